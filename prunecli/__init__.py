@@ -1,0 +1,1 @@
+"""Zero weights in checkpoint files."""

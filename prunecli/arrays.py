@@ -1,0 +1,266 @@
+"""The few array operations that pruning needs, on NumPy and on torch devices, with the same bits as the result.
+
+A weight is looked at as a signed integer of its own width. Its magnitude is that integer with the sign cleared: the
+order of magnitudes is the order of these integers, for every float format, with no cast. A *keep* array has all bits
+set where a weight survives and none where it is pruned, so that `weights & keep` is the pruned tensor and a pruned
+weight is +0.0. Nothing here knows about strategies, names or files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
+
+Array: TypeAlias = Any
+"""A flat array of integers: NumPy's, or a torch tensor on some device."""
+
+INTS: dict[int, np.dtype[Any]] = {1: np.dtype("i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
+UINTS: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
+
+EXTRACT_LIMIT = 8
+"""Up to this many patterns in a bracket are counted one by one; more are taken out and sorted."""
+
+
+class Ops(Protocol):
+    """Integer kernels over flat arrays; `y` is what `magnitudes` returned, and is never changed."""
+
+    device: str
+
+    def load(self, raw: NDArray[Any]) -> Array:
+        """Bring the host integers `raw` to the device."""
+
+    def magnitudes(self, x: Array, dtype: Float) -> Array:
+        """Return the sign-cleared patterns; fnuz's NaN comes out above all others."""
+
+    def at_least(self, y: Array, cut: int) -> Array:
+        """Return the keep array of `y >= cut`, for 0 <= cut <= 1 + the largest magnitude."""
+
+    def count_equal(self, y: Array, value: int) -> int:
+        """Count the entries equal to `value`."""
+
+    def drop_first_equal(self, keep: Array, y: Array, value: int, count: int) -> None:
+        """Clear `keep` at the first `count` entries equal to `value`."""
+
+    def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
+        """Return the keep array of the `keep` largest of each group; among equals the lower index stays.
+
+        `y` is a run, from element `start`, of an (outer, length, inner) array; groups are `group` consecutive
+        entries of the middle dimension. The run starts and ends between groups, and `group` is less than 128.
+        """
+
+    def drop_from(self, keep: Array, start: int, length: int, inner: int, first: int) -> None:
+        """Clear `keep` where the index in the middle dimension, as in `keep_largest`, is `first` or more."""
+
+    def keep_largest_of_rows(self, rows: Array, keep: int) -> Array:
+        """Return the keep array of the `keep` largest of each row of a matrix; among equals the lower index stays."""
+
+    def smallest(self, y: Array, rank: int) -> int:
+        """Return the `rank`-th smallest entry (1-based)."""
+
+    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64]]:
+        """Count the entries below `low`, and tell the patterns in [low, low + width) with their counts."""
+
+    def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
+        """Write `x & keep` to the host integers `out`."""
+
+
+def middle_index(start: int, count: int, length: int, inner: int) -> NDArray[np.int64]:
+    """Return the middle index of `count` elements from `start` of an (outer, length, inner) array."""
+    at = np.arange(start, start + count)
+    return (at // inner if inner > 1 else at) % length
+
+
+@lru_cache(maxsize=8)
+def positions(start: int, count: int, length: int, inner: int, group: int) -> NDArray[np.int8]:
+    """Return how many members of its group come before each element, as in `Ops.keep_largest`."""
+    found: NDArray[np.int8] = (middle_index(start, count, length, inner) % group).astype(np.int8)
+    found.flags.writeable = False
+    return found
+
+
+class NumpyOps:
+    """The kernels on the CPU. One instance per thread: its scratch memory is used again by every call.
+
+    Masks are applied by arithmetic: assignment through a boolean mask mispredicts a branch per weight and costs ten
+    times as much.
+    """
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        """Start without scratch memory; it grows to the largest tile seen."""
+        self._scratch: dict[str, mmap.mmap] = {}
+
+    def _take(self, slot: str, like: int, dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - any NumPy dtype
+        """Return `like` elements of scratch memory, page-aligned, holding whatever was left in it."""
+        size = like * np.dtype(dtype).itemsize
+        held = self._scratch.get(slot)
+        if held is None or len(held) < size:
+            held = self._scratch[slot] = mmap.mmap(-1, max(size, 1 << 16))
+        return np.frombuffer(held, dtype, like)
+
+    def load(self, raw: NDArray[Any]) -> Array:
+        """Return `raw` itself."""
+        return raw
+
+    def magnitudes(self, x: Array, dtype: Float) -> Array:
+        """Return the sign-cleared patterns, in scratch memory that the next call reuses."""
+        if dtype.itemsize > 1:
+            return np.bitwise_and(x, x.dtype.type(dtype.mask), out=self._take("y", x.size, x.dtype))
+        y = self._take("y", x.size, np.int16)
+        np.bitwise_and(x, np.int8(dtype.mask), out=y)
+        if dtype.negative_zero_is_nan:
+            y[x == np.int8(-128)] = dtype.top
+        return y
+
+    def at_least(self, y: Array, cut: int) -> Array:
+        """Subtract and spread the sign bit: two passes, no branch."""
+        kind = y.dtype.type
+        keep = np.subtract(kind(cut - 1), y, out=self._take("keep", y.size, y.dtype))
+        return np.right_shift(keep, kind(8 * y.itemsize - 1), out=keep)
+
+    def count_equal(self, y: Array, value: int) -> int:
+        """Count the entries equal to `value`."""
+        return int(np.count_nonzero(np.equal(y, y.dtype.type(value), out=self._take("bool", y.size, bool))))
+
+    def drop_first_equal(self, keep: Array, y: Array, value: int, count: int) -> None:
+        """Clear `keep` at the first `count` entries equal to `value`."""
+        if count:
+            keep[np.flatnonzero(y == y.dtype.type(value))[:count]] = 0
+
+    def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
+        """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
+        kind = np.int8
+        position = positions(start, y.size, length, inner, group)
+        beaten = np.subtract(position, kind(keep), out=self._take("beaten", y.size, kind))
+        flags, same = self._take("bool", y.size, bool), self._take("same", y.size, bool)
+        for distance in range(1, group):
+            d = distance * inner
+            if d >= y.size:
+                break
+            # The earlier of two equals wins. An entry starts as beaten by all before it in its group; each of
+            # those that it beats is a loss less for it and a loss more for the other.
+            wins = np.less(y[:-d], y[d:], out=flags[d:])
+            np.logical_and(wins, np.greater_equal(position[d:], kind(distance), out=same[d:]), out=wins)
+            np.subtract(beaten[d:], wins.view(np.int8), out=beaten[d:])
+            np.add(beaten[:-d], wins.view(np.int8), out=beaten[:-d])
+        np.right_shift(beaten, kind(7), out=beaten)
+        kept: NDArray[Any] = self._take("keep", y.size, y.dtype)
+        np.copyto(kept, beaten)
+        return kept
+
+    def drop_from(self, keep: Array, start: int, length: int, inner: int, first: int) -> None:
+        """Clear `keep` from index `first` of the middle dimension on."""
+        keep[middle_index(start, keep.size, length, inner) >= first] = 0
+
+    def keep_largest_of_rows(self, rows: Array, keep: int) -> Array:
+        """Find each row's `keep`-th largest, keep what is larger, then equals from the left until `keep` stay."""
+        width = rows.shape[1]
+        at = np.partition(rows, width - keep, axis=1)[:, width - keep, None]
+        larger, equal = rows > at, rows == at
+        room = keep - np.count_nonzero(larger, axis=1)[:, None]
+        kept = larger | (equal & (np.cumsum(equal, axis=1) <= room))
+        return -kept.astype(rows.dtype)
+
+    def smallest(self, y: Array, rank: int) -> int:
+        """Return the `rank`-th smallest entry (1-based)."""
+        return int(np.partition(y, rank - 1)[rank - 1])
+
+    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64]]:
+        """Count with one comparison per pattern where the bracket is narrow; take the inside out where it is not."""
+        kind, flags = y.dtype.type, self._take("bool", y.size, bool)
+        below = int(np.count_nonzero(np.less(y, kind(low), out=flags)))
+        if width <= EXTRACT_LIMIT:
+            narrow = np.array(range(low, low + width), y.dtype)
+            numbers = [int(np.count_nonzero(np.equal(y, p, out=flags))) for p in narrow]
+            return below, narrow, np.array(numbers, np.int64)
+        shifted = np.subtract(y, kind(low), out=self._take("keep", y.size, y.dtype)).view(UINTS[y.itemsize])
+        np.less(shifted, shifted.dtype.type(width), out=flags)
+        patterns, counts = np.unique(y[flags], return_counts=True)
+        return below, patterns, counts.astype(np.int64, copy=False)
+
+    def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
+        """Write `x & keep` to `out`; a keep array wider than the weights is cut to their width."""
+        if keep.dtype != x.dtype:
+            keep = keep.astype(x.dtype)
+        np.bitwise_and(x, keep, out=out)
+
+
+class TorchOps:
+    """The kernels on a torch device: integer compares and integer sums only, so the bits are NumPy's."""
+
+    def __init__(self, device: str) -> None:
+        """Name the torch `device`: "cuda:0", "mps", "xpu", or "cpu" to run torch's kernels on the host."""
+        self.torch = importlib.import_module("torch")
+        self.device = device
+
+    def load(self, raw: NDArray[Any]) -> Array:
+        """Copy the host integers `raw` to the device."""
+        return self.torch.from_numpy(np.ascontiguousarray(raw)).to(self.device, copy=True)
+
+    def magnitudes(self, x: Array, dtype: Float) -> Array:
+        """Return the sign-cleared patterns; fnuz's NaN comes out above all others."""
+        if dtype.itemsize > 1:
+            return x & dtype.mask
+        y = x.to(self.torch.int16) & dtype.mask
+        return y.masked_fill_(x == -128, dtype.top) if dtype.negative_zero_is_nan else y
+
+    def at_least(self, y: Array, cut: int) -> Array:
+        """Subtract and spread the sign bit."""
+        return (cut - 1 - y) >> (8 * y.element_size() - 1)
+
+    def count_equal(self, y: Array, value: int) -> int:
+        """Count the entries equal to `value`."""
+        return int((y == value).sum())
+
+    def drop_first_equal(self, keep: Array, y: Array, value: int, count: int) -> None:
+        """Clear `keep` at the first `count` entries equal to `value`."""
+        if count:
+            keep[(y == value).nonzero().flatten()[:count]] = 0
+
+    def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
+        """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
+        at = self.torch.from_numpy(positions(start, len(y), length, inner, group)).to(self.device)
+        beaten = at - keep
+        for distance in range(1, group):
+            d = distance * inner
+            if d >= len(y):
+                break
+            wins = ((y[:-d] < y[d:]) & (at[d:] >= distance)).to(beaten.dtype)
+            beaten[d:] -= wins
+            beaten[:-d] += wins
+        return (beaten >> 7).to(y.dtype)
+
+    def drop_from(self, keep: Array, start: int, length: int, inner: int, first: int) -> None:
+        """Clear `keep` from index `first` of the middle dimension on."""
+        tail = self.torch.from_numpy(middle_index(start, len(keep), length, inner) >= first)
+        keep.masked_fill_(tail.to(self.device), 0)
+
+    def keep_largest_of_rows(self, rows: Array, keep: int) -> Array:
+        """Sort each row stably from the largest down and keep the first `keep`."""
+        order = self.torch.argsort(rows, dim=1, descending=True, stable=True)[:, :keep]
+        return self.torch.zeros_like(rows).scatter_(1, order, -1)
+
+    def smallest(self, y: Array, rank: int) -> int:
+        """Return the `rank`-th smallest entry (1-based)."""
+        return int(self.torch.sort(y).values[rank - 1])
+
+    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64]]:
+        """Count the entries below `low`, and tell the patterns in [low, low + width) with their counts."""
+        below = int((y < low).sum())
+        inside = y[(y >= low) & (y <= low + (width - 1))]
+        patterns, counts = self.torch.unique(inside, return_counts=True)
+        return below, patterns.cpu().numpy(), counts.cpu().numpy().astype(np.int64, copy=False)
+
+    def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
+        """Copy `x & keep` back to the host integers `out`."""
+        out[...] = (x & keep.to(x.dtype)).cpu().numpy()

@@ -1,0 +1,142 @@
+"""The element types a checkpoint can hold, under safetensors' names, and the bits a magnitude has.
+
+Nothing here imports NumPy: a listing must not pay for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import frexp, inf, isfinite, ldexp, nan
+
+
+@dataclass(frozen=True, slots=True)
+class Float:
+    """A floating-point format with a sign bit on top: sign-magnitude, so magnitudes order as integers.
+
+    `exponent` and `mantissa` count bits. `infinity` is the pattern of +inf, or None where the format has
+    none; `nan` is the smallest magnitude pattern that is NaN, or None where no magnitude is (fnuz keeps its one NaN at
+    the pattern of -0.0).
+    """
+
+    name: str
+    itemsize: int
+    exponent: int
+    mantissa: int
+    bias: int
+    infinity: int | None
+    nan: int | None
+
+    @property
+    def mask(self) -> int:
+        """The pattern with all bits set but the sign."""
+        return (1 << (8 * self.itemsize - 1)) - 1
+
+    @property
+    def finite_max(self) -> int:
+        """The pattern of the largest finite magnitude."""
+        if self.infinity is not None:
+            return self.infinity - 1
+        return self.mask if self.nan is None else self.nan - 1
+
+    @property
+    def negative_zero_is_nan(self) -> bool:
+        """Whether the pattern 0x80 means NaN (the fnuz formats)."""
+        return self.nan is None
+
+    @property
+    def top(self) -> int:
+        """The largest magnitude there is, NaN included; fnuz's one NaN counts as one above the finite ones."""
+        return self.mask + self.negative_zero_is_nan
+
+    def decode(self, bits: int) -> float:
+        """Return the value of the magnitude pattern `bits`."""
+        if bits > self.finite_max:
+            return inf if bits == self.infinity else nan
+        exponent, fraction = bits >> self.mantissa, bits & ((1 << self.mantissa) - 1)
+        if exponent == 0:
+            return ldexp(fraction, 1 - self.bias - self.mantissa)
+        return ldexp(fraction + (1 << self.mantissa), exponent - self.bias - self.mantissa)
+
+    def encode(self, value: float) -> int:
+        """Return the pattern nearest to `value` (>= 0, finite), half to even; past the range, one above the finite."""
+        n, lowest = self._quanta(value)
+        bits = round(n) + (lowest << self.mantissa)
+        return min(bits, self.finite_max + 1)
+
+    def floor(self, value: float) -> int:
+        """Return the largest finite pattern whose value is at most `value` (>= 0)."""
+        if not isfinite(value):
+            return self.finite_max
+        n, lowest = self._quanta(value)
+        return min(int(n) + (lowest << self.mantissa), self.finite_max)
+
+    def ceil(self, value: float) -> int:
+        """Return the smallest pattern whose value is at least `value` (>= 0, finite or inf)."""
+        bits = self.floor(value)
+        return bits if self.decode(bits) >= value else bits + 1
+
+    def _quanta(self, value: float) -> tuple[float, int]:
+        """Return `value` in units of the last place, and the exponent field less one that goes with them."""
+        exponent = max(frexp(value)[1] - 1, 1 - self.bias)
+        return ldexp(value, self.mantissa - exponent), exponent + self.bias - 1
+
+
+def _ieee(name: str, itemsize: int, exponent: int, mantissa: int) -> Float:
+    infinity = ((1 << exponent) - 1) << mantissa
+    return Float(name, itemsize, exponent, mantissa, (1 << (exponent - 1)) - 1, infinity, infinity + 1)
+
+
+FLOATS: dict[str, Float] = {
+    f.name: f
+    for f in (
+        _ieee("F64", 8, 11, 52),
+        _ieee("F32", 4, 8, 23),
+        _ieee("F16", 2, 5, 10),
+        _ieee("BF16", 2, 8, 7),
+        _ieee("F8_E5M2", 1, 5, 2),
+        Float("F8_E4M3", 1, 4, 3, 7, None, 0x7F),
+        Float("F8_E5M2FNUZ", 1, 5, 2, 16, None, None),
+        Float("F8_E4M3FNUZ", 1, 4, 3, 8, None, None),
+    )
+}
+"""The dtypes whose weights can be pruned."""
+
+BITS: dict[str, int] = {
+    **{f.name: 8 * f.itemsize for f in FLOATS.values()},
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F8_E8M0": 8,
+    "U8": 8,
+    "I8": 8,
+    "I16": 16,
+    "U16": 16,
+    "I32": 32,
+    "U32": 32,
+    "I64": 64,
+    "U64": 64,
+    "C64": 64,
+    "C128": 128,
+}
+"""Bits an element of each known dtype takes; safetensors' names, and C128, which only torch has."""
+
+
+def why_not_prunable(dtype: str) -> str | None:
+    """Say why a tensor of `dtype` is passed through, or None where its weights can be pruned."""
+    if dtype in FLOATS:
+        return None
+    kinds = {"B": "booleans", "U": "integers", "I": "integers", "C": "complex numbers"}
+    what = kinds.get(dtype[0], "packed or scale-only numbers")
+    return f"{dtype} holds {what}, not weights"
+
+
+def cast(value: float, dtype: Float) -> int:
+    """Return the pattern that `value` (>= 0, finite) becomes when torch compares a tensor of `dtype` with it.
+
+    torch takes a Python number through float32 on its way to the 16- and 8-bit types.
+    """
+    if dtype.itemsize < FLOATS["F32"].itemsize:
+        single = FLOATS["F32"].encode(value)
+        value = FLOATS["F32"].decode(min(single, FLOATS["F32"].finite_max))
+    return dtype.encode(value)

@@ -1,0 +1,237 @@
+"""What a tensor's report is made of, measured from the bytes about to be written, piece by piece in any order.
+
+A `Tally` collects one tensor. Whole-number facts come out the same for any cutting into pieces. The sums of squares
+are taken in the weights' precision over short runs and in float64 across them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import fsum, prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.arrays import UINTS
+from prunecli.ranking import values
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
+
+PROBE = 16
+"""Entries of a row that are looked at before the whole row is: a row of weights is hardly ever zero."""
+
+DOT_RUN = 1 << 14
+"""Elements summed in the weights' own precision before float64 takes over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was found in one tensor; magnitudes are values, counts are elements or slices."""
+
+    zeros_before: int
+    zeros_after: int
+    nonfinite: int
+    l2_kept: float | None
+    largest_pruned: float | None
+    smallest_kept: float | None
+    zero_rows: int | None
+    zero_cols: int | None
+    two_four: bool | None
+
+
+class Tally:
+    """The running counts of one tensor of `shape`, seen as (rows, cols, inner): dim 0, dim 1, and the rest."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Float) -> None:
+        """Start with nothing seen."""
+        self.dtype, self.numel = dtype, prod(shape)
+        self.dims = len(shape)
+        self.rows, self.cols, self.inner = (*shape, 1, 1)[0], (*shape, 1, 1)[1], prod(shape[2:])
+        self._row = self.cols * self.inner
+        self._zeros_before = self._zeros_after = self._nonfinite = 0
+        self._squares_before: list[float] = []
+        self._squares_after: list[float] = []
+        self._largest_pruned, self._smallest_kept = 0, dtype.top + 1
+        self._rows_alive = np.zeros(self.rows, bool)
+        self._cols_alive = np.zeros(self.cols, bool)
+        self._cols_done = False
+        self._two_four = self.dims >= 2
+        self._split_groups: dict[int, int] = {}
+
+    def merge(self, other: Tally) -> None:
+        """Take in what another tally of the same tensor saw."""
+        self._zeros_before += other._zeros_before
+        self._zeros_after += other._zeros_after
+        self._nonfinite += other._nonfinite
+        self._squares_before += other._squares_before
+        self._squares_after += other._squares_after
+        self._largest_pruned = max(self._largest_pruned, other._largest_pruned)
+        self._smallest_kept = min(self._smallest_kept, other._smallest_kept)
+        self._rows_alive |= other._rows_alive
+        self._cols_alive |= other._cols_alive
+        self._two_four &= other._two_four
+        for key, count in other._split_groups.items():
+            self._split_groups[key] = self._split_groups.get(key, 0) + count
+            self._two_four &= self._split_groups[key] <= 2
+
+    def add(self, start: int, before: NDArray[Any], after: NDArray[Any], squares: tuple[float, float]) -> None:
+        """Take in the magnitudes of a run from row-major element `start`, before and after pruning.
+
+        `after` is overwritten. `squares` are the sums of squares of the run before and after.
+        """
+        alive = int(np.count_nonzero(after))
+        self._zeros_before += before.size - int(np.count_nonzero(before))
+        self._zeros_after += after.size - alive
+        if int(before.max()) > self.dtype.finite_max:
+            self._nonfinite += int(np.count_nonzero(before > self.dtype.finite_max))
+        self._squares_before.append(squares[0])
+        self._squares_after.append(squares[1])
+        if self.dims >= 2:
+            self._look_at_slices(start, after)
+        self._look_at_cut(before, after, alive)
+
+    def _look_at_cut(self, before: NDArray[Any], after: NDArray[Any], alive: int) -> None:
+        """Find the largest magnitude that went and the smallest non-zero one that stayed; spoils `after`."""
+        if alive:
+            # Zeros wrap around to the top and so drop out of the minimum.
+            lowered = np.subtract(after, after.dtype.type(1), out=after).view(UINTS[after.itemsize])
+            self._smallest_kept = min(self._smallest_kept, int(lowered.min()) + 1)
+            np.add(after, after.dtype.type(1), out=after)
+        if alive < before.size:
+            self._largest_pruned = max(self._largest_pruned, int(np.bitwise_xor(before, after, out=after).max()))
+
+    def _look_at_slices(self, start: int, after: NDArray[Any]) -> None:
+        """Cut the run where rows begin: a part of a row, whole rows, a part of a row."""
+        head = min(-start % self._row, after.size)
+        body = (after.size - head) // self._row * self._row
+        if head:
+            self._part_of_row(start, after[:head])
+        if body:
+            self._whole_rows((start + head) // self._row, after[head : head + body].reshape(-1, self._row))
+        if head + body < after.size:
+            self._part_of_row(start + head + body, after[head + body :])
+
+    def _part_of_row(self, start: int, after: NDArray[Any]) -> None:
+        row, offset = divmod(start, self._row)
+        if not self._rows_alive[row]:
+            self._rows_alive[row] = bool(after[:PROBE].any() or after.any())
+        if not self._cols_done:
+            self._cols_alive[(offset + np.flatnonzero(after)) // self.inner] = True
+        if self._two_four:
+            self._split_two_four(row, offset, after)
+
+    def _whole_rows(self, first: int, after: NDArray[Any]) -> None:
+        alive: NDArray[np.bool_] = np.any(after[:, :PROBE], axis=1)
+        doubtful = np.flatnonzero(~alive)
+        if len(doubtful):
+            alive[doubtful] = after[doubtful].any(axis=1)
+        self._rows_alive[first : first + len(after)] |= alive
+        if not self._cols_done:
+            self._look_at_columns(after.reshape(len(after), self.cols, self.inner))
+        if self._two_four:
+            self._two_four = conforms(after.reshape(len(after), self.cols, self.inner))
+
+    def _look_at_columns(self, after: NDArray[Any]) -> None:
+        """Mark columns with a non-zero; after the first rows few are left to look at."""
+        self._cols_alive |= after[:2].any(axis=(0, 2))
+        open_columns = np.flatnonzero(~self._cols_alive)
+        if len(open_columns):
+            self._cols_alive[open_columns] = after[:, open_columns].any(axis=(0, 2))
+        else:
+            self._cols_done = True
+
+    def _split_two_four(self, row: int, offset: int, after: NDArray[Any]) -> None:
+        """Judge the whole groups of a part of a row, and count those at its edges until all their parts are in."""
+        unit = 4 * self.inner
+        head = min(-offset % unit, after.size)
+        tail = head + (after.size - head) // unit * unit
+        self._two_four = conforms(after[head:tail].reshape(1, -1, self.inner))
+        for low, part in ((offset, after[:head]), (offset + tail, after[tail:])):
+            at = low + np.flatnonzero(part)
+            groups, counts = np.unique(at // unit * self.inner + at % self.inner, return_counts=True)
+            for group, count in zip(groups.tolist(), counts.tolist(), strict=True):
+                key = row * self._row + group
+                self._split_groups[key] = self._split_groups.get(key, 0) + count
+                self._two_four &= self._split_groups[key] <= 2
+
+    def facts(self) -> Facts:
+        """Return what all pieces together say."""
+        slices = self.dims >= 2
+        before, left = fsum(self._squares_before), fsum(self._squares_after)
+        kept = self._smallest_kept <= self.dtype.top
+        return Facts(
+            self._zeros_before,
+            self._zeros_after,
+            self._nonfinite,
+            left / before if before else None,
+            finite(self.dtype.decode(self._largest_pruned)) if self._largest_pruned else None,
+            finite(self.dtype.decode(self._smallest_kept)) if kept else None,
+            int(self.rows - np.count_nonzero(self._rows_alive)) if slices else None,
+            int(self.cols - np.count_nonzero(self._cols_alive)) if slices else None,
+            bool(self._two_four) if slices else None,
+        )
+
+
+def conforms(after: NDArray[Any]) -> bool:
+    """Tell whether every group of 4 along axis 1 of (rows, cols, inner) has at most 2 non-zeros."""
+    full = after.shape[1] // 4 * 4
+    for low, high, size in ((0, full, 4), (full, after.shape[1], after.shape[1] - full)):
+        if size < 3:
+            continue
+        for row in range(0, len(after), 64):
+            groups = after[row : row + 64, low:high].reshape(-1, size, after.shape[2]) != 0
+            if groups.size and int(np.count_nonzero(groups, axis=1).max()) > 2:
+                return False
+    return True
+
+
+def sum_of_squares(x: NDArray[Any], dtype: Float) -> float:
+    """Return the sum of squares of the finite weights `x`, given as integers of the dtype's width."""
+    total = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for first in range(0, x.size, DOT_RUN):
+            total += _dot(x[first : first + DOT_RUN], dtype)
+    # Squares can leave float32's range though no weight leaves its own, and tiny ones lose their digits.
+    if not (1e-20 < total < np.inf):
+        wide = values(x & x.dtype.type(dtype.mask), dtype) if dtype.itemsize > 1 else _float8(x, dtype)
+        wide = wide[np.isfinite(wide)]
+        return float(np.dot(wide, wide))
+    return total
+
+
+def _dot(x: NDArray[Any], dtype: Float) -> float:
+    if dtype.name == "BF16":
+        return _dot_bf16(x)
+    if dtype.itemsize == 1:
+        wide = _float8(x, dtype)
+        return float(np.dot(wide, wide))
+    floats = x.view(f"<f{dtype.itemsize}")
+    if dtype.name == "F16":
+        floats = floats.astype(np.float32)
+    return float(np.dot(floats, floats))
+
+
+def _dot_bf16(x: NDArray[Any]) -> float:
+    """Square bf16 weights two at a time: each half of a 32-bit word is the top of a float32."""
+    even = x.size // 2 * 2
+    pairs = x[:even].view(np.uint32) if x.ctypes.data % 2 == 0 else x[:even].copy().view(np.uint32)
+    high = (pairs & np.uint32(0xFFFF0000)).view(np.float32)
+    low = (pairs << np.uint32(16)).view(np.float32)
+    last = (x[even:].astype(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return float(np.dot(high, high)) + float(np.dot(low, low)) + float(np.dot(last, last))
+
+
+def _float8(x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
+    table = np.array([dtype.decode(bits) for bits in range(128)] * 2)
+    if dtype.negative_zero_is_nan:
+        table[128] = np.nan
+    found: NDArray[np.float64] = table[x.view(np.uint8)]
+    return found
+
+
+def finite(value: float) -> float | None:
+    """Return `value`, or None for infinity and NaN."""
+    return value if np.isfinite(value) else None

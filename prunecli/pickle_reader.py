@@ -1,0 +1,339 @@
+"""A symbolic reader of pickles: it says what a pickle would build, and builds nothing.
+
+Containers become plain dicts, lists and tuples; every global, call and persistent id becomes a value that
+names it. Nothing is imported and nothing is called, so a hostile pickle is only a strange description. Knows
+nothing about storages or files.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+from prunecli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_OPCODES = 10_000_000
+"""More than this is refused: about 250,000 tensors, and at worst a gigabyte of lists."""
+
+_PLAIN_INT = 1 << 60  # below it an int is its own hash, so no file can make a dict's keys collide
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A module's attribute, by name; never looked up."""
+
+    module: str
+    name: str
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """An object made by calling `func` with `args`, then given `state` (BUILD), `items` and `entries`.
+
+    `func` and `args` are symbolic too; `items` were appended, `entries` set by key. Compared by identity.
+    """
+
+    func: object
+    args: tuple[object, ...]
+    state: object = None
+    items: list[object] = field(default_factory=list)
+    entries: dict[object, object] = field(default_factory=dict)
+
+
+@dataclass(eq=False, frozen=True, slots=True)
+class Persistent:
+    """An object kept outside the pickle, under `pid`. Compared by identity."""
+
+    pid: object
+
+
+@dataclass(eq=False, frozen=True, slots=True)
+class Key:
+    """A dict key other than str, small int, bool and None; compared by identity, so never hashed."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Pickle:
+    """What one pickle describes: its `value`, and every persistent id it mentions, in order."""
+
+    value: object
+    persistent: tuple[Persistent, ...]
+
+
+def read_pickle(stream: IO[bytes], label: str) -> Pickle:
+    """Read one pickle (protocol 2 to 5) from `stream`, leaving it just behind the STOP.
+
+    Raises CheckpointError, naming `label`, where the pickle is damaged, truncated, longer than MAX_OPCODES,
+    or uses an opcode that no checkpoint needs.
+    """
+    machine = _Machine()
+    try:
+        _run(machine, stream)
+        return Pickle(machine.stack.pop(), tuple(machine.persistent))
+    except IndexError:
+        reason = "a value is missing from the stack"
+    except KeyError as error:
+        reason = f"memo {error.args[0]!r} was never stored"
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    raise CheckpointError(f"{label} is damaged or truncated: in its pickle, {reason}")
+
+
+@dataclass(slots=True)
+class _Machine:
+    stack: list[Any] = field(default_factory=list)
+    marks: list[list[Any]] = field(default_factory=list)
+    memo: dict[int, object] = field(default_factory=dict)
+    persistent: list[Persistent] = field(default_factory=list)
+    copied: int = 0
+
+    def pop_mark(self) -> list[Any]:
+        """Return what lies above the last MARK, and take both off."""
+        items = self.stack
+        self.stack = self.marks.pop()
+        return items
+
+
+def _run(machine: _Machine, stream: IO[bytes]) -> None:
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if opcode.name in _PUSHED:
+            machine.stack.append(argument)
+        elif (step := _STEPS.get(opcode.name)) is not None:
+            step(machine, argument)
+        else:
+            raise ValueError(f"the opcode {opcode.name} is not allowed")
+        if count >= MAX_OPCODES:
+            raise ValueError(f"there are more than {MAX_OPCODES:,} opcodes")
+
+
+def _proto(_: _Machine, version: int) -> None:
+    if not 2 <= version <= 5:
+        raise ValueError(f"the protocol is {version}, not 2 to 5")
+
+
+def _text(machine: _Machine, latin: str) -> None:
+    # Python 2 wrote str as bytes; torch.load reads them as UTF-8
+    machine.stack.append(latin.encode("latin-1").decode("utf-8", "backslashreplace"))
+
+
+def _mark(machine: _Machine, _: object) -> None:
+    machine.marks.append(machine.stack)
+    machine.stack = []
+
+
+def _pop(machine: _Machine, _: object) -> None:
+    if machine.stack:
+        machine.stack.pop()
+    else:
+        machine.pop_mark()
+
+
+def _pop_mark(machine: _Machine, _: object) -> None:
+    machine.pop_mark()
+
+
+def _put(machine: _Machine, index: int | None) -> None:
+    machine.memo[len(machine.memo) if index is None else index] = machine.stack[-1]
+
+
+def _get(machine: _Machine, index: int) -> None:
+    machine.stack.append(machine.memo[index])
+
+
+def _tuple(machine: _Machine, _: object) -> None:
+    items = tuple(machine.pop_mark())
+    machine.stack.append(items)
+
+
+def _short_tuple(count: int) -> Callable[[_Machine, object], None]:
+    def step(machine: _Machine, _: object) -> None:
+        if len(machine.stack) < count:
+            raise IndexError
+        machine.stack[-count:] = [tuple(machine.stack[-count:])]
+
+    return step
+
+
+def _frozenset(machine: _Machine, _: object) -> None:
+    # a set would have to hash what it holds, and a tuple can nest deeper than C can hash
+    items = machine.pop_mark()
+    machine.stack.append(items)
+
+
+def _append(machine: _Machine, _: object) -> None:
+    item = machine.stack.pop()
+    _items_of(machine.stack[-1]).append(item)
+
+
+def _appends(machine: _Machine, _: object) -> None:
+    items = machine.pop_mark()
+    _items_of(machine.stack[-1]).extend(items)
+
+
+def _items_of(target: object) -> list[object]:
+    if isinstance(target, list):
+        return target
+    if isinstance(target, Call):
+        return target.items
+    raise TypeError(f"items are added to a {type(target).__name__}")
+
+
+def _setitem(machine: _Machine, _: object) -> None:
+    value = machine.stack.pop()
+    key = machine.stack.pop()
+    _entries_of(machine.stack[-1])[_key(key)] = value
+
+
+def _setitems(machine: _Machine, _: object) -> None:
+    items = machine.pop_mark()
+    entries = _entries_of(machine.stack[-1])
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        entries[_key(key)] = value
+
+
+def _entries_of(target: object) -> dict[object, object]:
+    if isinstance(target, dict):
+        return target
+    if isinstance(target, Call):
+        return target.entries
+    raise TypeError(f"keys are set on a {type(target).__name__}")
+
+
+def _key(key: object) -> object:
+    if key is None or isinstance(key, str):
+        return key
+    return key if isinstance(key, int) and abs(key) < _PLAIN_INT else Key(key)
+
+
+def _global(machine: _Machine, pair: str) -> None:
+    module, _, name = pair.partition(" ")
+    machine.stack.append(Global(module, name))
+
+
+def _stack_global(machine: _Machine, _: object) -> None:
+    name, module = machine.stack.pop(), machine.stack.pop()
+    if not isinstance(name, str) or not isinstance(module, str):
+        raise TypeError("STACK_GLOBAL names something that is no text")
+    machine.stack.append(Global(module, name))
+
+
+def _reduce(machine: _Machine, _: object) -> None:
+    args, func = machine.stack.pop(), machine.stack.pop()
+    if not isinstance(args, tuple):
+        raise TypeError("a call's arguments are no tuple")
+    maker = _MAKERS.get((func.module, func.name)) if isinstance(func, Global) else None
+    machine.stack.append(maker(machine, args) if maker else Call(func, args))
+
+
+def _new_with_keywords(machine: _Machine, _: object) -> None:
+    keywords, args, cls = machine.stack.pop(), machine.stack.pop(), machine.stack.pop()
+    machine.stack.append(Call(cls, (args, keywords)))
+
+
+def _build(machine: _Machine, _: object) -> None:
+    state = machine.stack.pop()
+    target = machine.stack[-1]
+    if isinstance(target, Call):  # a plain dict's state is an attribute such as OrderedDict._metadata
+        target.state = state
+
+
+def _binpersid(machine: _Machine, _: object) -> None:
+    persistent = Persistent(machine.stack.pop())
+    machine.persistent.append(persistent)
+    machine.stack.append(persistent)
+
+
+def _make_dict(machine: _Machine, args: tuple[object, ...]) -> dict[object, object]:
+    source = args[-1] if args else None  # a defaultdict's only other argument is its factory
+    if isinstance(source, dict):
+        return source
+    made: dict[object, object] = {}
+    if isinstance(source, (list, tuple)):  # Python 2 wrote OrderedDict([[key, value], ...])
+        machine.copied += len(source)
+        if machine.copied > MAX_OPCODES:
+            raise ValueError("the same items are copied too often")
+        made.update((_key(pair[0]), pair[1]) for pair in source if isinstance(pair, (list, tuple)))
+    return made
+
+
+def _make_list(_: _Machine, args: tuple[object, ...]) -> object:
+    return args[0] if args and isinstance(args[0], (list, tuple)) else []
+
+
+_MAKERS: dict[tuple[str, str], Callable[[_Machine, tuple[object, ...]], object]] = {
+    ("collections", "OrderedDict"): _make_dict,
+    ("collections", "defaultdict"): _make_dict,
+    ("collections", "Counter"): _make_dict,
+    ("torch", "Size"): _make_list,
+    **{(module, "dict"): _make_dict for module in ("builtins", "__builtin__")},
+    **{
+        (module, name): _make_list
+        for module in ("builtins", "__builtin__")
+        for name in ("list", "tuple", "set", "frozenset")
+    },
+}
+
+_PUSHED = frozenset(
+    {
+        "BINBYTES",
+        "BINBYTES8",
+        "BINFLOAT",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "BINUNICODE",
+        "BINUNICODE8",
+        "BYTEARRAY8",
+        "LONG1",
+        "LONG4",
+        "SHORT_BINBYTES",
+        "SHORT_BINUNICODE",
+    }
+)
+
+_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": _proto,
+    "FRAME": lambda _machine, _length: None,
+    "STOP": lambda _machine, _none: None,
+    "NONE": lambda machine, _: machine.stack.append(None),
+    "NEWTRUE": lambda machine, _: machine.stack.append(True),
+    "NEWFALSE": lambda machine, _: machine.stack.append(False),
+    "BINSTRING": _text,
+    "SHORT_BINSTRING": _text,
+    "MARK": _mark,
+    "POP": _pop,
+    "POP_MARK": _pop_mark,
+    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
+    "BINPUT": _put,
+    "LONG_BINPUT": _put,
+    "MEMOIZE": _put,
+    "BINGET": _get,
+    "LONG_BINGET": _get,
+    "EMPTY_TUPLE": lambda machine, _: machine.stack.append(()),
+    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+    "EMPTY_SET": lambda machine, _: machine.stack.append([]),
+    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
+    "TUPLE": _tuple,
+    "TUPLE1": _short_tuple(1),
+    "TUPLE2": _short_tuple(2),
+    "TUPLE3": _short_tuple(3),
+    "FROZENSET": _frozenset,
+    "APPEND": _append,
+    "APPENDS": _appends,
+    "ADDITEMS": _appends,
+    "SETITEM": _setitem,
+    "SETITEMS": _setitems,
+    "GLOBAL": _global,
+    "STACK_GLOBAL": _stack_global,
+    "REDUCE": _reduce,
+    "NEWOBJ": _reduce,
+    "NEWOBJ_EX": _new_with_keywords,
+    "BUILD": _build,
+    "BINPERSID": _binpersid,
+}

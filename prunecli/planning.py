@@ -1,0 +1,245 @@
+"""The first phase: from a strategy to one local strategy per tensor, reading weights only where it needs numbers.
+
+Tensors are planned in batches, in the order of the file, so that what was read to plan a batch is still in the page
+cache when the batch is applied. While one batch is applied the next is already being counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import fsum, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.arrays import INTS, NumpyOps
+from prunecli.dtypes import FLOATS
+from prunecli.plans import Cut, Group, Local
+from prunecli.ranking import Sample, Search, orders_of, values
+from prunecli.splice import PAGE
+from prunecli.strategies import Global, Percentile, Spread
+from prunecli.tiles import flatten, look
+from prunecli.workers import Pool, Worker, results
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
+
+    from prunecli.plans import Order
+    from prunecli.splice import Source
+    from prunecli.strategies import Strategy
+    from prunecli.tensors import TensorInfo
+
+BATCH = 1 << 26
+"""Bytes of tensors that are planned together where each tensor has its own ranks."""
+
+SMALL = 1 << 22
+"""A tensor of up to this many bytes is ranked in memory, in one read."""
+
+SAMPLE = 1 << 21
+"""Elements of a group's sample, taken as blocks of a page."""
+
+SCAN = 1 << 20
+"""Bytes a scanning task reads at once."""
+
+STD_RUN = 1 << 16
+"""Elements whose sum is taken at once for a standard deviation: always the same cut, so always the same bits."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some groups on their way to cuts."""
+
+    groups: list[Group]
+    searches: list[Search] = field(default_factory=list)
+    small: list[tuple[Group, Future[list[Order]]]] = field(default_factory=list)
+    spreads: list[tuple[int, Future[float]]] = field(default_factory=list)
+    counting: list[Future[None]] = field(default_factory=list)
+
+
+class Planner:
+    """Plans `targets` for `strategy`; `batches` says when which of them are ready in `plans`."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        targets: Sequence[TensorInfo],
+        sources: Sequence[Source],
+        advance: Callable[[int], None],
+    ) -> None:
+        """Nothing is read yet; `advance` will be told the bytes that were."""
+        self.strategy, self.targets, self.sources, self._advance = strategy, targets, sources, advance
+        self.plans: dict[int, Local] = {}
+
+    @property
+    def reads(self) -> bool:
+        """Whether planning reads the weights."""
+        return isinstance(self.strategy, (Spread, Percentile, Global))
+
+    def batches(self) -> list[Batch]:
+        """Cut the work up; strategies that need no numbers are planned at once, in no batch."""
+        strategy = self.strategy
+        if isinstance(strategy, Spread):
+            return list(_packed([Group((at,), ()) for at in range(len(self.targets))], self.targets))
+        if isinstance(strategy, (Percentile, Global)):
+            return list(_packed(strategy.groups(self.targets), self.targets))
+        self.plans.update((at, strategy.plan(tensor)) for at, tensor in enumerate(self.targets))
+        return []
+
+    def start(self, pool: Pool, batch: Batch) -> None:
+        """Begin to read what the batch needs."""
+        for group in batch.groups:
+            if isinstance(self.strategy, Spread):
+                batch.spreads.append((group.members[0], pool.submit(self._deviation, group.members[0])))
+            elif not group.ranks:
+                self._conclude(group, [])
+            elif self._is_small(group):
+                batch.small.append((group, pool.submit(self._rank_in_memory, group)))
+            else:
+                batch.searches.append(self._search(group))
+        self._count(pool, batch, batch.searches)
+
+    def finish(self, pool: Pool, batch: Batch) -> None:
+        """Wait for the numbers, read again where a bracket missed, and fill in the plans."""
+        searches = batch.searches
+        while searches:
+            results(batch.counting)
+            open_searches = [search for search in searches if not search.advance()]
+            for search in searches:
+                if search not in open_searches:
+                    self._conclude(search.group, search.orders())
+            searches = open_searches
+            batch.counting = []
+            self._count(pool, batch, searches)
+        for group, orders in batch.small:
+            self._conclude(group, results([orders])[0])
+        for member, std in batch.spreads:
+            if isinstance(self.strategy, Spread):
+                self.plans[member] = self.strategy.cut(results([std])[0], FLOATS[self.targets[member].dtype])
+
+    def _conclude(self, group: Group, orders: Sequence[Order]) -> None:
+        if isinstance(self.strategy, (Percentile, Global)):
+            cuts: list[Cut] = self.strategy.cuts([self.targets[m] for m in group.members], orders)
+            self.plans.update(zip(group.members, cuts, strict=True))
+
+    # --- groups that fit in memory
+
+    def _is_small(self, group: Group) -> bool:
+        return len(group.members) == 1 and self.targets[group.members[0]].nbytes <= SMALL
+
+    def _rank_in_memory(self, worker: Worker, group: Group) -> list[Order]:
+        tensor = self.targets[group.members[0]]
+        dtype = FLOATS[tensor.dtype]
+        x = flatten(self._read(worker, tensor, 0, tensor.numel), tensor)
+        return orders_of(worker.ops, worker.ops.magnitudes(worker.ops.load(x), dtype), group.ranks, dtype)
+
+    def _read(self, worker: Worker, tensor: TensorInfo, low: int, high: int) -> NDArray[Any]:
+        """Read elements [low, high) of a contiguous tensor, or all of another, as `look` gives them."""
+        start, end = (tensor.start, tensor.end)
+        if tensor.contiguous:
+            start, end = tensor.start + low * tensor.itemsize, tensor.start + high * tensor.itemsize
+        at = start - start % PAGE
+        view = worker.buffer(end - at)
+        self.sources[tensor.file].read(view, at)
+        self._advance(end - start)
+        return look(view, tensor.start - at, tensor, low, high)
+
+    # --- groups that are searched
+
+    def _search(self, group: Group) -> Search:
+        tensors = [self.targets[member] for member in group.members]
+        search = Search(group, [FLOATS[t.dtype] for t in tensors], [t.numel for t in tensors])
+        search.narrow_to(list(self._samples(group)))
+        return search
+
+    def _samples(self, group: Group) -> Iterator[Sample]:
+        """Take a page of neighbours at even distances, in proportion to each tensor's elements."""
+        total = sum(self.targets[member].numel for member in group.members)
+        for member in group.members:
+            tensor = self.targets[member]
+            length = min(PAGE // tensor.itemsize, tensor.numel)
+            share = -(-SAMPLE * tensor.numel // total // length) or 1
+            count = max(1, min(share, tensor.numel // length))
+            yield Sample(member, self._blocks(tensor, length, count))
+
+    def _blocks(self, tensor: TensorInfo, length: int, count: int) -> NDArray[Any]:
+        """Read `count` blocks of `length` elements of the storage between the tensor's first and last element."""
+        kind = INTS[tensor.itemsize].newbyteorder(">" if tensor.big_endian else "<")
+        found = np.empty((count, length), kind)
+        raw = memoryview(found.data).cast("B")
+        size, step = length * tensor.itemsize, (tensor.extent - length) // max(count - 1, 1)
+        for at in range(count):
+            place = tensor.start + at * step * tensor.itemsize
+            self.sources[tensor.file].read(raw[at * size : (at + 1) * size], place)
+        host = NumpyOps()
+        flat = found.astype(INTS[tensor.itemsize]).reshape(-1)
+        patterns: NDArray[Any] = host.magnitudes(flat, FLOATS[tensor.dtype])
+        return patterns.reshape(count, length).copy()
+
+    def _count(self, pool: Pool, batch: Batch, searches: Sequence[Search]) -> None:
+        for search in searches:
+            for member, low, width in search.brackets():
+                tensor = self.targets[member]
+                for first, stop in _scans(tensor):
+                    batch.counting.append(pool.submit(self._count_tile, search, member, low, width, first, stop))
+
+    def _count_tile(
+        self, worker: Worker, search: Search, member: int, low: int, width: int, first: int, stop: int
+    ) -> None:
+        tensor = self.targets[member]
+        dtype, ops = FLOATS[tensor.dtype], worker.ops
+        x = flatten(self._read(worker, tensor, first, stop), tensor)
+        if low > dtype.top:
+            found = x.size, np.empty(0, np.int64), np.empty(0, np.int64)
+        else:
+            found = ops.below_and_inside(ops.magnitudes(ops.load(x), dtype), low, width)
+        with search.lock:
+            search.add(member, *found)
+
+    # --- standard deviations
+
+    def _deviation(self, worker: Worker, member: int) -> float:
+        """Return the standard deviation (n - 1) of a tensor's finite weights, in float64."""
+        tensor = self.targets[member]
+        sums, squares, count = [], [], 0
+        for first, stop in _scans(tensor, STD_RUN * tensor.itemsize):
+            x = flatten(self._read(worker, tensor, first, stop), tensor)
+            for low in range(0, x.size, STD_RUN):
+                weights = signed_values(x[low : low + STD_RUN], worker, tensor)
+                weights = weights[np.isfinite(weights)]
+                count += weights.size
+                sums.append(float(weights.sum()))
+                squares.append(float(np.square(weights).sum()))
+        if count < 2:
+            return 0.0
+        return sqrt(max(fsum(squares) - fsum(sums) ** 2 / count, 0.0) / (count - 1))
+
+
+def signed_values(x: NDArray[Any], worker: Worker, tensor: TensorInfo) -> NDArray[np.float64]:
+    """Return the weights `x` (integers of the tensor's width) as float64."""
+    dtype = FLOATS[tensor.dtype]
+    magnitudes = values(worker.host.magnitudes(x, dtype), dtype)
+    return np.where(x < 0, -magnitudes, magnitudes)
+
+
+def _scans(tensor: TensorInfo, size: int = SCAN) -> Iterator[tuple[int, int]]:
+    """Yield the element ranges a scan reads: pieces of a contiguous tensor, all of another."""
+    step = size // tensor.itemsize if tensor.contiguous else tensor.numel
+    for first in range(0, tensor.numel, step):
+        yield first, min(first + step, tensor.numel)
+
+
+def _packed(groups: Sequence[Group], tensors: Sequence[TensorInfo]) -> Iterator[Batch]:
+    """Pack the groups into batches in the order in which their tensors lie in the files."""
+    waiting: list[Group] = []
+    size = 0
+    for group in sorted(groups, key=lambda g: min((tensors[m].file, tensors[m].start) for m in g.members)):
+        waiting.append(group)
+        size += sum(tensors[member].nbytes for member in group.members)
+        if size >= BATCH:
+            yield Batch(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield Batch(waiting)

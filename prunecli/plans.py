@@ -1,0 +1,168 @@
+"""What plans are made of: the statistics a strategy asks for, and the local strategies it comes down to.
+
+A local strategy turns the magnitudes of one tile of one tensor into a keep array. Nothing here knows about files or
+names, and nothing imports NumPy: strategies must be cheap to make.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prunecli.arrays import Array, Ops
+
+FLAT_GROUP_LIMIT = 16
+"""Groups smaller than this are ranked by comparing shifted copies; larger ones by partitioning rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tensors that are ranked together (positions in the list of targets) and the 1-based ranks wanted of them.
+
+    `ties` says whether each member's number of equals matters: where a cut may go through them.
+    """
+
+    members: tuple[int, ...]
+    ranks: tuple[int, ...]
+    ties: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One order statistic of a group: the `rank`-th smallest magnitude (1-based), and what surrounds it.
+
+    `value` is the statistic; `less` and `equal` count over the group. Per member: `cuts` is the smallest pattern of
+    its dtype that is not below the statistic, `hits` whether that pattern equals it, `equals` how many weights do.
+    Where the statistic does not cut through equals (rank = less + equal) `equals` may be None: not counted.
+    """
+
+    rank: int
+    value: float
+    less: int
+    equal: int
+    cuts: tuple[int, ...]
+    hits: tuple[bool, ...]
+    equals: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A run of a tensor's elements in row-major order: `count` of them from `start`.
+
+    `take(n)` says how many of the tile's `n` weights equal to the cut may go; tiles are served in order.
+    """
+
+    shape: tuple[int, ...]
+    start: int
+    count: int
+    take: Callable[[int], int]
+
+
+class Local(Protocol):
+    """What is left of a strategy once it is planned: it looks at one tile of one tensor at a time."""
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the answer depends on where an element stands, not on its magnitude alone."""
+
+    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
+        """Return the elements that must be seen together with [start, stop) to decide about those."""
+
+    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+        """`y` (the tile's magnitudes as integers) → keep array (all bits set = survives) of the same length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Prune every magnitude below the pattern `bits`, and the first `ties` equal to it in row-major order.
+
+    `0 <= bits <= 1 + the largest pattern of the dtype`. For the report: `value` is the cut that the plan found, in
+    the weights' units, `equal` how many weights equal it, and `equal_pruned` how many of those go.
+    """
+
+    bits: int
+    ties: int = 0
+    equal: int | None = None
+    equal_pruned: int | None = None
+    value: float | None = None
+
+    @property
+    def ordered(self) -> bool:
+        """Only a cut through equals looks at positions."""
+        return self.ties > 0
+
+    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - protocol
+        """Every weight is decided by itself."""
+        return start, stop
+
+    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+        """Return the keep array of the tile's magnitudes `y`."""
+        kept = ops.at_least(y, self.bits)
+        if self.ties:
+            ops.drop_first_equal(kept, y, self.bits, tile.take(ops.count_equal(y, self.bits)))
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """`TopK` on a tensor known to fit; `dim` counts from the front.
+
+    The tensor is seen as (outer, length, inner) with the groups along the middle.
+    """
+
+    count: int
+    group: int
+    dim: int
+    zero_tail: bool
+    ordered: bool = True
+
+    def _view(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return `length` and `inner`."""
+        return shape[self.dim], prod(shape[self.dim + 1 :])
+
+    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
+        """Widen [start, stop) to whole groups."""
+        length, inner = self._view(shape)
+        slab, unit = length * inner, self.group * inner
+        first, last = start % slab, (stop - 1) % slab
+        return start - first % unit, min(stop - 1 - last % unit + unit, stop - 1 - last + slab)
+
+    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+        """Return the keep array of a tile that starts and ends between groups."""
+        length, inner = self._view(tile.shape)
+        if self.group < FLAT_GROUP_LIMIT:
+            kept = ops.keep_largest(y, tile.start, length, inner, self.group, self.count)
+        else:
+            kept = self._keep_rows(ops, y, tile)
+        if self.zero_tail and length % self.group:
+            ops.drop_from(kept, tile.start, length, inner, length - length % self.group)
+        return kept
+
+    def _keep_rows(self, ops: Ops, y: Array, tile: Tile) -> Array:
+        """Rank large groups as the rows of a matrix: the tile's slabs, cut where a group is short."""
+        length, inner = self._view(tile.shape)
+        slab, kept, at = length * inner, ops.at_least(y, 0), 0
+        while at < tile.count:
+            offset = (tile.start + at) % slab
+            slabs = (tile.count - at) // slab if offset == 0 else 0
+            rows = length if slabs else min(slab - offset, tile.count - at) // inner
+            size = max(slabs, 1) * rows * inner
+            shape = (max(slabs, 1), rows, inner)
+            self._keep_block(ops, y[at : at + size].reshape(shape), kept[at : at + size].reshape(shape))
+            at += size
+        return kept
+
+    def _keep_block(self, ops: Ops, y: Array, kept: Array) -> None:
+        """Fill `kept` (slabs, rows, inner): full groups first, then the short one."""
+        slabs, rows, inner = y.shape
+        full = rows // self.group * self.group
+        for low, high, size in ((0, full, self.group), (full, rows, rows - full)):
+            if low == high:
+                continue
+            groups = y[:, low:high].reshape(slabs, -1, size, inner).swapaxes(2, 3)
+            flat = ops.keep_largest_of_rows(groups.reshape(-1, size), min(self.count, size))
+            kept[:, low:high] = flat.reshape(slabs, -1, inner, size).swapaxes(2, 3).reshape(slabs, high - low, inner)

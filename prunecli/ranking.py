@@ -1,0 +1,269 @@
+"""The exact k-th smallest of a stream of magnitudes, in constant memory and, nearly always, in one pass.
+
+A sample brackets the wanted ranks; one pass counts what is below the bracket and what is inside, pattern by pattern;
+a bracket that missed is widened and counted again. Never an approximation: what comes out is what sorting everything
+would give, for any order of the stream. Formats of different widths merge by value. Nothing here knows about pruning
+or files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.dtypes import FLOATS, Float
+from prunecli.plans import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from prunecli.arrays import Array, Ops
+    from prunecli.plans import Group
+
+ENTRIES_LIMIT = 1 << 20
+"""Patterns with counts that one search holds before it makes its bins coarser (16 bytes each)."""
+
+MARGIN = 5.0
+"""Half the bracket's width, in standard errors of the sample's rank."""
+
+_F64 = FLOATS["F64"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some magnitudes of one member of a group, as blocks of neighbours: `patterns` is (blocks, per block)."""
+
+    member: int
+    patterns: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a rank was found: its key, how many keys are smaller, and how many equal it."""
+
+    key: int
+    less: int
+    equal: int
+
+
+class Keys:
+    """How a group's patterns compare: as they are if all have one dtype, else as float64 patterns of their values."""
+
+    def __init__(self, dtypes: Sequence[Float]) -> None:
+        """Take the dtype of each member."""
+        self.dtypes = tuple(dtypes)
+        self.common = self.dtypes[0] if len(set(self.dtypes)) == 1 else _F64
+
+    def of(self, patterns: NDArray[Any], dtype: Float) -> NDArray[np.int64]:
+        """Return the keys of `patterns` of `dtype`, in the same order."""
+        if dtype is self.common:
+            return patterns.astype(np.int64)
+        return widen(patterns, dtype)
+
+    def first_pattern(self, key: int, dtype: Float) -> int:
+        """Return the smallest pattern of `dtype` whose key is at least `key`; one above the largest if none is."""
+        if dtype is self.common or key > self.common.top:
+            return min(key, dtype.top + 1)
+        return narrow(key, dtype)
+
+    def value(self, key: int) -> float:
+        """Return the magnitude a key stands for."""
+        return self.common.decode(key)
+
+
+class Search:
+    """The search for some ranks of one group; `brackets` says what to count next, `advance` whether that was enough."""
+
+    def __init__(self, group: Group, dtypes: Sequence[Float], numels: Sequence[int]) -> None:
+        """Start without a bracket: everything would be counted."""
+        self.group, self.ranks, self.total = group, group.ranks, sum(numels)
+        self.lock = Lock()
+        self.keys = Keys(dtypes)
+        self.low, self.high = 0, self.keys.common.top + 1
+        self._index = {member: at for at, member in enumerate(group.members)}
+        self._found: dict[int, Found] = {}
+        self._equals: dict[int, list[int]] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._below = 0
+        self._shift = 0
+        self._merged = False
+        self._entries: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
+        self._held = 0
+
+    def narrow_to(self, samples: Sequence[Sample]) -> None:
+        """Bracket the ranks by a sample; the samples' sizes are in proportion to their tensors'."""
+        parts = [(s, self.keys.of(s.patterns.reshape(-1), self.keys.dtypes[self._index[s.member]])) for s in samples]
+        keys = np.sort(np.concatenate([part for _, part in parts]))
+        size, ends = len(keys), []
+        for rank in (self.ranks[0], self.ranks[-1]):
+            share = (rank - 0.5) / self.total
+            pivot = keys[min(int(share * size), size - 1)]
+            shares = np.concatenate([(part.reshape(s.patterns.shape) <= pivot).mean(axis=1) for s, part in parts])
+            error = max(float(shares.std()) / sqrt(len(shares)), sqrt(share * (1 - share) / size))
+            ends.append((share * size, MARGIN * error * size + 2))
+        first, last = int(ends[0][0] - ends[0][1]), int(ends[1][0] + ends[1][1]) + 1
+        self.low = int(keys[first]) if first > 0 else 0
+        self.high = int(keys[last]) + 1 if last < size else self.keys.common.top + 1
+
+    def brackets(self) -> list[tuple[int, int, int]]:
+        """Return (member, first pattern, how many patterns) to count for each member."""
+        found = []
+        for member, dtype in zip(self.group.members, self.keys.dtypes, strict=True):
+            low = self.keys.first_pattern(self.low, dtype)
+            found.append((member, low, self.keys.first_pattern(self.high, dtype) - low))
+        return found
+
+    def add(self, member: int, below: int, patterns: NDArray[Any], counts: NDArray[np.int64]) -> None:
+        """Take in what one tile of a member has; several threads take turns by `lock`."""
+        self._below += below
+        if not len(patterns):
+            return
+        at = self._index[member]
+        keys = self.keys.of(patterns, self.keys.dtypes[at])
+        if self._merged:
+            keys = (keys - self.low) >> self._shift
+        self._entries.append((at, keys, counts))
+        self._held += len(keys)
+        if self._held > ENTRIES_LIMIT:
+            self._coarsen()
+
+    def _coarsen(self) -> None:
+        """Forget which member had which key, and join neighbouring keys until few enough are left."""
+        if not self._merged:
+            self._entries = [(at, keys - self.low, counts) for at, keys, counts in self._entries]
+        self._merged = True
+        keys, counts = self._summed()
+        while len(keys) > ENTRIES_LIMIT // 2:
+            self._shift += 1
+            keys, counts = _sum_equal(keys >> 1, counts)
+        self._entries, self._held = [(0, keys, counts)], len(keys)
+
+    def _summed(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return all keys held, ascending and once each, with their counts."""
+        if not self._entries:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        shifts = np.concatenate([keys for _, keys, _ in self._entries])
+        return _sum_equal(shifts, np.concatenate([counts for _, _, counts in self._entries]))
+
+    def advance(self) -> bool:
+        """Conclude a pass: True when every rank is known, else the next pass counts the new brackets."""
+        keys, counts = self._summed()
+        ends = self._below + np.cumsum(counts)
+        inside = int(ends[-1]) if len(ends) else self._below
+        missing = [rank for rank in self.ranks if rank not in self._found]
+        if missing and missing[0] <= self._below:
+            return self._look_in(0, self.low)
+        if missing and missing[-1] > inside:
+            return self._look_in(self.high, self.keys.common.top + 1)
+        for rank in missing:
+            at = int(np.searchsorted(ends, rank))
+            if self._shift:
+                low = self.low + (int(keys[at]) << self._shift)
+                return self._look_in(low, low + (1 << self._shift))
+            key = int(keys[at]) + (self.low if self._merged else 0)
+            self._found[rank] = Found(key, int(ends[at] - counts[at]), int(counts[at]))
+        return self._count_equals()
+
+    def _look_in(self, low: int, high: int) -> bool:
+        self.low, self.high = low, high
+        self._clear()
+        return False
+
+    def _count_equals(self) -> bool:
+        """Learn how many equals each member has, from what is held or by one more pass if a cut goes through them."""
+        for rank, found in self._found.items():
+            if rank in self._equals:
+                continue
+            holds = not self._merged and self.low <= found.key < self.high
+            if not holds and self.group.ties and rank < found.less + found.equal:
+                return self._look_in(found.key, found.key + 1)
+            if holds:
+                self._equals[rank] = self._equals_of(found.key)
+        return True
+
+    def _equals_of(self, key: int) -> list[int]:
+        counts = [0] * len(self.group.members)
+        for at, keys, numbers in self._entries:
+            counts[at] += int(numbers[keys == key].sum())
+        return counts
+
+    def orders(self) -> list[Order]:
+        """Return the order statistics, one per rank."""
+        return [self._order(rank, self._found[rank]) for rank in self.ranks]
+
+    def _order(self, rank: int, found: Found) -> Order:
+        cuts = tuple(self.keys.first_pattern(found.key, dtype) for dtype in self.keys.dtypes)
+        past = (self.keys.first_pattern(found.key + 1, dtype) for dtype in self.keys.dtypes)
+        return Order(
+            rank,
+            self.keys.value(found.key),
+            found.less,
+            found.equal,
+            cuts,
+            tuple(after > cut for cut, after in zip(cuts, past, strict=True)),
+            tuple(self._equals.get(rank) or [None] * len(cuts)),
+        )
+
+
+def orders_of(ops: Ops, y: Array, ranks: Sequence[int], dtype: Float) -> list[Order]:
+    """Return the order statistics of one tensor whose magnitudes `y` are all at hand."""
+    orders = []
+    for rank in ranks:
+        bits = ops.smallest(y, rank)
+        less, _, counts = ops.below_and_inside(y, bits, 1)
+        equal = int(counts[0])
+        orders.append(Order(rank, dtype.decode(bits), less, equal, (bits,), (True,), (equal,)))
+    return orders
+
+
+def widen(patterns: NDArray[Any], dtype: Float) -> NDArray[np.int64]:
+    """Return the float64 patterns of magnitudes of `dtype`: the same order, NaNs above infinity by payload."""
+    bits = patterns.astype(np.int64)
+    wide = values(patterns, dtype).view(np.int64)
+    first_nan = dtype.top if dtype.nan is None else dtype.nan
+    return np.where(bits < first_nan, wide, _nan_keys(bits, dtype))
+
+
+def _nan_keys(bits: Any, dtype: Float) -> Any:  # noqa: ANN401 - an int, or an array of them
+    """Place the NaN patterns of `dtype` above float64's infinity, in their own order."""
+    first_nan = dtype.top if dtype.nan is None else dtype.nan
+    return (_F64.finite_max + 1) + ((bits - first_nan + 1) << (_F64.mantissa - dtype.mantissa))
+
+
+def narrow(key: int, dtype: Float) -> int:
+    """Return the smallest pattern of `dtype` whose float64 pattern is at least `key`; one above the largest if none."""
+    infinity = _F64.finite_max + 1
+    if key > infinity:
+        step = 1 << (_F64.mantissa - dtype.mantissa)
+        first_nan = dtype.top if dtype.nan is None else dtype.nan
+        return min(first_nan - 1 + -(-(key - infinity) // step), dtype.top + 1)
+    if key == infinity:
+        return dtype.finite_max + 1
+    return dtype.ceil(_F64.decode(key))
+
+
+def values(patterns: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
+    """Return the magnitudes, as float64, that non-negative `patterns` of `dtype` stand for; NaN comes out as NaN."""
+    if dtype.itemsize == 1:
+        table = np.array([dtype.decode(bits) for bits in range(dtype.top + 1)])
+        found: NDArray[np.float64] = table[patterns]
+        return found
+    if dtype.name == "BF16":
+        return (patterns.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return patterns.astype(f"<i{dtype.itemsize}").view(f"<f{dtype.itemsize}").astype(np.float64)
+
+
+def _sum_equal(keys: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the keys ascending and once each, with the sums of their counts."""
+    order = np.argsort(keys, kind="stable")
+    keys, counts = keys[order], counts[order]
+    firsts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+    return keys[firsts], np.add.reduceat(counts, firsts)

@@ -1,0 +1,104 @@
+"""A few threads that work through tasks in the order they were handed in, each with memory of its own."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, TypeVar
+
+from prunecli.arrays import NumpyOps, Ops, TorchOps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+BACKLOG = 4
+"""Tasks waiting per thread: enough to keep all busy, few enough to stop soon."""
+
+
+class Stopped(Exception):  # noqa: N818 - it reports no error, only that another one stopped the work
+    """Another task failed or the user interrupted: give up quietly."""
+
+
+class Worker:
+    """What one thread owns: kernels with their scratch memory, and a read buffer that grows to what is asked."""
+
+    def __init__(self, device: str | None) -> None:
+        """Compute on `device`, or with NumPy where it is None."""
+        self.host = NumpyOps()
+        self.after = NumpyOps()
+        self.ops: Ops = self.host if device is None else TorchOps(device)
+        self._memory = mmap.mmap(-1, 1 << 21)
+
+    def buffer(self, size: int) -> memoryview:
+        """Return `size` bytes of page-aligned memory, the same each time."""
+        if len(self._memory) < size:
+            self._memory = mmap.mmap(-1, size)
+        return memoryview(self._memory)[:size]
+
+
+class Pool:
+    """`with Pool(threads, device) as pool`: tasks are functions of a `Worker`; leaving waits for all or stops all."""
+
+    def __init__(self, threads: int, device: str | None) -> None:
+        """Start `threads` threads that compute on `device` (None: NumPy)."""
+        self._device = device
+        self._local = threading.local()
+        self._room = threading.Semaphore(threads * BACKLOG)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="prune")
+        self.stopped = threading.Event()
+
+    def __enter__(self) -> Self:
+        """Give the pool itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drop what has not begun if something failed, and wait for what has."""
+        if kind is not None:
+            self.stopped.set()
+        self._executor.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def submit(self, work: Callable[..., T], *args: object) -> Future[T]:
+        """Hand in `work(worker, *args)`; waits while too many tasks are waiting."""
+        self._room.acquire()
+        if self.stopped.is_set():
+            self._room.release()
+            raise Stopped
+        return self._executor.submit(self._run, work, *args)
+
+    def _run(self, work: Callable[..., T], *args: object) -> T:
+        try:
+            return work(self._worker(), *args)
+        except BaseException:
+            self.stopped.set()
+            raise
+        finally:
+            self._room.release()
+
+    def _worker(self) -> Worker:
+        if self.stopped.is_set():
+            raise Stopped
+        worker: Worker | None = getattr(self._local, "worker", None)
+        if worker is None:
+            worker = self._local.worker = Worker(self._device)
+        return worker
+
+
+def results(futures: Iterable[Future[T]]) -> list[T]:
+    """Wait for all and return what they returned; raise the first real error among them."""
+    futures = list(futures)
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    errors = [error for future in done if not future.cancelled() and (error := future.exception())]
+    for error in errors:
+        if not isinstance(error, Stopped):
+            raise error
+    if errors:
+        raise errors[0]
+    return [future.result() for future in futures]

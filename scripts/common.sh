@@ -1,0 +1,72 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it: find a Python, make a virtual environment, install once per change.
+
+PYTHONS=(python3 python3.13 python3.12 python3.11 python3.10)
+if [[ -n ${PYTHON:-} ]]; then
+  PYTHONS=("$PYTHON")
+fi
+
+die() {
+  printf '%s: %s\n' "${0##*/}" "$1" >&2
+  exit 1
+}
+
+# Running a candidate is the only honest test: a launcher on PATH may point to a version that is not installed.
+find_python() {
+  local name bare=""
+  for name in "${PYTHONS[@]}"; do
+    "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 || continue
+    if "$name" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+      printf '%s\n' "$name"
+      return
+    fi
+    bare=${bare:-$name}
+  done
+  if [[ -n $bare ]]; then
+    die "$bare has no venv module; install it (Debian, Ubuntu: apt install python3-venv) or set PYTHON=/path/to/python"
+  fi
+  die "needs Python 3.10 or newer, tried: ${PYTHONS[*]}; install one or set PYTHON=/path/to/python"
+}
+
+# make_venv DIR: reuse the environment in DIR where its Python still runs.
+make_venv() {
+  local python
+  if ! "$1/bin/python" -c '' >/dev/null 2>&1; then
+    python=$(find_python)
+    "$python" -m venv --clear "$1" || die "$python could not make a virtual environment in $1"
+  fi
+  "$1/bin/python" -c 'import pip' >/dev/null 2>&1 || "$1/bin/python" -m ensurepip >/dev/null
+}
+
+# pip_install VENV ARGUMENTS...: quiet unless something is wrong.
+pip_install() {
+  local venv=$1
+  shift
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check "$@"
+}
+
+# The place counts as well: what is installed in an environment names the directory it was installed from.
+fingerprint() {
+  { pwd && cat "$@"; } | cksum
+}
+
+# unchanged STAMP FILES...: whether FILES are what they were when `fingerprint FILES... >STAMP` was run.
+unchanged() {
+  local stamp=$1
+  shift
+  [[ -f $stamp && $(<"$stamp") == "$(fingerprint "$@")" ]]
+}
+
+# install_groups GROUP...: the project, editable, and dependency groups of pyproject.toml, into .venv.
+install_groups() {
+  local group stamp files=(pyproject.toml .ci/constraints.txt)
+  make_venv .venv
+  for group in "$@"; do
+    stamp=.venv/.installed-$group
+    if ! unchanged "$stamp" "${files[@]}"; then
+      pip_install .venv 'pip>=25.1' # the first with --group
+      pip_install .venv --constraint .ci/constraints.txt --editable . --group "$group"
+      fingerprint "${files[@]}" >"$stamp"
+    fi
+  done
+}

@@ -76,13 +76,15 @@ class Options:
     """How to work, as opposed to what to do.
 
     `device` is a torch device, or None for NumPy on the CPU; `threads` 0 means as many as help; `window` bytes are
-    worked on at once (0: what suits the device); `direct` writes around the page cache (None: if the output is large).
+    worked on at once (0: what suits the device); `direct` writes around the page cache (None: if the output is
+    large). `strict` refuses weights that are not finite, `sha256` reads input and output again for the report.
     """
 
     device: str | None = None
     threads: int = 0
     window: int = 0
     direct: bool | None = None
+    strict: bool = False
     sha256: bool = False
     force: bool = False
     command: tuple[str, ...] = ()
@@ -90,9 +92,11 @@ class Options:
 
 
 def prune_files(
-    checkpoint: Checkpoint, selection: Selection, strategy: Strategy, output: Path | None, options: Options
+    checkpoint: Checkpoint, selection: Selection, strategy: Strategy, output: Path | int | None, options: Options
 ) -> Report:
     """Write `checkpoint` to `output` with the selected weights pruned; with `output` None only measure.
+
+    `output` is a path, or an open and seekable file descriptor, which is left open and not flushed.
 
     The output appears whole or not at all. Raises PruneError for a damaged or changing input, a strategy that
     does not fit a tensor, and an output that cannot be written.
@@ -124,8 +128,14 @@ def _sources(checkpoint: Checkpoint) -> Iterator[list[Source]]:
 
 
 @contextmanager
-def _sinks(checkpoint: Checkpoint, sources: Sequence[Source], output: Path, options: Options) -> Iterator[list[Sink]]:
+def _sinks(
+    checkpoint: Checkpoint, sources: Sequence[Source], output: Path | int, options: Options
+) -> Iterator[list[Sink]]:
     """Give an open sink per file; they are published together when the block ends well."""
+    if isinstance(output, int):
+        os.ftruncate(output, sources[0].size)
+        yield [Sink(output, direct=False)]
+        return
     direct = _is_large(sum(s.size for s in sources)) if options.direct is None else options.direct
     with ExitStack() as stack:
         folder = None
@@ -194,8 +204,18 @@ class _Run:
         for at, (file, sink) in enumerate(zip(self.checkpoint.files, sinks, strict=True)):
             applier.repair(at, file, None if sink is None else sink.fd)
         self.plans, self.tallies = planner.plans, applier.tallies()
+        if self.options.strict:
+            self._refuse_nonfinite()
 
-    def report(self, output: Path | None, seconds: float, digests: Sequence[str]) -> Report:
+    def _refuse_nonfinite(self) -> None:
+        for at, tally in self.tallies.items():
+            if count := tally.facts().nonfinite:
+                raise CheckpointError(
+                    f"{self.targets[at].name!r} has {count} weights that are not finite, and --strict refuses them",
+                    hint=f"-x '{self.targets[at].name}' leaves the tensor out",
+                )
+
+    def report(self, output: Path | int | None, seconds: float, digests: Sequence[str]) -> Report:
         """Say what was done."""
         checkpoint = self.checkpoint
         rows = tuple(self._rows())
@@ -208,7 +228,7 @@ class _Run:
             format=checkpoint.format,
             input_bytes=size,
             version=version("prunecli"),
-            output_path=None if output is None else str(output),
+            output_path=None if output is None else "-" if isinstance(output, int) else str(output),
             output_bytes=None if output is None else size,
             input_sha256=digests[0] if digests and single else None,
             output_sha256=_digest_of(output) if digests and single and output is not None else None,
@@ -350,6 +370,8 @@ def _digest(fd: int, size: int) -> str:
     return digest.hexdigest()
 
 
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return _digest(file.fileno(), path.stat().st_size)
+def _digest_of(output: Path | int) -> str:
+    if isinstance(output, int):
+        return _digest(output, os.fstat(output).st_size)
+    with output.open("rb") as file:
+        return _digest(file.fileno(), output.stat().st_size)

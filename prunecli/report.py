@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.dtypes import BITS, FLOATS
 from prunecli.escape import shown
+from prunecli.tensors import OUTSIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,7 +33,7 @@ _NAMED = 5  # names a warning lists before it counts the rest
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One tensor of the state_dict. A tensor that was not selected is never read: its numbers are None.
+    """One tensor of the checkpoint. A tensor that was not selected is never read: its numbers are None.
 
     `shape` and all counts are elements; `file` is the shard's name, "" for a single file. `cut`,
     `largest_pruned` and `smallest_kept` are magnitudes in the weights' own units. `ties` counts the weights equal
@@ -153,7 +154,7 @@ class Report:
     @property
     def all(self) -> AllTotals:
         """The totals over every floating-point tensor of the state_dict."""
-        rows = [row for row in self.rows if row.dtype in FLOATS]
+        rows = [row for row in self.rows if row.dtype in FLOATS and row.reason != OUTSIDE]
         numel = sum(row.numel for row in rows)
         chosen = self.selected
         return AllTotals(

@@ -20,6 +20,7 @@ from prunecli.dtypes import why_not_prunable
 from prunecli.errors import SelectionError
 from prunecli.escape import shown
 from prunecli.sharing import meets_itself, overlapping, tied
+from prunecli.tensors import OUTSIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -267,7 +268,7 @@ def _option(option: str, name: str) -> str:
 
 def _protect(group: Group, tensors: Sequence[TensorInfo], reasons: list[str | None], excluded: Collection[int]) -> None:
     """Skip the selected tensors of `group` where another name of theirs is excluded or fixed."""
-    barred = next((i for i in group if i in excluded or tensors[i].fixed is not None), None)
+    barred = next((i for i in group if i in excluded or tensors[i].fixed not in {None, OUTSIDE}), None)
     if barred is None:
         return
     why = "which is excluded" if barred in excluded else f"which stays as it is: {tensors[barred].fixed}"

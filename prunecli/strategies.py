@@ -113,9 +113,7 @@ class Spread:
     def __post_init__(self) -> None:
         """Refuse multiples that mean nothing."""
         if not (isfinite(self.deviations) and self.deviations >= 0):
-            raise UsageError(
-                f"--thr-std is a finite number of 0 or more, not {self.deviations}", hint="--thr-std 0.5"
-            )
+            raise UsageError(f"--thr-std is a finite number of 0 or more, not {self.deviations}", hint="--thr-std 0.5")
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
@@ -214,7 +212,7 @@ class Global:
         return exact_cuts(orders[0])
 
 
-Strategy: TypeAlias = "Threshold | Spread | Percentile | Global | TopK"
+Strategy: TypeAlias = Threshold | Spread | Percentile | Global | TopK
 """What a user can ask for."""
 
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+OUTSIDE = "outside the state_dict"
+"""Why a tensor elsewhere in a nested checkpoint is left as it is: `TensorInfo.fixed`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """A run of bytes in a file."""

@@ -115,7 +115,7 @@ class _Names:
         if not self._repeated:
             return ()
         more = f" and {len(self._repeated) - 1:,} more" if self._repeated[1:] else ""
-        return (f"two places have the same name: the later one is listed as {self._repeated[0]}{more}",)
+        return (f"two places have the same name: the later one is listed as {self._repeated[0]!r}{more}",)
 
 
 def _fix_disputed(tensors: list[TensorInfo]) -> tuple[TensorInfo, ...]:
@@ -175,7 +175,7 @@ def _folder(records: dict[str, Record], label: str) -> str:
         raise CheckpointError(f"{label} is a zip, but not torch's: its records are not all in one folder")
     (folder,) = folders
     if f"{folder}/data.pkl" not in records:
-        raise CheckpointError(f"{label} is a zip, but not torch's: it has no {folder}/data.pkl")
+        raise CheckpointError(f"{label} is a zip, but not torch's: it has no data.pkl in {folder!r}")
     return folder
 
 
@@ -189,17 +189,17 @@ def _read(file: BinaryIO, record: Record, label: str) -> bytes:
     if record.compressed:
         raise _compressed(record, label)
     if record.span.length > _MAX_PICKLE:
-        raise CheckpointError(f"{label} is no checkpoint of ours: {record.name} has {record.span.length:,} bytes")
+        raise CheckpointError(f"{label} is no checkpoint of ours: {record.name!r} has {record.span.length:,} bytes")
     file.seek(record.span.start)
     data = file.read(record.span.length)
     if zlib.crc32(data) != record.crc:
-        raise CheckpointError(f"{label} is damaged: the checksum of {record.name} is wrong")
+        raise CheckpointError(f"{label} is damaged: the checksum of {record.name!r} is wrong")
     return data
 
 
 def _compressed(record: Record, label: str) -> CheckpointError:
     return CheckpointError(
-        f"{label} cannot be pruned in place: its record {record.name} is compressed", hint=_resave(label)
+        f"{label} cannot be pruned in place: its record {record.name!r} is compressed", hint=_resave(label)
     )
 
 
@@ -224,6 +224,6 @@ def _storage(
         raise _compressed(record, label)
     if record.span.length != claim.nbytes:
         raise CheckpointError(
-            f"{label} is damaged: {record.name} has {record.span.length:,} bytes where {claim.nbytes:,} belong"
+            f"{label} is damaged: {record.name!r} has {record.span.length:,} bytes where {claim.nbytes:,} belong"
         )
     return Storage(claim, record.span, big_endian)

@@ -118,7 +118,7 @@ def storage_claim(persistent: Persistent) -> StorageClaim:
         case ("storage", Global() as kind, str(key), _, int(length), *rest) if 0 <= length < _INT64:
             dtype = _STORAGES.get(kind.name)
             if dtype is None or kind.module.partition(".")[0] != "torch":
-                raise ValueError(f"storage {key!r} has the unknown type {kind.module}.{kind.name}")
+                raise ValueError(f"storage {key!r} has the unknown type {f'{kind.module}.{kind.name}'!r}")
             return StorageClaim(key, dtype, length, _view(rest, length))
         case ("storage", _, str(key), *_):
             raise ValueError(f"storage {key!r} has no sensible type or size")

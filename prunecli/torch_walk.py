@@ -136,9 +136,9 @@ def _resolve(node: object, dotted: str) -> object:
 
 def _no_state_dict(root: object, label: str, key: str) -> CheckpointError:
     names = [
-        _text(part)
+        name
         for part, child in itertools.islice(_children(root), 1000)
-        if not is_leaf(child) and _holds_leaf(child)
+        if (name := _text(part)).isprintable() and not is_leaf(child) and _holds_leaf(child)
     ]
     near = difflib.get_close_matches(key, names, n=len(names) or 1, cutoff=0)
     hint = f"--key {shlex.quote(near[0])}" if near else "leave --key out: the tensors are at the top"

@@ -25,6 +25,17 @@ _DESCRIPTOR = 0x0008  # flag bit 3: the CRC follows the data
 _UTF8 = 0x0800
 _IN_EXTRA = 0xFFFFFFFF  # a 32-bit size that stands in the zip64 extra field
 
+# what zipfile and struct raise for the various lies a zip can tell
+_UNREADABLE = (
+    ArithmeticError,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -63,7 +74,7 @@ def read_records(file: BinaryIO, label: str) -> dict[str, Record]:
             extents.append((entry.info.header_offset, end))
         _check_layout(sorted(extents), limit)
         _check_names(entries)
-    except (zipfile.BadZipFile, ArithmeticError, EOFError, NotImplementedError, OSError, ValueError, struct.error) as problem:
+    except _UNREADABLE as problem:
         raise CheckpointError(
             f"{label} is a damaged or truncated zip: {problem}", hint=f"unzip -t {shlex.quote(label)}"
         ) from problem

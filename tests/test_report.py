@@ -112,6 +112,20 @@ def test_bytes_on_disk(dtype: str, dense: int, packed: int) -> None:
     assert (r.on_disk.dense_bytes, r.on_disk.bitmask_bytes) == (dense, packed)
 
 
+def test_optimizer_state_is_no_parameter(tmp_path: Path) -> None:
+    """What a reader calls outside the state_dict is listed, and counts in no total."""
+    torch = pytest.importorskip("torch")
+    from prunecli.checkpoint import open_checkpoint
+
+    nested = {"state_dict": {"fc.weight": torch.ones(4, 6)}, "optimizer": {"exp_avg": torch.ones(4, 6)}}
+    torch.save(nested, tmp_path / "a.pth")
+    weight, moment = open_checkpoint(tmp_path / "a.pth").tensors
+    r = report(row(weight.name, numel=24, zeros=6), skipped(moment.name, reason=str(moment.fixed), numel=24))
+
+    assert (r.all.tensors, r.all.numel, r.all.pruned_fraction) == (1, 24, 0.25)
+    assert moment.name in plain(r)
+
+
 # --- JSON
 
 

@@ -290,7 +290,7 @@ def test_two_places_with_one_name_are_told_apart() -> None:
     found = listing(saved({"a": {"b": torch.ones(1)}, "a.b": torch.zeros(2), "a.b#2": torch.zeros(3)}))
 
     assert [(t.name, t.numel) for t in found.tensors] == [("a.b", 1), ("a.b#2", 2), ("a.b#2#2", 3)]
-    assert "listed as a.b#2" in found.facts[0]
+    assert "listed as 'a.b#2'" in found.facts[0]
 
 
 def test_lone_surrogates_in_names_are_escaped() -> None:
@@ -373,7 +373,7 @@ EDITS = {
         renamed(lambda n, c: None if n.endswith("/data/0") else (n, c)),
         "no record for the storage '0'",
     ),
-    "data.pkl missing": (renamed(lambda n, c: None if n.endswith(".pkl") else (n, c)), "no archive/data.pkl"),
+    "data.pkl missing": (renamed(lambda n, c: None if n.endswith(".pkl") else (n, c)), "no data.pkl in 'archive'"),
     "two roots": (lambda records: [*records, ("other/x", b"")], "not all in one folder"),
     "no root": (renamed(lambda n, c: (n.partition("/")[2], c)), "not all in one folder"),
     "bytes behind STOP": (renamed(lambda n, c: (n, c + b"N" if n.endswith(".pkl") else c)), "1 bytes stand behind"),

@@ -1,0 +1,148 @@
+"""Pruning in one call: what `prune` on the command line does, as a function.
+
+Checks everything that can be checked cheaply before NumPy is imported and before a byte of the weights is read.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunecli.checkpoint import default_output, default_report, open_checkpoint
+from prunecli.devices import resolve
+from prunecli.errors import OutputError, UsageError
+from prunecli.report import to_json
+from prunecli.selection import Rules, select
+from prunecli.targets import check_output, check_writable_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prunecli.engine import Progress
+    from prunecli.report import Report
+    from prunecli.strategies import Strategy
+    from prunecli.tensors import Checkpoint
+
+PathLike = str | os.PathLike[str]
+
+
+def prune(  # noqa: PLR0913 - one keyword per question a user may have
+    path: PathLike,
+    strategy: Strategy,
+    *,
+    output: PathLike | int | None = None,
+    reports: Sequence[PathLike] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    min_dim: int | None = None,
+    min_numel: int = 0,
+    key: str | None = None,
+    device: str = "cpu",
+    threads: int = 0,
+    force: bool = False,
+    in_place: bool = False,
+    dry_run: bool = False,
+    strict: bool = False,
+    sha256: bool = False,
+    label: str | None = None,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Report:
+    """Write the checkpoint at `path` anew with the weights zeroed that `strategy` chooses, and say what was done.
+
+    `output` is a path (None: `ckpt.pruned.pth` beside `ckpt.pth`) or an open, writable, seekable file descriptor.
+    `reports` are paths that get the JSON report (None: `ckpt.pruned.report.json`; none on a dry run or for a
+    descriptor). `include` and `exclude` are patterns over tensor names, see `prunecli.selection.Rules`; `key` is the
+    dotted path of the state_dict in a nested checkpoint. `device` is "cpu", "auto", or one of torch's; `threads` 0
+    takes as many as help. Existing outputs are kept unless `force`, the input unless `in_place`. `dry_run` measures
+    and writes nothing; `strict` refuses weights that are not finite. `label` names the input in messages.
+
+    Raises PruneError, in one of its kinds, when something about that cannot be done; then nothing was written.
+    """
+    if in_place and output is not None:
+        raise UsageError("--in-place writes to the input, so there is no other output", hint="leave out -o")
+    if threads < 0:
+        raise UsageError(f"--threads is 0 or more, not {threads}", hint="--threads 2")
+    checkpoint = open_checkpoint(path, key=key, label=label)
+    selection = select(checkpoint, Rules(tuple(include), tuple(exclude), min_dim, min_numel))
+    torch_device = resolve(device)
+    force = force or in_place
+    target = _target(checkpoint, path, output, in_place=in_place, dry_run=dry_run)
+    papers = _papers(target, reports)
+    _check(checkpoint, target, papers, force=force, in_place=in_place)
+
+    from prunecli.engine import Options, Quiet, prune_files
+
+    options = Options(
+        device=torch_device,
+        threads=threads,
+        strict=strict,
+        sha256=sha256,
+        force=force,
+        command=tuple(command),
+        progress=progress or Quiet(),
+    )
+    report = prune_files(checkpoint, selection, strategy, target, options)
+    publish(report, papers, force=force)
+    return report
+
+
+def publish(report: Report, papers: Sequence[Path], *, force: bool) -> None:
+    """Write `report` to each of `papers`."""
+    from prunecli.output import publish_text
+
+    for paper in papers:
+        publish_text(paper, to_json(report), force=force)
+
+
+def _target(
+    checkpoint: Checkpoint, path: PathLike, output: PathLike | int | None, *, in_place: bool, dry_run: bool
+) -> Path | int | None:
+    """Return where the result goes: a path, a descriptor, or nowhere."""
+    if dry_run:
+        return None
+    if in_place:
+        return Path(os.path.realpath(checkpoint.path))
+    if isinstance(output, int):
+        if checkpoint.is_directory:
+            raise UsageError("a directory of shards cannot go to a pipe", hint="-o DIRECTORY")
+        return output
+    return default_output(path) if output is None else Path(output)
+
+
+def _papers(target: Path | int | None, reports: Sequence[PathLike] | None) -> list[Path]:
+    if reports is None:
+        return [default_report(target)] if isinstance(target, Path) else []
+    papers = [Path(report) for report in reports]
+    for paper in papers:
+        if paper.suffix != ".json":
+            raise UsageError(
+                f"a report is written as .json, not {paper.suffix or 'without a suffix'!r}",
+                hint=f"--report {paper.with_suffix('.json')}",
+            )
+    return papers
+
+
+def _check(
+    checkpoint: Checkpoint, target: Path | int | None, papers: Sequence[Path], *, force: bool, in_place: bool
+) -> None:
+    """Refuse now what could not be published later."""
+    inputs = [file.path for file in checkpoint.files]
+    if isinstance(target, Path):
+        names = None
+        if checkpoint.is_directory:
+            inputs.append(checkpoint.path)
+            names = {file.path.relative_to(checkpoint.path).as_posix() for file in checkpoint.files}
+            for companion in checkpoint.companions:
+                names.update(part.as_posix() for part in (companion, *companion.parents[:-1]))
+        check_output(target, sources=inputs, force=force, in_place=in_place, names=names)
+    for at, paper in enumerate(papers):
+        if checkpoint.is_directory and isinstance(target, Path) and _inside(paper, target):
+            raise OutputError(f"{paper} lies inside the output {target}", hint="write the report beside it")
+        others = [*inputs, *papers[:at], *([target] if isinstance(target, Path) else [])]
+        check_writable_target(paper, force=force, others=others)
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents

@@ -173,7 +173,7 @@ def _prune(strategy: Strategy, **given: Any) -> None:  # noqa: ANN401 - the shar
     from prunecli.api import prune
 
     ckpt, output = given.pop("ckpt"), given.pop("output")
-    quiet, as_json = given.pop("quiet"), given.pop("json")
+    quiet, as_json, no_progress = given.pop("quiet"), given.pop("json"), given.pop("no_progress")
     to_pipe, dry_run = output == "-", given["dry_run"]
     if to_pipe and as_json and not dry_run:
         raise UsageError("--json and -o - both want standard output", hint="--report PATH.json, or -o FILE")
@@ -187,7 +187,7 @@ def _prune(strategy: Strategy, **given: Any) -> None:  # noqa: ANN401 - the shar
             include=given["include"] or (),
             exclude=given["exclude"] or (),
             command=("prune", *sys.argv[1:]),
-            progress=_bar(stack, wanted=not (quiet or given.pop("no_progress"))),
+            progress=_bar(stack, wanted=not (quiet or no_progress)),
         )
         if ckpt == "-":
             _spool_input(stack, given)

@@ -34,7 +34,7 @@ STATE_DICT_KEYS = (
 """Where the state_dict is looked for at the top of a nested checkpoint, first one first."""
 
 MAX_DEPTH = 256
-MAX_STEPS = 1 << 25  # a leaf costs 100, a container 16 and its length: no pickle gets there without repeating itself
+MAX_STEPS = 1 << 25  # a leaf costs 100; a container entered again 16 and its length
 MAX_NAME = 1000  # characters
 
 _NOT_WEIGHTS = re.compile(
@@ -169,7 +169,7 @@ def _leaves(
                 leaves, steps = leaves + 1, steps + 100
                 yield Leaf(_name((path, part)), child)
             elif id(child) not in closed and not (id(child) in seen and (once or not _is_plain(child))):
-                steps += 16 + _width(child)
+                steps += 16 + _width(child) if id(child) in seen else 0
                 stack.append((child, (path, part), _children(child), leaves))
                 closed.add(id(child))
                 seen.add(id(child))
@@ -194,7 +194,7 @@ def _width(node: object) -> int:
 
 def _children(node: object) -> Iterator[tuple[object, object]]:
     """Yield each part below `node` that may hold a tensor, and its key, index or attribute."""
-    return ((part, child) for part, child in _parts(node) if isinstance(child, _NODES))
+    return ((part, child) for part, child in _parts(node) if child and isinstance(child, _NODES))
 
 
 def _parts(node: object) -> Iterable[tuple[object, object]]:

@@ -12,7 +12,7 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,16 +65,16 @@ def _shared(
 
 def command(make: Callable[..., Strategy]) -> Callable[..., Strategy]:
     """Register `make`, a function from its own options to a strategy, as a command with the shared options."""
-    own, shared = (dict(inspect.signature(f).parameters) for f in (make, _shared))
+    # Not get_type_hints: before Python 3.11 it wraps what defaults to None once more, and Typer loses the option.
+    own, shared = (dict(inspect.signature(f, eval_str=True).parameters) for f in (make, _shared))
 
     def run(**given: Any) -> None:  # noqa: ANN401 - typed by the signature below
         with _errors_as_exit_codes():
             strategy = make(**{name: given.pop(name) for name in own})
             _prune(strategy, **given)
 
-    hints = {**get_type_hints(_shared, include_extras=True), **get_type_hints(make, include_extras=True)}
     parameters = [shared.pop("ckpt"), *own.values(), *shared.values()]
-    typed = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in parameters]
+    typed = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
     run.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in typed}
     run.__doc__ = make.__doc__

@@ -77,7 +77,8 @@ class Float:
 
     def _quanta(self, value: float) -> tuple[float, int]:
         """Return `value` in units of the last place, and the exponent field less one that goes with them."""
-        exponent = max(frexp(value)[1] - 1, 1 - self.bias)
+        # frexp gives zero the exponent 0, as if it were a half.
+        exponent = max(frexp(value)[1] - 1, 1 - self.bias) if value else 1 - self.bias
         return ldexp(value, self.mantissa - exponent), exponent + self.bias - 1
 
 

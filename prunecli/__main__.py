@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line and exit with its code."""
+    _occupy_descriptors()
     # NumPy's linear algebra starts a thread per core when it is imported; the dot products here use one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from prunecli.cli import app  # noqa: PLC0415 - after the environment is set
+    try:
+        from prunecli.cli import main as run  # noqa: PLC0415 - after the environment is set
 
-    app(prog_name="prune")
+        code = run()
+    except KeyboardInterrupt:  # while modules were being imported
+        code = 130
+    sys.exit(code)
+
+
+def _occupy_descriptors() -> None:
+    """Open /dev/null where a standard stream is closed, so that no checkpoint gets its descriptor."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 if __name__ == "__main__":

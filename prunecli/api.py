@@ -6,12 +6,14 @@ Checks everything that can be checked cheaply before NumPy is imported and befor
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import default_output, default_report, open_checkpoint
 from prunecli.devices import resolve
 from prunecli.errors import OutputError, UsageError
+from prunecli.escape import shown
 from prunecli.report import to_json
 from prunecli.selection import Rules, select
 from prunecli.targets import check_output, check_writable_target
@@ -56,9 +58,12 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     descriptor). `include` and `exclude` are patterns over tensor names, see `prunecli.selection.Rules`; `key` is the
     dotted path of the state_dict in a nested checkpoint. `device` is "cpu", "auto", or one of torch's; `threads` 0
     takes as many as help. Existing outputs are kept unless `force`, the input unless `in_place`. `dry_run` measures
-    and writes nothing; `strict` refuses weights that are not finite. `label` names the input in messages.
+    and writes no checkpoint; `strict` refuses weights that are not finite. `sha256` reads both files once more.
+    `label` names the input in messages and in the report, `command` is put into the report, and `progress` hears
+    how far the work is.
 
-    Raises PruneError, in one of its kinds, when something about that cannot be done; then nothing was written.
+    Raises PruneError, in one of its kinds, when something about that cannot be done. Then no checkpoint was written,
+    but where the message says that only its report is missing.
     """
     if in_place and output is not None:
         raise UsageError("--in-place writes to the input, so there is no other output", hint="leave out -o")
@@ -84,16 +89,24 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
         progress=progress or Quiet(),
     )
     report = prune_files(checkpoint, selection, strategy, target, options)
+    if label is not None:
+        report = replace(report, input_path=label)
     publish(report, papers, force=force)
     return report
 
 
 def publish(report: Report, papers: Sequence[Path], *, force: bool) -> None:
-    """Write `report` to each of `papers`."""
+    """Write `report` to each of `papers`; an OutputError tells when the checkpoint itself is written."""
     from prunecli.output import publish_text
 
-    for paper in papers:
-        publish_text(paper, to_json(report), force=force)
+    try:
+        for paper in papers:
+            publish_text(paper, to_json(report), force=force)
+    except OutputError as error:
+        if report.output_path is None:
+            raise
+        message = f"{shown(report.output_path)} is written, but not its report: {error}"
+        raise OutputError(message, hint="--report PATH.json on another filesystem") from error
 
 
 def _target(

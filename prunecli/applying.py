@@ -11,7 +11,7 @@ from zlib import crc32
 from prunecli.crc32 import combine
 from prunecli.dtypes import FLOATS
 from prunecli.errors import CheckpointError, PruneError
-from prunecli.measure import Tally, sum_of_squares
+from prunecli.measure import Tally
 from prunecli.plans import Tile
 from prunecli.splice import Layout, Run, Untouched, Window
 from prunecli.tiles import flatten, look, put_back
@@ -145,7 +145,7 @@ class Applier:
         """Prune the weights `x` (from row-major element `start`) in place, and measure those in `own`."""
         tensor, plan = self.targets[piece.target], self.plans[piece.target]
         dtype, ops, host = FLOATS[tensor.dtype], worker.ops, worker.host
-        squares = sum_of_squares(x[own], dtype)
+        squares = worker.squares.of(x[own], dtype)
         before = host.magnitudes(x, dtype)
         tile = Tile(tensor.shape, start, x.size, lambda equal: self._budget(piece).take(piece.ordinal, equal))
         if ops is host:
@@ -155,7 +155,7 @@ class Applier:
             ops.masked(weights, plan.keep(ops, ops.magnitudes(weights, dtype), tile), x)
         after = worker.after.magnitudes(x[own], dtype)
         tally = self._tally(piece.target)
-        tally.add(start + (own.start or 0), before[own], after, (squares, sum_of_squares(x[own], dtype)))
+        tally.add(start + (own.start or 0), before[own], after, (squares, worker.squares.of(x[own], dtype)))
 
     def _budget(self, piece: Piece) -> TieBudget:
         with self._lock:
@@ -171,7 +171,7 @@ class Applier:
         tally = self._tallies.get(key)
         if tally is None:
             tensor = self.targets[target]
-            tally = self._tallies[key] = Tally(tensor.shape, FLOATS[tensor.dtype])
+            tally = self._tallies[key] = Tally(tensor.shape, FLOATS[tensor.dtype], self.plans[target].bounds)
         return tally
 
     def tallies(self) -> dict[int, Tally]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import mmap
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -28,6 +29,12 @@ UINTS: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.
 
 EXTRACT_LIMIT = 8
 """Up to this many patterns in a bracket are counted one by one; more are taken out and sorted."""
+
+PERIOD_LIMIT = 1 << 20
+"""Elements after which the places in groups repeat, up to which they are made once and kept."""
+
+PLACES_STEP = 1 << 16
+"""Kept places come in multiples of this many elements, so that tiles of nearly one size share them."""
 
 
 class Ops(Protocol):
@@ -79,12 +86,33 @@ def middle_index(start: int, count: int, length: int, inner: int) -> NDArray[np.
     return (at // inner if inner > 1 else at) % length
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where elements stand in their groups: how many members come before, and whether one `d` before is a member."""
+
+    before: NDArray[np.int8]
+    reaches: tuple[NDArray[np.bool_], ...]
+
+
+def places(start: int, count: int, length: int, inner: int, group: int) -> Places:
+    """Return the places of `count` elements from `start` of an (outer, length, inner) array, as in `keep_largest`."""
+    # They repeat: with every group, or with every slab where the last group of a slab is short.
+    period = group * inner if length % group == 0 else length * inner
+    if period > PERIOD_LIMIT:
+        return _places(start, count, length, inner, group)
+    found = _repeated(-(-count // PLACES_STEP) * PLACES_STEP + period, length, inner, group)
+    at = slice(start % period, start % period + count)
+    return Places(found.before[at], tuple(reach[at] for reach in found.reaches))
+
+
 @lru_cache(maxsize=8)
-def positions(start: int, count: int, length: int, inner: int, group: int) -> NDArray[np.int8]:
-    """Return how many members of its group come before each element, as in `Ops.keep_largest`."""
-    found: NDArray[np.int8] = (middle_index(start, count, length, inner) % group).astype(np.int8)
-    found.flags.writeable = False
-    return found
+def _repeated(count: int, length: int, inner: int, group: int) -> Places:
+    return _places(0, count, length, inner, group)
+
+
+def _places(start: int, count: int, length: int, inner: int, group: int) -> Places:
+    before = (middle_index(start, count, length, inner) % group).astype(np.int8)
+    return Places(before, tuple(before >= distance for distance in range(1, group)))
 
 
 class NumpyOps:
@@ -139,10 +167,9 @@ class NumpyOps:
 
     def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
         """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
-        kind = np.int8
-        position = positions(start, y.size, length, inner, group)
-        beaten = np.subtract(position, kind(keep), out=self._take("beaten", y.size, kind))
-        flags, same = self._take("bool", y.size, bool), self._take("same", y.size, bool)
+        at = places(start, y.size, length, inner, group)
+        beaten = np.subtract(at.before, np.int8(keep), out=self._take("beaten", y.size, np.int8))
+        flags = self._take("bool", y.size, bool)
         for distance in range(1, group):
             d = distance * inner
             if d >= y.size:
@@ -150,10 +177,10 @@ class NumpyOps:
             # The earlier of two equals wins. An entry starts as beaten by all before it in its group; each of
             # those that it beats is a loss less for it and a loss more for the other.
             wins = np.less(y[:-d], y[d:], out=flags[d:])
-            np.logical_and(wins, np.greater_equal(position[d:], kind(distance), out=same[d:]), out=wins)
+            np.logical_and(wins, at.reaches[distance - 1][d:], out=wins)
             np.subtract(beaten[d:], wins.view(np.int8), out=beaten[d:])
             np.add(beaten[:-d], wins.view(np.int8), out=beaten[:-d])
-        np.right_shift(beaten, kind(7), out=beaten)
+        np.right_shift(beaten, np.int8(7), out=beaten)
         kept: NDArray[Any] = self._take("keep", y.size, y.dtype)
         np.copyto(kept, beaten)
         return kept
@@ -229,7 +256,8 @@ class TorchOps:
 
     def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
         """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
-        at = self.torch.from_numpy(positions(start, len(y), length, inner, group)).to(self.device)
+        before = places(start, len(y), length, inner, group).before
+        at = self.torch.from_numpy(before.copy()).to(self.device)
         beaten = at - keep
         for distance in range(1, group):
             d = distance * inner

@@ -10,37 +10,80 @@ import inspect
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prunecli import options
-from prunecli.errors import PruneError, UsageError
+from prunecli.errors import GateError, OutputError, PruneError, UsageError
+from prunecli.escape import shown
 from prunecli.strategies import Global, Percentile, Spread, Strategy, Threshold, TopK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
+    from typing import TextIO
 
     from prunecli.report import Report
 
-DONE, FAILED, WRONG, INTERRUPTED, TERMINATED, BROKEN_PIPE = 0, 1, 2, 130, 143, 141
-"""Exit codes: FAILED is for gates and checks, WRONG for usage and input."""
+DONE, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+"""Exit codes: FAILED is for gates and checks, WRONG for usage and input; a signal's is 128 more than its number."""
+
+_TyperError: type[Exception] = typer.BadParameter.__mro__[2]
+"""What Typer raises for a usage error or a subclass of it; Typer exports only the leaves."""
 
 app = typer.Typer(
     name="prune",
     help="Zero weights in checkpoint files: the right ones, nothing else, as fast as copying the file.",
     epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `prune` with `args` (None: the process's own) and return the exit code.
+
+    What a user can cause ends in one sentence on standard error; what nobody foresaw keeps its traceback.
+    """
+    given = sys.argv[1:] if args is None else list(args)
+    _never_refuse_a_character()
+    try:
+        with _polite_kills():
+            code = app(given, prog_name="prune", standalone_mode=False, obj=("prune", *given))
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return BROKEN_PIPE
+    except (PruneError, _TyperError, OSError) as error:
+        return _failed(error)
+    return code if isinstance(code, int) else DONE
+
+
+@app.callback(invoke_without_command=True)
+def _prune_alone(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print("prune", installed("prunecli"))  # noqa: T201
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        _say(context.get_help())
+        raise typer.Exit(WRONG)
+
+
 def _shared(
+    context: typer.Context,
     ckpt: options.Ckpt,
     output: options.Output = None,
     report: options.Reports = None,
@@ -69,8 +112,8 @@ def command(make: Callable[..., Strategy]) -> Callable[..., Strategy]:
     own, shared = (dict(inspect.signature(f, eval_str=True).parameters) for f in (make, _shared))
 
     def run(**given: Any) -> None:  # noqa: ANN401 - typed by the signature below
-        with _errors_as_exit_codes():
-            strategy = make(**{name: given.pop(name) for name in own})
+        strategy = make(**{name: given.pop(name) for name in own})
+        with _others_end_it():
             _prune(strategy, **given)
 
     parameters = [shared.pop("ckpt"), *own.values(), *shared.values()]
@@ -85,94 +128,101 @@ def command(make: Callable[..., Strategy]) -> Callable[..., Strategy]:
 @command
 def threshold(
     thr: Annotated[
-        float | None, typer.Option("--thr", metavar="T", help="Zero weights with |w| <= T.", show_default=False)
+        float | None,
+        typer.Option(metavar="T", parser=options.number("--thr", "0.1"), help="Zero weights with |w| <= T."),
     ] = None,
     thr_std: Annotated[
         float | None,
-        typer.Option("--thr-std", metavar="Q", help="T = Q * std(w) of each tensor instead.", show_default=False),
+        typer.Option(
+            metavar="Q", parser=options.number("--thr-std", "0.5"), help="T = Q * std(w) of each tensor instead."
+        ),
     ] = None,
 ) -> Strategy:
-    """Zero every weight whose magnitude is T or less."""
+    """Zero the weights of magnitude T or less."""
     if thr is not None and thr_std is not None:
-        raise UsageError("--thr and --thr-std are two answers to one question", hint="give one of them")
+        raise UsageError("--thr and --thr-std are two answers to one question", hint="--thr 0.1, or --thr-std 0.5")
     if thr is not None:
         return Threshold(thr)
     if thr_std is not None:
         return Spread(thr_std)
-    raise UsageError("threshold needs a threshold", hint="--thr 0.1, or --thr-std 0.5")
+    raise UsageError("threshold needs --thr or --thr-std", hint="--thr 0.1, or --thr-std 0.5")
 
 
 @command
 def percentile(
-    q: Annotated[float, typer.Option("--q", metavar="Q", help="Percentile of |w|, 0 to 100.", show_default=False)],
+    q: Annotated[
+        float | None,
+        typer.Option(
+            "--q", metavar="Q", parser=options.number("--q", "60"), help="Percentile of |w|, 0 to 100.  [required]"
+        ),
+    ] = None,
 ) -> Strategy:
-    """Zero, in each tensor, every weight up to the Q-th percentile of its magnitudes (np.percentile)."""
+    """Zero weights up to each tensor's percentile.
+
+    In each tensor, every weight with |w| <= np.percentile(|w|, Q).
+    """
+    if q is None:
+        raise UsageError("percentile needs --q", hint="--q 60")
     return Percentile(q)
 
 
 @command
 def global_(
     amount: Annotated[
-        str | None, typer.Option("--amount", metavar="A", help="A fraction (0.5) or a percentage (50%).")
+        float | None,
+        typer.Option(metavar="A", parser=options.parse_amount, help="A fraction (0.5) or a percentage (50%)."),
     ] = None,
-    count: Annotated[int | None, typer.Option("--count", metavar="K", help="This many weights.")] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(metavar="K", parser=options.whole("--count", "1000"), help="This many weights."),
+    ] = None,
 ) -> Strategy:
-    """Zero the smallest weights of all selected tensors together, exactly as many as asked."""
-    return Global(None if amount is None else parse_amount(amount), count)
+    """Zero the smallest weights of all tensors.
+
+    All selected tensors are ranked together, and exactly as many weights become zero as asked.
+    """
+    if amount is None and count is None:
+        raise UsageError("global needs --amount or --count", hint="--amount 0.5, or --count 1000")
+    if amount is not None and count is not None:
+        raise UsageError("--amount and --count are two answers to one question", hint="--amount 0.5, or --count 1000")
+    return Global(amount, count)
 
 
 @command
 def topk(
-    keep: Annotated[int | None, typer.Option("--keep", metavar="K", help="Keep the K largest ...")] = None,
-    group: Annotated[int | None, typer.Option("--group", metavar="G", help="... of every G.")] = None,
-    pattern: Annotated[
-        str | None, typer.Option("--pattern", metavar="K:G", help="The same in one: 2:4 keeps 2 of every 4.")
+    keep: Annotated[
+        int | None,
+        typer.Option(metavar="K", parser=options.whole("--keep", "2"), help="Keep the K largest weights ..."),
     ] = None,
-    dim: Annotated[int, typer.Option("--dim", metavar="D", help="Groups run along this dimension.")] = 1,
-    tail: Annotated[
-        str, typer.Option("--tail", metavar="keep|zero|error", help="What becomes of a short last group.")
-    ] = "keep",
+    group: Annotated[
+        int | None,
+        typer.Option(metavar="G", parser=options.whole("--group", "4"), help="... of every G consecutive ones."),
+    ] = None,
+    pattern: Annotated[str | None, typer.Option(metavar="K:G", help="The same in one: 2:4 keeps 2 of every 4.")] = None,
+    dim: Annotated[
+        int,
+        typer.Option(metavar="D", parser=options.whole("--dim", "1"), help="Groups run along this dimension."),
+    ] = 1,
+    tail: Annotated[str, typer.Option(metavar="keep|zero|error", help="What becomes of a short last group.")] = "keep",
 ) -> Strategy:
-    """Keep the K largest of every G consecutive weights along a dimension, and zero the others."""
+    """Keep K of every G consecutive weights.
+
+    In every group of G along a dimension the K largest stay, and the others become zero.
+    """
     if (pattern is None) == (keep is None and group is None):
         raise UsageError("topk needs --keep with --group, or --pattern", hint="--keep 2 --group 4, or --pattern 2:4")
     if pattern is not None:
-        return TopK(*parse_pattern(pattern), dim, tail)
+        return TopK(*options.parse_pattern(pattern), dim, tail)
     if keep is None or group is None:
         raise UsageError("--keep and --group go together", hint="--keep 2 --group 4")
     return TopK(keep, group, dim, tail)
-
-
-def parse_amount(text: str) -> float:
-    """Return the fraction that "0.5", "50%" or "1.0" means; UsageError for a bare whole number and other text."""
-    number = text.removesuffix("%").strip()
-    try:
-        value = float(number)
-    except ValueError:
-        raise UsageError(f"--amount {text!r} is no number", hint="--amount 0.5 or --amount 50%") from None
-    if text.endswith("%"):
-        value /= 100
-    elif number.lstrip("+-").isdigit() and value != 0:
-        raise UsageError(
-            f"--amount {text} could mean a fraction or a number of weights",
-            hint=f"--count {number} for that many weights, --amount {value:.1f} or {number}% for a part of them",
-        )
-    return value
-
-
-def parse_pattern(text: str) -> tuple[int, int]:
-    """Return (2, 4) for "2:4"."""
-    keep, colon, group = text.partition(":")
-    if not (colon and keep.isascii() and keep.isdigit() and group.isascii() and group.isdigit()):
-        raise UsageError(f"--pattern is K:G, keep K of every G, not {text!r}", hint="--pattern 2:4")
-    return int(keep), int(group)
 
 
 def _prune(strategy: Strategy, **given: Any) -> None:  # noqa: ANN401 - the shared options
     """Run one pruning command: spool pipes, prune, print."""
     from prunecli.api import prune
 
-    ckpt, output = given.pop("ckpt"), given.pop("output")
+    ckpt, output, context = given.pop("ckpt"), given.pop("output"), given.pop("context")
     quiet, as_json, no_progress = given.pop("quiet"), given.pop("json"), given.pop("no_progress")
     to_pipe, dry_run = output == "-", given["dry_run"]
     if to_pipe and as_json and not dry_run:
@@ -186,7 +236,7 @@ def _prune(strategy: Strategy, **given: Any) -> None:  # noqa: ANN401 - the shar
             reports=given.pop("report"),
             include=given["include"] or (),
             exclude=given["exclude"] or (),
-            command=("prune", *sys.argv[1:]),
+            command=context.obj,
             progress=_bar(stack, wanted=not (quiet or no_progress)),
         )
         if ckpt == "-":
@@ -214,7 +264,7 @@ def _spool_output(stack: ExitStack, given: dict[str, Any]) -> None:
 
 
 def _bar(stack: ExitStack, *, wanted: bool) -> Any:  # noqa: ANN401 - a progress.Bar, imported late
-    if not wanted or not sys.stderr.isatty():
+    if not wanted or sys.stderr is None or not sys.stderr.isatty():
         return None
     from prunecli.progress import Bar
 
@@ -235,17 +285,27 @@ def _papers(report: Report, given: dict[str, Any]) -> list[str]:
 def _tell(report: Report, papers: list[str], *, quiet: bool, as_json: bool, to_pipe: bool) -> None:
     """Print the result on standard output, or beside it where the checkpoint itself went there."""
     for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+        _say(f"warning: {warning}")
+    stream = sys.stderr if to_pipe else sys.stdout
+    if stream is None or (quiet and not as_json):
+        return
+    try:
+        _print(report, papers, stream, as_json=as_json)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _silence_stdout()
+        done = "" if report.output_path is None else f"{shown(report.output_path)} is written, but "
+        raise OutputError(f"{done}standard output took no more: {error.strerror}", hint="--report PATH.json") from error
+
+
+def _print(report: Report, papers: list[str], stream: TextIO, *, as_json: bool) -> None:
     if as_json:
         from prunecli.report import to_json
 
-        sys.stdout.write(to_json(report))
-    elif not quiet:
-        _show(report, papers, sys.stderr if to_pipe else sys.stdout)
-    sys.stdout.flush()
-
-
-def _show(report: Report, papers: list[str], stream: Any) -> None:  # noqa: ANN401 - a text stream
+        stream.write(to_json(report))
+        return
     from prunecli.render import plain, print_table
 
     if not stream.isatty():
@@ -256,28 +316,77 @@ def _show(report: Report, papers: list[str], stream: Any) -> None:  # noqa: ANN4
     print_table(report, Console(file=stream, highlight=False), reports=papers)
 
 
-class _errors_as_exit_codes:  # noqa: N801 - used like a function
-    """Turn what ends a run into one line on standard error and an exit code."""
-
-    def __enter__(self) -> None:
-        """Let a polite kill clean up as Ctrl-C does."""
-        signal.signal(signal.SIGTERM, _terminate)
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Exit with the code that fits the error; what is not known keeps its traceback."""
-        if isinstance(error, PruneError):
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
-            if error.hint:
-                print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
-            raise typer.Exit(WRONG)
-        if isinstance(error, BrokenPipeError):
-            # Python flushes standard output once more at exit, and would complain then.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(BROKEN_PIPE)
-        if isinstance(error, KeyboardInterrupt):
-            print("interrupted: nothing was written", file=sys.stderr)  # noqa: T201
-            raise typer.Exit(INTERRUPTED)
+# --- how a run ends
 
 
-def _terminate(_: int, __: FrameType | None) -> None:
-    raise SystemExit(TERMINATED)
+@contextmanager
+def _others_end_it() -> Iterator[None]:
+    """Exit as Ctrl-C and a reader that went away ask for; Typer would give both codes of its own."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        _silence_stdout()
+        raise typer.Exit(BROKEN_PIPE) from None
+
+
+@contextmanager
+def _polite_kills() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP clean up as Ctrl-C does, unless somebody asked to ignore them (nohup)."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:
+            signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _failed(error: Exception) -> int:
+    """Say what went wrong and what to type next; return the exit code."""
+    if isinstance(error, OSError):
+        if sys.stdout is not None:
+            _silence_stdout()
+        where = "" if error.filename is None else f": {error.filename}"
+        error = PruneError(f"{error.strerror or error}{where}")
+    message, hint = (str(error), error.hint) if isinstance(error, PruneError) else _usage(error)
+    _say(f"error: {shown(message)}")
+    if hint:
+        _say(f"hint: {shown(hint)}")
+    return FAILED if isinstance(error, GateError) else WRONG
+
+
+def _usage(error: Any) -> tuple[str, str]:  # noqa: ANN401 - Typer's usage errors, whose class it does not export
+    """Return Typer's message in the manner of the others, and a hint."""
+    text = str(error.format_message()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    return text[:1].lower() + text[1:], f"{context.command_path if context else 'prune COMMAND'} --help"
+
+
+def _say(line: str) -> None:
+    """Print `line` on standard error, where there is one."""
+    if sys.stderr is not None:
+        print(line, file=sys.stderr)  # noqa: T201
+
+
+def _never_refuse_a_character() -> None:
+    """Let names that the terminal's encoding does not have be printed as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _silence_stdout() -> None:
+    """Point standard output at nothing: Python flushes it once more at exit, and would complain then."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

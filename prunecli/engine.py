@@ -269,7 +269,7 @@ class _Run:
             cut=cut.value,
             ties=cut.equal,
             ties_pruned=cut.equal_pruned,
-            l2_kept=None if facts.l2_kept is None else round(facts.l2_kept, 9),
+            l2_kept=None if facts.l2_kept is None else round(facts.l2_kept, 6),
             largest_pruned=facts.largest_pruned,
             smallest_kept=facts.smallest_kept,
             zero_rows=facts.zero_rows,

@@ -7,7 +7,8 @@ are taken in the weights' precision over short runs and in float64 across them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import fsum, prod
+from functools import lru_cache
+from math import fsum, inf, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +17,20 @@ from prunecli.arrays import UINTS
 from prunecli.ranking import values
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
 
-PROBE = 16
-"""Entries of a row that are looked at before the whole row is: a row of weights is hardly ever zero."""
+SHORT_ROW = 32
+"""Rows shorter than this are looked at column by column: a reduction over few entries costs more than its work."""
 
-DOT_RUN = 1 << 14
+DOT_RUN = 1 << 16
 """Elements summed in the weights' own precision before float64 takes over."""
+
+WIDEN_RUN = 1 << 17
+"""Elements widened at once: few enough to stay in the cache until they are summed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +51,13 @@ class Facts:
 class Tally:
     """The running counts of one tensor of `shape`, seen as (rows, cols, inner): dim 0, dim 1, and the rest."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Float) -> None:
-        """Start with nothing seen."""
+    def __init__(self, shape: tuple[int, ...], dtype: Float, bounds: tuple[int, int] | None = None) -> None:
+        """Start with nothing seen.
+
+        `bounds` are the largest pattern that can be pruned and the smallest that can be kept, where they are known:
+        once both were seen there is nothing to look for.
+        """
+        self._most, self._least = (dtype.top, 1) if bounds is None else bounds
         self.dtype, self.numel = dtype, prod(shape)
         self.dims = len(shape)
         self.rows, self.cols, self.inner = (*shape, 1, 1)[0], (*shape, 1, 1)[1], prod(shape[2:])
@@ -80,10 +91,11 @@ class Tally:
     def add(self, start: int, before: NDArray[Any], after: NDArray[Any], squares: tuple[float, float]) -> None:
         """Take in the magnitudes of a run from row-major element `start`, before and after pruning.
 
-        `after` is overwritten. `squares` are the sums of squares of the run before and after.
+        Both are overwritten. `squares` are the sums of squares of the run before and after.
         """
         alive = int(np.count_nonzero(after))
-        self._zeros_before += before.size - int(np.count_nonzero(before))
+        if not before.min():
+            self._zeros_before += before.size - int(np.count_nonzero(before))
         self._zeros_after += after.size - alive
         if int(before.max()) > self.dtype.finite_max:
             self._nonfinite += int(np.count_nonzero(before > self.dtype.finite_max))
@@ -94,14 +106,13 @@ class Tally:
         self._look_at_cut(before, after, alive)
 
     def _look_at_cut(self, before: NDArray[Any], after: NDArray[Any], alive: int) -> None:
-        """Find the largest magnitude that went and the smallest non-zero one that stayed; spoils `after`."""
-        if alive:
+        """Find the largest magnitude that went and the smallest non-zero one that stayed; spoils both arrays."""
+        if alive < before.size and self._largest_pruned < self._most:
+            self._largest_pruned = max(self._largest_pruned, int(np.bitwise_xor(before, after, out=before).max()))
+        if alive and self._smallest_kept > self._least:
             # Zeros wrap around to the top and so drop out of the minimum.
             lowered = np.subtract(after, after.dtype.type(1), out=after).view(UINTS[after.itemsize])
             self._smallest_kept = min(self._smallest_kept, int(lowered.min()) + 1)
-            np.add(after, after.dtype.type(1), out=after)
-        if alive < before.size:
-            self._largest_pruned = max(self._largest_pruned, int(np.bitwise_xor(before, after, out=after).max()))
 
     def _look_at_slices(self, start: int, after: NDArray[Any]) -> None:
         """Cut the run where rows begin: a part of a row, whole rows, a part of a row."""
@@ -117,18 +128,18 @@ class Tally:
     def _part_of_row(self, start: int, after: NDArray[Any]) -> None:
         row, offset = divmod(start, self._row)
         if not self._rows_alive[row]:
-            self._rows_alive[row] = bool(after[:PROBE].any() or after.any())
+            self._rows_alive[row] = bool(after.max())
         if not self._cols_done:
             self._cols_alive[(offset + np.flatnonzero(after)) // self.inner] = True
         if self._two_four:
             self._split_two_four(row, offset, after)
 
     def _whole_rows(self, first: int, after: NDArray[Any]) -> None:
-        alive: NDArray[np.bool_] = np.any(after[:, :PROBE], axis=1)
-        doubtful = np.flatnonzero(~alive)
-        if len(doubtful):
-            alive[doubtful] = after[doubtful].any(axis=1)
-        self._rows_alive[first : first + len(after)] |= alive
+        if self._row < SHORT_ROW:
+            largest = np.bitwise_or.reduce([after[:, column] for column in range(self._row)])
+        else:
+            largest = after.max(axis=1)
+        self._rows_alive[first : first + len(after)] |= largest != 0
         if not self._cols_done:
             self._look_at_columns(after.reshape(len(after), self.cols, self.inner))
         if self._two_four:
@@ -160,19 +171,27 @@ class Tally:
     def facts(self) -> Facts:
         """Return what all pieces together say."""
         slices = self.dims >= 2
-        before, left = fsum(self._squares_before), fsum(self._squares_after)
+        before, left = _sum(self._squares_before), _sum(self._squares_after)
         kept = self._smallest_kept <= self.dtype.top
         return Facts(
             self._zeros_before,
             self._zeros_after,
             self._nonfinite,
-            left / before if before else None,
+            left / before if 0 < before < inf and left < inf else None,
             finite(self.dtype.decode(self._largest_pruned)) if self._largest_pruned else None,
             finite(self.dtype.decode(self._smallest_kept)) if kept else None,
             int(self.rows - np.count_nonzero(self._rows_alive)) if slices else None,
             int(self.cols - np.count_nonzero(self._cols_alive)) if slices else None,
             bool(self._two_four) if slices else None,
         )
+
+
+def _sum(parts: list[float]) -> float:
+    """Add up what several threads found, in whatever order, to the same result."""
+    try:
+        return fsum(parts)
+    except OverflowError:
+        return inf
 
 
 def conforms(after: NDArray[Any]) -> bool:
@@ -188,48 +207,81 @@ def conforms(after: NDArray[Any]) -> bool:
     return True
 
 
-def sum_of_squares(x: NDArray[Any], dtype: Float) -> float:
-    """Return the sum of squares of the finite weights `x`, given as integers of the dtype's width."""
+class Squares:
+    """Sums of squares, with scratch memory of its own: one per thread."""
+
+    def __init__(self) -> None:
+        """Start without memory; it grows to the largest run seen."""
+        self._wide = np.empty(0, np.uint32)
+
+    def of(self, x: NDArray[Any], dtype: Float) -> float:
+        """Return the sum of squares of the finite weights `x` (integers of the dtype's width)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = 0.0
+            for at in range(0, x.size, WIDEN_RUN):
+                for run in self._floats(x[at : at + WIDEN_RUN], dtype):
+                    total += _dot(run)
+        # Squares can leave float32's range though no weight leaves its own, and tiny ones lose their digits.
+        if not 1e-20 < total < np.inf:
+            return _careful_sum(x, dtype)
+        return total
+
+    def _floats(self, x: NDArray[Any], dtype: Float) -> Iterator[NDArray[Any]]:
+        """Yield the weights as floats; each array is good until the next is asked for."""
+        if dtype.name == "BF16":
+            yield from self._from_bf16(x)
+        elif dtype.name == "F16":
+            wide = self._scratch(x.size).view(np.float32)
+            np.copyto(wide, x.view("<f2"))
+            yield wide
+        elif dtype.itemsize == 1:
+            yield float8_table(dtype)[x.view(np.uint8)]
+        else:
+            yield x.view(f"<f{dtype.itemsize}")
+
+    def _from_bf16(self, x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+        """Widen bf16 two at a time: each half of a 32-bit word is the top of a float32."""
+        even = x.size // 2 * 2
+        pairs = x[:even].view(np.uint32)
+        wide = self._scratch(pairs.size)
+        yield np.bitwise_and(pairs, np.uint32(0xFFFF0000), out=wide).view(np.float32)
+        yield np.left_shift(pairs, np.uint32(16), out=wide).view(np.float32)
+        if even < x.size:
+            yield (x[even:].astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+    def _scratch(self, size: int) -> NDArray[np.uint32]:
+        if self._wide.size < size:
+            self._wide = np.empty(size, np.uint32)
+        return self._wide[:size]
+
+
+def _dot(floats: NDArray[Any]) -> float:
     total = 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for first in range(0, x.size, DOT_RUN):
-            total += _dot(x[first : first + DOT_RUN], dtype)
-    # Squares can leave float32's range though no weight leaves its own, and tiny ones lose their digits.
-    if not (1e-20 < total < np.inf):
-        wide = values(x & x.dtype.type(dtype.mask), dtype) if dtype.itemsize > 1 else _float8(x, dtype)
-        wide = wide[np.isfinite(wide)]
-        return float(np.dot(wide, wide))
+    for at in range(0, floats.size, DOT_RUN):
+        run = floats[at : at + DOT_RUN]
+        total += float(np.dot(run, run))
     return total
 
 
-def _dot(x: NDArray[Any], dtype: Float) -> float:
-    if dtype.name == "BF16":
-        return _dot_bf16(x)
+def _careful_sum(x: NDArray[Any], dtype: Float) -> float:
+    """Do in float64, and without what is not finite, what `Squares` does."""
     if dtype.itemsize == 1:
-        wide = _float8(x, dtype)
+        wide = float8_table(dtype)[x.view(np.uint8)].astype(np.float64)
+    else:
+        wide = values(x & x.dtype.type(dtype.mask), dtype)
+    wide = wide[np.isfinite(wide)]
+    with np.errstate(over="ignore"):
         return float(np.dot(wide, wide))
-    floats = x.view(f"<f{dtype.itemsize}")
-    if dtype.name == "F16":
-        floats = floats.astype(np.float32)
-    return float(np.dot(floats, floats))
 
 
-def _dot_bf16(x: NDArray[Any]) -> float:
-    """Square bf16 weights two at a time: each half of a 32-bit word is the top of a float32."""
-    even = x.size // 2 * 2
-    pairs = x[:even].view(np.uint32) if x.ctypes.data % 2 == 0 else x[:even].copy().view(np.uint32)
-    high = (pairs & np.uint32(0xFFFF0000)).view(np.float32)
-    low = (pairs << np.uint32(16)).view(np.float32)
-    last = (x[even:].astype(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return float(np.dot(high, high)) + float(np.dot(low, low)) + float(np.dot(last, last))
-
-
-def _float8(x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
-    table = np.array([dtype.decode(bits) for bits in range(128)] * 2)
+@lru_cache(maxsize=8)
+def float8_table(dtype: Float) -> NDArray[np.float32]:
+    """Return the value of each of the 256 patterns of an 8-bit format."""
+    halves = np.array([dtype.decode(bits) for bits in range(128)], np.float32)
+    table = np.concatenate([halves, -halves])
     if dtype.negative_zero_is_nan:
         table[128] = np.nan
-    found: NDArray[np.float64] = table[x.view(np.uint8)]
-    return found
+    return table
 
 
 def finite(value: float) -> float | None:

@@ -1,13 +1,78 @@
-"""The options that all pruning commands share, as Typer types: what a command line can say besides its strategy."""
+"""The options that all commands share, as Typer types, and the parsers that turn text into a value or a sentence.
+
+Nothing here knows what a value is good for.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from typer import Argument, Option
 
-CHOOSE, WRITE, WORK = "Which tensors", "What is written", "How it works"
+from prunecli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# --- parsers
+
+
+def number(option: str, example: str) -> Callable[[str], float]:
+    """Return the parser of an option that takes a number; it raises UsageError for other text."""
+
+    def parse(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise UsageError(f"{option} takes a number, not {text!r}", hint=f"{option} {example}") from None
+
+    return parse
+
+
+def whole(option: str, example: str, *, least: int | None = None) -> Callable[[str], int]:
+    """Return the parser of an option that takes a whole number, `least` or more; UsageError for other text."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise UsageError(f"{option} takes a whole number, not {text!r}", hint=f"{option} {example}") from None
+        if least is not None and value < least:
+            raise UsageError(f"{option} is {least} or more, not {value}", hint=f"{option} {example}")
+        return value
+
+    return parse
+
+
+def parse_amount(text: str) -> float:
+    """Return the fraction that "0.5", "50%" or "1.0" means; UsageError for a bare whole number and other text."""
+    digits = text.removesuffix("%")
+    value = number("--amount", "0.5, or --amount 50%")(digits)
+    if text.endswith("%"):
+        return value / 100
+    if digits.strip().isdecimal() and value:
+        raise _ambiguous(digits.strip())
+    return value
+
+
+def _ambiguous(digits: str) -> UsageError:
+    part = f", --amount {digits}% for that part of them" if 1 < int(digits) <= 100 else ""
+    part = ", --amount 100% for all of them" if int(digits) == 1 else part
+    return UsageError(
+        f"--amount {digits} could mean a part or a number of weights", hint=f"--count {digits} for the number{part}"
+    )
+
+
+def parse_pattern(text: str) -> tuple[int, int]:
+    """Return (2, 4) for "2:4"; UsageError for other text."""
+    keep, colon, group = text.partition(":")
+    if not (colon and keep.isascii() and keep.isdigit() and group.isascii() and group.isdigit()):
+        raise UsageError(f"--pattern is K:G, keep K of every G, not {text!r}", hint="--pattern 2:4")
+    return int(keep), int(group)
+
+
+# --- types
 
 Ckpt: TypeAlias = Annotated[
     str, Argument(metavar="CKPT", help="A .pth or safetensors file, a directory or index of shards, or `-`.")
@@ -19,15 +84,17 @@ Output: TypeAlias = Annotated[
         "--output",
         metavar="PATH",
         help="Where the result goes; `-` is standard output. [default: CKPT.pruned.EXT]",
-        rich_help_panel=WRITE,
     ),
 ]
 Reports: TypeAlias = Annotated[
-    list[Path] | None,
-    Option(metavar="PATH", help="JSON report; repeatable. [default: OUTPUT.report.json]", rich_help_panel=WRITE),
+    list[Path] | None, Option(metavar="PATH", help="JSON report; repeatable. [default: OUTPUT.report.json]")
 ]
-Json: TypeAlias = Annotated[
-    bool, Option("--json", help="Print the JSON report instead of the table.", rich_help_panel=WRITE)
+Json: TypeAlias = Annotated[bool, Option("--json", help="Print the JSON report instead of the table.")]
+DryRun: TypeAlias = Annotated[bool, Option("-n", "--dry-run", help="Measure and report, write no checkpoint.")]
+Force: TypeAlias = Annotated[bool, Option("-f", "--force", help="Replace existing outputs.")]
+InPlace: TypeAlias = Annotated[bool, Option("--in-place", help="Replace the input itself, whole or not at all.")]
+Sha256: TypeAlias = Annotated[
+    bool, Option("--sha256", help="Put the SHA-256 of input and output into the report; reads both once more.")
 ]
 Include: TypeAlias = Annotated[
     list[str] | None,
@@ -36,51 +103,32 @@ Include: TypeAlias = Annotated[
         "--include",
         metavar="GLOB",
         help="Only tensors whose name matches; `re:` starts a regular expression. Repeatable.",
-        rich_help_panel=CHOOSE,
     ),
 ]
 Exclude: TypeAlias = Annotated[
-    list[str] | None,
-    Option("-x", "--exclude", metavar="GLOB", help="Not these tensors. Repeatable.", rich_help_panel=CHOOSE),
+    list[str] | None, Option("-x", "--exclude", metavar="GLOB", help="Not these tensors. Repeatable.")
 ]
 MinDim: TypeAlias = Annotated[
     int | None,
     Option(
         metavar="N",
-        min=0,
+        parser=whole("--min-dim", "2", least=0),
         help="Only tensors of N dimensions or more. [default: 2, or 0 with --include]",
-        rich_help_panel=CHOOSE,
     ),
 ]
 MinNumel: TypeAlias = Annotated[
-    int, Option(metavar="N", min=0, help="Only tensors of N weights or more.", rich_help_panel=CHOOSE)
+    int, Option(metavar="N", parser=whole("--min-numel", "1000", least=0), help="Only tensors of N weights or more.")
 ]
 Key: TypeAlias = Annotated[
-    str | None,
-    Option(metavar="DOTTED.PATH", help="Which nested dict is the state_dict. [default: found]", rich_help_panel=CHOOSE),
+    str | None, Option(metavar="DOTTED.PATH", help="Which nested dict is the state_dict. [default: found]")
 ]
-DryRun: TypeAlias = Annotated[
-    bool, Option("-n", "--dry-run", help="Measure and report, write no checkpoint.", rich_help_panel=WRITE)
-]
-Force: TypeAlias = Annotated[bool, Option("-f", "--force", help="Replace existing outputs.", rich_help_panel=WRITE)]
-InPlace: TypeAlias = Annotated[
-    bool, Option("--in-place", help="Replace the input itself, atomically.", rich_help_panel=WRITE)
-]
-Sha256: TypeAlias = Annotated[
-    bool,
-    Option(
-        "--sha256",
-        help="Put the SHA-256 of input and output into the report; reads both once more.",
-        rich_help_panel=WRITE,
-    ),
-]
-Strict: TypeAlias = Annotated[
-    bool, Option("--strict", help="Refuse weights that are NaN or infinite.", rich_help_panel=WORK)
-]
+Strict: TypeAlias = Annotated[bool, Option("--strict", help="Refuse weights that are NaN or infinite.")]
 Device: TypeAlias = Annotated[
-    str,
-    Option(metavar="DEVICE", help="cpu, auto, cuda, cuda:1, mps or xpu: the same result.", rich_help_panel=WORK),
+    str, Option(metavar="DEVICE", help="cpu, auto, cuda, cuda:1, mps or xpu; all give the same result.")
 ]
-Threads: TypeAlias = Annotated[int, Option(metavar="N", min=0, help="0: as many as help.", rich_help_panel=WORK)]
-Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="No table, no progress bar.", rich_help_panel=WORK)]
-NoProgress: TypeAlias = Annotated[bool, Option("--no-progress", help="No progress bar.", rich_help_panel=WORK)]
+Threads: TypeAlias = Annotated[
+    int,
+    Option(metavar="N", parser=whole("--threads", "2", least=0), help="Threads to work with; 0 takes as many as help."),
+]
+Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="No table, no progress bar.")]
+NoProgress: TypeAlias = Annotated[bool, Option("--no-progress", help="No progress bar.")]

@@ -38,8 +38,11 @@ BATCH = 1 << 26
 SMALL = 1 << 22
 """A tensor of up to this many bytes is ranked in memory, in one read."""
 
-SAMPLE = 1 << 21
-"""Elements of a group's sample, taken as blocks of a page."""
+SAMPLE = 1 << 20
+"""Elements of the largest sample of a group; it is taken as blocks of a page."""
+
+SAMPLE_SHARE, SAMPLE_LEAST = 32, 1 << 14
+"""A smaller group gives one element of so many, and no fewer than the least."""
 
 SCAN = 1 << 20
 """Bytes a scanning task reads at once."""
@@ -157,10 +160,11 @@ class Planner:
     def _samples(self, group: Group) -> Iterator[Sample]:
         """Take a page of neighbours at even distances, in proportion to each tensor's elements."""
         total = sum(self.targets[member].numel for member in group.members)
+        size = min(SAMPLE, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
         for member in group.members:
             tensor = self.targets[member]
             length = min(PAGE // tensor.itemsize, tensor.numel)
-            share = -(-SAMPLE * tensor.numel // total // length) or 1
+            share = -(-size * tensor.numel // total // length) or 1
             count = max(1, min(share, tensor.numel // length))
             yield Sample(member, self._blocks(tensor, length, count))
 

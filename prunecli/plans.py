@@ -66,8 +66,8 @@ class Local(Protocol):
     """What is left of a strategy once it is planned: it looks at one tile of one tensor at a time."""
 
     @property
-    def ordered(self) -> bool:
-        """Whether the answer depends on where an element stands, not on its magnitude alone."""
+    def bounds(self) -> tuple[int, int] | None:
+        """The largest pattern that can be pruned and the smallest that can be kept, where that is known."""
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
         """Return the elements that must be seen together with [start, stop) to decide about those."""
@@ -91,9 +91,9 @@ class Cut:
     value: float | None = None
 
     @property
-    def ordered(self) -> bool:
-        """Only a cut through equals looks at positions."""
-        return self.ties > 0
+    def bounds(self) -> tuple[int, int]:
+        """What is below the cut goes, what is above stays; equals may do either."""
+        return (self.bits if self.ties else self.bits - 1), max(self.bits, 1)
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - protocol
         """Every weight is decided by itself."""
@@ -118,7 +118,7 @@ class Grouped:
     group: int
     dim: int
     zero_tail: bool
-    ordered: bool = True
+    bounds: tuple[int, int] | None = None
 
     def _view(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return `length` and `inner`."""
@@ -158,6 +158,9 @@ class Grouped:
 
     def _keep_block(self, ops: Ops, y: Array, kept: Array) -> None:
         """Fill `kept` (slabs, rows, inner): full groups first, then the short one."""
+        if not self.count:
+            kept[...] = 0
+            return
         slabs, rows, inner = y.shape
         full = rows // self.group * self.group
         for low, high, size in ((0, full, self.group), (full, rows, rows - full)):

@@ -45,13 +45,14 @@ class Bar:
             if self._bar is None and time.monotonic() - self._began > PATIENCE:
                 self._show()
             if self._bar is not None and self._task is not None:
-                self._bar.update(self._task, completed=self._done)
+                doing = "flushing" if self._done == self._total else "pruning"
+                self._bar.update(self._task, completed=self._done, description=doing)
 
     def _show(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        self._bar = Progress("pruning", *columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("", total=self._total)
+        columns = (BarColumn(bar_width=30), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), "left")
+        self._bar = Progress("{task.description}", *columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("pruning", total=self._total)
         self._bar.start()

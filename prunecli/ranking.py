@@ -132,7 +132,8 @@ class Search:
             keys = (keys - self.low) >> self._shift
         self._entries.append((at, keys, counts))
         self._held += len(keys)
-        if self._held > ENTRIES_LIMIT:
+        # One pattern has an entry per tile, and members must stay apart to share out its ties.
+        if self._held > ENTRIES_LIMIT and self.high - self.low > 1:
             self._coarsen()
 
     def _coarsen(self) -> None:
@@ -158,12 +159,11 @@ class Search:
         keys, counts = self._summed()
         ends = self._below + np.cumsum(counts)
         inside = int(ends[-1]) if len(ends) else self._below
-        missing = [rank for rank in self.ranks if rank not in self._found]
-        if missing and missing[0] <= self._below:
-            return self._look_in(0, self.low)
-        if missing and missing[-1] > inside:
-            return self._look_in(self.high, self.keys.common.top + 1)
-        for rank in missing:
+        for rank in (rank for rank in self.ranks if rank not in self._found):
+            if rank <= self._below:
+                return self._look_in(0, self.low)
+            if rank > inside:
+                return self._look_in(self.high, self.keys.common.top + 1)
             at = int(np.searchsorted(ends, rank))
             if self._shift:
                 low = self.low + (int(keys[at]) << self._shift)
@@ -256,9 +256,11 @@ def values(patterns: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
         table = np.array([dtype.decode(bits) for bits in range(dtype.top + 1)])
         found: NDArray[np.float64] = table[patterns]
         return found
-    if dtype.name == "BF16":
-        return (patterns.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return patterns.astype(f"<i{dtype.itemsize}").view(f"<f{dtype.itemsize}").astype(np.float64)
+    # A signalling NaN makes NumPy warn of what is no trouble here.
+    with np.errstate(invalid="ignore"):
+        if dtype.name == "BF16":
+            return (patterns.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return patterns.astype(f"<i{dtype.itemsize}").view(f"<f{dtype.itemsize}").astype(np.float64)
 
 
 def _sum_equal(keys: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -240,4 +240,5 @@ def _written(report: Report, reports: Sequence[str]) -> list[str]:
     if report.dry_run or report.output_path is None:
         return ["output    nothing written (dry run)", *(f"report    {shown(path)}" for path in reports)]
     size = "" if report.output_bytes is None else f" ({shown_bytes(report.output_bytes)})"
-    return [f"output    {shown(report.output_path)}{size}", *(f"report    {shown(path)}" for path in reports)]
+    place = "standard output" if report.output_path == "-" else shown(report.output_path)
+    return [f"output    {place}{size}", *(f"report    {shown(path)}" for path in reports)]

@@ -215,12 +215,13 @@ class Sink:
         """Write to `fd`; `direct` tries to open it a second time with O_DIRECT."""
         self.fd = fd
         self._direct = _open_direct(fd) if direct else None
+        self._goes_direct = self._direct is not None
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of `data` at the byte `offset`; whole pages go direct if memory and file offsets allow."""
         head = min(-offset % PAGE, len(data))
         body = (len(data) - head) // PAGE * PAGE
-        if self._direct is None or not body:
+        if self._direct is None or not self._goes_direct or not body:
             write_all(self.fd, data, offset)
             return
         if head:
@@ -231,7 +232,7 @@ class Sink:
             if error.errno != errno.EINVAL:
                 raise
             # The filesystem took O_DIRECT at open and refuses it at write: go on through the cache.
-            self._direct = None
+            self._goes_direct = False
             write_all(self.fd, data[head : head + body], offset + head)
         if head + body < len(data):
             write_all(self.fd, data[head + body :], offset + head + body)

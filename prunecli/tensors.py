@@ -6,6 +6,7 @@ Metadata only, never data; nothing here reads a file or knows any one format.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -86,9 +87,7 @@ class TensorInfo:
     @property
     def contiguous(self) -> bool:
         """Whether the elements lie in row-major order without gaps."""
-        return all(
-            n == 1 or s == want for n, s, want in zip(self.shape, self.strides, row_major(self.shape), strict=True)
-        )
+        return _is_row_major(self.shape, self.strides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +137,8 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(n, 1)
     return tuple(reversed(strides))
+
+
+@lru_cache(maxsize=4096)
+def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    return all(n == 1 or s == want for n, s, want in zip(shape, strides, row_major(shape), strict=True))

@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 from prunecli.arrays import NumpyOps, Ops, TorchOps
+from prunecli.measure import Squares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,6 +33,7 @@ class Worker:
         """Compute on `device`, or with NumPy where it is None."""
         self.host = NumpyOps()
         self.after = NumpyOps()
+        self.squares = Squares()
         self.ops: Ops = self.host if device is None else TorchOps(device)
         self._memory = mmap.mmap(-1, 1 << 21)
 
@@ -51,6 +53,7 @@ class Pool:
         self._local = threading.local()
         self._room = threading.Semaphore(threads * BACKLOG)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="prune")
+        self._error: BaseException | None = None
         self.stopped = threading.Event()
 
     def __enter__(self) -> Self:
@@ -64,6 +67,8 @@ class Pool:
         if kind is not None:
             self.stopped.set()
         self._executor.shutdown(wait=True, cancel_futures=kind is not None)
+        if isinstance(error, Stopped) and self._error is not None:
+            raise self._error
 
     def submit(self, work: Callable[..., T], *args: object) -> Future[T]:
         """Hand in `work(worker, *args)`; waits while too many tasks are waiting."""
@@ -76,7 +81,9 @@ class Pool:
     def _run(self, work: Callable[..., T], *args: object) -> T:
         try:
             return work(self._worker(), *args)
-        except BaseException:
+        except BaseException as error:
+            if self._error is None and not isinstance(error, Stopped):
+                self._error = error
             self.stopped.set()
             raise
         finally:
@@ -92,13 +99,9 @@ class Pool:
 
 
 def results(futures: Iterable[Future[T]]) -> list[T]:
-    """Wait for all and return what they returned; raise the first real error among them."""
+    """Wait for all and return what they returned; Stopped if one failed: the pool raises why when it is left."""
     futures = list(futures)
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    errors = [error for future in done if not future.cancelled() and (error := future.exception())]
-    for error in errors:
-        if not isinstance(error, Stopped):
-            raise error
-    if errors:
-        raise errors[0]
+    wait(futures, return_when=FIRST_EXCEPTION)
+    if any(future.done() and (future.cancelled() or future.exception()) for future in futures):
+        raise Stopped
     return [future.result() for future in futures]

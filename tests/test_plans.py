@@ -1,0 +1,191 @@
+"""Local strategies: a tensor in tiles comes out as the tensor in one piece, and ties go in order."""
+
+from __future__ import annotations
+
+import itertools
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunecli.arrays import NumpyOps, Ops, TorchOps
+from prunecli.plans import Cut, Grouped, Tile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+OPS: dict[str, Callable[[], Ops]] = {"numpy": NumpyOps, "torch": lambda: TorchOps("cpu")}
+
+
+def nothing(_: int) -> int:
+    """No equals may go."""
+    return 0
+
+
+def budget(ties: int) -> Callable[[int], int]:
+    """Hand out `ties` equals, first come, first served."""
+    left = [ties]
+
+    def take(equal: int) -> int:
+        granted = min(left[0], equal)
+        left[0] -= granted
+        return granted
+
+    return take
+
+
+def in_tiles(
+    plan: Cut | Grouped, ops: Ops, values: NDArray[Any], shape: tuple[int, ...], edges: list[int]
+) -> list[int]:
+    """Return the keep array put together from tiles: [edge, next edge) widened by reach, as a window does."""
+    take, kept = budget(getattr(plan, "ties", 0)), []
+    for start, stop in itertools.pairwise(edges):
+        low, high = plan.reach(shape, start, stop)
+        tile = Tile(shape, low, high - low, take)
+        got = np.asarray(plan.keep(ops, ops.load(values[low:high].copy()), tile))
+        kept += got[start - low : stop - low].tolist()
+    return kept
+
+
+def expected_groups(values: NDArray[Any], plan: Grouped, shape: tuple[int, ...]) -> list[int]:
+    """Rank each group by the definition: largest first, among equals the lower index."""
+    length = shape[plan.dim]
+    lines = np.moveaxis(values.reshape(shape), plan.dim, -1)
+    kept = np.zeros(lines.shape, int)
+    for line, out in zip(lines.reshape(-1, length), kept.reshape(-1, length), strict=True):
+        for low in range(0, length, plan.group):
+            group = line[low : low + plan.group]
+            if plan.zero_tail and len(group) < plan.group:
+                continue
+            for at in sorted(range(len(group)), key=lambda at: (-group[at], at))[: plan.count]:
+                out[low + at] = -1
+    whole: list[int] = np.moveaxis(kept, -1, plan.dim).reshape(-1).tolist()
+    return whole
+
+
+def blocks(plan: Grouped, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return, for each element, the number of the stretch of memory in which its group lies with its neighbours."""
+    length, inner = shape[plan.dim], prod(shape[plan.dim + 1 :])
+    return [(at // (length * inner), at // inner % length // plan.group) for at in range(prod(shape))]
+
+
+shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
+
+
+@st.composite
+def grouped_tensors(draw: st.DrawFn, groups: st.SearchStrategy[int]) -> tuple[Grouped, tuple[int, ...]]:
+    """Draw a plan and a shape that it fits, with the grouped dimension now and then a long one."""
+    shape = list(draw(shapes))
+    dim = draw(st.integers(0, len(shape) - 1))
+    shape[dim] = draw(st.integers(1, 45))
+    group = draw(groups)
+    return Grouped(draw(st.integers(0, group)), group, dim, zero_tail=draw(st.booleans())), tuple(shape)
+
+
+# --- cuts
+
+
+@pytest.mark.parametrize("make", OPS.values(), ids=OPS)
+@pytest.mark.parametrize("ties", range(5))
+def test_a_cut_prunes_below_it_and_the_first_ties(make: Callable[[], Ops], ties: int) -> None:
+    """What is below the cut goes, then the first `ties` equal to it in row-major order."""
+    values = np.array([5, 7, 3, 5, 5, 9, 5], np.int32)
+    order = [0, 3, 4, 6]
+
+    got = in_tiles(Cut(5, ties), make(), values, (7,), [0, 7])
+
+    assert [0 if value < 5 or at in order[:ties] else -1 for at, value in enumerate(values)] == got
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.integers(0, 4), min_size=1, max_size=40),
+    bits=st.integers(0, 5),
+    ties=st.integers(0, 6),
+    data=st.data(),
+)
+def test_a_cut_in_tiles_is_the_cut_of_the_whole(values: list[int], bits: int, ties: int, data: Any) -> None:  # noqa: ANN401
+    """However a tensor is cut into tiles, served in order, the same weights go."""
+    y = np.array(values, np.int16)
+    inner = data.draw(st.sets(st.integers(0, len(values))))
+    edges = sorted({0, len(values), *inner})
+
+    for make in OPS.values():
+        whole = in_tiles(Cut(bits, ties), make(), y, (len(values),), [0, len(values)])
+        assert whole == in_tiles(Cut(bits, ties), make(), y, (len(values),), edges)
+    assert sum(value < bits for value in values) + min(ties, values.count(bits)) == whole.count(0)
+
+
+def test_only_a_cut_through_equals_is_ordered() -> None:
+    """A cut without ties may be applied in any order; groups may not."""
+    assert not Cut(3).ordered
+    assert Cut(3, 1).ordered
+    assert Grouped(1, 2, 0, zero_tail=False).ordered
+
+
+@given(start=st.integers(0, 50), size=st.integers(1, 50))
+@settings(max_examples=20, deadline=None)
+def test_a_cut_reaches_no_further(start: int, size: int) -> None:
+    """Each weight is decided by itself."""
+    assert (start, start + size) == Cut(3, 2).reach((100,), start, start + size)
+
+
+# --- groups
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=grouped_tensors(st.integers(1, 40)), data=st.data())
+def test_reach_is_the_smallest_stretch_of_whole_groups(case: tuple[Grouped, tuple[int, ...]], data: Any) -> None:  # noqa: ANN401
+    """Reach contains the range, begins and ends between groups, and takes in no group that the range lacks."""
+    plan, shape = case
+    start = data.draw(st.integers(0, prod(shape) - 1))
+    stop = data.draw(st.integers(start + 1, prod(shape)))
+    owners = blocks(plan, shape)
+    first, last = owners[start], owners[stop - 1]
+
+    expected = (owners.index(first), len(owners) - owners[::-1].index(last))
+
+    assert expected == plan.reach(shape, start, stop)
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=grouped_tensors(st.integers(1, 40)), data=st.data())
+def test_groups_in_tiles_are_the_groups_of_the_whole(case: tuple[Grouped, tuple[int, ...]], data: Any) -> None:  # noqa: ANN401
+    """For any dim, group, tail and tiling, NumPy and torch keep what the definition keeps of the whole tensor."""
+    plan, shape = case
+    numel = prod(shape)
+    values = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 6, numel).astype(np.int32)
+    edges = sorted({0, numel, *data.draw(st.sets(st.integers(0, numel), max_size=4))})
+    expected = expected_groups(values, plan, shape)
+
+    for make in OPS.values():
+        assert expected == in_tiles(plan, make(), values, shape, [0, numel])
+        assert expected == in_tiles(plan, make(), values, shape, edges)
+
+
+@pytest.mark.parametrize("make", OPS.values(), ids=OPS)
+@pytest.mark.parametrize("group", [1, 2, 15, 16, 17, 40, 300])
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_keeping_none_or_all_of_a_group(make: Callable[[], Ops], group: int, all_of_them: bool) -> None:  # noqa: FBT001
+    """A count of 0 prunes everything, a count of the whole group nothing, on both sides of the switch to rows."""
+    values = np.arange(3 * 50, dtype=np.int64)
+    plan = Grouped(group * all_of_them, group, 1, zero_tail=False)
+
+    assert [-all_of_them] * 150 == in_tiles(plan, make(), values, (3, 50), [0, 150])
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("group", [4, 20])
+def test_the_extremes_of_a_width_rank_in_groups(kind: type[np.signedinteger], group: int) -> None:
+    """The largest integer of each width outranks the others in either way of ranking."""
+    values = np.zeros(2 * group, kind)
+    values[[group - 1, group]] = np.iinfo(kind).max
+
+    for make in OPS.values():
+        got = in_tiles(Grouped(1, group, 0, zero_tail=False), make(), values, (2 * group,), [0, 2 * group])
+        assert [group - 1, group] == np.flatnonzero(got).tolist()

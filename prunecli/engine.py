@@ -44,7 +44,7 @@ DEVICE_WINDOW = 1 << 26
 THREADS_LIMIT = 4
 """More threads than this wait for the one writer that a file has."""
 
-DIRECT_SHARE = 8
+DIRECT_SHARE = 32
 """Outputs larger than this fraction of the memory are written around the page cache."""
 
 BURST = 4

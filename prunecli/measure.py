@@ -6,6 +6,7 @@ are taken in the weights' precision over short runs and in float64 across them.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from math import fsum, inf, prod
@@ -28,6 +29,9 @@ SHORT_ROW = 32
 
 DOT_RUN = 1 << 16
 """Elements summed in the weights' own precision before float64 takes over."""
+
+CONFORM_RUN = 1 << 16
+"""Elements checked at once for a 2:4 pattern: what does not conform shows at once."""
 
 WIDEN_RUN = 1 << 17
 """Elements widened at once: few enough to stay in the cache until they are summed."""
@@ -162,9 +166,8 @@ class Tally:
         self._two_four = conforms(after[head:tail].reshape(1, -1, self.inner))
         for low, part in ((offset, after[:head]), (offset + tail, after[tail:])):
             at = low + np.flatnonzero(part)
-            groups, counts = np.unique(at // unit * self.inner + at % self.inner, return_counts=True)
-            for group, count in zip(groups.tolist(), counts.tolist(), strict=True):
-                key = row * self._row + group
+            for column, count in Counter((at // unit * self.inner + at % self.inner).tolist()).items():
+                key = row * self._row + column
                 self._split_groups[key] = self._split_groups.get(key, 0) + count
                 self._two_four &= self._split_groups[key] <= 2
 
@@ -196,14 +199,21 @@ def _sum(parts: list[float]) -> float:
 
 def conforms(after: NDArray[Any]) -> bool:
     """Tell whether every group of 4 along axis 1 of (rows, cols, inner) has at most 2 non-zeros."""
-    full = after.shape[1] // 4 * 4
-    for low, high, size in ((0, full, 4), (full, after.shape[1], after.shape[1] - full)):
-        if size < 3:
-            continue
-        for row in range(0, len(after), 64):
-            groups = after[row : row + 64, low:high].reshape(-1, size, after.shape[2]) != 0
-            if groups.size and int(np.count_nonzero(groups, axis=1).max()) > 2:
-                return False
+    rows, cols, inner = after.shape
+    full = cols // 4 * 4
+    step = max(1, CONFORM_RUN // max(cols * inner, 1))
+    for row in range(0, rows, step):
+        alive = after[row : row + step] != 0
+        if inner == 1 and full == cols:
+            # The four flags of a group are the bytes of one word; the product's top byte is their sum.
+            most = (alive.reshape(-1).view(np.uint32) * np.uint32(0x01010101) >> np.uint32(24)).max(initial=0)
+        else:
+            groups = alive[:, :full].reshape(len(alive), -1, 4, inner).view(np.uint8)
+            most = (groups[:, :, 0] + groups[:, :, 1] + groups[:, :, 2] + groups[:, :, 3]).max(initial=0)
+            if cols - full == 3:
+                most = max(most, np.count_nonzero(alive[:, full:], axis=1).max(initial=0))
+        if most > 2:
+            return False
     return True
 
 

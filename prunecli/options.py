@@ -51,8 +51,9 @@ def parse_amount(text: str) -> float:
     value = number("--amount", "0.5, or --amount 50%")(digits)
     if text.endswith("%"):
         return value / 100
-    if digits.strip().isdecimal() and value:
-        raise _ambiguous(digits.strip())
+    whole_number = digits.strip().removeprefix("+")
+    if whole_number.isdecimal() and value:
+        raise _ambiguous(whole_number)
     return value
 
 

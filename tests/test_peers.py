@@ -54,7 +54,9 @@ def torch_global(weights: Weights, amount: float) -> Weights:
     """Prune by global_unstructured with L1Unstructured; an int is a count."""
     holders = {name: torch.nn.ParameterDict({"w": torch.nn.Parameter(t.clone())}) for name, t in weights.items()}
     torch_prune.global_unstructured([(h, "w") for h in holders.values()], torch_prune.L1Unstructured, amount=amount)
-    return {name: h.w.detach() for name, h in holders.items()}
+    for holder in holders.values():
+        torch_prune.remove(holder, "w")
+    return {name: h.get_parameter("w").detach() for name, h in holders.items()}
 
 
 def torch_threshold(t: torch.Tensor, thr: float) -> torch.Tensor:

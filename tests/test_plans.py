@@ -121,13 +121,6 @@ def test_a_cut_in_tiles_is_the_cut_of_the_whole(values: list[int], bits: int, ti
     assert sum(value < bits for value in values) + min(ties, values.count(bits)) == whole.count(0)
 
 
-def test_only_a_cut_through_equals_is_ordered() -> None:
-    """A cut without ties may be applied in any order; groups may not."""
-    assert not Cut(3).ordered
-    assert Cut(3, 1).ordered
-    assert Grouped(1, 2, 0, zero_tail=False).ordered
-
-
 @given(start=st.integers(0, 50), size=st.integers(1, 50))
 @settings(max_examples=20, deadline=None)
 def test_a_cut_reaches_no_further(start: int, size: int) -> None:

@@ -130,7 +130,7 @@ strategies = st.one_of(
 
 @settings(max_examples=50, deadline=None)
 @given(st.sampled_from(list(FLOATS.values())), shapes, strategies, ways, st.integers(0, 2**32 - 1))
-def test_any_way_of_working_gives_the_same_bytes(  # noqa: PLR0913 - one for each thing that is drawn
+def test_any_way_of_working_gives_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory,
     dtype: torch.dtype,
     shape: list[int],
@@ -150,14 +150,14 @@ def test_any_way_of_working_gives_the_same_bytes(  # noqa: PLR0913 - one for eac
 
 @pytest.mark.parametrize("way", OTHERS)
 def test_the_energy_kept_hardly_depends_on_the_way(way: str, special: Path, tmp_path: Path) -> None:
-    """Sums of squares are rounded where windows end: the kept part agrees to six digits."""
+    """Sums of squares are rounded where windows end: the kept part, a fraction of 1, agrees to 2e-6."""
     checkpoint = open_checkpoint(special)
     kept = [
         [row.l2_kept for row in prune_files(checkpoint, select(checkpoint, Rules()), Percentile(60), out, options).rows]
         for out, options in ((tmp_path / "a", REFERENCE), (tmp_path / "b", OTHERS[way]))
     ]
 
-    assert kept[0] == pytest.approx(kept[1], rel=1e-6)
+    assert kept[0] == pytest.approx(kept[1], rel=0, abs=2e-6)
     assert len(special_weights()) == len([part for part in kept[0] if part is not None and 0 < part < 1])
 
 
@@ -186,7 +186,7 @@ def tried(weights: dict[str, torch.Tensor], strategy: Strategy, folder: Path, de
 def test_threshold_is_right_for_every_pattern(name: str, thr: float, device: str | None, tmp_path: Path) -> None:
     """Of all numbers a small dtype has, those at most the threshold in size go, and NaN and infinities stay."""
     t = every_pattern(FLOATS[name])
-    cut = torch.tensor(thr).to(FLOATS[name]).float() if thr <= 240 else torch.tensor(thr)
+    cut = torch.tensor(min(thr, torch.finfo(FLOATS[name]).max)).to(FLOATS[name]).float()
 
     found = tried({"w.weight": t}, Threshold(thr), tmp_path, device)
 
@@ -228,8 +228,6 @@ def test_groups_keep_what_is_not_finite(name: str, tmp_path: Path) -> None:
     rows = torch.tensor([[1.0, nan, inf, 2.0], [1.0, 2.0, nan, -0.0], [-0.0, 0.0, -0.0, 0.0]])
     t = rows.to(FLOATS[name])
     keep = torch.tensor([[0, 1, 1, 0], [0, 1, 1, 0], [1, 1, 0, 0]], dtype=torch.bool)
-    if torch.tensor(-0.0).to(FLOATS[name]).isnan():
-        pytest.fail("a dtype without -0.0 rounds it to zero")
 
     assert same_bits(zeroed(t, keep), tried({"w.weight": t}, TopK(2, 4), tmp_path, None))
 

@@ -1,0 +1,62 @@
+#!/usr/bin/env python
+"""Run the shell examples of README.md and put in what they print; the tests hold them equal.
+
+    .venv/bin/python scripts/update_readme.py
+
+A line `$ COMMAND` in a block marked `console` is run by bash in a directory that holds a copy of demo/; the lines
+after it, up to the next `$`, are its output.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+TYPER = "0.29"
+"""The Typer whose help texts the README shows: others lay them out differently."""
+
+_BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
+
+
+def examples(block: str) -> list[tuple[str, str]]:
+    """Return the (command, output) pairs of a block."""
+    parts = re.split(r"^\$ (.*)\n", block, flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def blocks(text: str) -> list[str]:
+    """Return the shell examples of a Markdown text."""
+    return _BLOCK.findall(text)
+
+
+def run(command: str, folder: Path) -> str:
+    """Return what `command` prints in `folder`, standard output and error together."""
+    line = f'exec 2>&1; prune() {{ {shlex.quote(sys.executable)} -m prunecli "$@"; }}; {command}'
+    plain = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
+    ran = subprocess.run(["bash", "-c", line], cwd=folder, env=plain, capture_output=True, check=False, text=True)  # noqa: S607
+    return ran.stdout
+
+
+def played(block: str) -> str:
+    """Return `block` with what its commands print now; they share a directory."""
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(ROOT / "demo", Path(place) / "demo", ignore=shutil.ignore_patterns("out"))
+        return "".join(f"$ {command}\n{run(command, Path(place))}" for command, _ in examples(block))
+
+
+def main() -> None:
+    """Write the README anew."""
+    text = README.read_text(encoding="utf-8")
+    README.write_text(_BLOCK.sub(lambda block: played(block[0]), text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

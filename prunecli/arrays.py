@@ -73,8 +73,11 @@ class Ops(Protocol):
     def smallest(self, y: Array, rank: int) -> int:
         """Return the `rank`-th smallest entry (1-based)."""
 
-    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64]]:
-        """Count the entries below `low`, and tell the patterns in [low, low + width) with their counts."""
+    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
+        """Count the entries below `low`, and tell the patterns in [low, low + width) with their counts.
+
+        Patterns may come more than once; counts of None mean one each.
+        """
 
     def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
         """Write `x & keep` to the host integers `out`."""
@@ -202,7 +205,7 @@ class NumpyOps:
         """Return the `rank`-th smallest entry (1-based)."""
         return int(np.partition(y, rank - 1)[rank - 1])
 
-    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64]]:
+    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
         """Count with one comparison per pattern where the bracket is narrow; take the inside out where it is not."""
         kind, flags = y.dtype.type, self._take("bool", y.size, bool)
         below = int(np.count_nonzero(np.less(y, kind(low), out=flags)))
@@ -212,8 +215,7 @@ class NumpyOps:
             return below, narrow, np.array(numbers, np.int64)
         shifted = np.subtract(y, kind(low), out=self._take("keep", y.size, y.dtype)).view(UINTS[y.itemsize])
         np.less(shifted, shifted.dtype.type(width), out=flags)
-        patterns, counts = np.unique(y[flags], return_counts=True)
-        return below, patterns, counts.astype(np.int64, copy=False)
+        return below, y[flags], None
 
     def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
         """Write `x & keep` to `out`; a keep array wider than the weights is cut to their width."""
@@ -282,7 +284,7 @@ class TorchOps:
         """Return the `rank`-th smallest entry (1-based)."""
         return int(self.torch.sort(y).values[rank - 1])
 
-    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64]]:
+    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
         """Count the entries below `low`, and tell the patterns in [low, low + width) with their counts."""
         below = int((y < low).sum())
         inside = y[(y >= low) & (y <= low + (width - 1))]

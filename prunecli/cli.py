@@ -249,10 +249,15 @@ def _prune(strategy: Strategy, **given: Any) -> None:  # noqa: ANN401 - the shar
 
 def _spool_input(stack: ExitStack, given: dict[str, Any]) -> None:
     from prunecli.spool import spooled_input
+    from prunecli.targets import check_output
 
-    beside = None if given["output"] in {None, "-"} else Path(given["output"]).absolute().parent
     if given["in_place"]:
         raise UsageError("a pipe cannot be pruned in place", hint="-o PATH, or -o -")
+    beside = None
+    if given["output"] not in {None, "-"} and not given["dry_run"]:
+        target = Path(given["output"])
+        check_output(target, sources=(), force=given["force"], in_place=False)  # before a long pipe is read
+        beside = target.absolute().parent
     given.update(path=stack.enter_context(spooled_input(beside)), label="standard input")
 
 

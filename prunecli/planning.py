@@ -161,14 +161,14 @@ class Planner:
         """Take a page of neighbours at even distances, in proportion to each tensor's elements."""
         total = sum(self.targets[member].numel for member in group.members)
         size = min(SAMPLE, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
+        host = NumpyOps()
         for member in group.members:
             tensor = self.targets[member]
-            length = min(PAGE // tensor.itemsize, tensor.numel)
-            share = -(-size * tensor.numel // total // length) or 1
-            count = max(1, min(share, tensor.numel // length))
-            yield Sample(member, self._blocks(tensor, length, count))
+            share = min(-(-size * tensor.numel // total), tensor.numel)
+            length = min(PAGE // tensor.itemsize, share)
+            yield Sample(member, self._blocks(host, tensor, length, share // length))
 
-    def _blocks(self, tensor: TensorInfo, length: int, count: int) -> NDArray[Any]:
+    def _blocks(self, host: NumpyOps, tensor: TensorInfo, length: int, count: int) -> NDArray[Any]:
         """Read `count` blocks of `length` elements of the storage between the tensor's first and last element."""
         kind = INTS[tensor.itemsize].newbyteorder(">" if tensor.big_endian else "<")
         found = np.empty((count, length), kind)
@@ -177,7 +177,6 @@ class Planner:
         for at in range(count):
             place = tensor.start + at * step * tensor.itemsize
             self.sources[tensor.file].read(raw[at * size : (at + 1) * size], place)
-        host = NumpyOps()
         flat = found.astype(INTS[tensor.itemsize]).reshape(-1)
         patterns: NDArray[Any] = host.magnitudes(flat, FLOATS[tensor.dtype])
         return patterns.reshape(count, length).copy()
@@ -196,11 +195,11 @@ class Planner:
         dtype, ops = FLOATS[tensor.dtype], worker.ops
         x = flatten(self._read(worker, tensor, first, stop), tensor)
         if low > dtype.top:
-            found = x.size, np.empty(0, np.int64), np.empty(0, np.int64)
+            below, patterns, counts = x.size, x[:0], None
         else:
-            found = ops.below_and_inside(ops.magnitudes(ops.load(x), dtype), low, width)
+            below, patterns, counts = ops.below_and_inside(ops.magnitudes(ops.load(x), dtype), low, width)
         with search.lock:
-            search.add(member, *found)
+            search.add(member, below, patterns, counts)
 
     # --- standard deviations
 

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from prunecli.arrays import Array, Ops
     from prunecli.plans import Group
 
-ENTRIES_LIMIT = 1 << 20
-"""Patterns with counts that one search holds before it makes its bins coarser (16 bytes each)."""
+HELD_LIMIT = 12 << 20
+"""Bytes of patterns that one search holds before it joins them into bins."""
+
+BINS_LIMIT = 1 << 17
+"""Bins that are left then: 16 bytes each."""
 
 MARGIN = 5.0
 """Half the bracket's width, in standard errors of the sample's rank."""
@@ -60,10 +63,10 @@ class Keys:
         self.dtypes = tuple(dtypes)
         self.common = self.dtypes[0] if len(set(self.dtypes)) == 1 else _F64
 
-    def of(self, patterns: NDArray[Any], dtype: Float) -> NDArray[np.int64]:
-        """Return the keys of `patterns` of `dtype`, in the same order."""
+    def of(self, patterns: NDArray[Any], dtype: Float) -> NDArray[Any]:
+        """Return the keys of `patterns` of `dtype`, in the same order: themselves, or int64."""
         if dtype is self.common:
-            return patterns.astype(np.int64)
+            return patterns
         return widen(patterns, dtype)
 
     def first_pattern(self, key: int, dtype: Float) -> int:
@@ -95,7 +98,7 @@ class Search:
         self._below = 0
         self._shift = 0
         self._merged = False
-        self._entries: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
+        self._entries: list[tuple[int, NDArray[Any], NDArray[np.int64] | None]] = []
         self._held = 0
 
     def narrow_to(self, samples: Sequence[Sample]) -> None:
@@ -121,38 +124,40 @@ class Search:
             found.append((member, low, self.keys.first_pattern(self.high, dtype) - low))
         return found
 
-    def add(self, member: int, below: int, patterns: NDArray[Any], counts: NDArray[np.int64]) -> None:
-        """Take in what one tile of a member has; several threads take turns by `lock`."""
+    def add(self, member: int, below: int, patterns: NDArray[Any], counts: NDArray[np.int64] | None) -> None:
+        """Take in what one tile of a member has, `counts` None meaning one each; threads take turns by `lock`."""
         self._below += below
         if not len(patterns):
             return
         at = self._index[member]
         keys = self.keys.of(patterns, self.keys.dtypes[at])
         if self._merged:
-            keys = (keys - self.low) >> self._shift
+            keys = (keys.astype(np.int64, copy=False) - self.low) >> self._shift
         self._entries.append((at, keys, counts))
-        self._held += len(keys)
-        # One pattern has an entry per tile, and members must stay apart to share out its ties.
-        if self._held > ENTRIES_LIMIT and self.high - self.low > 1:
+        self._held += keys.nbytes + (0 if counts is None else counts.nbytes)
+        if self._held > HELD_LIMIT:
             self._coarsen()
 
     def _coarsen(self) -> None:
         """Forget which member had which key, and join neighbouring keys until few enough are left."""
-        if not self._merged:
-            self._entries = [(at, keys - self.low, counts) for at, keys, counts in self._entries]
-        self._merged = True
         keys, counts = self._summed()
-        while len(keys) > ENTRIES_LIMIT // 2:
+        if not self._merged:
+            self._merged, keys = True, keys - self.low
+        while len(keys) > BINS_LIMIT:
             self._shift += 1
             keys, counts = _sum_equal(keys >> 1, counts)
-        self._entries, self._held = [(0, keys, counts)], len(keys)
+        self._entries, self._held = [(0, keys, counts)], keys.nbytes + counts.nbytes
 
     def _summed(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return all keys held, ascending and once each, with their counts."""
-        if not self._entries:
+        counted = [(keys, counts) for _, keys, counts in self._entries if counts is not None]
+        single = [keys for _, keys, counts in self._entries if counts is None]
+        if single:
+            counted.append(np.unique(np.concatenate(single), return_counts=True))
+        if not counted:
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        shifts = np.concatenate([keys for _, keys, _ in self._entries])
-        return _sum_equal(shifts, np.concatenate([counts for _, _, counts in self._entries]))
+        keys, counts = (np.concatenate(parts).astype(np.int64, copy=False) for parts in zip(*counted, strict=True))
+        return _sum_equal(keys, counts)
 
     def advance(self) -> bool:
         """Conclude a pass: True when every rank is known, else the next pass counts the new brackets."""
@@ -192,7 +197,8 @@ class Search:
     def _equals_of(self, key: int) -> list[int]:
         counts = [0] * len(self.group.members)
         for at, keys, numbers in self._entries:
-            counts[at] += int(numbers[keys == key].sum())
+            hits = keys == key
+            counts[at] += int(np.count_nonzero(hits) if numbers is None else numbers[hits].sum())
         return counts
 
     def orders(self) -> list[Order]:
@@ -218,8 +224,7 @@ def orders_of(ops: Ops, y: Array, ranks: Sequence[int], dtype: Float) -> list[Or
     orders = []
     for rank in ranks:
         bits = ops.smallest(y, rank)
-        less, _, counts = ops.below_and_inside(y, bits, 1)
-        equal = int(counts[0])
+        less, equal = ops.below_and_inside(y, bits, 0)[0], ops.count_equal(y, bits)
         orders.append(Order(rank, dtype.decode(bits), less, equal, (bits,), (True,), (equal,)))
     return orders
 

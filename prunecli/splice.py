@@ -10,7 +10,6 @@ import errno
 import mmap
 import os
 from bisect import bisect_left, bisect_right
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -253,25 +252,18 @@ class Sink:
             start += done
 
     def _copy_by_hand(self, source: Source, start: int, end: int) -> None:
-        with buffer(min(1 << 20, end - start)) as view:
-            while start < end:
-                part = view[: min(len(view), end - start)]
-                source.read(part, start)
-                write_all(self.fd, part, start)
-                start += len(part)
+        memory = memoryview(mmap.mmap(-1, min(1 << 20, end - start)))
+        while start < end:
+            part = memory[: end - start]
+            source.read(part, start)
+            write_all(self.fd, part, start)
+            start += len(part)
 
     def close(self) -> None:
         """Close the second descriptor; the first is its owner's."""
         if self._direct is not None:
             os.close(self._direct)
             self._direct = None
-
-
-@contextmanager
-def buffer(size: int) -> Iterator[memoryview]:
-    """Give `size` bytes of page-aligned memory."""
-    with mmap.mmap(-1, max(size, 1)) as memory, memoryview(memory) as view, view[:size] as part:
-        yield part
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:

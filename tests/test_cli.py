@@ -506,6 +506,20 @@ def test_what_is_piped_is_checked_like_a_file(content: bytes, what: bytes) -> No
     assert what in ran.stderr
 
 
+@pytest.mark.parametrize(("output", "said"), [("no/such", b"no directory no"), ("taken", b"taken exists")])
+def test_an_output_that_cannot_be_is_refused_before_the_pipe_is_read(tmp_path: Path, output: str, said: bytes) -> None:
+    """A long download through a pipe is not read in vain; this one never ends."""
+    (tmp_path / "taken").touch()
+    ours, theirs = os.pipe()
+
+    ran = process("global", "-", *HALF, "-o", output, cwd=tmp_path, stdin=ours)
+
+    os.close(ours)
+    os.close(theirs)
+    assert ran.returncode == 2
+    assert said in ran.stderr
+
+
 @pytest.mark.parametrize("options", ["-n", "-n --json", "-o - -q"])
 def test_a_reader_that_goes_away_is_no_error_to_talk_about(ckpt: Path, options: str) -> None:
     """A broken pipe ends the run with 141, as it does for other tools, and without a word."""

@@ -159,6 +159,33 @@ def test_in_place_survives_every_signal(small: Path, number: int) -> None:
     assert left(small.parent) == {small.name}
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(("where", "count"), [("write", 1), ("write", 4), ("fsync", 1), ("fsync", 3)])
+def test_an_interrupted_directory_is_absent(small: Path, out: Path, number: int, where: str, count: int) -> None:
+    """A directory of shards that was begun is taken away whole."""
+    small.with_name("two.safetensors").write_bytes(small.read_bytes().replace(b"fc.w", b"gc.w"))
+
+    ran = killed(number, where, count, ["threshold", str(small.parent), "--thr", "0.5", "-o", str(out), "-q"])
+
+    assert CODES[signal.Signals(number)] == ran.returncode
+    assert left(out.parent) == set()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="without paths of descriptors temporaries have names")
+def test_a_killed_pipe_leaves_no_temporary_copy(small: Path, tmp_path: Path) -> None:
+    """SIGKILL while a checkpoint goes from pipe to pipe leaves nothing in the temporary directory."""
+    (tmp_path / "tmp").mkdir()
+    arguments = [sys.executable, "-c", CHILD, "write", "2", str(int(signal.SIGKILL)), "global", "-", "--amount", "0.5"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+
+    ran = subprocess.run(
+        [*arguments, "-o", "-"], input=small.read_bytes(), env=environment, capture_output=True, check=False
+    )
+
+    assert (ran.returncode, ran.stdout) == (-signal.SIGKILL, b"")
+    assert left(tmp_path / "tmp") == set()
+
+
 def test_a_hangup_is_ignored_under_nohup(small: Path, out: Path) -> None:
     """Where SIGHUP is ignored, as nohup does, the run goes on to the end."""
     script = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + CHILD

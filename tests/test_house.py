@@ -68,7 +68,7 @@ ARROWS = {
     "spool": "errors escape",
     "progress": "",
     "options": "errors",
-    "cli": "api checkpoint errors escape options progress render report spool strategies",
+    "cli": "api checkpoint errors escape options progress render report spool strategies targets",
     "__main__": "cli",
 }
 """Room -> the rooms it may import when it runs; for annotations alone it may name any but the faces."""

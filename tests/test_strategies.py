@@ -195,12 +195,12 @@ def test_a_percentile_is_numpys_bit_for_bit(kind: type[np.floating], size: int, 
 
 def plain_percentile(values: NDArray[Any], q: float) -> float:
     """Do NumPy's method "linear" by hand: the rank in float64, the interpolation in the values' own precision."""
-    ordered, rank = np.sort(values), (values.size - 1) * (q / 100)
+    ordered, rank, kind = np.sort(values), (values.size - 1) * (q / 100), values.dtype.type
     at = min(int(rank), values.size - 1)
     low, high, part = ordered[at], ordered[min(at + 1, values.size - 1)], rank - at
     if part >= 0.5:
-        return float(high - (high - low) * (1 - part))
-    return float(low + (high - low) * part)
+        return float(high - (high - low) * kind(1 - part))
+    return float(low + (high - low) * kind(part))
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
@@ -228,6 +228,18 @@ def test_a_percentile_of_few_or_equal_values_is_numpys(kind: type[np.floating], 
 
     assert expected == cut.value
     assert (array <= expected).tolist() == pruned_by(cut, array)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_a_percentile_halfway_is_numpys(kind: type[np.floating]) -> None:
+    """Exactly between two values NumPy comes from the upper one, which rounds its own way."""
+    pairs = (10.0 ** np.random.default_rng(0).uniform(-3, 3, (300, 2))).astype(kind)
+
+    expected = [plain_percentile(pair, 50) for pair in pairs]
+
+    assert expected == [percentile_cut(pair, 50).value for pair in pairs]
+    if kind is np.float64 or Q_IS_DOUBLE:
+        assert [float(np.percentile(pair, 50)) for pair in pairs] == expected
 
 
 @pytest.mark.parametrize("q", [0.0, 40.0, 50.0, 60.0, 70.0, 100.0])

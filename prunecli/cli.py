@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunecli import options
-from prunecli.errors import GateError, OutputError, PruneError, UsageError
+from prunecli.errors import OutputError, PruneError, UsageError
 from prunecli.escape import shown
 from prunecli.strategies import Global, Percentile, Spread, Strategy, Threshold, TopK
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from prunecli.report import Report
 
-DONE, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
-"""Exit codes: FAILED is for gates and checks, WRONG for usage and input; a signal's is 128 more than its number."""
+DONE, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 2, 130, 141
+"""Exit codes; 1 is left to gates and checks, and a signal's is 128 more than its number."""
 
 _TyperError: type[Exception] = typer.BadParameter.__mro__[2]
 """What Typer raises for a usage error or a subclass of it; Typer exports only the leaves."""
@@ -367,7 +367,7 @@ def _failed(error: Exception) -> int:
     _say(f"error: {shown(message)}")
     if hint:
         _say(f"hint: {shown(hint)}")
-    return FAILED if isinstance(error, GateError) else WRONG
+    return WRONG
 
 
 def _usage(error: Any) -> tuple[str, str]:  # noqa: ANN401 - Typer's usage errors, whose class it does not export

@@ -33,7 +33,3 @@ class DeviceError(PruneError):
 
 class OutputError(PruneError):
     """The result cannot be written where it was asked for."""
-
-
-class GateError(PruneError):
-    """The run is done, and a condition the user set does not hold; the command line exits with 1."""

@@ -65,7 +65,9 @@ def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False)
     except OSError as error:
         if error.errno in _FULL:
             raise _no_room(place, size, error) from error
-        raise
+        if error.errno is None or error.filename is not None:  # it tells of something else, or where itself
+            raise
+        raise failed("write", place, error) from error
     finally:
         os.close(fd)
         if named is not None:

@@ -135,7 +135,8 @@ class Search:
             keys = (keys.astype(np.int64, copy=False) - self.low) >> self._shift
         self._entries.append((at, keys, counts))
         self._held += keys.nbytes + (0 if counts is None else counts.nbytes)
-        if self._held > HELD_LIMIT:
+        # One pattern cannot be joined with others, and who has how many of it is what such a pass is for.
+        if self._held > HELD_LIMIT and self.high - self.low > 1:
             self._coarsen()
 
     def _coarsen(self) -> None:

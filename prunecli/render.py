@@ -47,7 +47,7 @@ _COLUMNS = (
     _Column("sparsity", right=True, optional=0),
     _Column("pruned", right=True, optional=0),
     _Column("cut", right=True, optional=2),
-    _Column("ties", right=True, optional=5),
+    _Column("at cut", right=True, optional=5),
 )
 
 

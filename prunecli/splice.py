@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError, OutputError
+from prunecli.escape import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -197,7 +198,10 @@ class Source:
         """Fill `into` from the byte `offset` on; raise CheckpointError if the file ends before."""
         done = 0
         while done < len(into):
-            got = os.preadv(self.fd, [into[done:]], offset + done)
+            try:
+                got = os.preadv(self.fd, [into[done:]], offset + done)
+            except OSError as error:
+                raise CheckpointError(f"cannot read {shown(str(self.path))}: {error.strerror}") from error
             if got <= 0:
                 raise self._changed()
             done += got

@@ -7,7 +7,7 @@ patterns, devices or printing.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import floor, isfinite
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -51,7 +51,7 @@ class TopK:
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
-        return {"name": "topk", **asdict(self)}
+        return {"name": "topk", "keep": self.count, "group": self.group, "dim": self.dim, "tail": self.tail}
 
     def rule(self, _: TensorInfo) -> str:
         """Say in words what happens to a tensor."""

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from prunecli import api, devices, progress
 from prunecli.cli import main
-from prunecli.errors import GateError, UsageError
+from prunecli.errors import UsageError
 from prunecli.options import parse_amount, parse_pattern
 from prunecli.progress import Bar
 
@@ -655,7 +655,6 @@ def raising(error: BaseException) -> object:
     ("error", "code", "said"),
     [
         (KeyboardInterrupt(), 130, "interrupted\n"),
-        (GateError("too dense", hint="--amount 0.9"), 1, "error: too dense\nhint: --amount 0.9\n"),
         (OSError(5, "Input/output error", "x.pth"), 2, "error: Input/output error: x.pth\n"),
     ],
 )

@@ -19,7 +19,6 @@ from prunecli.errors import CheckpointError
 from prunecli.safetensors_file import quoted, read_safetensors
 from prunecli.shards import check_index, find_shards, is_index
 from prunecli.tensors import Checkpoint, CheckpointFile, TensorInfo
-from prunecli.torch_file import is_torch, read_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -189,6 +188,8 @@ def _read(file: BinaryIO, path: Path, label: str, key: str | None) -> _Listing:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if kind.reader == TORCH:
+        from prunecli.torch_file import read_torch
+
         torch = read_torch(file, label, key=key)
         data = CheckpointFile(path, size, torch.checksums)
         return _Listing(data, TORCH, torch.format, torch.tensors, torch.key, (), torch.facts, torch.others)
@@ -220,6 +221,8 @@ def _by_magic(head: bytes) -> Kind | None:
             return Kind("", what, hint)
     if head.startswith(b"PK\3\4"):
         return _zip_kind(head)
+    from prunecli.torch_file import is_torch
+
     if is_torch(head):
         return Kind(TORCH, TORCH)
     if head[:2] in {b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"}:

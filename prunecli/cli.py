@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunecli import options
+from prunecli import __version__, options
 from prunecli.errors import OutputError, PruneError, UsageError
 from prunecli.escape import shown
 from prunecli.strategies import Global, Percentile, Spread, Strategy, Threshold, TopK
@@ -73,9 +73,7 @@ def _prune_alone(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
-        print("prune", installed("prunecli"))  # noqa: T201
+        print("prune", __version__)  # noqa: T201
         raise typer.Exit
     if context.invoked_subcommand is None:
         _say(context.get_help())

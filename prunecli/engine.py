@@ -10,9 +10,9 @@ import os
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
+from prunecli import __version__
 from prunecli.applying import Applier, overlapping
 from prunecli.errors import CheckpointError
 from prunecli.output import new_directory, new_file
@@ -227,7 +227,7 @@ class _Run:
             input_path=str(checkpoint.path),
             format=checkpoint.format,
             input_bytes=size,
-            version=version("prunecli"),
+            version=__version__,
             output_path=None if output is None else "-" if isinstance(output, int) else str(output),
             output_bytes=None if output is None else size,
             input_sha256=digests[0] if digests and single else None,

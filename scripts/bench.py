@@ -219,7 +219,7 @@ def warm(source: Path) -> None:
     """Bring the source into the page cache, as far as it fits."""
     for path in [source] if source.is_file() else sorted(source.iterdir()):
         with path.open("rb") as file:
-            for _ in iter(lambda: file.read(1 << 24), b""):
+            for _ in iter(lambda: file.read(1 << 20), b""):
                 pass
 
 

@@ -106,7 +106,8 @@ def imports(room: str, *, runtime: bool) -> Iterator[str]:
 
 def rooms_of(names: Iterator[str]) -> set[str]:
     """Return the rooms among dotted names."""
-    return {name.removeprefix("prunecli.") for name in names if name.startswith("prunecli.")}
+    found = {name.removeprefix("prunecli.") for name in names if name.startswith("prunecli.")}
+    return found - {"__version__"}
 
 
 def test_the_plan_shows_every_room() -> None:

@@ -10,6 +10,7 @@ import os
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from prunecli import __version__
@@ -25,7 +26,6 @@ from prunecli.workers import Pool, results
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
-    from pathlib import Path
 
     from prunecli.measure import Tally
     from prunecli.plans import Local
@@ -42,7 +42,10 @@ DEVICE_WINDOW = 1 << 26
 """Bytes of a window on a device: enough to hide what a transfer costs to begin."""
 
 THREADS_LIMIT = 4
-"""More threads than this wait for the one writer that a file has."""
+"""More threads than this wait for the one writer that a file has; one more than CPUs are used, to wait for the disk."""
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Where a container sees the CPU time it may use: "max 100000", or microseconds per period."""
 
 DIRECT_SHARE = 32
 """Outputs larger than this fraction of the memory are written around the page cache."""
@@ -175,7 +178,7 @@ class _Run:
     def __init__(self, checkpoint: Checkpoint, selection: Selection, strategy: Strategy, options: Options) -> None:
         self.checkpoint, self.selection, self.strategy, self.options = checkpoint, selection, strategy, options
         self.targets = [target.tensor for target in selection.targets]
-        self.threads = options.threads or min(available_cpus(), THREADS_LIMIT)
+        self.threads = options.threads or min(available_cpus() + 1, THREADS_LIMIT)
         self.window = options.window or (DEVICE_WINDOW if options.device else HOST_WINDOW)
         self.plans: dict[int, Local] = {}
         self.tallies: dict[int, Tally] = {}
@@ -347,10 +350,13 @@ def _skipped_row(tensor: TensorInfo, file: str, reason: str) -> Row:
 
 
 def available_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many CPUs this process may use: its affinity, and its control group's quota rounded up."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cpus
+    return min(cpus, max(1, -(-int(quota) // int(period)))) if quota.isdigit() else cpus
 
 
 def _is_large(size: int) -> bool:

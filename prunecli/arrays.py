@@ -100,21 +100,22 @@ class Places:
 def places(start: int, count: int, length: int, inner: int, group: int) -> Places:
     """Return the places of `count` elements from `start` of an (outer, length, inner) array, as in `keep_largest`."""
     # They repeat: with every group, or with every slab where the last group of a slab is short.
-    period = group * inner if length % group == 0 else length * inner
+    span = group if length % group == 0 else length
+    period = span * inner
     if period > PERIOD_LIMIT:
-        return _places(start, count, length, inner, group)
-    found = _repeated(-(-count // PLACES_STEP) * PLACES_STEP + period, length, inner, group)
+        return _places((middle_index(start, count, length, inner) % group).astype(np.int8), group)
+    found = _repeated(-(-count // PLACES_STEP) * PLACES_STEP + period, span, inner, group)
     at = slice(start % period, start % period + count)
     return Places(found.before[at], tuple(reach[at] for reach in found.reaches))
 
 
 @lru_cache(maxsize=8)
-def _repeated(count: int, length: int, inner: int, group: int) -> Places:
-    return _places(0, count, length, inner, group)
+def _repeated(count: int, span: int, inner: int, group: int) -> Places:
+    once = np.repeat((np.arange(span) % group).astype(np.int8), inner)
+    return _places(np.resize(once, count), group)
 
 
-def _places(start: int, count: int, length: int, inner: int, group: int) -> Places:
-    before = (middle_index(start, count, length, inner) % group).astype(np.int8)
+def _places(before: NDArray[np.int8], group: int) -> Places:
     return Places(before, tuple(before >= distance for distance in range(1, group)))
 
 

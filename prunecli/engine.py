@@ -44,8 +44,10 @@ DEVICE_WINDOW = 1 << 26
 THREADS_LIMIT = 4
 """More threads than this wait for the one writer that a file has; one more than CPUs are used, to wait for the disk."""
 
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Where a container sees the CPU time it may use: "max 100000", or microseconds per period."""
+CPU_QUOTAS = ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
+"""Where below CGROUPS a container sees the CPU time it may use, in microseconds per period: version 2, version 1."""
+
+CGROUPS = Path("/sys/fs/cgroup")
 
 DIRECT_SHARE = 32
 """Outputs larger than this fraction of the memory are written around the page cache."""
@@ -352,11 +354,14 @@ def _skipped_row(tensor: TensorInfo, file: str, reason: str) -> Row:
 def available_cpus() -> int:
     """Return how many CPUs this process may use: its affinity, and its control group's quota rounded up."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cpus
-    return min(cpus, max(1, -(-int(quota) // int(period)))) if quota.isdigit() else cpus
+    for names in CPU_QUOTAS:
+        try:
+            quota, period = " ".join((CGROUPS / name).read_text(encoding="ascii") for name in names).split()
+        except (OSError, ValueError):
+            continue
+        if quota.isdigit():  # else "max" or -1: no limit
+            return min(cpus, max(1, -(-int(quota) // int(period))))
+    return cpus
 
 
 def _is_large(size: int) -> bool:

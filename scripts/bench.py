@@ -108,10 +108,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, required=True, help="where files are made: a real disk with room for two")
     parser.add_argument("--gb", type=float, default=2.0, help="size of the large files")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=CASES, help="which files")
+    parser.add_argument("--only", nargs="+", choices=[*CASES, "real"], help="which files")
     parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--grow", nargs="+", type=float, metavar="GB", help="bf16 files of these sizes instead")
     parser.add_argument("--rivals", action="store_true", help="run the scripts people use, too")
+    parser.add_argument("--cgroup", type=int, metavar="MB", help="give each command this much memory, cold; needs root")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="do not delete the files made")
     parser.add_argument("--json", type=Path, help="keep every number here")
@@ -130,6 +131,8 @@ CASES: dict[str, tuple[str, str, tuple[object, ...]]] = {
 }
 """What can be measured: the function of bench_files that makes it, its file name, and arguments besides the size."""
 
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "checkpoints"
+
 SMALL_SIZES = {"46MB": 46_000_000, "1MB": 1_000_000}
 
 
@@ -140,8 +143,20 @@ def chosen_cases(options: argparse.Namespace) -> Iterator[tuple[str, Path]]:
             yield f"bf16 {gb:g} GB", build("transformer", options.dir / f"{gb:g}gb.safetensors", gb * 1e9, (("BF16",),))
         return
     for case in options.only or CASES:
+        if case == "real":
+            yield from real(options.dir)
+            continue
         maker, name, rest = CASES[case]
         yield case, build(maker, options.dir / name, SMALL_SIZES.get(case, options.gb * 1e9), rest)
+
+
+def real(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield copies of real checkpoints, where the folder with them is beside the project."""
+    for path in sorted(SHARED.glob("*")):
+        if path.suffix not in {".md", ".gz"}:
+            copy = folder / path.name
+            shutil.copyfile(path, copy)
+            yield path.name, copy
 
 
 def build(maker: str, path: Path, size: float, rest: tuple[object, ...]) -> Path:
@@ -177,12 +192,15 @@ def rounds(source: Path, options: argparse.Namespace) -> dict[str, list[Run]]:
     out = source.with_name(f"out-{source.name}")
     todo = list(commands(source, out, options).items())
     found: dict[str, list[Run]] = {name: [] for name, _ in todo}
-    warm(source)
+    if not options.cgroup:
+        warm(source)
     for turn in range(options.rounds):
         for name, command in (*todo[turn:], *todo[:turn]):
             clean(out)
             os.sync()
-            found[name].append(timed(command))
+            if options.cgroup:
+                cool(source)
+            found[name].append(timed([*confined(options.cgroup), *command] if options.cgroup else command))
         clean(out)
     return found
 
@@ -221,6 +239,23 @@ def warm(source: Path) -> None:
         with path.open("rb") as file:
             for _ in iter(lambda: file.read(1 << 20), b""):
                 pass
+
+
+def cool(source: Path) -> None:
+    """Drop the source from the page cache."""
+    for path in [source] if source.is_file() else sorted(source.iterdir()):
+        fd = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+def confined(megabytes: int) -> list[str]:
+    """Return what to put before a command so that it runs in a control group of so much memory, page cache included."""
+    first, second = Path("/sys/fs/cgroup/prune-bench"), Path("/sys/fs/cgroup/memory/prune-bench")
+    group, limit = (second, "memory.limit_in_bytes") if second.parent.is_dir() else (first, "memory.max")
+    group.mkdir(exist_ok=True)
+    (group / limit).write_text(str(megabytes << 20))
+    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
 
 
 def clean(out: Path) -> None:

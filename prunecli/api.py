@@ -63,7 +63,7 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     how far the work is.
 
     Raises PruneError, in one of its kinds, when something about that cannot be done. Then no checkpoint was written,
-    but where the message says that only its report is missing.
+    but where the message says that it is.
     """
     if in_place and output is not None:
         raise UsageError("--in-place writes to the input, so there is no other output", hint="leave out -o")
@@ -97,13 +97,13 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
 
 def publish(report: Report, papers: Sequence[Path], *, force: bool) -> None:
     """Write `report` to each of `papers`; an OutputError tells when the checkpoint itself is written."""
-    from prunecli.output import publish_text
+    from prunecli.output import UnflushedError, publish_text
 
     try:
         for paper in papers:
             publish_text(paper, to_json(report), force=force)
     except OutputError as error:
-        if report.output_path is None:
+        if report.output_path is None or isinstance(error, UnflushedError):
             raise
         message = f"{shown(report.output_path)} is written, but not its report: {error}"
         raise OutputError(message, hint="--report PATH.json on another filesystem") from error

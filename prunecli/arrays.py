@@ -67,8 +67,17 @@ class Ops(Protocol):
     def drop_from(self, keep: Array, start: int, length: int, inner: int, first: int) -> None:
         """Clear `keep` where the index in the middle dimension, as in `keep_largest`, is `first` or more."""
 
-    def keep_largest_of_rows(self, rows: Array, keep: int) -> Array:
-        """Return the keep array of the `keep` largest of each row of a matrix; among equals the lower index stays."""
+    def keep_largest_of_rows(self, rows: Array, keep: int, *, last: bool = False) -> Array:
+        """Return the keep array of the `keep` largest of each row of a matrix.
+
+        Among equals the lower index stays, or with `last` the higher one.
+        """
+
+    def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
+        """Return the keep array of a run, from element `start`, of an (outer, len(alive), inner) array."""
+
+    def keep_tiles(self, y: Array, first: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
+        """Return the keep array of whole rows, from row `first`, of a matrix cut into tiles with a byte each."""
 
     def smallest(self, y: Array, rank: int) -> int:
         """Return the `rank`-th smallest entry (1-based)."""
@@ -117,6 +126,31 @@ def _repeated(count: int, span: int, inner: int, group: int) -> Places:
 
 def _places(before: NDArray[np.int8], group: int) -> Places:
     return Places(before, tuple(before >= distance for distance in range(1, group)))
+
+
+def in_slices(start: int, count: int, inner: int, alive: bytes) -> NDArray[np.int8]:
+    """Return -1 (stays) or 0 for `count` elements, from `start`, of an (outer, len(alive), inner) array."""
+    first, skipped = divmod(start, inner)
+    answers = -(np.frombuffer(alive, np.int8) != 0).astype(np.int8)
+    runs = np.resize(np.roll(answers, -(first % len(alive))), _runs(start, count, inner))
+    lengths = np.full(len(runs), inner)
+    lengths[0] -= skipped
+    lengths[-1] -= lengths.sum() - count
+    return np.repeat(runs, lengths)
+
+
+def _runs(start: int, count: int, inner: int) -> int:
+    """Return how many runs of `inner` elements the `count` elements from `start` touch."""
+    return (start + count - 1) // inner - start // inner + 1
+
+
+def in_tiles(first: int, rows: int, row: int, tile: tuple[int, int], alive: bytes) -> NDArray[np.int8]:
+    """Return -1 (stays) or 0 for `rows` rows, from `first`, of a matrix cut into tiles with a byte each."""
+    high, wide = tile
+    across = -(-row // wide)
+    bands = np.arange(first, first + rows) // high
+    answers = -(np.frombuffer(alive, np.int8) != 0).astype(np.int8).reshape(-1, across)
+    return np.repeat(answers[bands], wide, axis=1)[:, :row].reshape(-1)
 
 
 class NumpyOps:
@@ -193,8 +227,24 @@ class NumpyOps:
         """Clear `keep` from index `first` of the middle dimension on."""
         keep[middle_index(start, keep.size, length, inner) >= first] = 0
 
-    def keep_largest_of_rows(self, rows: Array, keep: int) -> Array:
-        """Find each row's `keep`-th largest, keep what is larger, then equals from the left until `keep` stay."""
+    def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
+        """Repeat each slice's answer over its elements."""
+        return self._spread(y, in_slices(start, y.size, inner, alive))
+
+    def keep_tiles(self, y: Array, first: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
+        """Repeat each tile's answer over its columns, and each row of tiles over its rows."""
+        return self._spread(y, in_tiles(first, y.size // row, row, tile, alive))
+
+    def _spread(self, y: Array, answers: NDArray[np.int8]) -> Array:
+        kept: NDArray[Any] = self._take("keep", y.size, y.dtype)
+        np.copyto(kept, answers)
+        return kept
+
+    def keep_largest_of_rows(self, rows: Array, keep: int, *, last: bool = False) -> Array:
+        """Find each row's `keep`-th largest, keep what is larger, then equals from one end until `keep` stay."""
+        if last:
+            kept_last: NDArray[Any] = self.keep_largest_of_rows(rows[:, ::-1], keep)[:, ::-1]
+            return kept_last
         width = rows.shape[1]
         at = np.partition(rows, width - keep, axis=1)[:, width - keep, None]
         larger, equal = rows > at, rows == at
@@ -276,8 +326,19 @@ class TorchOps:
         tail = self.torch.from_numpy(middle_index(start, len(keep), length, inner) >= first)
         keep.masked_fill_(tail.to(self.device), 0)
 
-    def keep_largest_of_rows(self, rows: Array, keep: int) -> Array:
+    def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
+        """Repeat each slice's answer over its elements."""
+        return self.torch.from_numpy(in_slices(start, len(y), inner, alive)).to(self.device).to(y.dtype)
+
+    def keep_tiles(self, y: Array, first: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
+        """Repeat each tile's answer over its columns, and each row of tiles over its rows."""
+        answers = in_tiles(first, len(y) // row, row, tile, alive)
+        return self.torch.from_numpy(answers).to(self.device).to(y.dtype)
+
+    def keep_largest_of_rows(self, rows: Array, keep: int, *, last: bool = False) -> Array:
         """Sort each row stably from the largest down and keep the first `keep`."""
+        if last:
+            return self.keep_largest_of_rows(rows.flip(1), keep).flip(1)
         order = self.torch.argsort(rows, dim=1, descending=True, stable=True)[:, :keep]
         return self.torch.zeros_like(rows).scatter_(1, order, -1)
 

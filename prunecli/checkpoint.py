@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SAFETENSORS = "safetensors"
 TORCH = "torch"
+ARRAYS = "arrays"
 
 _HEAD = 4096  # bytes that are looked at to tell what a file is
 _COMPRESSED = {".gz", ".zst", ".xz", ".bz2", ".lz4"}
@@ -36,8 +37,8 @@ _SAVE_AGAIN = "save its weights as safetensors with the program that wrote it"
 class Kind:
     """What a file is.
 
-    `reader` is SAFETENSORS, TORCH, or "" where there is none; then `what` completes "it is", and `hint`, with
-    `{path}`, `{out}` and `{folder}` to fill in, says what to type.
+    `reader` is SAFETENSORS, TORCH, ARRAYS (a pickle that may hold NumPy arrays), or "" where there is none; then
+    `what` completes "it is", and `hint`, with `{path}`, `{out}` and `{folder}` to fill in, says what to type.
     """
 
     reader: str
@@ -193,6 +194,12 @@ def _read(file: BinaryIO, path: Path, label: str, key: str | None) -> _Listing:
         torch = read_torch(file, label, key=key)
         data = CheckpointFile(path, size, torch.checksums)
         return _Listing(data, TORCH, torch.format, torch.tensors, torch.key, (), torch.facts, torch.others)
+    if kind.reader == ARRAYS:
+        from prunecli.array_pickle import read_array_pickle
+
+        arrays = read_array_pickle(file, label, key=key)
+        data = CheckpointFile(path, size)
+        return _Listing(data, ARRAYS, arrays.format, arrays.tensors, arrays.key, (), arrays.facts, arrays.others)
     if not kind.reader:
         raise _foreign(kind, path, label)
     if key:
@@ -225,8 +232,10 @@ def _by_magic(head: bytes) -> Kind | None:
 
     if is_torch(head):
         return Kind(TORCH, TORCH)
-    if head[:2] in {b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"}:
-        return Kind("", "a pickle, not written by torch.save", _SAVE_AGAIN)
+    from prunecli.array_pickle import is_pickle
+
+    if is_pickle(head):
+        return Kind(ARRAYS, "a pickle")
     return None
 
 

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunecli import __version__, options
+from prunecli import __version__, commands, options
 from prunecli.errors import OutputError, PruneError, UsageError
 from prunecli.escape import shown
-from prunecli.strategies import Global, Percentile, Spread, Strategy, Threshold, TopK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from prunecli.report import Report
+    from prunecli.strategies import Strategy
 
 DONE, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 2, 130, 141
 """Exit codes; 1 is left to gates and checks, and a signal's is 128 more than its number."""
@@ -101,10 +101,10 @@ def _shared(
     quiet: options.Quiet = False,
     no_progress: options.NoProgress = False,
 ) -> None:
-    """Hold the signature that `command` adds to each pruning command."""
+    """Hold the signature that `add_command` adds to each pruning command."""
 
 
-def command(make: Callable[..., Strategy]) -> Callable[..., Strategy]:
+def add_command(make: Callable[..., Strategy]) -> None:
     """Register `make`, a function from its own options to a strategy, as a command with the shared options."""
     # Not get_type_hints: before Python 3.11 it wraps what defaults to None once more, and Typer loses the option.
     own, shared = (dict(inspect.signature(f, eval_str=True).parameters) for f in (make, _shared))
@@ -120,100 +120,10 @@ def command(make: Callable[..., Strategy]) -> Callable[..., Strategy]:
     run.__annotations__ = {p.name: p.annotation for p in typed}
     run.__doc__ = make.__doc__
     app.command(make.__name__.rstrip("_"))(run)
-    return make
 
 
-@command
-def threshold(
-    thr: Annotated[
-        float | None,
-        typer.Option(metavar="T", parser=options.number("--thr", "0.1"), help="Zero weights with |w| <= T."),
-    ] = None,
-    thr_std: Annotated[
-        float | None,
-        typer.Option(
-            metavar="Q", parser=options.number("--thr-std", "0.5"), help="T = Q * std(w) of each tensor instead."
-        ),
-    ] = None,
-) -> Strategy:
-    """Zero the weights of magnitude T or less."""
-    if thr is not None and thr_std is not None:
-        raise UsageError("--thr and --thr-std are two answers to one question", hint="--thr 0.1, or --thr-std 0.5")
-    if thr is not None:
-        return Threshold(thr)
-    if thr_std is not None:
-        return Spread(thr_std)
-    raise UsageError("threshold needs --thr or --thr-std", hint="--thr 0.1, or --thr-std 0.5")
-
-
-@command
-def percentile(
-    q: Annotated[
-        float | None,
-        typer.Option(
-            "--q", metavar="Q", parser=options.number("--q", "60"), help="Percentile of |w|, 0 to 100.  [required]"
-        ),
-    ] = None,
-) -> Strategy:
-    """Zero weights up to each tensor's percentile.
-
-    In each tensor, every weight with |w| <= np.percentile(|w|, Q).
-    """
-    if q is None:
-        raise UsageError("percentile needs --q", hint="--q 60")
-    return Percentile(q)
-
-
-@command
-def global_(
-    amount: Annotated[
-        float | None,
-        typer.Option(metavar="A", parser=options.parse_amount, help="A fraction (0.5) or a percentage (50%)."),
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(metavar="K", parser=options.whole("--count", "1000"), help="This many weights."),
-    ] = None,
-) -> Strategy:
-    """Zero the smallest weights of all tensors.
-
-    All selected tensors are ranked together, and exactly as many weights become zero as asked.
-    """
-    if amount is None and count is None:
-        raise UsageError("global needs --amount or --count", hint="--amount 0.5, or --count 1000")
-    if amount is not None and count is not None:
-        raise UsageError("--amount and --count are two answers to one question", hint="--amount 0.5, or --count 1000")
-    return Global(amount, count)
-
-
-@command
-def topk(
-    keep: Annotated[
-        int | None,
-        typer.Option(metavar="K", parser=options.whole("--keep", "2"), help="Keep the K largest weights ..."),
-    ] = None,
-    group: Annotated[
-        int | None,
-        typer.Option(metavar="G", parser=options.whole("--group", "4"), help="... of every G consecutive ones."),
-    ] = None,
-    pattern: Annotated[str | None, typer.Option(metavar="K:G", help="The same in one: 2:4 keeps 2 of every 4.")] = None,
-    dim: Annotated[
-        int,
-        typer.Option(metavar="D", parser=options.whole("--dim", "1"), help="Groups run along this dimension."),
-    ] = 1,
-    tail: Annotated[str, typer.Option(metavar="keep|zero|error", help="What becomes of a short last group.")] = "keep",
-) -> Strategy:
-    """Keep K of every G consecutive weights.
-
-    In every group of G along a dimension the K largest stay, and the others become zero.
-    """
-    if (pattern is None) == (keep is None and group is None):
-        raise UsageError("topk needs --keep with --group, or --pattern", hint="--keep 2 --group 4, or --pattern 2:4")
-    if pattern is not None:
-        return TopK(*options.parse_pattern(pattern), dim, tail)
-    if keep is None or group is None:
-        raise UsageError("--keep and --group go together", hint="--keep 2 --group 4")
-    return TopK(keep, group, dim, tail)
+for _make in commands.ALL:
+    add_command(_make)
 
 
 def _prune(strategy: Strategy, **given: Any) -> None:  # noqa: ANN401 - the shared options

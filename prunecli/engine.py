@@ -21,11 +21,10 @@ from prunecli.planning import Planner
 from prunecli.plans import Cut
 from prunecli.report import Report, Row, warnings_for
 from prunecli.splice import Sink, Source, Untouched
-from prunecli.workers import Pool, results
+from prunecli.workers import Pool, Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from concurrent.futures import Future
 
     from prunecli.measure import Tally
     from prunecli.plans import Local
@@ -271,7 +270,7 @@ class _Run:
             zeros_after=facts.zeros_after,
             pruned=facts.zeros_after - facts.zeros_before,
             rule=self.strategy.rule(tensor),
-            cut=cut.value,
+            cut=plan.value,
             ties=cut.equal,
             ties_pruned=cut.equal_pruned,
             l2_kept=None if facts.l2_kept is None else round(facts.l2_kept, 6),
@@ -291,12 +290,12 @@ class _Work:
     def __init__(
         self, run: _Run, pool: Pool, applier: Applier, sources: Sequence[Source], sinks: Sequence[Sink | None]
     ) -> None:
-        self.pool, self.applier, self.sources, self.sinks = pool, applier, sources, sinks
+        self.applier, self.sources, self.sinks = applier, sources, sinks
         self.files: list[tuple[CheckpointFile, Layout, list[Checksum]]] = [
             (file, applier.layout(at, file, window=run.window), sorted(applier.touched(at, file), key=_start))
             for at, file in enumerate(run.checkpoint.files)
         ]
-        self.futures: list[Future[None]] = []
+        self.tasks = Tasks(pool)
         self._parts = self._all_parts()
         self._held: tuple[int, Window | Untouched] | None = None
 
@@ -328,7 +327,7 @@ class _Work:
 
     def _hand_out(self, burst: Sequence[tuple[int, Window | Untouched]]) -> None:
         if burst:
-            self.futures.append(self.pool.submit(self._do, burst))
+            self.tasks.submit(self._do, burst)
 
     def _do(self, worker: Worker, burst: Sequence[tuple[int, Window | Untouched]]) -> None:
         for at, part in burst:
@@ -339,8 +338,8 @@ class _Work:
                 self.applier.window(worker, at, self.sinks[at], part, checksums)
 
     def wait(self) -> None:
-        """Wait until all that was handed out is done; raise what went wrong."""
-        results(self.futures)
+        """Wait until all that was handed out is done."""
+        self.tasks.wait()
 
 
 def _start(checksum: Checksum) -> int:

@@ -67,10 +67,25 @@ def _ambiguous(digits: str) -> UsageError:
 
 def parse_pattern(text: str) -> tuple[int, int]:
     """Return (2, 4) for "2:4"; UsageError for other text."""
-    keep, colon, group = text.partition(":")
-    if not (colon and keep.isascii() and keep.isdigit() and group.isascii() and group.isdigit()):
+    pair = _pair(text, ":")
+    if pair is None:
         raise UsageError(f"--pattern is K:G, keep K of every G, not {text!r}", hint="--pattern 2:4")
-    return int(keep), int(group)
+    return pair
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """Return (4, 8) for "4x8"; UsageError for other text."""
+    pair = _pair(text, "x")
+    if pair is None:
+        raise UsageError(f"--shape is RxC, rows and columns of a tile, not {text!r}", hint="--shape 4x4")
+    return pair
+
+
+def _pair(text: str, between: str) -> tuple[int, int] | None:
+    first, _, second = text.partition(between)
+    if not (first.isascii() and first.isdigit() and second.isascii() and second.isdigit()):
+        return None
+    return int(first), int(second)
 
 
 # --- types

@@ -1,7 +1,7 @@
 """Publish or nothing: a result appears under its name whole and flushed, or not at all.
 
-A file is written nameless (O_TMPFILE) where the filesystem can, so that even a killed process leaves
-nothing; else, and for directories, under a hidden name beside the target that is removed on every way out.
+A file is written nameless (O_TMPFILE) where the filesystem can, so that even a killed process leaves nothing; else,
+and for directories, under a hidden name beside the target that is removed on every way out.
 Nothing here knows what the bytes mean.
 """
 
@@ -10,28 +10,47 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import secrets
 import shutil
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import OutputError
 from prunecli.escape import shown, shown_bytes
+from prunecli.hidden import (
+    hidden_beside,
+    hidden_name,
+    in_draft,
+    lock,
+    make_directory,
+    make_file,
+    opened,
+    removed,
+    sweep,
+    sync,
+)
 from prunecli.targets import check_output, check_writable_target, exists, failed, place_for, refuse_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Draft", "check_output", "check_writable_target", "new_directory", "new_file", "publish_text"]
+__all__ = [
+    "Draft",
+    "UnflushedError",
+    "check_output",
+    "check_writable_target",
+    "new_directory",
+    "new_file",
+    "publish_text",
+]
 
 _DESCRIPTORS = Path("/proc/self/fd")
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
-_NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP}
+_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOREPLACE, _EXCHANGE = 1, 2  # renameat2's flags
 _AT_FDCWD = -100
@@ -45,6 +64,10 @@ class Draft:
     path: Path
 
 
+class UnflushedError(OutputError):
+    """The output is whole under its name, but its directory could not be flushed: a power cut may undo it."""
+
+
 # --- one file
 
 
@@ -53,25 +76,22 @@ def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False)
     """Give a draft of `size` bytes to fill, and publish it at `target` when the block ends well.
 
     The space is reserved first. On any exception nothing is left, and what was at `target` stays. A new file
-    gets `mode` less the umask; with `force` an existing file is replaced and its mode kept, and a symbolic
-    link keeps pointing to it. OutputError where the file cannot be written or, without `force`, exists.
+    gets `mode` less the umask; with `force` an existing file is replaced and its mode kept, its owner where one may,
+    and a symbolic link keeps pointing to it. OutputError where the file cannot be written or, without `force`,
+    exists; UnflushedError if it is written all the same.
     """
     place = place_for(target, force=force, directory=False)
-    fd, named = _open_draft(place.parent)
-    try:
-        _reserve(fd, size)
-        yield Draft(fd, named or _DESCRIPTORS / str(fd))
-        _finish_file(fd, named, place, mode=_final_mode(place, mode), force=force)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _no_room(place, size, error) from error
-        if error.errno is None or error.filename is not None:  # it tells of something else, or where itself
-            raise
-        raise failed("write", place, error) from error
-    finally:
-        os.close(fd)
-        if named is not None:
-            named.unlink(missing_ok=True)
+    with _draft_beside(place) as (fd, named):
+        try:
+            _reserve(fd, size)
+            yield Draft(fd, named or _DESCRIPTORS / str(fd))
+        except OSError as error:
+            if error.errno in _FULL:
+                raise _no_room(place, size, error) from error
+            if error.errno is None or error.filename is not None:  # it tells of something else, or where itself
+                raise
+            raise failed("write", place, error) from error
+        _finish_file(fd, named, place, mode=mode, force=force)
 
 
 def publish_text(target: Path, text: str, *, force: bool = False) -> None:
@@ -83,16 +103,22 @@ def publish_text(target: Path, text: str, *, force: bool = False) -> None:
             done += os.pwrite(draft.fd, data[done:], done)
 
 
-def _open_draft(parent: Path) -> tuple[int, Path | None]:
-    """Open a file in `parent` that has no name, or a hidden one where the filesystem insists."""
+@contextmanager
+def _draft_beside(place: Path) -> Iterator[tuple[int, Path | None]]:
+    """Open a file beside `place` that has no name, or a hidden one where the filesystem insists."""
+    sweep(place)
     try:
-        fd = _open_nameless(parent)
-        if fd is not None:
-            return fd, None
-        named = _hidden(parent)
-        return os.open(named, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o600), named
+        fd = _open_nameless(place.parent)
     except OSError as error:
-        raise failed("write in", parent, error) from error
+        raise failed("write in", place.parent, error) from error
+    if fd is None:
+        with hidden_beside(place, make_file) as (fd, named):
+            yield fd, named
+        return
+    try:
+        yield fd, None
+    finally:
+        os.close(fd)
 
 
 def _open_nameless(parent: Path) -> int | None:
@@ -137,11 +163,22 @@ def _no_room(place: Path, size: int, error: OSError) -> OutputError:
     )
 
 
-def _final_mode(place: Path, mode: int) -> int:
+def _settle_mode(fd: int, place: Path, mode: int) -> None:
+    """Give what is open as `fd` the mode and the owner of what is at `place`, or else `mode` less the umask."""
     try:
-        return stat.S_IMODE(place.stat().st_mode) & 0o777
+        old = place.stat()
     except FileNotFoundError:
-        return mode & 0o777 & ~_umask()
+        os.fchmod(fd, mode & 0o777 & ~_umask())
+        return
+    _inherit(fd, old)
+
+
+def _inherit(fd: int, old: os.stat_result) -> None:
+    new = os.fstat(fd)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        with suppress(OSError):  # only root may give files away
+            os.fchown(fd, old.st_uid, old.st_gid)
+    os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o777)
 
 
 def _umask() -> int:
@@ -152,29 +189,29 @@ def _umask() -> int:
 
 def _finish_file(fd: int, named: Path | None, place: Path, *, mode: int, force: bool) -> None:
     try:
-        os.fchmod(fd, mode)
+        _settle_mode(fd, place, mode)
         os.fsync(fd)
         if named is None:
             _publish_nameless(fd, place, force=force)
         else:
             _publish_named(named, place, force=force)
-        _sync_directory(place.parent)
     except FileExistsError:
         raise exists(place) from None
     except OSError as error:
         raise failed("publish", place, error) from error
+    _flush_name(place)
 
 
 def _publish_nameless(fd: int, place: Path, *, force: bool) -> None:
     if not force:
         _link(fd, place)
         return
-    named = _hidden(place.parent)
-    try:
+    with suppress(OSError):  # no locks here: then no sweep takes it either
+        lock(fd)
+    named = hidden_name(place.parent)
+    with removed(named):
         _link(fd, named)
         named.replace(place)
-    finally:
-        named.unlink(missing_ok=True)
 
 
 def _link(fd: int, place: Path) -> None:
@@ -196,11 +233,12 @@ def _publish_named(named: Path, place: Path, *, force: bool) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        _claim(named, place)
+        if not _renameat2(named, place, _NOREPLACE):
+            _claim(named, place)
 
 
 def _claim(named: Path, place: Path) -> None:
-    """Take the name `place` where there are no hard links: reserve it empty, then rename over it."""
+    """Take the name `place` where nothing does it in one step: reserve it empty, then rename over it."""
     os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
     try:
         named.replace(place)
@@ -218,44 +256,57 @@ def new_directory(target: Path, *, mode: int = 0o777, force: bool = False) -> It
 
     On any exception nothing is left, and what was at `target` stays. With `force` an existing directory is
     exchanged for the new one in one step where the kernel can, and then deleted; not where it holds files the
-    new one has not. `mode` loses the umask; an existing directory's is kept. OutputError as `new_file`.
+    new one has not. `mode` loses the umask; an existing directory's, and its files', are kept. Errors as `new_file`.
     """
     place = place_for(target, force=force, directory=True)
-    hidden = _hidden(place.parent)
-    try:
-        hidden.mkdir(0o700)
-    except OSError as error:
-        raise failed("write in", place.parent, error) from error
-    try:
+    sweep(place)
+    with hidden_beside(place, make_directory) as (fd, hidden):
         yield hidden
         if force:
             refuse_losses(place, {p.relative_to(hidden).as_posix() for p in hidden.rglob("*")})
-        _finish_directory(hidden, place, mode=_final_mode(place, mode), force=force)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        _finish_directory(fd, hidden, place, mode=mode, force=force)
 
 
-def _finish_directory(hidden: Path, place: Path, *, mode: int, force: bool) -> None:
+def _finish_directory(fd: int, hidden: Path, place: Path, *, mode: int, force: bool) -> None:
     try:
-        for directory in (*(p for p in hidden.rglob("*") if p.is_dir()), hidden):
-            _sync_directory(directory)
-        hidden.chmod(mode)
-        if force and place.exists():
-            _exchange(hidden, place)
-        else:
-            _rename_new(hidden, place)
-        _sync_directory(place.parent)
+        for path in hidden.rglob("*"):
+            _finish_member(path, place / path.relative_to(hidden) if force else None)
+        _settle_mode(fd, place, mode)
+        sync(fd)
+        _rename(hidden, place, force=force)
     except OSError as error:
-        if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
+        if error.errno in _TAKEN:
             raise exists(place) from None
         raise failed("publish", place, error) from error
+    _flush_name(place)
+
+
+def _finish_member(path: Path, old: Path | None) -> None:
+    """Flush the directory `path`, and give a member the mode and the owner that `old`, its predecessor, had."""
+    if old is None and not path.is_dir():
+        return  # new_file has flushed it
+    with opened(path, os.O_RDONLY) as fd:
+        if old is not None:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                _inherit(fd, old.stat())
+        sync(fd)
+
+
+def _rename(hidden: Path, place: Path, *, force: bool) -> None:
+    try:
+        if not _renameat2(hidden, place, _NOREPLACE):
+            hidden.rename(place)  # onto a directory with something in it this fails, too
+    except OSError as error:
+        if not force or error.errno not in _TAKEN or not place.is_dir():
+            raise
+        _exchange(hidden, place)
 
 
 def _exchange(hidden: Path, place: Path) -> None:
     """Put `hidden` in the place of the directory `place`, and the old one under the name `hidden`."""
     if _renameat2(hidden, place, _EXCHANGE):
         return
-    aside = _hidden(place.parent)
+    aside = hidden.with_suffix(".old")  # no name that is swept: for a moment it is all there is
     try:
         place.rename(aside)
         hidden.rename(place)
@@ -264,11 +315,6 @@ def _exchange(hidden: Path, place: Path) -> None:
             aside.rename(place)
         raise
     aside.rename(hidden)
-
-
-def _rename_new(hidden: Path, place: Path) -> None:
-    if not _renameat2(hidden, place, _NOREPLACE):
-        hidden.rename(place)  # onto a directory with something in it this fails, too
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:
@@ -285,19 +331,19 @@ def _renameat2(source: Path, target: Path, flags: int) -> bool:
     raise OSError(number, os.strerror(number), str(target))
 
 
-# --- shared
+# --- flushing
 
 
-def _hidden(parent: Path) -> Path:
-    return parent / f".prune-{secrets.token_hex(8)}.tmp"
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _flush_name(place: Path) -> None:
+    """Flush the directory that holds the published `place`; one that is not published itself is flushed later."""
+    if in_draft(place):
+        return
     try:
-        os.fsync(fd)
+        with opened(place.parent, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            sync(fd)
     except OSError as error:
-        if error.errno not in _NO_SYNC:  # a filesystem that cannot, need not
-            raise
-    finally:
-        os.close(fd)
+        raise UnflushedError(
+            f"{shown(str(place))} is written, but a power cut may undo it: its directory could not be flushed"
+            f" ({error.strerror})",
+            hint="sync",
+        ) from error

@@ -1,24 +1,29 @@
 """A symbolic reader of pickles: it says what a pickle would build, and builds nothing.
 
 Containers become plain dicts, lists and tuples; every global, call and persistent id becomes a value that
-names it. Nothing is imported and nothing is called, so a hostile pickle is only a strange description. Knows
-nothing about storages or files.
+names it; bytes become the place where they lie. Nothing is imported and nothing is called, so a hostile pickle
+is only a strange description. Knows nothing about storages.
 """
 
 from __future__ import annotations
 
-import pickletools
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
 from prunecli.errors import CheckpointError
+from prunecli.pickle_opcodes import ARGUMENTS, STOP, Blob, why_not
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 MAX_OPCODES = 10_000_000
-"""More than this is refused: about 250,000 tensors, and at worst a gigabyte of lists."""
+"""More than this is refused: about 250,000 tensors."""
 
+MAX_CALLS = 1_000_000
+"""More objects and persistent ids than this are refused: a tensor takes one of each."""
+
+_NOTHING: Mapping[object, object] = MappingProxyType({})
 _PLAIN_INT = 1 << 60  # below it an int is its own hash, so no file can make a dict's keys collide
 
 
@@ -40,8 +45,8 @@ class Call:
     func: object
     args: tuple[object, ...]
     state: object = None
-    items: list[object] = field(default_factory=list)
-    entries: dict[object, object] = field(default_factory=dict)
+    items: Sequence[object] = ()
+    entries: Mapping[object, object] = field(default_factory=lambda: _NOTHING)
 
 
 @dataclass(eq=False, frozen=True, slots=True)
@@ -67,10 +72,10 @@ class Pickle:
 
 
 def read_pickle(stream: IO[bytes], label: str) -> Pickle:
-    """Read one pickle (protocol 2 to 5) from `stream`, leaving it just behind the STOP.
+    """Read one pickle (protocol 2 to 5) from the seekable `stream`, leaving it just behind the STOP.
 
     Raises CheckpointError, naming `label`, where the pickle is damaged, truncated, longer than MAX_OPCODES,
-    or uses an opcode that no checkpoint needs.
+    of more than MAX_CALLS objects, or uses an opcode that no checkpoint needs.
     """
     machine = _Machine()
     try:
@@ -91,6 +96,8 @@ class _Machine:
     marks: list[list[Any]] = field(default_factory=list)
     memo: dict[int, object] = field(default_factory=dict)
     persistent: list[Persistent] = field(default_factory=list)
+    count: int = 0  # opcodes
+    calls: int = 0
     copied: int = 0
 
     def pop_mark(self) -> list[Any]:
@@ -101,15 +108,20 @@ class _Machine:
 
 
 def _run(machine: _Machine, stream: IO[bytes]) -> None:
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        if opcode.name in _PUSHED:
-            machine.stack.append(argument)
-        elif (step := _STEPS.get(opcode.name)) is not None:
-            step(machine, argument)
-        else:
-            raise ValueError(f"the opcode {opcode.name} is not allowed")
-        if count >= MAX_OPCODES:
+    code = b""
+    while code != STOP:
+        code = stream.read(1)
+        if code not in _OPCODES:
+            raise ValueError(why_not(code))
+        argument, step = _OPCODES[code]
+        step(machine, argument(stream) if argument else None)
+        machine.count += 1
+        if machine.count > MAX_OPCODES:
             raise ValueError(f"there are more than {MAX_OPCODES:,} opcodes")
+
+
+def _push(machine: _Machine, value: object) -> None:
+    machine.stack.append(value)
 
 
 def _proto(_: _Machine, version: int) -> None:
@@ -143,7 +155,17 @@ def _put(machine: _Machine, index: int | None) -> None:
 
 
 def _get(machine: _Machine, index: int) -> None:
-    machine.stack.append(machine.memo[index])
+    _push_again(machine, machine.memo[index])
+
+
+def _dup(machine: _Machine, _: object) -> None:
+    _push_again(machine, machine.stack[-1])
+
+
+def _push_again(machine: _Machine, value: object) -> None:
+    if isinstance(value, Blob):
+        value.reused = True
+    machine.stack.append(value)
 
 
 def _tuple(machine: _Machine, _: object) -> None:
@@ -180,6 +202,8 @@ def _items_of(target: object) -> list[object]:
     if isinstance(target, list):
         return target
     if isinstance(target, Call):
+        if not isinstance(target.items, list):
+            target.items = []
         return target.items
     raise TypeError(f"items are added to a {type(target).__name__}")
 
@@ -201,6 +225,8 @@ def _entries_of(target: object) -> dict[object, object]:
     if isinstance(target, dict):
         return target
     if isinstance(target, Call):
+        if not isinstance(target.entries, dict):
+            target.entries = {}
         return target.entries
     raise TypeError(f"keys are set on a {type(target).__name__}")
 
@@ -228,12 +254,23 @@ def _reduce(machine: _Machine, _: object) -> None:
     if not isinstance(args, tuple):
         raise TypeError("a call's arguments are no tuple")
     maker = _MAKERS.get((func.module, func.name)) if isinstance(func, Global) else None
-    machine.stack.append(maker(machine, args) if maker else Call(func, args))
+    machine.stack.append(maker(machine, args) if maker else _call(machine, func, args))
+
+
+def _call(machine: _Machine, func: object, args: tuple[object, ...]) -> Call:
+    _count_call(machine)
+    return Call(func, args)
+
+
+def _count_call(machine: _Machine) -> None:
+    machine.calls += 1
+    if machine.calls > MAX_CALLS:
+        raise ValueError(f"it makes more than {MAX_CALLS:,} objects")
 
 
 def _new_with_keywords(machine: _Machine, _: object) -> None:
     keywords, args, cls = machine.stack.pop(), machine.stack.pop(), machine.stack.pop()
-    machine.stack.append(Call(cls, (args, keywords)))
+    machine.stack.append(_call(machine, cls, (args, keywords)))
 
 
 def _build(machine: _Machine, _: object) -> None:
@@ -244,6 +281,7 @@ def _build(machine: _Machine, _: object) -> None:
 
 
 def _binpersid(machine: _Machine, _: object) -> None:
+    _count_call(machine)
     persistent = Persistent(machine.stack.pop())
     machine.persistent.append(persistent)
     machine.stack.append(persistent)
@@ -256,7 +294,7 @@ def _make_dict(machine: _Machine, args: tuple[object, ...]) -> dict[object, obje
     made: dict[object, object] = {}
     if isinstance(source, (list, tuple)):  # Python 2 wrote OrderedDict([[key, value], ...])
         machine.copied += len(source)
-        if machine.copied > MAX_OPCODES:
+        if machine.copied > machine.count:  # what was written once may be copied once
             raise ValueError("the same items are copied too often")
         made.update((_key(pair[0]), pair[1]) for pair in source if isinstance(pair, (list, tuple)))
     return made
@@ -279,25 +317,14 @@ _MAKERS: dict[tuple[str, str], Callable[[_Machine, tuple[object, ...]], object]]
     },
 }
 
-_PUSHED = frozenset(
-    {
-        "BINBYTES",
-        "BINBYTES8",
-        "BINFLOAT",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "BINUNICODE",
-        "BINUNICODE8",
-        "BYTEARRAY8",
-        "LONG1",
-        "LONG4",
-        "SHORT_BINBYTES",
-        "SHORT_BINUNICODE",
-    }
+_PUSHED = (
+    *("BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "LONG4"),
+    *("BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE"),
+    *("BINBYTES", "BINBYTES8", "BYTEARRAY8", "SHORT_BINBYTES"),
 )
 
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+    **dict.fromkeys(_PUSHED, _push),
     "PROTO": _proto,
     "FRAME": lambda _machine, _length: None,
     "STOP": lambda _machine, _none: None,
@@ -309,7 +336,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "MARK": _mark,
     "POP": _pop,
     "POP_MARK": _pop_mark,
-    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
+    "DUP": _dup,
     "BINPUT": _put,
     "LONG_BINPUT": _put,
     "MEMOIZE": _put,
@@ -337,3 +364,5 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "BUILD": _build,
     "BINPERSID": _binpersid,
 }
+
+_OPCODES = {code: (argument, _STEPS[name]) for code, (name, argument) in ARGUMENTS.items() if name in _STEPS}

@@ -7,19 +7,19 @@ cache when the batch is applied. While one batch is applied the next is already 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import fsum, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prunecli.arrays import INTS, NumpyOps
 from prunecli.dtypes import FLOATS
-from prunecli.plans import Cut, Group, Local
-from prunecli.ranking import Sample, Search, orders_of, values
+from prunecli.norms import Read, deviation, slice_norms, tile_norms
+from prunecli.plans import Group, Local
+from prunecli.ranking import Sample, Search, orders_of
 from prunecli.splice import PAGE
-from prunecli.strategies import Global, Percentile, Spread
+from prunecli.strategies import L1, Block, Global, Percentile, Spread, Structured, Threshold, TopK
 from prunecli.tiles import flatten, look
-from prunecli.workers import Pool, Worker, results
+from prunecli.workers import Pool, Tasks, Worker, results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,8 +47,8 @@ SAMPLE_SHARE, SAMPLE_LEAST = 32, 1 << 14
 SCAN = 1 << 20
 """Bytes a scanning task reads at once."""
 
-STD_RUN = 1 << 16
-"""Elements whose sum is taken at once for a standard deviation: always the same cut, so always the same bits."""
+Measured = (Spread, Structured, Block)
+"""The strategies that decide from a deviation or norms of each tensor."""
 
 
 @dataclass(slots=True)
@@ -58,8 +58,8 @@ class Batch:
     groups: list[Group]
     searches: list[Search] = field(default_factory=list)
     small: list[tuple[Group, Future[list[Order]]]] = field(default_factory=list)
-    spreads: list[tuple[int, Future[float]]] = field(default_factory=list)
-    counting: list[Future[None]] = field(default_factory=list)
+    measured: list[tuple[int, Future[list[float]]]] = field(default_factory=list)
+    counting: Tasks | None = None
 
 
 class Planner:
@@ -79,23 +79,31 @@ class Planner:
     @property
     def reads(self) -> bool:
         """Whether planning reads the weights."""
-        return isinstance(self.strategy, (Spread, Percentile, Global))
+        return self._ranked() is not None or isinstance(self.strategy, Measured)
+
+    def _ranked(self) -> Percentile | L1 | Global | None:
+        """Return the strategy if it needs order statistics."""
+        strategy = self.strategy
+        if isinstance(strategy, L1) and strategy.scope == "row":
+            return None
+        return strategy if isinstance(strategy, (Percentile, L1, Global)) else None
 
     def batches(self) -> list[Batch]:
         """Cut the work up; strategies that need no numbers are planned at once, in no batch."""
+        if (ranked := self._ranked()) is not None:
+            return list(_packed(ranked.groups(self.targets), self.targets))
         strategy = self.strategy
-        if isinstance(strategy, Spread):
+        if isinstance(strategy, Measured):
             return list(_packed([Group((at,), ()) for at in range(len(self.targets))], self.targets))
-        if isinstance(strategy, (Percentile, Global)):
-            return list(_packed(strategy.groups(self.targets), self.targets))
-        self.plans.update((at, strategy.plan(tensor)) for at, tensor in enumerate(self.targets))
+        if isinstance(strategy, (Threshold, TopK, L1)):
+            self.plans.update((at, strategy.plan(tensor)) for at, tensor in enumerate(self.targets))
         return []
 
     def start(self, pool: Pool, batch: Batch) -> None:
         """Begin to read what the batch needs."""
         for group in batch.groups:
-            if isinstance(self.strategy, Spread):
-                batch.spreads.append((group.members[0], pool.submit(self._deviation, group.members[0])))
+            if isinstance(self.strategy, Measured):
+                batch.measured.append((group.members[0], pool.submit(self._measure, group.members[0])))
             elif not group.ranks:
                 self._conclude(group, [])
             elif self._is_small(group):
@@ -108,23 +116,23 @@ class Planner:
         """Wait for the numbers, read again where a bracket missed, and fill in the plans."""
         searches = batch.searches
         while searches:
-            results(batch.counting)
+            if batch.counting is not None:
+                batch.counting.wait()
             open_searches = [search for search in searches if not search.advance()]
             for search in searches:
                 if search not in open_searches:
                     self._conclude(search.group, search.orders())
             searches = open_searches
-            batch.counting = []
             self._count(pool, batch, searches)
         for group, orders in batch.small:
             self._conclude(group, results([orders])[0])
-        for member, std in batch.spreads:
-            if isinstance(self.strategy, Spread):
-                self.plans[member] = self.strategy.cut(results([std])[0], FLOATS[self.targets[member].dtype])
+        for member, numbers in batch.measured:
+            if isinstance(self.strategy, Measured):
+                self.plans[member] = self.strategy.decide(self.targets[member], results([numbers])[0])
 
     def _conclude(self, group: Group, orders: Sequence[Order]) -> None:
-        if isinstance(self.strategy, (Percentile, Global)):
-            cuts: list[Cut] = self.strategy.cuts([self.targets[m] for m in group.members], orders)
+        if (ranked := self._ranked()) is not None:
+            cuts = ranked.cuts([self.targets[m] for m in group.members], orders)
             self.plans.update(zip(group.members, cuts, strict=True))
 
     # --- groups that fit in memory
@@ -182,11 +190,11 @@ class Planner:
         return patterns.reshape(count, length).copy()
 
     def _count(self, pool: Pool, batch: Batch, searches: Sequence[Search]) -> None:
+        batch.counting = Tasks(pool)
         for search in searches:
             for member, low, width in search.brackets():
-                tensor = self.targets[member]
-                for first, stop in _scans(tensor):
-                    batch.counting.append(pool.submit(self._count_tile, search, member, low, width, first, stop))
+                for first, stop in _scans(self.targets[member]):
+                    batch.counting.submit(self._count_tile, search, member, low, width, first, stop)
 
     def _count_tile(
         self, worker: Worker, search: Search, member: int, low: int, width: int, first: int, stop: int
@@ -201,35 +209,32 @@ class Planner:
         with search.lock:
             search.add(member, below, patterns, counts)
 
-    # --- standard deviations
+    # --- deviations and norms
 
-    def _deviation(self, worker: Worker, member: int) -> float:
-        """Return the standard deviation (n - 1) of a tensor's finite weights, in float64."""
-        tensor = self.targets[member]
-        sums, squares, count = [], [], 0
-        for first, stop in _scans(tensor, STD_RUN * tensor.itemsize):
-            x = flatten(self._read(worker, tensor, first, stop), tensor)
-            for low in range(0, x.size, STD_RUN):
-                weights = signed_values(x[low : low + STD_RUN], worker, tensor)
-                weights = weights[np.isfinite(weights)]
-                count += weights.size
-                sums.append(float(weights.sum()))
-                squares.append(float(np.square(weights).sum()))
-        if count < 2:
-            return 0.0
-        return sqrt(max(fsum(squares) - fsum(sums) ** 2 / count, 0.0) / (count - 1))
+    def _measure(self, worker: Worker, member: int) -> list[float]:
+        """Return the numbers the strategy wants of a tensor."""
+        tensor, strategy = self.targets[member], self.strategy
+        dtype, read = FLOATS[tensor.dtype], self._reader(worker, tensor)
+        if isinstance(strategy, Structured):
+            found = slice_norms(read, tensor.shape, strategy.axis(tensor), strategy.n, dtype)
+        elif isinstance(strategy, Block):
+            found = tile_norms(read, tensor.shape, (strategy.rows, strategy.cols), dtype)
+        else:
+            return [deviation(read, tensor.numel, dtype)]
+        numbers: list[float] = found.reshape(-1).tolist()
+        return numbers
 
-
-def signed_values(x: NDArray[Any], worker: Worker, tensor: TensorInfo) -> NDArray[np.float64]:
-    """Return the weights `x` (integers of the tensor's width) as float64."""
-    dtype = FLOATS[tensor.dtype]
-    magnitudes = values(worker.host.magnitudes(x, dtype), dtype)
-    return np.where(x < 0, -magnitudes, magnitudes)
+    def _reader(self, worker: Worker, tensor: TensorInfo) -> Read:
+        """Return a function that reads runs of a tensor in row-major order."""
+        if tensor.contiguous:
+            return lambda first, stop: flatten(self._read(worker, tensor, first, stop), tensor)
+        whole = flatten(self._read(worker, tensor, 0, tensor.numel), tensor)
+        return lambda first, stop: whole[first:stop]
 
 
-def _scans(tensor: TensorInfo, size: int = SCAN) -> Iterator[tuple[int, int]]:
+def _scans(tensor: TensorInfo) -> Iterator[tuple[int, int]]:
     """Yield the element ranges a scan reads: pieces of a contiguous tensor, all of another."""
-    step = size // tensor.itemsize if tensor.contiguous else tensor.numel
+    step = SCAN // tensor.itemsize if tensor.contiguous else tensor.numel
     for first in range(0, tensor.numel, step):
         yield first, min(first + step, tensor.numel)
 

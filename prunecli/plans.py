@@ -69,6 +69,10 @@ class Local(Protocol):
     def bounds(self) -> tuple[int, int] | None:
         """The largest pattern that can be pruned and the smallest that can be kept, where that is known."""
 
+    @property
+    def value(self) -> float | None:
+        """The cut that the plan found, in the units of what it ranked, for the report."""
+
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
         """Return the elements that must be seen together with [start, stop) to decide about those."""
 
@@ -119,6 +123,7 @@ class Grouped:
     dim: int
     zero_tail: bool
     bounds: tuple[int, int] | None = None
+    value: float | None = None
 
     def _view(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return `length` and `inner`."""
@@ -169,3 +174,62 @@ class Grouped:
             groups = y[:, low:high].reshape(slabs, -1, size, inner).swapaxes(2, 3)
             flat = ops.keep_largest_of_rows(groups.reshape(-1, size), min(self.count, size))
             kept[:, low:high] = flat.reshape(slabs, -1, inner, size).swapaxes(2, 3).reshape(slabs, high - low, inner)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Prune the `count` smallest of each row of (shape[0], the rest); among equals the lowest index goes first."""
+
+    count: int
+    bounds: tuple[int, int] | None = None
+    value: float | None = None
+
+    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
+        """Widen [start, stop) to whole rows."""
+        row = prod(shape[1:])
+        return start - start % row, stop + -stop % row
+
+    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+        """Return the keep array of whole rows."""
+        row = prod(tile.shape[1:])
+        if not 0 < self.count < row:
+            return ops.at_least(y, 0) if self.count == 0 else ops.at_least(y, 0) & 0
+        return ops.keep_largest_of_rows(y.reshape(-1, row), row - self.count, last=True).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """Prune whole slices along `dim`: those whose byte in `alive` is 0. `value` is the largest norm that goes."""
+
+    dim: int
+    alive: bytes
+    value: float | None = None
+    bounds: tuple[int, int] | None = None
+
+    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - protocol
+        """Every weight is decided by its index."""
+        return start, stop
+
+    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+        """Return the keep array of the tile's magnitudes `y`."""
+        return ops.keep_slices(y, tile.start, prod(tile.shape[self.dim + 1 :]), self.alive)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Prune whole tiles of the matrix (shape[0], the rest): `alive` has a byte per tile, row by row."""
+
+    tile: tuple[int, int]
+    alive: bytes
+    value: float | None = None
+    bounds: tuple[int, int] | None = None
+
+    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
+        """Widen [start, stop) to whole rows."""
+        row = prod(shape[1:])
+        return start - start % row, stop + -stop % row
+
+    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+        """Return the keep array of whole rows."""
+        row = prod(tile.shape[1:])
+        return ops.keep_tiles(y, tile.start // row, row, self.tile, self.alive)

@@ -29,6 +29,7 @@ _REASONS = 12  # lines for skipped tensors
 _FEW_NAMES = 3  # skipped tensors of one reason that are named
 _GAP = 2  # spaces between columns
 _SHORTEST = 12  # terminal columns a name keeps, however narrow the terminal
+_WIDEST = 120  # characters: a longer name does not widen the lines of the others
 _LEAST_NAME = 28  # terminal columns a name should have; else other columns give way
 
 
@@ -72,7 +73,7 @@ def table(report: Report, *, width: int | None, color: bool, reports: Sequence[s
 def plain(report: Report, *, reports: Sequence[str] = ()) -> str:
     """Return `report` for a pipe: one line per selected tensor, columns aligned by spaces, never cut."""
     rows = [tuple(c.title for c in _COLUMNS), *(_cells(row) for row in report.rows if row.selected)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [min(max(map(len, column)), _WIDEST) for column in zip(*rows, strict=True)]
     lines = [_aligned(cells, widths) for cells in rows]
     return "\n".join([*lines, "", *_summary(report, reports)]) + "\n"
 

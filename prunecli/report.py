@@ -239,7 +239,8 @@ def to_json(report: Report) -> str:
     head = json.dumps(_plain(_document(report)), indent=1, allow_nan=False)
     # One row at a time: a checkpoint of many small tensors is described by more bytes of dicts than of weights.
     rows = ",\n  ".join(json.dumps(_plain(_row(row)), allow_nan=False) for row in report.rows)
-    return f'{head[:-2]},\n "tensors": [\n  {rows}\n ]\n}}\n' if rows else f'{head[:-2]},\n "tensors": []\n}}\n'
+    text = f'{head[:-2]},\n "tensors": [\n  {rows}\n ]\n}}\n' if rows else f'{head[:-2]},\n "tensors": []\n}}\n'
+    return text.replace("\x7f", "\\u007f")  # the one control character that JSON lets stand, and only in names
 
 
 def _document(report: Report) -> dict[str, object]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
+import select
+import stat
 import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.errors import OutputError, UsageError
+from prunecli.errors import CheckpointError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,36 +24,74 @@ _DESCRIPTORS = Path("/proc/self/fd")
 
 @contextmanager
 def spooled_input(folder: Path | None) -> Iterator[Path]:
-    """Copy standard input to a temporary file in `folder` (None: the usual place) and give its path."""
+    """Copy standard input to a temporary file in `folder` (None: the usual place) and give its path.
+
+    A whole file, as `< CKPT` gives, is not copied. Raise UsageError where there is nothing to read,
+    CheckpointError where reading fails, and OutputError where there is no room for the copy.
+    """
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("`-` reads a checkpoint from a pipe, and there is none", hint="cat CKPT | prune COMMAND -")
+    source = sys.stdin.fileno()
+    if _is_whole_file(source):
+        yield _DESCRIPTORS / str(source)
+        return
     with _temporary(folder) as file:
-        try:
-            shutil.copyfileobj(sys.stdin.buffer, file, CHUNK)
-            file.flush()
-        except OSError as error:
-            raise _no_room(folder, error) from error
+        while data := _read(source):
+            _keep(file, data, folder)
         yield _DESCRIPTORS / str(file.fileno()) if _DESCRIPTORS.is_dir() else Path(file.name)
 
 
 @contextmanager
 def spooled_output() -> Iterator[int]:
-    """Give a descriptor of a temporary file, and send it to standard output when the block ends well."""
+    """Give a descriptor of a temporary file, and send it to standard output when the block ends well.
+
+    Raise UsageError where standard output is no place for a checkpoint, and OutputError where there is no room.
+    """
     if sys.stdout is None:
         raise UsageError("-o - needs standard output, which is closed", hint="-o PATH")
     if sys.stdout.isatty():
         raise UsageError("a checkpoint does not go to a terminal", hint="-o PATH, or -o - > PATH")
     with _temporary(None) as file:
-        yield file.fileno()
+        try:
+            yield file.fileno()
+        except OSError as error:
+            if error.errno is None or error.filename is not None:  # it tells of something else, or where itself
+                raise
+            raise _no_room(None, error) from error
         _send(file.fileno(), sys.stdout.fileno())
+
+
+def _is_whole_file(fd: int) -> bool:
+    """Whether `fd` is a regular file that nobody has read from yet and that can be opened again."""
+    path = _DESCRIPTORS / str(fd)
+    whole = stat.S_ISREG(os.fstat(fd).st_mode) and os.lseek(fd, 0, os.SEEK_CUR) == 0
+    return whole and os.access(path, os.R_OK)
 
 
 def _temporary(folder: Path | None) -> IO[bytes]:
     """Open a temporary file, nameless where descriptors have paths: then even a killed process leaves nothing."""
     try:
         if _DESCRIPTORS.is_dir():
-            return tempfile.TemporaryFile(dir=folder)
-        return tempfile.NamedTemporaryFile(prefix=".prune-", dir=folder)
+            return tempfile.TemporaryFile(buffering=0, dir=folder)
+        return tempfile.NamedTemporaryFile(buffering=0, prefix=".prune-", dir=folder)
+    except OSError as error:
+        raise _no_room(folder, error) from error
+
+
+def _read(source: int) -> bytes:
+    """Read what has arrived, or b"" at the end."""
+    select.select([source], [], [])  # whoever made the pipe may have set it not to block
+    try:
+        return os.read(source, CHUNK)
+    except OSError as error:
+        raise CheckpointError(f"cannot read standard input: {error.strerror}") from error
+
+
+def _keep(file: IO[bytes], data: bytes, folder: Path | None) -> None:
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) :]
     except OSError as error:
         raise _no_room(folder, error) from error
 
@@ -71,6 +110,9 @@ def _write(target: int, data: memoryview) -> int:
         return os.write(target, data)
     except BrokenPipeError:
         raise
+    except BlockingIOError:
+        select.select([], [target], [])
+        return 0
     except OSError as error:
         raise OutputError(
             f"standard output did not take the whole checkpoint: {error.strerror}",

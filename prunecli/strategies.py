@@ -1,19 +1,22 @@
 """The pruning strategies a user can name: each is a frozen value that plans, for each tensor, which weights to keep.
 
-`Threshold` and `TopK` need nothing but the tensor's dtype and shape. `Spread`, `Percentile` and `Global` need numbers
-about the weights first: they say which, and turn them into one `Cut` per tensor. Nothing here knows about files,
+`Threshold` and `TopK` need nothing but the tensor's dtype and shape, and `plan` at once. Others need numbers about the
+weights first: `Percentile`, `L1` and `Global` order statistics, which they name in `groups` and turn into `cuts`;
+`Spread`, `Structured` and `Block` a deviation or norms, from which they `decide`. Nothing here knows about files,
 patterns, devices or printing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor, isfinite
+from math import floor, inf, isfinite
 from typing import TYPE_CHECKING, TypeAlias
 
-from prunecli.dtypes import FLOATS, Float, cast
+from prunecli.dtypes import FLOATS
 from prunecli.errors import SelectionError, UsageError
-from prunecli.plans import Cut, Group, Grouped, Local, Order
+from prunecli.escape import shown
+from prunecli.plans import Cut, Group, Grouped, Local, Order, Rows, Slices, Tiles
+from prunecli.rules import check_amount, cut_above, exact_cuts, front_dim, how_many, single, weakest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,16 +62,11 @@ class TopK:
 
     def plan(self, tensor: TensorInfo) -> Local:
         """Return the local strategy for `tensor`; raise SelectionError where `dim` or the tail does not fit it."""
-        rank = len(tensor.shape)
-        if not -rank <= self.dim < rank:
-            raise SelectionError(
-                f"{tensor.name!r} has {rank} dimension{'s' * (rank != 1)}, so it has no dim {self.dim}",
-                hint=f"-x '{tensor.name}' leaves it out, --dim -1 takes its last dimension",
-            )
-        dim = self.dim % rank
+        dim = front_dim(tensor, self.dim)
         if self.tail == "error" and tensor.shape[dim] % self.group:
             raise SelectionError(
-                f"{tensor.name!r} has {tensor.shape[dim]} weights along dim {dim}: no multiple of {self.group}",
+                f"{shown(repr(tensor.name))} has {tensor.shape[dim]} weights along dim {dim}, "
+                f"which is no multiple of {self.group}",
                 hint="--tail keep treats the short last group by the same rule, --tail zero zeroes it",
             )
         return Grouped(self.count, self.group, dim, zero_tail=self.tail == "zero")
@@ -123,9 +121,9 @@ class Spread:
         """Say in words what happens to a tensor."""
         return f"|w| <= {self.deviations:g} std"
 
-    def cut(self, std: float, dtype: Float) -> Cut:
-        """Return the cut for a tensor whose weights have the standard deviation `std`."""
-        return cut_above(self.deviations * std, dtype)
+    def decide(self, tensor: TensorInfo, numbers: Sequence[float]) -> Local:
+        """Return the cut for a tensor whose weights have the standard deviation `numbers[0]`."""
+        return cut_above(self.deviations * numbers[0], FLOATS[tensor.dtype])
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +164,7 @@ class Percentile:
     def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order]) -> list[Cut]:
         """Interpolate between the two statistics and cut just above."""
         (tensor,), dtype = tensors, FLOATS[tensors[0].dtype]
-        rounded = _identity if dtype.name == "F64" else _single
+        rounded = float if dtype.name == "F64" else single
         low, high = orders[0].value, orders[-1].value
         part = self._index(tensor.numel) - (orders[0].rank - 1)
         if part > 0 and isfinite(high):
@@ -212,56 +210,121 @@ class Global:
         return exact_cuts(orders[0])
 
 
-Strategy: TypeAlias = Threshold | Spread | Percentile | Global | TopK
+@dataclass(frozen=True, slots=True)
+class L1:
+    """Prune, per tensor, the k smallest magnitudes; exactly k = round(amount * n), or `count`.
+
+    scope="row" ranks within each output row (dim 0) instead, with k = round(amount * row length) for each. Among
+    equals the lowest index goes first. torch.nn.utils.prune.l1_unstructured.
+    """
+
+    amount: float | None = None
+    count: int | None = None
+    scope: str = "tensor"
+
+    def __post_init__(self) -> None:
+        """Refuse two amounts, none, one out of range, and scopes there are not."""
+        check_amount(self.amount, self.count)
+        if self.scope not in {"tensor", "row"}:
+            raise UsageError(f"--scope is tensor or row, not {shown(repr(self.scope))}", hint="--scope row")
+
+    def describe(self) -> dict[str, object]:
+        """Return the strategy's name and parameters, for the report."""
+        return {"name": "l1", "amount": self.amount, "count": self.count, "scope": self.scope}
+
+    def rule(self, _: TensorInfo) -> str:
+        """Say in words what happens to a tensor."""
+        return f"smallest of each {self.scope}"
+
+    def plan(self, tensor: TensorInfo) -> Local:
+        """Return the local strategy for scope="row"; the other needs ranks first."""
+        return Rows(how_many(self.amount, self.count, tensor.numel // tensor.shape[0], "weights in a row", tensor))
+
+    def groups(self, tensors: Sequence[TensorInfo]) -> list[Group]:
+        """Each tensor by itself; no rank where nothing is to be pruned."""
+        wanted = [how_many(self.amount, self.count, t.numel, "weights", t) for t in tensors]
+        return [Group((at,), (k,) if k else ()) for at, k in enumerate(wanted)]
+
+    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order]) -> list[Cut]:
+        """Cut at the k-th smallest of the tensor."""
+        return exact_cuts(orders[0]) if orders else [Cut(0) for _ in tensors]
+
+
+@dataclass(frozen=True, slots=True)
+class Structured:
+    """Prune whole slices along `dim`: the k = round(amount * shape[dim]), or `count`, with the smallest Ln norm.
+
+    `n` is 1, 2, inf or -inf; norms are taken in float64. Among equals the lowest index goes first.
+    torch.nn.utils.prune.ln_structured.
+    """
+
+    amount: float | None = None
+    count: int | None = None
+    dim: int = 0
+    n: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse two amounts, none, one out of range, and norms there are not."""
+        check_amount(self.amount, self.count)
+        if self.n not in {1, 2, inf, -inf}:
+            raise UsageError(f"--n is 1, 2, inf or -inf, not {self.n:g}", hint="--n 2")
+
+    def describe(self) -> dict[str, object]:
+        """Return the strategy's name and parameters, for the report."""
+        norm = self.n if isfinite(self.n) else str(self.n)
+        return {"name": "structured", "amount": self.amount, "count": self.count, "dim": self.dim, "n": norm}
+
+    def rule(self, _: TensorInfo) -> str:
+        """Say in words what happens to a tensor."""
+        return f"slices along dim {self.dim} of smallest L{self.n:g} norm"
+
+    def axis(self, tensor: TensorInfo) -> int:
+        """Return `dim` counted from the front; SelectionError where the tensor has no such dimension."""
+        return front_dim(tensor, self.dim)
+
+    def decide(self, tensor: TensorInfo, norms: Sequence[float]) -> Local:
+        """Turn the norms of the slices into the local strategy."""
+        k = how_many(self.amount, self.count, len(norms), f"slices along dim {self.dim}", tensor)
+        alive, value = weakest(norms, k)
+        return Slices(self.axis(tensor), alive, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Prune whole tiles of `rows` x `cols` of the matrix (shape[0], the rest): those of smallest root mean square.
+
+    k = round(amount * tiles), or `count`. Tiles at the edge count by the weights they have. Norms are taken in
+    float64; among equals the first tile, row by row, goes first.
+    """
+
+    rows: int
+    cols: int
+    amount: float | None = None
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse empty tiles, two amounts, none, or one out of range."""
+        check_amount(self.amount, self.count)
+        if self.rows < 1 or self.cols < 1:
+            raise UsageError(
+                f"a tile has at least one row and one column, not {self.rows}x{self.cols}", hint="--shape 4x4"
+            )
+
+    def describe(self) -> dict[str, object]:
+        """Return the strategy's name and parameters, for the report."""
+        shape = f"{self.rows}x{self.cols}"
+        return {"name": "block", "shape": shape, "amount": self.amount, "count": self.count}
+
+    def rule(self, _: TensorInfo) -> str:
+        """Say in words what happens to a tensor."""
+        return f"{self.rows}x{self.cols} tiles of smallest root mean square"
+
+    def decide(self, tensor: TensorInfo, norms: Sequence[float]) -> Local:
+        """Turn the root mean squares of the tiles, row by row, into the local strategy."""
+        k = how_many(self.amount, self.count, len(norms), f"tiles of {self.rows}x{self.cols}", tensor)
+        alive, value = weakest(norms, k)
+        return Tiles((self.rows, self.cols), alive, value)
+
+
+Strategy: TypeAlias = Threshold | Spread | Percentile | L1 | Global | TopK | Structured | Block
 """What a user can ask for."""
-
-
-def cut_above(value: float, dtype: Float) -> Cut:
-    """Return the cut that prunes magnitudes up to and including `value` rounded to `dtype`, and only finite ones."""
-    bits = min(cast(value, dtype), dtype.finite_max)
-    return Cut(bits + 1, value=dtype.decode(bits))
-
-
-def exact_cuts(order: Order) -> list[Cut]:
-    """Return the cuts that prune exactly `order.rank` weights of the group."""
-    left = order.rank - order.less
-    if left == order.equal:
-        return [
-            Cut(bits + hit, equal=equal, equal_pruned=equal, value=order.value)
-            for bits, hit, equal in zip(order.cuts, order.hits, order.equals, strict=True)
-        ]
-    cuts = []
-    for bits, equal in zip(order.cuts, order.equals, strict=True):
-        ties = min(left, equal or 0)
-        left -= ties
-        cuts.append(Cut(bits, ties, equal, ties, order.value))
-    return cuts
-
-
-def check_amount(amount: float | None, count: int | None) -> None:
-    """Raise UsageError unless exactly one of the two is given and it is in range."""
-    if (amount is None) == (count is None):
-        raise UsageError("give either an amount or a count", hint="--amount 0.5 or --count 1000")
-    if amount is not None and not 0 <= amount <= 1:
-        raise UsageError(f"an amount is 0 to 1 (or 0% to 100%), not {amount:g}", hint="--amount 0.5")
-    if count is not None and count < 0:
-        raise UsageError(f"a count is 0 or more, not {count}", hint="--count 1000")
-
-
-def how_many(amount: float | None, count: int | None, numel: int) -> int:
-    """Return k of `numel` weights: round(amount * numel), half to even as torch does; UsageError if count > numel."""
-    if count is None:
-        return round((amount or 0.0) * numel)
-    if count > numel:
-        raise UsageError(f"--count {count} is more than the {numel} selected weights", hint=f"--count {numel}")
-    return count
-
-
-def _identity(value: float) -> float:
-    return value
-
-
-def _single(value: float) -> float:
-    """Round `value` (>= 0) to float32; one operation on float32 numbers, done in float64 and rounded, is float32's."""
-    single = FLOATS["F32"]
-    return single.decode(single.encode(value))

@@ -6,27 +6,26 @@ Nothing is unpickled and no tensor data is read.
 from __future__ import annotations
 
 import io
-import shlex
-import zlib
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.errors import CheckpointError
+from prunecli.exported import is_exported, read_exported
 from prunecli.pickle_reader import read_pickle
-from prunecli.tensors import Checksum, TensorInfo
 from prunecli.torch_legacy import is_legacy, read_legacy
+from prunecli.torch_records import checksums, compressed, is_big_endian, only_folder, read_record
 from prunecli.torch_tensors import Storage, is_strided, other_kind, storage_claim, tensor_info, unwrapped
-from prunecli.torch_walk import find_leaves
+from prunecli.torch_walk import Names, find_leaves
+from prunecli.torchscript import is_script, read_classes, sort_attributes
 from prunecli.zip_directory import read_records
 
 if TYPE_CHECKING:
-    from prunecli.pickle_reader import Persistent
-    from prunecli.tensors import Span
-    from prunecli.torch_walk import Leaf
-    from prunecli.zip_directory import Record
+    from collections.abc import Sequence
 
-_MAX_PICKLE = 1 << 28  # bytes
+    from prunecli.pickle_reader import Persistent
+    from prunecli.tensors import Checksum, Span, TensorInfo
+    from prunecli.zip_directory import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +69,15 @@ def read_torch(file: BinaryIO, label: str, *, key: str | None = None) -> TorchLi
     head = file.read(64)
     if not is_torch(head):
         raise CheckpointError(f"{label} is no file that torch.save wrote")
-    contents = _legacy(file, label) if is_legacy(head) else _zip(file, label)
+    if not is_legacy(head):
+        return _zip(file, label, key)
+    root, storages, facts = read_legacy(file, label)
+    return _listing(_Contents(root, storages, (), "torch legacy", facts), label, key)
+
+
+def _listing(contents: _Contents, label: str, key: str | None) -> TorchListing:
     found = find_leaves(contents.root, label, key)
-    names = _Names()
+    names = Names()
     tensors: list[TensorInfo] = []
     others: list[tuple[str, str]] = []
     for leaves, why in ((found.inside, None), (found.outside, "outside the state_dict")):
@@ -92,33 +97,7 @@ def read_torch(file: BinaryIO, label: str, *, key: str | None = None) -> TorchLi
     )
 
 
-class _Names:
-    """The names given so far."""
-
-    def __init__(self) -> None:
-        self._times: dict[str, int] = {}
-        self._repeated: list[str] = []
-
-    def unique(self, leaf: Leaf) -> str:
-        """Return the leaf's name, with a number where another path gave the same name before."""
-        name = leaf.name
-        while name in self._times:
-            self._times[leaf.name] += 1
-            name = f"{leaf.name}#{self._times[leaf.name]}"
-        self._times[name] = 1
-        if name != leaf.name:
-            self._repeated.append(name)
-        return name
-
-    def facts(self) -> tuple[str, ...]:
-        """Say which names had to be numbered."""
-        if not self._repeated:
-            return ()
-        more = f" and {len(self._repeated) - 1:,} more" if self._repeated[1:] else ""
-        return (f"two places have the same name: the later one is listed as {self._repeated[0]!r}{more}",)
-
-
-def _fix_disputed(tensors: list[TensorInfo]) -> tuple[TensorInfo, ...]:
+def _fix_disputed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
     """Fix the tensors whose storage is read with more than one dtype."""
     dtypes: dict[Span, set[str]] = defaultdict(set)
     for tensor in tensors:
@@ -131,16 +110,36 @@ def _fix_disputed(tensors: list[TensorInfo]) -> tuple[TensorInfo, ...]:
     )
 
 
-def _legacy(file: BinaryIO, label: str) -> _Contents:
-    root, storages, facts = read_legacy(file, label)
-    return _Contents(root, storages, (), "torch legacy", facts)
-
-
-def _zip(file: BinaryIO, label: str) -> _Contents:
+def _zip(file: BinaryIO, label: str, key: str | None) -> TorchListing:
     records = read_records(file, label)
-    folder = _folder(records, label)
-    big_endian = _is_big_endian(file, records.get(f"{folder}/byteorder"), label)
-    data = _read(file, records[f"{folder}/data.pkl"], label)
+    if is_exported(records):
+        return _exported(file, records, label, key)
+    folder = only_folder(records, label)
+    if f"{folder}/data.pkl" not in records:
+        raise CheckpointError(f"{label} is a zip, but not torch's: it has no data.pkl in {folder!r}")
+    contents = _pickled(file, records, folder, label)
+    if not is_script(records):
+        return _listing(contents, label, key)
+    sort_attributes(contents.root, read_classes(file, records, folder))
+    listing = _listing(contents, label, key)
+    if not listing.tensors and not listing.others:
+        raise CheckpointError(
+            f"{label} is a TorchScript archive that holds no named weights: a frozen module's are constants",
+            hint="prune the file from before torch.jit.freeze, then freeze again",
+        )
+    return replace(listing, format="TorchScript")
+
+
+def _exported(file: BinaryIO, records: dict[str, Record], label: str, key: str | None) -> TorchListing:
+    if key:
+        raise CheckpointError(f"{label} is an exported program, which has no key {key!r}", hint="leave --key out")
+    found = read_exported(file, records, label)
+    return TorchListing(_fix_disputed(found.tensors), found.checksums, "", "torch.export", found.facts, found.others)
+
+
+def _pickled(file: BinaryIO, records: dict[str, Record], folder: str, label: str) -> _Contents:
+    big_endian = is_big_endian(file, records, folder, label)
+    data = read_record(file, records[f"{folder}/data.pkl"], label)
     stream = io.BytesIO(data)
     pickle = read_pickle(stream, label)
     if behind := len(data) - stream.tell():
@@ -149,65 +148,8 @@ def _zip(file: BinaryIO, label: str) -> _Contents:
         persistent: _storage(persistent, records, folder, label, big_endian=big_endian)
         for persistent in pickle.persistent
     }
-    checksums = tuple(
-        Checksum(record.span, record.crc, record.places)
-        for record in records.values()
-        if record.name.startswith(f"{folder}/data/") and not record.compressed
-    )
     facts = ("the numbers are stored big-endian",) if big_endian else ()
-    return _Contents(pickle.value, storages, checksums, "torch zip", facts)
-
-
-def _folder(records: dict[str, Record], label: str) -> str:
-    """Return the one folder all records are in; refuse the zips that are something else than torch.save's."""
-    folders = {name.partition("/")[0] if "/" in name else "" for name in records}
-    if any(name.endswith(("/constants.pkl", "/code/")) or "/code/" in name for name in records):
-        raise CheckpointError(
-            f"{label} is a TorchScript archive, not a checkpoint",
-            hint=_resave(label, "torch.jit.load", ".state_dict()"),
-        )
-    if any(name.endswith(("/archive_format", "model_weights_config.json")) for name in records):
-        raise CheckpointError(
-            f"{label} is an exported program (.pt2), not a checkpoint",
-            hint=_resave(label, "torch.export.load", ".state_dict"),
-        )
-    if len(folders) != 1 or "" in folders:
-        raise CheckpointError(f"{label} is a zip, but not torch's: its records are not all in one folder")
-    (folder,) = folders
-    if f"{folder}/data.pkl" not in records:
-        raise CheckpointError(f"{label} is a zip, but not torch's: it has no data.pkl in {folder!r}")
-    return folder
-
-
-def _resave(label: str, load: str = "torch.load", of: str = "") -> str:
-    code = f"import torch; torch.save({load}({label!r}){of}, {label + '.resaved.pth'!r})"
-    return f"python -c {shlex.quote(code)}"
-
-
-def _read(file: BinaryIO, record: Record, label: str) -> bytes:
-    """Return the content of a small record, checked."""
-    if record.compressed:
-        raise _compressed(record, label)
-    if record.span.length > _MAX_PICKLE:
-        raise CheckpointError(f"{label} is no checkpoint of ours: {record.name!r} has {record.span.length:,} bytes")
-    file.seek(record.span.start)
-    data = file.read(record.span.length)
-    if zlib.crc32(data) != record.crc:
-        raise CheckpointError(f"{label} is damaged: the checksum of {record.name!r} is wrong")
-    return data
-
-
-def _compressed(record: Record, label: str) -> CheckpointError:
-    return CheckpointError(
-        f"{label} cannot be pruned in place: its record {record.name!r} is compressed", hint=_resave(label)
-    )
-
-
-def _is_big_endian(file: BinaryIO, record: Record | None, label: str) -> bool:
-    order = _read(file, record, label) if record else b"little"
-    if order not in {b"little", b"big"}:
-        raise CheckpointError(f"{label} has the unknown byte order {order[:16]!r}")
-    return order == b"big"
+    return _Contents(pickle.value, storages, checksums(records, f"{folder}/data/"), "torch zip", facts)
 
 
 def _storage(
@@ -221,7 +163,7 @@ def _storage(
     if record is None or "/" in claim.key or claim.view:
         raise CheckpointError(f"{label} is damaged: it has no record for the storage {claim.key!r}")
     if record.compressed:
-        raise _compressed(record, label)
+        raise compressed(record, label)
     if record.span.length != claim.nbytes:
         raise CheckpointError(
             f"{label} is damaged: {record.name!r} has {record.span.length:,} bytes where {claim.nbytes:,} belong"

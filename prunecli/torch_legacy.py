@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.errors import CheckpointError
+from prunecli.pickle_opcodes import bounded
 from prunecli.pickle_reader import read_pickle
 from prunecli.tensors import Span
 from prunecli.torch_tensors import Storage, StorageClaim, storage_claim
@@ -24,26 +25,6 @@ def is_legacy(head: bytes) -> bool:
     return head[:1] == b"\x80" and _MAGIC_BYTES in head[:32]
 
 
-class _Window:
-    """The next `left` bytes of a file, so that a pickle's lie about a length allocates nothing."""
-
-    def __init__(self, file: BinaryIO, left: int) -> None:
-        self._file = file
-        self._left = left
-        self.tell = file.tell
-
-    def read(self, count: int) -> bytes:
-        if count > self._left:
-            raise ValueError(f"{count:,} bytes are wanted where {self._left:,} are left")
-        self._left -= count
-        return self._file.read(count)
-
-    def readline(self) -> bytes:
-        line = self._file.readline(min(self._left, 1 << 16))
-        self._left -= len(line)
-        return line
-
-
 def read_legacy(file: BinaryIO, label: str) -> tuple[object, dict[Persistent, Storage], tuple[str, ...]]:
     """Return the object in `file`, where each storage it mentions lies, and facts worth telling.
 
@@ -51,7 +32,7 @@ def read_legacy(file: BinaryIO, label: str) -> tuple[object, dict[Persistent, St
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    window = cast("IO[bytes]", _Window(file, min(size, _MAX_PICKLE)))
+    window = bounded(file, min(size, _MAX_PICKLE))
     magic, protocol, _, pickle, keys = (read_pickle(window, label) for _ in range(5))
     if magic.value != _MAGIC or protocol.value != _PROTOCOL:
         raise CheckpointError(f"{label} is a torch file of protocol {protocol.value!r}, not {_PROTOCOL}")

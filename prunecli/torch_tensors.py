@@ -138,17 +138,31 @@ def _view(rest: list[object], length: int) -> tuple[int, int] | None:
 
 def is_leaf(value: object) -> bool:
     """Whether `value` is a storage or what some tensor or array library rebuilds: nothing to look for inside."""
-    if isinstance(value, Persistent):
+    if isinstance(value, Persistent) or is_array(value):
         return True
+    if isinstance(value, tuple):
+        return _is_named_array(value)
     if not isinstance(value, Call) or not isinstance(value.func, Global):
         return False
-    if (value.func.module, value.func.name) in _ARRAYS:
-        return True
     return value.func.name.startswith("_rebuild_") and value.func.module.partition(".")[0] == "torch"
 
 
+def is_array(value: object) -> bool:
+    """Whether `value` is what NumPy rebuilds an array from."""
+    if not isinstance(value, Call) or not isinstance(value.func, Global):
+        return False
+    return (value.func.module, value.func.name) in _ARRAYS
+
+
+def _is_named_array(value: tuple[object, ...]) -> bool:
+    # Paddle pickles a parameter as the tuple of its own name and its array
+    return len(value) == 2 and isinstance(value[0], str) and is_array(value[1])
+
+
 def unwrapped(value: object) -> object:
-    """Return the call inside a Parameter's or a subclass's; any other value as it is."""
+    """Return the call inside a Parameter's, a subclass's or Paddle's pair; any other value as it is."""
+    if isinstance(value, tuple):
+        return value[1]
     for _ in range(8):  # a Parameter of a subclass has two wrappings; a hostile file has any number
         match value:
             case Call(func=Global(module=module, name=name), args=(inner, *_)) if (
@@ -249,6 +263,11 @@ def _why_fixed(shape: tuple[int, ...], strides: tuple[int, ...], rest: list[obje
         return "conjugate view"
     if flags.get("neg"):
         return "negative view"
+    return why_view(shape, strides)
+
+
+def why_view(shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
+    """Say why a view of `shape` and `strides` cannot be pruned, or None where each position is a number of its own."""
     if not prod(shape):
         return None
     reach = 0  # the last element the narrower dimensions touch

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.errors import CheckpointError
+from prunecli.pickle_opcodes import Blob
 from prunecli.pickle_reader import Call, Key, Persistent
 from prunecli.torch_tensors import is_leaf
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 STATE_DICT_KEYS = (
     "state_dict",
@@ -34,7 +35,8 @@ STATE_DICT_KEYS = (
 """Where the state_dict is looked for at the top of a nested checkpoint, first one first."""
 
 MAX_DEPTH = 256
-MAX_STEPS = 1 << 25  # a leaf costs 100; a container entered again 16 and its length
+MIN_STEPS, MAX_STEPS = 1 << 20, 1 << 25  # a leaf seen again costs 100; a container entered again 16 and its length
+STEPS_PER_LEAF = 400  # what a leaf seen for the first time adds: some more names for its state_dict
 MAX_NAME = 1000  # characters
 
 _NOT_WEIGHTS = re.compile(
@@ -61,6 +63,33 @@ class Found:
     key: str
     inside: tuple[Leaf, ...]
     outside: tuple[Leaf, ...]
+
+
+class Names:
+    """The names given so far: no two leaves get the same."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._times: dict[str, int] = {}
+        self._repeated: list[str] = []
+
+    def unique(self, leaf: Leaf) -> str:
+        """Return the leaf's name, with a number where another path gave the same name before."""
+        name = leaf.name
+        while name in self._times:
+            self._times[leaf.name] += 1
+            name = f"{leaf.name}#{self._times[leaf.name]}"
+        self._times[name] = 1
+        if name != leaf.name:
+            self._repeated.append(name)
+        return name
+
+    def facts(self) -> tuple[str, ...]:
+        """Say which names had to be numbered."""
+        if not self._repeated:
+            return ()
+        more = f" and {len(self._repeated) - 1:,} more" if self._repeated[1:] else ""
+        return (f"two places have the same name: the later one is listed as {self._repeated[0]!r}{more}",)
 
 
 def find_leaves(root: object, label: str, key: str | None) -> Found:
@@ -100,7 +129,7 @@ def _choose(root: object) -> tuple[str, object]:
     return "", root
 
 
-def _entries(node: object) -> dict[object, object]:
+def _entries(node: object) -> Mapping[object, object]:
     """Return what a dict, or an object of some subclass of dict, holds."""
     if isinstance(node, Call):
         return node.entries
@@ -161,15 +190,17 @@ def _leaves(
     """
     stack = [(root, path, _children(root), 0)]
     closed = {id(root), *barred}  # the containers above, and those not worth entering
-    steps = leaves = 0
+    steps, leaves, known = MIN_STEPS, 0, set[int]()
     while stack:
         node, path, children, before = stack[-1]
         for part, child in children:
             if is_leaf(child):
-                leaves, steps = leaves + 1, steps + 100
+                leaves += 1
+                steps = steps - 100 if id(child) in known else min(steps + STEPS_PER_LEAF, MAX_STEPS)
+                known.add(id(child))
                 yield Leaf(_name((path, part)), child)
             elif id(child) not in closed and not (id(child) in seen and (once or not _is_plain(child))):
-                steps += 16 + _width(child) if id(child) in seen else 0
+                steps -= 16 + _width(child) if id(child) in seen else 0
                 stack.append((child, (path, part), _children(child), leaves))
                 closed.add(id(child))
                 seen.add(id(child))
@@ -178,7 +209,7 @@ def _leaves(
             stack.pop()
             if leaves > before:
                 closed.discard(id(node))
-        if len(stack) > MAX_DEPTH or steps > MAX_STEPS:
+        if len(stack) > MAX_DEPTH or steps < 0:
             raise ValueError("its objects nest too deeply or share too many parts")
 
 
@@ -228,8 +259,8 @@ def _text(part: object) -> str:
     """Return how a dict key or list index reads in a name; lone surrogates come out escaped."""
     if isinstance(part, Key):
         part = part.value
-    if isinstance(part, bytes):
-        return part.decode("utf-8", "backslashreplace")
+    if isinstance(part, Blob) and part.content is not None:
+        return part.content.decode("utf-8", "backslashreplace")
     if part is None or isinstance(part, (int, float)):
         return str(part) if not isinstance(part, int) or part.bit_length() < 64 else "<int>"
     if not isinstance(part, str):

@@ -98,6 +98,35 @@ class Pool:
         return worker
 
 
+class Tasks:
+    """Tasks without results, counted and not kept: however many there are, they take no memory."""
+
+    def __init__(self, pool: Pool) -> None:
+        """Hand tasks in to `pool`."""
+        self._pool = pool
+        self._pending, self._failed = 0, False
+        self._change = threading.Condition()
+
+    def submit(self, work: Callable[..., None], *args: object) -> None:
+        """Hand in `work(worker, *args)`."""
+        with self._change:
+            self._pending += 1
+        self._pool.submit(work, *args).add_done_callback(self._done)
+
+    def _done(self, future: Future[None]) -> None:
+        with self._change:
+            self._pending -= 1
+            self._failed |= future.cancelled() or future.exception() is not None
+            self._change.notify_all()
+
+    def wait(self) -> None:
+        """Wait for all; Stopped if one failed: the pool raises why when it is left."""
+        with self._change:
+            self._change.wait_for(lambda: self._failed or not self._pending)
+        if self._failed:
+            raise Stopped
+
+
 def results(futures: Iterable[Future[T]]) -> list[T]:
     """Wait for all and return what they returned; Stopped if one failed: the pool raises why when it is left."""
     futures = list(futures)

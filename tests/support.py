@@ -7,6 +7,7 @@ lines of torch and NumPy that know nothing of this package; `read` loads a resul
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from argparse import Namespace
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from prunecli.api import prune
-from prunecli.strategies import Global, Percentile, Spread, Strategy, Threshold, TopK
+from prunecli.strategies import L1, Block, Global, Percentile, Spread, Strategy, Structured, Threshold, TopK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,6 +71,14 @@ STRATEGIES: dict[str, Strategy] = {
     "topk-last-dim": TopK(1, 3, dim=-1),
     "topk-dim-0": TopK(2, 4, dim=0),
     "topk-8-of-32": TopK(8, 32),
+    "l1": L1(amount=0.3),
+    "l1-row": L1(amount=0.3, scope="row"),
+    "structured-l2": Structured(amount=0.25),
+    "structured-l1-dim-1": Structured(amount=0.4, dim=1, n=1),
+    "structured-inf-last-dim": Structured(count=1, dim=-1, n=math.inf),
+    "structured-minus-inf": Structured(amount=0.5, n=-math.inf),
+    "block-4x4": Block(4, 4, amount=0.5),
+    "block-1x3": Block(1, 3, count=2),
 }
 
 
@@ -80,7 +89,7 @@ def expected(strategy: Strategy, tensors: Sequence[torch.Tensor]) -> list[torch.
     return [_keep_one(strategy, t) for t in tensors]
 
 
-def _keep_one(strategy: Strategy, t: torch.Tensor) -> torch.Tensor:
+def _keep_one(strategy: Strategy, t: torch.Tensor) -> torch.Tensor:  # noqa: PLR0911 - a case per strategy
     magnitude = t.float().abs() if t.element_size() == 1 else t.abs()
     if isinstance(strategy, Threshold):
         return ~(magnitude <= strategy.thr)
@@ -89,9 +98,40 @@ def _keep_one(strategy: Strategy, t: torch.Tensor) -> torch.Tensor:
     if isinstance(strategy, Percentile):
         wide = (magnitude if t.dtype == torch.float64 else magnitude.float()).numpy()
         return torch.from_numpy(~(wide <= np.percentile(wide, strategy.q)))
+    if isinstance(strategy, L1):
+        rows = magnitude.reshape(t.shape[0] if strategy.scope == "row" else 1, -1)
+        return torch.stack([_without_lowest(row, strategy) for row in rows]).reshape(t.shape)
+    if isinstance(strategy, Structured):
+        slices = magnitude.double().movedim(strategy.dim, 0).flatten(1)
+        keep = _without_lowest(torch.linalg.vector_norm(slices, strategy.n, dim=1), strategy)
+        return (
+            keep[:, None]
+            .expand(slices.shape)
+            .reshape(magnitude.movedim(strategy.dim, 0).shape)
+            .movedim(0, strategy.dim)
+        )
+    if isinstance(strategy, Block):
+        return _keep_tiles(strategy, magnitude)
     if not isinstance(strategy, TopK):
         raise TypeError(strategy)
     return _keep_groups(strategy, magnitude)
+
+
+def _without_lowest(scores: torch.Tensor, asked: L1 | Structured | Block) -> torch.Tensor:
+    """Return True for all but the k lowest of a row of scores; of equals the first go first."""
+    k = round((asked.amount or 0) * len(scores)) if asked.count is None else asked.count
+    keep = torch.ones(len(scores), dtype=torch.bool)
+    keep[torch.sort(scores, stable=True).indices[:k]] = False
+    return keep
+
+
+def _keep_tiles(strategy: Block, magnitude: torch.Tensor) -> torch.Tensor:
+    matrix = magnitude.double().flatten(1)
+    bands = [torch.split(band, strategy.cols, dim=1) for band in torch.split(matrix, strategy.rows)]
+    means = torch.stack([tile.square().mean().sqrt() for band in bands for tile in band])
+    keep = _without_lowest(means, strategy).reshape(len(bands), -1)
+    wide = keep.repeat_interleave(strategy.rows, 0).repeat_interleave(strategy.cols, 1)
+    return wide[: matrix.shape[0], : matrix.shape[1]].reshape(magnitude.shape)
 
 
 def _keep_groups(strategy: TopK, magnitude: torch.Tensor) -> torch.Tensor:
@@ -128,6 +168,12 @@ def bits(t: torch.Tensor) -> torch.Tensor:
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Say whether two tensors have one dtype, one shape, and the same bits."""
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits(a), bits(b))
+
+
+def different(wanted: Weights, found: Weights) -> list[str]:
+    """Name the tensors whose bits are not those wanted."""
+    assert list(wanted) == list(found)
+    return [n for n, t in wanted.items() if not same_bits(t, found[n])]
 
 
 # --- containers

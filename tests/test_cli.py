@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-COMMANDS = ("threshold", "percentile", "global", "topk")
+COMMANDS = ("threshold", "percentile", "l1", "global", "topk", "structured", "block")
 HALF = ("--amount", "0.5")
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")  # noqa: PTH110
 
@@ -171,6 +171,18 @@ def test_version(prune: Prune) -> None:
         ("topk CKPT --keep 8 --group 7", "cannot keep 8 of every 7", "--keep 3 --group 7"),
         ("topk CKPT --pattern 2:4 --dim 7", "has no dim 7", "--dim -1"),
         ("topk CKPT --pattern 3:5 --tail error", "no multiple of 5", "--tail keep"),
+        ("l1 CKPT", "l1 needs --amount or --count", "--amount 0.5"),
+        ("l1 CKPT --amount 1.5", "not 1.5", "--amount 0.5"),
+        ("l1 CKPT --count 1000", "more than the", "--count"),
+        ("l1 CKPT --amount 0.5 --scope column", "--scope is tensor or row, not 'column'", "--scope row"),
+        ("structured CKPT", "structured needs --amount or --count", "--amount 0.5"),
+        ("structured CKPT --amount 0.5 --n 3", "--n is 1, 2, inf or -inf, not 3", "--n 2"),
+        ("structured CKPT --amount 0.5 --dim 5", "has no dim 5", "--dim -1"),
+        ("structured CKPT --count 1000", "slices along dim 0 of", "--count"),
+        ("block CKPT --amount 0.5", "block needs --shape", "--shape 4x4"),
+        ("block CKPT --amount 0.5 --shape 4", "not '4'", "--shape 4x4"),
+        ("block CKPT --amount 0.5 --shape 0x4", "not 0x4", "--shape 4x4"),
+        ("block CKPT --shape 1x1 --count 1000", "tiles of 1x1 of", "--count"),
         ("global CKPT --amount 0.5 -i nomatch", "'nomatch' matches none of 3", "nearest names"),
         ("global CKPT --amount 0.5 -i re:(", "no regular expression", "--include"),
         ("global CKPT --amount 0.5 -x *", "all 3 are skipped", "-i"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = ("threshold", "percentile", "global", "topk")
+COMMANDS = ("threshold", "percentile", "l1", "global", "topk", "structured", "block")
 
 
 def script() -> ModuleType:

@@ -377,8 +377,6 @@ EDITS = {
     "two roots": (lambda records: [*records, ("other/x", b"")], "not all in one folder"),
     "no root": (renamed(lambda n, c: (n.partition("/")[2], c)), "not all in one folder"),
     "bytes behind STOP": (renamed(lambda n, c: (n, c + b"N" if n.endswith(".pkl") else c)), "1 bytes stand behind"),
-    "TorchScript": (lambda records: [*records, ("archive/constants.pkl", b"")], "TorchScript"),
-    "pt2": (lambda records: [("archive/archive_format", b"pt2"), *records[1:]], "exported program"),
 }
 
 

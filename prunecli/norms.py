@@ -1,0 +1,114 @@
+"""Numbers about whole tensors and their slices and tiles, in float64, from weights read run by run.
+
+The runs are cut by the tensor's shape alone, never by how much is read at once elsewhere, so that sums are taken in
+one order and come out with the same bits everywhere. Weights that are not finite make a norm infinite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import fsum, prod, sqrt
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from prunecli.arrays import NumpyOps
+from prunecli.ranking import values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
+
+Read: TypeAlias = Callable[[int, int], "NDArray[Any]"]
+"""Give the elements [first, stop) of a tensor, in row-major order, as integers; good until the next call."""
+
+RUN = 1 << 17
+"""Elements looked at together: a megabyte of float64."""
+
+
+def deviation(read: Read, numel: int, dtype: Float) -> float:
+    """Return the standard deviation (n - 1 in the denominator) of the finite weights."""
+    sums, squares, count = [], [], 0
+    for first, stop in _runs(numel, RUN):
+        x = read(first, stop)
+        weights = np.where(x < 0, -1.0, 1.0) * _magnitudes(x, dtype)
+        weights = weights[np.isfinite(weights)]
+        count += weights.size
+        sums.append(float(weights.sum()))
+        squares.append(float(np.square(weights).sum()))
+    if count < 2:
+        return 0.0
+    return sqrt(max(fsum(squares) - fsum(sums) ** 2 / count, 0.0) / (count - 1))
+
+
+def slice_norms(read: Read, shape: tuple[int, ...], dim: int, n: float, dtype: Float) -> NDArray[np.float64]:
+    """Return the Ln norm (n: 1, 2, inf or -inf) of each slice along `dim`, shape (shape[dim],)."""
+    length, inner = shape[dim], prod(shape[dim + 1 :])
+    slab, reduce = length * inner, _reduction(n)
+    norms = np.full(length, np.inf if n == -np.inf else 0.0)
+    for start, low, high, first, stop in _slice_runs(prod(shape), length, inner):
+        parts = _powers(read(start + first, start + stop), dtype, n)
+        if slab <= RUN:
+            parts = parts.reshape(-1, length, inner)
+            with np.errstate(over="ignore"):
+                norms = reduce(norms, reduce.reduce(reduce.reduce(parts, axis=2), axis=0))
+        else:
+            with np.errstate(over="ignore"):
+                norms[low:high] = reduce(norms[low:high], reduce.reduce(parts.reshape(high - low, -1), axis=1))
+    return np.sqrt(norms) if n == 2 else norms
+
+
+def _slice_runs(numel: int, length: int, inner: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield (start, low, high, first, stop): runs of elements [start + first, start + stop) of slices [low, high).
+
+    A run holds whole slabs of all slices; where a slab is too long, some slices of one slab; or a part of one slice.
+    """
+    slab = length * inner
+    if slab <= RUN:
+        yield from ((first, 0, length, 0, stop - first) for first, stop in _runs(numel, RUN // slab * slab))
+        return
+    for start in range(0, numel, slab):
+        for low, high in _runs(length, max(1, RUN // inner)):
+            at = start + low * inner
+            yield from ((at, low, high, first, stop) for first, stop in _runs((high - low) * inner, RUN))
+
+
+def tile_norms(read: Read, shape: tuple[int, ...], tile: tuple[int, int], dtype: Float) -> NDArray[np.float64]:
+    """Return the root mean square of each tile of the matrix (shape[0], the rest), edge tiles by what they have."""
+    rows, cols, (high, wide) = shape[0], prod(shape[1:]), tile
+    starts = np.arange(0, cols, wide)
+    counts = np.diff(np.r_[starts, cols])
+    bands = []
+    for first, stop in _runs(rows, high):
+        sums = np.zeros(cols)
+        for low, end in _runs((stop - first) * cols, max(1, RUN // cols) * cols):
+            parts = _powers(read(first * cols + low, first * cols + end), dtype, 2)
+            with np.errstate(over="ignore"):
+                sums += np.add.reduce(parts.reshape(-1, cols), axis=0)
+        with np.errstate(over="ignore"):
+            bands.append(np.sqrt(np.add.reduceat(sums, starts) / (counts * (stop - first))))
+    return np.array(bands).reshape(-1, len(starts))
+
+
+def _runs(total: int, step: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, total, step):
+        yield first, min(first + step, total)
+
+
+def _magnitudes(x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
+    return values(x & x.dtype.type(dtype.mask) if dtype.itemsize > 1 else NumpyOps().magnitudes(x, dtype), dtype)
+
+
+def _powers(x: NDArray[Any], dtype: Float, n: float) -> NDArray[np.float64]:
+    """Return what is summed, or compared, for an Ln norm; NaN counts as infinity."""
+    found = _magnitudes(x, dtype)
+    found[np.isnan(found)] = np.inf
+    with np.errstate(over="ignore"):
+        return np.square(found) if n == 2 else found
+
+
+def _reduction(n: float) -> np.ufunc:
+    return {np.inf: np.maximum, -np.inf: np.minimum}.get(n, np.add)

@@ -1,0 +1,90 @@
+"""The arithmetic that strategies share: how many weights an amount is, and what a cut or a ranking of norms means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prunecli.dtypes import FLOATS, Float, cast
+from prunecli.errors import SelectionError, UsageError
+from prunecli.escape import shown
+from prunecli.plans import Cut
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prunecli.plans import Order
+    from prunecli.tensors import TensorInfo
+
+
+def cut_above(value: float, dtype: Float) -> Cut:
+    """Return the cut that prunes magnitudes up to and including `value` rounded to `dtype`, and only finite ones."""
+    bits = min(cast(value, dtype), dtype.finite_max)
+    return Cut(bits + 1, value=dtype.decode(bits))
+
+
+def exact_cuts(order: Order) -> list[Cut]:
+    """Return the cuts that prune exactly `order.rank` weights of the group."""
+    left = order.rank - order.less
+    if left == order.equal:
+        return [
+            Cut(bits + hit, equal=equal, equal_pruned=equal, value=order.value)
+            for bits, hit, equal in zip(order.cuts, order.hits, order.equals, strict=True)
+        ]
+    cuts = []
+    for bits, equal in zip(order.cuts, order.equals, strict=True):
+        ties = min(left, equal or 0)
+        left -= ties
+        cuts.append(Cut(bits, ties, equal, ties, order.value))
+    return cuts
+
+
+def check_amount(amount: float | None, count: int | None) -> None:
+    """Raise UsageError unless exactly one of the two is given and it is in range."""
+    if (amount is None) == (count is None):
+        raise UsageError("give either an amount or a count", hint="--amount 0.5 or --count 1000")
+    if amount is not None and not 0 <= amount <= 1:
+        raise UsageError(f"an amount is 0 to 1 (or 0% to 100%), not {amount:g}", hint="--amount 0.5")
+    if count is not None and count < 0:
+        raise UsageError(f"a count is 0 or more, not {count}", hint="--count 1000")
+
+
+def how_many(
+    amount: float | None,
+    count: int | None,
+    total: int,
+    of_what: str = "selected weights",
+    tensor: TensorInfo | None = None,
+) -> int:
+    """Return k of `total`: round(amount * total), half to even as torch does; UsageError if count > total."""
+    if count is None:
+        return round((amount or 0.0) * total)
+    if count > total:
+        where = "" if tensor is None else f" of {shown(repr(tensor.name))}"
+        raise UsageError(f"--count {count} is more than the {total} {of_what}{where}", hint=f"--count {total}")
+    return count
+
+
+def weakest(norms: Sequence[float], k: int) -> tuple[bytes, float | None]:
+    """Return a byte per norm, 0 for the k smallest (of equals the first), and the largest of those."""
+    order = sorted(range(len(norms)), key=norms.__getitem__)[:k]
+    alive = bytearray(b"\1" * len(norms))
+    for at in order:
+        alive[at] = 0
+    return bytes(alive), norms[order[-1]] if order else None
+
+
+def front_dim(tensor: TensorInfo, dim: int) -> int:
+    """Return `dim` counted from the front; SelectionError where `tensor` has no such dimension."""
+    rank = len(tensor.shape)
+    if not -rank <= dim < rank:
+        raise SelectionError(
+            f"{shown(repr(tensor.name))} has {rank} dimension{'s' * (rank != 1)}, so it has no dim {dim}",
+            hint=f"-x '{shown(tensor.name)}' leaves it out, --dim -1 takes its last dimension",
+        )
+    return dim % rank
+
+
+def single(value: float) -> float:
+    """Round `value` (>= 0) to float32; one operation on float32 numbers, done in float64 and rounded, is float32's."""
+    single = FLOATS["F32"]
+    return single.decode(single.encode(value))

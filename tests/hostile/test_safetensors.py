@@ -1,0 +1,223 @@
+"""Bad safetensors files, 1 to 28 of the list: the tool refuses them in a sentence, or prunes them right."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+from bad import P, W, Case, assert_refusal, container, entry, measured, ran, tree, try_case
+
+from prunecli.safetensors_file import FORMAT_LIMIT, HEADER_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+NAME = "in.safetensors"
+A = {"a.weight": entry()}
+TEXT = json.dumps(A["a.weight"])
+LARGE = 2**62
+
+
+def refusal(number: int, what: str, data: bytes, want: str) -> Case:
+    """Return a case that is refused with `want` in the message."""
+    return Case(number, what, lambda: data, want, NAME)
+
+
+def accepted(number: int, what: str, make: Callable[[bytes], bytes]) -> Case:
+    """Return a case in which the four weights are pruned and nothing else changes."""
+    return Case(number, what, lambda: make(W), lambda: make(P), NAME)
+
+
+def header(dictionary: dict[str, object]) -> Callable[[bytes], bytes]:
+    """Return what makes a container with that header of the four weights."""
+    return lambda data: container(dictionary, data)
+
+
+CASES = [
+    refusal(1, "empty file", b"", "it is empty"),
+    refusal(2, "seven bytes", b"\2\0\0\0\0\0\0", "too small"),
+    refusal(3, "length zero", container(b""), "not valid JSON"),
+    refusal(4, "length beyond the file", container(A, W, length=2000), "truncated"),
+    refusal(5, "length 2^63", container(A, W, length=1 << 63), "too large"),
+    refusal(5, "length 2^64-1", container(A, W, length=(1 << 64) - 1), "too large"),
+    refusal(6, "length 100,000,001", container(A, W, length=FORMAT_LIMIT + 1), "too large"),
+    refusal(8, "invalid UTF-8", container(b'{"a\xff":' + TEXT.encode() + b"}", W), "not UTF-8"),
+    refusal(8, "byte order mark", container(b"\xef\xbb\xbf" + json.dumps(A).encode(), W), "not valid JSON"),
+    refusal(8, "list", container(f"[{TEXT}]", W), "not a JSON object"),
+    refusal(8, "NUL padding", container(json.dumps(A) + "\0\0", W), "not valid JSON"),
+    refusal(8, "second value", container(json.dumps(A) + "{}", W), "not valid JSON"),
+    accepted(9, "leading space", lambda data: container(" " + json.dumps(A), data)),
+    refusal(10, "duplicate key", container(f'{{"a.weight":{TEXT},"a.weight":{TEXT}}}', W), "'a.weight' twice"),
+    refusal(11, "integer in __metadata__", container({"__metadata__": {"n": 1}, **A}, W), "not a string"),
+    accepted(12, "unknown field", header({"a.weight": {**entry(), "x": [1, {"y": None}]}})),
+    refusal(13, "hole at the start", container({"a.weight": entry(offsets=(4, 20))}, bytes(4) + W), "no tensor"),
+    refusal(
+        13, "hole between", container({**A, "b.weight": entry(offsets=(20, 36))}, W + bytes(4) + W), "belong to no"
+    ),
+    refusal(14, "trailing bytes", container(A, W + b"x"), "1 bytes after its last tensor"),
+    refusal(15, "truncated data", container(A, W[:-1]), "truncated"),
+    refusal(16, "same region twice", container({**A, "b.weight": entry()}, W), "overlaps"),
+    refusal(16, "partial overlap", container({**A, "b.weight": entry(offsets=(8, 24))}, W + W[8:]), "overlaps"),
+    refusal(17, "reversed offsets", container({"a.weight": entry(offsets=(16, 0))}, W), "not a start and an end"),
+    refusal(17, "negative offset", container({"a.weight": entry(offsets=(-16, 0))}, W), "data_offsets"),
+    refusal(18, "size is not the shape's", container({"a.weight": entry((2, 3))}, W), "does not take"),
+    refusal(19, "shape overflow", container({"a.weight": entry((2**32, 2**32), (0, 0))}), "too many elements"),
+    accepted(20, "huge but empty", header({**A, "e.weight": entry((0, LARGE, LARGE), (16, 16))})),
+    accepted(21, "scalar", lambda data: container({**A, "s.weight": entry((), (16, 20))}, data + b"\0\0\0\x3d")),
+    accepted(21, "empty tensor", header({**A, "e.weight": entry((0, 3), (16, 16))})),
+    *(
+        accepted(
+            22,
+            dtype,
+            lambda data, dtype=dtype, n=n: container(
+                {**A, "q.weight": entry((2, 8), (16, 16 + n), dtype)}, data + bytes(range(n))
+            ),
+        )  # type: ignore[misc]
+        for dtype, n in (("F4", 8), ("F6_E2M3", 12), ("F6_E3M2", 12), ("F8_E8M0", 16))
+    ),
+    refusal(23, "unknown dtype", container({"a.weight": entry(dtype="F33")}, W), "unknown dtype: 'F33'"),
+    Case(
+        24,
+        "misaligned F64",
+        lambda: container(
+            {"0": entry((1,), (0, 1), "U8"), "a.weight": entry((1, 2), (1, 17), "F64")},
+            b"\7" + struct.pack("<2d", 0.5, -2),
+        ),
+        lambda: container(
+            {"0": entry((1,), (0, 1), "U8"), "a.weight": entry((1, 2), (1, 17), "F64")},
+            b"\7" + struct.pack("<2d", 0, -2),
+        ),
+        NAME,
+    ),
+    refusal(26, "nested lists", container("[" * 100_000), "nested too deeply"),
+    refusal(26, "nested objects", container('{"":' * 100_000), "nested too deeply"),
+    refusal(26, "nested in an unknown field", container('{"a":{"x":' + "[" * 100_000), "nested too deeply"),
+    accepted(27, "header out of order", lambda data: container({"b": entry((2,), (16, 24)), **A}, data + b"unpruned")),
+    refusal(28, "tensor called __metadata__", container({"__metadata__": entry(), **A}, W), "not a string"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_each_number_of_the_list(case: Case, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A bad file is refused in one sentence and leaves no trace; an odd one is pruned, and only its weights change."""
+    try_case(capfd, tmp_path, case)
+
+
+def test_07_the_largest_header_of_the_format_is_refused_in_little_memory(tmp_path: Path) -> None:
+    """A header of 100,000,000 bytes and 1.4 million tensors is refused at once, in 100 MB."""
+    source = tmp_path / NAME
+    body = b",".join(b'"%07d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}   ' % i for i in range(1_400_000))
+    source.write_bytes(container(b"{" + body.ljust(FORMAT_LIMIT - 2)[: FORMAT_LIMIT - 2] + b"}"))
+
+    end, peak = measured(tmp_path, "threshold", source, "--thr", "0.5", "-o", "out", seconds=20)
+
+    assert_refusal(end, "too large")
+    assert peak < 100
+    assert [NAME] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_07_the_largest_header_that_is_read_takes_bounded_memory(tmp_path: Path) -> None:
+    """A header at our own limit, of the shortest entries there are, takes less than the gigabyte that is promised."""
+    source = tmp_path / NAME
+    one = b'"%06x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},'
+    body = b"".join(one % i for i in range((HEADER_LIMIT - 1) // len(one % 0)))
+    source.write_bytes(container(b"{" + body[:-1] + b"}"))
+
+    end, peak = measured(tmp_path, "threshold", source, "--thr", "0.5", "-o", "out")
+
+    assert_refusal(end, "no tensor to prune: all")
+    assert peak < 1024
+
+
+NAMES = {
+    "NUL": "a\0b",
+    "newline": "a\nerror: not me",
+    "carriage return": "a\rb",
+    "terminal commands": "\x1b[2J\x1b]0;title\x07",
+    "one-byte terminal commands": "\x9b2J\x85",
+    "delete": "a\x7fb",
+    "right to left": "\u202egnp.exe\u2066",
+    "invisible": "a\u200b\u00ad\ufeffb",
+    "line separators": "a\u2028b\u2029c",
+    "markup": "[red]a[/red][link=file:///]b",
+    "private and unassigned": "\ue000\U000e0001\U0010ffff",
+    "quotes": "'\"`$(touch canary)`",
+    "html": "<script>alert(1)</script>",
+    "format": "%s%n{0}{x!r}",
+}
+
+
+@pytest.mark.parametrize("what", NAMES)
+@pytest.mark.parametrize("options", [(), ("--json",), ("-q",)], ids=["table", "json", "quiet"])
+def test_25_names_are_escaped_wherever_they_are_shown(
+    what: str, options: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the table, in warnings and in JSON a name has no character that a terminal or a reader could act upon."""
+    name, source = f"{NAMES[what]}.weight", tmp_path / NAME
+    weights = struct.pack("<4f", 0.1, 0.2, 0.25, float("nan"))
+    other, skipped = f"{NAMES[what]}2.weight", f"{NAMES[what]}.bias"
+    entries = {name: entry(), other: entry(offsets=(16, 32)), skipped: entry((1,), (32, 36))}
+    source.write_bytes(container(entries, weights + bytes(16) + W[:4]))
+
+    end = ran(capfd, "threshold", source, "--thr", "0.5", *options)
+
+    assert end.code == 0, end.err
+    shown = (end.out + end.err + (tmp_path / "in.pruned.report.json").read_text()).replace("\n", "")
+    assert shown.isprintable()
+    assert "warning: " in end.err
+    assert name in {row["name"] for row in json.loads((tmp_path / "in.pruned.report.json").read_text())["tensors"]}
+
+
+@pytest.mark.parametrize("what", NAMES)
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        ("--strict",),
+        ("-i", "*.nothing"),
+        ("-i", "*.bias", "--min-dim", "9"),
+        ("-x", "*"),
+        ("--key", "state_dict"),
+    ],
+    ids=["not finite", "no match", "too few dimensions", "all excluded", "no key"],
+)
+def test_25_names_are_escaped_in_errors(
+    what: str, trouble: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every error that names a tensor, and its hint, is one printable line."""
+    name, source = NAMES[what], tmp_path / NAME
+    entries = {f"{name}.weight": entry(), f"{name}.bias": entry((1,), (16, 20))}
+    source.write_bytes(container(entries, struct.pack("<5f", 1, 2, 3, float("nan"), 4)))
+    before = tree(tmp_path)
+
+    end = ran(capfd, "threshold", source, "--thr", "0.5", *trouble)
+
+    assert_refusal(end, "")
+    assert before == tree(tmp_path)
+
+
+@pytest.mark.parametrize("what", NAMES)
+def test_25_damaged_tensors_are_named_without_harm(
+    what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A tensor whose entry is wrong is named in the message, escaped."""
+    source = tmp_path / NAME
+    source.write_bytes(container({NAMES[what]: entry((9, 9))}, W))
+
+    assert_refusal(ran(capfd, "threshold", source, "--thr", "0.5"), "does not take")
+
+
+def test_a_long_name_does_not_widen_every_line(tmp_path: Path) -> None:
+    """One name of half a megabyte among thousands of tensors costs its own length, not that times their number."""
+    names = [*(f"{i}.weight" for i in range(6000)), "x" * 500_000 + ".weight"]
+    entries = {name: entry((1, 1), (at, at + 1), "F8_E5M2") for at, name in enumerate(names)}
+    source = tmp_path / NAME
+    source.write_bytes(container(entries, bytes(len(names))))
+
+    end, peak = measured(tmp_path, "threshold", source, "--thr", "0.5")
+
+    assert end.code == 0, end.err
+    assert peak < 200
+    assert len(end.out) < 3_000_000

@@ -76,8 +76,8 @@ class Ops(Protocol):
     def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
         """Return the keep array of a run, from element `start`, of an (outer, len(alive), inner) array."""
 
-    def keep_tiles(self, y: Array, first: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
-        """Return the keep array of whole rows, from row `first`, of a matrix cut into tiles with a byte each."""
+    def keep_tiles(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
+        """Return the keep array of a run, from element `start`, of a matrix cut into tiles with a byte each."""
 
     def smallest(self, y: Array, rank: int) -> int:
         """Return the `rank`-th smallest entry (1-based)."""
@@ -133,6 +133,8 @@ def in_slices(start: int, count: int, inner: int, alive: bytes) -> NDArray[np.in
     first, skipped = divmod(start, inner)
     answers = -(np.frombuffer(alive, np.int8) != 0).astype(np.int8)
     runs = np.resize(np.roll(answers, -(first % len(alive))), _runs(start, count, inner))
+    if inner == 1:
+        return runs
     lengths = np.full(len(runs), inner)
     lengths[0] -= skipped
     lengths[-1] -= lengths.sum() - count
@@ -144,13 +146,13 @@ def _runs(start: int, count: int, inner: int) -> int:
     return (start + count - 1) // inner - start // inner + 1
 
 
-def in_tiles(first: int, rows: int, row: int, tile: tuple[int, int], alive: bytes) -> NDArray[np.int8]:
-    """Return -1 (stays) or 0 for `rows` rows, from `first`, of a matrix cut into tiles with a byte each."""
+def in_tiles(start: int, count: int, row: int, tile: tuple[int, int], alive: bytes) -> NDArray[np.int8]:
+    """Return -1 (stays) or 0 for `count` elements, from `start`, of a matrix cut into tiles with a byte each."""
     high, wide = tile
-    across = -(-row // wide)
-    bands = np.arange(first, first + rows) // high
-    answers = -(np.frombuffer(alive, np.int8) != 0).astype(np.int8).reshape(-1, across)
-    return np.repeat(answers[bands], wide, axis=1)[:, :row].reshape(-1)
+    first, skipped = divmod(start, row)
+    bands = np.arange(first, first + _runs(start, count, row)) // high
+    answers = -(np.frombuffer(alive, np.int8) != 0).astype(np.int8).reshape(-1, -(-row // wide))
+    return np.repeat(answers[bands], wide, axis=1)[:, :row].reshape(-1)[skipped : skipped + count]
 
 
 class NumpyOps:
@@ -231,9 +233,9 @@ class NumpyOps:
         """Repeat each slice's answer over its elements."""
         return self._spread(y, in_slices(start, y.size, inner, alive))
 
-    def keep_tiles(self, y: Array, first: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
+    def keep_tiles(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
         """Repeat each tile's answer over its columns, and each row of tiles over its rows."""
-        return self._spread(y, in_tiles(first, y.size // row, row, tile, alive))
+        return self._spread(y, in_tiles(start, y.size, row, tile, alive))
 
     def _spread(self, y: Array, answers: NDArray[np.int8]) -> Array:
         kept: NDArray[Any] = self._take("keep", y.size, y.dtype)
@@ -330,9 +332,9 @@ class TorchOps:
         """Repeat each slice's answer over its elements."""
         return self.torch.from_numpy(in_slices(start, len(y), inner, alive)).to(self.device).to(y.dtype)
 
-    def keep_tiles(self, y: Array, first: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
+    def keep_tiles(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
         """Repeat each tile's answer over its columns, and each row of tiles over its rows."""
-        answers = in_tiles(first, len(y) // row, row, tile, alive)
+        answers = in_tiles(start, len(y), row, tile, alive)
         return self.torch.from_numpy(answers).to(self.device).to(y.dtype)
 
     def keep_largest_of_rows(self, rows: Array, keep: int, *, last: bool = False) -> Array:

@@ -81,16 +81,40 @@ def tile_norms(read: Read, shape: tuple[int, ...], tile: tuple[int, int], dtype:
     rows, cols, (high, wide) = shape[0], prod(shape[1:]), tile
     starts = np.arange(0, cols, wide)
     counts = np.diff(np.r_[starts, cols])
-    bands = []
-    for first, stop in _runs(rows, high):
-        sums = np.zeros(cols)
-        for low, end in _runs((stop - first) * cols, max(1, RUN // cols) * cols):
-            parts = _powers(read(first * cols + low, first * cols + end), dtype, 2)
-            with np.errstate(over="ignore"):
-                sums += np.add.reduce(parts.reshape(-1, cols), axis=0)
+    means = np.empty((-(-rows // high), len(starts)))
+    together = max(1, RUN // (high * cols))
+    for first, stop in _runs(len(means), together):
+        heights = np.minimum(rows - np.arange(first, stop) * high, high)
+        sums = _band_sums(read, first * high, min(stop * high, rows), cols, high, dtype)
         with np.errstate(over="ignore"):
-            bands.append(np.sqrt(np.add.reduceat(sums, starts) / (counts * (stop - first))))
-    return np.array(bands).reshape(-1, len(starts))
+            means[first:stop] = np.sqrt(np.add.reduceat(sums, starts, axis=1) / (counts * heights[:, None]))
+    return means
+
+
+def _band_sums(read: Read, first: int, stop: int, cols: int, high: int, dtype: Float) -> NDArray[np.float64]:
+    """Return the column sums of squares of each band of `high` rows of [first, stop), shape (bands, cols)."""
+    sums = np.zeros((-(-(stop - first) // high), cols))
+    with np.errstate(over="ignore"):
+        if len(sums) > 1 and (stop - first) % high == 0:
+            parts = _powers(read(first * cols, stop * cols), dtype, 2)
+            return np.add.reduce(parts.reshape(-1, high, cols), axis=1)
+        for band, (low, end) in enumerate(_runs(stop - first, high)):
+            for start, past in _runs((end - low) * cols, max(1, RUN // cols) * cols):
+                at = (first + low) * cols
+                sums[band] += np.add.reduce(_powers(read(at + start, at + past), dtype, 2).reshape(-1, cols), axis=0)
+    return sums
+
+
+def weakest(norms: NDArray[np.float64], k: int) -> tuple[bytes, float | None]:
+    """Return a byte per norm, 0 for the `k` smallest (of equals the first), and the largest of those."""
+    alive = np.ones(norms.size, np.uint8)
+    if not k:
+        return alive.tobytes(), None
+    largest = np.partition(norms, k - 1)[k - 1]
+    alive[norms < largest] = 0
+    ties = k - int(norms.size - np.count_nonzero(alive))
+    alive[np.flatnonzero(norms == largest)[:ties]] = 0
+    return alive.tobytes(), float(largest)
 
 
 def _runs(total: int, step: int) -> Iterator[tuple[int, int]]:

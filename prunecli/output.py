@@ -310,11 +310,11 @@ def _exchange(hidden: Path, place: Path) -> None:
     try:
         place.rename(aside)
         hidden.rename(place)
+        aside.rename(hidden)
     except BaseException:
-        if aside.exists() and not place.exists():
-            aside.rename(place)
+        if aside.exists():
+            aside.rename(hidden if place.exists() else place)
         raise
-    aside.rename(hidden)
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:

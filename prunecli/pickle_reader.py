@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 MAX_OPCODES = 10_000_000
 """More than this is refused: about 250,000 tensors."""
 
-MAX_CALLS = 1_000_000
-"""More objects and persistent ids than this are refused: a tensor takes one of each."""
+MAX_OBJECTS = 2_000_000
+"""More objects, dicts, lists and persistent ids than this are refused: a tensor takes three or five."""
+
+MAX_MEMO = 4_000_000
+"""More values than this cannot be kept to come back to: a tensor takes ten. All three together bound the memory."""
 
 _NOTHING: Mapping[object, object] = MappingProxyType({})
 _PLAIN_INT = 1 << 60  # below it an int is its own hash, so no file can make a dict's keys collide
@@ -75,7 +78,7 @@ def read_pickle(stream: IO[bytes], label: str) -> Pickle:
     """Read one pickle (protocol 2 to 5) from the seekable `stream`, leaving it just behind the STOP.
 
     Raises CheckpointError, naming `label`, where the pickle is damaged, truncated, longer than MAX_OPCODES,
-    of more than MAX_CALLS objects, or uses an opcode that no checkpoint needs.
+    holds more than MAX_OBJECTS or MAX_MEMO, or uses an opcode that no checkpoint needs.
     """
     machine = _Machine()
     try:
@@ -97,7 +100,7 @@ class _Machine:
     memo: dict[int, object] = field(default_factory=dict)
     persistent: list[Persistent] = field(default_factory=list)
     count: int = 0  # opcodes
-    calls: int = 0
+    objects: int = 0
     copied: int = 0
 
     def pop_mark(self) -> list[Any]:
@@ -150,7 +153,19 @@ def _pop_mark(machine: _Machine, _: object) -> None:
     machine.pop_mark()
 
 
+def _empty_list(machine: _Machine, _: object) -> None:
+    _count_object(machine)
+    machine.stack.append([])
+
+
+def _empty_dict(machine: _Machine, _: object) -> None:
+    _count_object(machine)
+    machine.stack.append({})
+
+
 def _put(machine: _Machine, index: int | None) -> None:
+    if len(machine.memo) >= MAX_MEMO:
+        raise ValueError(f"more than {MAX_MEMO:,} values are kept")
     machine.memo[len(machine.memo) if index is None else index] = machine.stack[-1]
 
 
@@ -258,14 +273,14 @@ def _reduce(machine: _Machine, _: object) -> None:
 
 
 def _call(machine: _Machine, func: object, args: tuple[object, ...]) -> Call:
-    _count_call(machine)
+    _count_object(machine)
     return Call(func, args)
 
 
-def _count_call(machine: _Machine) -> None:
-    machine.calls += 1
-    if machine.calls > MAX_CALLS:
-        raise ValueError(f"it makes more than {MAX_CALLS:,} objects")
+def _count_object(machine: _Machine) -> None:
+    machine.objects += 1
+    if machine.objects > MAX_OBJECTS:
+        raise ValueError(f"there are more than {MAX_OBJECTS:,} objects")
 
 
 def _new_with_keywords(machine: _Machine, _: object) -> None:
@@ -281,7 +296,7 @@ def _build(machine: _Machine, _: object) -> None:
 
 
 def _binpersid(machine: _Machine, _: object) -> None:
-    _count_call(machine)
+    _count_object(machine)
     persistent = Persistent(machine.stack.pop())
     machine.persistent.append(persistent)
     machine.stack.append(persistent)
@@ -291,6 +306,7 @@ def _make_dict(machine: _Machine, args: tuple[object, ...]) -> dict[object, obje
     source = args[-1] if args else None  # a defaultdict's only other argument is its factory
     if isinstance(source, dict):
         return source
+    _count_object(machine)
     made: dict[object, object] = {}
     if isinstance(source, (list, tuple)):  # Python 2 wrote OrderedDict([[key, value], ...])
         machine.copied += len(source)
@@ -343,9 +359,9 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "BINGET": _get,
     "LONG_BINGET": _get,
     "EMPTY_TUPLE": lambda machine, _: machine.stack.append(()),
-    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
-    "EMPTY_SET": lambda machine, _: machine.stack.append([]),
-    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
+    "EMPTY_LIST": _empty_list,
+    "EMPTY_SET": _empty_list,
+    "EMPTY_DICT": _empty_dict,
     "TUPLE": _tuple,
     "TUPLE1": _short_tuple(1),
     "TUPLE2": _short_tuple(2),

@@ -13,7 +13,7 @@ import numpy as np
 
 from prunecli.arrays import INTS, NumpyOps
 from prunecli.dtypes import FLOATS
-from prunecli.norms import Read, deviation, slice_norms, tile_norms
+from prunecli.norms import Read, deviation, slice_norms, tile_norms, weakest
 from prunecli.plans import Group, Local
 from prunecli.ranking import Sample, Search, orders_of
 from prunecli.splice import PAGE
@@ -58,7 +58,7 @@ class Batch:
     groups: list[Group]
     searches: list[Search] = field(default_factory=list)
     small: list[tuple[Group, Future[list[Order]]]] = field(default_factory=list)
-    measured: list[tuple[int, Future[list[float]]]] = field(default_factory=list)
+    measured: list[tuple[int, Future[Local]]] = field(default_factory=list)
     counting: Tasks | None = None
 
 
@@ -126,9 +126,8 @@ class Planner:
             self._count(pool, batch, searches)
         for group, orders in batch.small:
             self._conclude(group, results([orders])[0])
-        for member, numbers in batch.measured:
-            if isinstance(self.strategy, Measured):
-                self.plans[member] = self.strategy.decide(self.targets[member], results([numbers])[0])
+        for member, plan in batch.measured:
+            self.plans[member] = results([plan])[0]
 
     def _conclude(self, group: Group, orders: Sequence[Order]) -> None:
         if (ranked := self._ranked()) is not None:
@@ -211,18 +210,19 @@ class Planner:
 
     # --- deviations and norms
 
-    def _measure(self, worker: Worker, member: int) -> list[float]:
-        """Return the numbers the strategy wants of a tensor."""
+    def _measure(self, worker: Worker, member: int) -> Local:
+        """Plan a tensor from a deviation or norms."""
         tensor, strategy = self.targets[member], self.strategy
         dtype, read = FLOATS[tensor.dtype], self._reader(worker, tensor)
         if isinstance(strategy, Structured):
-            found = slice_norms(read, tensor.shape, strategy.axis(tensor), strategy.n, dtype)
-        elif isinstance(strategy, Block):
-            found = tile_norms(read, tensor.shape, (strategy.rows, strategy.cols), dtype)
-        else:
-            return [deviation(read, tensor.numel, dtype)]
-        numbers: list[float] = found.reshape(-1).tolist()
-        return numbers
+            norms = slice_norms(read, tensor.shape, strategy.axis(tensor), strategy.n, dtype)
+            return strategy.local(tensor, *weakest(norms, strategy.wanted(tensor, norms.size)))
+        if isinstance(strategy, Block):
+            norms = tile_norms(read, tensor.shape, (strategy.rows, strategy.cols), dtype).reshape(-1)
+            return strategy.local(tensor, *weakest(norms, strategy.wanted(tensor, norms.size)))
+        if isinstance(strategy, Spread):
+            return strategy.local(tensor, deviation(read, tensor.numel, dtype))
+        raise TypeError(strategy)
 
     def _reader(self, worker: Worker, tensor: TensorInfo) -> Read:
         """Return a function that reads runs of a tensor in row-major order."""

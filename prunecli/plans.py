@@ -74,7 +74,10 @@ class Local(Protocol):
         """The cut that the plan found, in the units of what it ranked, for the report."""
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
-        """Return the elements that must be seen together with [start, stop) to decide about those."""
+        """Return the elements that must be seen together with [start, stop) to decide about those.
+
+        Those elements alone, for a plan that comes from numbers about the weights: a window may be laid out before.
+        """
 
     def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
         """`y` (the tile's magnitudes as integers) → keep array (all bits set = survives) of the same length."""
@@ -224,12 +227,10 @@ class Tiles:
     value: float | None = None
     bounds: tuple[int, int] | None = None
 
-    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
-        """Widen [start, stop) to whole rows."""
-        row = prod(shape[1:])
-        return start - start % row, stop + -stop % row
+    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - protocol
+        """Every weight is decided by its index."""
+        return start, stop
 
     def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
-        """Return the keep array of whole rows."""
-        row = prod(tile.shape[1:])
-        return ops.keep_tiles(y, tile.start // row, row, self.tile, self.alive)
+        """Return the keep array of the tile's magnitudes `y`."""
+        return ops.keep_tiles(y, tile.start, prod(tile.shape[1:]), self.tile, self.alive)

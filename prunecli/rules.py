@@ -10,8 +10,6 @@ from prunecli.escape import shown
 from prunecli.plans import Cut
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from prunecli.plans import Order
     from prunecli.tensors import TensorInfo
 
@@ -62,15 +60,6 @@ def how_many(
         where = "" if tensor is None else f" of {shown(repr(tensor.name))}"
         raise UsageError(f"--count {count} is more than the {total} {of_what}{where}", hint=f"--count {total}")
     return count
-
-
-def weakest(norms: Sequence[float], k: int) -> tuple[bytes, float | None]:
-    """Return a byte per norm, 0 for the k smallest (of equals the first), and the largest of those."""
-    order = sorted(range(len(norms)), key=norms.__getitem__)[:k]
-    alive = bytearray(b"\1" * len(norms))
-    for at in order:
-        alive[at] = 0
-    return bytes(alive), norms[order[-1]] if order else None
 
 
 def front_dim(tensor: TensorInfo, dim: int) -> int:

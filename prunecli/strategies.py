@@ -2,7 +2,7 @@
 
 `Threshold` and `TopK` need nothing but the tensor's dtype and shape, and `plan` at once. Others need numbers about the
 weights first: `Percentile`, `L1` and `Global` order statistics, which they name in `groups` and turn into `cuts`;
-`Spread`, `Structured` and `Block` a deviation or norms, from which they `decide`. Nothing here knows about files,
+`Spread`, `Structured` and `Block` a deviation or norms, which make them `local`. Nothing here knows about files,
 patterns, devices or printing.
 """
 
@@ -16,7 +16,7 @@ from prunecli.dtypes import FLOATS
 from prunecli.errors import SelectionError, UsageError
 from prunecli.escape import shown
 from prunecli.plans import Cut, Group, Grouped, Local, Order, Rows, Slices, Tiles
-from prunecli.rules import check_amount, cut_above, exact_cuts, front_dim, how_many, single, weakest
+from prunecli.rules import check_amount, cut_above, exact_cuts, front_dim, how_many, single
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,9 +121,9 @@ class Spread:
         """Say in words what happens to a tensor."""
         return f"|w| <= {self.deviations:g} std"
 
-    def decide(self, tensor: TensorInfo, numbers: Sequence[float]) -> Local:
-        """Return the cut for a tensor whose weights have the standard deviation `numbers[0]`."""
-        return cut_above(self.deviations * numbers[0], FLOATS[tensor.dtype])
+    def local(self, tensor: TensorInfo, deviation: float) -> Local:
+        """Return the cut for a tensor whose weights have this standard deviation."""
+        return cut_above(self.deviations * deviation, FLOATS[tensor.dtype])
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,10 +282,12 @@ class Structured:
         """Return `dim` counted from the front; SelectionError where the tensor has no such dimension."""
         return front_dim(tensor, self.dim)
 
-    def decide(self, tensor: TensorInfo, norms: Sequence[float]) -> Local:
-        """Turn the norms of the slices into the local strategy."""
-        k = how_many(self.amount, self.count, len(norms), f"slices along dim {self.dim}", tensor)
-        alive, value = weakest(norms, k)
+    def wanted(self, tensor: TensorInfo, slices: int) -> int:
+        """Return how many of the slices go; UsageError if there are not so many."""
+        return how_many(self.amount, self.count, slices, f"slices along dim {self.dim}", tensor)
+
+    def local(self, tensor: TensorInfo, alive: bytes, value: float | None) -> Local:
+        """Return the local strategy: a byte per slice, 0 where it goes, and the largest norm that does."""
         return Slices(self.axis(tensor), alive, value)
 
 
@@ -319,10 +321,12 @@ class Block:
         """Say in words what happens to a tensor."""
         return f"{self.rows}x{self.cols} tiles of smallest root mean square"
 
-    def decide(self, tensor: TensorInfo, norms: Sequence[float]) -> Local:
-        """Turn the root mean squares of the tiles, row by row, into the local strategy."""
-        k = how_many(self.amount, self.count, len(norms), f"tiles of {self.rows}x{self.cols}", tensor)
-        alive, value = weakest(norms, k)
+    def wanted(self, tensor: TensorInfo, tiles: int) -> int:
+        """Return how many of the tiles go; UsageError if there are not so many."""
+        return how_many(self.amount, self.count, tiles, f"tiles of {self.rows}x{self.cols}", tensor)
+
+    def local(self, _: TensorInfo, alive: bytes, value: float | None) -> Local:
+        """Return the local strategy: a byte per tile, row by row, 0 where it goes, and the largest norm that does."""
         return Tiles((self.rows, self.cols), alive, value)
 
 

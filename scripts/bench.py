@@ -36,8 +36,12 @@ STRATEGIES = {
     "threshold": ("threshold", "--thr", "0.0135"),
     "global": ("global", "--amount", "0.5"),
     "percentile": ("percentile", "--q", "50"),
+    "l1": ("l1", "--amount", "0.5"),
     "topk 2:4": ("topk", "--pattern", "2:4"),
     "topk 2:7": ("topk", "--pattern", "2:7"),
+    "structured": ("structured", "--amount", "0.25"),
+    "structured dim 1": ("structured", "--amount", "0.25", "--dim", "1"),
+    "block 4x4": ("block", "--shape", "4x4", "--amount", "0.5"),
 }
 
 LOAD = """

@@ -11,7 +11,7 @@ import pytest
 from prunecli import norms
 from prunecli.arrays import in_slices, in_tiles
 from prunecli.dtypes import FLOATS
-from prunecli.norms import deviation, slice_norms, tile_norms
+from prunecli.norms import deviation, slice_norms, tile_norms, weakest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,9 +110,23 @@ def test_any_run_of_slices_is_part_of_the_whole(outer: int, inner: int) -> None:
             assert np.array_equal(whole[start : start + count], in_slices(start, count, inner, alive))
 
 
-def test_tiles_cover_their_rows_and_columns() -> None:
-    """A tile's answer stands in each of its cells, and tiles at the edge are cut short."""
-    expected = [[-1, -1, 0], [-1, -1, 0], [0, 0, -1]]
+def test_any_run_of_a_tiled_matrix_is_part_of_the_whole() -> None:
+    """A tile's answer stands in each of its cells, tiles at the edge are cut short, and runs start anywhere."""
+    whole = np.ravel([[-1, -1, 0], [-1, -1, 0], [0, 0, -1]])
 
-    assert np.array_equal(np.ravel(expected), in_tiles(0, 3, 3, (2, 2), bytes([1, 0, 0, 1])))
-    assert np.array_equal(np.ravel(expected[1:]), in_tiles(1, 2, 3, (2, 2), bytes([1, 0, 0, 1])))
+    for start in range(9):
+        for count in range(1, 10 - start):
+            found = in_tiles(start, count, 3, (2, 2), bytes([1, 0, 0, 1]))
+            assert np.array_equal(whole[start : start + count], found)
+
+
+@pytest.mark.parametrize("k", range(8))
+def test_the_weakest_are_exactly_k_and_of_equals_the_first(k: int) -> None:
+    """A stable sort says which go, and the largest norm among them is told."""
+    scores = np.array([2.0, 1.0, np.inf, 1.0, 0.0, 2.0, 2.0])
+    order = np.argsort(scores, kind="stable")[:k]
+
+    alive, value = weakest(scores, k)
+
+    assert {at for at, byte in enumerate(alive) if not byte} == set(order.tolist())
+    assert value == (scores[order[-1]] if k else None)

@@ -15,9 +15,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from prunecli import output
+from prunecli import hidden, output
 from prunecli.errors import OutputError
-from prunecli.output import check_output, check_writable_target, new_directory, new_file, publish_text
+from prunecli.output import (
+    UnflushedError,
+    check_output,
+    check_writable_target,
+    new_directory,
+    new_file,
+    publish_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -174,6 +181,41 @@ def test_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("way")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_replaced_file_keeps_its_owner(tmp_path: Path) -> None:
+    """Over an existing file of somebody else, root writes a file that is theirs."""
+    (tmp_path / "a").write_bytes(b"old")
+    os.chown(tmp_path / "a", 1234, 2345)
+
+    put(tmp_path / "a", force=True)
+
+    assert listing(tmp_path) == {"a": b"new"}
+    assert ((tmp_path / "a").stat().st_uid, (tmp_path / "a").stat().st_gid) == (1234, 2345)
+
+
+@pytest.mark.usefixtures("way")
+def test_an_owner_that_cannot_be_kept_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may replace a file of somebody else and not give theirs away owns the new one."""
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(os, "fchown", failing(errno.EPERM))
+    monkeypatch.setattr(os, "fstat", other_owner(os.fstat))
+
+    put(tmp_path / "a", force=True)
+
+    assert listing(tmp_path) == {"a": b"new"}
+
+
+def other_owner(real: Callable[[int], os.stat_result]) -> Callable[[int], os.stat_result]:
+    """Make an fstat that tells of a group of its own."""
+
+    def fstat(fd: int) -> os.stat_result:
+        status = real(fd)
+        return os.stat_result((*status[:5], status.st_gid + 1, *status[6:]))
+
+    return fstat
+
+
+@pytest.mark.usefixtures("way")
 def test_forced_link_keeps_pointing(tmp_path: Path) -> None:
     """With force a symbolic link stays a link, and the file it names is replaced."""
     (tmp_path / "real").write_bytes(b"old")
@@ -196,10 +238,15 @@ def test_hard_link_is_broken_not_written_through(tmp_path: Path) -> None:
     assert listing(tmp_path) == {"a": b"new", "b": b"old"}
 
 
-def test_no_hard_links_still_no_clobber(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the filesystem has no links, a new name is claimed first and an existing one wins."""
+@pytest.mark.parametrize("step", ["one step", "two steps"])
+def test_no_hard_links_still_no_clobber(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Where the filesystem has no links, the kernel or else an empty file keeps the name, and an existing one wins."""
     monkeypatch.setattr(output, "_open_nameless", lambda _parent: None)
     monkeypatch.setattr(os, "link", failing(errno.EPERM))
+    if step == "two steps":
+        monkeypatch.setattr(output, "_renameat2", lambda *_: False)
+    else:
+        monkeypatch.setattr(output, "_claim", failing(errno.EIO))
 
     put(tmp_path / "a", b"first")
     with pytest.raises(OutputError, match="exists"), new_file(tmp_path / "b", size=1):
@@ -310,6 +357,25 @@ def test_real_full_disk_keeps_the_old_file(small_disk: Path) -> None:
     put(small_disk / "b", b"n" * 300_000)
 
     assert listing(small_disk) == {"a": b"o" * 600_000, "b": b"n" * 300_000}
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("force", [False, True])
+def test_an_unflushed_name_is_no_lost_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, force: bool) -> None:
+    """When the directory cannot be flushed after publishing, the error says that the file is written."""
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    with pytest.raises(UnflushedError, match=r"is written, but a power cut may undo it: .*Input/output error"):
+        put(tmp_path / "a", force=force)
+
+    assert listing(tmp_path) == {"a": b"new"}
 
 
 CHILD = """
@@ -450,7 +516,7 @@ def test_failed_swap_puts_the_old_directory_back(tmp_path: Path, monkeypatch: py
 
     def second_fails(source: Path, target: Path) -> Path:
         calls.append(target)
-        if len(calls) == 2:
+        if len(calls) == 3:  # the first finds the old directory there
             raise OSError(errno.EIO, "Input/output error")
         return rename(source, target)
 
@@ -481,6 +547,65 @@ def test_directory_that_appears_meanwhile_wins(tmp_path: Path) -> None:
     assert listing(tmp_path) == {"d/x": b"theirs"}
 
 
+@pytest.mark.usefixtures("exchange", "umask")
+def test_members_of_a_replaced_directory_keep_their_modes(tmp_path: Path) -> None:
+    """With force, files and folders get the modes of those they replace, and new ones the usual."""
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    for name, mode in (("a", 0o604), ("sub/b", 0o444)):
+        (tmp_path / "d" / name).write_bytes(b"old")
+        (tmp_path / "d" / name).chmod(mode)
+    (tmp_path / "d" / "sub").chmod(0o711)
+
+    with new_directory(tmp_path / "d", force=True) as draft:
+        (draft / "sub").mkdir()
+        for name in ("a", "sub/b", "c"):
+            put(draft / name)
+
+    modes = {name: stat.S_IMODE((tmp_path / "d" / name).stat().st_mode) for name in ("a", "sub", "sub/b", "c")}
+    assert modes == {"a": 0o604, "sub": 0o711, "sub/b": 0o444, "c": 0o640}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_members_of_a_replaced_directory_keep_their_owners(tmp_path: Path) -> None:
+    """With force, root leaves a directory and what is in it to whom they belonged."""
+    (tmp_path / "d").mkdir()
+    put(tmp_path / "d" / "a")
+    for path in (tmp_path / "d", tmp_path / "d" / "a"):
+        os.chown(path, 1234, 2345)
+
+    with new_directory(tmp_path / "d", force=True) as draft:
+        put(draft / "a")
+
+    assert {(p.stat().st_uid, p.stat().st_gid) for p in (tmp_path / "d", tmp_path / "d" / "a")} == {(1234, 2345)}
+
+
+@pytest.mark.usefixtures("exchange")
+def test_an_empty_directory_needs_force(tmp_path: Path) -> None:
+    """An existing directory is refused even if there is nothing in it, and replaced with force."""
+    (tmp_path / "d").mkdir()
+
+    with pytest.raises(OutputError, match="exists"), new_directory(tmp_path / "d"):
+        pytest.fail("the block ran")
+    with new_directory(tmp_path / "d", force=True) as draft:
+        put(draft / "a")
+
+    assert listing(tmp_path) == {"d/a": b"new"}
+
+
+def test_a_file_that_appears_where_a_directory_goes_wins(tmp_path: Path) -> None:
+    """A file made during the run under the directory's name is kept, force or not."""
+
+    def raced() -> None:
+        with new_directory(tmp_path / "d", force=True) as draft:
+            put(draft / "a")
+            put(tmp_path / "d", b"theirs")
+
+    with pytest.raises(OutputError, match="exists"):
+        raced()
+
+    assert listing(tmp_path) == {"d": b"theirs"}
+
+
 def test_directory_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     """Force replaces a result, not a directory that holds what the result has not."""
     (tmp_path / "d").mkdir()
@@ -493,6 +618,150 @@ def test_directory_with_other_files_is_not_replaced(tmp_path: Path) -> None:
         put(draft / "a")
 
     assert listing(tmp_path) == {"d/thesis.txt": b"old"}
+
+
+# --- what killed processes left
+
+
+def name(parent: Path) -> Path:
+    """Return a hidden name that a process has used that is gone now."""
+    return hidden.hidden_name(parent)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_stale_drafts_are_swept(tmp_path: Path, what: str) -> None:
+    """A hidden file and a hidden directory that nobody holds are gone after the next output of either sort."""
+    name(tmp_path).write_bytes(b"half")
+    (name(tmp_path) / "sub").mkdir(parents=True)
+    stale = name(tmp_path)
+    stale.mkdir()
+    (stale / "a").write_bytes(b"half")
+    stale.chmod(0o500)
+
+    if what == "file":
+        put(tmp_path / "new")
+    else:
+        with new_directory(tmp_path / "new"):
+            pass
+
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.usefixtures("way")
+def test_drafts_of_the_living_stay(tmp_path: Path) -> None:
+    """Runs at work beside each other do not take each other's drafts."""
+    with (
+        new_file(tmp_path / "a", size=3) as a,
+        new_directory(tmp_path / "d") as d,
+        new_file(d / "b", size=3) as b,
+    ):
+        put(tmp_path / "c")
+        with new_directory(tmp_path / "e", force=True):
+            pass
+        for draft in (a, b):
+            os.pwrite(draft.fd, b"abc", 0)
+
+    assert listing(tmp_path) == {"a": b"abc", "c": b"new", "d/b": b"abc"}
+
+
+def test_a_forced_file_is_locked_while_it_has_a_hidden_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run that comes between link and rename leaves the hidden name alone."""
+    (tmp_path / "a").write_bytes(b"old")
+    real = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        put(tmp_path / "b")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+    put(tmp_path / "a", force=True)
+
+    assert listing(tmp_path) == {"a": b"new", "b": b"new"}
+
+
+@pytest.mark.parametrize(
+    "other", [".prune-{boot}-0123456789abcdef.old", ".prune-{boot}-mine.tmp", ".prune-0-0123456789abcdef.tmp"]
+)
+def test_other_names_are_not_swept(tmp_path: Path, other: str) -> None:
+    """A directory put aside, a name of somebody's own and a draft of another machine or boot stay."""
+    kept = tmp_path / other.format(boot=hidden._boot())
+    kept.write_bytes(b"theirs")
+
+    put(tmp_path / "a")
+
+    assert kept.read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("kind", ["symlink", "of somebody else", "unknown boot", "no locks"])
+def test_what_is_not_known_for_stale_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Links, other people's drafts, and all of them where locks tell nothing, stay."""
+    (tmp_path / "precious").write_bytes(b"theirs")
+    kept = name(tmp_path)
+    kept.symlink_to("precious") if kind == "symlink" else kept.write_bytes(b"theirs")
+    if kind == "of somebody else":
+        monkeypatch.setattr(os, "geteuid", lambda: kept.stat().st_uid + 1)
+    if kind == "unknown boot":
+        monkeypatch.setattr(hidden, "_BOOT", tmp_path / "none")
+    if kind == "no locks":
+        monkeypatch.setattr(hidden.fcntl, "flock", failing(errno.ENOLCK))
+
+    put(tmp_path / "a")
+    put(tmp_path / "a", force=True)
+    with new_directory(tmp_path / "d") as draft:
+        put(draft / "b")
+
+    assert listing(tmp_path) == {"precious": b"theirs", kept.name: b"theirs", "a": b"new", "d/b": b"new"}
+
+
+@pytest.mark.parametrize("make", [hidden.make_file, hidden.make_directory])
+@pytest.mark.parametrize("moment", ["before the lock", "after the lock"])
+def test_a_draft_swept_at_birth_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], int], moment: str
+) -> None:
+    """A sweep that comes between the making and the locking of a draft costs nothing but another name."""
+    real, seen = hidden.lock, []
+
+    def swept(fd: int) -> bool:
+        seen.append(os.fstat(fd).st_ino)
+        if len(seen) > 1:
+            return real(fd)
+        (path,) = tmp_path.iterdir()
+        hidden._remove(path)
+        return moment == "after the lock"
+
+    monkeypatch.setattr(hidden, "lock", swept)
+
+    with hidden.hidden_beside(tmp_path / "a", make) as (fd, path):
+        assert os.path.samestat(os.fstat(fd), path.stat())
+
+    assert len(seen) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_cleaning_up_does_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the hidden directory is deleted is heard when it is gone."""
+    real, calls = shutil.rmtree, []
+
+    def rmtree(path: Path, **options: bool) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        real(path, **options)  # type: ignore[arg-type]
+
+    def fill() -> None:
+        with new_directory(tmp_path / "d", force=True) as draft:
+            put(draft / "a")
+
+    fill()
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with pytest.raises(KeyboardInterrupt):
+        fill()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+    assert listing(tmp_path) == {"d/a": b"new"}
 
 
 # --- refusals before any work

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from support import CONTAINERS, STRATEGIES, expected, files, make_checkpoint, make_weights, same_bits, zeroed
 
+from prunecli import planning
 from prunecli.checkpoint import open_checkpoint
 from prunecli.engine import Options, prune_files
 from prunecli.selection import Rules, select
@@ -102,6 +103,20 @@ def test_every_container_gives_the_same_bytes(
     wanted = run(source(container), STRATEGIES[strategy], tmp_path / "reference", REFERENCE, Rules())
 
     assert wanted == run(source(container), STRATEGIES[strategy], tmp_path / "other", OTHERS[way], Rules())
+
+
+@pytest.mark.parametrize("small", [0, 1 << 22])
+def test_planning_in_batches_gives_the_same_bytes(
+    strategy: str, small: int, source: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows laid out before their tensors are planned, and tensors ranked as a stream, come out alike."""
+    path = source("safetensors")
+    wanted = run(path, STRATEGIES[strategy], tmp_path / "reference", REFERENCE, Rules())
+    monkeypatch.setattr(planning, "BATCH", 1)
+    monkeypatch.setattr(planning, "SMALL", small)
+    monkeypatch.setattr(planning, "SCAN", 512)
+
+    assert wanted == run(path, STRATEGIES[strategy], tmp_path / "other", Options(window=4096, threads=3), Rules())
 
 
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=2).map(lambda tail: [7 * 9 * 11, *tail])

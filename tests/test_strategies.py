@@ -159,7 +159,7 @@ def test_a_threshold_of_zero_prunes_zeros_only(dtype: str) -> None:
 
 def test_a_spread_is_a_threshold_in_deviations() -> None:
     """Half a deviation of 0.5 is a threshold of 0.25."""
-    assert Threshold(0.25).plan(tensor(3)) == Spread(0.5).decide(tensor(3), [0.5])
+    assert Threshold(0.25).plan(tensor(3)) == Spread(0.5).local(tensor(3), 0.5)
 
 
 # --- percentiles

@@ -147,7 +147,7 @@ def measured(folder: Path, *args: str | Path, seconds: float = 60, space: int = 
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
     )
     lines = process.stderr.decode().splitlines(keepends=True)
-    assert lines[-1].startswith("peak "), lines
+    assert lines[-1].startswith("peak "), lines[-1]
     return Ran(process.returncode, process.stdout.decode(), "".join(lines[:-1])), int(lines[-1].split()[1])
 
 

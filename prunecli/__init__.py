@@ -1,5 +1,75 @@
-"""Zero weights in checkpoint files: the right ones, nothing else, as fast as copying the file."""
+"""Zero weights in checkpoint files: the right ones, nothing else, as fast as copying the file.
+
+    import prunecli
+
+    report = prunecli.prune("ckpt.pth", prunecli.Threshold(0.1))
+
+The names here are looked up when they are first used: importing the package costs nothing.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prunecli.api import prune
+    from prunecli.checkpoint import open_checkpoint
+    from prunecli.errors import (
+        CheckpointError,
+        DeviceError,
+        OutputError,
+        PruneError,
+        SelectionError,
+        UsageError,
+    )
+    from prunecli.report import Report, Row
+    from prunecli.strategies import L1, Block, Global, Percentile, Spread, Structured, Threshold, TopK
+    from prunecli.tensors import Checkpoint, TensorInfo
+
 __version__ = "0.1.0"
+
+_ROOMS = {
+    "api": ("prune",),
+    "checkpoint": ("open_checkpoint",),
+    "errors": ("CheckpointError", "DeviceError", "OutputError", "PruneError", "SelectionError", "UsageError"),
+    "report": ("Report", "Row"),
+    "strategies": ("L1", "Block", "Global", "Percentile", "Spread", "Structured", "Threshold", "TopK"),
+    "tensors": ("Checkpoint", "TensorInfo"),
+}
+
+__all__ = [
+    "L1",
+    "Block",
+    "Checkpoint",
+    "CheckpointError",
+    "DeviceError",
+    "Global",
+    "OutputError",
+    "Percentile",
+    "PruneError",
+    "Report",
+    "Row",
+    "SelectionError",
+    "Spread",
+    "Structured",
+    "TensorInfo",
+    "Threshold",
+    "TopK",
+    "UsageError",
+    "open_checkpoint",
+    "prune",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from the room it lives in."""
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(importlib.import_module(f"prunecli.{room}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, for completion."""
+    return sorted([*globals(), *__all__])

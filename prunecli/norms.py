@@ -97,7 +97,8 @@ def _band_sums(read: Read, first: int, stop: int, cols: int, high: int, dtype: F
     with np.errstate(over="ignore"):
         if len(sums) > 1 and (stop - first) % high == 0:
             parts = _powers(read(first * cols, stop * cols), dtype, 2)
-            return np.add.reduce(parts.reshape(-1, high, cols), axis=1)
+            together: NDArray[np.float64] = np.add.reduce(parts.reshape(-1, high, cols), axis=1)
+            return together
         for band, (low, end) in enumerate(_runs(stop - first, high)):
             for start, past in _runs((end - low) * cols, max(1, RUN // cols) * cols):
                 at = (first + low) * cols

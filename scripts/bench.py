@@ -116,6 +116,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--grow", nargs="+", type=float, metavar="GB", help="bf16 files of these sizes instead")
     parser.add_argument("--rivals", action="store_true", help="run the scripts people use, too")
+    beside = shutil.which("prune", path=str(Path(sys.executable).parent)) or "prune"
+    parser.add_argument("--tool", default=beside, help="the `prune` to measure; an editable install starts slower")
     parser.add_argument("--cgroup", type=int, metavar="MB", help="give each command this much memory, cold; needs root")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="do not delete the files made")
@@ -179,13 +181,12 @@ def _build(maker: str, path: Path, size: int, rest: tuple[object, ...]) -> None:
 
 def commands(source: Path, out: Path, options: argparse.Namespace) -> dict[str, list[str]]:
     """Return what to run, by name; `cp` first."""
-    tool = shutil.which("prune", path=str(Path(sys.executable).parent)) or "prune"
     found = {
         COPY: ["sh", "-c", 'cp -r "$1" "$2" && find "$2" -type f -exec sync {} +', "sh", str(source), str(out)],
         HOT: ["cp", "-r", str(source), str(out)],
     }
     for name in options.strategy:
-        found[name] = [tool, *STRATEGIES[name], str(source), "-o", str(out), "-q", "--threads", str(options.threads)]
+        found[name] = [options.tool, *STRATEGIES[name], str(source), "-o", str(out), "-q", "--threads", str(options.threads)]
     if options.rivals and source.is_file():
         found |= {name: [sys.executable, "-c", script, str(source), str(out)] for name, script in RIVALS.items()}
     return found

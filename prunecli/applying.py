@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import islice
 from threading import Condition, Lock, get_ident
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -208,10 +210,16 @@ def _overlap(window: Window, checksum: Checksum) -> tuple[int, int]:
 
 
 def overlapping(window: Window, checksums: Sequence[Checksum]) -> Iterator[Checksum]:
-    """Yield the checksums (sorted, apart from each other) over bytes of the window."""
-    for checksum in checksums:
-        if checksum.span.start < window.end and checksum.span.end > window.start:
-            yield checksum
+    """Yield the checksums over bytes of the window; `checksums` are in file order and lie apart from each other."""
+    first = bisect_right(checksums, window.start, key=_end)
+    for checksum in islice(checksums, first, None):
+        if checksum.span.start >= window.end:
+            return
+        yield checksum
+
+
+def _end(checksum: Checksum) -> int:
+    return checksum.span.end
 
 
 def _combined(parts: Sequence[_Part]) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
 from prunecli.safetensors_file import quoted, read_safetensors
-from prunecli.shards import check_index, find_shards, is_index
+from prunecli.shards import DCP_TO_TORCH, check_index, find_shards, is_index
 from prunecli.tensors import Checkpoint, CheckpointFile, TensorInfo
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ ARRAYS = "arrays"
 
 _HEAD = 4096  # bytes that are looked at to tell what a file is
 _COMPRESSED = {".gz", ".zst", ".xz", ".bz2", ".lz4"}
+_EXPORT_AGAIN = "prune the model it was made from, then export again"
 _SAVE_AGAIN = "save its weights as safetensors with the program that wrote it"
 
 
@@ -67,7 +68,8 @@ _FOREIGN = (
     (0, b"BZh", "bzip2-compressed", "bzip2 -dc {path} > {out}"),
     (0, b"\x04\x22\x4d\x18", "lz4-compressed", "lz4 -dc {path} > {out}"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "7z x {path}"),
-    (257, b"ustar", "a tar archive, perhaps of PyTorch 0.1", "tar -xf {path}"),
+    (0, b"sys_info\0", "a tar archive of torch 0.1", "load it with the program that wrote it, then torch.save again"),
+    (257, b"ustar", "a tar archive", "tar -xf {path}"),
     (0, b"PK\5\6", "an empty zip archive", None),
     (0, b"\x89PNG", "a PNG image", None),
     (0, b"\xff\xd8\xff", "a JPEG image", None),
@@ -113,9 +115,11 @@ def sniff(head: bytes, name: str = "") -> Kind:
         return Kind("", "empty", "download or save it again")
     if _is_safetensors(head):
         return Kind(SAFETENSORS, SAFETENSORS)
-    known = _by_magic(head)
+    known = _part_of_dcp(head, name) or _by_magic(head)
     if known:
         return known
+    if head[:16] == bytes(16) and head[20:21] == b"\x08":  # a LoDTensor: versions of 0, no levels, a protobuf
+        return Kind("", "parameters of an exported Paddle model (.pdiparams)", _EXPORT_AGAIN)
     if name.endswith(".safetensors") and not _is_text(head):
         return Kind(SAFETENSORS, SAFETENSORS)
     return _text_kind(head) if _is_text(head) else _guess(head)
@@ -213,7 +217,9 @@ def _foreign(kind: Kind, path: Path, label: str) -> CheckpointError:
     """Say what a file is that is no checkpoint, and what can be done about it."""
     source = shlex.quote(str(path)) if label == str(path) else "-"
     out = path.with_suffix("") if path.suffix in _COMPRESSED else path.with_name(f"{path.name}.out")
-    hint = (kind.hint or "file {path}").format(path=source, out=shlex.quote(str(out)), folder=path.parent)
+    hint = (kind.hint or "file {path}").format(
+        path=source, out=shlex.quote(str(out)), folder=shlex.quote(str(path.parent))
+    )
     return CheckpointError(f"{label} is not a checkpoint: it is {kind.what}", hint=hint)
 
 
@@ -236,6 +242,13 @@ def _by_magic(head: bytes) -> Kind | None:
 
     if is_pickle(head):
         return Kind(ARRAYS, "a pickle")
+    return None
+
+
+def _part_of_dcp(head: bytes, name: str) -> Kind | None:
+    """Tell a file of a distributed checkpoint: its parts are torch files one behind the other."""
+    if name.endswith(".distcp") or (name == ".metadata" and b"torch.distributed.checkpoint" in head):
+        return Kind("", "part of a distributed checkpoint", f"{shlex.join(DCP_TO_TORCH)} {{folder}} model.pth")
     return None
 
 
@@ -275,7 +288,7 @@ def _guess(head: bytes) -> Kind:
         return Kind("", "zero bytes only, as a broken download leaves", "download it again")
     # field 1 of a protobuf is ONNX's version number, and a string or a message follows
     if head[0] == 8 and head[2:3] in {b"\x12", b"\x1a", b"\x3a"}:
-        return Kind("", "perhaps an ONNX model", "prune the model it was made from, then export again")
+        return Kind("", "perhaps an ONNX model", _EXPORT_AGAIN)
     return Kind("", f"of no kind known here, beginning {head[:8].hex(' ')}", "file {path}")
 
 

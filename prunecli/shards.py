@@ -26,7 +26,10 @@ TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".th")
 _WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 _SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 
-_DCP_TO_TORCH = ("python", "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch")
+DCP_TO_TORCH = ("python", "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch")
+"""The command that makes one torch file of a distributed checkpoint; its directory and the file follow."""
+
+_ZERO_TO_FP32 = ("python", "-m", "deepspeed.utils.zero_to_fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +234,21 @@ def _refuse_foreign(directory: Path, names: list[str]) -> None:
     if ".metadata" in names and any(name.endswith(".distcp") for name in names):
         raise CheckpointError(
             f"{directory} is a distributed checkpoint (torch.distributed.checkpoint)",
-            hint=shlex.join([*_DCP_TO_TORCH, str(directory), f"{directory.name or 'model'}.pth"]),
+            hint=shlex.join([*DCP_TO_TORCH, str(directory), f"{directory.name or 'model'}.pth"]),
         )
     if "saved_model.pb" in names:
         raise CheckpointError(f"{directory} is a TensorFlow SavedModel", hint="save its variables as safetensors first")
+    if any(".data-00000-of-" in name for name in names):
+        raise CheckpointError(f"{directory} is a TensorFlow checkpoint", hint="save its variables as safetensors first")
 
 
 def _nothing(directory: Path, names: list[str]) -> NoReturn:
     """Say that a directory holds no checkpoint, and point at a folder below that does."""
+    if "zero_to_fp32.py" in names:
+        raise CheckpointError(
+            f"{directory} is a DeepSpeed checkpoint, whose weights are in pieces",
+            hint=shlex.join([*_ZERO_TO_FP32, str(directory), f"{directory.name or 'model'}.whole"]),
+        )
     below = (*directory.glob("*/*.safetensors"), *directory.glob("*/*/*.safetensors"))
     near = sorted(str(path.parent) for path in below)
     raise CheckpointError(

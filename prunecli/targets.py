@@ -36,6 +36,7 @@ def check_output(
     `names` is None for a file; for a directory it holds the relative paths it will have, and an existing
     directory with anything else in it is not replaced.
     """
+    _refuse_nul(target)
     read = tuple(sources)
     replaces_input = in_place and any(_same(target, source) for source in read)
     if not replaces_input:
@@ -47,6 +48,7 @@ def check_output(
 
 def check_writable_target(target: Path, *, force: bool, others: Iterable[Path] = ()) -> None:
     """Refuse a report or mask `target` that cannot be written or is one of the run's `others`: OutputError."""
+    _refuse_nul(target)
     for other in others:
         if _same(target, other):
             raise OutputError(
@@ -54,6 +56,11 @@ def check_writable_target(target: Path, *, force: bool, others: Iterable[Path] =
                 hint="give each output a path of its own",
             )
     place_for(target, force=force, directory=False)
+
+
+def _refuse_nul(target: Path) -> None:
+    if "\0" in str(target):  # the system calls raise ValueError
+        raise OutputError(f"the output {_q(target)} has a NUL character in its path", hint=ELSEWHERE)
 
 
 def _refuse_inputs(target: Path, sources: Iterable[Path], *, directory: bool) -> None:

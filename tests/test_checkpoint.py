@@ -210,7 +210,7 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "GGUF": (b"GGUF\3\0\0\0", "a GGUF model", "convert again"),
     "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x05", "perhaps an ONNX model", "export again"),
     "TFLite": (b"\x1c\0\0\0TFL3\x14\0", "a TensorFlow Lite model", "convert again"),
-    "tar": (tar(), "a tar archive", "tar -xf "),
+    "tar": (tar(), "a tar archive of torch 0.1", "torch.save again"),
     "pickle": (pickle.dumps({"w": [1.0]}, protocol=4), "a pickle, not written by torch.save", "safetensors"),
     "zeros": (bytes(5000), "zero bytes only", "download it again"),
     "empty zip": (empty_zip(), "an empty zip archive", "file "),

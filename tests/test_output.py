@@ -665,6 +665,24 @@ def test_drafts_of_the_living_stay(tmp_path: Path) -> None:
     assert listing(tmp_path) == {"a": b"abc", "c": b"new", "d/b": b"abc"}
 
 
+def test_a_killed_writer_with_a_hidden_name_is_swept(tmp_path: Path) -> None:
+    """Where drafts have names, a run beside a living one leaves its draft, and removes it once it is killed."""
+    (tmp_path / "a").write_bytes(b"old")
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "a"), "named"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"writing\n"
+        put(tmp_path / "b")
+        assert len(listing(tmp_path)) == 3
+        child.kill()
+    assert len(listing(tmp_path)) == 3
+
+    put(tmp_path / "c")
+
+    assert listing(tmp_path) == {"a": b"old", "b": b"new", "c": b"new"}
+
+
 def test_a_forced_file_is_locked_while_it_has_a_hidden_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run that comes between link and rename leaves the hidden name alone."""
     (tmp_path / "a").write_bytes(b"old")

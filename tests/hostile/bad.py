@@ -74,7 +74,7 @@ def tree(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            found[str(path)] = ("link", os.readlink(path))
+            found[str(path)] = ("link", str(path.readlink()))
         else:
             found[str(path)] = path.read_bytes() if path.is_file() else path.stat().st_mode
     return found
@@ -107,7 +107,7 @@ def try_case(capfd: pytest.CaptureFixture[str], folder: Path, case: Case) -> Non
     source, output, report = folder / case.name, folder / "out", folder / "report.json"
     data = case.make()
     source.write_bytes(data)
-    args = (case.args[0], source, *case.args[1:], "-o", output, "--report", report)
+    args: tuple[str | Path, ...] = (case.args[0], source, *case.args[1:], "-o", output, "--report", report)
     if isinstance(case.want, str):
         refused(capfd, folder, case.want, *args)
         return
@@ -180,7 +180,7 @@ def text(value: str | bytes) -> bytes:
     return b"X" + struct.pack("<I", len(raw)) + raw
 
 
-def rebuilt(  # noqa: PLR0913 - the fields of the call
+def rebuilt(
     *,
     key: str = "0",
     numel: int = 4,
@@ -202,10 +202,10 @@ def state_dict(tensors: Mapping[str, bytes]) -> bytes:
     return b"\x80\x02}(" + b"".join(text(name) + value for name, value in tensors.items()) + b"u."
 
 
-def archive(records: Mapping[str, bytes] | Sequence[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
+def archive(records: Mapping[str, bytes] | list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
     """Return a zip of the records, in that order."""
     buffer = io.BytesIO()
-    pairs = list(records.items()) if not isinstance(records, list | tuple) else records
+    pairs = records if isinstance(records, list) else list(records.items())
     with zipfile.ZipFile(buffer, "w", method) as target:
         for name, content in pairs:
             target.writestr(zipfile.ZipInfo(name), content, method)

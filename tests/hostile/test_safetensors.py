@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from typing import TYPE_CHECKING
 
 import pytest
-from bad import P, W, Case, assert_refusal, container, entry, measured, ran, tree, try_case
+from bad import Case, P, W, assert_refusal, container, entry, measured, ran, tree, try_case
 
+from prunecli.api import prune
+from prunecli.escape import shown
+from prunecli.render import table
 from prunecli.safetensors_file import FORMAT_LIMIT, HEADER_LIMIT
+from prunecli.strategies import Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +39,12 @@ def accepted(number: int, what: str, make: Callable[[bytes], bytes]) -> Case:
 def header(dictionary: dict[str, object]) -> Callable[[bytes], bytes]:
     """Return what makes a container with that header of the four weights."""
     return lambda data: container(dictionary, data)
+
+
+def packed(dtype: str, size: int) -> Callable[[bytes], bytes]:
+    """Return what makes a container of the four weights and, in `size` bytes, 16 numbers of a dtype not looked into."""
+    entries = {**A, "q.weight": entry((2, 8), (16, 16 + size), dtype)}
+    return lambda data: container(entries, data + bytes(range(size)))
 
 
 CASES = [
@@ -68,16 +79,10 @@ CASES = [
     accepted(20, "huge but empty", header({**A, "e.weight": entry((0, LARGE, LARGE), (16, 16))})),
     accepted(21, "scalar", lambda data: container({**A, "s.weight": entry((), (16, 20))}, data + b"\0\0\0\x3d")),
     accepted(21, "empty tensor", header({**A, "e.weight": entry((0, 3), (16, 16))})),
-    *(
-        accepted(
-            22,
-            dtype,
-            lambda data, dtype=dtype, n=n: container(
-                {**A, "q.weight": entry((2, 8), (16, 16 + n), dtype)}, data + bytes(range(n))
-            ),
-        )  # type: ignore[misc]
-        for dtype, n in (("F4", 8), ("F6_E2M3", 12), ("F6_E3M2", 12), ("F8_E8M0", 16))
-    ),
+    accepted(22, "F4", packed("F4", 8)),
+    accepted(22, "F6_E2M3", packed("F6_E2M3", 12)),
+    accepted(22, "F6_E3M2", packed("F6_E3M2", 12)),
+    accepted(22, "F8_E8M0", packed("F8_E8M0", 16)),
     refusal(23, "unknown dtype", container({"a.weight": entry(dtype="F33")}, W), "unknown dtype: 'F33'"),
     Case(
         24,
@@ -116,7 +121,7 @@ def test_07_the_largest_header_of_the_format_is_refused_in_little_memory(tmp_pat
 
     assert_refusal(end, "too large")
     assert peak < 100
-    assert [NAME] == [path.name for path in tmp_path.iterdir()]
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 def test_07_the_largest_header_that_is_read_takes_bounded_memory(tmp_path: Path) -> None:
@@ -169,6 +174,34 @@ def test_25_names_are_escaped_wherever_they_are_shown(
     assert shown.isprintable()
     assert "warning: " in end.err
     assert name in {row["name"] for row in json.loads((tmp_path / "in.pruned.report.json").read_text())["tensors"]}
+
+
+@pytest.mark.parametrize("what", NAMES)
+@pytest.mark.parametrize("width", [30, 200])
+def test_25_names_are_escaped_on_a_terminal(what: str, width: int, tmp_path: Path) -> None:
+    """The table for a terminal has no colour or command in it that a name asked for, and shows markup as it is."""
+    source = tmp_path / NAME
+    source.write_bytes(container({f"{NAMES[what]}.weight": entry(), NAMES[what]: entry(offsets=(16, 32))}, W + W))
+    report = prune(source, Threshold(0.5), dry_run=True)
+
+    lines = table(report, width=width, color=False)
+
+    assert lines.replace("\n", "").replace("\u2500", "").isprintable()
+    assert width < 200 or shown(f"{NAMES[what]}.weight") in lines
+
+
+def test_a_long_name_takes_little_time_on_a_terminal(tmp_path: Path) -> None:
+    """A name of a hundred thousand characters is folded in a second or so."""
+    source = tmp_path / NAME
+    source.write_bytes(container({"[b]x\x1b" * 20_000 + ".weight": entry()}, W))
+    report = prune(source, Threshold(0.5), dry_run=True)
+    began = time.monotonic()
+
+    lines = table(report, width=80, color=False)
+
+    assert time.monotonic() - began < 20
+    assert "\x1b" not in lines
+    assert len(lines) < 1_000_000
 
 
 @pytest.mark.parametrize("what", NAMES)

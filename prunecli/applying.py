@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import islice
 from threading import Condition, Lock, get_ident
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -212,10 +211,10 @@ def _overlap(window: Window, checksum: Checksum) -> tuple[int, int]:
 def overlapping(window: Window, checksums: Sequence[Checksum]) -> Iterator[Checksum]:
     """Yield the checksums over bytes of the window; `checksums` are in file order and lie apart from each other."""
     first = bisect_right(checksums, window.start, key=_end)
-    for checksum in islice(checksums, first, None):
-        if checksum.span.start >= window.end:
+    for at in range(first, len(checksums)):
+        if checksums[at].span.start >= window.end:
             return
-        yield checksum
+        yield checksums[at]
 
 
 def _end(checksum: Checksum) -> int:

@@ -183,7 +183,9 @@ def _near(path: Path) -> str:
 def _open_file(path: Path, label: str, key: str | None) -> _Listing:
     try:
         with path.open("rb") as file:
-            return _read(file, path, label, key)
+            modified = os.fstat(file.fileno()).st_mtime_ns
+            listing = _read(file, path, label, key)
+            return replace(listing, file=replace(listing.file, modified=modified))
     except OSError as error:
         raise CheckpointError(f"cannot read {label}: {error.strerror or error}") from error
 

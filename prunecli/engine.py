@@ -113,8 +113,7 @@ def prune_files(
         else:
             with _sinks(checkpoint, sources, output, options) as sinks:
                 run.execute(sources, list(sinks))
-        digests = [_digest(s.fd, s.size) for s in sources] if options.sha256 else []
-    return run.report(output, time.monotonic() - began, digests)
+    return run.report(output, time.monotonic() - began)
 
 
 @contextmanager
@@ -123,7 +122,7 @@ def _sources(checkpoint: Checkpoint) -> Iterator[list[Source]]:
         sources = []
         for file in checkpoint.files:
             try:
-                source = Source(file.path, file.size)
+                source = Source(file.path, file.size, file.modified)
             except OSError as error:
                 raise CheckpointError(f"cannot read {file.path}: {error.strerror}") from error
             stack.callback(source.close)
@@ -183,6 +182,7 @@ class _Run:
         self.window = options.window or (DEVICE_WINDOW if options.device else HOST_WINDOW)
         self.plans: dict[int, Local] = {}
         self.tallies: dict[int, Tally] = {}
+        self.digests: tuple[str | None, ...] = (None, None)
 
     def execute(self, sources: Sequence[Source], sinks: Sequence[Sink | None]) -> None:
         """Plan and apply; the sinks' files are complete when this returns."""
@@ -203,11 +203,14 @@ class _Run:
                 work.go_on()
             work.go_on()
             work.wait()
-        for source in sources:
-            source.check_unchanged()
         for at, (file, sink) in enumerate(zip(self.checkpoint.files, sinks, strict=True)):
             applier.repair(at, file, None if sink is None else sink.fd)
         self.plans, self.tallies = planner.plans, applier.tallies()
+        if self.options.sha256 and not self.checkpoint.is_directory:
+            files = (sources[0].fd, None if sinks[0] is None else sinks[0].fd)
+            self.digests = tuple(None if fd is None else _digest(fd, sources[0].size) for fd in files)
+        for source in sources:
+            source.check_unchanged()
         if self.options.strict:
             self._refuse_nonfinite()
 
@@ -219,12 +222,11 @@ class _Run:
                     hint=f"-x '{self.targets[at].name}' leaves the tensor out",
                 )
 
-    def report(self, output: Path | int | None, seconds: float, digests: Sequence[str]) -> Report:
+    def report(self, output: Path | int | None, seconds: float) -> Report:
         """Say what was done."""
         checkpoint = self.checkpoint
         rows = tuple(self._rows())
         size = sum(file.size for file in checkpoint.files)
-        single = len(checkpoint.files) == 1 and not checkpoint.is_directory
         return Report(
             rows=rows,
             strategy=self.strategy.describe(),
@@ -234,8 +236,8 @@ class _Run:
             version=__version__,
             output_path=None if output is None else "-" if isinstance(output, int) else str(output),
             output_bytes=None if output is None else size,
-            input_sha256=digests[0] if digests and single else None,
-            output_sha256=_digest_of(output) if digests and single and output is not None else None,
+            input_sha256=self.digests[0],
+            output_sha256=self.digests[1],
             key=checkpoint.key,
             device=self.options.device or "cpu",
             seconds=round(seconds, 3),
@@ -378,10 +380,3 @@ def _digest(fd: int, size: int) -> str:
     for at in range(0, size, 1 << 20):
         digest.update(os.pread(fd, min(1 << 20, size - at), at))
     return digest.hexdigest()
-
-
-def _digest_of(output: Path | int) -> str:
-    if isinstance(output, int):
-        return _digest(output, os.fstat(output).st_size)
-    with output.open("rb") as file:
-        return _digest(file.fileno(), output.stat().st_size)

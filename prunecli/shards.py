@@ -94,9 +94,14 @@ def check_index(index: Index, where: dict[str, str]) -> tuple[str, ...]:
 def _file_names(directory: Path) -> list[str]:
     try:
         with os.scandir(directory) as entries:
-            return sorted(entry.name for entry in entries if not entry.is_dir())
+            return sorted(entry.name for entry in entries if _may_be_read(entry))
     except OSError as error:
         _unreadable(error)
+
+
+def _may_be_read(entry: os.DirEntry[str]) -> bool:
+    # a fifo would be waited for; a link to nothing is told of later
+    return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
 
 
 def _unreadable(error: OSError) -> NoReturn:

@@ -173,12 +173,15 @@ def merged(ranges: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]
 class Source:
     """An input file held open; reads are whole or an error, and a change while it is read is noticed."""
 
-    def __init__(self, path: Path, size: int) -> None:
-        """Open `path` and remember what it was like; raise CheckpointError if it is no longer `size` bytes long."""
+    def __init__(self, path: Path, size: int, modified: int | None = None) -> None:
+        """Open `path` and remember what it was like.
+
+        Raise CheckpointError if it is not `size` bytes long or, where that is known, `modified` at that time (ns).
+        """
         self.path, self.size = path, size
         self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self._seen = self._state()
-        if self._seen[0] != size:
+        if self._seen != (size, self._seen[1] if modified is None else modified):
             self.close()
             raise self._changed()
 

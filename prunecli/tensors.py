@@ -101,11 +101,12 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFile:
-    """One file that holds tensors."""
+    """One file that holds tensors; `modified` is its time of change (ns) when they were looked up, if that is known."""
 
     path: Path
     size: int
     checksums: tuple[Checksum, ...] = ()
+    modified: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def read_legacy(file: BinaryIO, label: str) -> tuple[object, dict[Persistent, St
     window = bounded(file, min(size, _MAX_PICKLE))
     magic, protocol, _, pickle, keys = (read_pickle(window, label) for _ in range(5))
     if magic.value != _MAGIC or protocol.value != _PROTOCOL:
-        raise CheckpointError(f"{label} is a torch file of protocol {protocol.value!r}, not {_PROTOCOL}")
+        raise CheckpointError(f"{label} is a torch file of another protocol than {_PROTOCOL}")
     try:
         claims = _claims(pickle)
         spans, end = _spans(file, size, keys.value, {claim.key: claim for claim in reversed(claims.values())})

@@ -101,7 +101,7 @@ def examine(data: bytes, folder: Path, name: str = "in.pth") -> str:
         raise Finding(f"{left} are left over")
     if code == 0:
         _check_output(data, output.read_bytes(), path, output, json.loads(report.read_text(encoding="ascii")))
-        return "pruned: " + _gist("; ".join(line for line in said.splitlines() if line[:8] in {"skipped ", "note    "}))
+        return _gist("pruned: " + "; ".join(line for line in said.splitlines() if line[:8] in {"skipped ", "note    "}))
     _check_refusal(code, said)
     if output.exists() or report.exists():
         raise Finding("there is an output after an error")
@@ -110,7 +110,9 @@ def examine(data: bytes, folder: Path, name: str = "in.pth") -> str:
 
 def _gist(said: str) -> str:
     """Return a message without what comes from the input: two with one gist are one answer."""
-    return re.sub(r"\d[\d,]*", "#", re.sub(r"'[^']*'|`[^`]*`|\"[^\"]*\"|\([^()]*\)", "_", said))[:300]
+    quoted = r"'[^']*'|`[^`]*`|\"[^\"]*\"|\([^()]*\)"
+    numbers = r"\b(0x)?[0-9a-f]{2}\b|\b[0-9a-f]{8}\b|\d[\d,]*"
+    return re.sub(numbers, "#", re.sub(quoted, "_", said.partition("\n")[0]))[:300]
 
 
 def _read(reader: Callable[[io.BytesIO, str], Any], data: bytes) -> None:

@@ -17,6 +17,7 @@ from prunecli.api import prune
 from prunecli.checkpoint import open_checkpoint
 from prunecli.errors import CheckpointError
 from prunecli.strategies import Threshold
+from prunecli.zip_directory import read_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +114,19 @@ def test_the_archive_stays_a_sound_zip(exported: Path, tmp_path: Path) -> None:
     assert differ
     assert all("/data/weights/weight_" in n for n in differ)
     subprocess.run(["unzip", "-tqq", tmp_path / "out.pt2"], check=True)
+
+
+def test_every_other_byte_is_the_inputs(exported: Path, tmp_path: Path) -> None:
+    """Bytes differ only inside pruned records and in the fields that hold their checksums."""
+    prune(exported, Threshold(0.2), output=tmp_path / "out.pt2", reports=())
+
+    old, new = exported.read_bytes(), (tmp_path / "out.pt2").read_bytes()
+    with exported.open("rb") as file:
+        records = [r for r in read_records(file, "x").values() if "/data/" in r.name and ".json" not in r.name]
+    free = [(r.span.start, r.span.end) for r in records]
+    free += [(place, place + 4) for r in records for place in r.places]
+    assert len(old) == len(new)
+    assert all(any(a <= i < b for a, b in free) for i in range(len(old)) if old[i] != new[i])
 
 
 def test_pickled_sparse_and_unsaved_weights_are_named(exported: Path, tmp_path: Path) -> None:

@@ -579,9 +579,8 @@ HOSTILE_SHAPES = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_SHAPES)
-def test_hostile_shapes_take_bounded_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_shapes_take_bounded_time(name: str) -> None:
     """Cycles, doubling, depth and long names end soon, in a listing or an error."""
-    monkeypatch.setattr("prunecli.torch_walk.MAX_STEPS", 1 << 22)  # an eighth: the rest would only take longer
     data = with_pickle(HOSTILE_SHAPES[name].replace(b"%b", tensor_pickle()))
     started = time.perf_counter()
 
@@ -590,7 +589,49 @@ def test_hostile_shapes_take_bounded_time(name: str, monkeypatch: pytest.MonkeyP
     except CheckpointError as error:
         assert "\n" not in str(error)  # noqa: PT017
 
+    assert time.perf_counter() - started < 3
+
+
+MANY = {
+    "objects": (b"cposix\nsystem\nq\0](" + b"h\0)R" * 2000 + b"e.", "more than 1,000 objects"),
+    "dicts": (b"](" + b"}" * 2000 + b"e.", "more than 1,000 objects"),
+    "lists": (b"](" + b"]" * 2000 + b"e.", "more than 1,000 objects"),
+    "made dicts": (b"ccollections\nOrderedDict\nq\0](" + b"h\0)R" * 2000 + b"e.", "more than 1,000 objects"),
+    "persistent ids": (b"](" + b"NQ" * 2000 + b"e.", "more than 1,000 objects"),
+    "kept values": (b"N" + b"".join(b"r%b" % struct.pack("<L", i) for i in range(2000)) + b".", "more than 900 values"),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_what_takes_memory_is_bounded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickle of more objects, or more values to come back to, than any checkpoint has is stopped."""
+    monkeypatch.setattr("prunecli.pickle_reader.MAX_OBJECTS", 1000)
+    monkeypatch.setattr("prunecli.pickle_reader.MAX_MEMO", 900)
+    body, message = MANY[name]
+
+    with pytest.raises(CheckpointError, match=message):
+        listing(with_pickle(b"\x80\x02" + body))
+
+
+def test_a_megabyte_costs_little() -> None:
+    """The dearest objects, a megabyte of them, are read in seconds."""
+    body = b"\x80\x02cposix\nsystem\nq\0](" + b"h\0)R" * 250_000 + b"e."
+    started = time.perf_counter()
+
+    assert listing(with_pickle(body)).tensors == ()
+
     assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_bytes_beside_the_tensors_are_skipped(legacy: bool) -> None:  # noqa: FBT001
+    """Long and short bytes, also as keys, are passed over, and what follows them is found."""
+    w = torch.ones(3, 3)
+    value = {"log": b"x" * 70_000, "a": b"short", b"key": {"w": w}, "after": w + 1}
+
+    found = listing(saved(value, 4, legacy=legacy))
+
+    assert [t.name for t in found.tensors] == ["key.w", "after"]
 
 
 def test_a_class_is_no_storage() -> None:

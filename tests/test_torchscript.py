@@ -18,6 +18,7 @@ from prunecli.checkpoint import open_checkpoint
 from prunecli.errors import CheckpointError, SelectionError
 from prunecli.selection import Rules, select
 from prunecli.strategies import Threshold
+from prunecli.zip_directory import read_records
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,6 +110,19 @@ def test_the_archive_stays_a_sound_zip(archive: Path, tmp_path: Path) -> None:
         same = [n for n in old.namelist() if old.read(n) == new.read(n)]
     assert all("/data/" in n for n in set(old.namelist()) - set(same))
     subprocess.run(["unzip", "-tqq", tmp_path / "out.pt"], check=True)
+
+
+def test_every_other_byte_is_the_inputs(archive: Path, tmp_path: Path) -> None:
+    """Bytes differ only inside pruned records and in the fields that hold their checksums."""
+    prune(archive, Threshold(0.2), output=tmp_path / "out.pt", reports=())
+
+    old, new = archive.read_bytes(), (tmp_path / "out.pt").read_bytes()
+    with archive.open("rb") as file:
+        records = [r for r in read_records(file, "x").values() if "/data/" in r.name and ".json" not in r.name]
+    free = [(r.span.start, r.span.end) for r in records]
+    free += [(place, place + 4) for r in records for place in r.places]
+    assert len(old) == len(new)
+    assert all(any(a <= i < b for a, b in free) for i in range(len(old)) if old[i] != new[i])
 
 
 def test_a_frozen_module_has_no_named_weights(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""The fuzzer: what it once found stays harmless, and it does find what it is for."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import random
+import warnings
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from prunecli.torch_file import read_torch
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import the fuzzer."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("fuzz")
+
+
+CRASHERS: dict[str, tuple[str, str]] = {}
+"""What went wrong -> the file's name, and its bytes, compressed, in base 85."""
+
+
+@pytest.mark.parametrize("what", CRASHERS)
+def test_what_was_found_stays_harmless(what: str, fuzz: ModuleType, tmp_path: Path) -> None:
+    """An input that did harm once gives a right result or an error in a sentence."""
+    name, packed = CRASHERS[what]
+
+    fuzz.examine(zlib.decompress(base64.b85decode(packed)), tmp_path, name)
+
+
+def test_every_seed_is_harmless(fuzz: ModuleType, tmp_path: Path) -> None:
+    """The undamaged inputs keep every promise that the fuzzer checks, and most of them are pruned."""
+    answers = []
+    for at, made in enumerate(fuzz.seeds()):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        answers.append(fuzz.examine(made.bytes(), folder, made.name))
+
+    assert sum(answer.startswith("pruned") for answer in answers) > len(answers) / 2
+
+
+def test_one_seed_makes_the_same_inputs(fuzz: ModuleType) -> None:
+    """What was found can be made again."""
+    corpus = fuzz.seeds()
+
+    first, second = ([fuzz.damaged(corpus[i], rng, corpus) for i in range(9)] for rng in map(random.Random, (3, 3)))
+
+    assert first == second
+
+
+def broken_reader(file: Any, label: str, **options: Any) -> object:  # noqa: ANN401 - as the real one
+    """Read a torch file, but fail on what it calls damaged."""
+    try:
+        return read_torch(file, label, **options)
+    except Exception as error:
+        raise KeyError(label) from error
+
+
+def test_what_does_harm_is_found_and_kept(fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that raises something else than CheckpointError is found within seconds, and its input is kept."""
+    monkeypatch.setattr(fuzz, "read_torch", broken_reader)
+    said: list[str] = []
+
+    found = fuzz.search(0.05, tmp_path / "crashers", random.Random(0), said.append)
+
+    assert found
+    assert "KeyError" in said[0]
+    assert found[0].with_name(f"{found[0].name}.txt").read_text().startswith("KeyError at ")
+    with pytest.raises(KeyError):
+        fuzz.examine(found[0].read_bytes(), tmp_path / "crashers" / "again", found[0].name[13:])
+
+
+def test_a_changed_byte_that_is_no_weight_is_found(fuzz: ModuleType, tmp_path: Path) -> None:
+    """The check of outputs notices one wrong byte, and a weight that became another number."""
+    made = next(made for made in fuzz.seeds() if made.name == "in.safetensors")
+    path = tmp_path / "in.safetensors"
+    data = made.bytes()
+    path.write_bytes(data)
+    fuzz.cli.main(["threshold", str(path), "--thr", "0.5", "-q", "-o", str(tmp_path / "out")])
+    result = (tmp_path / "out").read_bytes()
+    report = {"input": {"key": ""}, "tensors": [{"name": "fc.weight", "selected": True}]}
+    place = next(at for at, (a, b) in enumerate(zip(data, result, strict=True)) if a != b)
+    for at, what in ((9, "bytes changed that must not"), (place, "something else than zero")):
+        wrong = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        with pytest.raises(fuzz.Finding, match=what), warnings.catch_warnings():
+            fuzz._check_output(data, wrong, path, path, report)

@@ -1,16 +1,16 @@
-"""How many threads the engine takes, and when it writes around the page cache."""
+"""How many threads the engine takes, and which digests it tells."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from prunecli import engine
+from prunecli import Threshold, engine, prune
 
-if TYPE_CHECKING:
-    from pathlib import Path
+DEMO = Path(__file__).parents[1] / "demo" / "digits_conv.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,14 @@ def test_a_containers_quota_limits_the_cpus(
         (tmp_path / name).write_text(text)
 
     assert expected == engine.available_cpus()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_digests_are_those_of_the_files(dry_run: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """`sha256` puts the SHA-256 of the input, and of the output where there is one, into the report."""
+    output = tmp_path / "out.safetensors"
+
+    report = prune(DEMO, Threshold(0.03), output=output, sha256=True, dry_run=dry_run)
+
+    assert hashlib.sha256(DEMO.read_bytes()).hexdigest() == report.input_sha256
+    assert report.output_sha256 == (None if dry_run else hashlib.sha256(output.read_bytes()).hexdigest())

@@ -14,7 +14,6 @@ from typing import BinaryIO
 
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
-from prunecli.escape import shown
 from prunecli.pickle_opcodes import Blob, bounded
 from prunecli.pickle_reader import Call, Global, read_pickle
 from prunecli.tensors import OUTSIDE, Span, TensorInfo, row_major
@@ -100,7 +99,7 @@ def read_array_pickle(file: BinaryIO, label: str, *, key: str | None = None) -> 
 
 
 def _no_arrays(label: str, others: list[tuple[str, str]]) -> CheckpointError:
-    what = f"{shown(others[0][0])!r} is a {others[0][1]}" if others else "it holds no NumPy arrays"
+    what = f"{others[0][0]!r} is a {others[0][1]}" if others else "it holds no NumPy arrays"
     return CheckpointError(
         f"{label} is not a checkpoint: it is a pickle, not written by torch.save, and {what}",
         hint="save its weights as safetensors with the program that wrote it",
@@ -124,13 +123,13 @@ def _listed(name: str, value: object, label: str, *, paddle: bool) -> TensorInfo
     try:
         return _tensor(name, dtype, array, array.data, big_endian=big_endian)
     except ValueError as problem:
-        raise CheckpointError(f"{label} is damaged: the array {shown(name)!r} {problem}") from problem
+        raise CheckpointError(f"{label} is damaged: the array {name!r} {problem}") from problem
 
 
 def _spelled_as_text(name: str, label: str, *, paddle: bool) -> CheckpointError:
     code = f"import paddle; paddle.save(paddle.load({label!r}), {label + '.resaved.pdparams'!r}, protocol=4)"
     return CheckpointError(
-        f"{label} cannot be pruned in place: its pickle of protocol 2 spells the array {shown(name)!r} as text",
+        f"{label} cannot be pruned in place: its pickle of protocol 2 spells the array {name!r} as text",
         hint=f"python -c {shlex.quote(code)}" if paddle else "save it again with pickle protocol 4",
     )
 

@@ -19,7 +19,7 @@ from prunecli.errors import CheckpointError
 from prunecli.output import new_directory, new_file
 from prunecli.planning import Planner
 from prunecli.plans import Cut
-from prunecli.report import Report, Row, warnings_for
+from prunecli.report import Report, Row, facts_about, warnings_for
 from prunecli.splice import Sink, Source, Untouched
 from prunecli.workers import Pool, Tasks
 
@@ -244,7 +244,7 @@ class _Run:
             command=self.options.command,
             dry_run=output is None,
             warnings=warnings_for(rows),
-            facts=checkpoint.facts,
+            facts=(*checkpoint.facts, *facts_about(checkpoint.others)),
         )
 
     def _rows(self) -> Iterator[Row]:

@@ -25,22 +25,27 @@ if TYPE_CHECKING:
 Read: TypeAlias = Callable[[int, int], "NDArray[Any]"]
 """Give the elements [first, stop) of a tensor, in row-major order, as integers; good until the next call."""
 
+_SMALLER = 2.0**-600
+
 RUN = 1 << 17
 """Elements looked at together: a megabyte of float64."""
 
 
-def deviation(read: Read, numel: int, dtype: Float) -> float:
-    """Return the standard deviation (n - 1 in the denominator) of the finite weights."""
+def deviation(read: Read, numel: int, dtype: Float, *, scale: float = 1.0) -> float:
+    """Return the standard deviation (n - 1 in the denominator) of the finite weights times `scale`."""
     sums, squares, count = [], [], 0
     for first, stop in _runs(numel, RUN):
         x = read(first, stop)
         weights = np.where(x < 0, -1.0, 1.0) * _magnitudes(x, dtype)
-        weights = weights[np.isfinite(weights)]
+        weights = weights[np.isfinite(weights)] * scale
         count += weights.size
-        sums.append(float(weights.sum()))
-        squares.append(float(np.square(weights).sum()))
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums.append(float(weights.sum()))
+            squares.append(float(np.square(weights).sum()))
     if count < 2:
         return 0.0
+    if numel * max(squares) > 1e290:  # the squares of weights beyond 1e145 are no float64 any more
+        return deviation(read, numel, dtype, scale=_SMALLER) / _SMALLER
     return sqrt(max(fsum(squares) - fsum(sums) ** 2 / count, 0.0) / (count - 1))
 
 

@@ -218,6 +218,14 @@ def warnings_for(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+def facts_about(others: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Return a sentence per kind of what is no plain tensor and stays as it is; `others` are (name, what it is)."""
+    names: dict[str, list[str]] = {}
+    for name, what in others:
+        names.setdefault(what, []).append(shown(name))
+    return tuple(f"{len(found):,} left as they are, {what}: {_listed(found)}" for what, found in names.items())
+
+
 def _wiped(row: Row) -> bool:
     return bool(row.numel and row.pruned and row.zeros_after == row.numel)
 

@@ -35,7 +35,9 @@ def read_legacy(file: BinaryIO, label: str) -> tuple[object, dict[Persistent, St
     window = bounded(file, min(size, _MAX_PICKLE))
     magic, protocol, _, pickle, keys = (read_pickle(window, label) for _ in range(5))
     if magic.value != _MAGIC or protocol.value != _PROTOCOL:
-        raise CheckpointError(f"{label} is a torch file of another protocol than {_PROTOCOL}")
+        got = protocol.value
+        what = got if isinstance(got, int) and abs(got) < 1 << 64 else type(got).__name__
+        raise CheckpointError(f"{label} is a torch file of protocol {what}, not {_PROTOCOL}")
     try:
         claims = _claims(pickle)
         spans, end = _spans(file, size, keys.value, {claim.key: claim for claim in reversed(claims.values())})

@@ -7,7 +7,6 @@ import zlib
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.errors import CheckpointError
-from prunecli.escape import shown
 from prunecli.tensors import Checksum
 
 if TYPE_CHECKING:
@@ -30,13 +29,11 @@ def read_record(file: BinaryIO, record: Record, label: str) -> bytes:
     if record.compressed:
         raise compressed(record, label)
     if record.span.length > RECORD_LIMIT:
-        raise CheckpointError(
-            f"{label} is no checkpoint of ours: {shown(record.name)!r} has {record.span.length:,} bytes"
-        )
+        raise CheckpointError(f"{label} is no checkpoint of ours: {record.name!r} has {record.span.length:,} bytes")
     file.seek(record.span.start)
     data = file.read(record.span.length)
     if zlib.crc32(data) != record.crc:
-        raise CheckpointError(f"{label} is damaged: the checksum of {shown(record.name)!r} is wrong")
+        raise CheckpointError(f"{label} is damaged: the checksum of {record.name!r} is wrong")
     return data
 
 
@@ -61,7 +58,7 @@ def checksums(records: dict[str, Record], prefix: str) -> tuple[Checksum, ...]:
 def compressed(record: Record, label: str) -> CheckpointError:
     """Say that a record whose place matters is compressed."""
     return CheckpointError(
-        f"{label} cannot be pruned in place: its record {shown(record.name)!r} is compressed", hint=resave(label)
+        f"{label} cannot be pruned in place: its record {record.name!r} is compressed", hint=resave(label)
     )
 
 

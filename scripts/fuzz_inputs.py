@@ -78,6 +78,8 @@ def seeds() -> tuple[Made, ...]:
         torch.export.save(torch.export.export(module.eval(), (torch.ones(2, 3),)), program)
     made += [_zipped(raw.getvalue()) for raw in (script, program)]
     made += [Made("in.pth", (("", raw.getvalue()),)) for raw in (script, program)]
+    arrays = {name: t.numpy() for name, t in flat.items()}
+    made += [Made("in.pdparams", (("", pickle.dumps(arrays, protocol)),)) for protocol in (2, 3, 4, 5)]
     return tuple(made)
 
 

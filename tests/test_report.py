@@ -13,7 +13,7 @@ import pytest
 
 from prunecli.escape import shown, shown_bytes
 from prunecli.render import percent, plain, table
-from prunecli.report import Report, Row, to_json, warnings_for
+from prunecli.report import Report, Row, facts_about, to_json, warnings_for
 
 EVIL = "a\x1b[31m\n\u202e[red]w.weight"
 
@@ -384,3 +384,13 @@ def test_plain_text_does_not_import_rich() -> None:
     root = Path(__file__).parents[1]
 
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_what_is_no_plain_tensor_is_told_by_kind() -> None:
+    """Each kind has one sentence with its names, a few of them, escaped."""
+    others = [("a", "sparse tensor"), ("q\n", "quantized tensor"), *((f"s{i}", "sparse tensor") for i in range(6))]
+
+    assert facts_about(others) == (
+        "7 left as they are, sparse tensor: a, s0, s1, s2, s3 and 2 more",
+        "1 left as they are, quantized tensor: q\\n",
+    )

@@ -27,8 +27,8 @@ Read: TypeAlias = Callable[[int, int], "NDArray[Any]"]
 
 _SMALLER = 2.0**-600
 
-RUN = 1 << 17
-"""Elements looked at together: a megabyte of float64."""
+RUN = 1 << 15
+"""Elements looked at together: few enough that their float64 copies stay in the cache, and in the allocator's pool."""
 
 
 def deviation(read: Read, numel: int, dtype: Float, *, scale: float = 1.0) -> float:

@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from bad import (
@@ -430,6 +431,36 @@ def test_64_odd_numbers_are_ranked_and_counted(tmp_path: Path, capfd: Capture) -
     assert "3 weights are not finite" in end.err
     result = (tmp_path / "out").read_bytes()
     assert result.replace(b"\0\0\0\x80", bytes(4)) == container(header, want)
+
+
+@pytest.mark.parametrize(
+    "weights", [(1e200, 1.0, -3e199, 2.0), (1.7e308, -1.7e308, 0.0, 1.0), (1.7e308, 1.7e308, 1.7e308, 1e-300)]
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("threshold", "--thr-std", "0.5"),
+        ("percentile", "--q", "50"),
+        ("global", "--amount", "0.5"),
+        ("structured", "--amount", "0.5", "--n", "2"),
+        ("block", "--amount", "0.5", "--shape", "1x2"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_64_numbers_whose_squares_overflow_are_numbers(
+    weights: tuple[float, ...], command: tuple[str, ...], tmp_path: Path, capfd: Capture
+) -> None:
+    """Weights near the largest float64 are ranked like others: no error, no warning of NumPy's, a finite deviation."""
+    path = tmp_path / "in.safetensors"
+    path.write_bytes(container({"a.weight": entry((2, 2), (0, 32), "F64")}, struct.pack("<4d", *weights)))
+
+    end = ran(capfd, command[0], path, *command[1:], "-n", "--json")
+
+    (row,) = json.loads(end.out)["tensors"]
+    assert end.code == 0
+    assert "Warning" not in end.err
+    if "--thr-std" in command:
+        assert row["cut"] == pytest.approx(0.5e200 * np.std(np.array(weights) / 1e200, ddof=1))
 
 
 @pytest.mark.parametrize(

@@ -94,12 +94,20 @@ def _blob(width: int) -> Callable[[IO[bytes]], Blob]:
     return argument
 
 
+def _pair(stream: IO[bytes]) -> str:
+    """Read two lines as "module name"; backslashes mean themselves, as they do to pickle but not to pickletools."""
+    lines = stream.readline(), stream.readline()
+    if not all(line.endswith(b"\n") for line in lines):
+        raise ValueError("the name of a global has no end")
+    return " ".join(line[:-1].decode("utf-8") for line in lines)
+
+
 _BLOBS = {"SHORT_BINBYTES": _blob(1), "BINBYTES": _blob(4), "BINBYTES8": _blob(8), "BYTEARRAY8": _blob(8)}
 
 ARGUMENTS: dict[bytes, tuple[str, Callable[[IO[bytes]], Any] | None]] = {
     opcode.code.encode("latin-1"): (
         opcode.name,
-        _BLOBS.get(opcode.name, opcode.arg.reader if opcode.arg else None),
+        _pair if opcode.name == "GLOBAL" else _BLOBS.get(opcode.name, opcode.arg.reader if opcode.arg else None),
     )
     for opcode in pickletools.opcodes
 }

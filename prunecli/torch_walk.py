@@ -164,11 +164,16 @@ def _resolve(node: object, dotted: str) -> object:
 
 
 def _no_state_dict(root: object, label: str, key: str) -> CheckpointError:
-    names = [
-        name
-        for part, child in itertools.islice(_children(root), 1000)
-        if (name := _text(part)).isprintable() and not is_leaf(child) and _holds_leaf(child)
-    ]
+    # Entries may share their parts: each is looked at once, so that a hint costs no more than a listing.
+    seen: set[int] = set()
+    names = []
+    for part, child in itertools.islice(_children(root), 1000):
+        if is_leaf(child) or id(child) in seen:
+            continue
+        found = next(_leaves(child, None, seen, once=True), None)
+        seen.add(id(child))
+        if found is not None and (name := _text(part)).isprintable():
+            names.append(name)
     near = difflib.get_close_matches(key, names, n=len(names) or 1, cutoff=0)
     hint = f"--key {shlex.quote(near[0])}" if near else "leave --key out: the tensors are at the top"
     if near[1:]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prunecli.zip_directory import Record
 
-CODE_LIMIT = 1 << 26
+CODE_LIMIT = 1 << 24
 """Bytes of code, deflated or not, that are looked at in all; classes beyond are taken for unknown."""
 
 _FILE_LIMIT = 1 << 22

@@ -333,6 +333,18 @@ def test_little_files_cost_little(what: str, tmp_path: Path) -> None:
     assert source.read_bytes() == data
 
 
+def test_53_a_wrong_key_takes_little_time(tmp_path: Path) -> None:
+    """The search for the key that may have been meant looks once at what a thousand keys share."""
+    shared = b"](" + b"]Na" * 300_000 + b"eq\x01"
+    others = b"".join(text(f"k{at}") + b"h\x01" for at in range(1000))
+    weights = text("state_dict") + state_dict({"a.weight": rebuilt()})[2:-1]
+    (tmp_path / "in.pth").write_bytes(checkpoint(b"\x80\x02}(" + text("z") + shared + others + weights + b"u."))
+
+    end, _ = measured(tmp_path, "threshold", "in.pth", "--thr", "0.5", "--key", "nope", seconds=30)
+
+    assert_refusal(end, "holds no tensors at the key 'nope'")
+
+
 # --- 52: payloads
 
 

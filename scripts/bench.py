@@ -186,7 +186,16 @@ def commands(source: Path, out: Path, options: argparse.Namespace) -> dict[str, 
         HOT: ["cp", "-r", str(source), str(out)],
     }
     for name in options.strategy:
-        found[name] = [options.tool, *STRATEGIES[name], str(source), "-o", str(out), "-q", "--threads", str(options.threads)]
+        found[name] = [
+            options.tool,
+            *STRATEGIES[name],
+            str(source),
+            "-o",
+            str(out),
+            "-q",
+            "--threads",
+            str(options.threads),
+        ]
     if options.rivals and source.is_file():
         found |= {name: [sys.executable, "-c", script, str(source), str(out)] for name, script in RIVALS.items()}
     return found

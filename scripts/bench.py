@@ -185,17 +185,9 @@ def commands(source: Path, out: Path, options: argparse.Namespace) -> dict[str, 
         COPY: ["sh", "-c", 'cp -r "$1" "$2" && find "$2" -type f -exec sync {} +', "sh", str(source), str(out)],
         HOT: ["cp", "-r", str(source), str(out)],
     }
+    told = ["-q", "--report", str(report_of(out)), "--threads", str(options.threads)]
     for name in options.strategy:
-        found[name] = [
-            options.tool,
-            *STRATEGIES[name],
-            str(source),
-            "-o",
-            str(out),
-            "-q",
-            "--threads",
-            str(options.threads),
-        ]
+        found[name] = [options.tool, *STRATEGIES[name], str(source), "-o", str(out), *told]
     if options.rivals and source.is_file():
         found |= {name: [sys.executable, "-c", script, str(source), str(out)] for name, script in RIVALS.items()}
     return found
@@ -272,10 +264,15 @@ def confined(megabytes: int) -> list[str]:
     return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
 
 
+def report_of(out: Path) -> Path:
+    """Name the report of an output, whatever the suffix of that."""
+    return Path(f"{out}.report.json")
+
+
 def clean(out: Path) -> None:
     """Delete an output and its report."""
-    for path in (out, out.with_suffix(".report.json"), Path(f"{out}.report.json")):
-        remove(path)
+    remove(out)
+    remove(report_of(out))
 
 
 def remove(path: Path) -> None:

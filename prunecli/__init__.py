@@ -1,4 +1,4 @@
-"""Zero weights in checkpoint files: the right ones, nothing else, as fast as copying the file.
+"""Zero weights in checkpoint files: the right ones, and nothing else.
 
     import prunecli
 

@@ -36,7 +36,7 @@ _TyperError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="prune",
-    help="Zero weights in checkpoint files: the right ones, nothing else, as fast as copying the file.",
+    help="Zero weights in checkpoint files: the right ones, and nothing else.",
     epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -19,9 +19,10 @@ from prunecli.errors import CheckpointError
 from prunecli.output import new_directory, new_file
 from prunecli.planning import Planner
 from prunecli.plans import Cut
+from prunecli.reading import opened
 from prunecli.report import Report, Row, facts_about, warnings_for
 from prunecli.splice import Sink, Source, Untouched
-from prunecli.workers import Pool, Tasks
+from prunecli.workers import Pool, Tasks, default_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,14 +40,6 @@ HOST_WINDOW = 1 << 20
 
 DEVICE_WINDOW = 1 << 26
 """Bytes of a window on a device: enough to hide what a transfer costs to begin."""
-
-THREADS_LIMIT = 4
-"""More threads than this wait for the one writer that a file has; one more than CPUs are used, to wait for the disk."""
-
-CPU_QUOTAS = ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
-"""Where below CGROUPS a container sees the CPU time it may use, in microseconds per period: version 2, version 1."""
-
-CGROUPS = Path("/sys/fs/cgroup")
 
 DIRECT_SHARE = 32
 """Outputs larger than this fraction of the memory are written around the page cache."""
@@ -107,27 +100,13 @@ def prune_files(
     """
     began = time.monotonic()
     run = _Run(checkpoint, selection, strategy, options)
-    with _sources(checkpoint) as sources:
+    with opened(checkpoint) as sources:
         if output is None:
             run.execute(sources, [None] * len(sources))
         else:
             with _sinks(checkpoint, sources, output, options) as sinks:
                 run.execute(sources, list(sinks))
     return run.report(output, time.monotonic() - began)
-
-
-@contextmanager
-def _sources(checkpoint: Checkpoint) -> Iterator[list[Source]]:
-    with ExitStack() as stack:
-        sources = []
-        for file in checkpoint.files:
-            try:
-                source = Source(file.path, file.size, file.modified)
-            except OSError as error:
-                raise CheckpointError(f"cannot read {file.path}: {error.strerror}") from error
-            stack.callback(source.close)
-            sources.append(source)
-        yield sources
 
 
 @contextmanager
@@ -178,7 +157,7 @@ class _Run:
     def __init__(self, checkpoint: Checkpoint, selection: Selection, strategy: Strategy, options: Options) -> None:
         self.checkpoint, self.selection, self.strategy, self.options = checkpoint, selection, strategy, options
         self.targets = [target.tensor for target in selection.targets]
-        self.threads = options.threads or min(available_cpus() + 1, THREADS_LIMIT)
+        self.threads = options.threads or default_threads()
         self.window = options.window or (DEVICE_WINDOW if options.device else HOST_WINDOW)
         self.plans: dict[int, Local] = {}
         self.tallies: dict[int, Tally] = {}
@@ -350,19 +329,6 @@ def _start(checksum: Checksum) -> int:
 
 def _skipped_row(tensor: TensorInfo, file: str, reason: str) -> Row:
     return Row(tensor.name, tensor.dtype, tensor.shape, tensor.numel, file, selected=False, reason=reason)
-
-
-def available_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, and its control group's quota rounded up."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for names in CPU_QUOTAS:
-        try:
-            quota, period = " ".join((CGROUPS / name).read_text(encoding="ascii") for name in names).split()
-        except (OSError, ValueError):
-            continue
-        if quota.isdigit():  # else "max" or -1: no limit
-            return min(cpus, max(1, -(-int(quota) // int(period))))
-    return cpus
 
 
 def _is_large(size: int) -> bool:

@@ -13,12 +13,12 @@ import numpy as np
 
 from prunecli.arrays import INTS, NumpyOps
 from prunecli.dtypes import FLOATS
-from prunecli.norms import Read, deviation, slice_norms, tile_norms, weakest
+from prunecli.norms import deviation, slice_norms, tile_norms, weakest
 from prunecli.plans import Group, Local
 from prunecli.ranking import Sample, Search, orders_of
+from prunecli.reading import Reader
 from prunecli.splice import PAGE
 from prunecli.strategies import L1, Block, Global, Percentile, Spread, Structured, Threshold, TopK
-from prunecli.tiles import flatten, look
 from prunecli.workers import Pool, Tasks, Worker, results
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class Planner:
         advance: Callable[[int], None],
     ) -> None:
         """Nothing is read yet; `advance` will be told the bytes that were."""
-        self.strategy, self.targets, self.sources, self._advance = strategy, targets, sources, advance
+        self.strategy, self.targets, self.sources = strategy, targets, sources
+        self._reader = Reader(sources, advance)
         self.plans: dict[int, Local] = {}
 
     @property
@@ -142,19 +143,8 @@ class Planner:
     def _rank_in_memory(self, worker: Worker, group: Group) -> list[Order]:
         tensor = self.targets[group.members[0]]
         dtype = FLOATS[tensor.dtype]
-        x = flatten(self._read(worker, tensor, 0, tensor.numel), tensor)
+        x = self._reader.read(worker, tensor, 0, tensor.numel)
         return orders_of(worker.ops, worker.ops.magnitudes(worker.ops.load(x), dtype), group.ranks, dtype)
-
-    def _read(self, worker: Worker, tensor: TensorInfo, low: int, high: int) -> NDArray[Any]:
-        """Read elements [low, high) of a contiguous tensor, or all of another, as `look` gives them."""
-        start, end = (tensor.start, tensor.end)
-        if tensor.contiguous:
-            start, end = tensor.start + low * tensor.itemsize, tensor.start + high * tensor.itemsize
-        at = start - start % PAGE
-        view = worker.buffer(end - at)
-        self.sources[tensor.file].read(view, at)
-        self._advance(end - start)
-        return look(view, tensor.start - at, tensor, low, high)
 
     # --- groups that are searched
 
@@ -200,7 +190,7 @@ class Planner:
     ) -> None:
         tensor = self.targets[member]
         dtype, ops = FLOATS[tensor.dtype], worker.ops
-        x = flatten(self._read(worker, tensor, first, stop), tensor)
+        x = self._reader.read(worker, tensor, first, stop)
         if low > dtype.top:
             below, patterns, counts = x.size, x[:0], None
         else:
@@ -213,7 +203,7 @@ class Planner:
     def _measure(self, worker: Worker, member: int) -> Local:
         """Plan a tensor from a deviation or norms."""
         tensor, strategy = self.targets[member], self.strategy
-        dtype, read = FLOATS[tensor.dtype], self._reader(worker, tensor)
+        dtype, read = FLOATS[tensor.dtype], self._reader.reader(worker, tensor)
         if isinstance(strategy, Structured):
             norms = slice_norms(read, tensor.shape, strategy.axis(tensor), strategy.n, dtype)
             return strategy.local(tensor, *weakest(norms, strategy.wanted(tensor, norms.size)))
@@ -223,13 +213,6 @@ class Planner:
         if isinstance(strategy, Spread):
             return strategy.local(tensor, deviation(read, tensor.numel, dtype))
         raise TypeError(strategy)
-
-    def _reader(self, worker: Worker, tensor: TensorInfo) -> Read:
-        """Return a function that reads runs of a tensor in row-major order."""
-        if tensor.contiguous:
-            return lambda first, stop: flatten(self._read(worker, tensor, first, stop), tensor)
-        whole = flatten(self._read(worker, tensor, 0, tensor.numel), tensor)
-        return lambda first, stop: whole[first:stop]
 
 
 def _scans(tensor: TensorInfo) -> Iterator[tuple[int, int]]:

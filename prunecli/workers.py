@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import os
 import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from prunecli.arrays import NumpyOps, Ops, TorchOps
@@ -17,6 +19,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 T = TypeVar("T")
+
+THREADS_LIMIT = 4
+"""More threads than this wait for the one writer that a file has; one more than CPUs are used, to wait for the disk."""
+
+CPU_QUOTAS = ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
+"""Where below CGROUPS a container sees the CPU time it may use, in microseconds per period: version 2, version 1."""
+
+CGROUPS = Path("/sys/fs/cgroup")
 
 BACKLOG = 4
 """Tasks waiting per thread: enough to keep all busy, few enough to stop soon."""
@@ -134,3 +144,21 @@ def results(futures: Iterable[Future[T]]) -> list[T]:
     if any(future.done() and (future.cancelled() or future.exception()) for future in futures):
         raise Stopped
     return [future.result() for future in futures]
+
+
+def default_threads() -> int:
+    """Return how many threads suit the machine: one more than CPUs, to wait for the disk, up to a limit."""
+    return min(available_cpus() + 1, THREADS_LIMIT)
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity, and its control group's quota rounded up."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in CPU_QUOTAS:
+        try:
+            quota, period = " ".join((CGROUPS / name).read_text(encoding="ascii") for name in names).split()
+        except (OSError, ValueError):
+            continue
+        if quota.isdigit():  # else "max" or -1: no limit
+            return min(cpus, max(1, -(-int(quota) // int(period))))
+    return cpus

@@ -31,12 +31,12 @@ def test_a_containers_quota_limits_the_cpus(
 ) -> None:
     """The CPUs are those of the affinity, and no more than the control group's quota pays for."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(engine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(workers, "CGROUPS", tmp_path)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
 
-    assert expected == engine.available_cpus()
+    assert expected == workers.available_cpus()
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

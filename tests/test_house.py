@@ -66,9 +66,10 @@ ARROWS = {
     "hidden": "targets",
     "output": "errors escape hidden targets",
     # the two phases
-    "planning": "arrays dtypes errors escape norms plans ranking splice strategies tiles workers",
+    "reading": "errors splice tiles workers",
+    "planning": "arrays dtypes errors escape norms plans ranking reading splice strategies workers",
     "applying": "arrays crc32 dtypes errors escape measure plans splice tiles workers",
-    "engine": "applying errors escape output planning plans report splice workers",
+    "engine": "applying errors escape output planning plans reading report splice workers",
     # what was done, as values and as text
     "report": "dtypes escape tensors",
     "render": "escape report",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prunecli import Threshold, engine, prune
+from prunecli import Threshold, prune, workers
 
 DEMO = Path(__file__).parents[1] / "demo" / "digits_conv.safetensors"
 

@@ -10,19 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunecli.asking import plan_work
 from prunecli.checkpoint import default_output, default_report, open_checkpoint
 from prunecli.devices import resolve
 from prunecli.errors import OutputError, UsageError
 from prunecli.escape import shown
 from prunecli.report import to_json
-from prunecli.selection import Rules, select
+from prunecli.selection import Rules
 from prunecli.targets import check_output, check_writable_target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prunecli.engine import Progress
     from prunecli.report import Report
+    from prunecli.running import Progress
     from prunecli.strategies import Strategy
     from prunecli.tensors import Checkpoint
 
@@ -40,6 +41,11 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     min_dim: int | None = None,
     min_numel: int = 0,
     key: str | None = None,
+    scores: PathLike | None = None,
+    act_norms: PathLike | None = None,
+    mask_in: PathLike | None = None,
+    of: str = "all",
+    mask_out: PathLike | None = None,
     device: str = "cpu",
     threads: int = 0,
     force: bool = False,
@@ -56,7 +62,14 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     `output` is a path (None: `ckpt.pruned.pth` beside `ckpt.pth`) or an open, writable, seekable file descriptor.
     `reports` are paths that get the JSON report (None: `ckpt.pruned.report.json`; none on a dry run or for a
     descriptor). `include` and `exclude` are patterns over tensor names, see `prunecli.selection.Rules`; `key` is the
-    dotted path of the state_dict in a nested checkpoint. `device` is "cpu", "auto", or one of torch's; `threads` 0
+    dotted path of the state_dict in a nested checkpoint.
+
+    `scores` names a checkpoint whose tensors are ranked in place of the weights, `act_norms` one with a norm for each
+    input column, to multiply magnitudes by. Weights where the mask `mask_in` is 0 stay zero and are not counted:
+    amounts are of what is left; `of` "remaining" takes the zeros for such a mask. `mask_out` gets the mask of what
+    stays.
+
+    `device` is "cpu", "auto", or one of torch's; `threads` 0
     takes as many as help. Existing outputs are kept unless `force`, the input unless `in_place`. `dry_run` measures
     and writes no checkpoint; `strict` refuses weights that are not finite. `sha256` reads both files once more.
     `label` names the input in messages and in the report, `command` is put into the report, and `progress` hears
@@ -70,14 +83,17 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     if threads < 0:
         raise UsageError(f"--threads is 0 or more, not {threads}", hint="--threads 2")
     checkpoint = open_checkpoint(path, key=key, label=label)
-    selection = select(checkpoint, Rules(tuple(include), tuple(exclude), min_dim, min_numel))
+    rules = Rules(tuple(include), tuple(exclude), min_dim, min_numel)
+    work = plan_work(checkpoint, rules, strategy, scores=scores, act_norms=act_norms, mask_in=mask_in, of=of)
     torch_device = resolve(device)
     force = force or in_place
     target = _target(checkpoint, path, output, in_place=in_place, dry_run=dry_run)
     papers = _papers(target, reports)
-    _check(checkpoint, target, papers, force=force, in_place=in_place)
+    masks = None if mask_out is None else Path(mask_out)
+    _check(checkpoint, target, [*papers, *([] if masks is None else [masks])], force=force, in_place=in_place)
 
-    from prunecli.engine import Options, Quiet, prune_files
+    from prunecli.engine import prune_files
+    from prunecli.running import Options, Quiet
 
     options = Options(
         device=torch_device,
@@ -86,9 +102,10 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
         sha256=sha256,
         force=force,
         command=tuple(command),
+        masks=masks,
         progress=progress or Quiet(),
     )
-    report = prune_files(checkpoint, selection, strategy, target, options)
+    report = prune_files(checkpoint, work, target, options)
     if label is not None:
         report = replace(report, input_path=label)
     publish(report, papers, force=force)

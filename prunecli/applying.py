@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from prunecli.masks import MaskSink
     from prunecli.plans import Local
+    from prunecli.scores import Scorer
     from prunecli.splice import Piece, Sink, Source
     from prunecli.tensors import CheckpointFile, Checksum, TensorInfo
     from prunecli.workers import Worker
@@ -73,9 +75,16 @@ class Applier:
         sources: Sequence[Source],
         stopped: Event,
         advance: Callable[[int], None],
+        *,
+        scorers: Mapping[int, Scorer] | None = None,
+        masks: MaskSink | None = None,
     ) -> None:
-        """Take the targets, their plans (filled in while the work goes on), and whom to tell about bytes done."""
+        """Take the targets, their plans (filled in while the work goes on), and whom to tell about bytes done.
+
+        `scorers` say what is ranked of targets where that is not the magnitudes; `masks` are told what stays.
+        """
         self.targets, self.plans, self.sources = targets, plans, sources
+        self._scorers, self._masks = scorers or {}, masks
         self._stopped, self._advance = stopped, advance
         self._budgets: dict[int, TieBudget] = {}
         self._tallies: dict[tuple[int, int], Tally] = {}
@@ -149,11 +158,18 @@ class Applier:
         squares = worker.squares.of(x[own], dtype)
         before = host.magnitudes(x, dtype)
         tile = Tile(tensor.shape, start, x.size, lambda equal: self._budget(piece).take(piece.ordinal, equal))
-        if ops is host:
-            host.masked(x, plan.keep(host, before, tile), x)
+        scorer = self._scorers.get(piece.target)
+        weights = x if ops is host else ops.load(x)
+        if scorer is not None:
+            y = ops.load(scorer.of(worker, piece.target, x, start))
         else:
-            weights = ops.load(x)
-            ops.masked(weights, plan.keep(ops, ops.magnitudes(weights, dtype), tile), x)
+            y = before if ops is host else ops.magnitudes(weights, dtype)
+        keep = plan.keep(ops, y, tile)
+        if scorer is not None:
+            ops.drop_gone(keep, y)
+        if self._masks is not None:
+            self._masks.write(piece.target, start + (own.start or 0), ops.kept(keep)[own])
+        ops.masked(weights, keep, x)
         after = worker.after.magnitudes(x[own], dtype)
         tally = self._tally(piece.target)
         tally.add(start + (own.start or 0), before[own], after, (squares, worker.squares.of(x[own], dtype)))
@@ -172,7 +188,8 @@ class Applier:
         tally = self._tallies.get(key)
         if tally is None:
             tensor = self.targets[target]
-            tally = self._tallies[key] = Tally(tensor.shape, FLOATS[tensor.dtype], self.plans[target].bounds)
+            bounds = None if target in self._scorers else self.plans[target].bounds
+            tally = self._tallies[key] = Tally(tensor.shape, FLOATS[tensor.dtype], bounds)
         return tally
 
     def tallies(self) -> dict[int, Tally]:

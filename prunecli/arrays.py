@@ -73,6 +73,12 @@ class Ops(Protocol):
         Among equals the lower index stays, or with `last` the higher one.
         """
 
+    def left_of_rows(self, rows: Array) -> NDArray[np.int64]:
+        """Count in each row of a matrix the entries that are not -1, which says that a weight is gone already."""
+
+    def drop_gone(self, keep: Array, y: Array) -> None:
+        """Clear `keep` where `y` is -1."""
+
     def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
         """Return the keep array of a run, from element `start`, of an (outer, len(alive), inner) array."""
 
@@ -87,6 +93,9 @@ class Ops(Protocol):
 
         Patterns may come more than once; counts of None mean one each.
         """
+
+    def kept(self, keep: Array) -> NDArray[np.uint8]:
+        """Return a keep array as ones (stays) and zeros on the host."""
 
     def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
         """Write `x & keep` to the host integers `out`."""
@@ -229,6 +238,14 @@ class NumpyOps:
         """Clear `keep` from index `first` of the middle dimension on."""
         keep[middle_index(start, keep.size, length, inner) >= first] = 0
 
+    def left_of_rows(self, rows: Array) -> NDArray[np.int64]:
+        """Count the entries of each row that are not negative."""
+        return np.asarray(np.count_nonzero(rows >= 0, axis=1))
+
+    def drop_gone(self, keep: Array, y: Array) -> None:
+        """Spread the sign bit and clear what it covers."""
+        np.bitwise_and(keep, ~(y >> y.dtype.type(8 * y.itemsize - 1)), out=keep)
+
     def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
         """Repeat each slice's answer over its elements."""
         return self._spread(y, in_slices(start, y.size, inner, alive))
@@ -269,6 +286,11 @@ class NumpyOps:
         shifted = np.subtract(y, kind(low), out=self._take("keep", y.size, y.dtype)).view(UINTS[y.itemsize])
         np.less(shifted, shifted.dtype.type(width), out=flags)
         return below, y[flags], None
+
+    def kept(self, keep: Array) -> NDArray[np.uint8]:
+        """Compare with zero."""
+        flags: NDArray[np.uint8] = (keep != 0).view(np.uint8)
+        return flags
 
     def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
         """Write `x & keep` to `out`; a keep array wider than the weights is cut to their width."""
@@ -328,6 +350,15 @@ class TorchOps:
         tail = self.torch.from_numpy(middle_index(start, len(keep), length, inner) >= first)
         keep.masked_fill_(tail.to(self.device), 0)
 
+    def left_of_rows(self, rows: Array) -> NDArray[np.int64]:
+        """Count the entries of each row that are not negative."""
+        found: NDArray[np.int64] = (rows >= 0).sum(1).cpu().numpy()
+        return found
+
+    def drop_gone(self, keep: Array, y: Array) -> None:
+        """Spread the sign bit and clear what it covers."""
+        keep &= ~(y >> (8 * y.element_size() - 1))
+
     def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
         """Repeat each slice's answer over its elements."""
         return self.torch.from_numpy(in_slices(start, len(y), inner, alive)).to(self.device).to(y.dtype)
@@ -354,6 +385,11 @@ class TorchOps:
         inside = y[(y >= low) & (y <= low + (width - 1))]
         patterns, counts = self.torch.unique(inside, return_counts=True)
         return below, patterns.cpu().numpy(), counts.cpu().numpy().astype(np.int64, copy=False)
+
+    def kept(self, keep: Array) -> NDArray[np.uint8]:
+        """Compare with zero and copy back."""
+        flags: NDArray[np.uint8] = (keep != 0).to(self.torch.uint8).cpu().numpy()
+        return flags
 
     def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
         """Copy `x & keep` back to the host integers `out`."""

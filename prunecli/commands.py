@@ -8,7 +8,20 @@ from typer import Option
 
 from prunecli import options
 from prunecli.errors import UsageError
-from prunecli.strategies import L1, Block, Global, Percentile, Spread, Strategy, Structured, Threshold, TopK
+from prunecli.strategies import (
+    L1,
+    Block,
+    Global,
+    Mask,
+    Percentile,
+    Random,
+    RandomStructured,
+    Spread,
+    Strategy,
+    Structured,
+    Threshold,
+    TopK,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,24 +73,39 @@ def percentile(
 def global_(
     amount: Amount = None,
     count: Count = None,
+    normalize: Annotated[
+        str, Option(metavar="none|l2|rms|lamp", help="Rank |w|, or |w| over its tensor's norm, or LAMP's score.")
+    ] = "none",
+    min_per_tensor: Annotated[
+        float,
+        Option(metavar="A", parser=options.fraction("--min-per-tensor"), help="Prune at least this part of each."),
+    ] = 0.0,
+    max_per_tensor: Annotated[
+        float,
+        Option(metavar="A", parser=options.fraction("--max-per-tensor"), help="Prune at most this part of each."),
+    ] = 1.0,
 ) -> Strategy:
     """Zero the smallest weights of all tensors.
 
     All selected tensors are ranked together, and exactly as many weights become zero as asked.
     """
-    return Global(*_one_amount("global", amount, count))
+    return Global(*_one_amount("global", amount, count), normalize, min_per_tensor, max_per_tensor)
 
 
 def l1(
     amount: Amount = None,
     count: Count = None,
     scope: Annotated[str, Option(metavar="tensor|row", help="Rank within a tensor, or within each row.")] = "tensor",
+    allocate: Annotated[
+        str | None,
+        Option(metavar="uniform|erk|uniform+", help="Share A of all weights out among tensors, by their shapes."),
+    ] = None,
 ) -> Strategy:
     """Zero the smallest weights of each tensor.
 
     Exactly as many in each tensor, or in each output row of it, as asked.
     """
-    return L1(*_one_amount("l1", amount, count), scope)
+    return L1(*_one_amount("l1", amount, count), scope, allocate)
 
 
 def topk(
@@ -119,12 +147,15 @@ def structured(
         float,
         Option("--n", metavar="1|2|inf|-inf", parser=options.number("--n", "2"), help="The norm that ranks them."),
     ] = 2.0,
+    with_bias: Annotated[
+        bool, Option("--with-bias", help="Zero the matching entries of each tensor's bias, too.")
+    ] = False,
 ) -> Strategy:
     """Zero whole slices of each tensor.
 
     The slices along a dimension (0: output rows or channels) with the smallest Ln norm, summed in float64.
     """
-    return Structured(*_one_amount("structured", amount, count), dim, n)
+    return Structured(*_one_amount("structured", amount, count), dim, n, with_bias)
 
 
 def block(
@@ -143,6 +174,41 @@ def block(
     return Block(*options.parse_shape(shape), *_one_amount("block", amount, count))
 
 
+def random(
+    amount: Amount = None,
+    count: Count = None,
+    seed: Annotated[int, Option(metavar="S", parser=options.whole("--seed", "0"), help="Another seed, others go.")] = 0,
+    structured: Annotated[bool, Option("--structured", help="Whole slices instead of single weights.")] = False,
+    dim: Annotated[
+        int | None, Option(metavar="D", parser=options.whole("--dim", "0"), help="Slices along this dimension. [0]")
+    ] = None,
+) -> Strategy:
+    """Zero weights of each tensor at random.
+
+    Which ones depends on the seed and on a tensor's name and shape, and on nothing else.
+    """
+    chosen = _one_amount("random", amount, count)
+    if structured:
+        return RandomStructured(*chosen, dim or 0, seed)
+    if dim is not None:
+        raise UsageError("--dim is for slices", hint=f"--structured --dim {dim}")
+    return Random(*chosen, seed)
+
+
+def mask(
+    mask: Annotated[
+        str | None, Option("--mask", metavar="FILE", help="Zeros and ones under the tensors' names.  [required]")
+    ] = None,
+) -> Strategy:
+    """Zero the weights where a mask is 0.
+
+    Tensors are those that the mask file names, unless -i says otherwise.
+    """
+    if mask is None:
+        raise UsageError("mask needs --mask", hint="--mask FILE")
+    return Mask(mask)
+
+
 def _one_amount(name: str, amount: float | None, count: int | None) -> tuple[float | None, int | None]:
     """Return both, of which exactly one is given; UsageError otherwise."""
     if amount is None and count is None:
@@ -152,5 +218,15 @@ def _one_amount(name: str, amount: float | None, count: int | None) -> tuple[flo
     return amount, count
 
 
-ALL: tuple[Callable[..., Strategy], ...] = (threshold, percentile, l1, global_, topk, structured, block)
+ALL: tuple[Callable[..., Strategy], ...] = (
+    threshold,
+    percentile,
+    l1,
+    global_,
+    topk,
+    structured,
+    block,
+    random,
+    mask,
+)
 """The commands, in the order in which the help lists them."""

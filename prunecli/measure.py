@@ -6,6 +6,7 @@ are taken in the weights' precision over short runs and in float64 across them.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.arrays import UINTS
+from prunecli.bins import BeforeAfter, bins_of
 from prunecli.ranking import values
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ DOT_RUN = 1 << 16
 
 CONFORM_RUN = 1 << 16
 """Elements checked at once for a 2:4 pattern: what does not conform shows at once."""
+
+COUNT_RUN = 1 << 15
+"""Elements sorted into bins at once: their indices stay in the cache until they are counted."""
 
 WIDEN_RUN = 1 << 17
 """Elements widened at once: few enough to stay in the cache until they are summed."""
@@ -55,11 +60,19 @@ class Facts:
 class Tally:
     """The running counts of one tensor of `shape`, seen as (rows, cols, inner): dim 0, dim 1, and the rest."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Float, bounds: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Float,
+        bounds: tuple[int, int] | None = None,
+        *,
+        histogram: bool = False,
+    ) -> None:
         """Start with nothing seen.
 
         `bounds` are the largest pattern that can be pruned and the smallest that can be kept, where they are known:
-        once both were seen there is nothing to look for.
+        once both were seen there is nothing to look for. With `histogram` magnitudes are counted as well: it takes
+        8 kB and some time.
         """
         self._most, self._least = (dtype.top, 1) if bounds is None else bounds
         self.dtype, self.numel = dtype, prod(shape)
@@ -75,6 +88,7 @@ class Tally:
         self._cols_done = False
         self._two_four = self.dims >= 2
         self._split_groups: dict[int, int] = {}
+        self._counts = _Counts(dtype) if histogram else None
 
     def merge(self, other: Tally) -> None:
         """Take in what another tally of the same tensor saw."""
@@ -91,6 +105,8 @@ class Tally:
         for key, count in other._split_groups.items():
             self._split_groups[key] = self._split_groups.get(key, 0) + count
             self._two_four &= self._split_groups[key] <= 2
+        if self._counts is not None and other._counts is not None:
+            self._counts.merge(other._counts)
 
     def add(self, start: int, before: NDArray[Any], after: NDArray[Any], squares: tuple[float, float]) -> None:
         """Take in the magnitudes of a run from row-major element `start`, before and after pruning.
@@ -105,6 +121,8 @@ class Tally:
             self._nonfinite += int(np.count_nonzero(before > self.dtype.finite_max))
         self._squares_before.append(squares[0])
         self._squares_after.append(squares[1])
+        if self._counts is not None:
+            self._counts.add(before, after)
         if self.dims >= 2:
             self._look_at_slices(start, after)
         self._look_at_cut(before, after, alive)
@@ -187,6 +205,43 @@ class Tally:
             int(self.cols - np.count_nonzero(self._cols_alive)) if slices else None,
             bool(self._two_four) if slices else None,
         )
+
+    def histogram(self) -> BeforeAfter | None:
+        """Return the magnitudes counted in all pieces, or None where nobody asked for that."""
+        return None if self._counts is None else self._counts.found()
+
+
+class _Counts:
+    """How many magnitudes fell into which bin, before (row 0) and after (row 1)."""
+
+    def __init__(self, dtype: Float) -> None:
+        self.dtype, self.bins = dtype, bins_of(dtype)
+        self.counts = np.zeros((2, self.bins.last - self.bins.first + 1), np.int64)
+
+    def merge(self, other: _Counts) -> None:
+        self.counts += other.counts
+
+    def add(self, before: NDArray[Any], after: NDArray[Any]) -> None:
+        """Take in a run; what was nothing or not finite before and after is in no bin."""
+        for row, y in enumerate((before, after)):
+            for at in range(0, y.size, COUNT_RUN):
+                self._add(self.counts[row], y[at : at + COUNT_RUN])
+
+    def _add(self, counts: NDArray[np.int64], y: NDArray[Any]) -> None:
+        if int(y.max()) > self.dtype.finite_max:
+            y = y[y <= self.dtype.finite_max]
+        at = y >> y.dtype.type(self.bins.shift)
+        np.clip(at, self.bins.first, self.bins.last, out=at)
+        at -= at.dtype.type(self.bins.first)
+        counts += np.bincount(at, minlength=counts.size)
+        counts[0] -= y.size - np.count_nonzero(y)
+
+    def found(self) -> BeforeAfter:
+        """Return the bins from the first to the last that is not empty."""
+        used = np.flatnonzero(self.counts[0])
+        low, high = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+        before, after = (array("q", row.tobytes()) for row in self.counts[:, low:high])
+        return BeforeAfter(self.dtype.name, self.bins.first + low, before, after)
 
 
 def _sum(parts: list[float]) -> float:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from prunecli.arrays import NumpyOps
 from prunecli.ranking import values
 
 if TYPE_CHECKING:
@@ -25,18 +24,20 @@ if TYPE_CHECKING:
 Read: TypeAlias = Callable[[int, int], "NDArray[Any]"]
 """Give the elements [first, stop) of a tensor, in row-major order, as integers; good until the next call."""
 
+Values: TypeAlias = Callable[[int, int], "NDArray[np.float64]"]
+"""Give the magnitudes [first, stop) of a tensor, or what replaces them, in row-major order: NaN as infinity."""
+
 _SMALLER = 2.0**-600
 
 RUN = 1 << 15
 """Elements looked at together: few enough that their float64 copies stay in the cache, and in the allocator's pool."""
 
 
-def deviation(read: Read, numel: int, dtype: Float, *, scale: float = 1.0) -> float:
-    """Return the standard deviation (n - 1 in the denominator) of the finite weights times `scale`."""
+def deviation(signed: Values, numel: int, *, scale: float = 1.0) -> float:
+    """Return the standard deviation (n - 1 in the denominator) of the finite numbers of `signed` times `scale`."""
     sums, squares, count = [], [], 0
     for first, stop in _runs(numel, RUN):
-        x = read(first, stop)
-        weights = np.where(x < 0, -1.0, 1.0) * _magnitudes(x, dtype)
+        weights = signed(first, stop)
         weights = weights[np.isfinite(weights)] * scale
         count += weights.size
         with np.errstate(over="ignore", invalid="ignore"):
@@ -45,17 +46,17 @@ def deviation(read: Read, numel: int, dtype: Float, *, scale: float = 1.0) -> fl
     if count < 2:
         return 0.0
     if numel * max(squares) > 1e290:  # the squares of weights beyond 1e145 are no float64 any more
-        return deviation(read, numel, dtype, scale=_SMALLER) / _SMALLER
+        return deviation(signed, numel, scale=_SMALLER) / _SMALLER
     return sqrt(max(fsum(squares) - fsum(sums) ** 2 / count, 0.0) / (count - 1))
 
 
-def slice_norms(read: Read, shape: tuple[int, ...], dim: int, n: float, dtype: Float) -> NDArray[np.float64]:
+def slice_norms(read: Values, shape: tuple[int, ...], dim: int, n: float) -> NDArray[np.float64]:
     """Return the Ln norm (n: 1, 2, inf or -inf) of each slice along `dim`, shape (shape[dim],)."""
     length, inner = shape[dim], prod(shape[dim + 1 :])
     slab, reduce = length * inner, _reduction(n)
     norms = np.full(length, np.inf if n == -np.inf else 0.0)
     for start, low, high, first, stop in _slice_runs(prod(shape), length, inner):
-        parts = _powers(read(start + first, start + stop), dtype, n)
+        parts = _powers(read(start + first, start + stop), n)
         if slab <= RUN:
             parts = parts.reshape(-1, length, inner)
             with np.errstate(over="ignore"):
@@ -81,7 +82,7 @@ def _slice_runs(numel: int, length: int, inner: int) -> Iterator[tuple[int, int,
             yield from ((at, low, high, first, stop) for first, stop in _runs((high - low) * inner, RUN))
 
 
-def tile_norms(read: Read, shape: tuple[int, ...], tile: tuple[int, int], dtype: Float) -> NDArray[np.float64]:
+def tile_norms(read: Values, shape: tuple[int, ...], tile: tuple[int, int]) -> NDArray[np.float64]:
     """Return the root mean square of each tile of the matrix (shape[0], the rest), edge tiles by what they have."""
     rows, cols, (high, wide) = shape[0], prod(shape[1:]), tile
     starts = np.arange(0, cols, wide)
@@ -90,37 +91,46 @@ def tile_norms(read: Read, shape: tuple[int, ...], tile: tuple[int, int], dtype:
     together = max(1, RUN // (high * cols))
     for first, stop in _runs(len(means), together):
         heights = np.minimum(rows - np.arange(first, stop) * high, high)
-        sums = _band_sums(read, first * high, min(stop * high, rows), cols, high, dtype)
+        sums = _band_sums(read, first * high, min(stop * high, rows), cols, high)
         with np.errstate(over="ignore"):
             means[first:stop] = np.sqrt(np.add.reduceat(sums, starts, axis=1) / (counts * heights[:, None]))
     return means
 
 
-def _band_sums(read: Read, first: int, stop: int, cols: int, high: int, dtype: Float) -> NDArray[np.float64]:
+def _band_sums(read: Values, first: int, stop: int, cols: int, high: int) -> NDArray[np.float64]:
     """Return the column sums of squares of each band of `high` rows of [first, stop), shape (bands, cols)."""
     sums = np.zeros((-(-(stop - first) // high), cols))
     with np.errstate(over="ignore"):
         if len(sums) > 1 and (stop - first) % high == 0:
-            parts = _powers(read(first * cols, stop * cols), dtype, 2)
+            parts = _powers(read(first * cols, stop * cols), 2)
             together: NDArray[np.float64] = np.add.reduce(parts.reshape(-1, high, cols), axis=1)
             return together
         for band, (low, end) in enumerate(_runs(stop - first, high)):
             for start, past in _runs((end - low) * cols, max(1, RUN // cols) * cols):
                 at = (first + low) * cols
-                sums[band] += np.add.reduce(_powers(read(at + start, at + past), dtype, 2).reshape(-1, cols), axis=0)
+                sums[band] += np.add.reduce(_powers(read(at + start, at + past), 2).reshape(-1, cols), axis=0)
     return sums
 
 
-def weakest(norms: NDArray[np.float64], k: int) -> tuple[bytes, float | None]:
-    """Return a byte per norm, 0 for the `k` smallest (of equals the first), and the largest of those."""
-    alive = np.ones(norms.size, np.uint8)
+def weakest(
+    norms: NDArray[np.float64], k: int, alive: NDArray[np.bool_] | None = None
+) -> tuple[bytes, float | None]:
+    """Return a byte per norm, 0 for the `k` smallest (of equals the first), and the largest of those.
+
+    What is not `alive` is 0 as well, and not counted in `k`.
+    """
+    stays = np.ones(norms.size, np.uint8)
+    if alive is not None:
+        stays[~alive] = 0
+        norms = np.where(alive, norms, -1.0)
+    gone = norms.size - int(np.count_nonzero(stays))
     if not k:
-        return alive.tobytes(), None
-    largest = np.partition(norms, k - 1)[k - 1]
-    alive[norms < largest] = 0
-    ties = k - int(norms.size - np.count_nonzero(alive))
-    alive[np.flatnonzero(norms == largest)[:ties]] = 0
-    return alive.tobytes(), float(largest)
+        return stays.tobytes(), None
+    largest = np.partition(norms, gone + k - 1)[gone + k - 1]
+    stays[norms < largest] = 0
+    ties = gone + k - int(norms.size - np.count_nonzero(stays))
+    stays[np.flatnonzero(norms == largest)[:ties]] = 0
+    return stays.tobytes(), float(largest)
 
 
 def _runs(total: int, step: int) -> Iterator[tuple[int, int]]:
@@ -128,14 +138,16 @@ def _runs(total: int, step: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + step, total)
 
 
-def _magnitudes(x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
-    return values(x & x.dtype.type(dtype.mask) if dtype.itemsize > 1 else NumpyOps().magnitudes(x, dtype), dtype)
-
-
-def _powers(x: NDArray[Any], dtype: Float, n: float) -> NDArray[np.float64]:
-    """Return what is summed, or compared, for an Ln norm; NaN counts as infinity."""
-    found = _magnitudes(x, dtype)
+def of_patterns(y: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
+    """Return the values of magnitude patterns, for norms: NaN counts as infinity, and what is gone (-1) as zero."""
+    gone = y < 0
+    found = values(np.where(gone, y.dtype.type(0), y), dtype) if gone.any() else values(y, dtype)
     found[np.isnan(found)] = np.inf
+    return found
+
+
+def _powers(found: NDArray[np.float64], n: float) -> NDArray[np.float64]:
+    """Return what is summed, or compared, for an Ln norm."""
     with np.errstate(over="ignore"):
         return np.square(found) if n == 2 else found
 

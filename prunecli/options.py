@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 from typer import Argument, Option
 
 from prunecli.errors import UsageError
+from prunecli.escape import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,19 @@ def whole(option: str, example: str, *, least: int | None = None) -> Callable[[s
             raise UsageError(f"{option} takes a whole number, not {text!r}", hint=f"{option} {example}") from None
         if least is not None and value < least:
             raise UsageError(f"{option} is {least} or more, not {value}", hint=f"{option} {example}")
+        return value
+
+    return parse
+
+
+def fraction(option: str) -> Callable[[str], float]:
+    """Return the parser of an option that takes a part of something: 0.5, or 50%; UsageError for other text."""
+
+    def parse(text: str) -> float:
+        value = number(option, "0.5")(text.removesuffix("%"))
+        value = value / 100 if text.endswith("%") else value
+        if not 0 <= value <= 1:
+            raise UsageError(f"{option} is 0 to 1 (or 0% to 100%), not {shown(text)}", hint=f"{option} 0.5")
         return value
 
     return parse
@@ -137,6 +151,24 @@ MinNumel: TypeAlias = Annotated[
 ]
 Key: TypeAlias = Annotated[
     str | None, Option(metavar="DOTTED.PATH", help="Which nested dict is the state_dict. [default: found]")
+]
+Scores: TypeAlias = Annotated[
+    str | None,
+    Option(metavar="FILE", help="Rank by these scores (same names and shapes) instead of magnitudes."),
+]
+ActNorms: TypeAlias = Annotated[
+    str | None,
+    Option(metavar="FILE", help="Rank by |w| times a norm for each input column (Wanda)."),
+]
+MaskIn: TypeAlias = Annotated[
+    str | None,
+    Option(metavar="FILE", help="What this mask says is pruned stays so; amounts are of what is left."),
+]
+Of: TypeAlias = Annotated[
+    str, Option(metavar="all|remaining", help="Take amounts of all weights, or of those that are not zero yet.")
+]
+MaskOut: TypeAlias = Annotated[
+    str | None, Option(metavar="PATH", help="Write the mask here (safetensors, 1 = kept), to go on from.")
 ]
 Strict: TypeAlias = Annotated[bool, Option("--strict", help="Refuse weights that are NaN or infinite.")]
 Device: TypeAlias = Annotated[

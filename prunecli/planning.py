@@ -6,19 +6,21 @@ cache when the batch is applied. While one batch is applied the next is already 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prunecli.arrays import INTS, NumpyOps
-from prunecli.dtypes import FLOATS
-from prunecli.norms import deviation, slice_norms, tile_norms, weakest
-from prunecli.plans import Group, Local
+from prunecli.dtypes import FLOATS, Float
+from prunecli.histograms import count
+from prunecli.measuring import Measured, Measurer
+from prunecli.plans import Cut, Group, Local
 from prunecli.ranking import Sample, Search, orders_of
 from prunecli.reading import Reader
+from prunecli.scores import blank
 from prunecli.splice import PAGE
-from prunecli.strategies import L1, Block, Global, Percentile, Spread, Structured, Threshold, TopK
+from prunecli.strategies import L1, Global, Percentile, Random
 from prunecli.workers import Pool, Tasks, Worker, results
 
 if TYPE_CHECKING:
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from prunecli.curves import Curves
     from prunecli.plans import Order
+    from prunecli.scores import Scorer
     from prunecli.splice import Source
     from prunecli.strategies import Strategy
     from prunecli.tensors import TensorInfo
@@ -47,8 +51,8 @@ SAMPLE_SHARE, SAMPLE_LEAST = 32, 1 << 14
 SCAN = 1 << 20
 """Bytes a scanning task reads at once."""
 
-Measured = (Spread, Structured, Block)
-"""The strategies that decide from a deviation or norms of each tensor."""
+Ranked = (Percentile, L1, Global, Random)
+"""The strategies that cut at order statistics."""
 
 
 @dataclass(slots=True)
@@ -59,62 +63,95 @@ class Batch:
     searches: list[Search] = field(default_factory=list)
     small: list[tuple[Group, Future[list[Order]]]] = field(default_factory=list)
     measured: list[tuple[int, Future[Local]]] = field(default_factory=list)
+    curves: tuple[Group, Curves] | None = None
     counting: Tasks | None = None
 
 
 class Planner:
-    """Plans `targets` for `strategy`; `batches` says when which of them are ready in `plans`."""
+    """Plans some of the `targets` for `strategy`; `batches` says when which of them are ready in `plans`.
 
-    def __init__(
+    `scorer` says what is ranked where that is not the magnitudes, and `left` how many weights of each target are not
+    gone already. `followers` are targets that share the plan of another one: {leader: follower}.
+    """
+
+    def __init__(  # noqa: PLR0913 - what there is to know
         self,
         strategy: Strategy,
         targets: Sequence[TensorInfo],
         sources: Sequence[Source],
         advance: Callable[[int], None],
+        *,
+        members: Sequence[int] | None = None,
+        plans: dict[int, Local] | None = None,
+        scorer: Scorer | None = None,
+        left: Sequence[int] | None = None,
+        followers: dict[int, int] | None = None,
     ) -> None:
         """Nothing is read yet; `advance` will be told the bytes that were."""
-        self.strategy, self.targets, self.sources = strategy, targets, sources
+        self.strategy, self.scorer = strategy, scorer
+        self.members = range(len(targets)) if members is None else members
+        self.left = [t.numel for t in targets] if left is None else left
+        self.plans = {} if plans is None else plans
+        # Strategies see the format of what is ranked.
+        self.targets = targets
+        self._ranked_as = targets
+        if scorer is not None:
+            self._ranked_as = [replace(t, dtype=scorer.dtype(at).name) for at, t in enumerate(targets)]
         self._reader = Reader(sources, advance)
-        self.plans: dict[int, Local] = {}
+        self._measurer = Measurer(strategy, targets, self._reader, scorer)
+        self._followers = followers or {}
+        self._own: Worker | None = None
 
     @property
     def reads(self) -> bool:
         """Whether planning reads the weights."""
-        return self._ranked() is not None or isinstance(self.strategy, Measured)
+        ranked = self._ranked() is not None and (self.scorer is None or self.scorer.reads_weights)
+        return ranked or isinstance(self.strategy, Measured)
 
-    def _ranked(self) -> Percentile | L1 | Global | None:
+    def _ranked(self) -> Percentile | L1 | Global | Random | None:
         """Return the strategy if it needs order statistics."""
         strategy = self.strategy
         if isinstance(strategy, L1) and strategy.scope == "row":
             return None
-        return strategy if isinstance(strategy, (Percentile, L1, Global)) else None
+        return strategy if isinstance(strategy, Ranked) else None
 
     def batches(self) -> list[Batch]:
         """Cut the work up; strategies that need no numbers are planned at once, in no batch."""
-        if (ranked := self._ranked()) is not None:
-            return list(_packed(ranked.groups(self.targets), self.targets))
-        strategy = self.strategy
+        strategy, ranked = self.strategy, self._ranked()
+        if ranked is not None:
+            tensors = [self._ranked_as[m] for m in self.members]
+            groups = ranked.groups(tensors, [self.left[m] for m in self.members])
+            own = [replace(g, members=tuple(self.members[m] for m in g.members)) for g in groups]
+            return list(_packed(own, self.targets))
         if isinstance(strategy, Measured):
-            return list(_packed([Group((at,), ()) for at in range(len(self.targets))], self.targets))
-        if isinstance(strategy, (Threshold, TopK, L1)):
-            self.plans.update((at, strategy.plan(tensor)) for at, tensor in enumerate(self.targets))
+            return list(_packed([Group((at,), ()) for at in self.members], self.targets))
+        if not isinstance(strategy, Ranked) or isinstance(strategy, L1):
+            self.plans.update((at, strategy.plan(self._ranked_as[at])) for at in self.members)
         return []
 
     def start(self, pool: Pool, batch: Batch) -> None:
         """Begin to read what the batch needs."""
+        if isinstance(self.strategy, Global) and self.strategy.curved:
+            (group,) = batch.groups
+            batch.curves = (group, self._curves(self.strategy, group))
+            self._count_curves(pool, batch)
+            return
         for group in batch.groups:
             if isinstance(self.strategy, Measured):
                 batch.measured.append((group.members[0], pool.submit(self._measure, group.members[0])))
             elif not group.ranks:
                 self._conclude(group, [])
             elif self._is_small(group):
-                batch.small.append((group, pool.submit(self._rank_in_memory, group)))
+                batch.small.append((group, pool.submit(self._rank_in_memory, self._shifted(group))))
             else:
-                batch.searches.append(self._search(group))
+                batch.searches.append(self._search(self._shifted(group)))
         self._count(pool, batch, batch.searches)
 
     def finish(self, pool: Pool, batch: Batch) -> None:
         """Wait for the numbers, read again where a bracket missed, and fill in the plans."""
+        if batch.curves is not None:
+            self._finish_curves(pool, batch, *batch.curves)
+            return
         searches = batch.searches
         while searches:
             if batch.counting is not None:
@@ -129,11 +166,47 @@ class Planner:
             self._conclude(group, results([orders])[0])
         for member, plan in batch.measured:
             self.plans[member] = results([plan])[0]
+            if member in self._followers:
+                self.plans[self._followers[member]] = self.plans[member]
+
+    def _shifted(self, group: Group) -> Group:
+        """Return the group with ranks among all its weights: those that are gone come first."""
+        gone = self._gone(group)
+        return replace(group, ranks=tuple(rank + gone for rank in group.ranks)) if gone else group
+
+    def _gone(self, group: Group) -> int:
+        return sum(self.targets[m].numel - self.left[m] for m in group.members)
 
     def _conclude(self, group: Group, orders: Sequence[Order]) -> None:
-        if (ranked := self._ranked()) is not None:
-            cuts = ranked.cuts([self.targets[m] for m in group.members], orders)
-            self.plans.update(zip(group.members, cuts, strict=True))
+        if (ranked := self._ranked()) is None:
+            return
+        gone = self._gone(group)
+        orders = (
+            [replace(order, rank=order.rank - gone, less=order.less - gone) for order in orders] if gone else orders
+        )
+        tensors, left = [self._ranked_as[m] for m in group.members], [self.left[m] for m in group.members]
+        self.plans.update(zip(group.members, ranked.cuts(tensors, orders, left), strict=True))
+
+    def _measure(self, worker: Worker, member: int) -> Local:
+        return self._measurer.plan(worker, member)
+
+    # --- what is ranked
+
+    def _dtype(self, at: int) -> Float:
+        return FLOATS[self._ranked_as[at].dtype]
+
+    def _weights(self, worker: Worker, tensor: TensorInfo, first: int, stop: int) -> NDArray[Any]:
+        """Return a run of weights, or what stands for them where nobody looks."""
+        if self.scorer is not None and not self.scorer.reads_weights:
+            return blank(tensor, stop - first)
+        return self._reader.read(worker, tensor, first, stop)
+
+    def _patterns(self, worker: Worker, at: int, first: int, stop: int) -> Any:  # noqa: ANN401 - an Array
+        """Return what is ranked of a run, where the worker computes."""
+        x = self._weights(worker, self.targets[at], first, stop)
+        if self.scorer is None:
+            return worker.ops.magnitudes(worker.ops.load(x), self._dtype(at))
+        return worker.ops.load(self.scorer.of(worker, at, x, first))
 
     # --- groups that fit in memory
 
@@ -141,16 +214,16 @@ class Planner:
         return len(group.members) == 1 and self.targets[group.members[0]].nbytes <= SMALL
 
     def _rank_in_memory(self, worker: Worker, group: Group) -> list[Order]:
-        tensor = self.targets[group.members[0]]
-        dtype = FLOATS[tensor.dtype]
-        x = self._reader.read(worker, tensor, 0, tensor.numel)
-        return orders_of(worker.ops, worker.ops.magnitudes(worker.ops.load(x), dtype), group.ranks, dtype)
+        at = group.members[0]
+        return orders_of(
+            worker.ops, self._patterns(worker, at, 0, self.targets[at].numel), group.ranks, self._dtype(at)
+        )
 
     # --- groups that are searched
 
     def _search(self, group: Group) -> Search:
-        tensors = [self.targets[member] for member in group.members]
-        search = Search(group, [FLOATS[t.dtype] for t in tensors], [t.numel for t in tensors])
+        numels = [self.targets[member].numel for member in group.members]
+        search = Search(group, [self._dtype(member) for member in group.members], numels)
         search.narrow_to(list(self._samples(group)))
         return search
 
@@ -158,25 +231,34 @@ class Planner:
         """Take a page of neighbours at even distances, in proportion to each tensor's elements."""
         total = sum(self.targets[member].numel for member in group.members)
         size = min(SAMPLE, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
-        host = NumpyOps()
         for member in group.members:
             tensor = self.targets[member]
             share = min(-(-size * tensor.numel // total), tensor.numel)
             length = min(PAGE // tensor.itemsize, share)
-            yield Sample(member, self._blocks(host, tensor, length, share // length))
+            blocks = self._blocks if self.scorer is None else self._scored_blocks
+            yield Sample(member, blocks(member, length, share // length))
 
-    def _blocks(self, host: NumpyOps, tensor: TensorInfo, length: int, count: int) -> NDArray[Any]:
+    def _blocks(self, at: int, length: int, count: int) -> NDArray[Any]:
         """Read `count` blocks of `length` elements of the storage between the tensor's first and last element."""
+        tensor = self.targets[at]
         kind = INTS[tensor.itemsize].newbyteorder(">" if tensor.big_endian else "<")
         found = np.empty((count, length), kind)
         raw = memoryview(found.data).cast("B")
         size, step = length * tensor.itemsize, (tensor.extent - length) // max(count - 1, 1)
-        for at in range(count):
-            place = tensor.start + at * step * tensor.itemsize
-            self.sources[tensor.file].read(raw[at * size : (at + 1) * size], place)
+        for block in range(count):
+            place = tensor.start + block * step * tensor.itemsize
+            self._reader.sources[tensor.file].read(raw[block * size : (block + 1) * size], place)
         flat = found.astype(INTS[tensor.itemsize]).reshape(-1)
-        patterns: NDArray[Any] = host.magnitudes(flat, FLOATS[tensor.dtype])
+        patterns: NDArray[Any] = NumpyOps().magnitudes(flat, FLOATS[tensor.dtype])
         return patterns.reshape(count, length).copy()
+
+    def _scored_blocks(self, at: int, length: int, count: int) -> NDArray[Any]:
+        """Return the patterns of `count` blocks of `length` elements in row-major order."""
+        worker = self._own = self._own or Worker(None)
+        numel = self.targets[at].numel
+        step = (numel - length) // max(count - 1, 1)
+        starts = [block * step for block in range(count)]
+        return np.stack([self._patterns(worker, at, first, first + length)[:length].copy() for first in starts])
 
     def _count(self, pool: Pool, batch: Batch, searches: Sequence[Search]) -> None:
         batch.counting = Tasks(pool)
@@ -188,31 +270,66 @@ class Planner:
     def _count_tile(
         self, worker: Worker, search: Search, member: int, low: int, width: int, first: int, stop: int
     ) -> None:
-        tensor = self.targets[member]
-        dtype, ops = FLOATS[tensor.dtype], worker.ops
-        x = self._reader.read(worker, tensor, first, stop)
-        if low > dtype.top:
-            below, patterns, counts = x.size, x[:0], None
+        y = self._patterns(worker, member, first, stop)
+        if low > self._dtype(member).top:
+            below, patterns, counts = stop - first, np.empty(0, np.int64), None
         else:
-            below, patterns, counts = ops.below_and_inside(ops.magnitudes(ops.load(x), dtype), low, width)
+            below, patterns, counts = worker.ops.below_and_inside(y, low, width)
         with search.lock:
             search.add(member, below, patterns, counts)
 
-    # --- deviations and norms
+    # --- curves
 
-    def _measure(self, worker: Worker, member: int) -> Local:
-        """Plan a tensor from a deviation or norms."""
-        tensor, strategy = self.targets[member], self.strategy
-        dtype, read = FLOATS[tensor.dtype], self._reader.reader(worker, tensor)
-        if isinstance(strategy, Structured):
-            norms = slice_norms(read, tensor.shape, strategy.axis(tensor), strategy.n, dtype)
-            return strategy.local(tensor, *weakest(norms, strategy.wanted(tensor, norms.size)))
-        if isinstance(strategy, Block):
-            norms = tile_norms(read, tensor.shape, (strategy.rows, strategy.cols), dtype).reshape(-1)
-            return strategy.local(tensor, *weakest(norms, strategy.wanted(tensor, norms.size)))
-        if isinstance(strategy, Spread):
-            return strategy.local(tensor, deviation(read, tensor.numel, dtype))
-        raise TypeError(strategy)
+    def _curves(self, strategy: Global, group: Group) -> Curves:
+        from prunecli.curves import Curves
+
+        left = [self.left[m] for m in group.members]
+        return Curves(
+            [self._dtype(m) for m in group.members], strategy.normalize, strategy.bounds(left), sum(group.ranks)
+        )
+
+    def _count_curves(self, pool: Pool, batch: Batch) -> None:
+        if batch.curves is None:
+            return
+        group, curves = batch.curves
+        batch.counting = Tasks(pool)
+        for member, low, high, shift in curves.wanted():
+            for first, stop in _scans(self.targets[group.members[member]]):
+                batch.counting.submit(self._count_curve, batch.curves, member, (low, high, shift), (first, stop))
+
+    def _count_curve(
+        self,
+        worker: Worker,
+        curves: tuple[Group, Curves],
+        member: int,
+        bins: tuple[int, int, int],
+        run: tuple[int, int],
+    ) -> None:
+        at = curves[0].members[member]
+        y = self._weights(worker, self.targets[at], *run)
+        scored = (
+            worker.host.magnitudes(y, self._dtype(at)) if self.scorer is None else self.scorer.of(worker, at, y, run[0])
+        )
+        curves[1].add(member, count(scored, self._dtype(at), *bins))
+
+    def _finish_curves(self, pool: Pool, batch: Batch, group: Group, curves: Curves) -> None:
+        while True:
+            if batch.counting is not None:
+                batch.counting.wait()
+            if curves.advance():
+                break
+            self._count_curves(pool, batch)
+        for member, cut in zip(group.members, curves.cuts(), strict=True):
+            self.plans[member] = Cut(cut.bits, cut.ties, cut.equal, cut.equal_pruned, cut.value)
+
+
+def count_left(worker: Worker, reader: Reader, scorer: Scorer, at: int, tensor: TensorInfo) -> int:
+    """Return how many weights of a target are not gone already."""
+    left = 0
+    for first, stop in _scans(tensor):
+        x = reader.read(worker, tensor, first, stop) if scorer.reads_weights else blank(tensor, stop - first)
+        left += int(np.count_nonzero(scorer.of(worker, at, x, first) >= 0))
+    return left
 
 
 def _scans(tensor: TensorInfo) -> Iterator[tuple[int, int]]:

@@ -181,9 +181,12 @@ class Grouped:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Prune the `count` smallest of each row of (shape[0], the rest); among equals the lowest index goes first."""
+    """Prune the smallest of each row of (shape[0], the rest), `wanted(left)` of the `left` that are not gone already.
 
-    count: int
+    Among equals the lowest index goes first.
+    """
+
+    wanted: Callable[[int], int]
     bounds: tuple[int, int] | None = None
     value: float | None = None
 
@@ -195,9 +198,16 @@ class Rows:
     def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
         """Return the keep array of whole rows."""
         row = prod(tile.shape[1:])
-        if not 0 < self.count < row:
-            return ops.at_least(y, 0) if self.count == 0 else ops.at_least(y, 0) & 0
-        return ops.keep_largest_of_rows(y.reshape(-1, row), row - self.count, last=True).reshape(-1)
+        rows, kept = y.reshape(-1, row), ops.at_least(y, 0)
+        left = ops.left_of_rows(rows)
+        for size in sorted(set(left.tolist())):
+            wanted = (left == size).nonzero()[0]
+            keep, chosen = size - self.wanted(size), slice(None) if len(wanted) == len(rows) else wanted
+            if keep == row:
+                continue
+            some = ops.keep_largest_of_rows(rows[chosen], keep, last=True) if keep else 0
+            kept.reshape(-1, row)[chosen] = some
+        return kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,13 +46,18 @@ class Reader:
         """Read from `sources`; `advance` is told the bytes that were read."""
         self.sources, self._advance = sources, advance
 
-    def read(self, worker: Worker, tensor: TensorInfo, low: int, high: int) -> NDArray[Any]:
+    def run(self, worker: Worker, tensor: TensorInfo, low: int, high: int, *, slot: int = 0) -> NDArray[Any]:
+        """Return the row-major elements [low, high) of any tensor, in the worker's buffer `slot`."""
+        found = self.read(worker, tensor, low, high, slot=slot)
+        return found if tensor.contiguous else found[low:high]
+
+    def read(self, worker: Worker, tensor: TensorInfo, low: int, high: int, *, slot: int = 0) -> NDArray[Any]:
         """Return elements [low, high) of a contiguous tensor, or all of another, as flat native integers."""
         start, end = tensor.start, tensor.end
         if tensor.contiguous:
             start, end = tensor.start + low * tensor.itemsize, tensor.start + high * tensor.itemsize
         at = start - start % PAGE
-        view = worker.buffer(end - at)
+        view = worker.buffer(end - at, slot)
         self.sources[tensor.file].read(view, at)
         self._advance(end - start)
         return flatten(look(view, tensor.start - at, tensor, low, high), tensor)

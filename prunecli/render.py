@@ -148,22 +148,34 @@ def _cells(row: Row) -> Cells:
     return (
         shown(row.name) + tied,
         row.dtype,
-        "x".join(map(str, row.shape)) or "scalar",
+        shape(row),
         f"{row.numel:,}",
         f"{percent(row.sparsity_before)} -> {percent(row.sparsity_after)}",
-        _count(row.pruned),
-        "-" if row.cut is None else f"{row.cut:.6g}",
-        _ties(row),
+        number(row.pruned),
+        magnitude(row.cut),
+        at_cut(row),
     )
 
 
-def _ties(row: Row) -> str:
+def shape(row: Row) -> str:
+    """Return a shape as "16x3x3", or "scalar"."""
+    return "x".join(map(str, row.shape)) or "scalar"
+
+
+def magnitude(value: float | None) -> str:
+    """Return a magnitude with 6 digits, "-" where there is none."""
+    return "-" if value is None else f"{value:.6g}"
+
+
+def at_cut(row: Row) -> str:
+    """Return how many of the weights equal to a row's cut became zero: "1 of 3"."""
     if not row.ties or row.ties_pruned is None:
-        return _count(row.ties)
+        return number(row.ties)
     return f"{row.ties_pruned:,} of {row.ties:,}"
 
 
-def _count(count: int | None) -> str:
+def number(count: int | None) -> str:
+    """Return a count with its thousands marked, "-" where it is unknown."""
     return "-" if count is None else f"{count:,}"
 
 
@@ -184,21 +196,27 @@ def _summary(report: Report, reports: Sequence[str]) -> list[str]:
         *_skipped(report.rows),
         *(f"note      {shown(fact)}" for fact in report.facts),
         _worth(report),
+        *_estimated(report),
         *_written(report, reports),
     ]
 
 
-def _asked(report: Report) -> list[str]:
+def request(report: Report) -> str:
+    """Return what was asked for: the strategy, its parameters, and in words the rule where all tensors have one."""
     parameters = " ".join(
         f"{key}={shown(str(v))}" for key, v in report.strategy.items() if key != "name" and v is not None
     )
     name = shown(str(report.strategy.get("name", "")))
-    verb = "would zero" if report.dry_run else "zeroed"
-    chosen = report.selected
     rules = {row.rule for row in report.rows if row.selected}
     rule = f" ({shown(next(iter(rules)) or '')})" if len(rules) == 1 and rules != {None} else ""
-    asked = " ".join(part for part in (name, parameters) if part)
-    return [f"asked     {asked}{rule}", f"got       {verb} {_count(chosen.pruned)} of {chosen.numel:,} weights"]
+    return " ".join(part for part in (name, parameters) if part) + rule
+
+
+def _asked(report: Report) -> list[str]:
+    verb = "would zero" if report.dry_run else "zeroed"
+    chosen = report.selected
+    got = f"got       {verb} {number(chosen.pruned)} of {chosen.numel:,} weights"
+    return [f"asked     {request(report)}", got]
 
 
 def _totals(report: Report) -> list[str]:
@@ -208,12 +226,13 @@ def _totals(report: Report) -> list[str]:
     if every.numel != every.numel_read:
         pruned += f", at least {percent(every.sparsity_at_least)} zero (skipped tensors are not read)"
     return [
-        f"selected  {_tensors(chosen.tensors)}, {chosen.numel:,} weights: {before} -> {after} zero",
-        f"all       {_tensors(every.tensors)}, {every.numel:,} parameters: {pruned}",
+        f"selected  {tensors(chosen.tensors)}, {chosen.numel:,} weights: {before} -> {after} zero",
+        f"all       {tensors(every.tensors)}, {every.numel:,} parameters: {pruned}",
     ]
 
 
-def _tensors(count: int) -> str:
+def tensors(count: int) -> str:
+    """Return "1 tensor" or "12 tensors"."""
     return f"{count:,} tensor" if count == 1 else f"{count:,} tensors"
 
 
@@ -235,6 +254,18 @@ def _worth(report: Report) -> str:
     disk = report.on_disk
     packed = "" if disk.bitmask_bytes is None else f", {shown_bytes(disk.bitmask_bytes)} as bitmask and non-zeros"
     return f"on disk   {shown_bytes(disk.dense_bytes)} dense{packed}; {ON_DISK}"
+
+
+def _estimated(report: Report) -> list[str]:
+    """Say what compressing would give and how many tensors fit 2:4, where somebody asked for estimates."""
+    found = report.compressed
+    if found is None:
+        return []
+    size, was, sampled = map(shown_bytes, (found.bytes_after, found.bytes_before, found.sampled_bytes))
+    return [
+        f"estimate  about {size} compressed, {was} before ({found.method} on a sample of {sampled})",
+        f"2:4       {report.on_disk.two_four or 0:,} of {tensors(report.selected.tensors)} fit",
+    ]
 
 
 def _written(report: Report, reports: Sequence[str]) -> list[str]:

@@ -19,6 +19,9 @@ from prunecli.tensors import OUTSIDE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from prunecli.bins import BeforeAfter
+    from prunecli.worth import Compressed
+
 SCHEMA = 1
 """The version of the JSON form; it rises when a key goes away or changes its meaning."""
 
@@ -107,10 +110,16 @@ class AllTotals:
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """Bytes of the selected tensors: dense, and as one bit per weight plus the non-zeros (None if not counted)."""
+    """Bytes of the selected tensors: dense, and as one bit per weight plus the non-zeros (None if not counted).
+
+    `two_four` counts the selected tensors that hardware for 2:4 sparsity could take (None if nobody looked), and
+    `compressed` is what a sample says of compressing them, where one was taken.
+    """
 
     dense_bytes: int
     bitmask_bytes: int | None
+    two_four: int | None = None
+    compressed: Compressed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +147,8 @@ class Report:
     dry_run: bool = False
     warnings: tuple[str, ...] = ()
     facts: tuple[str, ...] = field(default=())
+    compressed: Compressed | None = None
+    histograms: Mapping[str, BeforeAfter] = field(default_factory=dict)
 
     @property
     def selected(self) -> SelectedTotals:
@@ -170,7 +181,13 @@ class Report:
     def on_disk(self) -> OnDisk:
         """What the selected tensors take, dense and packed."""
         rows = [row for row in self.rows if row.selected]
-        return OnDisk(sum(_dense_bytes(row) for row in rows), _sum(_bitmask_bytes(row) for row in rows))
+        looked = [row.two_four for row in rows if row.two_four is not None]
+        return OnDisk(
+            dense_bytes=sum(_dense_bytes(row) for row in rows),
+            bitmask_bytes=_sum(_bitmask_bytes(row) for row in rows),
+            two_four=sum(looked) if looked else None,
+            compressed=self.compressed,
+        )
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
@@ -274,13 +291,22 @@ def _document(report: Report) -> dict[str, object]:
         },
         "output": None if report.output_path is None else output,
         "totals": {"selected": _values(report.selected), "all": {**_values(report.all), "note": NOT_READ}},
-        "on_disk": {**_values(report.on_disk), "note": ON_DISK},
+        "on_disk": _on_disk(report.on_disk),
         "warnings": report.warnings,
         "facts": report.facts,
     }
 
 
-def _values(value: Row | SelectedTotals | AllTotals | OnDisk) -> dict[str, object]:
+def _on_disk(disk: OnDisk) -> dict[str, object]:
+    """Leave `compressed` out where nobody asked for it."""
+    values = {**_values(disk), "note": ON_DISK}
+    if disk.compressed is None:
+        del values["compressed"]
+        return values
+    return {**values, "compressed": _values(disk.compressed)}
+
+
+def _values(value: Row | SelectedTotals | AllTotals | OnDisk | Compressed) -> dict[str, object]:
     return {f.name: getattr(value, f.name) for f in fields(value)}
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from prunecli.dtypes import FLOATS, Float, cast
 from prunecli.errors import SelectionError, UsageError
 from prunecli.escape import shown
-from prunecli.plans import Cut
+from prunecli.plans import Cut, Group
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from prunecli.plans import Order
     from prunecli.tensors import TensorInfo
 
@@ -34,6 +36,18 @@ def exact_cuts(order: Order) -> list[Cut]:
         left -= ties
         cuts.append(Cut(bits, ties, equal, ties, order.value))
     return cuts
+
+
+def one_each(counts: Sequence[int]) -> list[Group]:
+    """Return a group for each tensor by itself, with the rank `counts` says; no rank where nothing is to be pruned."""
+    return [Group((at,), (k,) if k else ()) for at, k in enumerate(counts)]
+
+
+def from_each(
+    amount: float | None, count: int | None, tensors: Sequence[TensorInfo], left: Sequence[int]
+) -> list[int]:
+    """Return `how_many` of what is `left` of each tensor."""
+    return [how_many(amount, count, n, "weights", tensor) for tensor, n in zip(tensors, left, strict=True)]
 
 
 def check_amount(amount: float | None, count: int | None) -> None:

@@ -9,19 +9,26 @@ patterns, devices or printing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor, inf, isfinite
+from math import ceil, floor, isfinite
 from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.dtypes import FLOATS
 from prunecli.errors import SelectionError, UsageError
 from prunecli.escape import shown
-from prunecli.plans import Cut, Group, Grouped, Local, Order, Rows, Slices, Tiles
-from prunecli.rules import check_amount, cut_above, exact_cuts, front_dim, how_many, single
+from prunecli.plans import Cut, Group, Grouped, Local, Order, Rows
+from prunecli.rules import check_amount, cut_above, exact_cuts, from_each, front_dim, how_many, one_each, single
+from prunecli.structures import Block, RandomStructured, Structured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prunecli.tensors import TensorInfo
+
+NORMALIZE = ("none", "l2", "rms", "lamp")
+"""What `Global` can rank across tensors."""
+
+ALLOCATE = ("uniform", "erk", "uniform+")
+"""How `L1` can share an amount out among tensors."""
 
 GROUP_MAX = 32_767
 """The longest group: positions in it are 16-bit numbers."""
@@ -149,24 +156,27 @@ class Percentile:
         """Say in words what happens to a tensor."""
         return f"|w| <= percentile {self.q:g}"
 
-    def _index(self, numel: int) -> float:
+    def _index(self, count: int) -> float:
         """Return the 0-based, fractional rank: NumPy's virtual index of the method "linear"."""
-        return (numel - 1) * (self.q / 100)
+        return (count - 1) * (self.q / 100)
 
-    def groups(self, tensors: Sequence[TensorInfo]) -> list[Group]:
+    def groups(self, _: Sequence[TensorInfo], left: Sequence[int]) -> list[Group]:
         """Each tensor by itself, with the two ranks around the percentile."""
         groups = []
-        for at, tensor in enumerate(tensors):
-            low = min(floor(self._index(tensor.numel)), tensor.numel - 1)
-            groups.append(Group((at,), tuple(sorted({low + 1, min(low + 2, tensor.numel)})), ties=False))
+        for at, count in enumerate(left):
+            low = min(floor(self._index(count)), count - 1)
+            ranks = sorted({low + 1, min(low + 2, count)}) if count else ()
+            groups.append(Group((at,), tuple(ranks), ties=False))
         return groups
 
-    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order]) -> list[Cut]:
+    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order], left: Sequence[int]) -> list[Cut]:
         """Interpolate between the two statistics and cut just above."""
-        (tensor,), dtype = tensors, FLOATS[tensors[0].dtype]
+        if not orders:
+            return [Cut(0)]
+        dtype = FLOATS[tensors[0].dtype]
         rounded = float if dtype.name == "F64" else single
         low, high = orders[0].value, orders[-1].value
-        part = self._index(tensor.numel) - (orders[0].rank - 1)
+        part = self._index(left[0]) - (orders[0].rank - 1)
         if part > 0 and isfinite(high):
             step = rounded(high - low)
             up, down = rounded(step * rounded(part)), rounded(step * rounded(1 - part))
@@ -181,29 +191,59 @@ class Global:
 
     One of `amount` (0 to 1) and `count` is set. Among equals at the cut, tensors in checkpoint order and then
     row-major order decide. torch.nn.utils.prune.global_unstructured with L1Unstructured.
+
+    `normalize` ranks something else across tensors: "l2" |w| / ||W||, "rms" |w| / rms(W), "lamp" the LAMP score
+    w^2 / (sum of squares of all that are not smaller; https://arxiv.org/abs/2010.07611). No tensor loses less than the
+    fraction `min_per_tensor` of its weights, nor more than `max_per_tensor`.
     """
 
     amount: float | None = None
     count: int | None = None
+    normalize: str = "none"
+    min_per_tensor: float = 0.0
+    max_per_tensor: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse two amounts, none, or one out of range."""
+        """Refuse two amounts, none, one out of range, bounds that cross, and scores there are not."""
         check_amount(self.amount, self.count)
+        if self.normalize not in NORMALIZE:
+            kinds = "none, l2, rms or lamp"
+            raise UsageError(f"--normalize is {kinds}, not {shown(repr(self.normalize))}", hint="--normalize rms")
+        if not 0 <= self.min_per_tensor <= self.max_per_tensor <= 1:
+            raise UsageError(
+                "0 <= --min-per-tensor <= --max-per-tensor <= 1 is needed, "
+                f"not {self.min_per_tensor:g} and {self.max_per_tensor:g}",
+                hint="--min-per-tensor 0.1 --max-per-tensor 0.9",
+            )
+
+    @property
+    def curved(self) -> bool:
+        """Whether tensors are ranked together by more than their magnitudes."""
+        return self.normalize != "none" or self.min_per_tensor > 0 or self.max_per_tensor < 1
+
+    def bounds(self, left: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the fewest and the most weights that each tensor loses of what is `left` of it."""
+        fewest = [ceil(self.min_per_tensor * n) for n in left]
+        return [(low, max(low, floor(self.max_per_tensor * n))) for low, n in zip(fewest, left, strict=True)]
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
-        return {"name": "global", "amount": self.amount, "count": self.count}
+        told: dict[str, object] = {"name": "global", "amount": self.amount, "count": self.count}
+        if self.curved:
+            told |= {"normalize": self.normalize}
+            told |= {"min_per_tensor": self.min_per_tensor, "max_per_tensor": self.max_per_tensor}
+        return told
 
     def rule(self, _: TensorInfo) -> str:
         """Say in words what happens to a tensor."""
-        return "smallest of all selected"
+        return "smallest of all selected" + ("" if self.normalize == "none" else f", by {self.normalize}")
 
-    def groups(self, tensors: Sequence[TensorInfo]) -> list[Group]:
+    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[Group]:
         """All tensors in one group; no rank where nothing is to be pruned."""
-        k = how_many(self.amount, self.count, sum(t.numel for t in tensors))
+        k = how_many(self.amount, self.count, sum(left))
         return [Group(tuple(range(len(tensors))), (k,) if k else ())]
 
-    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order]) -> list[Cut]:
+    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order], _: Sequence[int]) -> list[Cut]:
         """Cut at the k-th smallest; equals there go first come, first pruned, until the count is reached."""
         if not orders:
             return [Cut(0) for _ in tensors]
@@ -216,119 +256,111 @@ class L1:
 
     scope="row" ranks within each output row (dim 0) instead, with k = round(amount * row length) for each. Among
     equals the lowest index goes first. torch.nn.utils.prune.l1_unstructured.
+
+    `allocate` shares round(amount * all weights) out among the tensors, by their shapes alone: "uniform", "erk" or
+    "uniform+" (see `prunecli.allocation`).
     """
 
     amount: float | None = None
     count: int | None = None
     scope: str = "tensor"
+    allocate: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse two amounts, none, one out of range, and scopes there are not."""
+        """Refuse two amounts, none, one out of range, and scopes and allocations there are not."""
         check_amount(self.amount, self.count)
+        if self.allocate not in {None, *ALLOCATE}:
+            kinds = "uniform, erk or uniform+"
+            raise UsageError(f"--allocate is {kinds}, not {shown(repr(self.allocate))}", hint="--allocate erk")
+        if self.allocate is not None and (self.amount is None or self.scope == "row"):
+            raise UsageError(
+                "--allocate shares out an --amount among whole tensors", hint="--allocate erk --amount 0.5"
+            )
         if self.scope not in {"tensor", "row"}:
             raise UsageError(f"--scope is tensor or row, not {shown(repr(self.scope))}", hint="--scope row")
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
-        return {"name": "l1", "amount": self.amount, "count": self.count, "scope": self.scope}
+        told = {"name": "l1", "amount": self.amount, "count": self.count, "scope": self.scope}
+        return told if self.allocate is None else {**told, "allocate": self.allocate}
 
     def rule(self, _: TensorInfo) -> str:
         """Say in words what happens to a tensor."""
-        return f"smallest of each {self.scope}"
+        return f"smallest of each {self.scope}" + ("" if self.allocate is None else f", shares by {self.allocate}")
 
     def plan(self, tensor: TensorInfo) -> Local:
         """Return the local strategy for scope="row"; the other needs ranks first."""
-        return Rows(how_many(self.amount, self.count, tensor.numel // tensor.shape[0], "weights in a row", tensor))
+        how_many(self.amount, self.count, tensor.numel // tensor.shape[0], "weights in a row", tensor)
+        return Rows(lambda left: how_many(self.amount, self.count, left, "weights left in a row", tensor))
 
-    def groups(self, tensors: Sequence[TensorInfo]) -> list[Group]:
+    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[Group]:
         """Each tensor by itself; no rank where nothing is to be pruned."""
-        wanted = [how_many(self.amount, self.count, t.numel, "weights", t) for t in tensors]
-        return [Group((at,), (k,) if k else ()) for at, k in enumerate(wanted)]
+        if self.allocate is not None and self.amount is not None:
+            from prunecli.allocation import allocate
 
-    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order]) -> list[Cut]:
+            return one_each(allocate(self.allocate, [t.shape for t in tensors], left, self.amount))
+        return one_each(from_each(self.amount, self.count, tensors, left))
+
+    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order], _: Sequence[int]) -> list[Cut]:
         """Cut at the k-th smallest of the tensor."""
         return exact_cuts(orders[0]) if orders else [Cut(0) for _ in tensors]
 
 
 @dataclass(frozen=True, slots=True)
-class Structured:
-    """Prune whole slices along `dim`: the k = round(amount * shape[dim]), or `count`, with the smallest Ln norm.
+class Random:
+    """Prune, per tensor, k weights at random; exactly k = round(amount * n), or `count`.
 
-    `n` is 1, 2, inf or -inf; norms are taken in float64. Among equals the lowest index goes first.
-    torch.nn.utils.prune.ln_structured.
+    Which ones depends on `seed` and on the tensor's name and shape alone: neither on the other tensors nor on the
+    device. torch.nn.utils.prune.random_unstructured, with another generator.
     """
 
     amount: float | None = None
     count: int | None = None
-    dim: int = 0
-    n: float = 2.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse two amounts, none, one out of range, and norms there are not."""
+        """Refuse two amounts, none, or one out of range."""
         check_amount(self.amount, self.count)
-        if self.n not in {1, 2, inf, -inf}:
-            raise UsageError(f"--n is 1, 2, inf or -inf, not {self.n:g}", hint="--n 2")
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
-        norm = self.n if isfinite(self.n) else str(self.n)
-        return {"name": "structured", "amount": self.amount, "count": self.count, "dim": self.dim, "n": norm}
+        return {"name": "random", "amount": self.amount, "count": self.count, "seed": self.seed}
 
     def rule(self, _: TensorInfo) -> str:
         """Say in words what happens to a tensor."""
-        return f"slices along dim {self.dim} of smallest L{self.n:g} norm"
+        return f"at random, seed {self.seed}"
 
-    def axis(self, tensor: TensorInfo) -> int:
-        """Return `dim` counted from the front; SelectionError where the tensor has no such dimension."""
-        return front_dim(tensor, self.dim)
+    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[Group]:
+        """Each tensor by itself; the ranks are those of random numbers."""
+        return one_each(from_each(self.amount, self.count, tensors, left))
 
-    def wanted(self, tensor: TensorInfo, slices: int) -> int:
-        """Return how many of the slices go; UsageError if there are not so many."""
-        return how_many(self.amount, self.count, slices, f"slices along dim {self.dim}", tensor)
-
-    def local(self, tensor: TensorInfo, alive: bytes, value: float | None) -> Local:
-        """Return the local strategy: a byte per slice, 0 where it goes, and the largest norm that does."""
-        return Slices(self.axis(tensor), alive, value)
+    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order], _: Sequence[int]) -> list[Cut]:
+        """Cut at the k-th smallest random number; what that is tells nobody anything."""
+        if not orders:
+            return [Cut(0) for _ in tensors]
+        return [Cut(cut.bits, cut.ties) for cut in exact_cuts(orders[0])]
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Prune whole tiles of `rows` x `cols` of the matrix (shape[0], the rest): those of smallest root mean square.
+class Mask:
+    """Prune where a mask from a file is 0: torch.nn.utils.prune.custom_from_mask. `path` is for the report."""
 
-    k = round(amount * tiles), or `count`. Tiles at the edge count by the weights they have. Norms are taken in
-    float64; among equals the first tile, row by row, goes first.
-    """
-
-    rows: int
-    cols: int
-    amount: float | None = None
-    count: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse empty tiles, two amounts, none, or one out of range."""
-        check_amount(self.amount, self.count)
-        if self.rows < 1 or self.cols < 1:
-            raise UsageError(
-                f"a tile has at least one row and one column, not {self.rows}x{self.cols}", hint="--shape 4x4"
-            )
+    path: str
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
-        shape = f"{self.rows}x{self.cols}"
-        return {"name": "block", "shape": shape, "amount": self.amount, "count": self.count}
+        return {"name": "mask", "mask": self.path}
 
     def rule(self, _: TensorInfo) -> str:
         """Say in words what happens to a tensor."""
-        return f"{self.rows}x{self.cols} tiles of smallest root mean square"
+        return "where the mask is 0"
 
-    def wanted(self, tensor: TensorInfo, tiles: int) -> int:
-        """Return how many of the tiles go; UsageError if there are not so many."""
-        return how_many(self.amount, self.count, tiles, f"tiles of {self.rows}x{self.cols}", tensor)
-
-    def local(self, _: TensorInfo, alive: bytes, value: float | None) -> Local:
-        """Return the local strategy: a byte per tile, row by row, 0 where it goes, and the largest norm that does."""
-        return Tiles((self.rows, self.cols), alive, value)
+    def plan(self, _: TensorInfo) -> Local:
+        """Cut between zeros and ones: the mask is what is ranked."""
+        return Cut(1)
 
 
-Strategy: TypeAlias = Threshold | Spread | Percentile | L1 | Global | TopK | Structured | Block
+Strategy: TypeAlias = (
+    Threshold | Spread | Percentile | L1 | Global | TopK | Structured | Block | Random | RandomStructured | Mask
+)
 """What a user can ask for."""

@@ -43,15 +43,17 @@ class Worker:
         """Compute on `device`, or with NumPy where it is None."""
         self.host = NumpyOps()
         self.after = NumpyOps()
+        self.scoring = NumpyOps()
         self.squares = Squares()
         self.ops: Ops = self.host if device is None else TorchOps(device)
-        self._memory = mmap.mmap(-1, 1 << 21)
+        self._memory: dict[int, mmap.mmap] = {}
 
-    def buffer(self, size: int) -> memoryview:
-        """Return `size` bytes of page-aligned memory, the same each time."""
-        if len(self._memory) < size:
-            self._memory = mmap.mmap(-1, size)
-        return memoryview(self._memory)[:size]
+    def buffer(self, size: int, slot: int = 0) -> memoryview:
+        """Return `size` bytes of page-aligned memory, the same each time for one `slot`."""
+        held = self._memory.get(slot)
+        if held is None or len(held) < size:
+            held = self._memory[slot] = mmap.mmap(-1, max(size, 1 << 21))
+        return memoryview(held)[:size]
 
 
 class Pool:

@@ -42,7 +42,7 @@ def shards(folder: Path, size: int, number: int) -> Path:
     return folder
 
 
-def many(path: Path, number: int, size: int) -> Path:
+def many(path: Path, size: int, number: int) -> Path:
     """Write `number` tensors, every other one a bias, as one safetensors file of about `size` bytes."""
     if not path.exists():
         rows = max(1, size // (number // 2) // (400 * ITEMSIZE["F32"]))

@@ -51,7 +51,11 @@ ARROWS = {
     "selection": "dtypes errors escape sharing tensors",
     "plans": "dtypes errors",
     "rules": "dtypes errors escape plans",
-    "strategies": "dtypes errors escape plans rules",
+    "structures": "errors plans rules",
+    "strategies": "dtypes errors escape plans rules structures",
+    "basis": "checkpoint dtypes errors escape",
+    "work": "basis",
+    "asking": "basis checkpoint errors escape selection strategies work",
     # numbers
     "arrays": "dtypes errors",
     "tiles": "arrays",
@@ -67,17 +71,22 @@ ARROWS = {
     "output": "errors escape hidden targets",
     # the two phases
     "reading": "errors splice tiles workers",
-    "planning": "arrays dtypes errors escape norms plans ranking reading splice strategies workers",
+    "scores": "arrays dtypes errors escape ranking strategies workers",
+    "measuring": "arrays dtypes norms scores strategies",
+    "histograms": "arrays ranking",
+    "masks": "splice",
+    "planning": "arrays dtypes histograms measuring plans ranking reading scores splice strategies workers",
     "applying": "arrays crc32 dtypes errors escape measure plans splice tiles workers",
-    "engine": "applying errors escape output planning plans reading report splice workers",
+    "running": "applying errors planning plans reading report scores splice workers",
+    "engine": "masks output reading running splice work",
     # what was done, as values and as text
     "report": "dtypes escape tensors",
     "render": "escape report",
     # faces
-    "api": "checkpoint devices engine errors escape output report selection targets",
+    "api": "asking checkpoint devices engine errors escape output report running selection targets",
     "spool": "errors escape",
     "progress": "",
-    "options": "errors",
+    "options": "errors escape",
     "commands": "errors options strategies",
     "cli": "api checkpoint commands errors escape options progress render report spool strategies targets",
     "__main__": "cli",
@@ -85,7 +94,7 @@ ARROWS = {
 """Room -> the rooms it may import when it runs; for annotations alone it may name any but the faces."""
 
 FACES = {"api", "cli", "commands", "options", "progress", "render", "spool", "__main__"}
-NUMBERS = {"arrays", "ranking", "measure", "norms", "tiles", "planning"}
+NUMBERS = {"arrays", "ranking", "measure", "measuring", "norms", "tiles", "planning", "scores", "histograms"}
 """The rooms that compute: nobody else imports NumPy."""
 
 

@@ -11,7 +11,7 @@ import pytest
 from prunecli import norms
 from prunecli.arrays import in_slices, in_tiles
 from prunecli.dtypes import FLOATS
-from prunecli.norms import deviation, slice_norms, tile_norms, weakest
+from prunecli.norms import deviation, of_patterns, slice_norms, tile_norms, weakest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +22,15 @@ F32 = FLOATS["F32"]
 SHAPES = [(5,), (1, 1), (7, 5), (4, 3, 2), (6, 5, 3, 3), (2, 300), (300, 2), (3, 1, 40)]
 
 
-def reader(weights: NDArray[np.float32]) -> Callable[[int, int], NDArray[Any]]:
-    """Return what reads runs of `weights` as integers."""
-    flat = weights.reshape(-1).view(np.int32)
+def reader(weights: NDArray[np.float32]) -> Callable[[int, int], NDArray[np.float64]]:
+    """Return what reads runs of the magnitudes of `weights`."""
+    flat = weights.reshape(-1).view(np.int32) & 0x7FFFFFFF
+    return lambda first, stop: of_patterns(flat[first:stop], F32)
+
+
+def signed(weights: NDArray[np.float32]) -> Callable[[int, int], NDArray[np.float64]]:
+    """Return what reads runs of `weights` themselves."""
+    flat = weights.reshape(-1).astype(np.float64)
     return lambda first, stop: flat[first:stop]
 
 
@@ -44,7 +50,7 @@ def test_slice_norms_are_numpys(shape: tuple[int, ...], n: float, run: int, monk
     for dim in range(len(shape)):
         slices = np.moveaxis(weights.astype(np.float64), dim, 0).reshape(shape[dim], -1)
         expected = np.linalg.norm(slices, n, axis=1)
-        np.testing.assert_allclose(slice_norms(reader(weights), shape, dim, n, F32), expected, rtol=1e-14)
+        np.testing.assert_allclose(slice_norms(reader(weights), shape, dim, n), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("run", [1, 50, 1 << 17])
@@ -60,7 +66,7 @@ def test_tile_norms_are_root_mean_squares(
     rows, cols = range(0, matrix.shape[0], tile[0]), range(0, matrix.shape[1], tile[1])
     expected = [[math.sqrt(np.mean(np.square(matrix[r : r + tile[0], c : c + tile[1]]))) for c in cols] for r in rows]
 
-    np.testing.assert_allclose(tile_norms(reader(weights), shape, tile, F32), expected, rtol=1e-14)
+    np.testing.assert_allclose(tile_norms(reader(weights), shape, tile), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["F64", "F16", "BF16", "F8_E4M3", "F8_E4M3FNUZ"])
@@ -70,7 +76,7 @@ def test_every_dtype_is_summed_in_float64(name: str) -> None:
     kind = np.dtype(f"i{dtype.itemsize}")
     patterns = np.full((2, 600), dtype.finite_max, kind)
 
-    found = slice_norms(lambda first, stop: patterns.reshape(-1)[first:stop], (2, 600), 0, 1.0, dtype)
+    found = slice_norms(lambda first, stop: of_patterns(patterns.reshape(-1)[first:stop], dtype), (2, 600), 0, 1.0)
 
     expected = 600 * dtype.decode(dtype.finite_max)
     np.testing.assert_allclose(found, [expected, expected], rtol=1e-15 if math.isfinite(expected) else 0)
@@ -80,7 +86,7 @@ def test_what_is_not_finite_makes_a_norm_infinite() -> None:
     """A slice with NaN or infinity is never among the smallest."""
     weights = np.array([[1.0, np.nan], [np.inf, 0.0], [3.0, 4.0]], np.float32)
 
-    assert slice_norms(reader(weights), (3, 2), 0, 2.0, F32).tolist() == [math.inf, math.inf, 5.0]
+    assert slice_norms(reader(weights), (3, 2), 0, 2.0).tolist() == [math.inf, math.inf, 5.0]
 
 
 @pytest.mark.parametrize("size", [2, 1000, 300_000])
@@ -90,13 +96,13 @@ def test_deviation_is_numpys_with_n_less_one(size: int) -> None:
     expected = float(np.std(weights.astype(np.float64), ddof=1))
     with_nan = np.append(weights, np.float32(np.nan))
 
-    assert deviation(reader(weights), size, F32) == pytest.approx(expected, rel=1e-12)
-    assert deviation(reader(with_nan), size + 1, F32) == pytest.approx(expected, rel=1e-12)
+    assert deviation(signed(weights), size) == pytest.approx(expected, rel=1e-12)
+    assert deviation(signed(with_nan), size + 1) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_single_weight_has_no_deviation() -> None:
     """One weight deviates by nothing."""
-    assert deviation(reader(np.ones(1, np.float32)), 1, F32) == 0.0
+    assert deviation(signed(np.ones(1, np.float32)), 1) == 0.0
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(1, 1), (3, 1), (1, 5), (4, 3)])
@@ -130,3 +136,20 @@ def test_the_weakest_are_exactly_k_and_of_equals_the_first(k: int) -> None:
 
     assert {at for at, byte in enumerate(alive) if not byte} == set(order.tolist())
     assert value == (scores[order[-1]] if k else None)
+
+
+@pytest.mark.parametrize("k", range(5))
+def test_what_is_gone_is_not_among_the_weakest_that_go(k: int) -> None:
+    """Slices that are gone stay gone and are not counted, whatever their norm."""
+    scores = np.array([2.0, 1.0, 0.0, 1.0, 0.0, 3.0])
+    alive = np.array([True, True, False, True, True, False])
+
+    stays, value = weakest(scores, k, alive)
+
+    assert [at for at, byte in enumerate(stays) if not byte] == sorted([2, 5, *[4, 1, 3, 0][:k]])
+    assert value == ([0.0, 1.0, 1.0, 2.0][k - 1] if k else None)
+
+
+def test_what_is_gone_weighs_nothing() -> None:
+    """A weight that is gone adds nothing to a norm."""
+    assert of_patterns(np.array([0x3F80_0000, -1], np.int32), F32).tolist() == [1.0, 0.0]

@@ -15,9 +15,20 @@ from support import CONTAINERS, STRATEGIES, expected, files, make_checkpoint, ma
 
 from prunecli import planning
 from prunecli.checkpoint import open_checkpoint
-from prunecli.engine import Options, prune_files
+from prunecli.engine import prune_files
+from prunecli.running import Options
 from prunecli.selection import Rules, select
-from prunecli.strategies import Global, Percentile, Spread, Strategy, Threshold, TopK
+from prunecli.strategies import (
+    Global,
+    Percentile,
+    Random,
+    RandomStructured,
+    Spread,
+    Strategy,
+    Threshold,
+    TopK,
+)
+from prunecli.work import alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +64,8 @@ TRIED: dict[str, Strategy] = {
     "percentile-all": Percentile(100),
     "topk-wide": TopK(3, 150),
     "topk-keep-1-of-16": TopK(1, 16, dim=-1),
+    "random": Random(amount=0.4, seed=3),
+    "random-rows": RandomStructured(amount=0.4),
 }
 
 
@@ -60,7 +73,7 @@ def run(path: Path, strategy: Strategy, output: Path, options: Options, rules: R
     """Prune `path` and return the bytes of each output file, and the rows less the one inexact number in them."""
     checkpoint = open_checkpoint(path)
     report = prune_files(
-        checkpoint, select(checkpoint, rules), strategy, output, replace(options, force=output.exists())
+        checkpoint, alone(select(checkpoint, rules), strategy), output, replace(options, force=output.exists())
     )
     return [file.read_bytes() for file in files(output)], [replace(row, l2_kept=None) for row in report.rows]
 
@@ -167,8 +180,9 @@ def test_any_way_of_working_gives_the_same_bytes(
 def test_the_energy_kept_hardly_depends_on_the_way(way: str, special: Path, tmp_path: Path) -> None:
     """Sums of squares are rounded where windows end: the kept part, a fraction of 1, agrees to 2e-6."""
     checkpoint = open_checkpoint(special)
+    work = alone(select(checkpoint, Rules()), Percentile(60))
     kept = [
-        [row.l2_kept for row in prune_files(checkpoint, select(checkpoint, Rules()), Percentile(60), out, options).rows]
+        [row.l2_kept for row in prune_files(checkpoint, work, out, options).rows]
         for out, options in ((tmp_path / "a", REFERENCE), (tmp_path / "b", OTHERS[way]))
     ]
 

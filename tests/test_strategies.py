@@ -51,9 +51,9 @@ def name_of(values: NDArray[Any]) -> str:
 def percentile_cut(values: NDArray[Any], q: float) -> Cut:
     """Plan a percentile for magnitudes that are at hand."""
     info, strategy = tensor(values.size, dtype=name_of(values)), Percentile(q)
-    (group,) = strategy.groups([info])
+    (group,) = strategy.groups([info], [info.numel])
     patterns = values.view(INTS[values.itemsize])
-    (cut,) = strategy.cuts([info], orders_of(NumpyOps(), patterns, group.ranks, FLOATS[info.dtype]))
+    (cut,) = strategy.cuts([info], orders_of(NumpyOps(), patterns, group.ranks, FLOATS[info.dtype]), [info.numel])
     return cut
 
 
@@ -299,9 +299,9 @@ def test_global_ranks_all_tensors_in_one_group() -> None:
     """One rank over everything: k of the sum of the sizes; none where nothing is to go."""
     tensors = [tensor(3, 3), tensor(2, 3)]
 
-    assert [(g.members, g.ranks) for g in Global(0.5).groups(tensors)] == [((0, 1), (8,))]
-    assert [(g.members, g.ranks) for g in Global(count=0).groups(tensors)] == [((0, 1), ())]
-    assert [Cut(0), Cut(0)] == Global(count=0).cuts(tensors, [])
+    assert [(g.members, g.ranks) for g in Global(0.5).groups(tensors, [t.numel for t in tensors])] == [((0, 1), (8,))]
+    assert [(g.members, g.ranks) for g in Global(count=0).groups(tensors, [t.numel for t in tensors])] == [((0, 1), ())]
+    assert [Cut(0), Cut(0)] == Global(count=0).cuts(tensors, [], [t.numel for t in tensors])
 
 
 def order(rank: int, less: int, equals: tuple[int | None, ...], hits: tuple[bool, ...]) -> Order:

@@ -1,0 +1,71 @@
+"""A table of text cells: aligned by spaces for a pipe, drawn by Rich on a terminal.
+
+Knows nothing about what the cells say. Cells must be `escape.shown` already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Cells = tuple[str, ...]
+
+WIDEST = 120
+"""Characters: a longer cell does not widen the lines of the others."""
+
+ALL_SHOWN = 60
+"""Rows a terminal gets; a pipe gets all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The heading of a column, and whether its cells stand at the right, as numbers do."""
+
+    title: str
+    right: bool = False
+
+
+def aligned(columns: Sequence[Column], rows: Sequence[Cells]) -> list[str]:
+    """Return a line for the headings and one per row, never cut."""
+    cells = [tuple(column.title for column in columns), *rows]
+    widths = [min(max(map(len, column)), WIDEST) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def write(stream: TextIO, columns: Sequence[Column], rows: Sequence[Cells], lines: Sequence[str]) -> None:
+    """Write the table, if it has rows, and then `lines`; OSError where the stream takes no more."""
+    if stream.isatty():
+        _draw(stream, columns, rows, lines)
+        return
+    table = [*aligned(columns, rows), ""] if rows else []
+    stream.write("".join(f"{line}\n" for line in (*table, *lines)))
+
+
+def _draw(stream: TextIO, columns: Sequence[Column], rows: Sequence[Cells], lines: Sequence[str]) -> None:
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415  -- costs more than a small run
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(file=stream, highlight=False)
+    if rows:
+        table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        for column in columns:
+            table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+        for row in rows[:ALL_SHOWN]:
+            table.add_row(*map(Text, row))
+        console.print(table, crop=False)
+    if len(rows) > ALL_SHOWN:
+        more = f"{len(rows) - ALL_SHOWN:,} rows more are not shown; --json has all of them"
+        console.print(Text(more, style="dim"))
+    for line in ("", *lines) if rows else lines:
+        console.print(Text(line), soft_wrap=True)

@@ -1,0 +1,319 @@
+"""One run over the open files of a checkpoint: plan, apply, and say what was done."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from prunecli import __version__
+from prunecli.applying import Applier, overlapping
+from prunecli.errors import CheckpointError
+from prunecli.planning import Planner, count_left
+from prunecli.plans import Cut
+from prunecli.reading import Reader, opened
+from prunecli.report import Report, Row, facts_about, warnings_for
+from prunecli.scores import make_scorer
+from prunecli.splice import Untouched
+from prunecli.workers import Pool, Tasks, default_threads, results
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from prunecli.basis import Beside
+    from prunecli.masks import MaskSink
+    from prunecli.measure import Tally
+    from prunecli.plans import Local
+    from prunecli.scores import Scorer
+    from prunecli.splice import Layout, Sink, Source, Window
+    from prunecli.tensors import Checkpoint, CheckpointFile, Checksum, TensorInfo
+    from prunecli.work import Job, Work
+    from prunecli.workers import Worker
+
+HOST_WINDOW = 1 << 20
+"""Bytes of a window on the CPU: read, pruned and written while they are in its caches."""
+
+DEVICE_WINDOW = 1 << 26
+"""Bytes of a window on a device: enough to hide what a transfer costs to begin."""
+
+BURST = 4
+"""Windows that a thread is handed at once."""
+
+
+class Progress(Protocol):
+    """Somebody who wants to know how far the work is, from any thread."""
+
+    def begin(self, total: int) -> None:
+        """`total` bytes are going to be read or copied."""
+
+    def advance(self, count: int) -> None:
+        """`count` bytes more are done."""
+
+
+class Quiet:
+    """Nobody wants to know."""
+
+    def begin(self, total: int) -> None:
+        """Ignore it."""
+
+    def advance(self, count: int) -> None:
+        """Ignore it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to work, as opposed to what to do.
+
+    `device` is a torch device, or None for NumPy on the CPU; `threads` 0 means as many as help; `window` bytes are
+    worked on at once (0: what suits the device); `direct` writes around the page cache (None: if the output is
+    large). `strict` refuses weights that are not finite, `sha256` reads input and output again for the report.
+    `masks` is where a mask of what stays goes. `verify` is shown the report before anything is published, and may
+    raise.
+    """
+
+    device: str | None = None
+    threads: int = 0
+    window: int = 0
+    direct: bool | None = None
+    strict: bool = False
+    sha256: bool = False
+    force: bool = False
+    command: tuple[str, ...] = ()
+    masks: Path | None = None
+    verify: Callable[[Report], None] | None = None
+    progress: Progress = field(default_factory=Quiet)
+
+
+class Run:
+    """One run from plan to report."""
+
+    def __init__(self, checkpoint: Checkpoint, work: Work, options: Options) -> None:
+        """Nothing is read yet."""
+        self.checkpoint, self.work, self.options = checkpoint, work, options
+        self.targets = [target.tensor for target in work.selection.targets]
+        self.threads = options.threads or default_threads()
+        self.window = options.window or (DEVICE_WINDOW if options.device else HOST_WINDOW)
+        self._jobs = {member: job for job in work.jobs for member in job.members}
+        self._jobs.update({follower: self._jobs[leader] for leader, follower in work.followers.items()})
+        self._plans: dict[int, Local] = {}
+        self._tallies: dict[int, Tally] = {}
+        self._digests: tuple[str | None, ...] = (None, None)
+
+    def execute(self, sources: Sequence[Source], sinks: Sequence[Sink | None], masks: MaskSink | None = None) -> None:
+        """Plan and apply; the sinks' files are complete when this returns."""
+        with ExitStack() as stack, Pool(self.threads, self.options.device) as pool:
+            scorers = [self._scorer(job, stack) for job in self.work.jobs]
+            self._work(pool, scorers, sources, sinks, masks)
+        if self.options.sha256 and not self.checkpoint.is_directory:
+            files = (sources[0].fd, None if sinks[0] is None else sinks[0].fd)
+            self._digests = tuple(None if fd is None else _digest(fd, sources[0].size) for fd in files)
+        for source in sources:
+            source.check_unchanged()
+        if self.options.strict:
+            self._refuse_nonfinite()
+
+    def _scorer(self, job: Job, stack: ExitStack) -> Scorer | None:
+        def open_beside(beside: Beside) -> Reader:
+            return Reader(stack.enter_context(opened(beside.checkpoint)))
+
+        return make_scorer(job.strategy, job.basis, self.targets, open_beside)
+
+    def _work(
+        self,
+        pool: Pool,
+        scorers: Sequence[Scorer | None],
+        sources: Sequence[Source],
+        sinks: Sequence[Sink | None],
+        masks: MaskSink | None,
+    ) -> None:
+        advance = self.options.progress.advance
+        planners = [
+            self._planner(pool, job, scorer, sources) for job, scorer in zip(self.work.jobs, scorers, strict=True)
+        ]
+        batches = [(planner, batch) for planner in planners for batch in planner.batches()]
+        read = sum(self.targets[m].nbytes for planner in planners if planner.reads for m in planner.members)
+        self.options.progress.begin(read + sum(file.size for file in self.checkpoint.files))
+        scored = {m: scorer for job, scorer in zip(self.work.jobs, scorers, strict=True) if scorer for m in job.members}
+        applier = Applier(self.targets, self._plans, sources, pool.stopped, advance, scorers=scored, masks=masks)
+        windows = _Windows(self, pool, applier, sources, sinks)
+        if batches:
+            batches[0][0].start(pool, batches[0][1])
+        for at, (planner, batch) in enumerate(batches):
+            planner.finish(pool, batch)
+            if at + 1 < len(batches):
+                following, next_batch = batches[at + 1]
+                following.start(pool, next_batch)
+            windows.go_on()
+        windows.go_on()
+        windows.wait()
+        for at, (file, sink) in enumerate(zip(self.checkpoint.files, sinks, strict=True)):
+            applier.repair(at, file, None if sink is None else sink.fd)
+        self._tallies = applier.tallies()
+
+    def _planner(self, pool: Pool, job: Job, scorer: Scorer | None, sources: Sequence[Source]) -> Planner:
+        left = [target.numel for target in self.targets]
+        if scorer is not None and job.basis.has_gone:
+            reader = Reader(sources)
+            tasks = [pool.submit(count_left, reader, scorer, m, self.targets[m]) for m in job.members]
+            for member, count in zip(job.members, results(tasks), strict=True):
+                left[member] = count
+        followers = {leader: follower for leader, follower in self.work.followers.items() if leader in job.members}
+        return Planner(
+            job.strategy,
+            self.targets,
+            sources,
+            self.options.progress.advance,
+            members=job.members,
+            plans=self._plans,
+            scorer=scorer,
+            left=left,
+            followers=followers,
+        )
+
+    def _refuse_nonfinite(self) -> None:
+        for at, tally in self._tallies.items():
+            if count := tally.facts().nonfinite:
+                raise CheckpointError(
+                    f"{self.targets[at].name!r} has {count} weights that are not finite, and --strict refuses them",
+                    hint=f"-x '{self.targets[at].name}' leaves the tensor out",
+                )
+
+    def report(self, output: Path | int | None, seconds: float) -> Report:
+        """Say what was done."""
+        checkpoint = self.checkpoint
+        rows = tuple(self._rows())
+        size = sum(file.size for file in checkpoint.files)
+        return Report(
+            rows=rows,
+            strategy=self.work.told,
+            input_path=str(checkpoint.path),
+            format=checkpoint.format,
+            input_bytes=size,
+            version=__version__,
+            output_path=None if output is None else "-" if isinstance(output, int) else str(output),
+            output_bytes=None if output is None else size,
+            input_sha256=self._digests[0],
+            output_sha256=self._digests[1],
+            key=checkpoint.key,
+            device=self.options.device or "cpu",
+            seconds=round(seconds, 3),
+            command=self.options.command,
+            dry_run=output is None,
+            warnings=warnings_for(rows),
+            facts=(*checkpoint.facts, *facts_about(checkpoint.others)),
+        )
+
+    def _rows(self) -> Iterator[Row]:
+        """Yield a row per tensor, in checkpoint order."""
+        place = {tensor.name: at for at, tensor in enumerate(self.checkpoint.tensors)}
+        rows = [self._target_row(at) for at in range(len(self.targets))]
+        rows += [_skipped_row(s.tensor, self._file(s.tensor), s.reason) for s in self.work.selection.skipped]
+        yield from sorted(rows, key=lambda row: place[row.name])
+
+    def _file(self, tensor: TensorInfo) -> str:
+        if not self.checkpoint.is_directory:
+            return ""
+        return self.checkpoint.files[tensor.file].path.relative_to(self.checkpoint.path).as_posix()
+
+    def _target_row(self, at: int) -> Row:
+        tensor, plan, facts = self.targets[at], self._plans[at], self._tallies[at].facts()
+        cut = plan if isinstance(plan, Cut) else Cut(0)
+        return Row(
+            name=tensor.name,
+            dtype=tensor.dtype,
+            shape=tensor.shape,
+            numel=tensor.numel,
+            file=self._file(tensor),
+            zeros_before=facts.zeros_before,
+            zeros_after=facts.zeros_after,
+            pruned=facts.zeros_after - facts.zeros_before,
+            rule=self._jobs[at].strategy.rule(tensor),
+            cut=plan.value,
+            ties=cut.equal,
+            ties_pruned=cut.equal_pruned,
+            l2_kept=None if facts.l2_kept is None else round(facts.l2_kept, 6),
+            largest_pruned=facts.largest_pruned,
+            smallest_kept=facts.smallest_kept,
+            zero_rows=facts.zero_rows,
+            zero_cols=facts.zero_cols,
+            two_four=facts.two_four,
+            nonfinite=facts.nonfinite,
+            aliases=self.work.selection.targets[at].aliases,
+        )
+
+
+class _Windows:
+    """The windows of all files, handed out in order as far as the plans reach."""
+
+    def __init__(
+        self, run: Run, pool: Pool, applier: Applier, sources: Sequence[Source], sinks: Sequence[Sink | None]
+    ) -> None:
+        self.applier, self.sources, self.sinks = applier, sources, sinks
+        self.files: list[tuple[CheckpointFile, Layout, list[Checksum]]] = [
+            (file, applier.layout(at, file, window=run.window), sorted(applier.touched(at, file), key=_start))
+            for at, file in enumerate(run.checkpoint.files)
+        ]
+        self.tasks = Tasks(pool)
+        self._parts = self._all_parts()
+        self._held: tuple[int, Window | Untouched] | None = None
+
+    def _all_parts(self) -> Iterator[tuple[int, Window | Untouched]]:
+        """Yield the parts of all files in order; long untouched ranges in steps, so that an interrupt is heard."""
+        for at, (_, layout, _) in enumerate(self.files):
+            for part in layout:
+                if isinstance(part, Untouched):
+                    yield from ((at, step) for step in part.steps())
+                else:
+                    yield at, part
+
+    def go_on(self) -> None:
+        """Hand out windows up to the first that needs a tensor not planned yet."""
+        burst: list[tuple[int, Window | Untouched]] = []
+        while (at_part := self._held or next(self._parts, None)) is not None:
+            self._held = None
+            if not self._planned(at_part[1]):
+                self._held = at_part
+                break
+            burst.append(at_part)
+            if len(burst) == BURST:
+                self._hand_out(burst)
+                burst = []
+        self._hand_out(burst)
+
+    def _planned(self, part: Window | Untouched) -> bool:
+        return isinstance(part, Untouched) or all(piece.target in self.applier.plans for piece in part.pieces)
+
+    def _hand_out(self, burst: Sequence[tuple[int, Window | Untouched]]) -> None:
+        if burst:
+            self.tasks.submit(self._do, burst)
+
+    def _do(self, worker: Worker, burst: Sequence[tuple[int, Window | Untouched]]) -> None:
+        for at, part in burst:
+            if isinstance(part, Untouched):
+                self.applier.copy(self.sources[at], self.sinks[at], part)
+            else:
+                checksums = list(overlapping(part, self.files[at][2]))
+                self.applier.window(worker, at, self.sinks[at], part, checksums)
+
+    def wait(self) -> None:
+        """Wait until all that was handed out is done."""
+        self.tasks.wait()
+
+
+def _start(checksum: Checksum) -> int:
+    return checksum.span.start
+
+
+def _skipped_row(tensor: TensorInfo, file: str, reason: str) -> Row:
+    return Row(tensor.name, tensor.dtype, tensor.shape, tensor.numel, file, selected=False, reason=reason)
+
+
+def _digest(fd: int, size: int) -> str:
+    """Return the SHA-256 of the first `size` bytes of `fd`, in hexadecimal."""
+    digest = hashlib.sha256()
+    for at in range(0, size, 1 << 20):
+        digest.update(os.pread(fd, min(1 << 20, size - at), at))
+    return digest.hexdigest()

@@ -6,9 +6,10 @@ asked for. Nothing here knows about names, weights or files.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from math import floor, prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from prunecli.errors import UsageError
 from prunecli.escape import shown
@@ -24,7 +25,8 @@ LAST_KEEPS = Fraction(1, 5)
 """The part of the last layer that uniform+ keeps."""
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Share:
     """One tensor's part of a plan: of `numel` weights, `count` go; `sparsity` (0 to 1) is what it will have."""
 
     numel: int
@@ -100,7 +102,7 @@ def _evenly(left: Sequence[int], room: Sequence[int], total: int) -> list[Fracti
 def _erdos_renyi(shapes: Sequence[tuple[int, ...]], left: Sequence[int], total: int) -> list[Fraction]:
     """Return what goes where the density is epsilon * sum(shape) / prod(shape), at most 1."""
     found = [Fraction(0)] * len(left)
-    raw = [Fraction(sum(shape), prod(shape)) if shape and prod(shape) else Fraction(1) for shape in shapes]
+    raw = [_raw(shape) for shape in shapes]
     sparse, keeps = [at for at, weights in enumerate(left) if weights], sum(left) - total
     while sparse:
         epsilon = keeps / sum((raw[at] * left[at] for at in sparse), Fraction(0))
@@ -112,6 +114,12 @@ def _erdos_renyi(shapes: Sequence[tuple[int, ...]], left: Sequence[int], total: 
         keeps -= sum(left[at] for at in sparse if raw[at] == largest)
         sparse = [at for at in sparse if raw[at] < largest]
     return found
+
+
+def _raw(shape: tuple[int, ...]) -> Fraction:
+    """Return the density of a tensor but for epsilon; a single number, which has no dims, counts as a row of one."""
+    numel = prod(shape)
+    return Fraction(sum(shape or (1,)), numel) if numel else Fraction(1)
 
 
 def _room(shapes: Sequence[tuple[int, ...]], left: Sequence[int], total: int) -> list[int]:

@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.asking import plan_work
+from prunecli.asking import Ranks, plan_work
 from prunecli.checkpoint import default_output, default_report, open_checkpoint
 from prunecli.devices import resolve
 from prunecli.errors import OutputError, UsageError
 from prunecli.escape import shown
+from prunecli.recipes import Layers, Recipe
 from prunecli.report import to_json
 from prunecli.selection import Rules
 from prunecli.targets import check_output, check_writable_target
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from prunecli.running import Progress
     from prunecli.strategies import Strategy
     from prunecli.tensors import Checkpoint
+    from prunecli.work import Work
 
 PathLike = str | os.PathLike[str]
 
 
 def prune(  # noqa: PLR0913 - one keyword per question a user may have
     path: PathLike,
-    strategy: Strategy,
+    strategy: Strategy | Recipe,
     *,
     output: PathLike | int | None = None,
     reports: Sequence[PathLike] | None = None,
@@ -84,7 +86,12 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
         raise UsageError(f"--threads is 0 or more, not {threads}", hint="--threads 2")
     checkpoint = open_checkpoint(path, key=key, label=label)
     rules = Rules(tuple(include), tuple(exclude), min_dim, min_numel)
-    work = plan_work(checkpoint, rules, strategy, scores=scores, act_norms=act_norms, mask_in=mask_in, of=of)
+    ranks = Ranks(scores, act_norms, mask_in, of)
+    plan: Layers | Work = (
+        Layers(checkpoint, rules, strategy, ranks)
+        if isinstance(strategy, Recipe)
+        else plan_work(checkpoint, rules, strategy, ranks)
+    )
     torch_device = resolve(device)
     force = force or in_place
     target = _target(checkpoint, path, output, in_place=in_place, dry_run=dry_run)
@@ -105,7 +112,16 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
         masks=masks,
         progress=progress or Quiet(),
     )
-    report = prune_files(checkpoint, work, target, options)
+
+    def run_layer(work: Work, mask: int | None) -> Report:
+        if mask is None:
+            return prune_files(checkpoint, work, target, options)
+        return prune_files(checkpoint, work, None, replace(options, masks=mask, verify=None, sha256=False))
+
+    if isinstance(plan, Layers):
+        report = plan.run(run_layer, target.absolute().parent if isinstance(target, Path) else None)
+    else:
+        report = run_layer(plan, None)
     if label is not None:
         report = replace(report, input_path=label)
     publish(report, papers, force=force)

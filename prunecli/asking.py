@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from prunecli.basis import make_basis
@@ -15,9 +15,9 @@ from prunecli.strategies import Mask, Random, RandomStructured, Spread, Structur
 from prunecli.work import Job, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
-    from prunecli.basis import PathLike
+    from prunecli.basis import Basis, PathLike
     from prunecli.selection import Target
     from prunecli.strategies import Strategy
     from prunecli.tensors import Checkpoint
@@ -25,48 +25,56 @@ if TYPE_CHECKING:
 _BIAS_HINT = "leave out --with-bias"
 
 
-def plan_work(
-    checkpoint: Checkpoint,
-    rules: Rules,
-    strategy: Strategy,
-    *,
-    scores: PathLike | None = None,
-    act_norms: PathLike | None = None,
-    mask_in: PathLike | None = None,
-    of: str = "all",
-) -> Work:
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """What there is to rank by or to leave out besides the weights, as paths of checkpoints; see `make_basis`."""
+
+    scores: PathLike | None = None
+    act_norms: PathLike | None = None
+    mask_in: PathLike | None = None
+    of: str = "all"
+
+    def told(self) -> dict[str, str]:
+        """Return what was given, for the report."""
+        asked = {"scores": self.scores, "act_norms": self.act_norms, "mask_in": self.mask_in}
+        given = {name: str(path) for name, path in asked.items() if path is not None}
+        return given if self.of == "all" else {**given, "of": self.of}
+
+
+def plan_work(checkpoint: Checkpoint, rules: Rules, strategy: Strategy, ranks: Ranks) -> Work:
     """Return the work of one strategy; PruneError where something asked for does not fit the checkpoint."""
-    given = strategy.path if isinstance(strategy, Mask) else None
-    if given is not None:
-        rules = _named_by(given, checkpoint, rules)
-    _refuse_ranks(strategy, scores or act_norms)
-    selection = select(checkpoint, rules)
-    members = tuple(range(len(selection.targets)))
-    basis = make_basis(
-        dict(enumerate(selection.targets)), scores=scores, act_norms=act_norms, mask_in=mask_in, given=given, of=of
-    )
+    refuse_ranks(strategy, ranks)
+    selection = select(checkpoint, named_by_mask(strategy, checkpoint, rules))
+    targets = dict(enumerate(selection.targets))
+    job = Job(strategy, tuple(targets), basis_for(strategy, targets, ranks))
     followers: dict[int, int] = {}
     if isinstance(strategy, Structured) and strategy.with_bias:
         selection, followers = _with_biases(checkpoint, selection, rules)
-    asked = {"scores": scores, "act_norms": act_norms, "mask_in": mask_in, "of": None if of == "all" else of}
-    told = {**strategy.describe(), **{name: str(value) for name, value in asked.items() if value is not None}}
-    return Work(selection, (Job(strategy, members, basis),), told, followers)
+    return Work(selection, (job,), {**strategy.describe(), **ranks.told()}, followers)
 
 
-def _refuse_ranks(strategy: Strategy, path: PathLike | None) -> None:
+def basis_for(strategy: Strategy, targets: Mapping[int, Target], ranks: Ranks) -> Basis:
+    """Return what `strategy` ranks of `targets`, by their positions."""
+    given = strategy.path if isinstance(strategy, Mask) else None
+    return make_basis(
+        targets, scores=ranks.scores, act_norms=ranks.act_norms, mask_in=ranks.mask_in, given=given, of=ranks.of
+    )
+
+
+def refuse_ranks(strategy: Strategy, ranks: Ranks) -> None:
     """Raise UsageError where scores from a file would be ignored."""
-    if path is not None and isinstance(strategy, (Random, RandomStructured, Mask, Spread)):
-        name = strategy.describe()["name"]
-        asked = "--thr-std" if isinstance(strategy, Spread) else f"`{name}`"
+    scored = ranks.scores is not None or ranks.act_norms is not None
+    if scored and isinstance(strategy, (Random, RandomStructured, Mask, Spread)):
+        asked = "threshold --thr-std" if isinstance(strategy, Spread) else strategy.describe()["name"]
         raise UsageError(f"{asked} ranks nothing, so scores mean nothing to it", hint="prune l1 --help")
 
 
-def _named_by(path: PathLike, checkpoint: Checkpoint, rules: Rules) -> Rules:
-    """Let a mask file say which tensors are meant, if nothing else does."""
-    if rules.include:
+def named_by_mask(strategy: Strategy, checkpoint: Checkpoint, rules: Rules) -> Rules:
+    """Let a `Mask`'s file say which tensors are meant, if nothing else does; SelectionError for names there are not."""
+    if rules.include or not isinstance(strategy, Mask):
         return rules
     known = {tensor.name for tensor in checkpoint.tensors}
-    found = [_name_in(known, tensor.name, path) for tensor in open_checkpoint(path).tensors]
+    found = [_name_in(known, tensor.name, strategy.path) for tensor in open_checkpoint(strategy.path).tensors]
     return replace(rules, include=(_exactly(found),))
 
 

@@ -130,7 +130,8 @@ class Look:
         ours, theirs = ([t for t in c.tensors if t.fixed != OUTSIDE] for c in (self.checkpoint, other))
         pairs = pair_up(theirs, ours, self.rules.include, self.rules.exclude)
         if not pairs:
-            raise CheckpointError(f"there is no tensor to compare with {other.path}", hint=f"prune diff {path} CKPT")
+            hint = "leave out -x" if self.rules.exclude else None
+            raise CheckpointError(f"there is no tensor to compare with {other.path}", hint=hint)
         return other, pairs
 
 
@@ -195,7 +196,7 @@ class Pattern:
                 yield Finding(text, holds=False, tensor=tensor.name, wanted=wanted, got=got)
         if not any(full.full for full in found):
             groups = sum(full.groups for full in found)
-            yield Finding(text, holds=True, tensor=None, wanted=wanted, got=f"so are all {groups:,} groups")
+            yield Finding(text, holds=True, tensor=None, wanted=wanted, got=f"0 of {groups:,} groups have more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ class NoAllZero:
             yield Finding(text, holds=False, tensor=tensor.name, wanted=wanted, got=got)
         if not dead:
             yield Finding(
-                text, holds=True, tensor=None, wanted=wanted, got=f"each of {len(look.tensors):,} tensors has"
+                text, holds=True, tensor=None, wanted=wanted, got=f"each of {len(look.tensors):,} tensors has one"
             )
 
 
@@ -270,7 +271,8 @@ class OnlyZerosAdded:
                 failed.append(Finding(text, holds=False, tensor=tensor.name, wanted="unchanged or zero", got=got))
         yield from failed
         if not failed:
-            got = f"{sum(change.changed for change in changes):,} of {sum(c.entries for c in changes):,} became zero"
+            zeroed, entries = sum(c.changed for c in changes), sum(c.entries for c in changes)
+            got = f"{zeroed:,} of {entries:,} became zero, 0 changed otherwise"
             yield Finding(text, holds=True, tensor=None, wanted="unchanged or zero", got=got)
 
 
@@ -281,7 +283,7 @@ def _structure(condition: str, pairs: Sequence[Pair]) -> Iterator[Finding]:
         wanted, got = pair.kinds
         yield Finding(condition, holds=False, tensor=pair.name, wanted=str(wanted or "none"), got=str(got or "none"))
     if not failed:
-        got_all = f"all {len(pairs):,} tensors have"
+        got_all = f"all {len(pairs):,} tensors have them"
         yield Finding(condition, holds=True, tensor=None, wanted="its names, dtypes and shapes", got=got_all)
 
 

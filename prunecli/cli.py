@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunecli import __version__, commands, options
+from prunecli import __version__, cmd_run, commands, options
 from prunecli.errors import OutputError, PruneError, UsageError
 from prunecli.escape import shown
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TextIO
 
+    from prunecli.recipes import Recipe
     from prunecli.report import Report
     from prunecli.strategies import Strategy
 
@@ -109,7 +110,7 @@ def _shared(
     """Hold the signature that `add_command` adds to each pruning command."""
 
 
-def add_command(make: Callable[..., Strategy]) -> None:
+def add_command(make: Callable[..., Strategy | Recipe]) -> None:
     """Register `make`, a function from its own options to a strategy, as a command with the shared options."""
     # Not get_type_hints: before Python 3.11 it wraps what defaults to None once more, and Typer loses the option.
     own, shared = (dict(inspect.signature(f, eval_str=True).parameters) for f in (make, _shared))
@@ -119,7 +120,9 @@ def add_command(make: Callable[..., Strategy]) -> None:
         with _others_end_it():
             _prune(strategy, **given)
 
-    parameters = [shared.pop("ckpt"), *own.values(), *shared.values()]
+    first = [own[name] for name in own if own[name].default is inspect.Parameter.empty]
+    rest = [own[name] for name in own if own[name].default is not inspect.Parameter.empty]
+    parameters = [*first, shared.pop("ckpt"), *rest, *shared.values()]
     typed = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
     run.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in typed}
@@ -127,11 +130,11 @@ def add_command(make: Callable[..., Strategy]) -> None:
     app.command(make.__name__.rstrip("_"))(run)
 
 
-for _make in commands.ALL:
+for _make in (*commands.ALL, cmd_run.run):
     add_command(_make)
 
 
-def _prune(strategy: Strategy, **given: Any) -> None:  # noqa: ANN401 - the shared options
+def _prune(strategy: Strategy | Recipe, **given: Any) -> None:  # noqa: ANN401 - the shared options
     """Run one pruning command: spool pipes, prune, print."""
     from prunecli.api import prune
 

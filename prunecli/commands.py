@@ -77,19 +77,20 @@ def global_(
         str, Option(metavar="none|l2|rms|lamp", help="Rank |w|, or |w| over its tensor's norm, or LAMP's score.")
     ] = "none",
     min_per_tensor: Annotated[
-        float,
+        float | None,
         Option(metavar="A", parser=options.fraction("--min-per-tensor"), help="Prune at least this part of each."),
-    ] = 0.0,
+    ] = None,
     max_per_tensor: Annotated[
-        float,
+        float | None,
         Option(metavar="A", parser=options.fraction("--max-per-tensor"), help="Prune at most this part of each."),
-    ] = 1.0,
+    ] = None,
 ) -> Strategy:
     """Zero the smallest weights of all tensors.
 
     All selected tensors are ranked together, and exactly as many weights become zero as asked.
     """
-    return Global(*_one_amount("global", amount, count), normalize, min_per_tensor, max_per_tensor)
+    least, most = min_per_tensor or 0.0, 1.0 if max_per_tensor is None else max_per_tensor
+    return Global(*_one_amount("global", amount, count), normalize, least, most)
 
 
 def l1(

@@ -12,14 +12,17 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prunecli.beside import beside, family
 from prunecli.checkpoint import open_checkpoint
+from prunecli.dtypes import FLOATS
 from prunecli.pairing import Kind, pair_up
+from prunecli.tensors import OUTSIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prunecli.comparing import Change
-    from prunecli.tensors import Checkpoint
+    from prunecli.tensors import Checkpoint, TensorInfo
 
 PathLike = str | os.PathLike[str]
 
@@ -40,6 +43,12 @@ class Compared:
     def same(self) -> bool:
         """Whether the tensor is the same in both, bit for bit."""
         return self.change is not None and not self.change.changed
+
+    @property
+    def only_zeros_added(self) -> bool:
+        """Whether it differs, and only in floats that are zero in the second, of either sign."""
+        pruned = self.change is not None and self.change.changed and not self.change.otherwise
+        return bool(pruned) and self.a is not None and self.a.dtype in FLOATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +82,11 @@ class Difference:
 
     @property
     def only_zeros_added(self) -> bool:
-        """Whether the tensors are the same but for entries that are zero in `b`."""
-        return all(tensor.change is not None and not tensor.change.otherwise for tensor in self.tensors)
+        """Whether the tensors are the same but for floats that are zero in `b`, of either sign."""
+        return all(tensor.same or tensor.only_zeros_added for tensor in self.tensors)
 
 
-def diff(  # noqa: PLR0913 - one keyword per question a user may have
+def diff(
     a: PathLike,
     b: PathLike,
     *,
@@ -91,19 +100,22 @@ def diff(  # noqa: PLR0913 - one keyword per question a user may have
 
     `exclude` leaves tensors out and `include` compares only some tensors and nothing beside them; both are patterns,
     see `selection.Rules`. `key` is the dotted path of the state_dict in both, `threads` 0 takes as many as help, and
-    `labels` name the checkpoints in messages. What is no tensor is compared where both containers are of one kind;
-    how a container is laid out, the order of its entries and bytes that no tensor looks at are not. Raises PruneError,
-    in one of its kinds, for checkpoints that cannot be read and patterns that match nothing.
+    `labels` name the checkpoints in messages. Of a torch file and a safetensors file, only the tensors of the
+    state_dicts are compared; of two containers of one kind all tensors, and what is no tensor. How a container is laid
+    out, the order of its entries and bytes that no tensor looks at never count. Raises PruneError, in one of its kinds,
+    for checkpoints that cannot be read and patterns that match nothing.
     """
     first, second = (open_checkpoint(p, key=key, label=label) for p, label in zip((a, b), labels, strict=True))
-    pairs = pair_up(first.tensors, second.tensors, include, exclude)
+    alike = family(first) == family(second)
+    sides = [_tensors(side, all_of_them=alike) for side in (first, second)]
+    pairs = pair_up(sides[0], sides[1], include, exclude)
 
     from prunecli.comparing import compare  # noqa: PLC0415  -- NumPy, which an error must not wait for
 
-    alike = [(p.name, p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.kinds[0] == p.kinds[1]]
-    changes = compare(first, second, [(x, y) for _, x, y in alike], threads=threads)
-    found = {name: change for (name, _, _), change in zip(alike, changes, strict=True)}
-    things, notes = ((), ()) if include else _beside(first, second)
+    both = [(p.name, p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.kinds[0] == p.kinds[1]]
+    changes = compare(first, second, [(x, y) for _, x, y in both], threads=threads)
+    found = {name: change for (name, _, _), change in zip(both, changes, strict=True)}
+    things, notes = ((), ()) if include else _beside(first, second, alike=alike)
     return Difference(
         labels[0] or os.fspath(a),
         labels[1] or os.fspath(b),
@@ -114,13 +126,16 @@ def diff(  # noqa: PLR0913 - one keyword per question a user may have
     )
 
 
-def _beside(a: Checkpoint, b: Checkpoint) -> tuple[tuple[Thing, ...], tuple[str, ...]]:
-    """Compare what is no tensor; return what differs, and a note for what could not be compared."""
-    from prunecli.beside import beside, family  # noqa: PLC0415  -- the readers of formats
+def _tensors(checkpoint: Checkpoint, *, all_of_them: bool) -> list[TensorInfo]:
+    """Return the tensors to compare: of two kinds of container, which hold different things, the state_dicts'."""
+    return [tensor for tensor in checkpoint.tensors if all_of_them or tensor.fixed != OUTSIDE]
 
-    if family(a) != family(b):
-        return (), (f"A is {a.format} and B is {b.format}: only their tensors were compared",)
-    notes = ()
+
+def _beside(a: Checkpoint, b: Checkpoint, *, alike: bool) -> tuple[tuple[Thing, ...], tuple[str, ...]]:
+    """Compare what is no tensor; return what differs, and a note for what could not be compared."""
+    if not alike:
+        return (), (f"A is {a.format} and B is {b.format}: only the tensors of their state_dicts were compared",)
+    notes: tuple[str, ...] = ()
     things = [beside(checkpoint) for checkpoint in (a, b)]
     if a.is_directory != b.is_directory:
         notes = (f"{'A' if a.is_directory else 'B'} is a directory: its other files were not compared",)

@@ -67,8 +67,12 @@ def prune_sources(
 
 
 @contextmanager
-def _mask(run: Run, path: Path, *, force: bool) -> Iterator[MaskSink]:
+def _mask(run: Run, path: Path | int, *, force: bool) -> Iterator[MaskSink]:
     layout = MaskLayout(run.targets)
+    if isinstance(path, int):
+        os.ftruncate(path, layout.size)
+        yield MaskSink(path, layout)
+        return
     with new_file(path, size=layout.size, force=force) as draft:
         yield MaskSink(draft.fd, layout)
 

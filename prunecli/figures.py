@@ -32,6 +32,9 @@ TAIL = 0.002
 COLUMNS = 480
 """Columns of the overview: of more tensors than that, neighbours share one."""
 
+SPACED = 120
+"""Columns of the overview up to which there are gaps between them."""
+
 SLACK = 1.07
 """How far a cut may lie from what it separates: it is rounded to the tensor's dtype, at worst to 3 bits."""
 
@@ -177,7 +180,7 @@ def overview(rows: Sequence[Row]) -> list[Column]:
         numel = sum(row.numel for row in some) or 1
         was, now = (sum(getattr(row, key) or 0 for row in some) for key in ("zeros_before", "zeros_after"))
         x, end = 100 * at / count, 100 * (at + 1) / count
-        gap = 0.15 * (end - x)
+        gap = 0.15 * (end - x) if count <= SPACED else 0.0
         part = (100 * was / numel, 100 * now / numel)
         columns.append(Column(round(x, 3), round(end - x - gap, 3), *part, len(some), some[0].name, some[-1].name))
     return columns

@@ -46,7 +46,7 @@ class Plan:
         """Return where ranges of the old file are in the new one."""
         starts = accumulate(map(length, self.parts), initial=0)
         copied = [(part, at) for part, at in zip(self.parts, starts, strict=False) if isinstance(part, Span)]
-        return Where(tuple(sorted(copied, key=lambda pair: pair[0].start)))
+        return Where(tuple(sorted(copied, key=lambda pair: (pair[0].start, pair[0].end))))
 
 
 class Where:

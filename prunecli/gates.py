@@ -155,10 +155,10 @@ def _failures(counts: Sequence[Count], gates: Gates) -> Iterator[str]:
     ):
         bound = None if fraction is None else Bound(fraction, upper)
         if bound is not None and not bound.holds(counts):
-            yield f"{option}: the selected tensors are {bound.got(counts)} zero, not {bound.wanted()}"
+            yield f"{option}: wanted {bound.wanted()} zero over the selected tensors, got {bound.got(counts)}"
     if gates.max_tensor_sparsity is None:
         return
     each = Bound(gates.max_tensor_sparsity, upper=True)
     for count in counts:
         if not each.holds([count]):
-            yield f"--max-tensor-sparsity: {shown(count.name)} is {each.got([count])} zero, not {each.wanted()}"
+            yield f"--max-tensor-sparsity: wanted {each.wanted()} zero, got {each.got([count])} in {shown(count.name)}"

@@ -48,4 +48,4 @@ class MaskSink:
 
     def write(self, target: int, first: int, kept: NDArray[np.uint8]) -> None:
         """Write the ones and zeros of a run of a target's weights, from row-major element `first` on."""
-        write_all(self._fd, memoryview(kept), self._layout.starts[target] + first)
+        write_all(self._fd, kept.data, self._layout.starts[target] + first)

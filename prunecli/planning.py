@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.arrays import INTS, NumpyOps
+from prunecli.curves import Curves
 from prunecli.dtypes import FLOATS, Float
-from prunecli.histograms import count
 from prunecli.measuring import Measured, Measurer
-from prunecli.plans import Cut, Group, Local
+from prunecli.plans import Group, Local
 from prunecli.ranking import Sample, Search, orders_of
 from prunecli.reading import Reader
 from prunecli.scores import blank
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from prunecli.curves import Curves
+    from prunecli.curves import Want
     from prunecli.plans import Order
     from prunecli.scores import Scorer
     from prunecli.splice import Source
@@ -125,7 +125,7 @@ class Planner:
             return list(_packed(own, self.targets))
         if isinstance(strategy, Measured):
             return list(_packed([Group((at,), ()) for at in self.members], self.targets))
-        if not isinstance(strategy, Ranked) or isinstance(strategy, L1):
+        if hasattr(strategy, "plan"):
             self.plans.update((at, strategy.plan(self._ranked_as[at])) for at in self.members)
         return []
 
@@ -281,8 +281,6 @@ class Planner:
     # --- curves
 
     def _curves(self, strategy: Global, group: Group) -> Curves:
-        from prunecli.curves import Curves
-
         left = [self.left[m] for m in group.members]
         return Curves(
             [self._dtype(m) for m in group.members], strategy.normalize, strategy.bounds(left), sum(group.ranks)
@@ -293,24 +291,15 @@ class Planner:
             return
         group, curves = batch.curves
         batch.counting = Tasks(pool)
-        for member, low, high, shift in curves.wanted():
-            for first, stop in _scans(self.targets[group.members[member]]):
-                batch.counting.submit(self._count_curve, batch.curves, member, (low, high, shift), (first, stop))
+        for want in curves.wanted():
+            at = group.members[want.member]
+            for first, stop in _scans(self.targets[at]):
+                batch.counting.submit(self._count_curve, curves, want, at, first, stop)
 
-    def _count_curve(
-        self,
-        worker: Worker,
-        curves: tuple[Group, Curves],
-        member: int,
-        bins: tuple[int, int, int],
-        run: tuple[int, int],
-    ) -> None:
-        at = curves[0].members[member]
-        y = self._weights(worker, self.targets[at], *run)
-        scored = (
-            worker.host.magnitudes(y, self._dtype(at)) if self.scorer is None else self.scorer.of(worker, at, y, run[0])
-        )
-        curves[1].add(member, count(scored, self._dtype(at), *bins))
+    def _count_curve(self, worker: Worker, curves: Curves, want: Want, at: int, first: int, stop: int) -> None:
+        x = self._weights(worker, self.targets[at], first, stop)
+        y = worker.host.magnitudes(x, want.dtype) if self.scorer is None else self.scorer.of(worker, at, x, first)
+        curves.add(want, want.count(y))
 
     def _finish_curves(self, pool: Pool, batch: Batch, group: Group, curves: Curves) -> None:
         while True:
@@ -319,8 +308,7 @@ class Planner:
             if curves.advance():
                 break
             self._count_curves(pool, batch)
-        for member, cut in zip(group.members, curves.cuts(), strict=True):
-            self.plans[member] = Cut(cut.bits, cut.ties, cut.equal, cut.equal_pruned, cut.value)
+        self.plans.update(zip(group.members, curves.cuts(), strict=True))
 
 
 def count_left(worker: Worker, reader: Reader, scorer: Scorer, at: int, tensor: TensorInfo) -> int:

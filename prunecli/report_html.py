@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from prunecli.report import Report, Row
 
-HISTOGRAMS = 24
+HISTOGRAMS = 23
 """Tensors whose magnitudes are drawn: the largest. More would make a page heavy and say little."""
 
 ROWS = 5_000
@@ -39,7 +39,7 @@ OPTIONAL = ("cut", "ties", "zero_rows", "zero_cols", "two_four", "nonfinite", "a
 NAMES = 200
 """Names listed of tensors skipped for one reason, before the rest are counted."""
 
-_NAME = 240  # characters of a name
+_NAME = 160  # characters of a name
 _TEXT = 2_000  # characters of a sentence or a command line
 
 
@@ -67,7 +67,7 @@ def _hash(script: str) -> str:
 
 
 def _name(name: str) -> str:
-    return _cut(shown(name), _NAME)
+    return _cut(shown(name), _NAME) or '""'
 
 
 def _text(text: str) -> str:

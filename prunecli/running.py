@@ -70,8 +70,8 @@ class Options:
     `device` is a torch device, or None for NumPy on the CPU; `threads` 0 means as many as help; `window` bytes are
     worked on at once (0: what suits the device); `direct` writes around the page cache (None: if the output is
     large). `strict` refuses weights that are not finite, `sha256` reads input and output again for the report.
-    `masks` is where a mask of what stays goes. `verify` is shown the report before anything is published, and may
-    raise.
+    `masks` is where a mask of what stays goes: a path, or an open descriptor. `verify` is shown the report before
+    anything is published, and may raise.
     """
 
     device: str | None = None
@@ -82,7 +82,7 @@ class Options:
     sha256: bool = False
     force: bool = False
     command: tuple[str, ...] = ()
-    masks: Path | None = None
+    masks: Path | int | None = None
     verify: Callable[[Report], None] | None = None
     progress: Progress = field(default_factory=Quiet)
 
@@ -230,7 +230,7 @@ class Run:
             zeros_before=facts.zeros_before,
             zeros_after=facts.zeros_after,
             pruned=facts.zeros_after - facts.zeros_before,
-            rule=self._jobs[at].strategy.rule(tensor),
+            rule=self.work.words.get(at) or self._jobs[at].strategy.rule(tensor),
             cut=plan.value,
             ties=cut.equal,
             ties_pruned=cut.equal_pruned,

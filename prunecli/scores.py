@@ -186,7 +186,7 @@ class Flags:
         one = 1
         if tensor.dtype in FLOATS:
             one, raw = FLOATS[tensor.dtype].encode(1.0), worker.scoring.magnitudes(raw, FLOATS[tensor.dtype])
-        stays = raw == raw.dtype.type(one)
+        stays: NDArray[np.bool_] = raw == raw.dtype.type(one)
         if int(np.count_nonzero(stays)) + int(np.count_nonzero(raw == 0)) < count:
             name = shown(repr(tensor.name))
             raise CheckpointError(f"the {self.beside.what} for {name} holds other values than 0 and 1")

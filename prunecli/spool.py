@@ -61,6 +61,13 @@ def spooled_output() -> Iterator[int]:
         _send(file.fileno(), sys.stdout.fileno())
 
 
+@contextmanager
+def scratch(folder: Path | None) -> Iterator[tuple[int, Path]]:
+    """Give a descriptor of a temporary file in `folder` (None: the usual place) and a path to open it by."""
+    with _temporary(folder) as file:
+        yield file.fileno(), _DESCRIPTORS / str(file.fileno()) if _DESCRIPTORS.is_dir() else Path(file.name)
+
+
 def _is_whole_file(fd: int) -> bool:
     """Whether `fd` is a regular file that nobody has read from yet and that can be opened again."""
     path = _DESCRIPTORS / str(fd)

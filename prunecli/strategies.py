@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import ceil, floor, isfinite
 from typing import TYPE_CHECKING, TypeAlias
 
+from prunecli.allocation import allocate
 from prunecli.dtypes import FLOATS
 from prunecli.errors import SelectionError, UsageError
 from prunecli.escape import shown
@@ -281,7 +282,7 @@ class L1:
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
-        told = {"name": "l1", "amount": self.amount, "count": self.count, "scope": self.scope}
+        told: dict[str, object] = {"name": "l1", "amount": self.amount, "count": self.count, "scope": self.scope}
         return told if self.allocate is None else {**told, "allocate": self.allocate}
 
     def rule(self, _: TensorInfo) -> str:
@@ -296,8 +297,6 @@ class L1:
     def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[Group]:
         """Each tensor by itself; no rank where nothing is to be pruned."""
         if self.allocate is not None and self.amount is not None:
-            from prunecli.allocation import allocate
-
             return one_each(allocate(self.allocate, [t.shape for t in tensors], left, self.amount))
         return one_each(from_each(self.amount, self.count, tensors, left))
 
@@ -360,7 +359,40 @@ class Mask:
         return Cut(1)
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Prune nothing but what is gone already: for tensors that no rule of a layer is for."""
+
+    def describe(self) -> dict[str, object]:
+        """Return the strategy's name, for the report."""
+        return {"name": "keep"}
+
+    def rule(self, _: TensorInfo) -> str:
+        """Say in words what happens to a tensor."""
+        return "kept"
+
+    def plan(self, _: TensorInfo) -> Local:
+        """Return a cut below everything."""
+        return Cut(0)
+
+
 Strategy: TypeAlias = (
-    Threshold | Spread | Percentile | L1 | Global | TopK | Structured | Block | Random | RandomStructured | Mask
+    Threshold | Spread | Percentile | L1 | Global | TopK | Structured | Block | Random | RandomStructured | Mask | Keep
 )
-"""What a user can ask for."""
+"""What a run can be asked for."""
+
+__all__ = [
+    "L1",
+    "Block",
+    "Global",
+    "Keep",
+    "Mask",
+    "Percentile",
+    "Random",
+    "RandomStructured",
+    "Spread",
+    "Strategy",
+    "Structured",
+    "Threshold",
+    "TopK",
+]

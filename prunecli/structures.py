@@ -42,7 +42,8 @@ class Structured:
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         norm = self.n if isfinite(self.n) else str(self.n)
-        told = {"name": "structured", "amount": self.amount, "count": self.count, "dim": self.dim, "n": norm}
+        told: dict[str, object] = {"name": "structured", "amount": self.amount, "count": self.count}
+        told |= {"dim": self.dim, "n": norm}
         return {**told, "with_bias": True} if self.with_bias else told
 
     def rule(self, _: TensorInfo) -> str:

@@ -27,13 +27,14 @@ class Job:
 class Work:
     """Jobs that together prune every target once; `followers` are pruned as their leader is: {leader: follower}.
 
-    `told` is what the report says of it: a name and parameters.
+    `told` is what the report says of it: a name and parameters; `words` replaces what strategies say of a target.
     """
 
     selection: Selection
     jobs: tuple[Job, ...]
     told: Mapping[str, object]
     followers: Mapping[int, int] = field(default_factory=dict)
+    words: Mapping[int, str] = field(default_factory=dict)
 
 
 def alone(selection: Selection, strategy: Strategy, basis: Basis | None = None) -> Work:

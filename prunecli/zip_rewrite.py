@@ -120,7 +120,8 @@ def _rewritten(file: BinaryIO, old: _Old, start: int, content: bytes | None, ali
     extra = _moved(_fields(old.local[_LOCAL.size + fields[9] :]), old.offset, start)
     if content is not None:
         crc, packed, size = zlib.crc32(content), len(content), len(content)
-        fields[6:9] = [new if was else 0 for was, new in zip(fields[6:9], (crc, packed, size), strict=True)]
+        later = fields[2] & _DESCRIPTOR and not any(fields[6:9])
+        fields[6:9] = (0, 0, 0) if later else (crc, packed, size)
         extra = [field for field in extra if field[0] != _ZIP64]
     more = _with_padding(extra, start + _LOCAL.size + len(name), old, alignment)
     fields[10] = len(more)

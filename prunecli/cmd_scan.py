@@ -1,0 +1,100 @@
+"""`prune scan`: which tensors break first when pruned by magnitude. Changes no checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+from typer import Option
+
+from prunecli import options
+from prunecli.errors import UsageError
+from prunecli.inputs import readable
+
+if TYPE_CHECKING:
+    from prunecli.scanning import Scan
+    from prunecli.tabular import View
+
+Html: TypeAlias = Annotated[Path | None, Option(metavar="PATH", help="Write the curves as an HTML page, too.")]
+Force: TypeAlias = Annotated[bool, Option("-f", "--force", help="Replace an existing page.")]
+Top: TypeAlias = Annotated[
+    int | None,
+    Option(metavar="N", parser=options.whole("--top", "10", least=1), help="Only the N tensors that break first."),
+]
+Every: TypeAlias = Annotated[bool, Option("--all", help="A line for every tensor, however many there are.")]
+Json: TypeAlias = Annotated[bool, Option("--json", help="Print all of it as JSON.")]
+
+
+def scan(  # noqa: PLR0913 - an option per question
+    ckpt: options.Ckpt,
+    *,
+    top: Top = None,
+    every: Every = False,
+    html: Html = None,
+    force: Force = False,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    min_dim: options.MinDim = None,
+    key: options.Key = None,
+    json: Json = False,
+) -> int:
+    """Show which tensors break first when pruned.
+
+    What is left of each tensor's sum of squares when it loses its smallest weights, from 10 to 99 percent of them, the
+    weakest tensor on top. No data and no model is needed.
+    """
+    view = _view(top, every=every, json=json)
+    if force and html is None:
+        raise UsageError("--force replaces a page, and --html names none", hint="--html PATH --force")
+
+    from prunecli.checkpoint import open_checkpoint  # noqa: PLC0415  -- fast start is a feature
+    from prunecli.selection import Rules  # noqa: PLC0415
+    from prunecli.targets import check_writable_target  # noqa: PLC0415
+
+    rules = Rules(tuple(include or ()), tuple(exclude or ()), min_dim)
+    with ExitStack() as stack:
+        path, label = readable(stack, ckpt)
+        checkpoint = open_checkpoint(path, key=key, label=label)
+        if html is not None:
+            check_writable_target(html, force=force, others=[file.path for file in checkpoint.files])
+
+        from prunecli.scanning import scan as look_at  # noqa: PLC0415  -- imports NumPy
+
+        found = look_at(checkpoint, rules, label=label or ckpt)
+    if html is not None:
+        from prunecli.output import publish_text  # noqa: PLC0415  -- seldom needed
+        from prunecli.scan_html import to_html  # noqa: PLC0415
+
+        publish_text(html, to_html(found), force=force)
+    _tell(found, view, json=json)
+    return 0
+
+
+def _view(top: int | None, *, every: bool, json: bool) -> View:
+    from prunecli.tabular import View  # noqa: PLC0415  -- fast start is a feature
+
+    if top is not None and every:
+        raise UsageError("--top and --all are two answers to one question", hint="--top 10, or --all")
+    if json and (top is not None or every):
+        given = "--all" if every else "--top"
+        raise UsageError(f"{given} says what the text shows; JSON has every tensor", hint=f"leave out {given}")
+    return View(top, every)
+
+
+def _tell(found: Scan, view: View, *, json: bool) -> None:
+    """Print what was found on standard output, where there is one."""
+    if sys.stdout is None:
+        return
+    from prunecli.scan_text import plain, print_scan, to_json  # noqa: PLC0415  -- fast start is a feature
+
+    if json:
+        sys.stdout.write(to_json(found))
+        return
+    if not sys.stdout.isatty():
+        sys.stdout.write(plain(found, view))
+        return
+    from rich.console import Console  # noqa: PLC0415  -- for terminals only
+
+    print_scan(found, view, Console(file=sys.stdout, highlight=False))

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
     from prunecli.check import Finding
 
-_COLUMNS = tuple(Column(title) for title in ("result", "condition", "tensor", "wanted", "got"))
+_COLUMNS = (
+    Column("result", least=6),
+    Column("condition", least=26),
+    Column("tensor", least=14),
+    Column("wanted", least=8),
+    Column("got", least=12),
+)
 
 
 def write_findings(findings: Sequence[Finding], stream: TextIO) -> None:

@@ -125,11 +125,12 @@ def _summary(found: Baked) -> list[str]:
     from prunecli.render import percent, tensors  # noqa: PLC0415
 
     numel, zeros = sum(one.numel for one in found.weights), sum(one.zeros for one in found.weights)
-    verb = "folded   " if found.output_path is not None else "would fold"
+    sparsity = percent(zeros / numel if numel else None)
+    verb = "folded" if found.output_path is not None else "would fold"
     where = "standard output" if found.output_path == "-" else shown(found.output_path or "")
     sizes = f"{shown_bytes(found.output_bytes)}, {shown_bytes(found.input_bytes)} before"
     return [
-        f"{verb} {tensors(len(found.weights))}, {numel:,} weights: {percent(zeros / numel if numel else None)} zero",
+        f"got       {verb} {tensors(len(found.weights))}, {numel:,} weights: {sparsity} zero",
         *(f"note      {note}" for note in found.notes),
         f"output    {where} ({sizes})" if found.output_path is not None else "output    nothing written (dry run)",
     ]

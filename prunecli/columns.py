@@ -22,10 +22,14 @@ ALL_SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """The heading of a column, and whether its cells stand at the right, as numbers do."""
+    """A column's heading, whether its cells stand at the right, as numbers do, and what it keeps on a terminal.
+
+    `least` is that width in characters: a narrow terminal folds longer cells down to it, and no further.
+    """
 
     title: str
     right: bool = False
+    least: int = 0
 
 
 def aligned(columns: Sequence[Column], rows: Sequence[Cells]) -> list[str]:
@@ -52,6 +56,7 @@ def write(stream: TextIO, columns: Sequence[Column], rows: Sequence[Cells], line
 
 def _draw(stream: TextIO, columns: Sequence[Column], rows: Sequence[Cells], lines: Sequence[str]) -> None:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415  -- costs more than a small run
+    from rich.cells import cell_len  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
@@ -59,8 +64,11 @@ def _draw(stream: TextIO, columns: Sequence[Column], rows: Sequence[Cells], line
     console = Console(file=stream, highlight=False)
     if rows:
         table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        for column in columns:
-            table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+        for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
+            least = min(max(map(cell_len, (column.title, *cells))), column.least)
+            table.add_column(
+                column.title, justify="right" if column.right else "left", overflow="fold", min_width=least
+            )
         for row in rows[:ALL_SHOWN]:
             table.add_row(*map(Text, row))
         console.print(table, crop=False)

@@ -48,7 +48,8 @@ class Change:
     `changed` have another pattern; `to_zero` of them are zero now, of either sign. `largest` is the largest |b - a|
     of them, in the tensor's own units, among those whose difference is finite; None where there is none, and
     `nonfinite` counts the others. `first` and `first_other` are row-major places: of the first change, and of the first
-    that is not to zero. 4- and 6-bit numbers are compared by the byte: then `entries` and all counts are bytes.
+    that is not to zero. Where both tensors repeat entries, as expanded views do, each is compared once. 4- and 6-bit
+    numbers are compared by the byte: then `entries` and all counts are bytes.
     """
 
     entries: int

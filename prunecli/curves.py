@@ -105,15 +105,23 @@ class Curves:
     first in row-major order has the lowest rank. With "lamp" every tensor keeps at least one weight.
     """
 
-    def __init__(self, dtypes: Sequence[Float], kind: str, bounds: Sequence[tuple[int, int]], k: int) -> None:
+    def __init__(
+        self,
+        dtypes: Sequence[Float],
+        kind: str,
+        bounds: Sequence[tuple[int, int]],
+        k: int,
+        left: Sequence[int] | None = None,
+    ) -> None:
         """Take each tensor's dtype and (lo, hi); `kind` is one of `normalized.KINDS`.
 
-        Raises UsageError, as `advance` does too, where no counts within the bounds add up to `k`.
+        `left` says how many weights each tensor has that count, where that is known before they are read. Raises
+        UsageError, as `advance` does too, where no counts within the bounds add up to `k`.
         """
         self.kind, self.k = kind, k
         self.lock = Lock()
         self._lo, self._hi = [lo for lo, _ in bounds], [hi for _, hi in bounds]
-        self._check(sum(self._hi))
+        self._settle([hi + 1 for hi in self._hi] if left is None else left)
         bits = max(LEADING - (len(dtypes) // MANY).bit_length(), 1)
         shifts = [max(min(8 * dtype.itemsize - 1 - bits, dtype.mantissa), 0) for dtype in dtypes]
         above = 0 if kind in {"l2", "rms"} else None
@@ -125,7 +133,7 @@ class Curves:
         none = np.empty(0, np.int64)
         self._runs = [Runs(dtype, shift, none, none) for dtype, shift in zip(dtypes, shifts, strict=True)]
         self._heaps = {want.member: _Heap() for want in self._wants}
-        self._totals: list[int] | None = None
+        self._fresh = True
         self._ends = (-1.0, -1.0)
 
     def wanted(self) -> list[Want]:
@@ -145,8 +153,9 @@ class Curves:
         """
         for want in self._wants:
             self._runs[want.member] = self._taken(want, self._heaps.pop(want.member))
-        if self._totals is None:
-            self._settle([int(runs.counts.sum()) for runs in self._runs])
+        if self._fresh and self.k:
+            self._settle([int(runs.counts.sum(dtype=np.int64)) for runs in self._runs])
+        self._fresh = False
         self._narrow()
         self._wants = self._finer()
         self._heaps = {want.member: _Heap() for want in self._wants}
@@ -162,43 +171,30 @@ class Curves:
         """Return the cut of each tensor, among the weights that were counted, once `advance` said True."""
         return [_cut(runs, count) for runs, count in zip(self._runs, self._lo, strict=True)]
 
-    def _check(self, most: int) -> None:
-        """Raise UsageError where `k` is less than the bounds force or more than the `most` that they allow."""
-        least = sum(self._lo)
-        if self.k < least:
-            raise UsageError(
-                f"{self.k} weights are to go, but --min-per-tensor makes at least {least} go",
-                hint=f"--count {least}, or a smaller --min-per-tensor",
-            )
-        if self.k <= most:
-            return
-        if self.kind == "lamp" and most == sum(max(total - 1, 0) for total in self._totals or ()):
-            raise UsageError(
-                f"{self.k} weights are to go, but LAMP keeps one of every tensor, so at most {most} can",
-                hint=f"--count {most}",
-            )
-        raise UsageError(
-            f"{self.k} weights are to go, but --max-per-tensor lets at most {most} go",
-            hint=f"--count {most}, or a larger --max-per-tensor",
-        )
-
-    def _settle(self, totals: list[int]) -> None:
-        """Bring the bounds down to what the tensors have."""
-        self._totals = totals
+    def _settle(self, totals: Sequence[int]) -> None:
+        """Bring the bounds down to what the tensors have; UsageError where they allow no counts that make `k`."""
         spared = self.kind == "lamp"
-        self._hi = [min(hi, max(total - spared, 0)) for hi, total in zip(self._hi, totals, strict=True)]
+        room = [max(total - spared, 0) for total in totals]
+        self._hi = [min(hi, most) for hi, most in zip(self._hi, room, strict=True)]
         for lo, hi, total in zip(self._lo, self._hi, totals, strict=True):
-            if self.k and lo > hi:
+            if lo > hi:
                 raise UsageError(
                     f"of a tensor of {total} weights at least {lo} are to go, but at most {hi} can",
-                    hint="a smaller --min-per-tensor",
+                    hint="--min-per-tensor 0.5",
                 )
-        self._check(sum(self._hi))
+        least, most = sum(self._lo), sum(self._hi)
+        if self.k < least:
+            raise UsageError(
+                f"{self.k} weights are to go, but --min-per-tensor makes at least {least} go", hint=f"--count {least}"
+            )
+        if self.k > most:
+            why = "LAMP keeps one of every tensor" if spared and self._hi == room else "--max-per-tensor sets limits"
+            raise UsageError(f"{self.k} weights are to go, but {why}, so at most {most} can", hint=f"--count {most}")
 
     def _taken(self, want: Want, heap: _Heap) -> Runs:
         """Return the runs of a tensor that the pass found."""
         old, (bins, counts) = self._runs[want.member], heap.merged()
-        if self._totals is None:
+        if self._fresh:
             inside = bins.astype(np.int64) << want.shift <= want.dtype.finite_max
             finite = int(counts[inside].sum(dtype=np.int64))
             return Runs(want.dtype, want.shift, bins, counts, 0, heap.squares, finite)

@@ -75,7 +75,7 @@ def _few(lines: Iterator[str]) -> Iterator[str]:
     found = list(lines)
     yield from found[:MOST_LINES]
     if len(found) > MOST_LINES:
-        yield f"{found[0][:12]}... and {len(found) - MOST_LINES:,} more; --json has all of them"
+        yield f"{'':12}... and {len(found) - MOST_LINES:,} more; --json has all of them"
 
 
 def _thing(thing: Thing) -> str:

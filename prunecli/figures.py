@@ -152,7 +152,7 @@ def _range(heights: dict[int, float], cut: float | None) -> tuple[int, int]:
 def _ticks(low: int, high: int, x: Callable[[float], float]) -> tuple[Tick, ...]:
     """Mark powers of ten, or where hardly one fits in, powers of two."""
     tens = range(ceil(low * log10(2)), floor(high * log10(2)) + 1)
-    step = -(-len(tens) // 6) or 1
+    step = -(-len(tens) // 7) or 1
     marks = [(x(power / log10(2)), f"{10.0**power:g}") for power in tens[::step]]
     if len(marks) < 2:
         marks = [(x(power), f"{2.0**power:.3g}") for power in range(low, high + 1, -(-(high - low) // 4))]

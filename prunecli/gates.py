@@ -105,10 +105,9 @@ def sparsity(option: str) -> Callable[[str], float]:
         # a decimal point moved in binary would make 33.3% another number than 0.333
         value = value if digits == text.strip() or not value.is_finite() else value.scaleb(-2)
         if value.is_nan() or not 0 <= value <= 1:
-            percent = f"{digits}%, or " if value.is_finite() and 1 < value <= 100 else ""
-            raise UsageError(
-                f"{option} is 0 to 1, or 0% to 100%, not {text}", hint=f"{option} {percent or '50%, or '}0.5"
-            )
+            meant = value if value.is_finite() and 1 < value <= 100 else Decimal(50)
+            hint = f"{option} {meant:f}%, or {option} {meant / 100:f}"
+            raise UsageError(f"{option} is 0 to 1, or 0% to 100%, not {text}", hint=hint)
         return float(value)
 
     return parse

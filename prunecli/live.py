@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, cast
 
-from prunecli.asking import plan_work
+from prunecli.asking import Ranks, plan_work
 from prunecli.devices import resolve
 from prunecli.errors import UsageError
 from prunecli.memory import describe
@@ -66,7 +66,8 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword per question a user may hav
         raise UsageError(f"--threads is 0 or more, not {threads}", hint="--threads 2")
     memory = describe(state_dict)
     rules = Rules(tuple(include), tuple(exclude), min_dim, min_numel)
-    work = plan_work(memory.checkpoint, rules, strategy, scores=scores, act_norms=act_norms, mask_in=mask_in, of=of)
+    ranks = Ranks(scores=scores, act_norms=act_norms, mask_in=mask_in, of=of)
+    work = plan_work(memory.checkpoint, rules, strategy, ranks)
     window = FETCHED_WINDOW if memory.on_device else 0
     options = Options(device=resolve(device), threads=threads, window=window, strict=strict)
     rehearsed = _run(memory, work, options, write=False)

@@ -66,7 +66,7 @@ def parse_recipe(text: str, path: str = "") -> Recipe:
 def _rule(given: Mapping[str, Any], number: int, text: str) -> Rule:
     makers = {make.__name__.rstrip("_"): make for make in commands.ALL}
     name = given.get("strategy")
-    if name not in makers:
+    if not isinstance(name, str) or name not in makers:
         what = (
             "has no strategy"
             if name is None

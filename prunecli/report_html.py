@@ -103,9 +103,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One histogram with what stands above it."""
+    """One histogram with what stands above it; without a name it is of all selected tensors."""
 
-    name: str
+    name: str | None
     weights: int
     zeros: str
     figure: figures.Histogram
@@ -175,12 +175,12 @@ def _drawings(report: Report, chosen: Sequence[Row]) -> list[Drawing]:
     if len(counted) > 1:
         cuts = {figures.separating(row) for row in counted}
         cut = cuts.pop() if len(cuts) == 1 else None
-        found.append(_drawing("", counted, report, cut))
+        found.append(_drawing(None, counted, report, cut))
     found += [_drawing(row.name, [row], report, figures.separating(row)) for row in _largest(counted, HISTOGRAMS)]
     return [drawing for drawing in found if drawing is not None]
 
 
-def _drawing(name: str, rows: Sequence[Row], report: Report, cut: float | None) -> Drawing | None:
+def _drawing(name: str | None, rows: Sequence[Row], report: Report, cut: float | None) -> Drawing | None:
     figure = figures.histogram([report.histograms[row.name] for row in rows], cut)
     if figure is None:
         return None

@@ -56,7 +56,7 @@ def code(name: str, limit: int = _NAME) -> str:
 
 def text(words: str) -> str:
     """Return `words` so that they read as they are: no markup, no mention of anybody, no link."""
-    return re.sub(r"(&#(?:64|35);)", "\\1\u200b", _entities(_cut(shown(words), _TEXT)))
+    return re.sub(r"(&#(?:64|35);)", "\\1\u200b", _entities(_cut(shown(words), _TEXT).strip()))
 
 
 def _entities(words: str) -> str:

@@ -75,6 +75,7 @@ def _sentences(found: Scan) -> list[str]:
     if known:
         named = ", ".join(f"{shown(c.name)} ({percent(c.strength)})" for c in known[:_NAMED])
         lines.append(f"breaks first  at {RANKED_AT}% sparsity: {named}")
+    if len(known) > _NAMED:
         last = known[-1]
         lines.append(f"breaks last   at {RANKED_AT}% sparsity: {shown(last.name)} ({percent(last.strength)})")
     unknown = len(found.curves) - len(known)

@@ -134,7 +134,7 @@ def test_the_fnuz_nan_is_no_zero(tmp_path: Path) -> None:
     seed=st.integers(0, 99),
 )
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_full_groups_are_those_that_a_loop_finds(  # noqa: PLR0913, PLR0917
+def test_full_groups_are_those_that_a_loop_finds(
     monkeypatch: pytest.MonkeyPatch, shape: list[int], keep: int, group: int, dim: int, window: int, seed: int
 ) -> None:
     """For every shape, group, dim and run, the groups with too many non-zeros and the first of them are found."""
@@ -173,7 +173,7 @@ class TensorOf:
 @given(rows=st.integers(1, 5), cols=st.integers(1, 20), inner=st.integers(1, 3), seed=st.integers(0, 99))
 def test_two_of_four_is_what_the_report_calls_so(rows: int, cols: int, inner: int, seed: int) -> None:
     """`--pattern 2:4` holds where a report says `two_four`."""
-    w = (np.random.default_rng(seed).random((rows, cols, inner)) < 0.45).astype(np.float32)  # noqa: PLR2004
+    w = (np.random.default_rng(seed).random((rows, cols, inner)) < 0.45).astype(np.float32)
     tensor = TensorOf(w)
 
     found = counting.full_groups(counting.NumpyOps(), tensor.info, tensor.read, (2, 4), 1)
@@ -452,8 +452,7 @@ def test_a_checkpoint_may_come_through_a_pipe(tmp_path: Path) -> None:
     """`prune check -` reads standard input, and names it so."""
     path = store(tmp_path, w__weight=torch.zeros(2, 2))
     script = (
-        "import sys; from prunecli import cli; from prunecli.check_text import write_findings
-from prunecli.cmd_check import check;"
+        "import sys; from prunecli import cli; from prunecli.cmd_check import check;"
         "cli.app.registered_commands = [c for c in cli.app.registered_commands if c.name != 'check'];"
         "cli.app.command('check')(check); sys.exit(cli.main())"
     )
@@ -475,5 +474,5 @@ def test_a_checkpoint_that_torch_pruned_and_retrained_is_half_zero() -> None:
 
     (finding,) = check(path, [Sparsity(Bound(0.45))], include=names)
 
-    assert zeros == 6491  # noqa: PLR2004 - as its authors left it
-    assert finding == Finding("--min-sparsity 45%", True, None, "at least 45%", "48.8% (6,491 of 13,302)")  # noqa: FBT003
+    assert zeros == 6491
+    assert finding == Finding("--min-sparsity 45%", True, None, "at least 45%", "48.8% (6,491 of 13,302)")

@@ -113,11 +113,11 @@ def test_other_text_is_refused_with_something_to_type(text: str) -> None:
 
 
 def test_a_whole_number_is_taken_for_a_percentage_in_the_hint() -> None:
-    """Who types 50 means 50%."""
+    """Who types 80 means 80%."""
     with pytest.raises(UsageError) as caught:
-        sparsity("--min-sparsity")("50")
+        sparsity("--min-sparsity")("80")
 
-    assert caught.value.hint == "--min-sparsity 50%, or 0.5"
+    assert caught.value.hint == "--min-sparsity 80%, or --min-sparsity 0.8"
 
 
 # --- gates

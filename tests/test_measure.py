@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunecli.arrays import INTS, NumpyOps
+from prunecli.bins import HIGHEST, LOWEST, bins_of
 from prunecli.dtypes import FLOATS, Float
 from prunecli.measure import Facts, Squares, Tally, conforms
 
@@ -236,3 +237,85 @@ def test_conforms_is_the_plain_definition(shape: tuple[int, ...], density: float
     after = (np.random.default_rng(seed).random(shape) < density).astype(np.int32)
 
     assert fits_two_four(after) == conforms(after)
+
+
+# --- magnitudes
+
+
+def counted(x: NDArray[Any], keep: NDArray[np.bool_], dtype: Float, pieces: Sequence[tuple[int, int, int]]) -> Tally:
+    """Count the magnitudes of a vector in `pieces`: (start, stop, which tally), and merge the tallies."""
+    tallies = {number: Tally((x.size,), dtype, histogram=True) for *_, number in pieces}
+    for start, stop, number in pieces:
+        before, after = x[start:stop].copy(), np.where(keep, x, 0).astype(x.dtype)[start:stop]
+        tallies[number].add(start, magnitudes(before, dtype), magnitudes(after, dtype), (1.0, 1.0))
+    first, *others = tallies.values()
+    for other in others:
+        first.merge(other)
+    return first
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=tensors(), data=st.data())
+def test_bins_hold_the_weights_between_their_edges(case: Any, data: Any) -> None:  # noqa: ANN401
+    """However a tensor is cut up, every finite weight that is not zero is in the bin NumPy puts it in."""
+    x, keep, _, dtype = case
+    edges = sorted({0, x.size, *data.draw(st.sets(st.integers(0, x.size), max_size=6))})
+    pieces = [(a, b, data.draw(st.integers(0, 2))) for a, b in itertools.pairwise(edges)]
+
+    found = counted(x, keep, dtype, pieces).histogram()
+
+    assert found is not None
+    numbers = decoded(x, dtype)
+    for counts, had in ((found.before, numbers), (found.after, np.where(keep, numbers, 0.0))):
+        inside = had[np.isfinite(had) & (had > 0)].clip(2.0**LOWEST, np.nextafter(2.0**HIGHEST, 0))
+        inside = had[np.isfinite(had) & (had > 0)] if dtype.bias < -LOWEST else inside
+        bins = np.searchsorted(found.edges, inside, side="right") - 1
+        assert np.bincount(bins, minlength=len(counts)).tolist() == list(counts)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_bins_are_eight_to_an_octave(name: str) -> None:
+    """Edges ascend, are exact numbers of the format, and cover 1e-12 to 2e7 or what the format has of that."""
+    dtype = FLOATS[name]
+    bins = bins_of(dtype)
+    edges = [bins.edge(at) for at in range(bins.first, bins.last + 2)]
+
+    assert all(a < b for a, b in itertools.pairwise(edges))
+    assert len(edges) <= 513
+    assert edges[0] <= max(2.0**LOWEST, dtype.decode(1))
+    assert edges[-1] >= min(2.0**HIGHEST, dtype.decode(dtype.finite_max))
+    assert all(edge == dtype.decode(at << bins.shift) for at, edge in enumerate(edges[:-1], bins.first))
+    per_octave = [edge for edge in edges if 0.5 <= edge < 1]
+    assert len(per_octave) == 2 ** min(dtype.mantissa, 3)
+
+
+def test_magnitudes_out_of_range_are_in_the_end_bins() -> None:
+    """The smallest and the largest finite numbers are counted, and infinity, NaN and zero are not."""
+    numbers = np.array([0.0, -0.0, 1e-45, 1.0, 3e38, np.inf, np.nan, -np.inf], np.float32)
+
+    found = counted(numbers.view(np.int32), numbers == 1.0, FLOATS["F32"], [(0, 8, 0)]).histogram()
+
+    assert found is not None
+    assert (sum(found.before), found.before[0], found.before[-1]) == (3, 1, 1)
+    assert (sum(found.after), found.after[0], found.after[-1]) == (1, 0, 0)
+    assert (found.edges[0], found.edges[-1]) == (2.0**LOWEST, 2.0**HIGHEST)
+
+
+def test_nobody_counts_unless_asked() -> None:
+    """Without `histogram` there is none, and counting changes no other fact."""
+    x, keep = np.arange(1, 65, dtype=np.float32).view(np.int32), np.arange(64) >= 32
+    plain_tally, counting = Tally((8, 8), FLOATS["F32"]), Tally((8, 8), FLOATS["F32"], histogram=True)
+    for tally in (plain_tally, counting):
+        tally.add(0, magnitudes(x, FLOATS["F32"]), magnitudes(np.where(keep, x, 0), FLOATS["F32"]), (2.0, 1.0))
+
+    assert plain_tally.histogram() is None
+    assert counting.histogram() is not None
+    assert plain_tally.facts() == counting.facts()
+
+
+def test_a_tensor_of_zeros_has_an_empty_histogram() -> None:
+    """Where nothing is to be counted the bins are none, not an error."""
+    found = counted(np.zeros(8, np.int32), np.ones(8, bool), FLOATS["F32"], [(0, 8, 0)]).histogram()
+
+    assert found is not None
+    assert (list(found.before), list(found.after), len(found.edges)) == ([], [], 1)

@@ -14,6 +14,7 @@ import pytest
 from prunecli.escape import shown, shown_bytes
 from prunecli.render import percent, plain, table
 from prunecli.report import Report, Row, facts_about, to_json, warnings_for
+from prunecli.worth import Compressed
 
 EVIL = "a\x1b[31m\n\u202e[red]w.weight"
 
@@ -254,6 +255,16 @@ def test_plain_text_says_what_was_done() -> None:
         "report    r.json",
     ):
         assert part in text
+
+
+def test_an_estimate_is_told_with_its_method() -> None:
+    """Where compression was estimated the text says what it would give, how that was found, and what fits 2:4."""
+    found = Compressed("zstd level 3", 1_000_000, 190_000, 80_000)
+    text = plain(report(row(two_four=True), row("b", two_four=False), compressed=found))
+
+    assert "estimate  about 80.0 kB compressed, 190.0 kB before (zstd level 3 on a sample of 1.0 MB)\n" in text
+    assert "2:4       1 of 2 tensors fit\n" in text
+    assert "estimate" not in plain(report(row(two_four=True)))
 
 
 def test_rule_is_told_where_it_is_one() -> None:

@@ -166,7 +166,7 @@ def hostile_report(name: str) -> Report:
         command=("prune", name),
         strategy={"name": "l1", "file": name},
         warnings=(name,),
-        facts=(name,),
+        facts=(name or "x",),
         format=name,
         device=name,
     )

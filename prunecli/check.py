@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prunecli.counting import Found, Full
+    from prunecli.norms import Read
     from prunecli.tensors import Checkpoint, TensorInfo
+    from prunecli.workers import Worker
 
 PathLike = str | os.PathLike[str]
 
@@ -101,7 +103,7 @@ class Look:
         from prunecli.counting import count  # noqa: PLC0415  -- NumPy, which a usage error must not wait for
         from prunecli.reading import scan  # noqa: PLC0415
 
-        def one(worker, tensor, read):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - scan says
+        def one(worker: Worker, tensor: TensorInfo, read: Read) -> Found:
             return count(worker.host, tensor, read)
 
         return scan(self.checkpoint, self.tensors, one, threads=self.threads)
@@ -117,7 +119,7 @@ class Look:
         from prunecli.counting import full_groups  # noqa: PLC0415  -- NumPy, which a usage error must not wait for
         from prunecli.reading import scan  # noqa: PLC0415
 
-        def one(worker, tensor, read):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - scan says
+        def one(worker: Worker, tensor: TensorInfo, read: Read) -> Full:
             return full_groups(worker.host, tensor, read, pattern, dims[tensor.name])
 
         return scan(self.checkpoint, self.tensors, one, threads=self.threads)
@@ -187,7 +189,7 @@ class Pattern:
     def judge(self, look: Look) -> Iterator[Finding]:
         """Yield the first group that is too full, and how many are, of each tensor that has one."""
         text = f"--pattern {self.keep}:{self.group}" + (f" --dim {self.dim}" if self.dim != 1 else "")
-        wanted = f"at most {self.keep} of every {self.group} along dim {self.dim} not zero"
+        wanted = f"at most {self.keep} of every {self.group} along dim {self.dim}"
         found = look.full_groups((self.keep, self.group), self.dim)
         for tensor, full in zip(look.tensors, found, strict=True):
             if full.place is not None:

@@ -9,7 +9,7 @@ from prunecli.columns import Column, write
 from prunecli.escape import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from prunecli.check import Finding
 
@@ -22,8 +22,13 @@ _COLUMNS = (
 )
 
 
-def write_findings(findings: Sequence[Finding], stream: TextIO) -> None:
-    """Write a line per finding and a verdict, as a table on a terminal; OSError where the stream takes no more."""
+def write_findings(findings: Sequence[Finding], stream: TextIO, *, heading: str | None = None) -> None:
+    """Write a line per finding, failures first, and a verdict, as a table on a terminal.
+
+    `heading` names the checkpoint, where there are several. OSError where the stream takes no more.
+    """
+    if heading is not None:
+        stream.write(f"{shown(heading)}\n\n")
     rows = [
         (
             "ok" if finding.holds else "FAILED",
@@ -34,33 +39,41 @@ def write_findings(findings: Sequence[Finding], stream: TextIO) -> None:
         )
         for finding in sorted(findings, key=lambda finding: finding.holds)
     ]
-    write(stream, _COLUMNS, rows, [_verdict(findings)])
+    write(stream, _COLUMNS, rows, [_verdict(findings)] if heading is None else [_verdict(findings), ""])
 
 
 def _verdict(findings: Sequence[Finding]) -> str:
     conditions = {finding.condition for finding in findings}
     failed = {finding.condition for finding in findings if not finding.holds}
-    what = "condition" if len(conditions) == 1 else "conditions"
+    if len(conditions) == 1:
+        return "the condition failed" if failed else "the condition holds"
     if failed:
-        return f"{len(failed):,} of {len(conditions):,} {what} failed"
-    return "the condition holds" if len(conditions) == 1 else f"all {len(conditions):,} conditions hold"
+        return f"{len(failed):,} of {len(conditions):,} conditions failed"
+    return f"all {len(conditions):,} conditions hold"
 
 
-def findings_json(findings: Sequence[Finding], path: str) -> str:
-    """Return the findings on the checkpoint at `path` as JSON (ASCII, stable key order), names verbatim."""
+def findings_json(results: Mapping[str, Sequence[Finding]]) -> str:
+    """Return the findings on each checkpoint, by its path, as JSON (ASCII, stable key order), names verbatim."""
     document = {
         "schema": 1,
-        "checkpoint": path,
-        "holds": all(finding.holds for finding in findings),
-        "findings": [
+        "holds": all(finding.holds for findings in results.values() for finding in findings),
+        "checkpoints": [
             {
-                "condition": finding.condition,
-                "holds": finding.holds,
-                "tensor": finding.tensor,
-                "wanted": finding.wanted,
-                "got": finding.got,
+                "checkpoint": path,
+                "holds": all(finding.holds for finding in findings),
+                "findings": [_values(finding) for finding in findings],
             }
-            for finding in findings
+            for path, findings in results.items()
         ],
     }
     return json.dumps(document, indent=1).replace("\x7f", "\\u007f") + "\n"
+
+
+def _values(finding: Finding) -> dict[str, object]:
+    return {
+        "condition": finding.condition,
+        "holds": finding.holds,
+        "tensor": finding.tensor,
+        "wanted": finding.wanted,
+        "got": finding.got,
+    }

@@ -6,7 +6,7 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from typer import Option
+from typer import Argument, Option
 
 from prunecli import options
 from prunecli.errors import UsageError
@@ -14,7 +14,7 @@ from prunecli.gates import Bound, sparsity
 from prunecli.inputs import readable
 
 if TYPE_CHECKING:
-    from prunecli.check import Condition
+    from prunecli.check import Condition, Finding
 
 HOLDS, FAILED = 0, 1
 
@@ -39,7 +39,10 @@ MaxTensorSparsity: TypeAlias = Annotated[
 
 
 def check(  # noqa: PLR0913, PLR0917 - an option per condition
-    ckpt: options.Ckpt,
+    ckpts: Annotated[
+        list[str],
+        Argument(metavar="CKPT...", help="Files (.pth, safetensors), directories or indexes of shards, or `-`."),
+    ],
     min_sparsity: MinSparsity = None,
     max_sparsity: MaxSparsity = None,
     min_tensor_sparsity: MinTensorSparsity = None,
@@ -75,8 +78,11 @@ def check(  # noqa: PLR0913, PLR0917 - an option per condition
     """Exit with 1 unless all conditions hold.
 
     Nothing is written. Sparsity, --pattern, --finite and --no-all-zero look at the tensors that pruning would select;
-    the comparisons with OTHER at every tensor of the state_dict, or those that -i and -x leave.
+    the comparisons with OTHER at every tensor of the state_dict, or those that -i and -x leave. A sparsity is met to
+    the nearest weight, as amounts are.
     """
+    if ckpts.count("-") > 1:
+        raise UsageError("only one checkpoint can come through standard input", hint="prune check - < CKPT")
     conditions = [
         *_sparsities("--min-sparsity", min_sparsity),
         *_sparsities("--max-sparsity", max_sparsity, upper=True),
@@ -87,28 +93,29 @@ def check(  # noqa: PLR0913, PLR0917 - an option per condition
     ]
 
     from prunecli.check import check as checked  # noqa: PLC0415  -- fast start is a feature
+    from prunecli.check_text import findings_json, write_findings  # noqa: PLC0415
 
-    with ExitStack() as stack:
-        path, label = readable(stack, ckpt)
-        findings = checked(
-            path,
-            conditions,
-            include=include or (),
-            exclude=exclude or (),
-            min_dim=min_dim,
-            min_numel=min_numel,
-            key=key,
-            threads=threads,
-            label=label,
-        )
-    if sys.stdout is not None and (json or not quiet):
-        from prunecli.check_text import findings_json, write_findings  # noqa: PLC0415  -- fast start is a feature
-
-        if json:
-            sys.stdout.write(findings_json(findings, label or ckpt))
-        else:
-            write_findings(findings, sys.stdout)
-    return HOLDS if all(finding.holds for finding in findings) else FAILED
+    results: dict[str, tuple[Finding, ...]] = {}
+    for ckpt in dict.fromkeys(ckpts):
+        with ExitStack() as stack:
+            path, label = readable(stack, ckpt)
+            findings = checked(
+                path,
+                conditions,
+                include=include or (),
+                exclude=exclude or (),
+                min_dim=min_dim,
+                min_numel=min_numel,
+                key=key,
+                threads=threads,
+                label=label,
+            )
+        results[label or ckpt] = findings
+        if sys.stdout is not None and not (json or quiet):
+            write_findings(findings, sys.stdout, heading=(label or ckpt) if len(ckpts) > 1 else None)
+    if sys.stdout is not None and json:
+        sys.stdout.write(findings_json(results))
+    return HOLDS if all(finding.holds for findings in results.values() for finding in findings) else FAILED
 
 
 def _sparsities(option: str, given: list[str] | None, *, upper: bool = False, each: bool = False) -> list[Condition]:

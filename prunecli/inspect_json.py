@@ -59,6 +59,7 @@ def _totals(part: Totals) -> dict[str, object]:
         "tensors": part.tensors,
         "numel": part.numel,
         "bytes": part.nbytes,
+        "numel_read": part.numel_read,
         "zeros": part.zeros,
         "sparsity": part.sparsity,
         "nonfinite": part.nonfinite,

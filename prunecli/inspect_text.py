@@ -131,9 +131,11 @@ def _summary(found: Inspection) -> Iterator[str]:
 
 
 def _zero(part: Totals) -> str:
-    if part.zeros is None:
+    if not part.numel_read:
         return ""
     odd = f", {part.nonfinite:,} not finite" if part.nonfinite else ""
+    if part.sparsity is None:
+        return f", {part.zeros:,} of {part.numel_read:,} that were read are zero{odd}"
     return f", {percent(part.sparsity)} zero ({part.zeros:,}){odd}"
 
 

@@ -47,6 +47,9 @@ _COUNTED = ("BOOL", "I", "U")
 _SAID = 5  # digits of an edge: it is a multiple of a number of two digits
 _NEAR_LIMIT = 10_000  # difflib takes seconds over more names than this
 
+_Names: TypeAlias = "tuple[TensorInfo, tuple[str, ...]]"
+"""A tensor, and the other names of the same numbers."""
+
 _Counts: TypeAlias = dict[int, tuple[int, int | None]]
 """By the tensor's identity (names may come twice): its zeros, and for floats what is not finite."""
 
@@ -84,18 +87,22 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over some entries, each number once however many names it has; unknown zeros make `zeros` None."""
+    """Sums over some entries, each number once however many names it has.
+
+    `numel_read` counts the elements that were looked at; `zeros` and `nonfinite` are of these.
+    """
 
     tensors: int
     numel: int
     nbytes: int
-    zeros: int | None
+    numel_read: int
+    zeros: int
     nonfinite: int
 
     @property
     def sparsity(self) -> float | None:
-        """The fraction of elements that are zero (0-1), None where that is unknown."""
-        return None if self.zeros is None or not self.numel else self.zeros / self.numel
+        """The fraction of elements that are zero (0-1), None where not all of them were looked at."""
+        return self.zeros / self.numel if self.numel and self.numel_read == self.numel else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +161,14 @@ class Inspection:
 def totals(entries: Iterable[Entry]) -> Totals:
     """Add up some entries."""
     entries = list(entries)
-    zeros = [e.zeros for e in entries]
-    known = None if None in zeros else sum(z for z in zeros if z is not None)
-    numel, nbytes = sum(e.numel for e in entries), sum(e.nbytes for e in entries)
-    return Totals(len(entries), numel, nbytes, known, sum(e.nonfinite or 0 for e in entries))
+    return Totals(
+        tensors=len(entries),
+        numel=sum(e.numel for e in entries),
+        nbytes=sum(e.nbytes for e in entries),
+        numel_read=sum(e.numel for e in entries if e.zeros is not None),
+        zeros=sum(e.zeros or 0 for e in entries),
+        nonfinite=sum(e.nonfinite or 0 for e in entries),
+    )
 
 
 def inspect(
@@ -180,7 +191,7 @@ def inspect(
     """
     nothing, selection = _selected(checkpoint, rules or Rules(), refuse=rules is not None or thresholds)
     groups = _shown(checkpoint, selection if rules is not None else None)
-    drawn = _drawable(hist, [tensor for tensor, _ in groups]) if hist is not None else []
+    drawn = _drawable(hist, groups) if hist is not None else []
     counts = _zeros(checkpoint, [t for t, _ in groups if read and _countable(t)], advance)
     why = _Reasons(selection)
     return Inspection(
@@ -224,7 +235,7 @@ def _selected(checkpoint: Checkpoint, rules: Rules, *, refuse: bool) -> tuple[st
         return str(error), None
 
 
-def _shown(checkpoint: Checkpoint, selection: Selection | None) -> list[tuple[TensorInfo, tuple[str, ...]]]:
+def _shown(checkpoint: Checkpoint, selection: Selection | None) -> list[_Names]:
     """Return each tensor to show with its other names: what is selected, or all there is."""
     if selection is not None:
         return [(target.tensor, target.aliases) for target in selection.targets]
@@ -279,9 +290,10 @@ def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
 # --- a histogram
 
 
-def _drawable(hist: str, tensors: Sequence[TensorInfo]) -> list[TensorInfo]:
-    """Return the floating-point tensors of the state_dict that `hist` names."""
-    found = [t for t in tensors if t.name == hist] or _matching(hist, tensors)
+def _drawable(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
+    """Return the floating-point tensors of the state_dict that `hist` names, by any of their names."""
+    named = [tensor for tensor, aliases in groups if hist in (tensor.name, *aliases)]
+    found = named or _matching(hist, groups)
     floats = [t for t in found if t.dtype in FLOATS and t.numel and _countable(t)]
     if not floats:
         why = found[0].fixed or why_not_prunable(found[0].dtype) or "it is empty"
@@ -292,19 +304,19 @@ def _drawable(hist: str, tensors: Sequence[TensorInfo]) -> list[TensorInfo]:
     return floats
 
 
-def _matching(hist: str, tensors: Sequence[TensorInfo]) -> list[TensorInfo]:
+def _matching(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
     try:
         matches = re.compile(hist[3:]).search if hist.startswith("re:") else re.compile(translate(hist)).match
     except re.error as error:
         raise SelectionError(
             f"--hist {hist!r} is no regular expression: {error.msg}", hint="a glob needs no prefix: --hist '*.weight'"
         ) from None
-    found = [t for t in tensors if matches(t.name)]
+    found = [tensor for tensor, aliases in groups if any(map(matches, (tensor.name, *aliases)))]
     if not found:
-        near = difflib.get_close_matches(hist, [t.name for t in tensors[:_NEAR_LIMIT]], n=3, cutoff=0.2)
+        near = difflib.get_close_matches(hist, [t.name for t, _ in groups[:_NEAR_LIMIT]], n=3, cutoff=0.2)
         names = ", ".join(f"`{shown(name)}`" for name in near)
         raise SelectionError(
-            f"--hist {hist!r} matches none of {len(tensors)} tensors",
+            f"--hist {hist!r} matches none of {len(groups)} tensors",
             hint=f"the nearest names: {names}" if near else None,
         )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Measurer:
     ) -> None:
         """Read `targets` through `reader`; `scorer` says what is ranked where that is not the magnitudes."""
         self.strategy, self.targets, self.reader, self.scorer = strategy, targets, reader, scorer
+        self._turn = Lock()  # ranking copies all norms of a tensor: one thread at a time keeps the memory down
 
     def plan(self, worker: Worker, member: int) -> Local:
         """Return the local strategy of a target."""
@@ -59,7 +61,8 @@ class Measurer:
     ) -> Local:
         tensor, alive = self.targets[member], self._alive(worker, member)
         left = norms.size if alive is None else int(np.count_nonzero(alive))
-        return strategy.local(tensor, *weakest(norms, strategy.wanted(tensor, left), alive))
+        with self._turn:
+            return strategy.local(tensor, *weakest(norms, strategy.wanted(tensor, left), alive))
 
     def _alive(self, worker: Worker, member: int) -> NDArray[np.bool_] | None:
         """Tell which slices or tiles have a weight that is not gone; None where nothing can be."""

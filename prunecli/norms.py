@@ -6,6 +6,7 @@ one order and come out with the same bits everywhere. Weights that are not finit
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from math import fsum, prod, sqrt
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -87,7 +88,7 @@ def tile_norms(read: Values, shape: tuple[int, ...], tile: tuple[int, int]) -> N
     rows, cols, (high, wide) = shape[0], prod(shape[1:]), tile
     starts = np.arange(0, cols, wide)
     counts = np.diff(np.r_[starts, cols])
-    means = np.empty((-(-rows // high), len(starts)))
+    means = _large(-(-rows // high) * len(starts)).reshape(-1, len(starts))
     together = max(1, RUN // (high * cols))
     for first, stop in _runs(len(means), together):
         heights = np.minimum(rows - np.arange(first, stop) * high, high)
@@ -126,11 +127,19 @@ def weakest(
     gone = norms.size - int(np.count_nonzero(stays))
     if not k:
         return stays.tobytes(), None
-    largest = np.partition(norms, gone + k - 1)[gone + k - 1]
+    ranked = _large(norms.size)
+    ranked[:] = norms
+    ranked.partition(gone + k - 1)
+    largest = ranked[gone + k - 1]
     stays[norms < largest] = 0
     ties = gone + k - int(norms.size - np.count_nonzero(stays))
     stays[np.flatnonzero(norms == largest)[:ties]] = 0
     return stays.tobytes(), float(largest)
+
+
+def _large(count: int) -> NDArray[np.float64]:
+    """Return an array whose memory goes back to the system with it; an allocator would keep it for later."""
+    return np.frombuffer(mmap.mmap(-1, max(8 * count, 1)), np.float64, count)
 
 
 def _runs(total: int, step: int) -> Iterator[tuple[int, int]]:

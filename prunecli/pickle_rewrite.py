@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
 from prunecli.escape import shown
-from prunecli.pickle_terms import SET, Entry, Term, same, trace
+from prunecli.pickle_terms import SET, Entry, Term, holders, same, trace
 from prunecli.torch_records import resave
 
 if TYPE_CHECKING:
@@ -43,11 +43,12 @@ def rewrite_pickle(data: bytes, names: Mapping[str, str | None], label: str) -> 
     """Return the pickle `data` with the entries at the dotted paths `names` renamed, or gone where the name is None.
 
     A path leads from the pickled object through dicts; a key may have dots, and of a new path only the last key may
-    differ. Raises CheckpointError, naming `label`, where an entry is not there exactly once, and where the result
-    would not build what the old pickle builds.
+    differ. Raises CheckpointError, naming `label`, where an entry is not there exactly once, where the value of one to
+    rename is in other places too, and where the result would not build what the old pickle builds.
     """
     old = trace(data, label)
     chosen = _chosen(old, names, label)
+    _refuse_shared(old, [entry for entry, key in chosen if key is not None], label)
     zones = [_zone(data, old, entry, key) for entry, key in chosen]
     edits: _Edits = {}
     for entry, key in chosen:
@@ -75,7 +76,7 @@ def _chosen(old: Trace, names: Mapping[str, str | None], label: str) -> list[tup
     indexes: dict[int, dict[str, list[int]]] = {}
     chosen = []
     for name, new in names.items():
-        found = list(_find(old.root, name, indexes))
+        found = list(_find(old.root, name, indexes, set()))
         if len(found) != 1:
             why = "is in no dict by that name" if not found else "is there more than once"
             raise _unproven(label, f"{shown(name)!r} {why}")
@@ -85,11 +86,19 @@ def _chosen(old: Trace, names: Mapping[str, str | None], label: str) -> list[tup
 
 
 def _find(
-    node: object, path: str, indexes: dict[int, dict[str, list[int]]], above: int = 0
+    node: object,
+    path: str,
+    indexes: dict[int, dict[str, list[int]]],
+    seen: set[tuple[int, int]],
+    above: int = 0,
 ) -> Iterator[tuple[Term, int, int]]:
-    """Yield each (dict, effect, length of the path above it) at the dotted `path`, whose first characters are above."""
-    if not isinstance(node, Term):
+    """Yield each (dict, effect, length of the path above it) at the dotted `path`, whose first characters are above.
+
+    `seen` keeps hostile dicts, which lead to each other in countless ways, from being searched again.
+    """
+    if not isinstance(node, Term) or (id(node), above) in seen:
         return
+    seen.add((id(node), above))
     index = indexes.get(id(node))
     if index is None:
         index = indexes[id(node)] = {}
@@ -100,8 +109,18 @@ def _find(
     dot = path.find(".", above)
     while dot >= 0:
         for order in index.get(path[above:dot], ()):
-            yield from _find(node.effects[order][2], path, indexes, dot + 1)
+            yield from _find(node.effects[order][2], path, indexes, seen, dot + 1)
         dot = path.find(".", dot + 1)
+
+
+def _refuse_shared(old: Trace, entries: list[Entry], label: str) -> None:
+    values = {id(entry.target.effects[entry.order][2]) for entry in entries}
+    places = {(id(entry.target), entry.order) for entry in entries}
+    if any((id(term), order) not in places for term, order in holders(old.root, values)):
+        raise CheckpointError(
+            f"a weight in {label} cannot be folded: another place in the file holds the same tensor, and is not pruned",
+            hint="torch.nn.utils.prune.remove(module, name) in Python, then save again",
+        )
 
 
 def _zone(data: bytes, old: Trace, entry: Entry, key: str | None) -> _Zone:
@@ -202,7 +221,7 @@ class _Writer:
             self._define(self.puts[memo.definition], depth + 1)
 
     def _fetch(self, memo: Memo, slot: int) -> None:
-        if slot == self.old.slots[memo.definition]:
+        if memo.start < 0 and slot == self.old.slots[memo.definition]:
             self.out += self.data[memo.at : memo.end]
         elif slot < 256:
             self.out += _BINGET + slot.to_bytes(1, "little")
@@ -210,16 +229,27 @@ class _Writer:
             self.out += _LONG_BINGET + slot.to_bytes(4, "little")
 
     def _define(self, put: Memo, depth: int) -> None:
-        """Write a value that was kept in a zone where it is fetched first."""
+        """Write a value that was kept in a zone where it is fetched first; parts of it that exist are fetched."""
         at = bisect_right(self.zones, put.at, key=lambda zone: zone.start) - 1
         inside = at >= 0 and self.zones[at].start <= put.start and put.end <= self.zones[at].end
         if not inside or depth > MAX_DEPTH or self._frames(put.start, put.end):
             raise ValueError("a value that stays was made together with one that goes")
         start = put.start
-        for memo in _within(self.old.memos, put.start, put.end):
+        memos = _within(self.old.memos, put.start, put.end)
+        known = [memo for memo in memos if memo.start >= put.start and memo.definition in self.slots]
+        for memo in sorted(known, key=lambda memo: (memo.start, -memo.end)):
+            if memo.start >= start:
+                self._moved_run(start, memo.start, depth)
+                self._fetch(memo, self.slots[memo.definition])
+                start = memo.end
+        self._moved_run(start, put.end, depth)
+
+    def _moved_run(self, start: int, end: int, depth: int) -> None:
+        for memo in _within(self.old.memos, start, end):
             self.out += self.data[start : memo.at]
             self._memo(memo, depth)
             start = memo.end
+        self.out += self.data[start:end]
 
     def _fix_frames(self) -> None:
         """Give each frame its new length."""

@@ -15,7 +15,7 @@ from prunecli.pickle_opcodes import ARGUMENTS, STOP, why_not
 from prunecli.pickle_reader import MAX_OPCODES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 SET, ADD, BUILD = "set", "add", "build"
 """What may happen to a value after it was made: a key was set, an item was added, a state was given."""
@@ -272,7 +272,28 @@ _STEPS: dict[str, Callable[[_Machine, str, Any], None]] = {
 }
 
 
-# --- equality
+# --- questions to a graph
+
+
+def holders(root: object, values: Collection[int]) -> Iterator[tuple[Term, int]]:
+    """Yield each place below `root` that holds a term of which the identity is in `values`.
+
+    A place is a term and the number of its effect, or -1 for its parts.
+    """
+    seen: set[int] = set()
+    pending = [root]
+    while pending:
+        term = pending.pop()
+        if not isinstance(term, Term) or id(term) in seen:
+            continue
+        seen.add(id(term))
+        pending.extend(term.parts)
+        if any(id(part) in values for part in term.parts):
+            yield term, -1
+        for order, effect in enumerate(term.effects):
+            pending.extend(effect[1:])
+            if any(id(part) in values for part in effect[1:]):
+                yield term, order
 
 
 def same(old: object, new: object, edits: Mapping[int, Mapping[int, str | None]]) -> bool:

@@ -162,6 +162,8 @@ class Search:
 
     def advance(self) -> bool:
         """Conclude a pass: True when every rank is known, else the next pass counts the new brackets."""
+        if not self._merged and all(counts is None for _, _, counts in self._entries):
+            return self._advance_by_sorting()
         keys, counts = self._summed()
         ends = self._below + np.cumsum(counts)
         inside = int(ends[-1]) if len(ends) else self._below
@@ -176,6 +178,20 @@ class Search:
                 return self._look_in(low, low + (1 << self._shift))
             key = int(keys[at]) + (self.low if self._merged else 0)
             self._found[rank] = Found(key, int(ends[at] - counts[at]), int(counts[at]))
+        return self._count_equals()
+
+    def _advance_by_sorting(self) -> bool:
+        """Do what `advance` does where every key is held: a sort in place takes a fraction of the memory of counts."""
+        keys = np.concatenate([keys for _, keys, _ in self._entries]) if self._entries else np.empty(0, np.int64)
+        keys.sort()
+        for rank in (rank for rank in self.ranks if rank not in self._found):
+            if rank <= self._below:
+                return self._look_in(0, self.low)
+            if rank > self._below + len(keys):
+                return self._look_in(self.high, self.keys.common.top + 1)
+            key = keys[rank - self._below - 1]
+            first, stop = (int(np.searchsorted(keys, key, side)) for side in ("left", "right"))
+            self._found[rank] = Found(int(key), self._below + first, stop - first)
         return self._count_equals()
 
     def _look_in(self, low: int, high: int) -> bool:

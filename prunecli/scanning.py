@@ -1,7 +1,7 @@
 """How much of each tensor's norm survives pruning by magnitude: which layers break first, without any data.
 
 One pass counts magnitudes and sums their squares by bin. The order is exact; inside the bin that a cut goes through
-(one pattern of an 8- or 16-bit type, else a 128th of an octave of a 32-bit one) weights count as equal. Nothing here
+(one pattern of an 8- or 16-bit type, a 128th of an octave of a wider one) weights count as equal. Nothing here
 writes or prints.
 """
 
@@ -35,6 +35,9 @@ RANKED_AT = 80
 
 ENOUGH = 0.9
 """`Curve.bends_at` is the sparsity up to which this part of the norm survives."""
+
+
+_BITS = 7  # of a wide type's mantissa that bins tell apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,8 @@ class _Sums:
 
 def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, _Sums]:
     """Count the zeros and reduce the histogram to the curve at once: many histograms would take much memory."""
-    table, alive = Table(FLOATS[tensor.dtype]), 0
+    dtype = FLOATS[tensor.dtype]
+    table, alive = Table(dtype, shift=dtype.mantissa - _BITS if dtype.itemsize > 2 else 0), 0
     for y in magnitudes(read, tensor):
         alive += int(np.count_nonzero(y))
         table.add(y)

@@ -347,9 +347,9 @@ def test_exit_codes_and_the_table(run: Callable[..., tuple[int, str, str]], tmp_
     path = store(tmp_path, w__weight=torch.tensor([[0.0, 1.0, 2.0, 0.0]]))
 
     held = (
-        "result  condition           tensor  wanted                                     got\n"
-        "ok      --min-sparsity 50%  all     at least 50%                               50.0% (2 of 4)\n"
-        "ok      --pattern 2:4       all     at most 2 of every 4 along dim 1 not zero  0 of 1 groups have more\n"
+        "result  condition           tensor  wanted                            got\n"
+        "ok      --min-sparsity 50%  all     at least 50%                      50.0% (2 of 4)\n"
+        "ok      --pattern 2:4       all     at most 2 of every 4 along dim 1  0 of 1 groups have more\n"
         "\n"
         "all 2 conditions hold\n"
     )
@@ -374,12 +374,32 @@ def test_json_says_it_too(run: Callable[..., tuple[int, str, str]], tmp_path: Pa
 
     assert (code, err) == (1, "")
     document = json.loads(out)
-    assert document["schema"] == 1
-    assert document["holds"] is False
-    assert [(f["condition"], f["holds"], f["tensor"]) for f in document["findings"]] == [
+    assert (document["schema"], document["holds"]) == (1, False)
+    (one,) = document["checkpoints"]
+    assert (one["checkpoint"], one["holds"]) == (str(path), False)
+    assert [(f["condition"], f["holds"], f["tensor"]) for f in one["findings"]] == [
         ("--min-tensor-sparsity w*=100%", True, None),
         ("--no-all-zero", False, "w.weight"),
     ]
+
+
+def test_several_checkpoints_are_checked_one_by_one(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    """Each has its table under its name; one that fails fails all, and one that cannot be read ends it with 2."""
+    (tmp_path / "b").mkdir()
+    good, bad = store(tmp_path, w__weight=torch.ones(2, 2)), store(tmp_path / "b", w__weight=torch.zeros(2, 2))
+
+    code, out, _ = run(good, bad, good, "--no-all-zero")
+
+    assert code == 1
+    assert [line for line in out.splitlines() if line and not line.startswith(("result", "ok", "FAILED"))] == [
+        str(good),
+        "the condition holds",
+        str(bad),
+        "the condition failed",
+    ]
+    assert run(good, good, "--no-all-zero", "-q")[0] == 0
+    assert run(good, "missing.pth", "--no-all-zero")[0] == 2
+    assert run("-", "-", "--no-all-zero")[2].startswith("error: only one checkpoint can come through")
 
 
 @pytest.mark.parametrize(
@@ -445,7 +465,7 @@ def test_names_cannot_command_a_terminal(run: Callable[..., tuple[int, str, str]
     _, as_json, _ = run(path, "--no-all-zero", "--json")
 
     assert "a\\x1b[2J\\n.weight" in out
-    assert json.loads(as_json)["findings"][0]["tensor"] == "a\x1b[2J\n.weight"
+    assert json.loads(as_json)["checkpoints"][0]["findings"][0]["tensor"] == "a\x1b[2J\n.weight"
 
 
 def test_a_checkpoint_may_come_through_a_pipe(tmp_path: Path) -> None:
@@ -461,7 +481,7 @@ def test_a_checkpoint_may_come_through_a_pipe(tmp_path: Path) -> None:
     ran = subprocess.run(command_line, input=path.read_bytes(), capture_output=True, check=False)
 
     assert (ran.returncode, ran.stderr) == (0, b"")
-    assert json.loads(ran.stdout)["checkpoint"] == "standard input"
+    assert json.loads(ran.stdout)["checkpoints"][0]["checkpoint"] == "standard input"
 
 
 @pytest.mark.skipif(not (SHARED / "checkpoints").is_dir(), reason="the shared checkpoints are not here")

@@ -73,7 +73,7 @@ def test_torch_leaves_what_is_found(model: nn.Module, expected: Leftover) -> Non
 
 @pytest.mark.parametrize("mask", ["fc.__weight_mma_mask", "fc.weight_mma_mask"])
 def test_masks_of_asp_stand_beside_whole_weights(mask: str) -> None:
-    """apex' masks are told with what it keeps of the pruned weights; the weight itself is no part."""
+    """Apex' masks are told with what it keeps of the pruned weights; the weight itself is no part."""
     saved = mask.replace("_mma_mask", "_mma_pruned_p")
 
     assert leftovers(["fc.weight", mask, saved]) == (Leftover("fc.weight", ASP_MASK, (mask, saved)),)

@@ -285,6 +285,16 @@ def test_bars_add_up() -> None:
     assert '<rect class="gone" x="20.0" width="40.0"' in bar
 
 
+def test_columns_stand_on_the_ground() -> None:
+    """In the drawing of many tensors every part reaches from its height down to the base line."""
+    html = to_html(report(*(row(f"w{at}", 1000, at + 500, zeros_before=at) for at in range(LABELLED + 1))))
+    parts = re.findall(r'class="(was|gone)" x="[\d.]+" y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', html)
+
+    assert len(parts) == 2 * LABELLED + 1
+    assert all(abs(float(y) + float(height) - 100) < 0.011 for _, y, height in parts)
+    assert parts[-2:] == [("gone", "47.6", "52.4"), ("was", "97.6", "2.4")]
+
+
 def test_unknown_numbers_are_no_zeros() -> None:
     """What nobody counted is a dash, and the page is whole."""
     page = Page(to_html(report(row(zeros_before=None, zeros_after=None, pruned=None, cut=None, ties=None))))

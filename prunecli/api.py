@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from prunecli.report import Report
     from prunecli.running import Progress
+    from prunecli.selection import Selection
     from prunecli.strategies import Strategy
     from prunecli.tensors import Checkpoint
     from prunecli.work import Work
@@ -102,6 +103,8 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     from prunecli.engine import prune_files
     from prunecli.running import Options, Quiet
 
+    progress = progress or Quiet()
+    _tell(progress, checkpoint, plan.selection)
     options = Options(
         device=torch_device,
         threads=threads,
@@ -110,7 +113,7 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
         force=force,
         command=tuple(command),
         masks=masks,
-        progress=progress or Quiet(),
+        progress=progress,
     )
 
     def run_layer(work: Work, mask: int | None) -> Report:
@@ -124,8 +127,24 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
         report = run_layer(plan, None)
     if label is not None:
         report = replace(report, input_path=label)
+    progress.note(f"done in {report.seconds:.2f} s")
     publish(report, papers, force=force)
     return report
+
+
+def _tell(progress: Progress, checkpoint: Checkpoint, selection: Selection) -> None:
+    """Note what was found and what is going to be pruned."""
+    size = sum(file.size for file in checkpoint.files)
+    key = f", state_dict at {shown(checkpoint.key)}" if checkpoint.key else ""
+    progress.note(
+        f"{shown(str(checkpoint.path))}: {checkpoint.format}, {size:,} bytes, {len(checkpoint.tensors)} tensors{key}"
+    )
+    for target in selection.targets:
+        also = f", also {', '.join(map(shown, target.aliases))}" if target.aliases else ""
+        shape = "x".join(map(str, target.tensor.shape))
+        progress.note(f"selected {shown(target.tensor.name)} ({target.tensor.dtype} {shape}){also}")
+    for skipped in selection.skipped:
+        progress.note(f"skipped {shown(skipped.tensor.name)}: {shown(skipped.reason)}")
 
 
 def publish(report: Report, papers: Sequence[Path], *, force: bool) -> None:

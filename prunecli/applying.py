@@ -74,12 +74,12 @@ class Applier:
         plans: Mapping[int, Local],
         sources: Sequence[Source],
         stopped: Event,
-        advance: Callable[[int], None],
+        advance: Callable[[int, int], None],
         *,
         scorers: Mapping[int, Scorer] | None = None,
         masks: MaskSink | None = None,
     ) -> None:
-        """Take the targets, their plans (filled in while the work goes on), and whom to tell about bytes done.
+        """Take the targets, their plans (filled in while the work goes on), and whom to tell (file, bytes done).
 
         `scorers` say what is ranked of targets where that is not the magnitudes; `masks` are told what stays.
         """
@@ -111,11 +111,11 @@ class Applier:
         storages = {t.span for t in self.targets if t.file == file and t.numel}
         return [checksum for checksum in shape.checksums if checksum.span in storages]
 
-    def copy(self, source: Source, sink: Sink | None, part: Untouched) -> None:
+    def copy(self, file: int, sink: Sink | None, part: Untouched) -> None:
         """Carry an untouched range over."""
         if sink is not None:
-            sink.copy(source, part.start, part.end)
-        self._advance(part.end - part.start)
+            sink.copy(self.sources[file], part.start, part.end)
+        self._advance(file, part.end - part.start)
 
     def window(
         self, worker: Worker, file: int, sink: Sink | None, window: Window, checksums: Sequence[Checksum]
@@ -134,7 +134,7 @@ class Applier:
                 self._parts.setdefault((file, checksum.span.start), []).append(part)
         if sink is not None:
             sink.write(own, window.start)
-        self._advance(len(own))
+        self._advance(file, len(own))
 
     def _piece(self, worker: Worker, view: memoryview, window: Window, piece: Piece) -> None:
         tensor = self.targets[piece.target]

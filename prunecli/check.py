@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from prunecli.checkpoint import open_checkpoint
 from prunecli.errors import CheckpointError, UsageError
+from prunecli.escape import shown
 from prunecli.gates import Bound, Count, percentage
 from prunecli.pairing import Pair, pair_up
 from prunecli.rules import front_dim
@@ -166,7 +167,7 @@ class Sparsity:
             yield Finding(text, holds=False, tensor=count.name, wanted=bound.wanted(), got=bound.got([count]))
         if not failed:
             near = sorted(counts, key=lambda count: count.zeros / count.numel)[-1 if bound.upper else 0]
-            got = f"at {'most' if bound.upper else 'least'} {bound.got([near])}"
+            got = f"{bound.got([near])} at {'most' if bound.upper else 'least'}, in {shown(near.name)}"
             yield Finding(text, holds=True, tensor=None, wanted=f"each {bound.wanted()}", got=got)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TextIO
 
+    from prunecli.progress import Details
     from prunecli.recipes import Recipe
     from prunecli.report import Report
     from prunecli.strategies import Strategy
@@ -105,6 +106,7 @@ def _shared(
     device: options.Device = "cpu",
     threads: options.Threads = 0,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
     no_progress: options.NoProgress = False,
 ) -> None:
     """Hold the signature that `add_command` adds to each pruning command."""
@@ -140,6 +142,9 @@ def _prune(strategy: Strategy | Recipe, **given: Any) -> None:  # noqa: ANN401 -
 
     ckpt, output, context = given.pop("ckpt"), given.pop("output"), given.pop("context")
     quiet, as_json, no_progress = given.pop("quiet"), given.pop("json"), given.pop("no_progress")
+    verbose = given.pop("verbose")
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose are two answers to one question", hint="-v")
     to_pipe, dry_run = output == "-", given["dry_run"]
     if to_pipe and as_json and not dry_run:
         raise UsageError("--json and -o - both want standard output", hint="--report PATH.json, or -o FILE")
@@ -153,7 +158,7 @@ def _prune(strategy: Strategy | Recipe, **given: Any) -> None:  # noqa: ANN401 -
             include=given["include"] or (),
             exclude=given["exclude"] or (),
             command=context.obj,
-            progress=_bar(stack, wanted=not (quiet or no_progress)),
+            progress=stack.enter_context(_progress(wanted=not (quiet or no_progress), verbose=verbose)),
         )
         if ckpt == "-":
             _spool_input(stack, given)
@@ -184,12 +189,13 @@ def _spool_output(stack: ExitStack, given: dict[str, Any]) -> None:
         given["output"] = stack.enter_context(spooled_output())
 
 
-def _bar(stack: ExitStack, *, wanted: bool) -> Any:  # noqa: ANN401 - a progress.Bar, imported late
-    if not wanted or sys.stderr is None or not sys.stderr.isatty():
-        return None
-    from prunecli.progress import Bar
+def _progress(*, wanted: bool, verbose: bool) -> Details:
+    from prunecli.progress import Bar, Details, Lines
 
-    return stack.enter_context(Bar())
+    if not wanted:
+        return Details(verbose=verbose)
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return Bar(verbose=verbose) if terminal else Lines(verbose=verbose)
 
 
 def _papers(report: Report, given: dict[str, Any]) -> list[str]:

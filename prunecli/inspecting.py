@@ -271,6 +271,8 @@ def _countable(tensor: TensorInfo) -> bool:
 
 
 def _zeros(checkpoint: Checkpoint, tensors: Sequence[TensorInfo], advance: Callable[[int], None]) -> _Counts:
+    if not tensors:
+        return {}
     return dict(zip(map(id, tensors), scan(checkpoint, tensors, _count, advance=advance), strict=True))
 
 

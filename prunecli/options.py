@@ -178,5 +178,6 @@ Threads: TypeAlias = Annotated[
     int,
     Option(metavar="N", parser=whole("--threads", "2", least=0), help="Threads to work with; 0 takes as many as help."),
 ]
-Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="No table, no progress bar.")]
-NoProgress: TypeAlias = Annotated[bool, Option("--no-progress", help="No progress bar.")]
+Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="No table, no progress.")]
+Verbose: TypeAlias = Annotated[bool, Option("-v", "--verbose", help="Tell on standard error what is done and how.")]
+NoProgress: TypeAlias = Annotated[bool, Option("--no-progress", help="No progress bars, no progress lines.")]

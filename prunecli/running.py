@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from prunecli import __version__
 from prunecli.applying import Applier, overlapping
 from prunecli.errors import CheckpointError
+from prunecli.escape import shown
 from prunecli.planning import Planner, count_left
 from prunecli.plans import Cut
 from prunecli.reading import Reader, opened
@@ -20,7 +21,7 @@ from prunecli.splice import Untouched
 from prunecli.workers import Pool, Tasks, default_threads, results
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from prunecli.basis import Beside
@@ -39,6 +40,9 @@ HOST_WINDOW = 1 << 20
 DEVICE_WINDOW = 1 << 26
 """Bytes of a window on a device: enough to hide what a transfer costs to begin."""
 
+RANKING, FILES_SHOWN = "ranking", 8
+"""The phase before writing, and how many files have a phase of their own."""
+
 BURST = 4
 """Windows that a thread is handed at once."""
 
@@ -46,20 +50,26 @@ BURST = 4
 class Progress(Protocol):
     """Somebody who wants to know how far the work is, from any thread."""
 
-    def begin(self, total: int) -> None:
-        """`total` bytes are going to be read or copied."""
+    def begin(self, phases: Mapping[str, int]) -> None:
+        """`phases` are going to be worked through, each of so many bytes to read or copy."""
 
-    def advance(self, count: int) -> None:
-        """`count` bytes more are done."""
+    def advance(self, phase: str, count: int) -> None:
+        """`count` bytes more of a phase are done."""
+
+    def note(self, text: str) -> None:
+        """Something is worth telling to those who want details."""
 
 
 class Quiet:
     """Nobody wants to know."""
 
-    def begin(self, total: int) -> None:
+    def begin(self, phases: Mapping[str, int]) -> None:
         """Ignore it."""
 
-    def advance(self, count: int) -> None:
+    def advance(self, phase: str, count: int) -> None:
+        """Ignore it."""
+
+    def note(self, text: str) -> None:
         """Ignore it."""
 
 
@@ -129,15 +139,26 @@ class Run:
         sinks: Sequence[Sink | None],
         masks: MaskSink | None,
     ) -> None:
-        advance = self.options.progress.advance
         planners = [
             self._planner(pool, job, scorer, sources) for job, scorer in zip(self.work.jobs, scorers, strict=True)
         ]
         batches = [(planner, batch) for planner in planners for batch in planner.batches()]
         read = sum(self.targets[m].nbytes for planner in planners if planner.reads for m in planner.members)
-        self.options.progress.begin(read + sum(file.size for file in self.checkpoint.files))
+        progress, phases = self.options.progress, self._phases([sink is not None for sink in sinks])
+        sizes = [file.size for file in self.checkpoint.files]
+        written = {phase: sum(n for own, n in zip(phases, sizes, strict=True) if own == phase) for phase in phases}
+        progress.begin({RANKING: read, **written})
+        progress.note(f"working with {self.threads} threads on {self.options.device or 'the CPU, with NumPy'}")
         scored = {m: scorer for job, scorer in zip(self.work.jobs, scorers, strict=True) if scorer for m in job.members}
-        applier = Applier(self.targets, self._plans, sources, pool.stopped, advance, scorers=scored, masks=masks)
+        applier = Applier(
+            self.targets,
+            self._plans,
+            sources,
+            pool.stopped,
+            lambda file, count: progress.advance(phases[file], count),
+            scorers=scored,
+            masks=masks,
+        )
         windows = _Windows(self, pool, applier, sources, sinks)
         if batches:
             batches[0][0].start(pool, batches[0][1])
@@ -153,6 +174,14 @@ class Run:
             applier.repair(at, file, None if sink is None else sink.fd)
         self._tallies = applier.tallies()
 
+    def _phases(self, writes: Sequence[bool]) -> list[str]:
+        """Name what is done to each file: together where there are many."""
+        files = self.checkpoint.files
+        doing = "writing" if any(writes) else "measuring"
+        if not 1 < len(files) <= FILES_SHOWN:
+            return [doing] * len(files)
+        return [f"{doing} {shown(file.path.name)}" for file in files]
+
     def _planner(self, pool: Pool, job: Job, scorer: Scorer | None, sources: Sequence[Source]) -> Planner:
         left = [target.numel for target in self.targets]
         if scorer is not None and job.basis.has_gone:
@@ -165,7 +194,7 @@ class Run:
             job.strategy,
             self.targets,
             sources,
-            self.options.progress.advance,
+            lambda count: self.options.progress.advance(RANKING, count),
             members=job.members,
             plans=self._plans,
             scorer=scorer,
@@ -293,7 +322,7 @@ class _Windows:
     def _do(self, worker: Worker, burst: Sequence[tuple[int, Window | Untouched]]) -> None:
         for at, part in burst:
             if isinstance(part, Untouched):
-                self.applier.copy(self.sources[at], self.sinks[at], part)
+                self.applier.copy(at, self.sinks[at], part)
             else:
                 checksums = list(overlapping(part, self.files[at][2]))
                 self.applier.window(worker, at, self.sinks[at], part, checksums)

@@ -25,7 +25,7 @@ ROWS = 5_000
 NAMED = 5
 """Tensors whose curves have a colour and a name: those that break first."""
 
-_WIDTH, _HEIGHT, _LEFT, _TOP = 640, 320, 54, 14  # the plot's box, in SVG units
+_WIDTH, _HEIGHT, _LEFT, _TOP = 640, 320, 58, 16  # the plot's box, in SVG units
 _LINES = 1_000  # curves that are drawn
 _NAME = 160  # characters of a name
 

@@ -138,15 +138,10 @@ def judged(amount: float, trial: Trial, unpruned: Trial, goal: Goal) -> Try:
 
 
 def doubts(found: Found) -> Iterator[str]:
-    """Yield a sentence for each sign that the command does not print what was meant, or that it is noisy."""
+    """Yield a sentence where what was found is no proof that the command prints the metric."""
     tries = found.tries
     if tries and all(t.within for t in tries) and found.complete:
         yield (
             f"every try stayed within the drop, up to amount {tries[-1].amount:g}: is {float(tries[-1].trial.metric):g}"
             f' in "{tries[-1].trial.line}" the metric? --metric PATTERN names another number'
         )
-    zeros: dict[int, Decimal] = {}
-    for t in tries:
-        if zeros.setdefault(t.trial.zeros, t.trial.metric) != t.trial.metric:
-            yield f"the same {t.trial.zeros:,} zeros gave two metrics: the evaluation is noisy, and so is what was found"
-            return

@@ -60,8 +60,7 @@ def _dashes(ladders: Sequence[Ladder]) -> tuple[str, ...]:
 
 def number(value: float) -> str:
     """Return `value` in the fewest characters that read back as it."""
-    text = repr(value).removesuffix(".0")
-    return text if "e" in text or len(text) < 16 else min(text, f"{value:e}", key=len)
+    return repr(value).removesuffix(".0")
 
 
 # --- a histogram

@@ -1,7 +1,7 @@
 """Trials: a checkpoint is pruned to a hidden place, evaluated there, and what came out is remembered in a JSON file.
 
 The file is keyed by what the answer depends on: the checkpoint's files (path, size and time of change), the selection,
-and the command with the files it names. Nothing here knows which trials are worth making.
+and the command with its script. Nothing here knows which trials are worth making.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -77,16 +77,22 @@ class Question:
     command: Command
     selection: Mapping[str, object]
 
+    def identity(self) -> list[list[object]]:
+        """Return what tells the checkpoint's files from others and later ones."""
+        return [_identity(file.path) for file in self.checkpoint.files]
+
     def key(self) -> dict[str, Any]:
         """Return what an answer depends on, as JSON gives it back."""
-        named = (Path(word) for word in self.command.words if PLACEHOLDER not in word)
+        words = (word for word in self.command.words if PLACEHOLDER not in word)
+        # of the files it names the first is the script; it may write to others
+        script = next((Path(word) for word in words if os.path.isfile(word)), None)  # noqa: PTH113 - short words
         pattern = self.command.pattern
         key = {
-            "checkpoint": [_identity(file.path) for file in self.checkpoint.files],
+            "checkpoint": self.identity(),
             "selection": dict(self.selection),
             "eval": list(self.command.words),
             "metric": None if pattern is None else pattern.pattern,
-            "files": [_identity(path) for path in named if os.path.isfile(path)],  # noqa: PTH113 - Path raises at NUL
+            "script": script and _identity(script),
         }
         back: dict[str, Any] = json.loads(json.dumps(key))
         return back
@@ -104,10 +110,11 @@ def _identity(path: Path) -> list[object]:
 class Trials:
     """Makes trials, or remembers them."""
 
-    def __init__(self, question: Question, state: Path, folder: Path, known: Sequence[Trial]) -> None:
-        """Work in the empty directory `folder`; `known` are the trials to remember, kept in the file `state`."""
-        self._question, self._state, self._folder = question, state, folder
-        self._key = question.key()
+    def __init__(
+        self, question: Question, key: Mapping[str, Any], state: Path, folder: Path, known: Sequence[Trial]
+    ) -> None:
+        """Work in the empty directory `folder`; the `known` trials are kept in the file `state` under `key`."""
+        self._question, self._key, self._state, self._folder = question, key, state, folder
         self._known = list(known)
 
     def unpruned(self, probe: Strategy) -> Trial:
@@ -119,11 +126,10 @@ class Trials:
         return self._find(_plain(strategy.describe())) or self._make(_plain(strategy.describe()), strategy)
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError where the checkpoint, or a file of the command, is not what it was at the start."""
-        if self._question.key() != self._key:
+        """Raise CheckpointError where the checkpoint is not what it was at the start."""
+        if self._question.identity() != self._key["checkpoint"]:
             raise CheckpointError(
-                f"{shown(str(self._question.path))}, or a file that --eval names, changed while it was being tried",
-                hint="run the same again",
+                f"{shown(str(self._question.path))} changed while it was being tried", hint="run the same again"
             )
 
     def _find(self, strategy: Mapping[str, object] | None) -> Trial | None:
@@ -159,10 +165,11 @@ def trials(question: Question, state: Path, *, fresh: bool = False) -> Iterator[
     cannot be written, and UsageError where it is something else.
     """
     check_writable_target(state, force=True, others=[file.path for file in question.checkpoint.files])
-    known = _known(_read(state), question.key())
+    key = question.key()
+    known = [] if fresh else _known(_read(state), key)
     sweep(state)
     with hidden_beside(state, make_directory) as (_, folder):
-        yield Trials(question, state, folder, () if fresh else known)
+        yield Trials(question, key, state, folder, known)
 
 
 # --- the state file
@@ -229,8 +236,3 @@ def _plain(described: Mapping[str, object]) -> dict[str, object]:
     """Return a strategy's description as JSON gives it back."""
     back: dict[str, object] = json.loads(json.dumps(described))
     return back
-
-
-def made_now(trial: Trial) -> Trial:
-    """Return `trial` as one that was evaluated by this run."""
-    return replace(trial, remembered=False)

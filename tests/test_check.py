@@ -99,6 +99,11 @@ def test_each_tensor_is_judged_by_itself(tmp_path: Path) -> None:
     assert together.holds
     assert failed(each) == ["b.weight"]
     assert failed(check(path, [Sparsity(Bound(0.5, upper=True), each=True)])) == ["a.weight"]
+    assert check(path, [Sparsity(Bound(1.0, upper=True), each=True)]) == (
+        Finding(
+            "--max-tensor-sparsity 100%", True, None, "each at most 100%", "100.0% (16 of 16) at most, in a.weight"
+        ),
+    )
 
 
 def test_a_pattern_narrows_a_bound(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from prunecli import api, devices, progress
 from prunecli.cli import main
 from prunecli.errors import UsageError
 from prunecli.options import parse_amount, parse_pattern
-from prunecli.progress import Bar
+from prunecli.progress import Bar, Lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -638,17 +638,56 @@ def test_a_checkpoint_does_not_go_to_a_terminal(ckpt: Path) -> None:
 def test_the_bar_waits_before_it_shows(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that is over in a second shows no bar; longer work shows how far it is."""
     with Bar() as bar:
-        bar.begin(100)
-        bar.advance(60)
+        bar.begin({"writing": 100})
+        bar.advance("writing", 60)
     assert capfd.readouterr().err == ""
 
     monkeypatch.setattr(progress, "PATIENCE", -1.0)
     monkeypatch.setenv("FORCE_COLOR", "1")  # Rich draws on terminals only
     monkeypatch.setenv("TERM", "xterm")
-    with Bar() as bar:
-        bar.begin(100)
-        bar.advance(60)
-    assert "60/100 bytes" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capfd.readouterr().err)
+    with Bar(verbose=True) as bar:
+        bar.begin({"ranking": 0, "writing a": 100, "writing b": 50})
+        bar.advance("writing a", 60)
+        bar.note("a [red]detail")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capfd.readouterr().err)
+    assert "60/100 bytes" in shown
+    assert "0/50 bytes" in shown
+    assert "ranking" not in shown
+    assert "a [red]detail" in shown
+
+
+def test_without_a_terminal_a_line_tells_now_and_then(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of seconds says nothing; a longer one says how far each phase is, how fast, and how long it will take."""
+    lines = Lines(verbose=False)
+    lines.begin({"ranking": 100, "writing": 100, "empty": 0})
+    lines.advance("ranking", 100)
+    lines.note("a detail")
+    assert capfd.readouterr().err == ""
+
+    monkeypatch.setattr(progress, "FIRST_LINE", -1.0)
+    lines = Lines(verbose=False)
+    lines.begin({"ranking": 100, "writing": 100, "empty": 0})
+    lines.advance("ranking", 100)
+    lines.advance("writing", 30)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"prune: ranking 100%, writing 0%; [\d,]+ MB/s, about [\d,]+ s left", line)
+
+
+def test_details_are_told_when_asked_for(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """-v tells on standard error what was opened, selected and skipped; with -q it is a contradiction."""
+    asked = ["global", str(ckpt), *HALF, "-n"]
+    assert main([*asked, "-v"]) == 0
+    told = capsys.readouterr().err
+    assert f"{ckpt}: safetensors" in told
+    assert "selected fc1.weight (F32 8x8)" in told
+    assert "skipped fc2.bias: its name does not end in a weight" in told
+    assert "done in" in told
+    assert main(asked) == 0
+    assert capsys.readouterr().err == ""
+    assert main([*asked, "-q", "-v"]) == 2
+    assert "--quiet and --verbose are two answers to one question" in capsys.readouterr().err
 
 
 # --- how a run ends

@@ -46,7 +46,8 @@ def member(numbers: Sequence[float] | NDArray[np.float64], name: str = "F32") ->
     if name in {"F64", "F32", "F16"}:
         with np.errstate(over="ignore"):
             return name, floats.astype(f"<f{dtype.itemsize}").view(INTS[dtype.itemsize])
-    return name, np.array([dtype.encode(number) for number in floats.tolist()], INTS[max(dtype.itemsize, 2)])
+    patterns = [dtype.encode(x) if x < inf else dtype.finite_max + 1 for x in floats.tolist()]
+    return name, np.array(patterns, INTS[max(dtype.itemsize, 2)])
 
 
 # --- what is right
@@ -287,14 +288,17 @@ def test_little_memory_costs_passes_and_nothing_else(kind: str, limit: int, monk
 def test_many_tensors_are_looked_at_more_coarsely_first(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With many tensors the first pass tells fewer bits apart, and the cut is the same."""
     names = ("BF16", "F16", "F32", "F64", "F8_E4M3")
-    members = [member(RANDOM.standard_normal(30) * (1 + at % 3), names[at % 5]) for at in range(40)]
-    expected, _ = drive(kind, members, free(members), 600)
+    numbers = [RANDOM.standard_normal(6) * (1 + at % 3) for at in range(130)]
+    members = [member([*some, inf], names[at % 4]) for at, some in enumerate(numbers)]
+    members += [member(some, names[4]) for some in numbers[:9]]
+    counts = (100, 500, 800)
+    expected = [drive(kind, members, free(members), k)[0].cuts() for k in counts]
     monkeypatch.setattr(room, "MANY", 1)
 
-    found, passes = drive(kind, members, free(members), 600)
-
-    assert expected.cuts() == found.cuts()
-    assert passes > 1
+    for k, cuts in zip(counts, expected, strict=True):
+        found, passes = drive(kind, members, free(members), k)
+        assert cuts == found.cuts()
+        assert passes > 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from typing_extensions import Self
 
 DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -226,7 +227,7 @@ def test_a_dry_run_changes_nothing_and_tells_the_same() -> None:
         lambda t: t.T,
         lambda t: t.view(-1),
         lambda t: torch.from_numpy(t.numpy()),
-        lambda t: nn.Parameter(t),
+        nn.Parameter,
     ],
     ids=["same", "transposed", "flat", "another-storage", "parameter"],
 )
@@ -290,7 +291,7 @@ class Wrapper(torch.Tensor):
     """A wrapper subclass, as DTensor and torchao's tensors are: its storage is nobody's."""
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> Wrapper:  # noqa: PYI034 - a tensor subclass
+    def __new__(cls, inner: Tensor) -> Self:  # noqa: ANN001 - ruff takes cls for an argument here
         """Make a tensor without memory."""
         return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
 

@@ -19,6 +19,7 @@ from prunecli.selection import Rules
 from prunecli.strategies import L1, Block, Global, Mask, Percentile, Random, Structured, Threshold, TopK
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from prunecli.strategies import Strategy
@@ -119,10 +120,13 @@ def test_rules_that_do_not_meet_share_one_pass(weights: Weights, tmp_path: Path)
     class Counter:
         total = 0
 
-        def begin(self, total: int) -> None:
-            self.total += total
+        def begin(self, phases: Mapping[str, int]) -> None:
+            self.total += sum(phases.values())
 
-        def advance(self, count: int) -> None:
+        def advance(self, phase: str, count: int) -> None:
+            pass
+
+        def note(self, text: str) -> None:
             pass
 
     counter = Counter()

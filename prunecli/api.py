@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.asking import Ranks, plan_work
 from prunecli.checkpoint import default_output, default_report, open_checkpoint
 from prunecli.devices import resolve
-from prunecli.errors import OutputError, UsageError
+from prunecli.errors import GateError, OutputError, UsageError
 from prunecli.escape import shown
+from prunecli.gates import Gates, failures
 from prunecli.recipes import Layers, Recipe
-from prunecli.report import to_json
+from prunecli.report_files import check_suffixes, draws_histograms, render_report
 from prunecli.selection import Rules
 from prunecli.targets import check_output, check_writable_target
 
@@ -56,6 +58,8 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     dry_run: bool = False,
     strict: bool = False,
     sha256: bool = False,
+    estimate: bool = False,
+    gates: Gates | None = None,
     label: str | None = None,
     command: Sequence[str] = (),
     progress: Progress | None = None,
@@ -63,8 +67,8 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     """Write the checkpoint at `path` anew with the weights zeroed that `strategy` chooses, and say what was done.
 
     `output` is a path (None: `ckpt.pruned.pth` beside `ckpt.pth`) or an open, writable, seekable file descriptor.
-    `reports` are paths that get the JSON report (None: `ckpt.pruned.report.json`; none on a dry run or for a
-    descriptor). `include` and `exclude` are patterns over tensor names, see `prunecli.selection.Rules`; `key` is the
+    `reports` are paths that get a report, as JSON, CSV, Markdown or HTML by their suffix (None:
+    `ckpt.pruned.report.json`; none on a dry run or for a descriptor). `include` and `exclude` are patterns over tensor names, see `prunecli.selection.Rules`; `key` is the
     dotted path of the state_dict in a nested checkpoint.
 
     `scores` names a checkpoint whose tensors are ranked in place of the weights, `act_norms` one with a norm for each
@@ -74,7 +78,8 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
 
     `device` is "cpu", "auto", or one of torch's; `threads` 0
     takes as many as help. Existing outputs are kept unless `force`, the input unless `in_place`. `dry_run` measures
-    and writes no checkpoint; `strict` refuses weights that are not finite. `sha256` reads both files once more.
+    and writes no checkpoint; `strict` refuses weights that are not finite. A result that does not pass the `gates` is
+    not published: GateError. `sha256` reads both files once more, `estimate` compresses a sample of them.
     `label` names the input in messages and in the report, `command` is put into the report, and `progress` hears
     how far the work is.
 
@@ -83,6 +88,8 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     """
     if in_place and output is not None:
         raise UsageError("--in-place writes to the input, so there is no other output", hint="leave out -o")
+    if estimate and dry_run:
+        raise UsageError("an estimate needs an output to compress a sample of", hint="leave out -n or --estimate")
     if threads < 0:
         raise UsageError(f"--threads is 0 or more, not {threads}", hint="--threads 2")
     checkpoint = open_checkpoint(path, key=key, label=label)
@@ -110,9 +117,12 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
         threads=threads,
         strict=strict,
         sha256=sha256,
+        histograms=draws_histograms(papers),
+        estimate=estimate,
         force=force,
         command=tuple(command),
         masks=masks,
+        verify=None if gates is None else partial(_verify, gates),
         progress=progress,
     )
 
@@ -121,15 +131,27 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
             return prune_files(checkpoint, work, target, options)
         return prune_files(checkpoint, work, None, replace(options, masks=mask, verify=None, sha256=False))
 
-    if isinstance(plan, Layers):
-        report = plan.run(run_layer, target.absolute().parent if isinstance(target, Path) else None)
-    else:
-        report = run_layer(plan, None)
+    try:
+        if isinstance(plan, Layers):
+            report = plan.run(run_layer, target.absolute().parent if isinstance(target, Path) else None)
+        else:
+            report = run_layer(plan, None)
+    except GateError as error:
+        error.report = replace(error.report, input_path=label or error.report.input_path)
+        publish(error.report, papers if reports is not None else (), force=force)
+        raise
     if label is not None:
         report = replace(report, input_path=label)
     progress.note(f"done in {report.seconds:.2f} s")
     publish(report, papers, force=force)
     return report
+
+
+def _verify(gates: Gates, report: Report) -> None:
+    """Raise GateError where `report` does not pass: what was written is dropped then."""
+    if found := failures(report, gates):
+        nothing = replace(report, output_path=None, output_bytes=None, output_sha256=None)
+        raise GateError(found, replace(nothing, warnings=(*report.warnings, *found)))
 
 
 def _tell(progress: Progress, checkpoint: Checkpoint, selection: Selection) -> None:
@@ -153,7 +175,7 @@ def publish(report: Report, papers: Sequence[Path], *, force: bool) -> None:
 
     try:
         for paper in papers:
-            publish_text(paper, to_json(report), force=force)
+            publish_text(paper, render_report(report, paper.suffix), force=force)
     except OutputError as error:
         if report.output_path is None or isinstance(error, UnflushedError):
             raise
@@ -180,12 +202,7 @@ def _papers(target: Path | int | None, reports: Sequence[PathLike] | None) -> li
     if reports is None:
         return [default_report(target)] if isinstance(target, Path) else []
     papers = [Path(report) for report in reports]
-    for paper in papers:
-        if paper.suffix != ".json":
-            raise UsageError(
-                f"a report is written as .json, not {paper.suffix or 'without a suffix'!r}",
-                hint=f"--report {paper.with_suffix('.json')}",
-            )
+    check_suffixes(papers)
     return papers
 
 

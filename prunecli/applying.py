@@ -78,13 +78,15 @@ class Applier:
         *,
         scorers: Mapping[int, Scorer] | None = None,
         masks: MaskSink | None = None,
+        histograms: bool = False,
     ) -> None:
         """Take the targets, their plans (filled in while the work goes on), and whom to tell (file, bytes done).
 
-        `scorers` say what is ranked of targets where that is not the magnitudes; `masks` are told what stays.
+        `scorers` say what is ranked of targets where that is not the magnitudes; `masks` are told what stays,
+        and `histograms` of magnitudes are counted if asked for.
         """
         self.targets, self.plans, self.sources = targets, plans, sources
-        self._scorers, self._masks = scorers or {}, masks
+        self._scorers, self._masks, self._histograms = scorers or {}, masks, histograms
         self._stopped, self._advance = stopped, advance
         self._budgets: dict[int, TieBudget] = {}
         self._tallies: dict[tuple[int, int], Tally] = {}
@@ -189,7 +191,7 @@ class Applier:
         if tally is None:
             tensor = self.targets[target]
             bounds = None if target in self._scorers else self.plans[target].bounds
-            tally = self._tallies[key] = Tally(tensor.shape, FLOATS[tensor.dtype], bounds)
+            tally = self._tallies[key] = Tally(tensor.shape, FLOATS[tensor.dtype], bounds, histogram=self._histograms)
         return tally
 
     def tallies(self) -> dict[int, Tally]:

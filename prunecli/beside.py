@@ -45,7 +45,7 @@ CHUNK = 1 << 20
 
 _BOOKKEEPING = {"data.pkl", "byteorder", "version"}  # read for what they mean, or about the archive itself
 _TORCH = {"torch zip", "torch legacy"}
-_ORDERED = Global("collections", "OrderedDict")  # to a state_dict it is a dict
+_BYTES = Global("_codecs", "encode")  # protocol 2 spells bytes as text, and a call that turns it back
 _CONTAINERS = (dict, list, tuple)
 _PLAIN = (bool, int, float, str)
 
@@ -135,6 +135,7 @@ def _entries(found: _Things, root: object, stream: BinaryIO, label: str) -> None
     steps = 0
     while stack:
         name, node, enter = stack.pop()
+        node = _spelled_out(node)
         if not enter:
             above.discard(id(node))
         elif id(node) not in above and not is_leaf(node):
@@ -156,7 +157,7 @@ def _tell(found: _Things, name: str, node: object, stream: BinaryIO) -> None:
     """Add what `node` is by itself, without its children."""
     name = f"entry {name}" if name else "the object itself"
     if isinstance(node, Call):
-        if isinstance(node.func, Global) and node.func != _ORDERED:
+        if isinstance(node.func, Global):
             found.add(name, f"a {_cut(_scalar(node.func))}")
     elif isinstance(node, Blob):
         content = _digest(stream, Span(node.start, node.length))
@@ -165,6 +166,13 @@ def _tell(found: _Things, name: str, node: object, stream: BinaryIO) -> None:
         found.add(name, _row(node))
     elif not isinstance(node, _CONTAINERS):
         found.add(name, _scalar(node))
+
+
+def _spelled_out(node: object) -> object:
+    """Return bytes that are spelled as text, and any other node as it is."""
+    if isinstance(node, Call) and node.func == _BYTES and node.args and isinstance(node.args[0], str):
+        return node.args[0].encode("latin-1", "backslashreplace")
+    return node
 
 
 def _children(node: object) -> Iterable[tuple[object, object]]:

@@ -11,14 +11,16 @@ import os
 import signal
 import sys
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunecli import __version__, cmd_run, commands, options
-from prunecli.errors import OutputError, PruneError, UsageError
+from prunecli import __version__, cmd_bake, cmd_check, cmd_diff, cmd_inspect, cmd_run, cmd_scan, commands, options
+from prunecli.errors import GateError, OutputError, PruneError, UsageError
 from prunecli.escape import shown
+from prunecli.gates import Gates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from prunecli.report import Report
     from prunecli.strategies import Strategy
 
-DONE, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 2, 130, 141
-"""Exit codes; 1 is left to gates and checks, and a signal's is 128 more than its number."""
+DONE, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+"""Exit codes; a signal's is 128 more than its number."""
 
 _TyperError: type[Exception] = typer.BadParameter.__mro__[2]
 """What Typer raises for a usage error or a subclass of it; Typer exports only the leaves."""
@@ -92,6 +94,7 @@ def _shared(
     force: options.Force = False,
     in_place: options.InPlace = False,
     sha256: options.Sha256 = False,
+    estimate: options.Estimate = False,
     include: options.Include = None,
     exclude: options.Exclude = None,
     min_dim: options.MinDim = None,
@@ -103,6 +106,9 @@ def _shared(
     of: options.Of = "all",
     mask_out: options.MaskOut = None,
     strict: options.Strict = False,
+    min_sparsity: options.MinSparsity = None,
+    max_sparsity: options.MaxSparsity = None,
+    max_tensor_sparsity: options.MaxTensorSparsity = None,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
     quiet: options.Quiet = False,
@@ -117,27 +123,40 @@ def add_command(make: Callable[..., Strategy | Recipe]) -> None:
     # Not get_type_hints: before Python 3.11 it wraps what defaults to None once more, and Typer loses the option.
     own, shared = (dict(inspect.signature(f, eval_str=True).parameters) for f in (make, _shared))
 
-    def run(**given: Any) -> None:  # noqa: ANN401 - typed by the signature below
-        strategy = make(**{name: given.pop(name) for name in own})
-        with _others_end_it():
-            _prune(strategy, **given)
+    def run(**given: Any) -> int:  # noqa: ANN401 - typed by the signature below
+        return _prune(make(**{name: given.pop(name) for name in own}), **given)
 
     first = [own[name] for name in own if own[name].default is inspect.Parameter.empty]
     rest = [own[name] for name in own if own[name].default is not inspect.Parameter.empty]
     parameters = [*first, shared.pop("ckpt"), *rest, *shared.values()]
+    _register(make, run, parameters)
+
+
+def add_tool(tool: Callable[..., int]) -> None:
+    """Register `tool`, a function from its options to an exit code, as a command."""
+    _register(tool, tool, list(inspect.signature(tool, eval_str=True).parameters.values()))
+
+
+def _register(named: Callable[..., object], work: Callable[..., int], parameters: list[inspect.Parameter]) -> None:
+    def run(**given: Any) -> int:  # noqa: ANN401 - typed by the signature below
+        with _others_end_it():
+            return work(**given)
+
     typed = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
     run.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in typed}
-    run.__doc__ = make.__doc__
-    app.command(make.__name__.rstrip("_"))(run)
+    run.__doc__ = named.__doc__
+    app.command(named.__name__.rstrip("_"))(run)
 
 
 for _make in (*commands.ALL, cmd_run.run):
     add_command(_make)
+for _tool in (cmd_inspect.inspect, cmd_scan.scan, cmd_check.check, cmd_diff.diff, cmd_bake.bake):
+    add_tool(_tool)
 
 
-def _prune(strategy: Strategy | Recipe, **given: Any) -> None:  # noqa: ANN401 - the shared options
-    """Run one pruning command: spool pipes, prune, print."""
+def _prune(strategy: Strategy | Recipe, **given: Any) -> int:  # noqa: ANN401 - the shared options
+    """Run one pruning command: spool pipes, prune, print; return the exit code."""
     from prunecli.api import prune
 
     ckpt, output, context = given.pop("ckpt"), given.pop("output"), given.pop("context")
@@ -150,22 +169,31 @@ def _prune(strategy: Strategy | Recipe, **given: Any) -> None:  # noqa: ANN401 -
         raise UsageError("--json and -o - both want standard output", hint="--report PATH.json, or -o FILE")
     if ckpt == "-" and output is None and not dry_run:
         raise UsageError("a checkpoint from a pipe has no name to derive the output's from", hint="-o PATH, or -o -")
-    with ExitStack() as stack:
-        given.update(
-            path=ckpt,
-            output=output,
-            reports=given.pop("report"),
-            include=given["include"] or (),
-            exclude=given["exclude"] or (),
-            command=context.obj,
-            progress=stack.enter_context(_progress(wanted=not (quiet or no_progress), verbose=verbose)),
-        )
-        if ckpt == "-":
-            _spool_input(stack, given)
-        if to_pipe:
-            _spool_output(stack, given)
-        result = prune(strategy=strategy, **given)
-    _tell(result, _papers(result, given), quiet=quiet, as_json=as_json, to_pipe=to_pipe and not dry_run)
+    gates = Gates(*(given.pop(name) for name in ("min_sparsity", "max_sparsity", "max_tensor_sparsity")))
+    told = partial(_tell, quiet=quiet, as_json=as_json, to_pipe=to_pipe and not dry_run)
+    try:
+        with ExitStack() as stack:
+            given.update(
+                path=ckpt,
+                output=output,
+                reports=given.pop("report"),
+                include=given["include"] or (),
+                exclude=given["exclude"] or (),
+                gates=gates,
+                command=context.obj,
+                progress=stack.enter_context(_progress(wanted=not (quiet or no_progress), verbose=verbose)),
+            )
+            if ckpt == "-":
+                _spool_input(stack, given)
+            if to_pipe:
+                _spool_output(stack, given)
+            result = prune(strategy=strategy, **given)
+    except GateError as error:
+        told(error.report, _papers(error.report, given))
+        _say("failed: the result does not pass, and nothing was written")
+        return FAILED
+    told(result, _papers(result, given))
+    return DONE
 
 
 def _spool_input(stack: ExitStack, given: dict[str, Any]) -> None:

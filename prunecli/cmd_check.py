@@ -92,8 +92,8 @@ def check(  # noqa: PLR0913, PLR0917 - an option per condition
         *_others(finite=finite, no_all_zero=no_all_zero, structure=same_structure_as, since=only_zeros_added_since),
     ]
 
-    from prunecli.check import check as checked  # noqa: PLC0415  -- fast start is a feature
-    from prunecli.check_text import findings_json, write_findings  # noqa: PLC0415
+    from prunecli.check import check as checked
+    from prunecli.check_text import findings_json, write_findings
 
     results: dict[str, tuple[Finding, ...]] = {}
     for ckpt in dict.fromkeys(ckpts):
@@ -120,7 +120,7 @@ def check(  # noqa: PLR0913, PLR0917 - an option per condition
 
 def _sparsities(option: str, given: list[str] | None, *, upper: bool = False, each: bool = False) -> list[Condition]:
     """Return the condition that each of "50%" and "encoder.*=50%" is; a name may have an equals sign, S has none."""
-    from prunecli.check import Sparsity  # noqa: PLC0415  -- fast start is a feature
+    from prunecli.check import Sparsity
 
     conditions: list[Condition] = []
     for text in given or ():
@@ -133,7 +133,7 @@ def _sparsities(option: str, given: list[str] | None, *, upper: bool = False, ea
 
 
 def _pattern(pattern: str | None, dim: int | None) -> list[Condition]:
-    from prunecli.check import Pattern  # noqa: PLC0415  -- fast start is a feature
+    from prunecli.check import Pattern
 
     if pattern is None:
         if dim is not None:
@@ -143,7 +143,7 @@ def _pattern(pattern: str | None, dim: int | None) -> list[Condition]:
 
 
 def _others(*, finite: bool, no_all_zero: bool, structure: str | None, since: str | None) -> list[Condition]:
-    from prunecli import check as conditions  # noqa: PLC0415  -- fast start is a feature
+    from prunecli import check as conditions
 
     asked: list[Condition | None] = [
         conditions.Finite() if finite else None,

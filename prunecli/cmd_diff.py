@@ -42,7 +42,7 @@ def diff(  # noqa: PLR0913, PLR0917 - an option per question
     if a == b == "-":
         raise UsageError("only one checkpoint can come through standard input", hint="prune diff A - < B")
 
-    from prunecli.diff import diff as compared  # noqa: PLC0415  -- fast start is a feature
+    from prunecli.diff import diff as compared
 
     with ExitStack() as stack:
         (first, first_label), (second, second_label) = (readable(stack, ckpt) for ckpt in (a, b))
@@ -56,7 +56,7 @@ def diff(  # noqa: PLR0913, PLR0917 - an option per question
             labels=(first_label, second_label),
         )
     if sys.stdout is not None and (json or not quiet):
-        from prunecli.diff_text import difference_json, write_difference  # noqa: PLC0415  -- fast start is a feature
+        from prunecli.diff_text import difference_json, write_difference
 
         if json:
             sys.stdout.write(difference_json(difference))

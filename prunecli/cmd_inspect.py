@@ -56,14 +56,17 @@ def inspect(  # noqa: PLR0913 - an option per question
     view = _view(top, every=every, json=json)
 
     from prunecli.checkpoint import open_checkpoint  # noqa: PLC0415  -- fast start is a feature
-    from prunecli.inspecting import inspect as look_into  # noqa: PLC0415
     from prunecli.selection import Rules  # noqa: PLC0415
 
     asked = any(option is not None for option in (include, exclude, min_dim))
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
+        checkpoint = open_checkpoint(path, key=key, label=label)
+
+        from prunecli.inspecting import inspect as look_into  # noqa: PLC0415  -- imports NumPy
+
         found = look_into(
-            open_checkpoint(path, key=key, label=label),
+            checkpoint,
             rules=Rules(tuple(include or ()), tuple(exclude or ()), min_dim) if asked else None,
             read=not no_read,
             thresholds=thresholds,

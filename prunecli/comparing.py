@@ -37,6 +37,9 @@ RUN = 1 << 18
 PIECE = 1 << 24
 """Numbers of a tensor that one thread compares before another may take over."""
 
+OVERLAP_LIMIT = 1 << 24
+"""Entries that two views which overlap themselves may have, though they are not in the file: they are unfolded."""
+
 _COMPLEX = {"C64": "F32", "C128": "F64"}
 _E8M0_NAN, _E8M0_BIAS = 255, 127  # Open Compute Project, Microscaling Formats 1.0, section 5.4
 
@@ -143,7 +146,7 @@ def _once(a: TensorInfo, b: TensorInfo) -> Pair:
         return a, b
     shape = tuple(n if s or t else 1 for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
     once = replace(a, shape=shape), replace(b, shape=shape)
-    if once[0].numel > once[0].extent + once[1].extent:
+    if once[0].numel > max(once[0].extent + once[1].extent, OVERLAP_LIMIT):
         raise CheckpointError(
             f"{shown(repr(a.name))} overlaps itself in both checkpoints, and too often to be compared",
             hint=f"-x '{shown(a.name)}' leaves it out",

@@ -61,11 +61,14 @@ def fold_all(
     for pair in pairs:
         groups.setdefault((pair.orig.file, pair.orig.span), []).append(pair)
     read = dict.fromkeys((t.file, t.span) for pair in pairs for t in (pair.orig, pair.mask))
-    known = [{checksum.span: checksum for checksum in file.checksums} for file in checkpoint.files]
+    known = [_by_span(file.checksums) for file in checkpoint.files]
+    places = [{} if target is None else _by_span(target.plan.checksums) for target in targets]
 
     def fold_group(worker: Worker, file: int, span: Span, group: Sequence[Pair]) -> list[Folded]:
         folded = [_fold(worker, reader, pair, targets[file]) for pair in group]
-        _repair(worker, targets[file], span)
+        target = targets[file]
+        if target is not None and span in places[file]:
+            _repair(worker, target, places[file][span])
         return folded
 
     with Pool(default_threads(), None) as pool:
@@ -78,6 +81,10 @@ def fold_all(
 # --- checksums
 
 
+def _by_span(checksums: Sequence[Checksum]) -> dict[Span, Checksum]:
+    return {checksum.span: checksum for checksum in checksums}
+
+
 def _verify(worker: Worker, source: Source, span: Span, known: Mapping[Span, Checksum]) -> None:
     if span in known and _crc(worker, source.read, span.start, span.length) != known[span].value:
         raise CheckpointError(
@@ -86,11 +93,9 @@ def _verify(worker: Worker, source: Source, span: Span, known: Mapping[Span, Che
         )
 
 
-def _repair(worker: Worker, target: Target | None, span: Span) -> None:
-    """Write the checksum of the storage that was `span` in the input, now that it has changed."""
-    checksum = None if target is None else next((c for c in target.plan.checksums if c.span == span), None)
-    if target is None or checksum is None:
-        return
+def _repair(worker: Worker, target: Target, checksum: Checksum) -> None:
+    """Write the checksum of a storage anew, now that it has changed; its span is that of the input."""
+    span = checksum.span
 
     def read(into: memoryview, at: int) -> None:
         _read_all(target.fd, into, at)

@@ -5,13 +5,16 @@ Nothing here knows what a value is good for.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
-from prunecli.errors import UsageError
+from prunecli.errors import PruneError, UsageError
 from prunecli.escape import shown
+from prunecli.gates import sparsity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +54,7 @@ def fraction(option: str) -> Callable[[str], float]:
 
     def parse(text: str) -> float:
         value = number(option, "0.5")(text.removesuffix("%"))
-        value = value / 100 if text.endswith("%") else value
+        value = _hundredth(text.removesuffix("%"), value) if text.endswith("%") else value
         if not 0 <= value <= 1:
             raise UsageError(f"{option} is 0 to 1 (or 0% to 100%), not {shown(text)}", hint=f"{option} 0.5")
         return value
@@ -64,11 +67,19 @@ def parse_amount(text: str) -> float:
     digits = text.removesuffix("%")
     value = number("--amount", "0.5, or --amount 50%")(digits)
     if text.endswith("%"):
-        return value / 100
+        return _hundredth(digits, value)
     whole_number = digits.strip().removeprefix("+")
     if whole_number.isdecimal() and value:
         raise _ambiguous(whole_number)
     return value
+
+
+def _hundredth(digits: str, value: float) -> float:
+    """Return a hundredth of what `digits` say, in decimal: 99.9% is 0.999, and not the next number."""
+    try:
+        return float(Decimal(digits).scaleb(-2))
+    except InvalidOperation:
+        return value / 100
 
 
 def _ambiguous(digits: str) -> UsageError:
@@ -102,6 +113,22 @@ def _pair(text: str, between: str) -> tuple[int, int] | None:
     return int(first), int(second)
 
 
+# --- completion
+
+
+def complete_names(ctx: Context, incomplete: str) -> list[str]:
+    """Return the names of tensors that start so, where a checkpoint is on the line already."""
+    from prunecli.checkpoint import open_checkpoint
+
+    # The option that is being completed lacks its value, so that arguments were not assigned: they are left over.
+    for ckpt in (ctx.params.get("ckpt"), *ctx.args):
+        if ckpt and Path(ckpt).exists():
+            with suppress(PruneError, OSError):
+                names = (tensor.name for tensor in open_checkpoint(ckpt).tensors if tensor.fixed is None)
+                return [name for name in names if name.startswith(incomplete) and name.isprintable()]
+    return []
+
+
 # --- types
 
 Ckpt: TypeAlias = Annotated[
@@ -117,7 +144,11 @@ Output: TypeAlias = Annotated[
     ),
 ]
 Reports: TypeAlias = Annotated[
-    list[Path] | None, Option(metavar="PATH", help="JSON report; repeatable. [default: OUTPUT.report.json]")
+    list[Path] | None,
+    Option(
+        metavar="PATH",
+        help="Report, by its suffix .json, .csv, .md or .html; repeatable. [default: OUTPUT.report.json]",
+    ),
 ]
 Json: TypeAlias = Annotated[bool, Option("--json", help="Print the JSON report instead of the table.")]
 DryRun: TypeAlias = Annotated[bool, Option("-n", "--dry-run", help="Measure and report, write no checkpoint.")]
@@ -126,17 +157,22 @@ InPlace: TypeAlias = Annotated[bool, Option("--in-place", help="Replace the inpu
 Sha256: TypeAlias = Annotated[
     bool, Option("--sha256", help="Put the SHA-256 of input and output into the report; reads both once more.")
 ]
+Estimate: TypeAlias = Annotated[
+    bool, Option("--estimate", help="Compress a sample before and after, and tell what packing would give.")
+]
 Include: TypeAlias = Annotated[
     list[str] | None,
     Option(
         "-i",
         "--include",
         metavar="GLOB",
+        autocompletion=complete_names,
         help="Only tensors whose name matches; `re:` starts a regular expression. Repeatable.",
     ),
 ]
 Exclude: TypeAlias = Annotated[
-    list[str] | None, Option("-x", "--exclude", metavar="GLOB", help="Not these tensors. Repeatable.")
+    list[str] | None,
+    Option("-x", "--exclude", metavar="GLOB", autocompletion=complete_names, help="Not these tensors. Repeatable."),
 ]
 MinDim: TypeAlias = Annotated[
     int | None,
@@ -177,6 +213,21 @@ Device: TypeAlias = Annotated[
 Threads: TypeAlias = Annotated[
     int,
     Option(metavar="N", parser=whole("--threads", "2", least=0), help="Threads to work with; 0 takes as many as help."),
+]
+MinSparsity: TypeAlias = Annotated[
+    float | None,
+    Option(
+        metavar="S",
+        parser=sparsity("--min-sparsity"),
+        help="Write nothing and exit with 1 unless this part of the selected weights is zero.",
+    ),
+]
+MaxSparsity: TypeAlias = Annotated[
+    float | None, Option(metavar="S", parser=sparsity("--max-sparsity"), help="The same if more than this part is.")
+]
+MaxTensorSparsity: TypeAlias = Annotated[
+    float | None,
+    Option(metavar="S", parser=sparsity("--max-tensor-sparsity"), help="The same if more of any one tensor is."),
 ]
 Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="No table, no progress.")]
 Verbose: TypeAlias = Annotated[bool, Option("-v", "--verbose", help="Tell on standard error what is done and how.")]

@@ -283,7 +283,7 @@ class Planner:
     def _curves(self, strategy: Global, group: Group) -> Curves:
         left = [self.left[m] for m in group.members]
         return Curves(
-            [self._dtype(m) for m in group.members], strategy.normalize, strategy.bounds(left), sum(group.ranks)
+            [self._dtype(m) for m in group.members], strategy.normalize, strategy.bounds(left), sum(group.ranks), left
         )
 
     def _count_curves(self, pool: Pool, batch: Batch) -> None:

@@ -1,4 +1,7 @@
-"""Which forms a report can be written in, by the suffix of its path."""
+"""Which forms a report can be written in, by the suffix of its path.
+
+A form is imported when it is asked for: most runs write JSON alone, and should not wait for the others.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,14 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import UsageError
 from prunecli.report import to_json
-from prunecli.report_csv import to_csv
-from prunecli.report_html import to_html
-from prunecli.report_markdown import to_markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from os import PathLike
 
     from prunecli.report import Report
 
-_FORMS: dict[str, Callable[[Report], str]] = {
-    ".json": to_json,
-    ".csv": to_csv,
-    ".md": to_markdown,
-    ".html": to_html,
-}
-
-SUFFIXES = tuple(_FORMS)
+SUFFIXES = (".json", ".csv", ".md", ".html")
 """The suffixes that a report's path may have, in small or capital letters."""
 
 
@@ -32,7 +25,7 @@ def check_suffixes(paths: Iterable[str | PathLike[str]]) -> None:
     """Raise UsageError for the first of `paths` whose suffix is none of SUFFIXES."""
     for path in paths:
         suffix = PurePath(path).suffix
-        if suffix.lower() not in _FORMS:
+        if suffix.lower() not in SUFFIXES:
             raise _unknown(suffix, PurePath(path))
 
 
@@ -46,10 +39,22 @@ def render_report(report: Report, suffix: str) -> str:
 
     Raises UsageError for another suffix.
     """
-    form = _FORMS.get(suffix.lower())
-    if form is None:
-        raise _unknown(suffix, PurePath("report"))
-    return form(report)
+    form = suffix.lower()
+    if form == ".json":
+        return to_json(report)
+    if form == ".csv":
+        from prunecli.report_csv import to_csv  # noqa: PLC0415  -- see above
+
+        return to_csv(report)
+    if form == ".md":
+        from prunecli.report_markdown import to_markdown  # noqa: PLC0415
+
+        return to_markdown(report)
+    if form == ".html":
+        from prunecli.report_html import to_html  # noqa: PLC0415
+
+        return to_html(report)
+    raise _unknown(suffix, PurePath("report"))
 
 
 def _unknown(suffix: str, path: PurePath) -> UsageError:

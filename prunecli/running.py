@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from prunecli import __version__
+from prunecli import __version__, worth
 from prunecli.applying import Applier, overlapping
 from prunecli.errors import CheckpointError
 from prunecli.escape import shown
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from prunecli.tensors import Checkpoint, CheckpointFile, Checksum, TensorInfo
     from prunecli.work import Job, Work
     from prunecli.workers import Worker
+    from prunecli.worth import Compressed
 
 HOST_WINDOW = 1 << 20
 """Bytes of a window on the CPU: read, pruned and written while they are in its caches."""
@@ -81,7 +82,7 @@ class Options:
     worked on at once (0: what suits the device); `direct` writes around the page cache (None: if the output is
     large). `strict` refuses weights that are not finite, `sha256` reads input and output again for the report.
     `masks` is where a mask of what stays goes: a path, or an open descriptor. `verify` is shown the report before
-    anything is published, and may raise.
+    anything is published, and may raise. `histograms` counts magnitudes for a page, `estimate` compresses a sample.
     """
 
     device: str | None = None
@@ -90,6 +91,8 @@ class Options:
     direct: bool | None = None
     strict: bool = False
     sha256: bool = False
+    histograms: bool = False
+    estimate: bool = False
     force: bool = False
     command: tuple[str, ...] = ()
     masks: Path | int | None = None
@@ -111,6 +114,7 @@ class Run:
         self._plans: dict[int, Local] = {}
         self._tallies: dict[int, Tally] = {}
         self._digests: tuple[str | None, ...] = (None, None)
+        self._compressed: Compressed | None = None
 
     def execute(self, sources: Sequence[Source], sinks: Sequence[Sink | None], masks: MaskSink | None = None) -> None:
         """Plan and apply; the sinks' files are complete when this returns."""
@@ -120,6 +124,8 @@ class Run:
         if self.options.sha256 and not self.checkpoint.is_directory:
             files = (sources[0].fd, None if sinks[0] is None else sinks[0].fd)
             self._digests = tuple(None if fd is None else _digest(fd, sources[0].size) for fd in files)
+        if self.options.estimate:
+            self._compressed = self._estimate(sources, [sink for sink in sinks if sink is not None])
         for source in sources:
             source.check_unchanged()
         if self.options.strict:
@@ -158,6 +164,7 @@ class Run:
             lambda file, count: progress.advance(phases[file], count),
             scorers=scored,
             masks=masks,
+            histograms=self.options.histograms,
         )
         windows = _Windows(self, pool, applier, sources, sinks)
         if batches:
@@ -202,6 +209,12 @@ class Run:
             followers=followers,
         )
 
+    def _estimate(self, sources: Sequence[Source], sinks: Sequence[Sink]) -> Compressed | None:
+        if len(sinks) < len(sources):
+            return None
+        before, after = (worth.sample([file.fd for file in files], self.targets) for files in (sources, sinks))
+        return worth.estimate(before, after, self.targets)
+
     def _refuse_nonfinite(self) -> None:
         for at, tally in self._tallies.items():
             if count := tally.facts().nonfinite:
@@ -233,6 +246,10 @@ class Run:
             dry_run=output is None,
             warnings=warnings_for(rows),
             facts=(*checkpoint.facts, *facts_about(checkpoint.others)),
+            compressed=self._compressed,
+            histograms={
+                self.targets[at].name: h for at, t in self._tallies.items() if (h := t.histogram()) is not None
+            },
         )
 
     def _rows(self) -> Iterator[Row]:

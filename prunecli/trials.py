@@ -166,7 +166,8 @@ def trials(question: Question, state: Path, *, fresh: bool = False) -> Iterator[
     """
     check_writable_target(state, force=True, others=[file.path for file in question.checkpoint.files])
     key = question.key()
-    known = [] if fresh else _known(_read(state), key)
+    runs = _read(state)  # also with `fresh`: what is no state file is never replaced
+    known = [] if fresh else _known(runs, key)
     sweep(state)
     with hidden_beside(state, make_directory) as (_, folder):
         yield Trials(question, key, state, folder, known)

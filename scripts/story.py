@@ -137,12 +137,12 @@ text { font: 13px system-ui, sans-serif; fill: #333; } .title { font-size: 16px;
 
 def draw(rounds: list[Round], margin: float) -> str:
     """Return an SVG: accuracy against the weights that are left, which get fewer to the right, on a log scale."""
-    least = min(1 - r.zeros for r in rounds)
+    least = max(min(1 - r.zeros for r in rounds), 1e-4)  # the scale has no place for none
     floor = math.floor(min(min(r.tuned, r.pruned, r.alone) for r in rounds) * 10) / 10
     decades = max(-math.log10(least), 0.1)
 
     def x(zeros: float) -> float:
-        return LEFT - math.log10(1 - zeros) / decades * (WIDTH - LEFT - RIGHT)
+        return LEFT - math.log10(max(1 - zeros, least)) / decades * (WIDTH - LEFT - RIGHT)
 
     def y(accuracy: float) -> float:
         return TOP + (1 - accuracy) / max(1 - floor, 0.1) * (HEIGHT - TOP - BOTTOM)

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from io import StringIO
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -157,6 +158,30 @@ def test_full_groups_are_those_that_a_loop_finds(
     first = min(full, default=None)
     assert (found.groups, found.full, found.place) == (len(groups), len(full), first)
     assert found.nonzeros == (None if first is None else full[first])
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 7])
+def test_groups_longer_and_wider_than_a_run_are_summed_right(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    """Groups that do not fit into a run are counted as when they do."""
+    for shape, dim, group in product([(2, 5), (5, 4), (3, 4, 5), (6, 2, 3)], [0, 1], [1, 2, 3, 5]):
+        tensor = TensorOf(np.random.default_rng(group).integers(0, 2, shape).astype(np.float32))
+
+        def found(tensor: TensorOf = tensor, group: int = group, dim: int = dim) -> counting.Full:
+            return counting.full_groups(counting.NumpyOps(), tensor.info, tensor.read, (1, group), dim)
+
+        expected = found()
+        with monkeypatch.context() as patch:
+            patch.setattr(counting, "RUN", window)
+
+            assert found() == expected
+
+
+def test_counts_go_on_from_run_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros and odd numbers of a tensor longer than a run are counted in all of it, the first at its place."""
+    monkeypatch.setattr(counting, "RUN", 4)
+    tensor = TensorOf(np.array([0, 1, 2, 3, 4, math.inf, 0, 7, -0.0, math.nan], np.float32))
+
+    assert counting.count(counting.NumpyOps(), tensor.info, tensor.read) == counting.Found(3, 2, 5)
 
 
 class TensorOf:

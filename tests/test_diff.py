@@ -223,6 +223,37 @@ def test_a_view_of_a_few_bytes_as_large_as_you_like_costs_nothing(tmp_path: Path
     assert found.change.largest == 1
 
 
+def test_views_that_repeat_along_different_dims_are_unfolded(tmp_path: Path) -> None:
+    """A row repeated down and a column repeated across are compared position by position."""
+    row, column = torch.arange(5.0).expand(3, 5), torch.arange(3.0)[:, None].expand(3, 5)
+    a, b = saved(tmp_path / "a.pth", {"w": row}), saved(tmp_path / "b.pth", {"w": column})
+
+    (found,) = diff(a, b).tensors
+
+    assert found.change is not None
+    assert found.change.changed == int((row != column).sum())
+    assert found.change.to_zero == int(((row != column) & (column == 0)).sum())
+
+
+def test_a_slice_of_complex_numbers_is_compared_where_it_lies(tmp_path: Path) -> None:
+    """Complex entries count once, and by their absolute difference, also behind an offset and a stride."""
+    base = torch.arange(12.0).to(torch.complex64) * (1 + 1j)
+    new = base[3::2].clone()
+    new[1] += 3 + 4j
+    new[2] = 0
+    a, b = saved(tmp_path / "a.pth", {"z": base[3::2]}), saved(tmp_path / "b.pth", {"z": new})
+
+    size = float(base[7].abs())
+    assert changes(diff(a, b)) == {"z": Change(5, 2, 1, pytest.approx(size), 0, 1, 1)}
+
+
+def test_integers_that_became_zero_are_no_added_zeros(tmp_path: Path) -> None:
+    """Zeros are added to floats only: a mask or a counter that is 0 now has changed."""
+    a, b = saved(tmp_path / "a.pth", {"n": torch.ones(2).int()}), saved(tmp_path / "b.pth", {"n": torch.zeros(2).int()})
+
+    assert not diff(a, b).only_zeros_added
+
+
 def test_views_that_overlap_without_end_are_refused(tmp_path: Path) -> None:
     """Two views that overlap themselves in two ways cannot be read in any memory: the tensor is named."""
     storage = torch.arange(300.0)
@@ -297,24 +328,32 @@ def test_other_entries_are_named(old_format: bool, tmp_path: Path) -> None:  # n
     def nested(**other: object) -> dict[str, object]:
         groups = [{"lr": 0.1, "betas": (0.9, 0.99), "params": [0, 1]}]
         base = {"state_dict": {"w": torch.ones(2)}, "epoch": 3, "optimizer": {"param_groups": groups}, "who": "me"}
-        return {**base, "args": Namespace(arch="net", deep={"x": None}), "losses": [0.5] * 100, **other}
+        blobs = {"short": b"one", "long": b"x" * 5000, "same": b"y" * 5000}
+        return {**base, **blobs, "args": Namespace(arch="net", deep={"x": None}), "losses": [0.5] * 100, **other}
 
     options = {"_use_new_zipfile_serialization": not old_format}
     groups = [{"lr": 0.2, "betas": (0.9, 0.99), "params": [0, 1]}]
     a = saved(tmp_path / "a.pth", nested(), **options)
     b = saved(
         tmp_path / "b.pth",
-        nested(epoch=4, optimizer={"param_groups": groups}, args=Namespace(arch="net2", deep={}), losses=[0.5] * 99),
+        nested(
+            epoch=4,
+            optimizer={"param_groups": groups},
+            args=Namespace(arch="net2", deep={}),
+            losses=[0.5] * 99,
+            short=b"two",
+            long=b"x" * 4999 + b"z",
+        ),
         **options,
     )
 
     found = things(a, b)
 
-    assert found.pop("entry losses")[0] == "100 values, sha256 " + str(found.get("", "") or "")[:0] + digest(
-        [0.5] * 100
-    )
+    assert found.pop("entry losses")[0] == f"100 values, sha256 {digest([0.5] * 100)}"
+    assert len(set(found.pop("entry long"))) == len(("old", "new"))
     assert found == {
         "entry epoch": ("3", "4"),
+        "entry short": ("b'one'", "b'two'"),
         "entry optimizer.param_groups.0.lr": ("0.1", "0.2"),
         "entry args.arch": ("'net'", "'net2'"),
         "entry args.deep.x": ("None", None),

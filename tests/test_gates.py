@@ -84,6 +84,13 @@ def test_a_failure_never_reads_like_a_success(numel: int, data: st.DataObject) -
         assert f"; {bound.zeros([numel]) - zeros:,} too few)" in got
 
 
+def test_a_near_miss_is_told_with_the_digits_it_takes() -> None:
+    """What rounds to the bound, to none or to all is told exactly enough to see that it is not that."""
+    assert Bound(0.8).got([Count("w", 79_999, 100_000)]) == "79.999% (79,999 of 100,000; 1 too few)"
+    assert Bound(0.5).got([Count("w", 99_999, 100_000)]) == "99.999% (99,999 of 100,000)"
+    assert Bound(0.5).got([Count("w", 1, 100_000)]) == "0.001% (1 of 100,000; 49,999 too few)"
+
+
 # --- text to a fraction
 
 

@@ -30,13 +30,15 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E5M2": torch.float8_e5m2,
     "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
 }
 
 
 def ask(folder: Path, tensors: Sequence[torch.Tensor]) -> tuple[Ladder, tuple[Ladder, ...]]:
     """Return the ladders of tensors, read from a file."""
-    path = folder / "q.safetensors"
-    save_file({f"{at:03}": t for at, t in enumerate(tensors)}, path)
+    path = folder / "q.pth"
+    torch.save({f"{at:03}": t for at, t in enumerate(tensors)}, path)
     checkpoint = open_checkpoint(path)
     return ladders(checkpoint, checkpoint.tensors, PERCENTS)
 

@@ -18,13 +18,31 @@ if TYPE_CHECKING:
     from prunecli.errors import (
         CheckpointError,
         DeviceError,
+        GateError,
         OutputError,
         PruneError,
         SelectionError,
         UsageError,
     )
+    from prunecli.finetune import keep_sparse, load_mask, mask_of
+    from prunecli.gates import Gates
+    from prunecli.live import prune_state_dict
+    from prunecli.recipes import Recipe, Rule
     from prunecli.report import Report, Row
-    from prunecli.strategies import L1, Block, Global, Percentile, Spread, Structured, Threshold, TopK
+    from prunecli.selection import Rules
+    from prunecli.strategies import (
+        L1,
+        Block,
+        Global,
+        Mask,
+        Percentile,
+        Random,
+        RandomStructured,
+        Spread,
+        Structured,
+        Threshold,
+        TopK,
+    )
     from prunecli.tensors import Checkpoint, TensorInfo
 
 __version__ = "0.1.0"
@@ -32,9 +50,34 @@ __version__ = "0.1.0"
 _ROOMS = {
     "api": ("prune",),
     "checkpoint": ("open_checkpoint",),
-    "errors": ("CheckpointError", "DeviceError", "OutputError", "PruneError", "SelectionError", "UsageError"),
+    "errors": (
+        "CheckpointError",
+        "DeviceError",
+        "GateError",
+        "OutputError",
+        "PruneError",
+        "SelectionError",
+        "UsageError",
+    ),
+    "finetune": ("keep_sparse", "load_mask", "mask_of"),
+    "gates": ("Gates",),
+    "live": ("prune_state_dict",),
+    "recipes": ("Recipe", "Rule"),
     "report": ("Report", "Row"),
-    "strategies": ("L1", "Block", "Global", "Percentile", "Spread", "Structured", "Threshold", "TopK"),
+    "selection": ("Rules",),
+    "strategies": (
+        "L1",
+        "Block",
+        "Global",
+        "Mask",
+        "Percentile",
+        "Random",
+        "RandomStructured",
+        "Spread",
+        "Structured",
+        "Threshold",
+        "TopK",
+    ),
     "tensors": ("Checkpoint", "TensorInfo"),
 }
 
@@ -44,12 +87,20 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "DeviceError",
+    "GateError",
+    "Gates",
     "Global",
+    "Mask",
     "OutputError",
     "Percentile",
     "PruneError",
+    "Random",
+    "RandomStructured",
+    "Recipe",
     "Report",
     "Row",
+    "Rule",
+    "Rules",
     "SelectionError",
     "Spread",
     "Structured",
@@ -57,8 +108,12 @@ __all__ = [
     "Threshold",
     "TopK",
     "UsageError",
+    "keep_sparse",
+    "load_mask",
+    "mask_of",
     "open_checkpoint",
     "prune",
+    "prune_state_dict",
 ]
 
 

@@ -227,7 +227,7 @@ def _companions(checkpoint: Checkpoint, folder: Path, names: Names) -> None:
         try:
             parts: tuple[bytes | Span, ...] = (Span(0, source.size),)
             if relative.name.endswith(INDEX_SUFFIX) and len(relative.parts) == 1 and source.size <= HEADER_LIMIT:
-                new = rewrite_index(path.read_bytes(), names, sizes)
+                new = rewrite_index(path.read_bytes(), names, sizes, str(path))
                 parts = parts if new is None else (new,)
             plan = Plan(parts)
             with new_file(target, size=plan.size, mode=path.stat().st_mode) as draft:

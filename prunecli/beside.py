@@ -36,7 +36,7 @@ NAME_LIMIT = 300
 """The same for the path to an entry."""
 
 MOST_ENTRIES = 1 << 20
-"""More entries than this are refused: a few lists that hold each other can stand for any number."""
+"""More entries, or kilobytes of them, are refused: a few lists that hold each other can stand for any number."""
 
 READ_LIMIT = 1 << 28
 """Bytes of a pickle beside its arrays."""
@@ -140,10 +140,10 @@ def _entries(found: _Things, root: object, stream: BinaryIO, label: str) -> None
             above.discard(id(node))
         elif id(node) not in above and not is_leaf(node):
             children = list(_children(node))
-            steps += 1 + len(children)
+            steps += 1 + _cost(node) + sum(1 + _cost(part) for part, _ in children)
             if steps > MOST_ENTRIES:
                 raise CheckpointError(
-                    f"{label} has more than {MOST_ENTRIES:,} entries beside its tensors, too many to be compared",
+                    f"{label} has more entries beside its tensors than can be compared: over {MOST_ENTRIES:,}",
                     hint="-i '*' compares the tensors alone",
                 )
             _tell(found, name, node, stream)
@@ -160,11 +160,15 @@ def _tell(found: _Things, name: str, node: object, stream: BinaryIO) -> None:
         if isinstance(node.func, Global):
             found.add(name, f"a {_cut(_scalar(node.func))}")
     elif isinstance(node, Blob):
-        content = _digest(stream, Span(node.start, node.length))
-        found.add(name, content if node.content is None else _scalar(node.content))
+        if node.content is None or node.length > LONGEST:
+            found.add(name, _digest(stream, Span(node.start, node.length)))
+        else:
+            found.add(name, _scalar(node.content))
+    elif isinstance(node, bytes) and len(node) > LONGEST:
+        found.add(name, _digest(io.BytesIO(node), Span(0, len(node))))
     elif _is_row(node):
         found.add(name, _row(node))
-    elif not isinstance(node, _CONTAINERS):
+    elif not isinstance(node, _CONTAINERS) or not node:
         found.add(name, _scalar(node))
 
 
@@ -187,6 +191,21 @@ def _children(node: object) -> Iterable[tuple[object, object]]:
     attributes = [state.items() for state in states if isinstance(state, dict)]
     others = enumerate(state for state in states if state is not None and not isinstance(state, dict))
     return chain(node.entries.items(), enumerate(node.items), *attributes, others, enumerate(node.args))
+
+
+def _cost(node: object) -> int:
+    """Return what telling `node` itself costs, in kilobytes: a few bytes may come back to a long text any often."""
+    if isinstance(node, (str, bytes)):
+        return len(node) >> 10
+    if isinstance(node, Blob):
+        return node.length >> 10
+    if isinstance(node, Global):
+        return (len(node.module) + len(node.name)) >> 10
+    if isinstance(node, int):
+        return node.bit_length() >> 13
+    if isinstance(node, Key):
+        return _cost(node.value)
+    return (len(node) >> 6) + sum(map(_cost, node)) if _is_row(node) else 0
 
 
 def _is_row(node: object) -> TypeGuard[Sequence[object]]:
@@ -215,7 +234,12 @@ def _scalar(value: object) -> str:
 
 def _joined(name: str, part: object) -> str:
     part = part.value if isinstance(part, Key) else part
-    text = part if isinstance(part, str) else _scalar(part)
+    if isinstance(part, str):
+        text = part
+    elif _is_row(part):
+        text = _row(part)
+    else:
+        text = f"<{type(part).__name__}>" if isinstance(part, (*_CONTAINERS, Call)) else _scalar(part)
     return _cut(f"{name}.{text}" if name else text, NAME_LIMIT)
 
 

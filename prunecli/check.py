@@ -17,10 +17,10 @@ from prunecli.checkpoint import open_checkpoint
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.escape import shown
 from prunecli.gates import Bound, Count, percentage
-from prunecli.pairing import Pair, pair_up
+from prunecli.pairing import Pair, open_at, pair_up
 from prunecli.rules import front_dim
 from prunecli.selection import Rules, select
-from prunecli.selection import _matching as matching
+from prunecli.selection import matching
 from prunecli.tensors import OUTSIDE
 
 if TYPE_CHECKING:
@@ -127,9 +127,7 @@ class Look:
 
     def against(self, path: PathLike) -> tuple[Checkpoint, list[Pair]]:
         """Open another checkpoint; return it, and the tensors of both state_dicts by name: first its own."""
-        other = open_checkpoint(path)
-        if self.key and other.key != self.key and other.format != "safetensors":
-            other = open_checkpoint(path, key=self.key)
+        other = open_at(path, self.key)
         ours, theirs = ([t for t in c.tensors if t.fixed != OUTSIDE] for c in (self.checkpoint, other))
         pairs = pair_up(theirs, ours, self.rules.include, self.rules.exclude)
         if not pairs:

@@ -55,7 +55,7 @@ def bake(  # noqa: PLR0913 - an option per question
             raise UsageError("a pipe cannot be folded in place", hint="-o PATH, or -o -")
         raise UsageError("a checkpoint from a pipe has no name to derive the output's from", hint="-o PATH, or -o -")
 
-    from prunecli.bake import bake as folded  # noqa: PLC0415  -- fast start is a feature
+    from prunecli.bake import bake as folded
 
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
@@ -68,7 +68,7 @@ def bake(  # noqa: PLR0913 - an option per question
 def _target(stack: ExitStack, output: str | None, *, to_pipe: bool) -> Path | int | None:
     if not to_pipe:
         return None if output is None else Path(output)
-    from prunecli.spool import spooled_output  # noqa: PLC0415  -- seldom needed
+    from prunecli.spool import spooled_output
 
     return stack.enter_context(spooled_output())
 
@@ -83,20 +83,20 @@ def _tell(found: Baked, stream: TextIO | None, *, json: bool, quiet: bool) -> No
     if json:
         stream.write(found.to_json())
         return
-    from prunecli.tabular import plain_blocks, print_blocks  # noqa: PLC0415  -- fast start is a feature
+    from prunecli.tabular import plain_blocks, print_blocks
 
     if not stream.isatty():
         stream.write(plain_blocks(_blocks(found)))
         return
-    from rich.console import Console  # noqa: PLC0415  -- costs more than a small run
+    from rich.console import Console
 
     print_blocks(Console(file=stream, highlight=False), _blocks(found))
 
 
 def _blocks(found: Baked) -> tuple[Block, Block]:
-    from prunecli.escape import shown  # noqa: PLC0415  -- fast start is a feature
-    from prunecli.render import percent  # noqa: PLC0415
-    from prunecli.tabular import Block, Column  # noqa: PLC0415
+    from prunecli.escape import shown
+    from prunecli.render import percent
+    from prunecli.tabular import Block, Column
 
     columns = (
         Column("weight"),
@@ -121,8 +121,8 @@ def _blocks(found: Baked) -> tuple[Block, Block]:
 
 
 def _summary(found: Baked) -> list[str]:
-    from prunecli.escape import shown, shown_bytes  # noqa: PLC0415  -- fast start is a feature
-    from prunecli.render import percent, tensors  # noqa: PLC0415
+    from prunecli.escape import shown, shown_bytes
+    from prunecli.render import percent, tensors
 
     numel, zeros = sum(one.numel for one in found.weights), sum(one.zeros for one in found.weights)
     sparsity = percent(zeros / numel if numel else None)

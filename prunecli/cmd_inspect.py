@@ -55,15 +55,15 @@ def inspect(  # noqa: PLR0913 - an option per question
         raise UsageError(f"{reads} reads the weights, and --no-read forbids it", hint="leave out --no-read")
     view = _view(top, every=every, json=json)
 
-    from prunecli.checkpoint import open_checkpoint  # noqa: PLC0415  -- fast start is a feature
-    from prunecli.selection import Rules  # noqa: PLC0415
+    from prunecli.checkpoint import open_checkpoint
+    from prunecli.selection import Rules
 
     asked = any(option is not None for option in (include, exclude, min_dim))
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
         checkpoint = open_checkpoint(path, key=key, label=label)
 
-        from prunecli.inspecting import inspect as look_into  # noqa: PLC0415  -- imports NumPy
+        from prunecli.inspecting import inspect as look_into
 
         found = look_into(
             checkpoint,
@@ -78,7 +78,7 @@ def inspect(  # noqa: PLR0913 - an option per question
 
 
 def _view(top: int | None, *, every: bool, json: bool) -> View:
-    from prunecli.tabular import View  # noqa: PLC0415  -- fast start is a feature
+    from prunecli.tabular import View
 
     if top is not None and every:
         raise UsageError("--top and --all are two answers to one question", hint="--top 10, or --all")
@@ -93,15 +93,15 @@ def _tell(found: Inspection, view: View, *, json: bool) -> None:
     if sys.stdout is None:
         return
     if json:
-        from prunecli.inspect_json import to_json  # noqa: PLC0415  -- one of three is needed
+        from prunecli.inspect_json import to_json
 
         sys.stdout.write(to_json(found))
         return
-    from prunecli.inspect_text import plain, print_inspection  # noqa: PLC0415
+    from prunecli.inspect_text import plain, print_inspection
 
     if not sys.stdout.isatty():
         sys.stdout.write(plain(found, view))
         return
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     print_inspection(found, view, Console(file=sys.stdout, highlight=False))

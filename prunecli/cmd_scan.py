@@ -49,9 +49,9 @@ def scan(  # noqa: PLR0913 - an option per question
     if force and html is None:
         raise UsageError("--force replaces a page, and --html names none", hint="--html PATH --force")
 
-    from prunecli.checkpoint import open_checkpoint  # noqa: PLC0415  -- fast start is a feature
-    from prunecli.selection import Rules  # noqa: PLC0415
-    from prunecli.targets import check_writable_target  # noqa: PLC0415
+    from prunecli.checkpoint import open_checkpoint
+    from prunecli.selection import Rules
+    from prunecli.targets import check_writable_target
 
     rules = Rules(tuple(include or ()), tuple(exclude or ()), min_dim)
     with ExitStack() as stack:
@@ -60,12 +60,12 @@ def scan(  # noqa: PLR0913 - an option per question
         if html is not None:
             check_writable_target(html, force=force, others=[file.path for file in checkpoint.files])
 
-        from prunecli.scanning import scan as look_at  # noqa: PLC0415  -- imports NumPy
+        from prunecli.scanning import scan as look_at
 
         found = look_at(checkpoint, rules, label=label or ckpt)
     if html is not None:
-        from prunecli.output import publish_text  # noqa: PLC0415  -- seldom needed
-        from prunecli.scan_html import to_html  # noqa: PLC0415
+        from prunecli.output import publish_text
+        from prunecli.scan_html import to_html
 
         publish_text(html, to_html(found), force=force)
     _tell(found, view, json=json)
@@ -73,7 +73,7 @@ def scan(  # noqa: PLR0913 - an option per question
 
 
 def _view(top: int | None, *, every: bool, json: bool) -> View:
-    from prunecli.tabular import View  # noqa: PLC0415  -- fast start is a feature
+    from prunecli.tabular import View
 
     if top is not None and every:
         raise UsageError("--top and --all are two answers to one question", hint="--top 10, or --all")
@@ -87,7 +87,7 @@ def _tell(found: Scan, view: View, *, json: bool) -> None:
     """Print what was found on standard output, where there is one."""
     if sys.stdout is None:
         return
-    from prunecli.scan_text import plain, print_scan, to_json  # noqa: PLC0415  -- fast start is a feature
+    from prunecli.scan_text import plain, print_scan, to_json
 
     if json:
         sys.stdout.write(to_json(found))
@@ -95,6 +95,6 @@ def _tell(found: Scan, view: View, *, json: bool) -> None:
     if not sys.stdout.isatty():
         sys.stdout.write(plain(found, view))
         return
-    from rich.console import Console  # noqa: PLC0415  -- for terminals only
+    from rich.console import Console
 
     print_scan(found, view, Console(file=sys.stdout, highlight=False))

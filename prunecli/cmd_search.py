@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import json as to_text
-import shlex
-import sys
-from contextlib import ExitStack, contextmanager
 from decimal import Decimal, InvalidOperation
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
-from prunecli import options, varied
+from prunecli import evaluated, options, varied
 from prunecli.errors import UsageError
-from prunecli.escape import shown
+from prunecli.escape import shown, shown_bytes
+from prunecli.evaluated import Table, say
 from prunecli.render import percent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from prunecli.searching import Found, Tell, Try, Vary
+    from prunecli.report import Report
+    from prunecli.searching import Found, Goal, Tell, Try
+    from prunecli.strategies import Strategy
     from prunecli.tensors import Checkpoint
-    from prunecli.trials import Question, Trial
+    from prunecli.trials import Trial
 
-StrategyName: TypeAlias = Annotated[
-    str, Argument(metavar="STRATEGY", help="A pruning command that takes an amount; its options may follow.")
-]
-Eval: TypeAlias = Annotated[
-    str | None,
-    Option(
-        "--eval",
-        metavar="COMMAND",
-        help="Prints the metric of the checkpoint whose path stands for {}; runs without a shell.  [required]",
-    ),
-]
-MetricPattern: TypeAlias = Annotated[
-    str | None,
-    Option("--metric", metavar="REGEX", help="The number is in its last match. [default: the last number printed]"),
-]
-State: TypeAlias = Annotated[
-    Path | None,
-    Option(metavar="PATH", help="Remembers what was evaluated; candidates lie beside it. [default: OUTPUT.search.json]"),
-]
-Fresh: TypeAlias = Annotated[bool, Option("--fresh", help="Evaluate anew what is remembered.")]
 MaxDrop: TypeAlias = Annotated[
     str | None, Option(metavar="D", help="How much worse the metric may get, in its own units.  [required]")
 ]
@@ -59,36 +36,38 @@ MostTries: TypeAlias = Annotated[
     int | None,
     Option("--tries", metavar="N", parser=options.whole("--tries", "5", least=1), help="Try at most N amounts."),
 ]
-Json: TypeAlias = Annotated[bool, Option("--json", help="Print the result as JSON.")]
-DryRun: TypeAlias = Annotated[bool, Option("-n", "--dry-run", help="Only search; write no checkpoint.")]
-Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="No table.")]
+Output: TypeAlias = Annotated[
+    str | None,
+    Option("-o", "--output", metavar="PATH", help="Where the result goes. [default: CKPT.pruned.EXT]"),
+]
+DryRun: TypeAlias = Annotated[bool, Option("-n", "--dry-run", help="Only search, write no checkpoint.")]
 
-_WIDTHS = (8, 8, 12, 12)
-_HEADER = ("amount", "sparsity", "metric", "drop")
+SCHEMA = 1
+"""The version of the JSON form."""
 
 
 def search(context: typer.Context, words: varied.Words = None) -> int:
-    """Find the sparsity your evaluation can bear."""
+    """Find the largest amount your evaluation bears."""
     return varied.invoke(context, words or [], _search)
 
 
 def _search(  # noqa: PLR0913 - an option per question
-    vary: Vary,
+    vary: varied.Vary,
     context: typer.Context,
-    ckpt: options.Ckpt,
-    strategy: StrategyName,
+    ckpt: evaluated.Ckpt,
+    strategy: evaluated.StrategyName,
     *,
-    evaluation: Eval = None,
+    evaluation: evaluated.Eval = None,
     max_drop: MaxDrop = None,
     higher_is_better: Higher = True,
-    metric: MetricPattern = None,
+    metric: evaluated.Metric = None,
     tolerance: Tolerance = 0.01,
     tries: MostTries = None,
-    output: options.Output = None,
+    output: Output = None,
     report: options.Reports = None,
-    state: State = None,
-    fresh: Fresh = False,
-    json: Json = False,
+    state: evaluated.State = None,
+    fresh: evaluated.Fresh = False,
+    json: evaluated.Json = False,
     dry_run: DryRun = False,
     force: options.Force = False,
     include: options.Include = None,
@@ -96,39 +75,197 @@ def _search(  # noqa: PLR0913 - an option per question
     min_dim: options.MinDim = None,
     min_numel: options.MinNumel = 0,
     key: options.Key = None,
-    quiet: Quiet = False,
+    quiet: evaluated.Quiet = False,
 ) -> int:
     """Find the largest amount whose metric stays within the drop.
 
-    Bisects the amounts from 0 to 1: each is pruned to a hidden place, and your command evaluates it there. The largest
-    that was measured within the drop is written at the end. That it is the largest of all takes for granted that
-    pruning more is never better: with a noisy metric it is one that is good enough.
+    Bisects the amounts between 0 and 1. Each is pruned to a hidden place and evaluated there by your command; the
+    largest that stayed within the drop is written at the end, and the exit code is 1 where none did. Bisection takes
+    for granted that pruning more is never better. With a noisy metric a larger amount may do as well; what is written
+    was measured itself.
     """
-    from prunecli.searching import Goal, Steps, doubts  # noqa: PLC0415  -- fast start is a feature
-    from prunecli.searching import search as bisect  # noqa: PLC0415
+    from prunecli.searching import Goal, Steps, doubts
+    from prunecli.searching import search as bisect
 
     goal, steps = Goal(_drop(max_drop), higher_is_better), Steps(tolerance, tries)
-    chosen = {"include": include or [], "exclude": exclude or [], "min_dim": min_dim, "min_numel": min_numel}
-    question = asked(ckpt, evaluation, metric, {**chosen, "key": key})
+    vary(0.0)  # the strategy's own options, before any work
+    chosen = {
+        "include": include or [],
+        "exclude": exclude or [],
+        "min_dim": min_dim,
+        "min_numel": min_numel,
+        "key": key,
+    }
+    question = evaluated.asked(ckpt, evaluation, metric, chosen)
     target = _target(ckpt, output)
-    papers = None if report is None else [*report]
-    _check(question.checkpoint, target, papers, force=force, dry_run=dry_run)
-    vary(0.0)
-    lines = None if quiet or json else _Lines()
-    found = _found(question, state_beside(target, state), partial(bisect, vary=vary, goal=goal, steps=steps), fresh, lines)
+    if not dry_run:
+        _check(question.checkpoint, target, report, force=force)
+    table = Table((8, 8, 12, 12, 10), quiet=quiet or json)
+    where = evaluated.state_for(target, state)
+    with evaluated.tried(question, where, fresh=fresh) as trials:
+        found = bisect(trials, vary, goal, steps, lambda unpruned: _head(table, unpruned))
+        written = None
+        if found.best is not None and not dry_run:
+            trials.check_unchanged()
+            written = _publish(ckpt, vary(found.best.amount), target, report, context, {**chosen, "force": force})
     for doubt in doubts(found):
-        print(f"warning: {doubt}", file=sys.stderr)  # noqa: T201
-    best, written = found.best, None
-    if best is not None and not dry_run:
-        from prunecli.api import prune  # noqa: PLC0415  -- imports NumPy
-
-        written = prune(
-            ckpt, vary(best.amount), output=target, reports=papers, force=force, command=context.obj or (), **given(chosen, key)
-        )
+        say(f"warning: {doubt}")
     if json:
-        print(to_text.dumps(_document(found, goal, ckpt, evaluation, strategy, written and written.output_path), indent=1))  # noqa: T201
-    elif lines is not None:
-        lines.end(found, goal, written and written.output_path, ckpt, strategy)
-    if best is None:
-        print(f"nothing found: no amount that was tried stays within {goal.max_drop}", file=sys.stderr)  # noqa: T201
-    return 1 if best is None else 0
+        print(to_text.dumps(_document(found, goal, (ckpt, strategy, evaluation), written), indent=1))  # noqa: T201
+    else:
+        _tell(table, found, goal, where)
+        _next(table, found, written, report)
+    if found.best is None:
+        say(f"nothing found: every amount that was tried drops by more than {_short(goal.max_drop)}")
+        return 1
+    return 0
+
+
+def _drop(text: str | None) -> Decimal:
+    """Return the number, exactly: a drop of as much as is allowed is allowed."""
+    if text is None:
+        raise UsageError("--max-drop is missing: how much worse the metric may get", hint="--max-drop 0.01")
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise UsageError(
+            f"--max-drop takes a number in the metric's own units, not {text!r}", hint="--max-drop 0.01"
+        ) from None
+
+
+# --- where the result goes
+
+
+def _target(ckpt: str, output: str | None) -> Path:
+    from prunecli.checkpoint import default_output
+
+    if output == "-":
+        raise UsageError("a search prints its tries on standard output, so the checkpoint needs a file", hint="-o PATH")
+    return default_output(ckpt) if output is None else Path(output)
+
+
+def _check(checkpoint: Checkpoint, target: Path, reports: list[Path] | None, *, force: bool) -> None:
+    """Refuse before the search what could not be published after it."""
+    from prunecli.checkpoint import default_report
+    from prunecli.report_files import check_suffixes
+    from prunecli.targets import check_output, check_writable_target
+
+    inputs, names = [file.path for file in checkpoint.files], None
+    if checkpoint.is_directory:
+        names = {path.relative_to(checkpoint.path).as_posix() for path in inputs}
+        names.update(p.as_posix() for c in checkpoint.companions for p in (c, *c.parents[:-1]))
+        inputs.append(checkpoint.path)
+    check_output(target, sources=inputs, force=force, in_place=False, names=names)
+    check_suffixes(reports or ())
+    for paper in [default_report(target)] if reports is None else reports:
+        check_writable_target(paper, force=force, others=[*inputs, target])
+
+
+def _publish(
+    ckpt: str,
+    strategy: Strategy,
+    target: Path,
+    reports: list[Path] | None,
+    context: typer.Context,
+    chosen: dict[str, Any],
+) -> Report:
+    from prunecli.api import prune
+
+    return prune(ckpt, strategy, output=target, reports=reports, command=context.obj or (), **chosen)
+
+
+# --- what is printed
+
+
+def _head(table: Table, unpruned: Trial) -> Tell:
+    """Print the table's head and the unpruned checkpoint; return what prints a try."""
+    table.line("amount", "sparsity", "metric", "drop", "seconds", "verdict")
+    sparsity, seconds = percent(unpruned.sparsity), f"{unpruned.seconds:.1f}"
+    table.line("-", sparsity, _short(unpruned.metric), "-", seconds, f'unpruned, read from "{unpruned.line}"')
+
+    def tell(tried: Try) -> None:
+        trial = tried.trial
+        verdict = "within" if tried.within else "too much"
+        known = ", remembered" if trial.remembered else ""
+        numbers = f"{tried.amount:g}", percent(trial.sparsity), _short(trial.metric), _short(tried.drop)
+        table.line(*numbers, f"{trial.seconds:.1f}", verdict + known)
+
+    return tell
+
+
+def _short(number: Decimal) -> str:
+    return f"{float(number):.6g}"
+
+
+def _tell(table: Table, found: Found, goal: Goal, state: Path) -> None:
+    """Print what was found, and how sure that is."""
+    best, beyond = found.best, found.beyond
+    table.say()
+    if best is not None:
+        got = f"{best.trial.zeros:,} of {best.trial.numel:,} weights zero ({percent(best.trial.sparsity)})"
+        metric = f"metric {_short(best.trial.metric)}, drop {_short(best.drop)} of {_short(goal.max_drop)} allowed"
+        table.say(f"found     amount {best.amount:g}: {got}, {metric}")
+    if beyond is not None:
+        table.say(f"beyond    amount {beyond.amount:g} drops by {_short(beyond.drop)}")
+    if not found.complete:
+        table.say("open      the tries were used up before the two amounts were next to each other")
+    made = sum(not t.trial.remembered for t in found.tries)
+    table.say(f"tries     {len(found.tries)}, {made} of them evaluated now; remembered in {shown(str(state))}")
+
+
+def _next(
+    table: Table,
+    found: Found,
+    written: Report | None,
+    reports: list[Path] | None,
+) -> None:
+    """Say where the result is, or what makes it."""
+    if written is not None and written.output_path is not None:
+        from prunecli.checkpoint import default_report
+
+        table.say(f"output    {shown(written.output_path)} ({shown_bytes(written.output_bytes or 0)})")
+        for path in [default_report(written.output_path)] if reports is None else reports:
+            table.say(f"report    {shown(str(path))}")
+        return
+    table.say("output    nothing written")
+    if found.best is not None:
+        table.say("to write  the same command without -n: what was evaluated is remembered")
+
+
+def _document(found: Found, goal: Goal, names: tuple[str, str, str | None], written: Report | None) -> dict[str, Any]:
+    """Return the result as JSON has it."""
+    return {
+        "schema": SCHEMA,
+        "checkpoint": names[0],
+        "strategy": names[1],
+        "eval": names[2],
+        "max_drop": float(goal.max_drop),
+        "higher_is_better": goal.higher_is_better,
+        "unpruned": _values(found.unpruned),
+        "tries": [_tried(t) for t in found.tries],
+        "best": found.best and _tried(found.best),
+        "beyond": found.beyond and _tried(found.beyond),
+        "complete": found.complete,
+        "output": written and written.output_path,
+    }
+
+
+def _tried(tried: Try) -> dict[str, Any]:
+    from prunecli.sweeping import number
+
+    return {"amount": tried.amount, **_values(tried.trial), "drop": number(tried.drop), "within": tried.within}
+
+
+def _values(trial: Trial) -> dict[str, Any]:
+    from prunecli.sweeping import number
+
+    return {
+        "strategy": trial.strategy,
+        "sparsity": round(trial.sparsity, 6),
+        "zeros": trial.zeros,
+        "weights": trial.numel,
+        "metric": number(trial.metric),
+        "line": trial.line,
+        "seconds": trial.seconds,
+        "remembered": trial.remembered,
+    }

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.beside import beside, family
-from prunecli.checkpoint import open_checkpoint
+from prunecli.checkpoint import SAFETENSORS
 from prunecli.dtypes import FLOATS
-from prunecli.pairing import Kind, pair_up
+from prunecli.errors import UsageError
+from prunecli.pairing import Kind, open_at, pair_up
 from prunecli.tensors import OUTSIDE
 
 if TYPE_CHECKING:
@@ -99,13 +100,15 @@ def diff(
     """Compare the checkpoints at `a` and `b`.
 
     `exclude` leaves tensors out and `include` compares only some tensors and nothing beside them; both are patterns,
-    see `selection.Rules`. `key` is the dotted path of the state_dict in both, `threads` 0 takes as many as help, and
+    see `selection.Rules`. `key` is where the state_dict is in nested ones, `threads` 0 takes as many as help, and
     `labels` name the checkpoints in messages. Of a torch file and a safetensors file, only the tensors of the
     state_dicts are compared; of two containers of one kind all tensors, and what is no tensor. How a container is laid
     out, the order of its entries and bytes that no tensor looks at never count. Raises PruneError, in one of its kinds,
     for checkpoints that cannot be read and patterns that match nothing.
     """
-    first, second = (open_checkpoint(p, key=key, label=label) for p, label in zip((a, b), labels, strict=True))
+    first, second = (open_at(path, key, label) for path, label in zip((a, b), labels, strict=True))
+    if key and first.format == second.format == SAFETENSORS:
+        raise UsageError(f"neither checkpoint has a key {key!r}: both are safetensors", hint="leave --key out")
     alike = family(first) == family(second)
     sides = [_tensors(side, all_of_them=alike) for side in (first, second)]
     pairs = pair_up(sides[0], sides[1], include, exclude)

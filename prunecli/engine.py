@@ -12,15 +12,12 @@ from prunecli.output import new_directory, new_file
 from prunecli.reading import opened
 from prunecli.running import Options, Run
 from prunecli.splice import Sink, Source
-from prunecli.work import alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from prunecli.report import Report
-    from prunecli.selection import Selection
-    from prunecli.strategies import Strategy
     from prunecli.tensors import Checkpoint
     from prunecli.work import Work
 
@@ -49,21 +46,6 @@ def prune_files(checkpoint: Checkpoint, work: Work, output: Path | int | None, o
         if options.verify is not None:
             options.verify(report)
     return report
-
-
-def prune_sources(
-    checkpoint: Checkpoint,
-    selection: Selection,
-    strategy: Strategy,
-    sources: Sequence[Source],
-    sinks: Sequence[Sink | None],
-    options: Options,
-) -> Report:
-    """Prune from `sources` to `sinks`, one of each per file of `checkpoint`; a sink of None is not written."""
-    began = time.monotonic()
-    run = Run(checkpoint, alone(selection, strategy), options)
-    run.execute(sources, sinks)
-    return run.report(None, time.monotonic() - began)
 
 
 @contextmanager

@@ -180,7 +180,8 @@ def evaluate(command: Command, path: Path) -> tuple[Metric, float]:
     line = shown(shlex.join(words))
     last = tuple(_last_lines(out, err))
     if code:
-        raise EvaluationError(f"the evaluation {_ended(code)}: {line}", hint=line, output=last)
+        by_hand = shown(shlex.join(word.replace(PLACEHOLDER, "CKPT") for word in command.words))  # the candidate goes
+        raise EvaluationError(f"the evaluation {_ended(code)}: {line}", hint=by_hand, output=last)
     # the path may have numbers in it, and is often printed
     found = find_metric(out.replace(str(path), PLACEHOLDER), command.pattern)
     if found is None:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, cast
 from prunecli.asking import Ranks, plan_work
 from prunecli.devices import resolve
 from prunecli.errors import UsageError
+from prunecli.masks import MaskLayout, MaskSink
 from prunecli.memory import describe
+from prunecli.recipes import Layers, Recipe
 from prunecli.running import Options, Run
 from prunecli.selection import Rules
 
@@ -34,7 +36,7 @@ FETCHED_WINDOW = 1 << 24
 
 def prune_state_dict(  # noqa: PLR0913 - one keyword per question a user may have
     state_dict: Mapping[str, object],
-    strategy: Strategy,
+    strategy: Strategy | Recipe,
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -67,23 +69,29 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword per question a user may hav
     memory = describe(state_dict)
     rules = Rules(tuple(include), tuple(exclude), min_dim, min_numel)
     ranks = Ranks(scores=scores, act_norms=act_norms, mask_in=mask_in, of=of)
-    work = plan_work(memory.checkpoint, rules, strategy, ranks)
     window = FETCHED_WINDOW if memory.on_device else 0
     options = Options(device=resolve(device), threads=threads, window=window, strict=strict)
-    rehearsed = _run(memory, work, options, write=False)
-    return rehearsed if dry_run else _run(memory, work, options, write=True)
+
+    def run_layer(work: Work, mask: int | None) -> Report:
+        rehearsed = _run(memory, work, options, write=False, mask=mask)
+        return rehearsed if dry_run or mask is not None else _run(memory, work, options, write=True)
+
+    if isinstance(strategy, Recipe):
+        return Layers(memory.checkpoint, rules, strategy, ranks).run(run_layer, None)
+    return run_layer(plan_work(memory.checkpoint, rules, strategy, ranks), None)
 
 
-def _run(memory: Memory, work: Work, options: Options, *, write: bool) -> Report:
-    """Read and measure, and with `write` put the results back."""
+def _run(memory: Memory, work: Work, options: Options, *, write: bool, mask: int | None = None) -> Report:
+    """Read and measure, with `write` put the results back, and write what stays to the descriptor `mask`."""
     began = time.monotonic()
     run = Run(memory.checkpoint, work, options)
     # A region has all that is asked of a file to read and of one to write.
     sources = cast("Sequence[Source]", memory.regions)
     sinks: Sequence[Sink | None] = cast("Sequence[Sink]", memory.regions) if write else [None] * len(sources)
+    masks = None if mask is None else MaskSink(mask, MaskLayout(run.targets))
     memory.settle()
     try:
-        run.execute(sources, sinks)
+        run.execute(sources, sinks, masks)
     finally:
         if write:
             memory.settle()

@@ -16,7 +16,7 @@ import numpy as np
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.escape import shown
 from prunecli.tensors import Checkpoint, CheckpointFile, Span, TensorInfo
-from prunecli.torch_tensors import _DTYPES as DTYPES
+from prunecli.torch_tensors import DTYPES
 from prunecli.torch_tensors import why_view
 
 if TYPE_CHECKING:

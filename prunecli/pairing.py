@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunecli.selection import _matching as matching
+from prunecli.checkpoint import SAFETENSORS, open_checkpoint
+from prunecli.selection import matching
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Sequence
 
-    from prunecli.tensors import TensorInfo
+    from prunecli.tensors import Checkpoint, TensorInfo
 
 _VIEWS = {"conjugate view", "negative view"}  # their bits mean something else than they say
 
@@ -56,6 +58,17 @@ def kind(tensor: TensorInfo | None) -> Kind | None:
 def shape_text(shape: tuple[int, ...]) -> str:
     """Return a shape as "64x512", or "scalar"."""
     return "x".join(map(str, shape)) or "scalar"
+
+
+def open_at(path: str | os.PathLike[str], key: str | None, label: str | None = None) -> Checkpoint:
+    """Open one of two checkpoints; `key` is for a nested one, and a safetensors file beside it has none.
+
+    Raises CheckpointError as `open_checkpoint` does.
+    """
+    checkpoint = open_checkpoint(path, label=label)
+    if not key or checkpoint.key == key or checkpoint.format == SAFETENSORS:
+        return checkpoint
+    return open_checkpoint(path, key=key, label=label)
 
 
 def pair_up(

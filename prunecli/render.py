@@ -15,7 +15,7 @@ from prunecli.escape import shown, shown_bytes
 from prunecli.report import ON_DISK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.console import Console
 
@@ -203,19 +203,32 @@ def _summary(report: Report, reports: Sequence[str]) -> list[str]:
 
 def request(report: Report) -> str:
     """Return what was asked for: the strategy, its parameters, and in words the rule where all tensors have one."""
-    parameters = " ".join(
-        f"{key}={shown(str(v))}" for key, v in report.strategy.items() if key != "name" and v is not None
-    )
-    name = shown(str(report.strategy.get("name", "")))
+    told = dict(report.strategy)
+    rules_told = told.pop("rules", None)
+    if isinstance(rules_told, list):
+        told["rules"] = "; ".join(_spelled(rule) for rule in rules_told)
+    name = shown(str(told.pop("name", "")))
+    parameters = _parameters(told)
     rules = {row.rule for row in report.rows if row.selected}
     rule = f" ({shown(next(iter(rules)) or '')})" if len(rules) == 1 and rules != {None} else ""
     return " ".join(part for part in (name, parameters) if part) + rule
 
 
+def _spelled(rule: Mapping[str, object]) -> str:
+    """Return a rule of a recipe in a line."""
+    return " ".join(part for part in (str(rule.get("name", "")), _parameters({**rule, "name": None})) if part)
+
+
+def _parameters(told: Mapping[str, object]) -> str:
+    texts = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in told.items() if v is not None}
+    return " ".join(f"{key}={shown(text)}" for key, text in texts.items())
+
+
 def _asked(report: Report) -> list[str]:
     verb = "would zero" if report.dry_run else "zeroed"
     chosen = report.selected
-    got = f"got       {verb} {number(chosen.pruned)} of {chosen.numel:,} weights"
+    part = "" if chosen.pruned is None or not chosen.numel else f", {chosen.pruned / chosen.numel:.4f} of them"
+    got = f"got       {verb} {number(chosen.pruned)} of {chosen.numel:,} weights{part}"
     return [f"asked     {request(report)}", got]
 
 
@@ -270,7 +283,8 @@ def _estimated(report: Report) -> list[str]:
 
 def _written(report: Report, reports: Sequence[str]) -> list[str]:
     if report.dry_run or report.output_path is None:
-        return ["output    nothing written (dry run)", *(f"report    {shown(path)}" for path in reports)]
+        why = "dry run" if report.dry_run else "a gate failed"
+        return [f"output    nothing written ({why})", *(f"report    {shown(path)}" for path in reports)]
     size = "" if report.output_bytes is None else f" ({shown_bytes(report.output_bytes)})"
     place = "standard output" if report.output_path == "-" else shown(report.output_path)
     return [f"output    {place}{size}", *(f"report    {shown(path)}" for path in reports)]

@@ -28,7 +28,7 @@ SCHEMA = 1
 NOT_READ = "tensors that are not selected are not read: their zeros are unknown and not counted"
 """What the totals over all parameters leave out."""
 
-ON_DISK = "zeros take as much room in a dense file as any weight: the file does not shrink by itself"
+ON_DISK = "a dense file with zeros is neither smaller nor faster by itself"
 """What pruning is worth on disk, in plain words."""
 
 _NAMED = 5  # names a warning lists before it counts the rest

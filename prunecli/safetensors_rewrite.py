@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from prunecli.dtypes import BITS
+from prunecli.errors import CheckpointError
 from prunecli.file_parts import Plan
 from prunecli.safetensors_file import read_safetensors
 
@@ -44,7 +46,7 @@ def rewrite_safetensors(file: BinaryIO, label: str, names: Mapping[str, str | No
         offsets[tensor.name] = [end, end + tensor.span.length]
         end += tensor.span.length
     header: dict[str, Any] = {}
-    for name, entry in json.loads(raw).items():
+    for name, entry in _parsed(raw, label).items():
         if name not in offsets:
             if name == "__metadata__":
                 header[name] = entry
@@ -53,6 +55,16 @@ def rewrite_safetensors(file: BinaryIO, label: str, names: Mapping[str, str | No
     text = spelled_alike(raw, header).rstrip()
     text += b" " * (-len(text) % _ALIGNMENT)
     return Plan((len(text).to_bytes(8, "little") + text, *(tensor.span for tensor in kept)))
+
+
+def _parsed(raw: bytes, label: str) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as problem:  # of numbers past all reason, too, which readers may pass over
+        raise CheckpointError(
+            f"{label} cannot be brought up to date: its JSON cannot be written again",
+            hint=f"python -m json.tool {shlex.quote(label)}",
+        ) from problem
 
 
 def _ordered(tensors: list[TensorInfo], base: int) -> list[TensorInfo]:
@@ -67,20 +79,18 @@ def _ordered(tensors: list[TensorInfo], base: int) -> list[TensorInfo]:
     return kept
 
 
-def rewrite_index(raw: bytes, names: Mapping[str, str | None], sizes: Mapping[str, int]) -> bytes | None:
+def rewrite_index(raw: bytes, names: Mapping[str, str | None], sizes: Mapping[str, int], label: str) -> bytes | None:
     """Return the index of shards `raw` with `names` renamed or gone, or None where it tells of none of them.
 
-    `sizes` are the bytes of the tensors that are gone: the index's total gets smaller by those it listed.
+    `sizes` are the bytes of the tensors that are gone: the index's total gets smaller by those it listed. Raises
+    CheckpointError, naming `label`, where it is not JSON in UTF-8 that can be written again.
     """
-    try:
-        index = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
+    index = _parsed(raw, label)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not names.keys() & weight_map.keys():
         return None
     kept = {name: names.get(name, name) for name in weight_map}
-    total = index.get("metadata", {}).get("total_size") if isinstance(index.get("metadata"), dict) else None
+    total = index["metadata"].get("total_size") if isinstance(index.get("metadata"), dict) else None
     if type(total) is int:
         gone = sum(sizes.get(name, 0) for name, new in kept.items() if new is None)
         index["metadata"] = {**index["metadata"], "total_size": max(total - gone, 0)}

@@ -121,7 +121,8 @@ def search(trials: Trials, vary: Vary, goal: Goal, steps: Steps, tell: Callable[
         told(tried)
         return tried
 
-    low, high, tries = 0, steps.count, []
+    low, high = 0, steps.count
+    tries: list[Try] = []
     while high - low > 1 and (steps.most is None or len(tries) < steps.most):
         middle = (low + high) // 2
         tries.append(attempt(steps.amount(middle)))

@@ -35,6 +35,9 @@ _LEFTOVERS = (
     ("_v", "a direction of weight_norm or a vector of spectral_norm, not a weight"),
     ("_zero_point", "a zero point, not a weight"),
 )
+HALF = "half of a weight under torch.nn.utils.prune (weight_orig * weight_mask): `prune bake CKPT` folds it"
+"""Why a tensor that torch keeps beside its mask is left as it is."""
+
 _NEAR_LIMIT = 10_000  # difflib takes seconds over more names than this
 
 
@@ -122,12 +125,13 @@ def _matching_any(option: str, patterns: Iterable[str], tensors: Sequence[Tensor
     """Map the index of each tensor that a pattern matches to the first such pattern."""
     found: dict[int, str] = {}
     for pattern in patterns:
-        for i in _matching(option, pattern, tensors):
+        for i in matching(option, pattern, tensors):
             found.setdefault(i, pattern)
     return found
 
 
-def _matching(option: str, pattern: str, tensors: Sequence[TensorInfo]) -> list[int]:
+def matching(option: str, pattern: str, tensors: Sequence[TensorInfo]) -> list[int]:
+    """Return the places of the tensors that a pattern of `option` matches; SelectionError where it matches none."""
     matches = _matcher(option, pattern)
     found = [i for i, tensor in enumerate(tensors) if matches(tensor.name)]
     if not found:
@@ -182,7 +186,7 @@ def _included(tensors: Sequence[TensorInfo], rules: Rules, never: Sequence[str |
         return None
     included: set[int] = set()
     for pattern in rules.include:
-        found = _matching("--include", pattern, tensors)
+        found = matching("--include", pattern, tensors)
         if all(never[i] for i in found):
             raise _only_unprunable(pattern, [(tensors[i].name, never[i]) for i in found])
         included.update(found)
@@ -232,7 +236,7 @@ def _why_no_weight(name: str, names: Collection[str]) -> str | None:
 def _why_leftover(name: str, names: Collection[str]) -> str:
     stem = name[:-5]
     if f"{stem}_orig" in names and f"{stem}_mask" in names:
-        return "half of a weight under torch.nn.utils.prune (weight_orig * weight_mask): fold it first"
+        return HALF
     if f"{stem}_orig" in names and f"{stem}_u" in names:
         return "a weight under spectral_norm (weight_orig, weight_u, weight_v): fold it first"
     return "a mask, not a weight" if name.endswith("_mask") else "a reparametrised weight: fold it first"
@@ -253,10 +257,11 @@ def _nothing_left(tensors: Sequence[TensorInfo], reasons: Sequence[str | None]) 
     listed = "; ".join(f"{count} x {shown(why)}" for why, count in counts)
     largest = sorted((t for t in tensors if _why_never(t) is None), key=lambda t: (-len(t.shape), -t.numel))
     names = " ".join(_option("-i", t.name) for t in largest[:3])
-    return SelectionError(
-        f"no tensor to prune: all {len(tensors)} are skipped ({listed})",
-        hint=f"choose by name, for instance {names}" if names else None,
-    )
+    if HALF in reasons:
+        hint: str | None = "prune bake CKPT"
+    else:
+        hint = f"choose by name, for instance {names}" if names else None
+    return SelectionError(f"no tensor to prune: all {len(tensors)} are skipped ({listed})", hint=hint)
 
 
 def _option(option: str, name: str) -> str:

@@ -38,7 +38,7 @@ _STORAGES = {
     "QUInt2x4Storage": "U8",
 }
 
-_DTYPES = {
+DTYPES = {
     "float64": "F64",
     "float32": "F32",
     "float16": "F16",
@@ -60,6 +60,7 @@ _DTYPES = {
     "complex64": "C64",
     "complex128": "C128",
 }
+"""safetensors' name for each of torch's dtypes that has one."""
 
 _STRIDED = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
 _WRAPPERS = {
@@ -240,8 +241,8 @@ def _window(claim: StorageClaim, typed: list[object] | None) -> tuple[str, int, 
     if typed is None:
         return claim.dtype, first, count
     match typed:
-        case [_, _, Global(module="torch", name=name), *_] if name in _DTYPES:
-            dtype = _DTYPES[name]
+        case [_, _, Global(module="torch", name=name), *_] if name in DTYPES:
+            dtype = DTYPES[name]
         case _:
             raise ValueError("its dtype is not known here")
     itemsize, unit = BITS[dtype] // 8, BITS[claim.dtype] // 8

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from typer.main import get_command
@@ -25,25 +25,22 @@ if TYPE_CHECKING:
 SETTINGS: dict[str, Any] = {"help_option_names": [], "ignore_unknown_options": True, "allow_interspersed_args": False}
 """The `context_settings` to register a command with that passes all its words on to `invoke`."""
 
-Words = Annotated[list[str] | None, typer.Argument(metavar="CKPT [OPTIONS] STRATEGY [OPTIONS]")]
+Words: TypeAlias = Annotated[list[str] | None, typer.Argument(metavar="CKPT [OPTIONS] STRATEGY [OPTIONS]")]
 """All that stands after such a command's name."""
 
-Vary = "Callable[[float], Strategy]"
+Vary: TypeAlias = "Callable[[float], Strategy]"
 """A function from an amount (0-1) to a strategy."""
 
 _AMOUNTS = ("amount", "count", "q")
-_EMPTY = inspect.Parameter.empty
 
 
-def _names(make: Callable[..., Strategy]) -> str:
+def _name(make: Callable[..., Strategy]) -> str:
     return make.__name__.rstrip("_")
 
 
 def varied() -> dict[str, Callable[..., Strategy]]:
     """Return the strategy functions that take an amount, by the names of their commands."""
-    return {
-        _names(make): make for make in commands.ALL if {"amount", "q"} & inspect.signature(make).parameters.keys()
-    }
+    return {_name(make): make for make in commands.ALL if {"amount", "q"} & inspect.signature(make).parameters.keys()}
 
 
 def invoke(context: typer.Context, words: Sequence[str], shared: Callable[..., int]) -> int:
@@ -120,7 +117,7 @@ def _unknown(name: str) -> UsageError:
     known = varied()
     if name.startswith("-"):
         return UsageError(f"{shown(name)} stands where the strategy is expected", hint=f"one of {', '.join(known)}")
-    if name in {_names(make) for make in commands.ALL}:
+    if name in {_name(make) for make in commands.ALL}:
         return UsageError(f"{name} has no amount that could be varied", hint=f"one of {', '.join(known)}")
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"closest is {near[0]}" if near else f"one of {', '.join(known)}"

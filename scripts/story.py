@@ -111,11 +111,17 @@ def verdict(rounds: list[Round], args: argparse.Namespace) -> str:
     wanted = rounds[0].tuned - args.margin
     best = next(r for r in reversed(rounds) if r.tuned >= wanted)
     end = "" if rounds[-1].tuned < wanted else "; the schedule ended before the accuracy did"
-    path = f"{args.out / f'round{best.number}.pth'}" if best.number else "the dense network"
+    path = near(args.out / f"round{best.number}.pth") if best.number else "the dense network"
     return (
         f"{best.zeros:.1%} of the weights can go: {best.tuned:.1%} of the test digits are right, "
         f"and {rounds[0].tuned:.1%} were{end}\nbest  {path}"
     )
+
+
+def near(path: Path) -> Path:
+    """Return `path` from here, where it lies below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 # --- the plot
@@ -247,7 +253,7 @@ def main(argv: list[str]) -> int:
     rounds = play(dense, digits, args)
     plot = args.out / "story.svg"
     plot.write_text(draw(rounds, args.margin), encoding="utf-8")
-    print(f"\n{verdict(rounds, args)}\nplot  {plot}")
+    print(f"\n{verdict(rounds, args)}\nplot  {near(plot)}")
     return 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run the shell examples of README.md and put in what they print; the tests hold them equal.
+"""Run the shell examples of README.md and of docs/ and put in what they print; the tests hold them equal.
 
     .venv/bin/python scripts/update_readme.py
 
@@ -20,8 +20,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+COMMANDS = ROOT / "docs" / "commands.md"
+PAGES = (README, COMMANDS, ROOT / "docs" / "guide.md")
+"""The pages whose examples are run; COMMANDS is made anew from the list of commands."""
+
 TYPER = "0.28"
-"""The Typer whose help texts the README shows: others lay them out differently."""
+"""The Typer whose help texts the pages show: others lay them out differently."""
 
 _BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 
@@ -52,10 +56,24 @@ def played(block: str) -> str:
         return "".join(f"$ {command}\n{run(command, Path(place))}" for command, _ in examples(block))
 
 
+def commands_page(names: list[str]) -> str:
+    """Return a page with the help of `prune` and of each of its commands, not filled in yet."""
+    helps = ["prune --help", *(f"prune {name} --help" for name in names)]
+    blocks = "\n".join(f"```console\n$ {line}\n```\n" for line in helps)
+    return f"# All commands and options\n\nMade by `scripts/update_readme.py`.\n\n{blocks}"
+
+
+def listed(text: str) -> list[str]:
+    """Return the commands that `prune --help` lists."""
+    return re.findall(r"^  (\w+)", text.split("Commands:\n")[1].split("\n\n")[0], re.MULTILINE)
+
+
 def main() -> None:
-    """Write the README anew."""
-    text = README.read_text(encoding="utf-8")
-    README.write_text(_BLOCK.sub(lambda block: played(block[0]), text), encoding="utf-8")
+    """Write the pages anew."""
+    COMMANDS.write_text(commands_page(listed(run("prune --help", ROOT))), encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(_BLOCK.sub(lambda block: played(block[0]), text), encoding="utf-8")
 
 
 if __name__ == "__main__":

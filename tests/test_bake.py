@@ -678,3 +678,48 @@ def test_json_can_be_read(tmp_path: Path) -> None:
     assert found["weights"][-1]["sparsity"] == pytest.approx(
         np.mean(read(baked_output(source))["fc.weight"].numpy() == 0)
     )
+
+
+def test_a_directory_is_whole_or_absent(tmp_path: Path) -> None:
+    """One bad mask in one shard, or an index that cannot be written anew, and no directory appears."""
+    source, weights = stored("safetensors-shards", tmp_path)
+    bad = {"extra_orig": torch.ones(3), "extra_mask": torch.full((3,), 0.5)}
+    shard = next(source.glob("*-00002-*"))
+    save_file(load_file(shard) | bad, shard)
+
+    with pytest.raises(CheckpointError, match=r"extra_mask holds 0\.5 at \[0\]"):
+        bake(source)
+    save_file({name: t for name, t in load_file(shard).items() if name in weights}, shard)
+    (source / "other.index.json").write_bytes('{"weight_map": {}}'.encode("utf-16"))
+    with pytest.raises(CheckpointError, match="brought up to date"):
+        bake(source / "model.safetensors.index.json")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("indent", [None, 2, 4])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_an_index_is_spelled_as_it_was(tmp_path: Path, indent: int | None, end: str) -> None:
+    """Indentation, the line break at the end and the keys beside the map are those of the input."""
+    source = tmp_path / "m"
+    source.mkdir()
+    save_file({"w_orig": W.clone(), "w_mask": M.clone(), "\u00e4": W + 1}, source / "a.safetensors")
+    before = {"x": [1.50, {}], "weight_map": dict.fromkeys(("w_orig", "\u00e4", "w_mask"), "a.safetensors")}
+    (source / "m.safetensors.index.json").write_text(json.dumps(before, indent=indent) + end)
+
+    bake(source)
+
+    after = {"x": [1.50, {}], "weight_map": dict.fromkeys(("w", "\u00e4"), "a.safetensors")}
+    found = (tmp_path / "m.baked" / "m.safetensors.index.json").read_text()
+    assert json.dumps(after, indent=indent) + end == found
+
+
+def test_a_number_past_all_reason_is_refused(tmp_path: Path) -> None:
+    """A field of thousands of digits, which the listing passes over, ends in a sentence and not in a traceback."""
+    text = '{"w_orig":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":%s}' % ("9" * 5000)
+    text += ',"w_mask":{"dtype":"U8","shape":[1],"data_offsets":[4,5]}}'
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + b"\0\0\x80\x3f\1")
+
+    with pytest.raises(CheckpointError, match="cannot be written again"):
+        bake(path)

@@ -1,4 +1,4 @@
-"""Zips rewritten record by record: what is kept is spelled as it was, and zipfile, unzip and torch agree on the rest."""
+"""Zips rewritten record by record: what is kept is spelled as it was, and zipfile and unzip agree on the rest."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_without_changes_it_is_the_same_file(tmp_path: Path, container: str) -> 
 
 
 def test_checksums_are_where_the_plan_says(tmp_path: Path) -> None:
-    """Each place in the new file that the plan names holds the CRC of the record, in header, descriptor and directory."""
+    """Each place that the plan names holds the CRC of the record, beside the data and in the directory."""
     path = make_checkpoint("zip", tmp_path)
     with path.open("rb") as file, zipfile.ZipFile(path) as archive:
         pickled = next(n for n in archive.namelist() if n.endswith("data.pkl"))
@@ -94,8 +94,9 @@ def test_zipfile_reads_what_was_meant(
         assert found.testzip() is None
         expected = {f"a/{i}": data for i, data in enumerate(contents)} | changed
         assert [expected[name] for name in names] == [found.read(name) for name in names]
-    with (folder / "out.zip").open("rb") as file:
-        assert list(read_records(file, "it")) == names
+    if names:
+        with (folder / "out.zip").open("rb") as file:
+            assert list(read_records(file, "it")) == names
 
 
 class _Pipe(io.BytesIO):
@@ -153,14 +154,12 @@ def decodes_with_checksum() -> bool:
     return zipfile.ZipInfo._decodeExtra.__code__.co_argcount > 1  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("kernel", [True, False])
-def test_parts_are_copied_by_the_kernel_or_by_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool
-) -> None:  # noqa: FBT001
-    """Ranges land where the plan says, in whatever order, also where the kernel cannot copy between files."""
+@pytest.mark.parametrize("way", ["kernel", "hand"])
+def test_parts_are_copied_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Ranges land where the plan says, also where the kernel cannot copy between files."""
     data = os.urandom(3_000_000)
     (tmp_path / "in").write_bytes(data)
-    if not kernel:
+    if way == "hand":
         monkeypatch.delattr(os, "copy_file_range", raising=False)
     plan = Plan((b"head", Span(2_000_000, 1_000_000), Span(5, 0), Span(10, 1_500_000), b"tail"))
 

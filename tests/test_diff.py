@@ -18,11 +18,12 @@ from safetensors.torch import save_file
 from support import CONTAINERS, SHARED, bits, make_checkpoint, make_weights
 
 from prunecli import cli, comparing
+from prunecli.check import OnlyZerosAdded, SameStructure, check
 from prunecli.cmd_diff import diff as command
 from prunecli.comparing import Change
 from prunecli.diff import Difference, Thing, diff
 from prunecli.diff_text import write_difference
-from prunecli.errors import CheckpointError, SelectionError
+from prunecli.errors import CheckpointError, SelectionError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -321,6 +322,15 @@ def things(a: Path, b: Path) -> dict[str, tuple[str | None, str | None]]:
     return {thing.name: (thing.a, thing.b) for thing in diff(a, b).things}
 
 
+@pytest.mark.parametrize("empty", [{}, [], (), "", None])
+def test_an_empty_entry_is_an_entry(empty: object, tmp_path: Path) -> None:
+    """An entry that holds nothing is told from one that is not there."""
+    a = saved(tmp_path / "a.pth", {"w": torch.ones(1), "more": empty})
+    b = saved(tmp_path / "b.pth", {"w": torch.ones(1)})
+
+    assert list(things(a, b)) == ["entry more"]
+
+
 @pytest.mark.parametrize("old_format", [False, True])
 def test_other_entries_are_named(old_format: bool, tmp_path: Path) -> None:  # noqa: FBT001
     """Epochs, settings, histories and classes of a nested checkpoint are told by their paths, and tensors are not."""
@@ -329,7 +339,13 @@ def test_other_entries_are_named(old_format: bool, tmp_path: Path) -> None:  # n
         groups = [{"lr": 0.1, "betas": (0.9, 0.99), "params": [0, 1]}]
         base = {"state_dict": {"w": torch.ones(2)}, "epoch": 3, "optimizer": {"param_groups": groups}, "who": "me"}
         blobs = {"short": b"one", "long": b"x" * 5000, "same": b"y" * 5000}
-        return {**base, **blobs, "args": Namespace(arch="net", deep={"x": None}), "losses": [0.5] * 100, **other}
+        return {
+            **base,
+            **blobs,
+            "args": Namespace(arch="net", deep={"x": None, "z": 2}),
+            "losses": [0.5] * 100,
+            **other,
+        }
 
     options = {"_use_new_zipfile_serialization": not old_format}
     groups = [{"lr": 0.2, "betas": (0.9, 0.99), "params": [0, 1]}]
@@ -339,7 +355,7 @@ def test_other_entries_are_named(old_format: bool, tmp_path: Path) -> None:  # n
         nested(
             epoch=4,
             optimizer={"param_groups": groups},
-            args=Namespace(arch="net2", deep={}),
+            args=Namespace(arch="net2", deep={"z": 2}),
             losses=[0.5] * 99,
             short=b"two",
             long=b"x" * 4999 + b"z",
@@ -358,6 +374,17 @@ def test_other_entries_are_named(old_format: bool, tmp_path: Path) -> None:  # n
         "entry args.arch": ("'net'", "'net2'"),
         "entry args.deep.x": ("None", None),
     }
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("size", [3, 500, 300_000])
+def test_bytes_are_compared_to_the_last(protocol: int, size: int, tmp_path: Path) -> None:
+    """Bytes of any length count as they are, in every protocol."""
+    data = bytes(range(250)) * (size // 250) + b"end"
+    a = saved(tmp_path / "a.pth", {"w": torch.ones(1), "raw": data, "kept": data[1:]}, pickle_protocol=protocol)
+    b = saved(tmp_path / "b.pth", {"w": torch.ones(1), "raw": data[:-1] + b"t", "kept": data[1:]}, pickle_protocol=4)
+
+    assert list(things(a, b)) == ["entry raw"]
 
 
 def digest(values: list[float]) -> str:
@@ -420,6 +447,22 @@ def test_what_is_not_compared_is_noted(tmp_path: Path) -> None:
     )
 
 
+def test_a_key_names_the_state_dict_of_the_nested_one(tmp_path: Path) -> None:
+    """`key` chooses among the dicts of a torch file, and a safetensors file on the other side needs none."""
+    a = saved(tmp_path / "a.pth", {"state_dict": {"w": torch.ones(2)}, "ema": {"w": torch.zeros(2)}})
+    b = tmp_path / "b.safetensors"
+    save_file({"w": torch.zeros(2)}, b)
+
+    assert not diff(a, b).same
+    assert diff(a, b, key="ema").same
+    assert diff(b, a, key="ema").same
+    assert check(b, [SameStructure(a), OnlyZerosAdded(a)])[1].holds
+    with pytest.raises(CheckpointError, match="no tensors at the key 'nope'"):
+        diff(a, b, key="nope")
+    with pytest.raises(UsageError, match="both are safetensors"):
+        diff(b, b, key="ema")
+
+
 def test_patterns_narrow_what_is_compared(tmp_path: Path) -> None:
     """`include` compares some tensors and nothing else, `exclude` all but some; both see the names of both sides."""
     a = saved(tmp_path / "a.pth", {"w": torch.ones(1), "v": torch.ones(1), "n": 1})
@@ -432,11 +475,15 @@ def test_patterns_narrow_what_is_compared(tmp_path: Path) -> None:
         diff(a, b, include=["x"])
 
 
-def test_entries_that_share_their_parts_without_end_are_refused(tmp_path: Path) -> None:
-    """Lists in lists in lists, each twice, are 2^40 entries in a few bytes: refused in bounded time."""
+@pytest.mark.parametrize("long", [False, True])
+def test_entries_that_share_their_parts_without_end_are_refused(long: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """Lists in lists, each twice, are 2^40 entries in a few bytes, and one text can come often: refused in time."""
     bomb: list[object] = [{}]
     for _ in range(40):
         bomb = [bomb, bomb, {}]
+    if long:
+        text = "x" * (1 << 20)
+        bomb = [{"a": text, text: 1}] * 100_000
     path = saved(tmp_path / "a.pth", {"w": torch.ones(1), "bomb": bomb})
 
     with pytest.raises(CheckpointError, match="entries beside its tensors") as caught:

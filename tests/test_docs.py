@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = ("threshold", "percentile", "l1", "global", "topk", "structured", "block")
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+PRUNING = ("threshold", "percentile", "l1", "global", "topk", "structured", "block", "random", "mask", "run")
+LOOKING = ("inspect", "scan", "check", "diff", "bake", "search", "sweep")
+COMMANDS = (*PRUNING, *LOOKING)
 
 
 def script() -> ModuleType:
@@ -37,20 +40,19 @@ def script() -> ModuleType:
 
 
 update_readme = script()
-BLOCKS = update_readme.blocks(README)
-HELP = [block for block in BLOCKS if "--help" in block]
-EXAMPLES = [block for block in BLOCKS if block not in HELP]
+HELP = update_readme.blocks(update_readme.COMMANDS.read_text(encoding="utf-8"))
+EXAMPLES = [*update_readme.blocks(README), *update_readme.blocks(GUIDE)]
 
 
 @pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: block.splitlines()[0])
 def test_examples_print_what_is_shown(block: str) -> None:
-    """Every shell example, run on a copy of demo/, prints what the README shows, to the letter."""
+    """Every shell example, run on a copy of demo/, prints what the page shows, to the letter."""
     assert update_readme.played(block) == block
 
 
 @pytest.mark.skipif(
     not version("typer").startswith(f"{update_readme.TYPER}."),
-    reason=f"the help in the README is laid out by Typer {update_readme.TYPER}",
+    reason=f"the help in docs/commands.md is laid out by Typer {update_readme.TYPER}",
 )
 @pytest.mark.parametrize("block", HELP, ids=lambda block: block.splitlines()[0])
 def test_the_help_shown_is_the_real_one(block: str) -> None:
@@ -59,7 +61,7 @@ def test_the_help_shown_is_the_real_one(block: str) -> None:
 
 
 def test_every_command_has_its_help_block() -> None:
-    """The README shows the help of `prune` and of each of its commands."""
+    """docs/commands.md shows the help of `prune` and of each of its commands."""
     shown = [command for block in HELP for command, _ in update_readme.examples(block)]
 
     assert shown == ["prune --help", *(f"prune {command} --help" for command in COMMANDS)]
@@ -67,12 +69,13 @@ def test_every_command_has_its_help_block() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_option_is_documented(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command, and each option its --help names, is in the README, whatever Typer's layout."""
+    """Each command is in the README, and each option its --help names is in docs/commands.md, whatever the layout."""
     main([command, "--help"])
 
+    page = next(block for block in HELP if block.startswith(f"$ prune {command} --help\n"))
     options = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", capsys.readouterr().out))
-    assert f"`{command} --" in README
-    assert {option for option in options if option not in README} == set()
+    assert re.search(rf"`(prune )?{command}[ `]", README)
+    assert {option for option in options if option not in page} == set()
 
 
 def test_every_command_is_tested_here(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +88,7 @@ def test_every_command_is_tested_here(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
     """The library example prints what its comment says."""
-    (example,) = re.findall(r"(?<=^```python\n).*?(?=^```$)", README, re.MULTILINE | re.DOTALL)
+    example = re.findall(r"(?<=^```python\n).*?(?=^```$)", README, re.MULTILINE | re.DOTALL)[0]
     shutil.copytree(ROOT / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("out"))
 
     ran = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, check=True, text=True)
@@ -97,7 +100,7 @@ def test_every_field_of_the_report_is_documented(tmp_path: Path) -> None:
     """Each key of the JSON report is named in the README's section on it."""
     prune(ROOT / "demo" / "digits_conv.pth", Global(amount=0.5), output=tmp_path / "o", reports=[tmp_path / "o.json"])
     report = json.loads((tmp_path / "o.json").read_text())
-    section = README.split("### The report")[1].split("\n## ")[0]
+    section = GUIDE.split("## The report")[1].split("\n## ")[0]
 
     keys = [*report, *report["input"], *report["output"], *report["on_disk"], *report["tensors"][0]]
     keys += [f"totals.{name}" for name in report["totals"] if name in report["totals"]]
@@ -107,8 +110,8 @@ def test_every_field_of_the_report_is_documented(tmp_path: Path) -> None:
 
 
 def test_what_the_readme_points_to_exists() -> None:
-    """Files named in the README are there."""
-    named = set(re.findall(r"(?:tests|scripts|demo)/[\w./]*\w", README)) - {"demo/digits_conv.pruned"}
+    """Files named in the README and the guide are there."""
+    named = set(re.findall(r"(?:tests|scripts|demo|docs)/[\w./]*\w", README + GUIDE)) - {"demo/digits_conv.pruned"}
 
     missing = {path for path in named if not (ROOT / path).exists() and ".pruned." not in path}
     assert missing == set()

@@ -79,6 +79,22 @@ ARROWS = {
     "scores": "arrays dtypes errors escape ranking strategies workers",
     "measuring": "arrays dtypes norms scores strategies",
     "histograms": "arrays ranking",
+    "quantiles": "arrays dtypes histograms ranking reading",
+    "leftovers": "",
+    "pickle_terms": "errors pickle_opcodes pickle_reader",
+    "pickle_rewrite": "errors escape pickle_terms torch_records",
+    "file_parts": "splice tensors",
+    "zip_rewrite": "errors file_parts tensors zip_directory",
+    "torch_rewrite": "errors exported file_parts pickle_opcodes pickle_reader pickle_rewrite tensors torch_legacy"
+    " torch_records torch_tensors torchscript zip_directory zip_rewrite",
+    "safetensors_rewrite": "dtypes errors file_parts safetensors_file",
+    "pruned_pairs": "dtypes errors escape leftovers sharing tensors",
+    "folding": "arrays dtypes errors escape pruned_pairs reading splice tiles workers",
+    "bake": "checkpoint errors escape file_parts folding output pruned_pairs reading safetensors_file"
+    " safetensors_rewrite shards splice targets tensors torch_file torch_rewrite",
+    "inspecting": "dtypes errors escape histograms leftovers quantiles reading selection sharing tensors",
+    "scanning": "dtypes histograms quantiles reading selection",
+    "memory": "errors escape tensors torch_tensors",
     "masks": "splice",
     "planning": "arrays curves dtypes measuring plans ranking reading scores splice strategies workers",
     "applying": "arrays crc32 dtypes errors escape measure plans splice tiles workers",
@@ -88,13 +104,22 @@ ARROWS = {
     # what was done, as values and as text
     "report": "dtypes escape tensors",
     "render": "escape report",
+    "gates": "errors escape",
+    "columns": "",
+    "counting": "arrays dtypes",
+    "comparing": "arrays dtypes errors escape ranking reading sharing workers",
+    "beside": "errors pickle_opcodes pickle_reader safetensors_file tensors torch_legacy torch_records torch_tensors"
+    " zip_directory",
+    "pairing": "checkpoint selection",
+    "check": "checkpoint comparing counting dtypes errors escape gates pairing reading rules selection tensors",
+    "diff": "beside checkpoint comparing dtypes errors pairing tensors",
     "figures": "bins",
+    "name_ranges": "",
     "report_csv": "escape report",
     # faces
     "report_markdown": "escape render",
     "report_html": "escape figures render report",
     "report_files": "errors report report_csv report_html report_markdown",
-    "gates": "errors escape",
     "api": "asking checkpoint devices engine errors escape gates output recipes report report_files running selection targets",
     "spool": "errors escape",
     "progress": "",
@@ -103,39 +128,38 @@ ARROWS = {
     "recipes": "asking basis errors rules selection spool strategies work",
     "recipe_files": "commands errors escape recipes selection",
     "cmd_run": "recipe_files",
-    "cli": "api checkpoint cmd_run commands errors escape gates options progress render report spool strategies targets",
+    "check_text": "columns escape",
+    "diff_text": "columns escape pairing",
+    "inputs": "spool",
+    "cmd_check": "check check_text errors gates inputs options",
+    "cmd_diff": "diff diff_text errors inputs options",
+    "cmd_bake": "bake errors escape inputs options render spool tabular",
+    "tabular": "",
+    "threshold_text": "escape render tabular",
+    "inspect_text": "dtypes escape inspecting leftovers name_ranges render tabular threshold_text",
+    "inspect_json": "dtypes inspecting",
+    "scan_text": "escape render scanning tabular",
+    "scan_html": "escape render scanning",
+    "cmd_inspect": "checkpoint errors inputs inspect_json inspect_text inspecting options selection tabular",
+    "cmd_scan": "checkpoint errors inputs options output scan_html scan_text scanning selection tabular targets",
+    "live": "asking devices errors masks memory recipes running selection",
+    "finetune": "basis checkpoint dtypes errors escape memory reading scores selection workers",
+    "cli": "api checkpoint cmd_bake cmd_check cmd_diff cmd_inspect cmd_run cmd_scan cmd_search cmd_sweep commands errors"
+    " escape gates options progress render report spool strategies targets",
     "__main__": "cli",
 }
 """Room -> the rooms it may import when it runs; for annotations alone it may name any but the faces."""
 
 FACES = {
-    "api",
-    "cli",
-    "cmd_run",
-    "commands",
-    "options",
-    "progress",
-    "recipe_files",
-    "render",
-    "report_files",
-    "report_html",
-    "report_markdown",
-    "spool",
-    "__main__",
+    *("api", "cli", "commands", "options", "progress", "recipe_files", "__main__"),
+    *("cmd_bake", "cmd_check", "cmd_diff", "cmd_inspect", "cmd_run", "cmd_scan", "cmd_search", "cmd_sweep"),
+    *("inputs", "inspect_json", "inspect_text", "render", "report_files", "report_html", "report_markdown"),
+    *("finetune", "live", "scan_html", "scan_text", "tabular", "threshold_text"),
 }
+TYPER = {"cli", "commands", "options", "progress"} | {room for room in FACES if room.startswith("cmd_")}
 NUMBERS = {
-    "arrays",
-    "ranking",
-    "measure",
-    "measuring",
-    "norms",
-    "tiles",
-    "planning",
-    "scores",
-    "histograms",
-    "curves",
-    "normalized",
-    "squares",
+    *("arrays", "curves", "histograms", "measure", "measuring", "normalized", "norms", "ranking", "squares", "tiles"),
+    *("comparing", "counting", "folding", "inspecting", "memory", "planning", "quantiles", "scanning", "scores"),
 }
 """The rooms that compute: nobody else imports NumPy."""
 
@@ -206,7 +230,7 @@ def test_only_the_rooms_of_numbers_compute(room: str) -> None:
     assert used <= ({"numpy"} if room in NUMBERS else set())
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS.keys() - {"cli", "commands", "options"}))
+@pytest.mark.parametrize("room", sorted(ROOMS.keys() - TYPER))
 def test_only_the_command_line_knows_typer(room: str) -> None:
     """What reads the command line is known where it is read."""
     assert "typer" not in {name.split(".")[0] for name in imports(room, runtime=True)}
@@ -216,7 +240,8 @@ def test_only_the_command_line_knows_typer(room: str) -> None:
     "room",
     [
         *("pickle_opcodes", "pickle_reader", "torch_walk", "torch_file", "torch_legacy", "torch_tensors"),
-        *("torch_records", "torchscript", "exported", "array_pickle"),
+        *("torch_records", "torchscript", "exported", "array_pickle", "beside"),
+        *("pickle_terms", "pickle_rewrite", "torch_rewrite", "zip_rewrite"),
     ],
 )
 def test_the_readers_of_pickles_cannot_unpickle(room: str) -> None:

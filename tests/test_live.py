@@ -32,7 +32,9 @@ from prunecli.api import prune
 from prunecli.errors import CheckpointError, DeviceError, PruneError, SelectionError, UsageError
 from prunecli.live import prune_state_dict
 from prunecli.memory import Region, describe
+from prunecli.recipes import Recipe, Rule
 from prunecli.report import to_json
+from prunecli.selection import Rules
 from prunecli.strategies import L1, Global, Structured, Threshold, TopK
 
 if TYPE_CHECKING:
@@ -454,6 +456,36 @@ def test_amounts_of_what_remains_compose_as_torch_composes_them() -> None:
         prune_state_dict(live, L1(amount=0.5), of="remaining")
 
     assert torch.equal(model.weight != 0, live["weight"] != 0)
+
+
+def test_a_recipe_does_in_memory_what_it_does_to_a_file(tmp_path: Path) -> None:
+    """Rules that meet on a tensor compose; memory and file agree bit for bit."""
+    recipe = Recipe(
+        (
+            Rule(L1(amount=0.5), Rules(include=("fc.weight",))),
+            Rule(Structured(amount=0.25), Rules(include=("fc.weight",))),
+            Rule(TopK(2, 4), Rules(include=("lstm.weight*",))),
+        )
+    )
+    torch.save(make_weights(), tmp_path / "in.pth")
+    from_file = prune(tmp_path / "in.pth", recipe, output=tmp_path / "out.pth", reports=())
+    live = make_weights()
+
+    assert prune_state_dict(live, recipe, dry_run=True).rows == from_file.rows
+    assert different(make_weights(), live) == []
+    assert prune_state_dict(live, recipe).rows == from_file.rows
+    assert different(torch.load(tmp_path / "out.pth", weights_only=True), live) == []
+
+
+def test_biases_follow_their_rows() -> None:
+    """`with_bias` zeroes the entry of each row that goes."""
+    live = make_weights()
+
+    prune_state_dict(live, Structured(amount=0.5, with_bias=True), include=["fc.weight"])
+
+    rows = (live["fc.weight"] == 0).all(dim=1)
+    assert int(rows.sum()) == 17
+    assert torch.equal(rows, live["fc.bias"] == 0)
 
 
 # --- regions

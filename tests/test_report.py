@@ -250,7 +250,7 @@ def test_plain_text_says_what_was_done() -> None:
         "all       2 tensors, 110 parameters: 45.5% pruned, at least 45.5% zero",
         "skipped   1: fewer than 2 dimensions (b.bias)",
         "note      tied by name",
-        "does not shrink",
+        "neither smaller nor faster",
         "output    out.pth (1.0 kB)",
         "report    r.json",
     ):

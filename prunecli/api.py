@@ -68,8 +68,8 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
 
     `output` is a path (None: `ckpt.pruned.pth` beside `ckpt.pth`) or an open, writable, seekable file descriptor.
     `reports` are paths that get a report, as JSON, CSV, Markdown or HTML by their suffix (None:
-    `ckpt.pruned.report.json`; none on a dry run or for a descriptor). `include` and `exclude` are patterns over tensor names, see `prunecli.selection.Rules`; `key` is the
-    dotted path of the state_dict in a nested checkpoint.
+    `ckpt.pruned.report.json`; none on a dry run or for a descriptor). `include` and `exclude` are patterns over tensor
+    names, see `prunecli.selection.Rules`; `key` is the dotted path of the state_dict in a nested checkpoint.
 
     `scores` names a checkpoint whose tensors are ranked in place of the weights, `act_norms` one with a norm for each
     input column, to multiply magnitudes by. Weights where the mask `mask_in` is 0 stay zero and are not counted:

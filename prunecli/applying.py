@@ -68,7 +68,7 @@ class _Part:
 class Applier:
     """Applies the plans to the files of one checkpoint, and collects what was measured on the way."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what there is to know
         self,
         targets: Sequence[TensorInfo],
         plans: Mapping[int, Local],

@@ -19,8 +19,7 @@ from prunecli.escape import shown
 from prunecli.gates import Bound, Count, percentage
 from prunecli.pairing import Pair, open_at, pair_up
 from prunecli.rules import front_dim
-from prunecli.selection import Rules, select
-from prunecli.selection import matching
+from prunecli.selection import Rules, matching, select
 from prunecli.tensors import OUTSIDE
 
 if TYPE_CHECKING:

@@ -17,7 +17,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunecli import __version__, cmd_bake, cmd_check, cmd_diff, cmd_inspect, cmd_run, cmd_scan, commands, options
+from prunecli import (
+    __version__,
+    cmd_bake,
+    cmd_check,
+    cmd_diff,
+    cmd_inspect,
+    cmd_run,
+    cmd_scan,
+    cmd_search,
+    cmd_sweep,
+    commands,
+    options,
+    varied,
+)
 from prunecli.errors import GateError, OutputError, PruneError, UsageError
 from prunecli.escape import shown
 from prunecli.gates import Gates
@@ -132,12 +145,17 @@ def add_command(make: Callable[..., Strategy | Recipe]) -> None:
     _register(make, run, parameters)
 
 
-def add_tool(tool: Callable[..., int]) -> None:
+def add_tool(tool: Callable[..., int], **settings: Any) -> None:  # noqa: ANN401 - Typer's
     """Register `tool`, a function from its options to an exit code, as a command."""
-    _register(tool, tool, list(inspect.signature(tool, eval_str=True).parameters.values()))
+    _register(tool, tool, list(inspect.signature(tool, eval_str=True).parameters.values()), **settings)
 
 
-def _register(named: Callable[..., object], work: Callable[..., int], parameters: list[inspect.Parameter]) -> None:
+def _register(
+    named: Callable[..., object],
+    work: Callable[..., int],
+    parameters: list[inspect.Parameter],
+    **settings: Any,  # noqa: ANN401 - Typer's
+) -> None:
     def run(**given: Any) -> int:  # noqa: ANN401 - typed by the signature below
         with _others_end_it():
             return work(**given)
@@ -146,13 +164,15 @@ def _register(named: Callable[..., object], work: Callable[..., int], parameters
     run.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in typed}
     run.__doc__ = named.__doc__
-    app.command(named.__name__.rstrip("_"))(run)
+    app.command(named.__name__.rstrip("_"), **settings)(run)
 
 
 for _make in (*commands.ALL, cmd_run.run):
     add_command(_make)
 for _tool in (cmd_inspect.inspect, cmd_scan.scan, cmd_check.check, cmd_diff.diff, cmd_bake.bake):
     add_tool(_tool)
+for _trial in (cmd_search.search, cmd_sweep.sweep):
+    add_tool(_trial, context_settings=varied.SETTINGS)
 
 
 def _prune(strategy: Strategy | Recipe, **given: Any) -> int:  # noqa: ANN401 - the shared options

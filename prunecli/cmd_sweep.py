@@ -14,7 +14,7 @@ from prunecli import evaluated, options, varied
 from prunecli.escape import shown
 from prunecli.evaluated import Table
 from prunecli.render import percent
-from prunecli.sweeping import LADDER, Point, bars, number, parse_ladder, to_csv, values
+from prunecli.sweeping import LADDER, Point, bars, bars_from, number, parse_ladder, to_csv, values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,6 +122,7 @@ def _draw(table: Table, points: Sequence[Point]) -> None:
     metrics = [point.trial.metric for point in points]
     for point, bar in zip(points, bars(metrics, _BAR, mark), strict=True):
         table.say(f"{percent(point.trial.sparsity):>8}  {bar} {float(point.trial.metric):.6g}")
+    table.say(f"          bars begin at {bars_from(metrics, _BAR):.4g}")
     table.say()
 
 

@@ -16,8 +16,7 @@ import numpy as np
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.escape import shown
 from prunecli.tensors import Checkpoint, CheckpointFile, Span, TensorInfo
-from prunecli.torch_tensors import DTYPES
-from prunecli.torch_tensors import why_view
+from prunecli.torch_tensors import DTYPES, why_view
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

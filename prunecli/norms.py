@@ -113,9 +113,7 @@ def _band_sums(read: Values, first: int, stop: int, cols: int, high: int) -> NDA
     return sums
 
 
-def weakest(
-    norms: NDArray[np.float64], k: int, alive: NDArray[np.bool_] | None = None
-) -> tuple[bytes, float | None]:
+def weakest(norms: NDArray[np.float64], k: int, alive: NDArray[np.bool_] | None = None) -> tuple[bytes, float | None]:
     """Return a byte per norm, 0 for the `k` smallest (of equals the first), and the largest of those.
 
     What is not `alive` is 0 as well, and not counted in `k`.

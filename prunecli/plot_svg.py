@@ -78,7 +78,8 @@ def plot(title: str, marks: Sequence[Mark], *, x_label: str, y_label: str, level
 
 def ticks_between(low: float, high: float) -> list[float]:
     """Return round numbers, evenly spaced, the first not above `low` and the last not below `high`; two or more."""
-    span = high - low or abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    span = max(high - low, 1e-9 * size) if high > low else size or 1.0  # a float cannot tell finer ticks apart
     power = 10.0 ** floor(log10(span / _TICKS))
     step = next(power * k for k in (1, 2, 5, 10) if span / (power * k) <= _TICKS)
     first, last = floor(low / step + 1e-9), -floor(-high / step + 1e-9)

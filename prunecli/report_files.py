@@ -43,15 +43,15 @@ def render_report(report: Report, suffix: str) -> str:
     if form == ".json":
         return to_json(report)
     if form == ".csv":
-        from prunecli.report_csv import to_csv  # noqa: PLC0415  -- see above
+        from prunecli.report_csv import to_csv
 
         return to_csv(report)
     if form == ".md":
-        from prunecli.report_markdown import to_markdown  # noqa: PLC0415
+        from prunecli.report_markdown import to_markdown
 
         return to_markdown(report)
     if form == ".html":
-        from prunecli.report_html import to_html  # noqa: PLC0415
+        from prunecli.report_html import to_html
 
         return to_html(report)
     raise _unknown(suffix, PurePath("report"))

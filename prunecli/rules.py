@@ -43,9 +43,7 @@ def one_each(counts: Sequence[int]) -> list[Group]:
     return [Group((at,), (k,) if k else ()) for at, k in enumerate(counts)]
 
 
-def from_each(
-    amount: float | None, count: int | None, tensors: Sequence[TensorInfo], left: Sequence[int]
-) -> list[int]:
+def from_each(amount: float | None, count: int | None, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[int]:
     """Return `how_many` of what is `left` of each tensor."""
     return [how_many(amount, count, n, "weights", tensor) for tensor, n in zip(tensors, left, strict=True)]
 

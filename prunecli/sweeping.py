@@ -101,16 +101,16 @@ def number(value: Decimal) -> float | str:
     return float(value) if value.is_finite() else str(value)
 
 
-def bars(metrics: Sequence[Decimal], width: int, mark: str = "#") -> list[str]:
-    """Return a bar per metric, the largest `width` marks wide; nothing for one that is not finite.
-
-    The bars begin at 0 where all metrics are of one sign and differ much, else a little below the smallest: then
-    small differences can be seen.
-    """
-    finite = [float(m) for m in metrics if m.is_finite()]
-    if not finite:
-        return ["" for _ in metrics]
+def bars_from(metrics: Sequence[Decimal], width: int) -> float:
+    """Return where bars begin: at 0 where the metrics differ much, else a little below the smallest."""
+    finite = [float(m) for m in metrics if m.is_finite()] or [0.0]
     low, high = min(finite), max(finite)
-    base = 0.0 if 0 <= low <= high / 2 else low - (high - low) / (width - 1)
+    return 0.0 if 0 <= low <= high / 2 else low - (high - low) / (width - 1)
+
+
+def bars(metrics: Sequence[Decimal], width: int, mark: str = "#") -> list[str]:
+    """Return a bar per metric from `bars_from` on, the largest `width` marks wide; nothing for one not finite."""
+    base = bars_from(metrics, width)
+    high = max((float(m) for m in metrics if m.is_finite()), default=base)
     unit = (high - base) / width or 1.0
     return [mark * round((float(m) - base) / unit) if m.is_finite() else "" for m in metrics]

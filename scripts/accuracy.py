@@ -117,14 +117,16 @@ def sparsity(weights: StateDict) -> float:
 
 
 def describe(path: Path) -> str:
-    """Return one line: accuracy, right answers of all, zeros, path; raise `UnscoredError` on failure."""
+    """Return one line: path, zeros, right answers of all, and last the accuracy; raise `UnscoredError` on failure."""
     weights = load_state_dict(path)
     images, labels = load_test_set()
     try:
         right = int((predict(weights, images) == labels).sum())
     except (KeyError, ValueError) as error:
         raise UnscoredError(f"{path}: neither the conv net nor the LSTM of demo/") from error
-    return f"{right / len(labels):6.1%}  {right:3} of {len(labels)}  {sparsity(weights):6.1%} zeros  {path}"
+    return (
+        f"{path}: {sparsity(weights):6.1%} zeros, {right:3} of {len(labels)} right, accuracy {right / len(labels):.4f}"
+    )
 
 
 def main(paths: list[str]) -> int:

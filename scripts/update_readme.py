@@ -65,7 +65,7 @@ def commands_page(names: list[str]) -> str:
 
 def listed(text: str) -> list[str]:
     """Return the commands that `prune --help` lists."""
-    return re.findall(r"^  (\w+)", text.split("Commands:\n")[1].split("\n\n")[0], re.MULTILINE)
+    return re.findall(r"^  (\w+)", text.split("Commands:\n")[1].split("\n\n", maxsplit=1)[0], re.MULTILINE)
 
 
 def main() -> None:

@@ -192,7 +192,11 @@ def test_version(prune: Prune) -> None:
         ("global CKPT --amount 0.5 --threads -1", "--threads is 0 or more, not -1", "--threads 2"),
         ("global CKPT --amount 0.5 --key nowhere", "'nowhere'", "--key"),
         ("global CKPT --amount 0.5 --device banana", "no device 'banana'", "--device auto"),
-        ("global CKPT --amount 0.5 --report r.txt", "written as .json, .csv, .md or .html, not '.txt'", "--report r.json"),
+        (
+            "global CKPT --amount 0.5 --report r.txt",
+            "written as .json, .csv, .md or .html, not '.txt'",
+            "--report r.json",
+        ),
         ("global CKPT --amount 0.5 --report r.json --report r.json", "would overwrite", "path of its own"),
         ("global CKPT --amount 0.5 --report CKPT.json --report no/r.json", "no directory no", "mkdir -p no"),
         ("global CKPT --amount 0.5 -o CKPT", "is the input itself", "--in-place"),

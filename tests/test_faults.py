@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from prunecli import api, splice
+from prunecli import asking, splice
 from prunecli.cli import main
 
 if TYPE_CHECKING:
@@ -447,13 +447,13 @@ def test_an_input_exchanged_after_its_header_was_read_is_refused(
     """Somebody puts another file of the same size in the input's place before its weights are read."""
     other = small.with_name("other")
     other.write_bytes(small.read_bytes().replace(b"fc.weight", b"weight.fc"))
-    real = api.select
+    real = asking.select
 
     def select(*args: Any) -> object:  # noqa: ANN401 - whatever it takes
         other.replace(small)
         return real(*args)
 
-    monkeypatch.setattr(api, "select", select)
+    monkeypatch.setattr(asking, "select", select)
 
     assert main(command(small, out)) == 2
     assert "changed while it was being read" in capfd.readouterr().err

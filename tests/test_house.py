@@ -111,6 +111,11 @@ ARROWS = {
     "beside": "errors pickle_opcodes pickle_reader safetensors_file tensors torch_legacy torch_records torch_tensors"
     " zip_directory",
     "pairing": "checkpoint selection",
+    "evaluating": "errors escape",
+    "trials": "errors escape evaluating hidden output",
+    "searching": "errors evaluating",
+    "sweeping": "errors escape",
+    "plot_svg": "escape",
     "check": "checkpoint comparing counting dtypes errors escape gates pairing reading rules selection tensors",
     "diff": "beside checkpoint comparing dtypes errors pairing tensors",
     "figures": "bins",
@@ -120,7 +125,8 @@ ARROWS = {
     "report_markdown": "escape render",
     "report_html": "escape figures render report",
     "report_files": "errors report report_csv report_html report_markdown",
-    "api": "asking checkpoint devices engine errors escape gates output recipes report report_files running selection targets",
+    "api": "asking checkpoint devices engine errors escape gates output recipes report report_files running"
+    " selection targets",
     "spool": "errors escape",
     "progress": "",
     "options": "checkpoint errors escape gates",
@@ -133,6 +139,11 @@ ARROWS = {
     "inputs": "spool",
     "cmd_check": "check check_text errors gates inputs options",
     "cmd_diff": "diff diff_text errors inputs options",
+    "varied": "commands errors escape",
+    "evaluated": "api checkpoint errors escape evaluating selection trials",
+    "cmd_search": "api checkpoint errors escape evaluated options render report_files searching sweeping targets"
+    " varied",
+    "cmd_sweep": "checkpoint escape evaluated options output plot_svg render sweeping targets varied",
     "cmd_bake": "bake errors escape inputs options render spool tabular",
     "tabular": "",
     "threshold_text": "escape render tabular",
@@ -144,8 +155,8 @@ ARROWS = {
     "cmd_scan": "checkpoint errors inputs options output scan_html scan_text scanning selection tabular targets",
     "live": "asking devices errors masks memory recipes running selection",
     "finetune": "basis checkpoint dtypes errors escape memory reading scores selection workers",
-    "cli": "api checkpoint cmd_bake cmd_check cmd_diff cmd_inspect cmd_run cmd_scan cmd_search cmd_sweep commands errors"
-    " escape gates options progress render report spool strategies targets",
+    "cli": "api checkpoint cmd_bake cmd_check cmd_diff cmd_inspect cmd_run cmd_scan cmd_search cmd_sweep commands"
+    " errors escape gates options progress render report spool strategies targets varied",
     "__main__": "cli",
 }
 """Room -> the rooms it may import when it runs; for annotations alone it may name any but the faces."""
@@ -154,9 +165,9 @@ FACES = {
     *("api", "cli", "commands", "options", "progress", "recipe_files", "__main__"),
     *("cmd_bake", "cmd_check", "cmd_diff", "cmd_inspect", "cmd_run", "cmd_scan", "cmd_search", "cmd_sweep"),
     *("inputs", "inspect_json", "inspect_text", "render", "report_files", "report_html", "report_markdown"),
-    *("finetune", "live", "scan_html", "scan_text", "tabular", "threshold_text"),
+    *("evaluated", "finetune", "live", "varied", "scan_html", "scan_text", "tabular", "threshold_text"),
 }
-TYPER = {"cli", "commands", "options", "progress"} | {room for room in FACES if room.startswith("cmd_")}
+TYPER = {"cli", "commands", "evaluated", "options", "varied"} | {room for room in FACES if room.startswith("cmd_")}
 NUMBERS = {
     *("arrays", "curves", "histograms", "measure", "measuring", "normalized", "norms", "ranking", "squares", "tiles"),
     *("comparing", "counting", "folding", "inspecting", "memory", "planning", "quantiles", "scanning", "scores"),

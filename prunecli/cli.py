@@ -6,6 +6,7 @@ usage errors need neither NumPy nor torch.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import signal
@@ -17,20 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunecli import (
-    __version__,
-    cmd_bake,
-    cmd_check,
-    cmd_diff,
-    cmd_inspect,
-    cmd_run,
-    cmd_scan,
-    cmd_search,
-    cmd_sweep,
-    commands,
-    options,
-    varied,
-)
+from prunecli import __version__, options
 from prunecli.errors import GateError, OutputError, PruneError, UsageError
 from prunecli.escape import shown
 from prunecli.gates import Gates
@@ -70,6 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
     _never_refuse_a_character()
     try:
         with _polite_kills():
+            register(_named(given))
             code = app(given, prog_name="prune", standalone_mode=False, obj=("prune", *given))
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -167,12 +156,38 @@ def _register(
     app.command(named.__name__.rstrip("_"), **settings)(run)
 
 
-for _make in (*commands.ALL, cmd_run.run):
-    add_command(_make)
-for _tool in (cmd_inspect.inspect, cmd_scan.scan, cmd_check.check, cmd_diff.diff, cmd_bake.bake):
-    add_tool(_tool)
-for _trial in (cmd_search.search, cmd_sweep.sweep):
-    add_tool(_trial, context_settings=varied.SETTINGS)
+_PRUNING = ("threshold", "percentile", "l1", "global", "topk", "structured", "block", "random", "mask", "run")
+_LOOKING = ("inspect", "scan", "check", "diff", "bake", "search", "sweep")
+
+
+def register(names: Sequence[str]) -> None:
+    """Register the commands of these names that are not yet; only their rooms are imported."""
+    known = {command.name for command in app.registered_commands}
+    for name in names:
+        if name not in known and name in _PRUNING:
+            add_command(_command("cmd_run" if name == "run" else "commands", name))
+        elif name not in known:
+            varied = {"context_settings": _room("varied").SETTINGS} if name in {"search", "sweep"} else {}
+            add_tool(_command(f"cmd_{name}", name), **varied)
+    order = {name: at for at, name in enumerate((*_PRUNING, *_LOOKING))}
+    app.registered_commands.sort(key=lambda command: order.get(command.name or "", len(order)))
+
+
+def _room(name: str) -> Any:  # noqa: ANN401 - a module
+    return importlib.import_module(f"prunecli.{name}")
+
+
+def _command(room: str, name: str) -> Callable[..., Any]:
+    found: Callable[..., Any] = getattr(_room(room), "global_" if name == "global" else name)
+    return found
+
+
+def _named(given: Sequence[str]) -> tuple[str, ...]:
+    """Return the commands that a command line can mean: the one it names, or all of them."""
+    every = (*_PRUNING, *_LOOKING)
+    first = next((word for word in given if not word.startswith("-")), None)
+    completing = any(name.endswith("_COMPLETE") and name.startswith("_PRUNE") for name in os.environ)
+    return (first,) if first in every and not completing else every
 
 
 def _prune(strategy: Strategy | Recipe, **given: Any) -> int:  # noqa: ANN401 - the shared options

@@ -155,8 +155,7 @@ ARROWS = {
     "cmd_scan": "checkpoint errors inputs options output scan_html scan_text scanning selection tabular targets",
     "live": "asking devices errors masks memory recipes running selection",
     "finetune": "basis checkpoint dtypes errors escape memory reading scores selection workers",
-    "cli": "api checkpoint cmd_bake cmd_check cmd_diff cmd_inspect cmd_run cmd_scan cmd_search cmd_sweep commands"
-    " errors escape gates options progress render report spool strategies targets varied",
+    "cli": "api checkpoint errors escape gates options progress render report spool strategies targets",
     "__main__": "cli",
 }
 """Room -> the rooms it may import when it runs; for annotations alone it may name any but the faces."""

@@ -74,7 +74,7 @@ def test_default_selects_weight_words(name: str) -> None:
         ("weight.table", "does not end in a weight"),
         ("fc.preweight", "does not end in a weight"),
         ("fc.weight_mask", "mask"),
-        ("fc.weight_orig", "`prune bake CKPT` folds it"),
+        ("fc.weight_orig", "fold it first"),
         ("fc.weight_g", "weight_norm"),
         ("fc.weight_u", "spectral_norm"),
         ("fc.weight_v", "weight_norm"),

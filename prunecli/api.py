@@ -20,7 +20,8 @@ from prunecli.gates import Gates, failures
 from prunecli.recipes import Layers, Recipe
 from prunecli.report_files import check_suffixes, draws_histograms, render_report
 from prunecli.selection import Rules
-from prunecli.targets import check_output, check_writable_target
+from prunecli.strategies import Mask
+from prunecli.targets import check_output, check_writable_target, refuse_overwriting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from prunecli.work import Work
 
 PathLike = str | os.PathLike[str]
+
+_ELSEWHERE = "a path beside that directory"
 
 
 def prune(  # noqa: PLR0913 - one keyword per question a user may have
@@ -86,10 +89,7 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     Raises PruneError, in one of its kinds, when something about that cannot be done. Then no checkpoint was written,
     but where the message says that it is.
     """
-    if in_place and output is not None:
-        raise UsageError("--in-place writes to the input, so there is no other output", hint="leave out -o")
-    if estimate and dry_run:
-        raise UsageError("an estimate needs an output to compress a sample of", hint="leave out -n or --estimate")
+    _refuse_contradictions(include, exclude, output, mask_out, in_place=in_place, dry_run=dry_run, estimate=estimate)
     if threads < 0:
         raise UsageError(f"--threads is 0 or more, not {threads}", hint="--threads 2")
     checkpoint = open_checkpoint(path, key=key, label=label)
@@ -106,6 +106,7 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     papers = _papers(target, reports)
     masks = None if mask_out is None else Path(mask_out)
     _check(checkpoint, target, [*papers, *([] if masks is None else [masks])], force=force, in_place=in_place)
+    _spare(_asides(strategy, ranks), ranks.mask_in, target, papers, masks)
 
     from prunecli.engine import prune_files
     from prunecli.running import Options, Quiet
@@ -145,6 +146,27 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     progress.note(f"done in {report.seconds:.2f} s")
     publish(report, papers, force=force)
     return report
+
+
+def _refuse_contradictions(
+    include: Sequence[str],
+    exclude: Sequence[str],
+    output: PathLike | int | None,
+    mask_out: PathLike | None,
+    *,
+    in_place: bool,
+    dry_run: bool,
+    estimate: bool,
+) -> None:
+    """Raise UsageError for what cannot be meant."""
+    if isinstance(include, str) or isinstance(exclude, str):
+        raise UsageError("include and exclude are lists of patterns, not one text", hint='include=["*.weight"]')
+    if mask_out is not None and str(mask_out) in {"", "-"}:
+        raise UsageError("--mask-out takes a path: a mask does not go to a pipe", hint="--mask-out mask.safetensors")
+    if in_place and output is not None:
+        raise UsageError("--in-place writes to the input, so there is no other output", hint="leave out -o")
+    if estimate and dry_run:
+        raise UsageError("an estimate needs an output to compress a sample of", hint="leave out -n or --estimate")
 
 
 def _verify(gates: Gates, report: Report) -> None:
@@ -220,10 +242,37 @@ def _check(
                 names.update(part.as_posix() for part in (companion, *companion.parents[:-1]))
         check_output(target, sources=inputs, force=force, in_place=in_place, names=names)
     for at, paper in enumerate(papers):
-        if checkpoint.is_directory and isinstance(target, Path) and _inside(paper, target):
-            raise OutputError(f"{paper} lies inside the output {target}", hint="write the report beside it")
+        folders = [checkpoint.path, *([target] if isinstance(target, Path) else [])] if checkpoint.is_directory else []
+        for folder in folders:
+            if _inside(paper, folder):
+                kind = "output" if folder == target else "input"
+                raise OutputError(f"{shown(str(paper))} lies inside the {kind} {shown(str(folder))}", hint=_ELSEWHERE)
         others = [*inputs, *papers[:at], *([target] if isinstance(target, Path) else [])]
         check_writable_target(paper, force=force, others=others)
+
+
+def _asides(strategy: Strategy | Recipe, ranks: Ranks) -> list[Path]:
+    """Return what the run reads besides the checkpoint, but for the mask it starts from."""
+    rules = [rule.strategy for rule in strategy.rules] if isinstance(strategy, Recipe) else [strategy]
+    paths = [ranks.scores, ranks.act_norms, *(rule.path for rule in rules if isinstance(rule, Mask))]
+    if isinstance(strategy, Recipe) and strategy.path:
+        paths.append(strategy.path)
+    return [Path(path) for path in paths if path is not None]
+
+
+def _spare(
+    asides: Sequence[Path],
+    mask_in: PathLike | None,
+    target: Path | int | None,
+    papers: Sequence[Path],
+    masks: Path | None,
+) -> None:
+    """Refuse outputs that would overwrite what the run reads; a mask may follow the one it started from."""
+    kept = asides if mask_in is None else [*asides, Path(mask_in)]
+    for output in [*papers, *([target] if isinstance(target, Path) else [])]:
+        refuse_overwriting(output, kept)
+    if masks is not None:
+        refuse_overwriting(masks, asides)
 
 
 def _inside(path: Path, folder: Path) -> bool:

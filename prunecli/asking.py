@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from prunecli.basis import make_basis
-from prunecli.checkpoint import open_checkpoint
-from prunecli.errors import SelectionError, UsageError
+from prunecli.basis import make_basis, open_beside
+from prunecli.errors import CheckpointError, SelectionError, UsageError
 from prunecli.escape import shown
+from prunecli.rules import from_each, front_dim
 from prunecli.selection import Rules, Selection, select
-from prunecli.strategies import Mask, Random, RandomStructured, Spread, Structured
+from prunecli.strategies import L1, Block, Mask, Random, RandomStructured, Spread, Strategy, Structured, TopK
 from prunecli.work import Job, Work
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from prunecli.basis import Basis, PathLike
     from prunecli.selection import Target
-    from prunecli.strategies import Strategy
     from prunecli.tensors import Checkpoint
 
 _BIAS_HINT = "leave out --with-bias"
+_MASK_HINT = "prune l1 CKPT --amount 0.5 --mask-out FILE makes one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ def plan_work(checkpoint: Checkpoint, rules: Rules, strategy: Strategy, ranks: R
     """Return the work of one strategy; PruneError where something asked for does not fit the checkpoint."""
     refuse_ranks(strategy, ranks)
     selection = select(checkpoint, named_by_mask(strategy, checkpoint, rules))
+    refuse_misfits(strategy, selection)
     targets = dict(enumerate(selection.targets))
     job = Job(strategy, tuple(targets), basis_for(strategy, targets, ranks))
     followers: dict[int, int] = {}
@@ -62,19 +63,41 @@ def basis_for(strategy: Strategy, targets: Mapping[int, Target], ranks: Ranks) -
 
 
 def refuse_ranks(strategy: Strategy, ranks: Ranks) -> None:
-    """Raise UsageError where scores from a file would be ignored."""
+    """Raise UsageError for what is no strategy, and where scores from a file would be ignored."""
+    if not isinstance(strategy, get_args(Strategy)):
+        raise UsageError(f"a strategy is needed, not {shown(repr(strategy))}", hint="prunecli.L1(amount=0.5)")
     scored = ranks.scores is not None or ranks.act_norms is not None
     if scored and isinstance(strategy, (Random, RandomStructured, Mask, Spread)):
         asked = "threshold --thr-std" if isinstance(strategy, Spread) else strategy.describe()["name"]
         raise UsageError(f"{asked} ranks nothing, so scores mean nothing to it", hint="prune l1 --help")
 
 
+def refuse_misfits(strategy: Strategy, selection: Selection) -> None:
+    """Raise PruneError where a target lacks the dimension that `strategy` works along, or as many weights as it counts.
+
+    What can be told from shapes alone is told before anything is read.
+    """
+    tensors = [target.tensor for target in selection.targets]
+    by_rows = isinstance(strategy, L1) and strategy.scope == "row"
+    if isinstance(strategy, (L1, Random)) and strategy.count is not None and not by_rows:
+        from_each(None, strategy.count, tensors, [tensor.numel for tensor in tensors])
+    for tensor in tensors:
+        if isinstance(strategy, (Structured, RandomStructured)):
+            strategy.wanted(tensor, tensor.shape[strategy.axis(tensor)])
+        elif isinstance(strategy, Block):
+            front_dim(tensor, 0)
+        elif isinstance(strategy, TopK) or (isinstance(strategy, L1) and by_rows):
+            strategy.plan(tensor)
+
+
 def named_by_mask(strategy: Strategy, checkpoint: Checkpoint, rules: Rules) -> Rules:
     """Let a `Mask`'s file say which tensors are meant, if nothing else does; SelectionError for names there are not."""
     if rules.include or not isinstance(strategy, Mask):
         return rules
-    known = {tensor.name for tensor in checkpoint.tensors}
-    found = [_name_in(known, tensor.name, strategy.path) for tensor in open_checkpoint(strategy.path).tensors]
+    known, masks = {tensor.name for tensor in checkpoint.tensors}, open_beside(strategy.path, "mask").tensors
+    if not masks:
+        raise CheckpointError(f"there is no mask in {shown(str(strategy.path))}", hint=_MASK_HINT)
+    found = [_name_in(known, tensor.name, strategy.path) for tensor in masks]
     return replace(rules, include=(_exactly(found),))
 
 

@@ -17,6 +17,7 @@ from prunecli.errors import CheckpointError, UsageError
 from prunecli.escape import shown
 from prunecli.file_parts import Plan, write_parts
 from prunecli.output import new_directory, new_file
+from prunecli.passes import bytes_of, unwatched
 from prunecli.pruned_pairs import REMOVE, Folded, find_pairs
 from prunecli.safetensors_file import HEADER_LIMIT, read_safetensors
 from prunecli.safetensors_rewrite import rewrite_index, rewrite_safetensors
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prunecli.folding import Target
+    from prunecli.passes import Watch
     from prunecli.pruned_pairs import Pair
     from prunecli.tensors import Checkpoint, TensorInfo
 
@@ -62,7 +64,7 @@ class Baked:
         return json.dumps({"schema": 1, "command": "bake", **values, "weights": weights}, indent=2) + "\n"
 
 
-def bake(
+def bake(  # noqa: PLR0913 - one keyword per question a user may have
     path: PathLike,
     output: PathLike | int | None = None,
     *,
@@ -71,6 +73,7 @@ def bake(
     in_place: bool = False,
     dry_run: bool = False,
     label: str | None = None,
+    watch: Watch = unwatched,
 ) -> Baked:
     """Write the checkpoint at `path` anew with each `x_orig` and `x_mask` folded into `x`, and say what was folded.
 
@@ -78,7 +81,8 @@ def bake(
     and the mask is gone. All else stays: other tensors, metadata, optimizer state, unknown objects. `output` is a
     path (None: `ckpt.baked.pth` beside `ckpt.pth`) or an open, writable file descriptor; an existing output is
     kept unless `force`, the input unless `in_place`. `key` is the dotted path of the state_dict in a nested
-    checkpoint. `dry_run` reads and measures, and writes nothing. `label` names the input in messages.
+    checkpoint. `dry_run` reads and measures, and writes nothing. `label` names the input in messages;
+    `watch` is told of each pass.
 
     Raises PruneError, in one of its kinds, when something about that cannot be done; then nothing was written.
     """
@@ -97,7 +101,7 @@ def bake(
         _check(checkpoint, target, force=force, in_place=in_place)
     names: Names = {pair.mask.name: None for pair in found.pairs} | {pair.orig.name: pair.name for pair in found.pairs}
     plans = [_plan(checkpoint, at, names) for at in range(len(checkpoint.files))]
-    weights = _write(checkpoint, plans, found.pairs, names, _Job(target, force or in_place))
+    weights = _write(checkpoint, plans, found.pairs, names, _Job(target, force or in_place, watch))
     return Baked(
         weights=weights,
         notes=found.notes,
@@ -114,6 +118,7 @@ def bake(
 class _Job:
     target: Path | int | None
     force: bool
+    watch: Watch
 
 
 def _target(checkpoint: Checkpoint, path: PathLike, output: PathLike | int | None, *, in_place: bool) -> Path | int:
@@ -179,9 +184,11 @@ def _write(
         targets: list[Target | None] = []
         for source, plan, fd in zip(sources, plans, fds, strict=True):
             if fd is not None:
-                write_parts(source, fd, plan.parts)
+                with job.watch("copying", plan.size) as advance:
+                    write_parts(source, fd, plan.parts, advance=advance)
             targets.append(None if fd is None else Target(fd, plan, plan.where()))
-        folded = fold_all(checkpoint, sources, pairs, targets)
+        with job.watch("folding", bytes_of(t for pair in pairs for t in (pair.orig, pair.mask))) as advance:
+            folded = fold_all(checkpoint, sources, pairs, targets, advance)
         for source in sources:
             source.check_unchanged()
         for at, target in enumerate(targets):

@@ -7,17 +7,22 @@ shape; nothing here reads a value.
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.checkpoint import open_checkpoint
 from prunecli.dtypes import FLOATS
-from prunecli.errors import CheckpointError, UsageError
+from prunecli.errors import CheckpointError, PruneError, UsageError
 from prunecli.escape import shown
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from prunecli.selection import Target
     from prunecli.tensors import Checkpoint, TensorInfo
@@ -26,6 +31,10 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 FLAGS = {"BOOL", "U8", "I8", "I16", "I32", "I64", *FLOATS}
 """The dtypes a mask of zeros and ones can have; torch's own masks are floats."""
+
+
+MOST_NAMED = 3
+"""How many tensors a hint names, to be left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +99,34 @@ def mask_for(path: PathLike, targets: Mapping[int, Target]) -> Beside:
     found = _matched(path, targets, "mask", lambda shape: shape, "_mask")
     for at, tensor in found.tensors.items():
         if tensor.dtype not in FLAGS:
-            raise CheckpointError(f"the {found.what} for {_name(targets[at])} is {tensor.dtype}, not zeros and ones")
+            raise CheckpointError(
+                f"the {found.what} for {_name(targets[at])} is {tensor.dtype}, not zeros and ones",
+                hint="save it with .bool()",
+            )
     return found
 
 
-def masked_names(path: PathLike) -> tuple[str, ...]:
-    """Return the names of the weights that a mask file speaks of: its tensors' names without `_mask` behind."""
-    return tuple(tensor.name.removesuffix("_mask") for tensor in open_checkpoint(path).tensors)
+def open_beside(path: PathLike, kind: str) -> Checkpoint:
+    """Open a checkpoint that goes along with the input; what is wrong with it is told with `kind`: "scores"."""
+    name = os.fspath(path)
+    if name == "-" or _is_stream(name):
+        what = "standard input" if name == "-" else shown(name)
+        raise CheckpointError(
+            f"{kind}: a file is needed to read back and forth in, not {what}",
+            hint=f"cat {'' if name == '-' else shlex.quote(shown(name)) + ' '}> FILE, and that FILE instead",
+        )
+    try:
+        return open_checkpoint(path)
+    except PruneError as error:
+        raise type(error)(f"{kind}: {error}", hint=error.hint) from error
+
+
+def _is_stream(name: str) -> bool:
+    """Tell whether there is a pipe or a device of this name; the reader has words for all else."""
+    with suppress(OSError, ValueError):
+        mode = Path(name).stat().st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
 
 
 def make_basis(
@@ -131,27 +161,37 @@ def _matched(
     shape_of: Callable[[tuple[int, ...]], tuple[int, ...]],
     suffix: str = "",
 ) -> Beside:
-    checkpoint, what = open_checkpoint(path), f"{kind} in {shown(str(path))}"
+    checkpoint, what = open_beside(path, kind), f"{kind} in {shown(str(path))}"
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
-    found = {at: _named(tensors, target, what, suffix) for at, target in targets.items()}
+    named = {at: _named(tensors, target, suffix) for at, target in targets.items()}
+    found = {at: tensor for at, tensor in named.items() if tensor is not None}
+    if lacking := [target for at, target in targets.items() if at not in found]:
+        raise _lacks(lacking, list(tensors), kind, path)
     for at, tensor in found.items():
         wanted = shape_of(targets[at].tensor.shape)
         if tensor.shape != wanted:
+            needed = "a mask" if kind == "mask" else kind
             raise CheckpointError(
-                f"the {what} for {_name(targets[at])} has shape {list(tensor.shape)}, and {list(wanted)} is needed",
+                f"{_name(targets[at])} needs {needed} of shape {list(wanted)}, not {list(tensor.shape)} as "
+                f"in {shown(str(path))}",
                 hint=_without(targets[at]),
             )
     return Beside(what, checkpoint, found)
 
 
-def _named(tensors: Mapping[str, TensorInfo], target: Target, what: str, suffix: str) -> TensorInfo:
+def _named(tensors: Mapping[str, TensorInfo], target: Target, suffix: str) -> TensorInfo | None:
     for name in (target.tensor.name, *target.aliases):
         for candidate in (name, name + suffix):
             if candidate in tensors:
                 return tensors[candidate]
-    near = difflib.get_close_matches(target.tensor.name, list(tensors)[:10_000], 1)
-    like = f"; it has {shown(repr(near[0]))}" if near else ""
-    raise CheckpointError(f"nothing for {_name(target)} among the {what}{like}", hint=_without(target))
+    return None
+
+
+def _lacks(lacking: Sequence[Target], names: Sequence[str], kind: str, path: PathLike) -> CheckpointError:
+    first, more = lacking[0], f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    near = difflib.get_close_matches(first.tensor.name, names[:10_000], 1)
+    like = f", which has {shown(repr(near[0]))}" if near else ""
+    return CheckpointError(f"no {kind} for {_name(first)}{more} in {shown(str(path))}{like}", hint=_without(*lacking))
 
 
 def _refuse_integers(beside: Beside, targets: Mapping[int, Target]) -> None:
@@ -163,8 +203,11 @@ def _refuse_integers(beside: Beside, targets: Mapping[int, Target]) -> None:
             )
 
 
-def _without(target: Target) -> str:
-    return f"-x '{shown(target.tensor.name)}' leaves that tensor as it is"
+def _without(*targets: Target) -> str:
+    options = [f"-x {shlex.quote(shown(escape(target.tensor.name)))}" for target in targets]
+    if len(options) > MOST_NAMED:
+        return f"{options[0]}, and so on, leaves tensors as they are; -i PATTERN prunes no others than it matches"
+    return f"{' '.join(options)} leaves {'that tensor as it is' if len(options) == 1 else 'those tensors as they are'}"
 
 
 def _name(target: Target) -> str:

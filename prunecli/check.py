@@ -18,6 +18,7 @@ from prunecli.errors import CheckpointError, UsageError
 from prunecli.escape import shown
 from prunecli.gates import Bound, Count, percentage
 from prunecli.pairing import Pair, open_at, pair_up
+from prunecli.passes import bytes_of, unwatched
 from prunecli.rules import front_dim
 from prunecli.selection import Rules, matching, select
 from prunecli.tensors import OUTSIDE
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from prunecli.counting import Found, Full
     from prunecli.norms import Read
+    from prunecli.passes import Watch
     from prunecli.tensors import Checkpoint, TensorInfo
     from prunecli.workers import Worker
 
@@ -69,28 +71,30 @@ def check(  # noqa: PLR0913 - one keyword per question a user may have
     key: str | None = None,
     threads: int = 0,
     label: str | None = None,
+    watch: Watch = unwatched,
 ) -> tuple[Finding, ...]:
     """Return what the checkpoint at `path` is found to be, condition by condition.
 
     `include`, `exclude`, `min_dim` and `min_numel` select tensors as for pruning, see `selection.Rules`; conditions
     that compare with another checkpoint look at every tensor of the state_dict that `include` and `exclude` leave.
-    `key` is the dotted path of the state_dict in a nested checkpoint, `threads` 0 takes as many as help, and `label`
-    names the checkpoint in messages. Raises UsageError where no condition is given, and PruneError, in one of its
-    kinds, for a checkpoint that cannot be read, patterns that match nothing, and a condition that fits no tensor.
+    `key` is the dotted path of the state_dict in a nested checkpoint, `threads` 0 takes as many as help, `label`
+    names the checkpoint in messages, and `watch` is told of each pass. Raises UsageError where no condition is given,
+    and PruneError, in one of its kinds, for a checkpoint that cannot be read, patterns that match nothing, and a
+    condition that fits no tensor.
     """
     if not conditions:
         raise UsageError("check needs a condition", hint="--min-sparsity 50%, --pattern 2:4, --finite, or another")
     rules = Rules(tuple(include), tuple(exclude), min_dim, min_numel)
-    look = Look(open_checkpoint(path, key=key, label=label), rules, key, threads)
+    look = Look(open_checkpoint(path, key=key, label=label), rules, key, threads, watch)
     return tuple(finding for condition in conditions for finding in condition.judge(look))
 
 
 class Look:
     """A checkpoint being checked: what several conditions ask for is read once."""
 
-    def __init__(self, checkpoint: Checkpoint, rules: Rules, key: str | None, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, rules: Rules, key: str | None, threads: int, watch: Watch) -> None:
         """Read nothing yet."""
-        self.checkpoint, self.rules, self.key, self.threads = checkpoint, rules, key, threads
+        self.checkpoint, self.rules, self.key, self.threads, self.watch = checkpoint, rules, key, threads, watch
 
     @cached_property
     def tensors(self) -> list[TensorInfo]:
@@ -106,7 +110,8 @@ class Look:
         def one(worker: Worker, tensor: TensorInfo, read: Read) -> Found:
             return count(worker.host, tensor, read)
 
-        return scan(self.checkpoint, self.tensors, one, threads=self.threads)
+        with self.watch("counting", bytes_of(self.tensors)) as advance:
+            return scan(self.checkpoint, self.tensors, one, threads=self.threads, advance=advance)
 
     def counts(self, option: str, pattern: str | None) -> list[Count]:
         """Return the zeros of the selected tensors, or of those that `pattern` of `option` matches."""
@@ -122,7 +127,8 @@ class Look:
         def one(worker: Worker, tensor: TensorInfo, read: Read) -> Full:
             return full_groups(worker.host, tensor, read, pattern, dims[tensor.name])
 
-        return scan(self.checkpoint, self.tensors, one, threads=self.threads)
+        with self.watch("grouping", bytes_of(self.tensors)) as advance:
+            return scan(self.checkpoint, self.tensors, one, threads=self.threads, advance=advance)
 
     def against(self, path: PathLike) -> tuple[Checkpoint, list[Pair]]:
         """Open another checkpoint; return it, and the tensors of both state_dicts by name: first its own."""
@@ -261,7 +267,8 @@ class OnlyZerosAdded:
         other, pairs = look.against(self.other)
         alike = [(p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.kinds[0] == p.kinds[1]]
         failed = [] if len(alike) == len(pairs) else list(_structure(text, pairs))
-        changes = compare(other, look.checkpoint, alike, threads=look.threads)
+        with look.watch("comparing", bytes_of(t for pair in alike for t in pair)) as advance:
+            changes = compare(other, look.checkpoint, alike, threads=look.threads, advance=advance)
         for (tensor, _), change in zip(alike, changes, strict=True):
             bad, first = change.otherwise, change.first_other
             if tensor.dtype not in FLOATS:  # zero is a number like others there

@@ -225,7 +225,7 @@ def _prune(strategy: Strategy | Recipe, **given: Any) -> int:  # noqa: ANN401 - 
             result = prune(strategy=strategy, **given)
     except GateError as error:
         told(error.report, _papers(error.report, given))
-        _say("failed: the result does not pass, and nothing was written")
+        _say("failed: the result does not pass, and no checkpoint was written")
         return FAILED
     told(result, _papers(result, given))
     return DONE

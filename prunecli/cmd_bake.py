@@ -12,6 +12,7 @@ from typer import Option
 from prunecli import options
 from prunecli.errors import UsageError
 from prunecli.inputs import readable
+from prunecli.telling import printing, watch
 
 if TYPE_CHECKING:
     from prunecli.bake import Baked
@@ -41,6 +42,7 @@ def bake(  # noqa: PLR0913 - an option per question
     force: options.Force = False,
     in_place: options.InPlace = False,
     quiet: Quiet = False,
+    no_progress: options.NoProgress = False,
 ) -> int:
     """Fold pruned weights: x_orig * x_mask becomes x.
 
@@ -60,8 +62,19 @@ def bake(  # noqa: PLR0913 - an option per question
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
         target = _target(stack, output, to_pipe=to_pipe)
-        found = folded(path, target, key=key, force=force, in_place=in_place, dry_run=dry_run, label=label)
-    _tell(found, sys.stderr if to_pipe else sys.stdout, json=json, quiet=quiet)
+        found = folded(
+            path,
+            target,
+            key=key,
+            force=force,
+            in_place=in_place,
+            dry_run=dry_run,
+            label=label,
+            watch=watch(wanted=not (quiet or no_progress)),
+        )
+    done = "" if found.output_path is None else f"{found.output_path} is written, but "
+    with printing(sys.stderr if to_pipe else None, done=done) as stream:
+        _tell(found, stream, json=json, quiet=quiet)
     return 0
 
 

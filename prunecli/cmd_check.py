@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -12,6 +11,7 @@ from prunecli import options
 from prunecli.errors import UsageError
 from prunecli.gates import Bound, sparsity
 from prunecli.inputs import readable
+from prunecli.telling import printing, watch
 
 if TYPE_CHECKING:
     from prunecli.check import Condition, Finding
@@ -74,6 +74,7 @@ def check(  # noqa: PLR0913, PLR0917 - an option per condition
     threads: options.Threads = 0,
     json: Annotated[bool, Option("--json", help="Print the findings as JSON.")] = False,  # noqa: FBT002
     quiet: Annotated[bool, Option("-q", "--quiet", help="No table; the exit code says it.")] = False,  # noqa: FBT002
+    no_progress: options.NoProgress = False,  # noqa: FBT002
 ) -> int:
     """Exit with 1 unless all conditions hold.
 
@@ -83,6 +84,14 @@ def check(  # noqa: PLR0913, PLR0917 - an option per condition
     """
     if ckpts.count("-") > 1:
         raise UsageError("only one checkpoint can come through standard input", hint="prune check - < CKPT")
+    for option, other in (
+        ("--same-structure-as", same_structure_as),
+        ("--only-zeros-added-since", only_zeros_added_since),
+    ):
+        if other == "-":
+            raise UsageError(
+                f"{option} takes a path: only CKPT can be a pipe", hint=f"prune check - {option} OTHER < CKPT"
+            )
     conditions = [
         *_sparsities("--min-sparsity", min_sparsity),
         *_sparsities("--max-sparsity", max_sparsity, upper=True),
@@ -109,12 +118,15 @@ def check(  # noqa: PLR0913, PLR0917 - an option per condition
                 key=key,
                 threads=threads,
                 label=label,
+                watch=watch(wanted=not (quiet or no_progress)),
             )
         results[label or ckpt] = findings
-        if sys.stdout is not None and not (json or quiet):
-            write_findings(findings, sys.stdout, heading=(label or ckpt) if len(ckpts) > 1 else None)
-    if sys.stdout is not None and json:
-        sys.stdout.write(findings_json(results))
+        with printing() as stream:
+            if stream is not None and not (json or quiet):
+                write_findings(findings, stream, heading=(label or ckpt) if len(ckpts) > 1 else None)
+    with printing() as stream:
+        if stream is not None and json:
+            stream.write(findings_json(results))
     return HOLDS if all(finding.holds for findings in results.values() for finding in findings) else FAILED
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from typer import Argument, Option
 from prunecli import options
 from prunecli.errors import UsageError
 from prunecli.inputs import readable
+from prunecli.telling import printing, watch
 
 SAME, DIFFERENT = 0, 1
 
@@ -33,6 +33,7 @@ def diff(  # noqa: PLR0913, PLR0917 - an option per question
     threads: options.Threads = 0,
     json: Annotated[bool, Option("--json", help="Print the differences as JSON.")] = False,  # noqa: FBT002
     quiet: Annotated[bool, Option("-q", "--quiet", help="No table; the exit code says it.")] = False,  # noqa: FBT002
+    no_progress: options.NoProgress = False,  # noqa: FBT002
 ) -> int:
     """Tell how two checkpoints differ.
 
@@ -54,12 +55,14 @@ def diff(  # noqa: PLR0913, PLR0917 - an option per question
             key=key,
             threads=threads,
             labels=(first_label, second_label),
+            watch=watch(wanted=not (quiet or no_progress)),
         )
-    if sys.stdout is not None and (json or not quiet):
-        from prunecli.diff_text import difference_json, write_difference
+    with printing() as stream:
+        if stream is not None and (json or not quiet):
+            from prunecli.diff_text import difference_json, write_difference
 
-        if json:
-            sys.stdout.write(difference_json(difference))
-        else:
-            write_difference(difference, sys.stdout)
+            if json:
+                stream.write(difference_json(difference))
+            else:
+                write_difference(difference, stream)
     return SAME if difference.same else DIFFERENT

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TextIO, TypeAlias
 
 from typer import Option
 
 from prunecli import options
 from prunecli.errors import UsageError
 from prunecli.inputs import readable
+from prunecli.telling import printing, watch
 
 if TYPE_CHECKING:
     from prunecli.inspecting import Inspection
@@ -44,6 +44,7 @@ def inspect(  # noqa: PLR0913 - an option per question
     min_dim: options.MinDim = None,
     key: options.Key = None,
     json: Json = False,
+    no_progress: options.NoProgress = False,
 ) -> int:
     """Show what is in a checkpoint.
 
@@ -72,6 +73,7 @@ def inspect(  # noqa: PLR0913 - an option per question
             thresholds=thresholds,
             hist=hist,
             label=label or ckpt,
+            watch=watch(wanted=not no_progress),
         )
     _tell(found, view, json=json)
     return 0
@@ -90,18 +92,22 @@ def _view(top: int | None, *, every: bool, json: bool) -> View:
 
 def _tell(found: Inspection, view: View, *, json: bool) -> None:
     """Print what was found on standard output, where there is one."""
-    if sys.stdout is None:
-        return
+    with printing() as stream:
+        if stream is not None:
+            _print(found, view, stream, json=json)
+
+
+def _print(found: Inspection, view: View, stream: TextIO, *, json: bool) -> None:
     if json:
         from prunecli.inspect_json import to_json
 
-        sys.stdout.write(to_json(found))
+        stream.write(to_json(found))
         return
     from prunecli.inspect_text import plain, print_inspection
 
-    if not sys.stdout.isatty():
-        sys.stdout.write(plain(found, view))
+    if not stream.isatty():
+        stream.write(plain(found, view))
         return
     from rich.console import Console
 
-    print_inspection(found, view, Console(file=sys.stdout, highlight=False))
+    print_inspection(found, view, Console(file=stream, highlight=False))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TextIO, TypeAlias
 
 from typer import Option
 
 from prunecli import options
 from prunecli.errors import UsageError
 from prunecli.inputs import readable
+from prunecli.telling import check_paper, printing, watch
 
 if TYPE_CHECKING:
     from prunecli.scanning import Scan
@@ -39,6 +39,7 @@ def scan(  # noqa: PLR0913 - an option per question
     min_dim: options.MinDim = None,
     key: options.Key = None,
     json: Json = False,
+    no_progress: options.NoProgress = False,
 ) -> int:
     """Show which tensors break first when pruned.
 
@@ -51,24 +52,23 @@ def scan(  # noqa: PLR0913 - an option per question
 
     from prunecli.checkpoint import open_checkpoint
     from prunecli.selection import Rules
-    from prunecli.targets import check_writable_target
 
     rules = Rules(tuple(include or ()), tuple(exclude or ()), min_dim)
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
         checkpoint = open_checkpoint(path, key=key, label=label)
         if html is not None:
-            check_writable_target(html, force=force, others=[file.path for file in checkpoint.files])
+            check_paper("--html", html, force=force, others=[file.path for file in checkpoint.files])
 
         from prunecli.scanning import scan as look_at
 
-        found = look_at(checkpoint, rules, label=label or ckpt)
+        found = look_at(checkpoint, rules, label=label or ckpt, watch=watch(wanted=not no_progress))
     if html is not None:
         from prunecli.output import publish_text
         from prunecli.scan_html import to_html
 
         publish_text(html, to_html(found), force=force)
-    _tell(found, view, json=json)
+    _tell(found, view, html, json=json)
     return 0
 
 
@@ -83,18 +83,22 @@ def _view(top: int | None, *, every: bool, json: bool) -> View:
     return View(top, every)
 
 
-def _tell(found: Scan, view: View, *, json: bool) -> None:
+def _tell(found: Scan, view: View, html: Path | None, *, json: bool) -> None:
     """Print what was found on standard output, where there is one."""
-    if sys.stdout is None:
-        return
+    with printing(done="" if html is None else f"{html} is written, but ") as stream:
+        if stream is not None:
+            _print(found, view, stream, json=json)
+
+
+def _print(found: Scan, view: View, stream: TextIO, *, json: bool) -> None:
     from prunecli.scan_text import plain, print_scan, to_json
 
     if json:
-        sys.stdout.write(to_json(found))
+        stream.write(to_json(found))
         return
-    if not sys.stdout.isatty():
-        sys.stdout.write(plain(found, view))
+    if not stream.isatty():
+        stream.write(plain(found, view))
         return
     from rich.console import Console
 
-    print_scan(found, view, Console(file=sys.stdout, highlight=False))
+    print_scan(found, view, Console(file=stream, highlight=False))

@@ -13,7 +13,7 @@ from typer import Option
 from prunecli import evaluated, options, varied
 from prunecli.errors import UsageError
 from prunecli.escape import shown, shown_bytes
-from prunecli.evaluated import Table, say
+from prunecli.evaluated import Table, say, tell_json
 from prunecli.render import percent
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _search(  # noqa: PLR0913 - an option per question
     for doubt in doubts(found):
         say(f"warning: {doubt}")
     if json:
-        print(to_text.dumps(_document(found, goal, (ckpt, strategy, evaluation), written), indent=1))  # noqa: T201
+        tell_json(to_text.dumps(_document(found, goal, (ckpt, strategy, evaluation), written), indent=1))
     else:
         _tell(table, found, goal, where)
         _next(table, found, written, report)

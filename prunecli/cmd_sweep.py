@@ -12,18 +12,23 @@ from typer import Option
 
 from prunecli import evaluated, options, varied
 from prunecli.escape import shown
-from prunecli.evaluated import Table
+from prunecli.evaluated import Table, tell_json
 from prunecli.render import percent
 from prunecli.sweeping import LADDER, Point, bars, bars_from, number, parse_ladder, to_csv, values
+from prunecli.telling import check_paper
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from prunecli.trials import Question
 
 At: TypeAlias = Annotated[str, Option(metavar="A,A,...", help="The amounts to try, as in 0.5,0.8,90%.")]
 Csv: TypeAlias = Annotated[Path | None, Option(metavar="PATH", help="Write the table as CSV, too.")]
 Svg: TypeAlias = Annotated[Path | None, Option(metavar="PATH", help="Write the plot as SVG, too.")]
+State: TypeAlias = Annotated[
+    Path | None,
+    Option(metavar="PATH", help="Remembers the trials; candidates lie beside it. [default: CKPT.pruned.search.json]"),
+]
 Force: TypeAlias = Annotated[bool, Option("-f", "--force", help="Replace an existing table or plot.")]
 
 SCHEMA = 1
@@ -47,7 +52,7 @@ def _sweep(  # noqa: PLR0913 - an option per question
     metric: evaluated.Metric = None,
     csv: Csv = None,
     svg: Svg = None,
-    state: evaluated.State = None,
+    state: State = None,
     fresh: evaluated.Fresh = False,
     json: evaluated.Json = False,
     force: Force = False,
@@ -78,7 +83,7 @@ def _sweep(  # noqa: PLR0913 - an option per question
     }
     question = evaluated.asked(ckpt, evaluation, metric, chosen)
     where = evaluated.state_for(default_output(ckpt), state)
-    _check(question, [path for path in (csv, svg) if path is not None], where, force=force)
+    _check(question, {"--csv": csv, "--svg": svg}, where, force=force)
     table = Table((8, 8, 12, 12, 10), quiet=quiet or json)
     with evaluated.tried(question, where, fresh=fresh) as trials:
         points = try_all(trials, vary, amounts, lambda point: _tell(table, point))
@@ -87,7 +92,7 @@ def _sweep(  # noqa: PLR0913 - an option per question
     if svg is not None:
         publish_text(svg, _picture(points, f"{strategy} on {Path(ckpt).name}"), force=force)
     if json:
-        print(_document(points, (ckpt, strategy, evaluation)))  # noqa: T201 - the result
+        tell_json(_document(points, (ckpt, strategy, evaluation)))
     _draw(table, points)
     for name, path in (("remembered in", where), ("table", csv), ("plot", svg)):
         if path is not None:
@@ -95,13 +100,13 @@ def _sweep(  # noqa: PLR0913 - an option per question
     return 0
 
 
-def _check(question: Question, papers: Sequence[Path], state: Path, *, force: bool) -> None:
+def _check(question: Question, papers: Mapping[str, Path | None], state: Path, *, force: bool) -> None:
     """Refuse before the work what could not be written after it."""
-    from prunecli.targets import check_writable_target
-
-    inputs = [file.path for file in question.checkpoint.files]
-    for at, paper in enumerate(papers):
-        check_writable_target(paper, force=force, others=[*inputs, state, *papers[:at]])
+    others = [*(file.path for file in question.checkpoint.files), state]
+    for option, paper in papers.items():
+        if paper is not None:
+            check_paper(option, paper, force=force, others=others)
+            others.append(paper)
 
 
 def _tell(table: Table, point: Point) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from prunecli.tabular import folded
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 WIDEST = 120
 """Characters: a longer cell does not widen the lines of the others."""
+
+_GAP = 2  # spaces between columns
 
 ALL_SHOWN = 60
 """Rows a terminal gets; a pipe gets all."""
@@ -64,11 +68,9 @@ def _draw(stream: TextIO, columns: Sequence[Column], rows: Sequence[Cells], line
     console = Console(file=stream, highlight=False)
     if rows:
         table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
-            least = min(max(map(cell_len, (column.title, *cells))), column.least)
-            table.add_column(
-                column.title, justify="right" if column.right else "left", overflow="fold", min_width=least
-            )
+        cells = [max(map(cell_len, cells)) for cells in zip(*rows[:ALL_SHOWN], strict=True)]
+        for column, width in zip(columns, fitting(columns, cells, console.width), strict=True):
+            table.add_column(column.title, justify="right" if column.right else "left", overflow="fold", width=width)
         for row in rows[:ALL_SHOWN]:
             table.add_row(*map(Text, row))
         console.print(table, crop=False)
@@ -76,4 +78,24 @@ def _draw(stream: TextIO, columns: Sequence[Column], rows: Sequence[Cells], line
         more = f"{len(rows) - ALL_SHOWN:,} rows more are not shown; --json has all of them"
         console.print(Text(more, style="dim"))
     for line in ("", *lines) if rows else lines:
-        console.print(Text(line), soft_wrap=True)
+        for part in folded(line, console.width):
+            console.print(Text(part), soft_wrap=True)
+
+
+def fitting(columns: Sequence[Column], cells: Sequence[int], room: int) -> list[int]:
+    """Return the widths of columns whose widest cells are `cells`, taken from the widest until all are in `room`.
+
+    None gets less than its `least`. Numbers keep theirs, as a folded number reads as another; their titles may fold.
+    """
+    kept = [max(len(column.title), width) for column, width in zip(columns, cells, strict=True)]
+    least = [
+        max(width, *map(len, column.title.split())) if column.right else min(full, column.least or len(column.title))
+        for column, width, full in zip(columns, cells, kept, strict=True)
+    ]
+    over = sum(kept) + _GAP * (len(kept) - 1) - room
+    for _ in range(over):
+        loose = [at for at in range(len(kept)) if kept[at] > least[at]]
+        if not loose:
+            break
+        kept[max(loose, key=kept.__getitem__)] -= 1
+    return kept

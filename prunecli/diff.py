@@ -17,12 +17,14 @@ from prunecli.checkpoint import SAFETENSORS
 from prunecli.dtypes import FLOATS
 from prunecli.errors import UsageError
 from prunecli.pairing import Kind, open_at, pair_up
+from prunecli.passes import bytes_of, unwatched
 from prunecli.tensors import OUTSIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prunecli.comparing import Change
+    from prunecli.passes import Watch
     from prunecli.tensors import Checkpoint, TensorInfo
 
 PathLike = str | os.PathLike[str]
@@ -87,7 +89,7 @@ class Difference:
         return all(tensor.same or tensor.only_zeros_added for tensor in self.tensors)
 
 
-def diff(
+def diff(  # noqa: PLR0913 - one keyword per question a user may have
     a: PathLike,
     b: PathLike,
     *,
@@ -96,15 +98,17 @@ def diff(
     key: str | None = None,
     threads: int = 0,
     labels: tuple[str | None, str | None] = (None, None),
+    watch: Watch = unwatched,
 ) -> Difference:
     """Compare the checkpoints at `a` and `b`.
 
-    `exclude` leaves tensors out and `include` compares only some tensors and nothing beside them; both are patterns,
-    see `selection.Rules`. `key` is where the state_dict is in nested ones, `threads` 0 takes as many as help, and
-    `labels` name the checkpoints in messages. Of a torch file and a safetensors file, only the tensors of the
-    state_dicts are compared; of two containers of one kind all tensors, and what is no tensor. How a container is laid
-    out, the order of its entries and bytes that no tensor looks at never count. Raises PruneError, in one of its kinds,
-    for checkpoints that cannot be read and patterns that match nothing.
+    `exclude` leaves tensors out and `include` compares only some tensors and nothing beside them; both are
+    patterns, see `selection.Rules`. `key` is where the state_dict is in nested ones, `threads` 0 takes as many as
+    help, `labels` name the checkpoints in messages, and `watch` is told of the pass. Of a torch file and a
+    safetensors file, only the tensors of the state_dicts are compared; of two containers of one kind all tensors,
+    and what is no tensor. How a container is laid out, the order of its entries and bytes that no tensor looks at
+    never count. Raises PruneError, in one of its kinds, for checkpoints that cannot be read and patterns that match
+    nothing.
     """
     first, second = (open_at(path, key, label) for path, label in zip((a, b), labels, strict=True))
     if key and first.format == second.format == SAFETENSORS:
@@ -116,7 +120,8 @@ def diff(
     from prunecli.comparing import compare  # noqa: PLC0415  -- NumPy, which an error must not wait for
 
     both = [(p.name, p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.kinds[0] == p.kinds[1]]
-    changes = compare(first, second, [(x, y) for _, x, y in both], threads=threads)
+    with watch("comparing", bytes_of(tensor for _, *pair in both for tensor in pair)) as advance:
+        changes = compare(first, second, [(x, y) for _, x, y in both], threads=threads, advance=advance)
     found = {name: change for (name, _, _), change in zip(both, changes, strict=True)}
     things, notes = ((), ()) if include else _beside(first, second, alike=alike)
     return Difference(

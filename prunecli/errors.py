@@ -48,5 +48,5 @@ class GateError(PruneError):
 
     def __init__(self, failures: tuple[str, ...], report: Report) -> None:
         """Keep what failed and the numbers."""
-        super().__init__("the result does not pass, and nothing was written: " + "; ".join(failures))
+        super().__init__("the result does not pass, and no checkpoint was written: " + "; ".join(failures))
         self.failures, self.report = failures, report

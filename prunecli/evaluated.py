@@ -12,6 +12,7 @@ from typer import Argument, Option
 from prunecli.errors import UsageError
 from prunecli.escape import shown
 from prunecli.evaluating import EXAMPLE, EvaluationError, parse_command
+from prunecli.telling import printing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,6 +105,17 @@ def say(line: str) -> None:
         print(shown(line), file=sys.stderr)  # noqa: T201 - a face
 
 
+def tell_json(document: str) -> None:
+    """Print the result as JSON on standard output, where there is one; OutputError where it takes no more."""
+    if sys.stdout is not None:
+        _print(document)
+
+
+def _print(line: str) -> None:
+    with printing() as stream:
+        print(line, file=stream)
+
+
 class Table:
     """A table that is printed line by line while it comes about."""
 
@@ -120,4 +132,4 @@ class Table:
     def say(self, line: str = "") -> None:
         """Print a line of its own on standard output."""
         if not self._quiet:
-            print(line, flush=True)  # noqa: T201 - a face
+            _print(line)

@@ -179,14 +179,16 @@ def evaluate(command: Command, path: Path) -> tuple[Metric, float]:
     seconds = time.monotonic() - began
     line = shown(shlex.join(words))
     last = tuple(_last_lines(out, err))
+    by_hand = shown(shlex.join(word.replace(PLACEHOLDER, "CKPT") for word in command.words))  # the candidate goes
     if code:
-        by_hand = shown(shlex.join(word.replace(PLACEHOLDER, "CKPT") for word in command.words))  # the candidate goes
         raise EvaluationError(f"the evaluation {_ended(code)}: {line}", hint=by_hand, output=last)
     # the path may have numbers in it, and is often printed
     found = find_metric(out.replace(str(path), PLACEHOLDER), command.pattern)
     if found is None:
         what = "number" if command.pattern is None else f"match of --metric {command.pattern.pattern!r} with a number"
-        raise EvaluationError(f"the evaluation printed no {what} on its standard output: {line}", output=last)
+        raise EvaluationError(
+            f"the evaluation printed no {what} on its standard output: {line}", hint=by_hand, output=last
+        )
     return found, seconds
 
 

@@ -17,7 +17,7 @@ from prunecli.splice import COPY_RUN, Source, write_all
 from prunecli.tensors import Checksum, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Part = bytes | Span
 """Bytes to write, or a range of the old file to copy."""
@@ -71,18 +71,24 @@ def length(part: Part) -> int:
     return part.length if isinstance(part, Span) else len(part)
 
 
-def write_parts(source: Source, fd: int, parts: Sequence[Part]) -> None:
-    """Write `parts` to `fd` from its start on; what is copied goes through the kernel where it can."""
+def write_parts(
+    source: Source, fd: int, parts: Sequence[Part], *, advance: Callable[[int], None] = lambda _: None
+) -> None:
+    """Write `parts` to `fd` from its start on; what is copied goes through the kernel where it can.
+
+    `advance` is told the bytes that are there.
+    """
     at = 0
     for part in parts:
         if isinstance(part, Span):
-            _copy(source, fd, part, at)
+            _copy(source, fd, part, at, advance)
         else:
             write_all(fd, memoryview(part), at)
+            advance(len(part))
         at += length(part)
 
 
-def _copy(source: Source, fd: int, span: Span, at: int) -> None:
+def _copy(source: Source, fd: int, span: Span, at: int, advance: Callable[[int], None]) -> None:
     start = span.start
     while start < span.end:
         try:
@@ -92,14 +98,16 @@ def _copy(source: Source, fd: int, span: Span, at: int) -> None:
                 raise
             done = 0
         if not done:
-            _copy_by_hand(source, fd, Span(start, span.end - start), at)
+            _copy_by_hand(source, fd, Span(start, span.end - start), at, advance)
             return
+        advance(done)
         start, at = start + done, at + done
 
 
-def _copy_by_hand(source: Source, fd: int, span: Span, at: int) -> None:
+def _copy_by_hand(source: Source, fd: int, span: Span, at: int, advance: Callable[[int], None]) -> None:
     memory = memoryview(mmap.mmap(-1, min(_WINDOW, max(span.length, 1))))
     for start in range(span.start, span.end, len(memory)):
         part = memory[: span.end - start]
         source.read(part, start)
         write_all(fd, part, at + start - span.start)
+        advance(len(part))

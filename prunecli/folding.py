@@ -49,14 +49,19 @@ class Target:
 
 
 def fold_all(
-    checkpoint: Checkpoint, sources: Sequence[Source], pairs: Sequence[Pair], targets: Sequence[Target | None]
+    checkpoint: Checkpoint,
+    sources: Sequence[Source],
+    pairs: Sequence[Pair],
+    targets: Sequence[Target | None],
+    advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[Folded, ...]:
     """Fold `pairs` of `checkpoint`, whose files are open as `sources`, in its `targets`, and repair their checksums.
 
-    A target of None is measured and not written. Raises CheckpointError where the bytes of a weight or a mask do not
-    have their checksum, and where a mask holds other numbers than 0 and 1.
+    A target of None is measured and not written; `advance` is told the bytes of weights and masks that were
+    read. Raises CheckpointError where the bytes of a weight or a mask do not have their checksum, and where a mask
+    holds other numbers than 0 and 1.
     """
-    reader = Reader(sources)
+    reader = Reader(sources, advance)
     groups: dict[tuple[int, Span], list[Pair]] = {}
     for pair in pairs:
         groups.setdefault((pair.orig.file, pair.orig.span), []).append(pair)

@@ -48,6 +48,7 @@ def _document(found: Inspection) -> dict[str, object]:
         "not_prunable_because": found.nothing,
         "facts": found.facts,
         "others": [{"name": name, "what": what} for name, what in found.others],
+        "beside": [{"name": name, "text": text} for name, text in found.things],
         "leftovers": [asdict(leftover) for leftover in found.leftovers],
         "thresholds": None if found.thresholds is None else _thresholds(*found.thresholds),
         "histogram": None if found.drawing is None else _drawing(found.drawing),

@@ -163,6 +163,11 @@ def _remarks(found: Inspection) -> Iterator[str]:
         names = _listed([shown(name) for name, _ in grouped(outside, lambda e: e.name, lambda _: None)])
         where = "outside the state_dict, not read"
         yield f"outside      {_count(totals(outside))}, {size} {where}: {names}; --key chooses others"
+    if found.things:
+        near = sorted(found.things, key=lambda thing: thing[0].count("."))
+        names = _listed([f"{shown(name)} = {shown(text)}" for name, text in near])
+        what = plural(len(near), "thing that is", "things that are")
+        yield f"beside       {len(near):,} {what} no tensor: {names}"
     for what, count in Counter(what for _, what in found.others).items():
         names = _listed([shown(name) for name, kind in found.others if kind == what])
         yield f"other        {count:,} {plural(count, 'entry', 'entries')}, {shown(what)}: {names}"

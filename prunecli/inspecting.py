@@ -7,29 +7,32 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import translate
 from math import floor, isfinite, log10
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from prunecli.beside import beside
 from prunecli.dtypes import FLOATS, why_not_prunable
-from prunecli.errors import SelectionError
+from prunecli.errors import CheckpointError, SelectionError
 from prunecli.escape import shown
 from prunecli.histograms import READ
 from prunecli.leftovers import leftovers
-from prunecli.quantiles import Ladder, ladders, magnitudes, tally
+from prunecli.passes import bytes_of, unwatched
+from prunecli.quantiles import LEVEL, Ladder, ladders, magnitudes, tally
 from prunecli.reading import scan
 from prunecli.selection import Rules, select
 from prunecli.sharing import meets_itself, tied
 from prunecli.tensors import OUTSIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from prunecli.leftovers import Leftover
     from prunecli.norms import Read
+    from prunecli.passes import Watch
     from prunecli.selection import Selection
     from prunecli.tensors import Checkpoint, TensorInfo
     from prunecli.workers import Worker
@@ -125,8 +128,9 @@ class Drawing:
 class Inspection:
     """What was found. `files` are (name, bytes); `nothing` says why a pruning command would refuse, where it would.
 
-    `facts` and `others` are the checkpoint's. `chosen` tells that `entries` are only what the options select.
-    `thresholds` are the ladders of all prunable tensors together and of each.
+    `facts` and `others` are the checkpoint's, `things` what is no tensor, as (name, short text). `chosen`
+    tells that `entries` are only what the options select. `thresholds` are the ladders of all prunable tensors together
+    and of each.
     """
 
     path: str
@@ -141,6 +145,7 @@ class Inspection:
     chosen: bool = False
     thresholds: tuple[Ladder, tuple[Ladder, ...]] | None = None
     drawing: Drawing | None = None
+    things: tuple[tuple[str, str], ...] = ()
 
     @property
     def inside(self) -> tuple[Entry, ...]:
@@ -179,35 +184,46 @@ def inspect(
     thresholds: bool = False,
     hist: str | None = None,
     label: str | None = None,
-    advance: Callable[[int], None] = lambda _: None,
+    watch: Watch = unwatched,
 ) -> Inspection:
     """Look at `checkpoint`.
 
     `rules`, where given, keep only the tensors that a pruning command would take under them. `read` False looks at no
     weight. `thresholds` adds the ladders of what would be pruned; `hist`, a tensor's name, a glob or `re:` and a
     regular expression, the histogram of the floating-point tensors that match, together. `label` stands for the path;
-    `advance` is told the bytes read. Raises SelectionError where `rules`, `thresholds` or `hist` come to nothing, and
+    `watch` is told of each pass. Raises SelectionError where `rules`, `thresholds` or `hist` come to nothing, and
     CheckpointError where a file cannot be read.
     """
     nothing, selection = _selected(checkpoint, rules or Rules(), refuse=rules is not None or thresholds)
     groups = _shown(checkpoint, selection if rules is not None else None)
     drawn = _drawable(hist, groups) if hist is not None else []
-    counts = _zeros(checkpoint, [t for t, _ in groups if read and _countable(t)], advance)
+    counts = _zeros(checkpoint, [t for t, _ in groups if read and _countable(t)], watch)
     why = _Reasons(selection)
+    things, facts = _things(checkpoint)
     return Inspection(
         path=label or str(checkpoint.path),
         format=checkpoint.format,
         key=checkpoint.key,
         files=tuple((file.path.name, file.size) for file in checkpoint.files),
-        facts=checkpoint.facts,
+        facts=(*checkpoint.facts, *facts),
         others=checkpoint.others,
         leftovers=leftovers(list(dict.fromkeys(t.name for t in checkpoint.tensors))),
         entries=tuple(_entry(checkpoint, t, names, counts, why.of(t, names)) for t, names in groups),
         nothing=nothing,
         chosen=rules is not None,
-        thresholds=ladders(checkpoint, why.targets, LADDER, advance=advance) if thresholds else None,
-        drawing=None if hist is None else _draw(checkpoint, hist, drawn),
+        thresholds=_ladders(checkpoint, why.targets, LADDER, watch) if thresholds else None,
+        drawing=None if hist is None else _draw(checkpoint, hist, drawn, watch),
+        things=things,
     )
+
+
+def _things(checkpoint: Checkpoint) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return what is in the files beside tensors, or a sentence where that cannot be told."""
+    try:
+        found = beside(replace(checkpoint, companions=()))
+    except CheckpointError as error:
+        return (), (f"what is beside the tensors cannot be told: {error}",)
+    return tuple((name.removeprefix("entry "), text) for name, text in found.items()), ()
 
 
 class _Reasons:
@@ -270,10 +286,11 @@ def _countable(tensor: TensorInfo) -> bool:
     return (tensor.dtype in FLOATS or tensor.dtype.startswith(_COUNTED)) and not meets_itself(tensor)
 
 
-def _zeros(checkpoint: Checkpoint, tensors: Sequence[TensorInfo], advance: Callable[[int], None]) -> _Counts:
+def _zeros(checkpoint: Checkpoint, tensors: Sequence[TensorInfo], watch: Watch) -> _Counts:
     if not tensors:
         return {}
-    return dict(zip(map(id, tensors), scan(checkpoint, tensors, _count, advance=advance), strict=True))
+    with watch("counting", bytes_of(tensors)) as advance:
+        return dict(zip(map(id, tensors), scan(checkpoint, tensors, _count, advance=advance), strict=True))
 
 
 def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
@@ -287,6 +304,29 @@ def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
         if int(y.max()) > largest:
             nonfinite += int(np.count_nonzero(y > largest))
     return tensor.numel - alive, nonfinite
+
+
+# --- thresholds
+
+
+def _ladders(
+    checkpoint: Checkpoint, tensors: Sequence[TensorInfo], percents: Sequence[int], watch: Watch
+) -> tuple[Ladder, tuple[Ladder, ...]]:
+    mixed = len({tensor.dtype for tensor in tensors}) > 1
+    size = sum(_looks(tensor, mixed=mixed) * bytes_of([tensor]) for tensor in tensors)
+    with watch("ranking", size) as advance:
+        return ladders(checkpoint, tensors, percents, advance=advance)
+
+
+def _looks(tensor: TensorInfo, *, mixed: bool) -> int:
+    """Return how often `ladders` reads a tensor: each look settles LEVEL bits of its patterns.
+
+    Where dtypes are `mixed`, all are ranked as float64 too, for which a strided tensor, held whole, needs no read more.
+    """
+    own, whole = -(-8 * tensor.itemsize // LEVEL), 64 // LEVEL
+    if not mixed or tensor.dtype == "F64":
+        return own
+    return own + whole if tensor.contiguous else max(own, whole)
 
 
 # --- a histogram
@@ -319,13 +359,13 @@ def _matching(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
         names = ", ".join(f"`{shown(name)}`" for name in near)
         raise SelectionError(
             f"--hist {hist!r} matches none of {len(groups)} tensors",
-            hint=f"the nearest names: {names}" if near else None,
+            hint=f"the nearest names: {names}" if near else "--hist '*.weight'",
         )
     return found
 
 
-def _draw(checkpoint: Checkpoint, hist: str, tensors: Sequence[TensorInfo]) -> Drawing:
-    ladder, _ = ladders(checkpoint, tensors, PERCENTILES)
+def _draw(checkpoint: Checkpoint, hist: str, tensors: Sequence[TensorInfo], watch: Watch) -> Drawing:
+    ladder, _ = _ladders(checkpoint, tensors, PERCENTILES, watch)
     edges = _edges(ladder)
     cuts = {
         dtype: [1, *(FLOATS[dtype].ceil(edge) for edge in edges[1:]), FLOATS[dtype].finite_max + 1]

@@ -94,9 +94,10 @@ class Planner:
         self.plans = {} if plans is None else plans
         # Strategies see the format of what is ranked.
         self.targets = targets
-        self._ranked_as = targets
+        self._ranked_as = list(targets)
         if scorer is not None:
-            self._ranked_as = [replace(t, dtype=scorer.dtype(at).name) for at, t in enumerate(targets)]
+            for at in self.members:
+                self._ranked_as[at] = replace(targets[at], dtype=scorer.dtype(at).name)
         self._reader = Reader(sources, advance)
         self._measurer = Measurer(strategy, targets, self._reader, scorer)
         self._followers = followers or {}

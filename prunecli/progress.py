@@ -88,10 +88,10 @@ class Lines(Details):
 class Bar(Lines):
     """Draws a bar for each phase on a terminal."""
 
-    def __init__(self, *, verbose: bool = False, stream: TextIO | None = None) -> None:
-        """Show nothing yet; Rich is imported only when the bars are shown."""
+    def __init__(self, *, verbose: bool = False, stream: TextIO | None = None, last: str = "flushing") -> None:
+        """Show nothing yet; Rich is imported only when the bars are shown. `last` is what goes on when all is done."""
         super().__init__(verbose=verbose)
-        self._stream = stream
+        self._stream, self._last = stream, last
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
@@ -114,7 +114,7 @@ class Bar(Lines):
             if self._bars is not None and phase in self._tasks:
                 whole = self._done == self._phases
                 self._bars.update(
-                    self._tasks[phase], completed=self._done[phase], description="flushing" if whole else phase
+                    self._tasks[phase], completed=self._done[phase], description=self._last if whole else phase
                 )
 
     def _print(self, text: str) -> None:

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.asking import Ranks, basis_for, named_by_mask, refuse_ranks
+from prunecli.asking import Ranks, basis_for, named_by_mask, refuse_misfits, refuse_ranks
 from prunecli.basis import Basis, make_basis, mask_for
 from prunecli.errors import PruneError, UsageError
-from prunecli.rules import front_dim
 from prunecli.selection import Rules, Selection, select
 from prunecli.spool import scratch
-from prunecli.strategies import Keep, RandomStructured, Structured, TopK
+from prunecli.strategies import Keep, Structured
 from prunecli.work import Job, Work
 
 if TYPE_CHECKING:
@@ -47,11 +46,16 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse an empty recipe, and what no rule can do."""
         if not self.rules:
-            raise UsageError("a recipe has at least one rule", hint='[[rule]] strategy = "l1" amount = 0.5')
+            raise UsageError("a recipe has at least one rule", hint='rule = [{strategy = "l1", amount = 0.5}]')
         for number, rule in enumerate(self.rules, 1):
+            if not isinstance(rule, Rule):
+                raise UsageError(
+                    f"rule {number} is no Rule but {rule!r}", hint="prunecli.Rule(prunecli.L1(amount=0.5))"
+                )
             if isinstance(rule.strategy, Structured) and rule.strategy.with_bias:
                 raise UsageError(
-                    f"rule {number}: biases cannot follow in a recipe", hint="a rule of their own: include = ['*.bias']"
+                    f"rule {number}: biases cannot follow in a recipe",
+                    hint="prune structured CKPT --with-bias first, and then the recipe with --of remaining",
                 )
 
     def describe(self) -> dict[str, object]:
@@ -94,9 +98,7 @@ class Layers:
         try:
             refuse_ranks(rule.strategy, self.ranks)
             selection = select(checkpoint, named_by_mask(rule.strategy, checkpoint, own))
-            for target in selection.targets:
-                if isinstance(rule.strategy, (TopK, Structured, RandomStructured)):
-                    front_dim(target.tensor, rule.strategy.dim)
+            refuse_misfits(rule.strategy, selection)
         except PruneError as error:
             raise type(error)(f"rule {number + 1} of the recipe: {error}", hint=error.hint) from error
         return selection

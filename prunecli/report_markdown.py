@@ -172,7 +172,8 @@ def _skipped(rows: Iterable[Row]) -> list[str]:
     lines = [f"- {count:,}: {text(why)}" for why, count in most[:_LINES]]
     if len(most) > _LINES:
         lines.append(f"- {sum(count for _, count in most[_LINES:]):,}: for other reasons")
-    title = f"{tensors(sum(reasons.values()))} left as they are"
+    count = sum(reasons.values())
+    title = f"{tensors(count)} left as {'it is' if count == 1 else 'they are'}"
     return [f"<details>\n<summary>{title}</summary>\n\n" + "\n".join(lines) + "\n\n</details>"]
 
 

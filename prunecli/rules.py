@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from glob import escape
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS, Float, cast
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
 
     from prunecli.plans import Order
     from prunecli.tensors import TensorInfo
+
+
+_EITHER = "amount=1.0 for all of them, count=1 for one"
 
 
 def cut_above(value: float, dtype: Float) -> Cut:
@@ -44,18 +50,32 @@ def one_each(counts: Sequence[int]) -> list[Group]:
 
 
 def from_each(amount: float | None, count: int | None, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[int]:
-    """Return `how_many` of what is `left` of each tensor."""
-    return [how_many(amount, count, n, "weights", tensor) for tensor, n in zip(tensors, left, strict=True)]
+    """Return `how_many` of what is `left` of each tensor; UsageError for a count that is too much for the smallest."""
+    if tensors:
+        n, tensor = min(zip(left, tensors, strict=True), key=lambda pair: pair[0])
+        how_many(amount, count, n, "weights" if n == tensor.numel else "weights left", tensor)
+    return [how_many(amount, count, n) for n in left]
 
 
 def check_amount(amount: float | None, count: int | None) -> None:
     """Raise UsageError unless exactly one of the two is given and it is in range."""
     if (amount is None) == (count is None):
         raise UsageError("give either an amount or a count", hint="--amount 0.5 or --count 1000")
+    _check_kinds(amount, count)
     if amount is not None and not 0 <= amount <= 1:
         raise UsageError(f"an amount is 0 to 1 (or 0% to 100%), not {amount:g}", hint="--amount 0.5")
     if count is not None and count < 0:
         raise UsageError(f"a count is 0 or more, not {count}", hint="--count 1000")
+
+
+def _check_kinds(amount: object, count: object) -> None:
+    """Refuse what Python callers may mean otherwise: torch takes an amount of 1 for one weight, and 1.0 for all."""
+    if isinstance(amount, Integral) and amount != 0:
+        raise UsageError(f"an amount of {amount} could mean a part or a number of weights", hint=_EITHER)
+    if amount is not None and not isinstance(amount, Real):
+        raise UsageError(f"an amount is a number from 0 to 1, not {shown(repr(amount))}", hint="amount=0.5")
+    if count is not None and not isinstance(count, Integral):
+        raise UsageError(f"a count is a whole number, not {shown(repr(count))}", hint="count=1000")
 
 
 def how_many(
@@ -80,7 +100,8 @@ def front_dim(tensor: TensorInfo, dim: int) -> int:
     if not -rank <= dim < rank:
         raise SelectionError(
             f"{shown(repr(tensor.name))} has {rank} dimension{'s' * (rank != 1)}, so it has no dim {dim}",
-            hint=f"-x '{shown(tensor.name)}' leaves it out, --dim -1 takes its last dimension",
+            hint=f"-x {shlex.quote(shown(escape(tensor.name)))} leaves it out"
+            + (", --dim -1 takes its last dimension" if rank else ""),
         )
     return dim % rank
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import TYPE_CHECKING, Protocol
 
 from prunecli import __version__, worth
@@ -218,9 +219,10 @@ class Run:
     def _refuse_nonfinite(self) -> None:
         for at, tally in self._tallies.items():
             if count := tally.facts().nonfinite:
+                name = self.targets[at].name
                 raise CheckpointError(
-                    f"{self.targets[at].name!r} has {count} weights that are not finite, and --strict refuses them",
-                    hint=f"-x '{self.targets[at].name}' leaves the tensor out",
+                    f"{shown(repr(name))} has {count} weights that are not finite, and --strict refuses them",
+                    hint=f"-x {quote(shown(name))} leaves the tensor out",
                 )
 
     def report(self, output: Path | int | None, seconds: float) -> Report:

@@ -15,14 +15,14 @@ import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.histograms import Histogram, Table
+from prunecli.passes import bytes_of, unwatched
 from prunecli.quantiles import magnitudes
 from prunecli.reading import scan as read_all
 from prunecli.selection import Rules, select
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from prunecli.norms import Read
+    from prunecli.passes import Watch
     from prunecli.selection import Target
     from prunecli.tensors import Checkpoint, TensorInfo
     from prunecli.workers import Worker
@@ -80,15 +80,17 @@ def scan(
     rules: Rules | None = None,
     *,
     label: str | None = None,
-    advance: Callable[[int], None] = lambda _: None,
+    watch: Watch = unwatched,
 ) -> Scan:
     """Return the curves of the tensors of `checkpoint` that a pruning command would take under `rules`.
 
-    `label` stands for the path; `advance` is told the bytes read. Raises SelectionError where nothing is selected,
+    `label` stands for the path; `watch` is told of the pass. Raises SelectionError where nothing is selected,
     CheckpointError where a file cannot be read.
     """
     targets = select(checkpoint, rules or Rules()).targets
-    found = read_all(checkpoint, [target.tensor for target in targets], _count, advance=advance)
+    tensors = [target.tensor for target in targets]
+    with watch("measuring", bytes_of(tensors)) as advance:
+        found = read_all(checkpoint, tensors, _count, advance=advance)
     curves = [_curve(target, zeros, counted) for target, (zeros, counted) in zip(targets, found, strict=True)]
     ranked = tuple(sorted(curves, key=lambda curve: curve.strength))
     return Scan(label or str(checkpoint.path), checkpoint.format, checkpoint.key, ranked)

@@ -183,13 +183,15 @@ class Flags:
         """Return where the mask is 1; CheckpointError where it is neither 0 nor 1."""
         tensor = self.beside.tensors[at]
         raw = self.reader.run(worker, tensor, first, first + count, slot=MASK)
-        one = 1
-        if tensor.dtype in FLOATS:
-            one, raw = FLOATS[tensor.dtype].encode(1.0), worker.scoring.magnitudes(raw, FLOATS[tensor.dtype])
-        stays: NDArray[np.bool_] = raw == raw.dtype.type(one)
+        dtype = FLOATS.get(tensor.dtype)
+        # Before the signs are cleared: minus one is no one, and minus zero is zero.
+        stays: NDArray[np.bool_] = raw == raw.dtype.type(1 if dtype is None else dtype.encode(1.0))
+        raw = raw if dtype is None else worker.scoring.magnitudes(raw, dtype)
         if int(np.count_nonzero(stays)) + int(np.count_nonzero(raw == 0)) < count:
             name = shown(repr(tensor.name))
-            raise CheckpointError(f"the {self.beside.what} for {name} holds other values than 0 and 1")
+            raise CheckpointError(
+                f"the {self.beside.what} for {name} holds other values than 0 and 1", hint="save it with .bool()"
+            )
         return stays
 
 

@@ -145,7 +145,8 @@ def matching(option: str, pattern: str, tensors: Sequence[TensorInfo]) -> list[i
 
 def _matcher(option: str, pattern: str) -> Callable[[str], object]:
     if not pattern.startswith("re:"):
-        return re.compile(translate(pattern)).match
+        glob = re.compile(translate(pattern))
+        return lambda name: name == pattern or glob.match(name)
     try:
         return re.compile(pattern[3:]).search
     except re.error as error:

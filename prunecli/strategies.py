@@ -291,7 +291,9 @@ class L1:
 
     def plan(self, tensor: TensorInfo) -> Local:
         """Return the local strategy for scope="row"; the other needs ranks first."""
-        how_many(self.amount, self.count, tensor.numel // tensor.shape[0], "weights in a row", tensor)
+        how_many(
+            self.amount, self.count, tensor.numel // tensor.shape[front_dim(tensor, 0)], "weights in a row", tensor
+        )
         return Rows(lambda left: how_many(self.amount, self.count, left, "weights left in a row", tensor))
 
     def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[Group]:

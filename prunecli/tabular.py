@@ -5,6 +5,8 @@ The plain form is never cut and imports nothing; Rich is imported only for a ter
 
 from __future__ import annotations
 
+import re
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -23,6 +25,7 @@ LINES = 60
 LARGEST = 30
 """How many are shown then."""
 
+_LABEL = re.compile(r"\S+( \S+)* {2,}")
 _GAP = 2  # spaces between columns
 _WIDEST = 120  # characters: a longer cell does not widen the lines of the others
 _SHORTEST, _LEAST = 12, 28  # terminal columns the first cell keeps, and should have
@@ -83,6 +86,10 @@ def print_blocks(console: Console, blocks: Iterable[Block]) -> None:
     """Print the blocks to a terminal, an empty line between them."""
     from rich.text import Text  # noqa: PLC0415  -- Rich costs more than a small look
 
+    def lines(text: str) -> None:
+        for line in folded(text, console.width):
+            console.print(Text(line), soft_wrap=True)
+
     for at, block in enumerate(blocks):
         if at:
             console.print()
@@ -91,7 +98,18 @@ def print_blocks(console: Console, blocks: Iterable[Block]) -> None:
         if block.rows:
             print_rows(console, block.columns, block.rows)
         for line in block.lines:
-            console.print(Text(line), soft_wrap=True)
+            lines(line)
+
+
+def folded(line: str, width: int) -> list[str]:
+    """Return `line` in lines of `width` characters, broken between words alone and hanging under what follows a label.
+
+    A label ends where two spaces are: "output    x.pth".
+    """
+    label = _LABEL.match(line)
+    indent = label.end() if label and label.end() < width // 2 else 0
+    parts = textwrap.wrap(line[indent:], max(width - indent, 1), break_long_words=False, break_on_hyphens=False)
+    return [(line[:indent] if not at else " " * indent) + part for at, part in enumerate(parts)] or [line]
 
 
 def aligned(columns: Sequence[Column], rows: Sequence[Cells]) -> list[str]:
@@ -119,10 +137,11 @@ def print_rows(console: Console, columns: Sequence[Column], rows: Sequence[Cells
     kept = _fitting(columns, widths, console.width)
     room = max(console.width - sum(widths[i] + _GAP for i in kept[1:]), _SHORTEST)
     table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column(columns[0].title, overflow="fold", min_width=min(widths[0], room), max_width=room)
+    sides: list[Literal["left", "right"]] = ["right" if column.right else "left" for column in columns]
+    first = min(widths[0], room)
+    table.add_column(columns[0].title, justify=sides[0], overflow="fold", min_width=first, max_width=room)
     for i in kept[1:]:
-        side: Literal["left", "right"] = "right" if columns[i].right else "left"
-        table.add_column(columns[i].title, justify=side, no_wrap=True, min_width=widths[i])
+        table.add_column(columns[i].title, justify=sides[i], no_wrap=True, min_width=widths[i])
     for row in rows:
         table.add_row(*(Text(row[i]) for i in kept))
     console.print(table, crop=False)

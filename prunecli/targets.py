@@ -49,13 +49,16 @@ def check_output(
 def check_writable_target(target: Path, *, force: bool, others: Iterable[Path] = ()) -> None:
     """Refuse a report or mask `target` that cannot be written or is one of the run's `others`: OutputError."""
     _refuse_nul(target)
+    refuse_overwriting(target, others)
+    place_for(target, force=force, directory=False)
+
+
+def refuse_overwriting(target: Path, others: Iterable[Path]) -> None:
+    """Raise OutputError where `target` is one of the paths that the run reads or writes besides."""
     for other in others:
         if _same(target, other):
-            raise OutputError(
-                f"{_q(target)} would overwrite {_q(other)}, which this run needs",
-                hint="give each output a path of its own",
-            )
-    place_for(target, force=force, directory=False)
+            what = f"{_q(other)}, which this run needs" if str(target) != str(other) else "what this run needs"
+            raise OutputError(f"{_q(target)} would overwrite {what}", hint="give each output a path of its own")
 
 
 def _refuse_nul(target: Path) -> None:

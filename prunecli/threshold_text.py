@@ -77,7 +77,7 @@ def drawing_block(drawing: Drawing, *, terminal: bool) -> Block:
         for at, count in enumerate(drawing.counts)
     )
     return Block(
-        f"Magnitudes of {what}: {weights:,} weights, {drawing.zeros:,} zero{odd}",
+        f"Magnitudes of {what}: {weights:,} {plural(weights, 'weight')}, {drawing.zeros:,} zero{odd}",
         (Column("|w|"), Column(""), Column("weights", right=True), Column("share", right=True)),
         rows,
         ("", *_percentiles(drawing.ladder), "", *_gives(drawing.ladder), *_dashes([drawing.ladder])),
@@ -111,7 +111,9 @@ def _percentiles(ladder: Ladder) -> tuple[str, str]:
 
 
 def _gives(ladder: Ladder) -> Iterator[str]:
-    for step in ladder.steps:
-        if step.percent in _GIVES and step.threshold is not None and step.zeroed is not None:
+    """Yield what to type for each of some sparsities, once where several have one threshold."""
+    told = {step.threshold: step for step in ladder.steps if step.percent in _GIVES}
+    for step in told.values():
+        if step.threshold is not None and step.zeroed is not None:
             exact = f"{percent(step.zeroed / ladder.numel)} of them, {step.zeroed:,} {plural(step.zeroed, 'weight')}"
             yield f"--thr {_threshold(step)} zeroes {exact}"

@@ -22,6 +22,7 @@ from prunecli import cli, counting
 from prunecli.check import Finding, Finite, NoAllZero, OnlyZerosAdded, Pattern, SameStructure, Sparsity, check
 from prunecli.check_text import write_findings
 from prunecli.cmd_check import check as command
+from prunecli.columns import Column, fitting
 from prunecli.errors import CheckpointError, SelectionError, UsageError
 from prunecli.gates import Bound
 from prunecli.measure import conforms
@@ -484,6 +485,24 @@ def test_a_terminal_gets_the_first_rows_of_many() -> None:
     assert "[red]60" not in shown
     assert "11 rows more are not shown; --json has all of them" in shown
     assert "1 of 2 conditions failed" in shown
+
+
+@given(
+    cells=st.lists(st.tuples(st.integers(1, 60), st.booleans(), st.integers(0, 20)), min_size=1, max_size=8),
+    room=st.integers(20, 200),
+)
+def test_columns_share_what_room_there_is(cells: list[tuple[int, bool, int]], room: int) -> None:
+    """Columns fit into a terminal, or have only what they must keep; numbers are never folded."""
+    columns = [Column("a title", right, least) for _, right, least in cells]
+    widest = [width for width, _, _ in cells]
+
+    widths = fitting(columns, widest, room)
+
+    least = [max(w, 5) if right else min(max(w, 7), least or 7) for w, right, least in cells]
+    total = sum(widths) + 2 * (len(widths) - 1)
+    assert total <= room or widths == least
+    assert all(low <= width for low, width in zip(least, widths, strict=True))
+    assert total >= room or widths == [max(w, 7) for w in widest]
 
 
 def test_names_cannot_command_a_terminal(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prunecli import GateError, Gates, prune
+from prunecli import GateError, Gates, UsageError, prune
 from prunecli.cli import main
 from prunecli.strategies import L1, Threshold
 
@@ -56,7 +56,7 @@ def test_a_result_that_does_not_pass_is_not_written(
 
     told = capsys.readouterr()
     assert says in told.err
-    assert "failed: the result does not pass, and nothing was written" in told.err
+    assert "failed: the result does not pass, and no checkpoint was written" in told.err
     assert "nothing written" in told.out
     assert names(ckpt.parent) == {ckpt.name}
     assert ckpt.read_bytes() == before
@@ -159,3 +159,48 @@ def test_names_of_tensors_complete(ckpt: Path) -> None:
     assert completed(f"prune l1 {ckpt.name} -x a.") == ["a.weight"]
     assert completed("prune l1 nowhere.pth -i b") == []
     assert completed("prune se") == ["search"]
+
+
+@pytest.mark.parametrize("output", [("-o",), ("--report",), ("--mask-out",)])
+@pytest.mark.parametrize("side", ["--scores", "--act-norms", "--mask-in"])
+def test_no_output_overwrites_what_the_run_reads(
+    output: tuple[str, ...], side: str, ckpt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even with -f the scores, the norms and the mask that were given stay; only a mask may follow a mask."""
+    ones = {name: torch.ones(10, 20) if name == "a.weight" else torch.ones(20, 10) for name in ("a.weight", "b.weight")}
+    if side == "--act-norms":
+        ones = {name: t[0] for name, t in ones.items()}
+    save_file({name: t.clone() for name, t in ones.items()}, "side.json")
+    before = (ckpt.parent / "side.json").read_bytes()
+
+    code = main(["l1", ckpt.name, "--amount", "50%", side, "side.json", *output, "side.json", "-f", "-q"])
+
+    if (side, output) == ("--mask-in", ("--mask-out",)):
+        assert code == 0
+        return
+    assert code == 2
+    assert "would overwrite what this run needs" in capsys.readouterr().err
+    assert (ckpt.parent / "side.json").read_bytes() == before
+
+
+def test_a_recipe_is_not_overwritten(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """-o RECIPE is refused."""
+    (ckpt.parent / "r.toml").write_text('[[rule]]\nstrategy = "l1"\namount = 0.5\n')
+
+    assert main(["run", "r.toml", ckpt.name, "-o", "r.toml", "-f"]) == 2
+
+    assert "r.toml would overwrite what this run needs" in capsys.readouterr().err
+
+
+def test_a_mask_needs_a_path(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--mask-out - does not write a file called -."""
+    assert main(["l1", ckpt.name, "--amount", "50%", "--mask-out", "-"]) == 2
+
+    assert "a mask does not go to a pipe" in capsys.readouterr().err
+    assert names(ckpt.parent) == {ckpt.name}
+
+
+def test_one_text_is_no_list_of_patterns(ckpt: Path) -> None:
+    """include="a.weight" in Python is not taken letter by letter."""
+    with pytest.raises(UsageError, match="lists of patterns, not one text"):
+        prune(ckpt, L1(amount=0.5), include="a.weight")

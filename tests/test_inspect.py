@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from support import CONTAINERS, make_weights
 from torch import nn
@@ -26,7 +28,7 @@ from prunecli.inspect_text import FOLDED_FROM, plain, print_inspection
 from prunecli.inspecting import LADDER, Inspection, inspect, totals
 from prunecli.selection import Rules
 from prunecli.strategies import Threshold
-from prunecli.tabular import LARGEST, View
+from prunecli.tabular import LARGEST, View, folded
 from prunecli.threshold_text import number
 
 if TYPE_CHECKING:
@@ -219,6 +221,22 @@ def test_small_dtypes_are_listed(tmp_path: Path) -> None:
     assert "prunable     none without -i: no tensor to prune" in result.stdout
 
 
+def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
+    """Entries of a nested checkpoint and metadata are told with their values; a bomb among them is a note."""
+    nested, plain_file = tmp_path / "c.ckpt", tmp_path / "m.safetensors"
+    bomb: list[object] = [{}]
+    torch.save({"state_dict": {"a.weight": torch.ones(2, 2)}, "epoch": 3, "hyper": {"lr": 0.5}}, nested)
+    save_file({"a.weight": torch.ones(2, 2)}, plain_file, {"format": "pt"})
+    for _ in range(40):
+        bomb = [bomb, bomb, {}]
+    torch.save({"a.weight": torch.ones(2, 2), "bomb": bomb}, tmp_path / "b.pth")
+
+    assert "beside       2 things that are no tensor: epoch = 3, hyper.lr = 0.5\n" in run(nested).stdout
+    assert "beside       1 thing that is no tensor: metadata format = 'pt'\n" in run(plain_file).stdout
+    assert json.loads(run(nested, "--json").stdout)["beside"][0] == {"name": "epoch", "text": "3"}
+    assert "note         what is beside the tensors cannot be told" in run(tmp_path / "b.pth").stdout
+
+
 def test_an_empty_checkpoint_is_shown(tmp_path: Path) -> None:
     """A checkpoint without tensors is no error: that is what is in it."""
     torch.save({}, tmp_path / "empty.pth")
@@ -295,6 +313,17 @@ def test_a_terminal_gets_a_table_that_fits(tmp_path: Path, width: int) -> None:
     console.file.close()
 
 
+@given(st.lists(st.text("abc-/", min_size=1, max_size=30), min_size=1), st.sampled_from(["", "file    "]))
+def test_lines_break_between_words_alone(words: list[str], label: str) -> None:
+    """A long line keeps its words and its label; only a word that is too long by itself goes beyond the width."""
+    lines = folded(label + " ".join(words), 40)
+
+    assert lines[0].startswith(label)
+    assert [word for line in lines for word in line[len(label) :].split()] == words
+    assert all(len(line) <= 40 for line in lines)
+    assert folded("", 40) == [""]
+
+
 def test_patterns_choose_as_for_pruning(source: Callable[[str], Path]) -> None:
     """With -i, -x or --min-dim the listing is what a pruning command would take."""
     path = source("zip")
@@ -337,6 +366,14 @@ def test_a_drawing_says_what_to_type(tmp_path: Path) -> None:
     for percent in (50, 80, 90):
         assert f"--thr {percent} zeroes {percent}.0% of them, {percent} weights" in text
     assert text.isascii()
+
+
+def test_a_drawing_says_nothing_twice(tmp_path: Path) -> None:
+    """A tensor of equal weights has one threshold to type, and one weight is in the singular."""
+    path = write(tmp_path, {"a.weight": torch.full((4, 4), 0.5), "b": torch.ones(1)})
+
+    assert run(path, "--hist", "a.weight").stdout.count("--thr ") == 1
+    assert "Magnitudes of b: 1 weight, 0 zero" in run(path, "--hist", "b").stdout
 
 
 def test_a_glob_draws_all_it_matches_together(source: Callable[[str], Path]) -> None:

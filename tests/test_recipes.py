@@ -141,6 +141,20 @@ def test_rules_that_do_not_meet_share_one_pass(weights: Weights, tmp_path: Path)
     }
 
 
+def test_scores_rank_each_rule_its_own_tensors(weights: Weights, tmp_path: Path) -> None:
+    """Scores of other formats than the weights go to the rules they are for, in one layer and over several."""
+    scores = {name: torch.randn(t.shape).double() for name, t in weights.items() if t.dim() > 1}
+    save_file(scores, tmp_path / "scores.safetensors")
+    names = sorted(scores)
+    apart = Recipe((rule(L1(amount=0.5), names[0]), rule(Structured(amount=0.5), names[1])))
+
+    found = followed(tmp_path, weights, apart, scores=tmp_path / "scores.safetensors")
+    alone = followed(tmp_path, weights, Recipe(apart.rules[:1]), scores=tmp_path / "scores.safetensors")
+
+    assert torch.equal(found[names[0]], alone[names[0]])
+    assert not torch.equal(found[names[1]], weights[names[1]])
+
+
 def test_a_mask_can_be_a_rule(weights: Weights, tmp_path: Path) -> None:
     """A mask rule is for the tensors that its file names."""
     mask = torch.rand(48, 48) > 0.5
@@ -212,22 +226,33 @@ def test_rules_are_commands_with_their_options() -> None:
         ("[[rule]]\namount = 0.5", "rule 1 has no strategy"),
         ("[[rule]]\nstrategy = ['l1']", "rule 1 has no strategy"),
         ("title = 'x'\n[[rule]]\nstrategy = 'l1'", r"knows no 'title' \(line 1\)"),
-        ("[[rule]]\nstrategy = 'l1'", r"rule 1 \(l1\): l1 needs --amount or --count"),
-        ("[[rule]]\nstrategy = 'l1'\namount = 1", r"rule 1 \(l1\): --amount 1 could mean"),
+        ("[[rule]]\nstrategy = 'l1'", r"rule 1 \(l1\): l1 needs amount or count"),
+        ("[[rule]]\nstrategy = 'l1'\namount = 1", r"rule 1 \(l1\): amount 1 could mean"),
         ("[[rule]]\nstrategy = 'l1'\namount = 1.5", r"rule 1 \(l1\): an amount is 0 to 1"),
-        ("[[rule]]\nstrategy = 'l1'\namount = true", r"rule 1 \(l1\): amount is a number or a text, not True"),
+        ("[[rule]]\nstrategy = 'l1'\namount = true", r"rule 1 \(l1\): amount is a number or a text, not true"),
         ("[[rule]]\nstrategy = 'l1'\namount = [0.5]", r"rule 1 \(l1\): amount is a number or a text"),
         ("[[rule]]\nstrategy = 'topk'\npattern = '5:4'", r"rule 1 \(topk\): cannot keep 5 of every 4"),
         ("[[rule]]\nstrategy = 'random'\namount = 0.5\nstructured = 'no'", "structured is true or false, not 'no'"),
         ("[[rule]]\nstrategy = 'l1'\namount = 0.5\ninclude = 3", "include is a pattern or a list of patterns"),
         ("[[rule]]\nstrategy = 'l1'\namount = 0.5\nmin_dim = -1", "min_dim is a whole number of 0 or more, not -1"),
         ("[[rule]]\nstrategy = 'structured'\namount = 0.5\nwith_bias = true", "rule 1: biases cannot follow"),
+        ("[[rule]]\nstrategy = 'l1'\namount = 0.5\nmin-dim = 3\nmin_dim = 1", r"says 'min-dim' twice \(line 4\)"),
+        ("[[rule]]\nstrategy = 'l1'\namount = 0.5\nmin_numel = '9'", "0 or more, not '9'"),
+        ("[[rule]]\nstrategy = 'l1'\ncount = " + "9" * 5000, "a number in the recipe r.toml has too many digits"),
+        ("[[rule]]\nstrategy = 'l1'\ncount = 0x" + "f" * 5000, "a number in the recipe r.toml has too many digits"),
+        ("[[rule]]\nstrategy = 0x" + "f" * 5000, "a number in the recipe r.toml has too many digits"),
     ],
 )
 def test_what_is_no_recipe_is_refused_by_rule_and_line(text: str, says: str) -> None:
     """Everything is checked before a checkpoint is looked for, and the message names the place."""
     with pytest.raises(UsageError, match=says):
         parse_recipe(text, "r.toml")
+
+
+def test_rules_are_rules() -> None:
+    """A strategy alone is refused with how to make a rule of it."""
+    with pytest.raises(UsageError, match="rule 1 is no Rule but L1"):
+        Recipe((L1(amount=0.5),))  # type: ignore[arg-type] # that is the point
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"x = '" + b"a" * (1 << 20) + b"'", b"a" + b"[" * 100_000])
@@ -237,6 +262,57 @@ def test_no_file_breaks_the_reader(content: bytes, tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="the recipe"):
         read_recipe(str(tmp_path / "r.toml"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "hint"),
+    [
+        ("strategy = 'l1'", "amount = 0.5, or count = 1000"),
+        ("strategy = 'l1'\namount = 1", 'count = 1 for the number, and amount = "100%" for all of them'),
+        ("strategy = 'topk'\npattern = '5:4'", "keep = 2 and group = 4"),
+        ("strategy = 'topk'", 'keep = 2 and group = 4, or pattern = "2:4"'),
+        ("strategy = 'block'\namount = 0.5", 'shape = "4x4"'),
+        ("strategy = 'l1'\namount = 0.5\nscope = 'x'", 'scope = "row"'),
+        ("strategy = 'random'\namount = 0.5\ndim = 1", "structured = true and dim = 1"),
+        ("strategy = 'l1'\namount = [0.5]", "prune l1 -h"),
+    ],
+)
+def test_hints_are_in_the_language_of_recipes(rule: str, hint: str) -> None:
+    """What a command hints at with dashes is hinted at in TOML."""
+    with pytest.raises(UsageError) as refused:
+        parse_recipe(f"[[rule]]\n{rule}")
+
+    assert refused.value.hint == hint
+
+
+def test_the_example_is_a_recipe() -> None:
+    """What an error hints at can be typed as it is."""
+    with pytest.raises(UsageError) as refused:
+        parse_recipe("nothing = 1")
+
+    assert parse_recipe(str(refused.value.hint)).rules == (Rule(L1(amount=0.5), Rules(include=("*.weight",))),)
+
+
+def test_a_mark_at_the_beginning_is_no_text(tmp_path: Path) -> None:
+    """The byte-order mark that some editors write is passed over."""
+    (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbf[[rule]]\nstrategy = 'l1'\namount = 0.5\n")
+
+    assert read_recipe(str(tmp_path / "r.toml")).rules == (Rule(L1(amount=0.5)),)
+
+
+@pytest.mark.parametrize("path", ["-", "", "a\0b", "missing.toml", "."])
+def test_a_recipe_that_cannot_be_read_is_an_error(path: str) -> None:
+    """Whatever is named, there is a sentence and something to type."""
+    with pytest.raises(UsageError, match="cannot read the recipe") as refused:
+        read_recipe(path)
+
+    assert str(refused.value.hint).startswith("prune run ")
+
+
+def test_a_count_that_no_tensor_has_is_told_with_its_rule(weights: Weights, tmp_path: Path) -> None:
+    """What shapes tell is told before anything is read."""
+    with pytest.raises(UsageError, match=r"rule 2 of the recipe: --count 1000000000 is more than the"):
+        followed(tmp_path, weights, Recipe((Rule(L1(amount=0.5)), Rule(Random(count=10**9)))))
 
 
 def test_a_rule_that_matches_nothing_is_an_error(weights: Weights, tmp_path: Path) -> None:

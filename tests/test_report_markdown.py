@@ -209,3 +209,11 @@ def test_sentences_mention_nobody_and_link_nowhere(words: str) -> None:
     """What GitHub turns into mentions and links is spelled so that it does not, in Markdown and in its HTML."""
     assert not re.search(r"(?<!&)[@#]\w|https?://|www\.", text(words), re.IGNORECASE)
     assert not re.search(r"[@#][\w]", rendered(text(words)).text)
+
+
+@pytest.mark.parametrize(("count", "title"), [(1, "1 tensor left as it is"), (2, "2 tensors left as they are")])
+def test_what_was_left_is_counted_in_a_sentence(count: int, title: str) -> None:
+    """One tensor is left as it is, several as they are."""
+    rows = [row("a.weight"), *(skipped(f"b{n}", "its name does not end in a weight") for n in range(count))]
+
+    assert f"<summary>{title}</summary>" in to_markdown(report(*rows))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +136,8 @@ def test_scores_may_lie_in_any_container(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scores", "says"),
     [
-        ({"b.weight": torch.ones(4, 4)}, "nothing for 'a.weight' among the scores in .*; it has 'b.weight'"),
-        ({"a.weight": torch.ones(4, 5)}, r"has shape \[4, 5\], and \[4, 4\] is needed"),
+        ({"b.weight": torch.ones(4, 4)}, "no scores for 'a.weight' in .*, which has 'b.weight'"),
+        ({"a.weight": torch.ones(4, 5)}, r"'a.weight' needs scores of shape \[4, 4\], not \[4, 5\] as in .*scores"),
         ({"a.weight": torch.ones(4, 4, dtype=torch.int32)}, "are I32, not floating-point numbers"),
         ({"a.weight": torch.full((4, 4), torch.nan)}, "hold NaN: a score is a number, or infinity"),
     ],
@@ -177,7 +179,7 @@ def test_activation_norms_prune_what_wanda_prunes(weights: Weights, tmp_path: Pa
 @pytest.mark.parametrize(
     ("norms", "says"),
     [
-        (torch.ones(3), r"has shape \[3\], and \[4\] is needed"),
+        (torch.ones(3), r"'a.weight' needs activation norms of shape \[4\], not \[3\] as in"),
         (torch.tensor([1.0, -1.0, 1.0, 1.0]), "are not all finite and 0 or more"),
         (torch.tensor([1.0, torch.inf, 1.0, 1.0]), "are not all finite and 0 or more"),
     ],
@@ -236,7 +238,11 @@ def test_a_mask_says_which_tensors_are_meant(tmp_path: Path) -> None:
         ({"a.weight": torch.full((4, 4), 0.5)}, CheckpointError, "holds other values than 0 and 1"),
         ({"a.weight": torch.full((4, 4), 2, dtype=torch.uint8)}, CheckpointError, "holds other values than 0 and 1"),
         ({"a.weight": torch.full((4, 4), torch.nan)}, CheckpointError, "holds other values than 0 and 1"),
-        ({"a.weight": torch.ones(4)}, CheckpointError, r"has shape \[4\], and \[4, 4\] is needed"),
+        ({"a.weight": torch.full((4, 4), -1.0)}, CheckpointError, "holds other values than 0 and 1"),
+        ({"a.weight": torch.full((4, 4), -1.0).bfloat16()}, CheckpointError, "holds other values than 0 and 1"),
+        ({"a.weight": torch.full((4, 4), -1, dtype=torch.int8)}, CheckpointError, "holds other values than 0 and 1"),
+        ({}, CheckpointError, "there is no mask in .*mask"),
+        ({"a.weight": torch.ones(4)}, CheckpointError, r"'a.weight' needs a mask of shape \[4, 4\], not \[4\] as in"),
         ({"c.weight": torch.ones(4, 4)}, SelectionError, "has 'c.weight', and the checkpoint has no such tensor"),
     ],
 )
@@ -332,7 +338,7 @@ def test_a_count_is_of_what_is_left_too(tmp_path: Path) -> None:
     """More than there is left is refused, with the number there is."""
     weights = {"a.weight": torch.tensor([[1.0, 0.0], [2.0, 3.0]])}
 
-    with pytest.raises(UsageError, match=r"--count 4 is more than the 3 weights of 'a.weight'"):
+    with pytest.raises(UsageError, match=r"--count 4 is more than the 3 weights left of 'a.weight'"):
         pruned(tmp_path, weights, L1(count=4), of="remaining")
 
 
@@ -381,6 +387,84 @@ def test_two_answers_to_one_question_are_refused(options: dict[str, str], says: 
     """What cannot be meant is refused before a file is looked for."""
     with pytest.raises(UsageError, match=says):
         pruned(tmp_path, {"a.weight": torch.ones(2, 2)}, L1(amount=0.5), **options)
+
+
+@pytest.mark.parametrize("option", ["scores", "act_norms", "mask_in"])
+def test_what_goes_along_is_a_file(option: str, tmp_path: Path) -> None:
+    """A pipe is refused without being opened, and what is missing is told with what it was wanted for."""
+    kind = {"scores": "scores", "act_norms": "activation norms", "mask_in": "mask"}[option]
+    os.mkfifo(tmp_path / "pipe")
+
+    for path, says in ((tmp_path / "pipe", "not .*pipe"), ("-", "not standard input"), ("missing", "there is no file")):
+        with pytest.raises(CheckpointError, match=f"^{kind}: .*{says}"):
+            pruned(tmp_path, {"a.weight": torch.ones(2, 2)}, L1(amount=0.5), **{option: path})
+
+
+def test_all_that_a_file_lacks_is_told_at_once(tmp_path: Path) -> None:
+    """The hint leaves out every tensor without scores, not the first alone."""
+    weights = {f"{name}.weight": torch.ones(2, 2) for name in "abc"}
+    scores = stored(tmp_path, "scores", {"b.weight": torch.ones(2, 2)})
+
+    with pytest.raises(CheckpointError, match=r"no scores for 'a.weight' and 1 more in ") as refused:
+        pruned(tmp_path, weights, L1(amount=0.5), scores=scores)
+
+    assert refused.value.hint == "-x a.weight -x c.weight leaves those tensors as they are"
+
+
+def test_hints_name_tensors_as_a_shell_and_a_glob_take_them(tmp_path: Path) -> None:
+    """What `-x` is hinted with leaves that very tensor out, whatever its name has in it."""
+    weights = {"w[0]'s.weight": torch.ones(2, 2), "b.weight": torch.ones(2, 2)}
+    scores = stored(tmp_path, "scores", {"b.weight": torch.ones(2, 2)})
+
+    with pytest.raises(CheckpointError) as refused:
+        pruned(tmp_path, weights, L1(amount=0.5), scores=scores)
+
+    (_, pattern, *_) = shlex.split(str(refused.value.hint))
+    found = pruned(tmp_path, weights, L1(amount=1.0), scores=scores, exclude=(pattern,))
+    assert same(found, {"w[0]'s.weight": torch.ones(2, 2), "b.weight": torch.zeros(2, 2)})
+
+
+@pytest.mark.parametrize("strategy", [L1(amount=0.5, scope="row"), Block(2, 2, amount=0.5), Structured(amount=0.5)])
+def test_a_single_number_has_no_rows(strategy: Strategy, tmp_path: Path) -> None:
+    """A tensor without dimensions is refused by name, before anything is read, and the hint does without dim -1."""
+    with pytest.raises(SelectionError, match=r"'a.weight' has 0 dimensions, so it has no dim 0") as refused:
+        pruned(tmp_path, {"a.weight": torch.tensor(1.0)}, strategy, include=("*",))
+
+    assert refused.value.hint == "-x a.weight leaves it out"
+
+
+@pytest.mark.parametrize("make", [L1, Global, Structured, Random, RandomStructured])
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"amount": 1}, "an amount of 1 could mean a part or a number of weights"),
+        ({"amount": True}, "an amount of True could mean a part or a number of weights"),
+        ({"amount": "0.5"}, "an amount is a number from 0 to 1, not '0.5'"),
+        ({"count": 1.5}, "a count is a whole number, not 1.5"),
+        ({"count": 1.0}, "a count is a whole number, not 1.0"),
+    ],
+)
+def test_an_amount_that_torch_reads_otherwise_is_refused(make: Any, asked: dict[str, Any], says: str) -> None:  # noqa: ANN401
+    """Torch's amount of 1 is one weight and of 1.0 all: here a whole number is a count, and says so."""
+    with pytest.raises(UsageError, match=says):
+        make(**asked)
+
+
+def test_what_is_no_strategy_is_refused(tmp_path: Path) -> None:
+    """The name of a strategy, or a file, is none."""
+    with pytest.raises(UsageError, match="a strategy is needed, not 'l1'"):
+        pruned(tmp_path, {"a.weight": torch.ones(2, 2)}, "l1")  # type: ignore[arg-type] # that is the point
+
+
+@pytest.mark.parametrize("strategy", [L1(count=7), Random(count=7)])
+def test_a_count_that_is_too_much_is_hinted_with_one_that_works(strategy: Strategy, tmp_path: Path) -> None:
+    """The smallest tensor is named, not the first."""
+    weights = {"a.weight": torch.ones(2, 3), "b.weight": torch.ones(2, 2), "c.weight": torch.ones(4, 2)}
+
+    with pytest.raises(UsageError, match=r"--count 7 is more than the 4 weights of 'b.weight'") as refused:
+        pruned(tmp_path, weights, strategy)
+
+    assert refused.value.hint == "--count 4"
 
 
 # --- random
@@ -456,6 +540,29 @@ def test_biases_go_with_their_rows(tmp_path: Path) -> None:
     assert found["b.bias"].tolist() == [1, 1, 1]
     assert found["c.bias"].tolist() == [1, 1]
     assert found["c.weight"].tolist() == [[0], [2]]
+
+
+@pytest.mark.parametrize("option", ["scores", "act_norms", "mask_in"])
+def test_biases_follow_whatever_their_rows_are_ranked_by(option: str, tmp_path: Path) -> None:
+    """A file that says nothing of biases ranks the rows, and the biases go with them."""
+    weights = {"a.weight": torch.tensor([[1.0, 1], [2, 2], [3, 3]]), "a.bias": torch.ones(3)}
+    beside = {
+        "scores": torch.tensor([[3.0, 3], [1, 1], [2, 2]]),
+        "act_norms": torch.ones(2),
+        "mask_in": torch.tensor([[1.0, 1], [1, 0], [1, 1]]),
+    }[option]
+
+    found = pruned(
+        tmp_path,
+        weights,
+        Structured(count=1, with_bias=True),
+        **{option: stored(tmp_path, "beside", {"a.weight": beside})},
+    )
+
+    gone = {"scores": [1, 0, 1], "act_norms": [0, 1, 1], "mask_in": [0, 1, 1]}[option]
+    assert found["a.bias"].tolist() == gone
+    kept = torch.tensor(gone)[:, None] * (beside if option == "mask_in" else 1)
+    assert torch.equal(found["a.weight"], weights["a.weight"] * kept)
 
 
 def test_biases_are_asked_for_in_vain(tmp_path: Path) -> None:

@@ -341,7 +341,7 @@ def failing(script: str) -> str:
     [
         (failing("print('\\x1b[2Jhi'); import sys; sys.exit('it broke')"), ["  | it broke", "exit code 1"]),
         (failing("import os; os.kill(os.getpid(), 9)"), ["was killed by SIGKILL"]),
-        (failing("print('fine')"), ["  | fine", "printed no number on its standard output"]),
+        (failing("print('fine')"), ["  | fine", "printed no number on its standard output", " CKPT\n"]),
         (failing("print(float('nan'))"), ["the unpruned checkpoint's metric is NaN"]),
         ("./absent-command {}", ["there is no command './absent-command'"]),
         ("/ {}", ["cannot run '/'"]),

@@ -357,3 +357,10 @@ def test_many_tensors_take_no_quadratic_time() -> None:
 
     assert len(chosen(*tensors).targets) == n
     assert time.perf_counter() - began < 20
+
+
+def test_a_pattern_that_is_a_name_matches_it() -> None:
+    """Brackets in a name need no escape where the name is written out."""
+    selection = chosen(tensor("w[0].weight"), tensor("v.weight"), exclude=("w[0].weight",))
+
+    assert names(selection) == ["v.weight"]

@@ -280,7 +280,7 @@ def test_topk_names_a_tensor_without_the_dim(dim: int) -> None:
     with pytest.raises(SelectionError, match=r"'a\.weight' has 2 dimensions") as caught:
         TopK(2, 4, dim).plan(tensor(4, 8))
 
-    assert "-x 'a.weight'" in (caught.value.hint or "")
+    assert "-x a.weight " in (caught.value.hint or "")
 
 
 def test_topk_refuses_a_tail_only_where_asked() -> None:

@@ -8,15 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from prunecli.tabular import folded
+from prunecli.tabular import aligned, folded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     Cells = tuple[str, ...]
-
-WIDEST = 120
-"""Characters: a longer cell does not widen the lines of the others."""
 
 _GAP = 2  # spaces between columns
 
@@ -34,19 +31,6 @@ class Column:
     title: str
     right: bool = False
     least: int = 0
-
-
-def aligned(columns: Sequence[Column], rows: Sequence[Cells]) -> list[str]:
-    """Return a line for the headings and one per row, never cut."""
-    cells = [tuple(column.title for column in columns), *rows]
-    widths = [min(max(map(len, column)), WIDEST) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(line, widths, columns, strict=True)
-        ).rstrip()
-        for line in cells
-    ]
 
 
 def write(stream: TextIO, columns: Sequence[Column], rows: Sequence[Cells], lines: Sequence[str]) -> None:

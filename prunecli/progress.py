@@ -105,6 +105,15 @@ class Bar(Lines):
             if self._bars is not None:
                 self._bars.stop()
 
+    def begin(self, phases: Mapping[str, int]) -> None:
+        """`phases` are going to be worked through; their bars take the place of those before."""
+        with self._lock:
+            super().begin(phases)
+            if self._bars is not None:
+                for task in self._tasks.values():
+                    self._bars.remove_task(task)
+                self._add_tasks(self._bars)
+
     def advance(self, phase: str, count: int) -> None:
         """`count` bytes more are done."""
         with self._lock:
@@ -130,7 +139,11 @@ class Bar(Lines):
         columns = (BarColumn(bar_width=30), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), "left")
         console = Console(stderr=True) if self._stream is None else Console(file=self._stream)
         self._bars = Progress("{task.description}", *columns, console=console, transient=True)
-        for phase, total in self._phases.items():
-            if total:
-                self._tasks[phase] = self._bars.add_task(phase, total=total, completed=self._done[phase])
+        self._add_tasks(self._bars)
         self._bars.start()
+
+    def _add_tasks(self, bars: Progress) -> None:
+        sizes = {phase: total for phase, total in self._phases.items() if total}
+        self._tasks = {
+            phase: bars.add_task(phase, total=total, completed=self._done[phase]) for phase, total in sizes.items()
+        }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +29,18 @@ _LABEL = re.compile(r"\S+( \S+)* {2,}")
 _GAP = 2  # spaces between columns
 _WIDEST = 120  # characters: a longer cell does not widen the lines of the others
 _SHORTEST, _LEAST = 12, 28  # terminal columns the first cell keeps, and should have
+
+
+class Heading(Protocol):
+    """What a column says of itself to be aligned."""
+
+    @property
+    def title(self) -> str:
+        """The heading."""
+
+    @property
+    def right(self) -> bool:
+        """Whether its cells stand at the right, as numbers do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +124,7 @@ def folded(line: str, width: int) -> list[str]:
     return [(line[:indent] if not at else " " * indent) + part for at, part in enumerate(parts)] or [line]
 
 
-def aligned(columns: Sequence[Column], rows: Sequence[Cells]) -> list[str]:
+def aligned(columns: Sequence[Heading], rows: Sequence[Cells]) -> list[str]:
     """Return the titles and `rows` as lines, cells aligned by spaces."""
     lines = [[column.title for column in columns], *rows]
     widths = [min(max(map(len, cells)), _WIDEST) for cells in zip(*lines, strict=True)]

@@ -660,6 +660,22 @@ def test_the_bar_waits_before_it_shows(capfd: pytest.CaptureFixture[str], monkey
     assert "a [red]detail" in shown
 
 
+def test_a_second_pass_has_bars_of_its_own(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe of several layers shows how far the layer at hand is, not the one before."""
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with Bar() as bar:
+        bar.begin({"measuring": 100})
+        bar.advance("measuring", 100)
+        bar.begin({"writing": 70})
+        bar.advance("writing", 30)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capfd.readouterr().err)
+    last = shown[shown.rindex("writing") :]
+    assert "30/70 bytes" in last
+    assert "100/100" not in last
+
+
 def test_without_a_terminal_a_line_tells_now_and_then(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,7 +166,18 @@ FACES = {
     *("api", "cli", "commands", "options", "progress", "recipe_files", "__main__"),
     *("cmd_bake", "cmd_check", "cmd_diff", "cmd_inspect", "cmd_run", "cmd_scan", "cmd_search", "cmd_sweep"),
     *("check_text", "columns", "diff_text"),
-    *("inputs", "inspect_json", "inspect_text", "render", "report_files", "report_html", "report_markdown"),
+    *(
+        "check_text",
+        "columns",
+        "diff_text",
+        "inputs",
+        "inspect_json",
+        "inspect_text",
+        "render",
+        "report_files",
+        "report_html",
+        "report_markdown",
+    ),
     *("evaluated", "finetune", "live", "varied", "scan_html", "scan_text", "tabular", "telling", "threshold_text"),
 }
 TYPER = {"cli", "commands", "evaluated", "options", "varied"} | {room for room in FACES if room.startswith("cmd_")}

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from prunecli.bins import BeforeAfter
     from prunecli.masks import MaskSink
+    from prunecli.measure import Facts
     from prunecli.plans import Local
     from prunecli.scores import Scorer
     from prunecli.splice import Piece, Sink, Source
@@ -56,6 +58,14 @@ class TieBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of a target: facts, and magnitudes where they were asked for."""
+
+    facts: Facts
+    histogram: BeforeAfter | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Part:
     """The checksums of a part of a record, before and after."""
 
@@ -66,7 +76,7 @@ class _Part:
 
 
 class Applier:
-    """Applies the plans to the files of one checkpoint, and collects what was measured on the way."""
+    """Applies the plans to the files of one checkpoint; `found` collects, per target, what was measured on the way."""
 
     def __init__(  # noqa: PLR0913 - what there is to know
         self,
@@ -89,7 +99,9 @@ class Applier:
         self._scorers, self._masks, self._histograms = scorers or {}, masks, histograms
         self._stopped, self._advance = stopped, advance
         self._budgets: dict[int, TieBudget] = {}
-        self._tallies: dict[tuple[int, int], Tally] = {}
+        self._tallies: dict[int, dict[int, Tally]] = {}
+        self._left: dict[int, int] = {}
+        self.found: dict[int, Measured] = {}
         self._parts: dict[tuple[int, int], list[_Part]] = {}
         self._lock = Lock()
 
@@ -175,6 +187,7 @@ class Applier:
         after = worker.after.magnitudes(x[own], dtype)
         tally = self._tally(piece.target)
         tally.add(start + (own.start or 0), before[own], after, (squares, worker.squares.of(x[own], dtype)))
+        self._done(piece.target, after.size)
 
     def _budget(self, piece: Piece) -> TieBudget:
         with self._lock:
@@ -186,23 +199,24 @@ class Applier:
 
     def _tally(self, target: int) -> Tally:
         """Return this thread's tally of a target: threads do not wait for each other to count."""
-        key = (target, get_ident())
-        tally = self._tallies.get(key)
+        own = self._tallies.setdefault(target, {})
+        tally = own.get(get_ident())
         if tally is None:
             tensor = self.targets[target]
             bounds = None if target in self._scorers else self.plans[target].bounds
-            tally = self._tallies[key] = Tally(tensor.shape, FLOATS[tensor.dtype], bounds, histogram=self._histograms)
+            tally = own[get_ident()] = Tally(tensor.shape, FLOATS[tensor.dtype], bounds, histogram=self._histograms)
         return tally
 
-    def tallies(self) -> dict[int, Tally]:
-        """Return what was measured, one tally per target."""
-        found: dict[int, Tally] = {}
-        for (target, _), tally in self._tallies.items():
-            if target in found:
-                found[target].merge(tally)
-            else:
-                found[target] = tally
-        return found
+    def _done(self, target: int, count: int) -> None:
+        """Note that so many weights of a target are measured; what all of them say takes less room than the tallies."""
+        with self._lock:
+            self._left[target] = self._left.get(target, self.targets[target].numel) - count
+            if self._left[target]:
+                return
+            first, *others = self._tallies.pop(target).values()
+        for tally in others:
+            first.merge(tally)
+        self.found[target] = Measured(first.facts(), first.histogram())
 
     def repair(self, file: int, shape: CheckpointFile, fd: int | None) -> None:
         """Check the old checksums of the records that changed, and write the new ones to `fd`.

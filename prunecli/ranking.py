@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 HELD_LIMIT = 12 << 20
 """Bytes of patterns that one search holds before it joins them into bins."""
 
-BINS_LIMIT = 1 << 17
-"""Bins that are left then: 16 bytes each."""
+BINS_BITS = 17
+"""It keeps so many leading bits of where they stand in the bracket then: a megabyte of counts."""
 
 MARGIN = 5.0
 """Half the bracket's width, in standard errors of the sample's rank."""
@@ -97,14 +97,15 @@ class Search:
     def _clear(self) -> None:
         self._below = 0
         self._shift = 0
-        self._merged = False
+        self._table: NDArray[np.int64] | None = None
         self._entries: list[tuple[int, NDArray[Any], NDArray[np.int64] | None]] = []
         self._held = 0
 
     def narrow_to(self, samples: Sequence[Sample]) -> None:
         """Bracket the ranks by a sample; the samples' sizes are in proportion to their tensors'."""
         parts = [(s, self.keys.of(s.patterns.reshape(-1), self.keys.dtypes[self._index[s.member]])) for s in samples]
-        keys = np.sort(np.concatenate([part for _, part in parts]))
+        keys = np.concatenate([part for _, part in parts])
+        keys.sort()
         size, ends = len(keys), []
         for rank in (self.ranks[0], self.ranks[-1]):
             share = (rank - 0.5) / self.total
@@ -131,8 +132,9 @@ class Search:
             return
         at = self._index[member]
         keys = self.keys.of(patterns, self.keys.dtypes[at])
-        if self._merged:
-            keys = (keys.astype(np.int64, copy=False) - self.low) >> self._shift
+        if self._table is not None:
+            self._table += self._binned(keys, counts, len(self._table))
+            return
         self._entries.append((at, keys, counts))
         self._held += keys.nbytes + (0 if counts is None else counts.nbytes)
         # One pattern cannot be joined with others, and who has how many of it is what such a pass is for.
@@ -140,17 +142,22 @@ class Search:
             self._coarsen()
 
     def _coarsen(self) -> None:
-        """Forget which member had which key, and join neighbouring keys until few enough are left."""
-        keys, counts = self._summed()
-        if not self._merged:
-            self._merged, keys = True, keys - self.low
-        while len(keys) > BINS_LIMIT:
-            self._shift += 1
-            keys, counts = _sum_equal(keys >> 1, counts)
-        self._entries, self._held = [(0, keys, counts)], keys.nbytes + counts.nbytes
+        """Forget which member had which key, and join neighbouring keys in bins."""
+        self._shift = max((self.high - 1 - self.low).bit_length() - BINS_BITS, 0)
+        table = np.zeros(((self.high - 1 - self.low) >> self._shift) + 1, np.int64)
+        for _, keys, counts in self._entries:
+            table += self._binned(keys, counts, len(table))
+        self._table, self._entries, self._held = table, [], 0
+
+    def _binned(self, keys: NDArray[Any], counts: NDArray[np.int64] | None, size: int) -> NDArray[np.int64]:
+        bins = (keys.astype(np.int64, copy=False) - self.low) >> self._shift
+        return np.bincount(bins, counts, size).astype(np.int64, copy=False)
 
     def _summed(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return all keys held, ascending and once each, with their counts."""
+        if self._table is not None:
+            found = np.flatnonzero(self._table)
+            return found, self._table[found]
         counted = [(keys, counts) for _, keys, counts in self._entries if counts is not None]
         single = [keys for _, keys, counts in self._entries if counts is None]
         if single:
@@ -162,7 +169,7 @@ class Search:
 
     def advance(self) -> bool:
         """Conclude a pass: True when every rank is known, else the next pass counts the new brackets."""
-        if not self._merged and all(counts is None for _, _, counts in self._entries):
+        if self._table is None and all(counts is None for _, _, counts in self._entries):
             return self._advance_by_sorting()
         keys, counts = self._summed()
         ends = self._below + np.cumsum(counts)
@@ -176,7 +183,7 @@ class Search:
             if self._shift:
                 low = self.low + (int(keys[at]) << self._shift)
                 return self._look_in(low, low + (1 << self._shift))
-            key = int(keys[at]) + (self.low if self._merged else 0)
+            key = int(keys[at]) + (0 if self._table is None else self.low)
             self._found[rank] = Found(key, int(ends[at] - counts[at]), int(counts[at]))
         return self._count_equals()
 
@@ -204,7 +211,7 @@ class Search:
         for rank, found in self._found.items():
             if rank in self._equals:
                 continue
-            holds = not self._merged and self.low <= found.key < self.high
+            holds = self._table is None and self.low <= found.key < self.high
             if not holds and self.group.ties and rank < found.less + found.equal:
                 return self._look_in(found.key, found.key + 1)
             if holds:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from prunecli.applying import Measured
     from prunecli.basis import Beside
     from prunecli.masks import MaskSink
-    from prunecli.measure import Tally
     from prunecli.plans import Local
     from prunecli.scores import Scorer
     from prunecli.splice import Layout, Sink, Source, Window
@@ -113,7 +113,7 @@ class Run:
         self._jobs = {member: job for job in work.jobs for member in job.members}
         self._jobs.update({follower: self._jobs[leader] for leader, follower in work.followers.items()})
         self._plans: dict[int, Local] = {}
-        self._tallies: dict[int, Tally] = {}
+        self._found: dict[int, Measured] = {}
         self._digests: tuple[str | None, ...] = (None, None)
         self._compressed: Compressed | None = None
 
@@ -180,7 +180,7 @@ class Run:
         windows.wait()
         for at, (file, sink) in enumerate(zip(self.checkpoint.files, sinks, strict=True)):
             applier.repair(at, file, None if sink is None else sink.fd)
-        self._tallies = applier.tallies()
+        self._found = applier.found
 
     def _phases(self, writes: Sequence[bool]) -> list[str]:
         """Name what is done to each file: together where there are many."""
@@ -217,8 +217,8 @@ class Run:
         return worth.estimate(before, after, self.targets)
 
     def _refuse_nonfinite(self) -> None:
-        for at, tally in self._tallies.items():
-            if count := tally.facts().nonfinite:
+        for at, found in sorted(self._found.items()):
+            if count := found.facts.nonfinite:
                 name = self.targets[at].name
                 raise CheckpointError(
                     f"{shown(repr(name))} has {count} weights that are not finite, and --strict refuses them",
@@ -250,7 +250,9 @@ class Run:
             facts=(*checkpoint.facts, *facts_about(checkpoint.others)),
             compressed=self._compressed,
             histograms={
-                self.targets[at].name: h for at, t in self._tallies.items() if (h := t.histogram()) is not None
+                self.targets[at].name: found.histogram
+                for at, found in sorted(self._found.items())
+                if found.histogram is not None
             },
         )
 
@@ -267,7 +269,7 @@ class Run:
         return self.checkpoint.files[tensor.file].path.relative_to(self.checkpoint.path).as_posix()
 
     def _target_row(self, at: int) -> Row:
-        tensor, plan, facts = self.targets[at], self._plans[at], self._tallies[at].facts()
+        tensor, plan, facts = self.targets[at], self._plans[at], self._found[at].facts
         cut = plan if isinstance(plan, Cut) else Cut(0)
         return Row(
             name=tensor.name,

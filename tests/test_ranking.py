@@ -166,7 +166,7 @@ def test_a_lying_sample_costs_passes_and_nothing_else(layout: str, lie: str) -> 
 def test_coarse_bins_come_out_exact(layout: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory holds few patterns the bins grow, the right one is looked into, and the result is the same."""
     monkeypatch.setattr(ranking, "HELD_LIMIT", 16 * limit)
-    monkeypatch.setattr(ranking, "BINS_LIMIT", max(limit // 2, 1))
+    monkeypatch.setattr(ranking, "BINS_BITS", max(limit.bit_length() - 1, 1))
     members = LAYOUTS[layout]()
 
     for rank in some_ranks(sum(patterns.size for _, patterns in members)):
@@ -186,7 +186,7 @@ def test_two_neighbouring_ranks_are_found_together(
 ) -> None:
     """The pair that a percentile asks for is exact, also where the bins keep the two apart."""
     monkeypatch.setattr(ranking, "HELD_LIMIT", 16 * limit)
-    monkeypatch.setattr(ranking, "BINS_LIMIT", max(limit // 2, 1))
+    monkeypatch.setattr(ranking, "BINS_BITS", max(limit.bit_length() - 1, 1))
     members = LAYOUTS[layout]()
     total = sum(patterns.size for _, patterns in members)
 
@@ -232,7 +232,7 @@ def test_any_mixture_ranks_by_value(data: Any) -> None:  # noqa: ANN401
 def test_nan_ranks_above_infinity(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a mixture, exactly the NaNs come after all numbers and infinities, and each is found at some rank."""
     monkeypatch.setattr(ranking, "HELD_LIMIT", 16 * limit)
-    monkeypatch.setattr(ranking, "BINS_LIMIT", max(limit // 2, 1))
+    monkeypatch.setattr(ranking, "BINS_BITS", max(limit.bit_length() - 1, 1))
     members = [bits(name, [0, 1, FLOATS[name].finite_max, FLOATS[name].top]) for name in FLOATS]
     members.append(bits("F32", [FLOATS["F32"].infinity or 0, 0x7F800001, 0x7FC00000]))
     total = sum(patterns.size for _, patterns in members)

@@ -922,7 +922,7 @@ def test_report_path_is_checked_early(tmp_path: Path) -> None:
 
     with pytest.raises(OutputError, match="exists"):
         check_writable_target(tmp_path / "r", force=False)
-    with pytest.raises(OutputError, match="which this run needs"):
+    with pytest.raises(OutputError, match="this run needs"):
         check_writable_target(tmp_path / "out", force=True, others=[tmp_path / "out"])
     with pytest.raises(OutputError, match=r"no directory .*\\x1b"):
         check_writable_target(tmp_path / "\x1b" / "r", force=False)

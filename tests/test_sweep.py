@@ -101,7 +101,7 @@ def test_a_metric_that_is_no_number_has_a_row(ckpt: Path, capsys: pytest.Capture
         ("CKPT --eval EVAL global --at ,", "--at takes amounts with commas between, not ''"),
         ("CKPT --eval EVAL global --at 50", "an amount is 0 to 1 (or 0% to 100%), not 50"),
         ("CKPT --eval EVAL global --at nan", "an amount is 0 to 1 (or 0% to 100%), not nan"),
-        ("CKPT --eval EVAL global --csv CKPT", "which this run needs"),
+        ("CKPT --eval EVAL global --csv CKPT", "this run needs"),
         ("CKPT --eval EVAL global --csv FOLDER/a --svg FOLDER/a", "would overwrite"),
         ("CKPT --eval EVAL global --svg no/such/p.svg", "there is no directory"),
         ("CKPT --eval EVAL threshold", "threshold has no amount that could be varied"),

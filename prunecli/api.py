@@ -79,9 +79,9 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     amounts are of what is left; `of` "remaining" takes the zeros for such a mask. `mask_out` gets the mask of what
     stays.
 
-    `device` is "cpu", "auto", or one of torch's; `threads` 0
-    takes as many as help. Existing outputs are kept unless `force`, the input unless `in_place`. `dry_run` measures
-    and writes no checkpoint; `strict` refuses weights that are not finite. A result that does not pass the `gates` is
+    `device` is "cpu", "auto", or one of torch's; `threads` 0 takes as many as help. Existing outputs are kept unless
+    `force`, the input unless `in_place`. `dry_run` measures and writes no checkpoint, but a mask if one is asked for;
+    `strict` refuses weights that are not finite. A result that does not pass the `gates` is
     not published: GateError. `sha256` reads both files once more, `estimate` compresses a sample of them.
     `label` names the input in messages and in the report, `command` is put into the report, and `progress` hears
     how far the work is.

@@ -13,7 +13,7 @@ from prunecli.crc32 import combine
 from prunecli.dtypes import FLOATS
 from prunecli.errors import CheckpointError, PruneError
 from prunecli.measure import Tally
-from prunecli.plans import Tile
+from prunecli.plans import Tile, spent
 from prunecli.splice import Layout, Run, Untouched, Window
 from prunecli.tiles import flatten, look, put_back
 from prunecli.workers import Stopped
@@ -81,7 +81,7 @@ class Applier:
     def __init__(  # noqa: PLR0913 - what there is to know
         self,
         targets: Sequence[TensorInfo],
-        plans: Mapping[int, Local],
+        plans: dict[int, Local],
         sources: Sequence[Source],
         stopped: Event,
         advance: Callable[[int, int], None],
@@ -184,9 +184,10 @@ class Applier:
         if self._masks is not None:
             self._masks.write(piece.target, start + (own.start or 0), ops.kept(keep)[own])
         ops.masked(weights, keep, x)
-        after = worker.after.magnitudes(x[own], dtype)
-        tally = self._tally(piece.target)
-        tally.add(start + (own.start or 0), before[own], after, (squares, worker.squares.of(x[own], dtype)))
+        # The keep array was applied: its memory is free for the sums and for what is left.
+        left = worker.squares.of(x[own], dtype)
+        after = host.magnitudes(x[own], dtype, "keep")
+        self._tally(piece.target).add(start + (own.start or 0), before[own], after, (squares, left))
         self._done(piece.target, after.size)
 
     def _budget(self, piece: Piece) -> TieBudget:
@@ -208,12 +209,13 @@ class Applier:
         return tally
 
     def _done(self, target: int, count: int) -> None:
-        """Note that so many weights of a target are measured; what all of them say takes less room than the tallies."""
+        """Note that so many weights of a target are done; what is known of it then takes less room than on the way."""
         with self._lock:
             self._left[target] = self._left.get(target, self.targets[target].numel) - count
             if self._left[target]:
                 return
             first, *others = self._tallies.pop(target).values()
+            self.plans[target] = spent(self.plans[target])
         for tally in others:
             first.merge(tally)
         self.found[target] = Measured(first.facts(), first.histogram())

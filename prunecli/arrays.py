@@ -177,23 +177,23 @@ class NumpyOps:
         """Start without scratch memory; it grows to the largest tile seen."""
         self._scratch: dict[str, mmap.mmap] = {}
 
-    def _take(self, slot: str, like: int, dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - any NumPy dtype
-        """Return `like` elements of scratch memory, page-aligned, holding whatever was left in it."""
-        size = like * np.dtype(dtype).itemsize
+    def scratch(self, slot: str, count: int, dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - any NumPy dtype
+        """Return `count` elements of scratch memory, page-aligned, holding whatever was left in it."""
+        size = count * np.dtype(dtype).itemsize
         held = self._scratch.get(slot)
         if held is None or len(held) < size:
             held = self._scratch[slot] = mmap.mmap(-1, max(size, 1 << 16))
-        return np.frombuffer(held, dtype, like)
+        return np.frombuffer(held, dtype, count)
 
     def load(self, raw: NDArray[Any]) -> Array:
         """Return `raw` itself."""
         return raw
 
-    def magnitudes(self, x: Array, dtype: Float) -> Array:
-        """Return the sign-cleared patterns, in scratch memory that the next call reuses."""
+    def magnitudes(self, x: Array, dtype: Float, slot: str = "y") -> Array:
+        """Return the sign-cleared patterns, in the scratch memory `slot`, which the next call reuses."""
         if dtype.itemsize > 1:
-            return np.bitwise_and(x, x.dtype.type(dtype.mask), out=self._take("y", x.size, x.dtype))
-        y = self._take("y", x.size, np.int16)
+            return np.bitwise_and(x, x.dtype.type(dtype.mask), out=self.scratch(slot, x.size, x.dtype))
+        y = self.scratch(slot, x.size, np.int16)
         np.bitwise_and(x, np.int8(dtype.mask), out=y)
         if dtype.negative_zero_is_nan:
             y[x == np.int8(-128)] = dtype.top
@@ -202,12 +202,12 @@ class NumpyOps:
     def at_least(self, y: Array, cut: int) -> Array:
         """Subtract and spread the sign bit: two passes, no branch."""
         kind = y.dtype.type
-        keep = np.subtract(kind(cut - 1), y, out=self._take("keep", y.size, y.dtype))
+        keep = np.subtract(kind(cut - 1), y, out=self.scratch("keep", y.size, y.dtype))
         return np.right_shift(keep, kind(8 * y.itemsize - 1), out=keep)
 
     def count_equal(self, y: Array, value: int) -> int:
         """Count the entries equal to `value`."""
-        return int(np.count_nonzero(np.equal(y, y.dtype.type(value), out=self._take("bool", y.size, bool))))
+        return int(np.count_nonzero(np.equal(y, y.dtype.type(value), out=self.scratch("bool", y.size, bool))))
 
     def drop_first_equal(self, keep: Array, y: Array, value: int, count: int) -> None:
         """Clear `keep` at the first `count` entries equal to `value`."""
@@ -217,8 +217,8 @@ class NumpyOps:
     def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
         """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
         at = places(start, y.size, length, inner, group)
-        beaten = np.subtract(at.before, np.int8(keep), out=self._take("beaten", y.size, np.int8))
-        flags = self._take("bool", y.size, bool)
+        beaten = np.subtract(at.before, np.int8(keep), out=self.scratch("beaten", y.size, np.int8))
+        flags = self.scratch("bool", y.size, bool)
         for distance in range(1, group):
             d = distance * inner
             if d >= y.size:
@@ -230,7 +230,7 @@ class NumpyOps:
             np.subtract(beaten[d:], wins.view(np.int8), out=beaten[d:])
             np.add(beaten[:-d], wins.view(np.int8), out=beaten[:-d])
         np.right_shift(beaten, np.int8(7), out=beaten)
-        kept: NDArray[Any] = self._take("keep", y.size, y.dtype)
+        kept: NDArray[Any] = self.scratch("keep", y.size, y.dtype)
         np.copyto(kept, beaten)
         return kept
 
@@ -255,7 +255,7 @@ class NumpyOps:
         return self._spread(y, in_tiles(start, y.size, row, tile, alive))
 
     def _spread(self, y: Array, answers: NDArray[np.int8]) -> Array:
-        kept: NDArray[Any] = self._take("keep", y.size, y.dtype)
+        kept: NDArray[Any] = self.scratch("keep", y.size, y.dtype)
         np.copyto(kept, answers)
         return kept
 
@@ -277,13 +277,13 @@ class NumpyOps:
 
     def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
         """Count with one comparison per pattern where the bracket is narrow; take the inside out where it is not."""
-        kind, flags = y.dtype.type, self._take("bool", y.size, bool)
+        kind, flags = y.dtype.type, self.scratch("bool", y.size, bool)
         below = int(np.count_nonzero(np.less(y, kind(low), out=flags)))
         if width <= EXTRACT_LIMIT:
             narrow = np.array(range(low, low + width), y.dtype)
             numbers = [int(np.count_nonzero(np.equal(y, p, out=flags))) for p in narrow]
             return below, narrow, np.array(numbers, np.int64)
-        shifted = np.subtract(y, kind(low), out=self._take("keep", y.size, y.dtype)).view(UINTS[y.itemsize])
+        shifted = np.subtract(y, kind(low), out=self.scratch("keep", y.size, y.dtype)).view(UINTS[y.itemsize])
         np.less(shifted, shifted.dtype.type(width), out=flags)
         return below, y[flags], None
 

@@ -16,7 +16,7 @@ from prunecli.arrays import UINTS, NumpyOps
 from prunecli.dtypes import BITS, FLOATS
 from prunecli.errors import CheckpointError
 from prunecli.escape import shown
-from prunecli.ranking import values
+from prunecli.patterns import values
 from prunecli.reading import Reader, opened
 from prunecli.sharing import meets_itself
 from prunecli.workers import Pool, Worker, default_threads, results

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.arrays import UINTS, NumpyOps
-from prunecli.ranking import values
+from prunecli.patterns import values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,15 +9,14 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 from math import fsum, inf, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.arrays import UINTS
+from prunecli.arrays import UINTS, NumpyOps
 from prunecli.bins import BeforeAfter, bins_of
-from prunecli.ranking import values
+from prunecli.patterns import float8_table, values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +28,10 @@ if TYPE_CHECKING:
 SHORT_ROW = 32
 """Rows shorter than this are looked at column by column: a reduction over few entries costs more than its work."""
 
-DOT_RUN = 1 << 16
+FIRST_ROWS = 32
+"""Rows in which nearly all columns show a non-zero, if they have one."""
+
+DOT_RUN = 1 << 14
 """Elements summed in the weights' own precision before float64 takes over."""
 
 CONFORM_RUN = 1 << 16
@@ -38,8 +40,8 @@ CONFORM_RUN = 1 << 16
 COUNT_RUN = 1 << 15
 """Elements sorted into bins at once: their indices stay in the cache until they are counted."""
 
-WIDEN_RUN = 1 << 17
-"""Elements widened at once: few enough to stay in the cache until they are summed."""
+WIDEN_RUN = 1 << 18
+"""Elements of up to 16 bits widened at once, where that takes more memory than they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +116,10 @@ class Tally:
         Both are overwritten. `squares` are the sums of squares of the run before and after.
         """
         alive = int(np.count_nonzero(after))
-        if not before.min():
+        if not np.minimum.reduce(before):
             self._zeros_before += before.size - int(np.count_nonzero(before))
         self._zeros_after += after.size - alive
-        if int(before.max()) > self.dtype.finite_max:
+        if int(np.maximum.reduce(before)) > self.dtype.finite_max:
             self._nonfinite += int(np.count_nonzero(before > self.dtype.finite_max))
         self._squares_before.append(squares[0])
         self._squares_after.append(squares[1])
@@ -158,10 +160,10 @@ class Tally:
 
     def _whole_rows(self, first: int, after: NDArray[Any]) -> None:
         if self._row < SHORT_ROW:
-            largest = np.bitwise_or.reduce([after[:, column] for column in range(self._row)])
+            alive = np.bitwise_or.reduce([after[:, column] for column in range(self._row)]) != 0
         else:
-            largest = after.max(axis=1)
-        self._rows_alive[first : first + len(after)] |= largest != 0
+            alive = _rows_alive(after)
+        self._rows_alive[first : first + len(after)] |= alive
         if not self._cols_done:
             self._look_at_columns(after.reshape(len(after), self.cols, self.inner))
         if self._two_four:
@@ -170,11 +172,12 @@ class Tally:
     def _look_at_columns(self, after: NDArray[Any]) -> None:
         """Mark columns with a non-zero; after the first rows few are left to look at."""
         self._cols_alive |= after[:2].any(axis=(0, 2))
-        open_columns = np.flatnonzero(~self._cols_alive)
-        if len(open_columns):
-            self._cols_alive[open_columns] = after[:, open_columns].any(axis=(0, 2))
-        else:
-            self._cols_done = True
+        for rows in (after[2:FIRST_ROWS], after[FIRST_ROWS:]):
+            open_columns = np.flatnonzero(~self._cols_alive)
+            if not len(open_columns):
+                self._cols_done = True
+                return
+            self._cols_alive[open_columns] = rows[:, open_columns].any(axis=(0, 2))
 
     def _split_two_four(self, row: int, offset: int, after: NDArray[Any]) -> None:
         """Judge the whole groups of a part of a row, and count those at its edges until all their parts are in."""
@@ -244,6 +247,20 @@ class _Counts:
         return BeforeAfter(self.dtype.name, self.bins.first + low, before, after)
 
 
+def _rows_alive(after: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which rows have a non-zero: in a long row one nearly always stands near the front."""
+    rows, length = after.shape
+    front = SHORT_ROW if length >= 8 * SHORT_ROW else length
+    alive: NDArray[np.bool_] = np.maximum.reduce(after[:, :front], axis=1) != 0
+    if front == length or np.count_nonzero(alive) == rows:
+        return alive
+    dark = np.flatnonzero(~alive)
+    if len(dark) > rows // 4:
+        return np.asarray(after.max(axis=1) != 0)
+    alive[dark] = after[dark].max(axis=1) != 0
+    return alive
+
+
 def _sum(parts: list[float]) -> float:
     """Add up what several threads found, in whatever order, to the same result."""
     try:
@@ -273,19 +290,16 @@ def conforms(after: NDArray[Any]) -> bool:
 
 
 class Squares:
-    """Sums of squares, with scratch memory of its own: one per thread."""
+    """Sums of squares, in scratch memory of `ops` that is free where they are taken."""
 
-    def __init__(self) -> None:
-        """Start without memory; it grows to the largest run seen."""
-        self._wide = np.empty(0, np.uint32)
+    def __init__(self, ops: NumpyOps | None = None) -> None:
+        """Use the scratch memory for keep arrays, which none needs before there is one and after it was applied."""
+        self._ops = ops or NumpyOps()
 
     def of(self, x: NDArray[Any], dtype: Float) -> float:
         """Return the sum of squares of the finite weights `x` (integers of the dtype's width)."""
         with np.errstate(over="ignore", invalid="ignore"):
-            total = 0.0
-            for at in range(0, x.size, WIDEN_RUN):
-                for run in self._floats(x[at : at + WIDEN_RUN], dtype):
-                    total += _dot(run)
+            total = sum(_dot(floats) for floats in self._floats(x, dtype))
         # Squares can leave float32's range though no weight leaves its own, and tiny ones lose their digits.
         if not 1e-20 < total < np.inf:
             return _careful_sum(x, dtype)
@@ -295,37 +309,38 @@ class Squares:
         """Yield the weights as floats; each array is good until the next is asked for."""
         if dtype.name == "BF16":
             yield from self._from_bf16(x)
-        elif dtype.name == "F16":
-            wide = self._scratch(x.size).view(np.float32)
-            np.copyto(wide, x.view("<f2"))
-            yield wide
-        elif dtype.itemsize == 1:
-            yield float8_table(dtype)[x.view(np.uint8)]
-        else:
+        elif dtype.itemsize >= 4:
             yield x.view(f"<f{dtype.itemsize}")
+        else:
+            for at in range(0, x.size, WIDEN_RUN):
+                run = x[at : at + WIDEN_RUN]
+                wide = self._ops.scratch("keep", run.size, np.float32)
+                if dtype.name == "F16":
+                    np.copyto(wide, run.view("<f2"))
+                else:
+                    np.take(float8_table(dtype), run.view(np.uint8), out=wide)
+                yield wide
 
     def _from_bf16(self, x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
         """Widen bf16 two at a time: each half of a 32-bit word is the top of a float32."""
         even = x.size // 2 * 2
         pairs = x[:even].view(np.uint32)
-        wide = self._scratch(pairs.size)
+        wide = self._ops.scratch("keep", pairs.size, np.uint32)
         yield np.bitwise_and(pairs, np.uint32(0xFFFF0000), out=wide).view(np.float32)
         yield np.left_shift(pairs, np.uint32(16), out=wide).view(np.float32)
         if even < x.size:
             yield (x[even:].astype(np.uint32) << np.uint32(16)).view(np.float32)
 
-    def _scratch(self, size: int) -> NDArray[np.uint32]:
-        if self._wide.size < size:
-            self._wide = np.empty(size, np.uint32)
-        return self._wide[:size]
-
 
 def _dot(floats: NDArray[Any]) -> float:
-    total = 0.0
-    for at in range(0, floats.size, DOT_RUN):
-        run = floats[at : at + DOT_RUN]
-        total += float(np.dot(run, run))
-    return total
+    """Return the sum of squares, in few calls: threads wait for each other between calls."""
+    whole = floats.size // DOT_RUN * DOT_RUN
+    total, rest = 0.0, floats[whole:]
+    if whole:
+        runs = floats[:whole].reshape(-1, 1, DOT_RUN)
+        # A row times itself as a column is a dot product; `vecdot` says that better, from NumPy 2.0 on.
+        total = sum(np.matmul(runs, runs.transpose(0, 2, 1)).ravel().tolist())
+    return total + float(np.dot(rest, rest)) if rest.size else total
 
 
 def _careful_sum(x: NDArray[Any], dtype: Float) -> float:
@@ -337,16 +352,6 @@ def _careful_sum(x: NDArray[Any], dtype: Float) -> float:
     wide = wide[np.isfinite(wide)]
     with np.errstate(over="ignore"):
         return float(np.dot(wide, wide))
-
-
-@lru_cache(maxsize=8)
-def float8_table(dtype: Float) -> NDArray[np.float32]:
-    """Return the value of each of the 256 patterns of an 8-bit format."""
-    halves = np.array([dtype.decode(bits) for bits in range(128)], np.float32)
-    table = np.concatenate([halves, -halves])
-    if dtype.negative_zero_is_nan:
-        table[128] = np.nan
-    return table
 
 
 def finite(value: float) -> float | None:

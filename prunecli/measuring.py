@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.arrays import NumpyOps
 from prunecli.dtypes import FLOATS
 from prunecli.norms import Values, deviation, of_patterns, slice_norms, tile_norms, weakest
+from prunecli.patterns import floats
 from prunecli.scores import blank, draw, random_key
 from prunecli.strategies import Block, RandomStructured, Spread, Structured
 
@@ -69,7 +69,7 @@ class Measurer:
         strategy, tensor = self.strategy, self.targets[member]
         if self.scorer is None:
             return None
-        here = self._each(worker, member, lambda y: (y >= 0).astype(np.float64))
+        here = self._patterns(worker, member, self.scorer, lambda y: (y >= 0).astype(np.float64))
         if isinstance(strategy, Block):
             return tile_norms(here, tensor.shape, (strategy.rows, strategy.cols)).reshape(-1) > 0
         if isinstance(strategy, (Structured, RandomStructured)):
@@ -77,31 +77,35 @@ class Measurer:
         return None
 
     def _ranked(self, worker: Worker, member: int) -> Values:
-        """Return what reads the numbers that are ranked."""
-        dtype = FLOATS[self.targets[member].dtype] if self.scorer is None else self.scorer.dtype(member)
-        return self._each(worker, member, lambda y: of_patterns(y, dtype))
+        """Return what reads the numbers that are ranked, whatever their signs."""
+        if (scorer := self.scorer) is None:
+            return self._weights(worker, member)
+        dtype = scorer.dtype(member)
+        return self._patterns(worker, member, scorer, lambda y: of_patterns(y, dtype))
 
     def _signed(self, worker: Worker, member: int) -> Values:
         """Return what reads the weights with their signs, and NaN for what is gone."""
+        if (scorer := self.scorer) is None:
+            return self._weights(worker, member)
         dtype, read = FLOATS[self.targets[member].dtype], self._read(worker, member)
 
         def signed(first: int, stop: int) -> NDArray[np.float64]:
             x = read(first, stop)
-            found = np.where(x < 0, -1.0, 1.0) * of_patterns(NumpyOps().magnitudes(x, dtype), dtype)
-            if self.scorer is not None:
-                found[self.scorer.of(worker, member, x, first) < 0] = np.nan
+            found = floats(worker.host, x, dtype)
+            found[scorer.of(worker, member, x, first) < 0] = np.nan
             return found
 
         return signed
 
-    def _each(self, worker: Worker, member: int, turn: Callable[[NDArray[Any]], NDArray[np.float64]]) -> Values:
-        read, dtype, ops = self._read(worker, member), FLOATS[self.targets[member].dtype], worker.host
+    def _weights(self, worker: Worker, member: int) -> Values:
+        read, dtype = self._read(worker, member), FLOATS[self.targets[member].dtype]
+        return lambda first, stop: floats(worker.host, read(first, stop), dtype)
 
-        def patterns(first: int, stop: int) -> NDArray[np.float64]:
-            x = read(first, stop)
-            return turn(ops.magnitudes(x, dtype) if self.scorer is None else self.scorer.of(worker, member, x, first))
-
-        return patterns
+    def _patterns(
+        self, worker: Worker, member: int, scorer: Scorer, turn: Callable[[NDArray[Any]], NDArray[np.float64]]
+    ) -> Values:
+        read = self._read(worker, member)
+        return lambda first, stop: turn(scorer.of(worker, member, read(first, stop), first))
 
     def _read(self, worker: Worker, member: int) -> Read:
         tensor = self.targets[member]

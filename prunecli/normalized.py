@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.ranking import values
+from prunecli.patterns import values
 from prunecli.squares import quantum, root, scaled, square_sum
 
 if TYPE_CHECKING:

@@ -66,6 +66,10 @@ class Batch:
     curves: tuple[Group, Curves] | None = None
     counting: Tasks | None = None
 
+    def let_go(self) -> None:
+        """Forget what led to the cuts: it can be large, and the cuts outlive it."""
+        self.searches, self.small, self.measured, self.curves, self.counting = [], [], [], None, None
+
 
 class Planner:
     """Plans some of the `targets` for `strategy`; `batches` says when which of them are ready in `plans`.
@@ -169,6 +173,7 @@ class Planner:
             self.plans[member] = results([plan])[0]
             if member in self._followers:
                 self.plans[self._followers[member]] = self.plans[member]
+        batch.let_go()
 
     def _shifted(self, group: Group) -> Group:
         """Return the group with ranks among all its weights: those that are gone come first."""
@@ -263,10 +268,14 @@ class Planner:
 
     def _count(self, pool: Pool, batch: Batch, searches: Sequence[Search]) -> None:
         batch.counting = Tasks(pool)
+        batch.counting.each(self._count_tile, self._tiles(searches))
+
+    def _tiles(self, searches: Sequence[Search]) -> Iterator[tuple[Search, int, int, int, int, int]]:
+        """Yield what to count, run by run."""
         for search in searches:
             for member, low, width in search.brackets():
                 for first, stop in _scans(self.targets[member]):
-                    batch.counting.submit(self._count_tile, search, member, low, width, first, stop)
+                    yield search, member, low, width, first, stop
 
     def _count_tile(
         self, worker: Worker, search: Search, member: int, low: int, width: int, first: int, stop: int
@@ -292,10 +301,13 @@ class Planner:
             return
         group, curves = batch.curves
         batch.counting = Tasks(pool)
+        batch.counting.each(self._count_curve, self._wanted(group, curves))
+
+    def _wanted(self, group: Group, curves: Curves) -> Iterator[tuple[Curves, Want, int, int, int]]:
         for want in curves.wanted():
             at = group.members[want.member]
             for first, stop in _scans(self.targets[at]):
-                batch.counting.submit(self._count_curve, curves, want, at, first, stop)
+                yield curves, want, at, first, stop
 
     def _count_curve(self, worker: Worker, curves: Curves, want: Want, at: int, first: int, stop: int) -> None:
         x = self._weights(worker, self.targets[at], first, stop)
@@ -310,6 +322,7 @@ class Planner:
                 break
             self._count_curves(pool, batch)
         self.plans.update(zip(group.members, curves.cuts(), strict=True))
+        batch.let_go()
 
 
 def count_left(worker: Worker, reader: Reader, scorer: Scorer, at: int, tensor: TensorInfo) -> int:

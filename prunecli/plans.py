@@ -6,7 +6,7 @@ names, and nothing imports NumPy: strategies must be cheap to make.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Protocol
 
@@ -244,3 +244,8 @@ class Tiles:
     def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
         """Return the keep array of the tile's magnitudes `y`."""
         return ops.keep_tiles(y, tile.start, prod(tile.shape[1:]), self.tile, self.alive)
+
+
+def spent(plan: Local) -> Local:
+    """Return what is left of a plan once it was applied: what a report says of it, without a byte for each tile."""
+    return replace(plan, alive=b"") if isinstance(plan, (Slices, Tiles)) else plan

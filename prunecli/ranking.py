@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS, Float
+from prunecli.patterns import narrow, widen
 from prunecli.plans import Order
 
 if TYPE_CHECKING:
@@ -251,45 +252,6 @@ def orders_of(ops: Ops, y: Array, ranks: Sequence[int], dtype: Float) -> list[Or
         less, equal = ops.below_and_inside(y, bits, 0)[0], ops.count_equal(y, bits)
         orders.append(Order(rank, dtype.decode(bits), less, equal, (bits,), (True,), (equal,)))
     return orders
-
-
-def widen(patterns: NDArray[Any], dtype: Float) -> NDArray[np.int64]:
-    """Return the float64 patterns of magnitudes of `dtype`: the same order, NaNs above infinity by payload."""
-    bits = patterns.astype(np.int64)
-    wide = values(patterns, dtype).view(np.int64)
-    first_nan = dtype.top if dtype.nan is None else dtype.nan
-    return np.where(bits < first_nan, wide, _nan_keys(bits, dtype))
-
-
-def _nan_keys(bits: Any, dtype: Float) -> Any:  # noqa: ANN401 - an int, or an array of them
-    """Place the NaN patterns of `dtype` above float64's infinity, in their own order."""
-    first_nan = dtype.top if dtype.nan is None else dtype.nan
-    return (_F64.finite_max + 1) + ((bits - first_nan + 1) << (_F64.mantissa - dtype.mantissa))
-
-
-def narrow(key: int, dtype: Float) -> int:
-    """Return the smallest pattern of `dtype` whose float64 pattern is at least `key`; one above the largest if none."""
-    infinity = _F64.finite_max + 1
-    if key > infinity:
-        step = 1 << (_F64.mantissa - dtype.mantissa)
-        first_nan = dtype.top if dtype.nan is None else dtype.nan
-        return min(first_nan - 1 + -(-(key - infinity) // step), dtype.top + 1)
-    if key == infinity:
-        return dtype.finite_max + 1
-    return dtype.ceil(_F64.decode(key))
-
-
-def values(patterns: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
-    """Return the magnitudes, as float64, that non-negative `patterns` of `dtype` stand for; NaN comes out as NaN."""
-    if dtype.itemsize == 1:
-        table = np.array([dtype.decode(bits) for bits in range(dtype.top + 1)])
-        found: NDArray[np.float64] = table[patterns]
-        return found
-    # A signalling NaN makes NumPy warn of what is no trouble here.
-    with np.errstate(invalid="ignore"):
-        if dtype.name == "BF16":
-            return (patterns.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        return patterns.astype(f"<i{dtype.itemsize}").view(f"<f{dtype.itemsize}").astype(np.float64)
 
 
 def _sum_equal(keys: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

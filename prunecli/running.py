@@ -18,7 +18,7 @@ from prunecli.plans import Cut
 from prunecli.reading import Reader, opened
 from prunecli.report import Report, Row, facts_about, warnings_for
 from prunecli.scores import make_scorer
-from prunecli.splice import Untouched
+from prunecli.splice import Untouched, Window
 from prunecli.workers import Pool, Tasks, default_threads, results
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from prunecli.masks import MaskSink
     from prunecli.plans import Local
     from prunecli.scores import Scorer
-    from prunecli.splice import Layout, Sink, Source, Window
+    from prunecli.splice import Layout, Sink, Source
     from prunecli.tensors import Checkpoint, CheckpointFile, Checksum, TensorInfo
     from prunecli.work import Job, Work
     from prunecli.workers import Worker
     from prunecli.worth import Compressed
 
-HOST_WINDOW = 1 << 20
+HOST_WINDOW = 1 << 21
 """Bytes of a window on the CPU: read, pruned and written while they are in its caches."""
 
 DEVICE_WINDOW = 1 << 26
@@ -44,9 +44,6 @@ DEVICE_WINDOW = 1 << 26
 
 RANKING, FILES_SHOWN = "ranking", 8
 """The phase before writing, and how many files have a phase of their own."""
-
-BURST = 4
-"""Windows that a thread is handed at once."""
 
 
 class Progress(Protocol):
@@ -320,33 +317,23 @@ class _Windows:
                     yield at, part
 
     def go_on(self) -> None:
-        """Hand out windows up to the first that needs a tensor not planned yet."""
-        burst: list[tuple[int, Window | Untouched]] = []
+        """Let the threads work up to the first window that needs a tensor not planned yet."""
+        self.tasks.each(self._do, self._planned())
+
+    def _planned(self) -> Iterator[tuple[int, Window | Untouched]]:
         while (at_part := self._held or next(self._parts, None)) is not None:
             self._held = None
-            if not self._planned(at_part[1]):
+            part = at_part[1]
+            if isinstance(part, Window) and any(piece.target not in self.applier.plans for piece in part.pieces):
                 self._held = at_part
-                break
-            burst.append(at_part)
-            if len(burst) == BURST:
-                self._hand_out(burst)
-                burst = []
-        self._hand_out(burst)
+                return
+            yield at_part
 
-    def _planned(self, part: Window | Untouched) -> bool:
-        return isinstance(part, Untouched) or all(piece.target in self.applier.plans for piece in part.pieces)
-
-    def _hand_out(self, burst: Sequence[tuple[int, Window | Untouched]]) -> None:
-        if burst:
-            self.tasks.submit(self._do, burst)
-
-    def _do(self, worker: Worker, burst: Sequence[tuple[int, Window | Untouched]]) -> None:
-        for at, part in burst:
-            if isinstance(part, Untouched):
-                self.applier.copy(at, self.sinks[at], part)
-            else:
-                checksums = list(overlapping(part, self.files[at][2]))
-                self.applier.window(worker, at, self.sinks[at], part, checksums)
+    def _do(self, worker: Worker, at: int, part: Window | Untouched) -> None:
+        if isinstance(part, Untouched):
+            self.applier.copy(at, self.sinks[at], part)
+        else:
+            self.applier.window(worker, at, self.sinks[at], part, list(overlapping(part, self.files[at][2])))
 
     def wait(self) -> None:
         """Wait until all that was handed out is done."""

@@ -17,7 +17,7 @@ from prunecli.arrays import INTS
 from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import CheckpointError
 from prunecli.escape import shown
-from prunecli.ranking import values
+from prunecli.patterns import values
 from prunecli.strategies import Mask, Random
 from prunecli.workers import Worker
 
@@ -216,7 +216,7 @@ class Remaining:
         if self.mask is not None:
             gone = ~self.mask.stays(worker, at, first, x.size)
         else:
-            gone = worker.after.magnitudes(x, FLOATS[self.targets[at].dtype]) == 0
+            gone = worker.scoring.magnitudes(x, FLOATS[self.targets[at].dtype], "gone") == 0
         y = self.inner.of(worker, at, x, first)
         np.copyto(y, y.dtype.type(-1), where=gone)
         return y

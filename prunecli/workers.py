@@ -13,7 +13,7 @@ from prunecli.arrays import NumpyOps, Ops, TorchOps
 from prunecli.measure import Squares
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from typing_extensions import Self
@@ -42,9 +42,8 @@ class Worker:
     def __init__(self, device: str | None) -> None:
         """Compute on `device`, or with NumPy where it is None."""
         self.host = NumpyOps()
-        self.after = NumpyOps()
         self.scoring = NumpyOps()
-        self.squares = Squares()
+        self.squares = Squares(self.host)
         self.ops: Ops = self.host if device is None else TorchOps(device)
         self._memory: dict[int, mmap.mmap] = {}
 
@@ -61,7 +60,7 @@ class Pool:
 
     def __init__(self, threads: int, device: str | None) -> None:
         """Start `threads` threads that compute on `device` (None: NumPy)."""
-        self._device = device
+        self.threads, self._device = threads, device
         self._local = threading.local()
         self._room = threading.Semaphore(threads * BACKLOG)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="prune")
@@ -111,32 +110,36 @@ class Pool:
 
 
 class Tasks:
-    """Tasks without results, counted and not kept: however many there are, they take no memory."""
+    """Tasks without results, which the threads take one after the other: however many there are, none is kept.
+
+    Nobody hands them over one by one: two threads that wake each other for every task do little else.
+    """
 
     def __init__(self, pool: Pool) -> None:
-        """Hand tasks in to `pool`."""
+        """Work with the threads of `pool`."""
         self._pool = pool
-        self._pending, self._failed = 0, False
-        self._change = threading.Condition()
+        self._turn = threading.Lock()
+        self._takers: list[Future[None]] = []
 
-    def submit(self, work: Callable[..., None], *args: object) -> None:
-        """Hand in `work(worker, *args)`."""
-        with self._change:
-            self._pending += 1
-        self._pool.submit(work, *args).add_done_callback(self._done)
+    def each(self, work: Callable[..., None], items: Iterable[tuple[object, ...]]) -> None:
+        """Do `work(worker, *item)` for each of `items`, after what was handed in before; returns at once."""
+        waiting = iter(items)
+        self._takers = [taker for taker in self._takers if not taker.done() or taker.exception()]
+        self._takers += [self._pool.submit(self._take, work, waiting) for _ in range(self._pool.threads)]
 
-    def _done(self, future: Future[None]) -> None:
-        with self._change:
-            self._pending -= 1
-            self._failed |= future.cancelled() or future.exception() is not None
-            self._change.notify_all()
+    def _take(self, worker: Worker, work: Callable[..., None], waiting: Iterator[tuple[object, ...]]) -> None:
+        while True:
+            if self._pool.stopped.is_set():
+                raise Stopped
+            with self._turn:
+                item = next(waiting, None)
+            if item is None:
+                return
+            work(worker, *item)
 
     def wait(self) -> None:
         """Wait for all; Stopped if one failed: the pool raises why when it is left."""
-        with self._change:
-            self._change.wait_for(lambda: self._failed or not self._pending)
-        if self._failed:
-            raise Stopped
+        results(self._takers)
 
 
 def results(futures: Iterable[Future[T]]) -> list[T]:

@@ -22,7 +22,7 @@ from prunecli.curves import Curves, Want
 from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.normalized import KINDS
-from prunecli.ranking import values
+from prunecli.patterns import values
 from prunecli.reading import scan
 from prunecli.selection import Rules, select
 from prunecli.squares import quantum, square_sum

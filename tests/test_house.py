@@ -59,14 +59,15 @@ ARROWS = {
     # numbers
     "arrays": "dtypes errors",
     "tiles": "arrays",
-    "ranking": "arrays dtypes errors plans",
+    "patterns": "arrays dtypes",
+    "ranking": "arrays dtypes errors patterns plans",
     "bins": "dtypes",
-    "measure": "arrays bins dtypes ranking",
+    "measure": "arrays bins dtypes patterns",
     "curves": "dtypes errors normalized plans squares",
-    "normalized": "ranking squares",
+    "normalized": "patterns squares",
     "squares": "",
     "allocation": "errors escape rules",
-    "norms": "arrays dtypes ranking",
+    "norms": "arrays dtypes patterns",
     "workers": "arrays errors measure",
     "devices": "errors",
     # bytes
@@ -76,9 +77,9 @@ ARROWS = {
     "output": "errors escape hidden targets",
     # the two phases
     "reading": "errors splice tiles workers",
-    "scores": "arrays dtypes errors escape ranking strategies workers",
-    "measuring": "arrays dtypes norms scores strategies",
-    "histograms": "arrays ranking",
+    "scores": "arrays dtypes errors escape patterns strategies workers",
+    "measuring": "dtypes norms patterns scores strategies",
+    "histograms": "arrays patterns",
     "quantiles": "arrays dtypes histograms ranking reading",
     "leftovers": "",
     "pickle_terms": "errors pickle_opcodes pickle_reader",
@@ -108,7 +109,7 @@ ARROWS = {
     "gates": "errors escape",
     "columns": "tabular",
     "counting": "arrays dtypes",
-    "comparing": "arrays dtypes errors escape ranking reading sharing workers",
+    "comparing": "arrays dtypes errors escape patterns reading sharing workers",
     "beside": "errors pickle_opcodes pickle_reader safetensors_file tensors torch_legacy torch_records torch_tensors"
     " zip_directory",
     "pairing": "checkpoint selection",
@@ -182,7 +183,19 @@ FACES = {
 }
 TYPER = {"cli", "commands", "evaluated", "options", "varied"} | {room for room in FACES if room.startswith("cmd_")}
 NUMBERS = {
-    *("arrays", "curves", "histograms", "measure", "measuring", "normalized", "norms", "ranking", "squares", "tiles"),
+    *(
+        "arrays",
+        "curves",
+        "histograms",
+        "measure",
+        "measuring",
+        "normalized",
+        "norms",
+        "patterns",
+        "ranking",
+        "squares",
+        "tiles",
+    ),
     *("comparing", "counting", "folding", "inspecting", "memory", "planning", "quantiles", "scanning", "scores"),
 }
 """The rooms that compute: nobody else imports NumPy."""

@@ -150,6 +150,20 @@ def test_what_is_gone_is_not_among_the_weakest_that_go(k: int) -> None:
     assert value == ([0.0, 1.0, 1.0, 2.0][k - 1] if k else None)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 50, 51, 99, 100])
+@pytest.mark.parametrize("equal", [False, True])
+def test_many_norms_are_ranked_as_few_are(rank: int, equal: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """Where there are too many to copy the leading bits say in which part to look; the outcome is the same."""
+    scores = np.ones(100) if equal else np.abs(np.random.default_rng(0).standard_normal(100))
+    scores[:5] = [np.inf, 0.0, np.inf, 5e-324, 0.0]
+    alive = np.arange(100) % 7 != 3
+    few = weakest(scores, rank), weakest(scores, min(rank, 80), alive)
+
+    monkeypatch.setattr(norms, "RANKED_AT_ONCE", 16)
+
+    assert few == (weakest(scores, rank), weakest(scores, min(rank, 80), alive))
+
+
 def test_what_is_gone_weighs_nothing() -> None:
     """A weight that is gone adds nothing to a norm."""
     assert of_patterns(np.array([0x3F80_0000, -1], np.int32), F32).tolist() == [1.0, 0.0]

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from prunecli import ranking
 from prunecli.arrays import INTS, NumpyOps, TorchOps
 from prunecli.dtypes import FLOATS
+from prunecli.patterns import narrow, values, widen
 from prunecli.plans import Group, Order
-from prunecli.ranking import Sample, Search, narrow, orders_of, values, widen
+from prunecli.ranking import Sample, Search, orders_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

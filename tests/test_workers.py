@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from prunecli.arrays import NumpyOps, TorchOps
-from prunecli.workers import BACKLOG, Pool, Stopped, Worker, results
+from prunecli.workers import BACKLOG, Pool, Stopped, Tasks, Worker, results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,3 +224,45 @@ def test_the_buffer_grows(sizes: tuple[int, ...]) -> None:
 def test_a_worker_computes_where_it_was_told(device: str | None, kind: Callable[..., object]) -> None:
     """Without a device NumPy computes, else torch."""
     assert isinstance(Worker(device).ops, kind)  # type: ignore[arg-type] # both are classes
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_tasks_are_begun_in_order_and_all_done(threads: int) -> None:
+    """Threads take the next task of what was handed in first; waiting ends when none is left."""
+    begun: list[tuple[str, int]] = []
+    with Pool(threads, None) as pool:
+        tasks = Tasks(pool)
+        for name in "ab":
+            tasks.each(lambda _, *item: begun.append(item), [(name, number) for number in range(50)])
+        tasks.wait()
+
+    assert [(name, number) for name in "ab" for number in range(50)] == (begun if threads == 1 else sorted(begun))
+
+
+def test_a_task_that_fails_ends_the_others() -> None:
+    """What was not begun never is, and the error is the one that the pool raises."""
+    begun: list[int] = []
+
+    def work(_: Worker, number: int) -> None:
+        begun.append(number)
+        if number == 3:
+            raise ValueError("real")
+
+    def run() -> None:
+        with Pool(2, None) as pool:
+            tasks = Tasks(pool)
+            tasks.each(work, ((number,) for number in range(1000)))
+            tasks.wait()
+
+    with pytest.raises(ValueError, match="real"):
+        run()
+    assert len(begun) < 1000
+
+
+def test_nothing_to_do_is_done() -> None:
+    """Waiting for no task returns."""
+    with Pool(2, None) as pool:
+        tasks = Tasks(pool)
+        tasks.wait()
+        tasks.each(fail, [])
+        tasks.wait()

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from prunecli.workers import Worker
 
 
+CROWD = 4
+"""So many pieces in a window are small ones."""
+
+
 class TieBudget:
     """How many equals of one tensor may still go, handed out in the order of its pieces."""
 
@@ -41,19 +45,19 @@ class TieBudget:
         """Allow `ties`; waiting ends early when `stopped` is set."""
         self._left, self._next = ties, 0
         self._stopped = stopped
-        self._turn = Condition()
+        self._change = Condition()
 
     def take(self, ordinal: int, equal: int) -> int:
         """Return how many of the `equal` weights of piece number `ordinal` may go; waits for the earlier pieces."""
-        with self._turn:
+        with self._change:
             while self._left and self._next != ordinal:
                 if self._stopped.is_set():
                     raise Stopped
-                self._turn.wait(0.05)
+                self._change.wait(0.05)
             granted = min(self._left, equal)
             self._left -= granted
             self._next += 1
-            self._turn.notify_all()
+            self._change.notify_all()
             return granted
 
 
@@ -140,8 +144,9 @@ class Applier:
         own = view[window.start - window.read_start : window.end - window.read_start]
         parts = [(c, _overlap(window, c)) for c in checksums]
         before = [crc32(own[low:high]) for _, (low, high) in parts]
-        for piece in window.pieces:
-            self._piece(worker, view, window, piece)
+        with worker.in_turn(small=not self._scorers and len(window.pieces) >= CROWD):
+            for piece in window.pieces:
+                self._piece(worker, view, window, piece)
         for (checksum, (low, high)), old in zip(parts, before, strict=True):
             part = _Part(window.start + low, high - low, old, crc32(own[low:high]))
             with self._lock:
@@ -171,7 +176,7 @@ class Applier:
         dtype, ops, host = FLOATS[tensor.dtype], worker.ops, worker.host
         squares = worker.squares.of(x[own], dtype)
         before = host.magnitudes(x, dtype)
-        tile = Tile(tensor.shape, start, x.size, lambda equal: self._budget(piece).take(piece.ordinal, equal))
+        tile = Tile(tensor.shape, start, x.size, lambda equal: self._grant(worker, piece, equal))
         scorer = self._scorers.get(piece.target)
         weights = x if ops is host else ops.load(x)
         if scorer is not None:
@@ -189,6 +194,10 @@ class Applier:
         after = host.magnitudes(x[own], dtype, "keep")
         self._tally(piece.target).add(start + (own.start or 0), before[own], after, (squares, left))
         self._done(piece.target, after.size)
+
+    def _grant(self, worker: Worker, piece: Piece, equal: int) -> int:
+        with worker.giving_way():
+            return self._budget(piece).take(piece.ordinal, equal)
 
     def _budget(self, piece: Piece) -> TieBudget:
         with self._lock:

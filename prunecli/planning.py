@@ -48,8 +48,8 @@ SAMPLE = 1 << 20
 SAMPLE_SHARE, SAMPLE_LEAST = 32, 1 << 14
 """A smaller group gives one element of so many, and no fewer than the least."""
 
-SCAN = 1 << 20
-"""Bytes a scanning task reads at once."""
+SCAN, SMALL_TILE = 1 << 20, 1 << 19
+"""Bytes a scanning task reads at once, and how many are few."""
 
 Ranked = (Percentile, L1, Global, Random)
 """The strategies that cut at order statistics."""
@@ -207,9 +207,8 @@ class Planner:
             return blank(tensor, stop - first)
         return self._reader.read(worker, tensor, first, stop)
 
-    def _patterns(self, worker: Worker, at: int, first: int, stop: int) -> Any:  # noqa: ANN401 - an Array
-        """Return what is ranked of a run, where the worker computes."""
-        x = self._weights(worker, self.targets[at], first, stop)
+    def _patterns(self, worker: Worker, at: int, first: int, x: NDArray[Any]) -> Any:  # noqa: ANN401 - an Array
+        """Return what is ranked of the weights `x` from element `first`, where the worker computes."""
         if self.scorer is None:
             return worker.ops.magnitudes(worker.ops.load(x), self._dtype(at))
         return worker.ops.load(self.scorer.of(worker, at, x, first))
@@ -221,9 +220,8 @@ class Planner:
 
     def _rank_in_memory(self, worker: Worker, group: Group) -> list[Order]:
         at = group.members[0]
-        return orders_of(
-            worker.ops, self._patterns(worker, at, 0, self.targets[at].numel), group.ranks, self._dtype(at)
-        )
+        y = self._patterns(worker, at, 0, self._weights(worker, self.targets[at], 0, self.targets[at].numel))
+        return orders_of(worker.ops, y, group.ranks, self._dtype(at))
 
     # --- groups that are searched
 
@@ -263,8 +261,11 @@ class Planner:
         worker = self._own = self._own or Worker(None)
         numel = self.targets[at].numel
         step = (numel - length) // max(count - 1, 1)
-        starts = [block * step for block in range(count)]
-        return np.stack([self._patterns(worker, at, first, first + length)[:length].copy() for first in starts])
+        found = []
+        for first in [block * step for block in range(count)]:
+            x = self._weights(worker, self.targets[at], first, first + length)
+            found.append(self._patterns(worker, at, first, x)[:length].copy())
+        return np.stack(found)
 
     def _count(self, pool: Pool, batch: Batch, searches: Sequence[Search]) -> None:
         batch.counting = Tasks(pool)
@@ -280,13 +281,15 @@ class Planner:
     def _count_tile(
         self, worker: Worker, search: Search, member: int, low: int, width: int, first: int, stop: int
     ) -> None:
-        y = self._patterns(worker, member, first, stop)
-        if low > self._dtype(member).top:
-            below, patterns, counts = stop - first, np.empty(0, np.int64), None
-        else:
-            below, patterns, counts = worker.ops.below_and_inside(y, low, width)
-        with search.lock:
-            search.add(member, below, patterns, counts)
+        x = self._weights(worker, self.targets[member], first, stop)
+        with worker.in_turn(small=self.scorer is None and x.nbytes <= SMALL_TILE):
+            y = self._patterns(worker, member, first, x)
+            if low > self._dtype(member).top:
+                below, patterns, counts = stop - first, np.empty(0, np.int64), None
+            else:
+                below, patterns, counts = worker.ops.below_and_inside(y, low, width)
+            with search.lock:
+                search.add(member, below, patterns, counts)
 
     # --- curves
 

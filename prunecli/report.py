@@ -263,7 +263,8 @@ def to_json(report: Report) -> str:
     """
     head = json.dumps(_plain(_document(report)), indent=1, allow_nan=False)
     # One row at a time: a checkpoint of many small tensors is described by more bytes of dicts than of weights.
-    rows = ",\n  ".join(json.dumps(_plain(_row(row)), allow_nan=False) for row in report.rows)
+    encode = json.JSONEncoder(allow_nan=False).encode
+    rows = ",\n  ".join(encode(_plain(_row(row))) for row in report.rows)
     text = f'{head[:-2]},\n "tensors": [\n  {rows}\n ]\n}}\n' if rows else f'{head[:-2]},\n "tensors": []\n}}\n'
     return text.replace("\x7f", "\\u007f")  # the one control character that JSON lets stand, and only in names
 
@@ -306,26 +307,33 @@ def _on_disk(disk: OnDisk) -> dict[str, object]:
     return {**values, "compressed": _values(disk.compressed)}
 
 
-def _values(value: Row | SelectedTotals | AllTotals | OnDisk | Compressed) -> dict[str, object]:
+def _values(value: SelectedTotals | AllTotals | OnDisk | Compressed) -> dict[str, object]:
     return {f.name: getattr(value, f.name) for f in fields(value)}
 
 
+_COLUMNS = tuple(f.name for f in fields(Row))
+
+
 def _row(row: Row) -> dict[str, object]:
-    return {**_values(row), "sparsity_before": row.sparsity_before, "sparsity_after": row.sparsity_after}
+    values = {name: getattr(row, name) for name in _COLUMNS}
+    return {**values, "sparsity_before": row.sparsity_before, "sparsity_after": row.sparsity_after}
+
+
+_AS_THEY_ARE = frozenset({str, bool, int, type(None)})  # most of what ten thousand rows consist of
 
 
 def _plain(value: object) -> object:
     """Turn `value` into what JSON has: dicts, lists, strings, finite numbers, booleans and null."""
-    if value is None or isinstance(value, (str, bool)):
+    if type(value) in _AS_THEY_ARE:
         return value
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
+    if isinstance(value, float):
         return _number(float(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Real):
+        return int(value) if isinstance(value, Integral) else _number(float(value))
     return str(value)
 
 

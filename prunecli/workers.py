@@ -6,6 +6,7 @@ import mmap
 import os
 import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,13 +40,43 @@ class Stopped(Exception):  # noqa: N818 - it reports no error, only that another
 class Worker:
     """What one thread owns: kernels with their scratch memory, and a read buffer that grows to what is asked."""
 
-    def __init__(self, device: str | None) -> None:
-        """Compute on `device`, or with NumPy where it is None."""
+    def __init__(self, device: str | None, turn: threading.Lock | None = None) -> None:
+        """Compute on `device`, or with NumPy where it is None; the threads of a pool share a `turn`."""
+        self._turn, self._has_turn = turn or threading.Lock(), False
         self.host = NumpyOps()
         self.scoring = NumpyOps()
         self.squares = Squares(self.host)
         self.ops: Ops = self.host if device is None else TorchOps(device)
         self._memory: dict[int, mmap.mmap] = {}
+
+    @contextmanager
+    def in_turn(self, *, small: bool) -> Iterator[None]:
+        """Let nobody else compute meanwhile if the steps are `small`; reading and writing go on beside.
+
+        Between steps of a few microseconds threads wait for each other, and wake each other, longer than the steps
+        take: they are faster one at a time.
+        """
+        if not small:
+            yield
+            return
+        with self._turn:
+            self._has_turn = True
+            try:
+                yield
+            finally:
+                self._has_turn = False
+
+    @contextmanager
+    def giving_way(self) -> Iterator[None]:
+        """Let the others have their turn while this one waits for them."""
+        held = self._has_turn
+        if held:
+            self._turn.release()
+        try:
+            yield
+        finally:
+            if held:
+                self._turn.acquire()
 
     def buffer(self, size: int, slot: int = 0) -> memoryview:
         """Return `size` bytes of page-aligned memory, the same each time for one `slot`."""
@@ -61,7 +92,7 @@ class Pool:
     def __init__(self, threads: int, device: str | None) -> None:
         """Start `threads` threads that compute on `device` (None: NumPy)."""
         self.threads, self._device = threads, device
-        self._local = threading.local()
+        self._local, self._turn = threading.local(), threading.Lock()
         self._room = threading.Semaphore(threads * BACKLOG)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="prune")
         self._error: BaseException | None = None
@@ -105,7 +136,7 @@ class Pool:
             raise Stopped
         worker: Worker | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = Worker(self._device)
+            worker = self._local.worker = Worker(self._device, self._turn)
         return worker
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import mmap
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -33,7 +32,7 @@ EXTRACT_LIMIT = 8
 PERIOD_LIMIT = 1 << 20
 """Elements after which the places in groups repeat, up to which they are made once and kept."""
 
-PLACES_STEP = 1 << 16
+KEPT_STEP = 1 << 20
 """Kept places come in multiples of this many elements, so that tiles of nearly one size share them."""
 
 
@@ -107,41 +106,33 @@ def middle_index(start: int, count: int, length: int, inner: int) -> NDArray[np.
     return (at // inner if inner > 1 else at) % length
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where elements stand in their groups: how many members come before, and whether one `d` before is a member."""
-
-    before: NDArray[np.int8]
-    reaches: tuple[NDArray[np.bool_], ...]
-
-
-def places(start: int, count: int, length: int, inner: int, group: int) -> Places:
-    """Return the places of `count` elements from `start` of an (outer, length, inner) array, as in `keep_largest`."""
-    # They repeat: with every group, or with every slab where the last group of a slab is short.
+def before_in_group(start: int, count: int, length: int, inner: int, group: int) -> NDArray[np.int8]:
+    """Return how many members of its group come before each of `count` elements from `start`, as in `keep_largest`."""
+    # It repeats: with every group, or with every slab where the last group of a slab is short.
     span = group if length % group == 0 else length
     period = span * inner
     if period > PERIOD_LIMIT:
-        return _places((middle_index(start, count, length, inner) % group).astype(np.int8), group)
-    found = _repeated(-(-count // PLACES_STEP) * PLACES_STEP + period, span, inner, group)
-    at = slice(start % period, start % period + count)
-    return Places(found.before[at], tuple(reach[at] for reach in found.reaches))
+        return (middle_index(start, count, length, inner) % group).astype(np.int8)
+    found = _repeated(-(-count // KEPT_STEP) * KEPT_STEP + period, span, inner, group)
+    return found[start % period : start % period + count]
 
 
 @lru_cache(maxsize=8)
-def _repeated(count: int, span: int, inner: int, group: int) -> Places:
+def _repeated(count: int, span: int, inner: int, group: int) -> NDArray[np.int8]:
     once = np.repeat((np.arange(span) % group).astype(np.int8), inner)
-    return _places(np.resize(once, count), group)
+    return _again(once, count)
 
 
-def _places(before: NDArray[np.int8], group: int) -> Places:
-    return Places(before, tuple(before >= distance for distance in range(1, group)))
+def _again(once: NDArray[np.int8], count: int) -> NDArray[np.int8]:
+    """Repeat `once` over `count` elements; `np.resize` makes a list of all repetitions first."""
+    return np.broadcast_to(once, (-(-count // once.size), once.size)).reshape(-1)[:count]
 
 
 def in_slices(start: int, count: int, inner: int, alive: bytes) -> NDArray[np.int8]:
     """Return -1 (stays) or 0 for `count` elements, from `start`, of an (outer, len(alive), inner) array."""
     first, skipped = divmod(start, inner)
     answers = -(np.frombuffer(alive, np.int8) != 0).astype(np.int8)
-    runs = np.resize(np.roll(answers, -(first % len(alive))), _runs(start, count, inner))
+    runs = _again(np.roll(answers, -(first % len(alive))), _runs(start, count, inner))
     if inner == 1:
         return runs
     lengths = np.full(len(runs), inner)
@@ -216,9 +207,9 @@ class NumpyOps:
 
     def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
         """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
-        at = places(start, y.size, length, inner, group)
-        beaten = np.subtract(at.before, np.int8(keep), out=self.scratch("beaten", y.size, np.int8))
-        flags = self.scratch("bool", y.size, bool)
+        before = before_in_group(start, y.size, length, inner, group)
+        beaten = np.subtract(before, np.int8(keep), out=self.scratch("beaten", y.size, np.int8))
+        flags, members = self.scratch("bool", y.size, bool), self.scratch("members", y.size, bool)
         for distance in range(1, group):
             d = distance * inner
             if d >= y.size:
@@ -226,7 +217,8 @@ class NumpyOps:
             # The earlier of two equals wins. An entry starts as beaten by all before it in its group; each of
             # those that it beats is a loss less for it and a loss more for the other.
             wins = np.less(y[:-d], y[d:], out=flags[d:])
-            np.logical_and(wins, at.reaches[distance - 1][d:], out=wins)
+            together = np.greater_equal(before[d:], np.int8(distance), out=members[d:])
+            np.logical_and(wins, together, out=wins)
             np.subtract(beaten[d:], wins.view(np.int8), out=beaten[d:])
             np.add(beaten[:-d], wins.view(np.int8), out=beaten[:-d])
         np.right_shift(beaten, np.int8(7), out=beaten)
@@ -333,7 +325,7 @@ class TorchOps:
 
     def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
         """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
-        before = places(start, len(y), length, inner, group).before
+        before = before_in_group(start, len(y), length, inner, group)
         at = self.torch.from_numpy(before.copy()).to(self.device)
         beaten = at - keep
         for distance in range(1, group):

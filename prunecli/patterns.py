@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.dtypes import FLOATS
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.arrays import NumpyOps
     from prunecli.dtypes import Float
-
-_F64 = FLOATS["F64"]
 
 
 def values(patterns: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
@@ -56,27 +52,35 @@ def float8_table(dtype: Float) -> NDArray[np.float32]:
     return table
 
 
-def widen(patterns: NDArray[Any], dtype: Float) -> NDArray[np.int64]:
-    """Return the float64 patterns of magnitudes of `dtype`: the same order, NaNs above infinity by payload."""
-    bits = patterns.astype(np.int64)
-    wide = values(patterns, dtype).view(np.int64)
-    first_nan = dtype.top if dtype.nan is None else dtype.nan
-    return np.where(bits < first_nan, wide, _nan_keys(bits, dtype))
+def widen(patterns: NDArray[Any], dtype: Float, wide: Float) -> NDArray[Any]:
+    """Return the patterns in `wide` (F32 or F64) of magnitudes of `dtype`, none of which it rounds.
+
+    The same order; NaNs come above infinity by payload.
+    """
+    kind = np.dtype(f"i{wide.itemsize}")
+    bits, found = patterns.astype(kind), values(patterns, dtype)
+    with np.errstate(invalid="ignore"):
+        exact = found.astype(f"f{wide.itemsize}", copy=False).view(kind)
+    return np.where(bits < _first_nan(dtype), exact, _nan_keys(bits, dtype, wide))
 
 
-def _nan_keys(bits: Any, dtype: Float) -> Any:  # noqa: ANN401 - an int, or an array of them
-    """Place the NaN patterns of `dtype` above float64's infinity, in their own order."""
-    first_nan = dtype.top if dtype.nan is None else dtype.nan
-    return (_F64.finite_max + 1) + ((bits - first_nan + 1) << (_F64.mantissa - dtype.mantissa))
+def _nan_keys(bits: NDArray[Any], dtype: Float, wide: Float) -> NDArray[Any]:
+    """Place the NaN patterns of `dtype` above the infinity of `wide`, in their own order."""
+    infinity = bits.dtype.type(wide.finite_max + 1)
+    found: NDArray[Any] = infinity + ((bits - (_first_nan(dtype) - 1)) << (wide.mantissa - dtype.mantissa))
+    return found
 
 
-def narrow(key: int, dtype: Float) -> int:
-    """Return the smallest pattern of `dtype` whose float64 pattern is at least `key`; one above the largest if none."""
-    infinity = _F64.finite_max + 1
+def narrow(key: int, dtype: Float, wide: Float) -> int:
+    """Return the smallest pattern of `dtype` that `widen` makes at least `key`; one above the largest if none."""
+    infinity = wide.finite_max + 1
     if key > infinity:
-        step = 1 << (_F64.mantissa - dtype.mantissa)
-        first_nan = dtype.top if dtype.nan is None else dtype.nan
-        return min(first_nan - 1 + -(-(key - infinity) // step), dtype.top + 1)
+        step = 1 << (wide.mantissa - dtype.mantissa)
+        return min(_first_nan(dtype) - 1 + -(-(key - infinity) // step), dtype.top + 1)
     if key == infinity:
         return dtype.finite_max + 1
-    return dtype.ceil(_F64.decode(key))
+    return dtype.ceil(wide.decode(key))
+
+
+def _first_nan(dtype: Float) -> int:
+    return dtype.top if dtype.nan is None else dtype.nan

@@ -36,8 +36,6 @@ BINS_BITS = 17
 MARGIN = 5.0
 """Half the bracket's width, in standard errors of the sample's rank."""
 
-_F64 = FLOATS["F64"]
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -57,24 +55,26 @@ class Found:
 
 
 class Keys:
-    """How a group's patterns compare: as they are if all have one dtype, else as float64 patterns of their values."""
+    """How a group's patterns compare: as they are if all have one dtype, else as patterns of a format that has all."""
 
     def __init__(self, dtypes: Sequence[Float]) -> None:
         """Take the dtype of each member."""
         self.dtypes = tuple(dtypes)
-        self.common = self.dtypes[0] if len(set(self.dtypes)) == 1 else _F64
+        kinds = set(self.dtypes)
+        # float32 has every value of the narrower formats, float64 those of float32.
+        self.common = self.dtypes[0] if len(kinds) == 1 else FLOATS["F64" if FLOATS["F64"] in kinds else "F32"]
 
     def of(self, patterns: NDArray[Any], dtype: Float) -> NDArray[Any]:
-        """Return the keys of `patterns` of `dtype`, in the same order: themselves, or int64."""
+        """Return the keys of `patterns` of `dtype`, in the same order."""
         if dtype is self.common:
             return patterns
-        return widen(patterns, dtype)
+        return widen(patterns, dtype, self.common)
 
     def first_pattern(self, key: int, dtype: Float) -> int:
         """Return the smallest pattern of `dtype` whose key is at least `key`; one above the largest if none is."""
         if dtype is self.common or key > self.common.top:
             return min(key, dtype.top + 1)
-        return narrow(key, dtype)
+        return narrow(key, dtype, self.common)
 
     def value(self, key: int) -> float:
         """Return the magnitude a key stands for."""

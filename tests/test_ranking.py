@@ -14,7 +14,7 @@ from prunecli.arrays import INTS, NumpyOps, TorchOps
 from prunecli.dtypes import FLOATS
 from prunecli.patterns import narrow, values, widen
 from prunecli.plans import Group, Order
-from prunecli.ranking import Sample, Search, orders_of
+from prunecli.ranking import Keys, Sample, Search, orders_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -273,17 +273,28 @@ def test_a_tensor_at_hand_is_ranked_at_once(device: str) -> None:
 # --- keys
 
 
+@pytest.mark.parametrize("wide", ["F32", "F64"])
 @pytest.mark.parametrize("name", [name for name in FLOATS if FLOATS[name].itemsize <= 2])
-def test_narrow_undoes_widen(name: str) -> None:
-    """Every magnitude, NaN too, has a float64 pattern in the same order, and is found again from it."""
-    dtype = FLOATS[name]
+def test_narrow_undoes_widen(name: str, wide: str) -> None:
+    """Every magnitude, NaN too, has a wider pattern in the same order, and is found again from it."""
+    dtype, common = FLOATS[name], FLOATS[wide]
     patterns = np.arange(dtype.top + 1)
 
-    keys = widen(patterns.astype(np.int64), dtype)
+    keys = widen(patterns.astype(np.int64), dtype, common)
 
     assert (np.diff(keys) > 0).all()
-    assert patterns.tolist() == [narrow(key, dtype) for key in keys.tolist()]
-    assert (patterns + 1).tolist() == [narrow(key + 1, dtype) for key in keys.tolist()]
+    assert np.array_equal(values(keys, common)[:-1], values(patterns, dtype)[:-1], equal_nan=True)
+    assert patterns.tolist() == [narrow(key, dtype, common) for key in keys.tolist()]
+    assert (patterns + 1).tolist() == [narrow(key + 1, dtype, common) for key in keys.tolist()]
+
+
+def test_float32_is_common_to_all_but_float64() -> None:
+    """Keys are as short as the widest format among them."""
+    assert [Keys([FLOATS[n] for n in ns]).common.name for ns in (["F16"], ["BF16", "F16"], ["F8_E4M3", "F64"])] == [
+        "F16",
+        "F32",
+        "F64",
+    ]
 
 
 @pytest.mark.parametrize("name", FLOATS)

@@ -20,7 +20,7 @@ from prunecli.patterns import narrow, widen
 from prunecli.plans import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,6 +32,9 @@ HELD_LIMIT = 12 << 20
 
 BINS_BITS = 17
 """It keeps so many leading bits of where they stand in the bracket then: a megabyte of counts."""
+
+RUN = 1 << 17
+"""Keys looked at together."""
 
 MARGIN = 5.0
 """Half the bracket's width, in standard errors of the sample's rank."""
@@ -171,7 +174,7 @@ class Search:
     def advance(self) -> bool:
         """Conclude a pass: True when every rank is known, else the next pass counts the new brackets."""
         if self._table is None and all(counts is None for _, _, counts in self._entries):
-            return self._advance_by_sorting()
+            return self._advance_in_place()
         keys, counts = self._summed()
         ends = self._below + np.cumsum(counts)
         inside = int(ends[-1]) if len(ends) else self._below
@@ -188,19 +191,40 @@ class Search:
             self._found[rank] = Found(key, int(ends[at] - counts[at]), int(counts[at]))
         return self._count_equals()
 
-    def _advance_by_sorting(self) -> bool:
-        """Do what `advance` does where every key is held: a sort in place takes a fraction of the memory of counts."""
-        keys = np.concatenate([keys for _, keys, _ in self._entries]) if self._entries else np.empty(0, np.int64)
-        keys.sort()
+    def _advance_in_place(self) -> bool:
+        """Do what `advance` does where every key is held: bins tell which few to sort, and nothing is copied whole."""
+        shift = max((self.high - 1 - self.low).bit_length() - BINS_BITS, 0)
+        table = np.zeros(((self.high - 1 - self.low) >> shift) + 1, np.int64)
+        for keys in self._runs():
+            table += np.bincount((keys.astype(np.int64, copy=False) - self.low) >> shift, minlength=len(table))
+        ends = self._below + np.cumsum(table)
         for rank in (rank for rank in self.ranks if rank not in self._found):
             if rank <= self._below:
                 return self._look_in(0, self.low)
-            if rank > self._below + len(keys):
+            if rank > ends[-1]:
                 return self._look_in(self.high, self.keys.common.top + 1)
-            key = keys[rank - self._below - 1]
+            at = int(np.searchsorted(ends, rank))
+            low, less = self.low + (at << shift), int(ends[at] - table[at])
+            last = min(low + (1 << shift), self.high) - 1
+            keys = np.concatenate([keys[(keys >= low) & (keys <= last)] for keys in self._runs()])
+            keys.sort()
+            key = keys[rank - less - 1]
             first, stop = (int(np.searchsorted(keys, key, side)) for side in ("left", "right"))
-            self._found[rank] = Found(int(key), self._below + first, stop - first)
+            self._found[rank] = Found(int(key), less + first, stop - first)
         return self._count_equals()
+
+    def _runs(self) -> Iterator[NDArray[Any]]:
+        """Yield the keys held, enough at once."""
+        run: list[NDArray[Any]] = []
+        size = 0
+        for _, keys, _ in self._entries:
+            run.append(keys)
+            size += len(keys)
+            if size >= RUN:
+                yield np.concatenate(run)
+                run, size = [], 0
+        if run:
+            yield np.concatenate(run)
 
     def _look_in(self, low: int, high: int) -> bool:
         self.low, self.high = low, high

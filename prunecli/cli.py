@@ -22,6 +22,7 @@ from prunecli import __version__, options
 from prunecli.errors import GateError, OutputError, PruneError, UsageError
 from prunecli.escape import shown
 from prunecli.gates import Gates
+from prunecli.overview import LOOKING, PRUNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,14 +40,15 @@ DONE, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 _TyperError: type[Exception] = typer.BadParameter.__mro__[2]
 """What Typer raises for a usage error or a subclass of it; Typer exports only the leaves."""
 
-app = typer.Typer(
-    name="prune",
-    help="Zero weights in checkpoint files: the right ones, and nothing else.",
-    epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted.",
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_SETTINGS: dict[str, Any] = {
+    "name": "prune",
+    "help": "Zero weights in checkpoint files: the right ones, and nothing else.",
+    "epilog": "Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted.",
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(**_SETTINGS)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -58,8 +60,8 @@ def main(args: Sequence[str] | None = None) -> int:
     _never_refuse_a_character()
     try:
         with _polite_kills():
-            register(_named(given))
-            code = app(given, prog_name="prune", standalone_mode=False, obj=("prune", *given))
+            program = _program(given)
+            code = program(given, prog_name="prune", standalone_mode=False, obj=("prune", *given))
             if sys.stdout is not None:
                 sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
@@ -156,20 +158,16 @@ def _register(
     app.command(named.__name__.rstrip("_"), **settings)(run)
 
 
-_PRUNING = ("threshold", "percentile", "l1", "global", "topk", "structured", "block", "random", "mask", "run")
-_LOOKING = ("inspect", "scan", "check", "diff", "bake", "search", "sweep")
-
-
 def register(names: Sequence[str]) -> None:
     """Register the commands of these names that are not yet; only their rooms are imported."""
     known = {command.name for command in app.registered_commands}
     for name in names:
-        if name not in known and name in _PRUNING:
+        if name not in known and name in PRUNING:
             add_command(_command("cmd_run" if name == "run" else "commands", name))
         elif name not in known:
             varied = {"context_settings": _room("varied").SETTINGS} if name in {"search", "sweep"} else {}
             add_tool(_command(f"cmd_{name}", name), **varied)
-    order = {name: at for at, name in enumerate((*_PRUNING, *_LOOKING))}
+    order = {name: at for at, name in enumerate((*PRUNING, *LOOKING))}
     app.registered_commands.sort(key=lambda command: order.get(command.name or "", len(order)))
 
 
@@ -182,12 +180,24 @@ def _command(room: str, name: str) -> Callable[..., Any]:
     return found
 
 
-def _named(given: Sequence[str]) -> tuple[str, ...]:
-    """Return the commands that a command line can mean: the one it names, or all of them."""
-    every = (*_PRUNING, *_LOOKING)
+def _program(given: Sequence[str]) -> typer.Typer:
+    """Return what a command line needs: the command it names, or every name with a line of help."""
     first = next((word for word in given if not word.startswith("-")), None)
-    completing = any(name.endswith("_COMPLETE") and name.startswith("_PRUNE") for name in os.environ)
-    return (first,) if first in every and not completing else every
+    if any(name.endswith("_COMPLETE") and name.startswith("_PRUNE") for name in os.environ):
+        register((*PRUNING, *LOOKING))
+    elif first in {*PRUNING, *LOOKING}:
+        register((first,))
+    else:
+        listed = typer.Typer(**_SETTINGS)
+        listed.callback(invoke_without_command=True)(_prune_alone)
+        for name, line in {**PRUNING, **LOOKING}.items():
+            listed.command(name, help=line)(_listed)
+        return listed
+    return app
+
+
+def _listed() -> None:
+    """Stand for a command in the list of all: what names one gets the command itself."""
 
 
 def _prune(strategy: Strategy | Recipe, **given: Any) -> int:  # noqa: ANN401 - the shared options

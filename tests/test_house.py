@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from prunecli import cli
+from prunecli.overview import LOOKING, PRUNING
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -158,13 +161,14 @@ ARROWS = {
     "cmd_scan": "checkpoint errors inputs options output scan_html scan_text scanning selection tabular telling",
     "live": "asking devices errors masks memory recipes running selection",
     "finetune": "basis checkpoint dtypes errors escape memory reading scores selection workers",
-    "cli": "api checkpoint errors escape gates options progress render report spool strategies targets",
+    "overview": "",
+    "cli": "api checkpoint errors escape gates options overview progress render report spool strategies targets",
     "__main__": "cli",
 }
 """Room -> the rooms it may import when it runs; for annotations alone it may name any but the faces."""
 
 FACES = {
-    *("api", "cli", "commands", "options", "progress", "recipe_files", "__main__"),
+    *("api", "cli", "commands", "options", "overview", "progress", "recipe_files", "__main__"),
     *("cmd_bake", "cmd_check", "cmd_diff", "cmd_inspect", "cmd_run", "cmd_scan", "cmd_search", "cmd_sweep"),
     *("check_text", "columns", "diff_text"),
     *(
@@ -328,6 +332,24 @@ def test_help_and_errors_import_nothing_heavy(ckpt: Path, args: str, code: int) 
 
     assert code == ended
     assert not (HEAVY | {"rich"}) & modules
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    """`prune --help` takes one line about each command from a list, and not from the commands."""
+    script = "import sys\nfrom prunecli.cli import main\nmain(['--help'])\nprint('\\n', *sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+
+    rooms = {name.partition(".")[2] for name in ran.stdout.splitlines()[-1].split() if name.startswith("prunecli.")}
+    assert rooms == {"cli", "errors", "escape", "gates", "options", "overview"}
+
+
+@pytest.mark.parametrize("name", [*PRUNING, *LOOKING])
+def test_the_list_of_commands_says_what_they_say(name: str) -> None:
+    """The line about a command is the first of what it says of itself."""
+    cli.register([name])
+    (command,) = (command for command in cli.app.registered_commands if command.name == name)
+
+    assert {**PRUNING, **LOOKING}[name] == (command.callback.__doc__ or "").splitlines()[0]
 
 
 @pytest.mark.parametrize("args", ["global CKPT --amount 0.5 -n", "topk CKPT --pattern 2:4 -n --json"])

@@ -1,0 +1,26 @@
+"""The commands, and the line about each that `prune --help` shows: a list of them all imports the room of none."""
+
+from __future__ import annotations
+
+PRUNING = {
+    "threshold": "Zero the weights of magnitude T or less.",
+    "percentile": "Zero weights up to each tensor's percentile.",
+    "l1": "Zero the smallest weights of each tensor.",
+    "global": "Zero the smallest weights of all tensors.",
+    "topk": "Keep K of every G consecutive weights.",
+    "structured": "Zero whole slices of each tensor.",
+    "block": "Zero whole tiles of each tensor.",
+    "random": "Zero weights of each tensor at random.",
+    "mask": "Zero the weights where a mask is 0.",
+    "run": "Zero what the rules of a recipe choose.",
+}
+
+LOOKING = {
+    "inspect": "Show what is in a checkpoint.",
+    "scan": "Show which tensors break first when pruned.",
+    "check": "Exit with 1 unless all conditions hold.",
+    "diff": "Tell how two checkpoints differ.",
+    "bake": "Fold pruned weights: x_orig * x_mask becomes x.",
+    "search": "Find the largest amount your evaluation bears.",
+    "sweep": "Show your evaluation at a ladder of amounts.",
+}

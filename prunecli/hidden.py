@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +27,7 @@ _NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP}
 
 def hidden_name(parent: Path) -> Path:
     """Return a name in `parent` that nobody has or will have."""
-    return parent / f".prune-{_boot()}-{secrets.token_hex(8)}.tmp"
+    return parent / f".prune-{_boot()}-{os.urandom(8).hex()}.tmp"
 
 
 def _boot() -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.arrays import INTS, NumpyOps
-from prunecli.curves import Curves
 from prunecli.dtypes import FLOATS, Float
 from prunecli.measuring import Measured, Measurer
 from prunecli.plans import Group, Local
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from prunecli.curves import Want
+    from prunecli.curves import Curves, Want
     from prunecli.plans import Order
     from prunecli.scores import Scorer
     from prunecli.splice import Source
@@ -294,6 +293,8 @@ class Planner:
     # --- curves
 
     def _curves(self, strategy: Global, group: Group) -> Curves:
+        from prunecli.curves import Curves  # noqa: PLC0415 - plain runs do without
+
         left = [self.left[m] for m in group.members]
         return Curves(
             [self._dtype(m) for m in group.members], strategy.normalize, strategy.bounds(left), sum(group.ranks), left

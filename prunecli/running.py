@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from shlex import quote
 from typing import TYPE_CHECKING, Protocol
 
-from prunecli import __version__, worth
+from prunecli import __version__
 from prunecli.applying import Applier, overlapping
 from prunecli.errors import CheckpointError
 from prunecli.escape import shown
@@ -210,6 +209,8 @@ class Run:
     def _estimate(self, sources: Sequence[Source], sinks: Sequence[Sink]) -> Compressed | None:
         if len(sinks) < len(sources):
             return None
+        from prunecli import worth  # noqa: PLC0415 - most runs do without
+
         before, after = (worth.sample([file.fd for file in files], self.targets) for files in (sources, sinks))
         return worth.estimate(before, after, self.targets)
 
@@ -350,6 +351,8 @@ def _skipped_row(tensor: TensorInfo, file: str, reason: str) -> Row:
 
 def _digest(fd: int, size: int) -> str:
     """Return the SHA-256 of the first `size` bytes of `fd`, in hexadecimal."""
+    import hashlib  # noqa: PLC0415 - takes longer than a small prune, and most runs do without
+
     digest = hashlib.sha256()
     for at in range(0, size, 1 << 20):
         digest.update(os.pread(fd, min(1 << 20, size - at), at))

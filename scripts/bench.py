@@ -84,11 +84,12 @@ RIVALS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One process: seconds of wall clock and of CPU, and the peak of its memory in MB."""
+    """One process: seconds of wall clock and of CPU, the peak of its memory in MB, and how it ended (0: well)."""
 
     seconds: float
     cpu: float
     peak_mb: float
+    code: int = 0
 
 
 def main() -> None:
@@ -206,7 +207,10 @@ def rounds(source: Path, options: argparse.Namespace) -> dict[str, list[Run]]:
             os.sync()
             if options.cgroup:
                 cool(source)
-            found[name].append(timed([*confined(options.cgroup), *command] if options.cgroup else command))
+            run = timed([*confined(options.cgroup), *command] if options.cgroup else command)
+            if run.code and name not in RIVALS:
+                raise SystemExit(f"exit {run.code}: {' '.join(command)[:300]}")
+            found[name].append(run)
         clean(out)
     return found
 
@@ -218,9 +222,7 @@ def timed(command: Sequence[str]) -> Run:
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"exit {process.returncode}: {' '.join(command)[:300]}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, process.returncode)
 
 
 def show(name: str, source: Path, found: dict[str, list[Run]]) -> None:
@@ -230,6 +232,11 @@ def show(name: str, source: Path, found: dict[str, list[Run]]) -> None:
     print(f"\n{name}: {size / 1e6:,.0f} MB, `{COPY}` {median(r.seconds for r in copies):.2f} s")
     print(f"  {'':26} {'x cp':>6} {'(min':>6} {'max)':>6} {'seconds':>8} {'cpu s':>7} {'peak MB':>8}")
     for command, runs in found.items():
+        if ended := next((run.code for run in runs if run.code), 0):
+            peak = max(run.peak_mb for run in runs)
+            why = f"killed by signal {-ended}" if ended < 0 else f"exit {ended}"
+            print(f"  {command:26} did not end well: {why}, with {peak:.0f} MB", flush=True)
+            continue
         ratios = [run.seconds / copy.seconds for run, copy in zip(runs, copies, strict=True)]
         print(
             f"  {command:26} {median(ratios):6.2f} {min(ratios):6.2f} {max(ratios):6.2f} "

@@ -1,7 +1,7 @@
 """The first phase: from a strategy to one local strategy per tensor, reading weights only where it needs numbers.
 
-Tensors are planned in batches, in the order of the file, so that what was read to plan a batch is still in the page
-cache when the batch is applied. While one batch is applied the next is already being counted.
+Tensors are planned in batches, in the order of the file, and a batch is applied before the next one is read: what was
+read to plan it is then still in the page cache.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from prunecli.strategies import Strategy
     from prunecli.tensors import TensorInfo
 
-BATCH = 1 << 26
+BATCH = 1 << 25
 """Bytes of tensors that are planned together where each tensor has its own ranks."""
 
 SMALL = 1 << 22

@@ -164,13 +164,11 @@ class Run:
             histograms=self.options.histograms,
         )
         windows = _Windows(self, pool, applier, sources, sinks)
-        if batches:
-            batches[0][0].start(pool, batches[0][1])
-        for at, (planner, batch) in enumerate(batches):
+        for planner, batch in batches:
+            # The windows of the batch before are in work meanwhile, before what this one reads: so that is still in
+            # the page cache when it is pruned, however little room there is.
+            planner.start(pool, batch)
             planner.finish(pool, batch)
-            if at + 1 < len(batches):
-                following, next_batch = batches[at + 1]
-                following.start(pool, next_batch)
             windows.go_on()
         windows.go_on()
         windows.wait()

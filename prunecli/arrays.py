@@ -125,7 +125,7 @@ def _repeated(count: int, span: int, inner: int, group: int) -> NDArray[np.int8]
 
 def _again(once: NDArray[np.int8], count: int) -> NDArray[np.int8]:
     """Repeat `once` over `count` elements; `np.resize` makes a list of all repetitions first."""
-    return np.broadcast_to(once, (-(-count // once.size), once.size)).reshape(-1)[:count]
+    return np.tile(once, -(-count // once.size))[:count]
 
 
 def in_slices(start: int, count: int, inner: int, alive: bytes) -> NDArray[np.int8]:

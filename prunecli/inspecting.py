@@ -21,7 +21,7 @@ from prunecli.escape import shown
 from prunecli.histograms import READ
 from prunecli.leftovers import leftovers
 from prunecli.passes import bytes_of, unwatched
-from prunecli.quantiles import LEVEL, Ladder, ladders, magnitudes, tally
+from prunecli.quantiles import Ladder, bytes_read, ladders, magnitudes, tally
 from prunecli.reading import scan
 from prunecli.selection import Rules, select
 from prunecli.sharing import meets_itself, tied
@@ -312,21 +312,8 @@ def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
 def _ladders(
     checkpoint: Checkpoint, tensors: Sequence[TensorInfo], percents: Sequence[int], watch: Watch
 ) -> tuple[Ladder, tuple[Ladder, ...]]:
-    mixed = len({tensor.dtype for tensor in tensors}) > 1
-    size = sum(_looks(tensor, mixed=mixed) * bytes_of([tensor]) for tensor in tensors)
-    with watch("ranking", size) as advance:
+    with watch("ranking", bytes_read(tensors)) as advance:
         return ladders(checkpoint, tensors, percents, advance=advance)
-
-
-def _looks(tensor: TensorInfo, *, mixed: bool) -> int:
-    """Return how often `ladders` reads a tensor: each look settles LEVEL bits of its patterns.
-
-    Where dtypes are `mixed`, all are ranked as float64 too, for which a strided tensor, held whole, needs no read more.
-    """
-    own, whole = -(-8 * tensor.itemsize // LEVEL), 64 // LEVEL
-    if not mixed or tensor.dtype == "F64":
-        return own
-    return own + whole if tensor.contiguous else max(own, whole)
 
 
 # --- a histogram

@@ -168,6 +168,19 @@ def ladders(
     return Ladder("", together.numel, _steps(together.ranks, together.numel, percents)), each
 
 
+def bytes_read(tensors: Sequence[TensorInfo]) -> int:
+    """Return how many bytes `ladders` reads to rank: each look at a tensor settles LEVEL bits of its patterns.
+
+    What is also ranked in the format of all is looked at for that as well, but for a strided tensor, held whole.
+    """
+    common, size = Keys([FLOATS[t.dtype] for t in tensors]).common, 0
+    for tensor in tensors:
+        own, whole = (-(-8 * dtype.itemsize // LEVEL) for dtype in (FLOATS[tensor.dtype], common))
+        alike = FLOATS[tensor.dtype] is common
+        size += (tensor.end - tensor.start) * (own if alike else own + whole if tensor.contiguous else max(own, whole))
+    return size
+
+
 def _count_one(tensor: TensorInfo, read: Read, own: Ranks, together: _Together) -> None:
     """Count what the searches look for in one tensor, in as few looks at it as there are ways to compare."""
     dtype, whole = FLOATS[tensor.dtype], together.ranks

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and descriptors are POSIX's")
 
-MATRICES, SIDE = 16, 1024  # 64 MiB: as many windows
+MATRICES, SIDE = 32, 1024  # 128 MiB: half as many windows
 OLD = b"what was there before"
 ROUNDS = int(os.environ.get("PRUNECLI_FAULT_ROUNDS", "2"))
 
@@ -62,7 +62,7 @@ sys.exit(main(args))
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 64 MiB of weights to a directory of their own."""
+    """Write 128 MiB of weights to a directory of their own."""
     path = tmp_path_factory.mktemp("big") / "big.safetensors"
     generator = np.random.default_rng(0)
     save_file(
@@ -81,10 +81,10 @@ def expected(big: Path) -> bytes:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """Write 3 MiB of weights into a directory of their own."""
+    """Write 6 MiB of weights into a directory of their own."""
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "small.safetensors"
-    save_file({"fc.weight": np.random.default_rng(0).standard_normal((768, 1024), dtype=np.float32)}, path)
+    save_file({"fc.weight": np.random.default_rng(0).standard_normal((1536, 1024), dtype=np.float32)}, path)
     return path
 
 

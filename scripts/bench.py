@@ -116,7 +116,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=[*CASES, "real"], help="which files")
     parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--grow", nargs="+", type=float, metavar="GB", help="bf16 files of these sizes instead")
-    parser.add_argument("--rivals", action="store_true", help="run the scripts people use, too")
+    parser.add_argument("--rivals", nargs="*", choices=RIVALS, help="run the scripts people use, too: all, or these")
     beside = shutil.which("prune", path=str(Path(sys.executable).parent)) or "prune"
     parser.add_argument("--tool", default=beside, help="the `prune` to measure; an editable install starts slower")
     parser.add_argument("--cgroup", type=int, metavar="MB", help="give each command this much memory, cold; needs root")
@@ -189,8 +189,9 @@ def commands(source: Path, out: Path, options: argparse.Namespace) -> dict[str, 
     told = ["-q", "--report", str(report_of(out)), "--threads", str(options.threads)]
     for name in options.strategy:
         found[name] = [options.tool, *STRATEGIES[name], str(source), "-o", str(out), *told]
-    if options.rivals and source.is_file():
-        found |= {name: [sys.executable, "-c", script, str(source), str(out)] for name, script in RIVALS.items()}
+    if options.rivals is not None and source.is_file():
+        for name in options.rivals or RIVALS:
+            found[name] = [sys.executable, "-c", RIVALS[name], str(source), str(out)]
     return found
 
 

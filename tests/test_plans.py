@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunecli.arrays import NumpyOps, Ops, TorchOps
-from prunecli.plans import Cut, Grouped, Tile
+from prunecli.plans import Cut, Grouped, Slices, Tile, Tiles, spent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,3 +182,12 @@ def test_the_extremes_of_a_width_rank_in_groups(kind: type[np.signedinteger], gr
     for make in OPS.values():
         got = in_tiles(Grouped(1, group, 0, zero_tail=False), make(), values, (2 * group,), [0, 2 * group])
         assert [group - 1, group] == np.flatnonzero(got).tolist()
+
+
+def test_a_plan_that_was_applied_keeps_what_the_report_says() -> None:
+    """The answers for slices and tiles go, the cut stays; a plan without such answers is left as it is."""
+    cut = Cut(7, ties=2, value=0.5)
+
+    assert spent(Slices(1, b"\x00\x01", value=0.5)) == Slices(1, b"", value=0.5)
+    assert spent(Tiles((2, 2), b"\x00\x01", value=0.5)) == Tiles((2, 2), b"", value=0.5)
+    assert spent(cut) is cut

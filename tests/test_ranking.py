@@ -119,6 +119,10 @@ LAYOUTS: dict[str, Callable[[], list[Member]]] = {
     "subnormals": lambda: [patterns_of(RANDOM.uniform(0, 1e-310, 2000), "F64"), patterns_of(np.zeros(9), "F64")],
     "bf16": lambda: [patterns_of(RANDOM.standard_normal(2000), "BF16") for _ in range(2)],
     "mixed": lambda: [patterns_of(RANDOM.standard_normal(400), name) for name in FLOATS],
+    "mixed without float64": lambda: [
+        patterns_of(RANDOM.standard_normal(400) * 0.02, name) for name in FLOATS if name != "F64"
+    ],
+    "16 bits and 32": lambda: [patterns_of(RANDOM.integers(0, 9, 900) / 8, name) for name in ("BF16", "F32", "F16")],
     "mixed, few values": lambda: [patterns_of(RANDOM.integers(0, 3, 300) / 2, name) for name in FLOATS],
     "mixed with infinities": lambda: [
         patterns_of(np.r_[RANDOM.standard_normal(100), [np.inf] * 30], name) for name in ("F64", "F32", "F16")

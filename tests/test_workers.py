@@ -266,3 +266,38 @@ def test_nothing_to_do_is_done() -> None:
         tasks.wait()
         tasks.each(fail, [])
         tasks.wait()
+
+
+def test_small_steps_are_taken_one_thread_at_a_time() -> None:
+    """In turn nobody else computes; who waits for another lets it have its turn; large steps wait for nobody."""
+    inside: list[int] = []
+    most: list[int] = []
+    second = threading.Event()
+
+    def work(worker: Worker, number: int) -> None:
+        with worker.in_turn(small=True):
+            inside.append(number)
+            most.append(len(inside))
+            inside.remove(number)
+            if number == 0:
+                with worker.giving_way():
+                    assert second.wait(5)
+            elif number == 1:
+                second.set()
+
+    with Pool(3, None) as pool:
+        results([pool.submit(work, number) for number in range(60)])
+
+    assert set(most) == {1}
+
+
+def test_a_turn_ends_with_an_error_too() -> None:
+    """The next one has its turn, and giving way outside a turn changes nothing."""
+    worker = Worker(None)
+    with pytest.raises(ValueError, match="real"), worker.in_turn(small=True):
+        fail(worker)
+
+    with worker.giving_way(), worker.in_turn(small=True):
+        pass
+    with worker.in_turn(small=False), worker.in_turn(small=True):
+        pass

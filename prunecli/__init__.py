@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prunecli.api import prune
-    from prunecli.checkpoint import open_checkpoint
+    from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.engine.recipe_run import Recipe, Rule
     from prunecli.errors import (
         CheckpointError,
         DeviceError,
@@ -24,13 +25,12 @@ if TYPE_CHECKING:
         SelectionError,
         UsageError,
     )
-    from prunecli.finetune import keep_sparse, load_mask, mask_of
-    from prunecli.gates import Gates
+    from prunecli.formats.open import open_checkpoint
     from prunecli.live import prune_state_dict
-    from prunecli.recipes import Recipe, Rule
-    from prunecli.report import Report, Row
-    from prunecli.selection import Rules
-    from prunecli.strategies import (
+    from prunecli.report.gates import Gates
+    from prunecli.report.model import Report, Row
+    from prunecli.selection.select import Rules
+    from prunecli.strategies.unstructured import (
         L1,
         Block,
         Global,
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
         Threshold,
         TopK,
     )
-    from prunecli.tensors import Checkpoint, TensorInfo
+    from prunecli.training.keep_sparse import keep_sparse, load_mask, mask_of
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     "api": ("prune",),
-    "checkpoint": ("open_checkpoint",),
+    "formats.open": ("open_checkpoint",),
     "errors": (
         "CheckpointError",
         "DeviceError",
@@ -59,13 +59,13 @@ _ROOMS = {
         "SelectionError",
         "UsageError",
     ),
-    "finetune": ("keep_sparse", "load_mask", "mask_of"),
-    "gates": ("Gates",),
+    "training.keep_sparse": ("keep_sparse", "load_mask", "mask_of"),
+    "report.gates": ("Gates",),
     "live": ("prune_state_dict",),
-    "recipes": ("Recipe", "Rule"),
-    "report": ("Report", "Row"),
-    "selection": ("Rules",),
-    "strategies": (
+    "engine.recipe_run": ("Recipe", "Rule"),
+    "report.model": ("Report", "Row"),
+    "selection.select": ("Rules",),
+    "strategies.unstructured": (
         "L1",
         "Block",
         "Global",
@@ -78,7 +78,7 @@ _ROOMS = {
         "Threshold",
         "TopK",
     ),
-    "tensors": ("Checkpoint", "TensorInfo"),
+    "checkpoint": ("Checkpoint", "TensorInfo"),
 }
 
 __all__ = [

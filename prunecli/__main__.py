@@ -18,7 +18,7 @@ def main() -> None:
     # NumPy's linear algebra starts a thread per core when it is imported; the dot products here use one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        from prunecli.cli import main as run  # noqa: PLC0415 - after the environment is set
+        from prunecli.cli.main import main as run  # noqa: PLC0415 - after the environment is set
 
         code = run()
     except KeyboardInterrupt:  # while modules were being imported

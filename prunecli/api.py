@@ -11,27 +11,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.asking import Ranks, plan_work
-from prunecli.checkpoint import default_output, default_report, open_checkpoint
-from prunecli.devices import resolve
+from prunecli.engine.prepare import Ranks, plan_work
+from prunecli.engine.recipe_run import Layers, Recipe
 from prunecli.errors import GateError, OutputError, UsageError
-from prunecli.escape import shown
-from prunecli.gates import Gates, failures
-from prunecli.recipes import Layers, Recipe
-from prunecli.report_files import check_suffixes, draws_histograms, render_report
-from prunecli.selection import Rules
-from prunecli.strategies import Mask
-from prunecli.targets import check_output, check_writable_target, refuse_overwriting
+from prunecli.formats.open import default_output, default_report, open_checkpoint
+from prunecli.io.targets import check_output, check_writable_target, refuse_overwriting
+from prunecli.kernels.devices import resolve
+from prunecli.report.gates import Gates, failures
+from prunecli.report.renderers import check_suffixes, draws_histograms, render_report
+from prunecli.selection.select import Rules
+from prunecli.strategies.unstructured import Mask
+from prunecli.text.escape import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prunecli.report import Report
-    from prunecli.running import Progress
-    from prunecli.selection import Selection
-    from prunecli.strategies import Strategy
-    from prunecli.tensors import Checkpoint
-    from prunecli.work import Work
+    from prunecli.checkpoint import Checkpoint
+    from prunecli.engine.run import Progress
+    from prunecli.engine.work import Work
+    from prunecli.report.model import Report
+    from prunecli.selection.select import Selection
+    from prunecli.strategies.unstructured import Strategy
 
 PathLike = str | os.PathLike[str]
 
@@ -72,7 +72,7 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     `output` is a path (None: `ckpt.pruned.pth` beside `ckpt.pth`) or an open, writable, seekable file descriptor.
     `reports` are paths that get a report, as JSON, CSV, Markdown or HTML by their suffix (None:
     `ckpt.pruned.report.json`; none on a dry run or for a descriptor). `include` and `exclude` are patterns over tensor
-    names, see `prunecli.selection.Rules`; `key` is the dotted path of the state_dict in a nested checkpoint.
+    names, see `prunecli.selection.select.Rules`; `key` is the dotted path of the state_dict in a nested checkpoint.
 
     `scores` names a checkpoint whose tensors are ranked in place of the weights, `act_norms` one with a norm for each
     input column, to multiply magnitudes by. Weights where the mask `mask_in` is 0 stay zero and are not counted:
@@ -108,8 +108,8 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     _check(checkpoint, target, [*papers, *([] if masks is None else [masks])], force=force, in_place=in_place)
     _spare(_asides(strategy, ranks), ranks.mask_in, target, papers, masks)
 
-    from prunecli.engine import prune_files
-    from prunecli.running import Options, Quiet
+    from prunecli.engine.files import prune_files
+    from prunecli.engine.run import Options, Quiet
 
     progress = progress or Quiet()
     _tell(progress, checkpoint, plan.selection)
@@ -193,7 +193,7 @@ def _tell(progress: Progress, checkpoint: Checkpoint, selection: Selection) -> N
 
 def publish(report: Report, papers: Sequence[Path], *, force: bool) -> None:
     """Write `report` to each of `papers`; an OutputError tells when the checkpoint itself is written."""
-    from prunecli.output import UnflushedError, publish_text
+    from prunecli.io.publish import UnflushedError, publish_text
 
     try:
         for paper in papers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prunecli.report import Report
+    from prunecli.report.model import Report
 
 
 class PruneError(Exception):

@@ -8,25 +8,25 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, cast
 
-from prunecli.asking import Ranks, plan_work
-from prunecli.devices import resolve
+from prunecli.engine.prepare import Ranks, plan_work
+from prunecli.engine.recipe_run import Layers, Recipe
+from prunecli.engine.run import Options, Run
 from prunecli.errors import UsageError
-from prunecli.masks import MaskLayout, MaskSink
-from prunecli.memory import describe
-from prunecli.recipes import Layers, Recipe
-from prunecli.running import Options, Run
-from prunecli.selection import Rules
+from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
+from prunecli.io.memory import describe
+from prunecli.kernels.devices import resolve
+from prunecli.selection.select import Rules
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from prunecli.memory import Memory
-    from prunecli.report import Report
-    from prunecli.splice import Sink, Source
-    from prunecli.strategies import Strategy
-    from prunecli.work import Work
+    from prunecli.engine.work import Work
+    from prunecli.io.files import Sink, Source
+    from prunecli.io.memory import Memory
+    from prunecli.report.model import Report
+    from prunecli.strategies.unstructured import Strategy
 
     PathLike = str | os.PathLike[str]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prunecli.arrays import Array, Ops
+    from prunecli.kernels.ops import Array, Ops
 
 FLAT_GROUP_LIMIT = 16
 """Groups smaller than this are ranked by comparing shifted copies; larger ones by partitioning rows."""

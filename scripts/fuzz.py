@@ -35,17 +35,17 @@ import numpy as np
 from fuzz_inputs import Made, damaged, seeds
 from typer.main import get_command
 
-from prunecli import cli
-from prunecli.checkpoint import open_checkpoint
+from prunecli.cli import main as cli
 from prunecli.errors import CheckpointError
-from prunecli.safetensors_file import read_safetensors
-from prunecli.torch_file import read_torch
+from prunecli.formats.open import open_checkpoint
+from prunecli.formats.safetensors.reader import read_safetensors
+from prunecli.formats.torch.reader import read_torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import FrameType
 
-    from prunecli.tensors import Checksum, TensorInfo
+    from prunecli.checkpoint import Checksum, TensorInfo
 
 SECONDS = 10
 """Longer than this, one input is a finding; four times as long, it ends the program."""

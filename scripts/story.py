@@ -29,8 +29,8 @@ from torch.optim import SGD
 from train_demo import DEMO, Digits, DigitsConv, load_split, train, train_conv
 
 from prunecli.api import prune
-from prunecli.finetune import keep_sparse, mask_of
-from prunecli.strategies import Global
+from prunecli.strategies.unstructured import Global
+from prunecli.training.keep_sparse import keep_sparse, mask_of
 
 
 @dataclass(frozen=True)

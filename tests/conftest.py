@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from prunecli.report import Report
+    from prunecli.report.model import Report
 
 
 @dataclass(frozen=True, slots=True)

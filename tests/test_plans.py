@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunecli.arrays import NumpyOps, Ops, TorchOps
+from prunecli.kernels.ops import NumpyOps, Ops, TorchOps
 from prunecli.plans import Cut, Grouped, Slices, Tile, Tiles, spent
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prunecli.cli import main
+from prunecli.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -121,7 +121,7 @@ def try_case(capfd: pytest.CaptureFixture[str], folder: Path, case: Case) -> Non
 CHILD = """
 import re, resource, sys
 from pathlib import Path
-from prunecli.cli import main
+from prunecli.cli.main import main
 limit = int(sys.argv[1]) << 20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 code = main(sys.argv[2:])

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bad import checkpoint, rebuilt, state_dict
+from hostile.bad import checkpoint, rebuilt, state_dict
 
-from prunecli.torch_file import read_torch
+from prunecli.formats.torch.reader import read_torch
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from bad import (
+from hostile.bad import (
     PRUNE,
     P,
     W,

@@ -8,13 +8,13 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from bad import Case, P, W, assert_refusal, container, entry, measured, ran, tree, try_case
+from hostile.bad import Case, P, W, assert_refusal, container, entry, measured, ran, tree, try_case
 
 from prunecli.api import prune
-from prunecli.escape import shown
-from prunecli.render import table
-from prunecli.safetensors_file import FORMAT_LIMIT, HEADER_LIMIT
-from prunecli.strategies import Threshold
+from prunecli.formats.safetensors.reader import FORMAT_LIMIT, HEADER_LIMIT
+from prunecli.report.text import table
+from prunecli.strategies.unstructured import Threshold
+from prunecli.text.escape import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,3 @@
+"""baking."""
+
+from __future__ import annotations

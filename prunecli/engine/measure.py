@@ -1,0 +1,359 @@
+"""What a tensor's report is made of, measured from the bytes about to be written, piece by piece in any order.
+
+A `Tally` collects one tensor. Whole-number facts come out the same for any cutting into pieces. The sums of squares
+are taken in the weights' precision over short runs and in float64 across them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass
+from math import fsum, inf, prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.kernels.bit_patterns import float8_table, values
+from prunecli.kernels.ops import UINTS, NumpyOps
+from prunecli.report.histogram import BeforeAfter, bins_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
+
+SHORT_ROW = 32
+"""Rows shorter than this are looked at column by column: a reduction over few entries costs more than its work."""
+
+FIRST_ROWS = 32
+"""Rows in which nearly all columns show a non-zero, if they have one."""
+
+DOT_RUN = 1 << 14
+"""Elements summed in the weights' own precision before float64 takes over."""
+
+CONFORM_RUN = 1 << 16
+"""Elements checked at once for a 2:4 pattern: what does not conform shows at once."""
+
+COUNT_RUN = 1 << 15
+"""Elements sorted into bins at once: their indices stay in the cache until they are counted."""
+
+WIDEN_RUN = 1 << 18
+"""Elements of up to 16 bits widened at once, where that takes more memory than they do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was found in one tensor; magnitudes are values, counts are elements or slices."""
+
+    zeros_before: int
+    zeros_after: int
+    nonfinite: int
+    l2_kept: float | None
+    largest_pruned: float | None
+    smallest_kept: float | None
+    zero_rows: int | None
+    zero_cols: int | None
+    two_four: bool | None
+
+
+class Tally:
+    """The running counts of one tensor of `shape`, seen as (rows, cols, inner): dim 0, dim 1, and the rest."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Float,
+        bounds: tuple[int, int] | None = None,
+        *,
+        histogram: bool = False,
+    ) -> None:
+        """Start with nothing seen.
+
+        `bounds` are the largest pattern that can be pruned and the smallest that can be kept, where they are known:
+        once both were seen there is nothing to look for. With `histogram` magnitudes are counted as well: it takes
+        8 kB and some time.
+        """
+        self._most, self._least = (dtype.top, 1) if bounds is None else bounds
+        self.dtype, self.numel = dtype, prod(shape)
+        self.dims = len(shape)
+        self.rows, self.cols, self.inner = (*shape, 1, 1)[0], (*shape, 1, 1)[1], prod(shape[2:])
+        self._row = self.cols * self.inner
+        self._zeros_before = self._zeros_after = self._nonfinite = 0
+        self._squares_before: list[float] = []
+        self._squares_after: list[float] = []
+        self._largest_pruned, self._smallest_kept = 0, dtype.top + 1
+        self._rows_alive = np.zeros(self.rows, bool)
+        self._cols_alive = np.zeros(self.cols, bool)
+        self._cols_done = False
+        self._two_four = self.dims >= 2
+        self._split_groups: dict[int, int] = {}
+        self._counts = _Counts(dtype) if histogram else None
+
+    def merge(self, other: Tally) -> None:
+        """Take in what another tally of the same tensor saw."""
+        self._zeros_before += other._zeros_before
+        self._zeros_after += other._zeros_after
+        self._nonfinite += other._nonfinite
+        self._squares_before += other._squares_before
+        self._squares_after += other._squares_after
+        self._largest_pruned = max(self._largest_pruned, other._largest_pruned)
+        self._smallest_kept = min(self._smallest_kept, other._smallest_kept)
+        self._rows_alive |= other._rows_alive
+        self._cols_alive |= other._cols_alive
+        self._two_four &= other._two_four
+        for key, count in other._split_groups.items():
+            self._split_groups[key] = self._split_groups.get(key, 0) + count
+            self._two_four &= self._split_groups[key] <= 2
+        if self._counts is not None and other._counts is not None:
+            self._counts.merge(other._counts)
+
+    def add(self, start: int, before: NDArray[Any], after: NDArray[Any], squares: tuple[float, float]) -> None:
+        """Take in the magnitudes of a run from row-major element `start`, before and after pruning.
+
+        Both are overwritten. `squares` are the sums of squares of the run before and after.
+        """
+        alive = int(np.count_nonzero(after))
+        if not np.minimum.reduce(before):
+            self._zeros_before += before.size - int(np.count_nonzero(before))
+        self._zeros_after += after.size - alive
+        if int(np.maximum.reduce(before)) > self.dtype.finite_max:
+            self._nonfinite += int(np.count_nonzero(before > self.dtype.finite_max))
+        self._squares_before.append(squares[0])
+        self._squares_after.append(squares[1])
+        if self._counts is not None:
+            self._counts.add(before, after)
+        if self.dims >= 2:
+            self._look_at_slices(start, after)
+        self._look_at_cut(before, after, alive)
+
+    def _look_at_cut(self, before: NDArray[Any], after: NDArray[Any], alive: int) -> None:
+        """Find the largest magnitude that went and the smallest non-zero one that stayed; spoils both arrays."""
+        if alive < before.size and self._largest_pruned < self._most:
+            self._largest_pruned = max(self._largest_pruned, int(np.bitwise_xor(before, after, out=before).max()))
+        if alive and self._smallest_kept > self._least:
+            # Zeros wrap around to the top and so drop out of the minimum.
+            lowered = np.subtract(after, after.dtype.type(1), out=after).view(UINTS[after.itemsize])
+            self._smallest_kept = min(self._smallest_kept, int(lowered.min()) + 1)
+
+    def _look_at_slices(self, start: int, after: NDArray[Any]) -> None:
+        """Cut the run where rows begin: a part of a row, whole rows, a part of a row."""
+        head = min(-start % self._row, after.size)
+        body = (after.size - head) // self._row * self._row
+        if head:
+            self._part_of_row(start, after[:head])
+        if body:
+            self._whole_rows((start + head) // self._row, after[head : head + body].reshape(-1, self._row))
+        if head + body < after.size:
+            self._part_of_row(start + head + body, after[head + body :])
+
+    def _part_of_row(self, start: int, after: NDArray[Any]) -> None:
+        row, offset = divmod(start, self._row)
+        if not self._rows_alive[row]:
+            self._rows_alive[row] = bool(after.max())
+        if not self._cols_done:
+            self._cols_alive[(offset + np.flatnonzero(after)) // self.inner] = True
+        if self._two_four:
+            self._split_two_four(row, offset, after)
+
+    def _whole_rows(self, first: int, after: NDArray[Any]) -> None:
+        if self._row < SHORT_ROW:
+            alive = np.bitwise_or.reduce([after[:, column] for column in range(self._row)]) != 0
+        else:
+            alive = _rows_alive(after)
+        self._rows_alive[first : first + len(after)] |= alive
+        if not self._cols_done:
+            self._look_at_columns(after.reshape(len(after), self.cols, self.inner))
+        if self._two_four:
+            self._two_four = conforms(after.reshape(len(after), self.cols, self.inner))
+
+    def _look_at_columns(self, after: NDArray[Any]) -> None:
+        """Mark columns with a non-zero; after the first rows few are left to look at."""
+        self._cols_alive |= after[:2].any(axis=(0, 2))
+        for rows in (after[2:FIRST_ROWS], after[FIRST_ROWS:]):
+            open_columns = np.flatnonzero(~self._cols_alive)
+            if not len(open_columns):
+                self._cols_done = True
+                return
+            self._cols_alive[open_columns] = rows[:, open_columns].any(axis=(0, 2))
+
+    def _split_two_four(self, row: int, offset: int, after: NDArray[Any]) -> None:
+        """Judge the whole groups of a part of a row, and count those at its edges until all their parts are in."""
+        unit = 4 * self.inner
+        head = min(-offset % unit, after.size)
+        tail = head + (after.size - head) // unit * unit
+        self._two_four = conforms(after[head:tail].reshape(1, -1, self.inner))
+        for low, part in ((offset, after[:head]), (offset + tail, after[tail:])):
+            at = low + np.flatnonzero(part)
+            for column, count in Counter((at // unit * self.inner + at % self.inner).tolist()).items():
+                key = row * self._row + column
+                self._split_groups[key] = self._split_groups.get(key, 0) + count
+                self._two_four &= self._split_groups[key] <= 2
+
+    def facts(self) -> Facts:
+        """Return what all pieces together say."""
+        slices = self.dims >= 2
+        before, left = _sum(self._squares_before), _sum(self._squares_after)
+        kept = self._smallest_kept <= self.dtype.top
+        return Facts(
+            self._zeros_before,
+            self._zeros_after,
+            self._nonfinite,
+            left / before if 0 < before < inf and left < inf else None,
+            finite(self.dtype.decode(self._largest_pruned)) if self._largest_pruned else None,
+            finite(self.dtype.decode(self._smallest_kept)) if kept else None,
+            int(self.rows - np.count_nonzero(self._rows_alive)) if slices else None,
+            int(self.cols - np.count_nonzero(self._cols_alive)) if slices else None,
+            bool(self._two_four) if slices else None,
+        )
+
+    def histogram(self) -> BeforeAfter | None:
+        """Return the magnitudes counted in all pieces, or None where nobody asked for that."""
+        return None if self._counts is None else self._counts.found()
+
+
+class _Counts:
+    """How many magnitudes fell into which bin, before (row 0) and after (row 1)."""
+
+    def __init__(self, dtype: Float) -> None:
+        self.dtype, self.bins = dtype, bins_of(dtype)
+        self.counts = np.zeros((2, self.bins.last - self.bins.first + 1), np.int64)
+
+    def merge(self, other: _Counts) -> None:
+        self.counts += other.counts
+
+    def add(self, before: NDArray[Any], after: NDArray[Any]) -> None:
+        """Take in a run; what was nothing or not finite before and after is in no bin."""
+        for row, y in enumerate((before, after)):
+            for at in range(0, y.size, COUNT_RUN):
+                self._add(self.counts[row], y[at : at + COUNT_RUN])
+
+    def _add(self, counts: NDArray[np.int64], y: NDArray[Any]) -> None:
+        if int(y.max()) > self.dtype.finite_max:
+            y = y[y <= self.dtype.finite_max]
+        at = y >> y.dtype.type(self.bins.shift)
+        np.clip(at, self.bins.first, self.bins.last, out=at)
+        at -= at.dtype.type(self.bins.first)
+        counts += np.bincount(at, minlength=counts.size)
+        counts[0] -= y.size - np.count_nonzero(y)
+
+    def found(self) -> BeforeAfter:
+        """Return the bins from the first to the last that is not empty."""
+        used = np.flatnonzero(self.counts[0])
+        low, high = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+        before, after = (array("q", row.tobytes()) for row in self.counts[:, low:high])
+        return BeforeAfter(self.dtype.name, self.bins.first + low, before, after)
+
+
+def _rows_alive(after: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which rows have a non-zero: in a long row one nearly always stands near the front."""
+    rows, length = after.shape
+    front = SHORT_ROW if length >= 8 * SHORT_ROW else length
+    alive: NDArray[np.bool_] = np.maximum.reduce(after[:, :front], axis=1) != 0
+    if front == length or np.count_nonzero(alive) == rows:
+        return alive
+    dark = np.flatnonzero(~alive)
+    if len(dark) > rows // 4:
+        return np.asarray(after.max(axis=1) != 0)
+    alive[dark] = after[dark].max(axis=1) != 0
+    return alive
+
+
+def _sum(parts: list[float]) -> float:
+    """Add up what several threads found, in whatever order, to the same result."""
+    try:
+        return fsum(parts)
+    except OverflowError:
+        return inf
+
+
+def conforms(after: NDArray[Any]) -> bool:
+    """Tell whether every group of 4 along axis 1 of (rows, cols, inner) has at most 2 non-zeros."""
+    rows, cols, inner = after.shape
+    full = cols // 4 * 4
+    step = max(1, CONFORM_RUN // max(cols * inner, 1))
+    for row in range(0, rows, step):
+        alive = after[row : row + step] != 0
+        if inner == 1 and full == cols:
+            # The four flags of a group are the bytes of one word; the product's top byte is their sum.
+            most = (alive.reshape(-1).view(np.uint32) * np.uint32(0x01010101) >> np.uint32(24)).max(initial=0)
+        else:
+            groups = alive[:, :full].reshape(len(alive), -1, 4, inner).view(np.uint8)
+            most = (groups[:, :, 0] + groups[:, :, 1] + groups[:, :, 2] + groups[:, :, 3]).max(initial=0)
+            if cols - full == 3:
+                most = max(most, np.count_nonzero(alive[:, full:], axis=1).max(initial=0))
+        if most > 2:
+            return False
+    return True
+
+
+class Squares:
+    """Sums of squares, in scratch memory of `ops` that is free where they are taken."""
+
+    def __init__(self, ops: NumpyOps | None = None) -> None:
+        """Use the scratch memory for keep arrays, which none needs before there is one and after it was applied."""
+        self._ops = ops or NumpyOps()
+
+    def of(self, x: NDArray[Any], dtype: Float) -> float:
+        """Return the sum of squares of the finite weights `x` (integers of the dtype's width)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = sum(_dot(floats) for floats in self._floats(x, dtype))
+        # Squares can leave float32's range though no weight leaves its own, and tiny ones lose their digits.
+        if not 1e-20 < total < np.inf:
+            return _careful_sum(x, dtype)
+        return total
+
+    def _floats(self, x: NDArray[Any], dtype: Float) -> Iterator[NDArray[Any]]:
+        """Yield the weights as floats; each array is good until the next is asked for."""
+        if dtype.name == "BF16":
+            yield from self._from_bf16(x)
+        elif dtype.itemsize >= 4:
+            yield x.view(f"<f{dtype.itemsize}")
+        else:
+            for at in range(0, x.size, WIDEN_RUN):
+                run = x[at : at + WIDEN_RUN]
+                wide = self._ops.scratch("keep", run.size, np.float32)
+                if dtype.name == "F16":
+                    np.copyto(wide, run.view("<f2"))
+                else:
+                    np.take(float8_table(dtype), run.view(np.uint8), out=wide)
+                yield wide
+
+    def _from_bf16(self, x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+        """Widen bf16 two at a time: each half of a 32-bit word is the top of a float32."""
+        even = x.size // 2 * 2
+        pairs = x[:even].view(np.uint32)
+        wide = self._ops.scratch("keep", pairs.size, np.uint32)
+        yield np.bitwise_and(pairs, np.uint32(0xFFFF0000), out=wide).view(np.float32)
+        yield np.left_shift(pairs, np.uint32(16), out=wide).view(np.float32)
+        if even < x.size:
+            yield (x[even:].astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _dot(floats: NDArray[Any]) -> float:
+    """Return the sum of squares, in few calls: threads wait for each other between calls."""
+    whole = floats.size // DOT_RUN * DOT_RUN
+    total, rest = 0.0, floats[whole:]
+    if whole:
+        runs = floats[:whole].reshape(-1, 1, DOT_RUN)
+        # A row times itself as a column is a dot product; `vecdot` says that better, from NumPy 2.0 on.
+        total = sum(np.matmul(runs, runs.transpose(0, 2, 1)).ravel().tolist())
+    return total + float(np.dot(rest, rest)) if rest.size else total
+
+
+def _careful_sum(x: NDArray[Any], dtype: Float) -> float:
+    """Do in float64, and without what is not finite, what `Squares` does."""
+    if dtype.itemsize == 1:
+        wide = float8_table(dtype)[x.view(np.uint8)].astype(np.float64)
+    else:
+        wide = values(x & x.dtype.type(dtype.mask), dtype)
+    wide = wide[np.isfinite(wide)]
+    with np.errstate(over="ignore"):
+        return float(np.dot(wide, wide))
+
+
+def finite(value: float) -> float | None:
+    """Return `value`, or None for infinity and NaN."""
+    return value if np.isfinite(value) else None

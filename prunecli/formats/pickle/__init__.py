@@ -1,0 +1,3 @@
+"""pickle."""
+
+from __future__ import annotations

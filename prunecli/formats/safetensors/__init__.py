@@ -1,0 +1,3 @@
+"""safetensors."""
+
+from __future__ import annotations

@@ -1,0 +1,297 @@
+"""Directories of shards: which files hold the tensors, what the index promises, and what lies beside them.
+
+Nothing here opens a tensor file: whether a file is a torch file is asked of the caller.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import stat
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, NoReturn
+
+from prunecli.errors import CheckpointError
+from prunecli.formats.safetensors.reader import HEADER_LIMIT, parse_json_object, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+INDEX_SUFFIX = ".index.json"
+TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".th")
+"""The suffixes under which a directory's torch files are looked for; a file named by itself may have any."""
+
+_WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+_SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+
+DCP_TO_TORCH = ("python", "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch")
+"""The command that makes one torch file of a distributed checkpoint; its directory and the file follow."""
+
+_ZERO_TO_FP32 = ("python", "-m", "deepspeed.utils.zero_to_fp32")
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A parsed index: its file, which shard each tensor is in, and its metadata, of which the strings."""
+
+    path: Path
+    weight_map: dict[str, str]
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a directory's tensors are.
+
+    `shards` are names relative to the directory, in name order; `companions` are all its other files,
+    relative too. `index` is None where the directory has none. `facts` are sentences worth telling.
+    """
+
+    shards: tuple[str, ...]
+    companions: tuple[Path, ...]
+    index: Index | None
+    facts: tuple[str, ...]
+
+
+def is_index(path: Path) -> bool:
+    """Whether `path` is named as an index of shards."""
+    return path.name.endswith(INDEX_SUFFIX)
+
+
+def find_shards(directory: Path, index: Path | None, is_torch: Callable[[Path], bool]) -> Layout:
+    """Find the shards of `directory`: those of `index`, or of its only index, or the files that are there.
+
+    Without an index that is every `*.safetensors`, else the torch file or the complete set of torch shards; a
+    file counts as one when `is_torch` says so. Raise CheckpointError where that leaves none or a choice.
+    """
+    names = _file_names(directory)
+    index = index or _only_index(directory, names)
+    parsed = _read_index(index) if index else None
+    shards = sorted(set(parsed.weight_map.values())) if parsed else _unindexed(directory, names, is_torch)
+    for name in shards:
+        _check_shard(directory, name)
+    companions, facts = _companions(directory, frozenset(shards))
+    return Layout(tuple(shards), companions, parsed, facts)
+
+
+def check_index(index: Index, where: dict[str, str]) -> tuple[str, ...]:
+    """Hold `index` against `where`, the shard each tensor was found in, and return sentences worth telling.
+
+    Raise CheckpointError for a tensor that is not in the shard the index names.
+    """
+    for name, shard in index.weight_map.items():
+        if where.get(name) != shard:
+            found = f"it is in {where[name]}" if name in where else "it is not there"
+            raise CheckpointError(f"{index.path} puts tensor {quoted(name)} in {shard}, but {found}")
+    extra = [name for name in where if name not in index.weight_map]
+    if not extra:
+        return ()
+    return (f"{len(extra)} tensors are in the shards but not in {index.path.name}, first {quoted(extra[0])}",)
+
+
+def _file_names(directory: Path) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entry.name for entry in entries if _may_be_read(entry))
+    except OSError as error:
+        _unreadable(error)
+
+
+def _may_be_read(entry: os.DirEntry[str]) -> bool:
+    # a fifo would be waited for; a link to nothing is told of later
+    return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _only_index(directory: Path, names: list[str]) -> Path | None:
+    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
+    if len(indexes) > 1:
+        raise CheckpointError(
+            f"{directory} has {len(indexes)} indexes: {_listed(indexes)}",
+            hint=f"name the one you mean: {directory / indexes[0]}",
+        )
+    return directory / indexes[0] if indexes else None
+
+
+def _read_index(path: Path) -> Index:
+    """Parse and check the index at `path`; Raise CheckpointError where it is not one or names odd files."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(HEADER_LIMIT + 1)
+    except OSError as error:
+        _unreadable(error)
+    if len(raw) > HEADER_LIMIT:
+        raise CheckpointError(f"{path} is too large for an index: more than {HEADER_LIMIT} bytes")
+    fields = dict(parse_json_object(raw, f"{path}"))
+    weight_map, metadata = fields.get("weight_map"), fields.get("metadata")
+    if not isinstance(weight_map, tuple) or not weight_map:
+        raise CheckpointError(
+            f"{path} is no index of shards: it has no weight_map",
+            hint=f"name a checkpoint file in {path.parent} instead",
+        )
+    strings = {k: v for k, v in metadata if isinstance(v, str)} if isinstance(metadata, tuple) else {}
+    return Index(path, _weight_map(path, weight_map), strings)
+
+
+def _weight_map(path: Path, pairs: tuple[tuple[str, object], ...]) -> dict[str, str]:
+    shards: dict[str, str] = {}
+    for name, shard in pairs:
+        if name in shards:
+            raise CheckpointError(f"{path} lists tensor {quoted(name)} twice")
+        if not isinstance(shard, str):
+            raise CheckpointError(f"{path} gives no file name for tensor {quoted(name)}")
+        shards[name] = shard
+    for shard in sorted(set(shards.values())):
+        _check_name(path, shard)
+    _check_suffixes(path, sorted(set(shards.values())))
+    return shards
+
+
+def _check_name(index: Path, name: str) -> None:
+    """Refuse a shard name that could leave the directory on any system, or spells one file in two ways."""
+    windows = PureWindowsPath(name)
+    leaves = windows.drive or windows.root or ".." in windows.parts or "\\" in name
+    if leaves or not name.isprintable() or PurePosixPath(name).as_posix() != name or name == ".":
+        raise CheckpointError(f"{index} names a shard {quoted(name)}, which is no plain path inside its directory")
+
+
+def _check_suffixes(index: Path, names: list[str]) -> None:
+    wanted = PurePosixPath(index.name[: -len(INDEX_SUFFIX)]).suffix or PurePosixPath(names[0]).suffix
+    for name in names:
+        if PurePosixPath(name).suffix != wanted:
+            raise CheckpointError(f"{index} names a shard {quoted(name)}, which is no {wanted} file")
+
+
+def _check_shard(directory: Path, name: str) -> None:
+    path = directory / name
+    check_link(directory, path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise _lacks(directory, name) from None
+    except OSError as error:
+        _unreadable(error)
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"the shard {path} is not a regular file")
+
+
+def check_link(directory: Path, path: Path) -> None:
+    """Refuse `path` if links lead it out of `directory`, unless into the `blobs` of the same Hub cache.
+
+    The Hub's cache holds `snapshots/REVISION/name` as a link to `blobs/HASH` of the same repository folder.
+    """
+    home = Path(os.path.realpath(directory))
+    target = Path(os.path.realpath(path))
+    snapshots = (folder.parent for folder in (home, *home.parents) if folder.parent.name == "snapshots")
+    blobs = (Path(os.path.realpath(folder.parent / "blobs")) for folder in snapshots)
+    if any(target.is_relative_to(folder) for folder in (home, *blobs)):
+        return
+    raise CheckpointError(
+        f"{path} is a link that leaves its directory, to {target}",
+        hint=shlex.join(["cp", "--remove-destination", str(target), str(path)]),
+    )
+
+
+def _unindexed(directory: Path, names: list[str], is_torch: Callable[[Path], bool]) -> list[str]:
+    """Choose the files that hold the weights of a directory without an index."""
+    safetensors = [name for name in names if name.endswith(".safetensors")]
+    if safetensors:
+        _check_complete(directory, safetensors)
+        return safetensors
+    _refuse_foreign(directory, names)
+    torch = [name for name in names if name.endswith(TORCH_SUFFIXES) and is_torch(directory / name)]
+    # transformers' own name: training_args.bin and optimizer.pt beside it are no weights
+    if "pytorch_model.bin" in torch:
+        return ["pytorch_model.bin"]
+    sharded = [name for name in torch if _SHARD_NAME.fullmatch(name)]
+    if sharded:
+        _check_complete(directory, sharded)
+        return sharded
+    if len(torch) > 1:
+        raise CheckpointError(
+            f"{directory} has {len(torch)} checkpoints: {_listed(torch)}",
+            hint=f"name the one you mean: {directory / torch[0]}",
+        )
+    return torch or _nothing(directory, names)
+
+
+def _check_complete(directory: Path, names: list[str]) -> None:
+    """Refuse a set of shards that lacks some of the numbers its own names promise."""
+    present = frozenset(names)
+    matches = [match for name in names if (match := _SHARD_NAME.fullmatch(name))]
+    sets = {(match["stem"], match["count"], match["suffix"]) for match in matches}
+    promised = (f"{a}-{i:05}-of-{n}{z}" for a, n, z in sorted(sets) for i in range(1, int(n) + 1))
+    missing = next((name for name in promised if name not in present), None)
+    if missing:
+        raise _lacks(directory, missing)
+
+
+def _lacks(directory: Path, shard: str) -> CheckpointError:
+    return CheckpointError(f"{directory} lacks the shard {shard}", hint=f"download or copy it to {directory / shard}")
+
+
+def _refuse_foreign(directory: Path, names: list[str]) -> None:
+    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
+        raise CheckpointError(
+            f"{directory} is a distributed checkpoint (torch.distributed.checkpoint)",
+            hint=shlex.join([*DCP_TO_TORCH, str(directory), f"{directory.name or 'model'}.pth"]),
+        )
+    if "saved_model.pb" in names:
+        raise CheckpointError(f"{directory} is a TensorFlow SavedModel", hint="save its variables as safetensors first")
+    if any(".data-00000-of-" in name for name in names):
+        raise CheckpointError(f"{directory} is a TensorFlow checkpoint", hint="save its variables as safetensors first")
+
+
+def _nothing(directory: Path, names: list[str]) -> NoReturn:
+    """Say that a directory holds no checkpoint, and point at a folder below that does."""
+    if "zero_to_fp32.py" in names:
+        raise CheckpointError(
+            f"{directory} is a DeepSpeed checkpoint, whose weights are in pieces",
+            hint=shlex.join([*_ZERO_TO_FP32, str(directory), f"{directory.name or 'model'}.whole"]),
+        )
+    below = (*directory.glob("*/*.safetensors"), *directory.glob("*/*/*.safetensors"))
+    near = sorted(str(path.parent) for path in below)
+    raise CheckpointError(
+        f"{directory} holds no checkpoint: none of its {len(names)} files is a *.safetensors or a torch file",
+        hint=f"name the folder that does: {near[0]}" if near else shlex.join(["ls", str(directory)]),
+    )
+
+
+def _companions(directory: Path, shards: frozenset[str]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """List the regular files that are no shards, and say which of them are weights or are left out."""
+    files: list[Path] = []
+    facts: list[str] = []
+    for path in _walk(directory):
+        name = path.relative_to(directory)
+        if name.as_posix() in shards:
+            continue
+        if path.is_dir():
+            facts.append(f"the linked folder {name} is left out")
+            continue
+        check_link(directory, path)
+        if not path.exists():
+            raise CheckpointError(f"{path} is a link to nothing", hint=shlex.join(["rm", str(path)]))
+        if path.is_file():
+            files.append(name)
+    weights = [str(name) for name in files if name.suffix in _WEIGHT_SUFFIXES]
+    if weights:
+        facts.append(f"copied unchanged, though they may hold weights: {_listed(weights)}")
+    return tuple(files), tuple(facts)
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """Yield every file below `directory` in name order, and every link to a folder, which is not followed."""
+    for root, folders, names in os.walk(directory, onerror=_unreadable):
+        folders.sort()
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        yield from (Path(root, name) for name in sorted(names + links))
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")

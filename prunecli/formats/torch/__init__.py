@@ -1,0 +1,3 @@
+"""torch."""
+
+from __future__ import annotations

@@ -1,0 +1,174 @@
+"""torch.export's programs (.pt2): each weight's bytes are a record, and a table in JSON says what they mean.
+
+No pickle is read. Weights that were pickled one by one, and constants, are left as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, BinaryIO
+
+from prunecli.checkpoint import TensorInfo
+from prunecli.errors import CheckpointError
+from prunecli.formats.safetensors.reader import RANK_LIMIT, parse_json_object, quoted
+from prunecli.formats.torch.rebuild import why_view
+from prunecli.formats.torch.records import checksums, is_big_endian, only_folder, read_record, resave
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from prunecli.checkpoint import Checksum
+    from prunecli.formats.zip.directory import Record
+
+_CONFIG = "_weights_config.json"
+_INT64 = 1 << 63
+_STRIDED = 7  # torch._export.serde.schema.Layout
+
+_DTYPES = {
+    1: "U8",
+    2: "I8",
+    3: "I16",
+    4: "I32",
+    5: "I64",
+    6: "F16",
+    7: "F32",
+    8: "F64",
+    10: "C64",
+    11: "C128",
+    12: "BOOL",
+    13: "BF16",
+    28: "U16",
+    29: "F8_E4M3",
+    30: "F8_E5M2",
+    31: "F8_E4M3FNUZ",
+    32: "F8_E5M2FNUZ",
+    33: "F8_E8M0",
+    34: "U32",
+    35: "U64",
+}  # torch._export.serde.schema.ScalarType
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The weights of all programs in a .pt2 (file = 0), the checksums over them, and what cannot be pruned."""
+
+    tensors: tuple[TensorInfo, ...]
+    checksums: tuple[Checksum, ...]
+    others: tuple[tuple[str, str], ...]
+    facts: tuple[str, ...]
+
+
+def is_exported(records: Collection[str]) -> bool:
+    """Whether a zip with `records` (names) was written by torch.export.save, of whatever version."""
+    return any(name.endswith(("/archive_format", _CONFIG)) or _is_old(name) for name in records)
+
+
+def _is_old(name: str) -> bool:
+    return name.rpartition("/")[2] == "serialized_exported_program.json"
+
+
+def read_exported(file: BinaryIO, records: dict[str, Record], label: str) -> Exported:
+    """List the weights of the program, or programs, in the zip `file`, which the user calls `label`.
+
+    Where there are several, each name begins with its program's. Raises CheckpointError where a table is damaged
+    or tells of records that are not there, and where there is none.
+    """
+    if any(_is_old(name) for name in records):
+        raise CheckpointError(
+            f"{label} is an exported program of torch before 2.8, whose weights are one pickle",
+            hint=resave(label, "torch.export", ".pt2"),
+        )
+    folder = only_folder(records, label)
+    weights = f"{folder}/data/weights/"
+    tables = [name for name in records if name.startswith(weights) and name.endswith(_CONFIG)]
+    if not tables:
+        raise CheckpointError(
+            f"{label} is an exported program without weights that can be found: compiled code may hold them",
+            hint="prune the checkpoint or the torch.export file it was compiled from, then compile again",
+        )
+    return _read(file, records, folder, tables, label)
+
+
+def _read(file: BinaryIO, records: dict[str, Record], folder: str, tables: list[str], label: str) -> Exported:
+    weights = f"{folder}/data/weights/"
+    big_endian = is_big_endian(file, records, folder, label)
+    tensors: list[TensorInfo] = []
+    others: list[tuple[str, str]] = []
+    for table in tables:
+        prefix = f"{table[len(weights) : -len(_CONFIG)]}." if len(tables) > 1 else ""
+        for name, entry in _entries(read_record(file, records[table], label), f"{label}: {quoted(table)}"):
+            try:
+                found = _weight(prefix + name, entry, records, weights, big_endian=big_endian)
+            except ValueError as problem:
+                raise CheckpointError(f"{label}: the weight {quoted(name)} is damaged: {problem}") from problem
+            if isinstance(found, str):
+                others.append((prefix + name, found))
+            else:
+                tensors.append(found)
+    facts = ("the numbers are stored big-endian",) if big_endian else ()
+    return Exported(tuple(tensors), checksums(records, weights), tuple(others), facts)
+
+
+def _entries(raw: bytes, what: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield each weight's name and what its table says of it."""
+    table = dict(parse_json_object(raw, what)).get("config")
+    if not isinstance(table, tuple):
+        raise CheckpointError(f"{what} is no table of weights")
+    seen: set[str] = set()
+    for name, entry in table:
+        if name in seen or not isinstance(entry, tuple):
+            raise CheckpointError(f"{what} does not describe the weight {quoted(name)} once")
+        seen.add(name)
+        yield name, dict(entry)
+
+
+def _weight(
+    name: str, entry: dict[str, object], records: dict[str, Record], folder: str, *, big_endian: bool
+) -> TensorInfo | str:
+    """Return where a weight is, or in a few words why it cannot be pruned; raises ValueError where it is damaged."""
+    path, meta = entry.get("path_name"), entry.get("tensor_meta")
+    record = records.get(f"{folder}{path}") if isinstance(path, str) else None
+    if record is None:
+        raise ValueError("its record is missing")
+    if entry.get("use_pickle") is not False:
+        return "tensor of a subclass, pickled on its own"
+    fields = dict(meta) if isinstance(meta, tuple) else {}
+    if fields.get("layout") != _STRIDED:
+        return "sparse tensor"
+    if record.compressed:
+        return "compressed record"
+    dtype = _DTYPES.get(_integer(fields.get("dtype")))
+    if dtype is None:
+        return "tensor of an unknown dtype"
+    shape, strides = _integers(fields.get("sizes")), _integers(fields.get("strides"))
+    if len(shape) != len(strides):
+        raise ValueError(f"its sizes are {shape} and its strides {strides}")
+    start = _as_int(fields.get("storage_offset")) if prod(shape) else 0
+    tensor = TensorInfo(name, dtype, shape, strides, 0, record.span, start, big_endian, fixed=why_view(shape, strides))
+    return _checked(tensor)
+
+
+def _checked(tensor: TensorInfo) -> TensorInfo | str:
+    room, rest = divmod(tensor.span.length, tensor.itemsize)
+    if tensor.numel and not tensor.span.length:
+        return "tensor whose bytes were not saved"
+    if rest or (tensor.numel and tensor.offset + tensor.extent > room):
+        raise ValueError(f"it reaches to element {tensor.offset + tensor.extent:,} of a record of {room:,}")
+    return tensor
+
+
+def _integers(values: object) -> tuple[int, ...]:
+    if not isinstance(values, list) or len(values) > RANK_LIMIT:
+        raise ValueError("its sizes or strides are missing")
+    return tuple(_as_int(value) for value in values)
+
+
+def _as_int(value: object) -> int:
+    return _integer(dict(value).get("as_int")) if isinstance(value, tuple) else _integer(None)
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _INT64:
+        raise ValueError("a number of it is missing, negative or too large")
+    return value

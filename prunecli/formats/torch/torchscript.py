@@ -1,0 +1,98 @@
+"""TorchScript archives: which attributes of the module tree in their pickle are its parameters and buffers.
+
+The pickle has objects of the archive's own classes, and their code, of which only the two lists at the head of each
+class are looked at, says which attributes a state_dict would have. Nothing is compiled.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+
+from prunecli.formats.pickle.reader import Call, Global
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from prunecli.formats.zip.directory import Record
+
+CODE_LIMIT = 1 << 24
+"""Bytes of code, deflated or not, that are looked at in all; classes beyond are taken for unknown."""
+
+_FILE_LIMIT = 1 << 22
+_CLASS = re.compile(r"^class (\w+)\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]\n", re.MULTILINE)
+_NAME = re.compile(r'"([^"]*)"')
+
+Classes: TypeAlias = dict[Global, tuple[tuple[str, ...], tuple[str, ...]]]
+"""A module's class -> the names of its parameters, and of its buffers."""
+
+
+def is_script(records: Collection[str]) -> bool:
+    """Whether a zip with `records` (names) was written by torch.jit.save."""
+    return any(name.endswith("/constants.pkl") or "/code/" in name for name in records)
+
+
+def read_classes(file: BinaryIO, records: dict[str, Record], folder: str) -> Classes:
+    """Return the classes that the archive's code defines; code that cannot be read defines none."""
+    classes: Classes = {}
+    left = CODE_LIMIT
+    for record in records.values():
+        name = record.name.removeprefix(f"{folder}/code/")
+        if name == record.name or not name.endswith(".py") or left <= 0:
+            continue
+        text = _inflated(file, record, min(left, _FILE_LIMIT))
+        left -= len(text)
+        module = name.removesuffix(".py").replace("/", ".")
+        for kind, parameters, buffers in _CLASS.findall(text):
+            classes[Global(module, kind)] = tuple(_NAME.findall(parameters)), tuple(_NAME.findall(buffers))
+    return classes
+
+
+def _inflated(file: BinaryIO, record: Record, limit: int) -> str:
+    file.seek(record.span.start)
+    data = file.read(min(record.span.length, limit))
+    if record.compressed:
+        try:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
+        except zlib.error:
+            return ""
+    return data.decode("utf-8", "replace")
+
+
+def sort_attributes(root: object, classes: Classes) -> None:
+    """Sort the attributes of every module below `root` into the registries that an nn.Module has, in place.
+
+    Attributes that no state_dict would have are dropped. Objects of unknown classes stay as they are.
+    """
+    seen: set[int] = set()
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if not isinstance(node, Call) or id(node) in seen or not isinstance(node.state, dict):
+            continue
+        seen.add(id(node))
+        stack += node.state.values()
+        if isinstance(node.func, Global) and node.func in classes:
+            node.state = _registries(node.state, *classes[node.func])
+
+
+def _registries(
+    attributes: dict[object, object], parameters: tuple[str, ...], buffers: tuple[str, ...]
+) -> dict[object, object]:
+    listed = {*parameters, *buffers}
+    return {
+        "_parameters": {name: attributes[name] for name in parameters if name in attributes},
+        "_buffers": {name: attributes[name] for name in buffers if name in attributes},
+        "_modules": dict(_modules(attributes, listed)),
+    }
+
+
+def _modules(attributes: dict[object, object], listed: set[str]) -> Iterator[tuple[object, object]]:
+    for name, value in attributes.items():
+        if name not in listed and isinstance(value, Call) and _is_class(value.func):
+            yield name, value
+
+
+def _is_class(func: object) -> bool:
+    return isinstance(func, Global) and func.module.partition(".")[0] == "__torch__"

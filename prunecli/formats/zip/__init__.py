@@ -1,0 +1,3 @@
+"""zip."""
+
+from __future__ import annotations

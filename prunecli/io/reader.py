@@ -1,0 +1,97 @@
+"""Weights on their way in: runs of a tensor as integers in row-major order, and passes over many tensors.
+
+Every pass goes through memory of the thread that reads: what one read gave is good until that thread's next.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prunecli.errors import CheckpointError
+from prunecli.io.files import PAGE, Source
+from prunecli.io.threads import Pool, Worker, default_threads, results
+from prunecli.io.tiles import flatten, look
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.kernels.norms import Read
+
+T = TypeVar("T")
+
+
+@contextmanager
+def opened(checkpoint: Checkpoint) -> Iterator[list[Source]]:
+    """Give the files of a checkpoint, open for reading; CheckpointError for one that cannot be read or has changed."""
+    with ExitStack() as stack:
+        sources = []
+        for file in checkpoint.files:
+            try:
+                source = Source(file.path, file.size, file.modified)
+            except OSError as error:
+                raise CheckpointError(f"cannot read {file.path}: {error.strerror}") from error
+            stack.callback(source.close)
+            sources.append(source)
+        yield sources
+
+
+class Reader:
+    """Reads the tensors of one checkpoint from its open files."""
+
+    def __init__(self, sources: Sequence[Source], advance: Callable[[int], None] = lambda _: None) -> None:
+        """Read from `sources`; `advance` is told the bytes that were read."""
+        self.sources, self._advance = sources, advance
+
+    def run(self, worker: Worker, tensor: TensorInfo, low: int, high: int, *, slot: int = 0) -> NDArray[Any]:
+        """Return the row-major elements [low, high) of any tensor, in the worker's buffer `slot`."""
+        found = self.read(worker, tensor, low, high, slot=slot)
+        return found if tensor.contiguous else found[low:high]
+
+    def read(self, worker: Worker, tensor: TensorInfo, low: int, high: int, *, slot: int = 0) -> NDArray[Any]:
+        """Return elements [low, high) of a contiguous tensor, or all of another, as flat native integers."""
+        start, end = tensor.start, tensor.end
+        if tensor.contiguous:
+            start, end = tensor.start + low * tensor.itemsize, tensor.start + high * tensor.itemsize
+        at = start - start % PAGE
+        view = worker.buffer(end - at, slot)
+        self.sources[tensor.file].read(view, at)
+        self._advance(end - start)
+        return flatten(look(view, tensor.start - at, tensor, low, high), tensor)
+
+    def reader(self, worker: Worker, tensor: TensorInfo) -> Read:
+        """Return a function that reads runs [first, stop) of a tensor in row-major order."""
+        if tensor.contiguous:
+            return lambda first, stop: self.read(worker, tensor, first, stop)
+        whole = self.read(worker, tensor, 0, tensor.numel)
+        return lambda first, stop: whole[first:stop]
+
+
+def scan(
+    checkpoint: Checkpoint,
+    tensors: Sequence[TensorInfo],
+    look_at: Callable[[Worker, TensorInfo, Read], T],
+    *,
+    threads: int = 0,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[T]:
+    """Return what `look_at(worker, tensor, read)` says of each tensor; `read(first, stop)` gives its elements.
+
+    Tensors are looked at by several threads at once, in file order; `threads` 0 takes as many as help. Raises
+    CheckpointError where a file cannot be read or changes meanwhile.
+    """
+    with opened(checkpoint) as sources:
+        reader = Reader(sources, advance)
+
+        def one(worker: Worker, tensor: TensorInfo) -> T:
+            return look_at(worker, tensor, reader.reader(worker, tensor))
+
+        order = sorted(range(len(tensors)), key=lambda at: (tensors[at].file, tensors[at].start))
+        with Pool(threads or default_threads(), None) as pool:
+            found = results([pool.submit(one, tensors[at]) for at in order])
+        for source in sources:
+            source.check_unchanged()
+    return [value for _, value in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]

@@ -1,0 +1,86 @@
+"""From the integer patterns of weights to the numbers they stand for, and between the patterns of two formats."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
+    from prunecli.kernels.ops import NumpyOps
+
+
+def values(patterns: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
+    """Return the magnitudes, as float64, that non-negative `patterns` of `dtype` stand for; NaN comes out as NaN."""
+    if dtype.itemsize == 1:
+        found: NDArray[np.float64] = float8_table(dtype)[patterns].astype(np.float64)
+        return found
+    # A signalling NaN makes NumPy warn of what is no trouble here.
+    with np.errstate(invalid="ignore"):
+        if dtype.name == "BF16":
+            return (patterns.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return patterns.astype(f"<i{dtype.itemsize}").view(f"<f{dtype.itemsize}").astype(np.float64)
+
+
+def floats(ops: NumpyOps, x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
+    """Return the weights `x` (integers of the dtype's width) with their signs, in the scratch memory of magnitudes."""
+    found: NDArray[np.float64] = ops.scratch("y", x.size, np.float64)
+    # A signalling NaN makes NumPy warn of what is no trouble here.
+    with np.errstate(invalid="ignore"):
+        if dtype.itemsize == 1:
+            found[:] = float8_table(dtype)[x.view(np.uint8)]
+        elif dtype.name == "BF16":
+            wide = ops.scratch("keep", x.size, np.uint32)
+            np.copyto(wide, x.view(np.uint16))
+            np.copyto(found, np.left_shift(wide, np.uint32(16), out=wide).view(np.float32))
+        else:
+            np.copyto(found, x.view(f"<f{dtype.itemsize}"))
+    return found
+
+
+@lru_cache(maxsize=8)
+def float8_table(dtype: Float) -> NDArray[np.float32]:
+    """Return the value of each of the 256 patterns of an 8-bit format."""
+    halves = np.array([dtype.decode(bits) for bits in range(128)], np.float32)
+    table = np.concatenate([halves, -halves])
+    if dtype.negative_zero_is_nan:
+        table[128] = np.nan
+    return table
+
+
+def widen(patterns: NDArray[Any], dtype: Float, wide: Float) -> NDArray[Any]:
+    """Return the patterns in `wide` (F32 or F64) of magnitudes of `dtype`, none of which it rounds.
+
+    The same order; NaNs come above infinity by payload.
+    """
+    kind = np.dtype(f"i{wide.itemsize}")
+    bits, found = patterns.astype(kind), values(patterns, dtype)
+    with np.errstate(invalid="ignore"):
+        exact = found.astype(f"f{wide.itemsize}", copy=False).view(kind)
+    return np.where(bits < _first_nan(dtype), exact, _nan_keys(bits, dtype, wide))
+
+
+def _nan_keys(bits: NDArray[Any], dtype: Float, wide: Float) -> NDArray[Any]:
+    """Place the NaN patterns of `dtype` above the infinity of `wide`, in their own order."""
+    infinity = bits.dtype.type(wide.finite_max + 1)
+    found: NDArray[Any] = infinity + ((bits - (_first_nan(dtype) - 1)) << (wide.mantissa - dtype.mantissa))
+    return found
+
+
+def narrow(key: int, dtype: Float, wide: Float) -> int:
+    """Return the smallest pattern of `dtype` that `widen` makes at least `key`; one above the largest if none."""
+    infinity = wide.finite_max + 1
+    if key > infinity:
+        step = 1 << (wide.mantissa - dtype.mantissa)
+        return min(_first_nan(dtype) - 1 + -(-(key - infinity) // step), dtype.top + 1)
+    if key == infinity:
+        return dtype.finite_max + 1
+    return dtype.ceil(wide.decode(key))
+
+
+def _first_nan(dtype: Float) -> int:
+    return dtype.top if dtype.nan is None else dtype.nan

@@ -1,0 +1,3 @@
+"""strategies."""
+
+from __future__ import annotations

@@ -1,0 +1,181 @@
+"""`prune bake` as typed: what it prints, where it writes, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from prunecli.cli import bake as cmd_bake
+from prunecli.cli import main as cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """Return two layers, one of them pruned by half."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+    prune.l1_unstructured(layers[0], "weight", 0.5)
+    return layers
+
+
+@pytest.fixture
+def ckpt(tmp_path: Path, model: nn.Module) -> Path:
+    """Save them."""
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    return tmp_path / "m.pth"
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Return what runs the command line, and gives its exit code and what it printed."""
+    if not any(command.callback is cmd_bake.bake or command.name == "bake" for command in cli.app.registered_commands):
+        cli.app.command("bake")(cmd_bake.bake)
+
+    def typed(*args: object) -> tuple[int, str, str]:
+        code = cli.main(["bake", *map(str, args)])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return typed
+
+
+def test_it_prints_what_was_folded(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    """Each weight has a line with shape and sparsity, and the output is named; nothing goes to standard error."""
+    code, out, err = run(ckpt)
+
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1].split() == ["0.weight", "F32", "8x8", "64", "32", "50.0%"]
+    assert f"output    {ckpt.with_name('m.baked.pth')}" in out
+    assert list(torch.load(ckpt.with_name("m.baked.pth"), weights_only=True))[1] == "0.weight"
+
+
+def test_json_is_the_result_of_the_call(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    """--json prints one object with the weights and their sparsity."""
+    code, out, _ = run(ckpt, "--json", "-o", ckpt.with_name("o.pth"))
+
+    found = json.loads(out)
+    assert code == 0
+    assert (found["weights"][0]["name"], found["weights"][0]["sparsity"]) == ("0.weight", 0.5)
+    assert found["output_path"] == str(ckpt.with_name("o.pth"))
+
+
+def test_a_dry_run_says_so(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    """-n prints the same table, and writes nothing."""
+    code, out, _ = run(ckpt, "-n")
+
+    assert code == 0
+    assert "would fold 1 tensor" in out
+    assert "nothing written (dry run)" in out
+    assert [path.name for path in ckpt.parent.iterdir()] == ["m.pth"]
+
+
+def test_quiet_prints_nothing(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    """-q leaves the exit code to tell."""
+    assert run(ckpt, "-q") == (0, "", "")
+
+
+def test_in_place_and_force(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    """An existing output needs -f, the input --in-place."""
+    assert run(ckpt)[0] == 0
+    code, _, err = run(ckpt)
+    assert code == 2
+    assert "exists" in err
+    assert run(ckpt, "-f")[0] == 0
+    assert run(ckpt, "--in-place")[0] == 0
+    assert "nothing to fold" in run(ckpt, "-f")[2]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["missing.pth"], "there is no file"),
+        (["CKPT", "--key", "nowhere"], "holds no tensors at the key"),
+        (["CKPT", "--in-place", "-o", "x.pth"], "--in-place writes to the input"),
+        (["CKPT", "-o", "no/such/folder.pth"], "there is no directory"),
+        (["CKPT", "-o", "CKPT"], "is the input itself"),
+        (["CKPT", "-o", "-", "--json"], "both want standard output"),
+        (["-"], "no name to derive the output's from"),
+        (["-", "--in-place"], "cannot be folded in place"),
+        (["CKPT", "--amount", "0.5"], "no such option"),
+        ([], "missing argument"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_a_hint(
+    ckpt: Path, run: Callable[..., tuple[int, str, str]], args: list[str], words: str
+) -> None:
+    """Every wrong use exits with 2, prints nothing on standard output, and an error and a hint beside it."""
+    code, out, err = run(*(str(ckpt) if arg == "CKPT" else arg for arg in args))
+
+    assert (code, out) == (2, "")
+    lines = err.splitlines()
+    assert words in lines[0].lower() or words in lines[0]
+    assert [line.split(":")[0] for line in lines] == ["error", "hint"]
+
+
+def test_names_cannot_command_a_terminal(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    """Control characters in names come out escaped, in the table, in notes and in errors."""
+    evil, ones = "\x1b[2Jw\nx", torch.ones(2)
+    norm = {"\x07s_orig": ones + 1, "\x07s_u": ones + 2}
+    torch.save({f"{evil}_orig": ones, f"{evil}_mask": ones.clone(), **norm}, tmp_path / "m.pth")
+
+    code, out, err = run(tmp_path / "m.pth", "-n")
+    torch.save({f"{evil}_orig": ones, f"{evil}_mask": ones * 2}, tmp_path / "m.pth")
+    wrong, _, why = run(tmp_path / "m.pth", "-n")
+
+    assert (code, wrong) == (0, 2)
+    assert not any(c in text for c in "\x1b\x07" for text in (out, err, why))
+    assert "\\x1b[2Jw\\nx" in out
+    assert "\\x1b[2Jw\\nx_mask holds 2.0" in why
+
+
+def test_notes_are_printed(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    """What is left as it is has a line that says why."""
+    ones = torch.ones(2)
+    torch.save({"w_orig": ones, "w_mask": ones + 0, "s_orig": ones + 1, "s_u": ones + 2}, tmp_path / "m.pth")
+
+    _, out, _ = run(tmp_path / "m.pth", "-n")
+
+    assert "note      left as it is: s under spectral_norm, which bake does not fold" in out
+
+
+SCRIPT = """
+import sys
+from prunecli.cli import main as cli
+from prunecli.cli import bake as cmd_bake
+if not any(c.callback is cmd_bake.bake or c.name == "bake" for c in cli.app.registered_commands):
+    cli.app.command("bake")(cmd_bake.bake)
+sys.exit(cli.main())
+"""
+
+
+def test_a_checkpoint_goes_through_pipes(ckpt: Path, model: nn.Module) -> None:
+    """`-` reads one from standard input, `-o -` writes one to standard output, and the table goes beside it."""
+    with ckpt.open("rb") as stdin:
+        ran = subprocess.run(
+            [sys.executable, "-c", SCRIPT, "bake", "-", "-o", "-"], stdin=stdin, capture_output=True, check=True
+        )
+
+    found = torch.load(io.BytesIO(ran.stdout), weights_only=True)
+    assert torch.equal(model[0].weight, found["0.weight"])
+    assert b"standard output" in ran.stderr
+
+
+def test_errors_are_quick() -> None:
+    """Nothing to fold is said without NumPy and torch."""
+    script = SCRIPT.replace("sys.exit(cli.main())", "print(cli.main(['bake', '--help']), 'numpy' in sys.modules)")
+
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+
+    assert ran.stdout.splitlines()[-1] == "0 False"

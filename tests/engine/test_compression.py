@@ -1,0 +1,151 @@
+"""What compressing would give: the sample is of the right bytes, and the estimate is near the truth."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import os
+import zlib
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunecli.checkpoint import Span, TensorInfo, row_major
+from prunecli.engine import compression as worth
+from prunecli.engine.compression import RUN_BYTES, RUNS, estimate, sample
+from prunecli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+def tensor(name: str, start: int, count: int, file: int = 0) -> TensorInfo:
+    """Describe `count` float32 numbers from byte `start` of a file."""
+    return TensorInfo(name, "F32", (count,), row_major((count,)), file, Span(start, 4 * count))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[list[int]]:
+    """Open two files of random bytes."""
+    opened = []
+    for at in range(2):
+        path = tmp_path / f"{at}"
+        path.write_bytes(np.random.default_rng(at).bytes(1 << 22))
+        opened.append(os.open(path, os.O_RDONLY))
+    yield opened
+    for fd in opened:
+        os.close(fd)
+
+
+def content(files: Sequence[int], tensors: Sequence[TensorInfo]) -> bytes:
+    """Return all bytes of the tensors, in the order of the files."""
+    lying = sorted(tensors, key=lambda t: (t.file, t.start))
+    return b"".join(os.pread(files[t.file], t.nbytes, t.start) for t in lying)
+
+
+@settings(max_examples=50, deadline=None)
+@given(counts=st.lists(st.integers(0, 5000), max_size=12), data=st.data())
+def test_few_bytes_are_sampled_whole(counts: list[int], data: st.DataObject) -> None:
+    """Up to the sample's size every byte of the tensors is in it once, across tensors, gaps and files."""
+    read, write = os.memfd_create("a"), os.memfd_create("b")
+    tensors, at = [], 0
+    for number, count in enumerate(counts):
+        at += data.draw(st.integers(0, 64))
+        tensors.append(tensor(str(number), at, count, data.draw(st.integers(0, 1))))
+        at += 4 * count
+    for fd in (read, write):
+        os.pwrite(fd, np.random.default_rng(fd).bytes(at), 0)
+
+    found = sample([read, write], data.draw(st.permutations(tensors)))
+    expected = content([read, write], tensors)
+    os.close(read)
+    os.close(write)
+
+    assert expected == found
+
+
+def test_a_large_tensor_is_sampled_at_even_distances(files: list[int]) -> None:
+    """Of many bytes a fixed number is taken, from the first run to near the end."""
+    big = tensor("w", 4096, 1_000_000)
+    found, whole = sample(files, [big]), content(files, [big])
+    places = [whole.index(found[at : at + RUN_BYTES]) for at in range(0, len(found), RUN_BYTES)]
+
+    assert len(found) == RUNS * RUN_BYTES
+    assert places[0] == 0
+    assert {round(b - a, -1) for a, b in pairwise(places)} == {4_000_000 // RUNS}
+
+
+def test_a_file_that_ends_early_is_an_error(files: list[int]) -> None:
+    """A tensor beyond the end of its file is a damaged checkpoint."""
+    with pytest.raises(CheckpointError, match="ends at"):
+        sample(files, [tensor("w", (1 << 22) - 8, 100)])
+
+
+def normal(count: int, sparsity: float) -> bytes:
+    """Return normal float32 weights, the smallest of which are zero."""
+    x = np.random.default_rng(0).standard_normal(count).astype(np.float32)
+    return np.where(np.abs(x) < np.quantile(np.abs(x), sparsity), 0, x).astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
+def test_the_estimate_is_near_the_truth(tmp_path: Path, sparsity: float) -> None:
+    """What the sample says is within 5 % of what compressing all bytes gives."""
+    path, data = tmp_path / "f", normal(2_000_000, sparsity)
+    path.write_bytes(data)
+    weights = tensor("w", 0, 2_000_000)
+    with path.open("rb") as file:
+        part = sample([file.fileno()], [weights])
+    found = estimate(part, part, [weights])
+    if found.method.startswith("zstd"):
+        zstd = pytest.importorskip("zstandard")
+        expected = len(zstd.compress(data, 3))
+    else:
+        expected = len(zlib.compress(data, 6))
+
+    assert found.sampled_bytes == len(part) < len(data)
+    assert found.bytes_before == found.bytes_after
+    assert abs(found.bytes_after / expected - 1) < 0.05
+
+
+def test_without_zstd_it_is_deflate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no zstd is installed, the estimate is what gzip gives, and says so."""
+    monkeypatch.setattr(worth, "_is_there", lambda _: False)
+    before, after = normal(10_000, 0.0), normal(10_000, 0.8)
+
+    found = estimate(before, after, [tensor("w", 0, 10_000)])
+
+    assert (found.method, found.sampled_bytes) == ("deflate level 6", 40_000)
+    assert abs(found.bytes_before - len(gzip.compress(before, 6))) < 100
+    assert abs(found.bytes_after - len(gzip.compress(after, 6))) < 100
+
+
+@pytest.mark.parametrize("name", ["no_such_package", "no_such_package.zstd", "json.no_such_part"])
+def test_a_package_that_is_not_there_is_no_error(name: str) -> None:
+    """Looking for a compressor imports nothing and finds nothing quietly."""
+    assert not worth._is_there(name)
+    assert worth._is_there("json.decoder")
+
+
+def test_with_zstd_it_is_zstd() -> None:
+    """Where zstd is installed, it is taken, at its own default level."""
+    zstd = pytest.importorskip("zstandard")
+    data = normal(10_000, 0.5)
+
+    found = estimate(data, data, [tensor("w", 0, 10_000)])
+
+    assert (found.method, found.bytes_after) == ("zstd level 3", len(zstd.compress(data, 3)))
+    assert importlib.import_module("zstandard") is zstd
+
+
+def test_nothing_selected_estimates_nothing() -> None:
+    """Without a byte the sizes are 0, not an error."""
+    empty = tensor("w", 0, 0)
+
+    assert sample([], [empty]) == b""
+    found = estimate(b"", b"", [empty])
+    assert (found.sampled_bytes, found.bytes_before, found.bytes_after) == (0, 0, 0)

@@ -1,0 +1,321 @@
+"""What a report states about a tensor, against counting it the plain way, for any cutting into pieces."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from math import inf, isclose, prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunecli.dtypes import FLOATS, Float
+from prunecli.engine.measure import Facts, Squares, Tally, conforms
+from prunecli.kernels.ops import INTS, NumpyOps
+from prunecli.report.histogram import HIGHEST, LOWEST, bins_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+def magnitudes(x: NDArray[Any], dtype: Float) -> NDArray[Any]:
+    """Return the sign-cleared patterns in memory of their own."""
+    found: NDArray[Any] = NumpyOps().magnitudes(x, dtype).copy()
+    return found
+
+
+def measured(
+    x: NDArray[Any],
+    keep: NDArray[np.bool_],
+    shape: tuple[int, ...],
+    dtype: Float,
+    pieces: Sequence[tuple[int, int, int]],
+) -> Facts:
+    """Measure a tensor in `pieces`: (start, stop, which tally), and merge the tallies."""
+    tallies = {number: Tally(shape, dtype) for *_, number in pieces}
+    squares = Squares()
+    for start, stop, number in pieces:
+        before, after = x[start:stop].copy(), np.where(keep, x, 0).astype(x.dtype)[start:stop]
+        sums = squares.of(before, dtype), squares.of(after, dtype)
+        tallies[number].add(start, magnitudes(before, dtype), magnitudes(after, dtype), sums)
+    first, *others = tallies.values()
+    for other in others:
+        first.merge(other)
+    return first.facts()
+
+
+def at_once(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtype: Float) -> Facts:
+    """Measure a tensor in one piece."""
+    return measured(x, keep, shape, dtype, [(0, x.size, 0)])
+
+
+def decoded(x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
+    """Return the magnitudes as numbers."""
+    return np.array([dtype.decode(bits) for bits in magnitudes(x, dtype).tolist()])
+
+
+def plain(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtype: Float) -> Facts:
+    """Count everything by its definition."""
+    before = decoded(x, dtype)
+    after = np.where(keep, before, 0.0)
+    finite = np.isfinite(before)
+    gone, left = before[(before != 0) & (after == 0)], after[after != 0]
+    with np.errstate(over="ignore"):
+        total, rest = float((before[finite] ** 2).sum()), float((after[finite] ** 2).sum())
+    # NaN is the largest of all, so it spoils the one and not the other.
+    largest, smallest = np.maximum.reduce(gone, initial=0.0), np.fmin.reduce(left, initial=inf)
+    sliced = after.reshape(shape) if len(shape) >= 2 else None
+    return Facts(
+        zeros_before=int((before == 0).sum()),
+        zeros_after=int((after == 0).sum()),
+        nonfinite=int((~finite).sum()),
+        l2_kept=rest / total if 0 < total < inf else None,
+        largest_pruned=float(largest) if np.isfinite(largest) and largest else None,
+        smallest_kept=float(smallest) if np.isfinite(smallest) else None,
+        zero_rows=None if sliced is None else sum(not row.any() for row in sliced),
+        zero_cols=None if sliced is None else sum(not col.any() for col in np.moveaxis(sliced, 1, 0)),
+        two_four=None if sliced is None else fits_two_four(sliced),
+    )
+
+
+def fits_two_four(after: NDArray[Any]) -> bool:
+    """Look at each group of 4 along dim 1 by itself."""
+    lines = np.moveaxis(after, 1, -1).reshape(-1, after.shape[1])
+    return all(np.count_nonzero(line[at : at + 4]) <= 2 for line in lines for at in range(0, len(line), 4))
+
+
+def check(expected: Facts, got: Facts) -> None:
+    """Compare whole numbers exactly and the share of squares nearly."""
+    assert replace(expected, l2_kept=None) == replace(got, l2_kept=None)
+    assert (expected.l2_kept is None) == (got.l2_kept is None)
+    assert isclose(expected.l2_kept or 0, got.l2_kept or 0, rel_tol=1e-5, abs_tol=1e-12)
+
+
+def from_values(numbers: NDArray[Any], dtype: Float) -> NDArray[Any]:
+    """Return `numbers` as the integers that a file of `dtype` holds."""
+    sign = np.where(np.signbit(numbers), -dtype.mask - 1, 0)
+    bits = [dtype.encode(number) for number in np.abs(numbers).tolist()]
+    return (np.array(bits, np.int64) + sign).astype(INTS[dtype.itemsize])
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[int, ...], Float]:
+    """Draw weights with zeros, whole zero rows and columns, and keep masks of several kinds."""
+    dtype = FLOATS[draw(st.sampled_from(list(FLOATS)))]
+    shape = tuple(draw(st.lists(st.integers(1, 9), min_size=0, max_size=5).filter(lambda s: prod(s) <= 2000)))
+    random = np.random.default_rng(draw(st.integers(0, 1000)))
+    numbers = random.standard_normal(shape) * random.integers(0, 2, shape)
+    keep = random.random(shape) < draw(st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]))
+    if len(shape) >= 2 and draw(st.booleans()):
+        keep[draw(st.integers(0, shape[0] - 1))] = False
+        keep[:, draw(st.integers(0, shape[1] - 1))] = False
+    if len(shape) >= 2 and draw(st.booleans()):
+        keep[:, 0::4], keep[:, 3::4] = False, False
+    x = from_values(numbers.reshape(-1), dtype)
+    if draw(st.booleans()):
+        at = random.integers(0, x.size)
+        x[at] = random.choice([dtype.top if dtype.itemsize > 1 else -1, dtype.finite_max])
+    return x, keep.reshape(-1), shape, dtype
+
+
+@settings(max_examples=250, deadline=None)
+@given(case=tensors(), data=st.data())
+def test_any_pieces_in_any_order_give_the_plain_facts(case: Any, data: Any) -> None:  # noqa: ANN401
+    """However a tensor is cut up, in whatever order, and however many tallies share it, the facts are the same."""
+    x, keep, shape, dtype = case
+    edges = sorted({0, x.size, *data.draw(st.sets(st.integers(0, x.size), max_size=6))})
+    stretches = data.draw(st.permutations([(a, b) for a, b in itertools.pairwise(edges)]))
+    pieces = [(start, stop, data.draw(st.integers(0, 2))) for start, stop in stretches]
+
+    check(plain(x, keep, shape, dtype), measured(x, keep, shape, dtype, pieces))
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=st.tuples(st.integers(1, 4), st.integers(1, 11), st.integers(1, 3)), data=st.data())
+def test_one_element_too_many_breaks_two_of_four(shape: tuple[int, ...], data: Any) -> None:  # noqa: ANN401
+    """A tensor that fits, cut anywhere, stops fitting with any third weight in any group, and only then."""
+    dtype = FLOATS["F32"]
+    keep = np.zeros(shape, bool)
+    keep[:, 1::4], keep[:, 2::4] = True, True
+    extra = data.draw(st.integers(0, keep.size - 1))
+    more = keep.reshape(-1).copy()
+    more[extra] = True
+    x = np.full(keep.size, 1.5, np.float32).view(np.int32)
+    edge = data.draw(st.integers(0, keep.size))
+    pieces = [(a, b, n) for n, (a, b) in enumerate([(edge, keep.size), (0, edge)]) if a < b]
+
+    assert measured(x, keep.reshape(-1), shape, dtype, pieces).two_four
+    expected = fits_two_four(more.reshape(shape))
+    assert expected == measured(x, more, shape, dtype, pieces).two_four
+
+
+def test_a_scalar_has_no_rows() -> None:
+    """A tensor without dimensions, and a vector, state nothing about rows, columns and groups."""
+    x = np.array([1.5], np.float32).view(np.int32)
+    for shape in ((), (1,)):
+        facts = at_once(x, np.array([True]), shape, FLOATS["F32"])
+        assert (facts.zero_rows, facts.zero_cols, facts.two_four) == (None, None, None)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e19, 1e-19, 1e-22, 1e-30, 1e-40])
+@pytest.mark.parametrize("name", ["F64", "F32", "BF16"])
+def test_squares_outside_of_float32_still_count(name: str, scale: float) -> None:
+    """Where the square of a weight leaves float32's range, up or down, the share that is kept is still right."""
+    dtype = FLOATS[name]
+    x = from_values(np.arange(1, 65) * scale, dtype)
+    keep = np.arange(64) >= 32
+
+    check(plain(x, keep, (8, 8), dtype), at_once(x, keep, (8, 8), dtype))
+
+
+@pytest.mark.parametrize("scale", [1e200, 1.3e154, 1e-200])
+def test_squares_outside_of_float64_make_no_nonsense(scale: float) -> None:
+    """Where even float64 has no room for the squares, the share is unknown or right, never NaN or an error."""
+    x = (np.arange(1, 65) * scale).view(np.int64)
+    keep = np.arange(64) >= 32
+
+    share = measured(x, keep, (8, 8), FLOATS["F64"], [(0, 30, 0), (30, 64, 0)]).l2_kept
+
+    assert share is None or isclose(share, float((np.arange(33, 65) ** 2).sum() / (np.arange(1, 65) ** 2).sum()))
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_weights_that_are_not_finite_are_counted_and_left_out_of_sums(name: str) -> None:
+    """NaN and infinity raise the count, do not spoil the share kept, and are no largest or smallest."""
+    dtype = FLOATS[name]
+    x = from_values(np.array([1.0, 2.0, 0.5, 0.0, 1.0, 1.0, 1.0, 1.0]), dtype)
+    x[4] = -128 if dtype.negative_zero_is_nan else dtype.top
+    x[5] = x[4] if dtype.infinity is None else dtype.infinity
+    keep = np.array([True, True, False, True, True, False, True, True])
+
+    facts = at_once(x, keep, (2, 4), dtype)
+
+    check(plain(x, keep, (2, 4), dtype), facts)
+    assert facts.nonfinite == 2
+    assert facts.largest_pruned is None
+    assert facts.smallest_kept == 1.0
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("size", [1, 2, 3, 1000, 70_001])
+@pytest.mark.parametrize("skip", [0, 1])
+def test_sums_of_squares_are_float64s_nearly(name: str, size: int, skip: int) -> None:
+    """Odd lengths and odd offsets in memory included, the sum is within 1e-5 of float64's."""
+    dtype = FLOATS[name]
+    finite = np.random.default_rng(size).integers(1, dtype.encode(2.0), 4096, np.int64)
+    x = np.resize(finite, size + skip).astype(INTS[dtype.itemsize])[skip:]
+    table = {bits: dtype.decode(bits) ** 2 for bits in finite.tolist()}
+
+    expected = sum(table[bits] for bits in x.tolist())
+
+    assert isclose(expected, Squares().of(x, dtype), rel_tol=1e-5)
+
+
+def test_squares_can_be_used_again() -> None:
+    """The scratch memory of a long run does not leak into a short one."""
+    squares, dtype = Squares(), FLOATS["BF16"]
+    one = from_values(np.ones(7), dtype)
+
+    squares.of(from_values(np.full(1000, 3.0), dtype), dtype)
+
+    assert squares.of(one, dtype) == 7.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 9), st.integers(1, 3)),
+    density=st.sampled_from([0.1, 0.3, 0.5]),
+    seed=st.integers(0, 99),
+)
+def test_conforms_is_the_plain_definition(shape: tuple[int, ...], density: float, seed: int) -> None:
+    """A matrix fits 2:4 if no group of 4 along axis 1, a short last one too, has more than 2 non-zeros."""
+    after = (np.random.default_rng(seed).random(shape) < density).astype(np.int32)
+
+    assert fits_two_four(after) == conforms(after)
+
+
+# --- magnitudes
+
+
+def counted(x: NDArray[Any], keep: NDArray[np.bool_], dtype: Float, pieces: Sequence[tuple[int, int, int]]) -> Tally:
+    """Count the magnitudes of a vector in `pieces`: (start, stop, which tally), and merge the tallies."""
+    tallies = {number: Tally((x.size,), dtype, histogram=True) for *_, number in pieces}
+    for start, stop, number in pieces:
+        before, after = x[start:stop].copy(), np.where(keep, x, 0).astype(x.dtype)[start:stop]
+        tallies[number].add(start, magnitudes(before, dtype), magnitudes(after, dtype), (1.0, 1.0))
+    first, *others = tallies.values()
+    for other in others:
+        first.merge(other)
+    return first
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=tensors(), data=st.data())
+def test_bins_hold_the_weights_between_their_edges(case: Any, data: Any) -> None:  # noqa: ANN401
+    """However a tensor is cut up, every finite weight that is not zero is in the bin NumPy puts it in."""
+    x, keep, _, dtype = case
+    edges = sorted({0, x.size, *data.draw(st.sets(st.integers(0, x.size), max_size=6))})
+    pieces = [(a, b, data.draw(st.integers(0, 2))) for a, b in itertools.pairwise(edges)]
+
+    found = counted(x, keep, dtype, pieces).histogram()
+
+    assert found is not None
+    numbers = decoded(x, dtype)
+    for counts, had in ((found.before, numbers), (found.after, np.where(keep, numbers, 0.0))):
+        lowest = 2.0**LOWEST if dtype.bias > -LOWEST else 0.0  # else even the smallest number has a bin of its own
+        inside = had[np.isfinite(had) & (had > 0)].clip(lowest, np.nextafter(2.0**HIGHEST, 0))
+        bins = np.searchsorted(found.edges, inside, side="right") - 1
+        assert np.bincount(bins, minlength=len(counts)).tolist() == list(counts)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_bins_are_eight_to_an_octave(name: str) -> None:
+    """Edges ascend, are exact numbers of the format, and cover 1e-12 to 2e7 or what the format has of that."""
+    dtype = FLOATS[name]
+    bins = bins_of(dtype)
+    edges = [bins.edge(at) for at in range(bins.first, bins.last + 2)]
+
+    assert all(a < b for a, b in itertools.pairwise(edges))
+    assert len(edges) <= 513
+    assert edges[0] <= max(2.0**LOWEST, dtype.decode(1))
+    assert edges[-1] >= min(2.0**HIGHEST, dtype.decode(dtype.finite_max))
+    assert all(edge == dtype.decode(at << bins.shift) for at, edge in enumerate(edges[:-1], bins.first))
+    per_octave = [edge for edge in edges if 0.5 <= edge < 1]
+    assert len(per_octave) == 2 ** min(dtype.mantissa, 3)
+
+
+def test_magnitudes_out_of_range_are_in_the_end_bins() -> None:
+    """The smallest and the largest finite numbers are counted, and infinity, NaN and zero are not."""
+    numbers = np.array([0.0, -0.0, 1e-45, 1.0, 3e38, np.inf, np.nan, -np.inf], np.float32)
+
+    found = counted(numbers.view(np.int32), numbers == 1.0, FLOATS["F32"], [(0, 8, 0)]).histogram()
+
+    assert found is not None
+    assert (sum(found.before), found.before[0], found.before[-1]) == (3, 1, 1)
+    assert (sum(found.after), found.after[0], found.after[-1]) == (1, 0, 0)
+    assert (found.edges[0], found.edges[-1]) == (2.0**LOWEST, 2.0**HIGHEST)
+
+
+def test_nobody_counts_unless_asked() -> None:
+    """Without `histogram` there is none, and counting changes no other fact."""
+    x, keep = np.arange(1, 65, dtype=np.float32).view(np.int32), np.arange(64) >= 32
+    plain_tally, counting = Tally((8, 8), FLOATS["F32"]), Tally((8, 8), FLOATS["F32"], histogram=True)
+    for tally in (plain_tally, counting):
+        tally.add(0, magnitudes(x, FLOATS["F32"]), magnitudes(np.where(keep, x, 0), FLOATS["F32"]), (2.0, 1.0))
+
+    assert plain_tally.histogram() is None
+    assert counting.histogram() is not None
+    assert plain_tally.facts() == counting.facts()
+
+
+def test_a_tensor_of_zeros_has_an_empty_histogram() -> None:
+    """Where nothing is to be counted the bins are none, not an error."""
+    found = counted(np.zeros(8, np.int32), np.ones(8, bool), FLOATS["F32"], [(0, 8, 0)]).histogram()
+
+    assert found is not None
+    assert (list(found.before), list(found.after), len(found.edges)) == ([], [], 1)

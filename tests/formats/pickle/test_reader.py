@@ -1,0 +1,238 @@
+"""The symbolic pickle reader: it describes, refuses what is damaged, and never runs anything."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import io
+import pickle
+import struct
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunecli.errors import CheckpointError
+from prunecli.formats.pickle.reader import Call, Global, Key, Persistent, read_pickle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+def read(data: bytes) -> object:
+    """Return the value of the one pickle in `data`."""
+    return read_pickle(io.BytesIO(data), "x.pth").value
+
+
+@given(plain, st.integers(2, 5))
+@settings(max_examples=60, deadline=None)
+def test_plain_values_come_back(value: object, protocol: int) -> None:
+    """Containers, text and numbers come back as pickle.loads gives them, in every protocol."""
+    assert value == read(pickle.dumps(value, protocol))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_dict_subclasses_become_dicts_in_order(protocol: int) -> None:
+    """OrderedDict, defaultdict and Counter read as plain dicts that keep their order."""
+    value = [
+        collections.OrderedDict(b=1, a=2),
+        collections.defaultdict(list, z=[1]),
+        collections.Counter("aab"),
+    ]
+
+    assert [
+        list(d.items())
+        for d in read(pickle.dumps(value, protocol))  # type: ignore[attr-defined]
+    ] == [[("b", 1), ("a", 2)], [("z", [1])], [("a", 2), ("b", 1)]]
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_objects_become_calls_with_their_state(protocol: int) -> None:
+    """An object of any class is a Call that names the class and carries the state."""
+    found = read(pickle.dumps(argparse.Namespace(lr=0.1), protocol))
+
+    assert isinstance(found, Call)
+    assert found.state == {"lr": 0.1}
+
+
+def test_python_2_ordered_dict_and_text() -> None:
+    """An OrderedDict made of pairs, and byte strings, read as Python 3 would read them."""
+    pairs = b"\x80\x02ccollections\nOrderedDict\n](](U\x01bK\x01e](U\x03a\xc3\xa9K\x02ee\x85R."
+
+    assert list(read(pairs).items()) == [("b", 1), ("aé", 2)]  # type: ignore[attr-defined]
+
+
+def test_persistent_ids_are_listed() -> None:
+    """Each persistent id is a value of its own, and all are listed in order."""
+    found = read_pickle(io.BytesIO(b"\x80\x02](K\x01QK\x02Qe."), "x.pth")
+
+    assert [persistent.pid for persistent in found.persistent] == [1, 2]
+    assert list(found.persistent) == found.value
+
+
+def test_the_stream_is_left_behind_the_stop() -> None:
+    """What follows the pickle is still to be read."""
+    stream = io.BytesIO(pickle.dumps([1], 2) + b"rest")
+
+    read_pickle(stream, "x.pth")
+
+    assert stream.read() == b"rest"
+
+
+def test_last_duplicate_key_wins() -> None:
+    """A key that is set twice has its last value, as in pickle.loads."""
+    assert read(b"\x80\x02}(U\x01aK\x01U\x01aK\x02u.") == {"a": 2}
+
+
+def test_keys_that_cannot_be_hashed_are_kept_apart() -> None:
+    """Lists, nested tuples and huge numbers as keys are wrapped, never hashed."""
+    found = read(b"\x80\x02}(]K\x01](e\x85K\x02\x8a\x09" + b"\xff" * 8 + b"\x00K\x03u.")
+
+    assert isinstance(found, dict)
+    assert list(found.values()) == [1, 2, 3]
+    assert all(isinstance(key, Key) for key in found)
+
+
+PAYLOADS = {
+    "GLOBAL": b"\x80\x02cposix\nsystem\n%b\x85R.",
+    "STACK_GLOBAL": b"\x80\x04\x8c\x05posix\x8c\x06system\x93%b\x85R.",
+    "NEWOBJ": b"\x80\x02cposix\nsystem\n%b\x85\x81.",
+    "BUILD": b"\x80\x02cposix\nsystem\n%b\x85R}b.",
+    "INST": b"\x80\x02(%biposix\nsystem\n.",
+    "OBJ": b"\x80\x02(cposix\nsystem\n%bo.",
+}
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_no_payload_runs(name: str, tmp_path: Path) -> None:
+    """A pickle that would run a command when loaded leaves no trace; the old opcodes for it are refused."""
+    canary = tmp_path / "canary"
+    command = f"touch {canary}".encode()
+    payload = PAYLOADS[name] % (b"X" + struct.pack("<I", len(command)) + command)
+
+    if name in {"INST", "OBJ"}:
+        with pytest.raises(CheckpointError, match=f"{name} is not allowed"):
+            read(payload)
+    else:
+        assert isinstance(read(payload), Call)
+    assert not canary.exists()
+
+
+def test_a_payload_is_live_elsewhere(tmp_path: Path) -> None:
+    """The canary of the test above works: pickle.loads does run it."""
+    canary = tmp_path / "canary"
+    command = f"touch {canary}".encode()
+
+    pickle.loads(PAYLOADS["GLOBAL"] % (b"X" + struct.pack("<I", len(command)) + command))  # noqa: S301
+
+    assert canary.exists()
+
+
+BROKEN = {
+    "empty": b"",
+    "no stop": b"\x80\x02K\x01",
+    "nothing to return": b"\x80\x02.",
+    "underflow": b"\x80\x02K\x01\x86.",
+    "pop of nothing": b"\x80\x020.",
+    "mark missing": b"\x80\x02]e.",
+    "memo missing": b"\x80\x02h\x05.",
+    "put of nothing": b"\x80\x02q\x00.",
+    "text longer than the file": b"\x80\x02X\xff\xff\xff\x7fab.",
+    "text of 2**63 bytes": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7fab.",
+    "bytes of 2**64 - 1": b"\x80\x04\x8e" + b"\xff" * 8 + b".",
+    "negative number length": b"\x80\x02\x8b\xff\xff\xff\xff.",
+    "number longer than the file": b"\x80\x02\x8b\xff\xff\xff\x7f\x01.",
+    "unknown opcode": b"\x80\x02\xff.",
+    "bad text": b"\x80\x02X\x01\x00\x00\x00\xff.",
+    "protocol 6": b"\x80\x06N.",
+    "protocol 0": b"(lp0\n.",
+    "EXT1": b"\x80\x02\x82\x01.",
+    "EXT2": b"\x80\x02\x83\x01\x00.",
+    "EXT4": b"\x80\x02\x84\x01\x00\x00\x00.",
+    "PERSID": b"\x80\x02Pabc\n.",
+    "NEXT_BUFFER": b"\x80\x05\x97.",
+    "READONLY_BUFFER": b"\x80\x05N\x98.",
+    "append to a number": b"\x80\x02K\x01K\x02a.",
+    "set a key of a list": b"\x80\x02]K\x01K\x02s.",
+    "odd number of items": b"\x80\x02}(K\x01u.",
+    "arguments no tuple": b"\x80\x02cos\ngetcwd\n]R.",
+    "global of numbers": b"\x80\x04K\x01K\x02\x93.",
+    "global without end": b"\x80\x02cos",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_pickles_are_refused_in_one_sentence(name: str) -> None:
+    """A damaged or needlessly powerful pickle gives a CheckpointError that names the file."""
+    with pytest.raises(CheckpointError, match=r"^x\.pth is damaged or truncated: in its pickle, .+$"):
+        read(BROKEN[name])
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_give_a_value_or_an_error(data: bytes) -> None:
+    """No bytes whatever raise anything but CheckpointError."""
+    try:
+        read(b"\x80\x04" + data)
+    except CheckpointError as error:
+        assert "\n" not in str(error).replace("\\n", "")  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"]" * 100_000 + b"a" * 99_999 + b".",
+        b")" + b"\x85" * 100_000 + b".",
+        b"})" + b"\x85" * 100_000 + b"Ns.",
+        b"](" + b"(" * 100_000 + b"1" * 100_000 + b"e.",
+    ],
+    ids=["lists", "tuples", "tuple as key", "marks"],
+)
+def test_deep_nesting_is_read(data: bytes) -> None:
+    """100,000 levels are read without recursion, even as a dict's key."""
+    assert read(b"\x80\x02" + data) is not None
+
+
+def test_cycles_and_shared_parts_are_read_at_once() -> None:
+    """A list in itself, and a list doubled 60 times, take no time."""
+    started = time.perf_counter()
+
+    own = read(b"\x80\x02]q\x00h\x00a.")
+    assert isinstance(own, list)
+    assert own[0] is own
+    read(b"\x80\x02]q\x00" + b"(h\x00h\x00tq\x00" * 60 + b".")
+
+    assert time.perf_counter() - started < 1
+
+
+def test_a_pair_list_cannot_be_copied_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making dicts of the same pairs again and again is stopped."""
+    monkeypatch.setattr("prunecli.formats.pickle.reader.MAX_OPCODES", 1000)
+    pairs = b"](" + b"K\x01K\x02\x86" * 100 + b"e\x85q\x00"
+    copies = b"ccollections\nOrderedDict\nq\x01" + b"h\x01h\x00R0" * 12
+
+    with pytest.raises(CheckpointError, match="copied too often"):
+        read(b"\x80\x02" + pairs + copies + b"N.")
+
+
+def test_too_many_opcodes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickle longer than any checkpoint's is stopped."""
+    monkeypatch.setattr("prunecli.formats.pickle.reader.MAX_OPCODES", 100)
+
+    with pytest.raises(CheckpointError, match="more than 100 opcodes"):
+        read(b"\x80\x02" + b"N" * 200 + b".")
+
+
+def test_what_reads_the_same_is_equal_by_name_only() -> None:
+    """Globals compare by name; calls and persistent ids by identity."""
+    assert Global("torch", "float32") == Global("torch", "float32")
+    assert Call(None, ()) != Call(None, ())
+    assert Persistent(1) != Persistent(1)

@@ -1,0 +1,313 @@
+"""The safetensors reader: what it lists is what the library reads, and what is not valid it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import runpy
+import struct
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as some
+from safetensors import SafetensorError, deserialize, safe_open
+
+from prunecli.dtypes import BITS
+from prunecli.errors import CheckpointError
+from prunecli.formats.safetensors.reader import (
+    DTYPES,
+    FORMAT_LIMIT,
+    HEADER_LIMIT,
+    RANK_LIMIT,
+    SafetensorsListing,
+    read_safetensors,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SHARED = Path(__file__).parents[4] / "shared"
+REAL = sorted((SHARED / "checkpoints").glob("*.safetensors"))
+needs_shared = pytest.mark.skipif(not REAL, reason="the shared folder of real checkpoints is not here")
+
+Entry = tuple[str, str, tuple[int, ...], bytes]  # name, dtype, shape, data
+
+
+def container(header: Mapping[str, object] | str | bytes, data: bytes = b"", length: int | None = None) -> bytes:
+    """Put a header, dumped as JSON if it is no text yet, and `data` into a container, checking nothing."""
+    text = header if isinstance(header, str | bytes) else json.dumps(header, separators=(",", ":"))
+    raw = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(raw) if length is None else length) + raw + data
+
+
+def entry(shape: list[int], offsets: list[int], dtype: str = "F32") -> dict[str, object]:
+    """Return one tensor's header entry."""
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+def listed(raw: bytes) -> SafetensorsListing:
+    """Read a container from memory."""
+    return read_safetensors(io.BytesIO(raw), "w.safetensors")
+
+
+def accepted(raw: bytes) -> bool:
+    """Whether our reader takes `raw`."""
+    try:
+        listed(raw)
+    except CheckpointError:
+        return False
+    return True
+
+
+def contents(raw: bytes) -> list[Entry]:
+    """Return name, dtype, shape and data of all tensors in `raw`, as our reader places them."""
+    return [(t.name, t.dtype, t.shape, raw[t.span.start : t.span.end]) for t in listed(raw).tensors]
+
+
+def library_contents(raw: bytes) -> list[Entry]:
+    """Return the same as the safetensors library reads it, in name order."""
+    found: list[tuple[str, Any]] = deserialize(raw)  # type: ignore[no-untyped-call]
+    return sorted((n, t["dtype"], tuple(t["shape"]), bytes(t["data"])) for n, t in found)
+
+
+@needs_shared
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.name)
+def test_real_files_hold_what_safe_open_reads(path: Path) -> None:
+    """Names in safe_open's order, and each tensor's bytes, are the library's."""
+    raw = path.read_bytes()
+
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        expected = {name: file.get_tensor(name).numpy().tobytes() for name in names}
+
+    assert names == [t.name for t in listed(raw).tensors]
+    assert expected == {name: data for name, _, _, data in contents(raw)}
+
+
+@needs_shared
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_shared_cases_are_accepted_and_refused_as_the_library_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every case that loads there is accepted, every refused one is refused; duplicate keys are refused."""
+    monkeypatch.setattr(sys, "argv", ["st_cases.py", str(tmp_path)])
+    cases = runpy.run_path(str(SHARED / "oracles" / "st_cases.py"), run_name="cases")["C"]
+
+    got = {name: "load" if accepted(raw) else "refuse" for name, _, raw in cases}
+
+    assert {name: want.replace("?", "refuse") for name, want, _ in cases} == got
+
+
+NAMES = some.text(some.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda n: n != "__metadata__")
+SHAPES = some.lists(some.integers(0, 5), max_size=4).map(tuple)
+
+
+@some.composite
+def containers(draw: some.DrawFn) -> bytes:
+    """Draw a valid container: any dtypes, data in any order, header in another, padded with spaces or not."""
+    names = draw(some.lists(NAMES, unique=True, max_size=6))
+    header: dict[str, object] = {}
+    end = 0
+    for name in names:
+        dtype, shape = draw(some.sampled_from(sorted(DTYPES))), list(draw(SHAPES))
+        bits = BITS[dtype]
+        for n in shape:
+            bits *= n
+        shape, bits = (shape, bits) if bits % 8 == 0 else ([*shape, 4], 4 * bits)
+        header[name] = {**entry(shape, [end, end + bits // 8], dtype), "note": draw(some.booleans())}
+        end += bits // 8
+    items = list(header.items())
+    if draw(some.booleans()):
+        items.append(("__metadata__", draw(some.dictionaries(NAMES, NAMES, max_size=3))))
+    text = json.dumps(dict(draw(some.permutations(items))), ensure_ascii=draw(some.booleans()))
+    return container(text + " " * draw(some.integers(0, 8)), draw(some.binary(min_size=end, max_size=end)))
+
+
+@given(containers())
+@settings(max_examples=150, deadline=None)
+def test_any_valid_file_holds_what_the_library_reads(raw: bytes) -> None:
+    """For any dtypes, shapes, names, data order and header order, the tensors are the library's."""
+    assert library_contents(raw) == contents(raw)
+
+
+@given(containers(), some.data())
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_file_is_refused_or_read_as_the_library_reads_it(raw: bytes, data: some.DataObject) -> None:
+    """Whatever byte changes, nothing but CheckpointError is raised, and what is accepted the library accepts."""
+    at = data.draw(some.integers(0, len(raw) - 1))
+    damaged = raw[:at] + bytes([data.draw(some.integers(0, 255))]) + raw[at + 1 :]
+
+    if accepted(damaged):
+        assert library_contents(damaged) == contents(damaged)
+
+
+@given(some.binary(max_size=200))
+@example(b"")
+@settings(max_examples=200, deadline=None)
+def test_random_bytes_raise_nothing_but_checkpoint_error(raw: bytes) -> None:
+    """No input makes the reader fail in an unplanned way."""
+    try:
+        library = library_contents(raw)
+    except SafetensorError:
+        library = None
+
+    assert library is not None or not accepted(raw)
+
+
+def test_metadata_is_returned() -> None:
+    """The __metadata__ of what the library wrote comes back, and is no tensor."""
+    raw = safetensors.torch.save({"w": torch.ones(2)}, metadata={"format": "pt"})
+
+    assert listed(raw).metadata == {"format": "pt"}
+    assert [t.name for t in listed(raw).tensors] == ["w"]
+
+
+ONE = {"a": entry([1], [0, 4])}
+TWO = '"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+
+REFUSED = {
+    "1 empty file": (b"", "too small"),
+    "2 seven bytes": (b"\2\0\0\0\0\0\0", "too small"),
+    "3 length zero": (container(b""), "not valid JSON"),
+    "4 length beyond the file": (container(b"{}", length=60), "truncated"),
+    "5 length 2^63": (container(b"{}", length=1 << 63), "too large"),
+    "5 length 2^64-1": (container(b"{}", length=(1 << 64) - 1), "too large"),
+    "6 length 100,000,001": (container(b"{}", length=FORMAT_LIMIT + 1), "too large"),
+    "8 not UTF-8": (container(b"{\xff}"), "not UTF-8"),
+    "8 byte order mark": (container(b"\xef\xbb\xbf{}"), "not valid JSON"),
+    "8 list": (container(b"[]"), "not a JSON object"),
+    "8 NUL padding": (container(b"{}\0\0"), "not valid JSON"),
+    "8 second value": (container(b"{}{}"), "not valid JSON"),
+    "8 NaN": (container('{"__metadata__":{"a":NaN}}'), "not valid JSON"),
+    "10 duplicate tensor": (container("{" + TWO + "," + TWO + "}", bytes(4)), "twice"),
+    "10 duplicate metadata": (container('{"__metadata__":{},"__metadata__":{}}'), "twice"),
+    "10 duplicate field": (
+        container('{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}', bytes(4)),
+        "each field once",
+    ),
+    "11 integer in metadata": (container({"__metadata__": {"n": 3}, **ONE}, bytes(4)), "not a string"),
+    "13 hole at the start": (container({"a": entry([1], [4, 8])}, bytes(8)), "belong to no tensor"),
+    "13 hole between": (container({**ONE, "b": entry([1], [8, 12])}, bytes(12)), "belong to no tensor"),
+    "14 trailing bytes": (container(ONE, bytes(5)), "1 bytes after its last tensor"),
+    "14 bytes and no tensor": (container({}, bytes(1)), "1 bytes after"),
+    "15 truncated data": (container(ONE, bytes(3)), "truncated"),
+    "16 same region": (container({**ONE, "b": entry([1], [0, 4])}, bytes(4)), "overlaps"),
+    "16 partial overlap": (container({**ONE, "b": entry([1], [2, 6])}, bytes(6)), "overlaps"),
+    "16 empty tensor inside another": (container({**ONE, "b": entry([0], [2, 2])}, bytes(4)), "overlaps"),
+    "17 reversed offsets": (container({"a": entry([1], [4, 0])}, bytes(4)), "not a start and an end"),
+    "17 negative offset": (container({"a": entry([1], [-4, 0])}, bytes(4)), "data_offsets"),
+    "17 three offsets": (container({"a": entry([1], [0, 4, 8])}, bytes(4)), "not a start and an end"),
+    "18 size is not the shape's": (container({"a": entry([2], [0, 4])}, bytes(4)), "does not take"),
+    "18 bits that are no bytes": (container({"a": entry([3], [0, 1], "F4")}, bytes(1)), "does not take"),
+    "19 shape overflow": (container({"a": entry([2**32, 2**32], [0, 0])}), "too many elements"),
+    "19 overflow before a zero": (container({"a": entry([2**62, 2**62, 0], [0, 0])}), "too many elements"),
+    "19 bits overflow": (container({"a": entry([2**61], [0, 0])}), "too many elements"),
+    "19 dimension 2^64": (container({"a": entry([2**64, 0], [0, 0])}), "the shape"),
+    "19 dimension of 5000 digits": (
+        container('{"a":{"dtype":"F32","shape":[' + "9" * 5000 + '],"data_offsets":[0,0]}}'),
+        "the shape",
+    ),
+    "19 negative dimension": (container({"a": entry([-1], [0, 4])}, bytes(4)), "the shape"),
+    "19 fraction": (container('{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}', bytes(4)), "shape"),
+    "19 true is no size": (container({"a": entry([True], [0, 4])}, bytes(4)), "the shape"),
+    "19 rank bomb": (container({"a": entry([0] + [2**63] * RANK_LIMIT, [0, 0])}), "at most 64"),
+    "23 unknown dtype": (container({"a": entry([1], [0, 4], "F33")}, bytes(4)), "unknown dtype: 'F33'"),
+    "23 C128 is not safetensors'": (container({"a": entry([1], [0, 16], "C128")}, bytes(16)), "unknown dtype"),
+    "23 dtype list": (container('{"a":{"dtype":[],"shape":[1],"data_offsets":[0,4]}}', bytes(4)), "dtype"),
+    "23 missing field": (container('{"a":{"dtype":"F32","shape":[1]}}', bytes(4)), "data_offsets"),
+    "23 entry is a string": (container('{"a":"F32"}'), "one JSON object"),
+    "26 list bomb": (container("[" * 100_000), "nested too deeply"),
+    "26 object bomb": (container('{"":' * 100_000), "nested too deeply"),
+    "26 bomb in an unknown field": (container('{"a":{"x":' + "[" * 100_000), "nested too deeply"),
+    "28 tensor called __metadata__": (container({"__metadata__": entry([1], [0, 4])}, bytes(4)), "not a string"),
+    "half a surrogate pair": (container('{"\\ud800":' + TWO[4:] + "}", bytes(4)), "not valid Unicode"),
+    "control character in JSON": (container('{"a\n":' + TWO[4:] + "}", bytes(4)), "not valid JSON"),
+}  # numbered as in the list of bad inputs
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_files_are_refused_in_one_sentence(case: str) -> None:
+    """Each bad input is a CheckpointError that names the file and what is wrong, in one line."""
+    raw, want = REFUSED[case]
+
+    with pytest.raises(CheckpointError) as caught:
+        listed(raw)
+
+    assert want in str(caught.value)
+    assert str(caught.value).startswith("w.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+LARGE = 2**62
+ACCEPTED = {
+    "9 leading space": (container(b" {} "), []),
+    "12 unknown field": (container({"a": {**entry([1], [0, 4]), "x": [1, {"y": None}]}}, bytes(4)), [((1,), 4)]),
+    "20 empty with huge dimensions": (container({"a": entry([0, LARGE, LARGE], [0, 0])}), [((0, LARGE, LARGE), 0)]),
+    "21 scalar": (container({"a": entry([], [0, 4])}, bytes(4)), [((), 4)]),
+    "21 empty at the end": (
+        container({**ONE, "b": entry([0, 3], [4, 4])}, bytes(4)),
+        [((1,), 4), ((0, 3), 0)],
+    ),
+    "22 F4": (container({"a": entry([2, 3], [0, 3], "F4")}, bytes(3)), [((2, 3), 3)]),
+    "22 F6": (container({"a": entry([4], [0, 3], "F6_E2M3")}, bytes(3)), [((4,), 3)]),
+    "22 F8_E8M0": (container({"a": entry([4], [0, 4], "F8_E8M0")}, bytes(4)), [((4,), 4)]),
+    "24 misaligned": (
+        container({"a": entry([1], [0, 1], "U8"), "b": entry([1], [1, 9], "F64")}, bytes(9)),
+        [((1,), 1), ((1,), 8)],
+    ),
+    "27 header out of order": (
+        container({"b": entry([2], [4, 12]), "a": entry([1], [0, 4])}, bytes(12)),
+        [((1,), 4), ((2,), 8)],
+    ),
+    "null metadata": (container({"__metadata__": None}), []),
+    "no tensors": (container(b"{}\r \t\n"), []),
+    "most dimensions": (container({"a": entry([1] * RANK_LIMIT, [0, 4])}, bytes(4)), [((1,) * RANK_LIMIT, 4)]),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_odd_but_valid_files_are_listed(case: str) -> None:
+    """What the format allows is accepted, with its shapes and sizes, and the library agrees."""
+    raw, expected = ACCEPTED[case]
+
+    assert expected == [(t.shape, t.span.length) for t in listed(raw).tensors]
+    assert library_contents(raw) == contents(raw)
+
+
+def test_names_are_kept_and_escaped_in_messages() -> None:
+    """A name with NUL, newline, escape codes and markup is listed as it is, and shown escaped."""
+    name = "a\0b\n\x1b[31m[red]" + "x" * 1000
+    raw = container({name: entry([1], [0, 4])}, bytes(4))
+
+    assert [name] == [t.name for t in listed(raw).tensors]
+    with pytest.raises(CheckpointError) as caught:
+        listed(container({name: entry([2], [0, 4])}, bytes(4)))
+    assert r"a\x00b\n\x1b[31m[red]" in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_header_over_our_limit_is_refused_unread(tmp_path: Path) -> None:
+    """A header longer than HEADER_LIMIT is refused with the limit in the message (case 7)."""
+    path = tmp_path / "big.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", HEADER_LIMIT + 1))
+        file.truncate(8 + HEADER_LIMIT + 1)
+
+    with path.open("rb") as file, pytest.raises(CheckpointError, match=f"at most {HEADER_LIMIT}"):
+        read_safetensors(file, "big")
+
+
+def test_a_file_that_shrinks_while_read_is_refused() -> None:
+    """A header that comes out shorter than the file's size promised is an error (case 61)."""
+
+    class Shrinking(io.BytesIO):
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            return super().seek(offset, whence) + (100 if whence else 0)
+
+    with pytest.raises(CheckpointError, match="became shorter"):
+        read_safetensors(Shrinking(container(b"{}", length=50)), "w")

@@ -1,0 +1,258 @@
+"""Paddle's .pdparams, and other pickles of NumPy arrays: pruned where their bytes lie, or refused by name."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from prunecli.api import prune
+from prunecli.checkpoint import OUTSIDE
+from prunecli.errors import CheckpointError
+from prunecli.formats.numpy_pickle import read_array_pickle
+from prunecli.formats.open import open_checkpoint
+from prunecli.strategies.unstructured import Threshold
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prunecli.formats.numpy_pickle import ArrayListing
+
+Arrays = dict[str, NDArray[Any]]
+NAMES = "StructuredToParameterName@@"
+
+
+class Named:
+    """A parameter as paddle.save pickles it inside nested values: as the tuple of its own name and its array."""
+
+    def __init__(self, name: str, array: NDArray[Any]) -> None:
+        """Keep both."""
+        self.pair = (name, array)
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[str, NDArray[Any]]]]:
+        """Do as paddle's dispatch table does."""
+        return tuple, (self.pair,)
+
+
+def arrays() -> Arrays:
+    """Return arrays of every layout and of the types that Paddle has."""
+    r = np.random.default_rng(0)
+    w = r.normal(size=(20, 30)).astype(np.float32)
+    return {
+        "fc.weight": w,
+        "fc.bias": r.normal(size=30).astype(np.float32),
+        "tiny.weight": r.normal(size=(2, 3)).astype(np.float32),
+        "tied.weight": w,
+        "turned.weight": np.asfortranarray(r.normal(size=(5, 4))),
+        "moved.weight": r.normal(size=(6, 7, 8)).transpose(1, 2, 0),
+        "strided.weight": r.normal(size=(6, 14))[:, ::2],
+        "big.weight": r.normal(size=(4, 50)).astype(">f8"),
+        "half.weight": r.normal(size=(9, 9)).astype(np.float16),
+        "steps_weight": np.arange(6).reshape(2, 3),
+        "one_weight": np.array(0.01),
+        "none.weight": np.zeros((0, 4), np.float32),
+    }
+
+
+def pdparams(protocol: int, weights: Arrays | None = None) -> bytes:
+    """Return what paddle.save writes for a layer's state_dict."""
+    return pickle.dumps((weights or arrays()) | {NAMES: {"fc.weight": "linear_0.w_0"}}, protocol)
+
+
+def listing(data: bytes) -> ArrayListing:
+    """List the pickle `data`."""
+    return read_array_pickle(io.BytesIO(data), "x.pdparams")
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_every_array_is_found_where_it_lies(protocol: int) -> None:
+    """Each array, read at the place the listing gives, is the array that was pickled."""
+    data = pdparams(protocol)
+
+    found = {t.name: t for t in listing(data).tensors}
+
+    assert list(arrays()) == list(found)
+    for name, array in arrays().items():
+        t = found[name]
+        dtype = np.dtype(array.dtype).newbyteorder(">" if t.big_endian else "<")
+        flat = np.frombuffer(data[t.span.start : t.span.end], dtype)
+        seen = np.lib.stride_tricks.as_strided(flat, t.shape, [t.itemsize * s for s in t.strides])
+        assert np.array_equal(array, seen), name
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_pruned_arrays_are_what_pickle_loads(tmp_path: Path, protocol: int) -> None:
+    """The pruned file unpickles to the same arrays with small weights zero; every other byte is the input's."""
+    path, output = tmp_path / "m.pdparams", tmp_path / "o.pdparams"
+    path.write_bytes(pdparams(protocol))
+
+    prune(path, Threshold(0.5), output=output, reports=())
+
+    after = pickle.loads(output.read_bytes())  # noqa: S301
+    for name, array in arrays().items():
+        chosen = "weight" in name and array.ndim > 1 and array.dtype.kind == "f"
+        expected = np.where(np.abs(array) <= 0.5, 0, array) if chosen else array
+        assert np.array_equal(expected, after[name]), name
+        assert array.dtype.newbyteorder("=") == after[name].dtype.newbyteorder("=")  # NumPy may swap when it loads
+    assert after["tied.weight"] is after["fc.weight"]
+    assert after[NAMES] == {"fc.weight": "linear_0.w_0"}
+    inside = [(t.span.start, t.span.end) for t in listing(path.read_bytes()).tensors]
+    old, new = path.read_bytes(), output.read_bytes()
+    assert len(old) == len(new)
+    assert all(any(a <= i < b for a, b in inside) for i in range(len(old)) if old[i] != new[i])
+
+
+def test_paddles_uint16_is_bfloat16() -> None:
+    """Paddle keeps bfloat16 in uint16; in any other pickle uint16 are integers."""
+    weights = {"w.weight": np.arange(6, dtype=np.uint16).reshape(2, 3)}
+
+    assert listing(pdparams(4, weights)).tensors[0].dtype == "BF16"
+    assert listing(pickle.dumps(weights, 4)).tensors[0].dtype == "U16"
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_named_parameters_inside_nested_values(protocol: int) -> None:
+    """The pair of a name and an array is one parameter, under the key it stands at."""
+    w = arrays()["fc.weight"]
+    value = {"model": {"fc.weight": Named("linear_0.w_0", w)}, "optimizer": {"m": w + 1}, "epoch": 3}
+
+    found = listing(pickle.dumps(value, protocol))
+
+    assert [(t.name, t.fixed) for t in found.tensors] == [("fc.weight", None), ("optimizer.m", OUTSIDE)]
+    assert found.key == "model"
+
+
+@pytest.mark.parametrize("paddle", [True, False])
+def test_text_of_protocol_2_is_refused_by_name(paddle: bool) -> None:  # noqa: FBT001
+    """Bytes that protocol 2 spells as text cannot be pruned in place: refused, with how to save them again."""
+    data = pdparams(2) if paddle else pickle.dumps(arrays(), 2)
+
+    with pytest.raises(CheckpointError, match=r"protocol 2 spells the array 'fc\.weight' as text") as caught:
+        listing(data)
+
+    assert ("paddle.save" in str(caught.value.hint)) == paddle
+    assert "protocol" in str(caught.value.hint)
+
+
+def test_bytes_that_are_used_twice_are_left_alone() -> None:
+    """An array whose bytes another object of the pickle has too is not pruned: it would change both."""
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85C\1b\x87R"
+        b"(K\1K\2\x85cnumpy\ndtype\nX\2\0\0\0f4\x89\x88\x87R(K\3X\1\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+    )
+    data = b"\x80\3}(X\6\0\0\0weight" + array + b"\x89C\x08abcdefghq\1tbX\1\0\0\0bh\1u."
+    assert set(pickle.loads(data)) == {"weight", "b"}  # noqa: S301
+
+    (tensor,) = listing(data).tensors
+
+    assert tensor.fixed == "its bytes are used twice in the pickle"
+
+
+def test_arrays_that_are_no_plain_numbers_are_named() -> None:
+    """Arrays of text and of objects are listed for what they are."""
+    value = {"w": np.ones(3), "s": np.array(["a", "b"]), "o": np.array([None, {}], dtype=object)}
+
+    others = dict(listing(pickle.dumps(value, 4)).others)
+
+    assert others == {"s": "NumPy array of an unusual dtype", "o": "NumPy array of an unusual dtype"}
+
+
+@pytest.mark.parametrize(
+    "value", [{"w": [1.0]}, [], "text", {"a": {"b": None}}, {"o": np.array([None])}], ids=lambda v: type(v).__name__
+)
+def test_a_pickle_without_arrays_is_no_checkpoint(tmp_path: Path, value: object) -> None:
+    """Other pickles are named for what they are."""
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, 4))
+
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint: it is a pickle, not written by torch\.save"):
+        open_checkpoint(tmp_path / "x.pkl")
+
+
+class Payload:
+    """What must never run."""
+
+    def __init__(self, canary: Path) -> None:
+        """Name the file that would appear."""
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        """Ask the loader to make a file."""
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_nothing_in_a_pickle_is_run(tmp_path: Path, protocol: int) -> None:
+    """A payload beside arrays is passed through, and never run."""
+    canary = tmp_path / "canary"
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"p": Payload(canary), "n": [Payload(canary)]}, protocol))
+
+    with pytest.raises(CheckpointError):
+        open_checkpoint(tmp_path / "x.pdparams")
+
+    assert not canary.exists()
+
+
+SHAPE = b"K\x14K\x1e\x86"  # (20, 30) in the pickle of protocols 2 to 4
+
+DAMAGES = {
+    "too few numbers": (SHAPE, b"K\x13K\x1e\x86", r"has 2,400 bytes where 2,280 belong"),
+    "too many numbers": (SHAPE, b"K\xffK\xff\x86", r"has 2,400 bytes where 260,100 belong"),
+    "a negative size": (SHAPE, b"J\xec\xff\xff\xffK\x1e\x86", "negative, too large or no number"),
+    "a size that is text": (SHAPE, b"X\1\0\0\0aK\x1e\x86", "negative, too large or no number"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_arrays_are_refused(name: str) -> None:
+    """An array whose bytes do not fit its shape is refused by name."""
+    old, new, message = DAMAGES[name]
+    data = pdparams(3)
+    assert data.count(old) == 1
+
+    with pytest.raises(CheckpointError, match=message) as caught:
+        listing(data.replace(old, new))
+
+    assert "'fc.weight'" in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [3, 100, 1000, -1, -100])
+def test_truncated_pickles_are_refused(keep: int) -> None:
+    """A pickle that is cut off anywhere is refused."""
+    with pytest.raises(CheckpointError, match="damaged or truncated"):
+        listing(pdparams(4)[:keep])
+
+
+def test_lengths_that_lie_allocate_nothing(tmp_path: Path) -> None:
+    """Bytes and text said to be as long as the world are refused at once, in a real file too."""
+    for opcode in (b"\x8e" + b"\xff" * 7 + b"\x3f", b"\x8e" + b"\xff" * 8, b"B\xff\xff\xff\xff", b"X\xff\xff\xff\x7f"):
+        (tmp_path / "x.pdparams").write_bytes(b"\x80\4" + opcode + b"abc.")
+        with pytest.raises(CheckpointError, match="damaged or truncated"):
+            open_checkpoint(tmp_path / "x.pdparams")
+
+
+def test_bytes_behind_the_pickle_are_passed_through() -> None:
+    """What follows the pickle is told of, and is no error: Paddle does not look at it."""
+    assert listing(pdparams(4) + b"tail").facts == ("4 bytes behind the pickle are passed through",)
+
+
+def test_a_huge_array_is_not_read(tmp_path: Path) -> None:
+    """An array of 3 GB (a hole in the file) is listed at once, from the few bytes around it."""
+    data = pickle.dumps({"w.weight": np.ones((300, 300), np.float32)}, 4)
+    start = data.index(b"B\x40\x7e\x05\x00")
+    shape = data.index(b"M\x2c\x01M\x2c\x01\x86")
+    head = data[:start].replace(data[shape : shape + 7], b"M\x00\x7dM\x60\x6d\x86")  # 32,000 x 28,000
+    length = 32_000 * 28_000 * 4
+    path = tmp_path / "w.pdparams"
+    with path.open("wb") as file:
+        file.write(head.replace(data[2:11], b"", 1) + b"B" + length.to_bytes(4, "little"))
+        file.seek(length, 1)
+        file.write(data[start + 5 + 360_000 :])
+
+    (tensor,) = open_checkpoint(path).tensors
+
+    assert (tensor.shape, tensor.span.length) == ((32_000, 28_000), length)

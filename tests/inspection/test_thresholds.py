@@ -1,0 +1,171 @@
+"""Order statistics: NumPy's sorted weights decide, for every dtype, any mixture of them, ties, zeros and NaN."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import prunecli.inspection.thresholds
+from prunecli.dtypes import FLOATS
+from prunecli.formats.open import open_checkpoint
+from prunecli.inspection.thresholds import cut_of, ladders, ranks_of, shortest, tally
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from prunecli.inspection.thresholds import Ladder
+
+PERCENTS = (1, 10, 25, 50, 80, 90, 99, 100)
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+}
+
+
+def ask(folder: Path, tensors: Sequence[torch.Tensor]) -> tuple[Ladder, tuple[Ladder, ...]]:
+    """Return the ladders of tensors, read from a file."""
+    path = folder / "q.pth"
+    torch.save({f"{at:03}": t for at, t in enumerate(tensors)}, path)
+    checkpoint = open_checkpoint(path)
+    return ladders(checkpoint, checkpoint.tensors, PERCENTS)
+
+
+def zeroed_by(threshold: float, t: torch.Tensor) -> int:
+    """Return how many weights `tensor.abs() <= threshold` holds for in torch, the threshold rounded as torch does."""
+    as_torch = torch.tensor(threshold, dtype=torch.float64 if t.dtype == torch.float64 else torch.float32).to(t.dtype)
+    return int((t.double().abs() <= as_torch.double()).sum())
+
+
+def normal(dtype: torch.dtype, size: int, seed: int = 0, scale: float = 0.05) -> torch.Tensor:
+    """Return normal weights."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(size, generator=generator, dtype=torch.float64) * scale).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+@pytest.mark.parametrize("size", [1, 2, 100, 40_001])
+def test_a_threshold_is_the_order_statistic(tmp_path: Path, dtype: torch.dtype, size: int) -> None:
+    """Typed after --thr, each threshold zeroes the weights up to NumPy's inverted-CDF quantile, and says how many."""
+    weights = normal(dtype, size)
+    magnitudes = weights.double().abs().numpy()
+
+    _, (found,) = ask(tmp_path, [weights])
+
+    assert [step.percent for step in found.steps] == list(PERCENTS)
+    for step in found.steps:
+        quantile = np.percentile(magnitudes, step.percent, method="inverted_cdf")
+        assert step.threshold is not None
+        assert step.zeroed == zeroed_by(step.threshold, weights) == (magnitudes <= quantile).sum()
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+def test_all_together_is_the_order_statistic_of_all(tmp_path: Path, dtype: torch.dtype) -> None:
+    """The whole model's thresholds are those of its tensors joined."""
+    tensors = [normal(dtype, 5000, 1), normal(dtype, 300, 2, 0.2), normal(dtype, 1, 3)]
+    magnitudes = np.concatenate([t.double().abs().numpy() for t in tensors])
+
+    found, _ = ask(tmp_path, tensors)
+
+    assert found.numel == 5301
+    for step in found.steps:
+        quantile = np.percentile(magnitudes, step.percent, method="inverted_cdf")
+        assert step.threshold is not None
+        assert step.zeroed == sum(zeroed_by(step.threshold, t) for t in tensors) == (magnitudes <= quantile).sum()
+
+
+@settings(deadline=None, max_examples=40)
+@given(names=st.lists(st.sampled_from(sorted(DTYPES)), min_size=2, max_size=5), seed=st.integers(0, 99))
+def test_a_mixture_of_dtypes_says_what_the_threshold_does(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], seed: int
+) -> None:
+    """Where dtypes differ, one number is rounded to each: what is told is what that zeroes, and it is enough."""
+    tensors = [normal(DTYPES[name], 400, seed + at) for at, name in enumerate(names)]
+    magnitudes = np.concatenate([t.double().abs().numpy() for t in tensors])
+
+    found, _ = ask(tmp_path_factory.mktemp("mixed"), tensors)
+
+    for step in found.steps:
+        quantile = np.percentile(magnitudes, step.percent, method="inverted_cdf")
+        assert step.threshold is not None
+        assert step.zeroed == sum(zeroed_by(step.threshold, t) for t in tensors)
+        assert step.zeroed >= max((magnitudes <= quantile).sum(), step.percent / 100 * magnitudes.size)
+
+
+def test_large_tensors_are_counted_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor too large to have its matching weights sorted gives the same numbers."""
+    tensors = [normal(torch.float32, 300_000), normal(torch.float64, 70_000)]
+    expected = ask(tmp_path, tensors)
+
+    monkeypatch.setattr(prunecli.inspection.thresholds, "SORTED_LIMIT", 0)
+
+    assert ask(tmp_path, tensors) == expected
+
+
+def test_ties_are_told(tmp_path: Path) -> None:
+    """Where zeros or equal weights reach past the share asked for, the number zeroed says so."""
+    weights = torch.tensor([0.0] * 60 + [0.5] * 30 + [2.0] * 10)
+
+    _, (found,) = ask(tmp_path, [weights])
+
+    assert [(s.percent, s.threshold, s.zeroed) for s in found.steps] == [
+        *((p, 0.0, 60) for p in (1, 10, 25, 50)),
+        *((p, 0.5, 90) for p in (80, 90)),
+        *((p, 2.0, 100) for p in (99, 100)),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_what_is_not_finite_has_no_threshold(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Where a share cannot be reached without NaN or infinity there is no threshold; below that there is."""
+    weights = torch.arange(1, 11).to(dtype)
+    weights[7], weights[9] = torch.nan, -torch.inf
+    other = torch.ones(10, dtype=torch.float32)
+
+    whole, (found, _) = ask(tmp_path, [weights, other])
+
+    assert [s.threshold for s in found.steps] == [1, 1, 3, 5, 9, None, None, None]
+    assert [s.zeroed for s in found.steps] == [1, 1, 3, 5, 8, None, None, None]
+    assert [s.zeroed for s in whole.steps][-2:] == [None, None]
+
+
+@given(value=st.floats(0, 60_000), names=st.lists(st.sampled_from(sorted(FLOATS)), min_size=1, max_size=3))
+def test_the_shortest_number_does_the_same(value: float, names: list[str]) -> None:
+    """A shortened threshold zeroes what the long one does, in each dtype, and is no longer."""
+    dtypes = [FLOATS[name] for name in names]
+
+    short = shortest(value, dtypes)
+
+    assert [cut_of(short, d) for d in dtypes] == [cut_of(value, d) for d in dtypes]
+    assert len(repr(short)) <= max(len(repr(value)), 6)
+
+
+@given(numel=st.integers(1, 10**12), percent=st.integers(1, 100))
+def test_ranks_are_the_least_that_suffice(numel: int, percent: int) -> None:
+    """A rank is the smallest whole number that is the percentage or more, without rounding errors."""
+    rank = ranks_of(numel, [percent])[percent]
+
+    assert rank * 100 >= percent * numel
+    assert rank == 1 or (rank - 1) * 100 < percent * numel
+
+
+def test_a_tally_counts_between_cuts(tmp_path: Path) -> None:
+    """Counts are below the first cut, from cut to cut, and from the last one on, NaN in the last."""
+    weights = torch.tensor([0.0, -1.0, 1.0, 1.5, 2.0, -3.0, torch.nan])
+    save_file({"a": weights}, tmp_path / "t.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "t.safetensors")
+    cuts = {"F32": [FLOATS["F32"].ceil(value) for value in (0.5, 1.5, 2.5)]}
+
+    assert tally(checkpoint, checkpoint.tensors, cuts).tolist() == [1, 2, 2, 2]

@@ -1,0 +1,169 @@
+"""Norms of slices and tiles, and deviations, against plain NumPy; and the same bits however the weights are read."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from prunecli.dtypes import FLOATS
+from prunecli.kernels import norms
+from prunecli.kernels.norms import deviation, of_patterns, slice_norms, tile_norms, weakest
+from prunecli.kernels.ops import in_slices, in_tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+F32 = FLOATS["F32"]
+SHAPES = [(5,), (1, 1), (7, 5), (4, 3, 2), (6, 5, 3, 3), (2, 300), (300, 2), (3, 1, 40)]
+
+
+def reader(weights: NDArray[np.float32]) -> Callable[[int, int], NDArray[np.float64]]:
+    """Return what reads runs of the magnitudes of `weights`."""
+    flat = weights.reshape(-1).view(np.int32) & 0x7FFFFFFF
+    return lambda first, stop: of_patterns(flat[first:stop], F32)
+
+
+def signed(weights: NDArray[np.float32]) -> Callable[[int, int], NDArray[np.float64]]:
+    """Return what reads runs of `weights` themselves."""
+    flat = weights.reshape(-1).astype(np.float64)
+    return lambda first, stop: flat[first:stop]
+
+
+def random(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the same normal weights for the same shape."""
+    return np.random.default_rng(math.prod(shape)).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("run", [1, 7, 64, 1 << 17])
+@pytest.mark.parametrize("n", [1.0, 2.0, math.inf, -math.inf])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_slice_norms_are_numpys(shape: tuple[int, ...], n: float, run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Along every dimension the norms are those of NumPy in float64, for slices longer and shorter than a run."""
+    monkeypatch.setattr(norms, "RUN", run)
+    weights = random(shape)
+
+    for dim in range(len(shape)):
+        slices = np.moveaxis(weights.astype(np.float64), dim, 0).reshape(shape[dim], -1)
+        expected = np.linalg.norm(slices, n, axis=1)
+        np.testing.assert_allclose(slice_norms(reader(weights), shape, dim, n), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("run", [1, 50, 1 << 17])
+@pytest.mark.parametrize("tile", [(1, 1), (2, 3), (4, 4), (100, 2), (3, 1000)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tile_norms_are_root_mean_squares(
+    shape: tuple[int, ...], tile: tuple[int, int], run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tile counts by the weights it has, at the edges too."""
+    monkeypatch.setattr(norms, "RUN", run)
+    weights = random(shape)
+    matrix = weights.astype(np.float64).reshape(shape[0], -1)
+    rows, cols = range(0, matrix.shape[0], tile[0]), range(0, matrix.shape[1], tile[1])
+    expected = [[math.sqrt(np.mean(np.square(matrix[r : r + tile[0], c : c + tile[1]]))) for c in cols] for r in rows]
+
+    np.testing.assert_allclose(tile_norms(reader(weights), shape, tile), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["F64", "F16", "BF16", "F8_E4M3", "F8_E4M3FNUZ"])
+def test_every_dtype_is_summed_in_float64(name: str) -> None:
+    """A norm that overflows or rounds in the weights' own dtype does neither here."""
+    dtype = FLOATS[name]
+    kind = np.dtype(f"i{dtype.itemsize}")
+    patterns = np.full((2, 600), dtype.finite_max, kind)
+
+    found = slice_norms(lambda first, stop: of_patterns(patterns.reshape(-1)[first:stop], dtype), (2, 600), 0, 1.0)
+
+    expected = 600 * dtype.decode(dtype.finite_max)
+    np.testing.assert_allclose(found, [expected, expected], rtol=1e-15 if math.isfinite(expected) else 0)
+
+
+def test_what_is_not_finite_makes_a_norm_infinite() -> None:
+    """A slice with NaN or infinity is never among the smallest."""
+    weights = np.array([[1.0, np.nan], [np.inf, 0.0], [3.0, 4.0]], np.float32)
+
+    assert slice_norms(reader(weights), (3, 2), 0, 2.0).tolist() == [math.inf, math.inf, 5.0]
+
+
+@pytest.mark.parametrize("size", [2, 1000, 300_000])
+def test_deviation_is_numpys_with_n_less_one(size: int) -> None:
+    """The deviation has n - 1 in the denominator and leaves out what is not finite."""
+    weights = random((size,))
+    expected = float(np.std(weights.astype(np.float64), ddof=1))
+    with_nan = np.append(weights, np.float32(np.nan))
+
+    assert deviation(signed(weights), size) == pytest.approx(expected, rel=1e-12)
+    assert deviation(signed(with_nan), size + 1) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_single_weight_has_no_deviation() -> None:
+    """One weight deviates by nothing."""
+    assert deviation(signed(np.ones(1, np.float32)), 1) == 0.0
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(1, 1), (3, 1), (1, 5), (4, 3)])
+def test_any_run_of_slices_is_part_of_the_whole(outer: int, inner: int) -> None:
+    """The answers for a run of elements are the same run of the answers for all."""
+    alive = bytes([1, 0, 0, 1, 0])
+    whole = np.tile(np.repeat([-1, 0, 0, -1, 0], inner), outer)
+
+    for start in range(len(whole)):
+        for count in range(1, len(whole) - start + 1):
+            assert np.array_equal(whole[start : start + count], in_slices(start, count, inner, alive))
+
+
+def test_any_run_of_a_tiled_matrix_is_part_of_the_whole() -> None:
+    """A tile's answer stands in each of its cells, tiles at the edge are cut short, and runs start anywhere."""
+    whole = np.ravel([[-1, -1, 0], [-1, -1, 0], [0, 0, -1]])
+
+    for start in range(9):
+        for count in range(1, 10 - start):
+            found = in_tiles(start, count, 3, (2, 2), bytes([1, 0, 0, 1]))
+            assert np.array_equal(whole[start : start + count], found)
+
+
+@pytest.mark.parametrize("k", range(8))
+def test_the_weakest_are_exactly_k_and_of_equals_the_first(k: int) -> None:
+    """A stable sort says which go, and the largest norm among them is told."""
+    scores = np.array([2.0, 1.0, np.inf, 1.0, 0.0, 2.0, 2.0])
+    order = np.argsort(scores, kind="stable")[:k]
+
+    alive, value = weakest(scores, k)
+
+    assert {at for at, byte in enumerate(alive) if not byte} == set(order.tolist())
+    assert value == (scores[order[-1]] if k else None)
+
+
+@pytest.mark.parametrize("k", range(5))
+def test_what_is_gone_is_not_among_the_weakest_that_go(k: int) -> None:
+    """Slices that are gone stay gone and are not counted, whatever their norm."""
+    scores = np.array([2.0, 1.0, 0.0, 1.0, 0.0, 3.0])
+    alive = np.array([True, True, False, True, True, False])
+
+    stays, value = weakest(scores, k, alive)
+
+    assert [at for at, byte in enumerate(stays) if not byte] == sorted([2, 5, *[4, 1, 3, 0][:k]])
+    assert value == ([0.0, 1.0, 1.0, 2.0][k - 1] if k else None)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 50, 51, 99, 100])
+@pytest.mark.parametrize("equal", [False, True])
+def test_many_norms_are_ranked_as_few_are(rank: int, equal: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """Where there are too many to copy the leading bits say in which part to look; the outcome is the same."""
+    scores = np.ones(100) if equal else np.abs(np.random.default_rng(0).standard_normal(100))
+    scores[:5] = [np.inf, 0.0, np.inf, 5e-324, 0.0]
+    alive = np.arange(100) % 7 != 3
+    few = weakest(scores, rank), weakest(scores, min(rank, 80), alive)
+
+    monkeypatch.setattr(norms, "RANKED_AT_ONCE", 16)
+
+    assert few == (weakest(scores, rank), weakest(scores, min(rank, 80), alive))
+
+
+def test_what_is_gone_weighs_nothing() -> None:
+    """A weight that is gone adds nothing to a norm."""
+    assert of_patterns(np.array([0x3F80_0000, -1], np.int32), F32).tolist() == [1.0, 0.0]

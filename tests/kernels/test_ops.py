@@ -1,0 +1,293 @@
+"""The array kernels, NumPy's and torch's, against plain definitions: same bits for every width and at every edge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunecli.dtypes import FLOATS, Float
+from prunecli.kernels.ops import INTS, NumpyOps, Ops, TorchOps, middle_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+OPS: dict[str, Callable[[], Ops]] = {"numpy": NumpyOps, "torch": lambda: TorchOps("cpu")}
+
+
+@pytest.fixture(params=OPS)
+def ops(request: pytest.FixtureRequest) -> Ops:
+    """Give each implementation in turn."""
+    return OPS[request.param]()
+
+
+@pytest.fixture(params=FLOATS)
+def dtype(request: pytest.FixtureRequest) -> Float:
+    """Give each format in turn."""
+    return FLOATS[request.param]
+
+
+def host(array: Any) -> list[int]:  # noqa: ANN401 - either kind of array
+    """Return the entries as integers."""
+    return [int(entry) for entry in np.asarray(array).reshape(-1)]
+
+
+def weights(dtype: Float, seed: int = 0) -> NDArray[Any]:
+    """Return random weights as integers, with every extreme pattern among them, some twice."""
+    width = 8 * dtype.itemsize
+    edges = [0, 1, dtype.mask, dtype.mask - 1, dtype.finite_max, dtype.finite_max - 1, -1, -(1 << (width - 1))]
+    edges += [1 - (1 << (width - 1)), *edges]
+    random = np.random.default_rng(seed).integers(-(1 << (width - 1)), (1 << (width - 1)) - 1, 200)
+    return np.concatenate([np.array(edges, np.int64), random]).astype(INTS[dtype.itemsize])
+
+
+def plain(x: NDArray[Any], dtype: Float) -> list[int]:
+    """Return the magnitudes as the definition has them."""
+    sign = 1 << (8 * dtype.itemsize - 1)
+    patterns = [int(bits) & (2 * sign - 1) for bits in x]
+    return [dtype.top if dtype.negative_zero_is_nan and bits == sign else bits % sign for bits in patterns]
+
+
+def cuts(dtype: Float) -> list[int]:
+    """Return the cuts at the ends and some between."""
+    return sorted({0, 1, 2, 5, dtype.mask // 2, dtype.finite_max, dtype.finite_max + 1, dtype.top, dtype.top + 1})
+
+
+def test_magnitudes_clear_the_sign(ops: Ops, dtype: Float) -> None:
+    """The sign bit goes and nothing else; fnuz's NaN, which is a lone sign bit, ranks above all."""
+    x = weights(dtype)
+
+    assert plain(x, dtype) == host(ops.magnitudes(ops.load(x), dtype))
+
+
+@pytest.mark.parametrize("name", [name for name in FLOATS if FLOATS[name].itemsize == 1])
+def test_every_float8_pattern_has_its_magnitude(ops: Ops, name: str) -> None:
+    """All 256 patterns of each float8 format come out in the order of their values, NaN last."""
+    x = np.arange(-128, 128).astype(np.int8)
+
+    assert plain(x, FLOATS[name]) == host(ops.magnitudes(ops.load(x), FLOATS[name]))
+
+
+def test_loading_leaves_the_host_alone(ops: Ops, dtype: Float) -> None:
+    """Computing magnitudes does not touch the weights they come from."""
+    x = weights(dtype)
+    loaded = ops.load(x)
+
+    ops.magnitudes(loaded, dtype)
+
+    assert weights(dtype).tolist() == x.tolist() == host(loaded)
+
+
+def test_at_least_splits_at_every_cut(ops: Ops, dtype: Float) -> None:
+    """Entries at or above the cut keep all bits, the others none, from cut 0 to one above the largest."""
+    x = weights(dtype)
+    y = ops.magnitudes(ops.load(x), dtype)
+
+    for cut in cuts(dtype):
+        assert [-(value >= cut) for value in plain(x, dtype)] == host(ops.at_least(y, cut))
+
+
+def test_count_equal_counts(ops: Ops, dtype: Float) -> None:
+    """Equals are counted at the extremes and where there are none."""
+    x = weights(dtype)
+    y, values = ops.magnitudes(ops.load(x), dtype), plain(x, dtype)
+
+    for value in cuts(dtype)[:-1]:
+        assert values.count(value) == ops.count_equal(y, value)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1000])
+def test_drop_first_equal_goes_in_order(ops: Ops, dtype: Float, count: int) -> None:
+    """The first `count` equals lose their bits, or all where there are fewer; nothing else changes."""
+    x = weights(dtype)
+    y, values = ops.magnitudes(ops.load(x), dtype), plain(x, dtype)
+    keep = ops.at_least(y, 0)
+    expected = [-1] * len(values)
+    for at in [at for at, value in enumerate(values) if value == 1][:count]:
+        expected[at] = 0
+
+    ops.drop_first_equal(keep, y, 1, count)
+
+    assert expected == host(keep)
+
+
+def test_masked_writes_positive_zero_and_leaves_survivors_alone(ops: Ops, dtype: Float) -> None:
+    """A pruned weight becomes the pattern 0, a kept one keeps its sign and every other bit."""
+    x = weights(dtype)
+    loaded = ops.load(x.copy())
+    keep = ops.at_least(ops.magnitudes(loaded, dtype), dtype.mask // 2)
+    out = np.ones_like(x)
+
+    ops.masked(loaded, keep, out)
+
+    values = plain(x, dtype)
+    assert [int(w) if y >= dtype.mask // 2 else 0 for w, y in zip(x, values, strict=True)] == out.tolist()
+
+
+def test_masked_may_write_over_its_input(dtype: Float) -> None:
+    """On the host the weights can be pruned where they lie."""
+    ops, x = NumpyOps(), weights(dtype)
+
+    ops.masked(x, ops.at_least(ops.magnitudes(x, dtype), dtype.top + 1), x)
+
+    assert not x.any()
+
+
+def test_smallest_is_the_sorted_entry(ops: Ops, dtype: Float) -> None:
+    """The rank-th smallest is the entry that sorting puts there."""
+    x = weights(dtype)
+    y, values = ops.magnitudes(ops.load(x), dtype), sorted(plain(x, dtype))
+
+    for rank in (1, 2, 3, len(values) // 2, len(values) - 1, len(values)):
+        assert values[rank - 1] == ops.smallest(y, rank)
+
+
+def test_brackets_count_below_and_inside(ops: Ops, dtype: Float) -> None:
+    """For narrow and wide brackets anywhere, the count below and the count per pattern are the plain ones."""
+    x = weights(dtype)
+    y, values = ops.magnitudes(ops.load(x), dtype), plain(x, dtype)
+
+    for low in cuts(dtype)[:-1]:
+        for width in sorted({0, 1, 2, 8, 9, 1000, dtype.top + 1 - low}):
+            if low + width > dtype.top + 1:
+                continue
+            below, patterns, counts = ops.below_and_inside(y, low, width)
+            each = [1] * len(patterns) if counts is None else host(counts)
+            got: Counter[int] = Counter()
+            for bits, number in zip(host(patterns), each, strict=True):
+                got[bits] += number
+            inside = [value for value in values if low <= value < low + width]
+            assert sum(value < low for value in values) == below
+            assert Counter(inside) == +got
+
+
+def test_magnitudes_survive_the_other_kernels(ops: Ops, dtype: Float) -> None:
+    """Kernels that use scratch memory do not write into the magnitudes they are given."""
+    x = weights(dtype)
+    y = ops.magnitudes(ops.load(x), dtype)
+
+    ops.at_least(y, 3)
+    ops.count_equal(y, 3)
+    ops.below_and_inside(y, 0, dtype.top + 1)
+    ops.below_and_inside(y, 1, 2)
+    ops.keep_largest(y, 0, x.size, 1, 5, 2)
+    ops.smallest(y, 7)
+
+    assert plain(x, dtype) == host(y)
+
+
+# --- groups
+
+
+def largest(values: list[int], keep: int) -> list[int]:
+    """Return -1 for the `keep` largest, among equals the lower index, and 0 for the others."""
+    order = sorted(range(len(values)), key=lambda at: (-values[at], at))
+    return [-(at in order[:keep]) for at in range(len(values))]
+
+
+def grouped(values: list[int], length: int, inner: int, group: int, keep: int) -> list[int]:
+    """Return the keep array of a whole (outer, length, inner) array, group by group."""
+    kept = np.zeros(len(values), int)
+    shaped, out = np.array(values).reshape(-1, length, inner), kept.reshape(-1, length, inner)
+    for outer in range(len(shaped)):
+        for low in range(0, length, group):
+            for column in range(inner):
+                at = (outer, slice(low, low + group), column)
+                out[at] = largest(shaped[at].tolist(), keep)
+    return kept.tolist()
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    outer=st.integers(1, 3),
+    length=st.integers(1, 20),
+    inner=st.integers(1, 4),
+    group=st.integers(1, 20),
+    data=st.data(),
+)
+def test_keep_largest_is_the_plain_definition(outer: int, length: int, inner: int, group: int, data: Any) -> None:  # noqa: ANN401
+    """Each group keeps its largest, the lower index among equals; NumPy and torch agree bit for bit."""
+    keep = data.draw(st.integers(0, group))
+    size = outer * length * inner
+    values = data.draw(st.lists(st.integers(0, 5), min_size=size, max_size=size))
+    expected = grouped(values, length, inner, group, keep)
+
+    for make in OPS.values():
+        ops = make()
+        y = ops.load(np.array(values, np.int32))
+        assert expected == host(ops.keep_largest(y, 0, length, inner, group, keep))
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
+@pytest.mark.parametrize(("group", "keep"), [(1, 0), (1, 1), (2, 1), (4, 2), (16, 5), (127, 0), (127, 64), (127, 127)])
+def test_keep_largest_holds_at_the_extremes(ops: Ops, kind: type[np.signedinteger], group: int, keep: int) -> None:
+    """Counting in 8 bits does not overflow in the longest group, ascending, descending, equal or extreme."""
+    top = int(np.iinfo(kind).max)
+    for values in (range(254), range(254, 0, -1), [7] * 254, [0, top] * 127, [top] * 254):
+        y = ops.load(np.array(list(values), kind))
+        assert grouped(list(values), 254, 1, group, keep) == host(ops.keep_largest(y, 0, 254, 1, group, keep))
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("keep", [1, 3, 16, 19, 20])
+def test_rows_keep_their_largest(ops: Ops, kind: type[np.signedinteger], keep: int) -> None:
+    """Each row of a matrix keeps its largest, among equals those on the left."""
+    rows = np.random.default_rng(keep).integers(0, 9, (7, 20)).astype(kind)
+    rows[0], rows[1], rows[2] = 5, np.iinfo(kind).max, np.arange(20)
+    expected = [entry for row in rows.tolist() for entry in largest(row, keep)]
+
+    assert expected == host(ops.keep_largest_of_rows(ops.load(rows), keep))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    length=st.integers(1, 9),
+    inner=st.integers(1, 4),
+    start=st.integers(0, 100),
+    count=st.integers(1, 60),
+    data=st.data(),
+)
+def test_drop_from_clears_the_tail(length: int, inner: int, start: int, count: int, data: Any) -> None:  # noqa: ANN401
+    """From some middle index on everything is cleared, wherever the run begins and ends."""
+    first = data.draw(st.integers(0, length))
+    middles = [(at // inner) % length for at in range(start, start + count)]
+    assert middles == middle_index(start, count, length, inner).tolist()
+
+    for make in OPS.values():
+        ops = make()
+        keep = ops.at_least(ops.load(np.ones(count, np.int32)), 0)
+        ops.drop_from(keep, start, length, inner, first)
+        assert [-(middle < first) for middle in middles] == host(keep)
+
+
+@pytest.mark.parametrize(("length", "inner", "group"), [(10, 1, 4), (12, 1, 4), (7, 3, 2), (5, 2, 9)])
+def test_keep_largest_of_a_run_is_that_of_the_whole(ops: Ops, length: int, inner: int, group: int) -> None:
+    """A run that begins and ends between groups anywhere in the tensor gets the bits of its place in the whole."""
+    values = np.random.default_rng(0).integers(0, 5, 4 * length * inner).astype(np.int32)
+    whole = grouped(values.tolist(), length, inner, group, 1)
+    edges = sorted({outer * length * inner + low * inner for outer in range(5) for low in range(0, length, group)})
+
+    for start in edges[:-1]:
+        for stop in (edge for edge in edges if start < edge <= values.size):
+            got = ops.keep_largest(ops.load(values[start:stop]), start, length, inner, group, 1)
+            assert whole[start:stop] == host(got)
+
+
+def test_a_long_dimension_with_a_short_last_group_keeps_its_largest(ops: Ops) -> None:
+    """Over a million places that do not repeat, each group still keeps its 2 largest of 4."""
+    length = (1 << 20) + 2
+    values = np.random.default_rng(0).integers(0, 9, 2 * length).astype(np.int32)
+    padded = np.pad(values.reshape(2, length), ((0, 0), (0, 2)), constant_values=-1).reshape(2, -1, 4)
+    order = np.argsort(-padded, axis=2, kind="stable")[..., :2]
+    expected = np.zeros(padded.shape, np.int32)
+    np.put_along_axis(expected, order, -1, axis=2)
+
+    got = ops.keep_largest(ops.load(values), 0, length, 1, 4, 2)
+
+    assert np.array_equal(expected.reshape(2, -1)[:, :length].reshape(-1), np.asarray(got))

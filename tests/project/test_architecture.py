@@ -1,0 +1,99 @@
+"""The layers of the package: an import points to a lower layer, or stays inside its own package."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "prunecli"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+LAYERS = (
+    ("errors", "dtypes", "version"),
+    ("text", "checkpoint", "progress", "kernels"),
+    ("io", "plans"),
+    ("formats", "selection", "ranking"),
+    ("strategies", "report"),
+    ("engine", "inspection", "baking", "tuning"),
+    ("api", "training"),
+    ("cli",),
+    ("__main__",),
+)
+"""From the lowest to the highest; packages of one layer do not import each other."""
+
+LAYER = {package: height for height, packages in enumerate(LAYERS) for package in packages}
+
+NEVER = {
+    "numpy": set(LAYER) - {"baking", "engine", "inspection", "io", "kernels", "ranking"},
+    "torch": set(LAYER),
+    "jinja2": set(LAYER),
+    "rich": set(LAYER),
+    "typer": set(LAYER) - {"cli"},
+    "click": set(LAYER) - {"cli"},
+    "pickle": set(LAYER),
+}
+"""Libraries and the packages whose modules do not import them at their top."""
+
+
+def package_of(name: str) -> str:
+    """Return the first part of a module's name below `prunecli`."""
+    return name.split(".")[1] if "." in name else "__init__"
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Return the modules that a file imports, and whether at its top; imports for types only are left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = []
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node in tree.body) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            whole = node.module == "prunecli"
+            found += [(f"prunecli.{a.name}" if whole else node.module, node in tree.body) for a in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_imports_point_down(path: Path) -> None:
+    """A module imports lower layers and its own package only; light packages import no heavy library at their top."""
+    relative = path.relative_to(SOURCE)
+    own = relative.parts[0].removesuffix(".py")
+    if own == "__init__":
+        return  # the public names are imported when they are asked for
+    wrong = []
+    for name, at_top in imports(path):
+        if name.startswith("prunecli"):
+            other = package_of(name)
+            if other != own and other != "__init__" and LAYER[other] >= LAYER[own]:
+                wrong.append(f"{own} -> {name}")
+        elif at_top and own in NEVER.get(name.split(".")[0], set()):
+            wrong.append(f"{own} imports {name}")
+    assert wrong == []
+
+
+def test_every_package_has_a_layer() -> None:
+    """No package is outside the picture, and the picture names no package that is not there."""
+    there = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+
+    assert there == set(LAYER)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["global", "--help"], ["--version"]])
+def test_the_start_is_light(arguments: list[str]) -> None:
+    """Help and version import neither numpy nor torch nor rich."""
+    code = (
+        "import sys\nfrom prunecli.cli.main import main\n"
+        f"try: main({arguments})\nexcept SystemExit: pass\n"
+        "print(sorted({'numpy', 'torch', 'rich', 'jinja2'} & set(sys.modules)), file=sys.stderr)"
+    )
+
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert run.stderr.splitlines()[-1] == "[]"

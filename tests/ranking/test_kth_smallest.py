@@ -1,0 +1,313 @@
+"""The search for a rank against sorting everything: adversarial data, lying samples, coarse bins, mixed dtypes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunecli.dtypes import FLOATS
+from prunecli.kernels.bit_patterns import narrow, values, widen
+from prunecli.kernels.ops import INTS, NumpyOps, TorchOps
+from prunecli.plans import Group, Order
+from prunecli.ranking import kth_smallest as ranking
+from prunecli.ranking.kth_smallest import Keys, Sample, Search, orders_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+Member = tuple[str, "NDArray[Any]"]
+"""A dtype's name, and magnitudes as patterns."""
+
+PASSES = 3
+"""A bracket that missed costs a second pass, and counting the ties a third."""
+
+
+def patterns_of(numbers: NDArray[np.float64], name: str = "F32") -> Member:
+    """Return the magnitudes of `numbers` in a format of `name`."""
+    dtype = FLOATS[name]
+    kind = INTS[max(dtype.itemsize, 2)]
+    if name in ("F64", "F32", "F16"):
+        floats = np.abs(numbers).astype(f"<f{dtype.itemsize}")
+        return name, floats.view(INTS[dtype.itemsize])
+    return name, np.array([dtype.encode(abs(number)) for number in numbers.tolist()], kind)
+
+
+def bits(name: str, patterns: Sequence[int]) -> Member:
+    """Return magnitudes given as patterns, in the width that the kernels use."""
+    return name, np.array(patterns, INTS[max(FLOATS[name].itemsize, 2)])
+
+
+def honest(members: Sequence[Member]) -> list[Sample]:
+    """Sample every fourth element, in blocks of 8."""
+    found = []
+    for at, (_, patterns) in enumerate(members):
+        length = min(8, patterns.size)
+        blocks = patterns[: patterns.size // length * length].reshape(-1, length)[::4]
+        found.append(Sample(at, blocks))
+    return found
+
+
+def search(
+    members: Sequence[Member], ranks: Sequence[int], samples: Sequence[Sample] | None = None, *, ties: bool = True
+) -> tuple[list[Order], int]:
+    """Find `ranks`, serving tiles of 100 in a shuffled order; return them and how many passes it took."""
+    group = Group(tuple(range(len(members))), tuple(ranks), ties)
+    found = Search(group, [FLOATS[name] for name, _ in members], [patterns.size for _, patterns in members])
+    if samples is not None:
+        found.narrow_to(samples)
+    ops, random = NumpyOps(), np.random.default_rng(0)
+    for passes in range(1, 200):
+        tiles = [
+            (member, low, width, at)
+            for member, low, width in found.brackets()
+            for at in range(0, members[member][1].size, 100)
+        ]
+        for index in random.permutation(len(tiles)):
+            member, low, width, at = tiles[index]
+            name, patterns = members[member]
+            tile = patterns[at : at + 100]
+            if low > FLOATS[name].top:
+                found.add(member, tile.size, np.empty(0, np.int64), np.empty(0, np.int64))
+            else:
+                found.add(member, *ops.below_and_inside(tile, low, width))
+        if found.advance():
+            return found.orders(), passes
+    raise RuntimeError("the search does not end")
+
+
+def everything(members: Sequence[Member]) -> NDArray[np.float64]:
+    """Return all magnitudes as float64, sorted; NaN last."""
+    return np.sort(np.concatenate([values(patterns, FLOATS[name]) for name, patterns in members]))
+
+
+def check(members: Sequence[Member], ranks: Sequence[int], orders: Sequence[Order], *, ties: bool = True) -> None:
+    """Compare each order statistic and its counts, whole and per member, with sorting everything; no NaNs."""
+    ordered = everything(members)
+    for rank, order in zip(ranks, orders, strict=True):
+        value = float(ordered[rank - 1])
+        assert (rank, value) == (order.rank, order.value)
+        assert int((ordered < value).sum()) == order.less
+        assert int((ordered == value).sum()) == order.equal
+        for at, (name, patterns) in enumerate(members):
+            mine = values(patterns, FLOATS[name])
+            assert (mine >= value).tolist() == (patterns.astype(np.int64) >= order.cuts[at]).tolist()
+            exact = order.cuts[at] <= FLOATS[name].top and FLOATS[name].decode(order.cuts[at]) == value
+            assert exact == order.hits[at]
+            number = order.equals[at]
+            assert number is None or number == int((mine == value).sum())
+            assert number is not None or not ties or rank == order.less + order.equal
+
+
+RANDOM = np.random.default_rng(7)
+
+LAYOUTS: dict[str, Callable[[], list[Member]]] = {
+    "plain": lambda: [patterns_of(RANDOM.standard_normal(3000))],
+    "sorted": lambda: [patterns_of(np.sort(np.abs(RANDOM.standard_normal(3000))))],
+    "descending": lambda: [patterns_of(-np.sort(-np.abs(RANDOM.standard_normal(3000))))],
+    "another scale": lambda: [patterns_of(RANDOM.standard_normal(n) * s) for n, s in ((200, 1), (4000, 1e6), (90, 1))],
+    "all equal": lambda: [patterns_of(np.full(n, 0.5)) for n in (700, 800, 1)],
+    "half zeros": lambda: [patterns_of(RANDOM.standard_normal(2000) * RANDOM.integers(0, 2, 2000)) for _ in range(2)],
+    "few values": lambda: [patterns_of(RANDOM.integers(0, 4, 1500).astype(float)) for _ in range(3)],
+    "one outlier": lambda: [patterns_of(np.r_[np.zeros(1999), 1e30])],
+    "wide float64": lambda: [patterns_of(10.0 ** RANDOM.uniform(-308, 308, 3000), "F64")],
+    "subnormals": lambda: [patterns_of(RANDOM.uniform(0, 1e-310, 2000), "F64"), patterns_of(np.zeros(9), "F64")],
+    "bf16": lambda: [patterns_of(RANDOM.standard_normal(2000), "BF16") for _ in range(2)],
+    "mixed": lambda: [patterns_of(RANDOM.standard_normal(400), name) for name in FLOATS],
+    "mixed without float64": lambda: [
+        patterns_of(RANDOM.standard_normal(400) * 0.02, name) for name in FLOATS if name != "F64"
+    ],
+    "16 bits and 32": lambda: [patterns_of(RANDOM.integers(0, 9, 900) / 8, name) for name in ("BF16", "F32", "F16")],
+    "mixed, few values": lambda: [patterns_of(RANDOM.integers(0, 3, 300) / 2, name) for name in FLOATS],
+    "mixed with infinities": lambda: [
+        patterns_of(np.r_[RANDOM.standard_normal(100), [np.inf] * 30], name) for name in ("F64", "F32", "F16")
+    ],
+    "one each": lambda: [patterns_of(np.array([1.5]), name) for name in FLOATS],
+    "one weight": lambda: [patterns_of(np.array([1.5]))],
+}
+
+
+def some_ranks(total: int) -> list[int]:
+    """Return ranks at the ends and between."""
+    ranks = {1, 2, total // 3, total // 2, total * 9 // 10, total - 1, total}
+    return sorted(ranks & set(range(1, total + 1)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_rank_is_what_sorting_puts_there(layout: str, sampled: bool) -> None:  # noqa: FBT001
+    """Value, counts below and equal, and the counts per member are exact, for any data, in few passes."""
+    members = LAYOUTS[layout]()
+    samples = honest(members) if sampled else None
+
+    for rank in some_ranks(sum(patterns.size for _, patterns in members)):
+        orders, passes = search(members, [rank], samples)
+        check(members, [rank], orders)
+        assert passes <= PASSES
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("lie", ["all zero", "all huge", "one value"])
+def test_a_lying_sample_costs_passes_and_nothing_else(layout: str, lie: str) -> None:
+    """A bracket that misses on either side is looked beside, and the result is the same."""
+    members = LAYOUTS[layout]()
+    name, patterns = members[0]
+    picture = {"all zero": 0, "all huge": FLOATS[name].finite_max, "one value": int(patterns[0])}[lie]
+    samples = [Sample(0, np.full((50, 8), picture, patterns.dtype))]
+
+    for rank in some_ranks(sum(patterns.size for _, patterns in members)):
+        orders, passes = search(members, [rank], samples)
+        check(members, [rank], orders)
+        assert passes <= PASSES
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("limit", [4, 50, 400])
+def test_coarse_bins_come_out_exact(layout: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory holds few patterns the bins grow, the right one is looked into, and the result is the same."""
+    monkeypatch.setattr(ranking, "HELD_LIMIT", 16 * limit)
+    monkeypatch.setattr(ranking, "BINS_BITS", max(limit.bit_length() - 1, 1))
+    members = LAYOUTS[layout]()
+
+    for rank in some_ranks(sum(patterns.size for _, patterns in members)):
+        orders, passes = search(members, [rank])
+        check(members, [rank], orders)
+        assert passes <= 66  # each pass at least halves the bracket, of at most 63 bits
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("limit", [4, 1 << 20])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_two_neighbouring_ranks_are_found_together(
+    layout: str,
+    limit: int,
+    sampled: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pair that a percentile asks for is exact, also where the bins keep the two apart."""
+    monkeypatch.setattr(ranking, "HELD_LIMIT", 16 * limit)
+    monkeypatch.setattr(ranking, "BINS_BITS", max(limit.bit_length() - 1, 1))
+    members = LAYOUTS[layout]()
+    total = sum(patterns.size for _, patterns in members)
+
+    for rank in {1, total // 2 + 1, total - 1} & set(range(1, total)):
+        pair = [rank, rank + 1]
+        orders, _ = search(members, pair, honest(members) if sampled else None, ties=False)
+        check(members, pair, orders, ties=False)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 50), (50, 51), (60, 70), (10, 20), (51, 1 << 31)])
+def test_two_ranks_on_both_sides_of_a_bracket_end_the_search(low: int, high: int) -> None:
+    """A bracket that holds one of two ranks, or neither, does not send the search back and forth."""
+    patterns = np.arange(1, 101, dtype=np.int32)
+    found = Search(Group((0,), (50, 51), ties=False), [FLOATS["F32"]], [100])
+    found.low, found.high = low, high
+
+    for _ in range(4):
+        for member, first, width in found.brackets():
+            found.add(member, *NumpyOps().below_and_inside(patterns, first, width))
+        if found.advance():
+            break
+
+    assert [order.cuts[0] for order in found.orders()] == [50, 51]
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_any_mixture_ranks_by_value(data: Any) -> None:  # noqa: ANN401
+    """Random patterns of random formats, NaN excluded, rank as their float64 values do."""
+    members = []
+    for name in data.draw(st.lists(st.sampled_from(list(FLOATS)), min_size=1, max_size=4)):
+        top = FLOATS[name].infinity or FLOATS[name].finite_max
+        members.append(bits(name, data.draw(st.lists(st.integers(0, top), min_size=1, max_size=12))))
+    rank = data.draw(st.integers(1, sum(patterns.size for _, patterns in members)))
+
+    orders, passes = search(members, [rank], honest(members) if data.draw(st.booleans()) else None)
+
+    check(members, [rank], orders)
+    assert passes <= PASSES
+
+
+@pytest.mark.parametrize("limit", [4, 1 << 20])
+def test_nan_ranks_above_infinity(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a mixture, exactly the NaNs come after all numbers and infinities, and each is found at some rank."""
+    monkeypatch.setattr(ranking, "HELD_LIMIT", 16 * limit)
+    monkeypatch.setattr(ranking, "BINS_BITS", max(limit.bit_length() - 1, 1))
+    members = [bits(name, [0, 1, FLOATS[name].finite_max, FLOATS[name].top]) for name in FLOATS]
+    members.append(bits("F32", [FLOATS["F32"].infinity or 0, 0x7F800001, 0x7FC00000]))
+    total = sum(patterns.size for _, patterns in members)
+    numbers = int((~np.isnan(everything(members))).sum())
+
+    for rank in range(1, total + 1):
+        ((order,), _) = search(members, [rank])
+        below = sum(int((p.astype(np.int64) < cut).sum()) for (_, p), cut in zip(members, order.cuts, strict=True))
+        assert np.isnan(order.value) == (rank > numbers)
+        assert below == order.less < rank <= order.less + order.equal
+
+
+def test_passes_stay_few_on_real_sizes() -> None:
+    """A million weights with an honest sample take one pass, and a second only if the cut goes through equals."""
+    member = patterns_of(np.random.default_rng(1).standard_normal(1 << 20))
+    samples = [Sample(0, member[1].reshape(-1, 1024)[::8])]
+    found = Search(Group((0,), (1 << 19,)), [FLOATS["F32"]], [1 << 20])
+
+    found.narrow_to(samples)
+    for at, low, width in found.brackets():
+        found.add(at, *NumpyOps().below_and_inside(member[1], low, width))
+
+    assert found.advance()
+    check([member], [1 << 19], found.orders())
+
+
+@pytest.mark.parametrize("device", ["numpy", "torch"])
+def test_a_tensor_at_hand_is_ranked_at_once(device: str) -> None:
+    """orders_of gives the statistics of one tensor as sorting does."""
+    ops = NumpyOps() if device == "numpy" else TorchOps("cpu")
+    name, patterns = patterns_of(np.random.default_rng(0).integers(0, 9, 500).astype(float), "F16")
+    ranks = [1, 2, 250, 499, 500]
+
+    check([(name, patterns)], ranks, orders_of(ops, ops.load(patterns), ranks, FLOATS[name]))
+
+
+# --- keys
+
+
+@pytest.mark.parametrize("wide", ["F32", "F64"])
+@pytest.mark.parametrize("name", [name for name in FLOATS if FLOATS[name].itemsize <= 2])
+def test_narrow_undoes_widen(name: str, wide: str) -> None:
+    """Every magnitude, NaN too, has a wider pattern in the same order, and is found again from it."""
+    dtype, common = FLOATS[name], FLOATS[wide]
+    patterns = np.arange(dtype.top + 1)
+
+    keys = widen(patterns.astype(np.int64), dtype, common)
+
+    assert (np.diff(keys) > 0).all()
+    assert np.array_equal(values(keys, common)[:-1], values(patterns, dtype)[:-1], equal_nan=True)
+    assert patterns.tolist() == [narrow(key, dtype, common) for key in keys.tolist()]
+    assert (patterns + 1).tolist() == [narrow(key + 1, dtype, common) for key in keys.tolist()]
+
+
+def test_float32_is_common_to_all_but_float64() -> None:
+    """Keys are as short as the widest format among them."""
+    assert [Keys([FLOATS[n] for n in ns]).common.name for ns in (["F16"], ["BF16", "F16"], ["F8_E4M3", "F64"])] == [
+        "F16",
+        "F32",
+        "F64",
+    ]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_values_are_what_patterns_decode_to(name: str) -> None:
+    """The array conversion gives each pattern the value that the format states."""
+    dtype = FLOATS[name]
+    patterns = np.unique(np.r_[np.arange(99) * (dtype.mask // 99), 1, dtype.finite_max, dtype.mask])
+    kind = INTS[max(dtype.itemsize, 2)]
+
+    got = values(patterns.astype(kind), dtype)
+
+    assert [repr(dtype.decode(at)) for at in patterns.tolist()] == [repr(value) for value in got.tolist()]

@@ -1,0 +1,176 @@
+"""Bounds on sparsity and the gates of a run: whole weights, rounded as amounts are, and sentences for what fails."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.utils import prune as torch_prune
+
+from prunecli.errors import UsageError
+from prunecli.report.gates import Bound, Count, Gates, failures, sparsity
+from prunecli.report.model import Report, Row
+
+
+def row(name: str, numel: int, zeros: int | None, *, selected: bool = True) -> Row:
+    """Return the row of a tensor."""
+    return Row(name, "F32", (numel,), numel, selected=selected, zeros_after=zeros)
+
+
+def report(*rows: Row) -> Report:
+    """Return what a run with `rows` reports."""
+    return Report(rows, {"name": "l1"}, "in.pth", "torch zip", 1, "0")
+
+
+# --- what a bound is
+
+
+@given(st.integers(1, 200), st.floats(0, 1))
+def test_what_an_amount_made_meets_the_same_bound(numel: int, amount: float) -> None:
+    """A tensor that torch pruned by an amount is that sparse, to the nearest weight: neither too few nor too many."""
+    weights = torch.arange(1.0, numel + 1)
+    mask = torch_prune.L1Unstructured(amount).compute_mask(weights, torch.ones_like(weights)) if amount else weights
+    zeros = int((mask == 0).sum())
+    count = [Count("w", zeros, numel)]
+
+    assert Bound(amount).holds(count) or zeros == 0
+    assert Bound(amount, upper=True).holds(count) or zeros == numel
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.floats(0, 1))
+def test_tensors_that_hold_one_by_one_hold_together(numels: list[int], fraction: float) -> None:
+    """Rounding in each tensor does not add up to a failure of all together."""
+    for upper in (False, True):
+        bound = Bound(fraction, upper)
+        counts = [Count("w", bound.zeros([numel]), numel) for numel in numels]
+
+        assert bound.holds(counts)
+
+
+@given(st.integers(1, 10**9), st.floats(0, 1), st.integers(0, 10**9))
+def test_a_bound_is_off_by_less_than_one_weight(numel: int, fraction: float, zeros: int) -> None:
+    """What holds is within one weight of the exact fraction, and what fails misses it."""
+    zeros = min(zeros, numel)
+    exact = Fraction(fraction) * numel
+
+    assert Bound(fraction).holds([Count("w", zeros, numel)]) == (zeros >= Bound(fraction).zeros([numel]))
+    assert abs(Bound(fraction).zeros([numel]) - exact) < 1 + Fraction(numel, 2**52)
+    assert abs(Bound(fraction, upper=True).zeros([numel]) - exact) < 1 + Fraction(numel, 2**52)
+
+
+@pytest.mark.parametrize("numel", [1, 3, 7, 1000])
+def test_rounding_never_allows_all_or_none(numel: int) -> None:
+    """A least above none asks for a zero, and a most below all for a weight, however small the tensor."""
+    assert not Bound(1e-9).holds([Count("w", 0, numel)])
+    assert not Bound(1 - 1e-9, upper=True).holds([Count("w", numel, numel)])
+    assert Bound(1.0).zeros([numel]) == numel
+    assert Bound(0.0, upper=True).zeros([numel]) == 0
+
+
+@given(st.integers(1, 10**7), st.data())
+def test_a_failure_never_reads_like_a_success(numel: int, data: st.DataObject) -> None:
+    """The percentage that is told is another than the one that was asked for, and the weights missing are counted."""
+    fraction = data.draw(st.sampled_from([0.5, 0.8, 0.999]))
+    zeros = data.draw(st.integers(0, numel))
+    bound, count = Bound(fraction), [Count("w", zeros, numel)]
+
+    got = bound.got(count)
+
+    if not bound.holds(count):
+        assert float(got.split("%")[0]) != 100 * fraction
+        assert f"; {bound.zeros([numel]) - zeros:,} too few)" in got
+
+
+def test_a_near_miss_is_told_with_the_digits_it_takes() -> None:
+    """What rounds to the bound, to none or to all is told exactly enough to see that it is not that."""
+    assert Bound(0.8).got([Count("w", 79_999, 100_000)]) == "79.999% (79,999 of 100,000; 1 too few)"
+    assert Bound(0.5).got([Count("w", 99_999, 100_000)]) == "99.999% (99,999 of 100,000)"
+    assert Bound(0.5).got([Count("w", 1, 100_000)]) == "0.001% (1 of 100,000; 49,999 too few)"
+
+
+# --- text to a fraction
+
+
+@pytest.mark.parametrize(
+    ("text", "fraction"),
+    [("0.5", 0.5), ("50%", 0.5), ("33.3%", 0.333), ("1", 1.0), ("100%", 1.0), ("0", 0.0), ("1e-3", 0.001)],
+)
+def test_a_sparsity_is_a_fraction_or_a_percentage(text: str, fraction: float) -> None:
+    """Both spellings of a number are the same number."""
+    assert sparsity("--min-sparsity")(text) == fraction
+
+
+@given(st.integers(0, 10**6))
+def test_a_percentage_is_the_number_that_its_digits_say(millionths: int) -> None:
+    """Moving the decimal point changes no bit."""
+    assert sparsity("--x")(f"{millionths / 10**4:.4f}%") == sparsity("--x")(f"{millionths / 10**6:.6f}")
+
+
+@pytest.mark.parametrize("text", ["", "%", "half", "50", "-1", "101%", "nan", "inf", "1e999999999", "-0.1", "0.5%%"])
+def test_other_text_is_refused_with_something_to_type(text: str) -> None:
+    """What is no sparsity is named, and the hint is an option with one."""
+    with pytest.raises(UsageError, match="--min-sparsity") as caught:
+        sparsity("--min-sparsity")(text)
+
+    assert caught.value.hint is not None
+    assert "--min-sparsity " in caught.value.hint
+
+
+def test_a_whole_number_is_taken_for_a_percentage_in_the_hint() -> None:
+    """Who types 80 means 80%."""
+    with pytest.raises(UsageError) as caught:
+        sparsity("--min-sparsity")("80")
+
+    assert caught.value.hint == "--min-sparsity 80%, or --min-sparsity 0.8"
+
+
+# --- gates
+
+
+def test_no_gates_no_failures() -> None:
+    """A run without gates passes, whatever it did."""
+    assert failures(report(row("w", 10, 10)), Gates()) == ()
+
+
+def test_each_gate_that_is_not_passed_is_a_sentence() -> None:
+    """A gate over all tensors is told once, the gate of each tensor for each that fails; skipped tensors are none."""
+    rows = report(row("a.weight", 100, 90), row("b.weight", 100, 10), row("c.bias", 100, None, selected=False))
+
+    assert failures(rows, Gates(0.6, 1.0, 0.8)) == (
+        "--min-sparsity: wanted at least 60% zero over the selected tensors, got 50.0% (100 of 200; 20 too few)",
+        "--max-tensor-sparsity: wanted at most 80% zero, got 90.0% (90 of 100; 10 too many) in a.weight",
+    )
+    assert failures(rows, Gates(max_sparsity=0.4)) == (
+        "--max-sparsity: wanted at most 40% zero over the selected tensors, got 50.0% (100 of 200; 20 too many)",
+    )
+
+
+def test_a_gate_that_is_met_exactly_is_passed() -> None:
+    """Both bounds include the fraction itself."""
+    assert failures(report(row("w", 10, 5)), Gates(0.5, 0.5, 0.5)) == ()
+
+
+def test_names_in_failures_are_harmless() -> None:
+    """A name from a file cannot command a terminal."""
+    (sentence,) = failures(report(row("a\x1b[2J", 10, 10)), Gates(max_tensor_sparsity=0.5))
+
+    assert sentence.endswith("in a\\x1b[2J")
+
+
+@pytest.mark.parametrize(
+    "gates", [{"min_sparsity": 1.5}, {"max_sparsity": -0.1}, {"max_tensor_sparsity": float("nan")}]
+)
+def test_gates_are_fractions(gates: dict[str, float]) -> None:
+    """What is outside 0 to 1 is refused."""
+    with pytest.raises(UsageError, match="0 to 1"):
+        Gates(**gates)
+
+
+@pytest.mark.parametrize("gates", [{"max_sparsity": 0.4}, {"max_tensor_sparsity": 0.4}])
+def test_gates_that_nothing_can_pass_are_refused(gates: dict[str, float]) -> None:
+    """A least above a most is a mistake that shows before anything is read."""
+    with pytest.raises(UsageError, match="at least 50% zero and at most 40%"):
+        Gates(min_sparsity=0.5, **gates)

@@ -1,0 +1,302 @@
+"""A report as a page: whole in itself, true to the numbers, and safe whatever a tensor is called."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.reports import EVIL, report, row, skipped
+
+from prunecli.engine.compression import Compressed
+from prunecli.report.histogram import BeforeAfter
+from prunecli.report.html import HISTOGRAMS, LABELLED, NAMES, ROWS, to_html
+from prunecli.report.model import Report, warnings_for
+from prunecli.text.escape import shown
+
+VOID = {"meta", "input", "br"}
+HOSTILE = (
+    EVIL,
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</title></style></svg></bdi>",
+    "<!-- hidden",
+    "&lt;b&gt; &amp;",
+    "{{ 7 * 7 }}{% raw %}",
+    "\u05e9\u05dc\u05d5\u05dd.weight",
+    "a\u202eb\u2066",
+    "\udc80",
+    "",
+)
+
+
+class Page(HTMLParser):
+    """A parsed page: its tags with attributes, its text, the cells of its table; AssertionError where tags cross."""
+
+    def __init__(self, html: str) -> None:
+        """Parse `html`, and see that every tag is closed in its place."""
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.scripts, self.styles = "", "", ""
+        self.names: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Open a tag."""
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "th" and ("scope", "row") in attrs:
+            self.names.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag that closes itself, as SVG's do."""
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close the tag that is open."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Add text, or the script's or the style's."""
+        inside = self.open[-1] if self.open else ""
+        if inside == "script":
+            self.scripts += data
+        elif inside == "style":
+            self.styles += data
+        else:
+            self.text += data
+            if "th" in self.open and "tbody" in self.open:
+                self.names[-1] += data
+
+    def count(self, tag: str, **attributes: str) -> int:
+        """Count the tags with these attributes (`class_` for class)."""
+        wanted = {key.rstrip("_"): value for key, value in attributes.items()}
+        return sum(name == tag and wanted.items() <= found.items() for name, found in self.tags)
+
+
+def histogram(seed: int = 0) -> BeforeAfter:
+    """Make the histogram of some weights, half of them gone."""
+    counts = np.random.default_rng(seed).integers(0, 50, 40)
+    return BeforeAfter("F32", 920, counts.tolist(), np.where(np.arange(40) < 20, 0, counts).tolist())
+
+
+def many(count: int) -> Report:
+    """Make a report over `count` tensors with histograms."""
+    rows = [row(f"w{i:04}", 1000 + i, i % 1000) for i in range(count)]
+    return report(*rows, histograms={r.name: histogram() for r in rows})
+
+
+def test_the_page_says_what_was_done() -> None:
+    """Totals over selected and all, sizes, the plain sentence, tensors, reasons and provenance are there."""
+    value = report(
+        row(two_four=True, aliases=("head",), nonfinite=3),
+        skipped("b.bias"),
+        command=("prune", "l1", "a b.pth"),
+        compressed=Compressed("zstd level 3", 10**6, 190_000, 80_000),
+        input_sha256="ab" * 32,
+        device="cuda:0",
+        seconds=1.5,
+        facts=("a fact",),
+    )
+    page = Page(to_html(value))
+
+    for part in (
+        "50.0% zero",
+        "50 of 100 weights zeroed by this run in 1 tensor; 0.0% were zero before.",
+        "2 tensors, 110 parameters; at least 45.5% are zero now.",
+        "zstd level 3, after80.0 kB",
+        "neither smaller nor faster by itself",
+        "1 of 1 tensor fits the 2:4 pattern",
+        "1 tensor: fewer than 2 dimensions",
+        "prune l1 'a b.pth'",
+        "l1 amount=0.5",
+        "sha256 " + "ab" * 32,
+        "prunecli 0.1.0",
+        "cuda:0",
+        "1.5 seconds",
+        "a fact",
+    ):
+        assert part in re.sub(r"\n", "", page.text)
+    assert page.names == ["fc.weight"]
+
+
+def test_a_dry_run_says_so() -> None:
+    """Where nothing was written, the page says what would be zeroed, and names no output."""
+    words = Page(to_html(report(row(), output_path=None, dry_run=True))).text
+
+    assert "would be zeroed" in words
+    assert "nothing written" in words
+    assert "zeroed by this run" not in words
+
+
+def test_warnings_are_on_top() -> None:
+    """Every warning stands above the numbers."""
+    rows = [row("gone", zeros=100)]
+    words = Page(to_html(report(*rows, warnings=warnings_for(rows)))).text
+
+    assert words.index("1 tensor becomes all zero: gone") < words.index("Selected weights")
+
+
+def test_the_page_needs_nothing_else() -> None:
+    """No tag points anywhere, and the page forbids itself everything but its own style and script."""
+    page = Page(to_html(many(30)))
+    policies = [found["content"] for tag, found in page.tags if "http-equiv" in found]
+    own = base64.b64encode(hashlib.sha256(page.scripts.encode()).digest()).decode()
+
+    assert not {"src", "href", "xlink:href", "style", "srcset", "action"} & {k for _, found in page.tags for k in found}
+    assert not re.search(r"url\(|@import|https?:", page.styles + page.scripts)
+    assert policies == [
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{own}'; base-uri 'none'; form-action 'none'"
+    ]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_only_text(name: str) -> None:
+    """Wherever something from outside appears, the page has the tags of a harmless one and shows it as text."""
+
+    def page(words: str) -> Page:
+        rows = [row(words, aliases=(words,), file=words or "f"), row("b"), skipped(words, f"tied to {words}")]
+        return Page(
+            to_html(
+                report(
+                    *rows,
+                    input_path=words,
+                    output_path=f"{words}x",
+                    command=(words,),
+                    strategy={"name": words, words: words},
+                    warnings=(words,),
+                    facts=(words,),
+                    format=words,
+                    device=words,
+                    version=words,
+                    key=words or "k",
+                    histograms={r.name: histogram() for r in rows},
+                )
+            )
+        )
+
+    found, harmless = page(name), page("harmless")
+    assert [tag for tag, _ in found.tags] == [tag for tag, _ in harmless.tags]
+    assert [sorted(attrs) for _, attrs in found.tags] == [sorted(attrs) for _, attrs in harmless.tags]
+    assert found.scripts == harmless.scripts
+    assert found.names[0] == (shown(name) or '""')
+    assert not {"\u202e", "\u2066", "\x1b", "\udc80"} & set(found.text)
+
+
+@settings(max_examples=30, deadline=None)
+@given(name=st.text(max_size=15))
+def test_any_name_is_only_text(name: str) -> None:
+    """Any name is in the table's cell, and nowhere markup."""
+    assert Page(to_html(report(row(name)))).names == [shown(name) or '""']
+
+
+def test_long_names_are_cut() -> None:
+    """A name of 10,000 characters is shown by its ends, and its length is told."""
+    html = to_html(report(row("begin" + "x" * 9_990 + "ende!"), histograms={}))
+    (name,) = Page(html).names
+
+    assert name.startswith("beginxxx")
+    assert name.endswith("xxxende! (10,000 characters)")
+    assert "x" * 200 not in html
+
+
+def test_without_counts_there_are_no_histograms() -> None:
+    """Where magnitudes were not counted, the page has no section on them."""
+    page = Page(to_html(report(row())))
+
+    assert page.count("figure") == 0
+    assert "Magnitudes" not in page.text
+
+
+def test_a_histogram_is_drawn_with_its_cut() -> None:
+    """A single tensor has one figure, with the areas of before and after and the cut's line."""
+    html = to_html(
+        report(
+            row(cut=2.0**-10, largest_pruned=2.0**-11, smallest_kept=2.0**-10), histograms={"fc.weight": histogram()}
+        )
+    )
+    page = Page(html)
+
+    assert page.count("figure") == 1
+    assert (page.count("path", class_="gone"), page.count("path", class_="kept")) == (1, 1)
+    assert "cut 0.000977" in page.text
+
+
+def test_histograms_are_of_the_largest() -> None:
+    """Of many tensors the largest are drawn one by one after all together, and the page says how many."""
+    page = Page(to_html(many(100)))
+
+    assert page.count("figure") == HISTOGRAMS + 1
+    assert f"Drawn one by one: the {HISTOGRAMS} largest of 100 tensors." in page.text
+    assert re.findall(r"w(\d{4})(?=[\d,]+ weights)", page.text) == [f"{i:04}" for i in range(100 - HISTOGRAMS, 100)]
+
+
+def test_tensors_that_are_all_zero_have_no_figure() -> None:
+    """Nothing to draw is no error."""
+    page = Page(to_html(report(row(zeros=100), histograms={"fc.weight": BeforeAfter("F32", 0, [], [])})))
+
+    assert page.count("figure") == 0
+
+
+@pytest.mark.parametrize("count", [1, LABELLED, LABELLED + 1, 1000])
+def test_every_tensor_has_its_bar(count: int) -> None:
+    """Few tensors have named bars; many share columns of one drawing; every one has a bar in the table."""
+    page = Page(to_html(many(count)))
+
+    assert len(page.names) == count
+    assert page.count("g") == (0 if count <= LABELLED else min(count, 480))
+
+
+def test_thousands_of_tensors_make_a_page_that_can_be_used() -> None:
+    """3,000 tensors take less than 3 MB, and beyond the limit the largest are listed and the others counted."""
+    page = Page(to_html(many(ROWS + 7)))
+
+    assert len(to_html(many(3000))) < 3_000_000
+    assert len(page.names) == ROWS
+    assert page.names[0] == "w0007"
+    assert "list 7 more" in page.text
+
+
+def test_many_skipped_tensors_are_counted() -> None:
+    """After some names of one reason the rest are counted."""
+    words = Page(to_html(report(row(), *(skipped(f"b{i}") for i in range(NAMES + 5))))).text
+
+    assert f"{NAMES + 5} tensors: fewer than 2 dimensions" in words
+    assert "and 5 more" in words
+
+
+def test_bars_add_up() -> None:
+    """A bar shows the zeros before, and beside them those of this run."""
+    (bar, *_) = re.findall(
+        r'<svg class="bar" .*?</svg>', to_html(report(row(zeros=60, zeros_before=20, pruned=40))), re.DOTALL
+    )
+
+    assert '<rect class="was" width="20.0"' in bar
+    assert '<rect class="gone" x="20.0" width="40.0"' in bar
+
+
+def test_columns_stand_on_the_ground() -> None:
+    """In the drawing of many tensors every part reaches from its height down to the base line."""
+    html = to_html(report(*(row(f"w{at}", 1000, at + 500, zeros_before=at) for at in range(LABELLED + 1))))
+    parts = re.findall(r'class="(was|gone)" x="[\d.]+" y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', html)
+
+    assert len(parts) == 2 * LABELLED + 1
+    assert all(abs(float(y) + float(height) - 100) < 0.011 for _, y, height in parts)
+    assert parts[-2:] == [("gone", "47.6", "52.4"), ("was", "97.6", "2.4")]
+
+
+def test_unknown_numbers_are_no_zeros() -> None:
+    """What nobody counted is a dash, and the page is whole."""
+    page = Page(to_html(report(row(zeros_before=None, zeros_after=None, pruned=None, cut=None, ties=None))))
+
+    assert "- of 100 weights" in page.text

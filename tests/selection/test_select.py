@@ -1,0 +1,366 @@
+"""Which tensors are pruned: the default rule, patterns, ties and overlaps."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo, row_major
+from prunecli.errors import SelectionError
+from prunecli.selection.select import Rules, Selection, select
+
+
+def tensor(  # noqa: PLR0913  -- a test names only what it is about
+    name: str,
+    shape: tuple[int, ...] = (4, 6),
+    *,
+    dtype: str = "F32",
+    start: int | None = None,
+    strides: tuple[int, ...] | None = None,
+    offset: int = 0,
+    storage: int = 10_000,
+    file: int = 0,
+    fixed: str | None = None,
+) -> TensorInfo:
+    """Make a tensor; without `start` it gets a storage of its own, found by its name."""
+    place = (1 + int.from_bytes(name.encode(), "big")) * 10_000 if start is None else start
+    steps = row_major(shape) if strides is None else strides
+    return TensorInfo(name, dtype, shape, steps, file, Span(place, storage), offset, fixed=fixed)
+
+
+def chosen(*tensors: TensorInfo, **rules: object) -> Selection:
+    """Select among `tensors` by Rules(**rules)."""
+    files = (CheckpointFile(Path("a.pth"), 0), CheckpointFile(Path("b.pth"), 0))
+    checkpoint = Checkpoint(Path("a.pth"), "zip", files, tensors)
+    return select(checkpoint, Rules(**rules))  # type: ignore[arg-type]
+
+
+def names(selection: Selection) -> list[str]:
+    """Name the targets in order."""
+    return [target.tensor.name for target in selection.targets]
+
+
+def reasons(selection: Selection) -> dict[str, str]:
+    """Map each skipped name to its reason."""
+    return {skip.tensor.name: skip.reason for skip in selection.skipped}
+
+
+# --- the default rule
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "weight",
+        "conv1.weight",
+        "lstm.weight_ih_l0",
+        "lstm.weight_hh_l0_reverse",
+        "cell.weight_hh",
+        "attn.in_proj_weight",
+        "o_lstm._token_embedder._char_embedding_weights",
+    ],
+)
+def test_default_selects_weight_words(name: str) -> None:
+    """A matrix whose last name part has `weight` or `weights` as a word is selected."""
+    assert names(chosen(tensor(name))) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("fc.bias", "does not end in a weight"),
+        ("weight.table", "does not end in a weight"),
+        ("fc.preweight", "does not end in a weight"),
+        ("fc.weight_mask", "mask"),
+        ("fc.weight_orig", "fold it first"),
+        ("fc.weight_g", "weight_norm"),
+        ("fc.weight_u", "spectral_norm"),
+        ("fc.weight_v", "weight_norm"),
+        ("fc.weight_scale", "scale"),
+        ("fc.weight_scale_inv", "scale"),
+        ("fc.weight_zero_point", "zero point"),
+        ("fc.parametrizations.weight.original0", "parametrization"),
+        ("fc.parametrizations.weight.original", "parametrization"),
+    ],
+)
+def test_default_skips_other_names_with_a_reason(name: str, why: str) -> None:
+    """Biases, leftovers of reparametrisations and scales are skipped, and the reason says what they are."""
+    selection = chosen(tensor("a.weight"), tensor(name))
+
+    assert names(selection) == ["a.weight"]
+    assert why in reasons(selection)[name]
+
+
+def test_prune_pair_is_named_as_such() -> None:
+    """weight_orig beside weight_mask is told apart from weight_orig beside weight_u."""
+    pruned = chosen(tensor("a.weight"), tensor("fc.weight_orig"), tensor("fc.weight_mask"))
+    spectral = chosen(tensor("a.weight"), tensor("fc.weight_orig"), tensor("fc.weight_u", (4,)))
+
+    assert "torch.nn.utils.prune" in reasons(pruned)["fc.weight_orig"]
+    assert "torch.nn.utils.prune" in reasons(pruned)["fc.weight_mask"]
+    assert "spectral_norm" in reasons(spectral)["fc.weight_orig"]
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (tensor("b.weight", (4,)), "fewer than 2 dimensions"),
+        (tensor("b.weight", dtype="I64"), "I64 holds integers, not weights"),
+        (tensor("b.weight", dtype="BOOL"), "BOOL holds booleans, not weights"),
+        (tensor("b.weight", dtype="F4"), "F4 holds packed"),
+        (tensor("b.weight", (0, 6)), "empty"),
+        (tensor("b.weight", fixed="it is quantized"), "it is quantized"),
+        (tensor("b.weight", (4, 6), strides=(0, 1)), "expanded"),
+        (tensor("b.weight", (3, 3), strides=(1, 1)), "expanded"),
+    ],
+)
+def test_default_skips_other_kinds_with_a_reason(other: TensorInfo, why: str) -> None:
+    """Vectors, integers, empty, fixed and self-overlapping tensors are skipped, whatever their names."""
+    assert why in reasons(chosen(tensor("a.weight"), other))["b.weight"]
+
+
+def test_selection_keeps_checkpoint_order() -> None:
+    """Targets and skipped tensors come in the order of the checkpoint."""
+    selection = chosen(*(tensor(n) for n in ("z.weight", "z.bias", "a.weight", "a.bias")))
+
+    assert names(selection) == ["z.weight", "a.weight"]
+    assert list(reasons(selection)) == ["z.bias", "a.bias"]
+
+
+def test_min_numel_skips_small_tensors() -> None:
+    """A tensor with fewer weights than min_numel is skipped; one with as many is not."""
+    selection = chosen(tensor("a.weight", (4, 6)), tensor("b.weight", (4, 5)), min_numel=24)
+
+    assert names(selection) == ["a.weight"]
+    assert reasons(selection) == {"b.weight": "fewer than 24 weights"}
+
+
+# --- patterns
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("enc*", ["enc.0.weight", "enc.0.bias"]),
+        ("*.bias", ["enc.0.bias", "dec.bias"]),
+        ("dec.bia?", ["dec.bias"]),
+        ("[d]ec.*", ["dec.bias"]),
+        ("re:^enc.*weight$", ["enc.0.weight"]),
+        (r"re:\d", ["enc.0.weight", "enc.0.bias"]),
+    ],
+)
+def test_include_replaces_the_name_rule(pattern: str, expected: list[str]) -> None:
+    """An include pattern alone decides, crosses dots, and lifts the default of two dimensions."""
+    tensors = (tensor("enc.0.weight"), tensor("enc.0.bias", (4,)), tensor("dec.bias", (4,)))
+
+    assert names(chosen(*tensors, include=(pattern,))) == expected
+
+
+def test_glob_matches_the_whole_name_and_case() -> None:
+    """A glob is no substring search and does not fold case."""
+    with pytest.raises(SelectionError, match="matches none of 1 tensors"):
+        chosen(tensor("fc.weight"), include=("weight",))
+    with pytest.raises(SelectionError, match="matches none of 1 tensors"):
+        chosen(tensor("fc.weight"), include=("FC.*",))
+
+
+def test_include_overrides_leftovers() -> None:
+    """A leftover asked for by name is pruned."""
+    assert names(chosen(tensor("fc.weight_orig"), include=("fc.weight_orig",))) == ["fc.weight_orig"]
+
+
+def test_include_does_not_lift_a_given_min_dim() -> None:
+    """min_dim holds under include when the user gave it."""
+    tensors = (tensor("fc.weight"), tensor("fc.bias", (4,)))
+
+    assert names(chosen(*tensors, include=("*",), min_dim=2)) == ["fc.weight"]
+
+
+def test_exclude_beats_include() -> None:
+    """What both patterns match is excluded, and the reason shows the pattern."""
+    selection = chosen(tensor("a.weight"), tensor("b.weight"), include=("*",), exclude=("b*",))
+
+    assert names(selection) == ["a.weight"]
+    assert reasons(selection) == {"b.weight": "excluded by 'b*'"}
+
+
+@pytest.mark.parametrize("rules", [{"include": ("conv9.weight",)}, {"exclude": ("re:conv9",)}])
+def test_pattern_that_matches_nothing_names_the_nearest(rules: dict[str, object]) -> None:
+    """A pattern without a match is an error, for exclude as for include; the hint has near names."""
+    with pytest.raises(SelectionError, match="matches none of 2 tensors") as caught:
+        chosen(tensor("conv1.weight"), tensor("fc.bias"), **rules)
+
+    assert "`conv1.weight`" in str(caught.value.hint)
+
+
+def test_bad_regular_expression_is_placed() -> None:
+    """An invalid regular expression is an error that says where it breaks."""
+    with pytest.raises(SelectionError, match="unterminated character set at position 1 after"):
+        chosen(tensor("a.weight"), include=("re:a[b",))
+
+
+@pytest.mark.parametrize("other", [tensor("n", dtype="I64"), tensor("n", fixed="it is sparse"), tensor("n", (0,))])
+def test_include_of_only_unprunable_tensors_says_why(other: TensorInfo) -> None:
+    """A pattern never overrides the dtype rule or `fixed`: matching only such tensors is an error."""
+    with pytest.raises(SelectionError, match=r"cannot be pruned: `n` \((I64 holds|it is sparse|it is empty)"):
+        chosen(tensor("a.weight"), other, include=("*weight", "n"))
+
+
+def test_include_passes_over_unprunable_tensors_among_others() -> None:
+    """A pattern that also matches integers prunes the floating-point ones."""
+    selection = chosen(tensor("bn.weight"), tensor("bn.num", (), dtype="I64"), include=("bn.*",))
+
+    assert names(selection) == ["bn.weight"]
+
+
+def test_empty_selection_counts_the_reasons() -> None:
+    """A selection that ends empty says why, by count, and how to choose by name."""
+    with pytest.raises(SelectionError, match=r"all 3 are skipped \(2 x its name .*; 1 x excluded") as caught:
+        chosen(tensor("a.weight"), tensor("b.bias"), tensor("c.bias"), exclude=("a*",))
+
+    assert "-i a.weight" in str(caught.value.hint)
+
+
+def test_no_tensors_is_an_error() -> None:
+    """A checkpoint without tensors cannot be pruned."""
+    with pytest.raises(SelectionError, match="holds none"):
+        chosen()
+
+
+def test_names_in_errors_are_escaped() -> None:
+    """A name with a terminal command in it is shown, not sent."""
+    with pytest.raises(SelectionError) as caught:
+        chosen(tensor("a\x1b[31m.weight"), include=("b",))
+
+    assert "\x1b" not in f"{caught.value}{caught.value.hint}"
+    assert r"a\x1b[31m.weight" in str(caught.value.hint)
+
+
+# --- tied tensors
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"), [((4, 6), (6, 1)), ((6, 4), (1, 6)), ((4, 1, 6), (6, 99, 1)), ((24,), (1,))]
+)
+def test_same_elements_are_tied(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    """Equal, transposed and reshaped views of the same elements make one target with aliases."""
+    head = tensor("head.weight", shape, strides=strides, start=0)
+
+    (target,) = chosen(tensor("emb.weight", start=0), head).targets
+
+    assert (target.tensor.name, target.aliases) == ("emb.weight", ("head.weight",))
+
+
+def test_alias_outside_the_rule_is_listed_once() -> None:
+    """A tied name the rule does not choose is an alias, not a skipped tensor."""
+    selection = chosen(tensor("table", start=0), tensor("emb.weight", start=0))
+
+    assert names(selection) == ["emb.weight"]
+    assert selection.targets[0].aliases == ("table",)
+    assert selection.skipped == ()
+
+
+def test_excluding_one_name_protects_the_tied_tensor() -> None:
+    """-x of one alias keeps the whole tensor as it is, and the reason names the alias."""
+    tied = (tensor("emb.weight", start=0), tensor("head.weight", start=0))
+
+    selection = chosen(tensor("a.weight"), *tied, exclude=("head*",))
+
+    assert names(selection) == ["a.weight"]
+    assert reasons(selection)["emb.weight"] == "tied to head.weight, which is excluded"
+
+
+def test_fixed_alias_protects_the_tied_tensor() -> None:
+    """A tensor that must stay as it is is not changed through another name."""
+    tied = (tensor("emb.weight", start=0), tensor("x", start=0, fixed="it is pinned"))
+
+    selection = chosen(tensor("a.weight"), *tied)
+
+    assert reasons(selection)["emb.weight"] == "tied to x, which stays as it is: it is pinned"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        tensor("b.weight", start=0, file=1),
+        tensor("b.weight", start=96),
+        tensor("b.weight", start=0, offset=24),
+    ],
+)
+def test_neighbours_are_not_tied(other: TensorInfo) -> None:
+    """Another file, the next storage and the next elements of one storage are different tensors."""
+    assert names(chosen(tensor("a.weight", start=0), other)) == ["a.weight", "b.weight"]
+
+
+# --- overlaps
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        tensor("b.bias", (2, 6), start=0, offset=6),
+        tensor("b.weight", (4, 6), start=0, offset=1),
+        tensor("b.weight", (4, 6), start=0, dtype="F16"),
+        tensor("b.bias", (2,), start=0, offset=23),
+        tensor("b.bias", (4, 3), strides=(6, 1), start=0),
+    ],
+)
+def test_partly_overlapping_views_are_refused(other: TensorInfo) -> None:
+    """A target that shares some numbers with another tensor, selected or not, is an error naming both."""
+    with pytest.raises(SelectionError, match=r"`a.weight` and `b\.\w+`") as caught:
+        chosen(tensor("a.weight", start=0), other)
+
+    assert "-x a.weight" in str(caught.value.hint)
+
+
+def test_overlap_with_a_longer_tensor_is_found() -> None:
+    """An overlap is found behind other tensors that begin between the two."""
+    small = [tensor(f"x{i}", (2,), start=0, offset=2 * i) for i in range(3)]
+
+    with pytest.raises(SelectionError, match=r"`table` and `a\.weight`"):
+        chosen(tensor("table", start=0), *small, tensor("a.weight", (2, 3), start=0, offset=12))
+
+
+def test_overlap_without_a_target_is_no_concern() -> None:
+    """Overlapping views that are all skipped do not stop the run."""
+    views = (tensor("x", start=0), tensor("y", start=0, offset=3))
+
+    assert names(chosen(tensor("a.weight"), *views)) == ["a.weight"]
+
+
+@pytest.mark.parametrize(("shape", "row"), [((8, 5), 10), ((8, 5, 3, 3), 90), ((5, 8), 10)])
+def test_column_slices_share_nothing(shape: tuple[int, ...], row: int) -> None:
+    """base[:, :5] and base[:, 5:] interleave in the file and are both pruned."""
+    strides = (1, row) if shape[0] == 5 else (row, *row_major(shape)[1:])
+    left = tensor("left.weight", shape, strides=strides, start=0)
+    right = tensor("right.weight", shape, strides=strides, start=0, offset=row // 2)
+
+    assert names(chosen(left, right)) == ["left.weight", "right.weight"]
+
+
+def test_overlapping_columns_are_refused() -> None:
+    """base[:, :6] and base[:, 5:] share a column."""
+    left = tensor("left.weight", (8, 6), strides=(10, 1), start=0)
+    right = tensor("right.weight", (8, 5), strides=(10, 1), start=0, offset=5)
+
+    with pytest.raises(SelectionError, match=r"`left.weight` and `right.weight`"):
+        chosen(left, right)
+
+
+def test_many_tensors_take_no_quadratic_time() -> None:
+    """100,000 interleaved columns of one matrix are sorted out in seconds."""
+    n = 100_000
+    tensors = [tensor(f"{i}.weight", (2, 1), strides=(n, 1), start=0, offset=i, storage=8 * n) for i in range(n)]
+    began = time.perf_counter()
+
+    assert len(chosen(*tensors).targets) == n
+    assert time.perf_counter() - began < 20
+
+
+def test_a_pattern_that_is_a_name_matches_it() -> None:
+    """Brackets in a name need no escape where the name is written out."""
+    selection = chosen(tensor("w[0].weight"), tensor("v.weight"), exclude=("w[0].weight",))
+
+    assert names(selection) == ["v.weight"]

@@ -12,74 +12,51 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from prunecli.version import __version__
+
 if TYPE_CHECKING:
-    from prunecli.api import prune
+    from prunecli.api import prune, prune_state_dict
     from prunecli.checkpoint import Checkpoint, TensorInfo
-    from prunecli.engine.recipe_run import Recipe, Rule
-    from prunecli.errors import (
-        CheckpointError,
-        DeviceError,
-        GateError,
-        OutputError,
-        PruneError,
-        SelectionError,
-        UsageError,
-    )
+    from prunecli.errors import CheckpointError, DeviceError, OutputError, PruneError, SelectionError, UsageError
     from prunecli.formats.open import open_checkpoint
-    from prunecli.live import prune_state_dict
-    from prunecli.report.gates import Gates
+    from prunecli.report.gates import GateError, Gates
     from prunecli.report.model import Report, Row
-    from prunecli.selection.select import Rules
+    from prunecli.selection.select import Selector
+    from prunecli.strategies.mask import Mask
+    from prunecli.strategies.recipe import Recipe, Rule
+    from prunecli.strategies.semi_structured import TopK
     from prunecli.strategies.unstructured import (
         L1,
         Block,
         Global,
-        Mask,
         Percentile,
         Random,
         RandomStructured,
-        Spread,
+        StdThreshold,
         Structured,
         Threshold,
-        TopK,
     )
-    from prunecli.training.keep_sparse import keep_sparse, load_mask, mask_of
+    from prunecli.training.keep_sparse import keep_sparse
+    from prunecli.training.masks import load_mask, mask_from_checkpoint
 
-__version__ = "0.1.0"
 
-_ROOMS = {
-    "api": ("prune",),
-    "formats.open": ("open_checkpoint",),
-    "errors": (
-        "CheckpointError",
-        "DeviceError",
-        "GateError",
-        "OutputError",
-        "PruneError",
-        "SelectionError",
-        "UsageError",
-    ),
-    "training.keep_sparse": ("keep_sparse", "load_mask", "mask_of"),
-    "report.gates": ("Gates",),
-    "live": ("prune_state_dict",),
-    "engine.recipe_run": ("Recipe", "Rule"),
-    "report.model": ("Report", "Row"),
-    "selection.select": ("Rules",),
-    "strategies.unstructured": (
-        "L1",
-        "Block",
-        "Global",
-        "Mask",
-        "Percentile",
-        "Random",
-        "RandomStructured",
-        "Spread",
-        "Structured",
-        "Threshold",
-        "TopK",
-    ),
+_PUBLIC = {
+    "api": ("prune", "prune_state_dict"),
     "checkpoint": ("Checkpoint", "TensorInfo"),
+    "errors": ("CheckpointError", "DeviceError", "OutputError", "PruneError", "SelectionError", "UsageError"),
+    "formats.open": ("open_checkpoint",),
+    "report.gates": ("GateError", "Gates"),
+    "report.model": ("Report", "Row"),
+    "selection.select": ("Selector",),
+    "strategies.mask": ("Mask",),
+    "strategies.recipe": ("Recipe", "Rule"),
+    "strategies.semi_structured": ("TopK",),
+    "strategies.structured": ("Block", "RandomStructured", "Structured"),
+    "strategies.unstructured": ("L1", "Global", "Percentile", "Random", "StdThreshold", "Threshold"),
+    "training.keep_sparse": ("keep_sparse",),
+    "training.masks": ("load_mask", "mask_from_checkpoint"),
 }
+"""The modules that define the public names; each is imported when one of its names is first used."""
 
 __all__ = [
     "L1",
@@ -100,17 +77,18 @@ __all__ = [
     "Report",
     "Row",
     "Rule",
-    "Rules",
     "SelectionError",
-    "Spread",
+    "Selector",
+    "StdThreshold",
     "Structured",
     "TensorInfo",
     "Threshold",
     "TopK",
     "UsageError",
+    "__version__",
     "keep_sparse",
     "load_mask",
-    "mask_of",
+    "mask_from_checkpoint",
     "open_checkpoint",
     "prune",
     "prune_state_dict",
@@ -118,10 +96,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from the room it lives in."""
-    for room, names in _ROOMS.items():
+    """Import a public name from the module that defines it."""
+    for module, names in _PUBLIC.items():
         if name in names:
-            return getattr(importlib.import_module(f"prunecli.{room}"), name)
+            return getattr(importlib.import_module(f"prunecli.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

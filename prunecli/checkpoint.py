@@ -5,16 +5,19 @@ Metadata only, never data; nothing here reads a file or knows any one format.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.dtypes import BITS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+PathLike: TypeAlias = str | os.PathLike[str]
+"""What functions take as a path."""
 
 OUTSIDE = "outside the state_dict"
 """Why a tensor elsewhere in a nested checkpoint is left as it is: `TensorInfo.fixed`."""
@@ -124,7 +127,7 @@ class Checkpoint:
     files: tuple[CheckpointFile, ...]
     tensors: tuple[TensorInfo, ...]
     is_directory: bool = False
-    companions: tuple[Path, ...] = ()
+    other_files: tuple[Path, ...] = ()
     key: str = ""
     facts: tuple[str, ...] = field(default=())
     others: tuple[tuple[str, str], ...] = ()
@@ -143,3 +146,21 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 @lru_cache(maxsize=4096)
 def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return all(n == 1 or s == want for n, s, want in zip(shape, strides, row_major(shape), strict=True))
+
+
+def why_view(shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
+    """Say why a view of `shape` and `strides` cannot be pruned, or None where each position is a number of its own."""
+    if not prod(shape):
+        return None
+    reach = 0  # the last element the narrower dimensions touch
+    for stride, n in sorted((stride, n) for n, stride in zip(shape, strides, strict=True) if n > 1):
+        if not stride:
+            return "expanded view"
+        if stride <= reach:
+            return "view that overlaps itself"
+        reach += stride * (n - 1)
+    return None
+
+
+RANK_LIMIT = 64
+"""The most dimensions a tensor may have; it is also the most that NumPy can handle."""

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from prunecli.report.model import Report
-
 
 class PruneError(Exception):
     """Something about the request or its input is wrong; the command line exits with 2.
@@ -38,15 +33,3 @@ class DeviceError(PruneError):
 
 class OutputError(PruneError):
     """The result cannot be written where it was asked for."""
-
-
-class GateError(PruneError):
-    """The result is not what a gate asked for, so nothing was published; the command line exits with 1.
-
-    `failures` has a sentence for each gate, and `report` says what the result would have been.
-    """
-
-    def __init__(self, failures: tuple[str, ...], report: Report) -> None:
-        """Keep what failed and the numbers."""
-        super().__init__("the result does not pass, and no checkpoint was written: " + "; ".join(failures))
-        self.failures, self.report = failures, report

@@ -20,7 +20,7 @@ FLAT_GROUP_LIMIT = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class RankGroup:
     """Tensors that are ranked together (positions in the list of targets) and the 1-based ranks wanted of them.
 
     `ties` says whether each member's number of equals matters: where a cut may go through them.
@@ -32,7 +32,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class OrderStatistic:
     """One order statistic of a group: the `rank`-th smallest magnitude (1-based), and what surrounds it.
 
     `value` is the statistic; `less` and `equal` count over the group. Per member: `cuts` is the smallest pattern of
@@ -50,7 +50,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class Chunk:
     """A run of a tensor's elements in row-major order: `count` of them from `start`.
 
     `take(n)` says how many of the tile's `n` weights equal to the cut may go; tiles are served in order.
@@ -62,7 +62,7 @@ class Tile:
     take: Callable[[int], int]
 
 
-class Local(Protocol):
+class TensorPlan(Protocol):
     """What is left of a strategy once it is planned: it looks at one tile of one tensor at a time."""
 
     @property
@@ -79,7 +79,7 @@ class Local(Protocol):
         Those elements alone, for a plan that comes from numbers about the weights: a window may be laid out before.
         """
 
-    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
         """`y` (the tile's magnitudes as integers) → keep array (all bits set = survives) of the same length."""
 
 
@@ -106,7 +106,7 @@ class Cut:
         """Every weight is decided by itself."""
         return start, stop
 
-    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
         """Return the keep array of the tile's magnitudes `y`."""
         kept = ops.at_least(y, self.bits)
         if self.ties:
@@ -115,7 +115,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Grouped:
+class KeepLargestOfGroup:
     """`TopK` on a tensor known to fit; `dim` counts from the front.
 
     The tensor is seen as (outer, length, inner) with the groups along the middle.
@@ -139,7 +139,7 @@ class Grouped:
         first, last = start % slab, (stop - 1) % slab
         return start - first % unit, min(stop - 1 - last % unit + unit, stop - 1 - last + slab)
 
-    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
         """Return the keep array of a tile that starts and ends between groups."""
         length, inner = self._view(tile.shape)
         if self.group < FLAT_GROUP_LIMIT:
@@ -150,7 +150,7 @@ class Grouped:
             ops.drop_from(kept, tile.start, length, inner, length - length % self.group)
         return kept
 
-    def _keep_rows(self, ops: Ops, y: Array, tile: Tile) -> Array:
+    def _keep_rows(self, ops: Ops, y: Array, tile: Chunk) -> Array:
         """Rank large groups as the rows of a matrix: the tile's slabs, cut where a group is short."""
         length, inner = self._view(tile.shape)
         slab, kept, at = length * inner, ops.at_least(y, 0), 0
@@ -180,7 +180,7 @@ class Grouped:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class PruneSmallestOfRow:
     """Prune the smallest of each row of (shape[0], the rest), `wanted(left)` of the `left` that are not gone already.
 
     Among equals the lowest index goes first.
@@ -195,7 +195,7 @@ class Rows:
         row = prod(shape[1:])
         return start - start % row, stop + -stop % row
 
-    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
         """Return the keep array of whole rows."""
         row = prod(tile.shape[1:])
         rows, kept = y.reshape(-1, row), ops.at_least(y, 0)
@@ -211,7 +211,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Slices:
+class PruneSlices:
     """Prune whole slices along `dim`: those whose byte in `alive` is 0. `value` is the largest norm that goes."""
 
     dim: int
@@ -223,13 +223,13 @@ class Slices:
         """Every weight is decided by its index."""
         return start, stop
 
-    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
         """Return the keep array of the tile's magnitudes `y`."""
         return ops.keep_slices(y, tile.start, prod(tile.shape[self.dim + 1 :]), self.alive)
 
 
 @dataclass(frozen=True, slots=True)
-class Tiles:
+class PruneBlocks:
     """Prune whole tiles of the matrix (shape[0], the rest): `alive` has a byte per tile, row by row."""
 
     tile: tuple[int, int]
@@ -241,11 +241,11 @@ class Tiles:
         """Every weight is decided by its index."""
         return start, stop
 
-    def keep(self, ops: Ops, y: Array, tile: Tile) -> Array:
+    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
         """Return the keep array of the tile's magnitudes `y`."""
         return ops.keep_tiles(y, tile.start, prod(tile.shape[1:]), self.tile, self.alive)
 
 
-def spent(plan: Local) -> Local:
+def without_masks(plan: TensorPlan) -> TensorPlan:
     """Return what is left of a plan once it was applied: what a report says of it, without a byte for each tile."""
-    return replace(plan, alive=b"") if isinstance(plan, (Slices, Tiles)) else plan
+    return replace(plan, alive=b"") if isinstance(plan, (PruneSlices, PruneBlocks)) else plan

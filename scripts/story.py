@@ -30,7 +30,8 @@ from train_demo import DEMO, Digits, DigitsConv, load_split, train, train_conv
 
 from prunecli.api import prune
 from prunecli.strategies.unstructured import Global
-from prunecli.training.keep_sparse import keep_sparse, mask_of
+from prunecli.training.keep_sparse import keep_sparse
+from prunecli.training.masks import mask_from_checkpoint
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def fine_tune(source: Path, output: Path, digits: Digits, args: argparse.Namespa
     model = DigitsConv()
     model.load_state_dict(checkpoint["state_dict"])
     optimizer = SGD(model.parameters(), lr=args.lr, momentum=0.9, weight_decay=1e-3)
-    with keep_sparse(model, optimizer, mask_of(source)):
+    with keep_sparse(model, optimizer, mask_from_checkpoint(source)):
         train(model, optimizer, digits, args)
     torch.save({**checkpoint, "state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}, output)
     return output

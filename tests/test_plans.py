@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunecli.kernels.ops import NumpyOps, Ops, TorchOps
-from prunecli.plans import Cut, Grouped, Slices, Tile, Tiles, spent
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import Ops
+from prunecli.kernels.torch_ops import TorchOps
+from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, PruneBlocks, PruneSlices, without_masks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,19 +42,19 @@ def budget(ties: int) -> Callable[[int], int]:
 
 
 def in_tiles(
-    plan: Cut | Grouped, ops: Ops, values: NDArray[Any], shape: tuple[int, ...], edges: list[int]
+    plan: Cut | KeepLargestOfGroup, ops: Ops, values: NDArray[Any], shape: tuple[int, ...], edges: list[int]
 ) -> list[int]:
     """Return the keep array put together from tiles: [edge, next edge) widened by reach, as a window does."""
     take, kept = budget(getattr(plan, "ties", 0)), []
     for start, stop in itertools.pairwise(edges):
         low, high = plan.reach(shape, start, stop)
-        tile = Tile(shape, low, high - low, take)
+        tile = Chunk(shape, low, high - low, take)
         got = np.asarray(plan.keep(ops, ops.load(values[low:high].copy()), tile))
         kept += got[start - low : stop - low].tolist()
     return kept
 
 
-def expected_groups(values: NDArray[Any], plan: Grouped, shape: tuple[int, ...]) -> list[int]:
+def expected_groups(values: NDArray[Any], plan: KeepLargestOfGroup, shape: tuple[int, ...]) -> list[int]:
     """Rank each group by the definition: largest first, among equals the lower index."""
     length = shape[plan.dim]
     lines = np.moveaxis(values.reshape(shape), plan.dim, -1)
@@ -68,7 +70,7 @@ def expected_groups(values: NDArray[Any], plan: Grouped, shape: tuple[int, ...])
     return whole
 
 
-def blocks(plan: Grouped, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+def blocks(plan: KeepLargestOfGroup, shape: tuple[int, ...]) -> list[tuple[int, int]]:
     """Return, for each element, the number of the stretch of memory in which its group lies with its neighbours."""
     length, inner = shape[plan.dim], prod(shape[plan.dim + 1 :])
     return [(at // (length * inner), at // inner % length // plan.group) for at in range(prod(shape))]
@@ -78,13 +80,13 @@ shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 
 
 @st.composite
-def grouped_tensors(draw: st.DrawFn, groups: st.SearchStrategy[int]) -> tuple[Grouped, tuple[int, ...]]:
+def grouped_tensors(draw: st.DrawFn, groups: st.SearchStrategy[int]) -> tuple[KeepLargestOfGroup, tuple[int, ...]]:
     """Draw a plan and a shape that it fits, with the grouped dimension now and then a long one."""
     shape = list(draw(shapes))
     dim = draw(st.integers(0, len(shape) - 1))
     shape[dim] = draw(st.integers(1, 45))
     group = draw(groups)
-    return Grouped(draw(st.integers(0, group)), group, dim, zero_tail=draw(st.booleans())), tuple(shape)
+    return KeepLargestOfGroup(draw(st.integers(0, group)), group, dim, zero_tail=draw(st.booleans())), tuple(shape)
 
 
 # --- cuts
@@ -133,7 +135,9 @@ def test_a_cut_reaches_no_further(start: int, size: int) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(case=grouped_tensors(st.integers(1, 40)), data=st.data())
-def test_reach_is_the_smallest_stretch_of_whole_groups(case: tuple[Grouped, tuple[int, ...]], data: Any) -> None:  # noqa: ANN401
+def test_reach_is_the_smallest_stretch_of_whole_groups(
+    case: tuple[KeepLargestOfGroup, tuple[int, ...]], data: st.DataObject
+) -> None:
     """Reach contains the range, begins and ends between groups, and takes in no group that the range lacks."""
     plan, shape = case
     start = data.draw(st.integers(0, prod(shape) - 1))
@@ -148,7 +152,9 @@ def test_reach_is_the_smallest_stretch_of_whole_groups(case: tuple[Grouped, tupl
 
 @settings(max_examples=150, deadline=None)
 @given(case=grouped_tensors(st.integers(1, 40)), data=st.data())
-def test_groups_in_tiles_are_the_groups_of_the_whole(case: tuple[Grouped, tuple[int, ...]], data: Any) -> None:  # noqa: ANN401
+def test_groups_in_tiles_are_the_groups_of_the_whole(
+    case: tuple[KeepLargestOfGroup, tuple[int, ...]], data: st.DataObject
+) -> None:
     """For any dim, group, tail and tiling, NumPy and torch keep what the definition keeps of the whole tensor."""
     plan, shape = case
     numel = prod(shape)
@@ -167,7 +173,7 @@ def test_groups_in_tiles_are_the_groups_of_the_whole(case: tuple[Grouped, tuple[
 def test_keeping_none_or_all_of_a_group(make: Callable[[], Ops], group: int, all_of_them: bool) -> None:  # noqa: FBT001
     """A count of 0 prunes everything, a count of the whole group nothing, on both sides of the switch to rows."""
     values = np.arange(3 * 50, dtype=np.int64)
-    plan = Grouped(group * all_of_them, group, 1, zero_tail=False)
+    plan = KeepLargestOfGroup(group * all_of_them, group, 1, zero_tail=False)
 
     assert [-all_of_them] * 150 == in_tiles(plan, make(), values, (3, 50), [0, 150])
 
@@ -180,7 +186,7 @@ def test_the_extremes_of_a_width_rank_in_groups(kind: type[np.signedinteger], gr
     values[[group - 1, group]] = np.iinfo(kind).max
 
     for make in OPS.values():
-        got = in_tiles(Grouped(1, group, 0, zero_tail=False), make(), values, (2 * group,), [0, 2 * group])
+        got = in_tiles(KeepLargestOfGroup(1, group, 0, zero_tail=False), make(), values, (2 * group,), [0, 2 * group])
         assert [group - 1, group] == np.flatnonzero(got).tolist()
 
 
@@ -188,6 +194,6 @@ def test_a_plan_that_was_applied_keeps_what_the_report_says() -> None:
     """The answers for slices and tiles go, the cut stays; a plan without such answers is left as it is."""
     cut = Cut(7, ties=2, value=0.5)
 
-    assert spent(Slices(1, b"\x00\x01", value=0.5)) == Slices(1, b"", value=0.5)
-    assert spent(Tiles((2, 2), b"\x00\x01", value=0.5)) == Tiles((2, 2), b"", value=0.5)
-    assert spent(cut) is cut
+    assert without_masks(PruneSlices(1, b"\x00\x01", value=0.5)) == PruneSlices(1, b"", value=0.5)
+    assert without_masks(PruneBlocks((2, 2), b"\x00\x01", value=0.5)) == PruneBlocks((2, 2), b"", value=0.5)
+    assert without_masks(cut) is cut

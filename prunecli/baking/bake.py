@@ -13,18 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.baking.pairs import REMOVE, Folded, find_pairs
-from prunecli.checkpoint import OUTSIDE, Span
+from prunecli.checkpoint import OUTSIDE, PathLike, Span
 from prunecli.errors import CheckpointError, UsageError
-from prunecli.formats.open import SAFETENSORS, default_output, open_checkpoint
-from prunecli.formats.safetensors.reader import HEADER_LIMIT, read_safetensors
+from prunecli.formats.detect import SAFETENSORS
+from prunecli.formats.open import open_checkpoint
+from prunecli.formats.output_names import default_output
+from prunecli.formats.safetensors.reader import read_safetensors
 from prunecli.formats.safetensors.rewrite import rewrite_index, rewrite_safetensors
 from prunecli.formats.shards import INDEX_SUFFIX
+from prunecli.formats.strict_json import HEADER_LIMIT
 from prunecli.io.files import Source
-from prunecli.io.parts import Plan, write_parts
+from prunecli.io.parts import FilePlan, write_parts
 from prunecli.io.publish import new_directory, new_file
+from prunecli.io.scan import bytes_of
 from prunecli.io.targets import check_output
-from prunecli.progress import bytes_of, unwatched
-from prunecli.text.escape import shown
+from prunecli.progress import no_progress
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,9 +36,8 @@ if TYPE_CHECKING:
     from prunecli.baking.fold import Target
     from prunecli.baking.pairs import Pair
     from prunecli.checkpoint import Checkpoint, TensorInfo
-    from prunecli.progress import Watch
+    from prunecli.progress import ProgressFactory
 
-PathLike = str | os.PathLike[str]
 Names = dict[str, "str | None"]
 """What tensors are called after the folding, None where they are gone; those that keep their names are not in it."""
 
@@ -73,7 +76,7 @@ def bake(  # noqa: PLR0913 - one keyword per question a user may have
     in_place: bool = False,
     dry_run: bool = False,
     label: str | None = None,
-    watch: Watch = unwatched,
+    progress_for: ProgressFactory = no_progress,
 ) -> Baked:
     """Write the checkpoint at `path` anew with each `x_orig` and `x_mask` folded into `x`, and say what was folded.
 
@@ -101,7 +104,7 @@ def bake(  # noqa: PLR0913 - one keyword per question a user may have
         _check(checkpoint, target, force=force, in_place=in_place)
     names: Names = {pair.mask.name: None for pair in found.pairs} | {pair.orig.name: pair.name for pair in found.pairs}
     plans = [_plan(checkpoint, at, names) for at in range(len(checkpoint.files))]
-    weights = _write(checkpoint, plans, found.pairs, names, _Job(target, force or in_place, watch))
+    weights = _write(checkpoint, plans, found.pairs, names, _Job(target, force or in_place, progress_for))
     return Baked(
         weights=weights,
         notes=found.notes,
@@ -118,7 +121,7 @@ def bake(  # noqa: PLR0913 - one keyword per question a user may have
 class _Job:
     target: Path | int | None
     force: bool
-    watch: Watch
+    progress_for: ProgressFactory
 
 
 def _target(checkpoint: Checkpoint, path: PathLike, output: PathLike | int | None, *, in_place: bool) -> Path | int:
@@ -145,17 +148,17 @@ def _check(checkpoint: Checkpoint, target: Path, *, force: bool, in_place: bool)
     if checkpoint.is_directory:
         sources.append(checkpoint.path)
         names = {path.relative_to(checkpoint.path).as_posix() for path in sources[:-1]}
-        for companion in checkpoint.companions:
+        for companion in checkpoint.other_files:
             names.update(part.as_posix() for part in (companion, *companion.parents[:-1]))
     check_output(target, sources=sources, force=force or in_place, in_place=in_place, names=names)
 
 
-def _plan(checkpoint: Checkpoint, at: int, names: Names) -> Plan:
+def _plan(checkpoint: Checkpoint, at: int, names: Names) -> FilePlan:
     """Return how the file number `at` is made anew."""
     file = checkpoint.files[at]
     here = [t.name for t in checkpoint.tensors if t.file == at and t.name in names and t.fixed != OUTSIDE]
     if not here:
-        return Plan((Span(0, file.size),))
+        return FilePlan((Span(0, file.size),))
     label = str(file.path)
     with file.path.open("rb") as stream:
         if checkpoint.format == SAFETENSORS:
@@ -175,7 +178,7 @@ def _below(above: str, name: str | None) -> str | None:
 
 
 def _write(
-    checkpoint: Checkpoint, plans: Sequence[Plan], pairs: Sequence[Pair], names: Names, job: _Job
+    checkpoint: Checkpoint, plans: Sequence[FilePlan], pairs: Sequence[Pair], names: Names, job: _Job
 ) -> tuple[Folded, ...]:
     from prunecli.baking.fold import Target, fold_all  # noqa: PLC0415 - imports NumPy, which errors do not need
     from prunecli.io.reader import opened  # noqa: PLC0415
@@ -184,10 +187,10 @@ def _write(
         targets: list[Target | None] = []
         for source, plan, fd in zip(sources, plans, fds, strict=True):
             if fd is not None:
-                with job.watch("copying", plan.size) as advance:
+                with job.progress_for("copying", plan.size) as advance:
                     write_parts(source, fd, plan.parts, advance=advance)
             targets.append(None if fd is None else Target(fd, plan, plan.where()))
-        with job.watch("folding", bytes_of(t for pair in pairs for t in (pair.orig, pair.mask))) as advance:
+        with job.progress_for("folding", bytes_of(t for pair in pairs for t in (pair.orig, pair.mask))) as advance:
             folded = fold_all(checkpoint, sources, pairs, targets, advance)
         for source in sources:
             source.check_unchanged()
@@ -199,7 +202,7 @@ def _write(
 
 @contextmanager
 def _outputs(
-    checkpoint: Checkpoint, plans: Sequence[Plan], sources: Sequence[Source], names: Names, job: _Job
+    checkpoint: Checkpoint, plans: Sequence[FilePlan], sources: Sequence[Source], names: Names, job: _Job
 ) -> Iterator[list[int | None]]:
     """Give a descriptor per file, None on a dry run; the files are published together when the block ends well."""
     if job.target is None:
@@ -227,7 +230,7 @@ def _outputs(
 def _companions(checkpoint: Checkpoint, folder: Path, names: Names) -> None:
     """Copy the directory's other files; an index that lists folded tensors is written anew."""
     sizes = {tensor.name: tensor.nbytes for tensor in checkpoint.tensors}
-    for relative in checkpoint.companions:
+    for relative in checkpoint.other_files:
         path, target = checkpoint.path / relative, folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         source = Source(path, path.stat().st_size)
@@ -236,7 +239,7 @@ def _companions(checkpoint: Checkpoint, folder: Path, names: Names) -> None:
             if relative.name.endswith(INDEX_SUFFIX) and len(relative.parts) == 1 and source.size <= HEADER_LIMIT:
                 new = rewrite_index(path.read_bytes(), names, sizes, str(path))
                 parts = parts if new is None else (new,)
-            plan = Plan(parts)
+            plan = FilePlan(parts)
             with new_file(target, size=plan.size, mode=path.stat().st_mode) as draft:
                 write_parts(source, draft.fd, parts)
             source.check_unchanged()
@@ -267,7 +270,7 @@ def _check_result(checkpoint: Checkpoint, at: int, target: Target, names: Names)
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise CheckpointError(
-            f"{label} cannot be rewritten with certainty: {shown(wrong[0])} would not be what it is", hint=REMOVE
+            f"{label} cannot be rewritten with certainty: {printable(wrong[0])} would not be what it is", hint=REMOVE
         )
 
 

@@ -20,7 +20,7 @@ from prunecli.io.reader import Reader
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.io.tiles import look
 from prunecli.kernels.ops import INTS
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from prunecli.baking.pairs import Pair
     from prunecli.checkpoint import Checkpoint, Checksum, Span, TensorInfo
     from prunecli.io.files import Source
-    from prunecli.io.parts import Plan, Where
+    from prunecli.io.parts import CopiedRanges, FilePlan
     from prunecli.io.threads import Worker
 
 RUN = 1 << 18
@@ -44,8 +44,8 @@ class Target:
     """An output file that is open as `fd` and has all its parts, and where bytes of the input are in it."""
 
     fd: int
-    plan: Plan
-    where: Where
+    plan: FilePlan
+    where: CopiedRanges
 
 
 def fold_all(
@@ -93,7 +93,7 @@ def _by_span(checksums: Sequence[Checksum]) -> dict[Span, Checksum]:
 def _verify(worker: Worker, source: Source, span: Span, known: Mapping[Span, Checksum]) -> None:
     if span in known and _crc(worker, source.read, span.start, span.length) != known[span].value:
         raise CheckpointError(
-            f"{shown(str(source.path))} is damaged: the checksum of the data from byte {span.start} on is wrong",
+            f"{printable(str(source.path))} is damaged: the checksum of the data from byte {span.start} on is wrong",
             hint="download or copy the file again",
         )
 
@@ -192,7 +192,8 @@ def _keep(bits: NDArray[Any], pair: Pair, low: int) -> NDArray[np.bool_]:
     first = int(np.argmin(known))
     index = [int(n) for n in np.unravel_index(low + first, pair.mask.shape)]
     raise CheckpointError(
-        f"{shown(pair.mask.name)} holds {_value(int(bits[first]), pair.mask)} at {index}: a mask holds 0 and 1 only",
+        f"{printable(pair.mask.name)} holds {_value(int(bits[first]), pair.mask)} at {index}: "
+        f"a mask holds 0 and 1 only",
         hint=REMOVE,
     )
 

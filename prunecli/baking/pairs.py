@@ -15,7 +15,7 @@ from prunecli.dtypes import BITS, FLOATS
 from prunecli.errors import CheckpointError
 from prunecli.selection.aliases import overlapping, tied
 from prunecli.selection.reparametrized import PRUNE, leftovers
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,8 +98,8 @@ def _notes(checkpoint: Checkpoint, inside: Mapping[str, TensorInfo]) -> tuple[st
     halves = [name for name in inside if name.endswith("_orig") and name not in explained]
     for name in halves[:3]:
         mask = name.removesuffix("_orig") + "_mask"
-        why = f"its mask is a {others[mask]}" if mask in others else f"there is no {shown(mask)}"
-        notes.append(f"left as it is: {shown(name)}, as {why}")
+        why = f"its mask is a {others[mask]}" if mask in others else f"there is no {printable(mask)}"
+        notes.append(f"left as it is: {printable(name)}, as {why}")
     if halves[3:]:
         notes.append(f"left as they are: {len(halves) - 3:,} more *_orig without a mask")
     outside = [tensor.name for tensor in checkpoint.tensors if tensor.fixed == OUTSIDE]
@@ -111,11 +111,11 @@ def _notes(checkpoint: Checkpoint, inside: Mapping[str, TensorInfo]) -> tuple[st
 
 
 def _some(count: int, first: str) -> str:
-    return shown(first) if count == 1 else f"{count:,} weights, first {shown(first)},"
+    return printable(first) if count == 1 else f"{count:,} weights, first {printable(first)},"
 
 
 def _check(pair: Pair, names: set[str]) -> None:
-    name, orig, mask = shown(pair.name), pair.orig, pair.mask
+    name, orig, mask = printable(pair.name), pair.orig, pair.mask
     if pair.name in names:
         raise CheckpointError(
             f"{name} is there already, beside {name}_orig and {name}_mask: which of them counts is not clear",
@@ -157,5 +157,5 @@ def _check_sharing(tensors: Sequence[TensorInfo], pairs: Mapping[str, Pair]) -> 
 
 def _shared(name: str, other: str, what: str) -> CheckpointError:
     return CheckpointError(
-        f"{shown(name)} cannot be folded: its numbers are those of {shown(other)} too, {what}", hint=REMOVE
+        f"{printable(name)} cannot be folded: its numbers are those of {printable(other)} too, {what}", hint=REMOVE
     )

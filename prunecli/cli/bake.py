@@ -11,8 +11,9 @@ from typer import Option
 
 from prunecli.cli import options
 from prunecli.cli.inputs import readable
-from prunecli.cli.output import printing, watch
+from prunecli.cli.output import printing, progress_for
 from prunecli.errors import UsageError
+from prunecli.text.numbers import format_bytes
 
 if TYPE_CHECKING:
     from prunecli.baking.bake import Baked
@@ -70,7 +71,7 @@ def bake(
             in_place=in_place,
             dry_run=dry_run,
             label=label,
-            watch=watch(wanted=not (quiet or no_progress)),
+            progress_for=progress_for(wanted=not (quiet or no_progress)),
         )
     done = "" if found.output_path is None else f"{found.output_path} is written, but "
     with printing(sys.stderr if to_pipe else None, done=done) as stream:
@@ -107,8 +108,8 @@ def _tell(found: Baked, stream: TextIO | None, *, json: bool, quiet: bool) -> No
 
 
 def _blocks(found: Baked) -> tuple[Block, Block]:
-    from prunecli.report.text import percent
-    from prunecli.text.escape import shown
+    from prunecli.text.escape import printable
+    from prunecli.text.numbers import percent
     from prunecli.text.tables import Block, Column
 
     columns = (
@@ -121,7 +122,7 @@ def _blocks(found: Baked) -> tuple[Block, Block]:
     )
     rows = tuple(
         (
-            shown(one.name),
+            printable(one.name),
             one.dtype,
             "x".join(map(str, one.shape)) or "scalar",
             f"{one.numel:,}",
@@ -134,14 +135,14 @@ def _blocks(found: Baked) -> tuple[Block, Block]:
 
 
 def _summary(found: Baked) -> list[str]:
-    from prunecli.report.text import percent, tensors
-    from prunecli.text.escape import shown, shown_bytes
+    from prunecli.text.escape import printable
+    from prunecli.text.numbers import percent, tensors
 
     numel, zeros = sum(one.numel for one in found.weights), sum(one.zeros for one in found.weights)
     sparsity = percent(zeros / numel if numel else None)
     verb = "folded" if found.output_path is not None else "would fold"
-    where = "standard output" if found.output_path == "-" else shown(found.output_path or "")
-    sizes = f"{shown_bytes(found.output_bytes)}, {shown_bytes(found.input_bytes)} before"
+    where = "standard output" if found.output_path == "-" else printable(found.output_path or "")
+    sizes = f"{format_bytes(found.output_bytes)}, {format_bytes(found.input_bytes)} before"
     return [
         f"got       {verb} {tensors(len(found.weights))}, {numel:,} weights: {sparsity} zero",
         *(f"note      {note}" for note in found.notes),

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from typer import Argument, Option
 
-from prunecli.cli import options
+from prunecli.cli import options, parsers
 from prunecli.cli.inputs import readable
-from prunecli.cli.output import printing, watch
+from prunecli.cli.output import printing, progress_for
+from prunecli.cli.parsers import sparsity
 from prunecli.errors import UsageError
-from prunecli.report.gates import Bound, sparsity
+from prunecli.report.gates import Bound
 
 if TYPE_CHECKING:
     from prunecli.inspection.check import Condition, Finding
@@ -54,7 +55,7 @@ def check(
         int | None,
         Option(
             metavar="D",
-            parser=options.whole("--dim", "1"),
+            parser=parsers.whole("--dim", "1"),
             help="Groups of --pattern run along this dimension.  [default: 1]",
         ),
     ] = None,
@@ -118,7 +119,7 @@ def check(
                 key=key,
                 threads=threads,
                 label=label,
-                watch=watch(wanted=not (quiet or no_progress)),
+                progress_for=progress_for(wanted=not (quiet or no_progress)),
             )
         results[label or ckpt] = findings
         with printing() as stream:
@@ -132,7 +133,7 @@ def check(
 
 def _sparsities(option: str, given: list[str] | None, *, upper: bool = False, each: bool = False) -> list[Condition]:
     """Return the condition that each of "50%" and "encoder.*=50%" is; a name may have an equals sign, S has none."""
-    from prunecli.inspection.check import Sparsity
+    from prunecli.inspection.conditions import Sparsity
 
     conditions: list[Condition] = []
     for text in given or ():
@@ -145,17 +146,17 @@ def _sparsities(option: str, given: list[str] | None, *, upper: bool = False, ea
 
 
 def _pattern(pattern: str | None, dim: int | None) -> list[Condition]:
-    from prunecli.inspection.check import Pattern
+    from prunecli.inspection.conditions import Pattern
 
     if pattern is None:
         if dim is not None:
             raise UsageError("--dim says along which dimension --pattern runs", hint=f"--pattern 2:4 --dim {dim}")
         return []
-    return [Pattern(*options.parse_pattern(pattern), 1 if dim is None else dim)]
+    return [Pattern(*parsers.parse_pattern(pattern), 1 if dim is None else dim)]
 
 
 def _others(*, finite: bool, no_all_zero: bool, structure: str | None, since: str | None) -> list[Condition]:
-    from prunecli.inspection import check as conditions
+    from prunecli.inspection import conditions
 
     asked: list[Condition | None] = [
         conditions.Finite() if finite else None,

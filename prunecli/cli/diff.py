@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from prunecli.cli import options
 from prunecli.cli.inputs import readable
-from prunecli.cli.output import printing, watch
+from prunecli.cli.output import printing, progress_for
 from prunecli.errors import UsageError
 
 SAME, DIFFERENT = 0, 1
@@ -55,7 +55,7 @@ def diff(
             key=key,
             threads=threads,
             labels=(first_label, second_label),
-            watch=watch(wanted=not (quiet or no_progress)),
+            progress_for=progress_for(wanted=not (quiet or no_progress)),
         )
     with printing() as stream:
         if stream is not None and (json or not quiet):

@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from prunecli.cli.output import printing
 from prunecli.errors import UsageError
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 from prunecli.tuning.evaluate import EXAMPLE, EvaluationError, parse_command
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from prunecli.report.model import Report
     from prunecli.strategies.unstructured import Strategy
-    from prunecli.tuning.trials import Question, Trials
+    from prunecli.tuning.trials import Trials, TrialSetup
 
 Ckpt: TypeAlias = Annotated[
     str, Argument(metavar="CKPT", help="A .pth or safetensors file, a directory or index of shards.")
@@ -48,7 +48,7 @@ Json: TypeAlias = Annotated[bool, Option("--json", help="Print the result as JSO
 Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="Print no table.")]
 
 
-def asked(ckpt: str, evaluation: str | None, metric: str | None, chosen: Mapping[str, Any]) -> Question:
+def asked(ckpt: str, evaluation: str | None, metric: str | None, chosen: Mapping[str, Any]) -> TrialSetup:
     """Return what is to be tried on the checkpoint `ckpt`; `chosen` are the options of `api.prune` that select.
 
     Raise UsageError for a command or a pipe that cannot be tried, and what opening and selecting raise.
@@ -60,11 +60,11 @@ def asked(ckpt: str, evaluation: str | None, metric: str | None, chosen: Mapping
         raise UsageError("a pipe gives its checkpoint once, and it is evaluated many times", hint="cat > ckpt.pth")
 
     from prunecli.formats.open import open_checkpoint
-    from prunecli.selection.select import Rules, select
-    from prunecli.tuning.trials import Question
+    from prunecli.selection.select import Selector, select
+    from prunecli.tuning.trials import TrialSetup
 
     checkpoint = open_checkpoint(ckpt, key=chosen["key"])
-    rules = Rules(tuple(chosen["include"]), tuple(chosen["exclude"]), chosen["min_dim"], chosen["min_numel"])
+    rules = Selector(tuple(chosen["include"]), tuple(chosen["exclude"]), chosen["min_dim"], chosen["min_numel"])
     select(checkpoint, rules)
 
     def prune(strategy: Strategy, output: Path | None) -> Report:
@@ -72,21 +72,21 @@ def asked(ckpt: str, evaluation: str | None, metric: str | None, chosen: Mapping
 
         return prune(ckpt, strategy, output=output, reports=(), dry_run=output is None, **chosen)
 
-    return Question(Path(ckpt), checkpoint, prune, command, chosen)
+    return TrialSetup(Path(ckpt), checkpoint, prune, command, chosen)
 
 
 def state_for(output: Path, state: Path | None) -> Path:
     """Return where the trials are remembered: `state`, or a name beside `output`."""
     if state is not None:
         return state
-    from prunecli.formats.open import default_report
+    from prunecli.formats.output_names import default_report
 
     report = default_report(output)
     return report.with_name(f"{report.name.removesuffix('.report.json')}.search.json")
 
 
 @contextmanager
-def tried(question: Question, state: Path, *, fresh: bool) -> Iterator[Trials]:
+def tried(question: TrialSetup, state: Path, *, fresh: bool) -> Iterator[Trials]:
     """Give the trials; what a failing command printed goes to standard error, before the error itself does."""
     from prunecli.tuning.trials import trials
 
@@ -102,7 +102,7 @@ def tried(question: Question, state: Path, *, fresh: bool) -> Iterator[Trials]:
 def say(line: str) -> None:
     """Print `line` on standard error, where there is one."""
     if sys.stderr is not None:
-        print(shown(line), file=sys.stderr)  # noqa: T201 - a face
+        print(printable(line), file=sys.stderr)  # noqa: T201 - a face
 
 
 def tell_json(document: str) -> None:

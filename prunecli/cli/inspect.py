@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, TextIO, TypeAlias
 
 from typer import Option
 
-from prunecli.cli import options
+from prunecli.cli import options, parsers
 from prunecli.cli.inputs import readable
-from prunecli.cli.output import printing, watch
+from prunecli.cli.output import printing, progress_for
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Hist: TypeAlias = Annotated[
 ]
 Top: TypeAlias = Annotated[
     int | None,
-    Option(metavar="N", parser=options.whole("--top", "10", least=1), help="Only the N largest tensors, each."),
+    Option(metavar="N", parser=parsers.whole("--top", "10", least=1), help="Only the N largest tensors, each."),
 ]
 Every: TypeAlias = Annotated[bool, Option("--all", help="A line for every tensor, however many there are.")]
 NoRead: TypeAlias = Annotated[bool, Option("--no-read", help="Read no weights: names, types and sizes only.")]
@@ -57,7 +57,7 @@ def inspect(
     view = _view(top, every=every, json=json)
 
     from prunecli.formats.open import open_checkpoint
-    from prunecli.selection.select import Rules
+    from prunecli.selection.select import Selector
 
     asked = any(option is not None for option in (include, exclude, min_dim))
     with ExitStack() as stack:
@@ -68,12 +68,12 @@ def inspect(
 
         found = look_into(
             checkpoint,
-            rules=Rules(tuple(include or ()), tuple(exclude or ()), min_dim) if asked else None,
+            rules=Selector(tuple(include or ()), tuple(exclude or ()), min_dim) if asked else None,
             read=not no_read,
             thresholds=thresholds,
             hist=hist,
             label=label or ckpt,
-            watch=watch(wanted=not no_progress),
+            progress_for=progress_for(wanted=not no_progress),
         )
     _tell(found, view, json=json)
     return 0

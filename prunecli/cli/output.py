@@ -9,19 +9,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from prunecli.errors import OutputError, UsageError
-from prunecli.progress import unwatched
+from prunecli.progress import no_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
     from typing import TextIO
 
-    from prunecli.progress import Advance, Watch
+    from prunecli.progress import Advance, ProgressFactory
 
 
-def watch(*, wanted: bool) -> Watch:
+def progress_for(*, wanted: bool) -> ProgressFactory:
     """Return what shows passes: a bar each on a terminal, a line now and then elsewhere, nothing unless `wanted`."""
-    return _shown if wanted else unwatched
+    return _shown if wanted else no_progress
 
 
 @contextmanager

@@ -6,20 +6,18 @@ import os
 import select
 import stat
 import sys
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError, OutputError, UsageError
+from prunecli.io.temporary import _DESCRIPTORS, _no_room, _temporary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
 CHUNK = 1 << 20
-
-_DESCRIPTORS = Path("/proc/self/fd")
 
 
 @contextmanager
@@ -61,28 +59,11 @@ def spooled_output() -> Iterator[int]:
         _send(file.fileno(), sys.stdout.fileno())
 
 
-@contextmanager
-def scratch(folder: Path | None) -> Iterator[tuple[int, Path]]:
-    """Give a descriptor of a temporary file in `folder` (None: the usual place) and a path to open it by."""
-    with _temporary(folder) as file:
-        yield file.fileno(), _DESCRIPTORS / str(file.fileno()) if _DESCRIPTORS.is_dir() else Path(file.name)
-
-
 def _is_whole_file(fd: int) -> bool:
     """Whether `fd` is a regular file that nobody has read from yet and that can be opened again."""
     path = _DESCRIPTORS / str(fd)
     whole = stat.S_ISREG(os.fstat(fd).st_mode) and os.lseek(fd, 0, os.SEEK_CUR) == 0
     return whole and os.access(path, os.R_OK)
-
-
-def _temporary(folder: Path | None) -> IO[bytes]:
-    """Open a temporary file, nameless where descriptors have paths: then even a killed process leaves nothing."""
-    try:
-        if _DESCRIPTORS.is_dir():
-            return tempfile.TemporaryFile(buffering=0, dir=folder)
-        return tempfile.NamedTemporaryFile(buffering=0, prefix=".prune-", dir=folder)
-    except OSError as error:
-        raise _no_room(folder, error) from error
 
 
 def _read(source: int) -> bytes:
@@ -125,9 +106,3 @@ def _write(target: int, data: memoryview) -> int:
             f"standard output did not take the whole checkpoint: {error.strerror}",
             hint="-o PATH makes sure of the room first",
         ) from error
-
-
-def _no_room(folder: Path | None, error: OSError) -> OutputError:
-    place = folder or Path(tempfile.gettempdir())
-    hint = "-o PATH on another filesystem" if folder else "TMPDIR=/path/with/room prune COMMAND ..."
-    return OutputError(f"cannot keep a temporary copy in {place}: {error.strerror}", hint=hint)

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from typer import Option
 
-from prunecli.cli import options
+from prunecli.cli import parsers
 from prunecli.errors import UsageError
+from prunecli.strategies.mask import Mask
+from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.unstructured import (
     L1,
     Block,
     Global,
-    Mask,
     Percentile,
     Random,
     RandomStructured,
-    Spread,
+    StdThreshold,
     Strategy,
     Structured,
     Threshold,
-    TopK,
 )
 
 if TYPE_CHECKING:
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 Amount: TypeAlias = Annotated[
     float | None,
-    Option(metavar="A", parser=options.parse_amount, help="A fraction (0.5) or a percentage (50%)."),
+    Option(metavar="A", parser=parsers.parse_amount, help="A fraction (0.5) or a percentage (50%)."),
 ]
 Count: TypeAlias = Annotated[
-    int | None, Option(metavar="K", parser=options.whole("--count", "1000"), help="This many instead.")
+    int | None, Option(metavar="K", parser=parsers.whole("--count", "1000"), help="This many instead.")
 ]
 
 
 def threshold(
     thr: Annotated[
         float | None,
-        Option(metavar="T", parser=options.number("--thr", "0.1"), help="Zero weights with |w| <= T."),
+        Option(metavar="T", parser=parsers.number("--thr", "0.1"), help="Zero weights with |w| <= T."),
     ] = None,
     thr_std: Annotated[
         float | None,
-        Option(metavar="Q", parser=options.number("--thr-std", "0.5"), help="T = Q * std(w) of each tensor instead."),
+        Option(metavar="Q", parser=parsers.number("--thr-std", "0.5"), help="T = Q * std(w) of each tensor instead."),
     ] = None,
 ) -> Strategy:
     """Zero the weights of magnitude T or less."""
@@ -51,14 +51,14 @@ def threshold(
     if thr is not None:
         return Threshold(thr)
     if thr_std is not None:
-        return Spread(thr_std)
+        return StdThreshold(thr_std)
     raise UsageError("threshold needs --thr or --thr-std", hint="--thr 0.1, or --thr-std 0.5")
 
 
 def percentile(
     q: Annotated[
         float | None,
-        Option("--q", metavar="Q", parser=options.number("--q", "60"), help="Percentile of |w|, 0 to 100.  [required]"),
+        Option("--q", metavar="Q", parser=parsers.number("--q", "60"), help="Percentile of |w|, 0 to 100.  [required]"),
     ] = None,
 ) -> Strategy:
     """Zero weights up to each tensor's percentile.
@@ -78,11 +78,11 @@ def global_(
     ] = "none",
     min_per_tensor: Annotated[
         float | None,
-        Option(metavar="A", parser=options.fraction("--min-per-tensor"), help="Prune at least this part of each."),
+        Option(metavar="A", parser=parsers.fraction("--min-per-tensor"), help="Prune at least this part of each."),
     ] = None,
     max_per_tensor: Annotated[
         float | None,
-        Option(metavar="A", parser=options.fraction("--max-per-tensor"), help="Prune at most this part of each."),
+        Option(metavar="A", parser=parsers.fraction("--max-per-tensor"), help="Prune at most this part of each."),
     ] = None,
 ) -> Strategy:
     """Zero the smallest weights of all tensors.
@@ -112,16 +112,16 @@ def l1(
 def topk(
     keep: Annotated[
         int | None,
-        Option(metavar="K", parser=options.whole("--keep", "2"), help="Keep the K largest weights ..."),
+        Option(metavar="K", parser=parsers.whole("--keep", "2"), help="Keep the K largest weights ..."),
     ] = None,
     group: Annotated[
         int | None,
-        Option(metavar="G", parser=options.whole("--group", "4"), help="... of every G consecutive ones."),
+        Option(metavar="G", parser=parsers.whole("--group", "4"), help="... of every G consecutive ones."),
     ] = None,
     pattern: Annotated[str | None, Option(metavar="K:G", help="The same in one: 2:4 keeps 2 of every 4.")] = None,
     dim: Annotated[
         int,
-        Option(metavar="D", parser=options.whole("--dim", "1"), help="Groups run along this dimension."),
+        Option(metavar="D", parser=parsers.whole("--dim", "1"), help="Groups run along this dimension."),
     ] = 1,
     tail: Annotated[str, Option(metavar="keep|zero|error", help="What becomes of a short last group.")] = "keep",
 ) -> Strategy:
@@ -132,7 +132,7 @@ def topk(
     if (pattern is None) == (keep is None and group is None):
         raise UsageError("topk needs --keep with --group, or --pattern", hint="--keep 2 --group 4, or --pattern 2:4")
     if pattern is not None:
-        return TopK(*options.parse_pattern(pattern), dim, tail)
+        return TopK(*parsers.parse_pattern(pattern), dim, tail)
     if keep is None or group is None:
         raise UsageError("--keep and --group go together", hint="--keep 2 --group 4")
     return TopK(keep, group, dim, tail)
@@ -142,11 +142,11 @@ def structured(
     amount: Amount = None,
     count: Count = None,
     dim: Annotated[
-        int, Option(metavar="D", parser=options.whole("--dim", "0"), help="Slices along this dimension.")
+        int, Option(metavar="D", parser=parsers.whole("--dim", "0"), help="Slices along this dimension.")
     ] = 0,
     n: Annotated[
         float,
-        Option("--n", metavar="1|2|inf|-inf", parser=options.number("--n", "2"), help="The norm that ranks them."),
+        Option("--n", metavar="1|2|inf|-inf", parser=parsers.number("--n", "2"), help="The norm that ranks them."),
     ] = 2.0,
     with_bias: Annotated[
         bool, Option("--with-bias", help="Zero the matching entries of each tensor's bias, too.")
@@ -172,16 +172,16 @@ def block(
     """
     if shape is None:
         raise UsageError("block needs --shape", hint="--shape 4x4")
-    return Block(*options.parse_shape(shape), *_one_amount("block", amount, count))
+    return Block(*parsers.parse_shape(shape), *_one_amount("block", amount, count))
 
 
 def random(
     amount: Amount = None,
     count: Count = None,
-    seed: Annotated[int, Option(metavar="S", parser=options.whole("--seed", "0"), help="Another seed, others go.")] = 0,
+    seed: Annotated[int, Option(metavar="S", parser=parsers.whole("--seed", "0"), help="Another seed, others go.")] = 0,
     structured: Annotated[bool, Option("--structured", help="Whole slices instead of single weights.")] = False,
     dim: Annotated[
-        int | None, Option(metavar="D", parser=options.whole("--dim", "0"), help="Slices along this dimension. [0]")
+        int | None, Option(metavar="D", parser=parsers.whole("--dim", "0"), help="Slices along this dimension. [0]")
     ] = None,
 ) -> Strategy:
     """Zero weights of each tensor at random.

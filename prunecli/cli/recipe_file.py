@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from prunecli.cli import pruning as commands
-from prunecli.engine.recipe_run import Recipe, Rule
 from prunecli.errors import PruneError, UsageError
-from prunecli.selection.select import Rules
-from prunecli.text.escape import shown
+from prunecli.selection.select import Selector
+from prunecli.strategies.recipe import Recipe, Rule
+from prunecli.text.escape import printable
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -43,11 +43,11 @@ def read_recipe(path: str) -> Recipe:
     """Return the recipe in the TOML file at `path`; UsageError, with the line or the rule, for what is none."""
     content = _content(path)
     if len(content) > SIZE_LIMIT:
-        raise UsageError(f"the recipe {shown(path)} is longer than {SIZE_LIMIT:,} bytes", hint=_EXAMPLE)
+        raise UsageError(f"the recipe {printable(path)} is longer than {SIZE_LIMIT:,} bytes", hint=_EXAMPLE)
     try:
         text = content.decode("utf-8-sig")  # editors of some systems begin a text with a mark
     except UnicodeDecodeError as error:
-        raise UsageError(f"the recipe {shown(path)} is not UTF-8 text", hint=_EXAMPLE) from error
+        raise UsageError(f"the recipe {printable(path)} is not UTF-8 text", hint=_EXAMPLE) from error
     return parse_recipe(text, path)
 
 
@@ -59,7 +59,9 @@ def _content(path: str) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         why = getattr(error, "strerror", None) or str(error)
         hint = "prune run /dev/stdin CKPT < RECIPE.toml" if path == "-" else "prune run RECIPE.toml CKPT"
-        raise UsageError(f"cannot read the recipe {shown(path) or 'with an empty name'}: {why}", hint=hint) from error
+        raise UsageError(
+            f"cannot read the recipe {printable(path) or 'with an empty name'}: {why}", hint=hint
+        ) from error
 
 
 def parse_recipe(text: str, path: str = "") -> Recipe:
@@ -67,9 +69,9 @@ def parse_recipe(text: str, path: str = "") -> Recipe:
     try:
         return _recipe(text, path)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"the recipe {shown(path)} is not TOML: {shown(str(error))}", hint=_EXAMPLE) from error
+        raise UsageError(f"the recipe {printable(path)} is not TOML: {printable(str(error))}", hint=_EXAMPLE) from error
     except ValueError as error:  # Python turns no number of more than 4,300 digits into text or back
-        raise UsageError(f"a number in the recipe {shown(path)} has too many digits", hint=_EXAMPLE) from error
+        raise UsageError(f"a number in the recipe {printable(path)} has too many digits", hint=_EXAMPLE) from error
 
 
 def _recipe(text: str, path: str) -> Recipe:
@@ -77,7 +79,7 @@ def _recipe(text: str, path: str) -> Recipe:
     for key in found:
         if key != "rule":
             raise UsageError(
-                f"the recipe knows no {shown(repr(key))}{_line(text, key, 0)}: it is a list of rules", hint=_EXAMPLE
+                f"the recipe knows no {printable(repr(key))}{_line(text, key, 0)}: it is a list of rules", hint=_EXAMPLE
             )
     rules = found.get("rule", [])
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
@@ -93,21 +95,21 @@ def _rule(given: Mapping[str, Any], number: int, text: str) -> Rule:
         what = (
             "has no strategy"
             if name is None
-            else f"has no strategy {shown(repr(name))}{_line(text, 'strategy', number)}"
+            else f"has no strategy {printable(repr(name))}{_line(text, 'strategy', number)}"
         )
         raise UsageError(f"rule {number} {what}", hint=f"strategy = one of {', '.join(makers)}")
     own = _parsers(makers[name])
     for key in given:
         if key.replace("-", "_") not in {"strategy", *_PATTERNS, *_COUNTS, *own}:
             raise UsageError(
-                f"rule {number} ({name}) knows no {shown(repr(key))}{_line(text, key, number)}",
+                f"rule {number} ({name}) knows no {printable(repr(key))}{_line(text, key, number)}",
                 hint=f"it takes include, exclude, min_dim, min_numel, {', '.join(own)}",
             )
     values = {key.replace("-", "_"): value for key, value in given.items()}
     if len(values) < len(given):
         twice = next(key for key in given if "-" in key and key.replace("-", "_") in given)
         raise UsageError(
-            f"rule {number} ({name}) says {shown(repr(twice))} twice{_line(text, twice, number)}",
+            f"rule {number} ({name}) says {printable(repr(twice))} twice{_line(text, twice, number)}",
             hint=f"leave out {twice}, or {twice.replace('-', '_')}",
         )
     try:
@@ -155,16 +157,16 @@ def _parser(command: str, name: str, annotation: Any) -> Callable[[object], obje
         if kind is bool and isinstance(given, bool):
             return given
         if kind is bool:
-            raise UsageError(f"{name} is true or false, not {shown(repr(given))}", hint=f"{name} = true")
+            raise UsageError(f"{name} is true or false, not {printable(repr(given))}", hint=f"{name} = true")
         if isinstance(given, bool) or not isinstance(given, (str, int, float)):
             wrong = str(given).lower() if isinstance(given, bool) else str(given)
-            raise UsageError(f"{name} is a number or a text, not {shown(wrong)}", hint=f"prune {command} -h")
+            raise UsageError(f"{name} is a number or a text, not {printable(wrong)}", hint=f"prune {command} -h")
         return parse(str(given))
 
     return value
 
 
-def _selection(values: Mapping[str, Any]) -> Rules:
+def _selection(values: Mapping[str, Any]) -> Selector:
     patterns: dict[str, tuple[str, ...]] = {}
     for key in _PATTERNS:
         given = values.get(key, [])
@@ -174,8 +176,10 @@ def _selection(values: Mapping[str, Any]) -> Rules:
         patterns[key] = tuple(given)
     for key in _COUNTS:
         if key in values and (isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < 0):
-            raise UsageError(f"{key} is a whole number of 0 or more, not {shown(repr(values[key]))}", hint=f"{key} = 2")
-    return Rules(patterns["include"], patterns["exclude"], values.get("min_dim"), values.get("min_numel", 0))
+            raise UsageError(
+                f"{key} is a whole number of 0 or more, not {printable(repr(values[key]))}", hint=f"{key} = 2"
+            )
+    return Selector(patterns["include"], patterns["exclude"], values.get("min_dim"), values.get("min_numel", 0))
 
 
 def _line(text: str, key: str, rule: int) -> str:

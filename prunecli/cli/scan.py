@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, TextIO, TypeAlias
 
 from typer import Option
 
-from prunecli.cli import options
+from prunecli.cli import options, parsers
 from prunecli.cli.inputs import readable
-from prunecli.cli.output import check_paper, printing, watch
+from prunecli.cli.output import check_paper, printing, progress_for
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Html: TypeAlias = Annotated[Path | None, Option(metavar="PATH", help="Write the 
 Force: TypeAlias = Annotated[bool, Option("-f", "--force", help="Replace an existing page.")]
 Top: TypeAlias = Annotated[
     int | None,
-    Option(metavar="N", parser=options.whole("--top", "10", least=1), help="Only the N tensors that break first."),
+    Option(metavar="N", parser=parsers.whole("--top", "10", least=1), help="Only the N tensors that break first."),
 ]
 Every: TypeAlias = Annotated[bool, Option("--all", help="A line for every tensor, however many there are.")]
 Json: TypeAlias = Annotated[bool, Option("--json", help="Print all of it as JSON.")]
@@ -51,9 +51,9 @@ def scan(
         raise UsageError("--force replaces a page, and --html names none", hint="--html PATH --force")
 
     from prunecli.formats.open import open_checkpoint
-    from prunecli.selection.select import Rules
+    from prunecli.selection.select import Selector
 
-    rules = Rules(tuple(include or ()), tuple(exclude or ()), min_dim)
+    rules = Selector(tuple(include or ()), tuple(exclude or ()), min_dim)
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
         checkpoint = open_checkpoint(path, key=key, label=label)
@@ -62,7 +62,7 @@ def scan(
 
         from prunecli.inspection.scan import scan as look_at
 
-        found = look_at(checkpoint, rules, label=label or ckpt, watch=watch(wanted=not no_progress))
+        found = look_at(checkpoint, rules, label=label or ckpt, progress_for=progress_for(wanted=not no_progress))
     if html is not None:
         from prunecli.inspection.scan_html import to_html
         from prunecli.io.publish import publish_text

@@ -11,18 +11,18 @@ import typer
 from typer import Option
 
 from prunecli.cli import evaluation as evaluated
-from prunecli.cli import options
+from prunecli.cli import options, parsers
 from prunecli.cli import strategy_arguments as varied
 from prunecli.cli.evaluation import Table, say, tell_json
 from prunecli.errors import UsageError
-from prunecli.report.text import percent
-from prunecli.text.escape import shown, shown_bytes
+from prunecli.text.escape import printable
+from prunecli.text.numbers import format_bytes, percent
 
 if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint
     from prunecli.report.model import Report
     from prunecli.strategies.unstructured import Strategy
-    from prunecli.tuning.search import Found, Goal, Tell, Try
+    from prunecli.tuning.search import Attempt, Found, MetricGoal, Tell
     from prunecli.tuning.trials import Trial
 
 MaxDrop: TypeAlias = Annotated[
@@ -32,11 +32,11 @@ Higher: TypeAlias = Annotated[
     bool, Option("--higher-is-better/--lower-is-better", help="Whether the metric is a score or a loss.")
 ]
 Tolerance: TypeAlias = Annotated[
-    float, Option(metavar="A", parser=options.number("--tolerance", "0.01"), help="Amounts are multiples of this.")
+    float, Option(metavar="A", parser=parsers.number("--tolerance", "0.01"), help="Amounts are multiples of this.")
 ]
 MostTries: TypeAlias = Annotated[
     int | None,
-    Option("--tries", metavar="N", parser=options.whole("--tries", "5", least=1), help="Try at most N amounts."),
+    Option("--tries", metavar="N", parser=parsers.whole("--tries", "5", least=1), help="Try at most N amounts."),
 ]
 Output: TypeAlias = Annotated[
     str | None,
@@ -54,7 +54,7 @@ def search(context: typer.Context, words: varied.Words = None) -> int:
 
 
 def _search(
-    vary: varied.Vary,
+    vary: varied.MakeStrategy,
     context: typer.Context,
     ckpt: evaluated.Ckpt,
     strategy: evaluated.StrategyName,
@@ -86,10 +86,10 @@ def _search(
     for granted that pruning more is never better. With a noisy metric a larger amount may do as well; what is written
     was measured itself.
     """
-    from prunecli.tuning.search import Goal, Steps, doubts
+    from prunecli.tuning.search import AmountGrid, MetricGoal, search_warnings
     from prunecli.tuning.search import search as bisect
 
-    goal, steps = Goal(_drop(max_drop), higher_is_better), Steps(tolerance, tries)
+    goal, steps = MetricGoal(_drop(max_drop), higher_is_better), AmountGrid(tolerance, tries)
     vary(0.0)  # the strategy's own options, before any work
     chosen = {
         "include": include or [],
@@ -110,7 +110,7 @@ def _search(
         if found.best is not None and not dry_run:
             trials.check_unchanged()
             written = _publish(ckpt, vary(found.best.amount), target, report, context, {**chosen, "force": force})
-    for doubt in doubts(found):
+    for doubt in search_warnings(found):
         say(f"warning: {doubt}")
     if json:
         tell_json(to_text.dumps(_document(found, goal, (ckpt, strategy, evaluation), written), indent=1))
@@ -139,7 +139,7 @@ def _drop(text: str | None) -> Decimal:
 
 
 def _target(ckpt: str, output: str | None) -> Path:
-    from prunecli.formats.open import default_output
+    from prunecli.formats.output_names import default_output
 
     if output == "-":
         raise UsageError("a search prints its tries on standard output, so the checkpoint needs a file", hint="-o PATH")
@@ -148,14 +148,14 @@ def _target(ckpt: str, output: str | None) -> Path:
 
 def _check(checkpoint: Checkpoint, target: Path, reports: list[Path] | None, *, force: bool) -> None:
     """Refuse before the search what could not be published after it."""
-    from prunecli.formats.open import default_report
+    from prunecli.formats.output_names import default_report
     from prunecli.io.targets import check_output, check_writable_target
     from prunecli.report.renderers import check_suffixes
 
     inputs, names = [file.path for file in checkpoint.files], None
     if checkpoint.is_directory:
         names = {path.relative_to(checkpoint.path).as_posix() for path in inputs}
-        names.update(p.as_posix() for c in checkpoint.companions for p in (c, *c.parents[:-1]))
+        names.update(p.as_posix() for c in checkpoint.other_files for p in (c, *c.parents[:-1]))
         inputs.append(checkpoint.path)
     check_output(target, sources=inputs, force=force, in_place=False, names=names)
     check_suffixes(reports or ())
@@ -185,7 +185,7 @@ def _head(table: Table, unpruned: Trial) -> Tell:
     sparsity, seconds = percent(unpruned.sparsity), f"{unpruned.seconds:.1f}"
     table.line("-", sparsity, _short(unpruned.metric), "-", seconds, f'unpruned, read from "{unpruned.line}"')
 
-    def tell(tried: Try) -> None:
+    def tell(tried: Attempt) -> None:
         trial = tried.trial
         verdict = "within" if tried.within else "too much"
         known = ", remembered" if trial.remembered else ""
@@ -199,7 +199,7 @@ def _short(number: Decimal) -> str:
     return f"{float(number):.6g}"
 
 
-def _tell(table: Table, found: Found, goal: Goal, state: Path) -> None:
+def _tell(table: Table, found: Found, goal: MetricGoal, state: Path) -> None:
     """Print what was found, and how sure that is."""
     best, beyond = found.best, found.beyond
     table.say()
@@ -212,7 +212,7 @@ def _tell(table: Table, found: Found, goal: Goal, state: Path) -> None:
     if not found.complete:
         table.say("open      the tries were used up before the two amounts were next to each other")
     made = sum(not t.trial.remembered for t in found.tries)
-    table.say(f"tries     {len(found.tries)}, {made} of them evaluated now; remembered in {shown(str(state))}")
+    table.say(f"tries     {len(found.tries)}, {made} of them evaluated now; remembered in {printable(str(state))}")
 
 
 def _next(
@@ -223,18 +223,20 @@ def _next(
 ) -> None:
     """Say where the result is, or what makes it."""
     if written is not None and written.output_path is not None:
-        from prunecli.formats.open import default_report
+        from prunecli.formats.output_names import default_report
 
-        table.say(f"output    {shown(written.output_path)} ({shown_bytes(written.output_bytes or 0)})")
+        table.say(f"output    {printable(written.output_path)} ({format_bytes(written.output_bytes or 0)})")
         for path in [default_report(written.output_path)] if reports is None else reports:
-            table.say(f"report    {shown(str(path))}")
+            table.say(f"report    {printable(str(path))}")
         return
     table.say("output    nothing written")
     if found.best is not None:
         table.say("to write  the same command without -n: what was evaluated is remembered")
 
 
-def _document(found: Found, goal: Goal, names: tuple[str, str, str | None], written: Report | None) -> dict[str, Any]:
+def _document(
+    found: Found, goal: MetricGoal, names: tuple[str, str, str | None], written: Report | None
+) -> dict[str, Any]:
     """Return the result as JSON has it."""
     return {
         "schema": SCHEMA,
@@ -252,7 +254,7 @@ def _document(found: Found, goal: Goal, names: tuple[str, str, str | None], writ
     }
 
 
-def _tried(tried: Try) -> dict[str, Any]:
+def _tried(tried: Attempt) -> dict[str, Any]:
     from prunecli.tuning.sweep import number
 
     return {"amount": tried.amount, **_values(tried.trial), "drop": number(tried.drop), "within": tried.within}

@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from prunecli.cli import pruning as commands
 from prunecli.errors import UsageError
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {"help_option_names": [], "ignore_unknown_options": T
 Words: TypeAlias = Annotated[list[str] | None, typer.Argument(metavar="CKPT [OPTIONS] STRATEGY [OPTIONS]")]
 """All that stands after such a command's name."""
 
-Vary: TypeAlias = "Callable[[float], Strategy]"
+MakeStrategy: TypeAlias = "Callable[[float], Strategy]"
 """A function from an amount (0-1) to a strategy."""
 
 _AMOUNTS = ("amount", "count", "q")
@@ -116,9 +116,9 @@ def _varying(make: Callable[..., Strategy], own: dict[str, Any]) -> Callable[[fl
 def _unknown(name: str) -> UsageError:
     known = varied()
     if name.startswith("-"):
-        return UsageError(f"{shown(name)} stands where the strategy is expected", hint=f"one of {', '.join(known)}")
+        return UsageError(f"{printable(name)} stands where the strategy is expected", hint=f"one of {', '.join(known)}")
     if name in {_name(make) for make in commands.ALL}:
         return UsageError(f"{name} has no amount that could be varied", hint=f"one of {', '.join(known)}")
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"closest is {near[0]}" if near else f"one of {', '.join(known)}"
-    return UsageError(f"there is no strategy {shown(repr(name))}", hint=hint)
+    return UsageError(f"there is no strategy {printable(repr(name))}", hint=hint)

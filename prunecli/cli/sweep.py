@@ -15,14 +15,14 @@ from prunecli.cli import options
 from prunecli.cli import strategy_arguments as varied
 from prunecli.cli.evaluation import Table, tell_json
 from prunecli.cli.output import check_paper
-from prunecli.report.text import percent
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
+from prunecli.text.numbers import percent
 from prunecli.tuning.sweep import LADDER, Point, bars, bars_from, number, parse_ladder, to_csv, values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from prunecli.tuning.trials import Question
+    from prunecli.tuning.trials import TrialSetup
 
 At: TypeAlias = Annotated[str, Option(metavar="A,A,...", help="The amounts to try, as in 0.5,0.8,90%.")]
 Csv: TypeAlias = Annotated[Path | None, Option(metavar="PATH", help="Write the table as CSV, too.")]
@@ -45,7 +45,7 @@ def sweep(context: typer.Context, words: varied.Words = None) -> int:
 
 
 def _sweep(
-    vary: varied.Vary,
+    vary: varied.MakeStrategy,
     ckpt: evaluated.Ckpt,
     strategy: evaluated.StrategyName,
     *,
@@ -70,7 +70,7 @@ def _sweep(
     Each amount is pruned to a hidden place and evaluated there by your command; the checkpoint itself is evaluated
     first. Nothing is kept but the numbers.
     """
-    from prunecli.formats.open import default_output
+    from prunecli.formats.output_names import default_output
     from prunecli.io.publish import publish_text
     from prunecli.tuning.sweep import sweep as try_all
 
@@ -98,14 +98,14 @@ def _sweep(
     _draw(table, points)
     for name, path in (("remembered in", where), ("table", csv), ("plot", svg)):
         if path is not None:
-            table.say(f"{name:<14}{shown(str(path))}")
+            table.say(f"{name:<14}{printable(str(path))}")
     return 0
 
 
-def _check(question: Question, papers: Mapping[str, Path | None], state: Path, *, force: bool) -> None:
+def _check(question: TrialSetup, report_paths: Mapping[str, Path | None], state: Path, *, force: bool) -> None:
     """Refuse before the work what could not be written after it."""
     others = [*(file.path for file in question.checkpoint.files), state]
-    for option, paper in papers.items():
+    for option, paper in report_paths.items():
         if paper is not None:
             check_paper(option, paper, force=force, others=others)
             others.append(paper)

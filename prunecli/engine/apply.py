@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from prunecli.dtypes import FLOATS
-from prunecli.engine.measure import Tally
+from prunecli.engine.measure import StatsCollector
 from prunecli.errors import CheckpointError, PruneError
 from prunecli.io.crc32 import combine
-from prunecli.io.files import Layout, Run, Untouched, Window
+from prunecli.io.layout import Layout, Run, Untouched, Window
 from prunecli.io.threads import Stopped
 from prunecli.io.tiles import flatten, look, put_back
-from prunecli.plans import Tile, spent
+from prunecli.plans import Chunk, without_masks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import CheckpointFile, Checksum, TensorInfo
-    from prunecli.engine.measure import Facts
+    from prunecli.engine.measure import TensorStats
     from prunecli.engine.scorers import Scorer
     from prunecli.formats.safetensors.mask_writer import MaskSink
-    from prunecli.io.files import Piece, Sink, Source
+    from prunecli.io.files import Sink, Source
+    from prunecli.io.layout import Piece
     from prunecli.io.threads import Worker
-    from prunecli.plans import Local
+    from prunecli.plans import TensorPlan
     from prunecli.report.histogram import BeforeAfter
 
 
@@ -62,10 +63,10 @@ class TieBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class TensorResult:
     """What was measured of a target: facts, and magnitudes where they were asked for."""
 
-    facts: Facts
+    facts: TensorStats
     histogram: BeforeAfter | None
 
 
@@ -85,7 +86,7 @@ class Applier:
     def __init__(  # noqa: PLR0913 - what there is to know
         self,
         targets: Sequence[TensorInfo],
-        plans: dict[int, Local],
+        plans: dict[int, TensorPlan],
         sources: Sequence[Source],
         stopped: Event,
         advance: Callable[[int, int], None],
@@ -103,9 +104,9 @@ class Applier:
         self._scorers, self._masks, self._histograms = scorers or {}, masks, histograms
         self._stopped, self._advance = stopped, advance
         self._budgets: dict[int, TieBudget] = {}
-        self._tallies: dict[int, dict[int, Tally]] = {}
+        self._tallies: dict[int, dict[int, StatsCollector]] = {}
         self._left: dict[int, int] = {}
-        self.found: dict[int, Measured] = {}
+        self.found: dict[int, TensorResult] = {}
         self._parts: dict[tuple[int, int], list[_Part]] = {}
         self._lock = Lock()
 
@@ -176,7 +177,7 @@ class Applier:
         dtype, ops, host = FLOATS[tensor.dtype], worker.ops, worker.host
         squares = worker.squares.of(x[own], dtype)
         before = host.magnitudes(x, dtype)
-        tile = Tile(tensor.shape, start, x.size, lambda equal: self._grant(worker, piece, equal))
+        tile = Chunk(tensor.shape, start, x.size, lambda equal: self._grant(worker, piece, equal))
         scorer = self._scorers.get(piece.target)
         weights = x if ops is host else ops.load(x)
         if scorer is not None:
@@ -207,14 +208,16 @@ class Applier:
                 budget = self._budgets[piece.target] = TieBudget(ties, self._stopped)
             return budget
 
-    def _tally(self, target: int) -> Tally:
+    def _tally(self, target: int) -> StatsCollector:
         """Return this thread's tally of a target: threads do not wait for each other to count."""
         own = self._tallies.setdefault(target, {})
         tally = own.get(get_ident())
         if tally is None:
             tensor = self.targets[target]
             bounds = None if target in self._scorers else self.plans[target].bounds
-            tally = own[get_ident()] = Tally(tensor.shape, FLOATS[tensor.dtype], bounds, histogram=self._histograms)
+            tally = own[get_ident()] = StatsCollector(
+                tensor.shape, FLOATS[tensor.dtype], bounds, histogram=self._histograms
+            )
         return tally
 
     def _done(self, target: int, count: int) -> None:
@@ -224,10 +227,10 @@ class Applier:
             if self._left[target]:
                 return
             first, *others = self._tallies.pop(target).values()
-            self.plans[target] = spent(self.plans[target])
+            self.plans[target] = without_masks(self.plans[target])
         for tally in others:
             first.merge(tally)
-        self.found[target] = Measured(first.facts(), first.histogram())
+        self.found[target] = TensorResult(first.facts(), first.histogram())
 
     def repair(self, file: int, shape: CheckpointFile, fd: int | None) -> None:
         """Check the old checksums of the records that changed, and write the new ones to `fd`.

@@ -10,12 +10,12 @@ import importlib
 import os
 import zlib
 from bisect import bisect_right
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
+from prunecli.report.model import Compressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,19 +30,6 @@ RUN_BYTES = 1 << 15
 
 ZSTD_LEVEL, DEFLATE_LEVEL = 3, 6
 """The levels these compressors take when nobody says otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Compressed:
-    """An estimate, in bytes, of what the selected tensors take when compressed, before and after pruning.
-
-    `method` names the compressor and its level; `sampled_bytes` are what it was tried on.
-    """
-
-    method: str
-    sampled_bytes: int
-    bytes_before: int
-    bytes_after: int
 
 
 def sample(files: Sequence[int], tensors: Sequence[TensorInfo]) -> bytes:

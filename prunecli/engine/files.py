@@ -7,7 +7,8 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from prunecli.engine.run import Options, Run
+from prunecli.engine.options import Options
+from prunecli.engine.run import Run
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.files import Sink, Source
 from prunecli.io.publish import new_directory, new_file
@@ -89,7 +90,7 @@ def _sinks(
 
 def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
     """Copy the directory's other files, such as the index, the configuration and the tokenizer."""
-    for relative in checkpoint.companions:
+    for relative in checkpoint.other_files:
         path, target = checkpoint.path / relative, folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         source = Source(path, path.stat().st_size)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS
-from prunecli.engine.scorers import blank, draw, random_key
+from prunecli.engine.scorers import blank
 from prunecli.kernels.bit_patterns import floats
-from prunecli.kernels.norms import Values, deviation, of_patterns, slice_norms, tile_norms, weakest
-from prunecli.strategies.unstructured import Block, RandomStructured, Spread, Structured
+from prunecli.kernels.norms import deviation, of_patterns, slice_norms, tile_norms, weakest
+from prunecli.kernels.ops import Values
+from prunecli.kernels.random_bits import draw, random_key
+from prunecli.strategies.unstructured import Block, RandomStructured, StdThreshold, Structured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,11 +24,11 @@ if TYPE_CHECKING:
     from prunecli.engine.scorers import Scorer
     from prunecli.io.reader import Reader
     from prunecli.io.threads import Worker
-    from prunecli.kernels.norms import Read
-    from prunecli.plans import Local
+    from prunecli.kernels.ops import Read
+    from prunecli.plans import TensorPlan
     from prunecli.strategies.unstructured import Strategy
 
-Measured = (Spread, Structured, Block, RandomStructured)
+TensorResult = (StdThreshold, Structured, Block, RandomStructured)
 """The strategies that decide so."""
 
 
@@ -40,7 +42,7 @@ class Measurer:
         self.strategy, self.targets, self.reader, self.scorer = strategy, targets, reader, scorer
         self._turn = Lock()  # ranking copies all norms of a tensor: one thread at a time keeps the memory down
 
-    def plan(self, worker: Worker, member: int) -> Local:
+    def plan(self, worker: Worker, member: int) -> TensorPlan:
         """Return the local strategy of a target."""
         strategy, tensor = self.strategy, self.targets[member]
         if isinstance(strategy, Structured):
@@ -52,13 +54,13 @@ class Measurer:
         if isinstance(strategy, RandomStructured):
             drawn = draw(random_key(strategy.seed, tensor), 0, tensor.shape[strategy.axis(tensor)])
             return self._local(strategy, worker, member, drawn.astype(np.float64))
-        if isinstance(strategy, Spread):
+        if isinstance(strategy, StdThreshold):
             return strategy.local(tensor, deviation(self._signed(worker, member), tensor.numel))
         raise TypeError(strategy)
 
     def _local(
         self, strategy: Structured | Block | RandomStructured, worker: Worker, member: int, norms: NDArray[np.float64]
-    ) -> Local:
+    ) -> TensorPlan:
         tensor, alive = self.targets[member], self._alive(worker, member)
         left = norms.size if alive is None else int(np.count_nonzero(alive))
         with self._turn:
@@ -109,6 +111,6 @@ class Measurer:
 
     def _read(self, worker: Worker, member: int) -> Read:
         tensor = self.targets[member]
-        if self.scorer is not None and not self.scorer.reads_weights and not isinstance(self.strategy, Spread):
+        if self.scorer is not None and not self.scorer.reads_weights and not isinstance(self.strategy, StdThreshold):
             return lambda first, stop: blank(tensor, stop - first)
         return self.reader.reader(worker, tensor)

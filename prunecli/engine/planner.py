@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS, Float
-from prunecli.engine.measured_planner import Measured, Measurer
+from prunecli.engine.measured_planner import Measurer, TensorResult
 from prunecli.engine.scorers import blank
 from prunecli.io.files import PAGE
 from prunecli.io.reader import Reader
 from prunecli.io.threads import Pool, Tasks, Worker, results
-from prunecli.kernels.ops import INTS, NumpyOps
-from prunecli.plans import Group, Local
-from prunecli.ranking.kth_smallest import Sample, Search, orders_of
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import INTS
+from prunecli.plans import RankGroup, TensorPlan
+from prunecli.ranking.kth_smallest import RankSearch, Sample, orders_of
 from prunecli.strategies.unstructured import L1, Global, Percentile, Random
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
     from prunecli.engine.scorers import Scorer
     from prunecli.io.files import Source
-    from prunecli.plans import Order
-    from prunecli.ranking.normalized_cut import Curves, Want
+    from prunecli.plans import OrderStatistic
+    from prunecli.ranking.normalized_cut import CountRequest, NormalizedCutSearch
     from prunecli.strategies.unstructured import Strategy
 
 BATCH = 1 << 25
@@ -58,11 +59,11 @@ Ranked = (Percentile, L1, Global, Random)
 class Batch:
     """Some groups on their way to cuts."""
 
-    groups: list[Group]
-    searches: list[Search] = field(default_factory=list)
-    small: list[tuple[Group, Future[list[Order]]]] = field(default_factory=list)
-    measured: list[tuple[int, Future[Local]]] = field(default_factory=list)
-    curves: tuple[Group, Curves] | None = None
+    groups: list[RankGroup]
+    searches: list[RankSearch] = field(default_factory=list)
+    small: list[tuple[RankGroup, Future[list[OrderStatistic]]]] = field(default_factory=list)
+    measured: list[tuple[int, Future[TensorPlan]]] = field(default_factory=list)
+    curves: tuple[RankGroup, NormalizedCutSearch] | None = None
     counting: Tasks | None = None
 
     def let_go(self) -> None:
@@ -85,7 +86,7 @@ class Planner:
         advance: Callable[[int], None],
         *,
         members: Sequence[int] | None = None,
-        plans: dict[int, Local] | None = None,
+        plans: dict[int, TensorPlan] | None = None,
         scorer: Scorer | None = None,
         left: Sequence[int] | None = None,
         followers: dict[int, int] | None = None,
@@ -110,7 +111,7 @@ class Planner:
     def reads(self) -> bool:
         """Whether planning reads the weights."""
         ranked = self._ranked() is not None and (self.scorer is None or self.scorer.reads_weights)
-        return ranked or isinstance(self.strategy, Measured)
+        return ranked or isinstance(self.strategy, TensorResult)
 
     def _ranked(self) -> Percentile | L1 | Global | Random | None:
         """Return the strategy if it needs order statistics."""
@@ -127,8 +128,8 @@ class Planner:
             groups = ranked.groups(tensors, [self.left[m] for m in self.members])
             own = [replace(g, members=tuple(self.members[m] for m in g.members)) for g in groups]
             return list(_packed(own, self.targets))
-        if isinstance(strategy, Measured):
-            return list(_packed([Group((at,), ()) for at in self.members], self.targets))
+        if isinstance(strategy, TensorResult):
+            return list(_packed([RankGroup((at,), ()) for at in self.members], self.targets))
         if hasattr(strategy, "plan"):
             self.plans.update((at, strategy.plan(self._ranked_as[at])) for at in self.members)
         return []
@@ -141,7 +142,7 @@ class Planner:
             self._count_curves(pool, batch)
             return
         for group in batch.groups:
-            if isinstance(self.strategy, Measured):
+            if isinstance(self.strategy, TensorResult):
                 batch.measured.append((group.members[0], pool.submit(self._measure, group.members[0])))
             elif not group.ranks:
                 self._conclude(group, [])
@@ -174,15 +175,15 @@ class Planner:
                 self.plans[self._followers[member]] = self.plans[member]
         batch.let_go()
 
-    def _shifted(self, group: Group) -> Group:
+    def _shifted(self, group: RankGroup) -> RankGroup:
         """Return the group with ranks among all its weights: those that are gone come first."""
         gone = self._gone(group)
         return replace(group, ranks=tuple(rank + gone for rank in group.ranks)) if gone else group
 
-    def _gone(self, group: Group) -> int:
+    def _gone(self, group: RankGroup) -> int:
         return sum(self.targets[m].numel - self.left[m] for m in group.members)
 
-    def _conclude(self, group: Group, orders: Sequence[Order]) -> None:
+    def _conclude(self, group: RankGroup, orders: Sequence[OrderStatistic]) -> None:
         if (ranked := self._ranked()) is None:
             return
         gone = self._gone(group)
@@ -192,7 +193,7 @@ class Planner:
         tensors, left = [self._ranked_as[m] for m in group.members], [self.left[m] for m in group.members]
         self.plans.update(zip(group.members, ranked.cuts(tensors, orders, left), strict=True))
 
-    def _measure(self, worker: Worker, member: int) -> Local:
+    def _measure(self, worker: Worker, member: int) -> TensorPlan:
         return self._measurer.plan(worker, member)
 
     # --- what is ranked
@@ -214,23 +215,23 @@ class Planner:
 
     # --- groups that fit in memory
 
-    def _is_small(self, group: Group) -> bool:
+    def _is_small(self, group: RankGroup) -> bool:
         return len(group.members) == 1 and self.targets[group.members[0]].nbytes <= SMALL
 
-    def _rank_in_memory(self, worker: Worker, group: Group) -> list[Order]:
+    def _rank_in_memory(self, worker: Worker, group: RankGroup) -> list[OrderStatistic]:
         at = group.members[0]
         y = self._patterns(worker, at, 0, self._weights(worker, self.targets[at], 0, self.targets[at].numel))
         return orders_of(worker.ops, y, group.ranks, self._dtype(at))
 
     # --- groups that are searched
 
-    def _search(self, group: Group) -> Search:
+    def _search(self, group: RankGroup) -> RankSearch:
         numels = [self.targets[member].numel for member in group.members]
-        search = Search(group, [self._dtype(member) for member in group.members], numels)
+        search = RankSearch(group, [self._dtype(member) for member in group.members], numels)
         search.narrow_to(list(self._samples(group)))
         return search
 
-    def _samples(self, group: Group) -> Iterator[Sample]:
+    def _samples(self, group: RankGroup) -> Iterator[Sample]:
         """Take a page of neighbours at even distances, in proportion to each tensor's elements."""
         total = sum(self.targets[member].numel for member in group.members)
         size = min(SAMPLE, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
@@ -266,11 +267,11 @@ class Planner:
             found.append(self._patterns(worker, at, first, x)[:length].copy())
         return np.stack(found)
 
-    def _count(self, pool: Pool, batch: Batch, searches: Sequence[Search]) -> None:
+    def _count(self, pool: Pool, batch: Batch, searches: Sequence[RankSearch]) -> None:
         batch.counting = Tasks(pool)
         batch.counting.each(self._count_tile, self._tiles(searches))
 
-    def _tiles(self, searches: Sequence[Search]) -> Iterator[tuple[Search, int, int, int, int, int]]:
+    def _tiles(self, searches: Sequence[RankSearch]) -> Iterator[tuple[RankSearch, int, int, int, int, int]]:
         """Yield what to count, run by run."""
         for search in searches:
             for member, low, width in search.brackets():
@@ -278,7 +279,7 @@ class Planner:
                     yield search, member, low, width, first, stop
 
     def _count_tile(
-        self, worker: Worker, search: Search, member: int, low: int, width: int, first: int, stop: int
+        self, worker: Worker, search: RankSearch, member: int, low: int, width: int, first: int, stop: int
     ) -> None:
         x = self._weights(worker, self.targets[member], first, stop)
         with worker.in_turn(small=self.scorer is None and x.nbytes <= SMALL_TILE):
@@ -292,11 +293,11 @@ class Planner:
 
     # --- curves
 
-    def _curves(self, strategy: Global, group: Group) -> Curves:
-        from prunecli.ranking.normalized_cut import Curves  # noqa: PLC0415 - plain runs do without
+    def _curves(self, strategy: Global, group: RankGroup) -> NormalizedCutSearch:
+        from prunecli.ranking.normalized_cut import NormalizedCutSearch  # noqa: PLC0415 - plain runs do without
 
         left = [self.left[m] for m in group.members]
-        return Curves(
+        return NormalizedCutSearch(
             [self._dtype(m) for m in group.members], strategy.normalize, strategy.bounds(left), sum(group.ranks), left
         )
 
@@ -307,18 +308,22 @@ class Planner:
         batch.counting = Tasks(pool)
         batch.counting.each(self._count_curve, self._wanted(group, curves))
 
-    def _wanted(self, group: Group, curves: Curves) -> Iterator[tuple[Curves, Want, int, int, int]]:
+    def _wanted(
+        self, group: RankGroup, curves: NormalizedCutSearch
+    ) -> Iterator[tuple[NormalizedCutSearch, CountRequest, int, int, int]]:
         for want in curves.wanted():
             at = group.members[want.member]
             for first, stop in _scans(self.targets[at]):
                 yield curves, want, at, first, stop
 
-    def _count_curve(self, worker: Worker, curves: Curves, want: Want, at: int, first: int, stop: int) -> None:
+    def _count_curve(
+        self, worker: Worker, curves: NormalizedCutSearch, want: CountRequest, at: int, first: int, stop: int
+    ) -> None:
         x = self._weights(worker, self.targets[at], first, stop)
         y = worker.host.magnitudes(x, want.dtype) if self.scorer is None else self.scorer.of(worker, at, x, first)
         curves.add(want, want.count(y))
 
-    def _finish_curves(self, pool: Pool, batch: Batch, group: Group, curves: Curves) -> None:
+    def _finish_curves(self, pool: Pool, batch: Batch, group: RankGroup, curves: NormalizedCutSearch) -> None:
         while True:
             if batch.counting is not None:
                 batch.counting.wait()
@@ -345,9 +350,9 @@ def _scans(tensor: TensorInfo) -> Iterator[tuple[int, int]]:
         yield first, min(first + step, tensor.numel)
 
 
-def _packed(groups: Sequence[Group], tensors: Sequence[TensorInfo]) -> Iterator[Batch]:
+def _packed(groups: Sequence[RankGroup], tensors: Sequence[TensorInfo]) -> Iterator[Batch]:
     """Pack the groups into batches in the order in which their tensors lie in the files."""
-    waiting: list[Group] = []
+    waiting: list[RankGroup] = []
     size = 0
     for group in sorted(groups, key=lambda g: min((tensors[m].file, tensors[m].start) for m in g.members)):
         waiting.append(group)

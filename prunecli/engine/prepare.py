@@ -6,29 +6,22 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
+from prunecli.checkpoint import PathLike
 from prunecli.engine.score_files import make_basis, open_beside
 from prunecli.engine.work import Job, Work
 from prunecli.errors import CheckpointError, SelectionError, UsageError
-from prunecli.selection.select import Rules, Selection, select
+from prunecli.selection.select import Selection, Selector, select
 from prunecli.strategies.amounts import from_each, front_dim
-from prunecli.strategies.unstructured import (
-    L1,
-    Block,
-    Mask,
-    Random,
-    RandomStructured,
-    Spread,
-    Strategy,
-    Structured,
-    TopK,
-)
-from prunecli.text.escape import shown
+from prunecli.strategies.mask import Mask
+from prunecli.strategies.semi_structured import TopK
+from prunecli.strategies.unstructured import L1, Block, Random, RandomStructured, StdThreshold, Strategy, Structured
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from prunecli.checkpoint import Checkpoint
-    from prunecli.engine.score_files import Basis, PathLike
+    from prunecli.engine.score_files import ScoreSources
     from prunecli.selection.select import Target
 
 _BIAS_HINT = "leave out --with-bias"
@@ -36,7 +29,7 @@ _MASK_HINT = "prune l1 CKPT --amount 0.5 --mask-out FILE makes one"
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class ScoreInputs:
     """What there is to rank by or to leave out besides the weights, as paths of checkpoints; see `make_basis`."""
 
     scores: PathLike | None = None
@@ -51,7 +44,7 @@ class Ranks:
         return given if self.of == "all" else {**given, "of": self.of}
 
 
-def plan_work(checkpoint: Checkpoint, rules: Rules, strategy: Strategy, ranks: Ranks) -> Work:
+def plan_work(checkpoint: Checkpoint, rules: Selector, strategy: Strategy, ranks: ScoreInputs) -> Work:
     """Return the work of one strategy; PruneError where something asked for does not fit the checkpoint."""
     refuse_ranks(strategy, ranks)
     selection = select(checkpoint, named_by_mask(strategy, checkpoint, rules))
@@ -64,7 +57,7 @@ def plan_work(checkpoint: Checkpoint, rules: Rules, strategy: Strategy, ranks: R
     return Work(selection, (job,), {**strategy.describe(), **ranks.told()}, followers)
 
 
-def basis_for(strategy: Strategy, targets: Mapping[int, Target], ranks: Ranks) -> Basis:
+def basis_for(strategy: Strategy, targets: Mapping[int, Target], ranks: ScoreInputs) -> ScoreSources:
     """Return what `strategy` ranks of `targets`, by their positions."""
     given = strategy.path if isinstance(strategy, Mask) else None
     return make_basis(
@@ -72,13 +65,13 @@ def basis_for(strategy: Strategy, targets: Mapping[int, Target], ranks: Ranks) -
     )
 
 
-def refuse_ranks(strategy: Strategy, ranks: Ranks) -> None:
+def refuse_ranks(strategy: Strategy, ranks: ScoreInputs) -> None:
     """Raise UsageError for what is no strategy, and where scores from a file would be ignored."""
     if not isinstance(strategy, get_args(Strategy)):
-        raise UsageError(f"a strategy is needed, not {shown(repr(strategy))}", hint="prunecli.L1(amount=0.5)")
+        raise UsageError(f"a strategy is needed, not {printable(repr(strategy))}", hint="prunecli.L1(amount=0.5)")
     scored = ranks.scores is not None or ranks.act_norms is not None
-    if scored and isinstance(strategy, (Random, RandomStructured, Mask, Spread)):
-        asked = "threshold --thr-std" if isinstance(strategy, Spread) else strategy.describe()["name"]
+    if scored and isinstance(strategy, (Random, RandomStructured, Mask, StdThreshold)):
+        asked = "threshold --thr-std" if isinstance(strategy, StdThreshold) else strategy.describe()["name"]
         raise UsageError(f"{asked} ranks nothing, so scores mean nothing to it", hint="prune l1 --help")
 
 
@@ -100,13 +93,13 @@ def refuse_misfits(strategy: Strategy, selection: Selection) -> None:
             strategy.plan(tensor)
 
 
-def named_by_mask(strategy: Strategy, checkpoint: Checkpoint, rules: Rules) -> Rules:
+def named_by_mask(strategy: Strategy, checkpoint: Checkpoint, rules: Selector) -> Selector:
     """Let a `Mask`'s file say which tensors are meant, if nothing else does; SelectionError for names there are not."""
     if rules.include or not isinstance(strategy, Mask):
         return rules
     known, masks = {tensor.name for tensor in checkpoint.tensors}, open_beside(strategy.path, "mask").tensors
     if not masks:
-        raise CheckpointError(f"there is no mask in {shown(str(strategy.path))}", hint=_MASK_HINT)
+        raise CheckpointError(f"there is no mask in {printable(str(strategy.path))}", hint=_MASK_HINT)
     found = [_name_in(known, tensor.name, strategy.path) for tensor in masks]
     return replace(rules, include=(_exactly(found),))
 
@@ -116,7 +109,7 @@ def _name_in(known: Collection[str], name: str, path: PathLike) -> str:
         if candidate in known:
             return candidate
     raise SelectionError(
-        f"the mask in {shown(str(path))} has {shown(repr(name))}, and the checkpoint has no such tensor",
+        f"the mask in {printable(str(path))} has {printable(repr(name))}, and the checkpoint has no such tensor",
         hint="-i PATTERN says which tensors are meant",
     )
 
@@ -126,7 +119,7 @@ def _exactly(names: Collection[str]) -> str:
     return "re:^(?:" + "|".join(re.escape(name) for name in names) + r")\Z"
 
 
-def _with_biases(checkpoint: Checkpoint, selection: Selection, rules: Rules) -> tuple[Selection, dict[int, int]]:
+def _with_biases(checkpoint: Checkpoint, selection: Selection, rules: Selector) -> tuple[Selection, dict[int, int]]:
     """Add the biases that belong to the targets as targets of their own, and tell who leads them."""
     excluded = replace(rules, include=("*",), min_dim=1, min_numel=0)
     prunable = {t.tensor.name: t for t in select(checkpoint, excluded).targets if len(t.tensor.shape) == 1}

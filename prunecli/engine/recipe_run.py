@@ -7,17 +7,18 @@ does. Rules that do not meet share one pass over the file; each further layer ta
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.cli.pipes import scratch
-from prunecli.engine.prepare import Ranks, basis_for, named_by_mask, refuse_misfits, refuse_ranks
-from prunecli.engine.score_files import Basis, make_basis, mask_for
+from prunecli.engine.prepare import ScoreInputs, basis_for, named_by_mask, refuse_misfits, refuse_ranks
+from prunecli.engine.score_files import ScoreSources, make_basis, mask_for
 from prunecli.engine.work import Job, Work
 from prunecli.errors import PruneError, UsageError
-from prunecli.selection.select import Rules, Selection, select
-from prunecli.strategies.unstructured import Keep, Structured
+from prunecli.io.temporary import scratch
+from prunecli.selection.select import Selection, Selector, select
+from prunecli.strategies.mask import Keep
+from prunecli.strategies.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,53 +26,12 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint
     from prunecli.report.model import Report
     from prunecli.selection.select import Target
-    from prunecli.strategies.unstructured import Strategy
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One strategy and the tensors it is for."""
-
-    strategy: Strategy
-    rules: Rules = field(default_factory=Rules)
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Rules that are followed in order; `path` names the file they came from, for the report."""
-
-    rules: tuple[Rule, ...]
-    path: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse an empty recipe, and what no rule can do."""
-        if not self.rules:
-            raise UsageError("a recipe has at least one rule", hint='rule = [{strategy = "l1", amount = 0.5}]')
-        for number, rule in enumerate(self.rules, 1):
-            if not isinstance(rule, Rule):
-                raise UsageError(
-                    f"rule {number} is no Rule but {rule!r}", hint="prunecli.Rule(prunecli.L1(amount=0.5))"
-                )
-            if isinstance(rule.strategy, Structured) and rule.strategy.with_bias:
-                raise UsageError(
-                    f"rule {number}: biases cannot follow in a recipe",
-                    hint="prune structured CKPT --with-bias first, and then the recipe with --of remaining",
-                )
-
-    def describe(self) -> dict[str, object]:
-        """Return the recipe, for the report."""
-        return {"name": "recipe", "path": self.path, "rules": [_described(rule) for rule in self.rules]}
-
-
-def _described(rule: Rule) -> dict[str, object]:
-    asked = {"include": list(rule.rules.include), "exclude": list(rule.rules.exclude)}
-    return {**rule.strategy.describe(), **{key: value for key, value in asked.items() if value}}
-
-
-class Layers:
+class RecipeRun:
     """A recipe on one checkpoint, cut into layers in each of which every tensor has one rule."""
 
-    def __init__(self, checkpoint: Checkpoint, rules: Rules, recipe: Recipe, ranks: Ranks) -> None:
+    def __init__(self, checkpoint: Checkpoint, rules: Selector, recipe: Recipe, ranks: ScoreInputs) -> None:
         """Match every rule; SelectionError where one matches nothing, by its number."""
         if rules.include:
             raise UsageError("the rules of a recipe say what they include", hint="-x PATTERN leaves tensors out")
@@ -87,7 +47,7 @@ class Layers:
         self.selection = Selection(tuple(found[name] for name in names), skipped)
         self.layers = _layers(self._members)
 
-    def _select(self, checkpoint: Checkpoint, rules: Rules, number: int) -> Selection:
+    def _select(self, checkpoint: Checkpoint, rules: Selector, number: int) -> Selection:
         rule = self.recipe.rules[number]
         own = replace(
             rule.rules,
@@ -122,7 +82,7 @@ class Layers:
         told = {**self.recipe.describe(), **self.ranks.told()}
         return Work(self.selection, tuple(jobs), told, words=self._words())
 
-    def _basis(self, at: int, mask: Path | None) -> Basis:
+    def _basis(self, at: int, mask: Path | None) -> ScoreSources:
         members = self._members[at]
         targets = {member: self.selection.targets[member] for member in members}
         ranks = replace(self.ranks, mask_in=None, of="all")
@@ -130,11 +90,11 @@ class Layers:
         found = basis_for(self.recipe.rules[at].strategy, targets, ranks)
         return replace(found, mask=gone.mask, remaining=gone.remaining)
 
-    def _gone(self, members: Sequence[int], mask: Path | None) -> Basis:
+    def _gone(self, members: Sequence[int], mask: Path | None) -> ScoreSources:
         """Say what is gone already: by the layer before, or before the first by what the user said."""
         targets = {member: self.selection.targets[member] for member in members}
         if mask is not None:
-            return Basis(mask=mask_for(mask, targets))
+            return ScoreSources(mask=mask_for(mask, targets))
         return make_basis(targets, mask_in=self.ranks.mask_in, of=self.ranks.of)
 
     def _words(self) -> Mapping[int, str]:

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from shlex import quote
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from prunecli import __version__
-from prunecli.engine.apply import Applier, overlapping
+from prunecli.engine.apply import Applier
+from prunecli.engine.options import Options
 from prunecli.engine.planner import Planner, count_left
 from prunecli.engine.scorers import make_scorer
+from prunecli.engine.windows import _Windows
 from prunecli.errors import CheckpointError
-from prunecli.io.files import Untouched, Window
 from prunecli.io.reader import Reader, opened
-from prunecli.io.threads import Pool, Tasks, default_threads, results
+from prunecli.io.threads import Pool, default_threads, results
 from prunecli.plans import Cut
 from prunecli.report.model import Report, Row, facts_about, warnings_for
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
+from prunecli.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from prunecli.checkpoint import Checkpoint, CheckpointFile, Checksum, TensorInfo
-    from prunecli.engine.apply import Measured
-    from prunecli.engine.compression import Compressed
-    from prunecli.engine.score_files import Beside
+    from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.engine.apply import TensorResult
+    from prunecli.engine.score_files import MatchedTensors
     from prunecli.engine.scorers import Scorer
     from prunecli.engine.work import Job, Work
     from prunecli.formats.safetensors.mask_writer import MaskSink
-    from prunecli.io.files import Layout, Sink, Source
-    from prunecli.io.threads import Worker
-    from prunecli.plans import Local
+    from prunecli.io.files import Sink, Source
+    from prunecli.plans import TensorPlan
+    from prunecli.report.model import Compressed
 
 HOST_WINDOW = 1 << 21
 """Bytes of a window on the CPU: read, pruned and written while they are in its caches."""
@@ -43,58 +42,6 @@ DEVICE_WINDOW = 1 << 26
 
 RANKING, FILES_SHOWN = "ranking", 8
 """The phase before writing, and how many files have a phase of their own."""
-
-
-class Progress(Protocol):
-    """Somebody who wants to know how far the work is, from any thread."""
-
-    def begin(self, phases: Mapping[str, int]) -> None:
-        """`phases` are going to be worked through, each of so many bytes to read or copy."""
-
-    def advance(self, phase: str, count: int) -> None:
-        """`count` bytes more of a phase are done."""
-
-    def note(self, text: str) -> None:
-        """Something is worth telling to those who want details."""
-
-
-class Quiet:
-    """Nobody wants to know."""
-
-    def begin(self, phases: Mapping[str, int]) -> None:
-        """Ignore it."""
-
-    def advance(self, phase: str, count: int) -> None:
-        """Ignore it."""
-
-    def note(self, text: str) -> None:
-        """Ignore it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to work, as opposed to what to do.
-
-    `device` is a torch device, or None for NumPy on the CPU; `threads` 0 means as many as help; `window` bytes are
-    worked on at once (0: what suits the device); `direct` writes around the page cache (None: if the output is
-    large). `strict` refuses weights that are not finite, `sha256` reads input and output again for the report.
-    `masks` is where a mask of what stays goes: a path, or an open descriptor. `verify` is shown the report before
-    anything is published, and may raise. `histograms` counts magnitudes for a page, `estimate` compresses a sample.
-    """
-
-    device: str | None = None
-    threads: int = 0
-    window: int = 0
-    direct: bool | None = None
-    strict: bool = False
-    sha256: bool = False
-    histograms: bool = False
-    estimate: bool = False
-    force: bool = False
-    command: tuple[str, ...] = ()
-    masks: Path | int | None = None
-    verify: Callable[[Report], None] | None = None
-    progress: Progress = field(default_factory=Quiet)
 
 
 class Run:
@@ -108,8 +55,8 @@ class Run:
         self.window = options.window or (DEVICE_WINDOW if options.device else HOST_WINDOW)
         self._jobs = {member: job for job in work.jobs for member in job.members}
         self._jobs.update({follower: self._jobs[leader] for leader, follower in work.followers.items()})
-        self._plans: dict[int, Local] = {}
-        self._found: dict[int, Measured] = {}
+        self._plans: dict[int, TensorPlan] = {}
+        self._found: dict[int, TensorResult] = {}
         self._digests: tuple[str | None, ...] = (None, None)
         self._compressed: Compressed | None = None
 
@@ -129,7 +76,7 @@ class Run:
             self._refuse_nonfinite()
 
     def _scorer(self, job: Job, stack: ExitStack) -> Scorer | None:
-        def open_beside(beside: Beside) -> Reader:
+        def open_beside(beside: MatchedTensors) -> Reader:
             return Reader(stack.enter_context(opened(beside.checkpoint)))
 
         return make_scorer(job.strategy, job.basis, self.targets, open_beside)
@@ -182,7 +129,7 @@ class Run:
         doing = "writing" if any(writes) else "measuring"
         if not 1 < len(files) <= FILES_SHOWN:
             return [doing] * len(files)
-        return [f"{doing} {shown(file.path.name)}" for file in files]
+        return [f"{doing} {printable(file.path.name)}" for file in files]
 
     def _planner(self, pool: Pool, job: Job, scorer: Scorer | None, sources: Sequence[Source]) -> Planner:
         left = [target.numel for target in self.targets]
@@ -217,8 +164,8 @@ class Run:
             if count := found.facts.nonfinite:
                 name = self.targets[at].name
                 raise CheckpointError(
-                    f"{shown(repr(name))} has {count} weights that are not finite, and --strict refuses them",
-                    hint=f"-x {quote(shown(name))} leaves the tensor out",
+                    f"{printable(repr(name))} has {count} weights that are not finite, and --strict refuses them",
+                    hint=f"-x {quote(printable(name))} leaves the tensor out",
                 )
 
     def report(self, output: Path | int | None, seconds: float) -> Report:
@@ -289,58 +236,6 @@ class Run:
             nonfinite=facts.nonfinite,
             aliases=self.work.selection.targets[at].aliases,
         )
-
-
-class _Windows:
-    """The windows of all files, handed out in order as far as the plans reach."""
-
-    def __init__(
-        self, run: Run, pool: Pool, applier: Applier, sources: Sequence[Source], sinks: Sequence[Sink | None]
-    ) -> None:
-        self.applier, self.sources, self.sinks = applier, sources, sinks
-        self.files: list[tuple[CheckpointFile, Layout, list[Checksum]]] = [
-            (file, applier.layout(at, file, window=run.window), sorted(applier.touched(at, file), key=_start))
-            for at, file in enumerate(run.checkpoint.files)
-        ]
-        self.tasks = Tasks(pool)
-        self._parts = self._all_parts()
-        self._held: tuple[int, Window | Untouched] | None = None
-
-    def _all_parts(self) -> Iterator[tuple[int, Window | Untouched]]:
-        """Yield the parts of all files in order; long untouched ranges in steps, so that an interrupt is heard."""
-        for at, (_, layout, _) in enumerate(self.files):
-            for part in layout:
-                if isinstance(part, Untouched):
-                    yield from ((at, step) for step in part.steps())
-                else:
-                    yield at, part
-
-    def go_on(self) -> None:
-        """Let the threads work up to the first window that needs a tensor not planned yet."""
-        self.tasks.each(self._do, self._planned())
-
-    def _planned(self) -> Iterator[tuple[int, Window | Untouched]]:
-        while (at_part := self._held or next(self._parts, None)) is not None:
-            self._held = None
-            part = at_part[1]
-            if isinstance(part, Window) and any(piece.target not in self.applier.plans for piece in part.pieces):
-                self._held = at_part
-                return
-            yield at_part
-
-    def _do(self, worker: Worker, at: int, part: Window | Untouched) -> None:
-        if isinstance(part, Untouched):
-            self.applier.copy(at, self.sinks[at], part)
-        else:
-            self.applier.window(worker, at, self.sinks[at], part, list(overlapping(part, self.files[at][2])))
-
-    def wait(self) -> None:
-        """Wait until all that was handed out is done."""
-        self.tasks.wait()
-
-
-def _start(checksum: Checksum) -> int:
-    return checksum.span.start
 
 
 def _skipped_row(tensor: TensorInfo, file: str, reason: str) -> Row:

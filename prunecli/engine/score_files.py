@@ -14,12 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
+from prunecli.checkpoint import PathLike
 from prunecli.dtypes import FLOATS
 from prunecli.errors import CheckpointError, PruneError, UsageError
 from prunecli.formats.open import open_checkpoint
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +28,8 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.selection.select import Target
 
-PathLike: TypeAlias = "str | os.PathLike[str]"
 
-FLAGS = {"BOOL", "U8", "I8", "I16", "I32", "I64", *FLOATS}
+MASK_DTYPES = {"BOOL", "U8", "I8", "I16", "I32", "I64", *FLOATS}
 """The dtypes a mask of zeros and ones can have; torch's own masks are floats."""
 
 
@@ -38,7 +38,7 @@ MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class MatchedTensors:
     """A tensor of another checkpoint for each target, by the target's position; `what` names it in messages."""
 
     what: str
@@ -47,17 +47,17 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True)
-class Basis:
+class ScoreSources:
     """What replaces or scales the magnitudes (`scores`, `norms`), and which weights are gone already.
 
     A weight is gone where `mask` is 0, or with `remaining` where it is zero itself: it stays zero, and amounts are
     of what is left. `given` is the mask that the strategy `Mask` prunes by.
     """
 
-    scores: Beside | None = None
-    norms: Beside | None = None
-    mask: Beside | None = None
-    given: Beside | None = None
+    scores: MatchedTensors | None = None
+    norms: MatchedTensors | None = None
+    mask: MatchedTensors | None = None
+    given: MatchedTensors | None = None
     remaining: bool = False
 
     @property
@@ -71,7 +71,7 @@ class Basis:
         return self.mask is not None or self.remaining
 
 
-def scores_for(path: PathLike, targets: Mapping[int, Target]) -> Beside:
+def scores_for(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors:
     """Match importance scores: a floating-point tensor of each target's name and shape.
 
     Raises CheckpointError where one is missing, has another shape, or holds no floating-point numbers.
@@ -81,7 +81,7 @@ def scores_for(path: PathLike, targets: Mapping[int, Target]) -> Beside:
     return found
 
 
-def norms_for(path: PathLike, targets: Mapping[int, Target]) -> Beside:
+def norms_for(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors:
     """Match activation norms: per target, a floating-point vector with a norm for each index of dim 1.
 
     Raises CheckpointError as `scores_for` does, and where a target has no second dimension.
@@ -94,11 +94,11 @@ def norms_for(path: PathLike, targets: Mapping[int, Target]) -> Beside:
     return found
 
 
-def mask_for(path: PathLike, targets: Mapping[int, Target]) -> Beside:
+def mask_for(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors:
     """Match masks: a tensor of zeros and ones of each target's shape, named as it is or with `_mask` behind."""
     found = _matched(path, targets, "mask", lambda shape: shape, "_mask")
     for at, tensor in found.tensors.items():
-        if tensor.dtype not in FLAGS:
+        if tensor.dtype not in MASK_DTYPES:
             raise CheckpointError(
                 f"the {found.what} for {_name(targets[at])} is {tensor.dtype}, not zeros and ones",
                 hint="save it with .bool()",
@@ -110,10 +110,10 @@ def open_beside(path: PathLike, kind: str) -> Checkpoint:
     """Open a checkpoint that goes along with the input; what is wrong with it is told with `kind`: "scores"."""
     name = os.fspath(path)
     if name == "-" or _is_stream(name):
-        what = "standard input" if name == "-" else shown(name)
+        what = "standard input" if name == "-" else printable(name)
         raise CheckpointError(
             f"{kind}: a file is needed to read back and forth in, not {what}",
-            hint=f"cat {'' if name == '-' else shlex.quote(shown(name)) + ' '}> FILE, and that FILE instead",
+            hint=f"cat {'' if name == '-' else shlex.quote(printable(name)) + ' '}> FILE, and that FILE instead",
         )
     try:
         return open_checkpoint(path)
@@ -137,15 +137,15 @@ def make_basis(
     mask_in: PathLike | None = None,
     given: PathLike | None = None,
     of: str = "all",
-) -> Basis:
+) -> ScoreSources:
     """Open and match what the user named; UsageError for two answers to one question."""
     if of not in {"all", "remaining"}:
-        raise UsageError(f"--of is all or remaining, not {shown(repr(of))}", hint="--of remaining")
+        raise UsageError(f"--of is all or remaining, not {printable(repr(of))}", hint="--of remaining")
     if scores is not None and act_norms is not None:
         raise UsageError("--scores and --act-norms are two answers to one question", hint="--scores FILE")
     if mask_in is not None and of == "remaining":
         raise UsageError("--mask-in and --of remaining are two answers to one question", hint="--mask-in FILE")
-    return Basis(
+    return ScoreSources(
         None if scores is None else scores_for(scores, targets),
         None if act_norms is None else norms_for(act_norms, targets),
         None if mask_in is None else mask_for(mask_in, targets),
@@ -160,8 +160,8 @@ def _matched(
     kind: str,
     shape_of: Callable[[tuple[int, ...]], tuple[int, ...]],
     suffix: str = "",
-) -> Beside:
-    checkpoint, what = open_beside(path, kind), f"{kind} in {shown(str(path))}"
+) -> MatchedTensors:
+    checkpoint, what = open_beside(path, kind), f"{kind} in {printable(str(path))}"
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
     named = {at: _named(tensors, target, suffix) for at, target in targets.items()}
     found = {at: tensor for at, tensor in named.items() if tensor is not None}
@@ -173,10 +173,10 @@ def _matched(
             needed = "a mask" if kind == "mask" else kind
             raise CheckpointError(
                 f"{_name(targets[at])} needs {needed} of shape {list(wanted)}, not {list(tensor.shape)} as "
-                f"in {shown(str(path))}",
+                f"in {printable(str(path))}",
                 hint=_without(targets[at]),
             )
-    return Beside(what, checkpoint, found)
+    return MatchedTensors(what, checkpoint, found)
 
 
 def _named(tensors: Mapping[str, TensorInfo], target: Target, suffix: str) -> TensorInfo | None:
@@ -190,11 +190,13 @@ def _named(tensors: Mapping[str, TensorInfo], target: Target, suffix: str) -> Te
 def _lacks(lacking: Sequence[Target], names: Sequence[str], kind: str, path: PathLike) -> CheckpointError:
     first, more = lacking[0], f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
     near = difflib.get_close_matches(first.tensor.name, names[:10_000], 1)
-    like = f", which has {shown(repr(near[0]))}" if near else ""
-    return CheckpointError(f"no {kind} for {_name(first)}{more} in {shown(str(path))}{like}", hint=_without(*lacking))
+    like = f", which has {printable(repr(near[0]))}" if near else ""
+    return CheckpointError(
+        f"no {kind} for {_name(first)}{more} in {printable(str(path))}{like}", hint=_without(*lacking)
+    )
 
 
-def _refuse_integers(beside: Beside, targets: Mapping[int, Target]) -> None:
+def _refuse_integers(beside: MatchedTensors, targets: Mapping[int, Target]) -> None:
     for at, tensor in beside.tensors.items():
         if tensor.dtype not in FLOATS:
             raise CheckpointError(
@@ -204,11 +206,11 @@ def _refuse_integers(beside: Beside, targets: Mapping[int, Target]) -> None:
 
 
 def _without(*targets: Target) -> str:
-    options = [f"-x {shlex.quote(shown(escape(target.tensor.name)))}" for target in targets]
+    options = [f"-x {shlex.quote(printable(escape(target.tensor.name)))}" for target in targets]
     if len(options) > MOST_NAMED:
         return f"{options[0]}, and so on, leaves tensors as they are; -i PATTERN prunes no others than it matches"
     return f"{' '.join(options)} leaves {'that tensor as it is' if len(options) == 1 else 'those tensors as they are'}"
 
 
 def _name(target: Target) -> str:
-    return shown(repr(target.tensor.name))
+    return printable(repr(target.tensor.name))

@@ -7,7 +7,6 @@ alike.
 
 from __future__ import annotations
 
-import hashlib
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,8 +17,10 @@ from prunecli.errors import CheckpointError
 from prunecli.io.threads import Worker
 from prunecli.kernels.bit_patterns import values
 from prunecli.kernels.ops import INTS
-from prunecli.strategies.unstructured import Mask, Random
-from prunecli.text.escape import shown
+from prunecli.kernels.random_bits import draw, random_key
+from prunecli.strategies.mask import Mask
+from prunecli.strategies.unstructured import Random
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
-    from prunecli.engine.score_files import Basis, Beside
+    from prunecli.engine.score_files import MatchedTensors, ScoreSources
     from prunecli.io.reader import Reader
     from prunecli.strategies.unstructured import Strategy
 
@@ -51,7 +52,7 @@ class Scorer(Protocol):
         """Return the patterns for the weights `x` from row-major element `first`: the worker's, until its next."""
 
 
-class Magnitudes:
+class MagnitudeScorer:
     """The magnitudes themselves, where something else comes on top."""
 
     reads_weights = True
@@ -70,12 +71,12 @@ class Magnitudes:
         return found
 
 
-class Imported:
+class FileScorer:
     """The magnitudes of scores from a file: torch's `importance_scores`."""
 
     reads_weights = False
 
-    def __init__(self, beside: Beside, reader: Reader) -> None:
+    def __init__(self, beside: MatchedTensors, reader: Reader) -> None:
         """Read `beside` through `reader`."""
         self.beside, self.reader = beside, reader
 
@@ -90,27 +91,27 @@ class Imported:
         found: NDArray[Any] = worker.scoring.magnitudes(raw, dtype)
         largest = dtype.finite_max if dtype.infinity is None else dtype.infinity
         if found.size and int(found.max()) > largest:
-            name = shown(repr(self.beside.tensors[at].name))
+            name = printable(repr(self.beside.tensors[at].name))
             raise CheckpointError(f"the {self.beside.what} for {name} hold NaN: a score is a number, or infinity")
         return found
 
 
-class Weighted:
+class ActNormScorer:
     """Magnitude times the norm of its input column, in float64 (Wanda, https://arxiv.org/abs/2306.11695)."""
 
     reads_weights = True
 
-    def __init__(self, targets: Sequence[TensorInfo], beside: Beside, reader: Reader, worker: Worker) -> None:
+    def __init__(self, targets: Sequence[TensorInfo], beside: MatchedTensors, reader: Reader, worker: Worker) -> None:
         """Read the norms; CheckpointError where one is negative or not finite."""
         self.targets = targets
         self.norms = {at: self._read(beside, reader, worker, tensor) for at, tensor in beside.tensors.items()}
 
-    def _read(self, beside: Beside, reader: Reader, worker: Worker, tensor: TensorInfo) -> NDArray[np.float64]:
+    def _read(self, beside: MatchedTensors, reader: Reader, worker: Worker, tensor: TensorInfo) -> NDArray[np.float64]:
         dtype = FLOATS[tensor.dtype]
         raw = reader.run(worker, tensor, 0, tensor.numel, slot=BESIDE)
         y = worker.scoring.magnitudes(raw, dtype)
         if y.size and (int(y.max()) > dtype.finite_max or bool(((raw < 0) & (y != 0)).any())):
-            name = shown(repr(tensor.name))
+            name = printable(repr(tensor.name))
             raise CheckpointError(f"the {beside.what} for {name} are not all finite and 0 or more")
         return values(y, dtype)
 
@@ -127,7 +128,7 @@ class Weighted:
         return found.view(np.int64) & np.int64(_F64.mask)
 
 
-class Drawn:
+class RandomScorer:
     """Random numbers that depend on a seed, a tensor's name and shape, and the place in it, and on nothing else."""
 
     reads_weights = False
@@ -145,29 +146,12 @@ class Drawn:
         return draw(self.keys[at], first, x.size)
 
 
-def random_key(seed: int, tensor: TensorInfo) -> int:
-    """Return the 128-bit key of a tensor's random numbers."""
-    text = f"{seed}\n{tensor.shape}\n{tensor.name}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
-
-
-def draw(key: int, first: int, count: int) -> NDArray[np.int32]:
-    """Return `count` numbers of 31 bits from place `first` on of a stream that can be entered anywhere.
-
-    Philox 4x64-10 (Salmon et al., 2011): a counter enciphered; each step of it gives eight of them.
-    """
-    step, skip = divmod(first, 8)
-    bits = np.random.Philox(key=key, counter=step)
-    words: NDArray[np.uint64] = bits.random_raw(-(-(skip + count) // 8) * 4)
-    return (words.astype("<u8", copy=False).view("<u4")[skip : skip + count] >> 1).astype(np.int32)
-
-
-class Flags:
+class MaskReader:
     """Masks from a file, read run by run and checked: 1 where a weight stays, 0 where it goes."""
 
     reads_weights = False
 
-    def __init__(self, beside: Beside, reader: Reader) -> None:
+    def __init__(self, beside: MatchedTensors, reader: Reader) -> None:
         """Read `beside` through `reader`."""
         self.beside, self.reader = beside, reader
 
@@ -188,17 +172,17 @@ class Flags:
         stays: NDArray[np.bool_] = raw == raw.dtype.type(1 if dtype is None else dtype.encode(1.0))
         raw = raw if dtype is None else worker.scoring.magnitudes(raw, dtype)
         if int(np.count_nonzero(stays)) + int(np.count_nonzero(raw == 0)) < count:
-            name = shown(repr(tensor.name))
+            name = printable(repr(tensor.name))
             raise CheckpointError(
                 f"the {self.beside.what} for {name} holds other values than 0 and 1", hint="save it with .bool()"
             )
         return stays
 
 
-class Remaining:
+class RemainingScorer:
     """Another scorer's patterns, and -1 for the weights that are gone: where a mask is 0, or that are zero."""
 
-    def __init__(self, inner: Scorer, mask: Flags | None, targets: Sequence[TensorInfo]) -> None:
+    def __init__(self, inner: Scorer, mask: MaskReader | None, targets: Sequence[TensorInfo]) -> None:
         """Leave out what `mask` says, or without one the zeros."""
         self.inner, self.mask, self.targets = inner, mask, targets
 
@@ -223,7 +207,10 @@ class Remaining:
 
 
 def make_scorer(
-    strategy: Strategy, basis: Basis, targets: Sequence[TensorInfo], open_beside: Callable[[Beside], Reader]
+    strategy: Strategy,
+    basis: ScoreSources,
+    targets: Sequence[TensorInfo],
+    open_beside: Callable[[MatchedTensors], Reader],
 ) -> Scorer | None:
     """Return what ranks the `targets` for `strategy`, None for their plain magnitudes.
 
@@ -231,18 +218,20 @@ def make_scorer(
     """
     if basis.plain and not isinstance(strategy, (Random, Mask)):
         return None
-    inner: Scorer = Magnitudes(targets)
+    inner: Scorer = MagnitudeScorer(targets)
     if isinstance(strategy, Random):
-        inner = Drawn(targets, strategy.seed)
+        inner = RandomScorer(targets, strategy.seed)
     elif basis.given is not None:
-        inner = Flags(basis.given, open_beside(basis.given))
+        inner = MaskReader(basis.given, open_beside(basis.given))
     elif basis.scores is not None:
-        inner = Imported(basis.scores, open_beside(basis.scores))
+        inner = FileScorer(basis.scores, open_beside(basis.scores))
     elif basis.norms is not None:
-        inner = Weighted(targets, basis.norms, open_beside(basis.norms), Worker(None))
+        inner = ActNormScorer(targets, basis.norms, open_beside(basis.norms), Worker(None))
     if not basis.has_gone:
         return inner
-    return Remaining(inner, None if basis.mask is None else Flags(basis.mask, open_beside(basis.mask)), targets)
+    return RemainingScorer(
+        inner, None if basis.mask is None else MaskReader(basis.mask, open_beside(basis.mask)), targets
+    )
 
 
 def blank(tensor: TensorInfo, count: int) -> NDArray[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from prunecli.engine.score_files import Basis
+from prunecli.engine.score_files import ScoreSources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Job:
 
     strategy: Strategy
     members: tuple[int, ...]
-    basis: Basis = field(default_factory=Basis)
+    basis: ScoreSources = field(default_factory=ScoreSources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Work:
     words: Mapping[int, str] = field(default_factory=dict)
 
 
-def alone(selection: Selection, strategy: Strategy, basis: Basis | None = None) -> Work:
+def alone(selection: Selection, strategy: Strategy, basis: ScoreSources | None = None) -> Work:
     """Return the work of one strategy on all targets."""
-    job = Job(strategy, tuple(range(len(selection.targets))), basis or Basis())
+    job = Job(strategy, tuple(range(len(selection.targets))), basis or ScoreSources())
     return Work(selection, (job,), strategy.describe())

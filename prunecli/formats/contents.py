@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError
+from prunecli.formats.pickle.leaves import is_leaf
 from prunecli.formats.pickle.opcodes import Blob, bounded
 from prunecli.formats.pickle.reader import Call, Global, Key, read_pickle
 from prunecli.formats.safetensors.reader import read_safetensors
 from prunecli.formats.torch.legacy import is_legacy, read_legacy
-from prunecli.formats.torch.rebuild import is_leaf
 from prunecli.formats.torch.records import read_record
 from prunecli.formats.zip.directory import read_records
 
@@ -63,7 +63,7 @@ def beside(checkpoint: Checkpoint) -> dict[str, str]:
     """
     found = _Things()
     paths = [file.path for file in checkpoint.files]
-    paths += [checkpoint.path / companion for companion in checkpoint.companions]
+    paths += [checkpoint.path / companion for companion in checkpoint.other_files]
     for at, path in enumerate(paths):
         _look(found, checkpoint, at, path)
     return found.things

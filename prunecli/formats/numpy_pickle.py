@@ -15,10 +15,10 @@ from typing import BinaryIO
 from prunecli.checkpoint import OUTSIDE, Span, TensorInfo, row_major
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
+from prunecli.formats.pickle.leaves import is_array, other_kind, unwrapped
 from prunecli.formats.pickle.opcodes import Blob, bounded
 from prunecli.formats.pickle.reader import Call, Global, read_pickle
 from prunecli.formats.pickle.state_dict import Names, find_leaves
-from prunecli.formats.torch.rebuild import is_array, other_kind, unwrapped
 
 _PADDLE = "StructuredToParameterName@@"
 _READ_LIMIT = 1 << 28  # bytes of the pickle beside the arrays

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NoReturn
 
 from prunecli.errors import CheckpointError
-from prunecli.formats.safetensors.reader import HEADER_LIMIT, parse_json_object, quoted
+from prunecli.formats.strict_json import HEADER_LIMIT, parse_json_object
+from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ class Layout:
     """
 
     shards: tuple[str, ...]
-    companions: tuple[Path, ...]
+    other_files: tuple[Path, ...]
     index: Index | None
     facts: tuple[str, ...]
 
@@ -72,8 +73,8 @@ def find_shards(directory: Path, index: Path | None, is_torch: Callable[[Path], 
     shards = sorted(set(parsed.weight_map.values())) if parsed else _unindexed(directory, names, is_torch)
     for name in shards:
         _check_shard(directory, name)
-    companions, facts = _companions(directory, frozenset(shards))
-    return Layout(tuple(shards), companions, parsed, facts)
+    other_files, facts = _companions(directory, frozenset(shards))
+    return Layout(tuple(shards), other_files, parsed, facts)
 
 
 def check_index(index: Index, where: dict[str, str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, TextIO
 
 from prunecli.text.columns import Column, write
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,12 +28,12 @@ def write_findings(findings: Sequence[Finding], stream: TextIO, *, heading: str 
     `heading` names the checkpoint, where there are several. OSError where the stream takes no more.
     """
     if heading is not None:
-        stream.write(f"{shown(heading)}\n\n")
+        stream.write(f"{printable(heading)}\n\n")
     rows = [
         (
             "ok" if finding.holds else "FAILED",
-            shown(finding.condition),
-            "all" if finding.tensor is None else shown(finding.tensor),
+            printable(finding.condition),
+            "all" if finding.tensor is None else printable(finding.tensor),
             finding.wanted,
             finding.got,
         )

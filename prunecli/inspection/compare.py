@@ -17,9 +17,10 @@ from prunecli.errors import CheckpointError
 from prunecli.io.reader import Reader, opened
 from prunecli.io.threads import Pool, Worker, default_threads, results
 from prunecli.kernels.bit_patterns import values
-from prunecli.kernels.ops import UINTS, NumpyOps
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import UINTS
 from prunecli.selection.aliases import meets_itself
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
-    from prunecli.kernels.norms import Read
+    from prunecli.kernels.ops import Read
 
     Pair = tuple[TensorInfo, TensorInfo]
 
@@ -148,8 +149,8 @@ def _once(a: TensorInfo, b: TensorInfo) -> Pair:
     once = replace(a, shape=shape), replace(b, shape=shape)
     if once[0].numel > max(once[0].extent + once[1].extent, OVERLAP_LIMIT):
         raise CheckpointError(
-            f"{shown(repr(a.name))} overlaps itself in both checkpoints, and too often to be compared",
-            hint=f"-x '{shown(a.name)}' leaves it out",
+            f"{printable(repr(a.name))} overlaps itself in both checkpoints, and too often to be compared",
+            hint=f"-x '{printable(a.name)}' leaves it out",
         )
     return once
 

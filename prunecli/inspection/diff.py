@@ -12,22 +12,21 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import OUTSIDE
+from prunecli.checkpoint import OUTSIDE, PathLike
 from prunecli.dtypes import FLOATS
 from prunecli.errors import UsageError
 from prunecli.formats.contents import beside, family
-from prunecli.formats.open import SAFETENSORS
+from prunecli.formats.detect import SAFETENSORS
 from prunecli.inspection.pairing import Kind, open_at, pair_up
-from prunecli.progress import bytes_of, unwatched
+from prunecli.io.scan import bytes_of
+from prunecli.progress import no_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.inspection.compare import Change
-    from prunecli.progress import Watch
-
-PathLike = str | os.PathLike[str]
+    from prunecli.progress import ProgressFactory
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class Item:
     """Something beside the tensors that differs, and a short text for it in each; None where it is not there."""
 
     name: str
@@ -75,7 +74,7 @@ class Difference:
     b: str
     formats: tuple[str, str]
     tensors: tuple[Compared, ...]
-    things: tuple[Thing, ...] = ()
+    things: tuple[Item, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -98,7 +97,7 @@ def diff(  # noqa: PLR0913 - one keyword per question a user may have
     key: str | None = None,
     threads: int = 0,
     labels: tuple[str | None, str | None] = (None, None),
-    watch: Watch = unwatched,
+    progress_for: ProgressFactory = no_progress,
 ) -> Difference:
     """Compare the checkpoints at `a` and `b`.
 
@@ -120,7 +119,7 @@ def diff(  # noqa: PLR0913 - one keyword per question a user may have
     from prunecli.inspection.compare import compare  # noqa: PLC0415  -- NumPy, which an error must not wait for
 
     both = [(p.name, p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.kinds[0] == p.kinds[1]]
-    with watch("comparing", bytes_of(tensor for _, *pair in both for tensor in pair)) as advance:
+    with progress_for("comparing", bytes_of(tensor for _, *pair in both for tensor in pair)) as advance:
         changes = compare(first, second, [(x, y) for _, x, y in both], threads=threads, advance=advance)
     found = {name: change for (name, _, _), change in zip(both, changes, strict=True)}
     things, notes = ((), ()) if include else _beside(first, second, alike=alike)
@@ -139,7 +138,7 @@ def _tensors(checkpoint: Checkpoint, *, all_of_them: bool) -> list[TensorInfo]:
     return [tensor for tensor in checkpoint.tensors if all_of_them or tensor.fixed != OUTSIDE]
 
 
-def _beside(a: Checkpoint, b: Checkpoint, *, alike: bool) -> tuple[tuple[Thing, ...], tuple[str, ...]]:
+def _beside(a: Checkpoint, b: Checkpoint, *, alike: bool) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """Compare what is no tensor; return what differs, and a note for what could not be compared."""
     if not alike:
         return (), (f"A is {a.format} and B is {b.format}: only the tensors of their state_dicts were compared",)
@@ -151,7 +150,7 @@ def _beside(a: Checkpoint, b: Checkpoint, *, alike: bool) -> tuple[tuple[Thing, 
     return tuple(_different(*things)), notes
 
 
-def _different(a: dict[str, str], b: dict[str, str]) -> Iterator[Thing]:
+def _different(a: dict[str, str], b: dict[str, str]) -> Iterator[Item]:
     for name in {**a, **b}:
         if a.get(name) != b.get(name):
-            yield Thing(name, a.get(name), b.get(name))
+            yield Item(name, a.get(name), b.get(name))

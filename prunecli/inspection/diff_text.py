@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, TextIO
 
 from prunecli.inspection.pairing import shape_text
 from prunecli.text.columns import Column, write
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from prunecli.inspection.diff import Compared, Difference, Thing
+    from prunecli.inspection.diff import Compared, Difference, Item
     from prunecli.inspection.pairing import Kind
     from prunecli.text.columns import Cells
 
@@ -45,7 +45,7 @@ def _cells(tensor: Compared) -> Cells:
     size = "-" if change.largest is None else f"{change.largest:.6g}"
     odd = f" ({change.nonfinite:,} not finite)" if change.nonfinite else ""
     return (
-        shown(tensor.name),
+        printable(tensor.name),
         kind.dtype,
         shape_text(kind.shape),
         f"{change.entries:,}{unit}",
@@ -58,15 +58,15 @@ def _cells(tensor: Compared) -> Cells:
 
 def _lines(difference: Difference) -> Iterator[str]:
     tensors = difference.tensors
-    yield from _few(f"only in A   {shown(t.name)}, {t.a}" for t in tensors if t.b is None)
-    yield from _few(f"only in B   {shown(t.name)}, {t.b}" for t in tensors if t.a is None)
+    yield from _few(f"only in A   {printable(t.name)}, {t.a}" for t in tensors if t.b is None)
+    yield from _few(f"only in B   {printable(t.name)}, {t.b}" for t in tensors if t.a is None)
     yield from _few(
-        f"other kind  {shown(t.name)} is {t.a} in A, {t.b} in B"
+        f"other kind  {printable(t.name)} is {t.a} in A, {t.b} in B"
         for t in tensors
         if t.change is None and t.a is not None and t.b is not None
     )
     yield from _few(_thing(thing) for thing in difference.things)
-    yield from (f"note        {shown(note)}" for note in difference.notes)
+    yield from (f"note        {printable(note)}" for note in difference.notes)
     yield _verdict(difference)
 
 
@@ -78,12 +78,12 @@ def _few(lines: Iterator[str]) -> Iterator[str]:
         yield f"{'':12}... and {len(found) - MOST_LINES:,} more; --json has all of them"
 
 
-def _thing(thing: Thing) -> str:
-    name = shown(thing.name)
+def _thing(thing: Item) -> str:
+    name = printable(thing.name)
     if thing.a is None or thing.b is None:
         side, text = ("A", thing.a) if thing.b is None else ("B", thing.b)
-        return f"only in {side}   {name}: {shown(text or '')}"
-    return f"differs     {name}: {shown(thing.a)} in A, {shown(thing.b)} in B"
+        return f"only in {side}   {name}: {printable(text or '')}"
+    return f"differs     {name}: {printable(thing.a)} in A, {printable(thing.b)} in B"
 
 
 def _verdict(difference: Difference) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS
-from prunecli.kernels.ops import NumpyOps
+from prunecli.kernels.numpy_ops import NumpyOps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
-    from prunecli.kernels.norms import Read
+    from prunecli.kernels.ops import Read
 
 RUN = 1 << 18
 """Elements looked at at once: their flags stay in a core's cache."""

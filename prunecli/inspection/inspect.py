@@ -18,22 +18,22 @@ from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import FLOATS, why_not_prunable
 from prunecli.errors import CheckpointError, SelectionError
 from prunecli.formats.contents import beside
-from prunecli.inspection.thresholds import Ladder, bytes_read, ladders, magnitudes, tally
-from prunecli.io.reader import scan
+from prunecli.inspection.thresholds import ThresholdTable, bytes_read, ladders, tally
+from prunecli.io.scan import bytes_of, magnitudes, scan
 from prunecli.kernels.histograms import READ
-from prunecli.progress import bytes_of, unwatched
+from prunecli.progress import no_progress
 from prunecli.selection.aliases import meets_itself, tied
 from prunecli.selection.reparametrized import leftovers
-from prunecli.selection.select import Rules, select
-from prunecli.text.escape import shown
+from prunecli.selection.select import Selector, select
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.io.threads import Worker
-    from prunecli.kernels.norms import Read
-    from prunecli.progress import Watch
+    from prunecli.kernels.ops import Read
+    from prunecli.progress import ProgressFactory
     from prunecli.selection.reparametrized import Leftover
     from prunecli.selection.select import Selection
 
@@ -121,7 +121,7 @@ class Drawing:
     counts: tuple[int, ...]
     zeros: int
     nonfinite: int
-    ladder: Ladder
+    ladder: ThresholdTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Inspection:
     entries: tuple[Entry, ...]
     nothing: str | None
     chosen: bool = False
-    thresholds: tuple[Ladder, tuple[Ladder, ...]] | None = None
+    thresholds: tuple[ThresholdTable, tuple[ThresholdTable, ...]] | None = None
     drawing: Drawing | None = None
     things: tuple[tuple[str, str], ...] = ()
 
@@ -179,12 +179,12 @@ def totals(entries: Iterable[Entry]) -> Totals:
 def inspect(
     checkpoint: Checkpoint,
     *,
-    rules: Rules | None = None,
+    rules: Selector | None = None,
     read: bool = True,
     thresholds: bool = False,
     hist: str | None = None,
     label: str | None = None,
-    watch: Watch = unwatched,
+    progress_for: ProgressFactory = no_progress,
 ) -> Inspection:
     """Look at `checkpoint`.
 
@@ -194,10 +194,10 @@ def inspect(
     `watch` is told of each pass. Raises SelectionError where `rules`, `thresholds` or `hist` come to nothing, and
     CheckpointError where a file cannot be read.
     """
-    nothing, selection = _selected(checkpoint, rules or Rules(), refuse=rules is not None or thresholds)
+    nothing, selection = _selected(checkpoint, rules or Selector(), refuse=rules is not None or thresholds)
     groups = _shown(checkpoint, selection if rules is not None else None)
     drawn = _drawable(hist, groups) if hist is not None else []
-    counts = _zeros(checkpoint, [t for t, _ in groups if read and _countable(t)], watch)
+    counts = _zeros(checkpoint, [t for t, _ in groups if read and _countable(t)], progress_for)
     why = _Reasons(selection)
     things, facts = _things(checkpoint)
     return Inspection(
@@ -211,8 +211,8 @@ def inspect(
         entries=tuple(_entry(checkpoint, t, names, counts, why.of(t, names)) for t, names in groups),
         nothing=nothing,
         chosen=rules is not None,
-        thresholds=_ladders(checkpoint, why.targets, LADDER, watch) if thresholds else None,
-        drawing=None if hist is None else _draw(checkpoint, hist, drawn, watch),
+        thresholds=_ladders(checkpoint, why.targets, LADDER, progress_for) if thresholds else None,
+        drawing=None if hist is None else _draw(checkpoint, hist, drawn, progress_for),
         things=things,
     )
 
@@ -220,7 +220,7 @@ def inspect(
 def _things(checkpoint: Checkpoint) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Return what is in the files beside tensors, or a sentence where that cannot be told."""
     try:
-        found = beside(replace(checkpoint, companions=()))
+        found = beside(replace(checkpoint, other_files=()))
     except CheckpointError as error:
         return (), (f"what is beside the tensors cannot be told: {error}",)
     return tuple((name.removeprefix("entry "), text) for name, text in found.items()), ()
@@ -241,7 +241,7 @@ class _Reasons:
         return tensor.fixed or self._skipped.get(tensor.name) or "a pruning command refuses this checkpoint"
 
 
-def _selected(checkpoint: Checkpoint, rules: Rules, *, refuse: bool) -> tuple[str | None, Selection | None]:
+def _selected(checkpoint: Checkpoint, rules: Selector, *, refuse: bool) -> tuple[str | None, Selection | None]:
     """Return what a pruning command would take, or why it would refuse."""
     try:
         return None, select(checkpoint, rules)
@@ -286,10 +286,10 @@ def _countable(tensor: TensorInfo) -> bool:
     return (tensor.dtype in FLOATS or tensor.dtype.startswith(_COUNTED)) and not meets_itself(tensor)
 
 
-def _zeros(checkpoint: Checkpoint, tensors: Sequence[TensorInfo], watch: Watch) -> _Counts:
+def _zeros(checkpoint: Checkpoint, tensors: Sequence[TensorInfo], progress_for: ProgressFactory) -> _Counts:
     if not tensors:
         return {}
-    with watch("counting", bytes_of(tensors)) as advance:
+    with progress_for("counting", bytes_of(tensors)) as advance:
         return dict(zip(map(id, tensors), scan(checkpoint, tensors, _count, advance=advance), strict=True))
 
 
@@ -310,9 +310,9 @@ def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
 
 
 def _ladders(
-    checkpoint: Checkpoint, tensors: Sequence[TensorInfo], percents: Sequence[int], watch: Watch
-) -> tuple[Ladder, tuple[Ladder, ...]]:
-    with watch("ranking", bytes_read(tensors)) as advance:
+    checkpoint: Checkpoint, tensors: Sequence[TensorInfo], percents: Sequence[int], progress_for: ProgressFactory
+) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
+    with progress_for("ranking", bytes_read(tensors)) as advance:
         return ladders(checkpoint, tensors, percents, advance=advance)
 
 
@@ -327,7 +327,8 @@ def _drawable(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
     if not floats:
         why = found[0].fixed or why_not_prunable(found[0].dtype) or "it is empty"
         raise SelectionError(
-            f"--hist {hist!r} matches only what has no magnitudes to draw: `{shown(found[0].name)}` ({shown(why)})",
+            f"--hist {hist!r} matches only what has no magnitudes to draw: "
+            f"`{printable(found[0].name)}` ({printable(why)})",
             hint="--hist '*.weight'",
         )
     return floats
@@ -343,7 +344,7 @@ def _matching(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
     found = [tensor for tensor, aliases in groups if any(map(matches, (tensor.name, *aliases)))]
     if not found:
         near = difflib.get_close_matches(hist, [t.name for t, _ in groups[:_NEAR_LIMIT]], n=3, cutoff=0.2)
-        names = ", ".join(f"`{shown(name)}`" for name in near)
+        names = ", ".join(f"`{printable(name)}`" for name in near)
         raise SelectionError(
             f"--hist {hist!r} matches none of {len(groups)} tensors",
             hint=f"the nearest names: {names}" if near else "--hist '*.weight'",
@@ -351,8 +352,8 @@ def _matching(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
     return found
 
 
-def _draw(checkpoint: Checkpoint, hist: str, tensors: Sequence[TensorInfo], watch: Watch) -> Drawing:
-    ladder, _ = _ladders(checkpoint, tensors, PERCENTILES, watch)
+def _draw(checkpoint: Checkpoint, hist: str, tensors: Sequence[TensorInfo], progress_for: ProgressFactory) -> Drawing:
+    ladder, _ = _ladders(checkpoint, tensors, PERCENTILES, progress_for)
     edges = _edges(ladder)
     cuts = {
         dtype: [1, *(FLOATS[dtype].ceil(edge) for edge in edges[1:]), FLOATS[dtype].finite_max + 1]
@@ -363,7 +364,7 @@ def _draw(checkpoint: Checkpoint, hist: str, tensors: Sequence[TensorInfo], watc
     return Drawing(hist, names, edges, (zeros + first, *bars), zeros, nonfinite, ladder)
 
 
-def _edges(ladder: Ladder) -> tuple[float, ...]:
+def _edges(ladder: ThresholdTable) -> tuple[float, ...]:
     """Return round edges of bars of one width, from 0 to a little above the 99th percentile."""
     steps = {step.percent: step.threshold for step in ladder.steps}
     ends = [steps[99], *(steps[p] for p in reversed(PERCENTILES))]

@@ -6,13 +6,13 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from prunecli import __version__
 from prunecli.dtypes import FLOATS
 from prunecli.inspection.inspect import totals
+from prunecli.version import __version__
 
 if TYPE_CHECKING:
     from prunecli.inspection.inspect import Drawing, Entry, Inspection, Totals
-    from prunecli.inspection.thresholds import Ladder
+    from prunecli.inspection.thresholds import ThresholdTable
 
 SCHEMA = 1
 """The version of the JSON form; it rises when a key goes away or changes its meaning."""
@@ -84,11 +84,11 @@ def _entry(entry: Entry) -> dict[str, object]:
     }
 
 
-def _thresholds(together: Ladder, each: tuple[Ladder, ...]) -> dict[str, object]:
+def _thresholds(together: ThresholdTable, each: tuple[ThresholdTable, ...]) -> dict[str, object]:
     return {"together": _ladder(together), "tensors": [{"name": ladder.name, **_ladder(ladder)} for ladder in each]}
 
 
-def _ladder(ladder: Ladder) -> dict[str, object]:
+def _ladder(ladder: ThresholdTable) -> dict[str, object]:
     return {"numel": ladder.numel, "steps": [asdict(step) for step in ladder.steps]}
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from prunecli.dtypes import FLOATS
 from prunecli.inspection.inspect import totals
 from prunecli.inspection.threshold_text import drawing_block, threshold_blocks
-from prunecli.report.text import percent
 from prunecli.selection.reparametrized import PRUNE
-from prunecli.text.escape import shown, shown_bytes
+from prunecli.text.escape import printable
 from prunecli.text.name_ranges import grouped
+from prunecli.text.numbers import format_bytes, percent
 from prunecli.text.tables import Block, Column, View, largest, plain_blocks, plural, print_blocks
 
 if TYPE_CHECKING:
@@ -87,12 +87,12 @@ def _cells(name: str, group: Sequence[Entry], parts: dict[str, Leftover]) -> tup
     zeros = None if any(e.zeros is None for e in group) else sum(e.zeros or 0 for e in group)
     numel = sum(e.numel for e in group)
     return (
-        shown(name),
+        printable(name),
         f"{len(group):,}",
         first.dtype,
         "x".join(map(str, first.shape)) or "scalar",
         f"{numel:,}",
-        shown_bytes(sum(e.nbytes for e in group)),
+        format_bytes(sum(e.nbytes for e in group)),
         percent(zeros / numel if zeros is not None and numel else None),
         _note(group, parts),
     )
@@ -102,7 +102,7 @@ def _note(group: Sequence[Entry], parts: dict[str, Leftover]) -> str:
     odd = sum(e.nonfinite or 0 for e in group)
     kinds = dict.fromkeys(parts[e.name].kind for e in group if e.name in parts)
     aliases = [alias for e in group for alias in e.aliases]
-    tied = f"= {shown(aliases[0])}" if len(aliases) == 1 else f"{len(aliases)} more names" if aliases else ""
+    tied = f"= {printable(aliases[0])}" if len(aliases) == 1 else f"{len(aliases)} more names" if aliases else ""
     notes = [
         f"{odd:,} not finite" if odd else "",
         tied,
@@ -117,17 +117,17 @@ def _note(group: Sequence[Entry], parts: dict[str, Leftover]) -> str:
 def _summary(found: Inspection) -> Iterator[str]:
     size = sum(size for _, size in found.files)
     shards = f" in {len(found.files)} files" if len(found.files) > 1 else ""
-    key = f", state_dict under {shown(repr(found.key))}" if found.key else ""
-    yield f"file         {shown(found.path)}: {found.format}, {shown_bytes(size)}{shards}{key}"
+    key = f", state_dict under {printable(repr(found.key))}" if found.key else ""
+    yield f"file         {printable(found.path)}: {found.format}, {format_bytes(size)}{shards}{key}"
     floats = totals(e for e in found.inside if e.dtype in FLOATS)
     every = totals(found.inside)
     what = "selected" if found.chosen else "floating"
     yield f"{what:<11}  {_count(floats)}, {floats.numel:,} parameters{_zero(floats)}"
     if not found.chosen:
-        yield f"all          {_count(every)}, {every.numel:,} parameters, {shown_bytes(every.nbytes)}"
+        yield f"all          {_count(every)}, {every.numel:,} parameters, {format_bytes(every.nbytes)}"
         yield _prunable(found)
     yield from _remarks(found)
-    yield from (f"note         {shown(fact)}" for fact in found.facts)
+    yield from (f"note         {printable(fact)}" for fact in found.facts)
 
 
 def _zero(part: Totals) -> str:
@@ -141,7 +141,7 @@ def _zero(part: Totals) -> str:
 
 def _prunable(found: Inspection) -> str:
     if found.nothing is not None:
-        return f"prunable     none without -i: {shown(found.nothing)}"
+        return f"prunable     none without -i: {printable(found.nothing)}"
     taken = totals(found.prunable)
     return (
         f"prunable     {_count(taken)}, {taken.numel:,} weights{_zero(taken)}: what a pruning command takes without -i"
@@ -150,32 +150,32 @@ def _prunable(found: Inspection) -> str:
 
 def _remarks(found: Inspection) -> Iterator[str]:
     for entry in [e for e in found.inside if e.aliases][:_NAMED]:
-        yield f"tied         {' = '.join(map(shown, (entry.name, *entry.aliases)))}: one tensor, pruned once"
+        yield f"tied         {' = '.join(map(printable, (entry.name, *entry.aliases)))}: one tensor, pruned once"
     more = sum(1 for e in found.inside if e.aliases) - _NAMED
     if more > 0:
         yield f"tied         {more:,} more (--json lists all)"
-    odd = [f"{shown(e.name)} ({e.nonfinite:,})" for e in found.inside if e.nonfinite]
+    odd = [f"{printable(e.name)} ({e.nonfinite:,})" for e in found.inside if e.nonfinite]
     if odd:
         yield f"not finite   NaN or infinity in {_listed(odd)}"
     yield from _left_over(found)
     if outside := found.outside:
-        size = shown_bytes(sum(e.nbytes for e in outside))
-        names = _listed([shown(name) for name, _ in grouped(outside, lambda e: e.name, lambda _: None)])
+        size = format_bytes(sum(e.nbytes for e in outside))
+        names = _listed([printable(name) for name, _ in grouped(outside, lambda e: e.name, lambda _: None)])
         where = "outside the state_dict, not read"
         yield f"outside      {_count(totals(outside))}, {size} {where}: {names}; --key chooses others"
     if found.things:
         near = sorted(found.things, key=lambda thing: thing[0].count("."))
-        names = _listed([f"{shown(name)} = {shown(text)}" for name, text in near])
+        names = _listed([f"{printable(name)} = {printable(text)}" for name, text in near])
         what = plural(len(near), "thing that is", "things that are")
         yield f"beside       {len(near):,} {what} no tensor: {names}"
     for what, count in Counter(what for _, what in found.others).items():
-        names = _listed([shown(name) for name, kind in found.others if kind == what])
-        yield f"other        {count:,} {plural(count, 'entry', 'entries')}, {shown(what)}: {names}"
+        names = _listed([printable(name) for name, kind in found.others if kind == what])
+        yield f"other        {count:,} {plural(count, 'entry', 'entries')}, {printable(what)}: {names}"
 
 
 def _left_over(found: Inspection) -> Iterator[str]:
     for kind, count in Counter(leftover.kind for leftover in found.leftovers).items():
-        names = _listed([shown(leftover.name) for leftover in found.leftovers if leftover.kind == kind])
+        names = _listed([printable(leftover.name) for leftover in found.leftovers if leftover.kind == kind])
         hint = "; fold them: prune bake CKPT" if kind == PRUNE else ""
         yield f"leftover     {count:,} {plural(count, 'weight')} under {kind}: {names}{hint}"
 

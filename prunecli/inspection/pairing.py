@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunecli.formats.open import SAFETENSORS, open_checkpoint
-from prunecli.selection.select import matching
+from prunecli.checkpoint import PathLike
+from prunecli.formats.detect import SAFETENSORS
+from prunecli.formats.open import open_checkpoint
+from prunecli.selection.patterns import matching
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
@@ -60,7 +61,7 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def open_at(path: str | os.PathLike[str], key: str | None, label: str | None = None) -> Checkpoint:
+def open_at(path: PathLike, key: str | None, label: str | None = None) -> Checkpoint:
     """Open one of two checkpoints; `key` is for a nested one, and a safetensors file beside it has none.
 
     Raises CheckpointError as `open_checkpoint` does.

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunecli.dtypes import FLOATS
-from prunecli.inspection.thresholds import magnitudes
-from prunecli.io.reader import scan as read_all
+from prunecli.io.scan import bytes_of, magnitudes
+from prunecli.io.scan import scan as read_all
 from prunecli.kernels.histograms import Histogram, Table
-from prunecli.progress import bytes_of, unwatched
-from prunecli.selection.select import Rules, select
+from prunecli.progress import no_progress
+from prunecli.selection.select import Selector, select
 
 if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.io.threads import Worker
-    from prunecli.kernels.norms import Read
-    from prunecli.progress import Watch
+    from prunecli.kernels.ops import Read
+    from prunecli.progress import ProgressFactory
     from prunecli.selection.select import Target
 
 LADDER = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
@@ -41,7 +41,7 @@ _BITS = 7  # of a wide type's mantissa that bins tell apart
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class SensitivityCurve:
     """What one tensor keeps. `kept[i]` is the part of its sum of squares (0-1) left at a sparsity of LADDER[i] %.
 
     As `prune l1` would prune: the smallest magnitudes of this tensor. `bends_at` is the largest sparsity (0-1) that
@@ -72,24 +72,24 @@ class Scan:
     path: str
     format: str
     key: str
-    curves: tuple[Curve, ...]
+    curves: tuple[SensitivityCurve, ...]
 
 
 def scan(
     checkpoint: Checkpoint,
-    rules: Rules | None = None,
+    rules: Selector | None = None,
     *,
     label: str | None = None,
-    watch: Watch = unwatched,
+    progress_for: ProgressFactory = no_progress,
 ) -> Scan:
     """Return the curves of the tensors of `checkpoint` that a pruning command would take under `rules`.
 
     `label` stands for the path; `watch` is told of the pass. Raises SelectionError where nothing is selected,
     CheckpointError where a file cannot be read.
     """
-    targets = select(checkpoint, rules or Rules()).targets
+    targets = select(checkpoint, rules or Selector()).targets
     tensors = [target.tensor for target in targets]
-    with watch("measuring", bytes_of(tensors)) as advance:
+    with progress_for("measuring", bytes_of(tensors)) as advance:
         found = read_all(checkpoint, tensors, _count, advance=advance)
     curves = [_curve(target, zeros, counted) for target, (zeros, counted) in zip(targets, found, strict=True)]
     ranked = tuple(sorted(curves, key=lambda curve: curve.strength))
@@ -149,9 +149,9 @@ def bends_at(found: Histogram) -> int:
     return int(found.counts[:at].sum()) + int((budget - before) / each)
 
 
-def _curve(target: Target, zeros: int, sums: _Sums) -> Curve:
+def _curve(target: Target, zeros: int, sums: _Sums) -> SensitivityCurve:
     tensor = target.tensor
-    return Curve(
+    return SensitivityCurve(
         name=tensor.name,
         dtype=tensor.dtype,
         shape=tensor.shape,

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from prunecli import __version__
 from prunecli.inspection.scan import ENOUGH, LADDER, RANKED_AT
-from prunecli.report.text import percent
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
+from prunecli.text.numbers import percent
+from prunecli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prunecli.inspection.scan import Curve, Scan
+    from prunecli.inspection.scan import Scan, SensitivityCurve
 
 ROWS = 5_000
 """Tensors the table lists, those that break first: more take a browser seconds. The JSON form lists all."""
@@ -69,17 +69,17 @@ def to_html(found: Scan) -> str:
 
 
 def _name(name: str) -> str:
-    safe = shown(name)
+    safe = printable(name)
     return safe if len(safe) <= _NAME else f"{safe[: _NAME // 2]}...{safe[-_NAME // 2 :]}"
 
 
-def _lines(curves: Sequence[Curve]) -> list[_Line]:
+def _lines(curves: Sequence[SensitivityCurve]) -> list[_Line]:
     """Return the curves to draw, the named ones last and so on top of the others."""
     lines = [_Line(curve.name, _points(curve), at + 1 if at < NAMED else 0) for at, curve in enumerate(curves[:_LINES])]
     return lines[::-1]
 
 
-def _points(curve: Curve) -> str:
+def _points(curve: SensitivityCurve) -> str:
     kept = (1.0, *(curve.kept or ()), 0.0)
     return " ".join(f"{_x(p):.1f},{_y(y):.1f}" for p, y in zip((0, *LADDER, 100), kept, strict=True))
 
@@ -92,7 +92,7 @@ def _y(kept: float) -> float:
     return _TOP + (1 - kept) * _HEIGHT
 
 
-def _cells(curve: Curve) -> list[_Cell]:
+def _cells(curve: SensitivityCurve) -> list[_Cell]:
     if curve.kept is None:
         return [_Cell("-", 0) for _ in LADDER]
     return [_Cell(percent(kept), round(10 * (1 - kept))) for kept in curve.kept]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from prunecli import __version__
 from prunecli.inspection.scan import ENOUGH, LADDER, RANKED_AT
-from prunecli.report.text import percent
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
+from prunecli.text.numbers import percent
 from prunecli.text.tables import Block, Column, View, largest, plain_blocks, plural, print_blocks
+from prunecli.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from prunecli.inspection.scan import Curve, Scan
+    from prunecli.inspection.scan import Scan, SensitivityCurve
 
 SCHEMA = 1
 """The version of the JSON form; it rises when a key goes away or changes its meaning."""
@@ -57,10 +57,10 @@ def _block(found: Scan, view: View, *, terminal: bool) -> Block:
     )
 
 
-def _cells(curve: Curve) -> tuple[str, ...]:
+def _cells(curve: SensitivityCurve) -> tuple[str, ...]:
     kept = dict(zip(LADDER, curve.kept, strict=True)) if curve.kept is not None else {}
     return (
-        shown(curve.name),
+        printable(curve.name),
         "x".join(map(str, curve.shape)) or "scalar",
         f"{curve.numel:,}",
         percent(curve.zeros / curve.numel),
@@ -73,11 +73,11 @@ def _sentences(found: Scan) -> list[str]:
     known = [curve for curve in found.curves if curve.kept is not None]
     lines = []
     if known:
-        named = ", ".join(f"{shown(c.name)} ({percent(c.strength)})" for c in known[:_NAMED])
+        named = ", ".join(f"{printable(c.name)} ({percent(c.strength)})" for c in known[:_NAMED])
         lines.append(f"breaks first  at {RANKED_AT}% sparsity: {named}")
     if len(known) > _NAMED:
         last = known[-1]
-        lines.append(f"breaks last   at {RANKED_AT}% sparsity: {shown(last.name)} ({percent(last.strength)})")
+        lines.append(f"breaks last   at {RANKED_AT}% sparsity: {printable(last.name)} ({percent(last.strength)})")
     unknown = len(found.curves) - len(known)
     if unknown:
         lines.append(f"-             {unknown:,} {plural(unknown, 'tensor')} all zero, or beyond float64 when squared")
@@ -102,7 +102,7 @@ def to_json(found: Scan) -> str:
     return json.dumps(document, indent=1, allow_nan=False).replace("\x7f", "\\u007f") + "\n"
 
 
-def _record(curve: Curve) -> dict[str, object]:
+def _record(curve: SensitivityCurve) -> dict[str, object]:
     return {
         "name": curve.name,
         "dtype": curve.dtype,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prunecli.report.text import percent
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
+from prunecli.text.numbers import percent
 from prunecli.text.tables import Block, Column, View, largest, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prunecli.inspection.inspect import Drawing
-    from prunecli.inspection.thresholds import Ladder, Step
+    from prunecli.inspection.thresholds import ThresholdStep, ThresholdTable
 
 _GIVES = (50, 80, 90)  # the sparsities that a histogram tells the threshold for
 _LEAST_WANTED = {10: 9, 30: 8, 40: 7, 20: 6, 70: 5, 60: 4, 95: 3, 99: 2, 90: 1}  # columns give way in this order
@@ -21,7 +21,9 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"
 _NO_THRESHOLD = "-: among the weights up to there are NaN or infinity, which no threshold zeroes"
 
 
-def threshold_blocks(together: Ladder, each: Sequence[Ladder], view: View, *, terminal: bool) -> Iterator[Block]:
+def threshold_blocks(
+    together: ThresholdTable, each: Sequence[ThresholdTable], view: View, *, terminal: bool
+) -> Iterator[Block]:
     """Tell what to type for each sparsity, over all tensors and in each."""
     weights = f"{len(each):,} {plural(len(each), 'tensor')}, {together.numel:,} weights"
     yield Block(
@@ -36,7 +38,7 @@ def threshold_blocks(together: Ladder, each: Sequence[Ladder], view: View, *, te
     yield Block(
         "A threshold for each tensor",
         (Column("tensor"), *titles),
-        tuple((shown(ladder.name), *(_threshold(step) for step in ladder.steps)) for ladder in rows),
+        tuple((printable(ladder.name), *(_threshold(step) for step in ladder.steps)) for ladder in rows),
         (
             *_dashes(rows),
             *((f"{left:,} smaller {plural(left, 'tensor')} not shown; --all lists each",) if left else ()),
@@ -44,17 +46,17 @@ def threshold_blocks(together: Ladder, each: Sequence[Ladder], view: View, *, te
     )
 
 
-def _row(step: Step, numel: int) -> tuple[str, ...]:
+def _row(step: ThresholdStep, numel: int) -> tuple[str, ...]:
     if step.zeroed is None:
         return f"{step.percent}%", "-", "-", "-"
     return f"{step.percent}%", _threshold(step), percent(step.zeroed / numel), f"{step.zeroed:,}"
 
 
-def _threshold(step: Step) -> str:
+def _threshold(step: ThresholdStep) -> str:
     return "-" if step.threshold is None else number(step.threshold)
 
 
-def _dashes(ladders: Sequence[Ladder]) -> tuple[str, ...]:
+def _dashes(ladders: Sequence[ThresholdTable]) -> tuple[str, ...]:
     return (_NO_THRESHOLD,) if any(s.threshold is None for ladder in ladders for s in ladder.steps) else ()
 
 
@@ -69,7 +71,7 @@ def number(value: float) -> str:
 def drawing_block(drawing: Drawing, *, terminal: bool) -> Block:
     """Draw bars of magnitudes, and tell percentiles and thresholds."""
     names, weights = drawing.tensors, drawing.ladder.numel
-    what = shown(names[0]) if len(names) == 1 else f"{len(names):,} tensors that match {shown(drawing.pattern)}"
+    what = printable(names[0]) if len(names) == 1 else f"{len(names):,} tensors that match {printable(drawing.pattern)}"
     odd = f", {drawing.nonfinite:,} not finite" if drawing.nonfinite else ""
     most = max(drawing.counts)
     rows = tuple(
@@ -101,7 +103,7 @@ def _bar(count: int, most: int, *, terminal: bool) -> str:
     return _BLOCKS[8] * full + (_BLOCKS[rest] if rest else "")
 
 
-def _percentiles(ladder: Ladder) -> tuple[str, str]:
+def _percentiles(ladder: ThresholdTable) -> tuple[str, str]:
     cells = [(f"{step.percent}%", "-" if step.threshold is None else f"{step.threshold:.3g}") for step in ladder.steps]
     widths = [max(map(len, pair)) for pair in cells]
     titles, values = (
@@ -110,7 +112,7 @@ def _percentiles(ladder: Ladder) -> tuple[str, str]:
     return f"percentile  {titles}", f"|w|         {values}"
 
 
-def _gives(ladder: Ladder) -> Iterator[str]:
+def _gives(ladder: ThresholdTable) -> Iterator[str]:
     """Yield what to type for each of some sparsities, once where several have one threshold."""
     told = {step.threshold: step for step in ladder.steps if step.percent in _GIVES}
     for step in told.values():

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS, Float, cast
-from prunecli.io.reader import scan
-from prunecli.kernels.histograms import READ, Table
-from prunecli.kernels.ops import UINTS, NumpyOps
+from prunecli.io.scan import magnitudes, scan
+from prunecli.kernels.histograms import Table
+from prunecli.kernels.ops import UINTS
 from prunecli.ranking.kth_smallest import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.io.threads import Worker
-    from prunecli.kernels.norms import Read
+    from prunecli.kernels.ops import Read
 
     Counted = tuple[NDArray[np.int64], NDArray[np.int64]]  # bins, ascending and once each, and their counts
 
@@ -39,7 +39,7 @@ SORTED_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ThresholdStep:
     """What sparsity costs: `threshold` is the shortest number T for which |w| <= T holds for `percent` % or more.
 
     `zeroed` counts the weights for which it does, each compared in its own dtype as `prune threshold` does. Both are
@@ -52,15 +52,15 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
+class ThresholdTable:
     """The steps of a tensor `name`, or of all tensors ("") together; `numel` counts the weights."""
 
     name: str
     numel: int
-    steps: tuple[Step, ...]
+    steps: tuple[ThresholdStep, ...]
 
 
-class Ranks:
+class TensorRanks:
     """The search for some ranks (from 1) in one group of magnitudes that compare as patterns of `dtype`."""
 
     def __init__(self, dtype: Float, ranks: Iterable[int]) -> None:
@@ -93,7 +93,7 @@ class Ranks:
 class _Bank:
     """Counts of the patterns inside some bins, with a place for each that is possible."""
 
-    def __init__(self, search: Ranks, lows: NDArray[np.int64]) -> None:
+    def __init__(self, search: TensorRanks, lows: NDArray[np.int64]) -> None:
         self._width = search.span - search.shift
         self._prefixes = lows >> search.span
         self._table = np.zeros(len(lows) << self._width, np.int64)
@@ -115,7 +115,7 @@ class _Together:
     def __init__(self, tensors: Sequence[TensorInfo], percents: Sequence[int]) -> None:
         self.numel = sum(t.numel for t in tensors)
         self.keys = Keys([FLOATS[t.dtype] for t in tensors])
-        self.ranks = Ranks(self.keys.common, ranks_of(self.numel, percents).values())
+        self.ranks = TensorRanks(self.keys.common, ranks_of(self.numel, percents).values())
         self._lock, self._bank = Lock(), _Bank(self.ranks, self.ranks.lows())
 
     @property
@@ -147,13 +147,13 @@ def ladders(
     percents: Sequence[int],
     *,
     advance: Callable[[int], None] = lambda _: None,
-) -> tuple[Ladder, tuple[Ladder, ...]]:
+) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
     """Return the exact thresholds for sparsities of `percents` (1-100): of all `tensors` together, and of each.
 
     `tensors` are floating-point and not empty, at least one. `advance` is told the bytes read. Raises CheckpointError
     where a file cannot be read.
     """
-    own = {id(t): Ranks(FLOATS[t.dtype], ranks_of(t.numel, percents).values()) for t in tensors}
+    own = {id(t): TensorRanks(FLOATS[t.dtype], ranks_of(t.numel, percents).values()) for t in tensors}
     together = _Together(tensors, percents)
 
     def look(_: Worker, tensor: TensorInfo, read: Read) -> None:
@@ -162,10 +162,10 @@ def ladders(
     while waiting := [t for t in tensors if not (own[id(t)].done and together.ranks.done)]:
         scan(checkpoint, waiting, look, advance=advance)
         together.advance()
-    each = tuple(Ladder(t.name, t.numel, _steps(own[id(t)], t.numel, percents)) for t in tensors)
+    each = tuple(ThresholdTable(t.name, t.numel, _steps(own[id(t)], t.numel, percents)) for t in tensors)
     if together.mixed:
         return _across_dtypes(checkpoint, tensors, together, percents), each
-    return Ladder("", together.numel, _steps(together.ranks, together.numel, percents)), each
+    return ThresholdTable("", together.numel, _steps(together.ranks, together.numel, percents)), each
 
 
 def bytes_read(tensors: Sequence[TensorInfo]) -> int:
@@ -181,7 +181,7 @@ def bytes_read(tensors: Sequence[TensorInfo]) -> int:
     return size
 
 
-def _count_one(tensor: TensorInfo, read: Read, own: Ranks, together: _Together) -> None:
+def _count_one(tensor: TensorInfo, read: Read, own: TensorRanks, together: _Together) -> None:
     """Count what the searches look for in one tensor, in as few looks at it as there are ways to compare."""
     dtype, whole = FLOATS[tensor.dtype], together.ranks
     alike = dtype is whole.dtype
@@ -197,7 +197,7 @@ def _count_one(tensor: TensorInfo, read: Read, own: Ranks, together: _Together) 
         together.add(*_counted(keys, tensor.numel, [whole]))
 
 
-def _counted(patterns: Iterable[NDArray[Any]], numel: int, searches: Sequence[Ranks]) -> Counted:
+def _counted(patterns: Iterable[NDArray[Any]], numel: int, searches: Sequence[TensorRanks]) -> Counted:
     """Count the patterns inside the bins that any of `searches`, all of them at one level, looks into."""
     search = searches[0]
     if search.span == 8 * search.dtype.itemsize:
@@ -217,7 +217,7 @@ def _counted(patterns: Iterable[NDArray[Any]], numel: int, searches: Sequence[Ra
     return bank.counted()
 
 
-def _inside(y: NDArray[Any], search: Ranks, lows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _inside(y: NDArray[Any], search: TensorRanks, lows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the bins, by their bits from `search.shift` up, of the patterns inside the bins that begin at `lows`."""
     lead = 8 * search.dtype.itemsize - LEVEL
     wanted = np.zeros(1 << LEVEL, bool)
@@ -229,30 +229,23 @@ def _inside(y: NDArray[Any], search: Ranks, lows: NDArray[np.int64]) -> NDArray[
     return bins
 
 
-def magnitudes(read: Read, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
-    """Yield the sign-cleared patterns of a tensor, run by run; each is good until the next is asked for."""
-    ops = NumpyOps()
-    for first in range(0, tensor.numel, READ):
-        yield ops.magnitudes(read(first, min(first + READ, tensor.numel)), FLOATS[tensor.dtype])
-
-
 # --- from patterns to thresholds
 
 
-def _steps(ranks: Ranks, numel: int, percents: Iterable[int]) -> tuple[Step, ...]:
+def _steps(ranks: TensorRanks, numel: int, percents: Iterable[int]) -> tuple[ThresholdStep, ...]:
     steps = []
     for percent, rank in ranks_of(numel, percents).items():
         low, less, equal = ranks.found[rank]
         if low > ranks.dtype.finite_max:
-            steps.append(Step(percent, None, None))
+            steps.append(ThresholdStep(percent, None, None))
         else:
-            steps.append(Step(percent, shortest(ranks.dtype.decode(low), [ranks.dtype]), less + equal))
+            steps.append(ThresholdStep(percent, shortest(ranks.dtype.decode(low), [ranks.dtype]), less + equal))
     return tuple(steps)
 
 
 def _across_dtypes(
     checkpoint: Checkpoint, tensors: Sequence[TensorInfo], together: _Together, percents: Sequence[int]
-) -> Ladder:
+) -> ThresholdTable:
     """Turn the ranks into steps by one more pass: a threshold is rounded to each dtype, up or down."""
     dtypes = set(together.keys.dtypes)
     steps = _steps(together.ranks, together.numel, percents)
@@ -262,12 +255,14 @@ def _across_dtypes(
     below = np.cumsum(tally(checkpoint, tensors, cuts))
     zeroed = iter(below.tolist())
     rows = zip(steps, typed, strict=True)
-    return Ladder(
-        "", together.numel, tuple(Step(s.percent, t, None if t is None else int(next(zeroed))) for s, t in rows)
+    return ThresholdTable(
+        "",
+        together.numel,
+        tuple(ThresholdStep(s.percent, t, None if t is None else int(next(zeroed))) for s, t in rows),
     )
 
 
-def _value(ranks: Ranks, step: Step, numel: int) -> float:
+def _value(ranks: TensorRanks, step: ThresholdStep, numel: int) -> float:
     return ranks.dtype.decode(ranks.found[ranks_of(numel, [step.percent])[step.percent]][0])
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo
+from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo, why_view
+from prunecli.dtypes import DTYPES
 from prunecli.errors import CheckpointError, UsageError
-from prunecli.formats.torch.rebuild import DTYPES, why_view
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -156,9 +156,9 @@ def _nothing(state_dict: Mapping[str, object], others: Sequence[tuple[str, str]]
     if others:
         name, what = others[0]
         hint = "load the weights first" if what.startswith(("meta", "parameter")) else None
-        return UsageError(f"nothing to prune: {shown(repr(name))} is a {what}, and so on: none is plain", hint=hint)
+        return UsageError(f"nothing to prune: {printable(repr(name))} is a {what}, and so on: none is plain", hint=hint)
     nested = next((key for key, value in state_dict.items() if isinstance(value, Mapping) and value), None)
-    hint = None if nested is None else f"hand over the inner dict: checkpoint[{shown(repr(nested))}]"
+    hint = None if nested is None else f"hand over the inner dict: checkpoint[{printable(repr(nested))}]"
     return UsageError("there are no tensors in the state_dict", hint=hint)
 
 
@@ -216,10 +216,11 @@ def _merged(stretches: Sequence[_Stretch]) -> tuple[list[int], list[_Stretch]]:
         if not found or not _meet(found[-1], stretch):
             found.append(stretch)
         elif stretch.end > found[-1].end:
-            names = f"{shown(repr(found[-1].name))} and {shown(repr(stretch.name))}"
+            names = f"{printable(repr(found[-1].name))} and {printable(repr(stretch.name))}"
             raise CheckpointError(
                 f"the storages of {names} overlap in part: pruning one would change the other",
-                hint=f"state_dict[{shown(repr(stretch.name))}] = state_dict[{shown(repr(stretch.name))}].clone()",
+                hint=f"state_dict[{printable(repr(stretch.name))}] = "
+                f"state_dict[{printable(repr(stretch.name))}].clone()",
             )
         homes[at] = len(found) - 1
     return homes, found

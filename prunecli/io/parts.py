@@ -27,7 +27,7 @@ _WINDOW = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FilePlan:
     """A new file: its `parts`, one behind the other, and the `checksums` that cover what may change in it.
 
     The spans of `checksums` are ranges of the old file, their values those of the old bytes, and their places in the
@@ -42,14 +42,14 @@ class Plan:
         """Bytes of the new file."""
         return sum(length(part) for part in self.parts)
 
-    def where(self) -> Where:
+    def where(self) -> CopiedRanges:
         """Return where ranges of the old file are in the new one."""
         starts = accumulate(map(length, self.parts), initial=0)
         copied = [(part, at) for part, at in zip(self.parts, starts, strict=False) if isinstance(part, Span)]
-        return Where(tuple(sorted(copied, key=lambda pair: (pair[0].start, pair[0].end))))
+        return CopiedRanges(tuple(sorted(copied, key=lambda pair: (pair[0].start, pair[0].end))))
 
 
-class Where:
+class CopiedRanges:
     """Where the copied ranges of a file are in a new one."""
 
     def __init__(self, copied: Sequence[tuple[Span, int]]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import OutputError
-from prunecli.io.targets import check_output, check_writable_target, exists, failed, place_for, refuse_losses
+from prunecli.io.targets import check_output, check_writable_target, destination_for, exists, failed, refuse_losses
 from prunecli.io.temporary import (
     hidden_beside,
     hidden_name,
@@ -31,13 +31,14 @@ from prunecli.io.temporary import (
     sweep,
     sync,
 )
-from prunecli.text.escape import shown, shown_bytes
+from prunecli.text.escape import printable
+from prunecli.text.numbers import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
-    "Draft",
+    "PendingFile",
     "UnflushedError",
     "check_output",
     "check_writable_target",
@@ -57,7 +58,7 @@ _AT_FDCWD = -100
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class PendingFile:
     """A file being written: readable and writable through `fd`, and under `path` until it is published."""
 
     fd: int
@@ -72,7 +73,7 @@ class UnflushedError(OutputError):
 
 
 @contextmanager
-def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False) -> Iterator[Draft]:
+def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False) -> Iterator[PendingFile]:
     """Give a draft of `size` bytes to fill, and publish it at `target` when the block ends well.
 
     The space is reserved first. On any exception nothing is left, and what was at `target` stays. A new file
@@ -80,11 +81,11 @@ def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False)
     and a symbolic link keeps pointing to it. OutputError where the file cannot be written or, without `force`,
     exists; UnflushedError if it is written all the same.
     """
-    place = place_for(target, force=force, directory=False)
+    place = destination_for(target, force=force, directory=False)
     with _draft_beside(place) as (fd, named):
         try:
             _reserve(fd, size)
-            yield Draft(fd, named or _DESCRIPTORS / str(fd))
+            yield PendingFile(fd, named or _DESCRIPTORS / str(fd))
         except OSError as error:
             if error.errno in _FULL:
                 raise _no_room(place, size, error) from error
@@ -157,7 +158,7 @@ def _allocate(fd: int, size: int) -> None:
 def _no_room(place: Path, size: int, error: OSError) -> OutputError:
     free = shutil.disk_usage(place.parent).free
     return OutputError(
-        f"no room for {shown(str(place))}: it needs {shown_bytes(size)}, and {shown_bytes(free)} are free"
+        f"no room for {printable(str(place))}: it needs {format_bytes(size)}, and {format_bytes(free)} are free"
         f" ({error.strerror})",
         hint="write to another filesystem with -o PATH",
     )
@@ -258,7 +259,7 @@ def new_directory(target: Path, *, mode: int = 0o777, force: bool = False) -> It
     exchanged for the new one in one step where the kernel can, and then deleted; not where it holds files the
     new one has not. `mode` loses the umask; an existing directory's, and its files', are kept. Errors as `new_file`.
     """
-    place = place_for(target, force=force, directory=True)
+    place = destination_for(target, force=force, directory=True)
     sweep(place)
     with hidden_beside(place, make_directory) as (fd, hidden):
         yield hidden
@@ -343,7 +344,7 @@ def _flush_name(place: Path) -> None:
             sync(fd)
     except OSError as error:
         raise UnflushedError(
-            f"{shown(str(place))} is written, but a power cut may undo it: its directory could not be flushed"
+            f"{printable(str(place))} is written, but a power cut may undo it: its directory could not be flushed"
             f" ({error.strerror})",
             hint="sync",
         ) from error

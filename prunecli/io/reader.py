@@ -6,11 +6,11 @@ Every pass goes through memory of the thread that reads: what one read gave is g
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from prunecli.errors import CheckpointError
 from prunecli.io.files import PAGE, Source
-from prunecli.io.threads import Pool, Worker, default_threads, results
+from prunecli.io.threads import Worker
 from prunecli.io.tiles import flatten, look
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
-    from prunecli.kernels.norms import Read
-
-T = TypeVar("T")
+    from prunecli.kernels.ops import Read
 
 
 @contextmanager
@@ -68,30 +66,3 @@ class Reader:
             return lambda first, stop: self.read(worker, tensor, first, stop)
         whole = self.read(worker, tensor, 0, tensor.numel)
         return lambda first, stop: whole[first:stop]
-
-
-def scan(
-    checkpoint: Checkpoint,
-    tensors: Sequence[TensorInfo],
-    look_at: Callable[[Worker, TensorInfo, Read], T],
-    *,
-    threads: int = 0,
-    advance: Callable[[int], None] = lambda _: None,
-) -> list[T]:
-    """Return what `look_at(worker, tensor, read)` says of each tensor; `read(first, stop)` gives its elements.
-
-    Tensors are looked at by several threads at once, in file order; `threads` 0 takes as many as help. Raises
-    CheckpointError where a file cannot be read or changes meanwhile.
-    """
-    with opened(checkpoint) as sources:
-        reader = Reader(sources, advance)
-
-        def one(worker: Worker, tensor: TensorInfo) -> T:
-            return look_at(worker, tensor, reader.reader(worker, tensor))
-
-        order = sorted(range(len(tensors)), key=lambda at: (tensors[at].file, tensors[at].start))
-        with Pool(threads or default_threads(), None) as pool:
-            found = results([pool.submit(one, tensors[at]) for at in order])
-        for source in sources:
-            source.check_unchanged()
-    return [value for _, value in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import OutputError
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -41,7 +41,7 @@ def check_output(
     replaces_input = in_place and any(_same(target, source) for source in read)
     if not replaces_input:
         _refuse_inputs(target, read, directory=names is not None)
-    place = place_for(target, force=force or replaces_input, directory=names is not None)
+    place = destination_for(target, force=force or replaces_input, directory=names is not None)
     if names is not None:
         refuse_losses(place, names)
 
@@ -50,7 +50,7 @@ def check_writable_target(target: Path, *, force: bool, others: Iterable[Path] =
     """Refuse a report or mask `target` that cannot be written or is one of the run's `others`: OutputError."""
     _refuse_nul(target)
     refuse_overwriting(target, others)
-    place_for(target, force=force, directory=False)
+    destination_for(target, force=force, directory=False)
 
 
 def refuse_overwriting(target: Path, others: Iterable[Path]) -> None:
@@ -100,12 +100,12 @@ def refuse_losses(place: Path, names: Collection[str]) -> None:
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise OutputError(
-            f"replacing {_q(place)} would lose files that the output does not have: {shown(lost[0])}{more}",
+            f"replacing {_q(place)} would lose files that the output does not have: {printable(lost[0])}{more}",
             hint="choose another directory with -o, or move those files away",
         )
 
 
-def place_for(target: Path, *, force: bool, directory: bool) -> Path:
+def destination_for(target: Path, *, force: bool, directory: bool) -> Path:
     """Return the path to publish at, links followed where `force` allows; OutputError where none is fit."""
     try:
         place = _followed(target, force=force)
@@ -167,7 +167,7 @@ def _refuse_kind(target: Path, mode: int, *, directory: bool) -> None:
 
 
 def _q(path: Path) -> str:
-    return shown(str(path))
+    return printable(str(path))
 
 
 def exists(target: Path) -> OutputError:

@@ -6,6 +6,14 @@ a guess, what is left over from what is in use. Nothing here knows what is writt
 
 from __future__ import annotations
 
+import tempfile
+from typing import TYPE_CHECKING
+
+from prunecli.errors import OutputError
+
+if TYPE_CHECKING:
+    from typing import IO
+
 import errno
 import fcntl
 import os
@@ -155,3 +163,29 @@ def opened(path: Path, flags: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+@contextmanager
+def scratch(folder: Path | None) -> Iterator[tuple[int, Path]]:
+    """Give a descriptor of a temporary file in `folder` (None: the usual place) and a path to open it by."""
+    with _temporary(folder) as file:
+        yield file.fileno(), _DESCRIPTORS / str(file.fileno()) if _DESCRIPTORS.is_dir() else Path(file.name)
+
+
+def _temporary(folder: Path | None) -> IO[bytes]:
+    """Open a temporary file, nameless where descriptors have paths: then even a killed process leaves nothing."""
+    try:
+        if _DESCRIPTORS.is_dir():
+            return tempfile.TemporaryFile(buffering=0, dir=folder)
+        return tempfile.NamedTemporaryFile(buffering=0, prefix=".prune-", dir=folder)
+    except OSError as error:
+        raise _no_room(folder, error) from error
+
+
+def _no_room(folder: Path | None, error: OSError) -> OutputError:
+    place = folder or Path(tempfile.gettempdir())
+    hint = "-o PATH on another filesystem" if folder else "TMPDIR=/path/with/room prune COMMAND ..."
+    return OutputError(f"cannot keep a temporary copy in {place}: {error.strerror}", hint=hint)

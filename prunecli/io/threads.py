@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from prunecli.engine.measure import Squares
-from prunecli.kernels.ops import NumpyOps, Ops, TorchOps
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import Ops
+from prunecli.kernels.squares import Squares
+from prunecli.kernels.torch_ops import TorchOps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

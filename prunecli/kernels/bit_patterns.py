@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
-    from prunecli.kernels.ops import NumpyOps
+    from prunecli.kernels.numpy_ops import NumpyOps
 
 
 def values(patterns: NDArray[Any], dtype: Float) -> NDArray[np.float64]:

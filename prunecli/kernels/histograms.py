@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.kernels.bit_patterns import values
-from prunecli.kernels.ops import UINTS, NumpyOps
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import UINTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
-    from prunecli.kernels.norms import Read
+    from prunecli.kernels.ops import Read
 
 READ = 1 << 17
 """Elements read at once."""

@@ -7,13 +7,13 @@ order does not depend on the CPU, as that of BLAS does. So norms come out with t
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
 from math import fsum, prod, sqrt
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prunecli.kernels.bit_patterns import values
+from prunecli.kernels.ops import Values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 
     from prunecli.dtypes import Float
 
-Read: TypeAlias = Callable[[int, int], "NDArray[Any]"]
-"""Give the elements [first, stop) of a tensor, in row-major order, as integers; good until the next call."""
-
-Values: TypeAlias = Callable[[int, int], "NDArray[np.float64]"]
-"""Give the numbers [first, stop) of a tensor in row-major order: good until the next call, and free to be overwritten.
-
-Weights with their signs, or what replaces them; NaN is not a number of any size.
-"""
 
 _SMALLER = 2.0**-600
 

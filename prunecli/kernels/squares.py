@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunecli.kernels.bit_patterns import float8_table, values
+from prunecli.kernels.numpy_ops import NumpyOps
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -86,3 +89,76 @@ def root(squares: int, dtype: Float, over: int = 1) -> tuple[float, int]:
     """Return (m, e) with m * 2**e = sqrt(`squares` / `over`), of squared quanta of `dtype`; m is 0.0 for zero."""
     mean, exponent = scaled(squares, over)
     return sqrt(mean), exponent + quantum(dtype)
+
+
+DOT_RUN = 1 << 14
+"""Elements summed in the weights' own precision before float64 takes over."""
+
+
+WIDEN_RUN = 1 << 18
+"""Elements of up to 16 bits widened at once, where that takes more memory than they do."""
+
+
+class Squares:
+    """Sums of squares, in scratch memory of `ops` that is free where they are taken."""
+
+    def __init__(self, ops: NumpyOps | None = None) -> None:
+        """Use the scratch memory for keep arrays, which none needs before there is one and after it was applied."""
+        self._ops = ops or NumpyOps()
+
+    def of(self, x: NDArray[Any], dtype: Float) -> float:
+        """Return the sum of squares of the finite weights `x` (integers of the dtype's width)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = sum(_dot(floats) for floats in self._floats(x, dtype))
+        # Squares can leave float32's range though no weight leaves its own, and tiny ones lose their digits.
+        if not 1e-20 < total < np.inf:
+            return _careful_sum(x, dtype)
+        return total
+
+    def _floats(self, x: NDArray[Any], dtype: Float) -> Iterator[NDArray[Any]]:
+        """Yield the weights as floats; each array is good until the next is asked for."""
+        if dtype.name == "BF16":
+            yield from self._from_bf16(x)
+        elif dtype.itemsize >= 4:
+            yield x.view(f"<f{dtype.itemsize}")
+        else:
+            for at in range(0, x.size, WIDEN_RUN):
+                run = x[at : at + WIDEN_RUN]
+                wide = self._ops.scratch("keep", run.size, np.float32)
+                if dtype.name == "F16":
+                    np.copyto(wide, run.view("<f2"))
+                else:
+                    np.take(float8_table(dtype), run.view(np.uint8), out=wide)
+                yield wide
+
+    def _from_bf16(self, x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+        """Widen bf16 two at a time: each half of a 32-bit word is the top of a float32."""
+        even = x.size // 2 * 2
+        pairs = x[:even].view(np.uint32)
+        wide = self._ops.scratch("keep", pairs.size, np.uint32)
+        yield np.bitwise_and(pairs, np.uint32(0xFFFF0000), out=wide).view(np.float32)
+        yield np.left_shift(pairs, np.uint32(16), out=wide).view(np.float32)
+        if even < x.size:
+            yield (x[even:].astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _dot(floats: NDArray[Any]) -> float:
+    """Return the sum of squares, in few calls: threads wait for each other between calls."""
+    whole = floats.size // DOT_RUN * DOT_RUN
+    total, rest = 0.0, floats[whole:]
+    if whole:
+        runs = floats[:whole].reshape(-1, 1, DOT_RUN)
+        # A row times itself as a column is a dot product; `vecdot` says that better, from NumPy 2.0 on.
+        total = sum(np.matmul(runs, runs.transpose(0, 2, 1)).ravel().tolist())
+    return total + float(np.dot(rest, rest)) if rest.size else total
+
+
+def _careful_sum(x: NDArray[Any], dtype: Float) -> float:
+    """Do in float64, and without what is not finite, what `Squares` does."""
+    if dtype.itemsize == 1:
+        wide = float8_table(dtype)[x.view(np.uint8)].astype(np.float64)
+    else:
+        wide = values(x & x.dtype.type(dtype.mask), dtype)
+    wide = wide[np.isfinite(wide)]
+    with np.errstate(over="ignore"):
+        return float(np.dot(wide, wide))

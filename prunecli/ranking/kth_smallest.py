@@ -17,7 +17,7 @@ import numpy as np
 
 from prunecli.dtypes import FLOATS, Float
 from prunecli.kernels.bit_patterns import narrow, widen
-from prunecli.plans import Order
+from prunecli.plans import OrderStatistic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.kernels.ops import Array, Ops
-    from prunecli.plans import Group
+    from prunecli.plans import RankGroup
 
 HELD_LIMIT = 12 << 20
 """Bytes of patterns that one search holds before it joins them into bins."""
@@ -84,10 +84,10 @@ class Keys:
         return self.common.decode(key)
 
 
-class Search:
+class RankSearch:
     """The search for some ranks of one group; `brackets` says what to count next, `advance` whether that was enough."""
 
-    def __init__(self, group: Group, dtypes: Sequence[Float], numels: Sequence[int]) -> None:
+    def __init__(self, group: RankGroup, dtypes: Sequence[Float], numels: Sequence[int]) -> None:
         """Start without a bracket: everything would be counted."""
         self.group, self.ranks, self.total = group, group.ranks, sum(numels)
         self.lock = Lock()
@@ -250,14 +250,14 @@ class Search:
             counts[at] += int(np.count_nonzero(hits) if numbers is None else numbers[hits].sum())
         return counts
 
-    def orders(self) -> list[Order]:
+    def orders(self) -> list[OrderStatistic]:
         """Return the order statistics, one per rank."""
         return [self._order(rank, self._found[rank]) for rank in self.ranks]
 
-    def _order(self, rank: int, found: Found) -> Order:
+    def _order(self, rank: int, found: Found) -> OrderStatistic:
         cuts = tuple(self.keys.first_pattern(found.key, dtype) for dtype in self.keys.dtypes)
         past = (self.keys.first_pattern(found.key + 1, dtype) for dtype in self.keys.dtypes)
-        return Order(
+        return OrderStatistic(
             rank,
             self.keys.value(found.key),
             found.less,
@@ -268,13 +268,13 @@ class Search:
         )
 
 
-def orders_of(ops: Ops, y: Array, ranks: Sequence[int], dtype: Float) -> list[Order]:
+def orders_of(ops: Ops, y: Array, ranks: Sequence[int], dtype: Float) -> list[OrderStatistic]:
     """Return the order statistics of one tensor whose magnitudes `y` are all at hand."""
     orders = []
     for rank in ranks:
         bits = ops.smallest(y, rank)
         less, equal = ops.below_and_inside(y, bits, 0)[0], ops.count_equal(y, bits)
-        orders.append(Order(rank, dtype.decode(bits), less, equal, (bits,), (True,), (equal,)))
+        orders.append(OrderStatistic(rank, dtype.decode(bits), less, equal, (bits,), (True,), (equal,)))
     return orders
 
 

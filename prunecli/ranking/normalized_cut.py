@@ -19,7 +19,7 @@ from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.kernels.squares import square_sum
 from prunecli.plans import Cut
-from prunecli.ranking.normalized_scores import Runs
+from prunecli.ranking.normalized_scores import PatternRuns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ _F64 = FLOATS["F64"]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CountResult:
     """What was counted: `counts` (n,) weights for each of `bins` (n,), ascending, and a sum in squared quanta."""
 
     bins: NDArray[Any]
@@ -51,7 +51,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class CountRequest:
     """What to count of one tensor, the `member`-th: its patterns in [low, high) by `pattern >> shift`.
 
     `above` asks for the sum of squares of the finite weights from that pattern on, too.
@@ -64,7 +64,7 @@ class Want:
     shift: int
     above: int | None = None
 
-    def count(self, y: NDArray[Any]) -> Seen:
+    def count(self, y: NDArray[Any]) -> CountResult:
         """Count a tile's magnitudes `y` (flat, as `NumpyOps.magnitudes` gives them); negative ones are left out.
 
         Nothing is changed or kept: threads may count tiles of one tensor at once, in any order.
@@ -72,15 +72,15 @@ class Want:
         parts = [self._count(y[first : first + RUN]) for first in range(0, y.size, RUN)]
         bins, counts = _merged([(part.bins, part.counts) for part in parts])
         if self._at_once:
-            return Seen(bins, counts, square_sum(bins, self.dtype, counts))
-        return Seen(bins, counts, sum(part.squares for part in parts))
+            return CountResult(bins, counts, square_sum(bins, self.dtype, counts))
+        return CountResult(bins, counts, sum(part.squares for part in parts))
 
     @property
     def _at_once(self) -> bool:
         """Whether the counts tell all squares that are asked for."""
         return self.above == 0 and not self.low and not self.shift and self.high > self.dtype.top
 
-    def _count(self, y: NDArray[Any]) -> Seen:
+    def _count(self, y: NDArray[Any]) -> CountResult:
         if int(y.min()) < 0:
             y = y[y >= 0]
         squares = 0
@@ -91,13 +91,13 @@ class Want:
         y, first = y >> self.shift, self.low >> self.shift
         if ((self.high - 1) >> self.shift) - first > 2 * y.size:
             bins, counts = np.unique(y, return_counts=True)
-            return Seen(bins, counts, squares)
+            return CountResult(bins, counts, squares)
         table = np.bincount(y - first if first else y)
         held = np.flatnonzero(table)
-        return Seen(held + first, table[held], squares)
+        return CountResult(held + first, table[held], squares)
 
 
-class Curves:
+class NormalizedCutSearch:
     """The search for the cut at the `k` smallest scores; `wanted` says what to count, `advance` whether it was enough.
 
     Weights of rank `lo` or less within their tensor always go and those of rank above `hi` never; the others compete
@@ -126,21 +126,21 @@ class Curves:
         shifts = [max(min(8 * dtype.itemsize - 1 - bits, dtype.mantissa), 0) for dtype in dtypes]
         above = 0 if kind in {"l2", "rms"} else None
         self._wants = [
-            Want(at, dtype, 0, dtype.top + 1, shift, above)
+            CountRequest(at, dtype, 0, dtype.top + 1, shift, above)
             for at, (dtype, shift) in enumerate(zip(dtypes, shifts, strict=True))
             if k
         ]
         none = np.empty(0, np.int64)
-        self._runs = [Runs(dtype, shift, none, none) for dtype, shift in zip(dtypes, shifts, strict=True)]
-        self._heaps = {want.member: _Heap() for want in self._wants}
+        self._runs = [PatternRuns(dtype, shift, none, none) for dtype, shift in zip(dtypes, shifts, strict=True)]
+        self._heaps = {want.member: CountAccumulator() for want in self._wants}
         self._fresh = True
         self._ends = (-1.0, -1.0)
 
-    def wanted(self) -> list[Want]:
+    def wanted(self) -> list[CountRequest]:
         """Return what to count in this pass; at most one entry per tensor."""
         return list(self._wants)
 
-    def add(self, want: Want, seen: Seen) -> None:
+    def add(self, want: CountRequest, seen: CountResult) -> None:
         """Take in what `want` counted in one tile; threads may call this at once."""
         with self.lock:
             self._heaps[want.member].add(seen)
@@ -158,7 +158,7 @@ class Curves:
         self._fresh = False
         self._narrow()
         self._wants = self._finer()
-        self._heaps = {want.member: _Heap() for want in self._wants}
+        self._heaps = {want.member: CountAccumulator() for want in self._wants}
         if not self._wants:
             self._solve()
         return not self._wants
@@ -191,13 +191,13 @@ class Curves:
             why = "LAMP keeps one of every tensor" if spared and self._hi == room else "--max-per-tensor sets limits"
             raise UsageError(f"{self.k} weights are to go, but {why}, so at most {most} can", hint=f"--count {most}")
 
-    def _taken(self, want: Want, heap: _Heap) -> Runs:
+    def _taken(self, want: CountRequest, heap: CountAccumulator) -> PatternRuns:
         """Return the runs of a tensor that the pass found."""
         old, (bins, counts) = self._runs[want.member], heap.merged()
         if self._fresh:
             inside = bins.astype(np.int64) << want.shift <= want.dtype.finite_max
             finite = int(counts[inside].sum(dtype=np.int64))
-            return Runs(want.dtype, want.shift, bins, counts, 0, heap.squares, finite)
+            return PatternRuns(want.dtype, want.shift, bins, counts, 0, heap.squares, finite)
         if old.counts.sum(dtype=np.int64) != counts.sum(dtype=np.int64):
             raise CheckpointError("the weights changed while they were being read", hint="run it again")
         squares = heap.squares if want.above is not None else old.squares
@@ -224,7 +224,7 @@ class Curves:
             self._hi[at] = int(np.clip(ends[np.searchsorted(low, most, "right")], lo, hi))
             self._runs[at] = runs.between(self._lo[at], self._hi[at], self.kind)
 
-    def _finer(self) -> list[Want]:
+    def _finer(self) -> list[CountRequest]:
         """Return what to count next: the runs left of more than one pattern, as fine as the memory allows."""
         coarse = [(at, runs) for at, runs in enumerate(self._runs) if runs.shift and runs.bins.size]
         spans = [(int(r.bins[-1]) + 1 - int(r.bins[0]), int(r.counts.sum(dtype=np.int64)), r.shift) for _, r in coarse]
@@ -235,7 +235,7 @@ class Curves:
         for at, runs in coarse:
             low, high = (int(bits) << runs.shift for bits in (runs.bins[0], int(runs.bins[-1]) + 1))
             above = high if self.kind == "lamp" else None
-            wants.append(Want(at, runs.dtype, low, high, max(runs.shift - drop, 0), above))
+            wants.append(CountRequest(at, runs.dtype, low, high, max(runs.shift - drop, 0), above))
         return wants
 
     def _solve(self) -> None:
@@ -266,15 +266,17 @@ class Curves:
         return search(range(self._hi[at]), score, self._lo[at], self._hi[at], key=key)
 
 
-class _Heap:
+class CountAccumulator:
     """What the tiles of one tensor had, merged whenever that halves what is held."""
 
     def __init__(self) -> None:
+        """Start with no counts."""
         self.squares = 0
         self._parts: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._merged_size = self._waiting = 0
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: CountResult) -> None:
+        """Take in the counts of one chunk."""
         self.squares += seen.squares
         self._parts.append((seen.bins, seen.counts))
         self._waiting += seen.bins.size
@@ -283,6 +285,7 @@ class _Heap:
             self._merged_size, self._waiting = self._parts[0][0].size, 0
 
     def merged(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return all bins, ascending, and their counts."""
         return _merged(self._parts)
 
 
@@ -311,7 +314,7 @@ def _ranked(scores: Sequence[NDArray[np.float64]], counts: Sequence[NDArray[np.i
     return float(every[order[np.searchsorted(np.cumsum(times[order]), rank)]])
 
 
-def _cut(runs: Runs, count: int) -> Cut:
+def _cut(runs: PatternRuns, count: int) -> Cut:
     """Return the cut that prunes the `count` smallest weights of a tensor, the last of which is in `runs`."""
     if not count:
         return Cut(0)

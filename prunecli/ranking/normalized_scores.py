@@ -37,7 +37,7 @@ TINY = 2.0**-960
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class PatternRuns:
     """Some neighbours in the ascending order of one tensor's magnitudes, told apart by their leading bits.
 
     Run b is `counts[b]` weights (n,) whose patterns p have p >> shift == `bins[b]` (n,), ascending; `below` weights
@@ -63,7 +63,7 @@ class Runs:
         """The smallest pattern that each run can hold, shape (n,)."""
         return self.bins.astype(np.int64) << self.shift
 
-    def between(self, low: int, high: int, kind: str) -> Runs:
+    def between(self, low: int, high: int, kind: str) -> PatternRuns:
         """Return the runs that hold the ranks from `low` to `high`; none where `high` is 0."""
         ends = self.ends
         start, stop = (int(np.searchsorted(ends, rank)) for rank in (max(low, 1), high))

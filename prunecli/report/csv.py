@@ -13,7 +13,7 @@ from math import isinf
 from typing import TYPE_CHECKING
 
 from prunecli.report.model import Row
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from prunecli.report.model import Report
@@ -52,5 +52,5 @@ def _cell(name: str, value: object) -> str:
 
 
 def _text(text: str) -> str:
-    text = shown(text)
+    text = printable(text)
     return f"'{text}" if text.startswith(FORMULA) else text

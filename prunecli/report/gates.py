@@ -7,14 +7,13 @@ Counts in, sentences out. Nothing here reads a file, and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
-from prunecli.errors import UsageError
-from prunecli.text.escape import shown
+from prunecli.errors import PruneError, UsageError
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from prunecli.report.model import Report
 
@@ -92,28 +91,6 @@ def percentage(fraction: float) -> str:
     return f"{100 * fraction:.10g}%"
 
 
-def sparsity(option: str) -> Callable[[str], float]:
-    """Return the parser of an option that takes a sparsity: "0.5" or "50%" become 0.5; UsageError for other text."""
-
-    def parse(text: str) -> float:
-        digits = text.removesuffix("%").strip()
-        try:
-            value = Decimal(digits)
-        except InvalidOperation:
-            raise UsageError(
-                f"{option} takes a fraction or a percentage, not {text!r}", hint=f"{option} 50%, or {option} 0.5"
-            ) from None
-        # a decimal point moved in binary would make 33.3% another number than 0.333
-        value = value if digits == text.strip() or not value.is_finite() else value.scaleb(-2)
-        if value.is_nan() or not 0 <= value <= 1:
-            meant = value if value.is_finite() and 1 < value <= 100 else Decimal(50)
-            hint = f"{option} {meant:f}%, or {option} {meant / 100:f}"
-            raise UsageError(f"{option} is 0 to 1, or 0% to 100%, not {text}", hint=hint)
-        return float(value)
-
-    return parse
-
-
 @dataclass(frozen=True, slots=True)
 class Gates:
     """What the result of a run must be, or it is not published: fractions from 0 to 1, None where nothing is asked.
@@ -161,4 +138,17 @@ def _failures(counts: Sequence[Count], gates: Gates) -> Iterator[str]:
     each = Bound(gates.max_tensor_sparsity, upper=True)
     for count in counts:
         if not each.holds([count]):
-            yield f"--max-tensor-sparsity: wanted {each.wanted()} zero, got {each.got([count])} in {shown(count.name)}"
+            wanted, got = each.wanted(), each.got([count])
+            yield f"--max-tensor-sparsity: wanted {wanted} zero, got {got} in {printable(count.name)}"
+
+
+class GateError(PruneError):
+    """The result is not what a gate asked for, so nothing was published; the command line exits with 1.
+
+    `failures` has a sentence for each gate, and `report` says what the result would have been.
+    """
+
+    def __init__(self, failures: tuple[str, ...], report: Report) -> None:
+        """Keep what failed and the numbers."""
+        super().__init__("the result does not pass, and no checkpoint was written: " + "; ".join(failures))
+        self.failures, self.report = failures, report

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from prunecli.report import figures
 from prunecli.report.model import NOT_READ
-from prunecli.report.text import at_cut, magnitude, number, percent, request, shape, tensors
-from prunecli.text.escape import shown, shown_bytes
+from prunecli.report.text import at_cut, request
+from prunecli.text.escape import printable
+from prunecli.text.numbers import format_bytes, magnitude, number, percent, shape, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,7 +56,7 @@ def to_html(report: Report) -> str:
     page, style, script = (room.joinpath(f"report.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     engine.filters.update(
-        name=_name, text=_text, percent=percent, number=number, magnitude=magnitude, bytes=shown_bytes, count=tensors
+        name=_name, text=_text, percent=percent, number=number, magnitude=magnitude, bytes=format_bytes, count=tensors
     )
     mine = {"style": Markup(style), "script": Markup(script)}  # noqa: S704  -- from the package, not from a checkpoint
     return engine.from_string(page).render(**_context(report), **mine, script_hash=_hash(script)) + "\n"
@@ -67,11 +68,11 @@ def _hash(script: str) -> str:
 
 
 def _name(name: str) -> str:
-    return _cut(shown(name), _NAME) or '""'
+    return _cut(printable(name), _NAME) or '""'
 
 
 def _text(text: str) -> str:
-    return _cut(shown(text), _TEXT)
+    return _cut(printable(text), _TEXT)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -11,8 +11,9 @@ import shlex
 from itertools import count as numbers
 from typing import TYPE_CHECKING
 
-from prunecli.report.text import magnitude, number, percent, request, shape, tensors
-from prunecli.text.escape import shown, shown_bytes
+from prunecli.report.text import request
+from prunecli.text.escape import printable
+from prunecli.text.numbers import format_bytes, magnitude, number, percent, shape, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,13 +51,13 @@ def to_markdown(report: Report) -> str:
 
 def code(name: str, limit: int = _NAME) -> str:
     """Return `name` as code, cut in its middle where it is longer than `limit`."""
-    name = _cut(shown(name), limit)
+    name = _cut(printable(name), limit)
     return f"`{name}`" if _PLAIN.fullmatch(name) else f"<code>{_entities(name) or '&nbsp;'}</code>"
 
 
 def text(words: str) -> str:
     """Return `words` so that they read as they are: no markup, no mention of anybody, no link."""
-    return re.sub(r"(&#(?:64|35);)", "\\1\u200b", _entities(_cut(shown(words), _TEXT).strip()))
+    return re.sub(r"(&#(?:64|35);)", "\\1\u200b", _entities(_cut(printable(words), _TEXT).strip()))
 
 
 def _entities(words: str) -> str:
@@ -104,13 +105,13 @@ def _totals(report: Report) -> str:
 
 def _worth(report: Report) -> list[str]:
     disk = report.on_disk
-    parts = [f"{shown_bytes(disk.dense_bytes)} dense"]
+    parts = [f"{format_bytes(disk.dense_bytes)} dense"]
     if disk.bitmask_bytes is not None:
-        parts.append(f"{shown_bytes(disk.bitmask_bytes)} as bitmask and non-zeros")
+        parts.append(f"{format_bytes(disk.bitmask_bytes)} as bitmask and non-zeros")
     if disk.compressed is not None:
         parts.append(
-            f"about {shown_bytes(disk.compressed.bytes_after)} with {disk.compressed.method} "
-            f"({shown_bytes(disk.compressed.bytes_before)} before)"
+            f"about {format_bytes(disk.compressed.bytes_after)} with {disk.compressed.method} "
+            f"({format_bytes(disk.compressed.bytes_before)} before)"
         )
     fits = "" if disk.two_four is None else f" 2:4 fits {disk.two_four:,} of {tensors(report.selected.tensors)}."
     return [f"**On disk:** {', '.join(parts)}.{fits} {SENTENCE}"]
@@ -181,7 +182,7 @@ def _provenance(report: Report) -> list[str]:
     facts = [text(fact) for fact in report.facts[:_LINES]]
     lines = [
         f"command: {code(shlex.join(report.command), _TEXT)}" if report.command else "",
-        f"input: {code(report.input_path)}, {text(report.format)}, {shown_bytes(report.input_bytes)}",
+        f"input: {code(report.input_path)}, {text(report.format)}, {format_bytes(report.input_bytes)}",
         f"input sha256: {code(report.input_sha256)}" if report.input_sha256 else "",
         f"output sha256: {code(report.output_sha256)}" if report.output_sha256 else "",
         f"prunecli {text(report.version)} on {text(report.device)}, {report.seconds:.3g} seconds",

@@ -5,25 +5,18 @@ Every number is measured from what was written. Nothing here reads or writes a f
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from math import isfinite
-from numbers import Integral, Real
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import BITS, FLOATS
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from prunecli.engine.compression import Compressed
     from prunecli.report.histogram import BeforeAfter
 
-SCHEMA = 1
-"""The version of the JSON form; it rises when a key goes away or changes its meaning."""
 
 NOT_READ = "tensors that are not selected are not read: their zeros are unknown and not counted"
 """What the totals over all parameters leave out."""
@@ -226,11 +219,11 @@ def warnings_for(rows: Sequence[Row]) -> tuple[str, ...]:
     warnings = []
     if wiped:
         what = "tensor becomes" if len(wiped) == 1 else "tensors become"
-        warnings.append(f"{len(wiped)} {what} all zero: {_listed([shown(row.name) for row in wiped])}")
+        warnings.append(f"{len(wiped)} {what} all zero: {_listed([printable(row.name) for row in wiped])}")
     if odd:
         count = sum(row.nonfinite or 0 for row in odd)
         what = "weight is" if count == 1 else "weights are"
-        named = [f"{shown(row.name)} ({row.nonfinite:,})" for row in odd]
+        named = [f"{printable(row.name)} ({row.nonfinite:,})" for row in odd]
         warnings.append(f"{count:,} {what} not finite (NaN or infinity): {_listed(named)}")
     return tuple(warnings)
 
@@ -239,7 +232,7 @@ def facts_about(others: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """Return a sentence per kind of what is no plain tensor and stays as it is; `others` are (name, what it is)."""
     names: dict[str, list[str]] = {}
     for name, what in others:
-        names.setdefault(what, []).append(shown(name))
+        names.setdefault(what, []).append(printable(name))
     return tuple(f"{len(found):,} left as they are, {what}: {_listed(found)}" for what, found in names.items())
 
 
@@ -255,89 +248,14 @@ def _listed(names: Sequence[str]) -> str:
 # --- JSON
 
 
-def to_json(report: Report) -> str:
-    """Return `report` as JSON (ASCII, finite, stable key order), ending in a line break.
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """An estimate, in bytes, of what the selected tensors take when compressed, before and after pruning.
 
-    Names are verbatim. Numbers that are not finite, which JSON has no word for, are the strings "Infinity",
-    "-Infinity" and "NaN"; unknown ones are null. Each tensor has a line of its own.
+    `method` names the compressor and its level; `sampled_bytes` are what it was tried on.
     """
-    head = json.dumps(_plain(_document(report)), indent=1, allow_nan=False)
-    # One row at a time: a checkpoint of many small tensors is described by more bytes of dicts than of weights.
-    encode = json.JSONEncoder(allow_nan=False).encode
-    rows = ",\n  ".join(encode(_plain(_row(row))) for row in report.rows)
-    text = f'{head[:-2]},\n "tensors": [\n  {rows}\n ]\n}}\n' if rows else f'{head[:-2]},\n "tensors": []\n}}\n'
-    return text.replace("\x7f", "\\u007f")  # the one control character that JSON lets stand, and only in names
 
-
-def _document(report: Report) -> dict[str, object]:
-    output = {
-        "path": report.output_path,
-        "bytes": report.output_bytes,
-        "sha256": report.output_sha256,
-    }
-    return {
-        "schema": SCHEMA,
-        "tool": {"name": "prunecli", "version": report.version},
-        "command": report.command,
-        "dry_run": report.dry_run,
-        "strategy": report.strategy,
-        "device": report.device,
-        "seconds": report.seconds,
-        "input": {
-            "path": report.input_path,
-            "format": report.format,
-            "key": report.key,
-            "bytes": report.input_bytes,
-            "sha256": report.input_sha256,
-        },
-        "output": None if report.output_path is None else output,
-        "totals": {"selected": _values(report.selected), "all": {**_values(report.all), "note": NOT_READ}},
-        "on_disk": _on_disk(report.on_disk),
-        "warnings": report.warnings,
-        "facts": report.facts,
-    }
-
-
-def _on_disk(disk: OnDisk) -> dict[str, object]:
-    """Leave `compressed` out where nobody asked for it."""
-    values = {**_values(disk), "note": ON_DISK}
-    if disk.compressed is None:
-        del values["compressed"]
-        return values
-    return {**values, "compressed": _values(disk.compressed)}
-
-
-def _values(value: SelectedTotals | AllTotals | OnDisk | Compressed) -> dict[str, object]:
-    return {f.name: getattr(value, f.name) for f in fields(value)}
-
-
-_COLUMNS = tuple(f.name for f in fields(Row))
-
-
-def _row(row: Row) -> dict[str, object]:
-    values = {name: getattr(row, name) for name in _COLUMNS}
-    return {**values, "sparsity_before": row.sparsity_before, "sparsity_after": row.sparsity_after}
-
-
-_AS_THEY_ARE = frozenset({str, bool, int, type(None)})  # most of what ten thousand rows consist of
-
-
-def _plain(value: object) -> object:
-    """Turn `value` into what JSON has: dicts, lists, strings, finite numbers, booleans and null."""
-    if type(value) in _AS_THEY_ARE:
-        return value
-    if isinstance(value, float):
-        return _number(float(value))
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Real):
-        return int(value) if isinstance(value, Integral) else _number(float(value))
-    return str(value)
-
-
-def _number(value: float) -> float | str:
-    if isfinite(value):
-        return value
-    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"  # noqa: PLR0124  -- NaN's own test
+    method: str
+    sampled_bytes: int
+    bytes_before: int
+    bytes_after: int

@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from prunecli.checkpoint import PathLike
 from prunecli.errors import UsageError
-from prunecli.report.model import to_json
+from prunecli.report.json import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from os import PathLike
 
     from prunecli.report.model import Report
 
@@ -21,7 +21,7 @@ SUFFIXES = (".json", ".csv", ".md", ".html")
 """The suffixes that a report's path may have, in small or capital letters."""
 
 
-def check_suffixes(paths: Iterable[str | PathLike[str]]) -> None:
+def check_suffixes(paths: Iterable[PathLike]) -> None:
     """Raise UsageError for the first of `paths` whose suffix is none of SUFFIXES."""
     for path in paths:
         suffix = PurePath(path).suffix
@@ -29,7 +29,7 @@ def check_suffixes(paths: Iterable[str | PathLike[str]]) -> None:
             raise _unknown(suffix, PurePath(path))
 
 
-def draws_histograms(paths: Iterable[str | PathLike[str]]) -> bool:
+def draws_histograms(paths: Iterable[PathLike]) -> bool:
     """Tell whether one of the reports at `paths` shows magnitudes, so that they have to be counted."""
     return any(PurePath(path).suffix.lower() == ".html" for path in paths)
 

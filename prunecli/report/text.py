@@ -12,7 +12,8 @@ from io import StringIO
 from typing import TYPE_CHECKING, Literal
 
 from prunecli.report.model import ON_DISK
-from prunecli.text.escape import shown, shown_bytes
+from prunecli.text.escape import printable
+from prunecli.text.numbers import format_bytes, magnitude, number, percent, shape, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -86,7 +87,7 @@ def print_table(report: Report, console: Console, *, reports: Sequence[str] = ()
     rows = _most_pruned(selected)
     console.print(_rich_table([_cells(row) for row in rows], console.width), crop=False)
     if len(rows) < len(selected):
-        where = f"; all of them: {shown(reports[0])}" if reports else "; --json lists all of them"
+        where = f"; all of them: {printable(reports[0])}" if reports else "; --json lists all of them"
         console.print(Text(f"{len(selected) - len(rows):,} tensors pruned less are not shown{where}", style="dim"))
     for line in ("", *_summary(report, reports)):
         console.print(Text(line), soft_wrap=True)
@@ -146,7 +147,7 @@ def _aligned(cells: Cells, widths: Sequence[int]) -> str:
 def _cells(row: Row) -> Cells:
     tied = f" (+{len(row.aliases)} tied)" if row.aliases else ""
     return (
-        shown(row.name) + tied,
+        printable(row.name) + tied,
         row.dtype,
         shape(row),
         f"{row.numel:,}",
@@ -157,16 +158,6 @@ def _cells(row: Row) -> Cells:
     )
 
 
-def shape(row: Row) -> str:
-    """Return a shape as "16x3x3", or "scalar"."""
-    return "x".join(map(str, row.shape)) or "scalar"
-
-
-def magnitude(value: float | None) -> str:
-    """Return a magnitude with 6 digits, "-" where there is none."""
-    return "-" if value is None else f"{value:.6g}"
-
-
 def at_cut(row: Row) -> str:
     """Return how many of the weights equal to a row's cut became zero: "1 of 3"."""
     if not row.ties or row.ties_pruned is None:
@@ -174,27 +165,12 @@ def at_cut(row: Row) -> str:
     return f"{row.ties_pruned:,} of {row.ties:,}"
 
 
-def number(count: int | None) -> str:
-    """Return a count with its thousands marked, "-" where it is unknown."""
-    return "-" if count is None else f"{count:,}"
-
-
-def percent(fraction: float | None) -> str:
-    """Return a fraction (0-1) as a percentage; only exactly none and exactly all read 0.0% and 100.0%."""
-    if fraction is None:
-        return "-"
-    text = f"{100 * fraction:.1f}%"
-    if text == "0.0%" and fraction > 0:
-        return "<0.1%"
-    return ">99.9%" if text == "100.0%" and fraction < 1 else text
-
-
 def _summary(report: Report, reports: Sequence[str]) -> list[str]:
     return [
         *_asked(report),
         *_totals(report),
         *_skipped(report.rows),
-        *(f"note      {shown(fact)}" for fact in report.facts),
+        *(f"note      {printable(fact)}" for fact in report.facts),
         _worth(report),
         *_estimated(report),
         *_written(report, reports),
@@ -207,10 +183,10 @@ def request(report: Report) -> str:
     rules_told = told.pop("rules", None)
     if isinstance(rules_told, list):
         told["rules"] = "; ".join(_spelled(rule) for rule in rules_told)
-    name = shown(str(told.pop("name", "")))
+    name = printable(str(told.pop("name", "")))
     parameters = _parameters(told)
     rules = {row.rule for row in report.rows if row.selected}
-    rule = f" ({shown(next(iter(rules)) or '')})" if len(rules) == 1 and rules != {None} else ""
+    rule = f" ({printable(next(iter(rules)) or '')})" if len(rules) == 1 and rules != {None} else ""
     return " ".join(part for part in (name, parameters) if part) + rule
 
 
@@ -221,7 +197,7 @@ def _spelled(rule: Mapping[str, object]) -> str:
 
 def _parameters(told: Mapping[str, object]) -> str:
     texts = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in told.items() if v is not None}
-    return " ".join(f"{key}={shown(text)}" for key, text in texts.items())
+    return " ".join(f"{key}={printable(text)}" for key, text in texts.items())
 
 
 def _asked(report: Report) -> list[str]:
@@ -244,19 +220,14 @@ def _totals(report: Report) -> list[str]:
     ]
 
 
-def tensors(count: int) -> str:
-    """Return "1 tensor" or "12 tensors"."""
-    return f"{count:,} tensor" if count == 1 else f"{count:,} tensors"
-
-
 def _skipped(rows: Iterable[Row]) -> list[str]:
     names: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if not row.selected:
-            names[row.reason or "not selected"].append(shown(row.name))
+            names[row.reason or "not selected"].append(printable(row.name))
     counts = Counter({why: len(found) for why, found in names.items()})
     lines = [
-        f"skipped   {count:,}: {shown(why)}" + (f" ({', '.join(names[why])})" if count <= _FEW_NAMES else "")
+        f"skipped   {count:,}: {printable(why)}" + (f" ({', '.join(names[why])})" if count <= _FEW_NAMES else "")
         for why, count in counts.most_common(_REASONS)
     ]
     rest = sum(counts.values()) - sum(count for _, count in counts.most_common(_REASONS))
@@ -265,8 +236,8 @@ def _skipped(rows: Iterable[Row]) -> list[str]:
 
 def _worth(report: Report) -> str:
     disk = report.on_disk
-    packed = "" if disk.bitmask_bytes is None else f", {shown_bytes(disk.bitmask_bytes)} as bitmask and non-zeros"
-    return f"on disk   {shown_bytes(disk.dense_bytes)} dense{packed}; {ON_DISK}"
+    packed = "" if disk.bitmask_bytes is None else f", {format_bytes(disk.bitmask_bytes)} as bitmask and non-zeros"
+    return f"on disk   {format_bytes(disk.dense_bytes)} dense{packed}; {ON_DISK}"
 
 
 def _estimated(report: Report) -> list[str]:
@@ -274,7 +245,7 @@ def _estimated(report: Report) -> list[str]:
     found = report.compressed
     if found is None:
         return []
-    size, was, sampled = map(shown_bytes, (found.bytes_after, found.bytes_before, found.sampled_bytes))
+    size, was, sampled = map(format_bytes, (found.bytes_after, found.bytes_before, found.sampled_bytes))
     return [
         f"estimate  about {size} compressed, {was} before ({found.method} on a sample of {sampled})",
         f"2:4       {report.on_disk.two_four or 0:,} of {tensors(report.selected.tensors)} fit",
@@ -284,7 +255,7 @@ def _estimated(report: Report) -> list[str]:
 def _written(report: Report, reports: Sequence[str]) -> list[str]:
     if report.dry_run or report.output_path is None:
         why = "dry run" if report.dry_run else "a gate failed"
-        return [f"output    nothing written ({why})", *(f"report    {shown(path)}" for path in reports)]
-    size = "" if report.output_bytes is None else f" ({shown_bytes(report.output_bytes)})"
-    place = "standard output" if report.output_path == "-" else shown(report.output_path)
-    return [f"output    {place}{size}", *(f"report    {shown(path)}" for path in reports)]
+        return [f"output    nothing written ({why})", *(f"report    {printable(path)}" for path in reports)]
+    size = "" if report.output_bytes is None else f" ({format_bytes(report.output_bytes)})"
+    place = "standard output" if report.output_path == "-" else printable(report.output_path)
+    return [f"output    {place}{size}", *(f"report    {printable(path)}" for path in reports)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
 
     Layout = tuple[tuple[int, int], ...]  # (stride, size) per dimension, widest stride first
-    Group = tuple[int, ...]  # indices of tensors, in checkpoint order
+    RankGroup = tuple[int, ...]  # indices of tensors, in checkpoint order
 
 
 def _layout(tensor: TensorInfo) -> Layout:
@@ -48,7 +48,7 @@ def meets_itself(tensor: TensorInfo) -> bool:
     return False
 
 
-def tied(tensors: Sequence[TensorInfo]) -> list[Group]:
+def tied(tensors: Sequence[TensorInfo]) -> list[RankGroup]:
     """Group the tensors that are exactly the same elements; each tensor that is not empty is in one group."""
     groups: dict[object, list[int]] = {}
     for i, t in enumerate(tensors):
@@ -69,7 +69,7 @@ class _Reach:
 
 
 def overlapping(
-    groups: Iterable[Group], tensors: Sequence[TensorInfo], chosen: Collection[int]
+    groups: Iterable[RankGroup], tensors: Sequence[TensorInfo], chosen: Collection[int]
 ) -> tuple[TensorInfo, TensorInfo] | None:
     """Return two tensors of different `groups`, one of them `chosen`, that share a part of a storage, or None.
 

@@ -6,27 +6,24 @@ skipped with the reason.
 
 from __future__ import annotations
 
-import difflib
-import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass
-from fnmatch import translate
 from glob import escape
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import why_not_prunable
 from prunecli.errors import SelectionError
 from prunecli.selection.aliases import meets_itself, overlapping, tied
-from prunecli.text.escape import shown
+from prunecli.selection.patterns import _matching_any, matching
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
-    from prunecli.selection.aliases import Group
+    from prunecli.selection.aliases import RankGroup
 
 
 _LEFTOVERS = (
@@ -38,11 +35,9 @@ _LEFTOVERS = (
 HALF = "half of a weight under torch.nn.utils.prune (weight_orig * weight_mask): `prune bake CKPT` folds it"
 """Why a tensor that torch keeps beside its mask is left as it is."""
 
-_NEAR_LIMIT = 10_000  # difflib takes seconds over more names than this
-
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class Selector:
     """What the user asked for; the empty rules choose matrices and kernels named `weight`.
 
     `include` and `exclude` are shell globs over the whole dotted name (`*` crosses dots), or, after `re:`,
@@ -87,7 +82,7 @@ class Selection:
     skipped: tuple[Skipped, ...]
 
 
-def select(checkpoint: Checkpoint, rules: Rules) -> Selection:
+def select(checkpoint: Checkpoint, rules: Selector) -> Selection:
     """Sort the tensors of `checkpoint` into targets and skipped.
 
     Tied tensors make one target, the first selected one; excluding one of them protects them all.
@@ -110,7 +105,7 @@ def select(checkpoint: Checkpoint, rules: Rules) -> Selection:
 
 
 def _targets(
-    groups: Iterable[Group], tensors: Sequence[TensorInfo], reasons: Sequence[str | None]
+    groups: Iterable[RankGroup], tensors: Sequence[TensorInfo], reasons: Sequence[str | None]
 ) -> Iterator[tuple[int, Target]]:
     for group in groups:
         first = next((i for i in group if reasons[i] is None), None)
@@ -121,54 +116,10 @@ def _targets(
 # --- patterns
 
 
-def _matching_any(option: str, patterns: Iterable[str], tensors: Sequence[TensorInfo]) -> dict[int, str]:
-    """Map the index of each tensor that a pattern matches to the first such pattern."""
-    found: dict[int, str] = {}
-    for pattern in patterns:
-        for i in matching(option, pattern, tensors):
-            found.setdefault(i, pattern)
-    return found
-
-
-def matching(option: str, pattern: str, tensors: Sequence[TensorInfo]) -> list[int]:
-    """Return the places of the tensors that a pattern of `option` matches; SelectionError where it matches none."""
-    matches = _matcher(option, pattern)
-    found = [i for i, tensor in enumerate(tensors) if matches(tensor.name)]
-    if not found:
-        near = _near(pattern, [t.name for t in tensors])
-        raise SelectionError(
-            f"{option} {pattern!r} matches none of {len(tensors)} tensors",
-            hint=f"the nearest names: {', '.join(near)}" if near else None,
-        )
-    return found
-
-
-def _matcher(option: str, pattern: str) -> Callable[[str], object]:
-    if not pattern.startswith("re:"):
-        glob = re.compile(translate(pattern))
-        return lambda name: name == pattern or glob.match(name)
-    try:
-        return re.compile(pattern[3:]).search
-    except re.error as error:
-        where = "" if error.pos is None else f" at position {error.pos} after `re:`"
-        raise SelectionError(
-            f"{option} {pattern!r} is no regular expression: {error.msg}{where}",
-            hint=f"a glob needs no prefix: {option} '*.weight'",
-        ) from None
-
-
-def _near(pattern: str, names: Iterable[str]) -> list[str]:
-    wanted = re.sub(r"[*?\[\]^$\\()|+]", "", pattern.removeprefix("re:")).lower()
-    some = {name.lower(): name for name in islice(names, _NEAR_LIMIT)}
-    inside = [key for key in some if wanted and wanted in key]
-    near = inside[:3] or difflib.get_close_matches(wanted, some, n=3, cutoff=0.2) or list(some)[:3]
-    return [f"`{shown(some[key])}`" for key in near]
-
-
 # --- reasons to skip
 
 
-def _reasons(tensors: Sequence[TensorInfo], rules: Rules, excluded: dict[int, str]) -> list[str | None]:
+def _reasons(tensors: Sequence[TensorInfo], rules: Selector, excluded: dict[int, str]) -> list[str | None]:
     """Say for each tensor why it is skipped, None where it is selected; ties are not looked at yet."""
     never = [_why_never(t) for t in tensors]
     included = _included(tensors, rules, never)
@@ -182,7 +133,7 @@ def _reasons(tensors: Sequence[TensorInfo], rules: Rules, excluded: dict[int, st
     ]
 
 
-def _included(tensors: Sequence[TensorInfo], rules: Rules, never: Sequence[str | None]) -> set[int] | None:
+def _included(tensors: Sequence[TensorInfo], rules: Selector, never: Sequence[str | None]) -> set[int] | None:
     if not rules.include:
         return None
     included: set[int] = set()
@@ -198,7 +149,7 @@ def _only_unprunable(pattern: str, found: Sequence[tuple[str, str | None]]) -> S
     name, why = found[0]
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     return SelectionError(
-        f"--include {pattern!r} matches only what cannot be pruned: `{shown(name)}` ({why}){more}",
+        f"--include {pattern!r} matches only what cannot be pruned: `{printable(name)}` ({why}){more}",
         hint="drop the pattern, or choose floating-point tensors with -i",
     )
 
@@ -243,7 +194,7 @@ def _why_leftover(name: str, names: Collection[str]) -> str:
     return "a mask, not a weight" if name.endswith("_mask") else "a reparametrised weight: fold it first"
 
 
-def _why_too_small(tensor: TensorInfo, rules: Rules) -> str | None:
+def _why_too_small(tensor: TensorInfo, rules: Selector) -> str | None:
     if len(tensor.shape) < rules.fewest_dims:
         return f"fewer than {rules.fewest_dims} dimensions"
     if tensor.numel < rules.min_numel:
@@ -255,7 +206,7 @@ def _nothing_left(tensors: Sequence[TensorInfo], reasons: Sequence[str | None]) 
     if not tensors:
         return SelectionError("no tensor to prune: the checkpoint holds none")
     counts = Counter(why for why in reasons if why is not None).most_common(4)
-    listed = "; ".join(f"{count} x {shown(why)}" for why, count in counts)
+    listed = "; ".join(f"{count} x {printable(why)}" for why, count in counts)
     largest = sorted((t for t in tensors if _why_never(t) is None), key=lambda t: (-len(t.shape), -t.numel))
     names = " ".join(_option("-i", t.name) for t in largest[:3])
     if HALF in reasons:
@@ -266,13 +217,15 @@ def _nothing_left(tensors: Sequence[TensorInfo], reasons: Sequence[str | None]) 
 
 
 def _option(option: str, name: str) -> str:
-    return f"{option} {shlex.quote(shown(escape(name)))}"
+    return f"{option} {shlex.quote(printable(escape(name)))}"
 
 
 # --- tensors that share numbers
 
 
-def _protect(group: Group, tensors: Sequence[TensorInfo], reasons: list[str | None], excluded: Collection[int]) -> None:
+def _protect(
+    group: RankGroup, tensors: Sequence[TensorInfo], reasons: list[str | None], excluded: Collection[int]
+) -> None:
     """Skip the selected tensors of `group` where another name of theirs is excluded or fixed."""
     barred = next((i for i in group if i in excluded or tensors[i].fixed not in {None, OUTSIDE}), None)
     if barred is None:
@@ -283,7 +236,7 @@ def _protect(group: Group, tensors: Sequence[TensorInfo], reasons: list[str | No
             reasons[i] = f"tied to {tensors[barred].name}, {why}"
 
 
-def _refuse_overlaps(groups: Iterable[Group], tensors: Sequence[TensorInfo], reasons: Sequence[str | None]) -> None:
+def _refuse_overlaps(groups: Iterable[RankGroup], tensors: Sequence[TensorInfo], reasons: Sequence[str | None]) -> None:
     chosen = {i for i, why in enumerate(reasons) if why is None}
     pair = overlapping(groups, tensors, chosen)
     if pair is None:
@@ -291,7 +244,7 @@ def _refuse_overlaps(groups: Iterable[Group], tensors: Sequence[TensorInfo], rea
     names = {tensors[i].name for i in chosen}
     leave = " ".join(_option("-x", t.name) for t in pair if t.name in names)
     raise SelectionError(
-        f"`{shown(pair[0].name)}` and `{shown(pair[1].name)}` are different views that overlap or interleave"
+        f"`{printable(pair[0].name)}` and `{printable(pair[1].name)}` are different views that overlap or interleave"
         " in one storage: pruning one could change the other",
         hint=f"leave them out: {leave}",
     )

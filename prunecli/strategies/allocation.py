@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import UsageError
 from prunecli.strategies.amounts import check_amount, how_many
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +60,7 @@ def share_out(kind: str, shapes: Sequence[tuple[int, ...]], left: Sequence[int],
         return _whole(_erdos_renyi(shapes, left, total), total)
     if kind == "uniform+":
         return _whole(_evenly(left, _room(shapes, left, total), total), total)
-    raise UsageError(f"--allocate is {', '.join(KINDS[:-1])} or {KINDS[-1]}, not {shown(repr(kind))}", hint="erk")
+    raise UsageError(f"--allocate is {', '.join(KINDS[:-1])} or {KINDS[-1]}, not {printable(repr(kind))}", hint="erk")
 
 
 def shares(shapes: Sequence[tuple[int, ...]], left: Sequence[int], counts: Sequence[int]) -> list[Share]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS, Float, cast
 from prunecli.errors import SelectionError, UsageError
-from prunecli.plans import Cut, Group
-from prunecli.text.escape import shown
+from prunecli.plans import Cut, RankGroup
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prunecli.checkpoint import TensorInfo
-    from prunecli.plans import Order
+    from prunecli.plans import OrderStatistic
 
 
 _EITHER = "amount=1.0 for all of them, count=1 for one"
@@ -28,7 +28,7 @@ def cut_above(value: float, dtype: Float) -> Cut:
     return Cut(bits + 1, value=dtype.decode(bits))
 
 
-def exact_cuts(order: Order) -> list[Cut]:
+def exact_cuts(order: OrderStatistic) -> list[Cut]:
     """Return the cuts that prune exactly `order.rank` weights of the group."""
     left = order.rank - order.less
     if left == order.equal:
@@ -44,9 +44,9 @@ def exact_cuts(order: Order) -> list[Cut]:
     return cuts
 
 
-def one_each(counts: Sequence[int]) -> list[Group]:
+def one_each(counts: Sequence[int]) -> list[RankGroup]:
     """Return a group for each tensor by itself, with the rank `counts` says; no rank where nothing is to be pruned."""
-    return [Group((at,), (k,) if k else ()) for at, k in enumerate(counts)]
+    return [RankGroup((at,), (k,) if k else ()) for at, k in enumerate(counts)]
 
 
 def from_each(amount: float | None, count: int | None, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[int]:
@@ -73,9 +73,9 @@ def _check_kinds(amount: object, count: object) -> None:
     if isinstance(amount, Integral) and amount != 0:
         raise UsageError(f"an amount of {amount} could mean a part or a number of weights", hint=_EITHER)
     if amount is not None and not isinstance(amount, Real):
-        raise UsageError(f"an amount is a number from 0 to 1, not {shown(repr(amount))}", hint="amount=0.5")
+        raise UsageError(f"an amount is a number from 0 to 1, not {printable(repr(amount))}", hint="amount=0.5")
     if count is not None and not isinstance(count, Integral):
-        raise UsageError(f"a count is a whole number, not {shown(repr(count))}", hint="count=1000")
+        raise UsageError(f"a count is a whole number, not {printable(repr(count))}", hint="count=1000")
 
 
 def how_many(
@@ -89,7 +89,7 @@ def how_many(
     if count is None:
         return round((amount or 0.0) * total)
     if count > total:
-        where = "" if tensor is None else f" of {shown(repr(tensor.name))}"
+        where = "" if tensor is None else f" of {printable(repr(tensor.name))}"
         raise UsageError(f"--count {count} is more than the {total} {of_what}{where}", hint=f"--count {total}")
     return count
 
@@ -99,8 +99,8 @@ def front_dim(tensor: TensorInfo, dim: int) -> int:
     rank = len(tensor.shape)
     if not -rank <= dim < rank:
         raise SelectionError(
-            f"{shown(repr(tensor.name))} has {rank} dimension{'s' * (rank != 1)}, so it has no dim {dim}",
-            hint=f"-x {shlex.quote(shown(escape(tensor.name)))} leaves it out"
+            f"{printable(repr(tensor.name))} has {rank} dimension{'s' * (rank != 1)}, so it has no dim {dim}",
+            hint=f"-x {shlex.quote(printable(escape(tensor.name)))} leaves it out"
             + (", --dim -1 takes its last dimension" if rank else ""),
         )
     return dim % rank

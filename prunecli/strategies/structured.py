@@ -10,7 +10,7 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 from prunecli.errors import UsageError
-from prunecli.plans import Local, Slices, Tiles
+from prunecli.plans import PruneBlocks, PruneSlices, TensorPlan
 from prunecli.strategies.amounts import check_amount, front_dim, how_many
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ class Structured:
         """Return how many of the slices go; UsageError if there are not so many."""
         return how_many(self.amount, self.count, slices, f"slices along dim {self.dim}", tensor)
 
-    def local(self, tensor: TensorInfo, alive: bytes, value: float | None) -> Local:
+    def local(self, tensor: TensorInfo, alive: bytes, value: float | None) -> TensorPlan:
         """Return the local strategy: a byte per slice, 0 where it goes, and the largest norm that does."""
-        return Slices(self.axis(tensor), alive, value)
+        return PruneSlices(self.axis(tensor), alive, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,9 @@ class Block:
         """Return how many of the tiles go; UsageError if there are not so many."""
         return how_many(self.amount, self.count, tiles, f"tiles of {self.rows}x{self.cols}", tensor)
 
-    def local(self, _: TensorInfo, alive: bytes, value: float | None) -> Local:
+    def local(self, _: TensorInfo, alive: bytes, value: float | None) -> TensorPlan:
         """Return the local strategy: a byte per tile, row by row, 0 where it goes, and the largest norm that does."""
-        return Tiles((self.rows, self.cols), alive, value)
+        return PruneBlocks((self.rows, self.cols), alive, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +136,6 @@ class RandomStructured:
         """Return how many of the slices go; UsageError if there are not so many."""
         return how_many(self.amount, self.count, slices, f"slices along dim {self.dim}", tensor)
 
-    def local(self, tensor: TensorInfo, alive: bytes, _: float | None) -> Local:
+    def local(self, tensor: TensorInfo, alive: bytes, _: float | None) -> TensorPlan:
         """Return the local strategy: a byte per slice, 0 where it goes."""
-        return Slices(self.axis(tensor), alive)
+        return PruneSlices(self.axis(tensor), alive)

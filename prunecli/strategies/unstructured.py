@@ -13,8 +13,8 @@ from math import ceil, floor, isfinite
 from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.dtypes import FLOATS
-from prunecli.errors import SelectionError, UsageError
-from prunecli.plans import Cut, Group, Grouped, Local, Order, Rows
+from prunecli.errors import UsageError
+from prunecli.plans import Cut, OrderStatistic, PruneSmallestOfRow, RankGroup, TensorPlan
 from prunecli.strategies.allocation import allocate
 from prunecli.strategies.amounts import (
     check_amount,
@@ -26,8 +26,10 @@ from prunecli.strategies.amounts import (
     one_each,
     single,
 )
+from prunecli.strategies.mask import Keep, Mask
+from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.structured import Block, RandomStructured, Structured
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,54 +41,6 @@ NORMALIZE = ("none", "l2", "rms", "lamp")
 
 ALLOCATE = ("uniform", "erk", "uniform+")
 """How `L1` can share an amount out among tensors."""
-
-GROUP_MAX = 32_767
-"""The longest group: positions in it are 16-bit numbers."""
-
-
-@dataclass(frozen=True, slots=True)
-class TopK:
-    """Keep the `count` largest of every `group` consecutive weights along `dim`; equals: the lower index stays.
-
-    A short last group of r weights keeps min(count, r) under tail="keep", nothing under tail="zero", and is refused
-    under tail="error".
-    """
-
-    count: int
-    group: int
-    dim: int = 1
-    tail: str = "keep"
-
-    def __post_init__(self) -> None:
-        """Refuse what no group can do."""
-        if not 1 <= self.group <= GROUP_MAX:
-            raise UsageError(f"a group has 1 to 32767 weights, not {self.group}", hint="--keep 2 --group 4")
-        if not 0 <= self.count <= self.group:
-            raise UsageError(
-                f"cannot keep {self.count} of every {self.group}: keep 0 to {self.group}",
-                hint=f"--keep {self.group // 2} --group {self.group}",
-            )
-        if self.tail not in ("keep", "zero", "error"):
-            raise UsageError(f"--tail is keep, zero or error, not {self.tail!r}")
-
-    def describe(self) -> dict[str, object]:
-        """Return the strategy's name and parameters, for the report."""
-        return {"name": "topk", "keep": self.count, "group": self.group, "dim": self.dim, "tail": self.tail}
-
-    def rule(self, _: TensorInfo) -> str:
-        """Say in words what happens to a tensor."""
-        return f"keeps {self.count} of every {self.group} along dim {self.dim}"
-
-    def plan(self, tensor: TensorInfo) -> Local:
-        """Return the local strategy for `tensor`; raise SelectionError where `dim` or the tail does not fit it."""
-        dim = front_dim(tensor, self.dim)
-        if self.tail == "error" and tensor.shape[dim] % self.group:
-            raise SelectionError(
-                f"{shown(repr(tensor.name))} has {tensor.shape[dim]} weights along dim {dim}, "
-                f"which is no multiple of {self.group}",
-                hint="--tail keep treats the short last group by the same rule, --tail zero zeroes it",
-            )
-        return Grouped(self.count, self.group, dim, zero_tail=self.tail == "zero")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +65,13 @@ class Threshold:
         """Say in words what happens to a tensor."""
         return f"|w| <= {self.thr:g}"
 
-    def plan(self, tensor: TensorInfo) -> Local:
+    def plan(self, tensor: TensorInfo) -> TensorPlan:
         """Return the cut just above `thr` in the tensor's dtype; infinities and NaN stay."""
         return cut_above(self.thr, FLOATS[tensor.dtype])
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class StdThreshold:
     """Prune, per tensor, every weight whose magnitude is `deviations` standard deviations of its weights or less.
 
     The deviation is torch's `Tensor.std` (n - 1 in the denominator), summed in float64 over the finite weights.
@@ -138,7 +92,7 @@ class Spread:
         """Say in words what happens to a tensor."""
         return f"|w| <= {self.deviations:g} std"
 
-    def local(self, tensor: TensorInfo, deviation: float) -> Local:
+    def local(self, tensor: TensorInfo, deviation: float) -> TensorPlan:
         """Return the cut for a tensor whose weights have this standard deviation."""
         return cut_above(self.deviations * deviation, FLOATS[tensor.dtype])
 
@@ -170,16 +124,16 @@ class Percentile:
         """Return the 0-based, fractional rank: NumPy's virtual index of the method "linear"."""
         return (count - 1) * (self.q / 100)
 
-    def groups(self, _: Sequence[TensorInfo], left: Sequence[int]) -> list[Group]:
+    def groups(self, _: Sequence[TensorInfo], left: Sequence[int]) -> list[RankGroup]:
         """Each tensor by itself, with the two ranks around the percentile."""
         groups = []
         for at, count in enumerate(left):
             low = min(floor(self._index(count)), count - 1)
             ranks = sorted({low + 1, min(low + 2, count)}) if count else ()
-            groups.append(Group((at,), tuple(ranks), ties=False))
+            groups.append(RankGroup((at,), tuple(ranks), ties=False))
         return groups
 
-    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order], left: Sequence[int]) -> list[Cut]:
+    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[OrderStatistic], left: Sequence[int]) -> list[Cut]:
         """Interpolate between the two statistics and cut just above."""
         if not orders:
             return [Cut(0)]
@@ -218,7 +172,7 @@ class Global:
         check_amount(self.amount, self.count)
         if self.normalize not in NORMALIZE:
             kinds = "none, l2, rms or lamp"
-            raise UsageError(f"--normalize is {kinds}, not {shown(repr(self.normalize))}", hint="--normalize rms")
+            raise UsageError(f"--normalize is {kinds}, not {printable(repr(self.normalize))}", hint="--normalize rms")
         if not 0 <= self.min_per_tensor <= self.max_per_tensor <= 1:
             raise UsageError(
                 "0 <= --min-per-tensor <= --max-per-tensor <= 1 is needed, "
@@ -248,12 +202,12 @@ class Global:
         """Say in words what happens to a tensor."""
         return "smallest of all selected" + ("" if self.normalize == "none" else f", by {self.normalize}")
 
-    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[Group]:
+    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[RankGroup]:
         """All tensors in one group; no rank where nothing is to be pruned."""
         k = how_many(self.amount, self.count, sum(left))
-        return [Group(tuple(range(len(tensors))), (k,) if k else ())]
+        return [RankGroup(tuple(range(len(tensors))), (k,) if k else ())]
 
-    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order], _: Sequence[int]) -> list[Cut]:
+    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[OrderStatistic], _: Sequence[int]) -> list[Cut]:
         """Cut at the k-th smallest; equals there go first come, first pruned, until the count is reached."""
         if not orders:
             return [Cut(0) for _ in tensors]
@@ -281,13 +235,13 @@ class L1:
         check_amount(self.amount, self.count)
         if self.allocate not in {None, *ALLOCATE}:
             kinds = "uniform, erk or uniform+"
-            raise UsageError(f"--allocate is {kinds}, not {shown(repr(self.allocate))}", hint="--allocate erk")
+            raise UsageError(f"--allocate is {kinds}, not {printable(repr(self.allocate))}", hint="--allocate erk")
         if self.allocate is not None and (self.amount is None or self.scope == "row"):
             raise UsageError(
                 "--allocate shares out an --amount among whole tensors", hint="--allocate erk --amount 0.5"
             )
         if self.scope not in {"tensor", "row"}:
-            raise UsageError(f"--scope is tensor or row, not {shown(repr(self.scope))}", hint="--scope row")
+            raise UsageError(f"--scope is tensor or row, not {printable(repr(self.scope))}", hint="--scope row")
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
@@ -298,20 +252,20 @@ class L1:
         """Say in words what happens to a tensor."""
         return f"smallest of each {self.scope}" + ("" if self.allocate is None else f", shares by {self.allocate}")
 
-    def plan(self, tensor: TensorInfo) -> Local:
+    def plan(self, tensor: TensorInfo) -> TensorPlan:
         """Return the local strategy for scope="row"; the other needs ranks first."""
         how_many(
             self.amount, self.count, tensor.numel // tensor.shape[front_dim(tensor, 0)], "weights in a row", tensor
         )
-        return Rows(lambda left: how_many(self.amount, self.count, left, "weights left in a row", tensor))
+        return PruneSmallestOfRow(lambda left: how_many(self.amount, self.count, left, "weights left in a row", tensor))
 
-    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[Group]:
+    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[RankGroup]:
         """Each tensor by itself; no rank where nothing is to be pruned."""
         if self.allocate is not None and self.amount is not None:
             return one_each(allocate(self.allocate, [t.shape for t in tensors], left, self.amount))
         return one_each(from_each(self.amount, self.count, tensors, left))
 
-    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order], _: Sequence[int]) -> list[Cut]:
+    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[OrderStatistic], _: Sequence[int]) -> list[Cut]:
         """Cut at the k-th smallest of the tensor."""
         return exact_cuts(orders[0]) if orders else [Cut(0) for _ in tensors]
 
@@ -340,55 +294,30 @@ class Random:
         """Say in words what happens to a tensor."""
         return f"at random, seed {self.seed}"
 
-    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[Group]:
+    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[RankGroup]:
         """Each tensor by itself; the ranks are those of random numbers."""
         return one_each(from_each(self.amount, self.count, tensors, left))
 
-    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[Order], _: Sequence[int]) -> list[Cut]:
+    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[OrderStatistic], _: Sequence[int]) -> list[Cut]:
         """Cut at the k-th smallest random number; what that is tells nobody anything."""
         if not orders:
             return [Cut(0) for _ in tensors]
         return [Cut(cut.bits, cut.ties) for cut in exact_cuts(orders[0])]
 
 
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """Prune where a mask from a file is 0: torch.nn.utils.prune.custom_from_mask. `path` is for the report."""
-
-    path: str
-
-    def describe(self) -> dict[str, object]:
-        """Return the strategy's name and parameters, for the report."""
-        return {"name": "mask", "mask": self.path}
-
-    def rule(self, _: TensorInfo) -> str:
-        """Say in words what happens to a tensor."""
-        return "where the mask is 0"
-
-    def plan(self, _: TensorInfo) -> Local:
-        """Cut between zeros and ones: the mask is what is ranked."""
-        return Cut(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Prune nothing but what is gone already: for tensors that no rule of a layer is for."""
-
-    def describe(self) -> dict[str, object]:
-        """Return the strategy's name, for the report."""
-        return {"name": "keep"}
-
-    def rule(self, _: TensorInfo) -> str:
-        """Say in words what happens to a tensor."""
-        return "kept"
-
-    def plan(self, _: TensorInfo) -> Local:
-        """Return a cut below everything."""
-        return Cut(0)
-
-
 Strategy: TypeAlias = (
-    Threshold | Spread | Percentile | L1 | Global | TopK | Structured | Block | Random | RandomStructured | Mask | Keep
+    Threshold
+    | StdThreshold
+    | Percentile
+    | L1
+    | Global
+    | TopK
+    | Structured
+    | Block
+    | Random
+    | RandomStructured
+    | Mask
+    | Keep
 )
 """What a run can be asked for."""
 
@@ -401,7 +330,7 @@ __all__ = [
     "Percentile",
     "Random",
     "RandomStructured",
-    "Spread",
+    "StdThreshold",
     "Strategy",
     "Structured",
     "Threshold",

@@ -7,122 +7,25 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
-from prunecli.dtypes import FLOATS
-from prunecli.engine.score_files import FLAGS, Beside
-from prunecli.engine.scorers import Flags
-from prunecli.errors import CheckpointError, UsageError
-from prunecli.formats.open import open_checkpoint
-from prunecli.io.memory import describe
-from prunecli.io.reader import Reader, opened
-from prunecli.io.threads import Worker
-from prunecli.selection.select import Rules, select
-from prunecli.text.escape import shown
+from prunecli.errors import UsageError
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from numpy.typing import NDArray
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from typing_extensions import Self
 
-    from prunecli.checkpoint import TensorInfo
-
-    PathLike = str | os.PathLike[str]
-
-RUN = 1 << 20
-"""Elements that are turned into booleans at once."""
 
 _WRAPPER, _COMPILED = "module", "_orig_mod"
 """What DistributedDataParallel puts before every name, and torch.compile into it."""
 
 
 # --- masks
-
-
-def load_mask(path: PathLike) -> dict[str, Tensor]:
-    """Return the masks in a file that `--mask-out` wrote, by tensor name: bool, in the tensor's shape, True = kept.
-
-    Any checkpoint of zeros and ones will do; `_mask` at the end of a name, as torch.nn.utils.prune has it, is dropped.
-    Raises CheckpointError for what is no checkpoint, holds no tensor, or holds other numbers than 0 and 1.
-    """
-    checkpoint, worker = open_checkpoint(path), Worker(None)
-    names = [tensor.name.removesuffix("_mask") for tensor in checkpoint.tensors]
-    if not names or len(set(names)) < len(names):
-        what = "two masks for one tensor" if names else "no mask"
-        raise CheckpointError(f"{shown(str(path))} holds {what}", hint=_MAKE_ONE)
-    for tensor in checkpoint.tensors:
-        _refuse_non_mask(path, tensor)
-    beside = Beside(f"mask in {shown(str(path))}", checkpoint, dict(enumerate(checkpoint.tensors)))
-    with opened(checkpoint) as sources:
-        flags = Flags(beside, Reader(sources))
-
-        def stays(at: int) -> Callable[[int, int], NDArray[Any]]:
-            return lambda first, stop: flags.stays(worker, at, first, stop - first)
-
-        return {
-            name: _filled(tensor, stays(at)) for (at, tensor), name in zip(beside.tensors.items(), names, strict=True)
-        }
-
-
-def mask_of(
-    pruned: PathLike | Mapping[str, object],
-    *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    key: str | None = None,
-) -> dict[str, Tensor]:
-    """Return where the weights of a pruned checkpoint, or state_dict, are not zero, as `load_mask` returns a mask.
-
-    The tensors are those that pruning would choose, with `include`, `exclude` and, for a path, `key` as in
-    `prunecli.prune`: biases that are zero are not held at zero. Of tied tensors the first name counts. Raises
-    PruneError as pruning does.
-    """
-    rules, worker = Rules(tuple(include), tuple(exclude)), Worker(None)
-    if isinstance(pruned, (str, os.PathLike)):
-        checkpoint = open_checkpoint(pruned, key=key)
-        targets = [target.tensor for target in select(checkpoint, rules).targets]
-        with opened(checkpoint) as sources:
-            return _survivors(worker, Reader(sources), targets)
-    memory = describe(pruned)
-    memory.settle()
-    targets = [target.tensor for target in select(memory.checkpoint, rules).targets]
-    return _survivors(worker, Reader(memory.regions), targets)  # type: ignore[arg-type] # a region can be read
-
-
-def _survivors(worker: Worker, reader: Reader, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:
-    def of(tensor: TensorInfo) -> Callable[[int, int], NDArray[Any]]:
-        read, dtype = reader.reader(worker, tensor), FLOATS[tensor.dtype]
-        return lambda first, stop: worker.host.magnitudes(read(first, stop), dtype) != 0
-
-    return {tensor.name: _filled(tensor, of(tensor)) for tensor in targets}
-
-
-def _filled(tensor: TensorInfo, stays: Callable[[int, int], NDArray[Any]]) -> Tensor:
-    """Return a bool tensor of the shape of `tensor` with what `stays` says of runs of its elements."""
-    torch = importlib.import_module("torch")
-    mask: Tensor = torch.empty(tensor.numel, dtype=torch.bool, device="cpu")
-    flat = mask.numpy()
-    step = RUN if tensor.contiguous else max(tensor.numel, 1)  # one that is not is always read whole
-    for first in range(0, tensor.numel, step):
-        stop = min(first + step, tensor.numel)
-        flat[first:stop] = stays(first, stop)
-    return mask.reshape(tensor.shape)
-
-
-_MAKE_ONE = "prune l1 CKPT --amount 0.5 --mask-out mask.safetensors"
-
-
-def _refuse_non_mask(path: PathLike, tensor: TensorInfo) -> None:
-    name = f"{shown(repr(tensor.name))} in {shown(str(path))}"
-    if tensor.dtype not in FLAGS:
-        raise CheckpointError(f"{name} is {tensor.dtype}, not a mask of zeros and ones", hint=_MAKE_ONE)
-    if tensor.fixed is not None:
-        raise CheckpointError(f"{name} cannot be read as a mask: {tensor.fixed}", hint="save it with .contiguous()")
 
 
 # --- training
@@ -242,17 +145,18 @@ def _parameter(parameters: Mapping[str, Tensor], name: str) -> Tensor:
         if candidate in parameters:
             return parameters[candidate]
     near = difflib.get_close_matches(name, list(parameters)[:10_000], 1)
-    hint = f"the nearest name: {shown(repr(near[0]))}" if near else "list(dict(model.named_parameters()))"
-    raise UsageError(f"the model has no parameter {shown(repr(name))}, which the mask names", hint=hint)
+    hint = f"the nearest name: {printable(repr(near[0]))}" if near else "list(dict(model.named_parameters()))"
+    raise UsageError(f"the model has no parameter {printable(repr(name))}, which the mask names", hint=hint)
 
 
 def _check_mask(name: str, keep: Tensor, parameter: Tensor) -> None:
     torch = importlib.import_module("torch")
     if not isinstance(keep, torch.Tensor) or keep.dtype != torch.bool:
         kind = keep.dtype if isinstance(keep, torch.Tensor) else type(keep).__name__
-        raise UsageError(f"the mask for {shown(repr(name))} is no bool tensor but {kind}", hint="mask.bool()")
+        raise UsageError(f"the mask for {printable(repr(name))} is no bool tensor but {kind}", hint="mask.bool()")
     if keep.shape != parameter.shape:
         raise UsageError(
-            f"the mask for {shown(repr(name))} has shape {list(keep.shape)}, and the parameter {list(parameter.shape)}",
+            f"the mask for {printable(repr(name))} has shape {list(keep.shape)}, "
+            f"and the parameter {list(parameter.shape)}",
             hint="make the mask from a checkpoint of this model",
         )

@@ -21,7 +21,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from prunecli.errors import PruneError, UsageError
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,7 +160,7 @@ def _line_at(text: str, at: int) -> str:
 
 
 def _short(line: str) -> str:
-    line = shown(line)
+    line = printable(line)
     return line if len(line) <= _WIDEST else f"{line[: _WIDEST - 3]}..."
 
 
@@ -177,9 +177,9 @@ def evaluate(command: Command, path: Path) -> tuple[Metric, float]:
     words = command.on(path)
     code, out, err = _run(words)
     seconds = time.monotonic() - began
-    line = shown(shlex.join(words))
+    line = printable(shlex.join(words))
     last = tuple(_last_lines(out, err))
-    by_hand = shown(shlex.join(word.replace(PLACEHOLDER, "CKPT") for word in command.words))  # the candidate goes
+    by_hand = printable(shlex.join(word.replace(PLACEHOLDER, "CKPT") for word in command.words))  # the candidate goes
     if code:
         raise EvaluationError(f"the evaluation {_ended(code)}: {line}", hint=by_hand, output=last)
     # the path may have numbers in it, and is often printed
@@ -204,9 +204,9 @@ def _run(words: list[str]) -> tuple[int, str, str]:
             start_new_session=True,
         )
     except FileNotFoundError:
-        raise EvaluationError(f"there is no command {shown(repr(words[0]))} for --eval", hint=EXAMPLE) from None
+        raise EvaluationError(f"there is no command {printable(repr(words[0]))} for --eval", hint=EXAMPLE) from None
     except OSError as error:
-        message = f"--eval cannot run {shown(repr(words[0]))}: {error.strerror}"
+        message = f"--eval cannot run {printable(repr(words[0]))}: {error.strerror}"
         raise EvaluationError(message, hint=EXAMPLE) from error
     with process:
         try:

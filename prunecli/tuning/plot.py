@@ -11,7 +11,7 @@ from math import floor, isfinite, log10
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ def plot(title: str, marks: Sequence[Mark], *, x_label: str, y_label: str, level
     ticks = ticks_between(min(ys), max(ys))
     scale = _Scale(ticks[0], ticks[-1])
     root = Element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img")
-    SubElement(root, "title").text = shown(title)
+    SubElement(root, "title").text = printable(title)
     SubElement(root, "style").text = _STYLE
     SubElement(root, "rect", {"class": "ground", "width": "100%", "height": "100%"})
     _text(root, (_LEFT, 28), title, kind="title")
@@ -113,7 +113,7 @@ def _curve(root: Element, scale: _Scale, marks: Sequence[Mark]) -> None:
         if isfinite(mark.y):
             at = {"cx": f"{scale.x(mark.x):.1f}", "cy": f"{scale.y(mark.y):.1f}", "r": "4.5"}
             point = SubElement(root, "circle", {"class": "point", **at})
-            SubElement(point, "title").text = shown(mark.note)
+            SubElement(point, "title").text = printable(mark.note)
 
 
 def _line(root: Element, kind: str, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -123,4 +123,4 @@ def _line(root: Element, kind: str, start: tuple[float, float], end: tuple[float
 
 def _text(root: Element, at: tuple[float, float], text: str, *, kind: str = "", anchor: str = "start") -> None:
     place = {"x": f"{at[0]:.1f}", "y": f"{at[1]:.1f}", "text-anchor": anchor}
-    SubElement(root, "text", {**place, **({"class": kind} if kind else {})}).text = shown(text)
+    SubElement(root, "text", {**place, **({"class": kind} if kind else {})}).text = printable(text)

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from prunecli.strategies.unstructured import Strategy
     from prunecli.tuning.trials import Trial, Trials
 
-    Vary: TypeAlias = Callable[[float], Strategy]
-    Tell: TypeAlias = Callable[["Try"], None]
+    MakeStrategy: TypeAlias = Callable[[float], Strategy]
+    Tell: TypeAlias = Callable[["Attempt"], None]
 
 _DIGITS = 12  # of an amount, so that 3 * 0.1 is 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class MetricGoal:
     """How far the metric may fall, in its own units; a loss falls by rising."""
 
     max_drop: Decimal
@@ -46,7 +46,7 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
+class Attempt:
     """A trial of an amount (0-1), how much worse the metric got, and whether that is within the drop."""
 
     amount: float
@@ -63,22 +63,22 @@ class Found:
     """
 
     unpruned: Trial
-    tries: tuple[Try, ...]
+    tries: tuple[Attempt, ...]
     complete: bool
 
     @property
-    def best(self) -> Try | None:
+    def best(self) -> Attempt | None:
         """The largest amount that stayed within the drop."""
         return max((t for t in self.tries if t.within), key=lambda t: t.amount, default=None)
 
     @property
-    def beyond(self) -> Try | None:
+    def beyond(self) -> Attempt | None:
         """The smallest amount that did not."""
         return min((t for t in self.tries if not t.within), key=lambda t: t.amount, default=None)
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class AmountGrid:
     """The amounts to search among: the multiples of `tolerance` between 0 and 1, in at most `most` tries."""
 
     tolerance: float = 0.01
@@ -101,7 +101,9 @@ class Steps:
         return round(step * self.tolerance, _DIGITS)
 
 
-def search(trials: Trials, vary: Vary, goal: Goal, steps: Steps, tell: Callable[[Trial], Tell]) -> Found:
+def search(
+    trials: Trials, vary: MakeStrategy, goal: MetricGoal, steps: AmountGrid, tell: Callable[[Trial], Tell]
+) -> Found:
     """Find the largest amount within the goal; `vary` makes the strategy of an amount.
 
     `tell` hears of the unpruned checkpoint's trial first; what it returns hears of each try. Raise EvaluationError
@@ -115,14 +117,14 @@ def search(trials: Trials, vary: Vary, goal: Goal, steps: Steps, tell: Callable[
         )
     told = tell(unpruned)
 
-    def attempt(amount: float) -> Try:
+    def attempt(amount: float) -> Attempt:
         trial = trials.of(vary(amount))
         tried = judged(amount, trial, unpruned, goal)
         told(tried)
         return tried
 
     low, high = 0, steps.count
-    tries: list[Try] = []
+    tries: list[Attempt] = []
     while high - low > 1 and (steps.most is None or len(tries) < steps.most):
         middle = (low + high) // 2
         tries.append(attempt(steps.amount(middle)))
@@ -130,15 +132,15 @@ def search(trials: Trials, vary: Vary, goal: Goal, steps: Steps, tell: Callable[
     return Found(unpruned, tuple(tries), complete=high - low <= 1)
 
 
-def judged(amount: float, trial: Trial, unpruned: Trial, goal: Goal) -> Try:
+def judged(amount: float, trial: Trial, unpruned: Trial, goal: MetricGoal) -> Attempt:
     """Say whether a trial is within the goal; a metric that is not finite never is."""
     if not trial.metric.is_finite():
-        return Try(amount, trial, Decimal("Infinity"), within=False)
+        return Attempt(amount, trial, Decimal("Infinity"), within=False)
     drop = goal.drop(unpruned.metric, trial.metric)
-    return Try(amount, trial, drop, within=drop <= goal.max_drop)
+    return Attempt(amount, trial, drop, within=drop <= goal.max_drop)
 
 
-def doubts(found: Found) -> Iterator[str]:
+def search_warnings(found: Found) -> Iterator[str]:
     """Yield a sentence where what was found is no proof that the command prints the metric."""
     tries = found.tries
     if tries and all(t.within for t in tries) and found.complete:

@@ -11,7 +11,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from prunecli.errors import UsageError
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prunecli.strategies.unstructured import Strategy
     from prunecli.tuning.trials import Trial, Trials
 
-    Vary: TypeAlias = Callable[[float], Strategy]
+    MakeStrategy: TypeAlias = Callable[[float], Strategy]
 
 LADDER = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
 """The amounts that are tried unless others are named."""
@@ -49,13 +49,15 @@ def _amount(text: str) -> float:
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        raise UsageError(f"--at takes amounts with commas between, not {shown(repr(text))}", hint=_EXAMPLE) from None
+        raise UsageError(
+            f"--at takes amounts with commas between, not {printable(repr(text))}", hint=_EXAMPLE
+        ) from None
     if not 0 <= value <= 1:
-        raise UsageError(f"an amount is 0 to 1 (or 0% to 100%), not {shown(text)}", hint=_EXAMPLE)
+        raise UsageError(f"an amount is 0 to 1 (or 0% to 100%), not {printable(text)}", hint=_EXAMPLE)
     return round(value, 12)
 
 
-def sweep(trials: Trials, vary: Vary, amounts: Sequence[float], tell: Callable[[Point], None]) -> list[Point]:
+def sweep(trials: Trials, vary: MakeStrategy, amounts: Sequence[float], tell: Callable[[Point], None]) -> list[Point]:
     """Try each of the amounts, after the unpruned checkpoint; `tell` hears of each. Raise what the trials raise.
 
     `vary` makes the strategy of an amount.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.io.publish import check_writable_target, publish_text
 from prunecli.io.temporary import hidden_beside, make_directory, removed, sweep
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 from prunecli.tuning.evaluate import PLACEHOLDER, evaluate
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class TrialSetup:
     """What the trials of one run have in common: `path` as given, the checkpoint there, how to prune and to evaluate.
 
     `selection` holds what decides which tensors are pruned, as JSON has it.
@@ -103,7 +103,7 @@ def _identity(path: Path) -> list[object]:
     try:
         state = path.stat()
     except OSError as error:
-        raise CheckpointError(f"cannot read {shown(str(path))}: {error.strerror}") from error
+        raise CheckpointError(f"cannot read {printable(str(path))}: {error.strerror}") from error
     return [os.path.realpath(path), state.st_size, state.st_mtime_ns]
 
 
@@ -111,7 +111,7 @@ class Trials:
     """Makes trials, or remembers them."""
 
     def __init__(
-        self, question: Question, key: Mapping[str, Any], state: Path, folder: Path, known: Sequence[Trial]
+        self, question: TrialSetup, key: Mapping[str, Any], state: Path, folder: Path, known: Sequence[Trial]
     ) -> None:
         """Work in the empty directory `folder`; the `known` trials are kept in the file `state` under `key`."""
         self._question, self._key, self._state, self._folder = question, key, state, folder
@@ -129,7 +129,7 @@ class Trials:
         """Raise CheckpointError where the checkpoint is not what it was at the start."""
         if self._question.identity() != self._key["checkpoint"]:
             raise CheckpointError(
-                f"{shown(str(self._question.path))} changed while it was being tried", hint="run the same again"
+                f"{printable(str(self._question.path))} changed while it was being tried", hint="run the same again"
             )
 
     def _find(self, strategy: Mapping[str, object] | None) -> Trial | None:
@@ -158,7 +158,7 @@ class Trials:
 
 
 @contextmanager
-def trials(question: Question, state: Path, *, fresh: bool = False) -> Iterator[Trials]:
+def trials(question: TrialSetup, state: Path, *, fresh: bool = False) -> Iterator[Trials]:
     """Give the trials of a question: those in the file `state`, unless `fresh`, are not made again.
 
     Candidates lie in a hidden directory beside `state`, which is gone in the end. Raise OutputError where `state`
@@ -188,14 +188,14 @@ def _read(state: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UsageError(f"cannot read {shown(str(state))}: {error.strerror}", hint="--state PATH.json") from error
+        raise UsageError(f"cannot read {printable(str(state))}: {error.strerror}", hint="--state PATH.json") from error
     except (ValueError, KeyError, TypeError, InvalidOperation, RecursionError):
         raise _foreign(state) from None
 
 
 def _foreign(state: Path) -> UsageError:
     return UsageError(
-        f"{shown(str(state))} is there and does not hold {_WHAT}", hint="--state PATH.json, or move the file away"
+        f"{printable(str(state))} is there and does not hold {_WHAT}", hint="--state PATH.json, or move the file away"
     )
 
 
@@ -204,7 +204,7 @@ def _trial(value: Mapping[str, Any]) -> Trial:
     if not (strategy is None or isinstance(strategy, dict)) or not isinstance(line, str):
         raise TypeError
     counts = int(value["zeros"]), int(value["numel"])
-    return Trial(strategy, *counts, Decimal(value["metric"]), shown(line), float(value["seconds"]), remembered=True)
+    return Trial(strategy, *counts, Decimal(value["metric"]), printable(line), float(value["seconds"]), remembered=True)
 
 
 def _known(runs: Sequence[Mapping[str, Any]], key: Mapping[str, Any]) -> list[Trial]:

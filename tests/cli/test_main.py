@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from prunecli import api
 from prunecli.cli import progress
 from prunecli.cli.main import main
-from prunecli.cli.options import parse_amount, parse_pattern
+from prunecli.cli.parsers import parse_amount, parse_pattern
 from prunecli.cli.progress import Bar, Lines
 from prunecli.errors import UsageError
 from prunecli.kernels import devices
@@ -655,11 +655,11 @@ def test_the_bar_waits_before_it_shows(capfd: pytest.CaptureFixture[str], monkey
         bar.begin({"ranking": 0, "writing a": 100, "writing b": 50})
         bar.advance("writing a", 60)
         bar.note("a [red]detail")
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capfd.readouterr().err)
-    assert "60/100 bytes" in shown
-    assert "0/50 bytes" in shown
-    assert "ranking" not in shown
-    assert "a [red]detail" in shown
+    printable = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capfd.readouterr().err)
+    assert "60/100 bytes" in printable
+    assert "0/50 bytes" in printable
+    assert "ranking" not in printable
+    assert "a [red]detail" in printable
 
 
 def test_a_second_pass_has_bars_of_its_own(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -672,8 +672,8 @@ def test_a_second_pass_has_bars_of_its_own(capfd: pytest.CaptureFixture[str], mo
         bar.advance("measuring", 100)
         bar.begin({"writing": 70})
         bar.advance("writing", 30)
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capfd.readouterr().err)
-    last = shown[shown.rindex("writing") :]
+    printable = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capfd.readouterr().err)
+    last = printable[printable.rindex("writing") :]
     assert "30/70 bytes" in last
     assert "100/100" not in last
 

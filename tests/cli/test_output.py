@@ -19,7 +19,8 @@ from prunecli.baking.bake import bake
 from prunecli.cli import progress
 from prunecli.cli.main import main
 from prunecli.formats.open import open_checkpoint
-from prunecli.inspection.check import Finite, OnlyZerosAdded, Pattern, check
+from prunecli.inspection.check import check
+from prunecli.inspection.conditions import Finite, OnlyZerosAdded, Pattern
 from prunecli.inspection.diff import diff
 from prunecli.inspection.inspect import inspect
 from prunecli.inspection.scan import scan
@@ -84,13 +85,13 @@ def words(name: str, ckpt: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("look", "phases"),
     [
-        (lambda c, w: inspect(open_checkpoint(c), thresholds=True, watch=w), ["counting", "ranking"]),
-        (lambda c, w: inspect(open_checkpoint(c), hist="b.weight", watch=w), ["counting", "ranking"]),
-        (lambda c, w: scan(open_checkpoint(c), watch=w), ["measuring"]),
-        (lambda c, w: check(c, [Finite(), Pattern(2, 4)], watch=w), ["counting", "grouping"]),
-        (lambda c, w: check(c, [OnlyZerosAdded(c)], watch=w), ["comparing"]),
-        (lambda c, w: diff(c, c, watch=w), ["comparing"]),
-        (lambda c, w: bake(c, watch=w), ["copying", "folding"]),
+        (lambda c, w: inspect(open_checkpoint(c), thresholds=True, progress_for=w), ["counting", "ranking"]),
+        (lambda c, w: inspect(open_checkpoint(c), hist="b.weight", progress_for=w), ["counting", "ranking"]),
+        (lambda c, w: scan(open_checkpoint(c), progress_for=w), ["measuring"]),
+        (lambda c, w: check(c, [Finite(), Pattern(2, 4)], progress_for=w), ["counting", "grouping"]),
+        (lambda c, w: check(c, [OnlyZerosAdded(c)], progress_for=w), ["comparing"]),
+        (lambda c, w: diff(c, c, progress_for=w), ["comparing"]),
+        (lambda c, w: bake(c, progress_for=w), ["copying", "folding"]),
     ],
     ids=["thresholds", "hist", "scan", "check", "since", "diff", "bake"],
 )
@@ -112,7 +113,7 @@ def test_ranking_announces_all_its_passes(tmp_path: Path, dtypes: tuple[str, ...
     generator, path, watched = torch.Generator().manual_seed(1), tmp_path / "c.safetensors", Watched()
     save_file({f"{d}.weight": torch.randn(32, 32, generator=generator).to(getattr(torch, d)) for d in dtypes}, path)
 
-    inspect(open_checkpoint(path), thresholds=True, watch=watched)
+    inspect(open_checkpoint(path), thresholds=True, progress_for=watched)
 
     _, size, done = watched.passes[-1]
     assert size == done

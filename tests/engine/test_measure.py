@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunecli.dtypes import FLOATS, Float
-from prunecli.engine.measure import Facts, Squares, Tally, conforms
-from prunecli.kernels.ops import INTS, NumpyOps
+from prunecli.engine.measure import StatsCollector, TensorStats, conforms
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import INTS
+from prunecli.kernels.squares import Squares
 from prunecli.report.histogram import HIGHEST, LOWEST, bins_of
 
 if TYPE_CHECKING:
@@ -35,9 +37,9 @@ def measured(
     shape: tuple[int, ...],
     dtype: Float,
     pieces: Sequence[tuple[int, int, int]],
-) -> Facts:
+) -> TensorStats:
     """Measure a tensor in `pieces`: (start, stop, which tally), and merge the tallies."""
-    tallies = {number: Tally(shape, dtype) for *_, number in pieces}
+    tallies = {number: StatsCollector(shape, dtype) for *_, number in pieces}
     squares = Squares()
     for start, stop, number in pieces:
         before, after = x[start:stop].copy(), np.where(keep, x, 0).astype(x.dtype)[start:stop]
@@ -49,7 +51,7 @@ def measured(
     return first.facts()
 
 
-def at_once(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtype: Float) -> Facts:
+def at_once(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtype: Float) -> TensorStats:
     """Measure a tensor in one piece."""
     return measured(x, keep, shape, dtype, [(0, x.size, 0)])
 
@@ -59,7 +61,7 @@ def decoded(x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
     return np.array([dtype.decode(bits) for bits in magnitudes(x, dtype).tolist()])
 
 
-def plain(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtype: Float) -> Facts:
+def plain(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtype: Float) -> TensorStats:
     """Count everything by its definition."""
     before = decoded(x, dtype)
     after = np.where(keep, before, 0.0)
@@ -70,7 +72,7 @@ def plain(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtyp
     # NaN is the largest of all, so it spoils the one and not the other.
     largest, smallest = np.maximum.reduce(gone, initial=0.0), np.fmin.reduce(left, initial=inf)
     sliced = after.reshape(shape) if len(shape) >= 2 else None
-    return Facts(
+    return TensorStats(
         zeros_before=int((before == 0).sum()),
         zeros_after=int((after == 0).sum()),
         nonfinite=int((~finite).sum()),
@@ -89,7 +91,7 @@ def fits_two_four(after: NDArray[Any]) -> bool:
     return all(np.count_nonzero(line[at : at + 4]) <= 2 for line in lines for at in range(0, len(line), 4))
 
 
-def check(expected: Facts, got: Facts) -> None:
+def check(expected: TensorStats, got: TensorStats) -> None:
     """Compare whole numbers exactly and the share of squares nearly."""
     assert replace(expected, l2_kept=None) == replace(got, l2_kept=None)
     assert (expected.l2_kept is None) == (got.l2_kept is None)
@@ -242,9 +244,11 @@ def test_conforms_is_the_plain_definition(shape: tuple[int, ...], density: float
 # --- magnitudes
 
 
-def counted(x: NDArray[Any], keep: NDArray[np.bool_], dtype: Float, pieces: Sequence[tuple[int, int, int]]) -> Tally:
+def counted(
+    x: NDArray[Any], keep: NDArray[np.bool_], dtype: Float, pieces: Sequence[tuple[int, int, int]]
+) -> StatsCollector:
     """Count the magnitudes of a vector in `pieces`: (start, stop, which tally), and merge the tallies."""
-    tallies = {number: Tally((x.size,), dtype, histogram=True) for *_, number in pieces}
+    tallies = {number: StatsCollector((x.size,), dtype, histogram=True) for *_, number in pieces}
     for start, stop, number in pieces:
         before, after = x[start:stop].copy(), np.where(keep, x, 0).astype(x.dtype)[start:stop]
         tallies[number].add(start, magnitudes(before, dtype), magnitudes(after, dtype), (1.0, 1.0))
@@ -304,7 +308,7 @@ def test_magnitudes_out_of_range_are_in_the_end_bins() -> None:
 def test_nobody_counts_unless_asked() -> None:
     """Without `histogram` there is none, and counting changes no other fact."""
     x, keep = np.arange(1, 65, dtype=np.float32).view(np.int32), np.arange(64) >= 32
-    plain_tally, counting = Tally((8, 8), FLOATS["F32"]), Tally((8, 8), FLOATS["F32"], histogram=True)
+    plain_tally, counting = StatsCollector((8, 8), FLOATS["F32"]), StatsCollector((8, 8), FLOATS["F32"], histogram=True)
     for tally in (plain_tally, counting):
         tally.add(0, magnitudes(x, FLOATS["F32"]), magnitudes(np.where(keep, x, 0), FLOATS["F32"]), (2.0, 1.0))
 

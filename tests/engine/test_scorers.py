@@ -19,20 +19,20 @@ from torch.nn.utils import prune as torch_prune
 
 from prunecli import CheckpointError, SelectionError, UsageError, prune
 from prunecli.engine import planner as planning
-from prunecli.engine.scorers import draw
+from prunecli.kernels.random_bits import draw
+from prunecli.strategies.mask import Mask
+from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.unstructured import (
     L1,
     Block,
     Global,
-    Mask,
     Percentile,
     Random,
     RandomStructured,
-    Spread,
+    StdThreshold,
     Strategy,
     Structured,
     Threshold,
-    TopK,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ COUNTED: dict[str, Strategy] = {
     **RANKING,
     "random": Random(amount=0.4),
     "random-slices": RandomStructured(amount=0.4, dim=1),
-    "thr-std": Spread(0.5),
+    "thr-std": StdThreshold(0.5),
 }
 
 
@@ -151,7 +151,7 @@ def test_scores_that_do_not_fit_are_refused(scores: Weights, says: str, tmp_path
     assert not (tmp_path / "out.safetensors").exists()
 
 
-@pytest.mark.parametrize("strategy", [Random(amount=0.5), RandomStructured(amount=0.5), Spread(1.0)])
+@pytest.mark.parametrize("strategy", [Random(amount=0.5), RandomStructured(amount=0.5), StdThreshold(1.0)])
 def test_scores_are_refused_where_nothing_is_ranked(strategy: Strategy, tmp_path: Path) -> None:
     """An option that would be ignored is an error."""
     scores = stored(tmp_path, "scores", {"a.weight": torch.ones(4, 4)})

@@ -21,7 +21,9 @@ from hypothesis import strategies as some
 from safetensors.torch import save, save_file
 
 from prunecli.errors import CheckpointError
-from prunecli.formats.open import SAFETENSORS, TORCH, default_output, default_report, open_checkpoint, sniff
+from prunecli.formats.detect import SAFETENSORS, TORCH, detect_format
+from prunecli.formats.open import open_checkpoint
+from prunecli.formats.output_names import default_output, default_report
 
 if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint
@@ -278,7 +280,7 @@ def test_an_empty_path_is_not_the_current_directory(tmp_path: Path, monkeypatch:
 @given(some.binary(max_size=300))
 def test_any_first_bytes_are_told_apart(head: bytes) -> None:
     """Whatever a file begins with, it is one of the two kinds, or there are words for it."""
-    kind = sniff(head)
+    kind = detect_format(head)
 
     assert kind.reader in {SAFETENSORS, TORCH, ""}
     assert kind.what

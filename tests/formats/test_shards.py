@@ -78,7 +78,7 @@ def test_a_directory_of_shards_is_one_checkpoint(tmp_path: Path) -> None:
     assert expected == values(checkpoint)
     assert (folder, True, "safetensors") == (checkpoint.path, checkpoint.is_directory, checkpoint.format)
     assert {"config.json", "model.safetensors.index.json", "optimizer.pt", "sub/tokenizer.json"} == {
-        path.as_posix() for path in checkpoint.companions
+        path.as_posix() for path in checkpoint.other_files
     }
     assert checkpoint.facts == ("copied unchanged, though they may hold weights: optimizer.pt",)
 
@@ -101,7 +101,7 @@ def test_torch_shards_with_an_index_open(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(folder)
 
     assert {name: t.numpy().tobytes() for i in range(2) for name, t in weights(i).items()} == values(checkpoint)
-    assert Path("training_args.bin") in checkpoint.companions
+    assert Path("training_args.bin") in checkpoint.other_files
     assert all(file.checksums for file in checkpoint.files)
 
 
@@ -167,7 +167,7 @@ def test_a_hub_cache_snapshot_opens(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(snapshot)
 
     assert {name: t.numpy().tobytes() for i in range(2) for name, t in weights(i).items()} == values(checkpoint)
-    assert {"config.json", "model.safetensors.index.json"} == {str(path) for path in checkpoint.companions}
+    assert {"config.json", "model.safetensors.index.json"} == {str(path) for path in checkpoint.other_files}
     assert checkpoint == open_checkpoint(snapshot / "model.safetensors.index.json")
 
 
@@ -187,7 +187,7 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(folder)
 
     assert "the linked folder loop is left out" in checkpoint.facts
-    assert Path("loop") not in checkpoint.companions
+    assert Path("loop") not in checkpoint.other_files
 
 
 INDEX = "model.safetensors.index.json"

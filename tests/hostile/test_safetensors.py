@@ -11,10 +11,11 @@ import pytest
 from hostile.bad import Case, P, W, assert_refusal, container, entry, measured, ran, tree, try_case
 
 from prunecli.api import prune
-from prunecli.formats.safetensors.reader import FORMAT_LIMIT, HEADER_LIMIT
+from prunecli.formats.safetensors.reader import FORMAT_LIMIT
+from prunecli.formats.strict_json import HEADER_LIMIT
 from prunecli.report.text import table
 from prunecli.strategies.unstructured import Threshold
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,8 +171,8 @@ def test_25_names_are_escaped_wherever_they_are_shown(
     end = ran(capfd, "threshold", source, "--thr", "0.5", *options)
 
     assert end.code == 0, end.err
-    shown = (end.out + end.err + (tmp_path / "in.pruned.report.json").read_text()).replace("\n", "")
-    assert shown.isprintable()
+    printable = (end.out + end.err + (tmp_path / "in.pruned.report.json").read_text()).replace("\n", "")
+    assert printable.isprintable()
     assert "warning: " in end.err
     assert name in {row["name"] for row in json.loads((tmp_path / "in.pruned.report.json").read_text())["tensors"]}
 
@@ -187,7 +188,7 @@ def test_25_names_are_escaped_on_a_terminal(what: str, width: int, tmp_path: Pat
     lines = table(report, width=width, color=False)
 
     assert lines.replace("\n", "").replace("\u2500", "").isprintable()
-    assert width < 200 or shown(f"{NAMES[what]}.weight") in lines
+    assert width < 200 or printable(f"{NAMES[what]}.weight") in lines
 
 
 def test_a_long_name_takes_little_time_on_a_terminal(tmp_path: Path) -> None:

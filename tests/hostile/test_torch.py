@@ -465,8 +465,8 @@ def test_names_are_escaped_wherever_they_are_shown(
     end = ran(capfd, "threshold", tmp_path / "in.pth", "--thr", "0.5", *options)
 
     report = tmp_path / "in.pruned.report.json"
-    shown = end.out + end.err + (report.read_text() if end.code == 0 else "")
-    assert shown.replace("\n", "").isprintable()
+    printable = end.out + end.err + (report.read_text() if end.code == 0 else "")
+    assert printable.replace("\n", "").isprintable()
     if end.code:
         assert_refusal(end, "")
         assert before == tree(tmp_path)

@@ -23,17 +23,9 @@ from prunecli.cli.check import check as command
 from prunecli.engine.measure import conforms
 from prunecli.errors import CheckpointError, SelectionError, UsageError
 from prunecli.inspection import group_counts as counting
-from prunecli.inspection.check import (
-    Finding,
-    Finite,
-    NoAllZero,
-    OnlyZerosAdded,
-    Pattern,
-    SameStructure,
-    Sparsity,
-    check,
-)
+from prunecli.inspection.check import Finding, check
 from prunecli.inspection.check_text import write_findings
+from prunecli.inspection.conditions import Finite, NoAllZero, OnlyZerosAdded, Pattern, SameStructure, Sparsity
 from prunecli.report.gates import Bound
 from prunecli.text.columns import Column, fitting
 
@@ -242,7 +234,7 @@ def test_the_first_full_group_is_named(tmp_path: Path) -> None:
 def test_what_topk_leaves_conforms(container: str, tmp_path: Path) -> None:
     """A checkpoint that `topk` pruned passes the same pattern, along the same dim, in every container."""
     from prunecli.api import prune
-    from prunecli.strategies.unstructured import TopK
+    from prunecli.strategies.semi_structured import TopK
 
     path = make_checkpoint(container, tmp_path)
     output = tmp_path / f"out{path.suffix}"
@@ -490,11 +482,11 @@ def test_a_terminal_gets_the_first_rows_of_many() -> None:
 
     write_findings([held, *failures], terminal)
 
-    shown = terminal.getvalue()
-    assert "[red]59" in shown
-    assert "[red]60" not in shown
-    assert "11 rows more are not shown; --json has all of them" in shown
-    assert "1 of 2 conditions failed" in shown
+    printable = terminal.getvalue()
+    assert "[red]59" in printable
+    assert "[red]60" not in printable
+    assert "11 rows more are not shown; --json has all of them" in printable
+    assert "1 of 2 conditions failed" in printable
 
 
 @given(

@@ -21,9 +21,10 @@ from prunecli.cli import main as cli
 from prunecli.cli.diff import diff as command
 from prunecli.errors import CheckpointError, SelectionError, UsageError
 from prunecli.inspection import compare as comparing
-from prunecli.inspection.check import OnlyZerosAdded, SameStructure, check
+from prunecli.inspection.check import check
 from prunecli.inspection.compare import Change
-from prunecli.inspection.diff import Difference, Thing, diff
+from prunecli.inspection.conditions import OnlyZerosAdded, SameStructure
+from prunecli.inspection.diff import Difference, Item, diff
 from prunecli.inspection.diff_text import write_difference
 
 if TYPE_CHECKING:
@@ -471,7 +472,7 @@ def test_patterns_narrow_what_is_compared(tmp_path: Path) -> None:
 
     assert diff(a, b, include=["w"]).same
     assert [t.name for t in diff(a, b, include=["[uv]"]).tensors] == ["v", "u"]
-    assert diff(a, b, exclude=["u", "v"]).things == (Thing("entry n", "1", "2"),)
+    assert diff(a, b, exclude=["u", "v"]).things == (Item("entry n", "1", "2"),)
     with pytest.raises(SelectionError, match="--include 'x' matches none of 3"):
         diff(a, b, include=["x"])
 

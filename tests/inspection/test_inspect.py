@@ -27,7 +27,7 @@ from prunecli.inspection.inspect import LADDER, Inspection, inspect, totals
 from prunecli.inspection.inspect_json import to_json
 from prunecli.inspection.inspect_text import FOLDED_FROM, plain, print_inspection
 from prunecli.inspection.threshold_text import number
-from prunecli.selection.select import Rules
+from prunecli.selection.select import Selector
 from prunecli.strategies.unstructured import Threshold
 from prunecli.text.tables import LARGEST, View, folded
 
@@ -334,7 +334,7 @@ def test_patterns_choose_as_for_pruning(source: Callable[[str], Path]) -> None:
     assert names == ["conv.weight", "embed.weight", "fc.weight"]
     assert "selected     3 tensors" in text
     with pytest.raises(SelectionError, match="matches none"):
-        look(path, rules=Rules(include=("nothing*",)))
+        look(path, rules=Selector(include=("nothing*",)))
 
 
 # --- drawings

@@ -25,8 +25,8 @@ from prunecli.inspection.scan import ENOUGH, LADDER, Scan, bends_at, kept, scan
 from prunecli.inspection.scan_html import to_html
 from prunecli.inspection.scan_text import plain, to_json
 from prunecli.kernels.histograms import count
-from prunecli.kernels.ops import NumpyOps
-from prunecli.selection.select import Rules
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.selection.select import Selector
 from prunecli.text.tables import View
 
 if TYPE_CHECKING:
@@ -174,9 +174,9 @@ def test_the_selection_is_that_of_the_pruning_commands(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write(tmp_path, weights))
 
     assert {c.name for c in scan(checkpoint).curves} == {"a.weight", "b.weight"}
-    assert [c.name for c in scan(checkpoint, Rules(include=("a.*",), min_dim=1)).curves] == ["a.weight", "a.bias"]
+    assert [c.name for c in scan(checkpoint, Selector(include=("a.*",), min_dim=1)).curves] == ["a.weight", "a.bias"]
     with pytest.raises(SelectionError, match="matches none"):
-        scan(checkpoint, Rules(include=("c.*",)))
+        scan(checkpoint, Selector(include=("c.*",)))
 
 
 # --- the command

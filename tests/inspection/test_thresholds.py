@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from prunecli.inspection.thresholds import Ladder
+    from prunecli.inspection.thresholds import ThresholdTable
 
 PERCENTS = (1, 10, 25, 50, 80, 90, 99, 100)
 DTYPES = {
@@ -35,7 +35,7 @@ DTYPES = {
 }
 
 
-def ask(folder: Path, tensors: Sequence[torch.Tensor]) -> tuple[Ladder, tuple[Ladder, ...]]:
+def ask(folder: Path, tensors: Sequence[torch.Tensor]) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
     """Return the ladders of tensors, read from a file."""
     path = folder / "q.pth"
     torch.save({f"{at:03}": t for at, t in enumerate(tensors)}, path)

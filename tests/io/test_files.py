@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError, OutputError
 from prunecli.io import files as splice
-from prunecli.io.files import COPY_MIN, COPY_RUN, PAGE, Layout, Run, Sink, Source, Untouched, Window, merged, write_all
+from prunecli.io.files import COPY_RUN, PAGE, Sink, Source, write_all
+from prunecli.io.layout import COPY_MIN, Layout, Run, Untouched, Window, merged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

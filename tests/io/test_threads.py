@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from prunecli.io.threads import BACKLOG, Pool, Stopped, Tasks, Worker, results
-from prunecli.kernels.ops import NumpyOps, TorchOps
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.torch_ops import TorchOps
 
 if TYPE_CHECKING:
     from collections.abc import Callable

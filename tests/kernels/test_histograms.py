@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.histograms import BINS_LIMIT, READ, RUN, Histogram, count, histogram
-from prunecli.kernels.ops import INTS, NumpyOps
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import INTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunecli.dtypes import FLOATS, Float
-from prunecli.kernels.ops import INTS, NumpyOps, Ops, TorchOps, middle_index
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import INTS, Ops, middle_index
+from prunecli.kernels.torch_ops import TorchOps
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,14 +28,14 @@ from support import (
 )
 from torch import nn
 
-from prunecli.api import prune
-from prunecli.engine.recipe_run import Recipe, Rule
+from prunecli.api import prune, prune_state_dict
 from prunecli.errors import CheckpointError, DeviceError, PruneError, SelectionError, UsageError
 from prunecli.io.memory import Region, describe
-from prunecli.live import prune_state_dict
-from prunecli.report.model import to_json
-from prunecli.selection.select import Rules
-from prunecli.strategies.unstructured import L1, Global, Structured, Threshold, TopK
+from prunecli.report.json import to_json
+from prunecli.selection.select import Selector
+from prunecli.strategies.recipe import Recipe, Rule
+from prunecli.strategies.semi_structured import TopK
+from prunecli.strategies.unstructured import L1, Global, Structured, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,7 +124,7 @@ def test_large_tensors_go_through_many_windows() -> None:
 
 def test_torch_kernels_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
     """Computing with torch, as on a device, changes nothing."""
-    monkeypatch.setattr("prunecli.live.resolve", lambda _: "cpu")
+    monkeypatch.setattr("prunecli.api.resolve", lambda _: "cpu")
     weights = make_weights()
     live = copies(weights)
 
@@ -462,9 +462,9 @@ def test_a_recipe_does_in_memory_what_it_does_to_a_file(tmp_path: Path) -> None:
     """Rules that meet on a tensor compose; memory and file agree bit for bit."""
     recipe = Recipe(
         (
-            Rule(L1(amount=0.5), Rules(include=("fc.weight",))),
-            Rule(Structured(amount=0.25), Rules(include=("fc.weight",))),
-            Rule(TopK(2, 4), Rules(include=("lstm.weight*",))),
+            Rule(L1(amount=0.5), Selector(include=("fc.weight",))),
+            Rule(Structured(amount=0.25), Selector(include=("fc.weight",))),
+            Rule(TopK(2, 4), Selector(include=("lstm.weight*",))),
         )
     )
     torch.save(make_weights(), tmp_path / "in.pth")

@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from prunecli import SelectionError, prune
 from prunecli.cli.main import main
-from prunecli.strategies.unstructured import L1, Block, Global, Mask, Percentile, Structured, Threshold, TopK
+from prunecli.strategies.mask import Mask
+from prunecli.strategies.semi_structured import TopK
+from prunecli.strategies.unstructured import L1, Block, Global, Percentile, Structured, Threshold
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,7 +29,8 @@ from support import (
 from torch.nn.utils import prune as torch_prune
 
 from prunecli.api import prune
-from prunecli.strategies.unstructured import Global, Percentile, Spread, Strategy, Threshold, TopK
+from prunecli.strategies.semi_structured import TopK
+from prunecli.strategies.unstructured import Global, Percentile, StdThreshold, Strategy, Threshold
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 Weights = dict[str, torch.Tensor]
@@ -127,7 +128,7 @@ def test_spread_prunes_what_torch_std_says(deviations: float, tmp_path: Path) ->
     """A multiple of the deviation is a threshold at that multiple of `Tensor.std`, per tensor."""
     weights = matrices(dtype=torch.float64)
 
-    found = prune_tensors(weights, Spread(deviations), tmp_path)
+    found = prune_tensors(weights, StdThreshold(deviations), tmp_path)
 
     assert not unlike({n: torch_threshold(t, deviations * float(t.std())) for n, t in weights.items()}, found)
 

@@ -14,7 +14,8 @@ import torch
 from support import SHARED, different, expected, read, zeroed
 
 from prunecli.api import prune
-from prunecli.strategies.unstructured import L1, Global, Percentile, Strategy, Structured, Threshold, TopK
+from prunecli.strategies.semi_structured import TopK
+from prunecli.strategies.unstructured import L1, Global, Percentile, Strategy, Structured, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,19 +15,19 @@ from support import CONTAINERS, STRATEGIES, expected, files, make_checkpoint, ma
 
 from prunecli.engine import planner as planning
 from prunecli.engine.files import prune_files
-from prunecli.engine.run import Options
+from prunecli.engine.options import Options
 from prunecli.engine.work import alone
 from prunecli.formats.open import open_checkpoint
-from prunecli.selection.select import Rules, select
+from prunecli.selection.select import Selector, select
+from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.unstructured import (
     Global,
     Percentile,
     Random,
     RandomStructured,
-    Spread,
+    StdThreshold,
     Strategy,
     Threshold,
-    TopK,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ TRIED: dict[str, Strategy] = {
 }
 
 
-def run(path: Path, strategy: Strategy, output: Path, options: Options, rules: Rules) -> tuple[list[bytes], list[Row]]:
+def run(
+    path: Path, strategy: Strategy, output: Path, options: Options, rules: Selector
+) -> tuple[list[bytes], list[Row]]:
     """Prune `path` and return the bytes of each output file, and the rows less the one inexact number in them."""
     checkpoint = open_checkpoint(path)
     report = prune_files(
@@ -102,10 +104,10 @@ def special(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("strategy", TRIED)
 def test_every_way_of_working_gives_the_same_bytes(strategy: str, special: Path, tmp_path: Path) -> None:
     """Windows, threads, direct writes and torch's kernels change neither a byte nor a row, in any dtype."""
-    wanted = run(special, TRIED[strategy], tmp_path / "reference", REFERENCE, Rules())
+    wanted = run(special, TRIED[strategy], tmp_path / "reference", REFERENCE, Selector())
 
     for name, options in OTHERS.items():
-        assert wanted == run(special, TRIED[strategy], tmp_path / name, options, Rules()), name
+        assert wanted == run(special, TRIED[strategy], tmp_path / name, options, Selector()), name
 
 
 @pytest.mark.parametrize("way", ["threads", "direct", "device-pages"])
@@ -113,9 +115,9 @@ def test_every_container_gives_the_same_bytes(
     container: str, strategy: str, way: str, source: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Strided, shared, old and sharded tensors come out alike however the work is cut."""
-    wanted = run(source(container), STRATEGIES[strategy], tmp_path / "reference", REFERENCE, Rules())
+    wanted = run(source(container), STRATEGIES[strategy], tmp_path / "reference", REFERENCE, Selector())
 
-    assert wanted == run(source(container), STRATEGIES[strategy], tmp_path / "other", OTHERS[way], Rules())
+    assert wanted == run(source(container), STRATEGIES[strategy], tmp_path / "other", OTHERS[way], Selector())
 
 
 @pytest.mark.parametrize("small", [0, 1 << 22])
@@ -124,12 +126,12 @@ def test_planning_in_batches_gives_the_same_bytes(
 ) -> None:
     """Windows laid out before their tensors are planned, and tensors ranked as a stream, come out alike."""
     path = source("safetensors")
-    wanted = run(path, STRATEGIES[strategy], tmp_path / "reference", REFERENCE, Rules())
+    wanted = run(path, STRATEGIES[strategy], tmp_path / "reference", REFERENCE, Selector())
     monkeypatch.setattr(planning, "BATCH", 1)
     monkeypatch.setattr(planning, "SMALL", small)
     monkeypatch.setattr(planning, "SCAN", 512)
 
-    assert wanted == run(path, STRATEGIES[strategy], tmp_path / "other", Options(window=4096, threads=3), Rules())
+    assert wanted == run(path, STRATEGIES[strategy], tmp_path / "other", Options(window=4096, threads=3), Selector())
 
 
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=2).map(lambda tail: [7 * 9 * 11, *tail])
@@ -143,7 +145,7 @@ ways = st.builds(
 amounts = st.floats(0, 1)
 strategies = st.one_of(
     st.builds(Threshold, st.floats(0, 0.3)),
-    st.builds(Spread, st.floats(0, 2)),
+    st.builds(StdThreshold, st.floats(0, 2)),
     st.builds(Percentile, st.floats(0, 100)),
     st.builds(Global, amounts),
     st.builds(lambda group, part, dim: TopK(round(part * group), group, dim), st.integers(1, 40), amounts, st.just(0)),
@@ -171,16 +173,16 @@ def test_any_way_of_working_gives_the_same_bytes(
     t = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).mul(0.1).to(dtype)
     save_file({"odd": torch.zeros(3, dtype=torch.uint8), "w.weight": t}, folder / "in")
 
-    wanted = run(folder / "in", strategy, folder / "wanted", REFERENCE, Rules(include=("*.weight",)))
+    wanted = run(folder / "in", strategy, folder / "wanted", REFERENCE, Selector(include=("*.weight",)))
 
-    assert wanted == run(folder / "in", strategy, folder / "found", way, Rules(include=("*.weight",)))
+    assert wanted == run(folder / "in", strategy, folder / "found", way, Selector(include=("*.weight",)))
 
 
 @pytest.mark.parametrize("way", OTHERS)
 def test_the_energy_kept_hardly_depends_on_the_way(way: str, special: Path, tmp_path: Path) -> None:
     """Sums of squares are rounded where windows end: the kept part, a fraction of 1, agrees to 2e-6."""
     checkpoint = open_checkpoint(special)
-    work = alone(select(checkpoint, Rules()), Percentile(60))
+    work = alone(select(checkpoint, Selector()), Percentile(60))
     kept = [
         [row.l2_kept for row in prune_files(checkpoint, work, out, options).rows]
         for out, options in ((tmp_path / "a", REFERENCE), (tmp_path / "b", OTHERS[way]))
@@ -205,7 +207,7 @@ def every_pattern(dtype: torch.dtype) -> torch.Tensor:
 def tried(weights: dict[str, torch.Tensor], strategy: Strategy, folder: Path, device: str | None) -> torch.Tensor:
     """Return what becomes of the tensor `w.weight`."""
     save_file(weights, folder / "in")
-    run(folder / "in", strategy, folder / "out", replace(REFERENCE, device=device), Rules(include=("w.weight",)))
+    run(folder / "in", strategy, folder / "out", replace(REFERENCE, device=device), Selector(include=("w.weight",)))
     return load_file(folder / "out")["w.weight"]
 
 
@@ -240,7 +242,7 @@ def test_what_is_not_finite_goes_only_when_forced(name: str, device: str | None,
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
-@pytest.mark.parametrize("strategy", [Threshold(1e38), Percentile(100), Spread(1e6)])
+@pytest.mark.parametrize("strategy", [Threshold(1e38), Percentile(100), StdThreshold(1e6)])
 @pytest.mark.parametrize("name", FLOATS)
 def test_no_cut_reaches_what_is_not_finite(name: str, strategy: Strategy, device: str | None, tmp_path: Path) -> None:
     """The widest cut by value zeroes every finite weight, and leaves NaN and infinities their bits."""
@@ -281,7 +283,7 @@ def test_dtypes_are_ranked_together_by_value(tmp_path: Path) -> None:
     names = sorted(weights)
 
     for way in ("device-pages", "threads"):
-        run(tmp_path / "in", Global(amount=0.4), tmp_path / "out", OTHERS[way], Rules())
+        run(tmp_path / "in", Global(amount=0.4), tmp_path / "out", OTHERS[way], Selector())
 
         found = load_file(tmp_path / "out")
         keeps = expected(Global(amount=0.4), [weights[n].double() for n in names])
@@ -293,6 +295,6 @@ def test_the_output_does_not_depend_on_when_it_is_made(container: str, tmp_path:
     """Pruning the same checkpoint twice gives the same bytes: nothing of the clock or the path gets in."""
     path = make_checkpoint(container, tmp_path)
 
-    first = run(path, Global(amount=0.5), tmp_path / "first", Options(), Rules())
+    first = run(path, Global(amount=0.5), tmp_path / "first", Options(), Selector())
 
-    assert first[0] == run(path, Global(amount=0.5), tmp_path / "second", Options(), Rules())[0]
+    assert first[0] == run(path, Global(amount=0.5), tmp_path / "second", Options(), Selector())[0]

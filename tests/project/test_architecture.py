@@ -71,7 +71,7 @@ def test_imports_point_down(path: Path) -> None:
     for name, at_top in imports(path):
         if name.startswith("prunecli"):
             other = package_of(name)
-            if other != own and other != "__init__" and LAYER[other] >= LAYER[own]:
+            if other not in {own, "__init__"} and LAYER[other] >= LAYER[own]:
                 wrong.append(f"{own} -> {name}")
         elif at_top and own in NEVER.get(name.split(".")[0], set()):
             wrong.append(f"{own} imports {name}")

@@ -62,9 +62,9 @@ def test_the_help_shown_is_the_real_one(block: str) -> None:
 
 def test_every_command_has_its_help_block() -> None:
     """docs/commands.md shows the help of `prune` and of each of its commands."""
-    shown = [command for block in HELP for command, _ in update_readme.examples(block)]
+    printable = [command for block in HELP for command, _ in update_readme.examples(block)]
 
-    assert shown == ["prune --help", *(f"prune {command} --help" for command in COMMANDS)]
+    assert printable == ["prune --help", *(f"prune {command} --help" for command in COMMANDS)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.bit_patterns import narrow, values, widen
-from prunecli.kernels.ops import INTS, NumpyOps, TorchOps
-from prunecli.plans import Group, Order
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import INTS
+from prunecli.kernels.torch_ops import TorchOps
+from prunecli.plans import OrderStatistic, RankGroup
 from prunecli.ranking import kth_smallest as ranking
-from prunecli.ranking.kth_smallest import Keys, Sample, Search, orders_of
+from prunecli.ranking.kth_smallest import Keys, RankSearch, Sample, orders_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,10 +57,10 @@ def honest(members: Sequence[Member]) -> list[Sample]:
 
 def search(
     members: Sequence[Member], ranks: Sequence[int], samples: Sequence[Sample] | None = None, *, ties: bool = True
-) -> tuple[list[Order], int]:
+) -> tuple[list[OrderStatistic], int]:
     """Find `ranks`, serving tiles of 100 in a shuffled order; return them and how many passes it took."""
-    group = Group(tuple(range(len(members))), tuple(ranks), ties)
-    found = Search(group, [FLOATS[name] for name, _ in members], [patterns.size for _, patterns in members])
+    group = RankGroup(tuple(range(len(members))), tuple(ranks), ties)
+    found = RankSearch(group, [FLOATS[name] for name, _ in members], [patterns.size for _, patterns in members])
     if samples is not None:
         found.narrow_to(samples)
     ops, random = NumpyOps(), np.random.default_rng(0)
@@ -86,7 +88,9 @@ def everything(members: Sequence[Member]) -> NDArray[np.float64]:
     return np.sort(np.concatenate([values(patterns, FLOATS[name]) for name, patterns in members]))
 
 
-def check(members: Sequence[Member], ranks: Sequence[int], orders: Sequence[Order], *, ties: bool = True) -> None:
+def check(
+    members: Sequence[Member], ranks: Sequence[int], orders: Sequence[OrderStatistic], *, ties: bool = True
+) -> None:
     """Compare each order statistic and its counts, whole and per member, with sorting everything; no NaNs."""
     ordered = everything(members)
     for rank, order in zip(ranks, orders, strict=True):
@@ -205,7 +209,7 @@ def test_two_neighbouring_ranks_are_found_together(
 def test_two_ranks_on_both_sides_of_a_bracket_end_the_search(low: int, high: int) -> None:
     """A bracket that holds one of two ranks, or neither, does not send the search back and forth."""
     patterns = np.arange(1, 101, dtype=np.int32)
-    found = Search(Group((0,), (50, 51), ties=False), [FLOATS["F32"]], [100])
+    found = RankSearch(RankGroup((0,), (50, 51), ties=False), [FLOATS["F32"]], [100])
     found.low, found.high = low, high
 
     for _ in range(4):
@@ -254,7 +258,7 @@ def test_passes_stay_few_on_real_sizes() -> None:
     """A million weights with an honest sample take one pass, and a second only if the cut goes through equals."""
     member = patterns_of(np.random.default_rng(1).standard_normal(1 << 20))
     samples = [Sample(0, member[1].reshape(-1, 1024)[::8])]
-    found = Search(Group((0,), (1 << 19,)), [FLOATS["F32"]], [1 << 20])
+    found = RankSearch(RankGroup((0,), (1 << 19,)), [FLOATS["F32"]], [1 << 20])
 
     found.narrow_to(samples)
     for at, low, width in found.brackets():

@@ -18,14 +18,15 @@ from torch.nn.utils import prune
 from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.formats.open import open_checkpoint
-from prunecli.io.reader import scan
+from prunecli.io.scan import scan
 from prunecli.kernels.bit_patterns import values
-from prunecli.kernels.ops import INTS, NumpyOps
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import INTS
 from prunecli.kernels.squares import quantum, square_sum
 from prunecli.ranking import normalized_cut as room
-from prunecli.ranking.normalized_cut import Curves, Want
+from prunecli.ranking.normalized_cut import CountRequest, NormalizedCutSearch
 from prunecli.ranking.normalized_scores import KINDS
-from prunecli.selection.select import Rules, select
+from prunecli.selection.select import Selector, select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,9 +107,12 @@ def by_sorting(kind: str, members: Sequence[Member], bounds: Sequence[tuple[int,
 
 def drive(
     kind: str, members: Sequence[Member], bounds: Sequence[tuple[int, int]], k: int, *, tile: int = 100, seed: int = 0
-) -> tuple[Curves, int]:
+) -> tuple[NormalizedCutSearch, int]:
     """Serve tiles in a random order until the cut is known; return the search and how many passes it took."""
-    found, random = Curves([FLOATS[name] for name, _ in members], kind, bounds, k), np.random.default_rng(seed)
+    found, random = (
+        NormalizedCutSearch([FLOATS[name] for name, _ in members], kind, bounds, k),
+        np.random.default_rng(seed),
+    )
     for passes in range(1, 100):
         tiles = [(want, at) for want in found.wanted() for at in range(0, members[want.member][1].size, tile)]
         for index in random.permutation(len(tiles)):
@@ -375,7 +379,9 @@ def test_lamp_leaves_every_tensor_a_weight() -> None:
         drive("lamp", members, free(members), 7)
     assert error.value.hint == "--count 6"
     with pytest.raises(UsageError, match="LAMP keeps one"):  # before anything is read, where the sizes are known
-        Curves([FLOATS[name] for name, _ in members], "lamp", free(members), 7, [y.size for _, y in members])
+        NormalizedCutSearch(
+            [FLOATS[name] for name, _ in members], "lamp", free(members), 7, [y.size for _, y in members]
+        )
 
 
 REAL = {
@@ -392,7 +398,7 @@ REAL = {
 def test_real_checkpoints(name: str) -> None:
     """On trained weights the counts are those of sorting float64 scores, and LAMP's those of the published ones."""
     checkpoint = open_checkpoint(SHARED / "checkpoints" / name)
-    tensors = [target.tensor for target in select(checkpoint, Rules()).targets]
+    tensors = [target.tensor for target in select(checkpoint, Selector()).targets]
     members = scan(
         checkpoint,
         tensors,
@@ -439,7 +445,7 @@ def test_sums_of_squares_are_exact(data: st.DataObject, name: str) -> None:
 def test_counts_that_the_bounds_do_not_allow(bounds: list[tuple[int, int]], k: int, told: str) -> None:
     """They are refused before anything is read, with a count that would do."""
     with pytest.raises(UsageError, match=told) as error:
-        Curves([FLOATS["F32"]] * 2, "l2", bounds, k)
+        NormalizedCutSearch([FLOATS["F32"]] * 2, "l2", bounds, k)
     assert error.value.hint == "--count 4"
 
 
@@ -451,7 +457,7 @@ def test_a_least_share_that_lamp_cannot_give() -> None:
 
 def test_weights_that_change_between_passes() -> None:
     """A second pass that sees other weights than the first ends in an error that says so."""
-    found = Curves([FLOATS["F32"]], "l2", [(0, 4)], 2)
+    found = NormalizedCutSearch([FLOATS["F32"]], "l2", [(0, 4)], 2)
     for numbers in ([1.0, 2.0, 3.0, 4.0], [8.0, 9.0, 9.5, 10.0]):
         for want in found.wanted():
             found.add(want, want.count(member(numbers)[1]))
@@ -467,7 +473,7 @@ def test_counting_changes_nothing_and_skips_what_is_gone() -> None:
     y = np.array([-1, 5, 7, 7, 9, -1, 200], "<i4")
     before = y.copy()
 
-    seen = Want(0, FLOATS["F32"], 4, 9, 0, above=9).count(y)
+    seen = CountRequest(0, FLOATS["F32"], 4, 9, 0, above=9).count(y)
 
     assert (seen.bins.tolist(), seen.counts.tolist()) == ([5, 7], [1, 2])
     assert seen.squares == 9 * 9 + 200 * 200

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.utils import prune as torch_prune
 
+from prunecli.cli.parsers import sparsity
 from prunecli.errors import UsageError
-from prunecli.report.gates import Bound, Count, Gates, failures, sparsity
+from prunecli.report.gates import Bound, Count, Gates, failures
 from prunecli.report.model import Report, Row
 
 

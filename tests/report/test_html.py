@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.reports import EVIL, report, row, skipped
 
-from prunecli.engine.compression import Compressed
 from prunecli.report.histogram import BeforeAfter
 from prunecli.report.html import HISTOGRAMS, LABELLED, NAMES, ROWS, to_html
-from prunecli.report.model import Report, warnings_for
-from prunecli.text.escape import shown
+from prunecli.report.model import Compressed, Report, warnings_for
+from prunecli.text.escape import printable
 
 VOID = {"meta", "input", "br"}
 HOSTILE = (
@@ -189,7 +188,7 @@ def test_hostile_names_are_only_text(name: str) -> None:
     assert [tag for tag, _ in found.tags] == [tag for tag, _ in harmless.tags]
     assert [sorted(attrs) for _, attrs in found.tags] == [sorted(attrs) for _, attrs in harmless.tags]
     assert found.scripts == harmless.scripts
-    assert found.names[0] == (shown(name) or '""')
+    assert found.names[0] == (printable(name) or '""')
     assert not {"\u202e", "\u2066", "\x1b", "\udc80"} & set(found.text)
 
 
@@ -197,7 +196,7 @@ def test_hostile_names_are_only_text(name: str) -> None:
 @given(name=st.text(max_size=15))
 def test_any_name_is_only_text(name: str) -> None:
     """Any name is in the table's cell, and nowhere markup."""
-    assert Page(to_html(report(row(name)))).names == [shown(name) or '""']
+    assert Page(to_html(report(row(name)))).names == [printable(name) or '""']
 
 
 def test_long_names_are_cut() -> None:

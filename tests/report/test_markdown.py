@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from support.reports import EVIL, report, row, skipped
 
-from prunecli.engine.compression import Compressed
 from prunecli.report.markdown import LIMIT, SENTENCE, TOP, code, text, to_markdown
-from prunecli.report.model import Report, warnings_for
-from prunecli.text.escape import shown
+from prunecli.report.model import Compressed, Report, warnings_for
+from prunecli.text.escape import printable
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
@@ -182,7 +181,7 @@ def test_hostile_names_are_only_text(name: str) -> None:
     assert page.tags.count("table") == harmless.tags.count("table") == 2
     assert page.tags.count("li") == harmless.tags.count("li")
     cells = next(cells for cells in page.rows if len(cells) == 8 and cells[0] != "tensor")
-    assert cells[0].strip() == shown(name).strip()
+    assert cells[0].strip() == printable(name).strip()
 
 
 @given(name=st.text(max_size=8))
@@ -192,7 +191,7 @@ def test_any_name_reads_as_it_is(name: str) -> None:
 
     assert [len(cells) for cells in page.rows] == [2, 2]
     assert set(page.tags) <= ALLOWED
-    assert page.rows[1][0].split() == shown(name).split()
+    assert page.rows[1][0].split() == printable(name).split()
 
 
 @given(words=st.text(st.characters(codec="utf-8"), max_size=25))
@@ -201,7 +200,7 @@ def test_any_sentence_reads_as_it_is(words: str) -> None:
     page = rendered(f"- x {text(words)}\n")
 
     assert page.tags in (["ul", "li"], ["ul", "li", "p"])
-    assert visible(page.text).split() == f"x {shown(words)}".split()
+    assert visible(page.text).split() == f"x {printable(words)}".split()
 
 
 @pytest.mark.parametrize("words", ["@everyone", "#12", "see http://x.example", "www.x.example", "WWW.x.example"])

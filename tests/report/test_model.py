@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from support.reports import EVIL, parsed, report, row, skipped
 
-from prunecli.engine.compression import Compressed
-from prunecli.report.model import Row, facts_about, to_json, warnings_for
-from prunecli.report.text import percent, plain, table
-from prunecli.text.escape import shown, shown_bytes
+from prunecli.report.json import to_json
+from prunecli.report.model import Compressed, Row, facts_about, warnings_for
+from prunecli.report.text import plain, table
+from prunecli.text.escape import printable
+from prunecli.text.numbers import format_bytes, percent
 
 # --- numbers
 
@@ -311,7 +312,7 @@ def test_percent_never_rounds_to_none_or_all(fraction: float | None, text: str) 
 )
 def test_sizes_read_well(count: int, text: str) -> None:
     """Sizes are decimal, with the unit in the text."""
-    assert shown_bytes(count) == text
+    assert format_bytes(count) == text
 
 
 @pytest.mark.parametrize(
@@ -329,8 +330,8 @@ def test_sizes_read_well(count: int, text: str) -> None:
 )
 def test_names_are_shown_harmlessly(name: str, text: str) -> None:
     """What cannot be printed becomes its escape, and escaping twice changes nothing."""
-    assert shown(name) == text
-    assert shown(shown(name)) == text
+    assert printable(name) == text
+    assert printable(printable(name)) == text
 
 
 def test_plain_text_does_not_import_rich() -> None:

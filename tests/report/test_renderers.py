@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from support.reports import EVIL, report, row, skipped
 
 from prunecli.api import prune
-from prunecli.engine.compression import Compressed
 from prunecli.errors import UsageError
 from prunecli.report.csv import FORMULA, to_csv
-from prunecli.report.model import Report, Row, to_json, warnings_for
+from prunecli.report.json import to_json
+from prunecli.report.model import Compressed, Report, Row, warnings_for
 from prunecli.report.renderers import SUFFIXES, check_suffixes, draws_histograms, render_report
-from prunecli.strategies.unstructured import Global, TopK
-from prunecli.text.escape import shown
+from prunecli.strategies.semi_structured import TopK
+from prunecli.strategies.unstructured import Global
+from prunecli.text.escape import printable
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -160,7 +161,7 @@ def test_csv_has_a_line_per_tensor_and_a_column_per_field() -> None:
     (record, *_) = json.loads(to_json(sample_report()))["tensors"]
 
     assert [*record] == [*found[0]]
-    assert [line["name"] for line in found] == [shown(EVIL), "b", "gone", "c", "d"]
+    assert [line["name"] for line in found] == [printable(EVIL), "b", "gone", "c", "d"]
 
 
 def test_csv_cells_read_back() -> None:
@@ -189,7 +190,7 @@ def test_csv_holds_no_formula(start: str) -> None:
 
     for cell in (first["name"], first["aliases"], second["reason"]):
         assert not cell.startswith(FORMULA)
-        assert cell.removeprefix("'") == shown(evil)
+        assert cell.removeprefix("'") == printable(evil)
 
 
 @given(name=st.text(st.characters(codec="utf-8"), max_size=50))
@@ -197,7 +198,7 @@ def test_csv_keeps_any_name_in_its_cell(name: str) -> None:
     """Whatever the name, the file has one line for it and the cell shows it."""
     (found,) = lines(to_csv(report(row(name))))
 
-    assert found["name"].removeprefix("'") == shown(name).removeprefix("'")
+    assert found["name"].removeprefix("'") == printable(name).removeprefix("'")
     assert found["dtype"] == "F32"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo, row_major
 from prunecli.errors import SelectionError
-from prunecli.selection.select import Rules, Selection, select
+from prunecli.selection.select import Selection, Selector, select
 
 
 def tensor(  # noqa: PLR0913  -- a test names only what it is about
@@ -34,7 +34,7 @@ def chosen(*tensors: TensorInfo, **rules: object) -> Selection:
     """Select among `tensors` by Rules(**rules)."""
     files = (CheckpointFile(Path("a.pth"), 0), CheckpointFile(Path("b.pth"), 0))
     checkpoint = Checkpoint(Path("a.pth"), "zip", files, tensors)
-    return select(checkpoint, Rules(**rules))  # type: ignore[arg-type]
+    return select(checkpoint, Selector(**rules))  # type: ignore[arg-type]
 
 
 def names(selection: Selection) -> list[str]:

@@ -14,7 +14,7 @@ from support import SHARED
 
 from prunecli.errors import UsageError
 from prunecli.formats.open import open_checkpoint
-from prunecli.selection.select import Rules, select
+from prunecli.selection.select import Selector, select
 from prunecli.strategies.allocation import KINDS, allocate, share_out, shares
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def test_erk_on_a_resnet_is_what_rigl_computes(amount: float) -> None:
 @pytest.mark.parametrize("name", ["resnet20-12fca82f.th", "taef2_decoder.pth", "TinyPeLLM-pytorch_model.bin"])
 def test_erk_on_real_shapes(name: str) -> None:
     """Real models get the published densities too."""
-    targets = select(open_checkpoint(SHARED / "checkpoints" / name), Rules()).targets
+    targets = select(open_checkpoint(SHARED / "checkpoints" / name), Selector()).targets
     shapes = [target.tensor.shape for target in targets]
 
     for amount in (0.3, 0.7, 0.95):

@@ -14,9 +14,11 @@ from torch.nn.utils import prune as torch_prune
 from prunecli import SelectionError, UsageError, prune
 from prunecli.cli.main import main
 from prunecli.cli.recipe_file import parse_recipe, read_recipe
-from prunecli.engine.recipe_run import Recipe, Rule
-from prunecli.selection.select import Rules
-from prunecli.strategies.unstructured import L1, Block, Global, Mask, Percentile, Random, Structured, Threshold, TopK
+from prunecli.selection.select import Selector
+from prunecli.strategies.mask import Mask
+from prunecli.strategies.recipe import Recipe, Rule
+from prunecli.strategies.semi_structured import TopK
+from prunecli.strategies.unstructured import L1, Block, Global, Percentile, Random, Structured, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +56,7 @@ def followed(folder: Path, weights: Weights, recipe: Recipe, **options: Any) -> 
 
 def rule(strategy: Strategy, *include: str) -> Rule:
     """Return a rule for tensors whose names match."""
-    return Rule(strategy, Rules(include=include))
+    return Rule(strategy, Selector(include=include))
 
 
 def test_rules_that_meet_compose_as_torchs_container_does(weights: Weights, tmp_path: Path) -> None:
@@ -208,10 +210,10 @@ def test_rules_are_commands_with_their_options() -> None:
     recipe = parse_recipe(GOOD)
 
     assert [rule.strategy.describe()["name"] for rule in recipe.rules] == ["l1", "structured", "random"]
-    assert recipe.rules[0] == Rule(L1(amount=0.5, scope="row"), Rules(include=("enc.*",)))
+    assert recipe.rules[0] == Rule(L1(amount=0.5, scope="row"), Selector(include=("enc.*",)))
     assert recipe.rules[1] == Rule(
         Structured(amount=0.25, dim=1, n=float("inf")),
-        Rules(include=("dec.*", "re:^head"), exclude=("*.bias",), min_dim=2),
+        Selector(include=("dec.*", "re:^head"), exclude=("*.bias",), min_dim=2),
     )
 
 
@@ -290,7 +292,7 @@ def test_the_example_is_a_recipe() -> None:
     with pytest.raises(UsageError) as refused:
         parse_recipe("nothing = 1")
 
-    assert parse_recipe(str(refused.value.hint)).rules == (Rule(L1(amount=0.5), Rules(include=("*.weight",))),)
+    assert parse_recipe(str(refused.value.hint)).rules == (Rule(L1(amount=0.5), Selector(include=("*.weight",))),)
 
 
 def test_a_mark_at_the_beginning_is_no_text(tmp_path: Path) -> None:

@@ -16,15 +16,16 @@ from torch.nn.utils.prune import _compute_nparams_toprune
 from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.dtypes import FLOATS
 from prunecli.errors import SelectionError, UsageError
-from prunecli.kernels.ops import INTS, NumpyOps
-from prunecli.plans import Cut, Grouped, Order
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import INTS
+from prunecli.plans import Cut, KeepLargestOfGroup, OrderStatistic
 from prunecli.ranking.kth_smallest import orders_of
+from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.unstructured import (
     Global,
     Percentile,
-    Spread,
+    StdThreshold,
     Threshold,
-    TopK,
     check_amount,
     cut_above,
     exact_cuts,
@@ -121,7 +122,7 @@ def test_a_threshold_is_finite_and_not_negative(thr: float) -> None:
     with pytest.raises(UsageError, match=str(thr)):
         Threshold(thr)
     with pytest.raises(UsageError, match=str(thr)):
-        Spread(thr)
+        StdThreshold(thr)
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
@@ -159,7 +160,7 @@ def test_a_threshold_of_zero_prunes_zeros_only(dtype: str) -> None:
 
 def test_a_spread_is_a_threshold_in_deviations() -> None:
     """Half a deviation of 0.5 is a threshold of 0.25."""
-    assert Threshold(0.25).plan(tensor(3)) == Spread(0.5).local(tensor(3), 0.5)
+    assert Threshold(0.25).plan(tensor(3)) == StdThreshold(0.5).local(tensor(3), 0.5)
 
 
 # --- percentiles
@@ -271,7 +272,7 @@ def test_topk_refuses_what_no_group_can_do(count: int, group: int, tail: str) ->
 @pytest.mark.parametrize(("dim", "expected"), [(0, 0), (1, 1), (2, 2), (-1, 2), (-3, 0)])
 def test_topk_counts_a_negative_dim_from_the_end(dim: int, expected: int) -> None:
     """The plan's dim counts from the front."""
-    assert Grouped(2, 4, expected, zero_tail=False) == TopK(2, 4, dim).plan(tensor(4, 8, 12))
+    assert KeepLargestOfGroup(2, 4, expected, zero_tail=False) == TopK(2, 4, dim).plan(tensor(4, 8, 12))
 
 
 @pytest.mark.parametrize("dim", [2, -3])
@@ -288,8 +289,8 @@ def test_topk_refuses_a_tail_only_where_asked() -> None:
     with pytest.raises(SelectionError, match="6 weights along dim 1"):
         TopK(2, 4, 1, "error").plan(tensor(8, 6))
 
-    assert Grouped(2, 4, 0, zero_tail=False) == TopK(2, 4, 0, "error").plan(tensor(8, 6))
-    assert Grouped(2, 4, 1, zero_tail=True) == TopK(2, 4, 1, "zero").plan(tensor(8, 6))
+    assert KeepLargestOfGroup(2, 4, 0, zero_tail=False) == TopK(2, 4, 0, "error").plan(tensor(8, 6))
+    assert KeepLargestOfGroup(2, 4, 1, zero_tail=True) == TopK(2, 4, 1, "zero").plan(tensor(8, 6))
 
 
 # --- global
@@ -304,9 +305,9 @@ def test_global_ranks_all_tensors_in_one_group() -> None:
     assert [Cut(0), Cut(0)] == Global(count=0).cuts(tensors, [], [t.numel for t in tensors])
 
 
-def order(rank: int, less: int, equals: tuple[int | None, ...], hits: tuple[bool, ...]) -> Order:
+def order(rank: int, less: int, equals: tuple[int | None, ...], hits: tuple[bool, ...]) -> OrderStatistic:
     """Make an order statistic at pattern 10 for every member."""
-    return Order(rank, 1.5, less, sum(equal or 0 for equal in equals), (10,) * len(hits), hits, equals)
+    return OrderStatistic(rank, 1.5, less, sum(equal or 0 for equal in equals), (10,) * len(hits), hits, equals)
 
 
 @pytest.mark.parametrize("ties", [1, 2, 3, 4, 5])
@@ -335,7 +336,7 @@ def test_a_cut_that_takes_all_equals_is_no_tie() -> None:
 
 def test_equals_that_nobody_counted_stay_unknown() -> None:
     """Where no cut goes through equals their number per member may be unknown, and is reported as such."""
-    (cut,) = exact_cuts(Order(5, 1.5, 4, 1, (10,), (True,), (None,)))
+    (cut,) = exact_cuts(OrderStatistic(5, 1.5, 4, 1, (10,), (True,), (None,)))
 
     assert Cut(11, value=1.5) == cut
 
@@ -347,7 +348,7 @@ def test_equals_that_nobody_counted_stay_unknown() -> None:
     ("strategy", "name", "words"),
     [
         (Threshold(0.1), "threshold", "|w| <= 0.1"),
-        (Spread(0.5), "threshold", "|w| <= 0.5 std"),
+        (StdThreshold(0.5), "threshold", "|w| <= 0.5 std"),
         (Percentile(60), "percentile", "|w| <= percentile 60"),
         (Global(0.5), "global", "smallest of all selected"),
         (TopK(2, 4), "topk", "keeps 2 of every 4 along dim 1"),

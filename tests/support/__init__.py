@@ -21,16 +21,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from prunecli.api import prune
+from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.unstructured import (
     L1,
     Block,
     Global,
     Percentile,
-    Spread,
+    StdThreshold,
     Strategy,
     Structured,
     Threshold,
-    TopK,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def make_weights(seed: int = 0, dtype: torch.dtype = torch.float32) -> Weights:
 
 STRATEGIES: dict[str, Strategy] = {
     "threshold": Threshold(0.05),
-    "thr-std": Spread(0.5),
+    "thr-std": StdThreshold(0.5),
     "percentile": Percentile(60),
     "global-amount": Global(amount=0.5),
     "global-count": Global(count=10),
@@ -103,7 +103,7 @@ def _keep_one(strategy: Strategy, t: torch.Tensor) -> torch.Tensor:  # noqa: PLR
     magnitude = t.float().abs() if t.element_size() == 1 else t.abs()
     if isinstance(strategy, Threshold):
         return ~(magnitude <= strategy.thr)
-    if isinstance(strategy, Spread):
+    if isinstance(strategy, StdThreshold):
         return ~(magnitude <= strategy.deviations * t.double().std().item())
     if isinstance(strategy, Percentile):
         wide = (magnitude if t.dtype == torch.float64 else magnitude.float()).numpy()

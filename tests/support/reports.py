@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from prunecli.report.model import Report, Row, to_json
+from prunecli.report.json import to_json
+from prunecli.report.model import Report, Row
 
 EVIL = "a\x1b[31m\n\u202e[red]w.weight"
 

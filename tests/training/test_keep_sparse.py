@@ -20,7 +20,8 @@ from torch.nn.utils import prune as torch_prune
 from prunecli.api import prune
 from prunecli.errors import CheckpointError, PruneError, SelectionError, UsageError
 from prunecli.strategies.unstructured import L1, Global, Threshold
-from prunecli.training.keep_sparse import keep_sparse, load_mask, mask_of
+from prunecli.training.keep_sparse import keep_sparse
+from prunecli.training.masks import load_mask, mask_from_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,7 @@ def test_fine_tuning_keeps_the_zeros_and_wins_accuracy_back(demo: Any, name: str
     train_demo, digits, path = demo
     model = train_demo.DigitsConv()
     model.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
-    mask, optimizer = mask_of(path), OPTIMIZERS[name](model.parameters())
+    mask, optimizer = mask_from_checkpoint(path), OPTIMIZERS[name](model.parameters())
     before = train_demo.accuracy(model, digits)
     generator = torch.Generator().manual_seed(0)
 
@@ -120,7 +121,7 @@ def test_without_the_hold_the_zeros_are_lost(demo: Any) -> None:  # noqa: ANN401
     functional.cross_entropy(model(digits.images[:32]), digits.labels[:32]).backward()
     optimizer.step()
 
-    assert revived(model, mask_of(path)) > 1000
+    assert revived(model, mask_from_checkpoint(path)) > 1000
 
 
 # --- any optimizer
@@ -336,7 +337,7 @@ def test_the_mask_of_a_pruned_checkpoint_is_where_it_is_not_zero(container: str,
     output = tmp_path / f"out{path.suffix}"
     prune(path, Threshold(0.05), output=output, reports=())
 
-    found = {name.removeprefix(how.prefix): keep for name, keep in mask_of(output).items()}
+    found = {name.removeprefix(how.prefix): keep for name, keep in mask_from_checkpoint(output).items()}
 
     names = [n for n, t in weights.items() if "weight" in n and t.dim() > 1]
     assert sorted(names) == sorted(found)
@@ -351,14 +352,14 @@ def test_the_mask_of_a_state_dict_is_that_of_its_file(tmp_path: Path) -> None:
     nn.init.zeros_(model.fc.bias)
     torch.save(model.state_dict(), tmp_path / "m.pth")
 
-    found = mask_of(model.state_dict())
+    found = mask_from_checkpoint(model.state_dict())
 
-    from_file = mask_of(tmp_path / "m.pth")
+    from_file = mask_from_checkpoint(tmp_path / "m.pth")
     assert list(from_file) == list(found)
     assert all(torch.equal(from_file[n], found[n]) for n in found)
     assert int((~found["fc.weight"]).sum()) == round(0.3 * 130 * 34)
     assert "fc.bias" not in found
-    assert list(mask_of(model.state_dict(), include=["fc.*"], exclude=["*.bias"])) == ["fc.weight"]
+    assert list(mask_from_checkpoint(model.state_dict(), include=["fc.*"], exclude=["*.bias"])) == ["fc.weight"]
 
 
 @given(st.binary(min_size=8, max_size=64), st.sampled_from(["float16", "bfloat16", "float8_e4m3fnuz", "float8_e5m2"]))
@@ -366,7 +367,7 @@ def test_only_zeros_are_gone(raw: bytes, dtype: str) -> None:
     """For any bits: -0.0 is gone too, NaN (in fnuz the pattern of -0.0) is not; as torch's own comparison says."""
     w = torch.frombuffer(bytearray(raw[: len(raw) // 4 * 4]), dtype=getattr(torch, dtype)).reshape(2, -1)
 
-    found = mask_of({"w": w}, include=["w"])
+    found = mask_from_checkpoint({"w": w}, include=["w"])
 
     assert torch.equal(w.float() != 0, found["w"])
 
@@ -403,7 +404,7 @@ def test_what_mask_out_writes_is_what_stays(tmp_path: Path) -> None:
 
     found = load_mask(mask_out)
 
-    expected = mask_of(output)
+    expected = mask_from_checkpoint(output)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[n], found[n]) for n in expected)
 
@@ -447,12 +448,12 @@ def test_junk_is_an_error_and_no_mask(tmp_path_factory: pytest.TempPathFactory, 
     with pytest.raises(PruneError):
         load_mask(path)
     with pytest.raises(PruneError):
-        mask_of(path)
+        mask_from_checkpoint(path)
 
 
 def test_a_selection_that_ends_empty_is_an_error() -> None:
     """As everywhere: a mask of nothing is a mistake."""
     with pytest.raises(SelectionError):
-        mask_of({"bias": torch.zeros(3)})
+        mask_from_checkpoint({"bias": torch.zeros(3)})
     with pytest.raises(CheckpointError):
-        mask_of("absent.pth")
+        mask_from_checkpoint("absent.pth")

@@ -26,7 +26,7 @@ from prunecli.cli import strategy_arguments as varied
 from prunecli.errors import UsageError
 from prunecli.strategies.unstructured import Global
 from prunecli.tuning.evaluate import find_metric, parse_command
-from prunecli.tuning.search import Goal, Steps, search
+from prunecli.tuning.search import AmountGrid, MetricGoal, search
 from prunecli.tuning.trials import Trial
 
 if TYPE_CHECKING:
@@ -148,9 +148,9 @@ class Fake:
 def test_bisection_finds_the_edge(edge: float, tolerance: float) -> None:
     """For a metric that falls off a cliff, the largest multiple of the tolerance before it is found in log2 tries."""
     fake: Any = Fake(lambda amount: float(amount <= edge))
-    steps = Steps(tolerance)
+    steps = AmountGrid(tolerance)
 
-    found = search(fake, lambda a: Global(amount=a), Goal(Decimal("0.5")), steps, lambda _: lambda _: None)
+    found = search(fake, lambda a: Global(amount=a), MetricGoal(Decimal("0.5")), steps, lambda _: lambda _: None)
 
     multiples = [round(i * tolerance, 12) for i in range(1, steps.count)]
     assert max((a for a in multiples if a <= edge), default=None) == (found.best and found.best.amount)
@@ -166,7 +166,9 @@ def test_what_is_found_was_measured(metrics: list[float], most: int) -> None:
     """However the metric jumps, what is found was tried, stayed within the drop, and no more was tried than asked."""
     fake: Any = Fake(lambda amount: metrics[round(10 * amount)] if amount else 1.0)
 
-    found = search(fake, lambda a: Global(amount=a), Goal(Decimal("0.5")), Steps(0.1, most), lambda _: lambda _: None)
+    found = search(
+        fake, lambda a: Global(amount=a), MetricGoal(Decimal("0.5")), AmountGrid(0.1, most), lambda _: lambda _: None
+    )
 
     assert len(fake.made) <= most
     if found.best is not None:

@@ -84,7 +84,7 @@ class Trace:
 
 def trace(data: bytes, label: str) -> Trace:
     """Trace the one pickle that `data` begins with; CheckpointError, naming `label`, where it makes no sense."""
-    machine = _Machine(data)
+    machine = _StackMachine(data)
     try:
         machine.run()
     except (IndexError, KeyError, TypeError, ValueError) as problem:
@@ -92,7 +92,7 @@ def trace(data: bytes, label: str) -> Trace:
     return machine.trace
 
 
-class _Machine:
+class _StackMachine:
     def __init__(self, data: bytes) -> None:
         self.data, self.trace = data, Trace()
         self.stack: list[object] = []
@@ -136,49 +136,49 @@ class _Machine:
         return target
 
 
-def _nothing(_machine: _Machine, _name: str, _value: object) -> None:
+def _nothing(_machine: _StackMachine, _name: str, _value: object) -> None:
     return
 
 
-def _plain(machine: _Machine, _name: str, value: object) -> None:
+def _plain(machine: _StackMachine, _name: str, value: object) -> None:
     machine.push(value)
 
 
-def _constant(value: object) -> Callable[[_Machine, str, object], None]:
+def _constant(value: object) -> Callable[[_StackMachine, str, object], None]:
     return lambda machine, _name, _value: machine.push(value)
 
 
-def _spelled(machine: _Machine, name: str, _value: object) -> None:
+def _spelled(machine: _StackMachine, name: str, _value: object) -> None:
     machine.term(name, (), machine.at, machine.data[machine.at : machine.end])
 
 
-def _mark(machine: _Machine, _name: str, _value: object) -> None:
+def _mark(machine: _StackMachine, _name: str, _value: object) -> None:
     machine.marks.append((machine.stack, machine.starts, machine.at))
     machine.stack, machine.starts = [], []
 
 
-def _pop(machine: _Machine, _name: str, _value: object) -> None:
+def _pop(machine: _StackMachine, _name: str, _value: object) -> None:
     if machine.stack:
         machine.pop()
     else:
         machine.pop_mark()
 
 
-def _pop_mark(machine: _Machine, _name: str, _value: object) -> None:
+def _pop_mark(machine: _StackMachine, _name: str, _value: object) -> None:
     machine.pop_mark()
 
 
-def _dup(machine: _Machine, _name: str, _value: object) -> None:
+def _dup(machine: _StackMachine, _name: str, _value: object) -> None:
     machine.push(machine.stack[-1])
 
 
-def _collect(machine: _Machine, name: str, _value: object) -> None:
+def _collect(machine: _StackMachine, name: str, _value: object) -> None:
     items, _, start = machine.pop_mark()
     machine.term(name, tuple(items), start)
 
 
-def _combine(count: int) -> Callable[[_Machine, str, object], None]:
-    def step(machine: _Machine, name: str, _value: object) -> None:
+def _combine(count: int) -> Callable[[_StackMachine, str, object], None]:
+    def step(machine: _StackMachine, name: str, _value: object) -> None:
         if len(machine.stack) < count:
             raise IndexError("a value is missing from the stack")
         parts, start = tuple(machine.stack[-count:]), machine.starts[-count]
@@ -188,17 +188,17 @@ def _combine(count: int) -> Callable[[_Machine, str, object], None]:
     return step
 
 
-def _add(machine: _Machine, name: str, _value: object) -> None:
+def _add(machine: _StackMachine, name: str, _value: object) -> None:
     items = [machine.pop()[0]] if name == "APPEND" else machine.pop_mark()[0]
     machine.target().effects.extend((ADD, item) for item in items)
 
 
-def _set_one(machine: _Machine, _name: str, _value: object) -> None:
+def _set_one(machine: _StackMachine, _name: str, _value: object) -> None:
     (item, value), (key, start) = machine.pop(), machine.pop()
     _set(machine, key, item, Entry(machine.target(), 0, start, value, machine.end, alone=True))
 
 
-def _set_many(machine: _Machine, _name: str, _value: object) -> None:
+def _set_many(machine: _StackMachine, _name: str, _value: object) -> None:
     items, starts, _ = machine.pop_mark()
     if len(items) % 2:
         raise ValueError("a key has no value")
@@ -208,7 +208,7 @@ def _set_many(machine: _Machine, _name: str, _value: object) -> None:
         _set(machine, items[i], items[i + 1], Entry(target, 0, starts[i], ends[i], ends[i + 1], alone=False))
 
 
-def _set(machine: _Machine, key: object, item: object, entry: Entry) -> None:
+def _set(machine: _StackMachine, key: object, item: object, entry: Entry) -> None:
     effects = entry.target.effects
     if isinstance(key, str):
         placed = Entry(entry.target, len(effects), entry.start, entry.value, entry.end, entry.alone)
@@ -216,12 +216,12 @@ def _set(machine: _Machine, key: object, item: object, entry: Entry) -> None:
     effects.append((SET, key, item))
 
 
-def _build(machine: _Machine, _name: str, _value: object) -> None:
+def _build(machine: _StackMachine, _name: str, _value: object) -> None:
     state, _ = machine.pop()
     machine.target().effects.append((BUILD, state))
 
 
-def _put(machine: _Machine, name: str, index: Any) -> None:  # noqa: ANN401 - an opcode's argument
+def _put(machine: _StackMachine, name: str, index: Any) -> None:  # noqa: ANN401 - an opcode's argument
     counted = name == "MEMOIZE"
     slot = len(machine.memo) if counted else index
     trace = machine.trace
@@ -231,7 +231,7 @@ def _put(machine: _Machine, name: str, index: Any) -> None:  # noqa: ANN401 - an
     trace.counted.append(counted)
 
 
-def _get(machine: _Machine, _name: str, index: Any) -> None:  # noqa: ANN401 - an opcode's argument
+def _get(machine: _StackMachine, _name: str, index: Any) -> None:  # noqa: ANN401 - an opcode's argument
     if index not in machine.memo:
         raise ValueError(f"memo {index} was never stored")
     value, definition = machine.memo[index]
@@ -240,11 +240,11 @@ def _get(machine: _Machine, _name: str, index: Any) -> None:  # noqa: ANN401 - a
     machine.push(value)
 
 
-def _frame(machine: _Machine, _name: str, length: Any) -> None:  # noqa: ANN401 - an opcode's argument
+def _frame(machine: _StackMachine, _name: str, length: Any) -> None:  # noqa: ANN401 - an opcode's argument
     machine.trace.frames.append((machine.at, length))
 
 
-_STEPS: dict[str, Callable[[_Machine, str, Any], None]] = {
+_STEPS: dict[str, Callable[[_StackMachine, str, Any], None]] = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4"), _plain),
     **dict.fromkeys(("BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE"), _plain),
     **dict.fromkeys(("BINFLOAT", "BINSTRING", "SHORT_BINSTRING", "GLOBAL"), _spelled),

@@ -80,7 +80,7 @@ def read_pickle(stream: IO[bytes], label: str) -> Pickle:
     Raises CheckpointError, naming `label`, where the pickle is damaged, truncated, longer than MAX_OPCODES,
     holds more than MAX_OBJECTS or MAX_MEMO, or uses an opcode that no checkpoint needs.
     """
-    machine = _Machine()
+    machine = _StackMachine()
     try:
         _run(machine, stream)
         return Pickle(machine.stack.pop(), tuple(machine.persistent))
@@ -94,7 +94,7 @@ def read_pickle(stream: IO[bytes], label: str) -> Pickle:
 
 
 @dataclass(slots=True)
-class _Machine:
+class _StackMachine:
     stack: list[Any] = field(default_factory=list)
     marks: list[list[Any]] = field(default_factory=list)
     memo: dict[int, object] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class _Machine:
         return items
 
 
-def _run(machine: _Machine, stream: IO[bytes]) -> None:
+def _run(machine: _StackMachine, stream: IO[bytes]) -> None:
     code = b""
     while code != STOP:
         code = stream.read(1)
@@ -123,73 +123,73 @@ def _run(machine: _Machine, stream: IO[bytes]) -> None:
             raise ValueError(f"there are more than {MAX_OPCODES:,} opcodes")
 
 
-def _push(machine: _Machine, value: object) -> None:
+def _push(machine: _StackMachine, value: object) -> None:
     machine.stack.append(value)
 
 
-def _proto(_: _Machine, version: int) -> None:
+def _proto(_: _StackMachine, version: int) -> None:
     if not 2 <= version <= 5:
         raise ValueError(f"the protocol is {version}, not 2 to 5")
 
 
-def _text(machine: _Machine, latin: str) -> None:
+def _text(machine: _StackMachine, latin: str) -> None:
     # Python 2 wrote str as bytes; torch.load reads them as UTF-8
     machine.stack.append(latin.encode("latin-1").decode("utf-8", "backslashreplace"))
 
 
-def _mark(machine: _Machine, _: object) -> None:
+def _mark(machine: _StackMachine, _: object) -> None:
     machine.marks.append(machine.stack)
     machine.stack = []
 
 
-def _pop(machine: _Machine, _: object) -> None:
+def _pop(machine: _StackMachine, _: object) -> None:
     if machine.stack:
         machine.stack.pop()
     else:
         machine.pop_mark()
 
 
-def _pop_mark(machine: _Machine, _: object) -> None:
+def _pop_mark(machine: _StackMachine, _: object) -> None:
     machine.pop_mark()
 
 
-def _empty_list(machine: _Machine, _: object) -> None:
+def _empty_list(machine: _StackMachine, _: object) -> None:
     _count_object(machine)
     machine.stack.append([])
 
 
-def _empty_dict(machine: _Machine, _: object) -> None:
+def _empty_dict(machine: _StackMachine, _: object) -> None:
     _count_object(machine)
     machine.stack.append({})
 
 
-def _put(machine: _Machine, index: int | None) -> None:
+def _put(machine: _StackMachine, index: int | None) -> None:
     if len(machine.memo) >= MAX_MEMO:
         raise ValueError(f"more than {MAX_MEMO:,} values are kept")
     machine.memo[len(machine.memo) if index is None else index] = machine.stack[-1]
 
 
-def _get(machine: _Machine, index: int) -> None:
+def _get(machine: _StackMachine, index: int) -> None:
     _push_again(machine, machine.memo[index])
 
 
-def _dup(machine: _Machine, _: object) -> None:
+def _dup(machine: _StackMachine, _: object) -> None:
     _push_again(machine, machine.stack[-1])
 
 
-def _push_again(machine: _Machine, value: object) -> None:
+def _push_again(machine: _StackMachine, value: object) -> None:
     if isinstance(value, Blob):
         value.reused = True
     machine.stack.append(value)
 
 
-def _tuple(machine: _Machine, _: object) -> None:
+def _tuple(machine: _StackMachine, _: object) -> None:
     items = tuple(machine.pop_mark())
     machine.stack.append(items)
 
 
-def _short_tuple(count: int) -> Callable[[_Machine, object], None]:
-    def step(machine: _Machine, _: object) -> None:
+def _short_tuple(count: int) -> Callable[[_StackMachine, object], None]:
+    def step(machine: _StackMachine, _: object) -> None:
         if len(machine.stack) < count:
             raise IndexError
         machine.stack[-count:] = [tuple(machine.stack[-count:])]
@@ -197,18 +197,18 @@ def _short_tuple(count: int) -> Callable[[_Machine, object], None]:
     return step
 
 
-def _frozenset(machine: _Machine, _: object) -> None:
+def _frozenset(machine: _StackMachine, _: object) -> None:
     # a set would have to hash what it holds, and a tuple can nest deeper than C can hash
     items = machine.pop_mark()
     machine.stack.append(items)
 
 
-def _append(machine: _Machine, _: object) -> None:
+def _append(machine: _StackMachine, _: object) -> None:
     item = machine.stack.pop()
     _items_of(machine.stack[-1]).append(item)
 
 
-def _appends(machine: _Machine, _: object) -> None:
+def _appends(machine: _StackMachine, _: object) -> None:
     items = machine.pop_mark()
     _items_of(machine.stack[-1]).extend(items)
 
@@ -223,13 +223,13 @@ def _items_of(target: object) -> list[object]:
     raise TypeError(f"items are added to a {type(target).__name__}")
 
 
-def _setitem(machine: _Machine, _: object) -> None:
+def _setitem(machine: _StackMachine, _: object) -> None:
     value = machine.stack.pop()
     key = machine.stack.pop()
     _entries_of(machine.stack[-1])[_key(key)] = value
 
 
-def _setitems(machine: _Machine, _: object) -> None:
+def _setitems(machine: _StackMachine, _: object) -> None:
     items = machine.pop_mark()
     entries = _entries_of(machine.stack[-1])
     for key, value in zip(items[::2], items[1::2], strict=True):
@@ -252,19 +252,19 @@ def _key(key: object) -> object:
     return key if isinstance(key, int) and abs(key) < _PLAIN_INT else Key(key)
 
 
-def _global(machine: _Machine, pair: str) -> None:
+def _global(machine: _StackMachine, pair: str) -> None:
     module, _, name = pair.partition(" ")
     machine.stack.append(Global(module, name))
 
 
-def _stack_global(machine: _Machine, _: object) -> None:
+def _stack_global(machine: _StackMachine, _: object) -> None:
     name, module = machine.stack.pop(), machine.stack.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise TypeError("STACK_GLOBAL names something that is no text")
     machine.stack.append(Global(module, name))
 
 
-def _reduce(machine: _Machine, _: object) -> None:
+def _reduce(machine: _StackMachine, _: object) -> None:
     args, func = machine.stack.pop(), machine.stack.pop()
     if not isinstance(args, tuple):
         raise TypeError("a call's arguments are no tuple")
@@ -272,37 +272,37 @@ def _reduce(machine: _Machine, _: object) -> None:
     machine.stack.append(maker(machine, args) if maker else _call(machine, func, args))
 
 
-def _call(machine: _Machine, func: object, args: tuple[object, ...]) -> Call:
+def _call(machine: _StackMachine, func: object, args: tuple[object, ...]) -> Call:
     _count_object(machine)
     return Call(func, args)
 
 
-def _count_object(machine: _Machine) -> None:
+def _count_object(machine: _StackMachine) -> None:
     machine.objects += 1
     if machine.objects > MAX_OBJECTS:
         raise ValueError(f"there are more than {MAX_OBJECTS:,} objects")
 
 
-def _new_with_keywords(machine: _Machine, _: object) -> None:
+def _new_with_keywords(machine: _StackMachine, _: object) -> None:
     keywords, args, cls = machine.stack.pop(), machine.stack.pop(), machine.stack.pop()
     machine.stack.append(_call(machine, cls, (args, keywords)))
 
 
-def _build(machine: _Machine, _: object) -> None:
+def _build(machine: _StackMachine, _: object) -> None:
     state = machine.stack.pop()
     target = machine.stack[-1]
     if isinstance(target, Call):  # a plain dict's state is an attribute such as OrderedDict._metadata
         target.state = state
 
 
-def _binpersid(machine: _Machine, _: object) -> None:
+def _binpersid(machine: _StackMachine, _: object) -> None:
     _count_object(machine)
     persistent = Persistent(machine.stack.pop())
     machine.persistent.append(persistent)
     machine.stack.append(persistent)
 
 
-def _make_dict(machine: _Machine, args: tuple[object, ...]) -> dict[object, object]:
+def _make_dict(machine: _StackMachine, args: tuple[object, ...]) -> dict[object, object]:
     source = args[-1] if args else None  # a defaultdict's only other argument is its factory
     if isinstance(source, dict):
         return source
@@ -316,11 +316,11 @@ def _make_dict(machine: _Machine, args: tuple[object, ...]) -> dict[object, obje
     return made
 
 
-def _make_list(_: _Machine, args: tuple[object, ...]) -> object:
+def _make_list(_: _StackMachine, args: tuple[object, ...]) -> object:
     return args[0] if args and isinstance(args[0], (list, tuple)) else []
 
 
-_MAKERS: dict[tuple[str, str], Callable[[_Machine, tuple[object, ...]], object]] = {
+_MAKERS: dict[tuple[str, str], Callable[[_StackMachine, tuple[object, ...]], object]] = {
     ("collections", "OrderedDict"): _make_dict,
     ("collections", "defaultdict"): _make_dict,
     ("collections", "Counter"): _make_dict,
@@ -339,7 +339,7 @@ _PUSHED = (
     *("BINBYTES", "BINBYTES8", "BYTEARRAY8", "SHORT_BINBYTES"),
 )
 
-_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+_STEPS: dict[str, Callable[[_StackMachine, Any], None]] = {
     **dict.fromkeys(_PUSHED, _push),
     "PROTO": _proto,
     "FRAME": lambda _machine, _length: None,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.graph import SET, Entry, Term, holders, same, trace
 from prunecli.formats.torch.records import resave
-from prunecli.text.escape import shown
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,7 +79,7 @@ def _chosen(old: Trace, names: Mapping[str, str | None], label: str) -> list[tup
         found = list(_find(old.root, name, indexes, set()))
         if len(found) != 1:
             why = "is in no dict by that name" if not found else "is there more than once"
-            raise _unproven(label, f"{shown(name)!r} {why}")
+            raise _unproven(label, f"{printable(name)!r} {why}")
         target, order, above = found[0]
         chosen.append((entries[id(target), order], None if new is None else new[above:]))
     return chosen

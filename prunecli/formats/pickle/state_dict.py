@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.errors import CheckpointError
+from prunecli.formats.pickle.leaves import is_leaf
 from prunecli.formats.pickle.opcodes import Blob
 from prunecli.formats.pickle.reader import Call, Key, Persistent
-from prunecli.formats.torch.rebuild import is_leaf
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

@@ -7,15 +7,16 @@ reads tensor data, nor knows about directories.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import Span, TensorInfo, row_major
+from prunecli.checkpoint import RANK_LIMIT, Span, TensorInfo, row_major
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
+from prunecli.formats.strict_json import HEADER_LIMIT, Json, parse_json_object
+from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,17 +25,9 @@ if TYPE_CHECKING:
 FORMAT_LIMIT = 100_000_000
 """The longest header, in bytes, that the safetensors format allows."""
 
-HEADER_LIMIT = 32 * 1024 * 1024
-"""The longest header, in bytes, that is read: some 300,000 tensors, in less than 1 GiB of memory."""
-
-RANK_LIMIT = 64
-"""The most dimensions a tensor may have; it is also the most that NumPy can handle."""
 
 DTYPES = frozenset(BITS) - {"C128"}
 """The dtypes the format has."""
-
-Json = object
-"""A parsed JSON value: an object is a tuple of (key, value) pairs, so that repeated keys stay visible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,42 +50,6 @@ def read_safetensors(file: BinaryIO, label: str) -> SafetensorsListing:
     tensors = [_tensor(name, entry, data.start, label) for name, entry in entries.items()]
     _check_regions(tensors, data, label)
     return SafetensorsListing(tuple(sorted(tensors, key=attrgetter("name"))), metadata)
-
-
-def parse_json_object(raw: bytes, what: str) -> tuple[tuple[str, Json], ...]:
-    """Parse `raw`, one JSON object in UTF-8, into its (key, value) pairs; `what` names it in messages.
-
-    Nested objects become tuples of pairs too. An integer that is negative or has more than 20 digits becomes
-    -1: no size can be that. Raise CheckpointError for anything else than one JSON object.
-    """
-    try:
-        value = _DECODER.decode(raw.decode("utf-8"))
-    except RecursionError:
-        raise CheckpointError(f"{what} is nested too deeply to be real") from None
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{what} is not UTF-8 text (byte {error.start})") from None
-    except ValueError as error:
-        raise CheckpointError(f"{what} is not valid JSON: {error}") from None
-    if not isinstance(value, tuple):
-        raise CheckpointError(f"{what} is not a JSON object but a JSON {type(value).__name__}")
-    return value
-
-
-def quoted(name: str) -> str:
-    """Quote a name found in a file for a message: control characters escaped, long ones cut."""
-    return repr(name if len(name) <= 120 else f"{name[:120]}...")
-
-
-def _integer(digits: str) -> int:
-    return int(digits) if len(digits) <= 20 and digits[0] != "-" else -1
-
-
-def _constant(word: str) -> NoReturn:
-    msg = f"{word} is not JSON"
-    raise ValueError(msg)
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=tuple, parse_int=_integer, parse_constant=_constant)
 
 
 def _header(file: BinaryIO, size: int, label: str) -> bytes:

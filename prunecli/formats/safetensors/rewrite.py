@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
 from prunecli.formats.safetensors.reader import read_safetensors
-from prunecli.io.parts import Plan
+from prunecli.io.parts import FilePlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ _STYLES: tuple[dict[str, Any], ...] = tuple(
 )
 
 
-def rewrite_safetensors(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> Plan:
+def rewrite_safetensors(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> FilePlan:
     """Return the plan of the safetensors `file` with the tensors `names` renamed, or gone where the name is None.
 
     The data keeps its order, unless a tensor would leave the alignment it had: then wider elements come first, as
@@ -54,7 +54,7 @@ def rewrite_safetensors(file: BinaryIO, label: str, names: Mapping[str, str | No
         header[names.get(name) or name] = {**entry, "data_offsets": offsets[name]}
     text = spelled_alike(raw, header).rstrip()
     text += b" " * (-len(text) % _ALIGNMENT)
-    return Plan((len(text).to_bytes(8, "little") + text, *(tensor.span for tensor in kept)))
+    return FilePlan((len(text).to_bytes(8, "little") + text, *(tensor.span for tensor in kept)))
 
 
 def _parsed(raw: bytes, label: str) -> Any:  # noqa: ANN401 - JSON

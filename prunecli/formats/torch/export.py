@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, BinaryIO
 
-from prunecli.checkpoint import TensorInfo
+from prunecli.checkpoint import RANK_LIMIT, TensorInfo, why_view
 from prunecli.errors import CheckpointError
-from prunecli.formats.safetensors.reader import RANK_LIMIT, parse_json_object, quoted
-from prunecli.formats.torch.rebuild import why_view
+from prunecli.formats.strict_json import parse_json_object
 from prunecli.formats.torch.records import checksums, is_big_endian, only_folder, read_record, resave
+from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

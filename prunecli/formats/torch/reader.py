@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.errors import CheckpointError
+from prunecli.formats.pickle.leaves import other_kind, unwrapped
 from prunecli.formats.pickle.reader import read_pickle
 from prunecli.formats.pickle.state_dict import Names, find_leaves
 from prunecli.formats.torch.export import is_exported, read_exported
 from prunecli.formats.torch.legacy import is_legacy, read_legacy
-from prunecli.formats.torch.rebuild import Storage, is_strided, other_kind, storage_claim, tensor_info, unwrapped
+from prunecli.formats.torch.rebuild import Storage, is_strided, storage_claim, tensor_info
 from prunecli.formats.torch.records import checksums, compressed, is_big_endian, only_folder, read_record
 from prunecli.formats.torch.torchscript import is_script, read_classes, sort_attributes
 from prunecli.formats.zip.directory import read_records

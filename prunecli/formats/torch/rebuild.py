@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from prunecli.checkpoint import Span, TensorInfo
-from prunecli.dtypes import BITS
+from prunecli.checkpoint import Span, TensorInfo, why_view
+from prunecli.dtypes import BITS, DTYPES
 from prunecli.errors import CheckpointError
+from prunecli.formats.pickle.leaves import _MODULES
 from prunecli.formats.pickle.reader import Call, Global, Persistent
 
 _INT64 = 1 << 63
@@ -38,52 +39,8 @@ _STORAGES = {
     "QUInt2x4Storage": "U8",
 }
 
-DTYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "float8_e4m3fnuz": "F8_E4M3FNUZ",
-    "float8_e5m2fnuz": "F8_E5M2FNUZ",
-    "float8_e8m0fnu": "F8_E8M0",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint64": "U64",
-    "uint32": "U32",
-    "uint16": "U16",
-    "uint8": "U8",
-    "bool": "BOOL",
-    "complex64": "C64",
-    "complex128": "C128",
-}
-"""safetensors' name for each of torch's dtypes that has one."""
 
 _STRIDED = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
-_WRAPPERS = {
-    "_rebuild_parameter",
-    "_rebuild_parameter_with_state",
-    "_rebuild_device_tensor_from_cpu_tensor",
-}
-_SUBCLASSES = {"_rebuild_from_type", "_rebuild_from_type_v2"}
-_MODULES = {"torch._utils", "torch._tensor", "torch.tensor"}
-_OTHERS = {
-    "_rebuild_sparse_tensor": "sparse tensor",
-    "_rebuild_sparse_csr_tensor": "sparse tensor",
-    "_rebuild_qtensor": "quantized tensor",
-    "_rebuild_nested_tensor": "nested tensor",
-    "_rebuild_meta_tensor_no_storage": "meta tensor",
-    "_rebuild_wrapper_subclass": "tensor of a wrapper subclass",
-}
-_ARRAYS = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,48 +94,6 @@ def _view(rest: list[object], length: int) -> tuple[int, int] | None:
             raise ValueError("a view of a storage reaches outside it")
 
 
-def is_leaf(value: object) -> bool:
-    """Whether `value` is a storage or what some tensor or array library rebuilds: nothing to look for inside."""
-    if isinstance(value, Persistent) or is_array(value):
-        return True
-    if isinstance(value, tuple):
-        return _is_named_array(value)
-    if not isinstance(value, Call) or not isinstance(value.func, Global):
-        return False
-    return value.func.name.startswith("_rebuild_") and value.func.module.partition(".")[0] == "torch"
-
-
-def is_array(value: object) -> bool:
-    """Whether `value` is what NumPy rebuilds an array from."""
-    if not isinstance(value, Call) or not isinstance(value.func, Global):
-        return False
-    return (value.func.module, value.func.name) in _ARRAYS
-
-
-def _is_named_array(value: tuple[object, ...]) -> bool:
-    # Paddle pickles a parameter as the tuple of its own name and its array
-    return len(value) == 2 and isinstance(value[0], str) and is_array(value[1])
-
-
-def unwrapped(value: object) -> object:
-    """Return the call inside a Parameter's, a subclass's or Paddle's pair; any other value as it is."""
-    if isinstance(value, tuple):
-        return value[1]
-    for _ in range(8):  # a Parameter of a subclass has two wrappings; a hostile file has any number
-        match value:
-            case Call(func=Global(module=module, name=name), args=(inner, *_)) if (
-                module in _MODULES and name in _WRAPPERS
-            ):
-                value = inner
-            case Call(func=Global(module=module, name=name), args=(func, _, tuple(args), *_)) if (
-                module in _MODULES and name in _SUBCLASSES
-            ):
-                value = Call(func, args)
-            case _:
-                return value
-    return value
-
-
 def is_strided(value: object) -> bool:
     """Whether `value`, already unwrapped, rebuilds an ordinary tensor: one that looks into a storage by strides."""
     match value:
@@ -186,19 +101,6 @@ def is_strided(value: object) -> bool:
             return module in _MODULES and name in _STRIDED
         case _:
             return False
-
-
-def other_kind(value: object) -> str:
-    """Say in a few words what a leaf, already unwrapped, is when it is no ordinary tensor."""
-    match value:
-        case Persistent():
-            return "bare storage"
-        case Call(func=Global(module=module, name=name)) if (module, name) in _ARRAYS:
-            return "NumPy array"
-        case Call(func=Global(module=module, name=name)):
-            return _OTHERS.get(name, f"tensor that {module}.{name} rebuilds")
-        case _:
-            return "tensor of an unknown kind"
 
 
 def tensor_info(name: str, value: object, storages: dict[Persistent, Storage], outside: str | None) -> TensorInfo:
@@ -265,17 +167,3 @@ def _why_fixed(shape: tuple[int, ...], strides: tuple[int, ...], rest: list[obje
     if flags.get("neg"):
         return "negative view"
     return why_view(shape, strides)
-
-
-def why_view(shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
-    """Say why a view of `shape` and `strides` cannot be pruned, or None where each position is a number of its own."""
-    if not prod(shape):
-        return None
-    reach = 0  # the last element the narrower dimensions touch
-    for stride, n in sorted((stride, n) for n, stride in zip(shape, strides, strict=True) if n > 1):
-        if not stride:
-            return "expanded view"
-        if stride <= reach:
-            return "view that overlaps itself"
-        reach += stride * (n - 1)
-    return None

@@ -21,7 +21,7 @@ from prunecli.formats.torch.records import only_folder, read_record
 from prunecli.formats.torch.torchscript import is_script
 from prunecli.formats.zip.directory import read_records
 from prunecli.formats.zip.rewrite import rewrite_zip
-from prunecli.io.parts import Plan
+from prunecli.io.parts import FilePlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ _ALIGNMENT = 64  # of the records, where the file does not say
 _MODEL_FIRST = "torch.nn.utils.prune.remove(module, 'weight') on the model, then export it again"
 
 
-def rewrite_torch(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> Plan:
+def rewrite_torch(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> FilePlan:
     """Return the plan of the torch `file` with the entries at the dotted paths `names` renamed, or gone where None.
 
     The paths lead from the pickled object, through the key of the state_dict. Raises CheckpointError, naming `label`,
@@ -44,7 +44,7 @@ def rewrite_torch(file: BinaryIO, label: str, names: Mapping[str, str | None]) -
     return _legacy(file, label, names) if is_legacy(head) else _zip(file, label, names)
 
 
-def _zip(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> Plan:
+def _zip(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> FilePlan:
     records = read_records(file, label)
     if is_exported(records) or is_script(records):
         raise CheckpointError(
@@ -74,7 +74,7 @@ def _is_module(pid: object) -> bool:
 # --- before torch 1.6
 
 
-def _legacy(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> Plan:
+def _legacy(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> FilePlan:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     window = bounded(file, min(size, _MAX_PICKLES))
@@ -95,7 +95,7 @@ def _legacy(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> Plan
         if key in used:
             parts.append(storage)
         at = storage.end
-    return Plan((*parts, Span(at, size - at)))
+    return FilePlan((*parts, Span(at, size - at)))
 
 
 def _list_of(texts: list[str]) -> bytes:

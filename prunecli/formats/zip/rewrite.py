@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from prunecli.checkpoint import Checksum
 from prunecli.errors import CheckpointError
 from prunecli.formats.zip.directory import read_records
-from prunecli.io.parts import Plan, length
+from prunecli.io.parts import FilePlan, length
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -62,7 +62,7 @@ class _New:
 
 def rewrite_zip(
     file: BinaryIO, label: str, changed: Mapping[str, bytes], dropped: Collection[str], alignment: int = 64
-) -> Plan:
+) -> FilePlan:
     """Return the plan of the zip `file` without the records `dropped` and with the content of those `changed`.
 
     Data that is stored begins as many bytes past a multiple of `alignment` as it did. The plan has the checksum of
@@ -88,7 +88,7 @@ def rewrite_zip(
         for old, start in zip(kept, ends, strict=False)
         if not old.record.compressed and old.record.name not in changed
     )
-    return Plan((*parts, directory, _end(tail, len(kept), at, len(directory))), tuple(checksums))
+    return FilePlan((*parts, directory, _end(tail, len(kept), at, len(directory))), tuple(checksums))
 
 
 def _old_records(file: BinaryIO, records: Mapping[str, Record]) -> tuple[list[_Old], bytes]:

@@ -17,16 +17,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from safetensors import SafetensorError, deserialize, safe_open
 
+from prunecli.checkpoint import RANK_LIMIT
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
-from prunecli.formats.safetensors.reader import (
-    DTYPES,
-    FORMAT_LIMIT,
-    HEADER_LIMIT,
-    RANK_LIMIT,
-    SafetensorsListing,
-    read_safetensors,
-)
+from prunecli.formats.safetensors.reader import DTYPES, FORMAT_LIMIT, SafetensorsListing, read_safetensors
+from prunecli.formats.strict_json import HEADER_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

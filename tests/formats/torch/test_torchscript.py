@@ -17,7 +17,7 @@ from prunecli.api import prune
 from prunecli.errors import CheckpointError, SelectionError
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.zip.directory import read_records
-from prunecli.selection.select import Rules, select
+from prunecli.selection.select import Selector, select
 from prunecli.strategies.unstructured import Threshold
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def test_a_module_without_weights_selects_nothing(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.BatchNorm1d(3)), tmp_path / "b.pt")
 
     with pytest.raises(SelectionError, match="no tensor to prune"):
-        select(open_checkpoint(tmp_path / "b.pt"), Rules())
+        select(open_checkpoint(tmp_path / "b.pt"), Selector())
 
 
 def test_a_part_is_found_by_its_key(archive: Path) -> None:

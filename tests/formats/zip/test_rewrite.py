@@ -19,13 +19,13 @@ from prunecli.errors import CheckpointError
 from prunecli.formats.zip.directory import read_records
 from prunecli.formats.zip.rewrite import _central, _old_records, rewrite_zip
 from prunecli.io.files import Source
-from prunecli.io.parts import Plan, write_parts
+from prunecli.io.parts import FilePlan, write_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def written(plan: Plan, source: Path, target: Path) -> bytes:
+def written(plan: FilePlan, source: Path, target: Path) -> bytes:
     """Write what `plan` makes of `source`, and return it."""
     opened = Source(source, source.stat().st_size)
     with target.open("w+b") as file:
@@ -161,7 +161,7 @@ def test_parts_are_copied_in_any_order(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "in").write_bytes(data)
     if way == "hand":
         monkeypatch.delattr(os, "copy_file_range", raising=False)
-    plan = Plan((b"head", Span(2_000_000, 1_000_000), Span(5, 0), Span(10, 1_500_000), b"tail"))
+    plan = FilePlan((b"head", Span(2_000_000, 1_000_000), Span(5, 0), Span(10, 1_500_000), b"tail"))
 
     found = written(plan, tmp_path / "in", tmp_path / "out")
 

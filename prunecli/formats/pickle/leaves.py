@@ -1,0 +1,90 @@
+"""leaves."""
+
+from __future__ import annotations
+
+from prunecli.formats.pickle.reader import Call, Global, Persistent
+
+_WRAPPERS = {
+    "_rebuild_parameter",
+    "_rebuild_parameter_with_state",
+    "_rebuild_device_tensor_from_cpu_tensor",
+}
+
+
+_SUBCLASSES = {"_rebuild_from_type", "_rebuild_from_type_v2"}
+
+
+_MODULES = {"torch._utils", "torch._tensor", "torch.tensor"}
+
+
+_OTHERS = {
+    "_rebuild_sparse_tensor": "sparse tensor",
+    "_rebuild_sparse_csr_tensor": "sparse tensor",
+    "_rebuild_qtensor": "quantized tensor",
+    "_rebuild_nested_tensor": "nested tensor",
+    "_rebuild_meta_tensor_no_storage": "meta tensor",
+    "_rebuild_wrapper_subclass": "tensor of a wrapper subclass",
+}
+
+
+_ARRAYS = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"),
+}
+
+
+def is_leaf(value: object) -> bool:
+    """Whether `value` is a storage or what some tensor or array library rebuilds: nothing to look for inside."""
+    if isinstance(value, Persistent) or is_array(value):
+        return True
+    if isinstance(value, tuple):
+        return _is_named_array(value)
+    if not isinstance(value, Call) or not isinstance(value.func, Global):
+        return False
+    return value.func.name.startswith("_rebuild_") and value.func.module.partition(".")[0] == "torch"
+
+
+def is_array(value: object) -> bool:
+    """Whether `value` is what NumPy rebuilds an array from."""
+    if not isinstance(value, Call) or not isinstance(value.func, Global):
+        return False
+    return (value.func.module, value.func.name) in _ARRAYS
+
+
+def _is_named_array(value: tuple[object, ...]) -> bool:
+    # Paddle pickles a parameter as the tuple of its own name and its array
+    return len(value) == 2 and isinstance(value[0], str) and is_array(value[1])
+
+
+def unwrapped(value: object) -> object:
+    """Return the call inside a Parameter's, a subclass's or Paddle's pair; any other value as it is."""
+    if isinstance(value, tuple):
+        return value[1]
+    for _ in range(8):  # a Parameter of a subclass has two wrappings; a hostile file has any number
+        match value:
+            case Call(func=Global(module=module, name=name), args=(inner, *_)) if (
+                module in _MODULES and name in _WRAPPERS
+            ):
+                value = inner
+            case Call(func=Global(module=module, name=name), args=(func, _, tuple(args), *_)) if (
+                module in _MODULES and name in _SUBCLASSES
+            ):
+                value = Call(func, args)
+            case _:
+                return value
+    return value
+
+
+def other_kind(value: object) -> str:
+    """Say in a few words what a leaf, already unwrapped, is when it is no ordinary tensor."""
+    match value:
+        case Persistent():
+            return "bare storage"
+        case Call(func=Global(module=module, name=name)) if (module, name) in _ARRAYS:
+            return "NumPy array"
+        case Call(func=Global(module=module, name=name)):
+            return _OTHERS.get(name, f"tensor that {module}.{name} rebuilds")
+        case _:
+            return "tensor of an unknown kind"

@@ -1,0 +1,155 @@
+"""numpy ops."""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.kernels.ops import UINTS, Array, before_in_group, in_slices, in_tiles, middle_index
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
+
+
+EXTRACT_LIMIT = 8
+"""Up to this many patterns in a bracket are counted one by one; more are taken out and sorted."""
+
+
+class NumpyOps:
+    """The kernels on the CPU. One instance per thread: its scratch memory is used again by every call.
+
+    Masks are applied by arithmetic: assignment through a boolean mask mispredicts a branch per weight and costs ten
+    times as much.
+    """
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        """Start without scratch memory; it grows to the largest tile seen."""
+        self._scratch: dict[str, mmap.mmap] = {}
+
+    def scratch(self, slot: str, count: int, dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - any NumPy dtype
+        """Return `count` elements of scratch memory, page-aligned, holding whatever was left in it."""
+        size = count * np.dtype(dtype).itemsize
+        held = self._scratch.get(slot)
+        if held is None or len(held) < size:
+            held = self._scratch[slot] = mmap.mmap(-1, max(size, 1 << 16))
+        return np.frombuffer(held, dtype, count)
+
+    def load(self, raw: NDArray[Any]) -> Array:
+        """Return `raw` itself."""
+        return raw
+
+    def magnitudes(self, x: Array, dtype: Float, slot: str = "y") -> Array:
+        """Return the sign-cleared patterns, in the scratch memory `slot`, which the next call reuses."""
+        if dtype.itemsize > 1:
+            return np.bitwise_and(x, x.dtype.type(dtype.mask), out=self.scratch(slot, x.size, x.dtype))
+        y = self.scratch(slot, x.size, np.int16)
+        np.bitwise_and(x, np.int8(dtype.mask), out=y)
+        if dtype.negative_zero_is_nan:
+            y[x == np.int8(-128)] = dtype.top
+        return y
+
+    def at_least(self, y: Array, cut: int) -> Array:
+        """Subtract and spread the sign bit: two passes, no branch."""
+        kind = y.dtype.type
+        keep = np.subtract(kind(cut - 1), y, out=self.scratch("keep", y.size, y.dtype))
+        return np.right_shift(keep, kind(8 * y.itemsize - 1), out=keep)
+
+    def count_equal(self, y: Array, value: int) -> int:
+        """Count the entries equal to `value`."""
+        return int(np.count_nonzero(np.equal(y, y.dtype.type(value), out=self.scratch("bool", y.size, bool))))
+
+    def drop_first_equal(self, keep: Array, y: Array, value: int, count: int) -> None:
+        """Clear `keep` at the first `count` entries equal to `value`."""
+        if count:
+            keep[np.flatnonzero(y == y.dtype.type(value))[:count]] = 0
+
+    def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
+        """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
+        before = before_in_group(start, y.size, length, inner, group)
+        beaten = np.subtract(before, np.int8(keep), out=self.scratch("beaten", y.size, np.int8))
+        flags, members = self.scratch("bool", y.size, bool), self.scratch("members", y.size, bool)
+        for distance in range(1, group):
+            d = distance * inner
+            if d >= y.size:
+                break
+            # The earlier of two equals wins. An entry starts as beaten by all before it in its group; each of
+            # those that it beats is a loss less for it and a loss more for the other.
+            wins = np.less(y[:-d], y[d:], out=flags[d:])
+            together = np.greater_equal(before[d:], np.int8(distance), out=members[d:])
+            np.logical_and(wins, together, out=wins)
+            np.subtract(beaten[d:], wins.view(np.int8), out=beaten[d:])
+            np.add(beaten[:-d], wins.view(np.int8), out=beaten[:-d])
+        np.right_shift(beaten, np.int8(7), out=beaten)
+        kept: NDArray[Any] = self.scratch("keep", y.size, y.dtype)
+        np.copyto(kept, beaten)
+        return kept
+
+    def drop_from(self, keep: Array, start: int, length: int, inner: int, first: int) -> None:
+        """Clear `keep` from index `first` of the middle dimension on."""
+        keep[middle_index(start, keep.size, length, inner) >= first] = 0
+
+    def left_of_rows(self, rows: Array) -> NDArray[np.int64]:
+        """Count the entries of each row that are not negative."""
+        return np.asarray(np.count_nonzero(rows >= 0, axis=1))
+
+    def drop_gone(self, keep: Array, y: Array) -> None:
+        """Spread the sign bit and clear what it covers."""
+        np.bitwise_and(keep, ~(y >> y.dtype.type(8 * y.itemsize - 1)), out=keep)
+
+    def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
+        """Repeat each slice's answer over its elements."""
+        return self._spread(y, in_slices(start, y.size, inner, alive))
+
+    def keep_tiles(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
+        """Repeat each tile's answer over its columns, and each row of tiles over its rows."""
+        return self._spread(y, in_tiles(start, y.size, row, tile, alive))
+
+    def _spread(self, y: Array, answers: NDArray[np.int8]) -> Array:
+        kept: NDArray[Any] = self.scratch("keep", y.size, y.dtype)
+        np.copyto(kept, answers)
+        return kept
+
+    def keep_largest_of_rows(self, rows: Array, keep: int, *, last: bool = False) -> Array:
+        """Find each row's `keep`-th largest, keep what is larger, then equals from one end until `keep` stay."""
+        if last:
+            kept_last: NDArray[Any] = self.keep_largest_of_rows(rows[:, ::-1], keep)[:, ::-1]
+            return kept_last
+        width = rows.shape[1]
+        at = np.partition(rows, width - keep, axis=1)[:, width - keep, None]
+        larger, equal = rows > at, rows == at
+        room = keep - np.count_nonzero(larger, axis=1)[:, None]
+        kept = larger | (equal & (np.cumsum(equal, axis=1) <= room))
+        return -kept.astype(rows.dtype)
+
+    def smallest(self, y: Array, rank: int) -> int:
+        """Return the `rank`-th smallest entry (1-based)."""
+        return int(np.partition(y, rank - 1)[rank - 1])
+
+    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
+        """Count with one comparison per pattern where the bracket is narrow; take the inside out where it is not."""
+        kind, flags = y.dtype.type, self.scratch("bool", y.size, bool)
+        below = int(np.count_nonzero(np.less(y, kind(low), out=flags)))
+        if width <= EXTRACT_LIMIT:
+            narrow = np.array(range(low, low + width), y.dtype)
+            numbers = [int(np.count_nonzero(np.equal(y, p, out=flags))) for p in narrow]
+            return below, narrow, np.array(numbers, np.int64)
+        shifted = np.subtract(y, kind(low), out=self.scratch("keep", y.size, y.dtype)).view(UINTS[y.itemsize])
+        np.less(shifted, shifted.dtype.type(width), out=flags)
+        return below, y[flags], None
+
+    def kept(self, keep: Array) -> NDArray[np.uint8]:
+        """Compare with zero."""
+        flags: NDArray[np.uint8] = (keep != 0).view(np.uint8)
+        return flags
+
+    def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
+        """Write `x & keep` to `out`; a keep array wider than the weights is cut to their width."""
+        if keep.dtype != x.dtype:
+            keep = keep.astype(x.dtype)
+        np.bitwise_and(x, keep, out=out)

@@ -1,0 +1,112 @@
+"""torch ops."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.kernels.ops import Array, before_in_group, in_slices, in_tiles, middle_index
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
+
+
+class TorchOps:
+    """The kernels on a torch device: integer compares and integer sums only, so the bits are NumPy's."""
+
+    def __init__(self, device: str) -> None:
+        """Name the torch `device`: "cuda:0", "mps", "xpu", or "cpu" to run torch's kernels on the host."""
+        self.torch = importlib.import_module("torch")
+        self.device = device
+
+    def load(self, raw: NDArray[Any]) -> Array:
+        """Copy the host integers `raw` to the device."""
+        return self.torch.from_numpy(np.ascontiguousarray(raw)).to(self.device, copy=True)
+
+    def magnitudes(self, x: Array, dtype: Float) -> Array:
+        """Return the sign-cleared patterns; fnuz's NaN comes out above all others."""
+        if dtype.itemsize > 1:
+            return x & dtype.mask
+        y = x.to(self.torch.int16) & dtype.mask
+        return y.masked_fill_(x == -128, dtype.top) if dtype.negative_zero_is_nan else y
+
+    def at_least(self, y: Array, cut: int) -> Array:
+        """Subtract and spread the sign bit."""
+        return (cut - 1 - y) >> (8 * y.element_size() - 1)
+
+    def count_equal(self, y: Array, value: int) -> int:
+        """Count the entries equal to `value`."""
+        return int((y == value).sum())
+
+    def drop_first_equal(self, keep: Array, y: Array, value: int, count: int) -> None:
+        """Clear `keep` at the first `count` entries equal to `value`."""
+        if count:
+            keep[(y == value).nonzero().flatten()[:count]] = 0
+
+    def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
+        """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
+        before = before_in_group(start, len(y), length, inner, group)
+        at = self.torch.from_numpy(before.copy()).to(self.device)
+        beaten = at - keep
+        for distance in range(1, group):
+            d = distance * inner
+            if d >= len(y):
+                break
+            wins = ((y[:-d] < y[d:]) & (at[d:] >= distance)).to(beaten.dtype)
+            beaten[d:] -= wins
+            beaten[:-d] += wins
+        return (beaten >> 7).to(y.dtype)
+
+    def drop_from(self, keep: Array, start: int, length: int, inner: int, first: int) -> None:
+        """Clear `keep` from index `first` of the middle dimension on."""
+        tail = self.torch.from_numpy(middle_index(start, len(keep), length, inner) >= first)
+        keep.masked_fill_(tail.to(self.device), 0)
+
+    def left_of_rows(self, rows: Array) -> NDArray[np.int64]:
+        """Count the entries of each row that are not negative."""
+        found: NDArray[np.int64] = (rows >= 0).sum(1).cpu().numpy()
+        return found
+
+    def drop_gone(self, keep: Array, y: Array) -> None:
+        """Spread the sign bit and clear what it covers."""
+        keep &= ~(y >> (8 * y.element_size() - 1))
+
+    def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
+        """Repeat each slice's answer over its elements."""
+        return self.torch.from_numpy(in_slices(start, len(y), inner, alive)).to(self.device).to(y.dtype)
+
+    def keep_tiles(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
+        """Repeat each tile's answer over its columns, and each row of tiles over its rows."""
+        answers = in_tiles(start, len(y), row, tile, alive)
+        return self.torch.from_numpy(answers).to(self.device).to(y.dtype)
+
+    def keep_largest_of_rows(self, rows: Array, keep: int, *, last: bool = False) -> Array:
+        """Sort each row stably from the largest down and keep the first `keep`."""
+        if last:
+            return self.keep_largest_of_rows(rows.flip(1), keep).flip(1)
+        order = self.torch.argsort(rows, dim=1, descending=True, stable=True)[:, :keep]
+        return self.torch.zeros_like(rows).scatter_(1, order, -1)
+
+    def smallest(self, y: Array, rank: int) -> int:
+        """Return the `rank`-th smallest entry (1-based)."""
+        return int(self.torch.sort(y).values[rank - 1])
+
+    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
+        """Count the entries below `low`, and tell the patterns in [low, low + width) with their counts."""
+        below = int((y < low).sum())
+        inside = y[(y >= low) & (y <= low + (width - 1))]
+        patterns, counts = self.torch.unique(inside, return_counts=True)
+        return below, patterns.cpu().numpy(), counts.cpu().numpy().astype(np.int64, copy=False)
+
+    def kept(self, keep: Array) -> NDArray[np.uint8]:
+        """Compare with zero and copy back."""
+        flags: NDArray[np.uint8] = (keep != 0).to(self.torch.uint8).cpu().numpy()
+        return flags
+
+    def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
+        """Copy `x & keep` back to the host integers `out`."""
+        out[...] = (x & keep.to(x.dtype)).cpu().numpy()

@@ -1,0 +1,50 @@
+"""numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prunecli.report.model import Row
+
+
+def shape(row: Row) -> str:
+    """Return a shape as "16x3x3", or "scalar"."""
+    return "x".join(map(str, row.shape)) or "scalar"
+
+
+def magnitude(value: float | None) -> str:
+    """Return a magnitude with 6 digits, "-" where there is none."""
+    return "-" if value is None else f"{value:.6g}"
+
+
+def number(count: int | None) -> str:
+    """Return a count with its thousands marked, "-" where it is unknown."""
+    return "-" if count is None else f"{count:,}"
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction (0-1) as a percentage; only exactly none and exactly all read 0.0% and 100.0%."""
+    if fraction is None:
+        return "-"
+    text = f"{100 * fraction:.1f}%"
+    if text == "0.0%" and fraction > 0:
+        return "<0.1%"
+    return ">99.9%" if text == "100.0%" and fraction < 1 else text
+
+
+def tensors(count: int) -> str:
+    """Return "1 tensor" or "12 tensors"."""
+    return f"{count:,} tensor" if count == 1 else f"{count:,} tensors"
+
+
+def format_bytes(count: int) -> str:
+    """Return `count` bytes for reading: "512 bytes", "1.5 kB", "2.0 GB" (powers of 1000)."""
+    if count < 1000:
+        return f"{count} bytes"
+    size = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        size /= 1000
+        if size < 999.95:
+            return f"{size:.1f} {unit}"
+    return f"{size:,.0f} TB"

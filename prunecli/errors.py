@@ -1,35 +1,91 @@
-"""The errors a user can cause: each says what, where and got, and hints at what to type next."""
+"""The errors that a request or its input can cause, and the hints that say what to do next."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-class PruneError(Exception):
-    """Something about the request or its input is wrong; the command line exits with 2.
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-    `hint`, where there is one, is something to type or to look at.
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument that a hint proposes, such as `amount=0.5`.
+
+    A hint holds it as a value, because its spelling depends on the place where the user gives it: `amount=0.5` in
+    Python, `--amount 0.5` on the command line, `amount = 0.5` in a recipe. `str()` is the spelling of Python.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        """Keep the one-sentence `message` and the `hint` apart: they are printed on lines of their own."""
+    name: str
+    value: object
+
+    def __str__(self) -> str:
+        """Return `name=value`, as in a Python call."""
+        return f"{self.name}={self.value!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a public function that a hint proposes, such as `prunecli.inspect("ckpt.pth")`.
+
+    `function` is a public name of the package that is also a command; `paths` are its positional arguments. `str()`
+    is the spelling of Python.
+    """
+
+    function: str
+    paths: tuple[str, ...] = ()
+    arguments: tuple[Argument, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the call as Python code."""
+        return f"prunecli.{self.function}({', '.join([*map(repr, self.paths), *map(str, self.arguments)])})"
+
+
+Hint: TypeAlias = "str | Argument | Call | tuple[str | Argument | Call, ...]"
+"""What to do next: a text, an argument, a call, or a sequence of them that is printed without separators."""
+
+
+class PruneError(Exception):
+    """The request or its input is wrong. The command line prints the message and the hint, and exits with code 2.
+
+    The message is one sentence: what is wrong, where, and with which value. The hint is something to type or to look
+    at; `hint` is its text as Python spells it, `hint_as` gives it in another spelling.
+    """
+
+    def __init__(self, message: str, *, hint: Hint | None = None) -> None:
+        """Keep `message` and `hint` apart, because they are printed on separate lines."""
         super().__init__(message)
-        self.hint = hint
+        self.hint_parts = hint
+
+    @property
+    def hint(self) -> str | None:
+        """The hint in the spelling of Python, or None."""
+        return self.hint_as(str)
+
+    def hint_as(self, spell: Callable[[Argument | Call], str]) -> str | None:
+        """Return the hint with each argument and call written by `spell`, or None where there is no hint."""
+        if self.hint_parts is None:
+            return None
+        parts = self.hint_parts if isinstance(self.hint_parts, tuple) else (self.hint_parts,)
+        return "".join(part if isinstance(part, str) else spell(part) for part in parts)
 
 
 class UsageError(PruneError):
-    """The options contradict each other or are out of range."""
+    """Arguments contradict each other or are out of range."""
 
 
 class CheckpointError(PruneError):
-    """The input is no checkpoint, is damaged, or is of a kind that cannot be pruned in place."""
+    """The input is not a checkpoint, is damaged, or is of a kind that cannot be pruned."""
 
 
 class SelectionError(PruneError):
-    """The patterns select nothing, or something that cannot be pruned."""
+    """The patterns select nothing, or a tensor that cannot be pruned."""
 
 
 class DeviceError(PruneError):
-    """The device asked for is not here."""
+    """The requested device is not available."""
 
 
 class OutputError(PruneError):
-    """The result cannot be written where it was asked for."""
+    """The result cannot be written to the requested place."""

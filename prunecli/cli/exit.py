@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from prunecli.cli.hints import as_options
 from prunecli.errors import PruneError
 from prunecli.text.escape import printable
 
@@ -63,7 +64,7 @@ def report_error(error: Exception) -> int:
             silence_stdout()
         where = "" if error.filename is None else f": {error.filename}"
         error = PruneError(f"{error.strerror or error}{where}")
-    message, hint = (str(error), error.hint) if isinstance(error, PruneError) else _usage(error)
+    message, hint = (str(error), error.hint_as(as_options)) if isinstance(error, PruneError) else _usage(error)
     say(f"error: {printable(message)}")
     if hint:
         say(f"hint: {printable(hint)}")

@@ -60,7 +60,7 @@ class RecipeRun:
             selection = select(checkpoint, named_by_mask(rule.strategy, checkpoint, own))
             refuse_misfits(rule.strategy, selection)
         except PruneError as error:
-            raise type(error)(f"rule {number + 1} of the recipe: {error}", hint=error.hint) from error
+            raise type(error)(f"rule {number + 1} of the recipe: {error}", hint=error.hint_parts) from error
         return selection
 
     def run(self, prune: Callable[[Work, int | None], Report], folder: Path | None) -> Report:

@@ -118,7 +118,7 @@ def open_beside(path: PathLike, kind: str) -> Checkpoint:
     try:
         return open_checkpoint(path)
     except PruneError as error:
-        raise type(error)(f"{kind}: {error}", hint=error.hint) from error
+        raise type(error)(f"{kind}: {error}", hint=error.hint_parts) from error
 
 
 def _is_stream(name: str) -> bool:

@@ -1,0 +1,32 @@
+"""Spell the arguments and calls that hints propose as options and commands."""
+
+from __future__ import annotations
+
+import shlex
+
+from prunecli.errors import Argument, Call
+
+_FLAGS = {
+    "deviations": "--thr-std",
+    "exclude": "-x",
+    "include": "-i",
+    "output": "-o",
+    "reports": "--report",
+}
+"""The parameters whose option is not `--` and their name, or has a short form that is used more."""
+
+
+def as_options(part: Argument | Call) -> str:
+    """Return an argument as options (`--amount 0.5`) or a call as a command (`prune inspect ckpt.pth`)."""
+    if isinstance(part, Call):
+        return shlex.join(["prune", part.function, *part.paths, *(w for a in part.arguments for w in _words(a))])
+    return shlex.join(_words(part))
+
+
+def _words(argument: Argument) -> list[str]:
+    """Return the words of an argument: a flag alone for True, a flag and a value for each element of a list."""
+    flag = _FLAGS.get(argument.name, f"--{argument.name.replace('_', '-')}")
+    if argument.value is True:
+        return [flag]
+    values = argument.value if isinstance(argument.value, (list, tuple)) else [argument.value]
+    return [word for value in values for word in (flag, str(value))]

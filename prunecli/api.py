@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from prunecli.engine.options import Options
     from prunecli.engine.work import Work
     from prunecli.io.files import Sink, Source
-    from prunecli.io.memory import Memory
+    from prunecli.io.memory import TensorsInMemory
     from prunecli.progress import Progress
     from prunecli.report.model import Report
     from prunecli.selection.select import Selection
@@ -326,9 +326,9 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword per question a user may hav
     if threads < 0:
         raise UsageError(f"--threads is 0 or more, not {threads}", hint="--threads 2")
     from prunecli.engine.options import Options
-    from prunecli.io.memory import describe
+    from prunecli.io.memory import state_dict_checkpoint
 
-    memory = describe(state_dict)
+    memory = state_dict_checkpoint(state_dict)
     rules = Selector(tuple(include), tuple(exclude), min_dim, min_numel)
     ranks = ScoreInputs(scores=scores, act_norms=act_norms, mask_in=mask_in, of=of)
     window = FETCHED_WINDOW if memory.on_device else 0
@@ -343,7 +343,9 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword per question a user may hav
     return run_layer(plan_work(memory.checkpoint, rules, strategy, ranks), None)
 
 
-def _run_in_memory(memory: Memory, work: Work, options: Options, *, write: bool, mask: int | None = None) -> Report:
+def _run_in_memory(
+    memory: TensorsInMemory, work: Work, options: Options, *, write: bool, mask: int | None = None
+) -> Report:
     """Read and measure, with `write` put the results back, and write what stays to the descriptor `mask`."""
     from prunecli.engine.run import Run
     from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
@@ -354,12 +356,12 @@ def _run_in_memory(memory: Memory, work: Work, options: Options, *, write: bool,
     sources = cast("Sequence[Source]", memory.regions)
     sinks: Sequence[Sink | None] = cast("Sequence[Sink]", memory.regions) if write else [None] * len(sources)
     masks = None if mask is None else MaskSink(mask, MaskLayout(run.targets))
-    memory.settle()
+    memory.synchronize()
     try:
         run.execute(sources, sinks, masks)
     finally:
         if write:
-            memory.settle()
+            memory.synchronize()
             memory.mark_changed(name for t in work.selection.targets for name in (t.tensor.name, *t.aliases))
     output: Path | None = memory.checkpoint.path if write else None
     return run.report(output, time.monotonic() - began)

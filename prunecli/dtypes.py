@@ -143,7 +143,7 @@ def cast(value: float, dtype: Float) -> int:
     return dtype.encode(value)
 
 
-DTYPES = {
+TORCH_DTYPES = {
     "float64": "F64",
     "float32": "F32",
     "float16": "F16",

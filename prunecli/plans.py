@@ -199,7 +199,7 @@ class PruneSmallestOfRow:
         """Return the keep array of whole rows."""
         row = prod(tile.shape[1:])
         rows, kept = y.reshape(-1, row), ops.at_least(y, 0)
-        left = ops.left_of_rows(rows)
+        left = ops.remaining_of_rows(rows)
         for size in sorted(set(left.tolist())):
             wanted = (left == size).nonzero()[0]
             keep, chosen = size - self.wanted(size), slice(None) if len(wanted) == len(rows) else wanted
@@ -243,7 +243,7 @@ class PruneBlocks:
 
     def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
         """Return the keep array of the tile's magnitudes `y`."""
-        return ops.keep_tiles(y, tile.start, prod(tile.shape[1:]), self.tile, self.alive)
+        return ops.keep_blocks(y, tile.start, prod(tile.shape[1:]), self.tile, self.alive)
 
 
 def without_masks(plan: TensorPlan) -> TensorPlan:

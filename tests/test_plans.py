@@ -41,7 +41,7 @@ def budget(ties: int) -> Callable[[int], int]:
     return take
 
 
-def in_tiles(
+def in_chunks(
     plan: Cut | KeepLargestOfGroup, ops: Ops, values: NDArray[Any], shape: tuple[int, ...], edges: list[int]
 ) -> list[int]:
     """Return the keep array put together from tiles: [edge, next edge) widened by reach, as a window does."""
@@ -99,7 +99,7 @@ def test_a_cut_prunes_below_it_and_the_first_ties(make: Callable[[], Ops], ties:
     values = np.array([5, 7, 3, 5, 5, 9, 5], np.int32)
     order = [0, 3, 4, 6]
 
-    got = in_tiles(Cut(5, ties), make(), values, (7,), [0, 7])
+    got = in_chunks(Cut(5, ties), make(), values, (7,), [0, 7])
 
     assert [0 if value < 5 or at in order[:ties] else -1 for at, value in enumerate(values)] == got
 
@@ -118,8 +118,8 @@ def test_a_cut_in_tiles_is_the_cut_of_the_whole(values: list[int], bits: int, ti
     edges = sorted({0, len(values), *inner})
 
     for make in OPS.values():
-        whole = in_tiles(Cut(bits, ties), make(), y, (len(values),), [0, len(values)])
-        assert whole == in_tiles(Cut(bits, ties), make(), y, (len(values),), edges)
+        whole = in_chunks(Cut(bits, ties), make(), y, (len(values),), [0, len(values)])
+        assert whole == in_chunks(Cut(bits, ties), make(), y, (len(values),), edges)
     assert sum(value < bits for value in values) + min(ties, values.count(bits)) == whole.count(0)
 
 
@@ -163,8 +163,8 @@ def test_groups_in_tiles_are_the_groups_of_the_whole(
     expected = expected_groups(values, plan, shape)
 
     for make in OPS.values():
-        assert expected == in_tiles(plan, make(), values, shape, [0, numel])
-        assert expected == in_tiles(plan, make(), values, shape, edges)
+        assert expected == in_chunks(plan, make(), values, shape, [0, numel])
+        assert expected == in_chunks(plan, make(), values, shape, edges)
 
 
 @pytest.mark.parametrize("make", OPS.values(), ids=OPS)
@@ -175,7 +175,7 @@ def test_keeping_none_or_all_of_a_group(make: Callable[[], Ops], group: int, all
     values = np.arange(3 * 50, dtype=np.int64)
     plan = KeepLargestOfGroup(group * all_of_them, group, 1, zero_tail=False)
 
-    assert [-all_of_them] * 150 == in_tiles(plan, make(), values, (3, 50), [0, 150])
+    assert [-all_of_them] * 150 == in_chunks(plan, make(), values, (3, 50), [0, 150])
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
@@ -186,7 +186,7 @@ def test_the_extremes_of_a_width_rank_in_groups(kind: type[np.signedinteger], gr
     values[[group - 1, group]] = np.iinfo(kind).max
 
     for make in OPS.values():
-        got = in_tiles(KeepLargestOfGroup(1, group, 0, zero_tail=False), make(), values, (2 * group,), [0, 2 * group])
+        got = in_chunks(KeepLargestOfGroup(1, group, 0, zero_tail=False), make(), values, (2 * group,), [0, 2 * group])
         assert [group - 1, group] == np.flatnonzero(got).tolist()
 
 

@@ -25,7 +25,7 @@ from prunecli.formats.strict_json import HEADER_LIMIT
 from prunecli.io.files import Source
 from prunecli.io.parts import FilePlan, write_parts
 from prunecli.io.publish import new_directory, new_file
-from prunecli.io.scan import bytes_of
+from prunecli.io.scan import bytes_to_read
 from prunecli.io.targets import check_output
 from prunecli.progress import no_progress
 from prunecli.text.escape import printable
@@ -181,16 +181,16 @@ def _write(
     checkpoint: Checkpoint, plans: Sequence[FilePlan], pairs: Sequence[Pair], names: Names, job: _Job
 ) -> tuple[Folded, ...]:
     from prunecli.baking.fold import Target, fold_all  # noqa: PLC0415 - imports NumPy, which errors do not need
-    from prunecli.io.reader import opened  # noqa: PLC0415
+    from prunecli.io.reader import open_sources  # noqa: PLC0415
 
-    with opened(checkpoint) as sources, _outputs(checkpoint, plans, sources, names, job) as fds:
+    with open_sources(checkpoint) as sources, _outputs(checkpoint, plans, sources, names, job) as fds:
         targets: list[Target | None] = []
         for source, plan, fd in zip(sources, plans, fds, strict=True):
             if fd is not None:
                 with job.progress_for("copying", plan.size) as advance:
                     write_parts(source, fd, plan.parts, advance=advance)
             targets.append(None if fd is None else Target(fd, plan, plan.where()))
-        with job.progress_for("folding", bytes_of(t for pair in pairs for t in (pair.orig, pair.mask))) as advance:
+        with job.progress_for("folding", bytes_to_read(t for pair in pairs for t in (pair.orig, pair.mask))) as advance:
             folded = fold_all(checkpoint, sources, pairs, targets, advance)
         for source in sources:
             source.check_unchanged()

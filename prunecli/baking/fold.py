@@ -16,9 +16,8 @@ from prunecli.baking.pairs import REMOVE, Folded
 from prunecli.dtypes import FLOATS
 from prunecli.errors import CheckpointError
 from prunecli.io.files import write_all
-from prunecli.io.reader import Reader
+from prunecli.io.reader import Reader, view_elements
 from prunecli.io.threads import Pool, default_threads, results
-from prunecli.io.tiles import look
 from prunecli.kernels.ops import INTS
 from prunecli.text.escape import printable
 
@@ -175,7 +174,7 @@ def _fold_strided(
         reader.sources[orig.file].read(memory, at)
     else:
         _read_all(target.fd, memory, at)
-    view = look(memory, 0, orig, 0, orig.numel)
+    view = view_elements(memory, 0, orig, 0, orig.numel)
     np.multiply(view, keep.reshape(orig.shape), out=view)
     if target is not None:
         write_all(target.fd, memory, at)

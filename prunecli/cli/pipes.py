@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError, OutputError, UsageError
-from prunecli.io.temporary import _DESCRIPTORS, _no_room, _temporary
+from prunecli.io.temporary import DESCRIPTORS, no_space_error, temporary_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,12 +31,12 @@ def spooled_input(folder: Path | None) -> Iterator[Path]:
         raise UsageError("`-` reads a checkpoint from a pipe, and there is none", hint="cat CKPT | prune COMMAND -")
     source = sys.stdin.fileno()
     if _is_whole_file(source):
-        yield _DESCRIPTORS / str(source)
+        yield DESCRIPTORS / str(source)
         return
-    with _temporary(folder) as file:
+    with temporary_file(folder) as file:
         while data := _read(source):
             _keep(file, data, folder)
-        yield _DESCRIPTORS / str(file.fileno()) if _DESCRIPTORS.is_dir() else Path(file.name)
+        yield DESCRIPTORS / str(file.fileno()) if DESCRIPTORS.is_dir() else Path(file.name)
 
 
 @contextmanager
@@ -49,19 +49,19 @@ def spooled_output() -> Iterator[int]:
         raise UsageError("-o - needs standard output, which is closed", hint="-o PATH")
     if sys.stdout.isatty():
         raise UsageError("a checkpoint does not go to a terminal", hint="-o PATH, or -o - > PATH")
-    with _temporary(None) as file:
+    with temporary_file(None) as file:
         try:
             yield file.fileno()
         except OSError as error:
             if error.errno is None or error.filename is not None:  # it tells of something else, or where itself
                 raise
-            raise _no_room(None, error) from error
+            raise no_space_error(None, error) from error
         _send(file.fileno(), sys.stdout.fileno())
 
 
 def _is_whole_file(fd: int) -> bool:
     """Whether `fd` is a regular file that nobody has read from yet and that can be opened again."""
-    path = _DESCRIPTORS / str(fd)
+    path = DESCRIPTORS / str(fd)
     whole = stat.S_ISREG(os.fstat(fd).st_mode) and os.lseek(fd, 0, os.SEEK_CUR) == 0
     return whole and os.access(path, os.R_OK)
 
@@ -81,7 +81,7 @@ def _keep(file: IO[bytes], data: bytes, folder: Path | None) -> None:
         while left:
             left = left[file.write(left) :]
     except OSError as error:
-        raise _no_room(folder, error) from error
+        raise no_space_error(folder, error) from error
 
 
 def _send(source: int, target: int) -> None:

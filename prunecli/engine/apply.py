@@ -14,8 +14,8 @@ from prunecli.engine.measure import StatsCollector
 from prunecli.errors import CheckpointError, PruneError
 from prunecli.io.crc32 import combine
 from prunecli.io.layout import Layout, Run, Untouched, Window
+from prunecli.io.reader import flat_native, store_flat, view_elements
 from prunecli.io.threads import Stopped
-from prunecli.io.tiles import flatten, look, put_back
 from prunecli.plans import Chunk, without_masks
 
 if TYPE_CHECKING:
@@ -159,13 +159,13 @@ class Applier:
     def _piece(self, worker: Worker, view: memoryview, window: Window, piece: Piece) -> None:
         tensor = self.targets[piece.target]
         try:
-            raw = look(view, tensor.start - window.read_start, tensor, piece.low, piece.high)
-            flat = flatten(raw, tensor)
+            raw = view_elements(view, tensor.start - window.read_start, tensor, piece.low, piece.high)
+            flat = flat_native(raw, tensor)
             if tensor.contiguous:
                 self._prune(worker, flat, piece, piece.low, slice(piece.first - piece.low, piece.stop - piece.low))
             else:
                 self._prune(worker, flat, piece, 0, slice(0, flat.size))
-            put_back(flat, raw)
+            store_flat(flat, raw)
         except (PruneError, Stopped):
             raise
         except Exception as error:
@@ -186,7 +186,7 @@ class Applier:
             y = before if ops is host else ops.magnitudes(weights, dtype)
         keep = plan.keep(ops, y, tile)
         if scorer is not None:
-            ops.drop_gone(keep, y)
+            ops.drop_pruned(keep, y)
         if self._masks is not None:
             self._masks.write(piece.target, start + (own.start or 0), ops.kept(keep)[own])
         ops.masked(weights, keep, x)

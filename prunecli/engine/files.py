@@ -12,7 +12,7 @@ from prunecli.engine.run import Run
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.files import Sink, Source
 from prunecli.io.publish import new_directory, new_file
-from prunecli.io.reader import opened
+from prunecli.io.reader import open_sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ def prune_files(checkpoint: Checkpoint, work: Work, output: Path | int | None, o
     began = time.monotonic()
     run = Run(checkpoint, work, options)
     with ExitStack() as stack:
-        sources = stack.enter_context(opened(checkpoint))
+        sources = stack.enter_context(open_sources(checkpoint))
         masks = None if options.masks is None else stack.enter_context(_mask(run, options.masks, force=options.force))
         sinks: Sequence[Sink | None] = [None] * len(sources)
         if output is not None:

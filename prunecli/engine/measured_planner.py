@@ -10,7 +10,7 @@ import numpy as np
 from prunecli.dtypes import FLOATS
 from prunecli.engine.scorers import blank
 from prunecli.kernels.bit_patterns import floats
-from prunecli.kernels.norms import deviation, of_patterns, slice_norms, tile_norms, weakest
+from prunecli.kernels.norms import block_norms, magnitude_values, slice_norms, smallest_norms, standard_deviation
 from prunecli.kernels.ops import Values
 from prunecli.kernels.random_bits import draw, random_key
 from prunecli.strategies.unstructured import Block, RandomStructured, StdThreshold, Structured
@@ -49,13 +49,13 @@ class Measurer:
             norms = slice_norms(self._ranked(worker, member), tensor.shape, strategy.axis(tensor), strategy.n)
             return self._local(strategy, worker, member, norms)
         if isinstance(strategy, Block):
-            tiles = tile_norms(self._ranked(worker, member), tensor.shape, (strategy.rows, strategy.cols))
+            tiles = block_norms(self._ranked(worker, member), tensor.shape, (strategy.rows, strategy.cols))
             return self._local(strategy, worker, member, tiles.reshape(-1))
         if isinstance(strategy, RandomStructured):
             drawn = draw(random_key(strategy.seed, tensor), 0, tensor.shape[strategy.axis(tensor)])
             return self._local(strategy, worker, member, drawn.astype(np.float64))
         if isinstance(strategy, StdThreshold):
-            return strategy.local(tensor, deviation(self._signed(worker, member), tensor.numel))
+            return strategy.local(tensor, standard_deviation(self._signed(worker, member), tensor.numel))
         raise TypeError(strategy)
 
     def _local(
@@ -64,7 +64,7 @@ class Measurer:
         tensor, alive = self.targets[member], self._alive(worker, member)
         left = norms.size if alive is None else int(np.count_nonzero(alive))
         with self._turn:
-            return strategy.local(tensor, *weakest(norms, strategy.wanted(tensor, left), alive))
+            return strategy.local(tensor, *smallest_norms(norms, strategy.wanted(tensor, left), alive))
 
     def _alive(self, worker: Worker, member: int) -> NDArray[np.bool_] | None:
         """Tell which slices or tiles have a weight that is not gone; None where nothing can be."""
@@ -73,7 +73,7 @@ class Measurer:
             return None
         here = self._patterns(worker, member, self.scorer, lambda y: (y >= 0).astype(np.float64))
         if isinstance(strategy, Block):
-            return tile_norms(here, tensor.shape, (strategy.rows, strategy.cols)).reshape(-1) > 0
+            return block_norms(here, tensor.shape, (strategy.rows, strategy.cols)).reshape(-1) > 0
         if isinstance(strategy, (Structured, RandomStructured)):
             return slice_norms(here, tensor.shape, strategy.axis(tensor), np.inf) > 0
         return None
@@ -83,7 +83,7 @@ class Measurer:
         if (scorer := self.scorer) is None:
             return self._weights(worker, member)
         dtype = scorer.dtype(member)
-        return self._patterns(worker, member, scorer, lambda y: of_patterns(y, dtype))
+        return self._patterns(worker, member, scorer, lambda y: magnitude_values(y, dtype))
 
     def _signed(self, worker: Worker, member: int) -> Values:
         """Return what reads the weights with their signs, and NaN for what is gone."""

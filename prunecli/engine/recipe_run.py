@@ -15,7 +15,7 @@ from prunecli.engine.prepare import ScoreInputs, basis_for, named_by_mask, refus
 from prunecli.engine.score_files import ScoreSources, make_basis, mask_for
 from prunecli.engine.work import Job, Work
 from prunecli.errors import PruneError, UsageError
-from prunecli.io.temporary import scratch
+from prunecli.io.temporary import scratch_file
 from prunecli.selection.select import Selection, Selector, select
 from prunecli.strategies.mask import Keep
 from prunecli.strategies.recipe import Recipe
@@ -68,7 +68,7 @@ class RecipeRun:
         mask: Path | None = None
         with ExitStack() as stack:
             for layer in self.layers[:-1]:
-                fd, path = stack.enter_context(scratch(folder))
+                fd, path = stack.enter_context(scratch_file(folder))
                 prune(self._work(layer, mask), fd)
                 mask = path
             return prune(self._work(self.layers[-1], mask), None)

@@ -13,7 +13,7 @@ from prunecli.engine.planner import Planner, count_left
 from prunecli.engine.scorers import make_scorer
 from prunecli.engine.windows import _Windows
 from prunecli.errors import CheckpointError
-from prunecli.io.reader import Reader, opened
+from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.plans import Cut
 from prunecli.report.model import Report, Row, facts_about, warnings_for
@@ -77,7 +77,7 @@ class Run:
 
     def _scorer(self, job: Job, stack: ExitStack) -> Scorer | None:
         def open_beside(beside: MatchedTensors) -> Reader:
-            return Reader(stack.enter_context(opened(beside.checkpoint)))
+            return Reader(stack.enter_context(open_sources(beside.checkpoint)))
 
         return make_scorer(job.strategy, job.basis, self.targets, open_beside)
 

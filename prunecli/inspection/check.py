@@ -16,7 +16,7 @@ from prunecli.checkpoint import OUTSIDE, PathLike
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.inspection.pairing import Pair, open_at, pair_up
-from prunecli.io.scan import bytes_of
+from prunecli.io.scan import bytes_to_read
 from prunecli.progress import no_progress
 from prunecli.report.gates import Count
 from prunecli.selection.patterns import matching
@@ -108,13 +108,13 @@ class Look:
     def found(self) -> list[Found]:
         """What was counted in each of the selected tensors."""
         from prunecli.inspection.group_counts import count  # noqa: PLC0415  -- NumPy, which a usage error must not wait for
-        from prunecli.io.scan import scan  # noqa: PLC0415
+        from prunecli.io.scan import scan_tensors  # noqa: PLC0415
 
         def one(worker: Worker, tensor: TensorInfo, read: Read) -> Found:
             return count(worker.host, tensor, read)
 
-        with self.progress_for("counting", bytes_of(self.tensors)) as advance:
-            return scan(self.checkpoint, self.tensors, one, threads=self.threads, advance=advance)
+        with self.progress_for("counting", bytes_to_read(self.tensors)) as advance:
+            return scan_tensors(self.checkpoint, self.tensors, one, threads=self.threads, advance=advance)
 
     def counts(self, option: str, pattern: str | None) -> list[Count]:
         """Return the zeros of the selected tensors, or of those that `pattern` of `option` matches."""
@@ -125,13 +125,13 @@ class Look:
         """Return the groups of each selected tensor that have too many non-zeros."""
         dims = {tensor.name: front_dim(tensor, dim) for tensor in self.tensors}
         from prunecli.inspection.group_counts import full_groups  # noqa: PLC0415  -- NumPy, which a usage error must not wait for
-        from prunecli.io.scan import scan  # noqa: PLC0415
+        from prunecli.io.scan import scan_tensors  # noqa: PLC0415
 
         def one(worker: Worker, tensor: TensorInfo, read: Read) -> Full:
             return full_groups(worker.host, tensor, read, pattern, dims[tensor.name])
 
-        with self.progress_for("grouping", bytes_of(self.tensors)) as advance:
-            return scan(self.checkpoint, self.tensors, one, threads=self.threads, advance=advance)
+        with self.progress_for("grouping", bytes_to_read(self.tensors)) as advance:
+            return scan_tensors(self.checkpoint, self.tensors, one, threads=self.threads, advance=advance)
 
     def against(self, path: PathLike) -> tuple[Checkpoint, list[Pair]]:
         """Open another checkpoint; return it, and the tensors of both state_dicts by name: first its own."""

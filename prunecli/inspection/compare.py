@@ -14,7 +14,7 @@ import numpy as np
 
 from prunecli.dtypes import BITS, FLOATS
 from prunecli.errors import CheckpointError
-from prunecli.io.reader import Reader, opened
+from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Pool, Worker, default_threads, results
 from prunecli.kernels.bit_patterns import values
 from prunecli.kernels.numpy_ops import NumpyOps
@@ -85,7 +85,7 @@ def compare(
     """
     jobs = [(at, job) for at, pair in enumerate(pairs) if pair[0].numel for job in _jobs(*pair)]
     jobs.sort(key=lambda numbered: (numbered[1].a.file, numbered[1].a.start, numbered[1].low))
-    with opened(a) as first, opened(b) as second:
+    with open_sources(a) as first, open_sources(b) as second:
         side = _SideBySide(Reader(first, advance), Reader(second, advance))
         with Pool(threads or default_threads(), None) as pool:
             found = results([pool.submit(side.change, job) for _, job in jobs])

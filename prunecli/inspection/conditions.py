@@ -10,7 +10,7 @@ from prunecli.checkpoint import PathLike
 from prunecli.errors import UsageError
 from prunecli.inspection.check import Finding, Look
 from prunecli.inspection.pairing import Pair
-from prunecli.io.scan import bytes_of
+from prunecli.io.scan import bytes_to_read
 from prunecli.report.gates import Bound, percentage
 from prunecli.strategies.amounts import front_dim
 from prunecli.text.escape import printable
@@ -145,7 +145,7 @@ class OnlyZerosAdded:
         other, pairs = look.against(self.other)
         alike = [(p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.kinds[0] == p.kinds[1]]
         failed = [] if len(alike) == len(pairs) else list(_structure(text, pairs))
-        with look.progress_for("comparing", bytes_of(t for pair in alike for t in pair)) as advance:
+        with look.progress_for("comparing", bytes_to_read(t for pair in alike for t in pair)) as advance:
             changes = compare(other, look.checkpoint, alike, threads=look.threads, advance=advance)
         for (tensor, _), change in zip(alike, changes, strict=True):
             bad, first = change.otherwise, change.first_other

@@ -18,7 +18,7 @@ from prunecli.errors import UsageError
 from prunecli.formats.contents import beside, family
 from prunecli.formats.detect import SAFETENSORS
 from prunecli.inspection.pairing import Kind, open_at, pair_up
-from prunecli.io.scan import bytes_of
+from prunecli.io.scan import bytes_to_read
 from prunecli.progress import no_progress
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def diff(  # noqa: PLR0913 - one keyword per question a user may have
     from prunecli.inspection.compare import compare  # noqa: PLC0415  -- NumPy, which an error must not wait for
 
     both = [(p.name, p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.kinds[0] == p.kinds[1]]
-    with progress_for("comparing", bytes_of(tensor for _, *pair in both for tensor in pair)) as advance:
+    with progress_for("comparing", bytes_to_read(tensor for _, *pair in both for tensor in pair)) as advance:
         changes = compare(first, second, [(x, y) for _, x, y in both], threads=threads, advance=advance)
     found = {name: change for (name, _, _), change in zip(both, changes, strict=True)}
     things, notes = ((), ()) if include else _beside(first, second, alike=alike)

@@ -19,7 +19,7 @@ from prunecli.dtypes import FLOATS, why_not_prunable
 from prunecli.errors import CheckpointError, SelectionError
 from prunecli.formats.contents import beside
 from prunecli.inspection.thresholds import ThresholdTable, bytes_read, ladders, tally
-from prunecli.io.scan import bytes_of, magnitudes, scan
+from prunecli.io.scan import bytes_to_read, magnitudes, scan_tensors
 from prunecli.kernels.histograms import READ
 from prunecli.progress import no_progress
 from prunecli.selection.aliases import meets_itself, tied
@@ -289,8 +289,8 @@ def _countable(tensor: TensorInfo) -> bool:
 def _zeros(checkpoint: Checkpoint, tensors: Sequence[TensorInfo], progress_for: ProgressFactory) -> _Counts:
     if not tensors:
         return {}
-    with progress_for("counting", bytes_of(tensors)) as advance:
-        return dict(zip(map(id, tensors), scan(checkpoint, tensors, _count, advance=advance), strict=True))
+    with progress_for("counting", bytes_to_read(tensors)) as advance:
+        return dict(zip(map(id, tensors), scan_tensors(checkpoint, tensors, _count, advance=advance), strict=True))
 
 
 def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunecli.dtypes import FLOATS
-from prunecli.io.scan import bytes_of, magnitudes
-from prunecli.io.scan import scan as read_all
-from prunecli.kernels.histograms import Histogram, Table
+from prunecli.io.scan import bytes_to_read, magnitudes, scan_tensors
+from prunecli.kernels.histograms import Histogram, HistogramBuilder
 from prunecli.progress import no_progress
 from prunecli.selection.select import Selector, select
 
@@ -89,8 +88,8 @@ def scan(
     """
     targets = select(checkpoint, rules or Selector()).targets
     tensors = [target.tensor for target in targets]
-    with progress_for("measuring", bytes_of(tensors)) as advance:
-        found = read_all(checkpoint, tensors, _count, advance=advance)
+    with progress_for("measuring", bytes_to_read(tensors)) as advance:
+        found = scan_tensors(checkpoint, tensors, _count, advance=advance)
     curves = [_curve(target, zeros, counted) for target, (zeros, counted) in zip(targets, found, strict=True)]
     ranked = tuple(sorted(curves, key=lambda curve: curve.strength))
     return Scan(label or str(checkpoint.path), checkpoint.format, checkpoint.key, ranked)
@@ -108,7 +107,7 @@ class _Sums:
 def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, _Sums]:
     """Count the zeros and reduce the histogram to the curve at once: many histograms would take much memory."""
     dtype = FLOATS[tensor.dtype]
-    table, alive = Table(dtype, shift=dtype.mantissa - _BITS if dtype.itemsize > 2 else 0), 0
+    table, alive = HistogramBuilder(dtype, shift=dtype.mantissa - _BITS if dtype.itemsize > 2 else 0), 0
     for y in magnitudes(read, tensor):
         alive += int(np.count_nonzero(y))
         table.add(y)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS, Float, cast
-from prunecli.io.scan import magnitudes, scan
-from prunecli.kernels.histograms import Table
+from prunecli.io.scan import magnitudes, scan_tensors
+from prunecli.kernels.histograms import HistogramBuilder
 from prunecli.kernels.ops import UINTS
 from prunecli.ranking.kth_smallest import Keys
 
@@ -160,7 +160,7 @@ def ladders(
         _count_one(tensor, read, own[id(tensor)], together)
 
     while waiting := [t for t in tensors if not (own[id(t)].done and together.ranks.done)]:
-        scan(checkpoint, waiting, look, advance=advance)
+        scan_tensors(checkpoint, waiting, look, advance=advance)
         together.advance()
     each = tuple(ThresholdTable(t.name, t.numel, _steps(own[id(t)], t.numel, percents)) for t in tensors)
     if together.mixed:
@@ -201,7 +201,7 @@ def _counted(patterns: Iterable[NDArray[Any]], numel: int, searches: Sequence[Te
     """Count the patterns inside the bins that any of `searches`, all of them at one level, looks into."""
     search = searches[0]
     if search.span == 8 * search.dtype.itemsize:
-        table = Table(search.dtype)
+        table = HistogramBuilder(search.dtype)
         for y in patterns:
             table.add(y)
         found = table.histogram()
@@ -283,7 +283,7 @@ def tally(
             found += np.bincount(places, minlength=found.size)
         return found
 
-    found: NDArray[np.int64] = np.sum(scan(checkpoint, tensors, look), axis=0)
+    found: NDArray[np.int64] = np.sum(scan_tensors(checkpoint, tensors, look), axis=0)
     return found
 
 

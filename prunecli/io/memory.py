@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo, why_view
-from prunecli.dtypes import DTYPES
+from prunecli.dtypes import TORCH_DTYPES
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.text.escape import printable
 
@@ -76,7 +76,7 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class TensorsInMemory:
     """The tensors of a state_dict, listed as a checkpoint, with a region of memory for each of its files."""
 
     checkpoint: Checkpoint
@@ -88,7 +88,7 @@ class Memory:
         """Whether some of the bytes have to be fetched from a device."""
         return any(region.data.device.type != "cpu" for region in self.regions)
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Wait until every device has done what was asked of it: our threads have streams of their own."""
         torch = importlib.import_module("torch")
         for device in {region.data.device for region in self.regions if region.data.device.type != "cpu"}:
@@ -118,7 +118,7 @@ class _Stretch:
         return self.start + self.length
 
 
-def describe(state_dict: Mapping[str, object]) -> Memory:
+def state_dict_checkpoint(state_dict: Mapping[str, object]) -> TensorsInMemory:
     """List the tensors of a flat dict in its order; what is no tensor is passed over.
 
     Sparse, quantized, meta and other tensors without plain memory become `Checkpoint.others`. Tensors that share
@@ -136,7 +136,7 @@ def describe(state_dict: Mapping[str, object]) -> Memory:
     infos = tuple(_info(name, t, at, stretches[at]) for (name, t), at in zip(tensors.items(), homes, strict=True))
     files = tuple(CheckpointFile(Path(NAME), region.size) for region in regions)
     checkpoint = Checkpoint(Path(NAME), "tensors in memory", files, infos, others=others)
-    return Memory(checkpoint, regions, tensors)
+    return TensorsInMemory(checkpoint, regions, tensors)
 
 
 def _tensors(state_dict: object) -> dict[str, Tensor]:
@@ -181,7 +181,7 @@ def _other_kind(tensor: Tensor) -> str | None:
 
 
 def _dtype(tensor: Tensor) -> str | None:
-    return DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+    return TORCH_DTYPES.get(str(tensor.dtype).removeprefix("torch."))
 
 
 def _has_memory(tensor: Tensor) -> bool:

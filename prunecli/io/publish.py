@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING
 from prunecli.errors import OutputError
 from prunecli.io.targets import check_output, check_writable_target, destination_for, exists, failed, refuse_losses
 from prunecli.io.temporary import (
-    hidden_beside,
-    hidden_name,
-    in_draft,
+    inside_temporary,
     lock,
     make_directory,
     make_file,
-    opened,
-    removed,
-    sweep,
+    open_descriptor,
+    remove_stale_temporaries,
+    removed_at_end,
     sync,
+    temporary_name,
+    temporary_next_to,
 )
 from prunecli.text.escape import printable
 from prunecli.text.numbers import format_bytes
@@ -88,7 +88,7 @@ def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False)
             yield PendingFile(fd, named or _DESCRIPTORS / str(fd))
         except OSError as error:
             if error.errno in _FULL:
-                raise _no_room(place, size, error) from error
+                raise no_space_error(place, size, error) from error
             if error.errno is None or error.filename is not None:  # it tells of something else, or where itself
                 raise
             raise failed("write", place, error) from error
@@ -107,13 +107,13 @@ def publish_text(target: Path, text: str, *, force: bool = False) -> None:
 @contextmanager
 def _draft_beside(place: Path) -> Iterator[tuple[int, Path | None]]:
     """Open a file beside `place` that has no name, or a hidden one where the filesystem insists."""
-    sweep(place)
+    remove_stale_temporaries(place)
     try:
         fd = _open_nameless(place.parent)
     except OSError as error:
         raise failed("write in", place.parent, error) from error
     if fd is None:
-        with hidden_beside(place, make_file) as (fd, named):
+        with temporary_next_to(place, make_file) as (fd, named):
             yield fd, named
         return
     try:
@@ -155,7 +155,7 @@ def _allocate(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
 
 
-def _no_room(place: Path, size: int, error: OSError) -> OutputError:
+def no_space_error(place: Path, size: int, error: OSError) -> OutputError:
     free = shutil.disk_usage(place.parent).free
     return OutputError(
         f"no room for {printable(str(place))}: it needs {format_bytes(size)}, and {format_bytes(free)} are free"
@@ -209,8 +209,8 @@ def _publish_nameless(fd: int, place: Path, *, force: bool) -> None:
         return
     with suppress(OSError):  # no locks here: then no sweep takes it either
         lock(fd)
-    named = hidden_name(place.parent)
-    with removed(named):
+    named = temporary_name(place.parent)
+    with removed_at_end(named):
         _link(fd, named)
         named.replace(place)
 
@@ -260,8 +260,8 @@ def new_directory(target: Path, *, mode: int = 0o777, force: bool = False) -> It
     new one has not. `mode` loses the umask; an existing directory's, and its files', are kept. Errors as `new_file`.
     """
     place = destination_for(target, force=force, directory=True)
-    sweep(place)
-    with hidden_beside(place, make_directory) as (fd, hidden):
+    remove_stale_temporaries(place)
+    with temporary_next_to(place, make_directory) as (fd, hidden):
         yield hidden
         if force:
             refuse_losses(place, {p.relative_to(hidden).as_posix() for p in hidden.rglob("*")})
@@ -286,7 +286,7 @@ def _finish_member(path: Path, old: Path | None) -> None:
     """Flush the directory `path`, and give a member the mode and the owner that `old`, its predecessor, had."""
     if old is None and not path.is_dir():
         return  # new_file has flushed it
-    with opened(path, os.O_RDONLY) as fd:
+    with open_descriptor(path, os.O_RDONLY) as fd:
         if old is not None:
             with suppress(FileNotFoundError, NotADirectoryError):
                 _inherit(fd, old.stat())
@@ -337,10 +337,10 @@ def _renameat2(source: Path, target: Path, flags: int) -> bool:
 
 def _flush_name(place: Path) -> None:
     """Flush the directory that holds the published `place`; one that is not published itself is flushed later."""
-    if in_draft(place):
+    if inside_temporary(place):
         return
     try:
-        with opened(place.parent, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        with open_descriptor(place.parent, os.O_RDONLY | os.O_DIRECTORY) as fd:
             sync(fd)
     except OSError as error:
         raise UnflushedError(

@@ -8,10 +8,13 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
 from prunecli.errors import CheckpointError
 from prunecli.io.files import PAGE, Source
 from prunecli.io.threads import Worker
-from prunecli.io.tiles import flatten, look
+from prunecli.kernels.ops import INTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(checkpoint: Checkpoint) -> Iterator[list[Source]]:
+def open_sources(checkpoint: Checkpoint) -> Iterator[list[Source]]:
     """Give the files of a checkpoint, open for reading; CheckpointError for one that cannot be read or has changed."""
     with ExitStack() as stack:
         sources = []
@@ -58,7 +61,7 @@ class Reader:
         view = worker.buffer(end - at, slot)
         self.sources[tensor.file].read(view, at)
         self._advance(end - start)
-        return flatten(look(view, tensor.start - at, tensor, low, high), tensor)
+        return flat_native(view_elements(view, tensor.start - at, tensor, low, high), tensor)
 
     def reader(self, worker: Worker, tensor: TensorInfo) -> Read:
         """Return a function that reads runs [first, stop) of a tensor in row-major order."""
@@ -66,3 +69,29 @@ class Reader:
             return lambda first, stop: self.read(worker, tensor, first, stop)
         whole = self.read(worker, tensor, 0, tensor.numel)
         return lambda first, stop: whole[first:stop]
+
+
+def view_elements(data: memoryview, offset: int, tensor: TensorInfo, low: int, high: int) -> NDArray[Any]:
+    """Return a view of the elements [low, high) of `tensor` in `data`, where element 0 is `offset` bytes in.
+
+    Integers of the tensor's width in the file's byte order. A tensor that is not contiguous is always looked at
+    whole, in its own shape and strides.
+    """
+    kind = INTS[tensor.itemsize].newbyteorder(">" if tensor.big_endian else "<")
+    if tensor.contiguous:
+        return np.frombuffer(data, kind, high - low, offset + low * tensor.itemsize)
+    flat = np.frombuffer(data, kind, tensor.extent, offset)
+    return as_strided(flat, tensor.shape, [s * tensor.itemsize for s in tensor.strides])
+
+
+def flat_native(view: NDArray[Any], tensor: TensorInfo) -> NDArray[Any]:
+    """Return what `look` gave as a flat, native, row-major array: the view itself where that is what it is."""
+    if tensor.contiguous and view.dtype.isnative:
+        return view
+    return np.ascontiguousarray(view, INTS[tensor.itemsize]).reshape(-1)
+
+
+def store_flat(flat: NDArray[Any], view: NDArray[Any]) -> None:
+    """Store what `flatten` returned where it came from; nothing to do where it is the same memory."""
+    if flat is not view:
+        view[...] = flat.reshape(view.shape)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 from typing import TYPE_CHECKING, TypeVar
 
-from prunecli.io.reader import Reader, opened
+from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Pool, Worker, default_threads, results
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
 
 
-def bytes_of(tensors: Iterable[TensorInfo]) -> int:
+def bytes_to_read(tensors: Iterable[TensorInfo]) -> int:
     """Return how many bytes one pass over `tensors` reads: of a strided tensor also those between its numbers."""
     return sum(tensor.end - tensor.start for tensor in tensors)
 
@@ -40,7 +40,7 @@ def bytes_of(tensors: Iterable[TensorInfo]) -> int:
 T = TypeVar("T")
 
 
-def scan(
+def scan_tensors(
     checkpoint: Checkpoint,
     tensors: Sequence[TensorInfo],
     look_at: Callable[[Worker, TensorInfo, Read], T],
@@ -53,7 +53,7 @@ def scan(
     Tensors are looked at by several threads at once, in file order; `threads` 0 takes as many as help. Raises
     CheckpointError where a file cannot be read or changes meanwhile.
     """
-    with opened(checkpoint) as sources:
+    with open_sources(checkpoint) as sources:
         reader = Reader(sources, advance)
 
         def one(worker: Worker, tensor: TensorInfo) -> T:

@@ -33,7 +33,7 @@ _HIDDEN = re.compile(r"\.prune-\w+-[0-9a-f]{16}\.tmp")
 _NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP}
 
 
-def hidden_name(parent: Path) -> Path:
+def temporary_name(parent: Path) -> Path:
     """Return a name in `parent` that nobody has or will have."""
     return parent / f".prune-{_boot()}-{os.urandom(8).hex()}.tmp"
 
@@ -47,15 +47,15 @@ def _boot() -> str:
 
 
 @contextmanager
-def hidden_beside(place: Path, make: Callable[[Path], int]) -> Iterator[tuple[int, Path]]:
+def temporary_next_to(place: Path, make: Callable[[Path], int]) -> Iterator[tuple[int, Path]]:
     """Give what `make` makes and opens under a hidden name beside `place`, locked; the name is gone in the end.
 
     OutputError where nothing can be made there.
     """
     held = False
     while not held:
-        hidden = hidden_name(place.parent)
-        with removed(hidden):
+        hidden = temporary_name(place.parent)
+        with removed_at_end(hidden):
             try:
                 fd = make(hidden)
             except OSError as error:
@@ -98,10 +98,10 @@ def lock(fd: int) -> bool:
     return True
 
 
-def sweep(place: Path) -> None:
+def remove_stale_temporaries(place: Path) -> None:
     """Remove what killed processes left beside `place`, as far as this kernel's locks prove that they are gone."""
     boot = _boot()
-    if boot == "0" or in_draft(place):
+    if boot == "0" or inside_temporary(place):
         return
     with suppress(OSError):
         for path in place.parent.glob(f".prune-{boot}-*.tmp"):
@@ -110,20 +110,20 @@ def sweep(place: Path) -> None:
 
 
 def _remove_stale(path: Path) -> None:
-    with opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+    with open_descriptor(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
         ours = os.geteuid() in {0, os.fstat(fd).st_uid}
         # a name is used once, so what has it now is what was locked, or what its owner put there to be removed
         if ours and _HIDDEN.fullmatch(path.name) and lock(fd):
             _remove(path)
 
 
-def in_draft(place: Path) -> bool:
+def inside_temporary(place: Path) -> bool:
     """Whether `place` is in a directory that is not published yet."""
     return any(_HIDDEN.fullmatch(folder.name) for folder in place.parents)
 
 
 @contextmanager
-def removed(path: Path) -> Iterator[None]:
+def removed_at_end(path: Path) -> Iterator[None]:
     """Remove `path` when the block ends, also when an interrupt comes while it is removed."""
     try:
         yield
@@ -156,7 +156,7 @@ def sync(fd: int) -> None:
 
 
 @contextmanager
-def opened(path: Path, flags: int) -> Iterator[int]:
+def open_descriptor(path: Path, flags: int) -> Iterator[int]:
     """Open `path` for a while; OSError where that cannot be."""
     fd = os.open(path, flags | os.O_CLOEXEC)
     try:
@@ -165,27 +165,28 @@ def opened(path: Path, flags: int) -> Iterator[int]:
         os.close(fd)
 
 
-_DESCRIPTORS = Path("/proc/self/fd")
+DESCRIPTORS = Path("/proc/self/fd")
 
 
 @contextmanager
-def scratch(folder: Path | None) -> Iterator[tuple[int, Path]]:
+def scratch_file(folder: Path | None) -> Iterator[tuple[int, Path]]:
     """Give a descriptor of a temporary file in `folder` (None: the usual place) and a path to open it by."""
-    with _temporary(folder) as file:
-        yield file.fileno(), _DESCRIPTORS / str(file.fileno()) if _DESCRIPTORS.is_dir() else Path(file.name)
+    with temporary_file(folder) as file:
+        yield file.fileno(), DESCRIPTORS / str(file.fileno()) if DESCRIPTORS.is_dir() else Path(file.name)
 
 
-def _temporary(folder: Path | None) -> IO[bytes]:
+def temporary_file(folder: Path | None) -> IO[bytes]:
     """Open a temporary file, nameless where descriptors have paths: then even a killed process leaves nothing."""
     try:
-        if _DESCRIPTORS.is_dir():
+        if DESCRIPTORS.is_dir():
             return tempfile.TemporaryFile(buffering=0, dir=folder)
         return tempfile.NamedTemporaryFile(buffering=0, prefix=".prune-", dir=folder)
     except OSError as error:
-        raise _no_room(folder, error) from error
+        raise no_space_error(folder, error) from error
 
 
-def _no_room(folder: Path | None, error: OSError) -> OutputError:
+def no_space_error(folder: Path | None, error: OSError) -> OutputError:
+    """Return the error for a temporary copy that cannot be kept in `folder` (None: the usual folder)."""
     place = folder or Path(tempfile.gettempdir())
     hint = "-o PATH on another filesystem" if folder else "TMPDIR=/path/with/room prune COMMAND ..."
     return OutputError(f"cannot keep a temporary copy in {place}: {error.strerror}", hint=hint)

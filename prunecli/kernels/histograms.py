@@ -73,7 +73,7 @@ def histogram(
     `high` None means all there are, NaN included. `shift` None keeps the 15 leading bits of a magnitude: 0 for 8- and
     16-bit types, 16 for 32-bit and 48 for 64-bit ones. ValueError where [low, high) spans more than BINS_LIMIT bins.
     """
-    table, ops = Table(dtype, low, high, shift), NumpyOps()
+    table, ops = HistogramBuilder(dtype, low, high, shift), NumpyOps()
     for first in range(0, numel, READ):
         table.add(ops.magnitudes(read(first, min(first + READ, numel)), dtype))
     return table.histogram()
@@ -84,12 +84,12 @@ def count(y: NDArray[Any], dtype: Float, low: int = 0, high: int | None = None, 
 
     Negative entries stand for weights that do not count (already pruned) and are left out.
     """
-    table = Table(dtype, low, high, shift)
+    table = HistogramBuilder(dtype, low, high, shift)
     table.add(y)
     return table.histogram()
 
 
-class Table:
+class HistogramBuilder:
     """Counts that grow run by run, with a place for every bin of [low, high), empty or not."""
 
     def __init__(self, dtype: Float, low: int = 0, high: int | None = None, shift: int | None = None) -> None:

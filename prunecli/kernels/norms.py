@@ -35,7 +35,7 @@ BINS_SHIFT, RANKED_AT_ONCE = 48, 1 << 20
 """Norms in memory are ranked by their leading 16 bits first, where there are more than so many."""
 
 
-def deviation(read: Values, numel: int, *, scale: float = 1.0) -> float:
+def standard_deviation(read: Values, numel: int, *, scale: float = 1.0) -> float:
     """Return the standard deviation (n - 1 in the denominator) of the finite numbers times `scale`."""
     sums, squares, count = [], [], 0
     for first, stop in _runs(numel, RUN):
@@ -50,7 +50,7 @@ def deviation(read: Values, numel: int, *, scale: float = 1.0) -> float:
     if count < 2:
         return 0.0
     if numel * max(squares) > 1e290:  # the squares of weights beyond 1e145 are no float64 any more
-        return deviation(read, numel, scale=_SMALLER) / _SMALLER
+        return standard_deviation(read, numel, scale=_SMALLER) / _SMALLER
     return sqrt(max(fsum(squares) - fsum(sums) ** 2 / count, 0.0) / (count - 1))
 
 
@@ -86,7 +86,7 @@ def _slice_runs(numel: int, length: int, inner: int) -> Iterator[tuple[int, int,
             yield from ((low, high, at + first, at + stop) for first, stop in _runs((high - low) * inner, RUN))
 
 
-def tile_norms(read: Values, shape: tuple[int, ...], tile: tuple[int, int]) -> NDArray[np.float64]:
+def block_norms(read: Values, shape: tuple[int, ...], tile: tuple[int, int]) -> NDArray[np.float64]:
     """Return the root mean square of each tile of the matrix (shape[0], the rest), edge tiles by what they have."""
     rows, cols, (high, wide) = shape[0], prod(shape[1:]), tile
     counts = np.diff(np.r_[np.arange(0, cols, wide), cols])
@@ -129,7 +129,9 @@ def _across(sums: NDArray[np.float64], wide: int) -> NDArray[np.float64]:
     return found
 
 
-def weakest(norms: NDArray[np.float64], k: int, alive: NDArray[np.bool_] | None = None) -> tuple[bytes, float | None]:
+def smallest_norms(
+    norms: NDArray[np.float64], k: int, alive: NDArray[np.bool_] | None = None
+) -> tuple[bytes, float | None]:
     """Return a byte per norm, 0 for the `k` smallest (of equals the first), and the largest of those.
 
     What is not `alive` is 0 as well, and not counted in `k`.
@@ -178,7 +180,7 @@ def _runs(total: int, step: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + step, total)
 
 
-def of_patterns(y: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
+def magnitude_values(y: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
     """Return the values of magnitude patterns, for norms: what is gone (-1) counts as zero."""
     gone = y < 0
     return values(np.where(gone, y.dtype.type(0), y), dtype) if gone.any() else values(y, dtype)

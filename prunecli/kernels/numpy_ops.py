@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.kernels.ops import UINTS, Array, before_in_group, in_slices, in_tiles, middle_index
+from prunecli.kernels.ops import UINTS, Array, before_in_group, block_flags, middle_index, slice_flags
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,21 +94,21 @@ class NumpyOps:
         """Clear `keep` from index `first` of the middle dimension on."""
         keep[middle_index(start, keep.size, length, inner) >= first] = 0
 
-    def left_of_rows(self, rows: Array) -> NDArray[np.int64]:
+    def remaining_of_rows(self, rows: Array) -> NDArray[np.int64]:
         """Count the entries of each row that are not negative."""
         return np.asarray(np.count_nonzero(rows >= 0, axis=1))
 
-    def drop_gone(self, keep: Array, y: Array) -> None:
+    def drop_pruned(self, keep: Array, y: Array) -> None:
         """Spread the sign bit and clear what it covers."""
         np.bitwise_and(keep, ~(y >> y.dtype.type(8 * y.itemsize - 1)), out=keep)
 
     def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
         """Repeat each slice's answer over its elements."""
-        return self._spread(y, in_slices(start, y.size, inner, alive))
+        return self._spread(y, slice_flags(start, y.size, inner, alive))
 
-    def keep_tiles(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
+    def keep_blocks(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
         """Repeat each tile's answer over its columns, and each row of tiles over its rows."""
-        return self._spread(y, in_tiles(start, y.size, row, tile, alive))
+        return self._spread(y, block_flags(start, y.size, row, tile, alive))
 
     def _spread(self, y: Array, answers: NDArray[np.int8]) -> Array:
         kept: NDArray[Any] = self.scratch("keep", y.size, y.dtype)

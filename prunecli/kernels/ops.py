@@ -69,16 +69,16 @@ class Ops(Protocol):
         Among equals the lower index stays, or with `last` the higher one.
         """
 
-    def left_of_rows(self, rows: Array) -> NDArray[np.int64]:
+    def remaining_of_rows(self, rows: Array) -> NDArray[np.int64]:
         """Count in each row of a matrix the entries that are not -1, which says that a weight is gone already."""
 
-    def drop_gone(self, keep: Array, y: Array) -> None:
+    def drop_pruned(self, keep: Array, y: Array) -> None:
         """Clear `keep` where `y` is -1."""
 
     def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
         """Return the keep array of a run, from element `start`, of an (outer, len(alive), inner) array."""
 
-    def keep_tiles(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
+    def keep_blocks(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
         """Return the keep array of a run, from element `start`, of a matrix cut into tiles with a byte each."""
 
     def smallest(self, y: Array, rank: int) -> int:
@@ -125,7 +125,7 @@ def _again(once: NDArray[np.int8], count: int) -> NDArray[np.int8]:
     return np.tile(once, -(-count // once.size))[:count]
 
 
-def in_slices(start: int, count: int, inner: int, alive: bytes) -> NDArray[np.int8]:
+def slice_flags(start: int, count: int, inner: int, alive: bytes) -> NDArray[np.int8]:
     """Return -1 (stays) or 0 for `count` elements, from `start`, of an (outer, len(alive), inner) array."""
     first, skipped = divmod(start, inner)
     answers = -(np.frombuffer(alive, np.int8) != 0).astype(np.int8)
@@ -143,7 +143,7 @@ def _runs(start: int, count: int, inner: int) -> int:
     return (start + count - 1) // inner - start // inner + 1
 
 
-def in_tiles(start: int, count: int, row: int, tile: tuple[int, int], alive: bytes) -> NDArray[np.int8]:
+def block_flags(start: int, count: int, row: int, tile: tuple[int, int], alive: bytes) -> NDArray[np.int8]:
     """Return -1 (stays) or 0 for `count` elements, from `start`, of a matrix cut into tiles with a byte each."""
     high, wide = tile
     first, skipped = divmod(start, row)

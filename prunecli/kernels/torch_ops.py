@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.kernels.ops import Array, before_in_group, in_slices, in_tiles, middle_index
+from prunecli.kernels.ops import Array, before_in_group, block_flags, middle_index, slice_flags
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,22 +66,22 @@ class TorchOps:
         tail = self.torch.from_numpy(middle_index(start, len(keep), length, inner) >= first)
         keep.masked_fill_(tail.to(self.device), 0)
 
-    def left_of_rows(self, rows: Array) -> NDArray[np.int64]:
+    def remaining_of_rows(self, rows: Array) -> NDArray[np.int64]:
         """Count the entries of each row that are not negative."""
         found: NDArray[np.int64] = (rows >= 0).sum(1).cpu().numpy()
         return found
 
-    def drop_gone(self, keep: Array, y: Array) -> None:
+    def drop_pruned(self, keep: Array, y: Array) -> None:
         """Spread the sign bit and clear what it covers."""
         keep &= ~(y >> (8 * y.element_size() - 1))
 
     def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
         """Repeat each slice's answer over its elements."""
-        return self.torch.from_numpy(in_slices(start, len(y), inner, alive)).to(self.device).to(y.dtype)
+        return self.torch.from_numpy(slice_flags(start, len(y), inner, alive)).to(self.device).to(y.dtype)
 
-    def keep_tiles(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
+    def keep_blocks(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
         """Repeat each tile's answer over its columns, and each row of tiles over its rows."""
-        answers = in_tiles(start, len(y), row, tile, alive)
+        answers = block_flags(start, len(y), row, tile, alive)
         return self.torch.from_numpy(answers).to(self.device).to(y.dtype)
 
     def keep_largest_of_rows(self, rows: Array, keep: int, *, last: bool = False) -> Array:

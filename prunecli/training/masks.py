@@ -12,8 +12,8 @@ from prunecli.engine.score_files import MASK_DTYPES, MatchedTensors
 from prunecli.engine.scorers import MaskReader
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
-from prunecli.io.memory import describe
-from prunecli.io.reader import Reader, opened
+from prunecli.io.memory import state_dict_checkpoint
+from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Worker
 from prunecli.selection.select import Selector, select
 from prunecli.text.escape import printable
@@ -45,7 +45,7 @@ def load_mask(path: PathLike) -> dict[str, Tensor]:
     for tensor in checkpoint.tensors:
         _refuse_non_mask(path, tensor)
     beside = MatchedTensors(f"mask in {printable(str(path))}", checkpoint, dict(enumerate(checkpoint.tensors)))
-    with opened(checkpoint) as sources:
+    with open_sources(checkpoint) as sources:
         flags = MaskReader(beside, Reader(sources))
 
         def stays(at: int) -> Callable[[int, int], NDArray[Any]]:
@@ -73,10 +73,10 @@ def mask_from_checkpoint(
     if isinstance(pruned, (str, os.PathLike)):
         checkpoint = open_checkpoint(pruned, key=key)
         targets = [target.tensor for target in select(checkpoint, rules).targets]
-        with opened(checkpoint) as sources:
+        with open_sources(checkpoint) as sources:
             return _survivors(worker, Reader(sources), targets)
-    memory = describe(pruned)
-    memory.settle()
+    memory = state_dict_checkpoint(pruned)
+    memory.synchronize()
     targets = [target.tensor for target in select(memory.checkpoint, rules).targets]
     return _survivors(worker, Reader(memory.regions), targets)  # type: ignore[arg-type] # a region can be read
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.io.publish import check_writable_target, publish_text
-from prunecli.io.temporary import hidden_beside, make_directory, removed, sweep
+from prunecli.io.temporary import make_directory, remove_stale_temporaries, removed_at_end, temporary_next_to
 from prunecli.text.escape import printable
 from prunecli.tuning.evaluate import PLACEHOLDER, evaluate
 
@@ -146,7 +146,7 @@ class Trials:
             whole = question.checkpoint.is_directory
             index = whole and not source.is_dir()  # the command is handed what the user named
             place = self._folder / (source.parent if index else source).name
-            with removed(place):
+            with removed_at_end(place):
                 chosen = question.prune(strategy, place).selected
                 zeros = chosen.zeros_after
                 metric, seconds = evaluate(question.command, place / source.name if index else place)
@@ -168,8 +168,8 @@ def trials(question: TrialSetup, state: Path, *, fresh: bool = False) -> Iterato
     key = question.key()
     runs = _read(state)  # also with `fresh`: what is no state file is never replaced
     known = [] if fresh else _known(runs, key)
-    sweep(state)
-    with hidden_beside(state, make_directory) as (_, folder):
+    remove_stale_temporaries(state)
+    with temporary_next_to(state, make_directory) as (_, folder):
         yield Trials(question, key, state, folder, known)
 
 

@@ -626,7 +626,7 @@ def test_directory_with_other_files_is_not_replaced(tmp_path: Path) -> None:
 
 def name(parent: Path) -> Path:
     """Return a hidden name that a process has used that is gone now."""
-    return hidden.hidden_name(parent)
+    return hidden.temporary_name(parent)
 
 
 @pytest.mark.usefixtures("way")
@@ -753,7 +753,7 @@ def test_a_draft_swept_at_birth_is_made_anew(
 
     monkeypatch.setattr(hidden, "lock", swept)
 
-    with hidden.hidden_beside(tmp_path / "a", make) as (fd, path):
+    with hidden.temporary_next_to(tmp_path / "a", make) as (fd, path):
         assert os.path.samestat(os.fstat(fd), path.stat())
 
     assert len(seen) == 2

@@ -10,8 +10,8 @@ import pytest
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels import norms
-from prunecli.kernels.norms import deviation, of_patterns, slice_norms, tile_norms, weakest
-from prunecli.kernels.ops import in_slices, in_tiles
+from prunecli.kernels.norms import block_norms, magnitude_values, slice_norms, smallest_norms, standard_deviation
+from prunecli.kernels.ops import block_flags, slice_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ SHAPES = [(5,), (1, 1), (7, 5), (4, 3, 2), (6, 5, 3, 3), (2, 300), (300, 2), (3,
 def reader(weights: NDArray[np.float32]) -> Callable[[int, int], NDArray[np.float64]]:
     """Return what reads runs of the magnitudes of `weights`."""
     flat = weights.reshape(-1).view(np.int32) & 0x7FFFFFFF
-    return lambda first, stop: of_patterns(flat[first:stop], F32)
+    return lambda first, stop: magnitude_values(flat[first:stop], F32)
 
 
 def signed(weights: NDArray[np.float32]) -> Callable[[int, int], NDArray[np.float64]]:
@@ -66,7 +66,7 @@ def test_tile_norms_are_root_mean_squares(
     rows, cols = range(0, matrix.shape[0], tile[0]), range(0, matrix.shape[1], tile[1])
     expected = [[math.sqrt(np.mean(np.square(matrix[r : r + tile[0], c : c + tile[1]]))) for c in cols] for r in rows]
 
-    np.testing.assert_allclose(tile_norms(reader(weights), shape, tile), expected, rtol=1e-14)
+    np.testing.assert_allclose(block_norms(reader(weights), shape, tile), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["F64", "F16", "BF16", "F8_E4M3", "F8_E4M3FNUZ"])
@@ -76,7 +76,7 @@ def test_every_dtype_is_summed_in_float64(name: str) -> None:
     kind = np.dtype(f"i{dtype.itemsize}")
     patterns = np.full((2, 600), dtype.finite_max, kind)
 
-    found = slice_norms(lambda first, stop: of_patterns(patterns.reshape(-1)[first:stop], dtype), (2, 600), 0, 1.0)
+    found = slice_norms(lambda first, stop: magnitude_values(patterns.reshape(-1)[first:stop], dtype), (2, 600), 0, 1.0)
 
     expected = 600 * dtype.decode(dtype.finite_max)
     np.testing.assert_allclose(found, [expected, expected], rtol=1e-15 if math.isfinite(expected) else 0)
@@ -96,13 +96,13 @@ def test_deviation_is_numpys_with_n_less_one(size: int) -> None:
     expected = float(np.std(weights.astype(np.float64), ddof=1))
     with_nan = np.append(weights, np.float32(np.nan))
 
-    assert deviation(signed(weights), size) == pytest.approx(expected, rel=1e-12)
-    assert deviation(signed(with_nan), size + 1) == pytest.approx(expected, rel=1e-12)
+    assert standard_deviation(signed(weights), size) == pytest.approx(expected, rel=1e-12)
+    assert standard_deviation(signed(with_nan), size + 1) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_single_weight_has_no_deviation() -> None:
     """One weight deviates by nothing."""
-    assert deviation(signed(np.ones(1, np.float32)), 1) == 0.0
+    assert standard_deviation(signed(np.ones(1, np.float32)), 1) == 0.0
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(1, 1), (3, 1), (1, 5), (4, 3)])
@@ -113,7 +113,7 @@ def test_any_run_of_slices_is_part_of_the_whole(outer: int, inner: int) -> None:
 
     for start in range(len(whole)):
         for count in range(1, len(whole) - start + 1):
-            assert np.array_equal(whole[start : start + count], in_slices(start, count, inner, alive))
+            assert np.array_equal(whole[start : start + count], slice_flags(start, count, inner, alive))
 
 
 def test_any_run_of_a_tiled_matrix_is_part_of_the_whole() -> None:
@@ -122,7 +122,7 @@ def test_any_run_of_a_tiled_matrix_is_part_of_the_whole() -> None:
 
     for start in range(9):
         for count in range(1, 10 - start):
-            found = in_tiles(start, count, 3, (2, 2), bytes([1, 0, 0, 1]))
+            found = block_flags(start, count, 3, (2, 2), bytes([1, 0, 0, 1]))
             assert np.array_equal(whole[start : start + count], found)
 
 
@@ -132,7 +132,7 @@ def test_the_weakest_are_exactly_k_and_of_equals_the_first(k: int) -> None:
     scores = np.array([2.0, 1.0, np.inf, 1.0, 0.0, 2.0, 2.0])
     order = np.argsort(scores, kind="stable")[:k]
 
-    alive, value = weakest(scores, k)
+    alive, value = smallest_norms(scores, k)
 
     assert {at for at, byte in enumerate(alive) if not byte} == set(order.tolist())
     assert value == (scores[order[-1]] if k else None)
@@ -144,7 +144,7 @@ def test_what_is_gone_is_not_among_the_weakest_that_go(k: int) -> None:
     scores = np.array([2.0, 1.0, 0.0, 1.0, 0.0, 3.0])
     alive = np.array([True, True, False, True, True, False])
 
-    stays, value = weakest(scores, k, alive)
+    stays, value = smallest_norms(scores, k, alive)
 
     assert [at for at, byte in enumerate(stays) if not byte] == sorted([2, 5, *[4, 1, 3, 0][:k]])
     assert value == ([0.0, 1.0, 1.0, 2.0][k - 1] if k else None)
@@ -157,13 +157,13 @@ def test_many_norms_are_ranked_as_few_are(rank: int, equal: bool, monkeypatch: p
     scores = np.ones(100) if equal else np.abs(np.random.default_rng(0).standard_normal(100))
     scores[:5] = [np.inf, 0.0, np.inf, 5e-324, 0.0]
     alive = np.arange(100) % 7 != 3
-    few = weakest(scores, rank), weakest(scores, min(rank, 80), alive)
+    few = smallest_norms(scores, rank), smallest_norms(scores, min(rank, 80), alive)
 
     monkeypatch.setattr(norms, "RANKED_AT_ONCE", 16)
 
-    assert few == (weakest(scores, rank), weakest(scores, min(rank, 80), alive))
+    assert few == (smallest_norms(scores, rank), smallest_norms(scores, min(rank, 80), alive))
 
 
 def test_what_is_gone_weighs_nothing() -> None:
     """A weight that is gone adds nothing to a norm."""
-    assert of_patterns(np.array([0x3F80_0000, -1], np.int32), F32).tolist() == [1.0, 0.0]
+    assert magnitude_values(np.array([0x3F80_0000, -1], np.int32), F32).tolist() == [1.0, 0.0]

@@ -30,7 +30,7 @@ from torch import nn
 
 from prunecli.api import prune, prune_state_dict
 from prunecli.errors import CheckpointError, DeviceError, PruneError, SelectionError, UsageError
-from prunecli.io.memory import Region, describe
+from prunecli.io.memory import Region, state_dict_checkpoint
 from prunecli.report.json import to_json
 from prunecli.selection.select import Selector
 from prunecli.strategies.recipe import Recipe, Rule
@@ -515,7 +515,7 @@ def test_a_listing_says_where_each_tensor_lies() -> None:
     storage = torch.arange(24, dtype=torch.float32)
     live = {"b": storage[4:16].view(3, 4).T, "a": torch.ones(2, dtype=torch.float64), "c": storage[:4]}
 
-    memory = describe(live)
+    memory = state_dict_checkpoint(live)
 
     found = [(t.name, t.dtype, t.shape, t.strides, t.offset, t.span.length) for t in memory.checkpoint.tensors]
     assert found == [

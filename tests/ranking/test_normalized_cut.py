@@ -18,7 +18,7 @@ from torch.nn.utils import prune
 from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.formats.open import open_checkpoint
-from prunecli.io.scan import scan
+from prunecli.io.scan import scan_tensors
 from prunecli.kernels.bit_patterns import values
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import INTS
@@ -399,7 +399,7 @@ def test_real_checkpoints(name: str) -> None:
     """On trained weights the counts are those of sorting float64 scores, and LAMP's those of the published ones."""
     checkpoint = open_checkpoint(SHARED / "checkpoints" / name)
     tensors = [target.tensor for target in select(checkpoint, Selector()).targets]
-    members = scan(
+    members = scan_tensors(
         checkpoint,
         tensors,
         lambda _, t, read: (t.dtype, NumpyOps().magnitudes(read(0, t.numel), FLOATS[t.dtype]).copy()),

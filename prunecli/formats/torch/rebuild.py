@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 
 from prunecli.checkpoint import Span, TensorInfo, why_view
-from prunecli.dtypes import BITS, DTYPES
+from prunecli.dtypes import BITS, TORCH_DTYPES
 from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.leaves import _MODULES
 from prunecli.formats.pickle.reader import Call, Global, Persistent
@@ -143,8 +143,8 @@ def _window(claim: StorageClaim, typed: list[object] | None) -> tuple[str, int, 
     if typed is None:
         return claim.dtype, first, count
     match typed:
-        case [_, _, Global(module="torch", name=name), *_] if name in DTYPES:
-            dtype = DTYPES[name]
+        case [_, _, Global(module="torch", name=name), *_] if name in TORCH_DTYPES:
+            dtype = TORCH_DTYPES[name]
         case _:
             raise ValueError("its dtype is not known here")
     itemsize, unit = BITS[dtype] // 8, BITS[claim.dtype] // 8

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
 from support import CONTAINERS, STRATEGIES, make_checkpoint
+from support.profiles import load_profiles
 
 from prunecli.api import prune
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prunecli.report.model import Report
+
+load_profiles()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; children would ignore it, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True, slots=True)

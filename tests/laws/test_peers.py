@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from support import (
     CONTAINERS,
     different,
+    examples,
     expected,
     make_checkpoint,
     make_weights,
@@ -148,7 +149,7 @@ neighbours = st.integers(0, 3).map(lambda steps: 1 + steps * 2.0**-23)
 """Adjacent float32 numbers: what lies between them must be rounded to one of them, as NumPy rounds it."""
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(
     st.one_of(
         st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=40),
@@ -184,7 +185,7 @@ def test_groups_are_the_lstm_tutorials(tmp_path: Path) -> None:
 # --- ties
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.sampled_from(sorted(CONTAINERS)), st.integers(1, 4))
 def test_exactly_k_go_and_the_lowest_position_first(
     tmp_path_factory: pytest.TempPathFactory, seed: int, amount: float, container: str, levels: int

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from support import CONTAINERS, STRATEGIES, expected, files, make_checkpoint, make_weights, same_bits, zeroed
+from support import CONTAINERS, STRATEGIES, examples, expected, files, make_checkpoint, make_weights, same_bits, zeroed
 
 from prunecli.engine import planner as planning
 from prunecli.engine.files import prune_files
@@ -158,7 +158,7 @@ strategies = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(st.sampled_from(list(FLOATS.values())), shapes, strategies, ways, st.integers(0, 2**32 - 1))
 def test_any_way_of_working_gives_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory,

@@ -12,7 +12,6 @@ import zipfile
 from argparse import Namespace
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,11 +31,15 @@ from prunecli.strategies.unstructured import (
     Structured,
     Threshold,
 )
+from support.paths import DEMO, ROOT, SCRIPTS, SHARED
+from support.profiles import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
-SHARED = Path(__file__).parents[3] / "shared"
+__all__ = ["DEMO", "ROOT", "SCRIPTS", "SHARED", "examples"]
+
 INTS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Weights = dict[str, torch.Tensor]

@@ -11,7 +11,7 @@ from prunecli.engine.score_files import make_basis, open_beside
 from prunecli.engine.work import Job, Work
 from prunecli.errors import CheckpointError, SelectionError, UsageError
 from prunecli.selection.select import Selection, Selector, select
-from prunecli.strategies.amounts import from_each, front_dim
+from prunecli.strategies.amounts import front_dim, resolve_counts
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.unstructured import L1, Block, Random, RandomStructured, StdThreshold, Strategy, Structured
@@ -83,7 +83,7 @@ def refuse_misfits(strategy: Strategy, selection: Selection) -> None:
     tensors = [target.tensor for target in selection.targets]
     by_rows = isinstance(strategy, L1) and strategy.scope == "row"
     if isinstance(strategy, (L1, Random)) and strategy.count is not None and not by_rows:
-        from_each(None, strategy.count, tensors, [tensor.numel for tensor in tensors])
+        resolve_counts(None, strategy.count, tensors, [tensor.numel for tensor in tensors])
     for tensor in tensors:
         if isinstance(strategy, (Structured, RandomStructured)):
             strategy.wanted(tensor, tensor.shape[strategy.axis(tensor)])

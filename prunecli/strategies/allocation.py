@@ -12,7 +12,7 @@ from math import floor, prod
 from typing import TYPE_CHECKING
 
 from prunecli.errors import UsageError
-from prunecli.strategies.amounts import check_amount, how_many
+from prunecli.strategies.amounts import check_amount, resolve_count
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def allocate(kind: str, shapes: Sequence[tuple[int, ...]], left: Sequence[int], 
     not, or a count that the kind has no room for.
     """
     check_amount(amount, None)
-    return share_out(kind, shapes, left, how_many(amount, None, sum(left)))
+    return share_out(kind, shapes, left, resolve_count(amount, None, sum(left)))
 
 
 def share_out(kind: str, shapes: Sequence[tuple[int, ...]], left: Sequence[int], total: int) -> list[int]:

@@ -1,14 +1,17 @@
-"""The arithmetic that strategies share: how many weights an amount is, and what a cut or a ranking of norms means."""
+"""Amounts and counts: parse, check and resolve them, and turn order statistics into cuts.
+
+Pure arithmetic without NumPy; weights are never read here.
+"""
 
 from __future__ import annotations
 
-import shlex
+from decimal import Decimal, InvalidOperation
 from glob import escape
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS, Float, cast
-from prunecli.errors import SelectionError, UsageError
+from prunecli.errors import Argument, SelectionError, UsageError
 from prunecli.plans import Cut, RankGroup
 from prunecli.text.escape import printable
 
@@ -16,97 +19,154 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.errors import Hint
     from prunecli.plans import OrderStatistic
 
-
-_EITHER = "amount=1.0 for all of them, count=1 for one"
-
-
-def cut_above(value: float, dtype: Float) -> Cut:
-    """Return the cut that prunes magnitudes up to and including `value` rounded to `dtype`, and only finite ones."""
-    bits = min(cast(value, dtype), dtype.finite_max)
-    return Cut(bits + 1, value=dtype.decode(bits))
+_EITHER = (Argument("amount", 1.0), " for all of them, ", Argument("count", 1), " for one")
 
 
-def exact_cuts(order: OrderStatistic) -> list[Cut]:
-    """Return the cuts that prune exactly `order.rank` weights of the group."""
-    left = order.rank - order.less
-    if left == order.equal:
-        return [
-            Cut(bits + hit, equal=equal, equal_pruned=equal, value=order.value)
-            for bits, hit, equal in zip(order.cuts, order.hits, order.equals, strict=True)
-        ]
-    cuts = []
-    for bits, equal in zip(order.cuts, order.equals, strict=True):
-        ties = min(left, equal or 0)
-        left -= ties
-        cuts.append(Cut(bits, ties, equal, ties, order.value))
-    return cuts
+def parse_amount(text: str, name: str = "amount", *, allow_whole: bool = False) -> float:
+    """Return the fraction (0 to 1) that "0.5" or "50%" means.
+
+    A bare whole number such as "1" could also mean a number of weights, so it is refused, except "0". `allow_whole`
+    accepts "1" for all, as a sparsity does. `name` is the argument's name in messages. Raises UsageError.
+    """
+    digits = text.removesuffix("%").strip()
+    label = f"the {name.replace('_', ' ')}"
+    example: Hint = (Argument(name, 0.5), " or ", Argument(name, "50%"))
+    try:
+        value = Decimal(digits)
+    except InvalidOperation:
+        raise UsageError(f"{label} is a fraction or a percentage, not {text!r}", hint=example) from None
+    percent = text.endswith("%")
+    if not (percent or allow_whole) and digits.removeprefix("+").isdecimal() and value:
+        raise _ambiguous(int(digits))
+    # Decimal, because 33.3 / 100 is not the float of 0.333.
+    value = value.scaleb(-2) if percent and value.is_finite() else value
+    if value.is_nan() or not 0 <= value <= 1:
+        if value.is_finite() and 1 < value <= 100:
+            example = (Argument(name, f"{value:f}%"), " or ", Argument(name, float(value / 100)))
+        raise UsageError(f"{label} is 0 to 1 (or 0% to 100%), not {printable(text)}", hint=example)
+    return float(value)
 
 
-def one_each(counts: Sequence[int]) -> list[RankGroup]:
-    """Return a group for each tensor by itself, with the rank `counts` says; no rank where nothing is to be pruned."""
-    return [RankGroup((at,), (k,) if k else ()) for at, k in enumerate(counts)]
-
-
-def from_each(amount: float | None, count: int | None, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[int]:
-    """Return `how_many` of what is `left` of each tensor; UsageError for a count that is too much for the smallest."""
-    if tensors:
-        n, tensor = min(zip(left, tensors, strict=True), key=lambda pair: pair[0])
-        how_many(amount, count, n, "weights" if n == tensor.numel else "weights left", tensor)
-    return [how_many(amount, count, n) for n in left]
+def _ambiguous(number: int) -> UsageError:
+    part: tuple[str | Argument, ...] = ()
+    if number <= 100:
+        what = "all of them" if number == 1 else "that part of them"
+        part = (", ", Argument("amount", "100%" if number == 1 else f"{number}%"), f" for {what}")
+    return UsageError(
+        f"the amount {number} could mean a part or a number of weights",
+        hint=(Argument("count", number), " for the number", *part),
+    )
 
 
 def check_amount(amount: float | None, count: int | None) -> None:
     """Raise UsageError unless exactly one of the two is given and it is in range."""
     if (amount is None) == (count is None):
-        raise UsageError("give either an amount or a count", hint="--amount 0.5 or --count 1000")
-    _check_kinds(amount, count)
+        raise UsageError(
+            "either an amount or a count is needed", hint=(Argument("amount", 0.5), " or ", Argument("count", 1000))
+        )
+    _check_types(amount, count)
     if amount is not None and not 0 <= amount <= 1:
-        raise UsageError(f"an amount is 0 to 1 (or 0% to 100%), not {amount:g}", hint="--amount 0.5")
+        raise UsageError(f"the amount is 0 to 1 (or 0% to 100%), not {amount:g}", hint=Argument("amount", 0.5))
     if count is not None and count < 0:
-        raise UsageError(f"a count is 0 or more, not {count}", hint="--count 1000")
+        raise UsageError(f"the count is 0 or more, not {count}", hint=Argument("count", 1000))
 
 
-def _check_kinds(amount: object, count: object) -> None:
-    """Refuse what Python callers may mean otherwise: torch takes an amount of 1 for one weight, and 1.0 for all."""
+def _check_types(amount: object, count: object) -> None:
+    """Refuse `amount=1`: in torch, 1 means one weight and 1.0 means all of them."""
     if isinstance(amount, Integral) and amount != 0:
-        raise UsageError(f"an amount of {amount} could mean a part or a number of weights", hint=_EITHER)
+        raise UsageError(f"the amount {amount} could mean a part or a number of weights", hint=_EITHER)
     if amount is not None and not isinstance(amount, Real):
-        raise UsageError(f"an amount is a number from 0 to 1, not {printable(repr(amount))}", hint="amount=0.5")
+        raise UsageError(
+            f"the amount is a number from 0 to 1, not {printable(repr(amount))}", hint=Argument("amount", 0.5)
+        )
     if count is not None and not isinstance(count, Integral):
-        raise UsageError(f"a count is a whole number, not {printable(repr(count))}", hint="count=1000")
+        raise UsageError(f"the count is a whole number, not {printable(repr(count))}", hint=Argument("count", 1000))
 
 
-def how_many(
+def resolve_count(
     amount: float | None,
     count: int | None,
     total: int,
-    of_what: str = "selected weights",
+    unit: str = "selected weights",
     tensor: TensorInfo | None = None,
 ) -> int:
-    """Return k of `total`: round(amount * total), half to even as torch does; UsageError if count > total."""
+    """Return `count`, or round(amount * total), half to even as in torch; UsageError if `count` exceeds `total`.
+
+    `unit` and `tensor` name what is counted in the message.
+    """
     if count is None:
         return round((amount or 0.0) * total)
     if count > total:
         where = "" if tensor is None else f" of {printable(repr(tensor.name))}"
-        raise UsageError(f"--count {count} is more than the {total} {of_what}{where}", hint=f"--count {total}")
+        raise UsageError(f"the count {count} is more than the {total} {unit}{where}", hint=Argument("count", total))
     return count
+
+
+def resolve_counts(
+    amount: float | None, count: int | None, tensors: Sequence[TensorInfo], remaining: Sequence[int]
+) -> list[int]:
+    """Return `resolve_count` of the `remaining` weights of each tensor.
+
+    Raises UsageError if `count` exceeds the weights of the smallest tensor.
+    """
+    if tensors:
+        n, tensor = min(zip(remaining, tensors, strict=True), key=lambda pair: pair[0])
+        resolve_count(amount, count, n, "weights" if n == tensor.numel else "remaining weights", tensor)
+    return [resolve_count(amount, count, n) for n in remaining]
+
+
+def group_per_tensor(counts: Sequence[int]) -> list[RankGroup]:
+    """Return one group per tensor with its count as the rank; a count of 0 needs no rank."""
+    return [RankGroup((index,), (k,) if k else ()) for index, k in enumerate(counts)]
+
+
+def cut_above(value: float, dtype: Float) -> Cut:
+    """Return the cut that prunes all finite magnitudes up to `value` rounded to `dtype`, inclusive."""
+    bits = min(cast(value, dtype), dtype.finite_max)
+    return Cut(bits + 1, value=dtype.decode(bits))
+
+
+def exact_cuts(statistic: OrderStatistic) -> list[Cut]:
+    """Return one cut per member of a group, which together prune exactly `statistic.rank` weights."""
+    # Several weights can equal the cutoff. Take magnitudes [0.3, 0.1], [0.3, 0.3] of two tensors and a rank of 2: the
+    # cutoff is 0.3, and a comparison alone prunes 1 weight (< 0.3) or 4 (<= 0.3), never 2. So everything below the
+    # cutoff is pruned, plus the first `ties` weights that equal it: tensors in checkpoint order, then row-major order.
+    # Here the first tensor gets ties=1 and the second ties=0. A fixed order, unlike a sort of the values, gives the
+    # same bytes for any number of threads, any chunk size and any device.
+    ties = statistic.rank - statistic.less
+    if ties == statistic.equal:
+        return [
+            Cut(bits + hit, equal=equal, equal_pruned=equal, value=statistic.value)
+            for bits, hit, equal in zip(statistic.cuts, statistic.hits, statistic.equals, strict=True)
+        ]
+    cuts = []
+    for bits, equal in zip(statistic.cuts, statistic.equals, strict=True):
+        own = min(ties, equal or 0)
+        ties -= own
+        cuts.append(Cut(bits, own, equal, own, statistic.value))
+    return cuts
 
 
 def front_dim(tensor: TensorInfo, dim: int) -> int:
     """Return `dim` counted from the front; SelectionError where `tensor` has no such dimension."""
     rank = len(tensor.shape)
     if not -rank <= dim < rank:
+        exclude = Argument("exclude", [printable(escape(tensor.name))])
+        last = (", ", Argument("dim", -1), " takes its last dimension") if rank else ()
         raise SelectionError(
             f"{printable(repr(tensor.name))} has {rank} dimension{'s' * (rank != 1)}, so it has no dim {dim}",
-            hint=f"-x {shlex.quote(printable(escape(tensor.name)))} leaves it out"
-            + (", --dim -1 takes its last dimension" if rank else ""),
+            hint=(exclude, " leaves it out", *last),
         )
     return dim % rank
 
 
-def single(value: float) -> float:
-    """Round `value` (>= 0) to float32; one operation on float32 numbers, done in float64 and rounded, is float32's."""
+def to_float32(value: float) -> float:
+    """Round `value` (>= 0) to float32.
+
+    One operation on float32 numbers in float64, rounded so, equals the same operation in float32.
+    """
     single = FLOATS["F32"]
     return single.decode(single.encode(value))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import UsageError
 from prunecli.plans import PruneBlocks, PruneSlices, TensorPlan
-from prunecli.strategies.amounts import check_amount, front_dim, how_many
+from prunecli.strategies.amounts import check_amount, front_dim, resolve_count
 
 if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
@@ -56,7 +56,7 @@ class Structured:
 
     def wanted(self, tensor: TensorInfo, slices: int) -> int:
         """Return how many of the slices go; UsageError if there are not so many."""
-        return how_many(self.amount, self.count, slices, f"slices along dim {self.dim}", tensor)
+        return resolve_count(self.amount, self.count, slices, f"slices along dim {self.dim}", tensor)
 
     def local(self, tensor: TensorInfo, alive: bytes, value: float | None) -> TensorPlan:
         """Return the local strategy: a byte per slice, 0 where it goes, and the largest norm that does."""
@@ -95,7 +95,7 @@ class Block:
 
     def wanted(self, tensor: TensorInfo, tiles: int) -> int:
         """Return how many of the tiles go; UsageError if there are not so many."""
-        return how_many(self.amount, self.count, tiles, f"tiles of {self.rows}x{self.cols}", tensor)
+        return resolve_count(self.amount, self.count, tiles, f"tiles of {self.rows}x{self.cols}", tensor)
 
     def local(self, _: TensorInfo, alive: bytes, value: float | None) -> TensorPlan:
         """Return the local strategy: a byte per tile, row by row, 0 where it goes, and the largest norm that does."""
@@ -134,7 +134,7 @@ class RandomStructured:
 
     def wanted(self, tensor: TensorInfo, slices: int) -> int:
         """Return how many of the slices go; UsageError if there are not so many."""
-        return how_many(self.amount, self.count, slices, f"slices along dim {self.dim}", tensor)
+        return resolve_count(self.amount, self.count, slices, f"slices along dim {self.dim}", tensor)
 
     def local(self, tensor: TensorInfo, alive: bytes, _: float | None) -> TensorPlan:
         """Return the local strategy: a byte per slice, 0 where it goes."""

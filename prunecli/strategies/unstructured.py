@@ -20,11 +20,11 @@ from prunecli.strategies.amounts import (
     check_amount,
     cut_above,
     exact_cuts,
-    from_each,
     front_dim,
-    how_many,
-    one_each,
-    single,
+    group_per_tensor,
+    resolve_count,
+    resolve_counts,
+    to_float32,
 )
 from prunecli.strategies.mask import Keep, Mask
 from prunecli.strategies.semi_structured import TopK
@@ -138,7 +138,7 @@ class Percentile:
         if not orders:
             return [Cut(0)]
         dtype = FLOATS[tensors[0].dtype]
-        rounded = float if dtype.name == "F64" else single
+        rounded = float if dtype.name == "F64" else to_float32
         low, high = orders[0].value, orders[-1].value
         part = self._index(left[0]) - (orders[0].rank - 1)
         if part > 0 and isfinite(high):
@@ -204,7 +204,7 @@ class Global:
 
     def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[RankGroup]:
         """All tensors in one group; no rank where nothing is to be pruned."""
-        k = how_many(self.amount, self.count, sum(left))
+        k = resolve_count(self.amount, self.count, sum(left))
         return [RankGroup(tuple(range(len(tensors))), (k,) if k else ())]
 
     def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[OrderStatistic], _: Sequence[int]) -> list[Cut]:
@@ -254,16 +254,18 @@ class L1:
 
     def plan(self, tensor: TensorInfo) -> TensorPlan:
         """Return the local strategy for scope="row"; the other needs ranks first."""
-        how_many(
+        resolve_count(
             self.amount, self.count, tensor.numel // tensor.shape[front_dim(tensor, 0)], "weights in a row", tensor
         )
-        return PruneSmallestOfRow(lambda left: how_many(self.amount, self.count, left, "weights left in a row", tensor))
+        return PruneSmallestOfRow(
+            lambda left: resolve_count(self.amount, self.count, left, "weights left in a row", tensor)
+        )
 
     def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[RankGroup]:
         """Each tensor by itself; no rank where nothing is to be pruned."""
         if self.allocate is not None and self.amount is not None:
-            return one_each(allocate(self.allocate, [t.shape for t in tensors], left, self.amount))
-        return one_each(from_each(self.amount, self.count, tensors, left))
+            return group_per_tensor(allocate(self.allocate, [t.shape for t in tensors], left, self.amount))
+        return group_per_tensor(resolve_counts(self.amount, self.count, tensors, left))
 
     def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[OrderStatistic], _: Sequence[int]) -> list[Cut]:
         """Cut at the k-th smallest of the tensor."""
@@ -296,7 +298,7 @@ class Random:
 
     def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[RankGroup]:
         """Each tensor by itself; the ranks are those of random numbers."""
-        return one_each(from_each(self.amount, self.count, tensors, left))
+        return group_per_tensor(resolve_counts(self.amount, self.count, tensors, left))
 
     def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[OrderStatistic], _: Sequence[int]) -> list[Cut]:
         """Cut at the k-th smallest random number; what that is tells nobody anything."""

@@ -183,9 +183,9 @@ def test_what_is_gone_already_counts_in_the_plan_only() -> None:
 @pytest.mark.parametrize(
     ("kind", "amount", "told"),
     [
-        ("erk", 1.5, "an amount is 0 to 1"),
-        ("erk", -0.1, "an amount is 0 to 1"),
-        ("erk", float("nan"), "an amount is 0 to 1"),
+        ("erk", 1.5, "the amount is 0 to 1"),
+        ("erk", -0.1, "the amount is 0 to 1"),
+        ("erk", float("nan"), "the amount is 0 to 1"),
         ("lamp\x1b", 0.5, r"--allocate is uniform, erk or uniform\+, not 'lamp\\x1b'"),
     ],
 )

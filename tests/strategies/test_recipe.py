@@ -230,7 +230,7 @@ def test_rules_are_commands_with_their_options() -> None:
         ("title = 'x'\n[[rule]]\nstrategy = 'l1'", r"knows no 'title' \(line 1\)"),
         ("[[rule]]\nstrategy = 'l1'", r"rule 1 \(l1\): l1 needs amount or count"),
         ("[[rule]]\nstrategy = 'l1'\namount = 1", r"rule 1 \(l1\): amount 1 could mean"),
-        ("[[rule]]\nstrategy = 'l1'\namount = 1.5", r"rule 1 \(l1\): an amount is 0 to 1"),
+        ("[[rule]]\nstrategy = 'l1'\namount = 1.5", r"rule 1 \(l1\): the amount is 0 to 1"),
         ("[[rule]]\nstrategy = 'l1'\namount = true", r"rule 1 \(l1\): amount is a number or a text, not true"),
         ("[[rule]]\nstrategy = 'l1'\namount = [0.5]", r"rule 1 \(l1\): amount is a number or a text"),
         ("[[rule]]\nstrategy = 'topk'\npattern = '5:4'", r"rule 1 \(topk\): cannot keep 5 of every 4"),
@@ -313,7 +313,7 @@ def test_a_recipe_that_cannot_be_read_is_an_error(path: str) -> None:
 
 def test_a_count_that_no_tensor_has_is_told_with_its_rule(weights: Weights, tmp_path: Path) -> None:
     """What shapes tell is told before anything is read."""
-    with pytest.raises(UsageError, match=r"rule 2 of the recipe: --count 1000000000 is more than the"):
+    with pytest.raises(UsageError, match=r"rule 2 of the recipe: the count 1000000000 is more than the"):
         followed(tmp_path, weights, Recipe((Rule(L1(amount=0.5)), Rule(Random(count=10**9)))))
 
 

@@ -53,7 +53,7 @@ class TensorInfo:
     span: Span
     offset: int = 0
     big_endian: bool = False
-    fixed: str | None = None
+    unprunable_reason: str | None = None
 
     @property
     def numel(self) -> int:

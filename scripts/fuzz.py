@@ -137,7 +137,7 @@ def _check_tensor(tensor: TensorInfo, size: int) -> None:
     span = tensor.span
     if not 0 <= span.start <= span.end <= size or len(tensor.shape) != len(tensor.strides):
         raise Finding(f"{tensor} is not in the file of {size} bytes")
-    if tensor.numel and tensor.fixed is None and not span.start <= tensor.start <= tensor.end <= span.end:
+    if tensor.numel and tensor.unprunable_reason is None and not span.start <= tensor.start <= tensor.end <= span.end:
         raise Finding(f"{tensor} looks outside its storage")
 
 

@@ -156,7 +156,7 @@ def _check(checkpoint: Checkpoint, target: Path, *, force: bool, in_place: bool)
 def _plan(checkpoint: Checkpoint, at: int, names: Names) -> FilePlan:
     """Return how the file number `at` is made anew."""
     file = checkpoint.files[at]
-    here = [t.name for t in checkpoint.tensors if t.file == at and t.name in names and t.fixed != OUTSIDE]
+    here = [t.name for t in checkpoint.tensors if t.file == at and t.name in names and t.unprunable_reason != OUTSIDE]
     if not here:
         return FilePlan((Span(0, file.size),))
     label = str(file.path)
@@ -254,7 +254,7 @@ def _check_result(checkpoint: Checkpoint, at: int, target: Target, names: Names)
     """Read the new file as any file is read, and refuse it unless it holds every tensor where its bytes are."""
     expected = {}
     for tensor in checkpoint.tensors:
-        new = tensor.name if tensor.fixed == OUTSIDE else names.get(tensor.name, tensor.name)
+        new = tensor.name if tensor.unprunable_reason == OUTSIDE else names.get(tensor.name, tensor.name)
         if tensor.file == at and new is not None:
             start = target.where(tensor.span.start, tensor.span.end) if tensor.span.length else 0
             expected[new] = _told(tensor, start)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MASK_DTYPES = frozenset(FLOATS) | {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
 """The dtypes in which a mask of zeros and ones may be stored."""
 
-_READABLE_MASKS = {None, "expanded view"}  # what a mask may be `fixed` for: it is only read
+_READABLE_MASKS = {None, "expanded view"}  # reasons that do not matter for a mask, which is only read
 REMOVE = "torch.nn.utils.prune.remove(module, name) in Python, then save again"
 """What to do with a checkpoint that cannot be folded as a file."""
 
@@ -69,7 +69,7 @@ def find_pairs(checkpoint: Checkpoint, label: str) -> Pairs:
 
     Raises CheckpointError where there is none, and where one of them cannot be folded.
     """
-    inside = {tensor.name: tensor for tensor in checkpoint.tensors if tensor.fixed != OUTSIDE}
+    inside = {tensor.name: tensor for tensor in checkpoint.tensors if tensor.unprunable_reason != OUTSIDE}
     notes = _notes(checkpoint, inside)
     found = [leftover for leftover in leftovers(list(inside)) if leftover.kind == PRUNE]
     pairs = tuple(Pair(one.name, *(inside[part] for part in one.parts)) for one in found)
@@ -102,7 +102,7 @@ def _notes(checkpoint: Checkpoint, inside: Mapping[str, TensorInfo]) -> tuple[st
         notes.append(f"left as it is: {printable(name)}, as {why}")
     if halves[3:]:
         notes.append(f"left as they are: {len(halves) - 3:,} more *_orig without a mask")
-    outside = [tensor.name for tensor in checkpoint.tensors if tensor.fixed == OUTSIDE]
+    outside = [tensor.name for tensor in checkpoint.tensors if tensor.unprunable_reason == OUTSIDE]
     if elsewhere := [leftover.name for leftover in leftovers(outside) if leftover.kind == PRUNE]:
         notes.append(
             f"left as it is: {_some(len(elsewhere), elsewhere[0])} outside the state_dict: --key names another"
@@ -130,10 +130,14 @@ def _check(pair: Pair, names: set[str]) -> None:
             f"{name}_mask is {list(mask.shape)} and {name}_orig is {list(orig.shape)}: a mask has its weight's shape",
             hint=REMOVE,
         )
-    if orig.fixed is not None or BITS[orig.dtype] not in {8, 16, 32, 64}:
-        raise CheckpointError(f"{name}_orig cannot be folded: {orig.fixed or f'it is {orig.dtype}'}", hint=REMOVE)
-    if mask.fixed not in _READABLE_MASKS or mask.dtype not in MASK_DTYPES:
-        raise CheckpointError(f"{name}_mask is no mask to fold: {mask.fixed or f'it is {mask.dtype}'}", hint=REMOVE)
+    if orig.unprunable_reason is not None or BITS[orig.dtype] not in {8, 16, 32, 64}:
+        raise CheckpointError(
+            f"{name}_orig cannot be folded: {orig.unprunable_reason or f'it is {orig.dtype}'}", hint=REMOVE
+        )
+    if mask.unprunable_reason not in _READABLE_MASKS or mask.dtype not in MASK_DTYPES:
+        raise CheckpointError(
+            f"{name}_mask is no mask to fold: {mask.unprunable_reason or f'it is {mask.dtype}'}", hint=REMOVE
+        )
 
 
 def _check_sharing(tensors: Sequence[TensorInfo], pairs: Mapping[str, Pair]) -> None:

@@ -29,7 +29,7 @@ def complete_names(ctx: Context, incomplete: str) -> list[str]:
     for ckpt in (ctx.params.get("ckpt"), *ctx.args):
         if ckpt and Path(ckpt).exists():
             with suppress(PruneError, OSError):
-                names = (tensor.name for tensor in open_checkpoint(ckpt).tensors if tensor.fixed is None)
+                names = (tensor.name for tensor in open_checkpoint(ckpt).tensors if tensor.unprunable_reason is None)
                 return [name for name in names if name.startswith(incomplete) and name.isprintable()]
     return []
 

@@ -91,7 +91,7 @@ def read_array_pickle(file: BinaryIO, label: str, *, key: str | None = None) -> 
             if isinstance(listed, str):
                 others.append((name, listed))
             else:
-                tensors.append(replace(listed, fixed=why or listed.fixed))
+                tensors.append(replace(listed, unprunable_reason=why or listed.unprunable_reason))
     if not tensors:
         raise _no_arrays(label, others)
     form = "Paddle" if paddle else "pickle of NumPy arrays"
@@ -176,5 +176,5 @@ def _tensor(name: str, dtype: str, array: _Array, data: Blob, *, big_endian: boo
         if sorted(axes) != list(range(len(shape))):
             raise ValueError("has its axes in no order")
         shape, strides = tuple(shape[axis] for axis in axes), tuple(strides[axis] for axis in axes)
-    fixed = "its bytes are used twice in the pickle" if data.reused else None
-    return TensorInfo(name, dtype, shape, strides, 0, Span(data.start, data.length), 0, big_endian, fixed)
+    unprunable_reason = "its bytes are used twice in the pickle" if data.reused else None
+    return TensorInfo(name, dtype, shape, strides, 0, Span(data.start, data.length), 0, big_endian, unprunable_reason)

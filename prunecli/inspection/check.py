@@ -136,7 +136,7 @@ class Look:
     def against(self, path: PathLike) -> tuple[Checkpoint, list[Pair]]:
         """Open another checkpoint; return it, and the tensors of both state_dicts by name: first its own."""
         other = open_at(path, self.key)
-        ours, theirs = ([t for t in c.tensors if t.fixed != OUTSIDE] for c in (self.checkpoint, other))
+        ours, theirs = ([t for t in c.tensors if t.unprunable_reason != OUTSIDE] for c in (self.checkpoint, other))
         pairs = pair_up(theirs, ours, self.rules.include, self.rules.exclude)
         if not pairs:
             hint = "leave out -x" if self.rules.exclude else None

@@ -135,7 +135,7 @@ def diff(  # noqa: PLR0913 - one keyword per question a user may have
 
 def _tensors(checkpoint: Checkpoint, *, all_of_them: bool) -> list[TensorInfo]:
     """Return the tensors to compare: of two kinds of container, which hold different things, the state_dicts'."""
-    return [tensor for tensor in checkpoint.tensors if all_of_them or tensor.fixed != OUTSIDE]
+    return [tensor for tensor in checkpoint.tensors if all_of_them or tensor.unprunable_reason != OUTSIDE]
 
 
 def _beside(a: Checkpoint, b: Checkpoint, *, alike: bool) -> tuple[tuple[Item, ...], tuple[str, ...]]:

@@ -238,7 +238,7 @@ class _Reasons:
         """Return the reason, None where one of the tensor's names is taken."""
         if tensor.name in self._taken or not self._taken.isdisjoint(aliases):
             return None
-        return tensor.fixed or self._skipped.get(tensor.name) or "a pruning command refuses this checkpoint"
+        return tensor.unprunable_reason or self._skipped.get(tensor.name) or "a pruning command refuses this checkpoint"
 
 
 def _selected(checkpoint: Checkpoint, rules: Selector, *, refuse: bool) -> tuple[str | None, Selection | None]:
@@ -256,7 +256,7 @@ def _shown(checkpoint: Checkpoint, selection: Selection | None) -> list[_Names]:
     if selection is not None:
         return [(target.tensor, target.aliases) for target in selection.targets]
     tensors = checkpoint.tensors
-    groups = {min(group, key=lambda i: (tensors[i].fixed == OUTSIDE, i)): group for group in tied(tensors)}
+    groups = {min(group, key=lambda i: (tensors[i].unprunable_reason == OUTSIDE, i)): group for group in tied(tensors)}
     empty = {i: (i,) for i, tensor in enumerate(tensors) if not tensor.numel}
     ordered = sorted((groups | empty).items())
     return [(tensors[first], tuple(tensors[i].name for i in group if i != first)) for first, group in ordered]
@@ -281,7 +281,7 @@ def _entry(
 
 def _countable(tensor: TensorInfo) -> bool:
     """Say whether the elements are numbers of whole bytes that can be read one by one, in the state_dict."""
-    if tensor.fixed == OUTSIDE or len(tensor.shape) != len(tensor.strides):
+    if tensor.unprunable_reason == OUTSIDE or len(tensor.shape) != len(tensor.strides):
         return False
     return (tensor.dtype in FLOATS or tensor.dtype.startswith(_COUNTED)) and not meets_itself(tensor)
 
@@ -325,7 +325,7 @@ def _drawable(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
     found = named or _matching(hist, groups)
     floats = [t for t in found if t.dtype in FLOATS and t.numel and _countable(t)]
     if not floats:
-        why = found[0].fixed or why_not_prunable(found[0].dtype) or "it is empty"
+        why = found[0].unprunable_reason or why_not_prunable(found[0].dtype) or "it is empty"
         raise SelectionError(
             f"--hist {hist!r} matches only what has no magnitudes to draw: "
             f"`{printable(found[0].name)}` ({printable(why)})",

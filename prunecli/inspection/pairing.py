@@ -52,7 +52,7 @@ def kind(tensor: TensorInfo | None) -> Kind | None:
     """Return what `tensor` is, None for none."""
     if tensor is None:
         return None
-    view = tensor.fixed if tensor.fixed in _VIEWS else ""
+    view = tensor.unprunable_reason if tensor.unprunable_reason in _VIEWS else ""
     return Kind(tensor.dtype, tensor.shape, view or "")
 
 

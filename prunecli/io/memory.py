@@ -246,8 +246,10 @@ def _info(name: str, tensor: Tensor, file: int, home: _Stretch) -> TensorInfo:
         place = storage.data_ptr() - home.start + int(tensor.storage_offset()) * size
     span = Span(place % size, home.length - place % size)
     dtype = _dtype(tensor) or ""
-    fixed, shape = _why_fixed(tensor), tuple(tensor.shape)
-    return TensorInfo(name, dtype, shape, tensor.stride(), file, span, place // size, fixed=fixed)
+    unprunable_reason, shape = _why_fixed(tensor), tuple(tensor.shape)
+    return TensorInfo(
+        name, dtype, shape, tensor.stride(), file, span, place // size, unprunable_reason=unprunable_reason
+    )
 
 
 def _bytes_of(storage: Any) -> Tensor:  # noqa: ANN401 - torch.UntypedStorage

@@ -155,8 +155,8 @@ def _only_unprunable(pattern: str, found: Sequence[tuple[str, str | None]]) -> S
 
 
 def _why_never(tensor: TensorInfo) -> str | None:
-    if tensor.fixed is not None:
-        return tensor.fixed
+    if tensor.unprunable_reason is not None:
+        return tensor.unprunable_reason
     if (why := why_not_prunable(tensor.dtype)) is not None:
         return why
     if not tensor.numel:
@@ -226,11 +226,11 @@ def _option(option: str, name: str) -> str:
 def _protect(
     group: RankGroup, tensors: Sequence[TensorInfo], reasons: list[str | None], excluded: Collection[int]
 ) -> None:
-    """Skip the selected tensors of `group` where another name of theirs is excluded or fixed."""
-    barred = next((i for i in group if i in excluded or tensors[i].fixed not in {None, OUTSIDE}), None)
+    """Skip the selected tensors of `group` where another name of theirs is excluded or cannot be pruned."""
+    barred = next((i for i in group if i in excluded or tensors[i].unprunable_reason not in {None, OUTSIDE}), None)
     if barred is None:
         return
-    why = "which is excluded" if barred in excluded else f"which stays as it is: {tensors[barred].fixed}"
+    why = "which is excluded" if barred in excluded else f"which stays as it is: {tensors[barred].unprunable_reason}"
     for i in group:
         if reasons[i] is None:
             reasons[i] = f"tied to {tensors[barred].name}, {why}"

@@ -108,5 +108,7 @@ def _refuse_non_mask(path: PathLike, tensor: TensorInfo) -> None:
     name = f"{printable(repr(tensor.name))} in {printable(str(path))}"
     if tensor.dtype not in MASK_DTYPES:
         raise CheckpointError(f"{name} is {tensor.dtype}, not a mask of zeros and ones", hint=_MAKE_ONE)
-    if tensor.fixed is not None:
-        raise CheckpointError(f"{name} cannot be read as a mask: {tensor.fixed}", hint="save it with .contiguous()")
+    if tensor.unprunable_reason is not None:
+        raise CheckpointError(
+            f"{name} cannot be read as a mask: {tensor.unprunable_reason}", hint="save it with .contiguous()"
+        )

@@ -137,7 +137,7 @@ def test_whatever_is_saved_is_pruned(tmp_path: Path, kind: str, options: dict[st
 
     prune(path, Threshold(THRESHOLD), output=output, reports=())
 
-    found = {t.name: t for t in open_checkpoint(output).tensors if t.fixed is None}
+    found = {t.name: t for t in open_checkpoint(output).tensors if t.unprunable_reason is None}
     data = output.read_bytes()
     for name, t in Net().state_dict().items():
         chosen = name.endswith("weight")
@@ -152,13 +152,13 @@ def test_copies_and_optimizers_stay_as_they_are(tmp_path: Path) -> None:
     for number, make in enumerate((timm, lightning)):
         path = tmp_path / f"{number}.pth"
         torch.save(make(Net()), path)
-        outside = [t.name for t in open_checkpoint(path).tensors if t.fixed == OUTSIDE]
+        outside = [t.name for t in open_checkpoint(path).tensors if t.unprunable_reason == OUTSIDE]
         assert outside
         assert all(n.startswith(("state_dict_ema.", "callbacks.", "optimizer_states.")) for n in outside)
 
     ema = open_checkpoint(tmp_path / "0.pth", key="state_dict_ema")
 
-    assert {n for n, t in Net().state_dict().items()} == {t.name for t in ema.tensors if t.fixed is None}
+    assert {n for n, t in Net().state_dict().items()} == {t.name for t in ema.tensors if t.unprunable_reason is None}
 
 
 # --- large ones
@@ -189,7 +189,7 @@ def test_fifty_thousand_tensors_open(tmp_path: Path) -> None:
 
     found = open_checkpoint(tmp_path / "m.pth")
 
-    assert list(weights) == [t.name for t in found.tensors if t.fixed is None]
+    assert list(weights) == [t.name for t in found.tensors if t.unprunable_reason is None]
 
 
 def crc_of_zeros(length: int) -> int:

@@ -123,7 +123,7 @@ def test_named_parameters_inside_nested_values(protocol: int) -> None:
 
     found = listing(pickle.dumps(value, protocol))
 
-    assert [(t.name, t.fixed) for t in found.tensors] == [("fc.weight", None), ("optimizer.m", OUTSIDE)]
+    assert [(t.name, t.unprunable_reason) for t in found.tensors] == [("fc.weight", None), ("optimizer.m", OUTSIDE)]
     assert found.key == "model"
 
 
@@ -150,7 +150,7 @@ def test_bytes_that_are_used_twice_are_left_alone() -> None:
 
     (tensor,) = listing(data).tensors
 
-    assert tensor.fixed == "its bytes are used twice in the pickle"
+    assert tensor.unprunable_reason == "its bytes are used twice in the pickle"
 
 
 def test_arrays_that_are_no_plain_numbers_are_named() -> None:

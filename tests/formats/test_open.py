@@ -83,7 +83,7 @@ def values(checkpoint: Checkpoint) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", REAL)
 def test_real_checkpoints_open(name: str) -> None:
     """Every real checkpoint opens and lists as many tensors as its state_dict has."""
-    inside = [t for t in open_checkpoint(SHARED / name).tensors if t.fixed != "outside the state_dict"]
+    inside = [t for t in open_checkpoint(SHARED / name).tensors if t.unprunable_reason != "outside the state_dict"]
 
     assert REAL[name] == len(inside)
 
@@ -122,7 +122,10 @@ def test_a_key_is_followed_in_torch_files_only(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no key 'b'"):
         open_checkpoint(tmp_path / "m.safetensors", key="b")
 
-    assert ("b", {"l1.weight", "l1.bias"}) == (checkpoint.key, {t.name for t in checkpoint.tensors if not t.fixed})
+    assert ("b", {"l1.weight", "l1.bias"}) == (
+        checkpoint.key,
+        {t.name for t in checkpoint.tensors if not t.unprunable_reason},
+    )
 
 
 def test_a_tied_name_in_the_metadata_is_told(tmp_path: Path) -> None:

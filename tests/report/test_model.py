@@ -71,7 +71,9 @@ def test_optimizer_state_is_no_parameter(tmp_path: Path) -> None:
     nested = {"state_dict": {"fc.weight": torch.ones(4, 6)}, "optimizer": {"exp_avg": torch.ones(4, 6)}}
     torch.save(nested, tmp_path / "a.pth")
     weight, moment = open_checkpoint(tmp_path / "a.pth").tensors
-    r = report(row(weight.name, numel=24, zeros=6), skipped(moment.name, reason=str(moment.fixed), numel=24))
+    r = report(
+        row(weight.name, numel=24, zeros=6), skipped(moment.name, reason=str(moment.unprunable_reason), numel=24)
+    )
 
     assert (r.all.tensors, r.all.numel, r.all.pruned_fraction) == (1, 24, 0.25)
     assert moment.name in plain(r)

@@ -22,12 +22,14 @@ def tensor(  # noqa: PLR0913  -- a test names only what it is about
     offset: int = 0,
     storage: int = 10_000,
     file: int = 0,
-    fixed: str | None = None,
+    unprunable_reason: str | None = None,
 ) -> TensorInfo:
     """Make a tensor; without `start` it gets a storage of its own, found by its name."""
     place = (1 + int.from_bytes(name.encode(), "big")) * 10_000 if start is None else start
     steps = row_major(shape) if strides is None else strides
-    return TensorInfo(name, dtype, shape, steps, file, Span(place, storage), offset, fixed=fixed)
+    return TensorInfo(
+        name, dtype, shape, steps, file, Span(place, storage), offset, unprunable_reason=unprunable_reason
+    )
 
 
 def chosen(*tensors: TensorInfo, **rules: object) -> Selection:
@@ -111,7 +113,7 @@ def test_prune_pair_is_named_as_such() -> None:
         (tensor("b.weight", dtype="BOOL"), "BOOL holds booleans, not weights"),
         (tensor("b.weight", dtype="F4"), "F4 holds packed"),
         (tensor("b.weight", (0, 6)), "empty"),
-        (tensor("b.weight", fixed="it is quantized"), "it is quantized"),
+        (tensor("b.weight", unprunable_reason="it is quantized"), "it is quantized"),
         (tensor("b.weight", (4, 6), strides=(0, 1)), "expanded"),
         (tensor("b.weight", (3, 3), strides=(1, 1)), "expanded"),
     ],
@@ -201,7 +203,9 @@ def test_bad_regular_expression_is_placed() -> None:
         chosen(tensor("a.weight"), include=("re:a[b",))
 
 
-@pytest.mark.parametrize("other", [tensor("n", dtype="I64"), tensor("n", fixed="it is sparse"), tensor("n", (0,))])
+@pytest.mark.parametrize(
+    "other", [tensor("n", dtype="I64"), tensor("n", unprunable_reason="it is sparse"), tensor("n", (0,))]
+)
 def test_include_of_only_unprunable_tensors_says_why(other: TensorInfo) -> None:
     """A pattern never overrides the dtype rule or `fixed`: matching only such tensors is an error."""
     with pytest.raises(SelectionError, match=r"cannot be pruned: `n` \((I64 holds|it is sparse|it is empty)"):
@@ -274,7 +278,7 @@ def test_excluding_one_name_protects_the_tied_tensor() -> None:
 
 def test_fixed_alias_protects_the_tied_tensor() -> None:
     """A tensor that must stay as it is is not changed through another name."""
-    tied = (tensor("emb.weight", start=0), tensor("x", start=0, fixed="it is pinned"))
+    tied = (tensor("emb.weight", start=0), tensor("x", start=0, unprunable_reason="it is pinned"))
 
     selection = chosen(tensor("a.weight"), *tied)
 

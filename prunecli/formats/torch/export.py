@@ -145,7 +145,9 @@ def _weight(
     if len(shape) != len(strides):
         raise ValueError(f"its sizes are {shape} and its strides {strides}")
     start = _as_int(fields.get("storage_offset")) if prod(shape) else 0
-    tensor = TensorInfo(name, dtype, shape, strides, 0, record.span, start, big_endian, fixed=why_view(shape, strides))
+    tensor = TensorInfo(
+        name, dtype, shape, strides, 0, record.span, start, big_endian, unprunable_reason=why_view(shape, strides)
+    )
     return _checked(tensor)
 
 

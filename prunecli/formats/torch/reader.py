@@ -104,7 +104,7 @@ def _fix_disputed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
     for tensor in tensors:
         dtypes[tensor.span].add(tensor.dtype)
     return tuple(
-        replace(tensor, fixed=f"its storage is read as {' and as '.join(sorted(dtypes[tensor.span]))}")
+        replace(tensor, unprunable_reason=f"its storage is read as {' and as '.join(sorted(dtypes[tensor.span]))}")
         if len(dtypes[tensor.span]) > 1 and tensor.span.length
         else tensor
         for tensor in tensors

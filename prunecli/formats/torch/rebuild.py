@@ -127,8 +127,8 @@ def _tensor_info(name: str, value: object, storages: dict[Persistent, Storage], 
     if len(shape) != len(strides) or offset < 0:
         raise ValueError(f"its size is {shape}, its strides {strides}, its offset {offset}")
     start = first + offset if prod(shape) else 0  # an empty slice may point anywhere
-    fixed = outside or _why_fixed(shape, strides, rest)
-    info = TensorInfo(name, dtype, shape, strides, 0, storage.span, start, storage.big_endian, fixed)
+    unprunable_reason = outside or _why_fixed(shape, strides, rest)
+    info = TensorInfo(name, dtype, shape, strides, 0, storage.span, start, storage.big_endian, unprunable_reason)
     if info.numel and offset + info.extent > room:
         raise ValueError(f"it reaches to element {offset + info.extent:,} of a storage of {room:,}")
     return info

@@ -53,7 +53,7 @@ def listing(data: bytes, key: str | None = None) -> TorchListing:
 
 def names(data: bytes, key: str | None = None) -> list[str]:
     """Return the names of the tensors in the state_dict."""
-    return [tensor.name for tensor in listing(data, key).tensors if tensor.fixed != OUTSIDE]
+    return [tensor.name for tensor in listing(data, key).tensors if tensor.unprunable_reason != OUTSIDE]
 
 
 def elements(data: bytes, tensor: TensorInfo) -> bytes:
@@ -85,7 +85,7 @@ def flat(value: object, path: str = "") -> dict[str, torch.Tensor]:
 
 def assert_same(data: bytes, expected: dict[str, torch.Tensor], key: str | None = None) -> None:
     """Check names, order, shapes, strides and every bit against torch's tensors."""
-    found = {t.name: t for t in listing(data, key).tensors if t.fixed != OUTSIDE}
+    found = {t.name: t for t in listing(data, key).tensors if t.unprunable_reason != OUTSIDE}
     assert list(expected) == list(found)
     for name, tensor in expected.items():
         assert (tuple(tensor.shape), tensor.stride()) == (found[name].shape, found[name].strides)
@@ -192,7 +192,7 @@ def test_odd_views_are_fixed_with_a_reason(reason: str) -> None:
     """A tensor whose elements are no plain places in the file is to be left as it is."""
     (tensor,) = listing(saved({"w": REASONS[reason]()})).tensors
 
-    assert reason == tensor.fixed
+    assert reason == tensor.unprunable_reason
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -226,7 +226,7 @@ def test_the_state_dict_is_found_at_the_usual_places(key: str) -> None:
     found = listing(saved(value))
 
     assert key == found.key
-    assert [(t.name, t.fixed) for t in found.tensors] == [("a.w", None), ("optimizer.state.0.m", OUTSIDE)]
+    assert [(t.name, t.unprunable_reason) for t in found.tensors] == [("a.w", None), ("optimizer.state.0.m", OUTSIDE)]
 
 
 def test_a_wrapper_key_without_tensors_is_not_the_state_dict() -> None:
@@ -240,7 +240,7 @@ def test_a_flat_file_keeps_what_is_no_weight_apart() -> None:
     apart = ("optimizer", "lr_scheduler", "model_ema", "rng_state", "scaler")
     value = {"generator": {"w": torch.ones(1)}, **{name: {"w": torch.ones(1)} for name in apart}}
 
-    found = {tensor.name: tensor.fixed for tensor in listing(saved(value)).tensors}
+    found = {tensor.name: tensor.unprunable_reason for tensor in listing(saved(value)).tensors}
 
     assert {"generator.w": None, **{f"{name}.w": OUTSIDE for name in apart}} == found
 
@@ -252,7 +252,7 @@ def test_key_chooses_the_state_dict() -> None:
     found = listing(data, "a.b.0.c")
 
     assert found.key == "a.b.0.c"
-    assert [(t.name, t.fixed) for t in found.tensors] == [("v", None), ("state_dict.w", OUTSIDE)]
+    assert [(t.name, t.unprunable_reason) for t in found.tensors] == [("v", None), ("state_dict.w", OUTSIDE)]
 
 
 @pytest.mark.parametrize("key", ["state_dcit", "state_dict.w", "epoch", "nothing.at.all"])
@@ -282,7 +282,7 @@ def test_unknown_objects_are_passed_through() -> None:
 
     found = listing(saved(value))
 
-    assert [(t.name, t.fixed) for t in found.tensors] == [("w", None), ("args.t", OUTSIDE)]
+    assert [(t.name, t.unprunable_reason) for t in found.tensors] == [("w", None), ("args.t", OUTSIDE)]
 
 
 def test_two_places_with_one_name_are_told_apart() -> None:
@@ -537,7 +537,7 @@ def test_a_storage_read_as_two_dtypes_is_fixed() -> None:
     """When one storage is read with two dtypes, every tensor on it says why it is left alone."""
     both = in_dict(tensor_pickle(), tensor_pickle(storage=b"IntStorage"))
 
-    reasons = {tensor.fixed for tensor in listing(with_pickle(both)).tensors}
+    reasons = {tensor.unprunable_reason for tensor in listing(with_pickle(both)).tensors}
 
     assert reasons == {"its storage is read as F32 and as I32"}
 
@@ -546,7 +546,7 @@ def test_a_trillion_expanded_elements_cost_nothing() -> None:
     """An expanded view of 10**12 elements is listed as fixed."""
     (tensor,) = listing(with_pickle(in_dict(tensor_pickle(size=(10**12,), strides=(0,))))).tensors
 
-    assert (tensor.fixed, tensor.numel) == ("expanded view", 10**12)
+    assert (tensor.unprunable_reason, tensor.numel) == ("expanded view", 10**12)
 
 
 def test_payloads_beside_the_tensors_are_inert(tmp_path: Path) -> None:

@@ -191,5 +191,5 @@ def test_a_part_is_found_by_its_key(archive: Path) -> None:
     """--key names a submodule, whose tensors are then named from there."""
     found = open_checkpoint(archive, key="fc")
 
-    inside = [t.name for t in found.tensors if t.fixed is None]
+    inside = [t.name for t in found.tensors if t.unprunable_reason is None]
     assert inside == ["weight", "bias"]

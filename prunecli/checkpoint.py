@@ -1,12 +1,12 @@
-"""What a checkpoint holds, as values: where each tensor's bytes are and which checksums cover them.
+"""The model of a checkpoint: its files, the position of each tensor in them, and their checksums.
 
-Metadata only, never data; nothing here reads a file or knows any one format.
+Holds metadata only. Nothing here reads a file or depends on a format.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,32 +17,42 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PathLike: TypeAlias = str | os.PathLike[str]
-"""What functions take as a path."""
+"""A path as users pass it to functions."""
+
+MAX_RANK = 64
+"""The largest number of dimensions that a tensor may have; NumPy has the same limit."""
 
 OUTSIDE = "outside the state_dict"
-"""Why a tensor elsewhere in a nested checkpoint is left as it is: `TensorInfo.fixed`."""
+"""The `TensorInfo.unprunable_reason` of a tensor that is elsewhere in a nested checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A run of bytes in a file."""
+    """A run of bytes in a file: `start` (bytes from the start of the file) and `length` (bytes)."""
 
-    start: int  # bytes from the start of the file
-    length: int  # bytes
+    start: int
+    length: int
 
     @property
     def end(self) -> int:
-        """One past the last byte."""
+        """The offset of the first byte after the span."""
         return self.start + self.length
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One named tensor: its type, its shape, and where its elements lie.
+    """The name, type, shape and position of one tensor.
 
-    `file` is an index into `Checkpoint.files`. `span` is the storage the tensor looks into; several tensors may
-    share one. `strides` and `offset` (of element [0, ..., 0] inside the span) count elements.
-    `fixed`, where set, says why the tensor must be left as it is, whatever the patterns say.
+    Attributes:
+        name: The name in the state_dict, or the full path of a tensor outside it.
+        dtype: A key of `prunecli.dtypes.BITS`, such as "F32".
+        shape: The size of each dimension.
+        strides: The step of each dimension, in elements.
+        file: An index into `Checkpoint.files`.
+        span: The bytes of the storage that holds the elements. Several tensors may share one storage.
+        offset: The position of element [0, ..., 0] in the storage, in elements.
+        big_endian: Whether the elements are stored in big-endian byte order.
+        unprunable_reason: A phrase that says why the tensor is never pruned, or None.
     """
 
     name: str
@@ -57,34 +67,34 @@ class TensorInfo:
 
     @property
     def numel(self) -> int:
-        """How many elements the tensor has."""
+        """The number of elements."""
         return prod(self.shape)
 
     @property
     def itemsize(self) -> int:
-        """Bytes per element (whole bytes: the 4- and 6-bit dtypes are never looked into)."""
+        """Bytes per element; 0 for dtypes of less than a byte, whose elements are never read."""
         return BITS[self.dtype] // 8
 
     @property
     def nbytes(self) -> int:
-        """Bytes the elements take when packed."""
+        """Bytes that the elements take without gaps."""
         return self.numel * BITS[self.dtype] // 8
 
     @property
     def extent(self) -> int:
-        """Elements from the first to one past the last that the strides reach; 0 for an empty tensor."""
+        """The number of elements of the storage from the first to the last that the tensor uses; 0 if it is empty."""
         if not self.numel:
             return 0
         return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
 
     @property
     def start(self) -> int:
-        """The byte in the file where element [0, ..., 0] is."""
+        """The offset in the file of element [0, ..., 0], in bytes."""
         return self.span.start + self.offset * self.itemsize
 
     @property
     def end(self) -> int:
-        """One past the last byte in the file that belongs to an element."""
+        """The offset in the file of the first byte after the last element."""
         return self.start + self.extent * self.itemsize
 
     @property
@@ -92,10 +102,18 @@ class TensorInfo:
         """Whether the elements lie in row-major order without gaps."""
         return _is_row_major(self.shape, self.strides)
 
+    @property
+    def overlaps_itself(self) -> bool:
+        """Whether two positions may be the same element, as in an expanded view."""
+        return self_overlap(self.shape, self.strides) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """A CRC-32 over `span`, stored as four little-endian bytes at each of `places` (bytes from the file's start)."""
+    """A CRC-32 over the bytes of `span`.
+
+    The file repeats its `value` as four little-endian bytes at each offset in `places` (bytes from the file's start).
+    """
 
     span: Span
     value: int
@@ -104,7 +122,7 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFile:
-    """One file that holds tensors; `modified` is its time of change (ns) when they were looked up, if that is known."""
+    """One file with tensors; `modified` is its modification time (ns) when it was read, or None if it is unknown."""
 
     path: Path
     size: int
@@ -114,12 +132,18 @@ class CheckpointFile:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A file, or a directory of shards: its tensors in checkpoint order, and what else is beside them.
+    """A checkpoint file, or a directory of shards.
 
-    `path` is what the user named: the file, or the directory. `companions` are the directory's other files,
-    relative to it, that an output directory needs too. `key` is the dotted path of the state_dict inside a
-    nested checkpoint ("" for the top). `facts` are sentences about the container worth telling. `others` are
-    entries that cannot be pruned where they lie, sparse or quantized: (name, what it is).
+    Attributes:
+        path: The file or directory.
+        format: The name of the format, such as "safetensors" or "torch zip".
+        files: The files that hold tensors.
+        tensors: The tensors, in checkpoint order.
+        is_directory: Whether `path` is a directory of shards.
+        other_files: The directory's remaining files, relative to it. A copy of the checkpoint includes them.
+        key: The dotted path of the state_dict inside a nested checkpoint; "" for the top.
+        notes: Sentences about the file that a user may want to know.
+        unprunable_entries: The name and kind of each entry that has no plain tensor, such as a sparse tensor.
     """
 
     path: Path
@@ -129,8 +153,8 @@ class Checkpoint:
     is_directory: bool = False
     other_files: tuple[Path, ...] = ()
     key: str = ""
-    facts: tuple[str, ...] = field(default=())
-    others: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    unprunable_entries: tuple[tuple[str, str], ...] = ()
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -148,11 +172,15 @@ def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return all(n == 1 or s == want for n, s, want in zip(shape, strides, row_major(shape), strict=True))
 
 
-def why_view(shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
-    """Say why a view of `shape` and `strides` cannot be pruned, or None where each position is a number of its own."""
+def self_overlap(shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
+    """Return the kind of view if two positions of it may be the same element, or None if all elements are distinct.
+
+    Dimensions are taken from the smallest stride to the largest: each stride must exceed the last element that the
+    smaller dimensions reach.
+    """
     if not prod(shape):
         return None
-    reach = 0  # the last element the narrower dimensions touch
+    reach = 0
     for stride, n in sorted((stride, n) for n, stride in zip(shape, strides, strict=True) if n > 1):
         if not stride:
             return "expanded view"
@@ -160,7 +188,3 @@ def why_view(shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
             return "view that overlaps itself"
         reach += stride * (n - 1)
     return None
-
-
-RANK_LIMIT = 64
-"""The most dimensions a tensor may have; it is also the most that NumPy can handle."""

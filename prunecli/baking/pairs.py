@@ -79,7 +79,7 @@ def find_pairs(checkpoint: Checkpoint, label: str) -> Pairs:
             f"nothing to fold: {label} holds no x_orig with an x_mask beside it{more}",
             hint=f"prune inspect {shlex.quote(label)}",
         )
-    taken = inside.keys() | {name for name, _ in checkpoint.others}
+    taken = inside.keys() | {name for name, _ in checkpoint.unprunable_entries}
     for pair in pairs:
         _check(pair, taken)
     _check_sharing(checkpoint.tensors, {pair.orig.name: pair for pair in pairs})
@@ -88,7 +88,7 @@ def find_pairs(checkpoint: Checkpoint, label: str) -> Pairs:
 
 def _notes(checkpoint: Checkpoint, inside: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     """Say what is reparametrised in another way, and what is only half of a pruned weight."""
-    others = dict(checkpoint.others)
+    others = dict(checkpoint.unprunable_entries)
     notes = []
     found = [leftover for leftover in leftovers(list(inside)) if leftover.kind != PRUNE]
     for kind, count in Counter(leftover.kind for leftover in found).items():

@@ -190,7 +190,7 @@ class Run:
             command=self.options.command,
             dry_run=output is None,
             warnings=warnings_for(rows),
-            facts=(*checkpoint.facts, *facts_about(checkpoint.others)),
+            facts=(*checkpoint.notes, *facts_about(checkpoint.unprunable_entries)),
             compressed=self._compressed,
             histograms={
                 self.targets[at].name: found.histogram

@@ -63,7 +63,9 @@ def open_checkpoint(path: PathLike, *, key: str | None = None, label: str | None
         return _open_directory(path.parent, path, key)
     one = _open_file(path, name, key)
     facts = (*one.facts, *_dropped(one.metadata, one.tensors))
-    return Checkpoint(path, one.format, (one.file,), one.tensors, key=one.key, facts=facts, others=one.others)
+    return Checkpoint(
+        path, one.format, (one.file,), one.tensors, key=one.key, notes=facts, unprunable_entries=one.others
+    )
 
 
 def _mode(path: Path, name: str) -> int:
@@ -149,8 +151,8 @@ def _open_directory(directory: Path, index: Path | None, key: str | None) -> Che
         is_directory=True,
         other_files=layout.other_files,
         key=shards[0].key,
-        facts=tuple(dict.fromkeys([*layout.facts, *facts, *_dropped(metadata, tensors)])),
-        others=others,
+        notes=tuple(dict.fromkeys([*layout.facts, *facts, *_dropped(metadata, tensors)])),
+        unprunable_entries=others,
     )
 
 

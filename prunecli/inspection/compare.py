@@ -19,7 +19,6 @@ from prunecli.io.threads import Pool, Worker, default_threads, results
 from prunecli.kernels.bit_patterns import values
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import UINTS
-from prunecli.selection.aliases import meets_itself
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def _jobs(a: TensorInfo, b: TensorInfo) -> Iterator[_Job]:
 
 def _once(a: TensorInfo, b: TensorInfo) -> Pair:
     """Leave out dimensions along which both repeat, as expanded views do: a few bytes can have any number of those."""
-    if not (meets_itself(a) and meets_itself(b)):
+    if not (a.overlaps_itself and b.overlaps_itself):
         return a, b
     shape = tuple(n if s or t else 1 for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
     once = replace(a, shape=shape), replace(b, shape=shape)

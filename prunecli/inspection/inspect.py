@@ -22,7 +22,7 @@ from prunecli.inspection.thresholds import ThresholdTable, bytes_read, ladders, 
 from prunecli.io.scan import bytes_to_read, magnitudes, scan_tensors
 from prunecli.kernels.histograms import READ
 from prunecli.progress import no_progress
-from prunecli.selection.aliases import meets_itself, tied
+from prunecli.selection.aliases import tied
 from prunecli.selection.reparametrized import leftovers
 from prunecli.selection.select import Selector, select
 from prunecli.text.escape import printable
@@ -205,8 +205,8 @@ def inspect(
         format=checkpoint.format,
         key=checkpoint.key,
         files=tuple((file.path.name, file.size) for file in checkpoint.files),
-        facts=(*checkpoint.facts, *facts),
-        others=checkpoint.others,
+        facts=(*checkpoint.notes, *facts),
+        others=checkpoint.unprunable_entries,
         leftovers=leftovers(list(dict.fromkeys(t.name for t in checkpoint.tensors))),
         entries=tuple(_entry(checkpoint, t, names, counts, why.of(t, names)) for t, names in groups),
         nothing=nothing,
@@ -283,7 +283,7 @@ def _countable(tensor: TensorInfo) -> bool:
     """Say whether the elements are numbers of whole bytes that can be read one by one, in the state_dict."""
     if tensor.unprunable_reason == OUTSIDE or len(tensor.shape) != len(tensor.strides):
         return False
-    return (tensor.dtype in FLOATS or tensor.dtype.startswith(_COUNTED)) and not meets_itself(tensor)
+    return (tensor.dtype in FLOATS or tensor.dtype.startswith(_COUNTED)) and not tensor.overlaps_itself
 
 
 def _zeros(checkpoint: Checkpoint, tensors: Sequence[TensorInfo], progress_for: ProgressFactory) -> _Counts:

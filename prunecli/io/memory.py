@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo, why_view
+from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo, self_overlap
 from prunecli.dtypes import TORCH_DTYPES
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.text.escape import printable
@@ -121,9 +121,9 @@ class _Stretch:
 def state_dict_checkpoint(state_dict: Mapping[str, object]) -> TensorsInMemory:
     """List the tensors of a flat dict in its order; what is no tensor is passed over.
 
-    Sparse, quantized, meta and other tensors without plain memory become `Checkpoint.others`. Tensors that share
-    memory, through one storage or several, share a file. Raises UsageError for what is no dict of named tensors,
-    CheckpointError where two storages overlap in part.
+    Sparse, quantized, meta and other tensors without plain memory become `Checkpoint.unprunable_entries`. Tensors
+    that share memory, through one storage or several, share a file. Raises UsageError for what is no dict of named
+    tensors, CheckpointError where two storages overlap in part.
     """
     tensors = _tensors(state_dict)
     kinds = {name: _other_kind(t) for name, t in tensors.items()}
@@ -135,7 +135,7 @@ def state_dict_checkpoint(state_dict: Mapping[str, object]) -> TensorsInMemory:
     regions = tuple(Region(_bytes_of(stretch.storage)) for stretch in stretches)
     infos = tuple(_info(name, t, at, stretches[at]) for (name, t), at in zip(tensors.items(), homes, strict=True))
     files = tuple(CheckpointFile(Path(NAME), region.size) for region in regions)
-    checkpoint = Checkpoint(Path(NAME), "tensors in memory", files, infos, others=others)
+    checkpoint = Checkpoint(Path(NAME), "tensors in memory", files, infos, unprunable_entries=others)
     return TensorsInMemory(checkpoint, regions, tensors)
 
 
@@ -199,7 +199,7 @@ def _why_fixed(tensor: Tensor) -> str | None:
         return "conjugate view"
     if tensor.is_neg():
         return "negative view"
-    return why_view(tuple(tensor.shape), tensor.stride())
+    return self_overlap(tuple(tensor.shape), tensor.stride())
 
 
 def _stretch(name: str, tensor: Tensor) -> _Stretch:

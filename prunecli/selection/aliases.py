@@ -36,18 +36,6 @@ def _layout(tensor: TensorInfo) -> Layout:
     return tuple(merged)
 
 
-def meets_itself(tensor: TensorInfo) -> bool:
-    """Say whether two positions of `tensor` may be one element, as in an expanded view."""
-    if any(n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.strides, strict=True)):
-        return True
-    reach = 0
-    for stride, size in reversed(_layout(tensor)):
-        if stride <= reach:
-            return True
-        reach += stride * (size - 1)
-    return False
-
-
 def tied(tensors: Sequence[TensorInfo]) -> list[RankGroup]:
     """Group the tensors that are exactly the same elements; each tensor that is not empty is in one group."""
     groups: dict[object, list[int]] = {}

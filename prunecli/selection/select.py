@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import why_not_prunable
 from prunecli.errors import SelectionError
-from prunecli.selection.aliases import meets_itself, overlapping, tied
+from prunecli.selection.aliases import overlapping, tied
 from prunecli.selection.patterns import _matching_any, matching
 from prunecli.text.escape import printable
 
@@ -161,7 +161,7 @@ def _why_never(tensor: TensorInfo) -> str | None:
         return why
     if not tensor.numel:
         return "it is empty"
-    if meets_itself(tensor):
+    if tensor.overlaps_itself:
         return "several of its positions are one number in the file (an expanded view)"
     return None
 

@@ -338,6 +338,6 @@ def test_sparse_and_quantized_tensors_are_named(tmp_path: Path) -> None:
     prune(tmp_path / "m.pth", Threshold(0.5), output=tmp_path / "o.pth", reports=())
 
     loaded = torch.load(tmp_path / "o.pth", weights_only=True)
-    assert dict(open_checkpoint(tmp_path / "m.pth").others) == {"s.weight": "sparse tensor"}
+    assert dict(open_checkpoint(tmp_path / "m.pth").unprunable_entries) == {"s.weight": "sparse tensor"}
     assert torch.equal(zeroed(w, w.abs() > 0.5), loaded["w.weight"])
     assert torch.equal(w, loaded["s.weight"].to_dense())

@@ -132,7 +132,7 @@ def test_a_tied_name_in_the_metadata_is_told(tmp_path: Path) -> None:
     """A name the Hub's writer dropped as a copy is a fact; other metadata is not."""
     save_file(weights(), tmp_path / "m.safetensors", metadata={"head.weight": "l0.weight", "format": "pt"})
 
-    assert open_checkpoint(tmp_path / "m.safetensors").facts == ("'head.weight' is stored once, as 'l0.weight'",)
+    assert open_checkpoint(tmp_path / "m.safetensors").notes == ("'head.weight' is stored once, as 'l0.weight'",)
 
 
 def test_opening_leaves_no_descriptor_open(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_directory_of_shards_is_one_checkpoint(tmp_path: Path) -> None:
     assert {"config.json", "model.safetensors.index.json", "optimizer.pt", "sub/tokenizer.json"} == {
         path.as_posix() for path in checkpoint.other_files
     }
-    assert checkpoint.facts == ("copied unchanged, though they may hold weights: optimizer.pt",)
+    assert checkpoint.notes == ("copied unchanged, though they may hold weights: optimizer.pt",)
 
 
 def test_an_index_opens_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_an_extra_tensor_in_a_shard_is_told(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(folder)
 
     assert [t.name for t in checkpoint.tensors] == ["l0.bias", "l0.weight"]
-    assert "1 tensors are in the shards but not in m.safetensors.index.json, first 'l0.bias'" in checkpoint.facts
+    assert "1 tensors are in the shards but not in m.safetensors.index.json, first 'l0.bias'" in checkpoint.notes
 
 
 def hub_cache(tmp_path: Path) -> Path:
@@ -186,7 +186,7 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
 
     checkpoint = open_checkpoint(folder)
 
-    assert "the linked folder loop is left out" in checkpoint.facts
+    assert "the linked folder loop is left out" in checkpoint.notes
     assert Path("loop") not in checkpoint.other_files
 
 

@@ -1,7 +1,7 @@
 """The safetensors container: a total check of the header, and where each tensor's bytes are.
 
 The rules are those of the safetensors library's own reader, and stricter in three: a name occurs once only,
-the header takes at most `HEADER_LIMIT` bytes, and a shape has at most `RANK_LIMIT` dimensions. Nothing here
+the header takes at most `HEADER_LIMIT` bytes, and a shape has at most `MAX_RANK` dimensions. Nothing here
 reads tensor data, nor knows about directories.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import RANK_LIMIT, Span, TensorInfo, row_major
+from prunecli.checkpoint import MAX_RANK, Span, TensorInfo, row_major
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
 from prunecli.formats.strict_json import HEADER_LIMIT, Json, parse_json_object
@@ -128,8 +128,8 @@ def _tensor(name: str, entry: Json, base: int, label: str) -> TensorInfo:
 def _sizes(value: Json, what: str) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(n) is int and 0 <= n < 1 << 64 for n in value):
         raise CheckpointError(f"{what} is missing or not a list of integers from 0 to 2^64 - 1")
-    if len(value) > RANK_LIMIT:
-        raise CheckpointError(f"{what} has {len(value)} entries, at most {RANK_LIMIT}")
+    if len(value) > MAX_RANK:
+        raise CheckpointError(f"{what} has {len(value)} entries, at most {MAX_RANK}")
     return tuple(value)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, BinaryIO
 
-from prunecli.checkpoint import RANK_LIMIT, TensorInfo, why_view
+from prunecli.checkpoint import MAX_RANK, TensorInfo, self_overlap
 from prunecli.errors import CheckpointError
 from prunecli.formats.strict_json import parse_json_object
 from prunecli.formats.torch.records import checksums, is_big_endian, only_folder, read_record, resave
@@ -146,7 +146,7 @@ def _weight(
         raise ValueError(f"its sizes are {shape} and its strides {strides}")
     start = _as_int(fields.get("storage_offset")) if prod(shape) else 0
     tensor = TensorInfo(
-        name, dtype, shape, strides, 0, record.span, start, big_endian, unprunable_reason=why_view(shape, strides)
+        name, dtype, shape, strides, 0, record.span, start, big_endian, unprunable_reason=self_overlap(shape, strides)
     )
     return _checked(tensor)
 
@@ -161,7 +161,7 @@ def _checked(tensor: TensorInfo) -> TensorInfo | str:
 
 
 def _integers(values: object) -> tuple[int, ...]:
-    if not isinstance(values, list) or len(values) > RANK_LIMIT:
+    if not isinstance(values, list) or len(values) > MAX_RANK:
         raise ValueError("its sizes or strides are missing")
     return tuple(_as_int(value) for value in values)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from prunecli.checkpoint import Span, TensorInfo, why_view
+from prunecli.checkpoint import Span, TensorInfo, self_overlap
 from prunecli.dtypes import BITS, TORCH_DTYPES
 from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.leaves import _MODULES
@@ -166,4 +166,4 @@ def _why_fixed(shape: tuple[int, ...], strides: tuple[int, ...], rest: list[obje
         return "conjugate view"
     if flags.get("neg"):
         return "negative view"
-    return why_view(shape, strides)
+    return self_overlap(shape, strides)

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from safetensors import SafetensorError, deserialize, safe_open
 
-from prunecli.checkpoint import RANK_LIMIT
+from prunecli.checkpoint import MAX_RANK
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
 from prunecli.formats.safetensors.reader import DTYPES, FORMAT_LIMIT, SafetensorsListing, read_safetensors
@@ -210,7 +210,7 @@ REFUSED = {
     "19 negative dimension": (container({"a": entry([-1], [0, 4])}, bytes(4)), "the shape"),
     "19 fraction": (container('{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}', bytes(4)), "shape"),
     "19 true is no size": (container({"a": entry([True], [0, 4])}, bytes(4)), "the shape"),
-    "19 rank bomb": (container({"a": entry([0] + [2**63] * RANK_LIMIT, [0, 0])}), "at most 64"),
+    "19 rank bomb": (container({"a": entry([0] + [2**63] * MAX_RANK, [0, 0])}), "at most 64"),
     "23 unknown dtype": (container({"a": entry([1], [0, 4], "F33")}, bytes(4)), "unknown dtype: 'F33'"),
     "23 C128 is not safetensors'": (container({"a": entry([1], [0, 16], "C128")}, bytes(16)), "unknown dtype"),
     "23 dtype list": (container('{"a":{"dtype":[],"shape":[1],"data_offsets":[0,4]}}', bytes(4)), "dtype"),
@@ -261,7 +261,7 @@ ACCEPTED = {
     ),
     "null metadata": (container({"__metadata__": None}), []),
     "no tensors": (container(b"{}\r \t\n"), []),
-    "most dimensions": (container({"a": entry([1] * RANK_LIMIT, [0, 4])}, bytes(4)), [((1,) * RANK_LIMIT, 4)]),
+    "most dimensions": (container({"a": entry([1] * MAX_RANK, [0, 4])}, bytes(4)), [((1,) * MAX_RANK, 4)]),
 }
 
 

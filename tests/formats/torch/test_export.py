@@ -139,7 +139,7 @@ def test_pickled_sparse_and_unsaved_weights_are_named(exported: Path, tmp_path: 
 
     found = open_checkpoint(edited(exported, tmp_path / "m.pt2", edit))
 
-    assert dict(found.others) == {
+    assert dict(found.unprunable_entries) == {
         "fc.weight": "tensor of a subclass, pickled on its own",
         "tied.weight": "sparse tensor",
         "brain": "tensor of an unknown dtype",

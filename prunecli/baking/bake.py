@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,8 @@ from prunecli.formats.safetensors.reader import read_safetensors
 from prunecli.formats.safetensors.rewrite import rewrite_index, rewrite_safetensors
 from prunecli.formats.shards import INDEX_SUFFIX
 from prunecli.formats.strict_json import HEADER_LIMIT
-from prunecli.io.files import Source
+from prunecli.io.output_files import output_files
 from prunecli.io.parts import FilePlan, write_parts
-from prunecli.io.publish import new_directory, new_file
 from prunecli.io.scan import bytes_to_read
 from prunecli.io.targets import check_output
 from prunecli.progress import no_progress
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prunecli.baking.fold import Target
     from prunecli.baking.pairs import Pair
     from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.io.files import Source
     from prunecli.progress import ProgressFactory
 
 Names = dict[str, "str | None"]
@@ -189,7 +190,7 @@ def _write(
             if fd is not None:
                 with job.progress_for("copying", plan.size) as advance:
                     write_parts(source, fd, plan.parts, advance=advance)
-            targets.append(None if fd is None else Target(fd, plan, plan.where()))
+            targets.append(None if fd is None else Target(fd, plan, plan.copied_ranges()))
         with job.progress_for("folding", bytes_to_read(t for pair in pairs for t in (pair.orig, pair.mask))) as advance:
             folded = fold_all(checkpoint, sources, pairs, targets, advance)
         for source in sources:
@@ -203,48 +204,24 @@ def _write(
 @contextmanager
 def _outputs(
     checkpoint: Checkpoint, plans: Sequence[FilePlan], sources: Sequence[Source], names: Names, job: _Job
-) -> Iterator[list[int | None]]:
+) -> Iterator[Sequence[int | None]]:
     """Give a descriptor per file, None on a dry run; the files are published together when the block ends well."""
     if job.target is None:
         yield [None] * len(plans)
         return
-    if isinstance(job.target, int):
-        os.ftruncate(job.target, plans[0].size)
-        yield [job.target]
-        return
-    with ExitStack() as stack:
-        folder = None
-        if checkpoint.is_directory:
-            mode = checkpoint.path.stat().st_mode
-            folder = stack.enter_context(new_directory(job.target, mode=mode, force=job.force))
-            _companions(checkpoint, folder, names)
-        fds: list[int | None] = []
-        for file, plan, source in zip(checkpoint.files, plans, sources, strict=True):
-            path = job.target if folder is None else folder / file.path.relative_to(checkpoint.path)
-            mode = os.fstat(source.fd).st_mode
-            force = job.force and folder is None
-            fds.append(stack.enter_context(new_file(path, size=plan.size, mode=mode, force=force)).fd)
+    sizes = [plan.size for plan in plans]
+    replacement = partial(_new_index, checkpoint, names)
+    with output_files(checkpoint, sources, job.target, sizes, force=job.force, replacement=replacement) as fds:
         yield fds
 
 
-def _companions(checkpoint: Checkpoint, folder: Path, names: Names) -> None:
-    """Copy the directory's other files; an index that lists folded tensors is written anew."""
+def _new_index(checkpoint: Checkpoint, names: Names, relative: Path) -> bytes | None:
+    """Return the new content of an index that lists folded tensors, None for any other file of the directory."""
+    path = checkpoint.path / relative
+    if not relative.name.endswith(INDEX_SUFFIX) or len(relative.parts) > 1 or path.stat().st_size > HEADER_LIMIT:
+        return None
     sizes = {tensor.name: tensor.nbytes for tensor in checkpoint.tensors}
-    for relative in checkpoint.other_files:
-        path, target = checkpoint.path / relative, folder / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source = Source(path, path.stat().st_size)
-        try:
-            parts: tuple[bytes | Span, ...] = (Span(0, source.size),)
-            if relative.name.endswith(INDEX_SUFFIX) and len(relative.parts) == 1 and source.size <= HEADER_LIMIT:
-                new = rewrite_index(path.read_bytes(), names, sizes, str(path))
-                parts = parts if new is None else (new,)
-            plan = FilePlan(parts)
-            with new_file(target, size=plan.size, mode=path.stat().st_mode) as draft:
-                write_parts(source, draft.fd, parts)
-            source.check_unchanged()
-        finally:
-            source.close()
+    return rewrite_index(path.read_bytes(), names, sizes, str(path))
 
 
 # --- proof

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from prunecli.engine.options import Options
 from prunecli.engine.run import Run
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
-from prunecli.io.files import Sink, Source
-from prunecli.io.publish import new_directory, new_file
+from prunecli.io.files import Sink
+from prunecli.io.output_files import output_files
+from prunecli.io.publish import new_file
 from prunecli.io.reader import open_sources
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint
     from prunecli.engine.work import Work
+    from prunecli.io.files import Source
     from prunecli.report.model import Report
 
 DIRECT_SHARE = 32
@@ -65,41 +67,16 @@ def _sinks(
     checkpoint: Checkpoint, sources: Sequence[Source], output: Path | int, options: Options
 ) -> Iterator[list[Sink]]:
     """Give an open sink per file; they are published together when the block ends well."""
-    if isinstance(output, int):
-        os.ftruncate(output, sources[0].size)
-        yield [Sink(output, direct=False)]
-        return
-    direct = _is_large(sum(s.size for s in sources)) if options.direct is None else options.direct
+    sizes = [file.size for file in checkpoint.files]
     with ExitStack() as stack:
-        folder = None
-        if checkpoint.is_directory:
-            mode = checkpoint.path.stat().st_mode
-            folder = stack.enter_context(new_directory(output, mode=mode, force=options.force))
-            _copy_companions(checkpoint, folder)
+        fds = stack.enter_context(output_files(checkpoint, sources, output, sizes, force=options.force))
+        direct = _is_large(sum(sizes)) if options.direct is None else options.direct
         sinks = []
-        for file, source in zip(checkpoint.files, sources, strict=True):
-            target = output if folder is None else folder / file.path.relative_to(checkpoint.path)
-            force = options.force and folder is None
-            mode = os.fstat(source.fd).st_mode
-            draft = stack.enter_context(new_file(target, size=file.size, mode=mode, force=force))
-            sink = Sink(draft.fd, direct=direct)
+        for fd in fds:
+            sink = Sink(fd, direct=direct and not isinstance(output, int))
             stack.callback(sink.close)
             sinks.append(sink)
         yield sinks
-
-
-def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
-    """Copy the directory's other files, such as the index, the configuration and the tokenizer."""
-    for relative in checkpoint.other_files:
-        path, target = checkpoint.path / relative, folder / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source = Source(path, path.stat().st_size)
-        try:
-            with new_file(target, size=source.size, mode=path.stat().st_mode) as draft:
-                Sink(draft.fd, direct=False).copy(source, 0, source.size)
-            source.check_unchanged()
-        finally:
-            source.close()
 
 
 def _is_large(size: int) -> bool:

@@ -15,6 +15,7 @@ from prunecli.errors import CheckpointError, OutputError
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -23,6 +24,7 @@ PAGE = 4096
 COPY_RUN = 1 << 25
 """Bytes the kernel copies in one step, so that progress shows and an interrupt is heard."""
 
+_COPY_BUFFER = 1 << 20  # bytes
 _NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 
 
@@ -100,33 +102,52 @@ class Sink:
             write_all(self.fd, data[head + body :], offset + head + body)
 
     def copy(self, source: Source, start: int, end: int) -> None:
-        """Copy the bytes [start, end) of `source` to the same place, inside the kernel where it can."""
-        while start < end:
-            try:
-                done = os.copy_file_range(source.fd, self.fd, min(COPY_RUN, end - start), start, start)
-            except (OSError, AttributeError) as error:
-                if isinstance(error, OSError) and error.errno not in _NO_KERNEL_COPY:
-                    raise
-                self._copy_by_hand(source, start, end)
-                return
-            if done == 0:
-                self._copy_by_hand(source, start, end)
-                return
-            start += done
-
-    def _copy_by_hand(self, source: Source, start: int, end: int) -> None:
-        memory = memoryview(mmap.mmap(-1, min(1 << 20, end - start)))
-        while start < end:
-            part = memory[: end - start]
-            source.read(part, start)
-            write_all(self.fd, part, start)
-            start += len(part)
+        """Copy the bytes [start, end) of `source` to the same offset of the output."""
+        copy_range(source, self.fd, start, end, start)
 
     def close(self) -> None:
         """Close the second descriptor; the first is its owner's."""
         if self._direct is not None:
             os.close(self._direct)
             self._direct = None
+
+
+def copy_range(
+    source: Source, fd: int, start: int, end: int, offset: int, *, advance: Callable[[int], None] = lambda _: None
+) -> None:
+    """Copy the bytes [start, end) of `source` to `offset` of `fd`, inside the kernel where possible.
+
+    `advance` receives the number of bytes after each step.
+    """
+    while start < end:
+        copied = _kernel_copy(source, fd, start, end, offset)
+        if not copied:
+            _copy_in_memory(source, fd, start, end, offset, advance)
+            return
+        advance(copied)
+        start, offset = start + copied, offset + copied
+
+
+def _kernel_copy(source: Source, fd: int, start: int, end: int, offset: int) -> int:
+    """Return how many bytes the kernel copied; 0 where it cannot copy between these files."""
+    try:
+        return os.copy_file_range(source.fd, fd, min(COPY_RUN, end - start), start, offset)
+    except AttributeError:
+        return 0
+    except OSError as error:
+        if error.errno not in _NO_KERNEL_COPY:
+            raise
+        return 0
+
+
+def _copy_in_memory(source: Source, fd: int, start: int, end: int, offset: int, advance: Callable[[int], None]) -> None:
+    memory = memoryview(mmap.mmap(-1, min(_COPY_BUFFER, end - start)))
+    while start < end:
+        chunk = memory[: end - start]
+        source.read(chunk, start)
+        write_all(fd, chunk, offset)
+        advance(len(chunk))
+        start, offset = start + len(chunk), offset + len(chunk)
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:

@@ -1,37 +1,31 @@
-"""A new file as parts: bytes of its own, and ranges that are copied from the file it is made of.
+"""A new file as a sequence of parts: bytes to write, and ranges to copy from an input file.
 
-Knows nothing about formats.
+No function here knows a file format.
 """
 
 from __future__ import annotations
 
-import errno
-import mmap
-import os
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import Checksum, Span
-from prunecli.io.files import COPY_RUN, Source, write_all
+from prunecli.io.files import Source, copy_range, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Part = bytes | Span
-"""Bytes to write, or a range of the old file to copy."""
-
-_NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
-_WINDOW = 1 << 20
+"""Bytes to write, or a range of the input file to copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
-    """A new file: its `parts`, one behind the other, and the `checksums` that cover what may change in it.
+    """A new file: its `parts` in order, and the `checksums` over the ranges that may be changed afterwards.
 
-    The spans of `checksums` are ranges of the old file, their values those of the old bytes, and their places in the
-    new file.
+    The spans of `checksums` are ranges of the input file, their values are those of the input's bytes, and their
+    places are offsets in the new file.
     """
 
     parts: tuple[Part, ...]
@@ -39,75 +33,50 @@ class FilePlan:
 
     @property
     def size(self) -> int:
-        """Bytes of the new file."""
+        """The size of the new file in bytes."""
         return sum(length(part) for part in self.parts)
 
-    def where(self) -> CopiedRanges:
-        """Return where ranges of the old file are in the new one."""
-        starts = accumulate(map(length, self.parts), initial=0)
-        copied = [(part, at) for part, at in zip(self.parts, starts, strict=False) if isinstance(part, Span)]
-        return CopiedRanges(tuple(sorted(copied, key=lambda pair: (pair[0].start, pair[0].end))))
+    def copied_ranges(self) -> CopiedRanges:
+        """Return the offsets in the new file of the ranges that are copied from the input file."""
+        offsets = accumulate(map(length, self.parts), initial=0)
+        copied = [(part, offset) for part, offset in zip(self.parts, offsets, strict=False) if isinstance(part, Span)]
+        return CopiedRanges(sorted(copied, key=lambda pair: (pair[0].start, pair[0].end)))
 
 
 class CopiedRanges:
-    """Where the copied ranges of a file are in a new one."""
+    """Maps byte ranges of an input file to their offsets in a new file."""
 
     def __init__(self, copied: Sequence[tuple[Span, int]]) -> None:
-        """Take (range of the old file, its start in the new one), sorted by the former; no two ranges overlap."""
+        """Take pairs (range of the input, offset in the new file), sorted by range; no two ranges overlap."""
         self._copied = copied
         self._starts = [span.start for span, _ in copied]
 
     def __call__(self, start: int, end: int) -> int:
-        """Return where the old bytes [start, end) begin in the new file; LookupError where they are not copied."""
-        at = bisect_right(self._starts, start) - 1
-        if at < 0 or self._copied[at][0].end < end:
+        """Return the offset in the new file of the input's bytes [start, end); LookupError if they are not copied."""
+        index = bisect_right(self._starts, start) - 1
+        if index < 0 or self._copied[index][0].end < end:
             raise LookupError(f"the bytes from {start} to {end} are not copied")
-        span, new = self._copied[at]
-        return new + start - span.start
+        span, offset = self._copied[index]
+        return offset + start - span.start
 
 
 def length(part: Part) -> int:
-    """Return how many bytes a part takes."""
+    """Return the length of a part in bytes."""
     return part.length if isinstance(part, Span) else len(part)
 
 
 def write_parts(
     source: Source, fd: int, parts: Sequence[Part], *, advance: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Write `parts` to `fd` from its start on; what is copied goes through the kernel where it can.
+    """Write `parts` to `fd` from offset 0, with the ranges copied from `source`.
 
-    `advance` is told the bytes that are there.
+    `advance` receives the number of bytes after each step.
     """
-    at = 0
+    offset = 0
     for part in parts:
         if isinstance(part, Span):
-            _copy(source, fd, part, at, advance)
+            copy_range(source, fd, part.start, part.end, offset, advance=advance)
         else:
-            write_all(fd, memoryview(part), at)
+            write_all(fd, memoryview(part), offset)
             advance(len(part))
-        at += length(part)
-
-
-def _copy(source: Source, fd: int, span: Span, at: int, advance: Callable[[int], None]) -> None:
-    start = span.start
-    while start < span.end:
-        try:
-            done = os.copy_file_range(source.fd, fd, min(COPY_RUN, span.end - start), start, at)
-        except (OSError, AttributeError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_KERNEL_COPY:
-                raise
-            done = 0
-        if not done:
-            _copy_by_hand(source, fd, Span(start, span.end - start), at, advance)
-            return
-        advance(done)
-        start, at = start + done, at + done
-
-
-def _copy_by_hand(source: Source, fd: int, span: Span, at: int, advance: Callable[[int], None]) -> None:
-    memory = memoryview(mmap.mmap(-1, min(_WINDOW, max(span.length, 1))))
-    for start in range(span.start, span.end, len(memory)):
-        part = memory[: span.end - start]
-        source.read(part, start)
-        write_all(fd, part, at + start - span.start)
-        advance(len(part))
+        offset += length(part)

@@ -166,6 +166,6 @@ def test_parts_are_copied_in_any_order(tmp_path: Path, monkeypatch: pytest.Monke
     found = written(plan, tmp_path / "in", tmp_path / "out")
 
     assert found == b"head" + data[2_000_000:] + data[10:1_500_010] + b"tail"
-    assert (plan.where()(2_000_001, 2_000_002), plan.where()(10, 11)) == (5, 1_000_004)
+    assert (plan.copied_ranges()(2_000_001, 2_000_002), plan.copied_ranges()(10, 11)) == (5, 1_000_004)
     with pytest.raises(LookupError):
-        plan.where()(1_500_000, 1_500_020)
+        plan.copied_ranges()(1_500_000, 1_500_020)

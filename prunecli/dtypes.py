@@ -122,6 +122,9 @@ BITS: dict[str, int] = {
 }
 """Bits an element of each known dtype takes; safetensors' names, and C128, which only torch has."""
 
+MASK_DTYPES = frozenset(FLOATS) | {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"}
+"""The dtypes in which a mask of zeros and ones may be stored; torch.nn.utils.prune stores masks as floats."""
+
 
 def why_not_prunable(dtype: str) -> str | None:
     """Say why a tensor of `dtype` is passed through, or None where its weights can be pruned."""

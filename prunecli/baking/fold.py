@@ -18,6 +18,7 @@ from prunecli.errors import CheckpointError
 from prunecli.io.files import write_all
 from prunecli.io.reader import Reader, view_elements
 from prunecli.io.threads import Pool, default_threads, results
+from prunecli.kernels.bit_patterns import ones_and_zeros
 from prunecli.kernels.ops import INTS
 from prunecli.text.escape import printable
 
@@ -135,13 +136,13 @@ def _fold(worker: Worker, reader: Reader, pair: Pair, target: Target | None) -> 
     masked = zeros = 0
     whole = None
     if not mask.contiguous or not orig.contiguous:
-        whole = _keep(reader.read(worker, mask, 0, mask.numel), pair, 0)
+        whole = _keep(worker, reader.read(worker, mask, 0, mask.numel), pair, 0)
     if not orig.contiguous and whole is not None:
         kept, zeros = int(whole.sum()), _fold_strided(worker, reader, orig, whole, target)
         return Folded(name, orig.dtype, pair.orig.shape, orig.numel, orig.numel - kept, zeros)
     for low in range(0, orig.numel, RUN):
         high = min(low + RUN, orig.numel)
-        keep = _keep(reader.read(worker, mask, low, high), pair, low) if whole is None else whole[low:high]
+        keep = _keep(worker, reader.read(worker, mask, low, high), pair, low) if whole is None else whole[low:high]
         weights = reader.read(worker, orig, low, high)
         np.multiply(weights, keep, out=weights)
         masked += high - low - int(keep.sum())
@@ -181,11 +182,10 @@ def _fold_strided(
     return _zeros(view, orig)
 
 
-def _keep(bits: NDArray[Any], pair: Pair, low: int) -> NDArray[np.bool_]:
+def _keep(worker: Worker, bits: NDArray[Any], pair: Pair, low: int) -> NDArray[np.bool_]:
     """Return True where the mask is one; `bits` are its elements from `low` on in row-major order."""
-    dtype = FLOATS.get(pair.mask.dtype)
-    keep: NDArray[np.bool_] = bits == (1 if dtype is None else dtype.encode(1.0))
-    known = keep | (_magnitudes(bits, pair.mask) == 0)
+    keep, zeros = ones_and_zeros(worker.host, bits, FLOATS.get(pair.mask.dtype))
+    known = keep | zeros
     if known.all():
         return keep
     first = int(np.argmin(known))

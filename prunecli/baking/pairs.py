@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
-from prunecli.dtypes import BITS, FLOATS
+from prunecli.dtypes import BITS, MASK_DTYPES
 from prunecli.errors import CheckpointError
 from prunecli.selection.aliases import overlapping, tied
 from prunecli.selection.reparametrized import PRUNE, leftovers
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
-
-MASK_DTYPES = frozenset(FLOATS) | {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
-"""The dtypes in which a mask of zeros and ones may be stored."""
 
 _READABLE_MASKS = {None, "expanded view"}  # reasons that do not matter for a mask, which is only read
 REMOVE = "torch.nn.utils.prune.remove(module, name) in Python, then save again"

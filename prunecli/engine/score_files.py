@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
-from prunecli.dtypes import FLOATS
+from prunecli.dtypes import FLOATS, MASK_DTYPES
 from prunecli.errors import CheckpointError, PruneError, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.text.escape import printable
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.selection.select import Target
-
-
-MASK_DTYPES = {"BOOL", "U8", "I8", "I16", "I32", "I64", *FLOATS}
-"""The dtypes a mask of zeros and ones can have; torch's own masks are floats."""
 
 
 MOST_NAMED = 3

@@ -15,7 +15,7 @@ import numpy as np
 from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import CheckpointError
 from prunecli.io.threads import Worker
-from prunecli.kernels.bit_patterns import values
+from prunecli.kernels.bit_patterns import ones_and_zeros, values
 from prunecli.kernels.ops import INTS
 from prunecli.kernels.random_bits import draw, random_key
 from prunecli.strategies.mask import Mask
@@ -167,11 +167,8 @@ class MaskReader:
         """Return where the mask is 1; CheckpointError where it is neither 0 nor 1."""
         tensor = self.beside.tensors[at]
         raw = self.reader.run(worker, tensor, first, first + count, slot=MASK)
-        dtype = FLOATS.get(tensor.dtype)
-        # Before the signs are cleared: minus one is no one, and minus zero is zero.
-        stays: NDArray[np.bool_] = raw == raw.dtype.type(1 if dtype is None else dtype.encode(1.0))
-        raw = raw if dtype is None else worker.scoring.magnitudes(raw, dtype)
-        if int(np.count_nonzero(stays)) + int(np.count_nonzero(raw == 0)) < count:
+        stays, zeros = ones_and_zeros(worker.scoring, raw, FLOATS.get(tensor.dtype))
+        if int(np.count_nonzero(stays)) + int(np.count_nonzero(zeros)) < count:
             name = printable(repr(tensor.name))
             raise CheckpointError(
                 f"the {self.beside.what} for {name} holds other values than 0 and 1", hint="save it with .bool()"

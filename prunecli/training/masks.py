@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from prunecli.checkpoint import PathLike
-from prunecli.dtypes import FLOATS
-from prunecli.engine.score_files import MASK_DTYPES, MatchedTensors
+from prunecli.dtypes import FLOATS, MASK_DTYPES
+from prunecli.engine.score_files import MatchedTensors
 from prunecli.engine.scorers import MaskReader
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint

@@ -310,7 +310,11 @@ DTYPES = [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, tor
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("mask_dtype", [None, torch.bool, torch.uint8, torch.int64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "mask_dtype",
+    [None, torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int64, torch.float32],
+    ids=str,
+)
 def test_every_dtype_of_weight_and_mask(tmp_path: Path, dtype: torch.dtype, mask_dtype: torch.dtype | None) -> None:
     """Weights keep their bits where the mask is one, NaN and infinity too, and are +0.0 where it is zero."""
     orig = torch.tensor([1.5, -2, float("nan"), float("nan"), -0.0, -0.0, 3, -4]).to(dtype)

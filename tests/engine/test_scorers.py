@@ -209,7 +209,10 @@ def test_a_norm_of_zero_makes_even_infinity_small(tmp_path: Path) -> None:
 # --- masks
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float32, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.uint8, torch.bool, torch.float32, torch.bfloat16, torch.int64, torch.uint16, torch.uint32, torch.uint64],
+)
 def test_a_mask_prunes_where_it_is_zero(dtype: torch.dtype, weights: Weights, tmp_path: Path) -> None:
     """custom_from_mask, for masks of any type that holds zeros and ones."""
     generator = torch.Generator().manual_seed(5)

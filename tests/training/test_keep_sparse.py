@@ -372,7 +372,7 @@ def test_only_zeros_are_gone(raw: bytes, dtype: str) -> None:
     assert torch.equal(w.float() != 0, found["w"])
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float32, torch.int64, torch.uint16, torch.uint64])
 def test_a_mask_file_is_read_as_torch_reads_it(dtype: torch.dtype, tmp_path: Path) -> None:
     """Bytes, booleans, and the floats of torch.nn.utils.prune, of any shape, one larger than a run."""
     generator = torch.Generator().manual_seed(0)

@@ -1,54 +1,47 @@
-"""Passes over many bytes, and who watches them: a command draws a bar, a call from Python is left alone."""
+"""The progress protocol: a run announces its phases in bytes and reports the bytes that are done."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Mapping
 
 
 Advance: TypeAlias = "Callable[[int], None]"
-"""Is told how many bytes more are done; may be called by several threads at once."""
-
-ProgressFactory: TypeAlias = "Callable[[str, int], AbstractContextManager[Advance]]"
-"""Is told what begins, in a word, and how many bytes it takes; ends with the block it is used in."""
-
-
-@contextmanager
-def no_progress(_phase: str, _size: int) -> Iterator[Advance]:
-    """Let a pass go by without a word."""
-    yield lambda _: None
+"""Reports a number of bytes that are done since the last call. Threads may call it at the same time."""
 
 
 class Progress(Protocol):
-    """Somebody who wants to know how far the work is, from any thread."""
+    """Receives the progress of a run. Methods may be called from any thread."""
 
     def begin(self, phases: Mapping[str, int]) -> None:
-        """`phases` are going to be worked through, each of so many bytes to read or copy."""
+        """Announce phases that run at the same time: the name of each and its size in bytes."""
 
     def advance(self, phase: str, count: int) -> None:
-        """`count` bytes more of a phase are done."""
+        """Report that `count` more bytes of `phase` are done."""
 
     def note(self, text: str) -> None:
-        """Something is worth telling to those who want details."""
+        """Report a detail of the run, such as a selected tensor."""
 
 
 class NoProgress:
-    """Nobody wants to know."""
+    """Discards progress."""
 
     def begin(self, phases: Mapping[str, int]) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def advance(self, phase: str, count: int) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def note(self, text: str) -> None:
-        """Ignore it."""
+        """Do nothing."""
+
+
+def start(progress: Progress | None, phase: str, size: int) -> Advance:
+    """Begin one phase of `size` bytes and return the function that reports its bytes (None: discard them)."""
+    if progress is None:
+        progress = NoProgress()
+    progress.begin({phase: size})
+    return partial(progress.advance, phase)

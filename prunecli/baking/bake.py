@@ -27,7 +27,7 @@ from prunecli.io.output_files import output_files
 from prunecli.io.parts import FilePlan, write_parts
 from prunecli.io.scan import bytes_to_read
 from prunecli.io.targets import check_output
-from prunecli.progress import no_progress
+from prunecli.progress import start
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from prunecli.baking.pairs import Pair
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.io.files import Source
-    from prunecli.progress import ProgressFactory
+    from prunecli.progress import Progress
 
 Names = dict[str, "str | None"]
 """What tensors are called after the folding, None where they are gone; those that keep their names are not in it."""
@@ -77,7 +77,7 @@ def bake(  # noqa: PLR0913 - one keyword per question a user may have
     in_place: bool = False,
     dry_run: bool = False,
     label: str | None = None,
-    progress_for: ProgressFactory = no_progress,
+    progress: Progress | None = None,
 ) -> Baked:
     """Write the checkpoint at `path` anew with each `x_orig` and `x_mask` folded into `x`, and say what was folded.
 
@@ -86,7 +86,7 @@ def bake(  # noqa: PLR0913 - one keyword per question a user may have
     path (None: `ckpt.baked.pth` beside `ckpt.pth`) or an open, writable file descriptor; an existing output is
     kept unless `force`, the input unless `in_place`. `key` is the dotted path of the state_dict in a nested
     checkpoint. `dry_run` reads and measures, and writes nothing. `label` names the input in messages;
-    `watch` is told of each pass.
+    `progress` receives the progress.
 
     Raises PruneError, in one of its kinds, when something about that cannot be done; then nothing was written.
     """
@@ -105,7 +105,7 @@ def bake(  # noqa: PLR0913 - one keyword per question a user may have
         _check(checkpoint, target, force=force, in_place=in_place)
     names: Names = {pair.mask.name: None for pair in found.pairs} | {pair.orig.name: pair.name for pair in found.pairs}
     plans = [_plan(checkpoint, at, names) for at in range(len(checkpoint.files))]
-    weights = _write(checkpoint, plans, found.pairs, names, _Job(target, force or in_place, progress_for))
+    weights = _write(checkpoint, plans, found.pairs, names, _Job(target, force or in_place, progress))
     return Baked(
         weights=weights,
         notes=found.notes,
@@ -122,7 +122,7 @@ def bake(  # noqa: PLR0913 - one keyword per question a user may have
 class _Job:
     target: Path | int | None
     force: bool
-    progress_for: ProgressFactory
+    progress: Progress | None
 
 
 def _target(checkpoint: Checkpoint, path: PathLike, output: PathLike | int | None, *, in_place: bool) -> Path | int:
@@ -188,11 +188,10 @@ def _write(
         targets: list[Target | None] = []
         for source, plan, fd in zip(sources, plans, fds, strict=True):
             if fd is not None:
-                with job.progress_for("copying", plan.size) as advance:
-                    write_parts(source, fd, plan.parts, advance=advance)
+                write_parts(source, fd, plan.parts, advance=start(job.progress, "copying", plan.size))
             targets.append(None if fd is None else Target(fd, plan, plan.copied_ranges()))
-        with job.progress_for("folding", bytes_to_read(t for pair in pairs for t in (pair.orig, pair.mask))) as advance:
-            folded = fold_all(checkpoint, sources, pairs, targets, advance)
+        advance = start(job.progress, "folding", bytes_to_read(t for pair in pairs for t in (pair.orig, pair.mask)))
+        folded = fold_all(checkpoint, sources, pairs, targets, advance)
         for source in sources:
             source.check_unchanged()
         for at, target in enumerate(targets):

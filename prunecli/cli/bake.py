@@ -11,7 +11,8 @@ from typer import Option
 
 from prunecli.cli import options
 from prunecli.cli.inputs import readable
-from prunecli.cli.output import printing, progress_for
+from prunecli.cli.output import printing
+from prunecli.cli.progress import show_progress
 from prunecli.errors import UsageError
 from prunecli.text.numbers import format_bytes
 
@@ -62,6 +63,7 @@ def bake(
 
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
+        progress = stack.enter_context(show_progress(wanted=not (quiet or no_progress)))
         target = _target(stack, output, to_pipe=to_pipe)
         found = folded(
             path,
@@ -71,7 +73,7 @@ def bake(
             in_place=in_place,
             dry_run=dry_run,
             label=label,
-            progress_for=progress_for(wanted=not (quiet or no_progress)),
+            progress=progress,
         )
     done = "" if found.output_path is None else f"{found.output_path} is written, but "
     with printing(sys.stderr if to_pipe else None, done=done) as stream:

@@ -9,8 +9,9 @@ from typer import Argument, Option
 
 from prunecli.cli import options, parsers
 from prunecli.cli.inputs import readable
-from prunecli.cli.output import printing, progress_for
+from prunecli.cli.output import printing
 from prunecli.cli.parsers import sparsity
+from prunecli.cli.progress import show_progress
 from prunecli.errors import UsageError
 from prunecli.report.gates import Bound
 
@@ -109,6 +110,7 @@ def check(
     for ckpt in dict.fromkeys(ckpts):
         with ExitStack() as stack:
             path, label = readable(stack, ckpt)
+            progress = stack.enter_context(show_progress(wanted=not (quiet or no_progress)))
             findings = checked(
                 path,
                 conditions,
@@ -119,7 +121,7 @@ def check(
                 key=key,
                 threads=threads,
                 label=label,
-                progress_for=progress_for(wanted=not (quiet or no_progress)),
+                progress=progress,
             )
         results[label or ckpt] = findings
         with printing() as stream:

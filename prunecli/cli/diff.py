@@ -9,7 +9,8 @@ from typer import Argument, Option
 
 from prunecli.cli import options
 from prunecli.cli.inputs import readable
-from prunecli.cli.output import printing, progress_for
+from prunecli.cli.output import printing
+from prunecli.cli.progress import show_progress
 from prunecli.errors import UsageError
 
 SAME, DIFFERENT = 0, 1
@@ -47,6 +48,7 @@ def diff(
 
     with ExitStack() as stack:
         (first, first_label), (second, second_label) = (readable(stack, ckpt) for ckpt in (a, b))
+        progress = stack.enter_context(show_progress(wanted=not (quiet or no_progress)))
         difference = compared(
             first,
             second,
@@ -55,7 +57,7 @@ def diff(
             key=key,
             threads=threads,
             labels=(first_label, second_label),
-            progress_for=progress_for(wanted=not (quiet or no_progress)),
+            progress=progress,
         )
     with printing() as stream:
         if stream is not None and (json or not quiet):

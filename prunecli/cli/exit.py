@@ -17,6 +17,7 @@ from prunecli.text.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+    from typing import TextIO
 
 DONE, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 """Exit codes; a signal's is 128 more than its number."""
@@ -34,7 +35,7 @@ def exits() -> Iterator[None]:
         say("interrupted")
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        silence_stdout()
+        silence(sys.stdout)
         raise typer.Exit(BROKEN_PIPE) from None
 
 
@@ -60,8 +61,7 @@ def _terminate(number: int, _: FrameType | None) -> None:
 def report_error(error: Exception) -> int:
     """Say what went wrong and what to type next; return the exit code."""
     if isinstance(error, OSError):
-        if sys.stdout is not None:
-            silence_stdout()
+        silence(sys.stdout)
         where = "" if error.filename is None else f": {error.filename}"
         error = PruneError(f"{error.strerror or error}{where}")
     message, hint = (str(error), error.hint_as(as_options)) if isinstance(error, PruneError) else _usage(error)
@@ -91,8 +91,9 @@ def escape_unencodable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def silence_stdout() -> None:
-    """Point standard output at nothing: Python flushes it once more at exit, and would complain then."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
+def silence(stream: TextIO | None) -> None:
+    """Redirect `stream` to the null device. Python flushes it at exit, and would report the error once more."""
+    if stream is not None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -9,7 +9,8 @@ from typer import Option
 
 from prunecli.cli import options, parsers
 from prunecli.cli.inputs import readable
-from prunecli.cli.output import printing, progress_for
+from prunecli.cli.output import printing
+from prunecli.cli.progress import show_progress
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def inspect(
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
         checkpoint = open_checkpoint(path, key=key, label=label)
+        progress = stack.enter_context(show_progress(wanted=not no_progress))
 
         from prunecli.inspection.inspect import inspect as look_into
 
@@ -73,7 +75,7 @@ def inspect(
             thresholds=thresholds,
             hist=hist,
             label=label or ckpt,
-            progress_for=progress_for(wanted=not no_progress),
+            progress=progress,
         )
     _tell(found, view, json=json)
     return 0

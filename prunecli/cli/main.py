@@ -26,7 +26,7 @@ from prunecli.cli.exit import (
     exits,
     report_error,
     say,
-    silence_stdout,
+    silence,
     terminate_cleanly,
 )
 from prunecli.cli.run_pruning import run_pruning
@@ -66,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        silence_stdout()
+        silence(sys.stdout)
         return BROKEN_PIPE
     except (PruneError, TyperError, OSError) as error:
         return report_error(error)

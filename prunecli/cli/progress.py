@@ -1,4 +1,4 @@
-"""How far the work is, on standard error: bars on a terminal, a line now and then elsewhere, and details if asked."""
+"""Progress on standard error: bars on a terminal, otherwise a line every 30 seconds; details with `--verbose`."""
 
 from __future__ import annotations
 
@@ -13,33 +13,44 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-PATIENCE = 1.0
-"""Seconds before bars show: most runs are over by then."""
+SHOW_AFTER = 1.0
+"""Seconds before the bars appear: most runs end earlier."""
 
 FIRST_LINE, LINES_EVERY = 10.0, 30.0
-"""Seconds before the first line where there is no terminal, and from one to the next."""
+"""Seconds before the first line where there is no terminal, and between two lines."""
+
+
+def show_progress(*, wanted: bool, verbose: bool = False, last: str | None = None) -> Details:
+    """Return the receiver of progress for this process, a context manager that ends with the work.
+
+    It shows bars or lines if `wanted`, and details if `verbose`. `last` labels a bar whose phases are all complete.
+    """
+    if not wanted:
+        return Details(verbose=verbose)
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return Bars(verbose=verbose, last=last) if terminal else Lines(verbose=verbose)
 
 
 class Details:
-    """Prints what is worth telling to those who ask for details, and nothing else."""
+    """Prints details if `verbose`, and no progress."""
 
     def __init__(self, *, verbose: bool) -> None:
-        """Tell details if `verbose`."""
+        """Print nothing yet."""
         self._verbose = verbose
         self._lock = Lock()
 
-    def __enter__(self) -> Details:  # noqa: PYI034 - nobody asks for more
-        """Give itself."""
+    def __enter__(self) -> Details:  # noqa: PYI034 - typing.Self needs Python 3.11
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is on the screen that would have to go."""
+        """Do nothing: plain lines need no clean-up."""
 
     def begin(self, phases: Mapping[str, int]) -> None:
-        """Say nothing of what is going to be done."""
+        """Do nothing."""
 
     def advance(self, phase: str, count: int) -> None:
-        """Say nothing of what is done."""
+        """Do nothing."""
 
     def note(self, text: str) -> None:
         """Print a detail."""
@@ -53,7 +64,7 @@ class Details:
 
 
 class Lines(Details):
-    """Prints a line now and then, for logs."""
+    """Prints the percentage of each phase every 30 seconds, for logs."""
 
     def __init__(self, *, verbose: bool) -> None:
         """Print nothing yet."""
@@ -64,12 +75,12 @@ class Lines(Details):
         self._done: dict[str, int] = {}
 
     def begin(self, phases: Mapping[str, int]) -> None:
-        """`phases` are going to be worked through, each of so many bytes."""
+        """Replace the phases, whose sizes are in bytes."""
         self._phases, self._done = dict(phases), dict.fromkeys(phases, 0)
         self._began = time.monotonic()
 
     def advance(self, phase: str, count: int) -> None:
-        """`count` bytes more are done."""
+        """Count bytes, and print a line if one is due."""
         with self._lock:
             self._done[phase] = self._done.get(phase, 0) + count
             now = time.monotonic()
@@ -80,33 +91,36 @@ class Lines(Details):
     def _line(self, seconds: float) -> str:
         done, total = sum(self._done.values()), max(sum(self._phases.values()), 1)
         rate = done / max(seconds, 1e-9)
-        left = max(total - done, 0) / max(rate, 1e-9)
+        remaining = max(total - done, 0) / max(rate, 1e-9)
         parts = [f"{name} {min(self._done[name] / max(size, 1), 1):.0%}" for name, size in self._phases.items() if size]
-        return f"prune: {', '.join(parts)}; {rate / 1e6:,.0f} MB/s, about {left:,.0f} s left"
+        return f"prune: {', '.join(parts)}; {rate / 1e6:,.0f} MB/s, about {remaining:,.0f} s left"
 
 
-class Bar(Lines):
+class Bars(Lines):
     """Draws a bar for each phase on a terminal."""
 
-    def __init__(self, *, verbose: bool = False, stream: TextIO | None = None, last: str = "flushing") -> None:
-        """Show nothing yet; Rich is imported only when the bars are shown. `last` is what goes on when all is done."""
+    def __init__(self, *, verbose: bool = False, stream: TextIO | None = None, last: str | None = None) -> None:
+        """Show nothing yet: Rich is imported when the bars appear.
+
+        `last` labels a bar when all phases are complete, because the run may go on after its last byte.
+        """
         super().__init__(verbose=verbose)
         self._stream, self._last = stream, last
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> Bar:  # noqa: PYI034 - nobody derives from it
-        """Give the bars."""
+    def __enter__(self) -> Bars:  # noqa: PYI034 - typing.Self needs Python 3.11
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the bars off the screen."""
+        """Remove the bars from the screen."""
         with self._lock:
             if self._bars is not None:
                 self._bars.stop()
 
     def begin(self, phases: Mapping[str, int]) -> None:
-        """`phases` are going to be worked through; their bars take the place of those before."""
+        """Replace the phases and their bars."""
         with self._lock:
             super().begin(phases)
             if self._bars is not None:
@@ -115,16 +129,14 @@ class Bar(Lines):
                 self._add_tasks(self._bars)
 
     def advance(self, phase: str, count: int) -> None:
-        """`count` bytes more are done."""
+        """Count bytes and move the bar of the phase."""
         with self._lock:
             self._done[phase] = min(self._done.get(phase, 0) + count, self._phases.get(phase, 0))
-            if self._bars is None and time.monotonic() - self._began > PATIENCE:
+            if self._bars is None and time.monotonic() - self._began > SHOW_AFTER:
                 self._show()
             if self._bars is not None and phase in self._tasks:
-                whole = self._done == self._phases
-                self._bars.update(
-                    self._tasks[phase], completed=self._done[phase], description=self._last if whole else phase
-                )
+                label = self._last if self._last and self._done == self._phases else phase
+                self._bars.update(self._tasks[phase], completed=self._done[phase], description=label)
 
     def _print(self, text: str) -> None:
         if self._bars is None:

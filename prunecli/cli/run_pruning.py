@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunecli.cli.exit import DONE, FAILED, say, silence_stdout
+from prunecli.cli.exit import DONE, FAILED, say, silence
+from prunecli.cli.progress import show_progress
 from prunecli.errors import OutputError, UsageError
 from prunecli.report.gates import GateError, Gates
 from prunecli.text.escape import printable
@@ -16,7 +17,6 @@ from prunecli.text.escape import printable
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from prunecli.cli.progress import Details
     from prunecli.report.model import Report
     from prunecli.strategies.recipe import Recipe
     from prunecli.strategies.unstructured import Strategy
@@ -48,7 +48,9 @@ def run_pruning(strategy: Strategy | Recipe, **given: Any) -> int:  # noqa: ANN4
                 exclude=given["exclude"] or (),
                 gates=gates,
                 command=context.obj,
-                progress=stack.enter_context(_progress(wanted=not (quiet or no_progress), verbose=verbose)),
+                progress=stack.enter_context(
+                    show_progress(wanted=not (quiet or no_progress), verbose=verbose, last="flushing")
+                ),
             )
             if ckpt == "-":
                 _spool_input(stack, given)
@@ -84,15 +86,6 @@ def _spool_output(stack: ExitStack, given: dict[str, Any]) -> None:
         given["output"] = stack.enter_context(spooled_output())
 
 
-def _progress(*, wanted: bool, verbose: bool) -> Details:
-    from prunecli.cli.progress import Bar, Details, Lines
-
-    if not wanted:
-        return Details(verbose=verbose)
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-    return Bar(verbose=verbose) if terminal else Lines(verbose=verbose)
-
-
 def _report_paths(report: Report, given: dict[str, Any]) -> list[str]:
     """Name the report files that were written."""
     if given["reports"] is not None:
@@ -117,7 +110,7 @@ def _tell(report: Report, report_paths: list[str], *, quiet: bool, as_json: bool
     except BrokenPipeError:
         raise
     except OSError as error:
-        silence_stdout()
+        silence(sys.stdout)
         done = "" if report.output_path is None else f"{printable(report.output_path)} is written, but "
         raise OutputError(f"{done}standard output took no more: {error.strerror}", hint="--report PATH.json") from error
 

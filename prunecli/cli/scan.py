@@ -10,7 +10,8 @@ from typer import Option
 
 from prunecli.cli import options, parsers
 from prunecli.cli.inputs import readable
-from prunecli.cli.output import check_paper, printing, progress_for
+from prunecli.cli.output import check_paper, printing
+from prunecli.cli.progress import show_progress
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,12 +58,13 @@ def scan(
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
         checkpoint = open_checkpoint(path, key=key, label=label)
+        progress = stack.enter_context(show_progress(wanted=not no_progress))
         if html is not None:
             check_paper("--html", html, force=force, others=[file.path for file in checkpoint.files])
 
         from prunecli.inspection.scan import scan as look_at
 
-        found = look_at(checkpoint, rules, label=label or ckpt, progress_for=progress_for(wanted=not no_progress))
+        found = look_at(checkpoint, rules, label=label or ckpt, progress=progress)
     if html is not None:
         from prunecli.inspection.scan_html import to_html
         from prunecli.io.publish import publish_text

@@ -17,7 +17,7 @@ from prunecli.errors import CheckpointError, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.inspection.pairing import Pair, open_at, pair_up
 from prunecli.io.scan import bytes_to_read
-from prunecli.progress import no_progress
+from prunecli.progress import start
 from prunecli.report.gates import Count
 from prunecli.selection.patterns import matching
 from prunecli.selection.select import Selector, select
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from prunecli.inspection.group_counts import Found, Full
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
-    from prunecli.progress import ProgressFactory
+    from prunecli.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +66,21 @@ def check(  # noqa: PLR0913 - one keyword per question a user may have
     key: str | None = None,
     threads: int = 0,
     label: str | None = None,
-    progress_for: ProgressFactory = no_progress,
+    progress: Progress | None = None,
 ) -> tuple[Finding, ...]:
     """Return what the checkpoint at `path` is found to be, condition by condition.
 
     `include`, `exclude`, `min_dim` and `min_numel` select tensors as for pruning, see `selection.Rules`; conditions
     that compare with another checkpoint look at every tensor of the state_dict that `include` and `exclude` leave.
     `key` is the dotted path of the state_dict in a nested checkpoint, `threads` 0 takes as many as help, `label`
-    names the checkpoint in messages, and `watch` is told of each pass. Raises UsageError where no condition is given,
+    names the checkpoint in messages, `progress` receives the progress. Raises UsageError where no condition is given,
     and PruneError, in one of its kinds, for a checkpoint that cannot be read, patterns that match nothing, and a
     condition that fits no tensor.
     """
     if not conditions:
         raise UsageError("check needs a condition", hint="--min-sparsity 50%, --pattern 2:4, --finite, or another")
     rules = Selector(tuple(include), tuple(exclude), min_dim, min_numel)
-    look = Look(open_checkpoint(path, key=key, label=label), rules, key, threads, progress_for)
+    look = Look(open_checkpoint(path, key=key, label=label), rules, key, threads, progress)
     return tuple(finding for condition in conditions for finding in condition.judge(look))
 
 
@@ -88,16 +88,11 @@ class Look:
     """A checkpoint being checked: what several conditions ask for is read once."""
 
     def __init__(
-        self, checkpoint: Checkpoint, rules: Selector, key: str | None, threads: int, progress_for: ProgressFactory
+        self, checkpoint: Checkpoint, rules: Selector, key: str | None, threads: int, progress: Progress | None
     ) -> None:
         """Read nothing yet."""
-        self.checkpoint, self.rules, self.key, self.threads, self.progress_for = (
-            checkpoint,
-            rules,
-            key,
-            threads,
-            progress_for,
-        )
+        self.checkpoint, self.rules, self.key = checkpoint, rules, key
+        self.threads, self.progress = threads, progress
 
     @cached_property
     def tensors(self) -> list[TensorInfo]:
@@ -113,8 +108,8 @@ class Look:
         def one(worker: Worker, tensor: TensorInfo, read: Read) -> Found:
             return count(worker.host, tensor, read)
 
-        with self.progress_for("counting", bytes_to_read(self.tensors)) as advance:
-            return scan_tensors(self.checkpoint, self.tensors, one, threads=self.threads, advance=advance)
+        advance = start(self.progress, "counting", bytes_to_read(self.tensors))
+        return scan_tensors(self.checkpoint, self.tensors, one, threads=self.threads, advance=advance)
 
     def counts(self, option: str, pattern: str | None) -> list[Count]:
         """Return the zeros of the selected tensors, or of those that `pattern` of `option` matches."""
@@ -130,8 +125,8 @@ class Look:
         def one(worker: Worker, tensor: TensorInfo, read: Read) -> Full:
             return full_groups(worker.host, tensor, read, pattern, dims[tensor.name])
 
-        with self.progress_for("grouping", bytes_to_read(self.tensors)) as advance:
-            return scan_tensors(self.checkpoint, self.tensors, one, threads=self.threads, advance=advance)
+        advance = start(self.progress, "grouping", bytes_to_read(self.tensors))
+        return scan_tensors(self.checkpoint, self.tensors, one, threads=self.threads, advance=advance)
 
     def against(self, path: PathLike) -> tuple[Checkpoint, list[Pair]]:
         """Open another checkpoint; return it, and the tensors of both state_dicts by name: first its own."""

@@ -11,6 +11,7 @@ from prunecli.errors import UsageError
 from prunecli.inspection.check import Finding, Look
 from prunecli.inspection.pairing import Pair
 from prunecli.io.scan import bytes_to_read
+from prunecli.progress import start
 from prunecli.report.gates import Bound, percentage
 from prunecli.strategies.amounts import front_dim
 from prunecli.text.escape import printable
@@ -145,8 +146,8 @@ class OnlyZerosAdded:
         other, pairs = look.against(self.other)
         alike = [(p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.kinds[0] == p.kinds[1]]
         failed = [] if len(alike) == len(pairs) else list(_structure(text, pairs))
-        with look.progress_for("comparing", bytes_to_read(t for pair in alike for t in pair)) as advance:
-            changes = compare(other, look.checkpoint, alike, threads=look.threads, advance=advance)
+        advance = start(look.progress, "comparing", bytes_to_read(t for pair in alike for t in pair))
+        changes = compare(other, look.checkpoint, alike, threads=look.threads, advance=advance)
         for (tensor, _), change in zip(alike, changes, strict=True):
             bad, first = change.otherwise, change.first_other
             if tensor.dtype not in FLOATS:  # zero is a number like others there

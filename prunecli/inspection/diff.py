@@ -19,14 +19,14 @@ from prunecli.formats.contents import beside, family
 from prunecli.formats.detect import SAFETENSORS
 from prunecli.inspection.pairing import Kind, open_at, pair_up
 from prunecli.io.scan import bytes_to_read
-from prunecli.progress import no_progress
+from prunecli.progress import start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.inspection.compare import Change
-    from prunecli.progress import ProgressFactory
+    from prunecli.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,13 @@ def diff(  # noqa: PLR0913 - one keyword per question a user may have
     key: str | None = None,
     threads: int = 0,
     labels: tuple[str | None, str | None] = (None, None),
-    progress_for: ProgressFactory = no_progress,
+    progress: Progress | None = None,
 ) -> Difference:
     """Compare the checkpoints at `a` and `b`.
 
     `exclude` leaves tensors out and `include` compares only some tensors and nothing beside them; both are
     patterns, see `selection.Rules`. `key` is where the state_dict is in nested ones, `threads` 0 takes as many as
-    help, `labels` name the checkpoints in messages, and `watch` is told of the pass. Of a torch file and a
+    help, `labels` name the checkpoints in messages, and `progress` receives the progress. Of a torch file and a
     safetensors file, only the tensors of the state_dicts are compared; of two containers of one kind all tensors,
     and what is no tensor. How a container is laid out, the order of its entries and bytes that no tensor looks at
     never count. Raises PruneError, in one of its kinds, for checkpoints that cannot be read and patterns that match
@@ -119,8 +119,8 @@ def diff(  # noqa: PLR0913 - one keyword per question a user may have
     from prunecli.inspection.compare import compare  # noqa: PLC0415  -- NumPy, which an error must not wait for
 
     both = [(p.name, p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.kinds[0] == p.kinds[1]]
-    with progress_for("comparing", bytes_to_read(tensor for _, *pair in both for tensor in pair)) as advance:
-        changes = compare(first, second, [(x, y) for _, x, y in both], threads=threads, advance=advance)
+    advance = start(progress, "comparing", bytes_to_read(tensor for _, *pair in both for tensor in pair))
+    changes = compare(first, second, [(x, y) for _, x, y in both], threads=threads, advance=advance)
     found = {name: change for (name, _, _), change in zip(both, changes, strict=True)}
     things, notes = ((), ()) if include else _beside(first, second, alike=alike)
     return Difference(

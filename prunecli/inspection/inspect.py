@@ -21,7 +21,7 @@ from prunecli.formats.contents import beside
 from prunecli.inspection.thresholds import ThresholdTable, bytes_read, ladders, tally
 from prunecli.io.scan import bytes_to_read, magnitudes, scan_tensors
 from prunecli.kernels.histograms import READ
-from prunecli.progress import no_progress
+from prunecli.progress import start
 from prunecli.selection.aliases import tied
 from prunecli.selection.reparametrized import leftovers
 from prunecli.selection.select import Selector, select
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
-    from prunecli.progress import ProgressFactory
+    from prunecli.progress import Progress
     from prunecli.selection.reparametrized import Leftover
     from prunecli.selection.select import Selection
 
@@ -184,20 +184,20 @@ def inspect(
     thresholds: bool = False,
     hist: str | None = None,
     label: str | None = None,
-    progress_for: ProgressFactory = no_progress,
+    progress: Progress | None = None,
 ) -> Inspection:
     """Look at `checkpoint`.
 
     `rules`, where given, keep only the tensors that a pruning command would take under them. `read` False looks at no
     weight. `thresholds` adds the ladders of what would be pruned; `hist`, a tensor's name, a glob or `re:` and a
     regular expression, the histogram of the floating-point tensors that match, together. `label` stands for the path;
-    `watch` is told of each pass. Raises SelectionError where `rules`, `thresholds` or `hist` come to nothing, and
+    `progress` receives the progress. Raises SelectionError where `rules`, `thresholds` or `hist` come to nothing, and
     CheckpointError where a file cannot be read.
     """
     nothing, selection = _selected(checkpoint, rules or Selector(), refuse=rules is not None or thresholds)
     groups = _shown(checkpoint, selection if rules is not None else None)
     drawn = _drawable(hist, groups) if hist is not None else []
-    counts = _zeros(checkpoint, [t for t, _ in groups if read and _countable(t)], progress_for)
+    counts = _zeros(checkpoint, [t for t, _ in groups if read and _countable(t)], progress)
     why = _Reasons(selection)
     things, facts = _things(checkpoint)
     return Inspection(
@@ -211,8 +211,8 @@ def inspect(
         entries=tuple(_entry(checkpoint, t, names, counts, why.of(t, names)) for t, names in groups),
         nothing=nothing,
         chosen=rules is not None,
-        thresholds=_ladders(checkpoint, why.targets, LADDER, progress_for) if thresholds else None,
-        drawing=None if hist is None else _draw(checkpoint, hist, drawn, progress_for),
+        thresholds=_ladders(checkpoint, why.targets, LADDER, progress) if thresholds else None,
+        drawing=None if hist is None else _draw(checkpoint, hist, drawn, progress),
         things=things,
     )
 
@@ -286,11 +286,11 @@ def _countable(tensor: TensorInfo) -> bool:
     return (tensor.dtype in FLOATS or tensor.dtype.startswith(_COUNTED)) and not tensor.overlaps_itself
 
 
-def _zeros(checkpoint: Checkpoint, tensors: Sequence[TensorInfo], progress_for: ProgressFactory) -> _Counts:
+def _zeros(checkpoint: Checkpoint, tensors: Sequence[TensorInfo], progress: Progress | None) -> _Counts:
     if not tensors:
         return {}
-    with progress_for("counting", bytes_to_read(tensors)) as advance:
-        return dict(zip(map(id, tensors), scan_tensors(checkpoint, tensors, _count, advance=advance), strict=True))
+    advance = start(progress, "counting", bytes_to_read(tensors))
+    return dict(zip(map(id, tensors), scan_tensors(checkpoint, tensors, _count, advance=advance), strict=True))
 
 
 def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
@@ -310,10 +310,10 @@ def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
 
 
 def _ladders(
-    checkpoint: Checkpoint, tensors: Sequence[TensorInfo], percents: Sequence[int], progress_for: ProgressFactory
+    checkpoint: Checkpoint, tensors: Sequence[TensorInfo], percents: Sequence[int], progress: Progress | None
 ) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
-    with progress_for("ranking", bytes_read(tensors)) as advance:
-        return ladders(checkpoint, tensors, percents, advance=advance)
+    advance = start(progress, "ranking", bytes_read(tensors))
+    return ladders(checkpoint, tensors, percents, advance=advance)
 
 
 # --- a histogram
@@ -352,8 +352,8 @@ def _matching(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
     return found
 
 
-def _draw(checkpoint: Checkpoint, hist: str, tensors: Sequence[TensorInfo], progress_for: ProgressFactory) -> Drawing:
-    ladder, _ = _ladders(checkpoint, tensors, PERCENTILES, progress_for)
+def _draw(checkpoint: Checkpoint, hist: str, tensors: Sequence[TensorInfo], progress: Progress | None) -> Drawing:
+    ladder, _ = _ladders(checkpoint, tensors, PERCENTILES, progress)
     edges = _edges(ladder)
     cuts = {
         dtype: [1, *(FLOATS[dtype].ceil(edge) for edge in edges[1:]), FLOATS[dtype].finite_max + 1]

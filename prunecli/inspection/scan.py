@@ -16,14 +16,14 @@ import numpy as np
 from prunecli.dtypes import FLOATS
 from prunecli.io.scan import bytes_to_read, magnitudes, scan_tensors
 from prunecli.kernels.histograms import Histogram, HistogramBuilder
-from prunecli.progress import no_progress
+from prunecli.progress import start
 from prunecli.selection.select import Selector, select
 
 if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
-    from prunecli.progress import ProgressFactory
+    from prunecli.progress import Progress
     from prunecli.selection.select import Target
 
 LADDER = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
@@ -79,17 +79,17 @@ def scan(
     rules: Selector | None = None,
     *,
     label: str | None = None,
-    progress_for: ProgressFactory = no_progress,
+    progress: Progress | None = None,
 ) -> Scan:
     """Return the curves of the tensors of `checkpoint` that a pruning command would take under `rules`.
 
-    `label` stands for the path; `watch` is told of the pass. Raises SelectionError where nothing is selected,
+    `label` stands for the path; `progress` receives the progress. Raises SelectionError where nothing is selected,
     CheckpointError where a file cannot be read.
     """
     targets = select(checkpoint, rules or Selector()).targets
     tensors = [target.tensor for target in targets]
-    with progress_for("measuring", bytes_to_read(tensors)) as advance:
-        found = scan_tensors(checkpoint, tensors, _count, advance=advance)
+    advance = start(progress, "measuring", bytes_to_read(tensors))
+    found = scan_tensors(checkpoint, tensors, _count, advance=advance)
     curves = [_curve(target, zeros, counted) for target, (zeros, counted) in zip(targets, found, strict=True)]
     ranked = tuple(sorted(curves, key=lambda curve: curve.strength))
     return Scan(label or str(checkpoint.path), checkpoint.format, checkpoint.key, ranked)

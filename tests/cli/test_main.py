@@ -22,7 +22,7 @@ from prunecli import api
 from prunecli.cli import progress
 from prunecli.cli.main import main
 from prunecli.cli.parsers import parse_amount, parse_pattern
-from prunecli.cli.progress import Bar, Lines
+from prunecli.cli.progress import Bars, Lines
 from prunecli.errors import UsageError
 from prunecli.kernels import devices
 
@@ -643,15 +643,15 @@ def test_a_checkpoint_does_not_go_to_a_terminal(ckpt: Path) -> None:
 
 def test_the_bar_waits_before_it_shows(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that is over in a second shows no bar; longer work shows how far it is."""
-    with Bar() as bar:
+    with Bars() as bar:
         bar.begin({"writing": 100})
         bar.advance("writing", 60)
     assert capfd.readouterr().err == ""
 
-    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setattr(progress, "SHOW_AFTER", -1.0)
     monkeypatch.setenv("FORCE_COLOR", "1")  # Rich draws on terminals only
     monkeypatch.setenv("TERM", "xterm")
-    with Bar(verbose=True) as bar:
+    with Bars(verbose=True) as bar:
         bar.begin({"ranking": 0, "writing a": 100, "writing b": 50})
         bar.advance("writing a", 60)
         bar.note("a [red]detail")
@@ -664,10 +664,10 @@ def test_the_bar_waits_before_it_shows(capfd: pytest.CaptureFixture[str], monkey
 
 def test_a_second_pass_has_bars_of_its_own(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipe of several layers shows how far the layer at hand is, not the one before."""
-    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setattr(progress, "SHOW_AFTER", -1.0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    with Bar() as bar:
+    with Bars() as bar:
         bar.begin({"measuring": 100})
         bar.advance("measuring", 100)
         bar.begin({"writing": 70})

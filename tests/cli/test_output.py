@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +23,10 @@ from prunecli.inspection.conditions import Finite, OnlyZerosAdded, Pattern
 from prunecli.inspection.diff import diff
 from prunecli.inspection.inspect import inspect
 from prunecli.inspection.scan import scan
+from prunecli.progress import NoProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping
 
 FULL = Path("/dev/full")
 COMMANDS = {
@@ -45,19 +45,22 @@ COMMANDS = {
 READING = [name for name in COMMANDS if name.split()[0] not in {"sweep", "search"}]
 
 
-class Watched:
-    """Remembers the passes it was told of: name, bytes announced, bytes done."""
+class Recorder(NoProgress):
+    """Records each phase: its name, the bytes announced, and the bytes of each step."""
 
     def __init__(self) -> None:
-        """Begin with no pass."""
-        self.passes: list[tuple[str, int, int]] = []
+        """Start without a phase."""
+        self.phases: list[tuple[str, int, list[int]]] = []
 
-    @contextmanager
-    def __call__(self, phase: str, size: int) -> Iterator[Callable[[int], None]]:
-        """Watch one pass."""
-        done: list[int] = []
-        yield done.append
-        self.passes.append((phase, size, sum(done)))
+    def begin(self, phases: Mapping[str, int]) -> None:
+        """Record the phases of one pass."""
+        self.phases += [(name, size, []) for name, size in phases.items()]
+
+    def advance(self, phase: str, count: int) -> None:
+        """Record a step of the last phase."""
+        name, _, steps = self.phases[-1]
+        assert name == phase
+        steps.append(count)
 
 
 @pytest.fixture
@@ -85,38 +88,38 @@ def words(name: str, ckpt: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("look", "phases"),
     [
-        (lambda c, w: inspect(open_checkpoint(c), thresholds=True, progress_for=w), ["counting", "ranking"]),
-        (lambda c, w: inspect(open_checkpoint(c), hist="b.weight", progress_for=w), ["counting", "ranking"]),
-        (lambda c, w: scan(open_checkpoint(c), progress_for=w), ["measuring"]),
-        (lambda c, w: check(c, [Finite(), Pattern(2, 4)], progress_for=w), ["counting", "grouping"]),
-        (lambda c, w: check(c, [OnlyZerosAdded(c)], progress_for=w), ["comparing"]),
-        (lambda c, w: diff(c, c, progress_for=w), ["comparing"]),
-        (lambda c, w: bake(c, progress_for=w), ["copying", "folding"]),
+        (lambda c, w: inspect(open_checkpoint(c), thresholds=True, progress=w), ["counting", "ranking"]),
+        (lambda c, w: inspect(open_checkpoint(c), hist="b.weight", progress=w), ["counting", "ranking"]),
+        (lambda c, w: scan(open_checkpoint(c), progress=w), ["measuring"]),
+        (lambda c, w: check(c, [Finite(), Pattern(2, 4)], progress=w), ["counting", "grouping"]),
+        (lambda c, w: check(c, [OnlyZerosAdded(c)], progress=w), ["comparing"]),
+        (lambda c, w: diff(c, c, progress=w), ["comparing"]),
+        (lambda c, w: bake(c, progress=w), ["copying", "folding"]),
     ],
     ids=["thresholds", "hist", "scan", "check", "since", "diff", "bake"],
 )
 def test_what_is_announced_is_what_is_read(
-    ckpt: Path, look: Callable[[Path, Watched], object], phases: list[str]
+    ckpt: Path, look: Callable[[Path, Recorder], object], phases: list[str]
 ) -> None:
     """Each pass tells its size before it begins, and its steps come to just that."""
-    watched = Watched()
+    recorder = Recorder()
 
-    look(ckpt, watched)
+    look(ckpt, recorder)
 
-    assert [phase for phase, _, _ in watched.passes] == phases
-    assert all(size == done > 0 for _, size, done in watched.passes), watched.passes
+    assert [phase for phase, _, _ in recorder.phases] == phases
+    assert all(size == sum(steps) > 0 for _, size, steps in recorder.phases), recorder.phases
 
 
 @pytest.mark.parametrize("dtypes", [("float32",), ("float16", "float64"), ("float8_e4m3fn", "bfloat16", "float32")])
 def test_ranking_announces_all_its_passes(tmp_path: Path, dtypes: tuple[str, ...]) -> None:
     """Wide dtypes are read more than once, and several dtypes once more each, all of it announced."""
-    generator, path, watched = torch.Generator().manual_seed(1), tmp_path / "c.safetensors", Watched()
+    generator, path, recorder = torch.Generator().manual_seed(1), tmp_path / "c.safetensors", Recorder()
     save_file({f"{d}.weight": torch.randn(32, 32, generator=generator).to(getattr(torch, d)) for d in dtypes}, path)
 
-    inspect(open_checkpoint(path), thresholds=True, progress_for=watched)
+    inspect(open_checkpoint(path), thresholds=True, progress=recorder)
 
-    _, size, done = watched.passes[-1]
-    assert size == done
+    _, size, steps = recorder.phases[-1]
+    assert size == sum(steps)
 
 
 @pytest.mark.parametrize("name", READING)

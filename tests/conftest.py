@@ -1,4 +1,4 @@
-"""Checkpoints that many tests look at: each container is written once, and pruned once per strategy."""
+"""Checkpoints that many tests read: each container is written once, and pruned once per strategy."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
 
 load_profiles()
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; children would ignore it, too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell; child processes inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """A checkpoint and what became of it."""
+    """A checkpoint, its pruned copy, and the report."""
 
     source: Path
     output: Path
@@ -35,7 +35,7 @@ class Pruned:
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the path of the checkpoint in a container; nobody may write to it."""
+    """Return a function that writes a checkpoint in a container; tests do not change it."""
 
     @cache
     def make(container: str) -> Path:
@@ -46,7 +46,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def pruned(source: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pruned]:
-    """Return what a strategy makes of a container; nobody may write to it."""
+    """Return a function that prunes a container by a strategy; tests do not change the result."""
 
     @cache
     def make(container: str, strategy: str) -> Pruned:
@@ -59,11 +59,11 @@ def pruned(source: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(params=list(CONTAINERS))
 def container(request: pytest.FixtureRequest) -> str:
-    """Every container in turn."""
+    """Name each container in turn."""
     return str(request.param)
 
 
 @pytest.fixture(params=list(STRATEGIES))
 def strategy(request: pytest.FixtureRequest) -> str:
-    """Every strategy in turn."""
+    """Name each strategy in turn."""
     return str(request.param)

@@ -14,9 +14,6 @@ from support import (
     INTS,
     STRATEGIES,
     Net,
-    _one_storage,
-    _sliced,
-    _turned,
     bits,
     chosen,
     different,
@@ -26,6 +23,7 @@ from support import (
     same_bits,
     zeroed,
 )
+from support.containers import one_storage, sliced, transposed
 from torch import nn
 
 from prunecli.api import prune, prune_state_dict
@@ -51,9 +49,9 @@ DTYPES = (
 
 LAYOUTS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
     "plain": dict,
-    "transposed": _turned,
-    "sliced": _sliced,
-    "one-storage": _one_storage,
+    "transposed": transposed,
+    "sliced": sliced,
+    "one-storage": one_storage,
     "parameters": lambda w: {n: nn.Parameter(t) if t.is_floating_point() else t for n, t in w.items()},
     "from-numpy": lambda w: {n: torch.from_numpy(t.numpy().copy()) for n, t in w.items()},
 }

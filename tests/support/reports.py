@@ -1,4 +1,4 @@
-"""Reports and rows that tests of renderers share."""
+"""Reports and rows for the tests of renderers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EVIL = "a\x1b[31m\n\u202e[red]w.weight"
 
 
 def row(name: str = "fc.weight", numel: int = 100, zeros: int = 50, **more: object) -> Row:
-    """Make the row of a pruned matrix."""
+    """Return the row of a pruned matrix."""
     values: dict[str, object] = {
         "dtype": "F32",
         "shape": (numel,),
@@ -31,12 +31,12 @@ def row(name: str = "fc.weight", numel: int = 100, zeros: int = 50, **more: obje
 
 
 def skipped(name: str, reason: str = "fewer than 2 dimensions", *, dtype: str = "F32", numel: int = 10) -> Row:
-    """Make the row of a tensor that was not read."""
+    """Return the row of a skipped tensor."""
     return Row(name, dtype, (numel,), numel, selected=False, reason=reason)
 
 
 def report(*rows: Row, **more: object) -> Report:
-    """Make a report over `rows`."""
+    """Return a report with `rows`."""
     values: dict[str, object] = {
         "strategy": {"name": "l1", "amount": 0.5},
         "input_path": "in.pth",
@@ -51,7 +51,7 @@ def report(*rows: Row, **more: object) -> Report:
 
 
 def parsed(value: Report) -> dict[str, Any]:
-    """Read a report's JSON back, refusing what JSON does not have."""
+    """Return a report's JSON, parsed; NaN and infinities, which JSON does not have, fail the test."""
 
     def refuse(token: str) -> None:
         pytest.fail(f"{token} is not JSON")

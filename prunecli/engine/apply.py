@@ -188,8 +188,8 @@ class Applier:
         if scorer is not None:
             ops.drop_pruned(keep, y)
         if self._masks is not None:
-            self._masks.write(piece.target, start + (own.start or 0), ops.kept(keep)[own])
-        ops.masked(weights, keep, x)
+            self._masks.write(piece.target, start + (own.start or 0), ops.as_flags(keep)[own])
+        ops.store_masked(weights, keep, x)
         # The keep array was applied: its memory is free for the sums and for what is left.
         left = worker.squares.of(x[own], dtype)
         after = host.magnitudes(x[own], dtype, "keep")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunecli.kernels.groups import nonzeros_per_group
 from prunecli.kernels.ops import UINTS
 from prunecli.report.histogram import BeforeAfter, bins_of
 
@@ -262,23 +263,11 @@ def _sum(parts: list[float]) -> float:
 
 
 def conforms(after: NDArray[Any]) -> bool:
-    """Tell whether every group of 4 along axis 1 of (rows, cols, inner) has at most 2 non-zeros."""
+    """Return whether every group of 4 along axis 1 of (rows, cols, inner) has at most 2 non-zeros."""
     rows, cols, inner = after.shape
-    full = cols // 4 * 4
     step = max(1, CONFORM_RUN // max(cols * inner, 1))
-    for row in range(0, rows, step):
-        alive = after[row : row + step] != 0
-        if inner == 1 and full == cols:
-            # The four flags of a group are the bytes of one word; the product's top byte is their sum.
-            most = (alive.reshape(-1).view(np.uint32) * np.uint32(0x01010101) >> np.uint32(24)).max(initial=0)
-        else:
-            groups = alive[:, :full].reshape(len(alive), -1, 4, inner).view(np.uint8)
-            most = (groups[:, :, 0] + groups[:, :, 1] + groups[:, :, 2] + groups[:, :, 3]).max(initial=0)
-            if cols - full == 3:
-                most = max(most, np.count_nonzero(alive[:, full:], axis=1).max(initial=0))
-        if most > 2:
-            return False
-    return True
+    runs = (after[row : row + step] != 0 for row in range(0, rows, step))
+    return all(nonzeros_per_group(nonzero, 4).max(initial=0) <= 2 for nonzero in runs)
 
 
 def finite(value: float) -> float | None:

@@ -113,4 +113,4 @@ class Measurer:
         tensor = self.targets[member]
         if self.scorer is not None and not self.scorer.reads_weights and not isinstance(self.strategy, StdThreshold):
             return lambda first, stop: blank(tensor, stop - first)
-        return self.reader.reader(worker, tensor)
+        return self.reader.range_reader(worker, tensor)

@@ -87,7 +87,7 @@ class FileScorer:
     def of(self, worker: Worker, at: int, x: NDArray[Any], first: int) -> NDArray[Any]:
         """Read the scores; CheckpointError where one is NaN."""
         dtype = self.dtype(at)
-        raw = self.reader.run(worker, self.beside.tensors[at], first, first + x.size, slot=BESIDE)
+        raw = self.reader.read_range(worker, self.beside.tensors[at], first, first + x.size, slot=BESIDE)
         found: NDArray[Any] = worker.scoring.magnitudes(raw, dtype)
         largest = dtype.finite_max if dtype.infinity is None else dtype.infinity
         if found.size and int(found.max()) > largest:
@@ -108,7 +108,7 @@ class ActNormScorer:
 
     def _read(self, beside: MatchedTensors, reader: Reader, worker: Worker, tensor: TensorInfo) -> NDArray[np.float64]:
         dtype = FLOATS[tensor.dtype]
-        raw = reader.run(worker, tensor, 0, tensor.numel, slot=BESIDE)
+        raw = reader.read_range(worker, tensor, 0, tensor.numel, slot=BESIDE)
         y = worker.scoring.magnitudes(raw, dtype)
         if y.size and (int(y.max()) > dtype.finite_max or bool(((raw < 0) & (y != 0)).any())):
             name = printable(repr(tensor.name))
@@ -166,7 +166,7 @@ class MaskReader:
     def stays(self, worker: Worker, at: int, first: int, count: int) -> NDArray[np.bool_]:
         """Return where the mask is 1; CheckpointError where it is neither 0 nor 1."""
         tensor = self.beside.tensors[at]
-        raw = self.reader.run(worker, tensor, first, first + count, slot=MASK)
+        raw = self.reader.read_range(worker, tensor, first, first + count, slot=MASK)
         stays, zeros = ones_and_zeros(worker.scoring, raw, FLOATS.get(tensor.dtype))
         if int(np.count_nonzero(stays)) + int(np.count_nonzero(zeros)) < count:
             name = printable(repr(tensor.name))

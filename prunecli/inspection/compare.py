@@ -179,7 +179,7 @@ class _SideBySide:
         other: Worker | None = getattr(self._local, "worker", None)
         if other is None:
             other = self._local.worker = Worker(None)
-        left, right = self._readers[0].reader(worker, job.a), self._readers[1].reader(other, job.b)
+        left, right = self._readers[0].range_reader(worker, job.a), self._readers[1].range_reader(other, job.b)
         return _total(list(_changes(worker.host, job, left, right)))
 
 

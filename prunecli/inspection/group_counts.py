@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS
+from prunecli.kernels.groups import nonzeros_per_group
 from prunecli.kernels.numpy_ops import NumpyOps
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 RUN = 1 << 18
 """Elements looked at at once: their flags stay in a core's cache."""
-
-FEW = 32
-"""Groups of up to this many are summed one member after the other, which is faster than a sum over a short axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ def _sums(ops: NumpyOps, tensor: TensorInfo, read: Read, block: _Block, group: i
     size = block.slabs * block.rows * block.width
     if size <= RUN and block.width == block.stride:
         alive = _alive(ops, tensor, read, block.start, size)
-        return _grouped(alive.reshape(block.slabs, block.rows, block.width), group)
+        return nonzeros_per_group(alive.reshape(block.slabs, block.rows, block.width), group)
     # One group, too long or too wide to look at as a whole: its rows are added up, a few at a time.
     total = np.zeros(block.width, np.int32)
     step = max(RUN // block.width, 1) if block.width == block.stride else 1
@@ -137,20 +135,3 @@ def _sums(ops: NumpyOps, tensor: TensorInfo, read: Read, block: _Block, group: i
 def _alive(ops: NumpyOps, tensor: TensorInfo, read: Read, start: int, size: int) -> NDArray[np.bool_]:
     flags: NDArray[np.bool_] = ops.magnitudes(read(start, start + size), FLOATS[tensor.dtype]) != 0
     return flags
-
-
-def _grouped(alive: NDArray[np.bool_], group: int) -> NDArray[Any]:
-    """Sum flags of (slabs, rows, inner) over each `group` rows; the last group of a slab may be short."""
-    slabs, rows, inner = alive.shape
-    whole = rows // group * group
-    kind = np.uint8 if group < 256 else np.int32
-    parts = alive[:, :whole].reshape(slabs, -1, group, inner)
-    if group <= FEW:
-        sums = np.zeros((slabs, whole // group, inner), kind)
-        for member in range(group):
-            sums += parts[:, :, member]
-    else:
-        sums = parts.sum(axis=2, dtype=kind)
-    if whole == rows:
-        return sums
-    return np.concatenate([sums, alive[:, whole:].sum(axis=1, dtype=kind)[:, None]], axis=1)

@@ -19,8 +19,7 @@ from prunecli.dtypes import FLOATS, why_not_prunable
 from prunecli.errors import CheckpointError, SelectionError
 from prunecli.formats.contents import beside
 from prunecli.inspection.thresholds import ThresholdTable, bytes_read, ladders, tally
-from prunecli.io.scan import bytes_to_read, magnitudes, scan_tensors
-from prunecli.kernels.histograms import READ
+from prunecli.io.scan import CHUNK, bytes_to_read, magnitudes, scan_tensors
 from prunecli.progress import start
 from prunecli.selection.aliases import tied
 from prunecli.selection.reparametrized import leftovers
@@ -295,7 +294,7 @@ def _zeros(checkpoint: Checkpoint, tensors: Sequence[TensorInfo], progress: Prog
 
 def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
     if tensor.dtype not in FLOATS:
-        runs = (read(first, min(first + READ, tensor.numel)) for first in range(0, tensor.numel, READ))
+        runs = (read(first, min(first + CHUNK, tensor.numel)) for first in range(0, tensor.numel, CHUNK))
         return tensor.numel - sum(int(np.count_nonzero(x)) for x in runs), None
     alive = nonfinite = 0
     largest = FLOATS[tensor.dtype].finite_max

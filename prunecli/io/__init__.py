@@ -1,3 +1,3 @@
-"""io."""
+"""Bytes: open files, windows, threads with buffers, temporary files, atomic outputs, tensors in memory."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the integer patterns of weights to the numbers they stand for, and between the patterns of two formats."""
+"""Conversions between bit patterns and the numbers they encode, and between the patterns of two formats."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def values(patterns: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
-    """Return the magnitudes, as float64, that non-negative `patterns` of `dtype` stand for; NaN comes out as NaN."""
+    """Return the magnitudes that non-negative `patterns` of `dtype` encode, as float64; NaN stays NaN."""
     if dtype.itemsize == 1:
-        found: NDArray[np.float64] = float8_table(dtype)[patterns].astype(np.float64)
-        return found
-    # A signalling NaN makes NumPy warn of what is no trouble here.
+        decoded: NDArray[np.float64] = float8_table(dtype)[patterns].astype(np.float64)
+        return decoded
+    # NumPy warns when it converts a signalling NaN, which is harmless here.
     with np.errstate(invalid="ignore"):
         if dtype.name == "BF16":
             return (patterns.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -27,52 +27,52 @@ def values(patterns: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
 
 
 def floats(ops: NumpyOps, x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
-    """Return the weights `x` (integers of the dtype's width) with their signs, in the scratch memory of magnitudes."""
-    found: NDArray[np.float64] = ops.scratch("y", x.size, np.float64)
-    # A signalling NaN makes NumPy warn of what is no trouble here.
+    """Return the signed weights `x` (integers of the dtype's width) as float64, in the scratch memory `y` of `ops`."""
+    decoded: NDArray[np.float64] = ops.scratch("y", x.size, np.float64)
+    # NumPy warns when it converts a signalling NaN, which is harmless here.
     with np.errstate(invalid="ignore"):
         if dtype.itemsize == 1:
-            found[:] = float8_table(dtype)[x.view(np.uint8)]
+            decoded[:] = float8_table(dtype)[x.view(np.uint8)]
         elif dtype.name == "BF16":
             wide = ops.scratch("keep", x.size, np.uint32)
             np.copyto(wide, x.view(np.uint16))
-            np.copyto(found, np.left_shift(wide, np.uint32(16), out=wide).view(np.float32))
+            np.copyto(decoded, np.left_shift(wide, np.uint32(16), out=wide).view(np.float32))
         else:
-            np.copyto(found, x.view(f"<f{dtype.itemsize}"))
-    return found
+            np.copyto(decoded, x.view(f"<f{dtype.itemsize}"))
+    return decoded
 
 
 @lru_cache(maxsize=8)
 def float8_table(dtype: Float) -> NDArray[np.float32]:
     """Return the value of each of the 256 patterns of an 8-bit format."""
-    halves = np.array([dtype.decode(bits) for bits in range(128)], np.float32)
-    table = np.concatenate([halves, -halves])
+    positive = np.array([dtype.decode(bits) for bits in range(128)], np.float32)
+    table = np.concatenate([positive, -positive])
     if dtype.negative_zero_is_nan:
         table[128] = np.nan
     return table
 
 
 def widen(patterns: NDArray[Any], dtype: Float, wide: Float) -> NDArray[Any]:
-    """Return the patterns in `wide` (F32 or F64) of magnitudes of `dtype`, none of which it rounds.
+    """Return magnitude patterns of `dtype` as patterns of `wide` (F32 or F64), which encodes each value exactly.
 
-    The same order; NaNs come above infinity by payload.
+    The order is preserved. NaN patterns come above infinity, ordered by their payload.
     """
     kind = np.dtype(f"i{wide.itemsize}")
-    bits, found = patterns.astype(kind), values(patterns, dtype)
+    bits, decoded = patterns.astype(kind), values(patterns, dtype)
     with np.errstate(invalid="ignore"):
-        exact = found.astype(f"f{wide.itemsize}", copy=False).view(kind)
+        exact = decoded.astype(f"f{wide.itemsize}", copy=False).view(kind)
     return np.where(bits < _first_nan(dtype), exact, _nan_keys(bits, dtype, wide))
 
 
 def _nan_keys(bits: NDArray[Any], dtype: Float, wide: Float) -> NDArray[Any]:
     """Place the NaN patterns of `dtype` above the infinity of `wide`, in their own order."""
     infinity = bits.dtype.type(wide.finite_max + 1)
-    found: NDArray[Any] = infinity + ((bits - (_first_nan(dtype) - 1)) << (wide.mantissa - dtype.mantissa))
-    return found
+    keys: NDArray[Any] = infinity + ((bits - (_first_nan(dtype) - 1)) << (wide.mantissa - dtype.mantissa))
+    return keys
 
 
 def narrow(key: int, dtype: Float, wide: Float) -> int:
-    """Return the smallest pattern of `dtype` that `widen` makes at least `key`; one above the largest if none."""
+    """Return the smallest pattern of `dtype` that `widen` maps to at least `key`, or one above the largest."""
     infinity = wide.finite_max + 1
     if key > infinity:
         step = 1 << (wide.mantissa - dtype.mantissa)

@@ -1,4 +1,4 @@
-"""Which device computes: NumPy on the CPU, or torch on whatever it finds."""
+"""The choice of a device: NumPy on the CPU, or torch on cuda, xpu or mps."""
 
 from __future__ import annotations
 
@@ -7,45 +7,49 @@ import importlib.util
 import re
 from typing import Any
 
-from prunecli.errors import DeviceError, UsageError
+from prunecli.errors import Argument, DeviceError, UsageError
 
 KINDS = ("cuda", "xpu", "mps")
-"""torch's devices that can be asked for, in the order "auto" prefers them."""
+"""The supported torch devices, in the order in which "auto" prefers them."""
 
 _NAME = re.compile(r"(cuda|xpu|mps)(?::(\d+))?")
 
 
 def resolve(name: str) -> str | None:
-    """Return the torch device `name` stands for, or None for NumPy on the CPU.
+    """Return the torch device for `name`, or None for NumPy on the CPU.
 
-    "cpu" never imports torch; "auto" takes the first of cuda, xpu and mps that is here, else the CPU. Raises
-    UsageError for a name that means nothing, DeviceError for a device that is not here.
+    "cpu" never imports torch. "auto" is the first available device of `KINDS`, else the CPU. Raises UsageError for an
+    unknown name, and DeviceError for a device that is not available.
     """
     if name == "cpu":
         return None
     match = _NAME.fullmatch(name)
     if match is None and name != "auto":
-        raise UsageError(f"there is no device {name!r}", hint="--device auto, cpu, cuda, cuda:1, mps or xpu")
+        choices = (", ", Argument("device", "cuda:1"), " or ", Argument("device", "cpu"))
+        raise UsageError(f"there is no device {name!r}", hint=(Argument("device", "auto"), *choices))
     if importlib.util.find_spec("torch") is None:
         if match is None:
             return None
-        raise DeviceError(f"--device {name} needs torch, which is not installed", hint="pip install 'prunecli[torch]'")
-    here = found(importlib.import_module("torch"))
+        raise DeviceError(
+            f"the device {name} needs torch, which is not installed", hint="pip install 'prunecli[torch]'"
+        )
+    available = available_devices(importlib.import_module("torch"))
     if match is None:
-        return here[0] if here else None
+        return available[0] if available else None
     wanted = f"{match[1]}:{int(match[2] or 0)}" if match[1] != "mps" else "mps"
-    if wanted not in here:
-        others = ", ".join(("cpu", *here))
-        raise DeviceError(f"there is no device {name} here, only: {others}", hint=f"--device {(*here, 'cpu')[0]}")
+    if wanted not in available:
+        others = ", ".join(("cpu", *available))
+        proposal = Argument("device", (*available, "cpu")[0])
+        raise DeviceError(f"there is no device {name} here, only: {others}", hint=proposal)
     return wanted
 
 
-def found(torch: Any) -> list[str]:  # noqa: ANN401 - the module
-    """Return the devices torch can compute on here, besides the CPU, the preferred one first."""
+def available_devices(torch: Any) -> list[str]:  # noqa: ANN401 - the module
+    """Return the devices besides the CPU that torch can use here, the preferred one first."""
     devices = []
     for kind in KINDS:
         backend = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
         if backend is None or not backend.is_available():
             continue
-        devices += ["mps"] if kind == "mps" else [f"{kind}:{at}" for at in range(backend.device_count())]
+        devices += ["mps"] if kind == "mps" else [f"{kind}:{index}" for index in range(backend.device_count())]
     return devices

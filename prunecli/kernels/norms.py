@@ -1,7 +1,7 @@
-"""Numbers about whole tensors and their slices and tiles, in float64, from weights read run by run.
+"""Standard deviations of tensors and norms of their slices and blocks, in float64.
 
-The runs are cut by the tensor's shape alone, never by how much is read at once elsewhere, and summed by NumPy: its
-order does not depend on the CPU, as that of BLAS does. So norms come out with the same bits. NaN makes one infinite.
+Weights are read in runs whose edges depend on the tensor's shape alone, and NumPy adds them up: unlike BLAS, its order
+of additions does not depend on the CPU. So the norms have the same bits everywhere. NaN makes a norm infinite.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 _SMALLER = 2.0**-600
 
 RUN = 1 << 18
-"""Elements looked at together: enough that threads seldom wait for each other, few enough to stay near the cache."""
+"""Elements read at once: enough that threads seldom wait for each other, few enough to stay near the cache."""
 
 NARROW = 32
-"""Tiles narrower than this are summed column by column: a sum over few entries costs more than its work."""
+"""Blocks narrower than this are summed column by column: a reduction over few entries costs more than its additions."""
 
 BINS_SHIFT, RANKED_AT_ONCE = 48, 1 << 20
-"""Norms in memory are ranked by their leading 16 bits first, where there are more than so many."""
+"""More than RANKED_AT_ONCE norms are ranked by their leading 16 bits (>> BINS_SHIFT) first."""
 
 
 def standard_deviation(read: Values, numel: int, *, scale: float = 1.0) -> float:
@@ -49,7 +49,7 @@ def standard_deviation(read: Values, numel: int, *, scale: float = 1.0) -> float
             squares.append(float(np.square(weights, out=weights).sum()))
     if count < 2:
         return 0.0
-    if numel * max(squares) > 1e290:  # the squares of weights beyond 1e145 are no float64 any more
+    if numel * max(squares) > 1e290:  # the squares of weights beyond 1e145 overflow float64
         return standard_deviation(read, numel, scale=_SMALLER) / _SMALLER
     return sqrt(max(fsum(squares) - fsum(sums) ** 2 / count, 0.0) / (count - 1))
 
@@ -60,7 +60,7 @@ def slice_norms(read: Values, shape: tuple[int, ...], dim: int, n: float) -> NDA
     reduce, start = _reduction(n), np.inf if n == -np.inf else 0.0
     with np.errstate(over="ignore"):
         if length * inner <= RUN:
-            # Rows of whole slabs are added up first: a sum over a short inner axis costs more than its work.
+            # Rows of whole slabs are added up first: a sum over a short inner axis costs more than its additions.
             slab = np.full(length * inner, start)
             for first, stop in _runs(prod(shape), RUN // slab.size * slab.size):
                 parts = _powers(read(first, stop), n).reshape(-1, slab.size)
@@ -82,19 +82,23 @@ def _slice_runs(numel: int, length: int, inner: int) -> Iterator[tuple[int, int,
     """
     for start in range(0, numel, length * inner):
         for low, high in _runs(length, max(1, RUN // inner)):
-            at = start + low * inner
-            yield from ((low, high, at + first, at + stop) for first, stop in _runs((high - low) * inner, RUN))
+            origin = start + low * inner
+            for first, stop in _runs((high - low) * inner, RUN):
+                yield low, high, origin + first, origin + stop
 
 
-def block_norms(read: Values, shape: tuple[int, ...], tile: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the root mean square of each tile of the matrix (shape[0], the rest), edge tiles by what they have."""
-    rows, cols, (high, wide) = shape[0], prod(shape[1:]), tile
+def block_norms(read: Values, shape: tuple[int, ...], block: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the root mean square of each block of the matrix (shape[0], the rest), shape (bands, blocks of a band).
+
+    A block at an edge counts by the weights that it has.
+    """
+    rows, cols, (high, wide) = shape[0], prod(shape[1:]), block
     counts = np.diff(np.r_[np.arange(0, cols, wide), cols])
     means = _large(-(-rows // high) * len(counts)).reshape(-1, len(counts))
     with np.errstate(over="ignore"):
         for first, stop in _runs(len(means), max(1, RUN // (high * cols))):
             heights = np.minimum(rows - np.arange(first, stop) * high, high)
-            sums = _across(_band_sums(read, first * high, min(stop * high, rows), cols, high), wide)
+            sums = _column_groups(_band_sums(read, first * high, min(stop * high, rows), cols, high), wide)
             np.sqrt(np.divide(sums, counts * heights[:, None], out=sums), out=means[first:stop])
     means[np.isnan(means)] = np.inf
     return means
@@ -109,49 +113,51 @@ def _band_sums(read: Values, first: int, stop: int, cols: int, high: int) -> NDA
         return together
     sums = np.zeros((bands, cols))
     for band, (low, end) in enumerate(_runs(stop - first, high)):
+        origin = (first + low) * cols
         for start, past in _runs((end - low) * cols, max(1, RUN // cols) * cols):
-            at = (first + low) * cols
-            sums[band] += np.add.reduce(_powers(read(at + start, at + past), 2).reshape(-1, cols), axis=0)
+            parts = _powers(read(origin + start, origin + past), 2)
+            sums[band] += np.add.reduce(parts.reshape(-1, cols), axis=0)
     return sums
 
 
-def _across(sums: NDArray[np.float64], wide: int) -> NDArray[np.float64]:
-    """Return the sums of each `wide` columns of (bands, cols), the last of what is left."""
+def _column_groups(sums: NDArray[np.float64], wide: int) -> NDArray[np.float64]:
+    """Return the sums of each `wide` columns of (bands, cols); the last group may be narrower."""
     bands, cols = sums.shape
     whole = cols // wide * wide
     if wide >= NARROW or not whole:
         return np.asarray(np.add.reduceat(sums, np.arange(0, cols, wide), axis=1))
-    found = np.zeros((bands, -(-cols // wide)))
+    grouped = np.zeros((bands, -(-cols // wide)))
     for column in range(wide):
-        found[:, : whole // wide] += sums[:, column:whole:wide]
+        grouped[:, : whole // wide] += sums[:, column:whole:wide]
     if whole < cols:
-        found[:, -1] = sums[:, whole:].sum(axis=1)
-    return found
+        grouped[:, -1] = sums[:, whole:].sum(axis=1)
+    return grouped
 
 
 def smallest_norms(
     norms: NDArray[np.float64], k: int, alive: NDArray[np.bool_] | None = None
 ) -> tuple[bytes, float | None]:
-    """Return a byte per norm, 0 for the `k` smallest (of equals the first), and the largest of those.
+    """Return a byte per norm, 0 for the `k` smallest and 1 for the others, and the largest of the `k` (None if k = 0).
 
-    What is not `alive` is 0 as well, and not counted in `k`.
+    Among equals the first are pruned. Norms that are not `alive` are pruned already: their byte is 0, and they do not
+    count in `k`.
     """
-    stays = np.ones(norms.size, np.uint8)
+    keep = np.ones(norms.size, np.uint8)
     if alive is not None:
-        stays[~alive] = 0
+        keep[~alive] = 0
         norms = np.where(alive, norms, -1.0)
-    gone = norms.size - int(np.count_nonzero(stays))
+    already_pruned = norms.size - int(np.count_nonzero(keep))
     if not k:
-        return stays.tobytes(), None
-    largest = _smallest(norms, gone + k)
-    stays[norms < largest] = 0
-    ties = gone + k - int(norms.size - np.count_nonzero(stays))
-    stays[np.flatnonzero(norms == largest)[:ties]] = 0
-    return stays.tobytes(), largest
+        return keep.tobytes(), None
+    largest = _smallest(norms, already_pruned + k)
+    keep[norms < largest] = 0
+    ties = already_pruned + k - int(norms.size - np.count_nonzero(keep))
+    keep[np.flatnonzero(norms == largest)[:ties]] = 0
+    return keep.tobytes(), largest
 
 
 def _smallest(norms: NDArray[np.float64], rank: int) -> float:
-    """Return the `rank`-th smallest (1-based) of norms, of which only -1 may be negative, in little more memory."""
+    """Return the `rank`-th smallest (1-based) of `norms`, in little more memory; -1 is the only negative value."""
     if norms.size <= RANKED_AT_ONCE:
         return float(np.partition(norms, rank - 1)[rank - 1])
     runs = [norms[first:stop] for first, stop in _runs(norms.size, RANKED_AT_ONCE)]
@@ -159,19 +165,19 @@ def _smallest(norms: NDArray[np.float64], rank: int) -> float:
     for run in runs:
         counts += np.bincount(_leading(run), minlength=counts.size)
     ends = np.cumsum(counts)
-    at = int(np.searchsorted(ends, rank))
-    inside = np.concatenate([run[_leading(run) == at] for run in runs])
-    left = rank - 1 - int(ends[at] - counts[at])
-    return float(np.partition(inside, left)[left])
+    index = int(np.searchsorted(ends, rank))
+    inside = np.concatenate([run[_leading(run) == index] for run in runs])
+    rank_inside = rank - 1 - int(ends[index] - counts[index])
+    return float(np.partition(inside, rank_inside)[rank_inside])
 
 
 def _leading(norms: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the leading bits of norms, in their order: patterns of floats are, and what is gone (-1) is 0."""
+    """Return the leading bits of norms, which order as the norms do; -1 (already pruned) becomes 0."""
     return np.asarray(np.maximum(norms.view(np.int64) >> BINS_SHIFT, -1) + 1)
 
 
 def _large(count: int) -> NDArray[np.float64]:
-    """Return an array whose memory goes back to the system with it; an allocator would keep it for later."""
+    """Return an array whose memory goes back to the system when it is freed; an allocator could keep it."""
     return np.frombuffer(mmap.mmap(-1, max(8 * count, 1)), np.float64, count)
 
 
@@ -181,19 +187,19 @@ def _runs(total: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def magnitude_values(y: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
-    """Return the values of magnitude patterns, for norms: what is gone (-1) counts as zero."""
-    gone = y < 0
-    return values(np.where(gone, y.dtype.type(0), y), dtype) if gone.any() else values(y, dtype)
+    """Return the values of magnitude patterns; -1 (already pruned) counts as zero."""
+    pruned = y < 0
+    return values(np.where(pruned, y.dtype.type(0), y), dtype) if pruned.any() else values(y, dtype)
 
 
-def _powers(found: NDArray[np.float64], n: float) -> NDArray[np.float64]:
-    """Overwrite numbers by what is summed, or compared, for an Ln norm."""
+def _powers(weights: NDArray[np.float64], n: float) -> NDArray[np.float64]:
+    """Overwrite `weights` with the numbers that an Ln norm adds up or compares."""
     if n == 2:
-        return np.square(found, out=found)
-    np.abs(found, out=found)
+        return np.square(weights, out=weights)
+    np.abs(weights, out=weights)
     if n == -np.inf:
-        found[np.isnan(found)] = np.inf
-    return found
+        weights[np.isnan(weights)] = np.inf
+    return weights
 
 
 def _reduction(n: float) -> np.ufunc:

@@ -1,4 +1,4 @@
-"""numpy ops."""
+"""The array operations of `Ops` with NumPy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 EXTRACT_LIMIT = 8
-"""Up to this many patterns in a bracket are counted one by one; more are taken out and sorted."""
+"""Up to this many patterns in a bracket are counted one by one; more are extracted."""
 
 
 class NumpyOps:
-    """The kernels on the CPU. One instance per thread: its scratch memory is used again by every call.
+    """The kernels on the CPU. Each thread needs an instance of its own, because every call reuses its scratch memory.
 
     Masks are applied by arithmetic: assignment through a boolean mask mispredicts a branch per weight and costs ten
     times as much.
@@ -29,23 +29,23 @@ class NumpyOps:
     device = "cpu"
 
     def __init__(self) -> None:
-        """Start without scratch memory; it grows to the largest tile seen."""
+        """Start without scratch memory; it grows to the largest chunk."""
         self._scratch: dict[str, mmap.mmap] = {}
 
     def scratch(self, slot: str, count: int, dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - any NumPy dtype
-        """Return `count` elements of scratch memory, page-aligned, holding whatever was left in it."""
+        """Return `count` uninitialized elements of the page-aligned scratch memory `slot`."""
         size = count * np.dtype(dtype).itemsize
-        held = self._scratch.get(slot)
-        if held is None or len(held) < size:
-            held = self._scratch[slot] = mmap.mmap(-1, max(size, 1 << 16))
-        return np.frombuffer(held, dtype, count)
+        memory = self._scratch.get(slot)
+        if memory is None or len(memory) < size:
+            memory = self._scratch[slot] = mmap.mmap(-1, max(size, 1 << 16))
+        return np.frombuffer(memory, dtype, count)
 
     def load(self, raw: NDArray[Any]) -> Array:
         """Return `raw` itself."""
         return raw
 
     def magnitudes(self, x: Array, dtype: Float, slot: str = "y") -> Array:
-        """Return the sign-cleared patterns, in the scratch memory `slot`, which the next call reuses."""
+        """Return the sign-cleared patterns in the scratch memory `slot`, which the next call reuses."""
         if dtype.itemsize > 1:
             return np.bitwise_and(x, x.dtype.type(dtype.mask), out=self.scratch(slot, x.size, x.dtype))
         y = self.scratch(slot, x.size, np.int16)
@@ -55,13 +55,13 @@ class NumpyOps:
         return y
 
     def at_least(self, y: Array, cut: int) -> Array:
-        """Subtract and spread the sign bit: two passes, no branch."""
+        """Subtract and spread the sign bit: two passes without a branch."""
         kind = y.dtype.type
         keep = np.subtract(kind(cut - 1), y, out=self.scratch("keep", y.size, y.dtype))
         return np.right_shift(keep, kind(8 * y.itemsize - 1), out=keep)
 
     def count_equal(self, y: Array, value: int) -> int:
-        """Count the entries equal to `value`."""
+        """Return the number of entries equal to `value`."""
         return int(np.count_nonzero(np.equal(y, y.dtype.type(value), out=self.scratch("bool", y.size, bool))))
 
     def drop_first_equal(self, keep: Array, y: Array, value: int, count: int) -> None:
@@ -78,53 +78,52 @@ class NumpyOps:
             d = distance * inner
             if d >= y.size:
                 break
-            # The earlier of two equals wins. An entry starts as beaten by all before it in its group; each of
-            # those that it beats is a loss less for it and a loss more for the other.
+            # The earlier of two equals wins. An entry starts as beaten by all entries before it in its group; each
+            # of those that it beats is one defeat less for it and one more for the other.
             wins = np.less(y[:-d], y[d:], out=flags[d:])
             together = np.greater_equal(before[d:], np.int8(distance), out=members[d:])
             np.logical_and(wins, together, out=wins)
             np.subtract(beaten[d:], wins.view(np.int8), out=beaten[d:])
             np.add(beaten[:-d], wins.view(np.int8), out=beaten[:-d])
         np.right_shift(beaten, np.int8(7), out=beaten)
-        kept: NDArray[Any] = self.scratch("keep", y.size, y.dtype)
-        np.copyto(kept, beaten)
-        return kept
+        return self._widened(y, beaten)
 
     def drop_from(self, keep: Array, start: int, length: int, inner: int, first: int) -> None:
         """Clear `keep` from index `first` of the middle dimension on."""
         keep[middle_index(start, keep.size, length, inner) >= first] = 0
 
     def remaining_of_rows(self, rows: Array) -> NDArray[np.int64]:
-        """Count the entries of each row that are not negative."""
+        """Return the number of non-negative entries of each row."""
         return np.asarray(np.count_nonzero(rows >= 0, axis=1))
 
     def drop_pruned(self, keep: Array, y: Array) -> None:
-        """Spread the sign bit and clear what it covers."""
+        """Set `keep` to 0 where `y` is negative (already pruned)."""
         np.bitwise_and(keep, ~(y >> y.dtype.type(8 * y.itemsize - 1)), out=keep)
 
     def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
-        """Repeat each slice's answer over its elements."""
-        return self._spread(y, slice_flags(start, y.size, inner, alive))
+        """Repeat the flag of each slice over its elements."""
+        return self._widened(y, slice_flags(start, y.size, inner, alive))
 
-    def keep_blocks(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
-        """Repeat each tile's answer over its columns, and each row of tiles over its rows."""
-        return self._spread(y, block_flags(start, y.size, row, tile, alive))
+    def keep_blocks(self, y: Array, start: int, row: int, block: tuple[int, int], alive: bytes) -> Array:
+        """Repeat the flag of each block over its columns and rows."""
+        return self._widened(y, block_flags(start, y.size, row, block, alive))
 
-    def _spread(self, y: Array, answers: NDArray[np.int8]) -> Array:
-        kept: NDArray[Any] = self.scratch("keep", y.size, y.dtype)
-        np.copyto(kept, answers)
-        return kept
+    def _widened(self, y: Array, flags: NDArray[np.int8]) -> Array:
+        """Return `flags` (-1 or 0) as a keep array of the width of `y`."""
+        keep: NDArray[Any] = self.scratch("keep", y.size, y.dtype)
+        np.copyto(keep, flags)
+        return keep
 
     def keep_largest_of_rows(self, rows: Array, keep: int, *, last: bool = False) -> Array:
-        """Find each row's `keep`-th largest, keep what is larger, then equals from one end until `keep` stay."""
+        """Find the `keep`-th largest of each row; keep the larger entries, and as many equals as complete `keep`."""
         if last:
             kept_last: NDArray[Any] = self.keep_largest_of_rows(rows[:, ::-1], keep)[:, ::-1]
             return kept_last
         width = rows.shape[1]
-        at = np.partition(rows, width - keep, axis=1)[:, width - keep, None]
-        larger, equal = rows > at, rows == at
-        room = keep - np.count_nonzero(larger, axis=1)[:, None]
-        kept = larger | (equal & (np.cumsum(equal, axis=1) <= room))
+        pivots = np.partition(rows, width - keep, axis=1)[:, width - keep, None]
+        larger, equal = rows > pivots, rows == pivots
+        missing = keep - np.count_nonzero(larger, axis=1)[:, None]
+        kept = larger | (equal & (np.cumsum(equal, axis=1) <= missing))
         return -kept.astype(rows.dtype)
 
     def smallest(self, y: Array, rank: int) -> int:
@@ -132,23 +131,23 @@ class NumpyOps:
         return int(np.partition(y, rank - 1)[rank - 1])
 
     def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
-        """Count with one comparison per pattern where the bracket is narrow; take the inside out where it is not."""
+        """Count pattern by pattern in a narrow bracket; extract the patterns in a wide one."""
         kind, flags = y.dtype.type, self.scratch("bool", y.size, bool)
         below = int(np.count_nonzero(np.less(y, kind(low), out=flags)))
         if width <= EXTRACT_LIMIT:
-            narrow = np.array(range(low, low + width), y.dtype)
-            numbers = [int(np.count_nonzero(np.equal(y, p, out=flags))) for p in narrow]
-            return below, narrow, np.array(numbers, np.int64)
+            patterns = np.array(range(low, low + width), y.dtype)
+            counts = [int(np.count_nonzero(np.equal(y, pattern, out=flags))) for pattern in patterns]
+            return below, patterns, np.array(counts, np.int64)
         shifted = np.subtract(y, kind(low), out=self.scratch("keep", y.size, y.dtype)).view(UINTS[y.itemsize])
         np.less(shifted, shifted.dtype.type(width), out=flags)
         return below, y[flags], None
 
-    def kept(self, keep: Array) -> NDArray[np.uint8]:
+    def as_flags(self, keep: Array) -> NDArray[np.uint8]:
         """Compare with zero."""
         flags: NDArray[np.uint8] = (keep != 0).view(np.uint8)
         return flags
 
-    def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
+    def store_masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
         """Write `x & keep` to `out`; a keep array wider than the weights is cut to their width."""
         if keep.dtype != x.dtype:
             keep = keep.astype(x.dtype)

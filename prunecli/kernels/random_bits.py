@@ -1,4 +1,4 @@
-"""random bits."""
+"""Random numbers of weights, which depend on a seed, the tensor's name and shape, and the place of the weight."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def random_key(seed: int, tensor: TensorInfo) -> int:
 
 
 def draw(key: int, first: int, count: int) -> NDArray[np.int32]:
-    """Return `count` numbers of 31 bits from place `first` on of a stream that can be entered anywhere.
+    """Return the numbers [first, first + count) of the stream of `key`, 31 bits each.
 
-    Philox 4x64-10 (Salmon et al., 2011): a counter enciphered; each step of it gives eight of them.
+    Philox 4x64-10 (Salmon et al., 2011, https://doi.org/10.1145/2063384.2063405) enciphers a counter, so any place of
+    the stream can be computed directly. Each step of the counter gives eight numbers.
     """
     step, skip = divmod(first, 8)
     bits = np.random.Philox(key=key, counter=step)

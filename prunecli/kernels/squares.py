@@ -1,7 +1,7 @@
-"""Sums of squares of magnitudes without any rounding, so that they are the same in whatever pieces they are taken.
+"""Sums of squares: exact ones of magnitude patterns, and fast ones of weights.
 
-A magnitude of a format is a whole number of quanta, the smallest positive magnitude there is; a sum of squares is a
-whole number of squared quanta, as a Python integer.
+A magnitude of a format is a whole number of quanta, the smallest positive magnitude. So an exact sum of squares is a
+whole number of squared quanta, a Python integer, and does not depend on the order in which parts are added.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ RUN = 1 << 16
 LIMB, PIECE = 27, 28
 """Bits of a mantissa that are multiplied together, and bits of a product that are summed together."""
 
+DOT_RUN = 1 << 14
+"""Elements summed in the weights' own precision before float64 takes over."""
+
+WIDEN_RUN = 1 << 18
+"""Elements of up to 16 bits widened at once, where that takes more memory than they do."""
+
 
 def quantum(dtype: Float) -> int:
     """Return the binary exponent of the smallest positive magnitude of `dtype`."""
@@ -36,7 +42,8 @@ def quantum(dtype: Float) -> int:
 def square_sum(patterns: NDArray[Any], dtype: Float, counts: NDArray[Any] | None = None) -> int:
     """Return the exact sum, in squared quanta, of the squares of the finite magnitudes among `patterns`.
 
-    `patterns` (n,) are sign-cleared and not negative; `counts` (n,) says how often each is there, None once.
+    `patterns` (n,) are sign-cleared and not negative; `counts` (n,) is the number of occurrences of each, None for
+    one each.
     """
     total = 0
     for first in range(0, patterns.size, RUN):
@@ -64,7 +71,7 @@ def _sum(run: NDArray[np.int64], dtype: Float, times: NDArray[np.int64] | None) 
 
 
 def _squares(mantissas: NDArray[np.int64], bits: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield (power, pieces): the squares are the sums of pieces * 2**power, and no piece has more than PIECE bits."""
+    """Yield (power, pieces): the squares are the sums of pieces * 2**power, and each piece has at most PIECE bits."""
     low, high = mantissas & ((1 << LIMB) - 1), mantissas >> LIMB
     products = [(0, low * low)]
     if bits > LIMB:
@@ -86,44 +93,36 @@ def scaled(squares: int, over: int = 1) -> tuple[float, int]:
 
 
 def root(squares: int, dtype: Float, over: int = 1) -> tuple[float, int]:
-    """Return (m, e) with m * 2**e = sqrt(`squares` / `over`), of squared quanta of `dtype`; m is 0.0 for zero."""
+    """Return (m, e) with m * 2**e = sqrt(`squares` / `over`), for squared quanta of `dtype`; m is 0.0 for zero."""
     mean, exponent = scaled(squares, over)
     return sqrt(mean), exponent + quantum(dtype)
 
 
-DOT_RUN = 1 << 14
-"""Elements summed in the weights' own precision before float64 takes over."""
-
-
-WIDEN_RUN = 1 << 18
-"""Elements of up to 16 bits widened at once, where that takes more memory than they do."""
-
-
 class Squares:
-    """Sums of squares, in scratch memory of `ops` that is free where they are taken."""
+    """Sums of squares of weights, computed in the scratch memory of an `NumpyOps`."""
 
     def __init__(self, ops: NumpyOps | None = None) -> None:
-        """Use the scratch memory for keep arrays, which none needs before there is one and after it was applied."""
+        """Use the scratch memory of keep arrays: it is free before there is one and after it has been applied."""
         self._ops = ops or NumpyOps()
 
     def of(self, x: NDArray[Any], dtype: Float) -> float:
         """Return the sum of squares of the finite weights `x` (integers of the dtype's width)."""
         with np.errstate(over="ignore", invalid="ignore"):
             total = sum(_dot(floats) for floats in self._floats(x, dtype))
-        # Squares can leave float32's range though no weight leaves its own, and tiny ones lose their digits.
+        # The squares of finite weights can overflow float32, and tiny ones lose digits in it.
         if not 1e-20 < total < np.inf:
             return _careful_sum(x, dtype)
         return total
 
     def _floats(self, x: NDArray[Any], dtype: Float) -> Iterator[NDArray[Any]]:
-        """Yield the weights as floats; each array is good until the next is asked for."""
+        """Yield the weights as floats; each array is valid until the next one is requested."""
         if dtype.name == "BF16":
             yield from self._from_bf16(x)
         elif dtype.itemsize >= 4:
             yield x.view(f"<f{dtype.itemsize}")
         else:
-            for at in range(0, x.size, WIDEN_RUN):
-                run = x[at : at + WIDEN_RUN]
+            for first in range(0, x.size, WIDEN_RUN):
+                run = x[first : first + WIDEN_RUN]
                 wide = self._ops.scratch("keep", run.size, np.float32)
                 if dtype.name == "F16":
                     np.copyto(wide, run.view("<f2"))
@@ -132,7 +131,7 @@ class Squares:
                 yield wide
 
     def _from_bf16(self, x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-        """Widen bf16 two at a time: each half of a 32-bit word is the top of a float32."""
+        """Widen bfloat16 two at a time: each half of a 32-bit word is the upper half of a float32."""
         even = x.size // 2 * 2
         pairs = x[:even].view(np.uint32)
         wide = self._ops.scratch("keep", pairs.size, np.uint32)
@@ -143,18 +142,18 @@ class Squares:
 
 
 def _dot(floats: NDArray[Any]) -> float:
-    """Return the sum of squares, in few calls: threads wait for each other between calls."""
+    """Return the sum of squares in few NumPy calls, between which threads would wait for each other."""
     whole = floats.size // DOT_RUN * DOT_RUN
     total, rest = 0.0, floats[whole:]
     if whole:
         runs = floats[:whole].reshape(-1, 1, DOT_RUN)
-        # A row times itself as a column is a dot product; `vecdot` says that better, from NumPy 2.0 on.
+        # A row times itself as a column is a dot product. `np.vecdot` needs NumPy 2.0.
         total = sum(np.matmul(runs, runs.transpose(0, 2, 1)).ravel().tolist())
     return total + float(np.dot(rest, rest)) if rest.size else total
 
 
 def _careful_sum(x: NDArray[Any], dtype: Float) -> float:
-    """Do in float64, and without what is not finite, what `Squares` does."""
+    """Return the same sum as `Squares.of`, in float64 and over finite values only."""
     if dtype.itemsize == 1:
         wide = float8_table(dtype)[x.view(np.uint8)].astype(np.float64)
     else:

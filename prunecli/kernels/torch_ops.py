@@ -1,4 +1,4 @@
-"""torch ops."""
+"""The array operations of `Ops` with torch, on any device."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class TorchOps:
-    """The kernels on a torch device: integer compares and integer sums only, so the bits are NumPy's."""
+    """The kernels on a torch device. They only compare and add integers, so the bits are those of NumPy."""
 
     def __init__(self, device: str) -> None:
-        """Name the torch `device`: "cuda:0", "mps", "xpu", or "cpu" to run torch's kernels on the host."""
+        """Compute on the torch `device`: "cuda:0", "mps", "xpu", or "cpu" for torch's kernels on the host."""
         self.torch = importlib.import_module("torch")
         self.device = device
 
@@ -28,7 +28,7 @@ class TorchOps:
         return self.torch.from_numpy(np.ascontiguousarray(raw)).to(self.device, copy=True)
 
     def magnitudes(self, x: Array, dtype: Float) -> Array:
-        """Return the sign-cleared patterns; fnuz's NaN comes out above all others."""
+        """Return the sign-cleared patterns. The NaN of fnuz formats becomes the largest."""
         if dtype.itemsize > 1:
             return x & dtype.mask
         y = x.to(self.torch.int16) & dtype.mask
@@ -39,7 +39,7 @@ class TorchOps:
         return (cut - 1 - y) >> (8 * y.element_size() - 1)
 
     def count_equal(self, y: Array, value: int) -> int:
-        """Count the entries equal to `value`."""
+        """Return the number of entries equal to `value`."""
         return int((y == value).sum())
 
     def drop_first_equal(self, keep: Array, y: Array, value: int, count: int) -> None:
@@ -49,40 +49,40 @@ class TorchOps:
 
     def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
         """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
-        before = before_in_group(start, len(y), length, inner, group)
-        at = self.torch.from_numpy(before.copy()).to(self.device)
-        beaten = at - keep
+        before = self._to_device(before_in_group(start, len(y), length, inner, group).copy())
+        beaten = before - keep
         for distance in range(1, group):
             d = distance * inner
             if d >= len(y):
                 break
-            wins = ((y[:-d] < y[d:]) & (at[d:] >= distance)).to(beaten.dtype)
+            wins = ((y[:-d] < y[d:]) & (before[d:] >= distance)).to(beaten.dtype)
             beaten[d:] -= wins
             beaten[:-d] += wins
         return (beaten >> 7).to(y.dtype)
 
     def drop_from(self, keep: Array, start: int, length: int, inner: int, first: int) -> None:
         """Clear `keep` from index `first` of the middle dimension on."""
-        tail = self.torch.from_numpy(middle_index(start, len(keep), length, inner) >= first)
-        keep.masked_fill_(tail.to(self.device), 0)
+        keep.masked_fill_(self._to_device(middle_index(start, len(keep), length, inner) >= first), 0)
 
     def remaining_of_rows(self, rows: Array) -> NDArray[np.int64]:
-        """Count the entries of each row that are not negative."""
-        found: NDArray[np.int64] = (rows >= 0).sum(1).cpu().numpy()
-        return found
+        """Return the number of non-negative entries of each row."""
+        counts: NDArray[np.int64] = (rows >= 0).sum(1).cpu().numpy()
+        return counts
 
     def drop_pruned(self, keep: Array, y: Array) -> None:
-        """Spread the sign bit and clear what it covers."""
+        """Set `keep` to 0 where `y` is negative (already pruned)."""
         keep &= ~(y >> (8 * y.element_size() - 1))
 
     def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
-        """Repeat each slice's answer over its elements."""
-        return self.torch.from_numpy(slice_flags(start, len(y), inner, alive)).to(self.device).to(y.dtype)
+        """Repeat the flag of each slice over its elements."""
+        return self._to_device(slice_flags(start, len(y), inner, alive)).to(y.dtype)
 
-    def keep_blocks(self, y: Array, start: int, row: int, tile: tuple[int, int], alive: bytes) -> Array:
-        """Repeat each tile's answer over its columns, and each row of tiles over its rows."""
-        answers = block_flags(start, len(y), row, tile, alive)
-        return self.torch.from_numpy(answers).to(self.device).to(y.dtype)
+    def keep_blocks(self, y: Array, start: int, row: int, block: tuple[int, int], alive: bytes) -> Array:
+        """Repeat the flag of each block over its columns and rows."""
+        return self._to_device(block_flags(start, len(y), row, block, alive)).to(y.dtype)
+
+    def _to_device(self, flags: NDArray[Any]) -> Array:
+        return self.torch.from_numpy(flags).to(self.device)
 
     def keep_largest_of_rows(self, rows: Array, keep: int, *, last: bool = False) -> Array:
         """Sort each row stably from the largest down and keep the first `keep`."""
@@ -96,17 +96,17 @@ class TorchOps:
         return int(self.torch.sort(y).values[rank - 1])
 
     def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
-        """Count the entries below `low`, and tell the patterns in [low, low + width) with their counts."""
+        """Return the number of entries below `low`, and the patterns in [low, low + width) with their counts."""
         below = int((y < low).sum())
         inside = y[(y >= low) & (y <= low + (width - 1))]
         patterns, counts = self.torch.unique(inside, return_counts=True)
         return below, patterns.cpu().numpy(), counts.cpu().numpy().astype(np.int64, copy=False)
 
-    def kept(self, keep: Array) -> NDArray[np.uint8]:
-        """Compare with zero and copy back."""
+    def as_flags(self, keep: Array) -> NDArray[np.uint8]:
+        """Compare with zero and copy to the host."""
         flags: NDArray[np.uint8] = (keep != 0).to(self.torch.uint8).cpu().numpy()
         return flags
 
-    def masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
-        """Copy `x & keep` back to the host integers `out`."""
+    def store_masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
+        """Copy `x & keep` to the host integers `out`."""
         out[...] = (x & keep.to(x.dtype)).cpu().numpy()

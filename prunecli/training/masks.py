@@ -83,7 +83,7 @@ def mask_from_checkpoint(
 
 def _survivors(worker: Worker, reader: Reader, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:
     def of(tensor: TensorInfo) -> Callable[[int, int], NDArray[Any]]:
-        read, dtype = reader.reader(worker, tensor), FLOATS[tensor.dtype]
+        read, dtype = reader.range_reader(worker, tensor), FLOATS[tensor.dtype]
         return lambda first, stop: worker.host.magnitudes(read(first, stop), dtype) != 0
 
     return {tensor.name: _filled(tensor, of(tensor)) for tensor in targets}

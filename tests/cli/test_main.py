@@ -463,7 +463,7 @@ def test_a_bias_can_be_asked_for(prune: Prune, ckpt: Path, tmp_path: Path) -> No
 def test_a_device_that_is_absent_is_refused(prune: Prune, ckpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--device cuda where there is none names what there is."""
     pytest.importorskip("torch", reason="torch, which finds the devices, is not installed")
-    monkeypatch.setattr(devices, "found", lambda _: [])
+    monkeypatch.setattr(devices, "available_devices", lambda _: [])
 
     ran = prune("global", ckpt, *HALF, "--device", "cuda")
 
@@ -474,7 +474,7 @@ def test_auto_is_the_cpu_where_there_is_nothing_else(
     prune: Prune, ckpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """--device auto falls back to the CPU and writes the same bytes."""
-    monkeypatch.setattr(devices, "found", lambda _: [])
+    monkeypatch.setattr(devices, "available_devices", lambda _: [])
 
     assert prune("global", ckpt, *HALF, "-o", tmp_path / "a").code == 0
     assert prune("global", ckpt, *HALF, "-o", tmp_path / "b", "--device", "auto").code == 0

@@ -24,13 +24,15 @@ from prunecli.formats.open import open_checkpoint
 from prunecli.inspection.scan import ENOUGH, LADDER, Scan, bends_at, kept, scan
 from prunecli.inspection.scan_html import to_html
 from prunecli.inspection.scan_text import plain, to_json
-from prunecli.kernels.histograms import count
+from prunecli.kernels.histograms import HistogramBuilder
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.selection.select import Selector
 from prunecli.text.tables import View
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from prunecli.kernels.histograms import Histogram
 
 SHARED = Path(__file__).parents[3] / "shared" / "checkpoints"
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -53,6 +55,13 @@ def run(*args: str) -> Any:  # noqa: ANN401 - what Typer's runner returns, whose
     app = Typer()
     app.command()(command)
     return CliRunner().invoke(app, list(args), catch_exceptions=True)
+
+
+def count(weights: np.ndarray[Any, Any]) -> Histogram:
+    """Return the histogram of the magnitudes of float16 weights."""
+    builder = HistogramBuilder(FLOATS["F16"])
+    builder.add(NumpyOps().magnitudes(weights.view(np.int16), FLOATS["F16"]))
+    return builder.histogram()
 
 
 def torch_keeps(weights: torch.Tensor, percent: int) -> float:
@@ -91,7 +100,7 @@ def test_real_layers_keep_what_torch_keeps(name: str) -> None:
 def test_narrow_types_are_exact(values: list[float], data: st.DataObject) -> None:
     """Where every pattern has its bin, what is kept is the sum over the sorted weights, ties included."""
     weights = np.array(values, np.float16)
-    found = count(NumpyOps().magnitudes(weights.view(np.int16), FLOATS["F16"]), FLOATS["F16"])
+    found = count(weights)
     k = data.draw(st.integers(0, len(values)))
     squares = np.sort(np.square(weights.astype(np.float64)))
     if not squares.sum():
@@ -104,7 +113,7 @@ def test_narrow_types_are_exact(values: list[float], data: st.DataObject) -> Non
 def test_the_bend_is_where_enough_is_left(values: list[float]) -> None:
     """One weight more than the bend takes too much, and the bend itself does not."""
     weights = np.array(values, np.float16)
-    found = count(NumpyOps().magnitudes(weights.view(np.int16), FLOATS["F16"]), FLOATS["F16"])
+    found = count(weights)
 
     bend = bends_at(found)
 

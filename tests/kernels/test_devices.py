@@ -1,4 +1,4 @@
-"""Which device a name stands for, with torch, without it, and with devices that are not here."""
+"""`resolve` returns the device for a name: with torch, without it, and for devices that are not available."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prunecli.kernels.devices import resolve
 
 
 def fake_torch(**counts: int) -> SimpleNamespace:
-    """Make a torch with some devices: backends that say whether and how many."""
+    """Return a stand-in for the torch module with this number of devices of each kind."""
 
     def backend(count: int) -> SimpleNamespace:
         return SimpleNamespace(is_available=lambda: count > 0, device_count=lambda: count)
@@ -25,35 +25,35 @@ def fake_torch(**counts: int) -> SimpleNamespace:
 
 @pytest.fixture
 def with_devices(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Put a torch with the parameter's devices in the place of the real one."""
+    """Replace torch by a stand-in with the devices of the parameter."""
     monkeypatch.setitem(sys.modules, "torch", fake_torch(**request.param))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
 
 
 def here(counts: dict[str, int]) -> pytest.MarkDecorator:
-    """Run a test with these devices."""
+    """Run a test with these numbers of devices."""
     return pytest.mark.parametrize("with_devices", [counts], indirect=True, ids=str)
 
 
-def test_cpu_does_not_look_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU is NumPy's; torch is not even looked up."""
+def test_cpu_does_not_import_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device cpu is NumPy's, and torch is not looked up."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: pytest.fail("looked for torch"))
 
     assert resolve("cpu") is None
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda 0", "cpu:0", "cuda:0\n"])
-def test_a_name_that_means_nothing_is_a_usage_error(name: str) -> None:
-    """The error shows the name, and the hint the names there are."""
+def test_an_unknown_name_is_a_usage_error(name: str) -> None:
+    """The error shows the name, and the hint proposes names that exist."""
     with pytest.raises(UsageError) as caught:
         resolve(name)
 
     assert repr(name) in str(caught.value)
-    assert "--device auto" in (caught.value.hint or "")
+    assert "device='auto'" in (caught.value.hint or "")
 
 
-def test_without_torch_auto_is_the_cpu_and_a_device_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing needs torch but a device that is asked for by name; the hint installs it."""
+def test_without_torch_only_the_cpu_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch, auto is the CPU and any other device an error whose hint installs torch."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
 
     assert resolve("auto") is None
@@ -65,18 +65,18 @@ def test_without_torch_auto_is_the_cpu_and_a_device_an_error(monkeypatch: pytest
 @here({})
 @pytest.mark.usefixtures("with_devices")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "xpu"])
-def test_a_device_that_is_not_here_is_an_error(name: str) -> None:
-    """The error lists what is here, the hint is a device that works."""
+def test_a_device_that_is_not_available_is_an_error(name: str) -> None:
+    """The error lists the available devices, and the hint proposes one of them."""
     assert resolve("auto") is None
     with pytest.raises(DeviceError, match=f"no device {name} here, only: cpu") as caught:
         resolve(name)
-    assert caught.value.hint == "--device cpu"
+    assert caught.value.hint == "device='cpu'"
 
 
 @here({"cuda": 2})
 @pytest.mark.usefixtures("with_devices")
 def test_cuda_devices_are_numbered() -> None:
-    """Cuda is the first one; a number past the last is an error that lists them."""
+    """Cuda is the first device; a number past the last one is an error that lists them."""
     assert [resolve(name) for name in ("auto", "cuda", "cuda:1")] == ["cuda:0", "cuda:0", "cuda:1"]
     assert resolve("cuda:01") == "cuda:1"
     with pytest.raises(DeviceError, match="only: cpu, cuda:0, cuda:1"):
@@ -86,7 +86,7 @@ def test_cuda_devices_are_numbered() -> None:
 @here({"mps": 1})
 @pytest.mark.usefixtures("with_devices")
 def test_mps_has_no_number() -> None:
-    """A Mac's device is taken by auto and by name."""
+    """Auto and mps resolve to mps on a Mac."""
     assert [resolve(name) for name in ("auto", "mps")] == ["mps", "mps"]
     with pytest.raises(DeviceError):
         resolve("cuda")
@@ -95,15 +95,15 @@ def test_mps_has_no_number() -> None:
 @here({"xpu": 1, "mps": 1})
 @pytest.mark.usefixtures("with_devices")
 def test_auto_prefers_xpu_to_mps() -> None:
-    """The preference of auto is the documented order."""
+    """Auto prefers the devices in the documented order."""
     assert resolve("auto") == "xpu:0"
     assert devices.KINDS == ("cuda", "xpu", "mps")
 
 
 @here({"cuda": 1})
 @pytest.mark.usefixtures("with_devices")
-def test_an_old_torch_without_xpu_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A torch that does not know a backend has no such device."""
+def test_a_torch_without_xpu_has_no_xpu_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that torch does not have is not available."""
     monkeypatch.delattr(sys.modules["torch"], "xpu")
 
     assert resolve("auto") == "cuda:0"

@@ -1,4 +1,4 @@
-"""Norms of slices and tiles, and deviations, against plain NumPy; and the same bits however the weights are read."""
+"""Norms of slices and blocks and standard deviations equal those of plain NumPy, whatever the length of the runs."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ SHAPES = [(5,), (1, 1), (7, 5), (4, 3, 2), (6, 5, 3, 3), (2, 300), (300, 2), (3,
 
 
 def reader(weights: NDArray[np.float32]) -> Callable[[int, int], NDArray[np.float64]]:
-    """Return what reads runs of the magnitudes of `weights`."""
+    """Return a function that reads runs of the magnitudes of `weights`."""
     flat = weights.reshape(-1).view(np.int32) & 0x7FFFFFFF
     return lambda first, stop: magnitude_values(flat[first:stop], F32)
 
 
 def signed(weights: NDArray[np.float32]) -> Callable[[int, int], NDArray[np.float64]]:
-    """Return what reads runs of `weights` themselves."""
+    """Return a function that reads runs of `weights` with their signs."""
     flat = weights.reshape(-1).astype(np.float64)
     return lambda first, stop: flat[first:stop]
 
 
 def random(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the same normal weights for the same shape."""
+    """Return normal weights, the same for the same shape."""
     return np.random.default_rng(math.prod(shape)).standard_normal(shape).astype(np.float32)
 
 
@@ -43,7 +43,7 @@ def random(shape: tuple[int, ...]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("n", [1.0, 2.0, math.inf, -math.inf])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_slice_norms_are_numpys(shape: tuple[int, ...], n: float, run: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Along every dimension the norms are those of NumPy in float64, for slices longer and shorter than a run."""
+    """Slice norms along every dimension equal NumPy's float64 norms, for slices longer and shorter than a run."""
     monkeypatch.setattr(norms, "RUN", run)
     weights = random(shape)
 
@@ -54,44 +54,46 @@ def test_slice_norms_are_numpys(shape: tuple[int, ...], n: float, run: int, monk
 
 
 @pytest.mark.parametrize("run", [1, 50, 1 << 17])
-@pytest.mark.parametrize("tile", [(1, 1), (2, 3), (4, 4), (100, 2), (3, 1000)])
+@pytest.mark.parametrize("block", [(1, 1), (2, 3), (4, 4), (100, 2), (3, 1000)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_tile_norms_are_root_mean_squares(
-    shape: tuple[int, ...], tile: tuple[int, int], run: int, monkeypatch: pytest.MonkeyPatch
+def test_block_norms_are_root_mean_squares(
+    shape: tuple[int, ...], block: tuple[int, int], run: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each tile counts by the weights it has, at the edges too."""
+    """A block's norm is the root mean square of its weights; a block at an edge counts the weights that it has."""
     monkeypatch.setattr(norms, "RUN", run)
     weights = random(shape)
     matrix = weights.astype(np.float64).reshape(shape[0], -1)
-    rows, cols = range(0, matrix.shape[0], tile[0]), range(0, matrix.shape[1], tile[1])
-    expected = [[math.sqrt(np.mean(np.square(matrix[r : r + tile[0], c : c + tile[1]]))) for c in cols] for r in rows]
+    rows, cols = range(0, matrix.shape[0], block[0]), range(0, matrix.shape[1], block[1])
+    expected = [[math.sqrt(np.mean(np.square(matrix[r : r + block[0], c : c + block[1]]))) for c in cols] for r in rows]
 
-    np.testing.assert_allclose(block_norms(reader(weights), shape, tile), expected, rtol=1e-14)
+    np.testing.assert_allclose(block_norms(reader(weights), shape, block), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["F64", "F16", "BF16", "F8_E4M3", "F8_E4M3FNUZ"])
-def test_every_dtype_is_summed_in_float64(name: str) -> None:
-    """A norm that overflows or rounds in the weights' own dtype does neither here."""
+def test_norms_of_every_dtype_are_summed_in_float64(name: str) -> None:
+    """A norm that would overflow or round in the weights' own dtype does neither."""
     dtype = FLOATS[name]
     kind = np.dtype(f"i{dtype.itemsize}")
     patterns = np.full((2, 600), dtype.finite_max, kind)
 
-    found = slice_norms(lambda first, stop: magnitude_values(patterns.reshape(-1)[first:stop], dtype), (2, 600), 0, 1.0)
+    actual = slice_norms(
+        lambda first, stop: magnitude_values(patterns.reshape(-1)[first:stop], dtype), (2, 600), 0, 1.0
+    )
 
     expected = 600 * dtype.decode(dtype.finite_max)
-    np.testing.assert_allclose(found, [expected, expected], rtol=1e-15 if math.isfinite(expected) else 0)
+    np.testing.assert_allclose(actual, [expected, expected], rtol=1e-15 if math.isfinite(expected) else 0)
 
 
-def test_what_is_not_finite_makes_a_norm_infinite() -> None:
-    """A slice with NaN or infinity is never among the smallest."""
+def test_nan_and_infinity_make_a_norm_infinite() -> None:
+    """The norm of a slice with NaN or infinity is infinite, so the slice is pruned last."""
     weights = np.array([[1.0, np.nan], [np.inf, 0.0], [3.0, 4.0]], np.float32)
 
     assert slice_norms(reader(weights), (3, 2), 0, 2.0).tolist() == [math.inf, math.inf, 5.0]
 
 
 @pytest.mark.parametrize("size", [2, 1000, 300_000])
-def test_deviation_is_numpys_with_n_less_one(size: int) -> None:
-    """The deviation has n - 1 in the denominator and leaves out what is not finite."""
+def test_standard_deviation_is_numpys_with_ddof_1(size: int) -> None:
+    """The denominator is n - 1, and NaN is left out."""
     weights = random((size,))
     expected = float(np.std(weights.astype(np.float64), ddof=1))
     with_nan = np.append(weights, np.float32(np.nan))
@@ -101,13 +103,13 @@ def test_deviation_is_numpys_with_n_less_one(size: int) -> None:
 
 
 def test_a_single_weight_has_no_deviation() -> None:
-    """One weight deviates by nothing."""
+    """The standard deviation of one weight is 0."""
     assert standard_deviation(signed(np.ones(1, np.float32)), 1) == 0.0
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(1, 1), (3, 1), (1, 5), (4, 3)])
-def test_any_run_of_slices_is_part_of_the_whole(outer: int, inner: int) -> None:
-    """The answers for a run of elements are the same run of the answers for all."""
+def test_slice_flags_of_any_run_are_that_run_of_all_flags(outer: int, inner: int) -> None:
+    """The flags of a run of elements are the same run of the flags of the whole array."""
     alive = bytes([1, 0, 0, 1, 0])
     whole = np.tile(np.repeat([-1, 0, 0, -1, 0], inner), outer)
 
@@ -116,19 +118,19 @@ def test_any_run_of_slices_is_part_of_the_whole(outer: int, inner: int) -> None:
             assert np.array_equal(whole[start : start + count], slice_flags(start, count, inner, alive))
 
 
-def test_any_run_of_a_tiled_matrix_is_part_of_the_whole() -> None:
-    """A tile's answer stands in each of its cells, tiles at the edge are cut short, and runs start anywhere."""
+def test_block_flags_of_any_run_are_that_run_of_all_flags() -> None:
+    """Each element has the flag of its block, also in blocks at an edge, wherever the run starts."""
     whole = np.ravel([[-1, -1, 0], [-1, -1, 0], [0, 0, -1]])
 
     for start in range(9):
         for count in range(1, 10 - start):
-            found = block_flags(start, count, 3, (2, 2), bytes([1, 0, 0, 1]))
-            assert np.array_equal(whole[start : start + count], found)
+            actual = block_flags(start, count, 3, (2, 2), bytes([1, 0, 0, 1]))
+            assert np.array_equal(whole[start : start + count], actual)
 
 
 @pytest.mark.parametrize("k", range(8))
-def test_the_weakest_are_exactly_k_and_of_equals_the_first(k: int) -> None:
-    """A stable sort says which go, and the largest norm among them is told."""
+def test_exactly_k_smallest_norms_are_pruned(k: int) -> None:
+    """The pruned norms are the first k of a stable sort; the largest of them is returned."""
     scores = np.array([2.0, 1.0, np.inf, 1.0, 0.0, 2.0, 2.0])
     order = np.argsort(scores, kind="stable")[:k]
 
@@ -139,21 +141,21 @@ def test_the_weakest_are_exactly_k_and_of_equals_the_first(k: int) -> None:
 
 
 @pytest.mark.parametrize("k", range(5))
-def test_what_is_gone_is_not_among_the_weakest_that_go(k: int) -> None:
-    """Slices that are gone stay gone and are not counted, whatever their norm."""
+def test_pruned_slices_do_not_count_in_k(k: int) -> None:
+    """Slices that are pruned already stay pruned and do not count in k, whatever their norm."""
     scores = np.array([2.0, 1.0, 0.0, 1.0, 0.0, 3.0])
     alive = np.array([True, True, False, True, True, False])
 
-    stays, value = smallest_norms(scores, k, alive)
+    keep, value = smallest_norms(scores, k, alive)
 
-    assert [at for at, byte in enumerate(stays) if not byte] == sorted([2, 5, *[4, 1, 3, 0][:k]])
+    assert [at for at, byte in enumerate(keep) if not byte] == sorted([2, 5, *[4, 1, 3, 0][:k]])
     assert value == ([0.0, 1.0, 1.0, 2.0][k - 1] if k else None)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 50, 51, 99, 100])
 @pytest.mark.parametrize("equal", [False, True])
-def test_many_norms_are_ranked_as_few_are(rank: int, equal: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
-    """Where there are too many to copy the leading bits say in which part to look; the outcome is the same."""
+def test_ranking_by_leading_bits_gives_the_same_norms(rank: int, equal: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """Many norms are ranked by their leading bits first, with the same result as few."""
     scores = np.ones(100) if equal else np.abs(np.random.default_rng(0).standard_normal(100))
     scores[:5] = [np.inf, 0.0, np.inf, 5e-324, 0.0]
     alive = np.arange(100) % 7 != 3
@@ -164,6 +166,6 @@ def test_many_norms_are_ranked_as_few_are(rank: int, equal: bool, monkeypatch: p
     assert few == (smallest_norms(scores, rank), smallest_norms(scores, min(rank, 80), alive))
 
 
-def test_what_is_gone_weighs_nothing() -> None:
-    """A weight that is gone adds nothing to a norm."""
+def test_a_pruned_weight_has_the_value_zero() -> None:
+    """A weight that is already pruned (-1) adds 0 to a norm."""
     assert magnitude_values(np.array([0x3F80_0000, -1], np.int32), F32).tolist() == [1.0, 0.0]

@@ -1,4 +1,4 @@
-"""The array kernels, NumPy's and torch's, against plain definitions: same bits for every width and at every edge."""
+"""The NumPy and torch kernels equal plain definitions bit for bit, for every width and at the limits."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ OPS: dict[str, Callable[[], Ops]] = {"numpy": NumpyOps, "torch": lambda: TorchOp
 
 @pytest.fixture(params=OPS)
 def ops(request: pytest.FixtureRequest) -> Ops:
-    """Give each implementation in turn."""
+    """Return each backend in turn."""
     return OPS[request.param]()
 
 
 @pytest.fixture(params=FLOATS)
 def dtype(request: pytest.FixtureRequest) -> Float:
-    """Give each format in turn."""
+    """Return each float format in turn."""
     return FLOATS[request.param]
 
 
@@ -50,19 +50,19 @@ def weights(dtype: Float, seed: int = 0) -> NDArray[Any]:
 
 
 def plain(x: NDArray[Any], dtype: Float) -> list[int]:
-    """Return the magnitudes as the definition has them."""
+    """Return the magnitudes by their definition."""
     sign = 1 << (8 * dtype.itemsize - 1)
     patterns = [int(bits) & (2 * sign - 1) for bits in x]
     return [dtype.top if dtype.negative_zero_is_nan and bits == sign else bits % sign for bits in patterns]
 
 
 def cuts(dtype: Float) -> list[int]:
-    """Return the cuts at the ends and some between."""
+    """Return the cuts at the ends of the range and some in between."""
     return sorted({0, 1, 2, 5, dtype.mask // 2, dtype.finite_max, dtype.finite_max + 1, dtype.top, dtype.top + 1})
 
 
 def test_magnitudes_clear_the_sign(ops: Ops, dtype: Float) -> None:
-    """The sign bit goes and nothing else; fnuz's NaN, which is a lone sign bit, ranks above all."""
+    """Only the sign bit is cleared; the NaN of fnuz formats, a lone sign bit, becomes the largest magnitude."""
     x = weights(dtype)
 
     assert plain(x, dtype) == host(ops.magnitudes(ops.load(x), dtype))
@@ -70,14 +70,14 @@ def test_magnitudes_clear_the_sign(ops: Ops, dtype: Float) -> None:
 
 @pytest.mark.parametrize("name", [name for name in FLOATS if FLOATS[name].itemsize == 1])
 def test_every_float8_pattern_has_its_magnitude(ops: Ops, name: str) -> None:
-    """All 256 patterns of each float8 format come out in the order of their values, NaN last."""
+    """The magnitudes of all 256 patterns of each float8 format order as their values, NaN last."""
     x = np.arange(-128, 128).astype(np.int8)
 
     assert plain(x, FLOATS[name]) == host(ops.magnitudes(ops.load(x), FLOATS[name]))
 
 
-def test_loading_leaves_the_host_alone(ops: Ops, dtype: Float) -> None:
-    """Computing magnitudes does not touch the weights they come from."""
+def test_magnitudes_leave_the_weights_unchanged(ops: Ops, dtype: Float) -> None:
+    """`load` and `magnitudes` do not change the weights."""
     x = weights(dtype)
     loaded = ops.load(x)
 
@@ -87,7 +87,7 @@ def test_loading_leaves_the_host_alone(ops: Ops, dtype: Float) -> None:
 
 
 def test_at_least_splits_at_every_cut(ops: Ops, dtype: Float) -> None:
-    """Entries at or above the cut keep all bits, the others none, from cut 0 to one above the largest."""
+    """Entries at or above the cut have all bits set, the others none, for cuts from 0 to one above the largest."""
     x = weights(dtype)
     y = ops.magnitudes(ops.load(x), dtype)
 
@@ -96,7 +96,7 @@ def test_at_least_splits_at_every_cut(ops: Ops, dtype: Float) -> None:
 
 
 def test_count_equal_counts(ops: Ops, dtype: Float) -> None:
-    """Equals are counted at the extremes and where there are none."""
+    """`count_equal` counts entries at the limits of the range, and returns 0 where there are none."""
     x = weights(dtype)
     y, values = ops.magnitudes(ops.load(x), dtype), plain(x, dtype)
 
@@ -105,8 +105,8 @@ def test_count_equal_counts(ops: Ops, dtype: Float) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 1000])
-def test_drop_first_equal_goes_in_order(ops: Ops, dtype: Float, count: int) -> None:
-    """The first `count` equals lose their bits, or all where there are fewer; nothing else changes."""
+def test_drop_first_equal_clears_in_order(ops: Ops, dtype: Float, count: int) -> None:
+    """The first `count` equal entries are cleared, or all where there are fewer; the others do not change."""
     x = weights(dtype)
     y, values = ops.magnitudes(ops.load(x), dtype), plain(x, dtype)
     keep = ops.at_least(y, 0)
@@ -119,30 +119,30 @@ def test_drop_first_equal_goes_in_order(ops: Ops, dtype: Float, count: int) -> N
     assert expected == host(keep)
 
 
-def test_masked_writes_positive_zero_and_leaves_survivors_alone(ops: Ops, dtype: Float) -> None:
+def test_store_masked_writes_positive_zero_and_keeps_survivors(ops: Ops, dtype: Float) -> None:
     """A pruned weight becomes the pattern 0, a kept one keeps its sign and every other bit."""
     x = weights(dtype)
     loaded = ops.load(x.copy())
     keep = ops.at_least(ops.magnitudes(loaded, dtype), dtype.mask // 2)
     out = np.ones_like(x)
 
-    ops.masked(loaded, keep, out)
+    ops.store_masked(loaded, keep, out)
 
     values = plain(x, dtype)
     assert [int(w) if y >= dtype.mask // 2 else 0 for w, y in zip(x, values, strict=True)] == out.tolist()
 
 
-def test_masked_may_write_over_its_input(dtype: Float) -> None:
-    """On the host the weights can be pruned where they lie."""
+def test_store_masked_may_overwrite_its_input(dtype: Float) -> None:
+    """On the host the weights can be pruned in place."""
     ops, x = NumpyOps(), weights(dtype)
 
-    ops.masked(x, ops.at_least(ops.magnitudes(x, dtype), dtype.top + 1), x)
+    ops.store_masked(x, ops.at_least(ops.magnitudes(x, dtype), dtype.top + 1), x)
 
     assert not x.any()
 
 
 def test_smallest_is_the_sorted_entry(ops: Ops, dtype: Float) -> None:
-    """The rank-th smallest is the entry that sorting puts there."""
+    """The rank-th smallest entry is the one at that place of the sorted entries."""
     x = weights(dtype)
     y, values = ops.magnitudes(ops.load(x), dtype), sorted(plain(x, dtype))
 
@@ -151,7 +151,7 @@ def test_smallest_is_the_sorted_entry(ops: Ops, dtype: Float) -> None:
 
 
 def test_brackets_count_below_and_inside(ops: Ops, dtype: Float) -> None:
-    """For narrow and wide brackets anywhere, the count below and the count per pattern are the plain ones."""
+    """Counts below and inside a bracket equal plain counts, for narrow and wide brackets anywhere."""
     x = weights(dtype)
     y, values = ops.magnitudes(ops.load(x), dtype), plain(x, dtype)
 
@@ -169,8 +169,8 @@ def test_brackets_count_below_and_inside(ops: Ops, dtype: Float) -> None:
             assert Counter(inside) == +got
 
 
-def test_magnitudes_survive_the_other_kernels(ops: Ops, dtype: Float) -> None:
-    """Kernels that use scratch memory do not write into the magnitudes they are given."""
+def test_other_kernels_do_not_change_the_magnitudes(ops: Ops, dtype: Float) -> None:
+    """Kernels that use scratch memory do not write into the magnitudes."""
     x = weights(dtype)
     y = ops.magnitudes(ops.load(x), dtype)
 
@@ -214,7 +214,7 @@ def grouped(values: list[int], length: int, inner: int, group: int, keep: int) -
     data=st.data(),
 )
 def test_keep_largest_is_the_plain_definition(outer: int, length: int, inner: int, group: int, data: Any) -> None:  # noqa: ANN401
-    """Each group keeps its largest, the lower index among equals; NumPy and torch agree bit for bit."""
+    """Each group keeps its largest, among equals the lower index; NumPy and torch agree bit for bit."""
     keep = data.draw(st.integers(0, group))
     size = outer * length * inner
     values = data.draw(st.lists(st.integers(0, 5), min_size=size, max_size=size))
@@ -228,8 +228,8 @@ def test_keep_largest_is_the_plain_definition(outer: int, length: int, inner: in
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
 @pytest.mark.parametrize(("group", "keep"), [(1, 0), (1, 1), (2, 1), (4, 2), (16, 5), (127, 0), (127, 64), (127, 127)])
-def test_keep_largest_holds_at_the_extremes(ops: Ops, kind: type[np.signedinteger], group: int, keep: int) -> None:
-    """Counting in 8 bits does not overflow in the longest group, ascending, descending, equal or extreme."""
+def test_keep_largest_does_not_overflow(ops: Ops, kind: type[np.signedinteger], group: int, keep: int) -> None:
+    """The 8-bit counts do not overflow in the longest group, whatever the order of its entries."""
     top = int(np.iinfo(kind).max)
     for values in (range(254), range(254, 0, -1), [7] * 254, [0, top] * 127, [top] * 254):
         y = ops.load(np.array(list(values), kind))
@@ -239,7 +239,7 @@ def test_keep_largest_holds_at_the_extremes(ops: Ops, kind: type[np.signedintege
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
 @pytest.mark.parametrize("keep", [1, 3, 16, 19, 20])
 def test_rows_keep_their_largest(ops: Ops, kind: type[np.signedinteger], keep: int) -> None:
-    """Each row of a matrix keeps its largest, among equals those on the left."""
+    """Each row of a matrix keeps its largest, among equals the lower index."""
     rows = np.random.default_rng(keep).integers(0, 9, (7, 20)).astype(kind)
     rows[0], rows[1], rows[2] = 5, np.iinfo(kind).max, np.arange(20)
     expected = [entry for row in rows.tolist() for entry in largest(row, keep)]
@@ -256,7 +256,7 @@ def test_rows_keep_their_largest(ops: Ops, kind: type[np.signedinteger], keep: i
     data=st.data(),
 )
 def test_drop_from_clears_the_tail(length: int, inner: int, start: int, count: int, data: Any) -> None:  # noqa: ANN401
-    """From some middle index on everything is cleared, wherever the run begins and ends."""
+    """Entries from a middle index on are cleared, wherever the run begins and ends."""
     first = data.draw(st.integers(0, length))
     middles = [(at // inner) % length for at in range(start, start + count)]
     assert middles == middle_index(start, count, length, inner).tolist()
@@ -270,7 +270,7 @@ def test_drop_from_clears_the_tail(length: int, inner: int, start: int, count: i
 
 @pytest.mark.parametrize(("length", "inner", "group"), [(10, 1, 4), (12, 1, 4), (7, 3, 2), (5, 2, 9)])
 def test_keep_largest_of_a_run_is_that_of_the_whole(ops: Ops, length: int, inner: int, group: int) -> None:
-    """A run that begins and ends between groups anywhere in the tensor gets the bits of its place in the whole."""
+    """A run that starts and ends between groups gets the bits of its place in the whole tensor."""
     values = np.random.default_rng(0).integers(0, 5, 4 * length * inner).astype(np.int32)
     whole = grouped(values.tolist(), length, inner, group, 1)
     edges = sorted({outer * length * inner + low * inner for outer in range(5) for low in range(0, length, group)})
@@ -282,7 +282,7 @@ def test_keep_largest_of_a_run_is_that_of_the_whole(ops: Ops, length: int, inner
 
 
 def test_a_long_dimension_with_a_short_last_group_keeps_its_largest(ops: Ops) -> None:
-    """Over a million places that do not repeat, each group still keeps its 2 largest of 4."""
+    """Each group keeps its 2 largest of 4 where the period of places is too long to be cached."""
     length = (1 << 20) + 2
     values = np.random.default_rng(0).integers(0, 9, 2 * length).astype(np.int32)
     padded = np.pad(values.reshape(2, length), ((0, 0), (0, 2)), constant_values=-1).reshape(2, -1, 4)

@@ -1,25 +1,21 @@
-"""What `prune search` and `prune sweep` have in common: their options, and a checkpoint made ready to be tried."""
+"""The options that `prune search` and `prune sweep` share, and their output while they run."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from typer import Argument, Option
 
 from prunecli.cli.output import printing
 from prunecli.errors import UsageError
 from prunecli.text.escape import printable
-from prunecli.tuning.evaluate import EXAMPLE, EvaluationError, parse_command
+from prunecli.tuning.evaluate import EXAMPLE, EvaluationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from prunecli.report.model import Report
-    from prunecli.strategies.unstructured import Strategy
-    from prunecli.tuning.trials import Trials, TrialSetup
+    from collections.abc import Iterator
 
 Ckpt: TypeAlias = Annotated[
     str, Argument(metavar="CKPT", help="A .pth or safetensors file, a directory or index of shards.")
@@ -48,51 +44,20 @@ Json: TypeAlias = Annotated[bool, Option("--json", help="Print the result as JSO
 Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="Print no table.")]
 
 
-def asked(ckpt: str, evaluation: str | None, metric: str | None, chosen: Mapping[str, Any]) -> TrialSetup:
-    """Return what is to be tried on the checkpoint `ckpt`; `chosen` are the options of `api.prune` that select.
-
-    Raise UsageError for a command or a pipe that cannot be tried, and what opening and selecting raise.
-    """
+def required(ckpt: str, evaluation: str | None) -> str:
+    """Return the evaluation command; UsageError if it is missing or cannot be tried on the checkpoint."""
     if evaluation is None:
         raise UsageError("--eval is missing: the command that prints a checkpoint's metric", hint=EXAMPLE)
-    command = parse_command(evaluation, metric)
     if ckpt == "-":
         raise UsageError("a pipe gives its checkpoint once, and it is evaluated many times", hint="cat > ckpt.pth")
-
-    from prunecli.formats.open import open_checkpoint
-    from prunecli.selection.select import Selector, select
-    from prunecli.tuning.trials import TrialSetup
-
-    checkpoint = open_checkpoint(ckpt, key=chosen["key"])
-    rules = Selector(tuple(chosen["include"]), tuple(chosen["exclude"]), chosen["min_dim"], chosen["min_numel"])
-    select(checkpoint, rules)
-
-    def prune(strategy: Strategy, output: Path | None) -> Report:
-        from prunecli.api import prune
-
-        return prune(ckpt, strategy, output=output, reports=(), dry_run=output is None, **chosen)
-
-    return TrialSetup(Path(ckpt), checkpoint, prune, command, chosen)
-
-
-def state_for(output: Path, state: Path | None) -> Path:
-    """Return where the trials are remembered: `state`, or a name beside `output`."""
-    if state is not None:
-        return state
-    from prunecli.formats.output_names import default_report
-
-    report = default_report(output)
-    return report.with_name(f"{report.name.removesuffix('.report.json')}.search.json")
+    return evaluation
 
 
 @contextmanager
-def tried(question: TrialSetup, state: Path, *, fresh: bool) -> Iterator[Trials]:
-    """Give the trials; what a failing command printed goes to standard error, before the error itself does."""
-    from prunecli.tuning.trials import trials
-
+def showing_output() -> Iterator[None]:
+    """Print the output of a failing evaluation on standard error, before the error itself is printed."""
     try:
-        with trials(question, state, fresh=fresh) as made:
-            yield made
+        yield
     except EvaluationError as error:
         for line in error.output:
             say(f"  | {line}")

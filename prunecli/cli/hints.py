@@ -7,7 +7,9 @@ import shlex
 from prunecli.errors import Argument, Call
 
 _FLAGS = {
+    "amounts": "--at",
     "deviations": "--thr-std",
+    "evaluate": "--eval",
     "exclude": "-x",
     "include": "-i",
     "output": "-o",
@@ -20,7 +22,14 @@ def as_options(part: Argument | Call) -> str:
     """Return an argument as options (`--amount 0.5`) or a call as a command (`prune inspect ckpt.pth`)."""
     if isinstance(part, Call):
         return shlex.join(["prune", part.function, *part.paths, *(w for a in part.arguments for w in _words(a))])
-    return shlex.join(_words(part))
+    return " ".join(map(_quoted, _words(part)))
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for a shell; a word with single quotes gets double quotes, which are easier to read."""
+    if "'" in word and not set('"`\\!') & set(word):
+        return '"' + word.replace("$", "\\$") + '"'
+    return shlex.quote(word)
 
 
 def _words(argument: Argument) -> list[str]:

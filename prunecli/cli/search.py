@@ -19,11 +19,8 @@ from prunecli.text.escape import printable
 from prunecli.text.numbers import format_bytes, percent
 
 if TYPE_CHECKING:
-    from prunecli.checkpoint import Checkpoint
-    from prunecli.report.model import Report
-    from prunecli.strategies.unstructured import Strategy
-    from prunecli.tuning.search import Attempt, Found, MetricGoal, Tell
-    from prunecli.tuning.trials import Trial
+    from prunecli.tuning.search import Attempt, SearchResult
+    from prunecli.tuning.trial_file import Trial
 
 MaxDrop: TypeAlias = Annotated[
     str | None, Option(metavar="D", help="How much worse the metric may get, in its own units.  [required]")
@@ -86,39 +83,50 @@ def _search(
     for granted that pruning more is never better. With a noisy metric a larger amount may do as well; what is written
     was measured itself.
     """
-    from prunecli.tuning.search import AmountGrid, MetricGoal, search_warnings
-    from prunecli.tuning.search import search as bisect
+    from prunecli.formats.output_names import default_output
+    from prunecli.tuning.search import search as find_largest
+    from prunecli.tuning.trials import default_state
 
-    goal, steps = MetricGoal(_drop(max_drop), higher_is_better), AmountGrid(tolerance, tries)
-    vary(0.0)  # the strategy's own options, before any work
-    chosen = {
-        "include": include or [],
-        "exclude": exclude or [],
-        "min_dim": min_dim,
-        "min_numel": min_numel,
-        "key": key,
-    }
-    question = evaluated.asked(ckpt, evaluation, metric, chosen)
-    target = _target(ckpt, output)
-    if not dry_run:
-        _check(question.checkpoint, target, report, force=force)
+    evaluate, limit = evaluated.required(ckpt, evaluation), _drop(max_drop)
+    if output == "-":
+        raise UsageError("a search prints its tries on standard output, so the checkpoint needs a file", hint="-o PATH")
+    target = default_output(ckpt) if output is None else Path(output)
+    state_file = default_state(ckpt, target) if state is None else state
     table = Table((8, 8, 12, 12, 10), quiet=quiet or json)
-    where = evaluated.state_for(target, state)
-    with evaluated.tried(question, where, fresh=fresh) as trials:
-        found = bisect(trials, vary, goal, steps, lambda unpruned: _head(table, unpruned))
-        written = None
-        if found.best is not None and not dry_run:
-            trials.check_unchanged()
-            written = _publish(ckpt, vary(found.best.amount), target, report, context, {**chosen, "force": force})
-    for doubt in search_warnings(found):
-        say(f"warning: {doubt}")
+    with evaluated.showing_output():
+        result = find_largest(
+            ckpt,
+            vary,
+            evaluate,
+            max_drop=limit,
+            higher_is_better=higher_is_better,
+            tolerance=tolerance,
+            tries=tries,
+            metric=metric,
+            output=target,
+            reports=report,
+            state=state_file,
+            fresh=fresh,
+            dry_run=dry_run,
+            force=force,
+            include=include or (),
+            exclude=exclude or (),
+            min_dim=min_dim,
+            min_numel=min_numel,
+            key=key,
+            command=context.obj or (),
+            on_attempt=lambda attempt: _print_attempt(table, attempt),
+        )
+    for warning in result.warnings:
+        say(f"warning: {warning} --metric PATTERN names another number")
     if json:
-        tell_json(to_text.dumps(_document(found, goal, (ckpt, strategy, evaluation), written), indent=1))
+        document = _document(result, limit, (ckpt, strategy, evaluation), higher_is_better=higher_is_better)
+        tell_json(to_text.dumps(document, indent=1))
     else:
-        _tell(table, found, goal, where)
-        _next(table, found, written, report)
-    if found.best is None:
-        say(f"nothing found: every amount that was tried drops by more than {_short(goal.max_drop)}")
+        _print_result(table, result, limit, state_file)
+        _print_output(table, result, report)
+    if result.best is None:
+        say(f"nothing found: every amount that was tried drops by more than {_short(limit)}")
         return 1
     return 0
 
@@ -135,93 +143,44 @@ def _drop(text: str | None) -> Decimal:
         ) from None
 
 
-# --- where the result goes
+# --- the printed result
 
 
-def _target(ckpt: str, output: str | None) -> Path:
-    from prunecli.formats.output_names import default_output
-
-    if output == "-":
-        raise UsageError("a search prints its tries on standard output, so the checkpoint needs a file", hint="-o PATH")
-    return default_output(ckpt) if output is None else Path(output)
-
-
-def _check(checkpoint: Checkpoint, target: Path, reports: list[Path] | None, *, force: bool) -> None:
-    """Refuse before the search what could not be published after it."""
-    from prunecli.formats.output_names import default_report
-    from prunecli.io.targets import check_output, check_writable_target
-    from prunecli.report.renderers import check_suffixes
-
-    inputs, names = [file.path for file in checkpoint.files], None
-    if checkpoint.is_directory:
-        names = {path.relative_to(checkpoint.path).as_posix() for path in inputs}
-        names.update(p.as_posix() for c in checkpoint.other_files for p in (c, *c.parents[:-1]))
-        inputs.append(checkpoint.path)
-    check_output(target, sources=inputs, force=force, in_place=False, names=names)
-    check_suffixes(reports or ())
-    for paper in [default_report(target)] if reports is None else reports:
-        check_writable_target(paper, force=force, others=[*inputs, target])
-
-
-def _publish(
-    ckpt: str,
-    strategy: Strategy,
-    target: Path,
-    reports: list[Path] | None,
-    context: typer.Context,
-    chosen: dict[str, Any],
-) -> Report:
-    from prunecli.api import prune
-
-    return prune(ckpt, strategy, output=target, reports=reports, command=context.obj or (), **chosen)
-
-
-# --- what is printed
-
-
-def _head(table: Table, unpruned: Trial) -> Tell:
-    """Print the table's head and the unpruned checkpoint; return what prints a try."""
-    table.line("amount", "sparsity", "metric", "drop", "seconds", "verdict")
-    sparsity, seconds = percent(unpruned.sparsity), f"{unpruned.seconds:.1f}"
-    table.line("-", sparsity, _short(unpruned.metric), "-", seconds, f'unpruned, read from "{unpruned.line}"')
-
-    def tell(tried: Attempt) -> None:
-        trial = tried.trial
-        verdict = "within" if tried.within else "too much"
-        known = ", remembered" if trial.remembered else ""
-        numbers = f"{tried.amount:g}", percent(trial.sparsity), _short(trial.metric), _short(tried.drop)
-        table.line(*numbers, f"{trial.seconds:.1f}", verdict + known)
-
-    return tell
+def _print_attempt(table: Table, attempt: Attempt) -> None:
+    """Print an attempt; for the unpruned checkpoint, which comes first, print the table's head before it."""
+    trial = attempt.trial
+    sparsity, metric, seconds = percent(trial.sparsity), _short(trial.metric), f"{trial.seconds:.1f}"
+    if trial.strategy is None:
+        table.line("amount", "sparsity", "metric", "drop", "seconds", "verdict")
+        table.line("-", sparsity, metric, "-", seconds, f'unpruned, read from "{trial.line}"')
+        return
+    verdict = ("within" if attempt.within else "too much") + (", remembered" if trial.remembered else "")
+    table.line(f"{attempt.amount:g}", sparsity, metric, _short(attempt.drop), seconds, verdict)
 
 
 def _short(number: Decimal) -> str:
     return f"{float(number):.6g}"
 
 
-def _tell(table: Table, found: Found, goal: MetricGoal, state: Path) -> None:
-    """Print what was found, and how sure that is."""
-    best, beyond = found.best, found.beyond
+def _print_result(table: Table, result: SearchResult, limit: Decimal, state: Path) -> None:
+    """Print the best amount, the next one beyond the limit, and the number of tries."""
+    best, beyond = result.best, result.beyond
     table.say()
     if best is not None:
         got = f"{best.trial.zeros:,} of {best.trial.numel:,} weights zero ({percent(best.trial.sparsity)})"
-        metric = f"metric {_short(best.trial.metric)}, drop {_short(best.drop)} of {_short(goal.max_drop)} allowed"
+        metric = f"metric {_short(best.trial.metric)}, drop {_short(best.drop)} of {_short(limit)} allowed"
         table.say(f"found     amount {best.amount:g}: {got}, {metric}")
     if beyond is not None:
         table.say(f"beyond    amount {beyond.amount:g} drops by {_short(beyond.drop)}")
-    if not found.complete:
+    if not result.complete:
         table.say("open      the tries were used up before the two amounts were next to each other")
-    made = sum(not t.trial.remembered for t in found.tries)
-    table.say(f"tries     {len(found.tries)}, {made} of them evaluated now; remembered in {printable(str(state))}")
+    made = sum(not attempt.trial.remembered for attempt in result.attempts)
+    table.say(f"tries     {len(result.attempts)}, {made} of them evaluated now; remembered in {printable(str(state))}")
 
 
-def _next(
-    table: Table,
-    found: Found,
-    written: Report | None,
-    reports: list[Path] | None,
-) -> None:
-    """Say where the result is, or what makes it."""
+def _print_output(table: Table, result: SearchResult, reports: list[Path] | None) -> None:
+    """Print the paths that were written, or the way to write them."""
+    written = result.report
     if written is not None and written.output_path is not None:
         from prunecli.formats.output_names import default_report
 
@@ -230,38 +189,39 @@ def _next(
             table.say(f"report    {printable(str(path))}")
         return
     table.say("output    nothing written")
-    if found.best is not None:
+    if result.best is not None:
         table.say("to write  the same command without -n: what was evaluated is remembered")
 
 
 def _document(
-    found: Found, goal: MetricGoal, names: tuple[str, str, str | None], written: Report | None
+    result: SearchResult, limit: Decimal, names: tuple[str, str, str | None], *, higher_is_better: bool
 ) -> dict[str, Any]:
-    """Return the result as JSON has it."""
+    """Return the result as JSON values."""
     return {
         "schema": SCHEMA,
         "checkpoint": names[0],
         "strategy": names[1],
         "eval": names[2],
-        "max_drop": float(goal.max_drop),
-        "higher_is_better": goal.higher_is_better,
-        "unpruned": _values(found.unpruned),
-        "tries": [_tried(t) for t in found.tries],
-        "best": found.best and _tried(found.best),
-        "beyond": found.beyond and _tried(found.beyond),
-        "complete": found.complete,
-        "output": written and written.output_path,
+        "max_drop": float(limit),
+        "higher_is_better": higher_is_better,
+        "unpruned": _values(result.unpruned),
+        "tries": [_attempt_values(attempt) for attempt in result.attempts],
+        "best": result.best and _attempt_values(result.best),
+        "beyond": result.beyond and _attempt_values(result.beyond),
+        "complete": result.complete,
+        "output": result.report and result.report.output_path,
     }
 
 
-def _tried(tried: Attempt) -> dict[str, Any]:
-    from prunecli.tuning.sweep import number
+def _attempt_values(attempt: Attempt) -> dict[str, Any]:
+    from prunecli.tuning.sweep_text import number
 
-    return {"amount": tried.amount, **_values(tried.trial), "drop": number(tried.drop), "within": tried.within}
+    values = _values(attempt.trial)
+    return {"amount": attempt.amount, **values, "drop": number(attempt.drop), "within": attempt.within}
 
 
 def _values(trial: Trial) -> dict[str, Any]:
-    from prunecli.tuning.sweep import number
+    from prunecli.tuning.sweep_text import number
 
     return {
         "strategy": trial.strategy,

@@ -17,12 +17,11 @@ from prunecli.cli.evaluation import Table, tell_json
 from prunecli.cli.output import check_paper
 from prunecli.text.escape import printable
 from prunecli.text.numbers import percent
-from prunecli.tuning.sweep import LADDER, Point, bars, bars_from, number, parse_ladder, to_csv, values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from prunecli.tuning.trials import TrialSetup
+    from prunecli.tuning.sweep import SweepPoint
 
 At: TypeAlias = Annotated[str, Option(metavar="A,A,...", help="The amounts to try, as in 0.5,0.8,90%.")]
 Csv: TypeAlias = Annotated[Path | None, Option(metavar="PATH", help="Write the table as CSV, too.")]
@@ -32,6 +31,8 @@ State: TypeAlias = Annotated[
     Option(metavar="PATH", help="Remembers the trials; candidates lie beside it. [default: CKPT.pruned.search.json]"),
 ]
 Force: TypeAlias = Annotated[bool, Option("-f", "--force", help="Replace an existing table or plot.")]
+
+DEFAULT_AMOUNTS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
 
 SCHEMA = 1
 """The version of the JSON form."""
@@ -50,7 +51,7 @@ def _sweep(
     strategy: evaluated.StrategyName,
     *,
     evaluation: evaluated.Eval = None,
-    at: At = LADDER,
+    at: At = DEFAULT_AMOUNTS,
     metric: evaluated.Metric = None,
     csv: Csv = None,
     svg: Svg = None,
@@ -70,25 +71,33 @@ def _sweep(
     Each amount is pruned to a hidden place and evaluated there by your command; the checkpoint itself is evaluated
     first. Nothing is kept but the numbers.
     """
-    from prunecli.formats.output_names import default_output
     from prunecli.io.publish import publish_text
-    from prunecli.tuning.sweep import sweep as try_all
+    from prunecli.tuning.sweep import parse_amounts
+    from prunecli.tuning.sweep import sweep as evaluate_all
+    from prunecli.tuning.sweep_text import to_csv
+    from prunecli.tuning.trials import default_state
 
-    amounts = parse_ladder(at)
-    vary(0.0)  # the strategy's own options, before any work
-    chosen = {
-        "include": include or [],
-        "exclude": exclude or [],
-        "min_dim": min_dim,
-        "min_numel": min_numel,
-        "key": key,
-    }
-    question = evaluated.asked(ckpt, evaluation, metric, chosen)
-    where = evaluated.state_for(default_output(ckpt), state)
-    _check(question, {"--csv": csv, "--svg": svg}, where, force=force)
+    evaluate, amounts = evaluated.required(ckpt, evaluation), parse_amounts(at)
+    state_file = default_state(ckpt) if state is None else state
+    if csv is not None or svg is not None:
+        _check({"--csv": csv, "--svg": svg}, [*_files(ckpt, key), state_file], force=force)
     table = Table((8, 8, 12, 12, 10), quiet=quiet or json)
-    with evaluated.tried(question, where, fresh=fresh) as trials:
-        points = try_all(trials, vary, amounts, lambda point: _tell(table, point))
+    with evaluated.showing_output():
+        points = evaluate_all(
+            ckpt,
+            vary,
+            evaluate,
+            amounts=amounts,
+            metric=metric,
+            state=state_file,
+            fresh=fresh,
+            include=include or (),
+            exclude=exclude or (),
+            min_dim=min_dim,
+            min_numel=min_numel,
+            key=key,
+            on_point=lambda point: _tell(table, point),
+        )
     if csv is not None:
         publish_text(csv, to_csv(points), force=force)
     if svg is not None:
@@ -96,22 +105,27 @@ def _sweep(
     if json:
         tell_json(_document(points, (ckpt, strategy, evaluation)))
     _draw(table, points)
-    for name, path in (("remembered in", where), ("table", csv), ("plot", svg)):
+    for name, path in (("remembered in", state_file), ("table", csv), ("plot", svg)):
         if path is not None:
             table.say(f"{name:<14}{printable(str(path))}")
     return 0
 
 
-def _check(question: TrialSetup, report_paths: Mapping[str, Path | None], state: Path, *, force: bool) -> None:
-    """Refuse before the work what could not be written after it."""
-    others = [*(file.path for file in question.checkpoint.files), state]
-    for option, paper in report_paths.items():
-        if paper is not None:
-            check_paper(option, paper, force=force, others=others)
-            others.append(paper)
+def _files(ckpt: str, key: str | None) -> list[Path]:
+    from prunecli.formats.open import open_checkpoint
+
+    return [file.path for file in open_checkpoint(ckpt, key=key).files]
 
 
-def _tell(table: Table, point: Point) -> None:
+def _check(report_paths: Mapping[str, Path | None], others: list[Path], *, force: bool) -> None:
+    """Raise OutputError before the work if a table or a plot cannot be written after it."""
+    for option, path in report_paths.items():
+        if path is not None:
+            check_paper(option, path, force=force, others=others)
+            others.append(path)
+
+
+def _tell(table: Table, point: SweepPoint) -> None:
     """Print a point, and before the first one the head."""
     trial = point.trial
     if point.amount is None:
@@ -122,8 +136,10 @@ def _tell(table: Table, point: Point) -> None:
     table.line(amount, percent(trial.sparsity), f"{float(trial.metric):.6g}", change, f"{trial.seconds:.1f}", note)
 
 
-def _draw(table: Table, points: Sequence[Point]) -> None:
+def _draw(table: Table, points: Sequence[SweepPoint]) -> None:
     """Print a bar per point."""
+    from prunecli.tuning.sweep_text import bars, bars_from
+
     table.say()
     mark = "\u2588" if sys.stdout is not None and sys.stdout.isatty() and _has_blocks() else "#"
     metrics = [point.trial.metric for point in points]
@@ -141,7 +157,7 @@ def _has_blocks() -> bool:
     return True
 
 
-def _picture(points: Sequence[Point], title: str) -> str:
+def _picture(points: Sequence[SweepPoint], title: str) -> str:
     from prunecli.tuning.plot import Mark, plot
 
     unpruned = float(points[0].trial.metric)
@@ -157,14 +173,16 @@ def _picture(points: Sequence[Point], title: str) -> str:
     )
 
 
-def _mark(point: Point) -> tuple[float, float, str]:
+def _mark(point: SweepPoint) -> tuple[float, float, str]:
     amount = "unpruned" if point.amount is None else f"amount {point.amount:g}"
     metric = float(point.trial.metric)
     return point.trial.sparsity, metric, f"{amount}: {percent(point.trial.sparsity)} zero, metric {metric:.6g}"
 
 
-def _document(points: Sequence[Point], names: tuple[str, str, str | None]) -> str:
+def _document(points: Sequence[SweepPoint], names: tuple[str, str, str | None]) -> str:
     """Return the result as JSON."""
+    from prunecli.tuning.sweep_text import number, values
+
     first, *others = points
     document = {
         "schema": SCHEMA,

@@ -1,3 +1,3 @@
-"""tuning."""
+"""The largest amount of pruning that an evaluation by the user allows (search), and its course (sweep)."""
 
 from __future__ import annotations

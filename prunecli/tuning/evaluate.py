@@ -1,242 +1,248 @@
-"""The user's own evaluation: a command that is handed a checkpoint and prints a number, the metric.
+"""The user's evaluation of a checkpoint: a command that prints the metric, or a Python function that returns it.
 
-The command line is split as a shell splits it and run without a shell. Nothing here knows what the metric means, nor
-what a checkpoint is.
+A command line is split as a shell splits it and run without a shell. This module does not interpret the metric and does
+not read the checkpoint.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-import selectors
 import shlex
 import signal
 import subprocess
-import time
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from math import isfinite
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
-from prunecli.errors import PruneError, UsageError
+from prunecli.errors import Argument, PruneError, UsageError
 from prunecli.text.escape import printable
+from prunecli.tuning.metric import Metric, compile_pattern, find_metric, shortened, without_colours
+from prunecli.tuning.trial_file import file_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+
+Evaluate: TypeAlias = "str | Callable[[Path], float]"
+"""An evaluation by the user: a command line with `{}` for the path, or a function from a path to the metric."""
 
 PLACEHOLDER = "{}"
-"""What stands for the checkpoint's path in the command."""
+"""The part of a command that the checkpoint's path replaces."""
 
-EXAMPLE = "--eval 'python eval.py {}'"
-"""A command as one types it."""
+EXAMPLE = Argument("evaluate", "python eval.py {}")
+"""A hint that shows an evaluation command."""
 
-_KEPT = 1 << 20  # bytes of the end of each output that are looked at
-_CHUNK = 1 << 16
-_GRACE = 3.0  # seconds an interrupted command has to end by itself
+_OUTPUT_LIMIT = 1 << 20  # bytes from the end of each output that are read
+_GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 _LAST_LINES = 12
-_WIDEST = 160  # characters of a line that are told
 _SHELL_WORDS = {"|", "||", "&&", ";", "&", ">", ">>", "<", "2>", "2>&1", "&>"}
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
-_COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_NUMBER = re.compile(
-    # by itself: no part of a word, a path, a version, a date, a time of day or a number with commas
-    r"(?<![\w./%+-])(?<![0-9]:)(?!(?<=[0-9],)[0-9]{3}(?![0-9]))"
-    r"([+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?))(?: ?(%))?"
-    r"(?![\w/%]|[.,:-]\w)",
-    re.IGNORECASE,
-)
 
 
 class EvaluationError(PruneError):
-    """The command could not be run, failed, or printed no metric; `output` holds the last lines that it printed."""
+    """The evaluation could not run, failed, or gave no metric.
 
-    def __init__(self, message: str, *, hint: str | None = None, output: tuple[str, ...] = ()) -> None:
-        """Keep `output`, the last lines of the command's standard output and error, safe for a terminal."""
+    `output` holds the last lines of the command's standard output and standard error, escaped for a terminal.
+    """
+
+    def __init__(self, message: str, *, hint: Argument | str | None = None, output: tuple[str, ...] = ()) -> None:
+        """Keep the last lines of the output."""
         super().__init__(message, hint=hint)
         self.output = output
 
 
+class Evaluation(Protocol):
+    """An evaluation of checkpoints."""
+
+    remembers: ClassVar[bool]
+    """Whether results are remembered by default: `identity` covers all that they depend on."""
+
+    def measure(self, path: Path) -> Metric:
+        """Return the metric of the checkpoint at `path`; EvaluationError if there is none."""
+
+    def identity(self) -> dict[str, object]:
+        """Return the values that a remembered metric depends on, as JSON values."""
+
+
+def evaluation_of(evaluate: Evaluate, metric: str | None = None) -> Evaluation:
+    """Return the evaluation for a command line or a function; `metric` is a pattern for a command's output.
+
+    Raises UsageError if the command line is malformed or the pattern cannot apply.
+    """
+    if isinstance(evaluate, str):
+        return parse_command(evaluate, metric)
+    if metric is not None:
+        raise UsageError(
+            "a pattern for the metric needs a command line: a Python function returns the metric",
+            hint=("drop ", Argument("metric", metric)),
+        )
+    return Function(evaluate)
+
+
+# --- a Python function
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """An evaluation by a Python function from a path to a number."""
+
+    function: Callable[[Path], float]
+    remembers: ClassVar[bool] = False  # a closure can change while its name and its source file stay the same
+
+    def measure(self, path: Path) -> Metric:
+        """Call the function; EvaluationError if it returns no number."""
+        result = self.function(path)
+        try:
+            value = Decimal(str(float(result)))
+        except (TypeError, ValueError):
+            raise EvaluationError(f"the evaluation returned {printable(repr(result))}, which is no number") from None
+        return Metric(value, str(value))
+
+    def identity(self) -> dict[str, object]:
+        """Return the name of the function and its source file."""
+        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        try:
+            source = inspect.getsourcefile(self.function)
+        except TypeError:
+            source = None
+        script = Path(source) if source else None
+        return {
+            "eval": [f"{self.function.__module__}.{name}"],
+            "metric": None,
+            "script": file_identity(script) if script and script.is_file() else None,
+        }
+
+
+# --- a command
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
-    """An evaluation command: `words` with the placeholder in one or more; `pattern` finds the metric (None: the rule).
-
-    Without a pattern the metric is the last number on standard output that stands by itself.
-    """
+    """An evaluation by a command: `words` with the placeholder, and a `pattern` for the metric (None: last number)."""
 
     words: tuple[str, ...]
     pattern: re.Pattern[str] | None = None
+    remembers: ClassVar[bool] = True
 
     def on(self, path: Path) -> list[str]:
         """Return the words with `path` in place of every placeholder."""
         return [word.replace(PLACEHOLDER, str(path)) for word in self.words]
 
+    def measure(self, path: Path) -> Metric:
+        """Run the command without input on the checkpoint at `path` and return the metric that it prints.
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A number the command printed, exactly as it is written (98.4% is 0.984), and the line it was read from."""
+        Raises EvaluationError if the command cannot be run, its exit code is not 0, or it prints no metric. If this
+        function is interrupted, it ends the command and all processes that the command started.
+        """
+        words = self.on(path)
+        code, out, err = _run(words)
+        line, output = printable(shlex.join(words)), tuple(_last_lines(out, err))
+        # The candidate is deleted, so the hint cannot name it.
+        hint = printable(shlex.join(word.replace(PLACEHOLDER, "CKPT") for word in self.words))
+        if code:
+            raise EvaluationError(f"the evaluation {_ended(code)}: {line}", hint=hint, output=output)
+        # A path may contain numbers, and commands often print it.
+        metric = find_metric(out.replace(str(path), PLACEHOLDER), self.pattern)
+        if metric is None:
+            what = "number" if self.pattern is None else f"match of the pattern {self.pattern.pattern!r} with a number"
+            message = f"the evaluation printed no {what} on its standard output: {line}"
+            raise EvaluationError(message, hint=hint, output=output)
+        return metric
 
-    value: Decimal
-    line: str
+    def identity(self) -> dict[str, object]:
+        """Return the words, the pattern, and the script: the first file among the words."""
+        words = (word for word in self.words if PLACEHOLDER not in word)
+        # Later files may be outputs of the command. os.path.isfile accepts words that are no valid paths.
+        script = next((Path(word) for word in words if os.path.isfile(word)), None)  # noqa: PTH113
+        return {
+            "eval": list(self.words),
+            "metric": None if self.pattern is None else self.pattern.pattern,
+            "script": script and file_identity(script),
+        }
 
 
-def parse_command(text: str, pattern: str | None = None) -> Command:
-    """Split `text` into a command, and compile `pattern`; UsageError where either can mean nothing."""
+def parse_command(text: str, metric: str | None = None) -> Command:
+    """Split a command line into a command and compile the pattern `metric`; UsageError if one of them is malformed."""
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:
-        raise UsageError(f"--eval {text!r} cannot be split into words: {str(error).lower()}", hint=EXAMPLE) from None
+        message = f"the evaluation command {text!r} cannot be split into words: {str(error).lower()}"
+        raise UsageError(message, hint=EXAMPLE) from None
     if not words:
-        raise UsageError("--eval is empty", hint=EXAMPLE)
+        raise UsageError("the evaluation command is empty", hint=EXAMPLE)
     if not any(PLACEHOLDER in word for word in words):
         raise UsageError(
-            f"--eval {text!r} has no {{}}, which stands for the checkpoint", hint=f"--eval {shlex.quote(text + ' {}')}"
+            f"the evaluation command {text!r} has no {{}}, which stands for the checkpoint",
+            hint=Argument("evaluate", f"{text} {{}}"),
         )
     _refuse_shell(words, text)
-    return Command(words, None if pattern is None else _compiled(pattern))
+    return Command(words, None if metric is None else compile_pattern(metric))
 
 
 def _refuse_shell(words: tuple[str, ...], text: str) -> None:
-    found = next((word for word in words if word in _SHELL_WORDS), None)
-    if found is not None:
-        raise UsageError(f"--eval runs without a shell, which would read {found!r}", hint=_with_shell(text))
+    """Raise UsageError if the command needs a shell."""
+    operator = next((word for word in words if word in _SHELL_WORDS), None)
+    if operator is not None:
+        raise UsageError(
+            f"the evaluation runs without a shell, so {operator!r} has no effect: {text}", hint=_with_shell(text)
+        )
     if _ASSIGNMENT.match(words[0]):
         raise UsageError(
-            f"--eval runs without a shell, which would set {words[0]!r}", hint=f"--eval {shlex.quote('env ' + text)}"
+            f"the evaluation runs without a shell, so {words[0]!r} sets no variable",
+            hint=Argument("evaluate", f"env {text}"),
         )
     if any("\0" in word for word in words):
-        raise UsageError("--eval has a NUL character in it", hint=EXAMPLE)
+        raise UsageError("the evaluation command has a NUL character in it", hint=EXAMPLE)
 
 
-def _with_shell(text: str) -> str:
-    """Return what to type to have a shell run `text`: in quotes where it has none itself, else by way of a file."""
+def _with_shell(text: str) -> Argument | tuple[str | Argument, ...]:
+    """Return a hint that runs `text` in a shell: in quotes, or from a file if `text` has quotes itself."""
     if set("'\"\\$`") & set(text):
-        return "put the line into a file, with $1 for the checkpoint: --eval 'sh eval.sh {}'"
-    return f"--eval \"sh -c '{text.replace(PLACEHOLDER, chr(92) + '$0')}' {{}}\""
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern, re.MULTILINE)
-    except re.error as error:
-        raise UsageError(
-            f"--metric {pattern!r} is no regular expression: {error}", hint=r"--metric 'accuracy: (\S+)'"
-        ) from None
-
-
-# --- the metric
-
-
-def find_metric(text: str, pattern: re.Pattern[str] | None = None) -> Metric | None:
-    """Return the last number in `text` that stands by itself, or None; a percentage counts as its hundredth.
-
-    With `pattern`, the number is looked for in its last match: in its first group, where it has one. A number that
-    is part of a word, a path (`443/450`), a version or a date is none; NaN and infinities are numbers.
-    """
-    text = _COLOURS.sub("", text)
-    matches = deque((_NUMBER if pattern is None else pattern).finditer(text), maxlen=1)
-    if not matches:
-        return None
-    line = _line_at(text, matches[0].start())
-    if pattern is None:
-        return Metric(_value(matches[0]), line)
-    found = find_metric(matches[0][1 if pattern.groups else 0] or "")
-    return None if found is None else Metric(found.value, line)
-
-
-def _value(found: re.Match[str]) -> Decimal:
-    """Return the number, exactly; what is beyond the range of a float is infinite, or zero."""
-    near = float(found[1])
-    if not (isfinite(near) and near):
-        return Decimal(near)
-    return Decimal(found[1]) / 100 if found[2] else Decimal(found[1])
-
-
-def _line_at(text: str, at: int) -> str:
-    start = max(text.rfind("\n", 0, at), text.rfind("\r", 0, at)) + 1
-    return _short(" ".join(text[start:].split("\n", 1)[0].split("\r", 1)[0].split()))
-
-
-def _short(line: str) -> str:
-    line = printable(line)
-    return line if len(line) <= _WIDEST else f"{line[: _WIDEST - 3]}..."
-
-
-# --- the run
-
-
-def evaluate(command: Command, path: Path) -> tuple[Metric, float]:
-    """Run `command` on the checkpoint at `path`; return the metric and the seconds it took.
-
-    It gets no input. Of what it prints, the end is kept. Raise EvaluationError where it cannot be run, ends with
-    anything but 0, or prints no number. Whatever ends this function ends the command and all that it started.
-    """
-    began = time.monotonic()
-    words = command.on(path)
-    code, out, err = _run(words)
-    seconds = time.monotonic() - began
-    line = printable(shlex.join(words))
-    last = tuple(_last_lines(out, err))
-    by_hand = printable(shlex.join(word.replace(PLACEHOLDER, "CKPT") for word in command.words))  # the candidate goes
-    if code:
-        raise EvaluationError(f"the evaluation {_ended(code)}: {line}", hint=by_hand, output=last)
-    # the path may have numbers in it, and is often printed
-    found = find_metric(out.replace(str(path), PLACEHOLDER), command.pattern)
-    if found is None:
-        what = "number" if command.pattern is None else f"match of --metric {command.pattern.pattern!r} with a number"
-        raise EvaluationError(
-            f"the evaluation printed no {what} on its standard output: {line}", hint=by_hand, output=last
-        )
-    return found, seconds
+        script = Argument("evaluate", "sh eval.sh {}")
+        return ("write the line to a file, with $1 for the checkpoint, and use ", script)
+    return Argument("evaluate", f"sh -c '{text.replace(PLACEHOLDER, '$0')}' {{}}")
 
 
 def _run(words: list[str]) -> tuple[int, str, str]:
-    """Return the exit code and the ends of both outputs."""
+    """Run a command; return its exit code and the ends of its standard output and standard error."""
+    with TemporaryFile() as out, TemporaryFile() as err:
+        with _started(words, out, err) as process:
+            try:
+                code = process.wait()
+            except BaseException:
+                _end(process)
+                raise
+        return code, _tail(out), _tail(err)
+
+
+def _started(words: list[str], out: IO[bytes], err: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own, so that all its processes can be ended together."""
     try:
-        # a session of its own, so that all it started can be ended with it
-        process = subprocess.Popen(  # noqa: S603 - running the user's command is what this is for
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
+        return subprocess.Popen(  # noqa: S603 - running the user's command is the purpose of this module
+            words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
         )
     except FileNotFoundError:
-        raise EvaluationError(f"there is no command {printable(repr(words[0]))} for --eval", hint=EXAMPLE) from None
+        raise EvaluationError(
+            f"there is no command {printable(repr(words[0]))} for the evaluation", hint=EXAMPLE
+        ) from None
     except OSError as error:
-        message = f"--eval cannot run {printable(repr(words[0]))}: {error.strerror}"
+        message = f"the evaluation cannot run {printable(repr(words[0]))}: {error.strerror}"
         raise EvaluationError(message, hint=EXAMPLE) from error
-    with process:
-        try:
-            out, err = _ends(process)
-            return process.wait(), out, err
-        except BaseException:
-            _end(process)
-            raise
 
 
-def _ends(process: subprocess.Popen[bytes]) -> tuple[str, str]:
-    """Read both outputs until they are closed; return the end of each."""
-    ends = {pipe: bytearray() for pipe in (process.stdout, process.stderr) if pipe is not None}
-    with selectors.DefaultSelector() as ready:
-        for pipe, end in ends.items():
-            ready.register(pipe, selectors.EVENT_READ, end)
-        while ready.get_map():
-            for key, _ in ready.select():
-                data = os.read(key.fd, _CHUNK)
-                if not data:
-                    ready.unregister(key.fileobj)
-                key.data.extend(data)
-                if len(key.data) > 2 * _KEPT:
-                    del key.data[:-_KEPT]
-    out, err = (end[-_KEPT:].decode("utf-8", "replace") for end in ends.values())
-    return out, err
+def _tail(stream: IO[bytes]) -> str:
+    """Return the last part of a file as text."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(size - _OUTPUT_LIMIT, 0))
+    return stream.read().decode("utf-8", "replace")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the command and all that it started, first kindly."""
+    """End a command and its processes: first with SIGTERM, then with SIGKILL."""
     try:
         _signal(process, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -260,7 +266,7 @@ def _ended(code: int) -> str:
 
 
 def _last_lines(out: str, err: str) -> Iterator[str]:
-    """Yield the last lines of standard output, then those of standard error, safe for a terminal."""
+    """Yield the last lines of standard output, then those of standard error, escaped for a terminal."""
     for text in (out, err):
-        lines = [line for line in _COLOURS.sub("", text).splitlines() if line.strip()]
-        yield from (_short(line.rstrip()) for line in lines[-_LAST_LINES:])
+        lines = [line for line in without_colours(text).splitlines() if line.strip()]
+        yield from (shortened(line.rstrip()) for line in lines[-_LAST_LINES:])

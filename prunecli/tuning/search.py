@@ -1,53 +1,94 @@
-"""Searching for the largest amount whose metric stays within a drop of the unpruned checkpoint's: bisection.
+"""Search for the largest amount whose metric stays within a limit, by bisection.
 
-It takes for granted that pruning more is never better. Where the metric is noisy or bumpy that is not so, and then a
-larger amount than the one found may do as well; what is found was measured itself, always. Nothing here prunes,
-evaluates or prints.
+Bisection assumes that pruning more never improves the metric. If the metric is noisy, a larger amount than the result
+may also stay within the limit. The metric of the result was always measured.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.errors import UsageError
+from prunecli.api import prune
+from prunecli.errors import Argument, UsageError
+from prunecli.formats.output_names import default_output, default_report
+from prunecli.io.targets import check_output, check_writable_target
+from prunecli.report.renderers import check_suffixes
+from prunecli.selection.select import Selector
 from prunecli.tuning.evaluate import EvaluationError
+from prunecli.tuning.trials import default_state, set_up, trials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import TypeAlias
+    from collections.abc import Callable, Iterator, Sequence
 
-    from prunecli.strategies.unstructured import Strategy
-    from prunecli.tuning.trials import Trial, Trials
-
-    MakeStrategy: TypeAlias = Callable[[float], Strategy]
-    Tell: TypeAlias = Callable[["Attempt"], None]
+    from prunecli.checkpoint import Checkpoint, PathLike
+    from prunecli.report.model import Report
+    from prunecli.tuning.evaluate import Evaluate
+    from prunecli.tuning.trial_file import Trial
+    from prunecli.tuning.trials import MakeStrategy, Trials
 
 _DIGITS = 12  # of an amount, so that 3 * 0.1 is 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class MetricGoal:
-    """How far the metric may fall, in its own units; a loss falls by rising."""
+    """The largest allowed drop of the metric, in the metric's own units. A loss drops when it rises."""
 
     max_drop: Decimal
     higher_is_better: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse drops that mean nothing."""
+        """Raise UsageError for a drop that is negative or not finite."""
         if not (self.max_drop.is_finite() and self.max_drop >= 0):
-            raise UsageError(f"--max-drop is a number of 0 or more, not {self.max_drop}", hint="--max-drop 0.01")
+            raise UsageError(
+                f"the largest drop is a number of 0 or more, not {self.max_drop}", hint=Argument("max_drop", 0.01)
+            )
 
-    def drop(self, unpruned: Decimal, metric: Decimal) -> Decimal:
-        """Return by how much `metric` is worse than `unpruned`; negative where it is better."""
-        return unpruned - metric if self.higher_is_better else metric - unpruned
+    def attempt(self, amount: float, trial: Trial, unpruned: Trial) -> Attempt:
+        """Compare a trial with the unpruned one. A metric that is not finite is never within the limit."""
+        if not trial.metric.is_finite():
+            return Attempt(amount, trial, Decimal("Infinity"), within=False)
+        change = trial.metric - unpruned.metric
+        drop = -change if self.higher_is_better else change
+        return Attempt(amount, trial, drop, within=drop <= self.max_drop)
+
+
+@dataclass(frozen=True, slots=True)
+class AmountGrid:
+    """The amounts that a search chooses from: multiples of `tolerance` between 0 and 1, in at most `tries` attempts."""
+
+    tolerance: float = 0.01
+    tries: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a tolerance or a number of attempts out of range."""
+        if not 0 < self.tolerance <= 0.5:
+            raise UsageError(
+                f"the tolerance is more than 0 and at most 0.5, not {self.tolerance:g}",
+                hint=Argument("tolerance", 0.01),
+            )
+        if self.tries is not None and self.tries < 1:
+            raise UsageError(f"the number of tries is 1 or more, not {self.tries}", hint=Argument("tries", 5))
+
+    @property
+    def count(self) -> int:
+        """The index of the first multiple that is 1 or more. It is never tried, because it prunes all weights."""
+        return ceil(1 / self.tolerance - 1e-9)
+
+    def amount(self, index: int) -> float:
+        """Return the amount at an index of the grid."""
+        return round(index * self.tolerance, _DIGITS)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A trial of an amount (0-1), how much worse the metric got, and whether that is within the drop."""
+    """A trial of an amount (0-1), the drop of its metric, and whether the drop is within the limit.
+
+    For the unpruned checkpoint, `amount` and `drop` are 0 and `trial.strategy` is None.
+    """
 
     amount: float
     trial: Trial
@@ -56,95 +97,163 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a search came to: `tries` in their order, the largest `best` within the drop, the smallest `beyond` it.
+class SearchResult:
+    """The result of a search: the trial of the unpruned checkpoint, and the attempts in their order.
 
-    `complete` says whether no step of the tolerance is left between the two; otherwise the tries were used up.
+    `complete` is True if the search ended because no amount of the grid is left between `best` and `beyond`, and False
+    if it used up its tries. `report` belongs to the checkpoint that was written, if there is one.
     """
 
     unpruned: Trial
-    tries: tuple[Attempt, ...]
+    attempts: tuple[Attempt, ...]
     complete: bool
+    report: Report | None = None
 
     @property
     def best(self) -> Attempt | None:
-        """The largest amount that stayed within the drop."""
-        return max((t for t in self.tries if t.within), key=lambda t: t.amount, default=None)
+        """The attempt with the largest amount within the limit."""
+        return max((a for a in self.attempts if a.within), key=lambda a: a.amount, default=None)
 
     @property
     def beyond(self) -> Attempt | None:
-        """The smallest amount that did not."""
-        return min((t for t in self.tries if not t.within), key=lambda t: t.amount, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class AmountGrid:
-    """The amounts to search among: the multiples of `tolerance` between 0 and 1, in at most `most` tries."""
-
-    tolerance: float = 0.01
-    most: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse steps that lead nowhere."""
-        if not 0 < self.tolerance <= 0.5:
-            raise UsageError(
-                f"--tolerance is more than 0 and at most 0.5, not {self.tolerance:g}", hint="--tolerance 0.01"
-            )
+        """The attempt with the smallest amount beyond the limit."""
+        return min((a for a in self.attempts if not a.within), key=lambda a: a.amount, default=None)
 
     @property
-    def count(self) -> int:
-        """The first multiple that is 1 or more; nobody tries it, for then nothing is left."""
-        return ceil(1 / self.tolerance - 1e-9)
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about a result that does not show that the evaluation measures the metric."""
+        if not (self.attempts and self.complete and all(attempt.within for attempt in self.attempts)):
+            return ()
+        last, trial = self.attempts[-1], self.attempts[-1].trial
+        doubt = f'is {float(trial.metric):g} in "{trial.line}" the metric?'
+        return (f"every try stayed within the drop, up to amount {last.amount:g}: {doubt}",)
 
-    def amount(self, step: int) -> float:
-        """Return the amount after so many steps."""
-        return round(step * self.tolerance, _DIGITS)
 
+def search(  # noqa: PLR0913 - one keyword for each option
+    path: PathLike,
+    strategy: MakeStrategy,
+    evaluate: Evaluate,
+    *,
+    max_drop: float | Decimal,
+    higher_is_better: bool = True,
+    tolerance: float = 0.01,
+    tries: int | None = None,
+    metric: str | None = None,
+    output: PathLike | None = None,
+    reports: Sequence[PathLike] | None = None,
+    state: PathLike | None = None,
+    fresh: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    min_dim: int | None = None,
+    min_numel: int = 0,
+    key: str | None = None,
+    command: Sequence[str] = (),
+    on_attempt: Callable[[Attempt], None] = lambda _: None,
+) -> SearchResult:
+    r"""Find the largest amount whose metric stays within a limit, and write that checkpoint.
 
-def search(
-    trials: Trials, vary: MakeStrategy, goal: MetricGoal, steps: AmountGrid, tell: Callable[[Trial], Tell]
-) -> Found:
-    """Find the largest amount within the goal; `vary` makes the strategy of an amount.
+        search("model.pth", lambda amount: Global(amount=amount), "python eval.py {}", max_drop=0.01)
 
-    `tell` hears of the unpruned checkpoint's trial first; what it returns hears of each try. Raise EvaluationError
-    where the unpruned metric is not finite, and what the trials raise.
+    The unpruned checkpoint is evaluated first, then amounts between 0 and 1 by bisection. Each candidate is written to
+    a temporary file.
+
+    Args:
+        path: The checkpoint: a file, or a directory or index of shards.
+        strategy: A function from an amount (0-1) to a strategy.
+        evaluate: A command line that prints the metric, with `{}` for the path of the checkpoint, or a function from
+            that path to the metric. The command runs without a shell.
+        max_drop: The largest allowed drop of the metric, in its own units, 0 or more.
+        higher_is_better: Whether the metric is a score; False for a loss.
+        tolerance: Amounts are multiples of this number, more than 0 and at most 0.5.
+        tries: The largest number of amounts to try; None means no limit.
+        metric: A regular expression; the metric is the number in its last match, or in the first group of that match.
+            None takes the last number in the output that stands alone.
+        output: The path of the result (None: `model.pruned.pth` for `model.pth`).
+        reports: The paths of the reports, as in `prunecli.prune`.
+        state: A JSON file that remembers trials between runs. None means a file next to the output for a command
+            line, and no file for a function, because a function can change without a trace.
+        fresh: Whether to evaluate remembered trials again.
+        dry_run: Whether to search only and write no checkpoint.
+        force: Whether existing outputs may be replaced.
+        include: Patterns over tensor names, as in `prunecli.prune`.
+        exclude: Patterns of tensors to leave out.
+        min_dim: The smallest number of dimensions of a tensor to prune.
+        min_numel: The smallest number of elements of a tensor to prune.
+        key: The dotted path of the state_dict in a nested checkpoint.
+        command: The command line to record in the report.
+        on_attempt: A function that receives the unpruned checkpoint's attempt and then each attempt after it is made.
+
+    Returns:
+        The attempts, the best of them and, if a checkpoint was written, its report.
+
+    Raises:
+        UsageError: If arguments are out of range or contradict each other.
+        EvaluationError: If the evaluation fails, or the metric of the unpruned checkpoint is not finite.
+        PruneError: If the checkpoint cannot be read or pruned, or an output cannot be written.
     """
-    unpruned = trials.unpruned(vary(0.0))
+    limit = max_drop if isinstance(max_drop, Decimal) else Decimal(str(max_drop))
+    goal, grid = MetricGoal(limit, higher_is_better), AmountGrid(tolerance, tries)
+    strategy(0.0)  # raises UsageError for wrong parameters before any work
+    setup = set_up(path, evaluate, metric, Selector(tuple(include), tuple(exclude), min_dim, min_numel), key)
+    target = default_output(path) if output is None else Path(output)
+    if not dry_run:
+        _check_outputs(setup.checkpoint, target, reports, force=force)
+    state_file = default_state(path, target) if state is None else Path(state)
+    remember = state is not None or setup.evaluation.remembers
+    with trials(setup, state_file, remember=remember, fresh=fresh) as made:
+        result = bisect(made, strategy, goal, grid, on_attempt)
+        if result.best is None or dry_run:
+            return result
+        made.check_unchanged()
+        best = strategy(result.best.amount)
+        report = prune(path, best, output=target, reports=reports, command=command, force=force, **setup.selection)
+        return replace(result, report=report)
+
+
+def bisect(
+    made: Trials, strategy: MakeStrategy, goal: MetricGoal, grid: AmountGrid, on_attempt: Callable[[Attempt], None]
+) -> SearchResult:
+    """Try amounts of the grid until the largest one within the goal is found or the tries are used up.
+
+    Raises EvaluationError if the unpruned metric is not finite.
+    """
+    unpruned = made.unpruned(strategy(0.0))
     if not unpruned.metric.is_finite():
         raise EvaluationError(
             f"the unpruned checkpoint's metric is {unpruned.metric}, and no drop from that can be measured",
             output=(unpruned.line,),
         )
-    told = tell(unpruned)
-
-    def attempt(amount: float) -> Attempt:
-        trial = trials.of(vary(amount))
-        tried = judged(amount, trial, unpruned, goal)
-        told(tried)
-        return tried
-
-    low, high = 0, steps.count
-    tries: list[Attempt] = []
-    while high - low > 1 and (steps.most is None or len(tries) < steps.most):
+    on_attempt(Attempt(0.0, unpruned, Decimal(0), within=True))
+    low, high = 0, grid.count
+    attempts: list[Attempt] = []
+    while high - low > 1 and (grid.tries is None or len(attempts) < grid.tries):
         middle = (low + high) // 2
-        tries.append(attempt(steps.amount(middle)))
-        low, high = (middle, high) if tries[-1].within else (low, middle)
-    return Found(unpruned, tuple(tries), complete=high - low <= 1)
+        amount = grid.amount(middle)
+        attempts.append(goal.attempt(amount, made.of(strategy(amount)), unpruned))
+        on_attempt(attempts[-1])
+        low, high = (middle, high) if attempts[-1].within else (low, middle)
+    return SearchResult(unpruned, tuple(attempts), complete=high - low <= 1)
 
 
-def judged(amount: float, trial: Trial, unpruned: Trial, goal: MetricGoal) -> Attempt:
-    """Say whether a trial is within the goal; a metric that is not finite never is."""
-    if not trial.metric.is_finite():
-        return Attempt(amount, trial, Decimal("Infinity"), within=False)
-    drop = goal.drop(unpruned.metric, trial.metric)
-    return Attempt(amount, trial, drop, within=drop <= goal.max_drop)
+def _check_outputs(checkpoint: Checkpoint, target: Path, reports: Sequence[PathLike] | None, *, force: bool) -> None:
+    """Raise OutputError before the search if the result or a report cannot be written after it."""
+    inputs = [file.path for file in checkpoint.files]
+    names = set(_member_names(checkpoint)) if checkpoint.is_directory else None
+    if checkpoint.is_directory:
+        inputs.append(checkpoint.path)
+    check_output(target, sources=inputs, force=force, in_place=False, names=names)
+    report_paths = [default_report(target)] if reports is None else [Path(report) for report in reports]
+    check_suffixes([] if reports is None else report_paths)
+    for report in report_paths:
+        check_writable_target(report, force=force, others=[*inputs, target])
 
 
-def search_warnings(found: Found) -> Iterator[str]:
-    """Yield a sentence where what was found is no proof that the command prints the metric."""
-    tries = found.tries
-    if tries and all(t.within for t in tries) and found.complete:
-        yield (
-            f"every try stayed within the drop, up to amount {tries[-1].amount:g}: is {float(tries[-1].trial.metric):g}"
-            f' in "{tries[-1].trial.line}" the metric? --metric PATTERN names another number'
-        )
+def _member_names(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield the relative paths that a directory of shards has, folders included."""
+    for file in checkpoint.files:
+        yield file.path.relative_to(checkpoint.path).as_posix()
+    for other in checkpoint.other_files:
+        yield from (part.as_posix() for part in (other, *other.parents[:-1]))

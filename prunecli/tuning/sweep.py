@@ -1,118 +1,113 @@
-"""Sweeping a ladder of amounts: the metric at each, as a table, CSV, JSON-ready values and bars of text.
-
-Nothing here prunes, evaluates or writes.
-"""
+"""Sweep over several amounts: the metric and the sparsity of each, and of the unpruned checkpoint."""
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.errors import UsageError
-from prunecli.text.escape import printable
+from prunecli.errors import Argument, UsageError
+from prunecli.selection.select import Selector
+from prunecli.strategies.amounts import parse_amount
+from prunecli.tuning.trials import default_state, set_up, trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from decimal import Decimal
-    from typing import TypeAlias
 
-    from prunecli.strategies.unstructured import Strategy
-    from prunecli.tuning.trials import Trial, Trials
+    from prunecli.checkpoint import PathLike
+    from prunecli.tuning.evaluate import Evaluate
+    from prunecli.tuning.trial_file import Trial
+    from prunecli.tuning.trials import MakeStrategy
 
-    MakeStrategy: TypeAlias = Callable[[float], Strategy]
+DEFAULT_AMOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""The amounts of a sweep that names none."""
 
-LADDER = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
-"""The amounts that are tried unless others are named."""
-
-_COLUMNS = ("amount", "sparsity", "zeros", "weights", "metric", "change", "seconds")
-_EXAMPLE = "--at 0.5,0.8,90%"
+_EXAMPLE = Argument("amounts", "0.5,0.8,90%")
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """A trial of an amount (0-1); the unpruned checkpoint has none. `change` is the metric less the unpruned one's."""
+class SweepPoint:
+    """A trial of an amount (0-1), and its metric minus the unpruned one.
+
+    `amount` is None for the unpruned checkpoint. `change` is None for it too, and if a metric is not finite.
+    """
 
     amount: float | None
     trial: Trial
     change: Decimal | None
 
 
-def parse_ladder(text: str) -> tuple[float, ...]:
-    """Return the amounts (0-1) in "0.5,80%", ascending, each once; UsageError for other text."""
-    amounts = {_amount(part.strip()) for part in text.split(",")}
-    return tuple(sorted(amounts))
-
-
-def _amount(text: str) -> float:
+def parse_amounts(text: str) -> tuple[float, ...]:
+    """Return the amounts (0-1) in "0.5,80%", ascending and without duplicates; UsageError if one is malformed."""
     try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise UsageError(
-            f"--at takes amounts with commas between, not {printable(repr(text))}", hint=_EXAMPLE
-        ) from None
-    if not 0 <= value <= 1:
-        raise UsageError(f"an amount is 0 to 1 (or 0% to 100%), not {printable(text)}", hint=_EXAMPLE)
-    return round(value, 12)
+        return tuple(sorted({parse_amount(part.strip(), allow_whole=True) for part in text.split(",")}))
+    except UsageError as error:
+        raise UsageError(str(error), hint=_EXAMPLE) from None
 
 
-def sweep(trials: Trials, vary: MakeStrategy, amounts: Sequence[float], tell: Callable[[Point], None]) -> list[Point]:
-    """Try each of the amounts, after the unpruned checkpoint; `tell` hears of each. Raise what the trials raise.
+def sweep(  # noqa: PLR0913 - one keyword for each option
+    path: PathLike,
+    strategy: MakeStrategy,
+    evaluate: Evaluate,
+    *,
+    amounts: Sequence[float] = DEFAULT_AMOUNTS,
+    metric: str | None = None,
+    state: PathLike | None = None,
+    fresh: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    min_dim: int | None = None,
+    min_numel: int = 0,
+    key: str | None = None,
+    on_point: Callable[[SweepPoint], None] = lambda _: None,
+) -> list[SweepPoint]:
+    """Evaluate the checkpoint at several amounts of pruning. The checkpoint itself does not change.
 
-    `vary` makes the strategy of an amount.
+        sweep("model.pth", lambda amount: L1(amount=amount), "python eval.py {}", amounts=[0.5, 0.8])
+
+    The unpruned checkpoint is evaluated first. Each candidate is written to a temporary file and removed after its
+    evaluation.
+
+    Args:
+        path: The checkpoint: a file, or a directory or index of shards.
+        strategy: A function from an amount (0-1) to a strategy.
+        evaluate: A command line that prints the metric, with `{}` for the path of the checkpoint, or a function from
+            that path to the metric. The command runs without a shell.
+        amounts: The amounts to try, each 0 to 1, in this order.
+        metric: A regular expression that finds the metric in the output of the command, as in `prunecli.search`.
+        state: A JSON file that remembers trials between runs, as in `prunecli.search`.
+        fresh: Whether to evaluate remembered trials again.
+        include: Patterns over tensor names, as in `prunecli.prune`.
+        exclude: Patterns of tensors to leave out.
+        min_dim: The smallest number of dimensions of a tensor to prune.
+        min_numel: The smallest number of elements of a tensor to prune.
+        key: The dotted path of the state_dict in a nested checkpoint.
+        on_point: A function that receives each point after it is measured.
+
+    Returns:
+        The point of the unpruned checkpoint, then a point for each amount.
+
+    Raises:
+        UsageError: If an argument is out of range.
+        EvaluationError: If the evaluation fails.
+        PruneError: If the checkpoint cannot be read or pruned, or the state file cannot be written.
     """
-    unpruned = trials.unpruned(vary(0.0))
-    points = [Point(None, unpruned, None)]
-    tell(points[0])
     for amount in amounts:
-        trial = trials.of(vary(amount))
-        both = unpruned.metric.is_finite() and trial.metric.is_finite()
-        points.append(Point(amount, trial, trial.metric - unpruned.metric if both else None))
-        tell(points[-1])
+        if not 0 <= amount <= 1:
+            raise UsageError(f"the amount is 0 to 1, not {amount}", hint=_EXAMPLE)
+    strategy(0.0)  # raises UsageError for wrong parameters before any work
+    setup = set_up(path, evaluate, metric, Selector(tuple(include), tuple(exclude), min_dim, min_numel), key)
+    state_file = default_state(path) if state is None else Path(state)
+    remember = state is not None or setup.evaluation.remembers
+    points: list[SweepPoint] = []
+    with trials(setup, state_file, remember=remember, fresh=fresh) as made:
+        unpruned = made.unpruned(strategy(0.0))
+        points.append(SweepPoint(None, unpruned, None))
+        on_point(points[-1])
+        for amount in amounts:
+            trial = made.of(strategy(amount))
+            finite = unpruned.metric.is_finite() and trial.metric.is_finite()
+            points.append(SweepPoint(amount, trial, trial.metric - unpruned.metric if finite else None))
+            on_point(points[-1])
     return points
-
-
-def to_csv(points: Sequence[Point]) -> str:
-    """Return the table as CSV with a header; the unpruned checkpoint's amount and unknown changes are empty."""
-    out = StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for point in points:
-        row = values(point)
-        writer.writerow(["" if row[column] is None else row[column] for column in _COLUMNS])
-    return out.getvalue()
-
-
-def values(point: Point) -> dict[str, object]:
-    """Return a point's columns: numbers, text for a metric that is not finite, and None for what is not there."""
-    trial = point.trial
-    return {
-        "amount": point.amount,
-        "sparsity": round(trial.sparsity, 6),
-        "zeros": trial.zeros,
-        "weights": trial.numel,
-        "metric": number(trial.metric),
-        "change": None if point.change is None else number(point.change),
-        "seconds": trial.seconds,
-    }
-
-
-def number(value: Decimal) -> float | str:
-    """Return a metric for JSON, which has no word for infinities and NaN: those are text."""
-    return float(value) if value.is_finite() else str(value)
-
-
-def bars_from(metrics: Sequence[Decimal], width: int) -> float:
-    """Return where bars begin: at 0 where the metrics differ much, else a little below the smallest."""
-    finite = [float(m) for m in metrics if m.is_finite()] or [0.0]
-    low, high = min(finite), max(finite)
-    return 0.0 if 0 <= low <= high / 2 else low - (high - low) / (width - 1)
-
-
-def bars(metrics: Sequence[Decimal], width: int, mark: str = "#") -> list[str]:
-    """Return a bar per metric from `bars_from` on, the largest `width` marks wide; nothing for one not finite."""
-    base = bars_from(metrics, width)
-    high = max((float(m) for m in metrics if m.is_finite()), default=base)
-    unit = (high - base) / width or 1.0
-    return [mark * round((float(m) - base) / unit) if m.is_finite() else "" for m in metrics]

@@ -18,8 +18,9 @@ LAYERS = (
     ("io", "plans"),
     ("formats", "selection", "ranking"),
     ("strategies", "report"),
-    ("engine", "inspection", "baking", "tuning"),
+    ("engine", "inspection", "baking"),
     ("api", "training"),
+    ("tuning",),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,86 @@
+"""The metric in the output of an evaluation command: the last number, or the last match of a pattern.
+
+Only text is read here; `evaluate.py` runs the command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass
+from decimal import Decimal
+from math import isfinite
+
+from prunecli.errors import Argument, UsageError
+from prunecli.text.escape import printable
+
+_LINE_LIMIT = 160
+"""Characters of a line of output that are shown."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_NUMBER = re.compile(
+    # A number that stands alone: not part of a word, a path, a version, a date, a time or a number with commas.
+    r"(?<![\w./%+-])(?<![0-9]:)(?!(?<=[0-9],)[0-9]{3}(?![0-9]))"
+    r"([+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?))(?: ?(%))?"
+    r"(?![\w/%]|[.,:-]\w)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric: its exact value (98.4% is 0.984) and the line of output that contained it."""
+
+    value: Decimal
+    line: str
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile the regular expression of a metric; UsageError if it is malformed."""
+    try:
+        return re.compile(pattern, re.MULTILINE)
+    except re.error as error:
+        raise UsageError(
+            f"the metric {pattern!r} is no regular expression: {error}", hint=Argument("metric", r"accuracy: (\S+)")
+        ) from None
+
+
+def find_metric(text: str, pattern: re.Pattern[str] | None = None) -> Metric | None:
+    """Return the last number in `text` that stands alone, or None. A percentage is divided by 100.
+
+    With `pattern`, the number is read from its last match, or from the first group of that match. A number inside a
+    word, a path (`443/450`), a version or a date does not count; NaN and infinities do.
+    """
+    text = without_colours(text)
+    matches = deque((_NUMBER if pattern is None else pattern).finditer(text), maxlen=1)
+    if not matches:
+        return None
+    line = _line_at(text, matches[0].start())
+    if pattern is None:
+        return Metric(_value(matches[0]), line)
+    number = find_metric(matches[0][1 if pattern.groups else 0] or "")
+    return None if number is None else Metric(number.value, line)
+
+
+def without_colours(text: str) -> str:
+    """Return `text` without the escape sequences that colour a terminal."""
+    return _COLOURS.sub("", text)
+
+
+def shortened(line: str) -> str:
+    """Return a line of output escaped for a terminal and cut after 160 characters."""
+    line = printable(line)
+    return line if len(line) <= _LINE_LIMIT else f"{line[: _LINE_LIMIT - 3]}..."
+
+
+def _value(number: re.Match[str]) -> Decimal:
+    """Return the exact number. A number outside the range of a float becomes infinite or zero."""
+    rounded = float(number[1])
+    if not (isfinite(rounded) and rounded):
+        return Decimal(rounded)
+    return Decimal(number[1]) / 100 if number[2] else Decimal(number[1])
+
+
+def _line_at(text: str, index: int) -> str:
+    start = max(text.rfind("\n", 0, index), text.rfind("\r", 0, index)) + 1
+    return shortened(" ".join(text[start:].split("\n", 1)[0].split("\r", 1)[0].split()))

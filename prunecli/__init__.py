@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     )
     from prunecli.training.keep_sparse import keep_sparse
     from prunecli.training.masks import load_mask, mask_from_checkpoint
+    from prunecli.tuning.search import search
+    from prunecli.tuning.sweep import sweep
 
 
 _PUBLIC = {
@@ -55,6 +57,8 @@ _PUBLIC = {
     "strategies.unstructured": ("L1", "Global", "Percentile", "Random", "StdThreshold", "Threshold"),
     "training.keep_sparse": ("keep_sparse",),
     "training.masks": ("load_mask", "mask_from_checkpoint"),
+    "tuning.search": ("search",),
+    "tuning.sweep": ("sweep",),
 }
 """The modules that define the public names; each is imported when one of its names is first used."""
 
@@ -92,6 +96,8 @@ __all__ = [
     "open_checkpoint",
     "prune",
     "prune_state_dict",
+    "search",
+    "sweep",
 ]
 
 

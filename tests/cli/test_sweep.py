@@ -1,0 +1,114 @@
+"""`prune sweep`: its table, plot and files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+from support.evaluation import counting_command, density_command, evaluations, names, save_weights
+
+from prunecli.cli import main as cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def ckpt(tmp_path: Path) -> Path:
+    """Write 1,000 different weights into a folder of their own."""
+    return save_weights(tmp_path)
+
+
+def run(*args: str | Path) -> int:
+    """Run `prune sweep` in this process."""
+    return cli.main(["sweep", *map(str, args)])
+
+
+def test_the_table_csv_and_json_hold_the_same_numbers(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each amount, in order and once, has its sparsity, its metric and the change in every form."""
+    args = (ckpt, "--eval", density_command(), "global", "--at", "50%,0.25,0.5")
+
+    assert run(*args, "--csv", ckpt.with_name("t.csv"), "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    rows = list(csv.DictReader(ckpt.with_name("t.csv").read_text().splitlines()))
+    assert run(*args) == 0
+    table = [line.split()[:4] for line in capsys.readouterr().out.splitlines()[1:4]]
+
+    assert table == [["-", "0.0%", "1", "-"], ["0.25", "25.0%", "0.75", "-0.25"], ["0.5", "50.0%", "0.5", "-0.5"]]
+    assert [(p["amount"], p["zeros"], p["metric"], p["change"]) for p in document["points"]] == [
+        (0.25, 250, 0.75, -0.25),
+        (0.5, 500, 0.5, -0.5),
+    ]
+    assert [(r["amount"], r["zeros"], r["metric"], r["change"]) for r in rows] == [
+        ("", "0", "1.0", ""),
+        ("0.25", "250", "0.75", "-0.25"),
+        ("0.5", "500", "0.5", "-0.5"),
+    ]
+
+
+def test_only_the_requested_files_are_written(ckpt: Path) -> None:
+    """The checkpoint does not change, and only the plot and the state file are new."""
+    before = ckpt.read_bytes()
+
+    assert run(ckpt, "--eval", density_command(), "l1", "--at", "0.5", "-q", "--svg", ckpt.with_name("p.svg")) == 0
+
+    assert before == ckpt.read_bytes()
+    assert names(ckpt.parent) == {"c.safetensors", "c.pruned.search.json", "p.svg"}
+
+
+@pytest.mark.parametrize("metric", ["float('nan')", "float('-inf')"])
+def test_a_metric_that_is_not_finite_has_a_row(ckpt: Path, capsys: pytest.CaptureFixture[str], metric: str) -> None:
+    """The table and the JSON form contain it, and the plot has a gap."""
+    svg = ckpt.with_name("p.svg")
+    broken = density_command(f"{metric} if density < 1 else density")
+
+    assert run(ckpt, "--eval", broken, "global", "--at", "0.5", "--json", "--svg", svg) == 0
+
+    (point,) = json.loads(capsys.readouterr().out)["points"]
+    assert isinstance(point["metric"], str)
+    assert point["change"] is None
+    assert len(ET.parse(svg).findall(f"{SVG}circle")) == 1  # noqa: S314 - written by the test
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("CKPT --eval EVAL global --at 0.5,x", "the amount is a fraction or a percentage, not 'x'"),
+        ("CKPT --eval EVAL global --at ,", "the amount is a fraction or a percentage, not ''"),
+        ("CKPT --eval EVAL global --at 50", "hint: --at 0.5,0.8,90%"),
+        ("CKPT --eval EVAL global --at nan", "the amount is 0 to 1 (or 0% to 100%), not nan"),
+        ("CKPT --eval EVAL global --csv CKPT", "this run needs"),
+        ("CKPT --eval EVAL global --csv FOLDER/a --svg FOLDER/a", "would overwrite"),
+        ("CKPT --eval EVAL global --svg no/such/p.svg", "there is no directory"),
+        ("CKPT --eval EVAL threshold", "threshold has no amount that could be varied"),
+    ],
+)
+def test_wrong_usage_is_found_before_the_first_evaluation(
+    ckpt: Path, capsys: pytest.CaptureFixture[str], args: str, message: str
+) -> None:
+    """Each mistake is one error line with exit code 2, and the command does not run."""
+    known = {"CKPT": str(ckpt), "EVAL": counting_command(ckpt)}
+
+    words = [known.get(word, word.replace("FOLDER", str(ckpt.parent))) for word in args.split()]
+
+    assert run(*words) == 2
+    assert message in capsys.readouterr().err
+    assert evaluations(ckpt) == 0
+    assert names(ckpt.parent) == {"c.safetensors"}
+
+
+def test_existing_files_are_kept(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--csv and --svg reject an existing file, unless --force is given."""
+    old = ckpt.with_name("t.csv")
+    old.write_text("mine")
+
+    assert run(ckpt, "--eval", density_command(), "global", "--at", "0.5", "--csv", old) == 2
+    assert old.read_text() == "mine"
+    assert "--force" in capsys.readouterr().err
+    assert run(ckpt, "--eval", density_command(), "global", "--at", "0.5", "--csv", old, "-f") == 0
+    assert old.read_text().startswith("amount,")

@@ -27,6 +27,9 @@ PAGES = (README, COMMANDS, ROOT / "docs" / "guide.md")
 TYPER = "0.28"
 """The Typer whose help texts the pages show: others lay them out differently."""
 
+TERMINAL = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
+"""Environment variables of a terminal of 80 columns without colour."""
+
 _BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -44,8 +47,8 @@ def blocks(text: str) -> list[str]:
 def run(command: str, folder: Path) -> str:
     """Return what `command` prints in `folder`, standard output and error together."""
     line = f'exec 2>&1; prune() {{ {shlex.quote(sys.executable)} -m prunecli "$@"; }}; {command}'
-    plain = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
-    ran = subprocess.run(["bash", "-c", line], cwd=folder, env=plain, capture_output=True, check=False, text=True)  # noqa: S607
+    environment = {**os.environ, **TERMINAL}
+    ran = subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, check=False, text=True)  # noqa: S607
     return ran.stdout
 
 

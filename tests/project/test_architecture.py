@@ -1,15 +1,19 @@
-"""The layers of the package: an import points to a lower layer, or stays inside its own package."""
+"""The layers of the package: a module imports its own package and packages of lower layers."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from support import ROOT
 
-SOURCE = Path(__file__).parents[2] / "prunecli"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOURCE = ROOT / "prunecli"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LAYERS = (
@@ -46,7 +50,7 @@ def package_of(name: str) -> str:
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
-    """Return the modules that a file imports, and whether at its top; imports for types only are left out."""
+    """Return the modules that a file imports, and whether at its top; imports for type checkers are ignored."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
@@ -63,11 +67,11 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
 def test_imports_point_down(path: Path) -> None:
-    """A module imports lower layers and its own package only; light packages import no heavy library at their top."""
+    """A module imports lower layers and its own package; light packages import no heavy library at their top."""
     relative = path.relative_to(SOURCE)
     own = relative.parts[0].removesuffix(".py")
     if own == "__init__":
-        return  # the public names are imported when they are asked for
+        return  # it imports the public names lazily
     wrong = []
     for name, at_top in imports(path):
         if name.startswith("prunecli"):
@@ -80,7 +84,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_every_package_has_a_layer() -> None:
-    """No package is outside the picture, and the picture names no package that is not there."""
+    """LAYERS names exactly the packages that exist."""
     there = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
 
     assert there == set(LAYER)

@@ -1,56 +1,42 @@
-"""The committed demo: its checkpoints are real, agree with each other, and are scored as torch scores."""
+"""The committed demo: its two containers agree, and its score is that of the torch modules."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from support import DEMO, SCRIPTS, load_script
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "demo"
 MODELS = {"digits_conv": ("DigitsConv", 0.98), "digits_lstm": ("DigitsLSTM", 0.96)}
 
 
-def script(name: str) -> ModuleType:
-    """Import scripts/NAME.py, which is in no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-accuracy = script("accuracy")
+accuracy = load_script("accuracy")
 
 
 def require_torch() -> Any:  # noqa: ANN401 - a module, which mypy cannot see into either way
-    """Return torch, or skip: the demo itself runs without it."""
+    """Return torch, or skip the test: the demo itself runs without torch."""
     return pytest.importorskip("torch", reason="torch is not installed; the demo's models are torch's")
 
 
 def torch_state_dict(name: str) -> dict[str, Any]:
-    """Return the weights in demo/NAME.pth, nested or flat, as torch reads them without running code."""
+    """Return the weights in demo/NAME.pth, nested or flat, loaded with weights_only."""
     checkpoint = require_torch().load(DEMO / f"{name}.pth", weights_only=True)
     weights: dict[str, Any] = checkpoint.get("state_dict", checkpoint)
     return weights
 
 
 def torch_predictions(name: str, weights: dict[str, Any]) -> Any:  # noqa: ANN401 - an array of either library
-    """Return what the real module with `weights` makes of the test images, (N,)."""
+    """Return the predictions of the torch module with `weights` for the test images, (N,)."""
     torch = require_torch()
-    model = getattr(script("train_demo"), MODELS[name][0])()
+    model = getattr(load_script("train_demo"), MODELS[name][0])()
     model.load_state_dict(weights, strict=True)
     with torch.no_grad():
         return model(torch.from_numpy(accuracy.load_test_set()[0])).argmax(1).numpy()
@@ -77,7 +63,7 @@ def test_both_containers_hold_the_same_bits(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("change", [dict, pruned])
 def test_numpy_predicts_what_the_torch_module_predicts(name: str, change: Any) -> None:  # noqa: ANN401
-    """For every test image, of the dense and of a pruned model, NumPy and torch see the same digit."""
+    """NumPy and torch predict the same digit for every test image, with dense and with pruned weights."""
     weights = change(torch_state_dict(name))
     expected = torch_predictions(name, weights)
 
@@ -87,8 +73,8 @@ def test_numpy_predicts_what_the_torch_module_predicts(name: str, change: Any) -
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_models_are_as_good_as_claimed(name: str) -> None:
-    """Both models reach the accuracy that makes losing some of it visible, with no weight zero yet."""
+def test_the_models_reach_the_documented_accuracy(name: str) -> None:
+    """Both models reach a high accuracy, and none of their weights is zero."""
     weights = accuracy.load_state_dict(DEMO / f"{name}.safetensors")
     images, labels = accuracy.load_test_set()
 
@@ -97,7 +83,7 @@ def test_the_models_are_as_good_as_claimed(name: str) -> None:
 
 
 def test_the_training_checkpoint_is_nested_as_real_ones_are() -> None:
-    """digits_conv.pth keeps the momentum of every weight beside it, as large as the model."""
+    """digits_conv.pth holds the momentum of every weight next to the weights."""
     checkpoint = require_torch().load(DEMO / "digits_conv.pth", weights_only=True)
 
     assert list(checkpoint) == ["epoch", "state_dict", "optimizer", "best_accuracy", "args"]
@@ -106,10 +92,10 @@ def test_the_training_checkpoint_is_nested_as_real_ones_are() -> None:
 
 
 def test_the_test_set_was_not_trained_on() -> None:
-    """The committed test images are those that the training script holds out, and none is in both parts."""
+    """The training script holds out the committed test images, and trains on none of them."""
     pytest.importorskip("sklearn", reason="scikit-learn, where the images come from, is not installed")
     require_torch()
-    digits = script("train_demo").load_split()
+    digits = load_script("train_demo").load_split()
 
     images, labels = accuracy.load_test_set()
 
@@ -124,24 +110,24 @@ def test_training_needs_scikit_learn_only_when_it_runs() -> None:
     require_torch()
     before = {name for name in sys.modules if name.startswith("sklearn")}
 
-    script("train_demo")
+    load_script("train_demo")
 
     assert before == {name for name in sys.modules if name.startswith("sklearn")}
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("name", "message"),
     [("absent.safetensors", "No such file"), ("other.safetensors", "neither the conv net nor the LSTM")],
 )
-def test_what_cannot_be_scored_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str, message: str
+def test_a_file_that_cannot_be_scored_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
 ) -> None:
-    """A missing file and another network's weights are told in a line, and the exit code is 2."""
+    """A missing file and the weights of another network end in one line and exit code 2."""
     from safetensors.numpy import save_file
 
     save_file({"conv1.weight": np.zeros((2, 3), np.float32)}, tmp_path / "other.safetensors")
 
-    assert accuracy.main([str(tmp_path / given)]) == 2
+    assert accuracy.main([str(tmp_path / name)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
@@ -150,11 +136,11 @@ def test_what_cannot_be_scored_is_one_line(
 
 @pytest.mark.skipif(os.name == "nt", reason="the scripts are for a POSIX shell")
 @pytest.mark.parametrize("name", ["demo", "test"])
-def test_a_machine_without_python_is_told_in_one_line(tmp_path: Path, name: str) -> None:
-    """Where no suitable Python answers, the scripts say which were tried and how to name one."""
+def test_a_machine_without_python_gets_one_line(tmp_path: Path, name: str) -> None:
+    """Without a suitable Python, the scripts say which ones they tried and how to name one."""
     (tmp_path / "scripts").mkdir()
     for file in (name, "common.sh"):
-        shutil.copy(ROOT / "scripts" / file, tmp_path / "scripts" / file)
+        shutil.copy(SCRIPTS / file, tmp_path / "scripts" / file)
 
     result = subprocess.run(
         ["bash", tmp_path / "scripts" / name],

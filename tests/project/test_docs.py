@@ -1,75 +1,94 @@
-"""The README is true: its examples print what it shows, its help is the real one, and what it names exists."""
+"""The pages: their examples print the output shown, their help is current, and the files they name exist."""
 
 from __future__ import annotations
 
-import importlib.util
+import ast
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support import DEMO, ROOT, load_script
 
 from prunecli.api import prune
 from prunecli.cli.main import main
 from prunecli.strategies.unstructured import Global
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
 PRUNING = ("threshold", "percentile", "l1", "global", "topk", "structured", "block", "random", "mask", "run")
 LOOKING = ("inspect", "scan", "check", "diff", "bake", "search", "sweep")
 COMMANDS = (*PRUNING, *LOOKING)
 
-
-def script() -> ModuleType:
-    """Import scripts/update_readme.py, which is in no package."""
-    spec = importlib.util.spec_from_file_location("update_readme", ROOT / "scripts" / "update_readme.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-update_readme = script()
+update_readme = load_script("update_readme")
 HELP = update_readme.blocks(update_readme.COMMANDS.read_text(encoding="utf-8"))
 EXAMPLES = [*update_readme.blocks(README), *update_readme.blocks(GUIDE)]
 
 
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a directory with a copy of demo/, and describe a terminal of 80 columns without colour."""
+    shutil.copytree(DEMO, tmp_path / "demo", ignore=shutil.ignore_patterns("out"))
+    monkeypatch.chdir(tmp_path)
+    for name, value in update_readme.TERMINAL.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+def printed(command: str, folder: Path) -> str:
+    """Return the output of a command: of `prune` in this process, unless it needs a shell, and of others in bash."""
+    if not command.startswith("prune ") or set(command) & set("|;<>&$"):
+        text: str = update_readme.run(command, folder)
+        return text
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        with redirect_stdout(file), redirect_stderr(file):
+            main(shlex.split(command)[1:])
+        file.seek(0)
+        return file.read()
+
+
+def played(block: str, folder: Path) -> str:
+    """Return `block` with the present output of its commands; they share a directory."""
+    return "".join(f"$ {command}\n{printed(command, folder)}" for command, _ in update_readme.examples(block))
+
+
 @pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: block.splitlines()[0])
-def test_examples_print_what_is_shown(block: str) -> None:
-    """Every shell example, run on a copy of demo/, prints what the page shows, to the letter."""
-    assert update_readme.played(block) == block
+def test_examples_print_the_output_shown(block: str, folder: Path) -> None:
+    """Every shell example prints exactly the output that the page shows."""
+    assert played(block, folder) == block
 
 
 @pytest.mark.skipif(
     not version("typer").startswith(f"{update_readme.TYPER}."),
-    reason=f"the help in docs/commands.md is laid out by Typer {update_readme.TYPER}",
+    reason=f"the help in docs/commands.md has the layout of Typer {update_readme.TYPER}",
 )
 @pytest.mark.parametrize("block", HELP, ids=lambda block: block.splitlines()[0])
-def test_the_help_shown_is_the_real_one(block: str) -> None:
-    """The help blocks are what --help prints; scripts/update_readme.py renews them."""
-    assert update_readme.played(block) == block
+def test_the_help_shown_is_current(block: str, folder: Path) -> None:
+    """The help blocks are the output of --help; scripts/update_readme.py renews them."""
+    assert played(block, folder) == block
 
 
 def test_every_command_has_its_help_block() -> None:
     """docs/commands.md shows the help of `prune` and of each of its commands."""
-    printable = [command for block in HELP for command, _ in update_readme.examples(block)]
+    commands = [command for block in HELP for command, _ in update_readme.examples(block)]
 
-    assert printable == ["prune --help", *(f"prune {command} --help" for command in COMMANDS)]
+    assert commands == ["prune --help", *(f"prune {command} --help" for command in COMMANDS)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_option_is_documented(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command is in the README, and each option its --help names is in docs/commands.md, whatever the layout."""
+    """Each command is in the README, and each option in its --help is in docs/commands.md."""
     main([command, "--help"])
 
     page = next(block for block in HELP if block.startswith(f"$ prune {command} --help\n"))
@@ -78,27 +97,26 @@ def test_every_command_and_option_is_documented(command: str, capsys: pytest.Cap
     assert {option for option in options if option not in page} == set()
 
 
-def test_every_command_is_tested_here(capsys: pytest.CaptureFixture[str]) -> None:
-    """The commands these tests know are the commands there are."""
+def test_the_commands_tested_here_are_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """`prune --help` lists the commands that these tests read the help of."""
     main(["--help"])
 
     listed = capsys.readouterr().out.split("Commands:\n")[1].split("\n\n")[0]
     assert re.findall(r"^  (\w+)", listed, re.MULTILINE) == [*COMMANDS]
 
 
-def test_the_python_example_runs(tmp_path: Path) -> None:
-    """The library example prints what its comment says."""
+def test_the_python_example_runs(folder: Path) -> None:
+    """The library example prints the text in its comment."""
     example = re.findall(r"(?<=^```python\n).*?(?=^```$)", README, re.MULTILINE | re.DOTALL)[0]
-    shutil.copytree(ROOT / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("out"))
 
-    ran = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, check=True, text=True)
+    run = subprocess.run([sys.executable, "-c", example], cwd=folder, capture_output=True, check=True, text=True)
 
-    assert ran.stdout.splitlines() == re.findall(r"print\(.*\)  # (.*)", example)
+    assert run.stdout.splitlines() == re.findall(r"print\(.*\)  # (.*)", example)
 
 
 def test_every_field_of_the_report_is_documented(tmp_path: Path) -> None:
-    """Each key of the JSON report is named in the README's section on it."""
-    prune(ROOT / "demo" / "digits_conv.pth", Global(amount=0.5), output=tmp_path / "o", reports=[tmp_path / "o.json"])
+    """The guide's section on the report names each key of the JSON report."""
+    prune(DEMO / "digits_conv.pth", Global(amount=0.5), output=tmp_path / "o", reports=[tmp_path / "o.json"])
     report = json.loads((tmp_path / "o.json").read_text())
     section = GUIDE.split("## The report")[1].split("\n## ")[0]
 
@@ -109,23 +127,45 @@ def test_every_field_of_the_report_is_documented(tmp_path: Path) -> None:
     assert [key for key in keys if key not in named] == []
 
 
-def test_what_the_readme_points_to_exists() -> None:
-    """Files named in the README and the guide are there."""
+def test_the_files_that_the_readme_names_exist() -> None:
+    """The README and the guide name only files that exist."""
     named = set(re.findall(r"(?:tests|scripts|demo|docs)/[\w./]*\w", README + GUIDE)) - {"demo/digits_conv.pruned"}
 
     missing = {path for path in named if not (ROOT / path).exists() and ".pruned." not in path and "/out/" not in path}
     assert missing == set()
 
 
-def test_every_test_file_that_holds_a_promise_says_so() -> None:
-    """The promises name only tests that are there."""
+def test_the_test_files_in_the_table_of_promises_exist() -> None:
+    """The table of promises in the README names only files that exist."""
     table = README.split("which test holds it")[1].split("\n## ")[0]
 
     assert all((ROOT / path).exists() for path in re.findall(r"`(tests/[^`]*)`", table))
 
 
 def test_the_changelog_has_this_version() -> None:
-    """CHANGELOG.md begins with the version that is installed."""
+    """CHANGELOG.md begins with the installed version."""
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
     assert re.findall(r"^## (\S+)", changelog, re.MULTILINE)[0] == version("prunecli")
+
+
+def test_every_test_in_the_table_of_guarantees_exists() -> None:
+    """docs/guarantees.md names only tests that exist."""
+    named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", GUARANTEES)
+    defined = {path: functions(ROOT / path) for path, _ in named}
+
+    assert named
+    assert [(path, name) for path, name in named if name not in defined[path]] == []
+
+
+def functions(path: Path) -> set[str]:
+    """Return the names of the functions in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_row_of_the_table_of_guarantees_has_a_test() -> None:
+    """Each guarantee in docs/guarantees.md names a test."""
+    rows = [line for line in GUARANTEES.split("## Not promised")[0].splitlines() if line.startswith("| ")]
+
+    assert [row for row in rows[1:] if not re.search(r"`tests/[\w/.]+::\w+`", row)] == []

@@ -1,45 +1,30 @@
-"""The story script: prune, fine-tune, prune again, until the accuracy drops; told in seconds."""
+"""The story script: prune, fine-tune, prune again, until the accuracy drops."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import load_script
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from pathlib import Path
 
 torch = pytest.importorskip("torch", reason="torch is not installed; the demo's models are torch's")
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-def script(name: str) -> ModuleType:
-    """Import scripts/NAME.py, which is in no package."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up, and scripts each other
-    spec.loader.exec_module(module)
-    return module
-
-
-accuracy = script("accuracy")
-script("train_demo")
-story = script("story")
+accuracy = load_script("accuracy")
+load_script("train_demo")
+story = load_script("story")
 
 
 @pytest.fixture
 def one_thread() -> Any:  # noqa: ANN401 - a generator
-    """Leave torch's number of threads as it was: the story sets it."""
+    """Restore the number of torch's threads, which the story sets."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -47,7 +32,7 @@ def one_thread() -> Any:  # noqa: ANN401 - a generator
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_story_ends_where_the_accuracy_drops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The table has a line per round, the files have the zeros it says, and the plot is one SVG."""
+    """The table has a line per round, the files have the sparsity in it, and the plot is an SVG."""
     pytest.importorskip("sklearn", reason="scikit-learn, where the images to train on come from, is not installed")
 
     code = story.main(["--rounds", "3", "--epochs", "1", "--final", "99.9%", "--margin", "5%", "--out", str(tmp_path)])
@@ -70,7 +55,7 @@ def test_the_story_ends_where_the_accuracy_drops(tmp_path: Path, capsys: pytest.
 
 @given(st.integers(1, 50), st.floats(0, 0.999))
 def test_the_schedule_is_that_of_zhu_and_gupta(rounds: int, final: float) -> None:
-    """It rises from nothing to the end, ever more slowly, along their formula with an initial sparsity of 0."""
+    """The schedule rises from 0 to the final sparsity, ever more slowly, and follows their formula."""
     steps = [story.cubic(t, rounds, final) for t in range(rounds + 1)]
 
     assert steps[0] == 0
@@ -83,7 +68,7 @@ def test_the_schedule_is_that_of_zhu_and_gupta(rounds: int, final: float) -> Non
 
 @given(st.lists(st.floats(0, 400), min_size=1, max_size=6))
 def test_labels_do_not_cover_each_other(heights: list[float]) -> None:
-    """Labels keep their order, move down only, and end a line apart."""
+    """Labels keep their order, move down only, and are at least a line apart."""
     found = story.spread(heights)
 
     assert all(after >= before for before, after in zip(heights, found, strict=True))
@@ -92,8 +77,8 @@ def test_labels_do_not_cover_each_other(heights: list[float]) -> None:
 
 
 @given(st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=1, max_size=11), st.floats(0, 0.5))
-def test_any_story_can_be_drawn(scores: list[tuple[float, float, float]], margin: float) -> None:
-    """Whatever the accuracies, the plot is well-formed and has a point per round and series inside its frame."""
+def test_the_plot_has_a_point_per_round_and_series(scores: list[tuple[float, float, float]], margin: float) -> None:
+    """For any accuracies the plot is well-formed, and all points are inside its frame."""
     rounds = [story.Round(i, i / 10, *found) for i, found in enumerate(scores)]
 
     svg = ET.fromstring(story.draw(rounds, margin))  # noqa: S314 - our own
@@ -105,8 +90,8 @@ def test_any_story_can_be_drawn(scores: list[tuple[float, float, float]], margin
 
 
 @pytest.mark.parametrize("args", [["--margin", "1"], ["--margin", "x"], ["--final", "100%"], ["--rounds", "0"]])
-def test_wrong_options_are_told_before_anything_is_done(args: list[str], tmp_path: Path) -> None:
-    """Usage errors end with 2, and no directory is made."""
+def test_wrong_options_are_reported_before_any_work(args: list[str], tmp_path: Path) -> None:
+    """A usage error ends with exit code 2 and makes no directory."""
     with pytest.raises(SystemExit) as caught:
         story.main([*args, "--out", str(tmp_path / "out")])
 
@@ -114,10 +99,10 @@ def test_wrong_options_are_told_before_anything_is_done(args: list[str], tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_without_scikit_learn_the_story_says_so(
+def test_without_scikit_learn_there_is_one_error_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line with what to install."""
+    """The message says what to install."""
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
 
     assert story.main(["--out", str(tmp_path)]) == 2

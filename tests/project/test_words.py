@@ -1,0 +1,55 @@
+"""The words of the project: comments, docstrings, messages, test names and pages avoid vague and figurative ones."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WORDS = ["things?", "nobody", "somebody", "whoever", "tells", "told", "telling", "rooms?", "house", "beside"]
+WORDS += [r"goes\W+by"]
+UNWANTED = re.compile(rf"(?<![a-z])({'|'.join(WORDS)})(?![a-z])", re.IGNORECASE)
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("d*/*.md"))]
+SOURCES = [p for folder in ("prunecli", "scripts", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
+FILES = [path.relative_to(ROOT).as_posix() for path in [*PAGES, *SOURCES] if path != Path(__file__)]
+
+NOT_YET = (
+    *("README.md", "CHANGELOG.md", "docs/", "prunecli/", "scripts/"),
+    *("tests/baking/", "tests/cli/", "tests/engine/", "tests/formats/", "tests/hostile/", "tests/inspection/"),
+    *("tests/io/", "tests/kernels/", "tests/laws/", "tests/ranking/", "tests/report/"),
+    *("tests/selection/", "tests/strategies/", "tests/test_dtypes.py", "tests/text/", "tests/training/"),
+    *("tests/tuning/",),
+)
+"""Paths that still have such words; this list shrinks to nothing."""
+
+
+def texts(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the text of each comment, string of more than one word, and test name."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
+            for number, line in enumerate(node.value.splitlines()):
+                yield node.lineno + number, line
+        elif isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            yield node.lineno, node.name
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(NOT_YET)])
+def test_words_are_plain(name: str) -> None:
+    """No comment, docstring, message, test name or page has a word of the list."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    lines = texts(text) if name.endswith(".py") else enumerate(text.splitlines(), 1)
+
+    assert [f"{name}:{number}: {line}" for number, line in lines if UNWANTED.search(line)] == []

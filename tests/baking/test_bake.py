@@ -462,7 +462,7 @@ W, M = torch.ones(2, 2), torch.eye(2)
         ({"w_orig": W.view(4)[:3], "w_mask": torch.ones(3), "rest": W.view(4)[1:]}, "or some of them"),
         (
             {"state_dict": {"w_orig": W, "w_mask": M}, "ema": {"w": W}},
-            "another place in the file holds the same tensor",
+            "the file stores the same tensor elsewhere without a mask",
         ),
     ],
 )

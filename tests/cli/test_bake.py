@@ -101,7 +101,7 @@ def test_in_place_and_force(ckpt: Path, run: Callable[..., tuple[int, str, str]]
     ("args", "words"),
     [
         (["missing.pth"], "there is no file"),
-        (["CKPT", "--key", "nowhere"], "holds no tensors at the key"),
+        (["CKPT", "--key", "nowhere"], "has no tensors at the key"),
         (["CKPT", "--in-place", "-o", "x.pth"], "--in-place writes to the input"),
         (["CKPT", "-o", "no/such/folder.pth"], "there is no directory"),
         (["CKPT", "-o", "CKPT"], "is the input itself"),

@@ -230,9 +230,9 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "53 100,000 lists deep": (
         lambda: checkpoint(b"\x80\x02" + b"]" * DEEP + rebuilt() + b"a" * DEEP + b"."),
-        "nest too deeply",
+        "are nested too deeply",
     ),
-    "53 100,000 tuples deep": (lambda: checkpoint(b"\x80\x02N" + b"\x85" * DEEP + b"."), "nest too deeply"),
+    "53 100,000 tuples deep": (lambda: checkpoint(b"\x80\x02N" + b"\x85" * DEEP + b"."), "are nested too deeply"),
     "53 100,000 calls deep": (lambda: checkpoint(b"\x80\x02cm\nf\nq\x00" + b"\x85h\x00\x85R" * DEEP + b"."), ""),
     "53 100,000 persistent ids deep": (lambda: checkpoint(b"\x80\x02N" + b"Q" * DEEP + b"."), "describes no storage"),
     "53 a megabyte of marks": (lambda: checkpoint(b"\x80\x02" + b"(" * MEGA + b"."), "damaged"),
@@ -342,7 +342,7 @@ def test_53_a_wrong_key_takes_little_time(tmp_path: Path) -> None:
 
     end, _ = measured(tmp_path, "threshold", "in.pth", "--thr", "0.5", "--key", "nope", seconds=30)
 
-    assert_refusal(end, "holds no tensors at the key 'nope'")
+    assert_refusal(end, "has no tensors at the key 'nope'")
 
 
 # --- 52: payloads

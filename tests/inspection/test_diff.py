@@ -567,7 +567,7 @@ def test_json_says_it_too(run: Callable[..., tuple[int, str, str]], tmp_path: Pa
         (("A", "missing.pth"), "there is no file or directory missing.pth"),
         (("-", "-"), "only one checkpoint can come through standard input"),
         (("A", "A", "-x", "nope"), "--exclude 'nope' matches none"),
-        (("A", "A", "--key", "nope"), "holds no tensors at the key 'nope'"),
+        (("A", "A", "--key", "nope"), "has no tensors at the key 'nope'"),
     ],
 )
 def test_wrong_usage_ends_with_two(

@@ -1,45 +1,43 @@
-"""A pickle as a graph of terms that remember where in the bytes they were written, and whether two graphs are equal.
+"""A pickle as a graph of terms that record how and where in the bytes each value is built.
 
-Where `pickle_reader` says what a checkpoint holds, this says how each value came to be, down to attributes and
-hooks: enough to tell that a rewritten pickle still builds everything that the old one built. Runs nothing.
+`reader` describes the contents of a checkpoint; a graph describes every step, including attributes and hooks.
+Comparing two graphs therefore proves that a rewritten pickle builds the same objects. No code is executed.
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from prunecli.errors import CheckpointError
-from prunecli.formats.pickle.opcodes import ARGUMENTS, STOP, why_not
-from prunecli.formats.pickle.reader import MAX_OPCODES
+from prunecli.formats.pickle.machine import StackMachine, opcodes_of
+from prunecli.formats.pickle.opcodes import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
 SET, ADD, BUILD = "set", "add", "build"
-"""What may happen to a value after it was made: a key was set, an item was added, a state was given."""
+"""The effects on a value after it is made: a key is set, an item is added, a state is given."""
 
 
 @dataclass(eq=False, slots=True)
 class Term:
-    """A value: the opcode that made it, that opcode's argument as it is spelled, its parts, and what happened to it.
+    """A value: the bytes of the opcode that made it (argument included), the values it is made of, and its effects.
 
-    `effects` are (SET, key, value), (ADD, value) and (BUILD, state), in order. Text, whole numbers, truth values and
-    None stand for themselves, without a Term.
+    `effects` are (SET, key, value), (ADD, value) and (BUILD, state), in order. Text, integers, booleans and None
+    stand for themselves, without a Term.
     """
 
-    code: str
-    argument: bytes
+    opcode: bytes
     parts: tuple[object, ...] = ()
     effects: list[tuple[Any, ...]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key set on `target`, its `order`-th effect: the bytes [start, value) wrote the key, [value, end) the value.
+    """A key set on `target`, by its effect number `order`: bytes [start, value) build the key, [value, end) the value.
 
-    A SETITEM of its own is part of the entry's bytes; `alone` says so.
+    With `alone` the entry has a SETITEM opcode of its own, which is part of the bytes.
     """
 
     target: Term
@@ -52,13 +50,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Memo:
-    """An opcode [at, end) about the memo.
+    """A memo opcode in the bytes [offset, end).
 
-    `definition` is the ordinal of the value it keeps or fetches, among all that are kept; `start` is where the bytes
-    begin that wrote the value, for an opcode that keeps one, else -1.
+    `definition` is the ordinal, among all stored values, of the value that it stores or fetches. `start` is the offset
+    where the bytes begin that build a stored value; it is -1 for an opcode that fetches.
     """
 
-    at: int
+    offset: int
     end: int
     definition: int
     start: int
@@ -66,217 +64,167 @@ class Memo:
 
 @dataclass(slots=True)
 class Trace:
-    """What the bytes of one pickle build: its `root`, and where entries, memo opcodes and frames lie, in order.
+    """The value that one pickle builds (`root`), and the positions of entries, memo opcodes and frames, in order.
 
-    `slots` are the memo's numbers by definition; `counted` says of each whether it had none in the bytes (MEMOIZE).
-    `fetched` are the definitions that are fetched at all.
+    `slots` are the memo indices by definition. `implicit` holds, by definition, whether the opcode names no index
+    (MEMOIZE). `fetched` are the definitions that are fetched at least once. `frames` are (offset of the FRAME opcode,
+    length of the frame) pairs.
     """
 
     root: object = None
     length: int = 0
     entries: list[Entry] = field(default_factory=list)
     memos: list[Memo] = field(default_factory=list)
-    frames: list[tuple[int, int]] = field(default_factory=list)  # where the opcode is, and how long the frame
+    frames: list[tuple[int, int]] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
-    counted: list[bool] = field(default_factory=list)
+    implicit: list[bool] = field(default_factory=list)
     fetched: set[int] = field(default_factory=set)
 
 
-def trace(data: bytes, label: str) -> Trace:
-    """Trace the one pickle that `data` begins with; CheckpointError, naming `label`, where it makes no sense."""
-    machine = _StackMachine(data)
-    try:
-        machine.run()
-    except (IndexError, KeyError, TypeError, ValueError) as problem:
-        raise CheckpointError(f"the pickle in {label} cannot be followed: {problem}") from problem
+def trace(data: bytes) -> Trace:
+    """Trace the pickle at the start of `data`; ValueError, with the reason, if it is damaged or exceeds a limit."""
+    machine = _TermMachine(data)
+    machine.trace.root, _ = machine.run(machine.stream)
+    machine.trace.length = machine.end
     return machine.trace
 
 
-class _StackMachine:
+class _TermMachine(StackMachine):
+    """A stack machine whose items are pairs: a value, and the offset where the bytes begin that build it."""
+
+    __slots__ = ("data", "definitions", "end", "mark_start", "mark_starts", "start", "stream", "trace")
+
     def __init__(self, data: bytes) -> None:
-        self.data, self.trace = data, Trace()
-        self.stack: list[object] = []
-        self.starts: list[int] = []
-        self.marks: list[tuple[list[object], list[int], int]] = []
-        self.memo: dict[int, tuple[object, int]] = {}
-        self.at = self.end = 0
+        super().__init__()
+        self.data, self.stream = data, bounded(io.BytesIO(data), len(data))
+        self.trace = Trace()
+        self.definitions: dict[int, int] = {}  # by memo index
+        self.mark_starts: list[int] = []  # the offsets of the open MARKs
+        self.mark_start = 0  # the offset of the MARK that was removed last
+        self.start = self.end = 0  # the bytes of the current opcode
 
-    def run(self) -> None:
-        stream, code, count = io.BytesIO(self.data), b"", 0
-        while code != STOP:
-            self.at = stream.tell()
-            code = stream.read(1)
-            name, argument = ARGUMENTS.get(code, ("", None))
-            value = argument(stream) if argument else None
-            self.end = stream.tell()
-            if name not in _STEPS or self.end > len(self.data) or (count := count + 1) > MAX_OPCODES:
-                raise ValueError(why_not(code) if count <= MAX_OPCODES else "it is too long")
-            _STEPS[name](self, name, value)
-        self.trace.root, self.trace.length = self.stack.pop(), self.end
+    def push(self, value: object) -> None:
+        self.stack.append((value, self.start))
 
-    def push(self, value: object, start: int | None = None) -> None:
-        self.stack.append(value)
-        self.starts.append(self.at if start is None else start)
+    def _term(self, parts: tuple[object, ...], start: int) -> None:
+        self.stack.append((Term(self.data[self.start : self.end], parts), start))
 
-    def pop(self) -> tuple[object, int]:
-        return self.stack.pop(), self.starts.pop()
+    def _literal(self, _: object) -> None:
+        self._term((), self.start)
 
-    def pop_mark(self) -> tuple[list[object], list[int], int]:
-        items, starts = self.stack, self.starts
-        self.stack, self.starts, at = self.marks.pop()
-        return items, starts, at
+    byte_string = python2_text = floating = named_global = _literal
+    empty_tuple = empty_list = empty_dict = _literal
 
-    def term(self, name: str, parts: tuple[object, ...], start: int, argument: bytes = b"") -> None:
-        self.push(Term(name, argument, parts), start)
+    def _combine(self, count: int) -> None:
+        if len(self.stack) < count:
+            raise IndexError
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        self._term(tuple(value for value, _ in items), items[0][1])
 
-    def target(self) -> Term:
-        target = self.stack[-1]
+    def tuple1(self, _: object) -> None:
+        self._combine(1)
+
+    def tuple2(self, _: object) -> None:
+        self._combine(2)
+
+    def tuple3(self, _: object) -> None:
+        self._combine(3)
+
+    persistent_id = tuple1
+    stack_global = call = tuple2
+    call_with_keywords = tuple3
+
+    def mark(self, _: object) -> None:
+        super().mark(None)
+        self.mark_starts.append(self.start)
+
+    def pop_mark(self) -> list[Any]:
+        items = super().pop_mark()
+        self.mark_start = self.mark_starts.pop()
+        return items
+
+    def tuple_to_mark(self, _: object) -> None:
+        items = self.pop_mark()
+        self._term(tuple(value for value, _ in items), self.mark_start)
+
+    frozenset_to_mark = tuple_to_mark
+
+    def duplicate(self, _: object) -> None:
+        self.push(self.stack[-1][0])
+
+    def _target(self) -> Term:
+        target, _ = self.stack[-1]
         if not isinstance(target, Term):
-            raise TypeError("a plain value is changed")
+            raise TypeError(f"items or keys are set on a {type(target).__name__}")
         return target
 
+    def append(self, _: object) -> None:
+        item, _ = self.stack.pop()
+        self._target().effects.append((ADD, item))
 
-def _nothing(_machine: _StackMachine, _name: str, _value: object) -> None:
-    return
+    def extend(self, _: object) -> None:
+        items = self.pop_mark()
+        self._target().effects.extend((ADD, item) for item, _ in items)
 
+    def set_item(self, _: object) -> None:
+        (item, value), (key, start) = self.stack.pop(), self.stack.pop()
+        self._set(key, item, Entry(self._target(), 0, start, value, self.end, alone=True))
 
-def _plain(machine: _StackMachine, _name: str, value: object) -> None:
-    machine.push(value)
+    def set_items(self, _: object) -> None:
+        items = self.pop_mark()
+        if len(items) % 2:
+            raise ValueError("a key has no value")
+        ends = [*(start for _, start in items[1:]), self.start]
+        target = self._target()
+        for i in range(0, len(items), 2):
+            (key, start), (item, _) = items[i : i + 2]
+            self._set(key, item, Entry(target, 0, start, ends[i], ends[i + 1], alone=False))
 
+    def _set(self, key: object, item: object, entry: Entry) -> None:
+        effects = entry.target.effects
+        if isinstance(key, str):
+            self.trace.entries.append(replace(entry, order=len(effects)))
+        effects.append((SET, key, item))
 
-def _constant(value: object) -> Callable[[_StackMachine, str, object], None]:
-    return lambda machine, _name, _value: machine.push(value)
+    def build(self, _: object) -> None:
+        state, _ = self.stack.pop()
+        self._target().effects.append((BUILD, state))
 
+    def put(self, index: int | None) -> None:
+        slot = len(self.memo) if index is None else index
+        super().put(slot)
+        definition = self.definitions[slot] = len(self.trace.slots)
+        self.trace.memos.append(Memo(self.start, self.end, definition, self.stack[-1][1]))
+        self.trace.slots.append(slot)
+        self.trace.implicit.append(index is None)
 
-def _spelled(machine: _StackMachine, name: str, _value: object) -> None:
-    machine.term(name, (), machine.at, machine.data[machine.at : machine.end])
+    def get(self, index: int) -> None:
+        value, _ = self.memo[index]
+        definition = self.definitions[index]
+        self.trace.memos.append(Memo(self.start, self.end, definition, -1))
+        self.trace.fetched.add(definition)
+        self.push(value)
 
-
-def _mark(machine: _StackMachine, _name: str, _value: object) -> None:
-    machine.marks.append((machine.stack, machine.starts, machine.at))
-    machine.stack, machine.starts = [], []
-
-
-def _pop(machine: _StackMachine, _name: str, _value: object) -> None:
-    if machine.stack:
-        machine.pop()
-    else:
-        machine.pop_mark()
-
-
-def _pop_mark(machine: _StackMachine, _name: str, _value: object) -> None:
-    machine.pop_mark()
-
-
-def _dup(machine: _StackMachine, _name: str, _value: object) -> None:
-    machine.push(machine.stack[-1])
-
-
-def _collect(machine: _StackMachine, name: str, _value: object) -> None:
-    items, _, start = machine.pop_mark()
-    machine.term(name, tuple(items), start)
-
-
-def _combine(count: int) -> Callable[[_StackMachine, str, object], None]:
-    def step(machine: _StackMachine, name: str, _value: object) -> None:
-        if len(machine.stack) < count:
-            raise IndexError("a value is missing from the stack")
-        parts, start = tuple(machine.stack[-count:]), machine.starts[-count]
-        del machine.stack[-count:], machine.starts[-count:]
-        machine.term(name, parts, start)
-
-    return step
+    def frame(self, length: int) -> None:
+        self.trace.frames.append((self.start, length))
 
 
-def _add(machine: _StackMachine, name: str, _value: object) -> None:
-    items = [machine.pop()[0]] if name == "APPEND" else machine.pop_mark()[0]
-    machine.target().effects.extend((ADD, item) for item in items)
+def _located(step: Callable[[_TermMachine, Any], object]) -> Callable[[_TermMachine, Any], None]:
+    """Return `step` with `start` and `end` of the machine set to the bytes of the opcode."""
+
+    def located(machine: _TermMachine, argument: object) -> None:
+        machine.start, machine.end = machine.end, machine.stream.tell()
+        step(machine, argument)
+
+    return located
 
 
-def _set_one(machine: _StackMachine, _name: str, _value: object) -> None:
-    (item, value), (key, start) = machine.pop(), machine.pop()
-    _set(machine, key, item, Entry(machine.target(), 0, start, value, machine.end, alone=True))
-
-
-def _set_many(machine: _StackMachine, _name: str, _value: object) -> None:
-    items, starts, _ = machine.pop_mark()
-    if len(items) % 2:
-        raise ValueError("a key has no value")
-    ends = [*starts[1:], machine.at]
-    target = machine.target()
-    for i in range(0, len(items), 2):
-        _set(machine, items[i], items[i + 1], Entry(target, 0, starts[i], ends[i], ends[i + 1], alone=False))
-
-
-def _set(machine: _StackMachine, key: object, item: object, entry: Entry) -> None:
-    effects = entry.target.effects
-    if isinstance(key, str):
-        placed = Entry(entry.target, len(effects), entry.start, entry.value, entry.end, entry.alone)
-        machine.trace.entries.append(placed)
-    effects.append((SET, key, item))
-
-
-def _build(machine: _StackMachine, _name: str, _value: object) -> None:
-    state, _ = machine.pop()
-    machine.target().effects.append((BUILD, state))
-
-
-def _put(machine: _StackMachine, name: str, index: Any) -> None:  # noqa: ANN401 - an opcode's argument
-    counted = name == "MEMOIZE"
-    slot = len(machine.memo) if counted else index
-    trace = machine.trace
-    machine.memo[slot] = (machine.stack[-1], len(trace.slots))
-    trace.memos.append(Memo(machine.at, machine.end, len(trace.slots), machine.starts[-1]))
-    trace.slots.append(slot)
-    trace.counted.append(counted)
-
-
-def _get(machine: _StackMachine, _name: str, index: Any) -> None:  # noqa: ANN401 - an opcode's argument
-    if index not in machine.memo:
-        raise ValueError(f"memo {index} was never stored")
-    value, definition = machine.memo[index]
-    machine.trace.memos.append(Memo(machine.at, machine.end, definition, -1))
-    machine.trace.fetched.add(definition)
-    machine.push(value)
-
-
-def _frame(machine: _StackMachine, _name: str, length: Any) -> None:  # noqa: ANN401 - an opcode's argument
-    machine.trace.frames.append((machine.at, length))
-
-
-_STEPS: dict[str, Callable[[_StackMachine, str, Any], None]] = {
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4"), _plain),
-    **dict.fromkeys(("BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE"), _plain),
-    **dict.fromkeys(("BINFLOAT", "BINSTRING", "SHORT_BINSTRING", "GLOBAL"), _spelled),
-    **dict.fromkeys(("BINBYTES", "BINBYTES8", "BYTEARRAY8", "SHORT_BINBYTES"), _spelled),
-    **dict.fromkeys(("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_SET", "EMPTY_DICT"), _spelled),
-    **dict.fromkeys(("TUPLE", "FROZENSET"), _collect),
-    **dict.fromkeys(("TUPLE1", "BINPERSID"), _combine(1)),
-    **dict.fromkeys(("TUPLE2", "STACK_GLOBAL", "REDUCE", "NEWOBJ"), _combine(2)),
-    **dict.fromkeys(("TUPLE3", "NEWOBJ_EX"), _combine(3)),
-    **dict.fromkeys(("APPEND", "APPENDS", "ADDITEMS"), _add),
-    **dict.fromkeys(("PROTO", "STOP"), _nothing),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _put),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), _get),
-    "NONE": _constant(None),
-    "NEWTRUE": _constant(True),
-    "NEWFALSE": _constant(False),
-    "MARK": _mark,
-    "POP": _pop,
-    "POP_MARK": _pop_mark,
-    "DUP": _dup,
-    "SETITEM": _set_one,
-    "SETITEMS": _set_many,
-    "BUILD": _build,
-    "FRAME": _frame,
-}
-
-
-# --- questions to a graph
+_TermMachine.opcodes = {code: (argument, _located(step)) for code, (argument, step) in opcodes_of(_TermMachine).items()}
 
 
 def holders(root: object, values: Collection[int]) -> Iterator[tuple[Term, int]]:
-    """Yield each place below `root` that holds a term of which the identity is in `values`.
+    """Yield each place in the graph of `root` that holds one of the terms whose ids are `values`.
 
     A place is a term and the number of its effect, or -1 for its parts.
     """
@@ -296,13 +244,14 @@ def holders(root: object, values: Collection[int]) -> Iterator[tuple[Term, int]]
                 yield term, order
 
 
-def same(old: object, new: object, edits: Mapping[int, Mapping[int, str | None]]) -> bool:
-    """Say whether the graph at `new` is the one at `old` but for `edits`, and shares the same values.
+def same_graph(old: object, new: object, edits: Mapping[int, Mapping[int, str | None]]) -> bool:
+    """Return whether the graph of `new` equals the graph of `old` with `edits` applied, including shared values.
 
-    `edits` tells, by the identity of a term of the old graph, which of its effects are gone (None) or have a new key.
+    `edits` maps the id of a term of the old graph to its changed effects: the new key of a SET, or None if the effect
+    is removed.
     """
     partners: dict[int, int] = {}
-    taken: set[int] = set()
+    matched: set[int] = set()
     pending = [(old, new)]
     while pending:
         a, b = pending.pop()
@@ -310,25 +259,23 @@ def same(old: object, new: object, edits: Mapping[int, Mapping[int, str | None]]
             if type(a) is not type(b) or a != b:
                 return False
             continue
-        if id(a) in partners or id(b) in taken:
+        if id(a) in partners or id(b) in matched:
             if partners.get(id(a)) != id(b):
                 return False
             continue
         partners[id(a)] = id(b)
-        taken.add(id(b))
+        matched.add(id(b))
         effects = _edited(a, edits.get(id(a), {}))
-        if (a.code, a.argument, len(a.parts), len(effects)) != (b.code, b.argument, len(b.parts), len(b.effects)):
+        if a.opcode != b.opcode or [len(a.parts), *map(len, effects)] != [len(b.parts), *map(len, b.effects)]:
             return False
         pending.extend(zip(a.parts, b.parts, strict=True))
         for before, after in zip(effects, b.effects, strict=True):
-            if len(before) != len(after):
-                return False
             pending.extend(zip(before, after, strict=True))
     return True
 
 
 def _edited(term: Term, edits: Mapping[int, str | None]) -> list[tuple[Any, ...]]:
-    """Return the effects of a term as they should be after `edits`."""
+    """Return the effects of a term with `edits` applied."""
     if not edits:
         return term.effects
     kept = []

@@ -1,4 +1,4 @@
-"""leaves."""
+"""The leaves of a pickled object: values that torch, NumPy or Paddle rebuild a tensor, array or storage from."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ _WRAPPERS = {
     "_rebuild_parameter_with_state",
     "_rebuild_device_tensor_from_cpu_tensor",
 }
-
-
 _SUBCLASSES = {"_rebuild_from_type", "_rebuild_from_type_v2"}
+_MODULES = {"torch._utils", "torch._tensor", "torch.tensor"}  # the last two are those of old versions
 
-
-_MODULES = {"torch._utils", "torch._tensor", "torch.tensor"}
-
-
-_OTHERS = {
+_UNPRUNABLE = {
     "_rebuild_sparse_tensor": "sparse tensor",
     "_rebuild_sparse_csr_tensor": "sparse tensor",
     "_rebuild_qtensor": "quantized tensor",
@@ -25,7 +20,6 @@ _OTHERS = {
     "_rebuild_meta_tensor_no_storage": "meta tensor",
     "_rebuild_wrapper_subclass": "tensor of a wrapper subclass",
 }
-
 
 _ARRAYS = {
     ("numpy.core.multiarray", "_reconstruct"),
@@ -36,7 +30,7 @@ _ARRAYS = {
 
 
 def is_leaf(value: object) -> bool:
-    """Whether `value` is a storage or what some tensor or array library rebuilds: nothing to look for inside."""
+    """Return whether `value` is a storage, or a tensor or array to rebuild; the search does not look inside it."""
     if isinstance(value, Persistent) or is_array(value):
         return True
     if isinstance(value, tuple):
@@ -47,22 +41,25 @@ def is_leaf(value: object) -> bool:
 
 
 def is_array(value: object) -> bool:
-    """Whether `value` is what NumPy rebuilds an array from."""
+    """Return whether `value` is a call that rebuilds a NumPy array."""
     if not isinstance(value, Call) or not isinstance(value.func, Global):
         return False
     return (value.func.module, value.func.name) in _ARRAYS
 
 
 def _is_named_array(value: tuple[object, ...]) -> bool:
-    # Paddle pickles a parameter as the tuple of its own name and its array
+    # Paddle pickles a parameter as a tuple of its name and its array.
     return len(value) == 2 and isinstance(value[0], str) and is_array(value[1])
 
 
 def unwrapped(value: object) -> object:
-    """Return the call inside a Parameter's, a subclass's or Paddle's pair; any other value as it is."""
+    """Return the call that rebuilds the tensor inside a Parameter, a tensor subclass or a pair of Paddle.
+
+    Any other value is returned unchanged.
+    """
     if isinstance(value, tuple):
         return value[1]
-    for _ in range(8):  # a Parameter of a subclass has two wrappings; a hostile file has any number
+    for _ in range(8):  # a Parameter of a subclass has two wrappers; a hostile file may have any number
         match value:
             case Call(func=Global(module=module, name=name), args=(inner, *_)) if (
                 module in _MODULES and name in _WRAPPERS
@@ -78,13 +75,13 @@ def unwrapped(value: object) -> object:
 
 
 def other_kind(value: object) -> str:
-    """Say in a few words what a leaf, already unwrapped, is when it is no ordinary tensor."""
+    """Return what an unwrapped leaf is, in a few words, if it is not a strided tensor."""
     match value:
         case Persistent():
             return "bare storage"
         case Call(func=Global(module=module, name=name)) if (module, name) in _ARRAYS:
             return "NumPy array"
         case Call(func=Global(module=module, name=name)):
-            return _OTHERS.get(name, f"tensor that {module}.{name} rebuilds")
+            return _UNPRUNABLE.get(name, f"tensor rebuilt by {module}.{name}")
         case _:
             return "tensor of an unknown kind"

@@ -1,7 +1,7 @@
-"""How a pickle is spelled: its opcodes, and how the argument of each is read from a file.
+"""The pickle opcodes and the readers of their arguments.
 
-Bytes are not read but noted by their place, so that a pickle of arrays costs no memory. Knows nothing of what the
-opcodes do.
+Long byte strings are skipped and only their position is kept, so a pickle of arrays costs no memory.
+The effect of an opcode on the stack is defined in `machine`.
 """
 
 from __future__ import annotations
@@ -9,24 +9,29 @@ from __future__ import annotations
 import os
 import pickletools
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
+ArgumentReader: TypeAlias = "Callable[[IO[bytes]], Any] | None"
+"""Reads the argument of an opcode from a stream; None for an opcode without an argument."""
+
 SHORT = 255
-"""Bytes objects up to this length are read; of longer ones only the place is noted."""
+"""Byte strings of at most this length are read; of longer ones only the position is kept."""
 
 STOP = b"."
 """The opcode that ends a pickle."""
 
+_READLINE_LIMIT = 1 << 16  # bytes of one line of a GLOBAL
+
 
 @dataclass(eq=False, slots=True)
 class Blob:
-    """A bytes object: `length` bytes from byte `start` of the stream on; `content` only up to SHORT bytes.
+    """A byte string: `length` bytes from offset `start` of the stream; `content` is None if it is longer than SHORT.
 
-    `reused` says that the pickle comes back to it, so that it may be part of more than one object.
+    `reused` is set when the pickle refers to it again, because it may then be part of more than one object.
     """
 
     start: int
@@ -36,40 +41,41 @@ class Blob:
 
 
 class _Bounded:
-    def __init__(self, file: BinaryIO, left: int) -> None:
+    def __init__(self, file: BinaryIO, limit: int) -> None:
         self._file = file
-        self._left = left
+        self._remaining = limit
         self.tell = file.tell
         self._size = file.seek(0, os.SEEK_END)
         file.seek(0)
 
     def read(self, count: int) -> bytes:
-        if count > self._left:
-            raise ValueError(f"{count:,} bytes are wanted where {self._left:,} are left")
-        self._left -= count
+        if count > self._remaining:
+            raise ValueError(f"{count:,} bytes are needed and {self._remaining:,} remain")
+        self._remaining -= count
         return self._file.read(count)
 
     def seek(self, count: int, whence: int) -> None:
-        if (left := self._size - self.tell()) < count:  # a far place is an error of the system on some filesystems
-            raise ValueError(f"{count:,} bytes are wanted where {left:,} are left")
+        if (remaining := self._size - self.tell()) < count:  # some filesystems fail to seek far past the end
+            raise ValueError(f"{count:,} bytes are needed and {remaining:,} remain")
         self._file.seek(count, whence)
 
     def readline(self) -> bytes:
-        line = self._file.readline(min(self._left, 1 << 16))
-        self._left -= len(line)
+        line = self._file.readline(min(self._remaining, _READLINE_LIMIT))
+        self._remaining -= len(line)
         return line
 
 
 def bounded(file: BinaryIO, limit: int) -> IO[bytes]:
-    """Return `file`, from its start, as a stream that reads `limit` bytes at most: a lie about a length costs nothing.
+    """Return `file`, rewound to its start, as a stream that reads at most `limit` bytes.
 
-    Reading more raises ValueError, as does skipping past the end; what is skipped does not count.
+    A false length in the pickle therefore cannot exhaust memory. Reading more raises ValueError, as does skipping
+    past the end of the file; skipped bytes do not count.
     """
     return cast("IO[bytes]", _Bounded(file, limit))
 
 
-def why_not(code: bytes) -> str:
-    """Say what is wrong with the opcode `code` (one byte, or none at the end of the file)."""
+def opcode_error(code: bytes) -> str:
+    """Return the reason why the opcode `code` is rejected; `code` is one byte, or empty at the end of the file."""
     if not code:
         return "the end is missing"
     if code not in ARGUMENTS:
@@ -78,7 +84,7 @@ def why_not(code: bytes) -> str:
 
 
 def _blob(width: int) -> Callable[[IO[bytes]], Blob]:
-    """Return a reader of bytes that follow their length, which is a number of `width` bytes."""
+    """Return a reader of a byte string that follows its length, a number of `width` bytes."""
 
     def argument(stream: IO[bytes]) -> Blob:
         head = stream.read(width)
@@ -88,27 +94,36 @@ def _blob(width: int) -> Callable[[IO[bytes]], Blob]:
         start = stream.tell()
         content = stream.read(length) if length <= SHORT else None
         if content is None:
-            stream.seek(length, 1)
+            stream.seek(length, os.SEEK_CUR)
         return Blob(start, length, content)
 
     return argument
 
 
-def _pair(stream: IO[bytes]) -> str:
-    """Read two lines as "module name"; backslashes mean themselves, as they do to pickle but not to pickletools."""
+def _module_and_name(stream: IO[bytes]) -> str:
+    """Read two lines and return them as "module name".
+
+    Unlike the reader of pickletools, it does not decode backslash escapes: pickle does not either.
+    """
     lines = stream.readline(), stream.readline()
     if not all(line.endswith(b"\n") for line in lines):
         raise ValueError("the name of a global has no end")
     return " ".join(line[:-1].decode("utf-8") for line in lines)
 
 
-_BLOBS = {"SHORT_BINBYTES": _blob(1), "BINBYTES": _blob(4), "BINBYTES8": _blob(8), "BYTEARRAY8": _blob(8)}
+_OWN_READERS = {
+    "SHORT_BINBYTES": _blob(1),
+    "BINBYTES": _blob(4),
+    "BINBYTES8": _blob(8),
+    "BYTEARRAY8": _blob(8),
+    "GLOBAL": _module_and_name,
+}
 
-ARGUMENTS: dict[bytes, tuple[str, Callable[[IO[bytes]], Any] | None]] = {
+ARGUMENTS: dict[bytes, tuple[str, ArgumentReader]] = {
     opcode.code.encode("latin-1"): (
         opcode.name,
-        _pair if opcode.name == "GLOBAL" else _BLOBS.get(opcode.name, opcode.arg.reader if opcode.arg else None),
+        _OWN_READERS.get(opcode.name, opcode.arg.reader if opcode.arg else None),
     )
     for opcode in pickletools.opcodes
 }
-"""Opcode -> its name, and what reads its argument from a stream; None where it has none."""
+"""Maps each opcode to its name and to the reader of its argument."""

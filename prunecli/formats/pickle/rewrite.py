@@ -1,8 +1,7 @@
-"""A pickle with some dict entries renamed and others taken out, by editing its opcodes: nothing is unpickled.
+"""Rename and remove dict entries of a pickle by editing its opcodes; nothing is unpickled.
 
-Every other opcode stays as it is spelled. What was kept in the memo inside an entry that goes, and is fetched later,
-is written out where it is fetched first. The result is traced again and compared with the original, so it is right
-or it is refused. Knows nothing about tensors and files.
+All other opcodes keep their bytes. A value that is stored in the memo inside a removed entry and fetched later is
+written where it is fetched first. The result is traced and compared with the original; if they differ, it is rejected.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
-from prunecli.formats.pickle.graph import SET, Entry, Term, holders, same, trace
-from prunecli.formats.torch.records import resave
+from prunecli.formats.pickle.graph import SET, Entry, Term, holders, same_graph, trace
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -23,64 +21,63 @@ if TYPE_CHECKING:
     from prunecli.formats.pickle.graph import Memo, Trace
 
 MAX_DEPTH = 32
-"""Values kept for later that are made of values kept for later, one in the other, more than this are refused."""
+"""The most levels of removed memo values that are made of other removed memo values."""
 
-_SHORT_BINUNICODE, _BINUNICODE, _BINGET, _LONG_BINGET, _FRAME_SIZE = b"\x8c", b"X", b"h", b"j", 9
-
-_Edits = dict[int, dict[int, "str | None"]]
+_SHORT_BINUNICODE, _BINUNICODE, _BINGET, _LONG_BINGET = b"\x8c", b"X", b"h", b"j"
+_FRAME_SIZE = 9  # bytes of a FRAME opcode with its argument
 
 
 @dataclass(frozen=True, slots=True)
-class _Zone:
-    """The bytes [start, end) of the old pickle that give way to `text`."""
+class _Edit:
+    """The bytes [start, end) of the old pickle are replaced with `text`."""
 
     start: int
     end: int
     text: bytes = b""
 
 
-def rewrite_pickle(data: bytes, names: Mapping[str, str | None], label: str) -> bytes:
-    """Return the pickle `data` with the entries at the dotted paths `names` renamed, or gone where the name is None.
+def rewrite_pickle(data: bytes, names: Mapping[str, str | None], label: str, *, hint: str) -> bytes:
+    """Return the pickle `data` with dict entries renamed or removed.
 
-    A path leads from the pickled object through dicts; a key may have dots, and of a new path only the last key may
-    differ. Raises CheckpointError, naming `label`, where an entry is not there exactly once, where the value of one to
-    rename is in other places too, and where the result would not build what the old pickle builds.
+    `names` maps the dotted path of each entry to its new path, or to None to remove it. A path leads from the pickled
+    object through dicts; keys may contain dots, and only the last key of a path may change. Raises CheckpointError,
+    naming `label` and with `hint`, if the pickle is damaged, if a path leads to no entry or to more than one, and if
+    the result would not build the same objects; also if the value of a renamed entry is stored elsewhere too.
     """
-    old = trace(data, label)
-    chosen = _chosen(old, names, label)
-    _refuse_shared(old, [entry for entry, key in chosen if key is not None], label)
-    zones = [_zone(data, old, entry, key) for entry, key in chosen]
-    edits: _Edits = {}
-    for entry, key in chosen:
-        edits.setdefault(id(entry.target), {})[entry.order] = key
     try:
-        new = _Writer(data, old, sorted(zones, key=lambda zone: zone.start)).written()
-        right = same(old.root, trace(new, label).root, edits)
-    except (CheckpointError, ValueError) as problem:
-        raise _unproven(label, str(problem)) from problem
-    if not right:
-        raise _unproven(label, "values that stay are shared with those that go")
+        old = trace(data)
+        chosen = _chosen(old, names)
+        _refuse_shared(old, [entry for entry, key in chosen if key is not None], label)
+        edits = sorted((_edit(data, old, entry, key) for entry, key in chosen), key=lambda edit: edit.start)
+        new = _Writer(data, old, edits).written()
+        _check_same(old, new, chosen)
+    except ValueError as problem:
+        raise CheckpointError(f"the pickle in {label} cannot be rewritten safely: {problem}", hint=hint) from problem
     return new
 
 
-def _unproven(label: str, why: str) -> CheckpointError:
-    return CheckpointError(f"the pickle in {label} cannot be rewritten with certainty: {why}", hint=resave(label))
+def _check_same(old: Trace, new: bytes, chosen: list[tuple[Entry, str | None]]) -> None:
+    edits: dict[int, dict[int, str | None]] = {}
+    for entry, key in chosen:
+        edits.setdefault(id(entry.target), {})[entry.order] = key
+    if not same_graph(old.root, trace(new).root, edits):
+        raise ValueError("remaining values share parts with removed ones")
 
 
-# --- which bytes
+# --- the bytes to change
 
 
-def _chosen(old: Trace, names: Mapping[str, str | None], label: str) -> list[tuple[Entry, str | None]]:
-    """Return the entry of each name and its new key, None where it goes."""
+def _chosen(old: Trace, names: Mapping[str, str | None]) -> list[tuple[Entry, str | None]]:
+    """Return the entry of each name and its new key, None if it is removed."""
     entries = {(id(entry.target), entry.order): entry for entry in old.entries}
     indexes: dict[int, dict[str, list[int]]] = {}
     chosen = []
     for name, new in names.items():
-        found = list(_find(old.root, name, indexes, set()))
-        if len(found) != 1:
-            why = "is in no dict by that name" if not found else "is there more than once"
-            raise _unproven(label, f"{printable(name)!r} {why}")
-        target, order, above = found[0]
+        places = list(_find(old.root, name, indexes, set()))
+        if len(places) != 1:
+            why = "is not an entry of a dict" if not places else "is the name of more than one entry"
+            raise ValueError(f"{printable(name)!r} {why}")
+        target, order, above = places[0]
         chosen.append((entries[id(target), order], None if new is None else new[above:]))
     return chosen
 
@@ -92,19 +89,17 @@ def _find(
     seen: set[tuple[int, int]],
     above: int = 0,
 ) -> Iterator[tuple[Term, int, int]]:
-    """Yield each (dict, effect, length of the path above it) at the dotted `path`, whose first characters are above.
+    """Yield (dict, number of the effect, characters of the path above it) for each entry at the dotted `path`.
 
-    `seen` keeps hostile dicts, which lead to each other in countless ways, from being searched again.
+    The first `above` characters of the path lead to `node`. `seen` stops repeated searches of dicts that a hostile
+    pickle nests in each other.
     """
     if not isinstance(node, Term) or (id(node), above) in seen:
         return
     seen.add((id(node), above))
-    index = indexes.get(id(node))
-    if index is None:
-        index = indexes[id(node)] = {}
-        for order, effect in enumerate(node.effects):
-            if effect[0] == SET and isinstance(effect[1], str):
-                index.setdefault(effect[1], []).append(order)
+    if id(node) not in indexes:
+        indexes[id(node)] = _index(node)
+    index = indexes[id(node)]
     yield from ((node, order, above) for order in index.get(path[above:], ()))
     dot = path.find(".", above)
     while dot >= 0:
@@ -113,85 +108,95 @@ def _find(
         dot = path.find(".", dot + 1)
 
 
+def _index(node: Term) -> dict[str, list[int]]:
+    """Return the numbers of the effects that set each key of a dict."""
+    index: dict[str, list[int]] = {}
+    for order, effect in enumerate(node.effects):
+        if effect[0] == SET and isinstance(effect[1], str):
+            index.setdefault(effect[1], []).append(order)
+    return index
+
+
 def _refuse_shared(old: Trace, entries: list[Entry], label: str) -> None:
     values = {id(entry.target.effects[entry.order][2]) for entry in entries}
     places = {(id(entry.target), entry.order) for entry in entries}
     if any((id(term), order) not in places for term, order in holders(old.root, values)):
         raise CheckpointError(
-            f"a weight in {label} cannot be folded: another place in the file holds the same tensor, and is not pruned",
+            f"a weight in {label} cannot be folded: the file stores the same tensor elsewhere without a mask",
             hint="torch.nn.utils.prune.remove(module, name) in Python, then save again",
         )
 
 
-def _zone(data: bytes, old: Trace, entry: Entry, key: str | None) -> _Zone:
+def _edit(data: bytes, old: Trace, entry: Entry, key: str | None) -> _Edit:
     if key is None:
-        return _Zone(entry.start, entry.end)
+        return _Edit(entry.start, entry.end)
     text = _string(data, entry.start, key)
     memos = _within(old.memos, entry.start, entry.value)
-    keeps = len(memos) == 1 and memos[0].start == entry.start and memos[0].end == entry.value
-    if keeps and memos[0].definition not in old.fetched:
-        return _Zone(entry.start, memos[0].at, text)
-    return _Zone(entry.start, entry.value, text)
+    stored = len(memos) == 1 and memos[0].start == entry.start and memos[0].end == entry.value
+    if stored and memos[0].definition not in old.fetched:
+        return _Edit(entry.start, memos[0].offset, text)
+    return _Edit(entry.start, entry.value, text)
 
 
-def _string(data: bytes, at: int, text: str) -> bytes:
-    """Spell `text` as the string at `at` is spelled, or as the pickle's protocol would."""
+def _string(data: bytes, start: int, text: str) -> bytes:
+    """Return the opcode for `text`, of the same kind as the string at `start` or else of the pickle's protocol."""
     encoded = text.encode("utf-8", "surrogatepass")
-    short = data[at : at + 1] == _SHORT_BINUNICODE or (data[at : at + 1] != _BINUNICODE and data[1] >= 4)
+    opcode = data[start : start + 1]
+    short = opcode == _SHORT_BINUNICODE or (opcode != _BINUNICODE and data[1] >= 4)
     if short and len(encoded) < 256:
         return _SHORT_BINUNICODE + len(encoded).to_bytes(1, "little") + encoded
     return _BINUNICODE + len(encoded).to_bytes(4, "little") + encoded
 
 
 def _within(memos: list[Memo], start: int, end: int) -> list[Memo]:
-    first = bisect_left(memos, start, key=lambda memo: memo.at)
-    return memos[first : bisect_left(memos, end, key=lambda memo: memo.at)]
+    first = bisect_left(memos, start, key=lambda memo: memo.offset)
+    return memos[first : bisect_left(memos, end, key=lambda memo: memo.offset)]
 
 
-# --- writing
+# --- the new pickle
 
 
 class _Writer:
-    """Copies a pickle but for its zones, and keeps the memo and the frames right."""
+    """Copies a pickle with `edits` applied, and updates memo indices and frame lengths."""
 
-    def __init__(self, data: bytes, old: Trace, zones: list[_Zone]) -> None:
-        self.data, self.old, self.zones = data, old, zones
+    def __init__(self, data: bytes, old: Trace, edits: list[_Edit]) -> None:
+        self.data, self.old, self.edits = data, old, edits
         self.out = bytearray()
         self.puts = {memo.definition: memo for memo in old.memos if memo.start >= 0}
-        self.slots: dict[int, int] = {}  # of the definitions that were written
-        self.marks: list[tuple[int, int]] = []  # where bytes of the old pickle are in the new one
-        self.headers: list[tuple[int, int]] = []  # where a frame's opcode is now, and where the frame ended
-        if any(a.end > b.start for a, b in pairwise(zones)):
-            raise ValueError("the entries lie in each other")
-        if len(set(old.counted)) > 1:
-            raise ValueError("its memo is numbered in two ways")
+        self.slots: dict[int, int] = {}  # the memo index of each definition that was written
+        self.marks: list[tuple[int, int]] = []  # (offset in the old pickle, offset in the new one)
+        self.headers: list[tuple[int, int]] = []  # (new offset of a FRAME opcode, old end of its frame)
+        if any(a.end > b.start for a, b in pairwise(edits)):
+            raise ValueError("its entries overlap")
+        if len(set(old.implicit)) > 1:
+            raise ValueError("only some of its memo opcodes name an index")
 
     def written(self) -> bytes:
-        """Return the new pickle; ValueError where it cannot be made."""
-        at = 0
-        for zone in self.zones:
-            self._stretch(at, zone.start)
-            for frame, length in self._frames(zone.start, zone.end):
-                self._header(frame, length)
-            self.out += zone.text
-            at = zone.end
-        self._stretch(at, self.old.length)
-        self._fix_frames()
+        """Return the new pickle; ValueError if it cannot be written."""
+        offset = 0
+        for edit in self.edits:
+            self._copy_with_frames(offset, edit.start)
+            for frame, length in self._frames(edit.start, edit.end):
+                self._copy_header(frame, length)
+            self.out += edit.text
+            offset = edit.end
+        self._copy_with_frames(offset, self.old.length)
+        self._update_frames()
         return bytes(self.out)
 
     def _frames(self, start: int, end: int) -> list[tuple[int, int]]:
         first = bisect_left(self.old.frames, (start, -1))
         return self.old.frames[first : bisect_left(self.old.frames, (end, -1))]
 
-    def _stretch(self, start: int, end: int) -> None:
-        """Write the old bytes [start, end), which are in no zone."""
+    def _copy_with_frames(self, start: int, end: int) -> None:
+        """Copy the old bytes [start, end), which are in no edit."""
         for frame, length in self._frames(start, end):
             self._copy(start, frame)
-            self._header(frame, length)
+            self._copy_header(frame, length)
             start = frame + _FRAME_SIZE
         self._copy(start, end)
 
-    def _header(self, frame: int, length: int) -> None:
+    def _copy_header(self, frame: int, length: int) -> None:
         self.marks.append((frame, len(self.out)))
         self.headers.append((len(self.out), frame + _FRAME_SIZE + length))
         self.out += self.data[frame : frame + _FRAME_SIZE]
@@ -199,22 +204,22 @@ class _Writer:
 
     def _copy(self, start: int, end: int) -> None:
         for memo in _within(self.old.memos, start, end):
-            self._verbatim(start, memo.at)
-            self._memo(memo, 0)
+            self._copy_bytes(start, memo.offset)
+            self._write_memo(memo, 0)
             start = memo.end
-        self._verbatim(start, end)
+        self._copy_bytes(start, end)
 
-    def _verbatim(self, start: int, end: int) -> None:
-        now = len(self.out)
+    def _copy_bytes(self, start: int, end: int) -> None:
+        offset = len(self.out)
         self.out += self.data[start:end]
         if self.old.frames:
-            self.marks += ((start, now), (end, len(self.out)))
+            self.marks += ((start, offset), (end, len(self.out)))
 
-    def _memo(self, memo: Memo, depth: int) -> None:
+    def _write_memo(self, memo: Memo, depth: int) -> None:
         if memo.start >= 0:
-            slot = len(self.slots) if self.old.counted[memo.definition] else self.old.slots[memo.definition]
-            self.slots[memo.definition] = slot
-            self.out += self.data[memo.at : memo.end]
+            implicit = self.old.implicit[memo.definition]
+            self.slots[memo.definition] = len(self.slots) if implicit else self.old.slots[memo.definition]
+            self.out += self.data[memo.offset : memo.end]
         elif memo.definition in self.slots:
             self._fetch(memo, self.slots[memo.definition])
         else:
@@ -222,48 +227,47 @@ class _Writer:
 
     def _fetch(self, memo: Memo, slot: int) -> None:
         if memo.start < 0 and slot == self.old.slots[memo.definition]:
-            self.out += self.data[memo.at : memo.end]
+            self.out += self.data[memo.offset : memo.end]
         elif slot < 256:
             self.out += _BINGET + slot.to_bytes(1, "little")
         else:
             self.out += _LONG_BINGET + slot.to_bytes(4, "little")
 
     def _define(self, put: Memo, depth: int) -> None:
-        """Write a value that was kept in a zone where it is fetched first; parts of it that exist are fetched."""
-        at = bisect_right(self.zones, put.at, key=lambda zone: zone.start) - 1
-        inside = at >= 0 and self.zones[at].start <= put.start and put.end <= self.zones[at].end
+        """Write a value of a removed entry where it is first fetched; its parts that exist already are fetched."""
+        index = bisect_right(self.edits, put.offset, key=lambda edit: edit.start) - 1
+        inside = index >= 0 and self.edits[index].start <= put.start and put.end <= self.edits[index].end
         if not inside or depth > MAX_DEPTH or self._frames(put.start, put.end):
-            raise ValueError("a value that stays was made together with one that goes")
+            raise ValueError("a remaining value was built together with a removed one")
         start = put.start
         memos = _within(self.old.memos, put.start, put.end)
         known = [memo for memo in memos if memo.start >= put.start and memo.definition in self.slots]
         for memo in sorted(known, key=lambda memo: (memo.start, -memo.end)):
             if memo.start >= start:
-                self._moved_run(start, memo.start, depth)
+                self._copy_removed(start, memo.start, depth)
                 self._fetch(memo, self.slots[memo.definition])
                 start = memo.end
-        self._moved_run(start, put.end, depth)
+        self._copy_removed(start, put.end, depth)
 
-    def _moved_run(self, start: int, end: int, depth: int) -> None:
+    def _copy_removed(self, start: int, end: int, depth: int) -> None:
         for memo in _within(self.old.memos, start, end):
-            self.out += self.data[start : memo.at]
-            self._memo(memo, depth)
+            self.out += self.data[start : memo.offset]
+            self._write_memo(memo, depth)
             start = memo.end
         self.out += self.data[start:end]
 
-    def _fix_frames(self) -> None:
-        """Give each frame its new length."""
-        ends = [self._moved(end) for _, end in self.headers]
-        limits = [*(at for at, _ in self.headers), len(self.out)][1:]
-        for (at, _), end, limit in zip(self.headers, ends, limits, strict=True):
-            length = end - at - _FRAME_SIZE
+    def _update_frames(self) -> None:
+        ends = [self._new_offset(end) for _, end in self.headers]
+        limits = [*(offset for offset, _ in self.headers), len(self.out)][1:]
+        for (offset, _), end, limit in zip(self.headers, ends, limits, strict=True):
+            length = end - offset - _FRAME_SIZE
             if length < 0 or end > limit:
-                raise ValueError("its frames do not follow each other")
-            self.out[at + 1 : at + _FRAME_SIZE] = length.to_bytes(8, "little")
+                raise ValueError("its frames overlap")
+            self.out[offset + 1 : offset + _FRAME_SIZE] = length.to_bytes(8, "little")
 
-    def _moved(self, old: int) -> int:
-        """Return where the byte `old` of the old pickle is now, or where what follows it is."""
-        at = bisect_right(self.marks, old, key=lambda mark: mark[0]) - 1
-        before, now = self.marks[at]
-        moved = now + old - before
-        return min(moved, self.marks[at + 1][1]) if at + 1 < len(self.marks) else moved
+    def _new_offset(self, old: int) -> int:
+        """Return the new offset of the old byte `old`, or of the byte after it that was copied."""
+        index = bisect_right(self.marks, old, key=lambda mark: mark[0]) - 1
+        before, after = self.marks[index]
+        moved = after + old - before
+        return min(moved, self.marks[index + 1][1]) if index + 1 < len(self.marks) else moved

@@ -1,7 +1,6 @@
-"""Which tensors a pickled object holds, under which names, and which part of it is the state_dict.
+"""Find the state_dict in a pickled object, and name the tensors inside and outside it.
 
-Walks symbolic values without recursion, in bounded time, through cycles and shared parts. Knows nothing about
-files.
+The search is iterative, visits cycles and shared parts in bounded time, and reads no file.
 """
 
 from __future__ import annotations
@@ -9,11 +8,10 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from prunecli.errors import CheckpointError
+from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.pickle.leaves import is_leaf
 from prunecli.formats.pickle.opcodes import Blob
 from prunecli.formats.pickle.reader import Call, Key, Persistent
@@ -32,12 +30,20 @@ STATE_DICT_KEYS = (
     "params_ema",
     "weights",
 )
-"""Where the state_dict is looked for at the top of a nested checkpoint, first one first."""
+"""The keys of a nested checkpoint under which its state_dict is looked for, in this order."""
 
 MAX_DEPTH = 256
-MIN_STEPS, MAX_STEPS = 1 << 20, 1 << 25  # a leaf seen again costs 100; a container entered again 16 and its length
-STEPS_PER_LEAF = 400  # what a leaf seen for the first time adds: some more names for its state_dict
-MAX_NAME = 1000  # characters
+"""The most levels of containers."""
+
+MAX_NAME = 1000
+"""The most characters of a tensor's name."""
+
+MIN_STEPS, MAX_STEPS = 1 << 20, 1 << 25
+"""The steps that a search may take at its start, and at most. A leaf that is reached again costs 100 steps; a container
+that is entered again costs 16 and its length."""
+
+STEPS_PER_LEAF = 400
+"""The steps that each new leaf adds, so that it may have several names."""
 
 _NOT_WEIGHTS = re.compile(
     r"optim|schedul|scaler|rng|^(opt|ema|amp|callbacks|loops)$|^(opt|ema)_|_(opt|ema)$", re.IGNORECASE
@@ -50,7 +56,7 @@ Path: TypeAlias = "tuple[Path, object] | None"
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A tensor, array or storage in the pickle, and its dotted name."""
+    """A tensor, array or storage of the pickle, and its dotted name."""
 
     name: str
     value: object
@@ -58,7 +64,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The leaves inside the state_dict at `key` ("" for the top), named from there; and the others, in full."""
+    """The leaves inside and outside the state_dict at `key` ("" for the top of the pickled object).
+
+    Names of the leaves inside start at the state_dict, names of those outside at the top.
+    """
 
     key: str
     inside: tuple[Leaf, ...]
@@ -66,15 +75,15 @@ class Found:
 
 
 class Names:
-    """The names given so far: no two leaves get the same."""
+    """Makes the names of leaves unique."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Start without names."""
         self._times: dict[str, int] = {}
         self._repeated: list[str] = []
 
     def unique(self, leaf: Leaf) -> str:
-        """Return the leaf's name, with a number where another path gave the same name before."""
+        """Return the leaf's name, with a number if a leaf before it has the same name."""
         name = leaf.name
         while name in self._times:
             self._times[leaf.name] += 1
@@ -85,39 +94,39 @@ class Names:
         return name
 
     def facts(self) -> tuple[str, ...]:
-        """Say which names had to be numbered."""
+        """Return a sentence about the numbered names, or nothing if there are none."""
         if not self._repeated:
             return ()
         more = f" and {len(self._repeated) - 1:,} more" if self._repeated[1:] else ""
-        return (f"two places have the same name: the later one is listed as {self._repeated[0]!r}{more}",)
+        return (f"two tensors have the same name: the second is listed as {self._repeated[0]!r}{more}",)
 
 
 def find_leaves(root: object, label: str, key: str | None) -> Found:
-    """Choose the state_dict in `root` and list what it and the rest hold.
+    """Return the leaves of `root`, inside and outside its state_dict.
 
-    `key` is a dotted path, or None to choose by STATE_DICT_KEYS. Raises CheckpointError, naming `label`, where
-    there is nothing at `key`, or where names nest or repeat beyond all reason.
+    `key` is the dotted path of the state_dict, or None to look for it under STATE_DICT_KEYS. Raises CheckpointError,
+    naming `label`, if there is no tensor at `key`, or if containers are nested or shared beyond the limits.
     """
     try:
-        at, chosen = (key, _resolve(root, key)) if key else _choose(root)
+        path, chosen = (key, _resolve(root, key)) if key else _choose(root)
         if key and (is_leaf(chosen) or not _holds_leaf(chosen)):
             raise _no_state_dict(root, label, key)
-        return _split(root, at, chosen)
+        return _split(root, path, chosen)
     except ValueError as problem:
         raise CheckpointError(f"{label} cannot be listed: {problem}") from problem
 
 
-def _split(root: object, at: str, chosen: object) -> Found:
-    """List the leaves below `chosen`, then those of `root` that are not among them."""
-    others = _not_weights(root) if chosen is root else {}
+def _split(root: object, key: str, chosen: object) -> Found:
+    """List the leaves below `chosen`, then the other leaves of `root`."""
+    excluded = _not_weights(root) if chosen is root else {}
     seen: set[int] = set()
-    inside = tuple(_leaves(chosen, None, seen, barred={id(other) for other in others.values()}))
+    inside = tuple(_leaves(chosen, None, seen, excluded={id(node) for node in excluded.values()}))
     listed = {id(leaf.value) for leaf in inside}
-    rest: list[tuple[Path, object]] = [((None, part), other) for part, other in others.items()]
+    rest: list[tuple[Path, object]] = [((None, part), node) for part, node in excluded.items()]
     if chosen is not root:
         rest = [(None, root)]
     outside = (leaf for path, node in rest for leaf in _leaves(node, path, seen, once=True))
-    return Found(at, inside, tuple(leaf for leaf in outside if id(leaf.value) not in listed))
+    return Found(key, inside, tuple(leaf for leaf in outside if id(leaf.value) not in listed))
 
 
 def _choose(root: object) -> tuple[str, object]:
@@ -130,18 +139,18 @@ def _choose(root: object) -> tuple[str, object]:
 
 
 def _entries(node: object) -> Mapping[object, object]:
-    """Return what a dict, or an object of some subclass of dict, holds."""
+    """Return the entries of a dict or of an object of a dict subclass; nothing for other values."""
     if isinstance(node, Call):
         return node.entries
     return node if isinstance(node, dict) else {}
 
 
 def _registries(node: object) -> list[dict[object, object]]:
-    """Return the dicts in which an nn.Module keeps its tensors and its children; nothing for other objects."""
+    """Return the dicts of an nn.Module with its tensors and children; nothing for other objects."""
     if not isinstance(node, Call) or not isinstance(node.state, dict):
         return []
-    found = [node.state.get(name) for name in _REGISTRIES]
-    return [registry for registry in found if isinstance(registry, dict)] if None not in found else []
+    registries = [node.state.get(name) for name in _REGISTRIES]
+    return [registry for registry in registries if isinstance(registry, dict)] if None not in registries else []
 
 
 def _not_weights(root: object) -> dict[object, object]:
@@ -153,32 +162,37 @@ def _not_weights(root: object) -> dict[object, object]:
 
 
 def _resolve(node: object, dotted: str) -> object:
-    """Return what lies at the path `dotted` below `node`, or None; a part may have dots in it."""
+    """Return the value at the path `dotted` below `node`, or None; keys may contain dots."""
     for part, child in _children(node):
         text = _text(part)
         if dotted == text:
             return child
-        if dotted.startswith(f"{text}.") and (found := _resolve(child, dotted[len(text) + 1 :])) is not None:
-            return found
+        if dotted.startswith(f"{text}.") and (value := _resolve(child, dotted[len(text) + 1 :])) is not None:
+            return value
     return None
 
 
 def _no_state_dict(root: object, label: str, key: str) -> CheckpointError:
-    # Entries may share their parts: each is looked at once, so that a hint costs no more than a listing.
-    seen: set[int] = set()
+    message = f"{label} has no tensors at the key {key!r}"
+    near = difflib.get_close_matches(key, names := _keys_of_tensors(root), n=len(names) or 1, cutoff=0)
+    if not near:
+        return CheckpointError(message, hint="leave the key out: the tensors are at the top of the file")
+    more = f" (other keys: {', '.join(near[1:6])})" if near[1:] else ""
+    return CheckpointError(message, hint=(Argument("key", near[0]), more))
+
+
+def _keys_of_tensors(root: object) -> list[str]:
+    """Return the printable keys of `root` that lead to tensors."""
+    seen: set[int] = set()  # entries may share parts: each is visited once, so the hint costs no more than a listing
     names = []
     for part, child in itertools.islice(_children(root), 1000):
         if is_leaf(child) or id(child) in seen:
             continue
-        found = next(_leaves(child, None, seen, once=True), None)
+        leaf = next(_leaves(child, None, seen, once=True), None)
         seen.add(id(child))
-        if found is not None and (name := _text(part)).isprintable():
+        if leaf is not None and (name := _text(part)).isprintable():
             names.append(name)
-    near = difflib.get_close_matches(key, names, n=len(names) or 1, cutoff=0)
-    hint = f"--key {shlex.quote(near[0])}" if near else "leave --key out: the tensors are at the top"
-    if near[1:]:
-        hint += f" (there are also: {', '.join(near[1:6])})"
-    return CheckpointError(f"{label} holds no tensors at the key {key!r}", hint=hint)
+    return names
 
 
 def _holds_leaf(node: object) -> bool:
@@ -186,15 +200,16 @@ def _holds_leaf(node: object) -> bool:
 
 
 def _leaves(
-    root: object, path: Path, seen: set[int], *, barred: Collection[int] = (), once: bool = False
+    root: object, path: Path, seen: set[int], *, excluded: Collection[int] = (), once: bool = False
 ) -> Iterator[Leaf]:
     """Yield the leaves below `root` in order, and add the containers on the way to `seen`.
 
-    Plain containers and modules are listed under each of their names, unless `once`; other objects, and what
-    holds no leaf, are entered once. Raises ValueError past MAX_DEPTH, MAX_STEPS and MAX_NAME.
+    Plain containers and modules are listed under each of their names, unless `once`; other objects and containers
+    without leaves are entered once. The containers whose ids are `excluded` are skipped. Raises ValueError past
+    MAX_DEPTH, MAX_STEPS and MAX_NAME.
     """
     stack = [(root, path, _children(root), 0)]
-    closed = {id(root), *barred}  # the containers above, and those not worth entering
+    closed = {id(root), *excluded}  # the containers on the current path, and those without leaves
     steps, leaves, known = MIN_STEPS, 0, set[int]()
     while stack:
         node, path, children, before = stack[-1]
@@ -215,7 +230,7 @@ def _leaves(
             if leaves > before:
                 closed.discard(id(node))
         if len(stack) > MAX_DEPTH or steps < 0:
-            raise ValueError("its objects nest too deeply or share too many parts")
+            raise ValueError("its objects are nested too deeply or share too many parts")
 
 
 def _is_plain(node: object) -> bool:
@@ -229,7 +244,7 @@ def _width(node: object) -> int:
 
 
 def _children(node: object) -> Iterator[tuple[object, object]]:
-    """Yield each part below `node` that may hold a tensor, and its key, index or attribute."""
+    """Yield the key, index or attribute, and the value, of each part of `node` that may contain a tensor."""
     return ((part, child) for part, child in _parts(node) if child and isinstance(child, _NODES))
 
 
@@ -242,10 +257,10 @@ def _parts(node: object) -> Iterable[tuple[object, object]]:
         return ()
     if registries := _registries(node):
         return itertools.chain.from_iterable(registry.items() for registry in registries)
-    states = node.state if isinstance(node.state, tuple) else (node.state,)  # a tuple has the slots too
+    states = node.state if isinstance(node.state, tuple) else (node.state,)  # a tuple also has the slots
     attributes = [state.items() for state in states if isinstance(state, dict)]
-    others = enumerate(state for state in states if not isinstance(state, dict))
-    return itertools.chain(node.entries.items(), enumerate(node.items), *attributes, others, enumerate(node.args))
+    plain = enumerate(state for state in states if not isinstance(state, dict))
+    return itertools.chain(node.entries.items(), enumerate(node.items), *attributes, plain, enumerate(node.args))
 
 
 def _name(path: Path) -> str:
@@ -256,12 +271,12 @@ def _name(path: Path) -> str:
         parts.append(_text(part))
         length += len(parts[-1]) + 1
     if length > MAX_NAME:
-        raise ValueError(f"a tensor's name has {length - 1:,} characters")
+        raise ValueError(f"the name of a tensor has {length - 1:,} characters, at most {MAX_NAME:,}")
     return ".".join(reversed(parts))
 
 
 def _text(part: object) -> str:
-    """Return how a dict key or list index reads in a name; lone surrogates come out escaped."""
+    """Return the text of a dict key or list index in a name, with lone surrogates escaped."""
     if isinstance(part, Key):
         part = part.value
     if isinstance(part, Blob) and part.content is not None:

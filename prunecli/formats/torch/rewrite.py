@@ -17,7 +17,7 @@ from prunecli.formats.pickle.rewrite import rewrite_pickle
 from prunecli.formats.torch.export import is_exported
 from prunecli.formats.torch.legacy import is_legacy
 from prunecli.formats.torch.rebuild import storage_claim
-from prunecli.formats.torch.records import only_folder, read_record
+from prunecli.formats.torch.records import only_folder, read_record, resave
 from prunecli.formats.torch.torchscript import is_script
 from prunecli.formats.zip.directory import read_records
 from prunecli.formats.zip.rewrite import rewrite_zip
@@ -52,7 +52,7 @@ def _zip(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> FilePla
         )
     folder = only_folder(records, label)
     old = read_record(file, records[f"{folder}/data.pkl"], label)
-    new = rewrite_pickle(old, names, label)
+    new = rewrite_pickle(old, names, label, hint=resave(label))
     unused = _storages(read_pickle(io.BytesIO(old), label)) - _storages(read_pickle(io.BytesIO(new), label))
     alignment = _ALIGNMENT
     if record := records.get(f"{folder}/.storage_alignment"):
@@ -85,7 +85,7 @@ def _legacy(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> File
         ends.append(file.tell())
     claims = {claim.key: claim for claim in (storage_claim(p) for p in pickles[3].persistent if not _is_module(p.pid))}
     file.seek(ends[2])
-    new = rewrite_pickle(file.read(ends[3] - ends[2]), names, label)
+    new = rewrite_pickle(file.read(ends[3] - ends[2]), names, label, hint=resave(label))
     used = _storages(read_pickle(io.BytesIO(new), label))
     keys = [key for key in pickles[4].value if isinstance(key, str)] if isinstance(pickles[4].value, list) else []
     parts: list[bytes | Span] = [Span(0, ends[2]), new, _list_of([key for key in keys if key in used])]

@@ -1,4 +1,4 @@
-"""Pickles edited by opcode: what pickle itself then builds is the old object with entries renamed and taken out."""
+"""Pickles edited by opcode: pickle then builds the original object with entries renamed and removed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from prunecli.formats.pickle.rewrite import rewrite_pickle
 PROTOCOLS = [2, 3, 4, 5]
 
 
+def edited_bytes(data: bytes, names: dict[str, str | None]) -> bytes:
+    """Return the edited pickle."""
+    return rewrite_pickle(data, names, "m.pth", hint="save it again")
+
+
 def rewritten(value: object, names: dict[str, str | None], protocol: int) -> Any:  # noqa: ANN401 - what was pickled
-    """Return what pickle builds from the edited pickle of `value`, read by both of its readers."""
-    data = rewrite_pickle(pickle.dumps(value, protocol), names, "m.pth")
+    """Return the object in the edited pickle of `value`; both readers of pickle must agree on it."""
+    data = edited_bytes(pickle.dumps(value, protocol), names)
     built = pickle.loads(data)  # noqa: S301 - written here
     assert pickle._loads(data) == built  # type: ignore[attr-defined]
     return built
@@ -31,7 +36,7 @@ def edited(value: dict[str, Any], names: dict[str, str | None]) -> dict[str, Any
     return {key: item for key, item in kept if key is not None}
 
 
-# what cannot change after it was made may be shared in any way
+# immutable values may be shared in any way
 frozen = st.recursive(
     st.one_of(st.text(max_size=4), st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False), st.binary()),
     lambda inner: st.lists(inner, max_size=3).map(tuple),
@@ -42,98 +47,96 @@ keys = st.sampled_from(list("abcdefghij"))
 
 @st.composite
 def shared(draw: st.DrawFn) -> dict[str, Any]:
-    """Return a dict of tuples whose parts are taken from few values, so that they are the same objects."""
+    """Return a dict of tuples that share parts from a small pool."""
     pool: list[Any] = draw(st.lists(frozen, min_size=1, max_size=4))
     pool += [tuple(draw(st.lists(st.sampled_from(pool), max_size=4))) for _ in range(3)]
     return {key: (draw(st.sampled_from(pool)), key) for key in draw(st.lists(keys, unique=True, min_size=1))}
 
 
-@given(value=shared(), gone=st.sets(keys), protocol=st.sampled_from(PROTOCOLS))
-def test_entries_go_and_the_rest_is_built_as_before(value: dict[str, Any], gone: set[str], protocol: int) -> None:
-    """Whatever the entries that go share with those that stay, those that stay are equal, and in their order."""
-    names: dict[str, str | None] = dict.fromkeys(gone & set(value))
+@given(value=shared(), removed=st.sets(keys), protocol=st.sampled_from(PROTOCOLS))
+def test_remaining_entries_are_built_as_before(value: dict[str, Any], removed: set[str], protocol: int) -> None:
+    """Remaining entries are equal and in order, whichever parts they share with removed entries."""
+    names: dict[str, str | None] = dict.fromkeys(removed & set(value))
 
-    found = rewritten({"top": value, "again": list(value.values())[:2]}, {f"top.{n}": None for n in names}, protocol)
+    actual = rewritten({"top": value, "again": list(value.values())[:2]}, {f"top.{n}": None for n in names}, protocol)
 
-    assert list(edited(value, names).items()) == list(found["top"].items())
-    assert list(value.values())[:2] == found["again"]
+    assert list(edited(value, names).items()) == list(actual["top"].items())
+    assert list(value.values())[:2] == actual["again"]
 
 
-@given(value=shared(), renamed=st.sets(keys), gone=st.sets(keys), protocol=st.sampled_from(PROTOCOLS))
-def test_keys_are_renamed_where_they_stand(
-    value: dict[str, Any], renamed: set[str], gone: set[str], protocol: int
-) -> None:
-    """A new key stands where the old one stood; the old text stays where it is a value, or a key elsewhere."""
-    names = {key: f"{key}_new" for key in renamed & set(value)} | dict.fromkeys(gone & set(value))
+@given(value=shared(), renamed=st.sets(keys), removed=st.sets(keys), protocol=st.sampled_from(PROTOCOLS))
+def test_keys_are_renamed_in_place(value: dict[str, Any], renamed: set[str], removed: set[str], protocol: int) -> None:
+    """A new key takes the position of the old one; the same text elsewhere is unchanged."""
+    names = {key: f"{key}_new" for key in renamed & set(value)} | dict.fromkeys(removed & set(value))
     other = OrderedDict.fromkeys(value, 0)
     paths = {f"a.b.{old}": None if new is None else f"a.b.{new}" for old, new in names.items()}
 
-    found = rewritten({"a.b": value, "other": other}, paths, protocol)
+    actual = rewritten({"a.b": value, "other": other}, paths, protocol)
 
-    assert list(edited(value, names).items()) == list(found["a.b"].items())
-    assert list(other.items()) == list(found["other"].items())
+    assert list(edited(value, names).items()) == list(actual["a.b"].items())
+    assert list(other.items()) == list(actual["other"].items())
 
 
 lists = st.lists(st.integers(), max_size=2)
 
 
 @given(
-    first=lists, second=lists, gone=st.sets(st.sampled_from("abcd"), min_size=1), protocol=st.sampled_from(PROTOCOLS)
+    first=lists, second=lists, removed=st.sets(st.sampled_from("abcd"), min_size=1), protocol=st.sampled_from(PROTOCOLS)
 )
-def test_shared_things_that_change_are_right_or_refused(
-    first: list[Any], second: list[Any], gone: set[str], protocol: int
+def test_shared_lists_are_right_or_rejected(
+    first: list[Any], second: list[Any], removed: set[str], protocol: int
 ) -> None:
-    """Where lists are shared by what goes and what stays, the result is the same graph, or there is none."""
+    """If removed and remaining entries share lists, the result is the same graph or an error."""
     first.append(second)
     value = {"a": first, "b": (first, second), "c": second, "d": [first]}
 
     try:
-        found = rewritten(value, dict.fromkeys(gone), protocol)
+        actual = rewritten(value, dict.fromkeys(removed), protocol)
     except CheckpointError as refused:
-        assert "certainty" in str(refused)  # noqa: PT017 - either is right
+        assert "safely" in str(refused)  # noqa: PT017 - either is right
         return
 
-    assert edited(value, dict.fromkeys(gone)) == found
+    assert edited(value, dict.fromkeys(removed)) == actual
     parts = {"a": lambda v: v["a"], "b": lambda v: v["b"][0], "d": lambda v: v["d"][0]}
-    firsts = [part(found) for key, part in parts.items() if key in found]
+    firsts = [part(actual) for key, part in parts.items() if key in actual]
     assert all(one is firsts[0] for one in firsts)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_many_values_need_long_memo_numbers(protocol: int) -> None:
-    """Past 256 kept values, what moves is still fetched by the right number."""
+def test_more_than_256_memo_entries_get_long_indices(protocol: int) -> None:
+    """Moved values are fetched by the right index past 256 memo entries."""
     words = [f"word {i}" for i in range(700)]
-    value = {"gone": tuple(words), **{f"k{i}": (words[i], words[-i]) for i in range(700)}}
+    value = {"removed": tuple(words), **{f"k{i}": (words[i], words[-i]) for i in range(700)}}
 
-    assert edited(value, {"gone": None}) == rewritten(value, {"gone": None}, protocol)
+    assert edited(value, {"removed": None}) == rewritten(value, {"removed": None}, protocol)
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
-def test_frames_are_as_long_as_they_say(protocol: int) -> None:
-    """Of a pickle in several frames, with long bytes between them, every frame's length is right afterwards."""
+def test_frame_lengths_are_updated(protocol: int) -> None:
+    """In a pickle of several frames with long byte strings between them, all frame lengths are right afterwards."""
     value = {f"k{i}": (f"text {i % 7}", bytes([i % 251]) * (i * 9701 % 90_000)) for i in range(60)}
-    gone: dict[str, str | None] = {f"k{i}": None for i in range(0, 60, 3)}
+    removed: dict[str, str | None] = {f"k{i}": None for i in range(0, 60, 3)}
     data = pickle.dumps(value, protocol)
     assert sum(op.name == "FRAME" for op, _, _ in pickletools.genops(data)) > 3
 
-    new = rewrite_pickle(data, gone | {"k1": "first"}, "m.pth")
+    new = edited_bytes(data, removed | {"k1": "first"})
 
-    frames = [(at, length) for op, length, at in pickletools.genops(new) if op.name == "FRAME"]
-    ops = {at for _, _, at in pickletools.genops(new)} | {len(new)}
-    assert all(at + 9 + length in ops for at, length in frames)
-    assert edited(value, gone | {"k1": "first"}) == pickle.loads(new)  # noqa: S301 - written here
+    frames = [(offset, length) for op, length, offset in pickletools.genops(new) if op.name == "FRAME"]
+    ops = {offset for _, _, offset in pickletools.genops(new)} | {len(new)}
+    assert all(offset + 9 + length in ops for offset, length in frames)
+    assert edited(value, removed | {"k1": "first"}) == pickle.loads(new)  # noqa: S301 - written here
     assert pickle._loads(new) == pickle.loads(new)  # type: ignore[attr-defined] # noqa: S301
 
 
-def test_nothing_to_do_changes_no_byte() -> None:
-    """Without names the pickle is the one it was."""
+def test_without_names_no_byte_changes() -> None:
+    """A pickle with nothing to rename or remove is returned unchanged."""
     data = pickle.dumps({"a": [1, 2], "b": ("x", {"y": 1.5})}, 4)
 
-    assert data == rewrite_pickle(data, {}, "m.pth")
+    assert data == edited_bytes(data, {})
 
 
-def test_a_single_entry_takes_its_opcode_with_it() -> None:
-    """A dict of one entry is written with SETITEM, which goes with the entry."""
+def test_a_single_entry_is_removed_with_its_opcode() -> None:
+    """A dict of one entry is written with SETITEM, which is removed with the entry."""
     assert rewritten({"sd": {"a": 1}, "z": 2}, {"sd.a": None}, 2) == {"sd": {}, "z": 2}
     assert rewritten({"sd": {"a": 1}, "z": 2}, {"sd.a": "sd.b"}, 2) == {"sd": {"b": 1}, "z": 2}
 
@@ -141,47 +144,58 @@ def test_a_single_entry_takes_its_opcode_with_it() -> None:
 @pytest.mark.parametrize(
     ("value", "name", "words"),
     [
-        ({"a": 1}, "b", "is in no dict"),
-        ({"a.b": 1, "a": {"b": 2}}, "a.b", "more than once"),
-        ([("a", 1)], "a", "is in no dict"),
-        ({1: 2}, "1", "is in no dict"),
+        ({"a": 1}, "b", "is not an entry of a dict"),
+        ({"a.b": 1, "a": {"b": 2}}, "a.b", "more than one entry"),
+        ([("a", 1)], "a", "is not an entry of a dict"),
+        ({1: 2}, "1", "is not an entry of a dict"),
     ],
 )
-def test_names_that_lead_nowhere_are_refused(value: object, name: str, words: str) -> None:
-    """An entry that is not there exactly once is refused in a sentence with its name."""
-    with pytest.raises(CheckpointError, match=words):
-        rewrite_pickle(pickle.dumps(value, 2), {name: None}, "m.pth")
+def test_a_name_of_no_single_entry_is_rejected(value: object, name: str, words: str) -> None:
+    """A path that leads to no entry or to several raises an error with the name and the hint."""
+    with pytest.raises(CheckpointError, match=words) as caught:
+        edited_bytes(pickle.dumps(value, 2), {name: None})
+
+    assert caught.value.hint == "save it again"
 
 
-def test_a_value_that_is_elsewhere_too_is_not_renamed() -> None:
-    """Whoever renames a value is going to change it: one that another place holds too is refused."""
+def test_a_value_stored_twice_is_not_renamed() -> None:
+    """The value of a renamed entry is going to be changed, so an error is raised if it is stored elsewhere too."""
     value = (1, 2, 3)
 
-    with pytest.raises(CheckpointError, match="another place"):
-        rewrite_pickle(pickle.dumps({"a": value, "b": [value]}, 2), {"a": "c"}, "m.pth")
+    with pytest.raises(CheckpointError, match="stores the same tensor elsewhere"):
+        edited_bytes(pickle.dumps({"a": value, "b": [value]}, 2), {"a": "c"})
 
 
-def test_dicts_that_lead_to_each_other_are_searched_once() -> None:
-    """A hostile pickle in which a path can be walked in countless ways is answered at once."""
+def test_dicts_nested_in_each_other_are_searched_once() -> None:
+    """A hostile pickle with exponentially many paths to a name is rejected without walking all of them."""
     below: dict[str, Any] = {}
     last: dict[str, Any] = {}
     for _ in range(200):
         below, last = {"a": below, "a.a": last}, below
 
     with pytest.raises(CheckpointError):
-        rewrite_pickle(pickle.dumps(below, 2), {".".join("a" * 190) + ".x": None}, "m.pth")
+        edited_bytes(pickle.dumps(below, 2), {".".join("a" * 190) + ".x": None})
 
 
-@given(noise=st.binary(max_size=60), way=st.sampled_from(["alone", "over the end", "one byte less"]))
-def test_any_bytes_end_in_a_pickle_or_a_refusal(noise: bytes, way: str) -> None:
-    """Damage at any place is refused in one sentence and never runs anything."""
+@given(noise=st.binary(max_size=60), damage=st.sampled_from(["alone", "over the end", "one byte less"]))
+def test_damaged_bytes_give_a_pickle_or_an_error(noise: bytes, damage: str) -> None:
+    """Damage anywhere raises CheckpointError or leaves a pickle that can be followed to its end."""
     data = pickle.dumps({"a": (1, "x"), "b": OrderedDict(y=2)}, 2)
-    at = len(noise)
-    damaged = {"alone": noise, "over the end": data[:at] + noise, "one byte less": data[:at] + data[at + 1 :]}[way]
+    size = len(noise)
+    damaged = {"alone": noise, "over the end": data[:size] + noise, "one byte less": data[:size] + data[size + 1 :]}
 
     try:
-        found = rewrite_pickle(damaged, {"a": None}, "m.pth")
+        actual = edited_bytes(damaged[damage], {"a": None})
     except CheckpointError as refused:
         assert "m.pth" in str(refused)  # noqa: PT017 - either is right
         return
-    assert any(op.name == "STOP" for op, _, _ in pickletools.genops(found))
+    assert any(op.name == "STOP" for op, _, _ in pickletools.genops(actual))
+
+
+@pytest.mark.parametrize("limit", ["MAX_OPCODES", "MAX_MEMO"])
+def test_the_limits_of_the_stack_machine_hold(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickle with too many opcodes or memo entries is not rewritten."""
+    monkeypatch.setattr(f"prunecli.formats.pickle.machine.{limit}", 5)
+
+    with pytest.raises(CheckpointError, match="more than 5"):
+        edited_bytes(pickle.dumps({str(i): str(i) for i in range(10)}, 2), {})

@@ -258,10 +258,10 @@ def test_key_chooses_the_state_dict() -> None:
 @pytest.mark.parametrize("key", ["state_dcit", "state_dict.w", "epoch", "nothing.at.all"])
 def test_a_missing_key_names_the_nearest(key: str) -> None:
     """A key that leads to no tensors is an error that says which key to type."""
-    with pytest.raises(CheckpointError, match="holds no tensors at the key") as caught:
+    with pytest.raises(CheckpointError, match="has no tensors at the key") as caught:
         listing(saved({"epoch": 1, "state_dict": {"w": torch.ones(1)}}), key)
 
-    assert caught.value.hint == "--key state_dict"
+    assert caught.value.hint == "key='state_dict'"
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -598,15 +598,18 @@ MANY = {
     "lists": (b"](" + b"]" * 2000 + b"e.", "more than 1,000 objects"),
     "made dicts": (b"ccollections\nOrderedDict\nq\0](" + b"h\0)R" * 2000 + b"e.", "more than 1,000 objects"),
     "persistent ids": (b"](" + b"NQ" * 2000 + b"e.", "more than 1,000 objects"),
-    "kept values": (b"N" + b"".join(b"r%b" % struct.pack("<L", i) for i in range(2000)) + b".", "more than 900 values"),
+    "kept values": (
+        b"N" + b"".join(b"r%b" % struct.pack("<L", i) for i in range(2000)) + b".",
+        "more than 900 memo entries",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", MANY)
 def test_what_takes_memory_is_bounded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pickle of more objects, or more values to come back to, than any checkpoint has is stopped."""
-    monkeypatch.setattr("prunecli.formats.pickle.reader.MAX_OBJECTS", 1000)
-    monkeypatch.setattr("prunecli.formats.pickle.reader.MAX_MEMO", 900)
+    monkeypatch.setattr("prunecli.formats.pickle.machine.MAX_OBJECTS", 1000)
+    monkeypatch.setattr("prunecli.formats.pickle.machine.MAX_MEMO", 900)
     body, message = MANY[name]
 
     with pytest.raises(CheckpointError, match=message):

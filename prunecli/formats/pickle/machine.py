@@ -1,0 +1,189 @@
+"""The stack machine of pickle: it follows the opcodes, and its subclasses decide which values they describe.
+
+No opcode imports, calls or unpickles anything. The numbers of opcodes, objects and memo entries are bounded, so a
+hostile pickle exhausts neither time nor memory.
+"""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from prunecli.formats.pickle.opcodes import ARGUMENTS, STOP, opcode_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prunecli.formats.pickle.opcodes import ArgumentReader
+
+MAX_OPCODES = 10_000_000
+"""The most opcodes in a pickle: enough for about 250,000 tensors."""
+
+MAX_OBJECTS = 2_000_000
+"""The most objects, dicts, lists and persistent ids in a pickle; a tensor takes three to five."""
+
+MAX_MEMO = 4_000_000
+"""The most entries of the memo; a tensor takes ten. Together the three limits bound the memory."""
+
+MAX_PROTOCOL = 5
+
+Opcodes: TypeAlias = "dict[bytes, tuple[ArgumentReader, Callable[[Any, Any], object]]]"
+"""Maps each allowed opcode to the reader of its argument and the method of a machine that takes the argument."""
+
+
+class StackMachine:
+    """Follows the opcodes of one pickle. Subclasses define the methods of METHODS that are not defined here.
+
+    Items of the stack are opaque to this class.
+    """
+
+    __slots__ = ("marks", "memo", "object_count", "opcode_count", "stack")
+
+    opcodes: ClassVar[Opcodes]
+
+    def __init__(self) -> None:
+        """Start with an empty stack and an empty memo."""
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []  # the stacks below each open MARK
+        self.memo: dict[int, Any] = {}
+        self.opcode_count = 0
+        self.object_count = 0
+
+    def run(self, stream: IO[bytes]) -> Any:  # noqa: ANN401 - an item of the stack
+        """Follow the pickle at the position of `stream` and return the top of the stack at its end.
+
+        Leaves the stream after the STOP. Raises ValueError, with the reason, where the pickle is damaged or truncated,
+        exceeds a limit, or has an opcode that no checkpoint needs.
+        """
+        try:
+            self._follow(stream)
+            return self.stack.pop()
+        except IndexError:
+            raise ValueError("a value is missing from the stack") from None
+        except KeyError as error:
+            raise ValueError(f"memo {error.args[0]!r} was never stored") from None
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
+    def _follow(self, stream: IO[bytes]) -> None:
+        opcodes, code = self.opcodes, b""
+        while code != STOP:
+            code = stream.read(1)
+            if code not in opcodes:
+                raise ValueError(opcode_error(code))
+            argument, step = opcodes[code]
+            step(self, argument(stream) if argument else None)
+            self.opcode_count += 1
+            if self.opcode_count > MAX_OPCODES:
+                raise ValueError(f"there are more than {MAX_OPCODES:,} opcodes")
+
+    def count_object(self) -> None:
+        """Count an object; ValueError if there are too many."""
+        self.object_count += 1
+        if self.object_count > MAX_OBJECTS:
+            raise ValueError(f"there are more than {MAX_OBJECTS:,} objects")
+
+    def push(self, value: object) -> None:
+        """Push a value that needs no further description."""
+        self.stack.append(value)
+
+    def pop_mark(self) -> list[Any]:
+        """Remove the last MARK and the items above it; return the items."""
+        items = self.stack
+        self.stack = self.marks.pop()
+        return items
+
+    # The methods below are called for opcodes, with the argument of the opcode or None.
+
+    def protocol(self, version: int) -> None:
+        """Check the version of the pickle's protocol."""
+        if not 2 <= version <= MAX_PROTOCOL:
+            raise ValueError(f"the protocol is {version}, not 2 to {MAX_PROTOCOL}")
+
+    def frame(self, length: int) -> None:
+        """Ignore the start of a frame: frames only help a reader to fetch ahead."""
+
+    def stop(self, _: object) -> None:
+        """Do nothing: the loop ends."""
+
+    def none(self, _: object) -> None:
+        """Push None."""
+        self.push(None)
+
+    def true(self, _: object) -> None:
+        """Push True."""
+        self.push(True)
+
+    def false(self, _: object) -> None:
+        """Push False."""
+        self.push(False)
+
+    def mark(self, _: object) -> None:
+        """Begin a new stack above a MARK."""
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def pop(self, _: object) -> None:
+        """Remove the top item, or the MARK if no item is above it."""
+        if self.stack:
+            self.stack.pop()
+        else:
+            self.pop_mark()
+
+    def drop_to_mark(self, _: object) -> None:
+        """Remove the items above the last MARK and the MARK."""
+        self.pop_mark()
+
+    def put(self, index: int | None) -> None:
+        """Store the top item in the memo, at the next free index if `index` is None."""
+        if len(self.memo) >= MAX_MEMO:
+            raise ValueError(f"there are more than {MAX_MEMO:,} memo entries")
+        self.memo[len(self.memo) if index is None else index] = self.stack[-1]
+
+
+METHODS: dict[str, str] = {
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4"), "push"),
+    **dict.fromkeys(("BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE"), "push"),
+    **dict.fromkeys(("BINBYTES", "BINBYTES8", "BYTEARRAY8", "SHORT_BINBYTES"), "byte_string"),
+    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), "python2_text"),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), "put"),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), "get"),
+    **dict.fromkeys(("EMPTY_LIST", "EMPTY_SET"), "empty_list"),
+    **dict.fromkeys(("APPENDS", "ADDITEMS"), "extend"),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), "call"),
+    "PROTO": "protocol",
+    "FRAME": "frame",
+    "STOP": "stop",
+    "NONE": "none",
+    "NEWTRUE": "true",
+    "NEWFALSE": "false",
+    "BINFLOAT": "floating",
+    "MARK": "mark",
+    "POP": "pop",
+    "POP_MARK": "drop_to_mark",
+    "DUP": "duplicate",
+    "EMPTY_TUPLE": "empty_tuple",
+    "EMPTY_DICT": "empty_dict",
+    "TUPLE": "tuple_to_mark",
+    "TUPLE1": "tuple1",
+    "TUPLE2": "tuple2",
+    "TUPLE3": "tuple3",
+    "FROZENSET": "frozenset_to_mark",
+    "APPEND": "append",
+    "SETITEM": "set_item",
+    "SETITEMS": "set_items",
+    "GLOBAL": "named_global",
+    "STACK_GLOBAL": "stack_global",
+    "NEWOBJ_EX": "call_with_keywords",
+    "BUILD": "build",
+    "BINPERSID": "persistent_id",
+}
+"""The method of a machine for each allowed opcode. INST, OBJ, EXT*, PERSID and out-of-band buffers are rejected."""
+
+
+def opcodes_of(machine: type[StackMachine]) -> Opcodes:
+    """Return the opcodes with the methods of `machine` that handle them."""
+    return {
+        code: (argument, getattr(machine, METHODS[name]))
+        for code, (name, argument) in ARGUMENTS.items()
+        if name in METHODS
+    }

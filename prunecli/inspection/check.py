@@ -113,7 +113,11 @@ class Look:
 
     def counts(self, option: str, pattern: str | None) -> list[Count]:
         """Return the zeros of the selected tensors, or of those that `pattern` of `option` matches."""
-        chosen = range(len(self.tensors)) if pattern is None else matching(option, pattern, self.tensors)
+        chosen = (
+            range(len(self.tensors))
+            if pattern is None
+            else matching(option.removeprefix("--").replace("-", "_"), pattern, self.tensors)
+        )
         return [Count(self.tensors[at].name, self.found[at].zeros, self.tensors[at].numel) for at in chosen]
 
     def full_groups(self, pattern: tuple[int, int], dim: int) -> list[Full]:

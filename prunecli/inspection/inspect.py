@@ -5,10 +5,7 @@ Every number is counted in one pass over the weights. Nothing here writes, and n
 
 from __future__ import annotations
 
-import difflib
-import re
 from dataclasses import dataclass, replace
-from fnmatch import translate
 from math import floor, isfinite, log10
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,6 +19,7 @@ from prunecli.inspection.thresholds import ThresholdTable, bytes_read, ladders, 
 from prunecli.io.scan import CHUNK, bytes_to_read, magnitudes, scan_tensors
 from prunecli.progress import start
 from prunecli.selection.aliases import tied
+from prunecli.selection.patterns import matching
 from prunecli.selection.reparametrized import leftovers
 from prunecli.selection.select import Selector, select
 from prunecli.text.escape import printable
@@ -47,7 +45,6 @@ BARS = 20
 
 _COUNTED = ("BOOL", "I", "U")
 _SAID = 5  # digits of an edge: it is a multiple of a number of two digits
-_NEAR_LIMIT = 10_000  # difflib takes seconds over more names than this
 
 _Names: TypeAlias = "tuple[TensorInfo, tuple[str, ...]]"
 """A tensor, and the other names of the same numbers."""
@@ -321,7 +318,10 @@ def _ladders(
 def _drawable(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
     """Return the floating-point tensors of the state_dict that `hist` names, by any of their names."""
     named = [tensor for tensor, aliases in groups if hist in (tensor.name, *aliases)]
-    found = named or _matching(hist, groups)
+    found = named
+    if not named:
+        tensors = [tensor for tensor, _ in groups]
+        found = [tensors[i] for i in matching("hist", hist, tensors, [aliases for _, aliases in groups])]
     floats = [t for t in found if t.dtype in FLOATS and t.numel and _countable(t)]
     if not floats:
         why = found[0].unprunable_reason or why_not_prunable(found[0].dtype) or "it is empty"
@@ -331,24 +331,6 @@ def _drawable(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
             hint="--hist '*.weight'",
         )
     return floats
-
-
-def _matching(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
-    try:
-        matches = re.compile(hist[3:]).search if hist.startswith("re:") else re.compile(translate(hist)).match
-    except re.error as error:
-        raise SelectionError(
-            f"--hist {hist!r} is no regular expression: {error.msg}", hint="a glob needs no prefix: --hist '*.weight'"
-        ) from None
-    found = [tensor for tensor, aliases in groups if any(map(matches, (tensor.name, *aliases)))]
-    if not found:
-        near = difflib.get_close_matches(hist, [t.name for t, _ in groups[:_NEAR_LIMIT]], n=3, cutoff=0.2)
-        names = ", ".join(f"`{printable(name)}`" for name in near)
-        raise SelectionError(
-            f"--hist {hist!r} matches none of {len(groups)} tensors",
-            hint=f"the nearest names: {names}" if near else "--hist '*.weight'",
-        )
-    return found
 
 
 def _draw(checkpoint: Checkpoint, hist: str, tensors: Sequence[TensorInfo], progress: Progress | None) -> Drawing:

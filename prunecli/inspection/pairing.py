@@ -84,8 +84,8 @@ def pair_up(
     named = {**second, **first}
     order = [*first, *(name for name in second if name not in first)]
     every = [named[name] for name in order]
-    kept = _any("--include", include, every)
-    dropped = _any("--exclude", exclude, every) or set()
+    kept = _any("include", include, every)
+    dropped = _any("exclude", exclude, every) or set()
     return [
         Pair(name, first.get(name), second.get(name))
         for at, name in enumerate(order)

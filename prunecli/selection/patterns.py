@@ -1,4 +1,7 @@
-"""patterns."""
+"""Patterns over tensor names: shell globs, and regular expressions after the prefix `re:`.
+
+A glob matches a whole dotted name, and `*` matches dots too. A regular expression is searched in the name.
+"""
 
 from __future__ import annotations
 
@@ -16,49 +19,60 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import TensorInfo
 
+_NEAREST_LIMIT = 10_000  # difflib takes seconds for more names
 
-_NEAR_LIMIT = 10_000  # difflib takes seconds over more names than this
 
-
-def _matching_any(option: str, patterns: Iterable[str], tensors: Sequence[TensorInfo]) -> dict[int, str]:
-    """Map the index of each tensor that a pattern matches to the first such pattern."""
-    found: dict[int, str] = {}
+def matching_any(argument: str, patterns: Iterable[str], tensors: Sequence[TensorInfo]) -> dict[int, str]:
+    """Return the index of each tensor that a pattern matches, with the first such pattern."""
+    matched: dict[int, str] = {}
     for pattern in patterns:
-        for i in matching(option, pattern, tensors):
-            found.setdefault(i, pattern)
-    return found
+        for i in matching(argument, pattern, tensors):
+            matched.setdefault(i, pattern)
+    return matched
 
 
-def matching(option: str, pattern: str, tensors: Sequence[TensorInfo]) -> list[int]:
-    """Return the places of the tensors that a pattern of `option` matches; SelectionError where it matches none."""
-    matches = _matcher(option, pattern)
-    found = [i for i, tensor in enumerate(tensors) if matches(tensor.name)]
-    if not found:
-        near = _near(pattern, [t.name for t in tensors])
+def matching(
+    argument: str, pattern: str, tensors: Sequence[TensorInfo], aliases: Sequence[Sequence[str]] | None = None
+) -> list[int]:
+    """Return the indices of the tensors whose name, or one of their `aliases`, matches `pattern`.
+
+    `argument` is the name of the argument in messages. Raises SelectionError if the pattern is malformed or matches
+    nothing.
+    """
+    names = [(tensor.name, *more) for tensor, more in zip(tensors, aliases or [()] * len(tensors), strict=True)]
+    matches = _matcher(argument, pattern)
+    matched = [i for i, candidates in enumerate(names) if any(map(matches, candidates))]
+    if not matched:
+        nearest = _nearest(pattern, [tensor.name for tensor in tensors])
         raise SelectionError(
-            f"{option} {pattern!r} matches none of {len(tensors)} tensors",
-            hint=f"the nearest names: {', '.join(near)}" if near else None,
+            f"the {_words(argument)} pattern {pattern!r} matches none of {len(tensors)} tensors",
+            hint=f"the nearest names: {', '.join(nearest)}" if nearest else None,
         )
-    return found
+    return matched
 
 
-def _matcher(option: str, pattern: str) -> Callable[[str], object]:
+def _words(argument: str) -> str:
+    return argument.replace("_", " ")
+
+
+def _matcher(argument: str, pattern: str) -> Callable[[str], object]:
     if not pattern.startswith("re:"):
         glob = re.compile(translate(pattern))
         return lambda name: name == pattern or glob.match(name)
     try:
         return re.compile(pattern[3:]).search
     except re.error as error:
-        where = "" if error.pos is None else f" at position {error.pos} after `re:`"
+        position = "" if error.pos is None else f" at position {error.pos} after `re:`"
         raise SelectionError(
-            f"{option} {pattern!r} is no regular expression: {error.msg}{where}",
-            hint=f"a glob needs no prefix: {option} '*.weight'",
+            f"the {_words(argument)} pattern {pattern!r} is no regular expression: {error.msg}{position}",
+            hint="a glob such as '*.weight' needs no prefix",
         ) from None
 
 
-def _near(pattern: str, names: Iterable[str]) -> list[str]:
-    wanted = re.sub(r"[*?\[\]^$\\()|+]", "", pattern.removeprefix("re:")).lower()
-    some = {name.lower(): name for name in islice(names, _NEAR_LIMIT)}
-    inside = [key for key in some if wanted and wanted in key]
-    near = inside[:3] or difflib.get_close_matches(wanted, some, n=3, cutoff=0.2) or list(some)[:3]
-    return [f"`{printable(some[key])}`" for key in near]
+def _nearest(pattern: str, names: Iterable[str]) -> list[str]:
+    """Return up to three names that contain the pattern's text or resemble it."""
+    text = re.sub(r"[*?\[\]^$\\()|+]", "", pattern.removeprefix("re:")).lower()
+    some = {name.lower(): name for name in islice(names, _NEAREST_LIMIT)}
+    containing = [key for key in some if text and text in key]
+    nearest = containing[:3] or difflib.get_close_matches(text, some, n=3, cutoff=0.2) or list(some)[:3]
+    return [f"`{printable(some[key])}`" for key in nearest]

@@ -16,7 +16,7 @@ from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import why_not_prunable
 from prunecli.errors import SelectionError
 from prunecli.selection.aliases import overlapping, tied
-from prunecli.selection.patterns import _matching_any, matching
+from prunecli.selection.patterns import matching, matching_any
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def select(checkpoint: Checkpoint, rules: Selector) -> Selection:
     is left to prune, and where a target shares some but not all of its numbers with another tensor.
     """
     tensors = checkpoint.tensors
-    excluded = _matching_any("--exclude", rules.exclude, tensors)
+    excluded = matching_any("exclude", rules.exclude, tensors)
     reasons = _reasons(tensors, rules, excluded)
     groups = tied(tensors)
     for group in groups:
@@ -138,7 +138,7 @@ def _included(tensors: Sequence[TensorInfo], rules: Selector, never: Sequence[st
         return None
     included: set[int] = set()
     for pattern in rules.include:
-        found = matching("--include", pattern, tensors)
+        found = matching("include", pattern, tensors)
         if all(never[i] for i in found):
             raise _only_unprunable(pattern, [(tensors[i].name, never[i]) for i in found])
         included.update(found)

@@ -116,7 +116,7 @@ def test_a_pattern_narrows_a_bound(tmp_path: Path) -> None:
 
     assert failed(check(path, [Sparsity(Bound(1.0), of="enc.*")])) == []
     assert failed(check(path, [Sparsity(Bound(0.1), of="re:^dec")])) == [None]
-    with pytest.raises(SelectionError, match=r"--max-sparsity 'encoder\.\*' matches none"):
+    with pytest.raises(SelectionError, match=r"the max sparsity pattern 'encoder\.\*' matches none"):
         check(path, [Sparsity(Bound(0.1, upper=True), of="encoder.*")])
 
 
@@ -442,12 +442,12 @@ def test_several_checkpoints_are_checked_one_by_one(run: Callable[..., tuple[int
         (("--min-sparsity", "50"), "--min-sparsity is 0 to 1, or 0% to 100%, not 50"),
         (("--min-sparsity", "=50%"), "no pattern before the `=`"),
         (("--max-tensor-sparsity", "w*="), "takes a fraction or a percentage, not ''"),
-        (("--min-sparsity", "fc9*=50%"), "--min-sparsity 'fc9*' matches none of 1 tensors"),
+        (("--min-sparsity", "fc9*=50%"), "the min sparsity pattern 'fc9*' matches none of 1 tensors"),
         (("--pattern", "2-4"), "--pattern is K:G"),
         (("--pattern", "4:2"), "is no K of every G"),
         (("--pattern", "2:4", "--dim", "5"), "no dim 5"),
         (("--dim", "1", "--finite"), "--dim says along which dimension --pattern runs"),
-        (("--finite", "-i", "nope"), "--include 'nope' matches none"),
+        (("--finite", "-i", "nope"), "the include pattern 'nope' matches none"),
         (("--same-structure-as", "missing.pth"), "there is no file or directory missing.pth"),
         (("--finite", "--key", "model"), "no key 'model'"),
     ],

@@ -473,7 +473,7 @@ def test_patterns_narrow_what_is_compared(tmp_path: Path) -> None:
     assert diff(a, b, include=["w"]).same
     assert [t.name for t in diff(a, b, include=["[uv]"]).tensors] == ["v", "u"]
     assert diff(a, b, exclude=["u", "v"]).things == (Item("entry n", "1", "2"),)
-    with pytest.raises(SelectionError, match="--include 'x' matches none of 3"):
+    with pytest.raises(SelectionError, match="the include pattern 'x' matches none of 3"):
         diff(a, b, include=["x"])
 
 
@@ -566,7 +566,7 @@ def test_json_says_it_too(run: Callable[..., tuple[int, str, str]], tmp_path: Pa
         (("A",), "missing argument"),
         (("A", "missing.pth"), "there is no file or directory missing.pth"),
         (("-", "-"), "only one checkpoint can come through standard input"),
-        (("A", "A", "-x", "nope"), "--exclude 'nope' matches none"),
+        (("A", "A", "-x", "nope"), "the exclude pattern 'nope' matches none"),
         (("A", "A", "--key", "nope"), "has no tensors at the key 'nope'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Whoever could load the input can load the output: torch in each of its ways, safetensors, and a real module."""
+"""Any loader that reads the input also reads the output: torch in each mode, safetensors, and a module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from support import CONTAINERS, STRATEGIES, Net, pruned_weights, read, same_bits, shards, state_dict
+from support import CONTAINERS, STRATEGIES, Net, Weights, different, pruned_weights, read, shards, state_dict
+from support.covering import in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 TORCH = [name for name in CONTAINERS if not name.startswith("safetensors")]
 LEGACY = [name for name in TORCH if name.startswith("legacy")]
 NOT_WEIGHTS_ONLY = ["nested", "legacy-nested", "protocol-4"]
-WAYS: dict[str, Callable[[Path], Any]] = {
+MODES: dict[str, Callable[[Path], Any]] = {
     "plain": partial(torch.load, weights_only=False),
     "weights-only": partial(torch.load, weights_only=True),
     "mmap": partial(torch.load, weights_only=False, mmap=True),
@@ -32,34 +33,33 @@ REFUSED = {
     "mmap": LEGACY,
     "mapped-weights-only": [*LEGACY, *NOT_WEIGHTS_ONLY],
 }
-"""What torch refuses to load in each way, pruned or not: there is nothing to test."""
+"""The containers that torch does not load in a mode, pruned or not."""
 
-LOADABLE = [(container, way) for way in WAYS for container in TORCH if container not in REFUSED[way]]
-
-
-def check(strategy: str, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
-    """Check names, their order and every bit of a loaded result."""
-    wanted = pruned_weights(STRATEGIES[strategy], before)
-    assert list(wanted) == list(after)
-    assert not [name for name in wanted if not same_bits(wanted[name], after[name])]
+LOADABLE = [(container, mode) for mode in MODES for container in TORCH if container not in REFUSED[mode]]
+SAFETENSORS = ["safetensors", "safetensors-shards"]
 
 
-@pytest.mark.parametrize(("container", "way"), LOADABLE)
-def test_torch_loads_the_result(container: str, way: str, strategy: str, pruned: Callable[[str, str], Pruned]) -> None:
-    """`torch.load` in every way that takes the input gives the pruned weights from the output."""
+def check(strategy: str, before: Weights, after: Weights) -> None:
+    """Check the names, their order and every bit of a loaded result."""
+    assert different(pruned_weights(STRATEGIES[strategy], before), after) == []
+
+
+@pytest.mark.parametrize(("container", "mode", "strategy"), in_turn(LOADABLE, STRATEGIES))
+def test_torch_loads_the_result(container: str, mode: str, strategy: str, pruned: Callable[[str, str], Pruned]) -> None:
+    """`torch.load` in every mode that loads the input loads the pruned weights from the output."""
     done = pruned(container, strategy)
     before = state_dict(container, read(done.source))
 
-    loaded = {name: t for file in shards(done.output) for name, t in WAYS[way](file).items()}
+    loaded = {name: t for file in shards(done.output) for name, t in MODES[mode](file).items()}
 
     check(strategy, before, state_dict(container, loaded))
 
 
-@pytest.mark.parametrize("container", ["safetensors", "safetensors-shards"])
+@pytest.mark.parametrize("container", SAFETENSORS)
 def test_safetensors_opens_the_result(container: str, strategy: str, pruned: Callable[[str, str], Pruned]) -> None:
-    """`safe_open` gives the pruned weights and the input's metadata."""
+    """`safe_open` gives the pruned weights and the metadata of the input."""
     done = pruned(container, strategy)
-    loaded: dict[str, torch.Tensor] = {}
+    loaded: Weights = {}
     metadata = []
     for file in shards(done.output):
         with safe_open(file, framework="pt") as opened:
@@ -71,7 +71,7 @@ def test_safetensors_opens_the_result(container: str, strategy: str, pruned: Cal
     assert metadata == [{"format": "pt", **extra}] * len(metadata)
 
 
-@pytest.mark.parametrize("container", ["safetensors", "safetensors-shards"])
+@pytest.mark.parametrize("container", SAFETENSORS)
 def test_safetensors_loads_the_result(container: str, strategy: str, pruned: Callable[[str, str], Pruned]) -> None:
     """`safetensors.torch.load_file` gives the pruned weights."""
     done = pruned(container, strategy)
@@ -81,13 +81,15 @@ def test_safetensors_loads_the_result(container: str, strategy: str, pruned: Cal
     check(strategy, state_dict(container, read(done.source)), state_dict(container, loaded))
 
 
-def test_a_module_takes_the_result(container: str, strategy: str, pruned: Callable[[str, str], Pruned]) -> None:
-    """`load_state_dict(strict=True)` of the real module accepts the output, and then holds the pruned weights."""
+@pytest.mark.parametrize(("container", "strategy"), in_turn(CONTAINERS, STRATEGIES))
+def test_a_module_loads_the_result(container: str, strategy: str, pruned: Callable[[str, str], Pruned]) -> None:
+    """`load_state_dict(strict=True)` of the module accepts the output, and the module then has the pruned weights."""
     done = pruned(container, strategy)
     before, after = (state_dict(container, read(path)) for path in (done.source, done.output))
     module = Net(tied=CONTAINERS[container].tied)
 
     module.load_state_dict(after, strict=True)
 
-    wanted, found = pruned_weights(STRATEGIES[strategy], before), module.state_dict()
-    assert not [name for name in wanted if not same_bits(wanted[name], found[name])]
+    loaded = module.state_dict()
+    wanted = pruned_weights(STRATEGIES[strategy], before)
+    assert different(wanted, {name: loaded[name] for name in wanted}) == []

@@ -1,4 +1,4 @@
-"""On real checkpoints the result is what the oracle scripts compute with torch and NumPy."""
+"""On real checkpoints the result is that of oracle scripts, which use torch and NumPy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from support import SHARED, different, expected, read, zeroed
+from support import SHARED, Weights, different, expected, read, zeroed
+from support.covering import in_turn
 
 from prunecli.api import prune
 from prunecli.strategies.semi_structured import TopK
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-Weights = dict[str, torch.Tensor]
-
-
 REAL = [
     "burn-mnist.safetensors",
     "burn-mnist.pt",
@@ -35,8 +33,8 @@ REAL = [
     "taef2_decoder.pth",
     "silero_vad_16k.safetensors",
     "allennlp-elmo-tagger.th",
-    "AaronNet32plus.pth",
     "TinyPeLLM-pytorch_model.bin",
+    "AaronNet32plus.pth",
 ]
 ORACLES: dict[str, tuple[Strategy, list[str], list[str]]] = {
     "threshold": (Threshold(0.05), ["threshold.py", "--thr", "0.05"], []),
@@ -64,8 +62,8 @@ COLUMNS: dict[str, Strategy] = {
 }
 
 
-def same_by_design(name: str, strategy: str) -> bool:
-    """Say whether peers agree: of a matrix under two names they count and rank both, and this package one."""
+def comparable(name: str, strategy: str) -> bool:
+    """Return whether the oracles agree by design: they rank a matrix with two names twice, and this package once."""
     return name != "TinyPeLLM-pytorch_model.bin" or not strategy.startswith("global")
 
 
@@ -73,18 +71,18 @@ def same_by_design(name: str, strategy: str) -> bool:
 def checkpoints() -> Path:
     """Return the folder of real checkpoints."""
     if not (SHARED / "checkpoints").is_dir():
-        pytest.skip("the real checkpoints are not beside this checkout")
+        pytest.skip("the real checkpoints are not next to this checkout, in ../shared")
     return SHARED / "checkpoints"
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Return a function that runs an oracle script in this process, where torch is loaded, and gives its exit code."""
+    """Return a function that runs an oracle script in this process, which has torch, and returns its exit code."""
     oracles = SHARED / "oracles"
     if not oracles.is_dir():
-        pytest.skip("the oracle scripts are not beside this checkout")
+        pytest.skip("the oracle scripts are not next to this checkout, in ../shared")
     monkeypatch.syspath_prepend(oracles)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # what is beside this checkout stays as it is
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # write no file next to the oracles
 
     def run(name: str, *arguments: str | Path) -> int:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
@@ -98,15 +96,15 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 def prune_all(path: Path, strategy: Strategy, output: Path) -> Report:
-    """Prune what the oracles prune: every float with 2 or more dimensions that has `weight` in its name."""
+    """Prune the tensors that the oracles prune: floats with 2 or more dimensions and `weight` in their names."""
     return prune(path, strategy, output=output, reports=(), include=["re:weight"], min_dim=2)
 
 
-@pytest.mark.parametrize(("name", "oracle"), [(n, o) for n in REAL for o in ORACLES if same_by_design(n, o)])
+@pytest.mark.parametrize(("name", "oracle"), [p for p in in_turn(REAL, ORACLES) if comparable(*map(str, p.values))])
 def test_real_checkpoints_end_as_the_oracles_say(
     name: str, oracle: str, checkpoints: Path, tmp_path: Path, script: Callable[..., int]
 ) -> None:
-    """On real weights the oracle scripts give the same bits, but for which of several equals went."""
+    """The oracle scripts give the same bits, except for the choice between equal weights."""
     strategy, (program, *options), scope = ORACLES[oracle]
     path, wanted, found = checkpoints / name, tmp_path / f"wanted{suffix(name)}", tmp_path / f"found{suffix(name)}"
     prune_all(path, strategy, found)
@@ -116,24 +114,24 @@ def test_real_checkpoints_end_as_the_oracles_say(
 
 
 def suffix(name: str) -> str:
-    """Return the suffix by which the oracles tell safetensors from torch's files."""
+    """Return the suffix by which the oracles detect safetensors or torch."""
     return ".safetensors" if name.endswith(".safetensors") else ".pth"
 
 
 def manifest(folder: Path) -> list[dict[str, str]]:
-    """Return the last table of the manifest, which has the zero counts, a dict per row."""
+    """Return the last table of the manifest, with the numbers of zeros, as a dict per row."""
     lines = (folder / "MANIFEST.md").read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("| file | tensors / weights |"))
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines[first:] if line.startswith("|")]
     return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
 
 
-@pytest.mark.parametrize(("name", "column"), [(n, c) for n in REAL for c in COLUMNS if same_by_design(n, c)])
+@pytest.mark.parametrize(("name", "column"), [(n, c) for n in REAL for c in COLUMNS if comparable(n, c)])
 def test_real_checkpoints_have_the_zeros_of_the_manifest(name: str, column: str, checkpoints: Path) -> None:
-    """The published number of zeros is reached exactly; tied tensors count once per name there."""
+    """The number of zeros is that of the manifest, which counts tied tensors once per name."""
     wanted = {row["file"]: row[column] for row in manifest(checkpoints)}[name]
     if wanted.endswith("*") and isinstance(COLUMNS[column], Structured):
-        pytest.skip("slices of equal norm hold different numbers of zeros: either choice is right")
+        pytest.skip("slices of equal norm have different numbers of zeros: either choice is right")
 
     report = prune(checkpoints / name, COLUMNS[column], include=["re:weight"], min_dim=2, dry_run=True)
 
@@ -142,40 +140,61 @@ def test_real_checkpoints_have_the_zeros_of_the_manifest(name: str, column: str,
     assert int(wanted.split()[0]) == zeros
 
 
-def make_variants(source: Path, folder: Path) -> None:
-    """Write a real checkpoint in many containers; a process of its own, for it does not close its files."""
+def make_variants(source: Path, folder: Path) -> list[Path]:
+    """Write a real checkpoint in many containers; the script needs its own process, as it does not close files."""
     program = SHARED / "oracles" / "make_variants.py"
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run([sys.executable, program, source, folder], check=True, capture_output=True, env=environment)
+    variants = sorted(folder.iterdir())
+    assert len(variants) == 18
+    return variants
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "facenet-rnet.pt",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("silero_vad_16k.safetensors", "AaronNet32plus.pth")),
+    ],
+)
+def test_a_strategy_on_every_variant_ends_as_torch_says(name: str, checkpoints: Path, tmp_path: Path) -> None:
+    """In every container a real checkpoint is pruned as torch does, bit for bit; the strategies take turns."""
+    variants = make_variants(checkpoints / name, tmp_path / "in")
+    strategies = [strategy for strategy, _, _ in ORACLES.values()]
+
+    for index, path in enumerate(variants):
+        check_variant(path, [strategies[index % len(strategies)]], tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["facenet-rnet.pt", "silero_vad_16k.safetensors", "AaronNet32plus.pth"])
 def test_every_variant_ends_as_torch_says(name: str, checkpoints: Path, tmp_path: Path) -> None:
-    """Every container that a real checkpoint is put in ends with the weights of torch, bit for bit, ties included."""
-    make_variants(checkpoints / name, tmp_path / "in")
-    variants = sorted((tmp_path / "in").iterdir())
-    assert len(variants) == 18
+    """In every container a real checkpoint is pruned by every strategy as torch does, bit for bit."""
+    for path in make_variants(checkpoints / name, tmp_path / "in"):
+        check_variant(path, [strategy for strategy, _, _ in ORACLES.values()], tmp_path)
 
-    for path in variants:
-        before = flat(path)
-        names = [n for n, t in before.items() if "weight" in n and t.dim() > 1 and not n.endswith(".tied")]
-        for strategy, _, _ in ORACLES.values():
-            found = flat(pruned_variant(path, strategy, tmp_path))
-            keeps = expected(strategy, [before[n] for n in names])
-            wanted = before | {n: zeroed(before[n], keep) for n, keep in zip(names, keeps, strict=True)}
-            wanted |= {n: wanted[n.removesuffix(".tied")] for n in before if n.endswith(".tied")}
-            assert not different(wanted, found), f"{path.name} {strategy}"
+
+def check_variant(path: Path, strategies: list[Strategy], folder: Path) -> None:
+    """Check the weights of a variant after each strategy, ties included."""
+    before = flat(path)
+    names = [n for n, t in before.items() if "weight" in n and t.dim() > 1 and not n.endswith(".tied")]
+    for strategy in strategies:
+        after = flat(pruned_variant(path, strategy, folder))
+        keeps = expected(strategy, [before[n] for n in names])
+        wanted = before | {n: zeroed(before[n], keep) for n, keep in zip(names, keeps, strict=True)}
+        wanted |= {n: wanted[n.removesuffix(".tied")] for n in before if n.endswith(".tied")}
+        assert different(wanted, after) == [], f"{path.name} {strategy}"
 
 
 def pruned_variant(path: Path, strategy: Strategy, folder: Path) -> Path:
-    """Return the pruned copy of a variant, in the place of the one before."""
+    """Prune a variant and return the output, which replaces that of the strategy before."""
     output = folder / f"out-{path.name}"
     prune(path, strategy, output=output, reports=(), include=["re:weight"], min_dim=2, force=True)
     return output
 
 
 def flat(path: Path) -> Weights:
-    """Return the state_dict of a variant, in checkpoint order: of names where nothing else orders the tensors."""
+    """Return the state_dict of a variant in checkpoint order, which in safetensors is the order of the names."""
     loaded = read(path)
-    found: Weights = loaded.get("state_dict", loaded)
-    return dict(sorted(found.items())) if path.is_dir() or path.suffix == ".safetensors" else dict(found)
+    weights: Weights = loaded.get("state_dict", loaded)
+    return dict(sorted(weights.items())) if path.is_dir() or path.suffix == ".safetensors" else dict(weights)

@@ -1,8 +1,10 @@
-"""The same bytes and the same report for every window, thread count, way of writing and device, in every dtype."""
+"""The output bytes and the report do not depend on the window, the threads, direct writing or the device."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from support import CONTAINERS, STRATEGIES, examples, expected, files, make_checkpoint, make_weights, same_bits, zeroed
+from support.covering import in_turn
 
 from prunecli.engine import planner as planning
 from prunecli.engine.files import prune_files
@@ -34,7 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from prunecli.report.model import Row
+    from conftest import Pruned
+
+    from prunecli.report.model import Report, Row
 
 FLOATS = {
     "F64": torch.float64,
@@ -48,14 +53,17 @@ FLOATS = {
 }
 SPECIAL = [float("nan"), float("inf"), -float("inf"), -float("nan"), -0.0, 0.0, 1e-45, -1e-45, 1e-310, 6e-8, -6e-8]
 REFERENCE = Options(threads=1, window=1 << 20, direct=False)
-OTHERS = {
+WITH_NUMPY = {
     "page": replace(REFERENCE, window=4096),
     "pages": replace(REFERENCE, window=3 * 4096, threads=2),
     "threads": replace(REFERENCE, window=4096, threads=4),
     "direct": replace(REFERENCE, window=2 * 4096, threads=3, direct=True),
+}
+WITH_TORCH = {
     "device": replace(REFERENCE, device="cpu"),
     "device-pages": replace(REFERENCE, device="cpu", window=2 * 4096, threads=2),
 }
+OTHERS = WITH_NUMPY | WITH_TORCH
 TRIED: dict[str, Strategy] = {
     **STRATEGIES,
     "global-ties": Global(count=1),
@@ -72,14 +80,20 @@ TRIED: dict[str, Strategy] = {
 def run(
     path: Path, strategy: Strategy, output: Path, options: Options, rules: Selector
 ) -> tuple[list[bytes], list[Row]]:
-    """Prune `path` and return the bytes of each output file, and the rows less the one inexact number in them."""
+    """Prune `path` and return the result in exact form."""
     checkpoint = open_checkpoint(path)
     report = prune_files(
         checkpoint, alone(select(checkpoint, rules), strategy), output, replace(options, force=output.exists())
     )
+    return exact(output, report)
+
+
+def exact(output: Path, report: Report) -> tuple[list[bytes], list[Row]]:
+    """Return the bytes of each output file and the rows without `l2_kept`, the one number that is rounded."""
     return [file.read_bytes() for file in files(output)], [replace(row, l2_kept=None) for row in report.rows]
 
 
+@cache
 def special_weights() -> dict[str, torch.Tensor]:
     """Return matrices of several pages in every dtype, with ties, NaN, infinities, -0.0 and denormals in them."""
     generator = torch.Generator().manual_seed(0)
@@ -101,30 +115,46 @@ def special(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("strategy", TRIED)
-def test_every_way_of_working_gives_the_same_bytes(strategy: str, special: Path, tmp_path: Path) -> None:
-    """Windows, threads, direct writes and torch's kernels change neither a byte nor a row, in any dtype."""
-    wanted = run(special, TRIED[strategy], tmp_path / "reference", REFERENCE, Selector())
+@pytest.fixture(scope="module")
+def reference(
+    special: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[list[bytes], list[Row]]]:
+    """Return a function that prunes the special weights by a strategy in one window and one thread."""
 
-    for name, options in OTHERS.items():
-        assert wanted == run(special, TRIED[strategy], tmp_path / name, options, Selector()), name
+    @cache
+    def make(strategy: str) -> tuple[list[bytes], list[Row]]:
+        return run(special, TRIED[strategy], tmp_path_factory.mktemp("reference") / "out", REFERENCE, Selector())
+
+    return make
 
 
-@pytest.mark.parametrize("way", ["threads", "direct", "device-pages"])
-def test_every_container_gives_the_same_bytes(
-    container: str, strategy: str, way: str, source: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize(("strategy", "way"), [*in_turn(TRIED, WITH_NUMPY), *in_turn(TRIED, WITH_TORCH)])
+def test_every_way_of_working_gives_the_same_bytes(
+    strategy: str, way: str, special: Path, reference: Callable[[str], tuple[list[bytes], list[Row]]], tmp_path: Path
 ) -> None:
-    """Strided, shared, old and sharded tensors come out alike however the work is cut."""
-    wanted = run(source(container), STRATEGIES[strategy], tmp_path / "reference", REFERENCE, Selector())
+    """Windows, threads, direct writes and torch's kernels change neither a byte nor a row, in any dtype."""
+    assert reference(strategy) == run(special, TRIED[strategy], tmp_path / "out", OTHERS[way], Selector())
 
-    assert wanted == run(source(container), STRATEGIES[strategy], tmp_path / "other", OTHERS[way], Selector())
+
+@pytest.mark.parametrize(
+    ("container", "strategy", "way"), in_turn(product(CONTAINERS, STRATEGIES), ["threads", "direct", "device-pages"])
+)
+def test_every_container_gives_the_same_bytes(
+    container: str, strategy: str, way: str, pruned: Callable[[str, str], Pruned], tmp_path: Path
+) -> None:
+    """The result for strided, shared, legacy and sharded tensors does not depend on the way of working."""
+    done = pruned(container, strategy)
+
+    assert exact(done.output, done.report) == run(
+        done.source, STRATEGIES[strategy], tmp_path / "out", OTHERS[way], Selector()
+    )
 
 
 @pytest.mark.parametrize("small", [0, 1 << 22])
 def test_planning_in_batches_gives_the_same_bytes(
     strategy: str, small: int, source: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Windows laid out before their tensors are planned, and tensors ranked as a stream, come out alike."""
+    """The size of the batches that are planned together, and ranking tensors in chunks, do not change the result."""
     path = source("safetensors")
     wanted = run(path, STRATEGIES[strategy], tmp_path / "reference", REFERENCE, Selector())
     monkeypatch.setattr(planning, "BATCH", 1)
@@ -168,7 +198,7 @@ def test_any_way_of_working_gives_the_same_bytes(
     way: Options,
     seed: int,
 ) -> None:
-    """Law: for any dtype, shape and strategy, any way of working writes what NumPy writes in one window."""
+    """For any dtype, shape and strategy, any way of working writes the bytes that NumPy writes in one window."""
     folder = tmp_path_factory.mktemp("law")
     t = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).mul(0.1).to(dtype)
     save_file({"odd": torch.zeros(3, dtype=torch.uint8), "w.weight": t}, folder / "in")
@@ -179,8 +209,8 @@ def test_any_way_of_working_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("way", OTHERS)
-def test_the_energy_kept_hardly_depends_on_the_way(way: str, special: Path, tmp_path: Path) -> None:
-    """Sums of squares are rounded where windows end: the kept part, a fraction of 1, agrees to 2e-6."""
+def test_the_kept_part_of_the_norm_is_equal_up_to_rounding(way: str, special: Path, tmp_path: Path) -> None:
+    """Sums of squares are rounded at the ends of windows: `l2_kept`, a fraction of 1, agrees to 2e-6."""
     checkpoint = open_checkpoint(special)
     work = alone(select(checkpoint, Selector()), Percentile(60))
     kept = [
@@ -198,14 +228,14 @@ EVERY_PATTERN = [name for name, dtype in FLOATS.items() if dtype.itemsize <= 2]
 
 
 def every_pattern(dtype: torch.dtype) -> torch.Tensor:
-    """Return each pattern of an 8- or 16-bit dtype once, in an order that is not theirs."""
+    """Return each bit pattern of an 8- or 16-bit dtype once, in random order."""
     count = 1 << (8 * dtype.itemsize)
     order = np.random.default_rng(0).permutation(count).astype(f"<u{dtype.itemsize}")
     return torch.from_numpy(order.view(f"<i{dtype.itemsize}")).view(dtype).reshape(-1, 16)
 
 
 def tried(weights: dict[str, torch.Tensor], strategy: Strategy, folder: Path, device: str | None) -> torch.Tensor:
-    """Return what becomes of the tensor `w.weight`."""
+    """Return the tensor `w.weight` after pruning."""
     save_file(weights, folder / "in")
     run(folder / "in", strategy, folder / "out", replace(REFERENCE, device=device), Selector(include=("w.weight",)))
     return load_file(folder / "out")["w.weight"]
@@ -215,7 +245,7 @@ def tried(weights: dict[str, torch.Tensor], strategy: Strategy, folder: Path, de
 @pytest.mark.parametrize("thr", [0.0, 1e-7, 0.1, 1.0, 240.0, 1e30])
 @pytest.mark.parametrize("name", EVERY_PATTERN)
 def test_threshold_is_right_for_every_pattern(name: str, thr: float, device: str | None, tmp_path: Path) -> None:
-    """Of all numbers a small dtype has, those at most the threshold in size go, and NaN and infinities stay."""
+    """All numbers of a small dtype up to the threshold become zero; NaN and infinities stay."""
     t = every_pattern(FLOATS[name])
     cut = torch.tensor(min(thr, torch.finfo(FLOATS[name]).max)).to(FLOATS[name]).float()
 
@@ -227,8 +257,8 @@ def test_threshold_is_right_for_every_pattern(name: str, thr: float, device: str
 
 @pytest.mark.parametrize("device", [None, "cpu"])
 @pytest.mark.parametrize("name", FLOATS)
-def test_what_is_not_finite_goes_only_when_forced(name: str, device: str | None, tmp_path: Path) -> None:
-    """A count up to the finite weights spares infinities and NaN; one more takes an infinity, or else a NaN."""
+def test_a_count_takes_finite_weights_first(name: str, device: str | None, tmp_path: Path) -> None:
+    """A count takes all finite weights before an infinity, and all infinities before a NaN."""
     t = special_weights()[f"{name}.weight"]
     rest = ~t.double().isfinite()
     finite = int((~rest).sum())
@@ -244,8 +274,10 @@ def test_what_is_not_finite_goes_only_when_forced(name: str, device: str | None,
 @pytest.mark.parametrize("device", [None, "cpu"])
 @pytest.mark.parametrize("strategy", [Threshold(1e38), Percentile(100), StdThreshold(1e6)])
 @pytest.mark.parametrize("name", FLOATS)
-def test_no_cut_reaches_what_is_not_finite(name: str, strategy: Strategy, device: str | None, tmp_path: Path) -> None:
-    """The widest cut by value zeroes every finite weight, and leaves NaN and infinities their bits."""
+def test_cuts_by_value_spare_nonfinite_weights(
+    name: str, strategy: Strategy, device: str | None, tmp_path: Path
+) -> None:
+    """The highest cut by value zeroes every finite weight and leaves the bits of NaN and infinities."""
     t = special_weights()[f"{name}.weight"]
     finite = t.double().isfinite()
 
@@ -253,8 +285,8 @@ def test_no_cut_reaches_what_is_not_finite(name: str, strategy: Strategy, device
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_groups_keep_what_is_not_finite(name: str, tmp_path: Path) -> None:
-    """In a group NaN is the largest, an infinity next, and zeros of either sign are equals: the lower index stays."""
+def test_groups_keep_weights_that_are_not_finite(name: str, tmp_path: Path) -> None:
+    """In a group NaN ranks highest, then infinity; zeros of both signs are equal, and the lower index stays."""
     nan, inf = float("nan"), float("inf")
     rows = torch.tensor([[1.0, nan, inf, 2.0], [1.0, 2.0, nan, -0.0], [-0.0, 0.0, -0.0, 0.0]])
     t = rows.to(FLOATS[name])
@@ -266,7 +298,7 @@ def test_groups_keep_what_is_not_finite(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", list(FLOATS.values()))
 @pytest.mark.parametrize("amount", [0.0, 0.25, 0.5, 1.0])
 def test_global_is_right_in_every_dtype(amount: float, dtype: torch.dtype, tmp_path: Path) -> None:
-    """Finite weights of every dtype are ranked by what they decode to, ties by position."""
+    """Finite weights of every dtype are ranked by decoded value, and ties by position."""
     t = make_weights(3, torch.float32)["fc.weight"].to(dtype)
     (keep,) = expected(Global(amount), [t.double()])
 
@@ -274,7 +306,7 @@ def test_global_is_right_in_every_dtype(amount: float, dtype: torch.dtype, tmp_p
 
 
 def test_dtypes_are_ranked_together_by_value(tmp_path: Path) -> None:
-    """Over tensors of all dtypes at once, the smallest values go, whatever their patterns are."""
+    """Over tensors of all dtypes at once, the smallest decoded values are pruned."""
     weights = {
         f"{name}.weight": t.clamp(-8, 8).to(FLOATS[name])
         for name, t in ((n, make_weights(i)["fc.weight"].mul(10)) for i, n in enumerate(FLOATS))
@@ -291,8 +323,8 @@ def test_dtypes_are_ranked_together_by_value(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("container", list(CONTAINERS))
-def test_the_output_does_not_depend_on_when_it_is_made(container: str, tmp_path: Path) -> None:
-    """Pruning the same checkpoint twice gives the same bytes: nothing of the clock or the path gets in."""
+def test_the_output_does_not_depend_on_time_or_path(container: str, tmp_path: Path) -> None:
+    """Pruning a checkpoint twice, to two paths, gives the same bytes."""
     path = make_checkpoint(container, tmp_path)
 
     first = run(path, Global(amount=0.5), tmp_path / "first", Options(), Selector())

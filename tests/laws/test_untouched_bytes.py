@@ -1,4 +1,4 @@
-"""Nothing else changes: in every container, every strategy zeroes the right weights and leaves every other byte."""
+"""Every strategy zeroes the right weights in every container, and all other bytes are copied unchanged."""
 
 from __future__ import annotations
 
@@ -29,43 +29,43 @@ ZIPS = ["zip", "nested", "lightning", "ddp", "tied", "non-contiguous", "one-stor
 
 
 def may_change(checkpoint: Checkpoint, file: int, names: set[str]) -> NDArray[np.bool_]:
-    """Return, per byte of a file, whether it is of an element of the tensors `names`, or of a checksum over them."""
-    free = np.zeros(checkpoint.files[file].size, bool)
+    """Return, per byte of a file, whether it belongs to an element of the tensors `names` or to their checksums."""
+    allowed = np.zeros(checkpoint.files[file].size, bool)
     spans = set()
     for t in checkpoint.tensors:
         if t.file == file and t.name.removeprefix("model.").removeprefix("module.") in names:
             strides = [t.itemsize * step for step in t.strides]
-            np.lib.stride_tricks.as_strided(free[t.start :], (*t.shape, t.itemsize), [*strides, 1])[...] = True
+            np.lib.stride_tricks.as_strided(allowed[t.start :], (*t.shape, t.itemsize), [*strides, 1])[...] = True
             spans.add(t.span)
     for checksum in checkpoint.files[file].checksums:
         if checksum.span in spans:
             for place in checksum.places:
-                free[place : place + 4] = True
-    return free
+                allowed[place : place + 4] = True
+    return allowed
 
 
 def test_only_weights_and_checksums_change(container: str, strategy: str, pruned: Callable[[str, str], Pruned]) -> None:
-    """Every byte that is no element of a selected tensor, and no checksum over one, is the input's."""
+    """Every byte that is no part of a selected tensor or of its checksum is that of the input."""
     done = pruned(container, strategy)
     checkpoint = open_checkpoint(done.source)
     names = set(chosen(make_weights()))
 
-    for at, file in enumerate(checkpoint.files):
+    for index, file in enumerate(checkpoint.files):
         before = np.fromfile(file.path, np.uint8)
         after = np.fromfile(_twin(file.path, done), np.uint8)
         assert before.size == after.size
-        assert not (before != after)[~may_change(checkpoint, at, names)].any()
+        assert not (before != after)[~may_change(checkpoint, index, names)].any()
 
 
 def _twin(path: Path, done: Pruned) -> Path:
-    """Return where the output has what the input has at `path`."""
+    """Return the output file of an input file."""
     return done.output / path.relative_to(done.source) if done.source.is_dir() else done.output
 
 
 def test_the_right_weights_are_zero_and_the_others_are_their_own_bits(
     container: str, strategy: str, pruned: Callable[[str, str], Pruned]
 ) -> None:
-    """A loaded result has the input's names in their order, +0.0 where torch would prune, all other bits as before."""
+    """The output has the names of the input in order, +0.0 where torch prunes, and all other bits unchanged."""
     done = pruned(container, strategy)
     before = state_dict(container, read(done.source))
 
@@ -78,34 +78,34 @@ def test_the_right_weights_are_zero_and_the_others_are_their_own_bits(
 
 
 def test_every_container_holds_the_same_weights(container: str, source: Callable[[str], Path]) -> None:
-    """The containers differ in their bytes, not in their weights: what is tried on one is tried on all."""
+    """All containers hold the same weights, so that each test compares them with the same expectation."""
     weights = make_weights()
 
-    found = state_dict(container, read(source(container)))
+    stored = state_dict(container, read(source(container)))
 
-    assert set(weights) == set(found) - {"head.weight"}
-    assert all(same_bits(weights[name], found[name]) for name in weights)
+    assert set(weights) == set(stored) - {"head.weight"}
+    assert all(same_bits(weights[name], stored[name]) for name in weights)
 
 
-def test_the_report_counts_what_was_written(
+def test_the_report_counts_the_zeros_written(
     container: str, strategy: str, pruned: Callable[[str, str], Pruned]
 ) -> None:
-    """The zeros of every row are those of the loaded result, and tied names stand in one row."""
+    """Each row has the number of zeros of the loaded result, and tied names share a row."""
     done = pruned(container, strategy)
-    how, after = CONTAINERS[container], state_dict(container, read(done.output))
+    layout, after = CONTAINERS[container], state_dict(container, read(done.output))
 
-    rows = {row.name.removeprefix(how.prefix): row for row in done.report.rows if row.selected}
+    rows = {row.name.removeprefix(layout.prefix): row for row in done.report.rows if row.selected}
 
     assert {name: int((after[name] == 0).sum()) for name in chosen(after)} == {
         name: row.zeros_after for name, row in rows.items()
     }
     aliases = {name: row.aliases for name, row in rows.items() if row.aliases}
-    assert aliases == ({"embed.weight": ("head.weight",)} if how.tied else {})
+    assert aliases == ({"embed.weight": ("head.weight",)} if layout.tied else {})
 
 
 @pytest.mark.parametrize("container", ["safetensors-shards", "bin-shards"])
 def test_a_directory_keeps_its_other_files(container: str, strategy: str, pruned: Callable[[str, str], Pruned]) -> None:
-    """Index, configuration and tokenizer are copied byte for byte, and no file comes or goes."""
+    """Index, configuration and tokenizer are copied byte for byte, and no file is added or missing."""
     done = pruned(container, strategy)
 
     names = {path.relative_to(done.source) for path in files(done.source)}
@@ -120,7 +120,7 @@ def test_a_directory_keeps_its_other_files(container: str, strategy: str, pruned
 def test_everything_around_the_state_dict_stays(
     container: str, strategy: str, pruned: Callable[[str, str], Pruned]
 ) -> None:
-    """Optimizer state, arguments and counters load as they were, with their keys in order."""
+    """Optimizer state, arguments and counters load unchanged, with their keys in order."""
     done = pruned(container, strategy)
 
     before, after = read(done.source), read(done.output)
@@ -144,8 +144,8 @@ def test_tied_tensors_stay_tied(container: str, strategy: str, pruned: Callable[
 
 
 @pytest.mark.parametrize("container", ["sliced", "legacy-sliced"])
-def test_numbers_beside_a_view_stay(container: str, strategy: str, pruned: Callable[[str, str], Pruned]) -> None:
-    """Elements of a storage between those of a sliced view keep their value, though no tensor shows them."""
+def test_elements_outside_a_view_stay(container: str, strategy: str, pruned: Callable[[str, str], Pruned]) -> None:
+    """Elements of a storage that are outside the sliced view keep their values."""
     after = read(pruned(container, strategy).output)
 
     for name in chosen(after):
@@ -164,12 +164,12 @@ def checksums(path: Path) -> Iterator[tuple[str, int, set[int]]]:
             name, extra = struct.unpack_from("<26xHH", data, info.header_offset)
             start = info.header_offset + 30 + name + extra
             end = start + info.file_size
-            found = {info.CRC}
+            stored_values = {info.CRC}
             if flags & 8:  # a data descriptor follows, and the local header may hold 0
-                found |= {struct.unpack_from("<4xL", data, end)[0], *([stored] if stored else [])}
+                stored_values |= {struct.unpack_from("<4xL", data, end)[0], *([stored] if stored else [])}
             else:
-                found.add(stored)
-            yield info.filename, crc32(data[start:end]), found
+                stored_values.add(stored)
+            yield info.filename, crc32(data[start:end]), stored_values
 
 
 @pytest.mark.parametrize("container", [*ZIPS, "protocol-4"])
@@ -183,13 +183,13 @@ def test_every_checksum_is_right(container: str, strategy: str, pruned: Callable
 
 @pytest.mark.parametrize("container", ZIPS)
 def test_unzip_finds_no_error(container: str, pruned: Callable[[str, str], Pruned]) -> None:
-    """The `unzip -t` that everybody has is content."""
+    """`unzip -t` accepts the output."""
     if shutil.which("unzip") is None:
         pytest.skip("unzip is not installed")
 
-    done = subprocess.run(
+    run = subprocess.run(
         ["unzip", "-t", pruned(container, "percentile").output], capture_output=True, text=True, check=False
     )
 
-    assert done.returncode == 0
-    assert "No errors detected" in done.stdout
+    assert run.returncode == 0
+    assert "No errors detected" in run.stdout

@@ -1,27 +1,24 @@
-"""Pruning in one call: what `prune` on the command line does, as a function.
+"""Prune a checkpoint file or a state_dict with one call.
 
-Checks everything that can be checked cheaply before NumPy is imported and before a byte of the weights is read.
+Everything that can be checked cheaply is checked before NumPy is imported and before any weight is read.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import PathLike
+from prunecli.engine.options import RunOptions
+from prunecli.engine.outputs import OutputRequest, plan_outputs, publish_reports
 from prunecli.engine.prepare import ScoreInputs, plan_work
 from prunecli.engine.recipe_run import RecipeRun
-from prunecli.errors import OutputError, UsageError
+from prunecli.errors import Argument, UsageError
 from prunecli.formats.open import open_checkpoint
-from prunecli.formats.output_names import default_output, default_report
-from prunecli.io.targets import check_output, check_writable_target, refuse_overwriting
 from prunecli.kernels.devices import resolve
-from prunecli.report.gates import GateError, Gates, failures
-from prunecli.report.renderers import check_suffixes, draws_histograms, render_report
+from prunecli.progress import NoProgress, Progress
+from prunecli.report.gates import GateError, Gates
+from prunecli.report.renderers import draws_histograms
 from prunecli.selection.select import Selector
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.recipe import Recipe
@@ -30,21 +27,15 @@ from prunecli.text.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from prunecli.checkpoint import Checkpoint
-    from prunecli.engine.options import Options
+    from prunecli.checkpoint import Checkpoint, PathLike
+    from prunecli.engine.outputs import Outputs
     from prunecli.engine.work import Work
-    from prunecli.io.files import Sink, Source
-    from prunecli.io.memory import TensorsInMemory
-    from prunecli.progress import Progress
     from prunecli.report.model import Report
     from prunecli.selection.select import Selection
     from prunecli.strategies.unstructured import Strategy
 
 
-_ELSEWHERE = "a path beside that directory"
-
-
-def prune(  # noqa: PLR0913 - one keyword per question a user may have
+def prune(  # noqa: PLR0913 - one keyword for each option of the command line
     path: PathLike,
     strategy: Strategy | Recipe,
     *,
@@ -73,124 +64,155 @@ def prune(  # noqa: PLR0913 - one keyword per question a user may have
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Report:
-    """Write the checkpoint at `path` anew with the weights zeroed that `strategy` chooses, and say what was done.
+    """Write a copy of the checkpoint at `path` in which the weights chosen by `strategy` are zero.
 
-    `output` is a path (None: `ckpt.pruned.pth` beside `ckpt.pth`) or an open, writable, seekable file descriptor.
-    `reports` are paths that get a report, as JSON, CSV, Markdown or HTML by their suffix (None:
-    `ckpt.pruned.report.json`; none on a dry run or for a descriptor). `include` and `exclude` are patterns over tensor
-    names, see `prunecli.selection.select.Rules`; `key` is the dotted path of the state_dict in a nested checkpoint.
+    All other bytes are copied unchanged. The output appears under its name complete, or not at all.
 
-    `scores` names a checkpoint whose tensors are ranked in place of the weights, `act_norms` one with a norm for each
-    input column, to multiply magnitudes by. Weights where the mask `mask_in` is 0 stay zero and are not counted:
-    amounts are of what is left; `of` "remaining" takes the zeros for such a mask. `mask_out` gets the mask of what
-    stays.
+    Args:
+        path: A checkpoint file, a directory of shards, or an index file of shards.
+        strategy: Decides which weights of each tensor become zero, such as `Threshold(0.1)`, or a `Recipe` of rules.
+        output: A path, or an open, writable, seekable file descriptor. By default `ckpt.pruned.pth` next to
+            `ckpt.pth`.
+        reports: Paths that get a report, as JSON, CSV, Markdown or HTML by their suffix. By default one JSON report
+            next to the output; none on a dry run or for a descriptor.
+        include: Patterns over tensor names: globs, or regular expressions after `re:`. By default all weights.
+        exclude: Patterns of the tensors that stay unchanged.
+        min_dim: The fewest dimensions of a tensor that is pruned. By default 2.
+        min_numel: The fewest elements of a tensor that is pruned.
+        key: The dotted path of the state_dict in a nested checkpoint. By default it is found.
+        scores: A checkpoint with a score for every weight; the scores are ranked in place of the magnitudes.
+        act_norms: A checkpoint with a norm for every input column; magnitudes are multiplied by them before ranking.
+        mask_in: A mask, 1 = kept. Weights with a 0 become zero and are not counted: amounts are of the others.
+        of: "all", or "remaining" to treat the zeros of the weights as such a mask.
+        mask_out: A path that gets the mask of the kept weights, 1 = kept.
+        device: "cpu", "auto", or a device of torch such as "cuda:0".
+        threads: The number of threads; 0 takes as many as help.
+        force: Replace existing outputs.
+        in_place: Replace the input.
+        dry_run: Write no checkpoint; the report still holds measured numbers, and a mask is written if requested.
+        strict: Raise CheckpointError if a weight is not finite.
+        sha256: Read the input and the output again and put their digests into the report.
+        estimate: Compress a sample of both and put the estimated sizes into the report.
+        gates: Bounds on the sparsity of the result.
+        label: The name of the input in messages and in the report. By default its path.
+        command: The command line that the report records.
+        progress: Receives the progress, from any thread.
 
-    `device` is "cpu", "auto", or one of torch's; `threads` 0 takes as many as help. Existing outputs are kept unless
-    `force`, the input unless `in_place`. `dry_run` measures and writes no checkpoint, but a mask if one is asked for;
-    `strict` refuses weights that are not finite. A result that does not pass the `gates` is
-    not published: GateError. `sha256` reads both files once more, `estimate` compresses a sample of them.
-    `label` names the input in messages and in the report, `command` is put into the report, and `progress` hears
-    how far the work is.
+    Returns:
+        What was done, measured from what was written.
 
-    Raises PruneError, in one of its kinds, when something about that cannot be done. Then no checkpoint was written,
-    but where the message says that it is.
+    Raises:
+        GateError: The result does not meet `gates`; no checkpoint and no mask was written.
+        PruneError: The request or the input is wrong, or an output cannot be written. No checkpoint was written,
+            unless the message says so.
     """
-    _refuse_contradictions(include, exclude, output, mask_out, in_place=in_place, dry_run=dry_run, estimate=estimate)
-    if threads < 0:
-        raise UsageError(f"--threads is 0 or more, not {threads}", hint="--threads 2")
-    checkpoint = open_checkpoint(path, key=key, label=label)
-    rules = Selector(tuple(include), tuple(exclude), min_dim, min_numel)
-    ranks = ScoreInputs(scores, act_norms, mask_in, of)
-    plan: RecipeRun | Work = (
-        RecipeRun(checkpoint, rules, strategy, ranks)
-        if isinstance(strategy, Recipe)
-        else plan_work(checkpoint, rules, strategy, ranks)
+    request = PruneRequest(
+        path,
+        strategy,
+        selector(include, exclude, min_dim, min_numel),
+        ScoreInputs(scores, act_norms, mask_in, of),
+        OutputRequest(output, reports, mask_out, force=force, in_place=in_place, dry_run=dry_run),
+        RunOptions(
+            threads=threads,
+            strict=strict,
+            sha256=sha256,
+            estimate=estimate,
+            gates=gates,
+            label=label,
+            command=tuple(command),
+            progress=NoProgress() if progress is None else progress,
+        ),
+        key,
+        device,
     )
-    torch_device = resolve(device)
-    force = force or in_place
-    target = _target(checkpoint, path, output, in_place=in_place, dry_run=dry_run)
-    report_paths = _report_paths(target, reports)
-    masks = None if mask_out is None else Path(mask_out)
-    _check(checkpoint, target, [*report_paths, *([] if masks is None else [masks])], force=force, in_place=in_place)
-    _refuse_overwriting_inputs(_side_inputs(strategy, ranks), ranks.mask_in, target, report_paths, masks)
-
-    from prunecli.engine.files import prune_files
-    from prunecli.engine.options import Options
-    from prunecli.progress import NoProgress
-
-    progress = progress or NoProgress()
-    _tell(progress, checkpoint, plan.selection)
-    options = Options(
-        device=torch_device,
-        threads=threads,
-        strict=strict,
-        sha256=sha256,
-        histograms=draws_histograms(report_paths),
-        estimate=estimate,
-        force=force,
-        command=tuple(command),
-        masks=masks,
-        verify=None if gates is None else partial(_verify, gates),
-        progress=progress,
-    )
-
-    def run_layer(work: Work, mask: int | None) -> Report:
-        if mask is None:
-            return prune_files(checkpoint, work, target, options)
-        return prune_files(checkpoint, work, None, replace(options, masks=mask, verify=None, sha256=False))
-
-    try:
-        if isinstance(plan, RecipeRun):
-            report = plan.run(run_layer, target.absolute().parent if isinstance(target, Path) else None)
-        else:
-            report = run_layer(plan, None)
-    except GateError as error:
-        error.report = replace(error.report, input_path=label or error.report.input_path)
-        publish(error.report, report_paths if reports is not None else (), force=force)
-        raise
-    if label is not None:
-        report = replace(report, input_path=label)
-    progress.note(f"done in {report.seconds:.2f} s")
-    publish(report, report_paths, force=force)
-    return report
+    return prune_request(request)[0]
 
 
-def _refuse_contradictions(
-    include: Sequence[str],
-    exclude: Sequence[str],
-    output: PathLike | int | None,
-    mask_out: PathLike | None,
-    *,
-    in_place: bool,
-    dry_run: bool,
-    estimate: bool,
-) -> None:
-    """Raise UsageError for what cannot be meant."""
+@dataclass(frozen=True, slots=True)
+class PruneRequest:
+    """The arguments of `prune`, grouped by what they decide."""
+
+    path: PathLike
+    strategy: Strategy | Recipe
+    selector: Selector = field(default_factory=Selector)
+    scores: ScoreInputs = field(default_factory=ScoreInputs)
+    outputs: OutputRequest = field(default_factory=OutputRequest)
+    options: RunOptions = field(default_factory=RunOptions)
+    key: str | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for arguments that are out of range or contradict each other."""
+        _check_threads(self.options.threads)
+        if self.options.estimate and self.outputs.dry_run:
+            hint = ("leave out ", Argument("dry_run", True), " or ", Argument("estimate", True))
+            raise UsageError("an estimate compresses a sample of the output, and a dry run writes none", hint=hint)
+
+
+def selector(
+    include: Sequence[str] = (), exclude: Sequence[str] = (), min_dim: int | None = None, min_numel: int = 0
+) -> Selector:
+    """Return the selector of these patterns; UsageError where they are one text instead of a list."""
     if isinstance(include, str) or isinstance(exclude, str):
         raise UsageError("include and exclude are lists of patterns, not one text", hint='include=["*.weight"]')
-    if mask_out is not None and str(mask_out) in {"", "-"}:
-        raise UsageError("--mask-out takes a path: a mask does not go to a pipe", hint="--mask-out mask.safetensors")
-    if in_place and output is not None:
-        raise UsageError("--in-place writes to the input, so there is no other output", hint="leave out -o")
-    if estimate and dry_run:
-        raise UsageError("an estimate needs an output to compress a sample of", hint="leave out -n or --estimate")
+    return Selector(tuple(include), tuple(exclude), min_dim, min_numel)
 
 
-def _verify(gates: Gates, report: Report) -> None:
-    """Raise GateError where `report` does not pass: what was written is dropped then."""
-    if found := failures(report, gates):
-        nothing = replace(report, output_path=None, output_bytes=None, output_sha256=None)
-        raise GateError(found, replace(nothing, warnings=(*report.warnings, *found)))
+def _check_threads(threads: int) -> None:
+    if threads < 0:
+        raise UsageError(f"the number of threads is 0 or more, not {threads}", hint=Argument("threads", 2))
 
 
-def _tell(progress: Progress, checkpoint: Checkpoint, selection: Selection) -> None:
-    """Note what was found and what is going to be pruned."""
+def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
+    """Do what `prune` does, and return the report and the paths where reports were written."""
+    options = request.options
+    checkpoint = open_checkpoint(request.path, key=request.key, label=options.label)
+    plan = _plan(checkpoint, request)
+    device = resolve(request.device)
+    kept = _side_inputs(request.strategy, request.scores)
+    outputs = plan_outputs(checkpoint, request.path, request.outputs, kept, request.scores.mask_in)
+    options = replace(options, device=device, histograms=draws_histograms(outputs.reports))
+    _note_selection(options.progress, checkpoint, plan.selection)
+    try:
+        report = _run(checkpoint, plan, outputs, options)
+    except GateError as error:
+        if request.outputs.reports is not None:
+            publish_reports(error.report, outputs)
+        raise
+    options.progress.note(f"done in {report.seconds:.2f} s")
+    publish_reports(report, outputs)
+    return report, outputs.reports
+
+
+def _plan(checkpoint: Checkpoint, request: PruneRequest) -> RecipeRun | Work:
+    if isinstance(request.strategy, Recipe):
+        return RecipeRun(checkpoint, request.selector, request.strategy, request.scores)
+    return plan_work(checkpoint, request.selector, request.strategy, request.scores)
+
+
+def _run(checkpoint: Checkpoint, plan: RecipeRun | Work, outputs: Outputs, options: RunOptions) -> Report:
+    """Write the outputs of one strategy, or of a recipe, of which all passes but the last write only a mask."""
+    from prunecli.engine.files import prune_files  # it imports NumPy
+
+    if not isinstance(plan, RecipeRun):
+        return prune_files(checkpoint, plan, outputs, options)
+
+    def run_pass(work: Work, mask: int | None) -> Report:
+        if mask is None:
+            return prune_files(checkpoint, work, outputs, options)
+        mask_only = replace(outputs, checkpoint=None, mask=mask)
+        return prune_files(checkpoint, work, mask_only, replace(options, gates=None, sha256=False))
+
+    target = outputs.checkpoint
+    return plan.run(run_pass, target.absolute().parent if isinstance(target, Path) else None)
+
+
+def _note_selection(progress: Progress, checkpoint: Checkpoint, selection: Selection) -> None:
+    """Note what the checkpoint is, and which of its tensors are selected and skipped."""
     size = sum(file.size for file in checkpoint.files)
     key = f", state_dict at {printable(checkpoint.key)}" if checkpoint.key else ""
-    progress.note(
-        f"{printable(str(checkpoint.path))}: {checkpoint.format}, {size:,} bytes, "
-        f"{len(checkpoint.tensors)} tensors{key}"
-    )
+    path, count = printable(str(checkpoint.path)), len(checkpoint.tensors)
+    progress.note(f"{path}: {checkpoint.format}, {size:,} bytes, {count} tensors{key}")
     for target in selection.targets:
         also = f", also {', '.join(map(printable, target.aliases))}" if target.aliases else ""
         shape = "x".join(map(str, target.tensor.shape))
@@ -199,101 +221,16 @@ def _tell(progress: Progress, checkpoint: Checkpoint, selection: Selection) -> N
         progress.note(f"skipped {printable(skipped.tensor.name)}: {printable(skipped.reason)}")
 
 
-def publish(report: Report, report_paths: Sequence[Path], *, force: bool) -> None:
-    """Write `report` to each of `papers`; an OutputError tells when the checkpoint itself is written."""
-    from prunecli.io.publish import UnflushedError, publish_text
-
-    try:
-        for paper in report_paths:
-            publish_text(paper, render_report(report, paper.suffix), force=force)
-    except OutputError as error:
-        if report.output_path is None or isinstance(error, UnflushedError):
-            raise
-        message = f"{printable(report.output_path)} is written, but not its report: {error}"
-        raise OutputError(message, hint="--report PATH.json on another filesystem") from error
-
-
-def _target(
-    checkpoint: Checkpoint, path: PathLike, output: PathLike | int | None, *, in_place: bool, dry_run: bool
-) -> Path | int | None:
-    """Return where the result goes: a path, a descriptor, or nowhere."""
-    if dry_run:
-        return None
-    if in_place:
-        return Path(os.path.realpath(checkpoint.path))
-    if isinstance(output, int):
-        if checkpoint.is_directory:
-            raise UsageError("a directory of shards cannot go to a pipe", hint="-o DIRECTORY")
-        return output
-    return default_output(path) if output is None else Path(output)
-
-
-def _report_paths(target: Path | int | None, reports: Sequence[PathLike] | None) -> list[Path]:
-    if reports is None:
-        return [default_report(target)] if isinstance(target, Path) else []
-    report_paths = [Path(report) for report in reports]
-    check_suffixes(report_paths)
-    return report_paths
-
-
-def _check(
-    checkpoint: Checkpoint, target: Path | int | None, report_paths: Sequence[Path], *, force: bool, in_place: bool
-) -> None:
-    """Refuse now what could not be published later."""
-    inputs = [file.path for file in checkpoint.files]
-    if isinstance(target, Path):
-        names = None
-        if checkpoint.is_directory:
-            inputs.append(checkpoint.path)
-            names = {file.path.relative_to(checkpoint.path).as_posix() for file in checkpoint.files}
-            for companion in checkpoint.other_files:
-                names.update(part.as_posix() for part in (companion, *companion.parents[:-1]))
-        check_output(target, sources=inputs, force=force, in_place=in_place, names=names)
-    for at, paper in enumerate(report_paths):
-        folders = [checkpoint.path, *([target] if isinstance(target, Path) else [])] if checkpoint.is_directory else []
-        for folder in folders:
-            if _inside(paper, folder):
-                kind = "output" if folder == target else "input"
-                raise OutputError(
-                    f"{printable(str(paper))} lies inside the {kind} {printable(str(folder))}", hint=_ELSEWHERE
-                )
-        others = [*inputs, *report_paths[:at], *([target] if isinstance(target, Path) else [])]
-        check_writable_target(paper, force=force, others=others)
-
-
-def _side_inputs(strategy: Strategy | Recipe, ranks: ScoreInputs) -> list[Path]:
-    """Return what the run reads besides the checkpoint, but for the mask it starts from."""
+def _side_inputs(strategy: Strategy | Recipe, scores: ScoreInputs) -> list[Path]:
+    """Return the files that a run reads besides the checkpoint and the mask it starts from."""
     rules = [rule.strategy for rule in strategy.rules] if isinstance(strategy, Recipe) else [strategy]
-    paths = [ranks.scores, ranks.act_norms, *(rule.path for rule in rules if isinstance(rule, Mask))]
+    paths = [scores.scores, scores.act_norms, *(rule.path for rule in rules if isinstance(rule, Mask))]
     if isinstance(strategy, Recipe) and strategy.path:
         paths.append(strategy.path)
     return [Path(path) for path in paths if path is not None]
 
 
-def _refuse_overwriting_inputs(
-    asides: Sequence[Path],
-    mask_in: PathLike | None,
-    target: Path | int | None,
-    report_paths: Sequence[Path],
-    masks: Path | None,
-) -> None:
-    """Refuse outputs that would overwrite what the run reads; a mask may follow the one it started from."""
-    kept = asides if mask_in is None else [*asides, Path(mask_in)]
-    for output in [*report_paths, *([target] if isinstance(target, Path) else [])]:
-        refuse_overwriting(output, kept)
-    if masks is not None:
-        refuse_overwriting(masks, asides)
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
-
-
-FETCHED_WINDOW = 1 << 24
-"""Bytes of a window of tensors that lie on a device: each is fetched and sent back."""
-
-
-def prune_state_dict(  # noqa: PLR0913 - one keyword per question a user may have
+def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
     state_dict: Mapping[str, object],
     strategy: Strategy | Recipe,
     *,
@@ -310,58 +247,50 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword per question a user may hav
     dry_run: bool = False,
     strict: bool = False,
 ) -> Report:
-    """Zero the weights of `state_dict` that `strategy` chooses, in place, and say what was done.
+    """Zero the weights of `state_dict` that `strategy` chooses, in place.
 
-    `state_dict` is a flat dict of torch tensors by name, such as `model.state_dict()`, whose tensors are the model's
-    own: on the CPU or on devices, parameters that require grad, transposed or sliced. The result is bit for bit
-    what `prunecli.prune` makes of the same dict saved to a file, where all keywords are explained; among equals at a
-    cut, tensors go in the order of the dict. Tied tensors are pruned once; what is no tensor is passed over, and
-    sparse, quantized and meta tensors are named in the report's `facts`. `device` is where numbers are compared;
-    the tensors stay where they are.
+    The result is the same, bit for bit, as that of `prune` on a file with the same tensors. Ties at a cutoff are
+    broken by the order of the dict. Tied tensors are pruned once. Values that are not tensors are ignored; sparse,
+    quantized and meta tensors are named in the report's `facts`.
 
-    Raises PruneError, and then nothing has changed: all is rehearsed first, so the weights are read twice. A run that
-    is interrupted in its second half, or whose device fails, leaves some weights pruned and others not yet; to run
-    it again is safe with a threshold or a mask, for an amount load the weights anew.
+    Args:
+        state_dict: A flat dict of torch tensors by name, such as `model.state_dict()`. The tensors are the model's
+            own: on the CPU or on devices, parameters that require grad, transposed or sliced.
+        strategy: Decides which weights of each tensor become zero; see `prune`, also for the other arguments.
+        include: Patterns over tensor names.
+        exclude: Patterns of the tensors that stay unchanged.
+        min_dim: The fewest dimensions of a tensor that is pruned. By default 2.
+        min_numel: The fewest elements of a tensor that is pruned.
+        scores: A checkpoint with a score for every weight.
+        act_norms: A checkpoint with a norm for every input column.
+        mask_in: A mask whose zeros become zero and are not counted.
+        of: "all", or "remaining".
+        device: The device that compares numbers. The tensors stay where they are.
+        threads: The number of threads; 0 takes as many as help.
+        dry_run: Measure, and change nothing.
+        strict: Raise CheckpointError if a weight is not finite.
+
+    Returns:
+        What was done.
+
+    Raises:
+        PruneError: The request or a tensor is wrong. No tensor was changed, because a first pass reads all tensors
+            before the second one changes them. If the second pass is interrupted, or its device fails, some weights
+            are pruned and others are not: repeat it with a threshold or a mask, or load the weights again.
     """
-    if threads < 0:
-        raise UsageError(f"--threads is 0 or more, not {threads}", hint="--threads 2")
-    from prunecli.engine.options import Options
+    from prunecli.engine.in_memory import FETCHED_WINDOW, prune_in_memory  # it imports NumPy
     from prunecli.io.memory import state_dict_checkpoint
 
+    _check_threads(threads)
     memory = state_dict_checkpoint(state_dict)
-    rules = Selector(tuple(include), tuple(exclude), min_dim, min_numel)
-    ranks = ScoreInputs(scores=scores, act_norms=act_norms, mask_in=mask_in, of=of)
     window = FETCHED_WINDOW if memory.on_device else 0
-    options = Options(device=resolve(device), threads=threads, window=window, strict=strict)
+    options = RunOptions(device=resolve(device), threads=threads, window=window, strict=strict)
 
-    def run_layer(work: Work, mask: int | None) -> Report:
-        rehearsed = _run_in_memory(memory, work, options, write=False, mask=mask)
-        return rehearsed if dry_run or mask is not None else _run_in_memory(memory, work, options, write=True)
+    def run_pass(work: Work, mask: int | None) -> Report:
+        rehearsal = prune_in_memory(memory, work, options, write=False, mask=mask)
+        return rehearsal if dry_run or mask is not None else prune_in_memory(memory, work, options, write=True)
 
+    chosen, ranked = selector(include, exclude, min_dim, min_numel), ScoreInputs(scores, act_norms, mask_in, of)
     if isinstance(strategy, Recipe):
-        return RecipeRun(memory.checkpoint, rules, strategy, ranks).run(run_layer, None)
-    return run_layer(plan_work(memory.checkpoint, rules, strategy, ranks), None)
-
-
-def _run_in_memory(
-    memory: TensorsInMemory, work: Work, options: Options, *, write: bool, mask: int | None = None
-) -> Report:
-    """Read and measure, with `write` put the results back, and write what stays to the descriptor `mask`."""
-    from prunecli.engine.run import Run
-    from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
-
-    began = time.monotonic()
-    run = Run(memory.checkpoint, work, options)
-    # A region has all that is asked of a file to read and of one to write.
-    sources = cast("Sequence[Source]", memory.regions)
-    sinks: Sequence[Sink | None] = cast("Sequence[Sink]", memory.regions) if write else [None] * len(sources)
-    masks = None if mask is None else MaskSink(mask, MaskLayout(run.targets))
-    memory.synchronize()
-    try:
-        run.execute(sources, sinks, masks)
-    finally:
-        if write:
-            memory.synchronize()
-            memory.mark_changed(name for t in work.selection.targets for name in (t.tensor.name, *t.aliases))
-    output: Path | None = memory.checkpoint.path if write else None
-    return run.report(output, time.monotonic() - began)
+        return RecipeRun(memory.checkpoint, chosen, strategy, ranked).run(run_pass, None)
+    return run_pass(plan_work(memory.checkpoint, chosen, strategy, ranked), None)

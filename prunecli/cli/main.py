@@ -90,10 +90,11 @@ def _prune_alone(
 def add_command(make: Callable[..., Strategy | Recipe]) -> None:
     """Register `make`, a function from its own options to a strategy, as a command with the shared options."""
     # Not get_type_hints: before Python 3.11 it wraps what defaults to None once more, and Typer loses the option.
-    own, shared = (dict(inspect.signature(f, eval_str=True).parameters) for f in (make, options.shared))
+    own, shared = (dict(inspect.signature(f, eval_str=True).parameters) for f in (make, options.SharedOptions))
 
     def run(**given: Any) -> int:  # noqa: ANN401 - typed by the signature below
-        return run_pruning(make(**{name: given.pop(name) for name in own}), **given)
+        strategy = make(**{name: given.pop(name) for name in own})
+        return run_pruning(strategy, options.SharedOptions(**given))
 
     first = [own[name] for name in own if own[name].default is inspect.Parameter.empty]
     rest = [own[name] for name in own if own[name].default is not inspect.Parameter.empty]

@@ -6,6 +6,7 @@ Nothing here knows what a value is good for.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -139,35 +140,39 @@ Verbose: TypeAlias = Annotated[bool, Option("-v", "--verbose", help="Tell on sta
 NoProgress: TypeAlias = Annotated[bool, Option("--no-progress", help="No progress bars, no progress lines.")]
 
 
-def shared(
-    context: typer.Context,
-    ckpt: Ckpt,
-    output: Output = None,
-    report: Reports = None,
-    json: Json = False,
-    dry_run: DryRun = False,
-    force: Force = False,
-    in_place: InPlace = False,
-    sha256: Sha256 = False,
-    estimate: Estimate = False,
-    include: Include = None,
-    exclude: Exclude = None,
-    min_dim: MinDim = None,
-    min_numel: MinNumel = 0,
-    key: Key = None,
-    scores: Scores = None,
-    act_norms: ActNorms = None,
-    mask_in: MaskIn = None,
-    of: Of = "all",
-    mask_out: MaskOut = None,
-    strict: Strict = False,
-    min_sparsity: MinSparsity = None,
-    max_sparsity: MaxSparsity = None,
-    max_tensor_sparsity: MaxTensorSparsity = None,
-    device: Device = "cpu",
-    threads: Threads = 0,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    no_progress: NoProgress = False,
-) -> None:
-    """Hold the signature that `add_command` adds to each pruning command."""
+@dataclass(frozen=True, slots=True)
+class SharedOptions:
+    """The options that every pruning command has besides its own.
+
+    Typer gets the fields as parameters: their names, types and defaults.
+    """
+
+    context: typer.Context
+    ckpt: Ckpt
+    output: Output = None
+    report: Reports = None
+    json: Json = False
+    dry_run: DryRun = False
+    force: Force = False
+    in_place: InPlace = False
+    sha256: Sha256 = False
+    estimate: Estimate = False
+    include: Include = None
+    exclude: Exclude = None
+    min_dim: MinDim = None
+    min_numel: MinNumel = 0
+    key: Key = None
+    scores: Scores = None
+    act_norms: ActNorms = None
+    mask_in: MaskIn = None
+    of: Of = "all"
+    mask_out: MaskOut = None
+    strict: Strict = False
+    min_sparsity: MinSparsity = None
+    max_sparsity: MaxSparsity = None
+    max_tensor_sparsity: MaxTensorSparsity = None
+    device: Device = "cpu"
+    threads: Threads = 0
+    quiet: Quiet = False
+    verbose: Verbose = False
+    no_progress: NoProgress = False

@@ -25,13 +25,9 @@ def check_paper(option: str, path: Path, *, force: bool, others: Iterable[Path])
         raise UsageError(
             f"{option} takes a path: standard output has the result", hint=f"{option} {command}.{option[2:]}"
         )
-    from prunecli.io.targets import ELSEWHERE, check_writable_target
+    from prunecli.io.targets import check_writable_target
 
-    try:
-        check_writable_target(path, force=force, others=others)
-    except OutputError as error:
-        hint = (error.hint or "").replace(ELSEWHERE, f"write elsewhere with {option} PATH")
-        raise OutputError(str(error), hint=hint or None) from error
+    check_writable_target(path, force=force, others=others, argument=option.lstrip("-"))
 
 
 @contextmanager

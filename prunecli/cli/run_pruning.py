@@ -1,118 +1,140 @@
-"""Run a pruning command: options become the keywords of `prunecli.prune`, and its report is printed."""
+"""Run a pruning command: its options become a request, and the report of the run is printed."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prunecli.cli.exit import DONE, FAILED, say, silence
 from prunecli.cli.progress import show_progress
-from prunecli.errors import OutputError, UsageError
+from prunecli.errors import Argument, OutputError, UsageError
 from prunecli.report.gates import GateError, Gates
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import TextIO
 
+    from prunecli.api import PruneRequest
+    from prunecli.cli.options import SharedOptions
     from prunecli.report.model import Report
     from prunecli.strategies.recipe import Recipe
     from prunecli.strategies.unstructured import Strategy
 
 
-def run_pruning(strategy: Strategy | Recipe, **given: Any) -> int:  # noqa: ANN401 - the shared options
-    """Run one pruning command: spool pipes, prune, print; return the exit code."""
-    from prunecli.api import prune
+def run_pruning(strategy: Strategy | Recipe, options: SharedOptions) -> int:
+    """Prune with `strategy`, print the result, and return the exit code."""
+    from prunecli.api import prune_request
 
-    ckpt, output, context = given.pop("ckpt"), given.pop("output"), given.pop("context")
-    quiet, as_json, no_progress = given.pop("quiet"), given.pop("json"), given.pop("no_progress")
-    verbose = given.pop("verbose")
-    if quiet and verbose:
-        raise UsageError("--quiet and --verbose are two answers to one question", hint="-v")
-    to_pipe, dry_run = output == "-", given["dry_run"]
-    if to_pipe and as_json and not dry_run:
-        raise UsageError("--json and -o - both want standard output", hint="--report PATH.json, or -o FILE")
-    if ckpt == "-" and output is None and not dry_run:
-        raise UsageError("a checkpoint from a pipe has no name to derive the output's from", hint="-o PATH, or -o -")
-    gates = Gates(*(given.pop(name) for name in ("min_sparsity", "max_sparsity", "max_tensor_sparsity")))
-    told = partial(_tell, quiet=quiet, as_json=as_json, to_pipe=to_pipe and not dry_run)
+    _check(options)
     try:
         with ExitStack() as stack:
-            given.update(
-                path=ckpt,
-                output=output,
-                reports=given.pop("report"),
-                include=given["include"] or (),
-                exclude=given["exclude"] or (),
-                gates=gates,
-                command=context.obj,
-                progress=stack.enter_context(
-                    show_progress(wanted=not (quiet or no_progress), verbose=verbose, last="flushing")
-                ),
-            )
-            if ckpt == "-":
-                _spool_input(stack, given)
-            if to_pipe:
-                _spool_output(stack, given)
-            result = prune(strategy=strategy, **given)
+            request = _through_pipes(stack, _request(stack, strategy, options), options)
+            report, paths = prune_request(request)
     except GateError as error:
-        told(error.report, _report_paths(error.report, given))
-        say("failed: the result does not pass, and no checkpoint was written")
+        _show(error.report, options.report or (), options)
+        say("failed: the result does not meet the gates, so no checkpoint was written")
         return FAILED
-    told(result, _report_paths(result, given))
+    _show(report, paths, options)
     return DONE
 
 
-def _spool_input(stack: ExitStack, given: dict[str, Any]) -> None:
+def _check(options: SharedOptions) -> None:
+    """Raise UsageError for options that contradict each other."""
+    if options.quiet and options.verbose:
+        raise UsageError("--quiet and --verbose contradict each other", hint="leave out one of them")
+    if options.output == "-" and options.json and not options.dry_run:
+        raise UsageError(
+            "--json and -o - both write to standard output",
+            hint=(Argument("reports", ["PATH.json"]), ", or ", Argument("output", "FILE")),
+        )
+    if options.ckpt != "-":
+        return
+    if options.in_place:
+        raise UsageError("standard input cannot be pruned in place", hint="-o PATH, or -o -")
+    if options.output is None and not options.dry_run:
+        raise UsageError("a checkpoint from standard input has no name for its output", hint="-o PATH, or -o -")
+
+
+def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptions) -> PruneRequest:
+    """Return the request that the options describe; the progress bars end with `stack`."""
+    from prunecli.api import PruneRequest, selector
+    from prunecli.engine.options import RunOptions
+    from prunecli.engine.outputs import OutputRequest
+    from prunecli.engine.prepare import ScoreInputs
+
+    progress = show_progress(
+        wanted=not (options.quiet or options.no_progress), verbose=options.verbose, last="flushing"
+    )
+    return PruneRequest(
+        options.ckpt,
+        strategy,
+        selector(options.include or (), options.exclude or (), options.min_dim, options.min_numel),
+        ScoreInputs(options.scores, options.act_norms, options.mask_in, options.of),
+        OutputRequest(
+            options.output, options.report, options.mask_out, options.force, options.in_place, options.dry_run
+        ),
+        RunOptions(
+            threads=options.threads,
+            strict=options.strict,
+            sha256=options.sha256,
+            estimate=options.estimate,
+            gates=Gates(options.min_sparsity, options.max_sparsity, options.max_tensor_sparsity),
+            command=options.context.obj,
+            progress=stack.enter_context(progress),
+        ),
+        options.key,
+        options.device,
+    )
+
+
+def _through_pipes(stack: ExitStack, request: PruneRequest, options: SharedOptions) -> PruneRequest:
+    """Replace `-` by temporary files: standard input is copied to one now, standard output from one at the end."""
+    if options.ckpt == "-":
+        path = _spool_input(stack, options)
+        request = replace(request, path=path, options=replace(request.options, label="standard input"))
+    if options.output == "-" and not options.dry_run:
+        from prunecli.cli.pipes import spooled_output
+
+        descriptor = stack.enter_context(spooled_output())
+        request = replace(request, outputs=replace(request.outputs, output=descriptor))
+    return request
+
+
+def _spool_input(stack: ExitStack, options: SharedOptions) -> Path:
+    """Copy standard input to a temporary file, in the folder of the output if there is one, and return its path."""
     from prunecli.cli.pipes import spooled_input
     from prunecli.io.targets import check_output
 
-    if given["in_place"]:
-        raise UsageError("a pipe cannot be pruned in place", hint="-o PATH, or -o -")
-    beside = None
-    if given["output"] not in {None, "-"} and not given["dry_run"]:
-        target = Path(given["output"])
-        check_output(target, sources=(), force=given["force"], in_place=False)  # before a long pipe is read
-        beside = target.absolute().parent
-    given.update(path=stack.enter_context(spooled_input(beside)), label="standard input")
+    folder = None
+    if options.output not in {None, "-"} and not options.dry_run:
+        target = Path(options.output or "")
+        check_output(target, sources=(), force=options.force, in_place=False)  # before a long pipe is read
+        folder = target.absolute().parent
+    return stack.enter_context(spooled_input(folder))
 
 
-def _spool_output(stack: ExitStack, given: dict[str, Any]) -> None:
-    from prunecli.cli.pipes import spooled_output
-
-    if not given["dry_run"]:
-        given["output"] = stack.enter_context(spooled_output())
-
-
-def _report_paths(report: Report, given: dict[str, Any]) -> list[str]:
-    """Name the report files that were written."""
-    if given["reports"] is not None:
-        return [str(path) for path in given["reports"]]
-    if report.output_path in {None, "-"}:
-        return []
-    from prunecli.formats.output_names import default_report
-
-    return [str(default_report(report.output_path or ""))]
-
-
-def _tell(report: Report, report_paths: list[str], *, quiet: bool, as_json: bool, to_pipe: bool) -> None:
-    """Print the result on standard output, or beside it where the checkpoint itself went there."""
+def _show(report: Report, paths: Sequence[Path], options: SharedOptions) -> None:
+    """Print the summary on standard output, or on standard error if the checkpoint went to standard output."""
     for warning in report.warnings:
         say(f"warning: {warning}")
+    to_pipe = options.output == "-" and not options.dry_run
     stream = sys.stderr if to_pipe else sys.stdout
-    if stream is None or (quiet and not as_json):
+    if stream is None or (options.quiet and not options.json):
         return
     try:
-        _print(report, report_paths, stream, as_json=as_json)
+        _print(report, [str(path) for path in paths], stream, as_json=options.json)
         stream.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
         silence(sys.stdout)
-        done = "" if report.output_path is None else f"{printable(report.output_path)} is written, but "
-        raise OutputError(f"{done}standard output took no more: {error.strerror}", hint="--report PATH.json") from error
+        written = "" if report.output_path is None else f"{printable(report.output_path)} is written, but "
+        message = f"{written}standard output failed: {error.strerror}"
+        raise OutputError(message, hint=Argument("reports", ["PATH.json"])) from error
 
 
 def _print(report: Report, report_paths: list[str], stream: TextIO, *, as_json: bool) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from prunecli.engine.options import Options
+from prunecli.engine.options import RunOptions
+from prunecli.engine.outputs import Outputs
 from prunecli.engine.run import Run
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.files import Sink
 from prunecli.io.output_files import output_files
 from prunecli.io.publish import new_file
 from prunecli.io.reader import open_sources
+from prunecli.report.gates import GateError, Gates, failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,27 +31,37 @@ DIRECT_SHARE = 32
 """Outputs larger than this fraction of the memory are written around the page cache."""
 
 
-def prune_files(checkpoint: Checkpoint, work: Work, output: Path | int | None, options: Options) -> Report:
-    """Write `checkpoint` to `output` with the work done on it; with `output` None only measure.
+def prune_files(checkpoint: Checkpoint, work: Work, outputs: Outputs, options: RunOptions) -> Report:
+    """Do the work on `checkpoint`, write the result and the mask to `outputs`, and return the report.
 
-    `output` is a path, or an open and seekable file descriptor, which is left open and not flushed.
+    The reports of `outputs` are not written here. Without an output path the run only measures. A file descriptor
+    stays open and is not flushed. The checkpoint and the mask appear together and complete, or not at all.
 
-    The output appears whole or not at all, and the mask with it. Raises PruneError for a damaged or changing input, a
-    strategy that does not fit a tensor, and an output that cannot be written.
+    Raises:
+        PruneError: The input is damaged or changes during the run, the strategy does not fit a tensor, or an output
+            cannot be written.
+        GateError: The result does not meet the gates of `options`; no checkpoint and no mask is written then.
     """
     began = time.monotonic()
     run = Run(checkpoint, work, options)
     with ExitStack() as stack:
         sources = stack.enter_context(open_sources(checkpoint))
-        masks = None if options.masks is None else stack.enter_context(_mask(run, options.masks, force=options.force))
+        masks = None if outputs.mask is None else stack.enter_context(_mask(run, outputs.mask, force=outputs.force))
         sinks: Sequence[Sink | None] = [None] * len(sources)
-        if output is not None:
-            sinks = stack.enter_context(_sinks(checkpoint, sources, output, options))
+        if outputs.checkpoint is not None:
+            sinks = stack.enter_context(_sinks(checkpoint, sources, outputs, direct=options.direct))
         run.execute(sources, sinks, masks)
-        report = run.report(output, time.monotonic() - began)
-        if options.verify is not None:
-            options.verify(report)
+        report = run.report(outputs.checkpoint, time.monotonic() - began)
+        if options.gates is not None:
+            _refuse_failures(report, options.gates)  # inside the block, so that nothing is published
     return report
+
+
+def _refuse_failures(report: Report, gates: Gates) -> None:
+    """Raise GateError with the report of an unpublished run where `report` does not meet `gates`."""
+    if failed := failures(report, gates):
+        unpublished = replace(report, output_path=None, output_bytes=None, output_sha256=None)
+        raise GateError(failed, replace(unpublished, warnings=(*report.warnings, *failed)))
 
 
 @contextmanager
@@ -64,13 +77,16 @@ def _mask(run: Run, path: Path | int, *, force: bool) -> Iterator[MaskSink]:
 
 @contextmanager
 def _sinks(
-    checkpoint: Checkpoint, sources: Sequence[Source], output: Path | int, options: Options
+    checkpoint: Checkpoint, sources: Sequence[Source], outputs: Outputs, *, direct: bool | None
 ) -> Iterator[list[Sink]]:
-    """Give an open sink per file; they are published together when the block ends well."""
+    """Open one sink per file; all are published together when the block ends without an error."""
+    output = outputs.checkpoint
+    if output is None:
+        raise ValueError("a dry run has no output files")
     sizes = [file.size for file in checkpoint.files]
     with ExitStack() as stack:
-        fds = stack.enter_context(output_files(checkpoint, sources, output, sizes, force=options.force))
-        direct = _is_large(sum(sizes)) if options.direct is None else options.direct
+        fds = stack.enter_context(output_files(checkpoint, sources, output, sizes, force=outputs.force))
+        direct = _is_large(sum(sizes)) if direct is None else direct
         sinks = []
         for fd in fds:
             sink = Sink(fd, direct=direct and not isinstance(output, int))

@@ -1,4 +1,4 @@
-"""options."""
+"""How a run works, as opposed to what it does: device, threads, and what it measures on the way."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prunecli.progress import NoProgress, Progress
-from prunecli.report.model import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from prunecli.report.gates import Gates
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How to work, as opposed to what to do.
+class RunOptions:
+    """The options of a run that do not change which weights are pruned.
 
-    `device` is a torch device, or None for NumPy on the CPU; `threads` 0 means as many as help; `window` bytes are
-    worked on at once (0: what suits the device); `direct` writes around the page cache (None: if the output is
-    large). `strict` refuses weights that are not finite, `sha256` reads input and output again for the report.
-    `masks` is where a mask of what stays goes: a path, or an open descriptor. `verify` is shown the report before
-    anything is published, and may raise. `histograms` counts magnitudes for a page, `estimate` compresses a sample.
+    Attributes:
+        device: A torch device such as "cuda:0", or None for NumPy on the CPU.
+        threads: The number of threads; 0 takes one per core, up to the number that helps.
+        window: The bytes processed at once; 0 takes the size that suits the device.
+        direct: Whether to write around the page cache; None decides by the size of the output.
+        strict: Whether weights that are not finite are an error.
+        sha256: Whether to read the input and the output again for their digests.
+        histograms: Whether to count magnitudes for the HTML report.
+        estimate: Whether to compress a sample of the weights for the report.
+        gates: The bounds that the result must meet; it is not published otherwise.
+        label: The name of the input in the report; None takes its path.
+        command: The command line that the report records.
+        progress: Receives the progress.
     """
 
     device: str | None = None
@@ -32,8 +38,7 @@ class Options:
     sha256: bool = False
     histograms: bool = False
     estimate: bool = False
-    force: bool = False
+    gates: Gates | None = None
+    label: str | None = None
     command: tuple[str, ...] = ()
-    masks: Path | int | None = None
-    verify: Callable[[Report], None] | None = None
     progress: Progress = field(default_factory=NoProgress)

@@ -8,7 +8,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from prunecli.engine.apply import Applier
-from prunecli.engine.options import Options
+from prunecli.engine.options import RunOptions
 from prunecli.engine.planner import Planner, count_left
 from prunecli.engine.scorers import make_scorer
 from prunecli.engine.windows import _Windows
@@ -47,7 +47,7 @@ RANKING, FILES_SHOWN = "ranking", 8
 class Run:
     """One run from plan to report."""
 
-    def __init__(self, checkpoint: Checkpoint, work: Work, options: Options) -> None:
+    def __init__(self, checkpoint: Checkpoint, work: Work, options: RunOptions) -> None:
         """Nothing is read yet."""
         self.checkpoint, self.work, self.options = checkpoint, work, options
         self.targets = [target.tensor for target in work.selection.targets]
@@ -176,7 +176,7 @@ class Run:
         return Report(
             rows=rows,
             strategy=self.work.told,
-            input_path=str(checkpoint.path),
+            input_path=self.options.label or str(checkpoint.path),
             format=checkpoint.format,
             input_bytes=size,
             version=__version__,

@@ -1,6 +1,6 @@
-"""Whether a path may be written, decided before any work: every refusal has its sentence here.
+"""Check output paths before any work starts.
 
-Nothing here writes; `output` does, and asks again.
+Nothing here writes. `io.publish` writes, and checks again, because the file system may have changed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,58 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.errors import OutputError
+from prunecli.errors import Argument, OutputError
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
-ELSEWHERE = "write elsewhere with -o PATH"
-"""The hint that always helps."""
+    from prunecli.checkpoint import Checkpoint
+
+
+def elsewhere(argument: str = "output") -> tuple[str, Argument]:
+    """Return the hint to write to another path, given by `argument`."""
+    value = ["PATH.json"] if argument == "reports" else "PATH"
+    return "write elsewhere with ", Argument(argument, value)
+
+
+def check_checkpoint_output(checkpoint: Checkpoint, target: Path, *, force: bool, in_place: bool) -> None:
+    """Raise OutputError where `target` cannot take the new version of `checkpoint`; see `check_output`."""
+    names = None
+    if checkpoint.is_directory:
+        names = {file.path.relative_to(checkpoint.path).as_posix() for file in checkpoint.files}
+        for relative in checkpoint.other_files:
+            names.update(part.as_posix() for part in (relative, *relative.parents[:-1]))
+    check_output(target, sources=_input_paths(checkpoint), force=force, in_place=in_place, names=names)
+
+
+def check_side_output(
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    target: Sequence[Path],
+    others: Sequence[Path],
+    force: bool,
+    argument: str,
+) -> None:
+    """Raise OutputError where a report or a mask cannot be written to `path`.
+
+    `target` holds the path of the checkpoint's output, if there is one, and `others` the paths of the other files
+    that the run writes. A directory of shards, the input as well as the output, must not get other files. `argument`
+    is the argument that gave `path`, for the hint.
+    """
+    for folder in (checkpoint.path, *target) if checkpoint.is_directory else ():
+        if _real(folder) in _real(path).parents:
+            role = "output" if folder in target else "input"
+            hint = (_argument(argument, Path("PATH")), " outside that directory")
+            raise OutputError(f"{_q(path)} lies inside the {role} {_q(folder)}", hint=hint)
+    others = [*_input_paths(checkpoint), *others, *target]
+    check_writable_target(path, force=force, others=others, argument=argument)
+
+
+def _input_paths(checkpoint: Checkpoint) -> list[Path]:
+    files = [file.path for file in checkpoint.files]
+    return [*files, checkpoint.path] if checkpoint.is_directory else files
 
 
 def check_output(
@@ -30,7 +74,7 @@ def check_output(
     in_place: bool,
     names: Collection[str] | None = None,
 ) -> None:
-    """Refuse before the work what cannot be published after it, and what would hurt an input: OutputError.
+    """Raise OutputError where `target` cannot be written, or where writing it would damage an input.
 
     `sources` are the files and directories the run reads; `in_place` allows `target` to be one of them.
     `names` is None for a file; for a directory it holds the relative paths it will have, and an existing
@@ -41,29 +85,32 @@ def check_output(
     replaces_input = in_place and any(_same(target, source) for source in read)
     if not replaces_input:
         _refuse_inputs(target, read, directory=names is not None)
-    place = destination_for(target, force=force or replaces_input, directory=names is not None)
+    destination = destination_for(target, force=force or replaces_input, directory=names is not None)
     if names is not None:
-        refuse_losses(place, names)
+        refuse_losses(destination, names)
 
 
-def check_writable_target(target: Path, *, force: bool, others: Iterable[Path] = ()) -> None:
-    """Refuse a report or mask `target` that cannot be written or is one of the run's `others`: OutputError."""
-    _refuse_nul(target)
+def check_writable_target(target: Path, *, force: bool, others: Iterable[Path] = (), argument: str = "output") -> None:
+    """Raise OutputError where the file `target` cannot be written or is one of the run's `others`.
+
+    `argument` is the argument that gave `target`, for the hint.
+    """
+    _refuse_nul(target, argument)
     refuse_overwriting(target, others)
-    destination_for(target, force=force, directory=False)
+    destination_for(target, force=force, directory=False, argument=argument)
 
 
 def refuse_overwriting(target: Path, others: Iterable[Path]) -> None:
-    """Raise OutputError where `target` is one of the paths that the run reads or writes besides."""
+    """Raise OutputError where `target` is one of the other paths that the run reads or writes."""
     for other in others:
         if _same(target, other):
             what = f"{_q(other)}, which this run needs" if str(target) != str(other) else "what this run needs"
             raise OutputError(f"{_q(target)} would overwrite {what}", hint="give each output a path of its own")
 
 
-def _refuse_nul(target: Path) -> None:
+def _refuse_nul(target: Path, argument: str = "output") -> None:
     if "\0" in str(target):  # the system calls raise ValueError
-        raise OutputError(f"the output {_q(target)} has a NUL character in its path", hint=ELSEWHERE)
+        raise OutputError(f"the output {_q(target)} has a NUL character in its path", hint=elsewhere(argument))
 
 
 def _refuse_inputs(target: Path, sources: Iterable[Path], *, directory: bool) -> None:
@@ -71,12 +118,12 @@ def _refuse_inputs(target: Path, sources: Iterable[Path], *, directory: bool) ->
         if _same(target, source):
             raise OutputError(
                 f"the output {_q(target)} is the input itself",
-                hint=f"{ELSEWHERE}, or replace the input with --in-place",
+                hint=(*elsewhere(), ", or replace the input with ", Argument("in_place", True)),
             )
         if directory and _real(target) in _real(source).parents:
             raise OutputError(
                 f"the output directory {_q(target)} holds the input {_q(source)}",
-                hint="write to a directory of its own: -o PATH",
+                hint=("write to another directory: ", Argument("output", "PATH")),
             )
 
 
@@ -91,90 +138,96 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve() raises RuntimeError where links go in a circle
 
 
-def refuse_losses(place: Path, names: Collection[str]) -> None:
-    """Refuse to replace a directory that holds files the new one, with `names`, would not: OutputError."""
-    if not place.is_dir():
+def refuse_losses(directory: Path, names: Collection[str]) -> None:
+    """Raise OutputError where replacing a directory would delete files that are not among `names`."""
+    if not directory.is_dir():
         return
-    old = (p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_symlink() or not p.is_dir())
+    old = (p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_symlink() or not p.is_dir())
     lost = sorted(set(old) - set(names))
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise OutputError(
-            f"replacing {_q(place)} would lose files that the output does not have: {printable(lost[0])}{more}",
-            hint="choose another directory with -o, or move those files away",
+            f"replacing {_q(directory)} would lose files that the output does not have: {printable(lost[0])}{more}",
+            hint=("choose another directory with ", Argument("output", "PATH"), ", or move those files away"),
         )
 
 
-def destination_for(target: Path, *, force: bool, directory: bool) -> Path:
-    """Return the path to publish at, links followed where `force` allows; OutputError where none is fit."""
+def destination_for(target: Path, *, force: bool, directory: bool, argument: str = "output") -> Path:
+    """Return the path to write for `target`; with `force` the target of a symbolic link.
+
+    Raises OutputError where `target` exists without `force`, or cannot be written as a file or a `directory`.
+    """
     try:
-        place = _followed(target, force=force)
-        _refuse_parent(place, target)
-        mode = place.stat().st_mode
+        destination = _followed(target, force=force, argument=argument)
+        _refuse_parent(destination, target, argument)
+        mode = destination.stat().st_mode
     except FileNotFoundError:
-        return place
+        return destination
     except OSError as error:
-        raise failed("write", target, error) from error
-    _refuse_kind(target, mode, directory=directory)
+        raise failed("write", target, error, argument) from error
+    _refuse_file_type(target, mode, directory=directory, argument=argument)
     if not force:
-        raise exists(target)
-    return place
+        raise exists(target, argument)
+    return destination
 
 
-def _followed(target: Path, *, force: bool) -> Path:
+def _followed(target: Path, *, force: bool, argument: str) -> Path:
     if not target.is_symlink():
         return target
     real = _real(target)
     if not force:
         raise OutputError(
             f"the output {_q(target)} is a symbolic link",
-            hint=f"name the file itself: -o {shlex.quote(_q(real))}",
+            hint=("name the file itself: ", _argument(argument, real)),
         )
     return real
 
 
-def _refuse_parent(place: Path, target: Path) -> None:
-    parent = place.parent
+def _refuse_parent(destination: Path, target: Path, argument: str) -> None:
+    parent = destination.parent
     if not parent.is_dir():
         raise OutputError(
             f"there is no directory {_q(parent)} for the output {_q(target)}",
             hint=f"mkdir -p {shlex.quote(_q(parent))}",
         )
-    if place != target and parent.name == "blobs":  # a snapshot in Hugging Face's cache links there
+    if destination != target and parent.name == "blobs":  # a snapshot in Hugging Face's cache links there
         raise OutputError(
             f"the output {_q(target)} links into a cache whose files must not change: {_q(parent)}",
-            hint=ELSEWHERE,
+            hint=elsewhere(argument),
         )
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"no permission to write in {_q(parent)}", hint=ELSEWHERE)
+        raise OutputError(f"no permission to write in {_q(parent)}", hint=elsewhere(argument))
 
 
-def _refuse_kind(target: Path, mode: int, *, directory: bool) -> None:
+def _refuse_file_type(target: Path, mode: int, *, directory: bool, argument: str) -> None:
     if directory and not stat.S_ISDIR(mode):
         raise OutputError(
             f"the output {_q(target)} is a file, and a directory is to be written",
-            hint="name a new directory with -o PATH",
+            hint=("name a new directory with ", Argument(argument, "PATH")),
         )
     if not directory and stat.S_ISDIR(mode):
         raise OutputError(
             f"the output {_q(target)} is a directory, and a file is to be written",
-            hint=f"name a file in it: -o {shlex.quote(_q(target))}/NAME",
+            hint=("name a file in it: ", _argument(argument, target / "NAME")),
         )
     if not directory and not stat.S_ISREG(mode):
-        raise OutputError(
-            f"the output {_q(target)} is a pipe or a device, not a file", hint="stream to it: -o - > PATH"
-        )
+        raise OutputError(f"the output {_q(target)} is a pipe or a device, not a file", hint=elsewhere(argument))
 
 
 def _q(path: Path) -> str:
     return printable(str(path))
 
 
-def exists(target: Path) -> OutputError:
-    """Make the error for an output that is there already."""
-    return OutputError(f"the output {_q(target)} exists", hint=f"{ELSEWHERE}, or replace it with --force")
+def exists(target: Path, argument: str = "output") -> OutputError:
+    """Return the error for an output that exists already."""
+    hint = (*elsewhere(argument), ", or replace it with ", Argument("force", True))
+    return OutputError(f"the output {_q(target)} exists", hint=hint)
 
 
-def failed(act: str, path: Path, error: OSError) -> OutputError:
-    """Make the error for a system call that failed; `act` is what was tried: "write in"."""
-    return OutputError(f"cannot {act} {_q(path)}: {error.strerror or error}", hint=ELSEWHERE)
+def failed(act: str, path: Path, error: OSError, argument: str = "output") -> OutputError:
+    """Return the error for a system call that failed; `act` is the attempted action, such as "write in"."""
+    return OutputError(f"cannot {act} {_q(path)}: {error.strerror or error}", hint=elsewhere(argument))
+
+
+def _argument(name: str, path: Path) -> Argument:
+    return Argument(name, [_q(path)] if name == "reports" else _q(path))

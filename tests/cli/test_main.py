@@ -203,10 +203,10 @@ def test_version(prune: Prune) -> None:
         ("global CKPT --amount 0.5 --report CKPT.json --report no/r.json", "no directory no", "mkdir -p no"),
         ("global CKPT --amount 0.5 -o CKPT", "is the input itself", "--in-place"),
         ("global CKPT --amount 0.5 -o CKPT --force", "is the input itself", "--in-place"),
-        ("global CKPT --amount 0.5 -o x --in-place", "no other output", "-o"),
+        ("global CKPT --amount 0.5 -o x --in-place", "together with in-place", "-o"),
         ("global CKPT --amount 0.5 -o no/such/x", "no directory no/such", "mkdir -p no/such"),
         ("global CKPT --amount 0.5 -o .", "is a directory", "-o"),
-        ("global CKPT --amount 0.5 -o - --json", "both want standard output", "--report"),
+        ("global CKPT --amount 0.5 -o - --json", "both write to standard output", "--report"),
         ("global - --amount 0.5", "no name", "-o PATH"),
         ("global missing.pth --amount 0.5", "no file or directory missing.pth", "ls"),
     ],
@@ -709,7 +709,7 @@ def test_details_are_told_when_asked_for(ckpt: Path, capsys: pytest.CaptureFixtu
     assert main(asked) == 0
     assert capsys.readouterr().err == ""
     assert main([*asked, "-q", "-v"]) == 2
-    assert "--quiet and --verbose are two answers to one question" in capsys.readouterr().err
+    assert "--quiet and --verbose contradict each other" in capsys.readouterr().err
 
 
 # --- how a run ends
@@ -735,14 +735,14 @@ def test_every_end_has_its_exit_code(
     prune: Prune, ckpt: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
 ) -> None:
     """Ctrl-C is 130, a condition that does not hold 1, a system call that failed 2, each in a sentence."""
-    monkeypatch.setattr(api, "prune", raising(error))
+    monkeypatch.setattr(api, "prune_request", raising(error))
 
     assert prune("global", ckpt, *HALF) == Ran(code, "", said)
 
 
 def test_what_nobody_foresaw_keeps_its_traceback(prune: Prune, ckpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake of ours is not dressed up as one of the user's."""
-    monkeypatch.setattr(api, "prune", raising(ZeroDivisionError()))
+    monkeypatch.setattr(api, "prune_request", raising(ZeroDivisionError()))
 
     with pytest.raises(ZeroDivisionError):
         prune("global", ckpt, *HALF)

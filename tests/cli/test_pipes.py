@@ -119,7 +119,7 @@ def test_a_redirected_file_is_not_copied(
     ckpt: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """`< ckpt` needs no room for a copy: the file itself is read."""
-    monkeypatch.setattr(spool, "_temporary", lambda _folder: pytest.fail("a copy is made"))
+    monkeypatch.setattr(spool, "temporary_file", lambda _folder: pytest.fail("a copy is made"))
     with ckpt.open("rb") as source:
         monkeypatch.setattr(sys, "stdin", source)
         code = main(["global", "-", "--amount", "0.5", "-n", "--json"])

@@ -92,7 +92,7 @@ def test_a_failed_report_is_reported_separately(
 
     monkeypatch.undo()
     assert code == 2
-    assert capfd.readouterr().err.startswith(f"error: {out} is written, but not its report: ")
+    assert capfd.readouterr().err.startswith(f"error: {out} is written, but its report is not: ")
     assert names_in(out.parent) == {out.name}
 
 

@@ -18,7 +18,8 @@ from support.covering import in_turn
 
 from prunecli.engine import planner as planning
 from prunecli.engine.files import prune_files
-from prunecli.engine.options import Options
+from prunecli.engine.options import RunOptions
+from prunecli.engine.outputs import Outputs
 from prunecli.engine.work import alone
 from prunecli.formats.open import open_checkpoint
 from prunecli.selection.select import Selector, select
@@ -52,7 +53,7 @@ FLOATS = {
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }
 SPECIAL = [float("nan"), float("inf"), -float("inf"), -float("nan"), -0.0, 0.0, 1e-45, -1e-45, 1e-310, 6e-8, -6e-8]
-REFERENCE = Options(threads=1, window=1 << 20, direct=False)
+REFERENCE = RunOptions(threads=1, window=1 << 20, direct=False)
 WITH_NUMPY = {
     "page": replace(REFERENCE, window=4096),
     "pages": replace(REFERENCE, window=3 * 4096, threads=2),
@@ -78,13 +79,12 @@ TRIED: dict[str, Strategy] = {
 
 
 def run(
-    path: Path, strategy: Strategy, output: Path, options: Options, rules: Selector
+    path: Path, strategy: Strategy, output: Path, options: RunOptions, rules: Selector
 ) -> tuple[list[bytes], list[Row]]:
     """Prune `path` and return the result in exact form."""
     checkpoint = open_checkpoint(path)
-    report = prune_files(
-        checkpoint, alone(select(checkpoint, rules), strategy), output, replace(options, force=output.exists())
-    )
+    work = alone(select(checkpoint, rules), strategy)
+    report = prune_files(checkpoint, work, Outputs(output, force=output.exists()), options)
     return exact(output, report)
 
 
@@ -161,12 +161,12 @@ def test_planning_in_batches_gives_the_same_bytes(
     monkeypatch.setattr(planning, "SMALL", small)
     monkeypatch.setattr(planning, "SCAN", 512)
 
-    assert wanted == run(path, STRATEGIES[strategy], tmp_path / "other", Options(window=4096, threads=3), Selector())
+    assert wanted == run(path, STRATEGIES[strategy], tmp_path / "other", RunOptions(window=4096, threads=3), Selector())
 
 
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=2).map(lambda tail: [7 * 9 * 11, *tail])
 ways = st.builds(
-    Options,
+    RunOptions,
     device=st.sampled_from([None, "cpu"]),
     threads=st.integers(1, 4),
     window=st.integers(1, 6).map(lambda pages: 4096 * pages),
@@ -195,7 +195,7 @@ def test_any_way_of_working_gives_the_same_bytes(
     dtype: torch.dtype,
     shape: list[int],
     strategy: Strategy,
-    way: Options,
+    way: RunOptions,
     seed: int,
 ) -> None:
     """For any dtype, shape and strategy, any way of working writes the bytes that NumPy writes in one window."""
@@ -214,7 +214,7 @@ def test_the_kept_part_of_the_norm_is_equal_up_to_rounding(way: str, special: Pa
     checkpoint = open_checkpoint(special)
     work = alone(select(checkpoint, Selector()), Percentile(60))
     kept = [
-        [row.l2_kept for row in prune_files(checkpoint, work, out, options).rows]
+        [row.l2_kept for row in prune_files(checkpoint, work, Outputs(out), options).rows]
         for out, options in ((tmp_path / "a", REFERENCE), (tmp_path / "b", OTHERS[way]))
     ]
 
@@ -327,6 +327,6 @@ def test_the_output_does_not_depend_on_time_or_path(container: str, tmp_path: Pa
     """Pruning a checkpoint twice, to two paths, gives the same bytes."""
     path = make_checkpoint(container, tmp_path)
 
-    first = run(path, Global(amount=0.5), tmp_path / "first", Options(), Selector())
+    first = run(path, Global(amount=0.5), tmp_path / "first", RunOptions(), Selector())
 
-    assert first[0] == run(path, Global(amount=0.5), tmp_path / "second", Options(), Selector())[0]
+    assert first[0] == run(path, Global(amount=0.5), tmp_path / "second", RunOptions(), Selector())[0]

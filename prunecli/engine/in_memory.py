@@ -1,0 +1,44 @@
+"""Pruning tensors that lie in memory: the run of a file, with the tensors as input and output."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, cast
+
+from prunecli.engine.run import Run
+from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prunecli.engine.options import RunOptions
+    from prunecli.engine.work import Work
+    from prunecli.io.files import Sink, Source
+    from prunecli.io.memory import TensorsInMemory
+    from prunecli.report.model import Report
+
+FETCHED_WINDOW = 1 << 24
+"""Bytes of a window of tensors on a device: each window is copied to the host and back."""
+
+
+def prune_in_memory(
+    memory: TensorsInMemory, work: Work, options: RunOptions, *, write: bool, mask: int | None = None
+) -> Report:
+    """Do the work on the tensors in `memory` and return the report; change the tensors only with `write`.
+
+    `mask` is a file descriptor that gets the mask of the kept weights.
+    """
+    started = time.monotonic()
+    run = Run(memory.checkpoint, work, options)
+    # A region has the methods of a source and of a sink.
+    sources = cast("Sequence[Source]", memory.regions)
+    sinks: Sequence[Sink | None] = cast("Sequence[Sink]", memory.regions) if write else [None] * len(sources)
+    masks = None if mask is None else MaskSink(mask, MaskLayout(run.targets))
+    memory.synchronize()
+    try:
+        run.execute(sources, sinks, masks)
+    finally:
+        if write:
+            memory.synchronize()
+            memory.mark_changed(name for t in work.selection.targets for name in (t.tensor.name, *t.aliases))
+    return run.report(memory.checkpoint.path if write else None, time.monotonic() - started)

@@ -1,0 +1,138 @@
+"""The files that a run writes: named, checked before the run starts, and the reports written after it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunecli.errors import Argument, OutputError, UsageError
+from prunecli.formats.output_names import default_output, default_report
+from prunecli.io.publish import UnflushedError, publish_text
+from prunecli.io.targets import check_checkpoint_output, check_side_output, refuse_overwriting
+from prunecli.report.renderers import check_suffixes, render_report
+from prunecli.text.escape import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prunecli.checkpoint import Checkpoint, PathLike
+    from prunecli.report.model import Report
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """Where the user wants the results.
+
+    Attributes:
+        output: A path, an open and seekable file descriptor, or None for the default name next to the input.
+        reports: The paths of the reports; None for one JSON report next to the output.
+        mask_out: The path of the mask, or None for no mask.
+        force: Whether existing files are replaced.
+        in_place: Whether the input is replaced.
+        dry_run: Whether no checkpoint is written.
+    """
+
+    output: PathLike | int | None = None
+    reports: Sequence[PathLike] | None = None
+    mask_out: PathLike | None = None
+    force: bool = False
+    in_place: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for requests that contradict themselves."""
+        if self.mask_out is not None and str(self.mask_out) in {"", "-"}:
+            hint = Argument("mask_out", "mask.safetensors")
+            raise UsageError("the mask needs a path, because it cannot go to a pipe", hint=hint)
+        if self.in_place and self.output is not None:
+            message = "an output cannot be given together with in-place pruning, which replaces the input"
+            raise UsageError(message, hint=("leave out ", Argument("output", self.output)))
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The files that a run writes, with every path decided and checked.
+
+    Attributes:
+        checkpoint: The path of the pruned checkpoint, an open file descriptor, or None on a dry run.
+        reports: The paths of the reports.
+        mask: The path of the mask, an open file descriptor, or None.
+        force: Whether existing files are replaced.
+    """
+
+    checkpoint: Path | int | None = None
+    reports: tuple[Path, ...] = ()
+    mask: Path | int | None = None
+    force: bool = False
+
+
+def plan_outputs(
+    checkpoint: Checkpoint, path: PathLike, request: OutputRequest, kept: Sequence[Path], mask_in: PathLike | None
+) -> Outputs:
+    """Return the outputs of a run, after checking that each of them can be written.
+
+    `path` is the input as the user named it, `kept` are the files that the run reads besides the checkpoint and
+    `mask_in`. A new mask may replace `mask_in`; no other output may replace a file that the run reads. Raises
+    UsageError and OutputError.
+    """
+    target = _target(checkpoint, path, request)
+    force = request.force or request.in_place
+    mask = None if request.mask_out is None else Path(request.mask_out)
+    outputs = Outputs(target, _report_paths(target, request.reports), mask, force)
+    if isinstance(target, Path):
+        check_checkpoint_output(checkpoint, target, force=force, in_place=request.in_place)
+    _check_side_outputs(checkpoint, outputs)
+    read = kept if mask_in is None else [*kept, Path(mask_in)]
+    for output in (*outputs.reports, *([target] if isinstance(target, Path) else [])):
+        refuse_overwriting(output, read)
+    if mask is not None:
+        refuse_overwriting(mask, kept)
+    return outputs
+
+
+def _target(checkpoint: Checkpoint, path: PathLike, request: OutputRequest) -> Path | int | None:
+    """Return the path or descriptor of the pruned checkpoint; None on a dry run."""
+    if request.dry_run:
+        return None
+    if request.in_place:
+        return Path(os.path.realpath(checkpoint.path))
+    if isinstance(request.output, int):
+        if checkpoint.is_directory:
+            raise UsageError("a directory of shards cannot go to a pipe", hint=Argument("output", "DIRECTORY"))
+        return request.output
+    return default_output(path) if request.output is None else Path(request.output)
+
+
+def _report_paths(target: Path | int | None, reports: Sequence[PathLike] | None) -> tuple[Path, ...]:
+    if reports is None:
+        return (default_report(target),) if isinstance(target, Path) else ()
+    paths = tuple(Path(report) for report in reports)
+    check_suffixes(paths)
+    return paths
+
+
+def _check_side_outputs(checkpoint: Checkpoint, outputs: Outputs) -> None:
+    """Raise OutputError where a report or the mask cannot be written, or would overwrite another file of the run."""
+    target = [outputs.checkpoint] if isinstance(outputs.checkpoint, Path) else []
+    paths = [*outputs.reports, *([outputs.mask] if isinstance(outputs.mask, Path) else [])]
+    for index, path in enumerate(paths):
+        argument = "reports" if index < len(outputs.reports) else "mask_out"
+        check_side_output(checkpoint, path, target=target, others=paths[:index], force=outputs.force, argument=argument)
+
+
+def publish_reports(report: Report, outputs: Outputs) -> None:
+    """Write `report` to every report path, each in the form of its suffix.
+
+    Raises OutputError where a report cannot be written; the message says so if the checkpoint is written already.
+    """
+    try:
+        for path in outputs.reports:
+            publish_text(path, render_report(report, path.suffix), force=outputs.force)
+    except OutputError as error:
+        if report.output_path is None or isinstance(error, UnflushedError):
+            raise
+        message = f"{printable(report.output_path)} is written, but its report is not: {error}"
+        hint = (Argument("reports", ["PATH.json"]), " on another filesystem")
+        raise OutputError(message, hint=hint) from error

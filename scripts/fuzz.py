@@ -39,7 +39,7 @@ from prunecli.cli import main as cli
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.safetensors.reader import read_safetensors
-from prunecli.formats.torch.reader import read_torch
+from prunecli.formats.torch.reader import read_torch_legacy, read_torch_zip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -89,13 +89,16 @@ class TooSlow(BaseException):
 # --- what must hold
 
 
+READERS: tuple[Callable[[io.BytesIO, str], Any], ...] = (read_safetensors, read_torch_zip, read_torch_legacy)
+
+
 def examine(data: bytes, folder: Path, name: str = "in.pth") -> str:
-    """Give `data` to both readers, and as the file `name` in the empty `folder` to the tool; return what it answered.
+    """Give `data` to all READERS, and to the tool as the file `name` in the empty `folder`; return the tool's answer.
 
     Raises Finding, or whatever escaped, where a promise does not hold.
     """
-    _read(read_safetensors, data)
-    _read(read_torch, data)
+    for reader in READERS:
+        _read(reader, data)
     path, output, report = folder / name, folder / "out", folder / "out.json"
     path.write_bytes(data)
     args = [*COMMANDS[zlib.crc32(data) % len(COMMANDS)], str(path), "-o", str(output), "--report", str(report)]

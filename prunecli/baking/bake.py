@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from prunecli.baking.pairs import REMOVE, Folded, find_pairs
 from prunecli.checkpoint import OUTSIDE, PathLike, Span
 from prunecli.errors import CheckpointError, UsageError
-from prunecli.formats.detect import SAFETENSORS
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.output_names import default_output
-from prunecli.formats.safetensors.reader import read_safetensors
+from prunecli.formats.registry import format_of
+from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.safetensors.rewrite import rewrite_index, rewrite_safetensors
 from prunecli.formats.shards import INDEX_SUFFIX
 from prunecli.formats.strict_json import HEADER_LIMIT
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Names = dict[str, "str | None"]
 """What tensors are called after the folding, None where they are gone; those that keep their names are not in it."""
 
-_FOLDABLE = (SAFETENSORS, "torch zip", "torch legacy")
+_FOLDABLE = (SAFETENSORS.name, "torch zip", "torch legacy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def _plan(checkpoint: Checkpoint, at: int, names: Names) -> FilePlan:
         return FilePlan((Span(0, file.size),))
     label = str(file.path)
     with file.path.open("rb") as stream:
-        if checkpoint.format == SAFETENSORS:
+        if checkpoint.format == SAFETENSORS.name:
             return rewrite_safetensors(stream, label, {name: names[name] for name in here})
         from prunecli.formats.torch.rewrite import rewrite_torch  # noqa: PLC0415 - the reader of one format is enough
 
@@ -236,12 +236,7 @@ def _check_result(checkpoint: Checkpoint, at: int, target: Target, names: Names)
             expected[new] = _told(tensor, start)
     label = str(checkpoint.files[at].path)
     with os.fdopen(os.dup(target.fd), "rb") as stream:
-        if checkpoint.format == SAFETENSORS:
-            tensors = read_safetensors(stream, label).tensors
-        else:
-            from prunecli.formats.torch.reader import read_torch  # noqa: PLC0415 - the reader of one format is enough
-
-            tensors = read_torch(stream, label, key=checkpoint.key or None).tensors
+        tensors = format_of(checkpoint).read(stream, label, checkpoint.key or None).tensors
     found = {tensor.name: _told(tensor, tensor.span.start if tensor.span.length else 0) for tensor in tensors}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))

@@ -1,3 +1,1 @@
-"""formats."""
-
-from __future__ import annotations
+"""Checkpoint formats: detect them, list their tensors and other contents, and rewrite them."""

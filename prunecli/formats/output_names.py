@@ -1,4 +1,4 @@
-"""output names."""
+"""The default paths of a pruned checkpoint and its report, next to the input."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import os
 from pathlib import Path
 
 from prunecli.checkpoint import PathLike
-from prunecli.errors import CheckpointError
+from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.shards import is_index
 
 
 def default_output(checkpoint_path: PathLike) -> Path:
-    """Name the output for a checkpoint: `.pruned` before the suffix of a file, after the name of a directory.
+    """Return the output path: `.pruned` before a file's suffix, or at the end of a directory's name.
 
-    An index stands for its directory. Raise CheckpointError where the path has no name, as `/` has none.
+    An index of shards stands for its directory. Raises CheckpointError if the path has no name, such as `/`.
     """
     path = Path(checkpoint_path)
     folder = path.parent if is_index(path) else path
     if folder.name in {"", ".."}:
         folder = Path(os.path.realpath(folder))
     if not folder.name:
-        raise CheckpointError(f"{folder} has no name to derive the output's from", hint="-o OUTPUT")
+        raise CheckpointError(f"{folder} has no name to derive the output name from", hint=Argument("output", "OUTPUT"))
     if folder.is_dir():
         return folder.with_name(f"{folder.name}.pruned")
     suffix = _suffix(folder.name)
@@ -28,7 +28,7 @@ def default_output(checkpoint_path: PathLike) -> Path:
 
 
 def default_report(output: PathLike) -> Path:
-    """Name the report for an output: `.report.json` in place of a file's suffix, after a directory's name."""
+    """Return the report path: `.report.json` instead of a file's suffix, or after a directory's name."""
     path = Path(output)
     if path.name in {"", ".."}:
         path = Path(os.path.realpath(path))
@@ -37,7 +37,7 @@ def default_report(output: PathLike) -> Path:
 
 
 def _suffix(name: str) -> str:
-    """Return what follows a file's stem: `.pth`, `.pth.tar`, or nothing where the last dot is a version's."""
+    """Return `.pth`, `.pth.tar` and the like, or "" if the text after the last dot is part of a version number."""
     stem, dot, last = name.rpartition(".")
     if not stem or not last[:1].isalpha() or last == "pruned":
         return ""

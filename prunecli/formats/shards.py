@@ -1,6 +1,6 @@
-"""Directories of shards: which files hold the tensors, what the index promises, and what lies beside them.
+"""Find the shards of a checkpoint directory, its index and its other files.
 
-Nothing here opens a tensor file: whether a file is a torch file is asked of the caller.
+No tensor file is opened here: the caller passes a function that recognizes torch files.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 INDEX_SUFFIX = ".index.json"
 TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".th")
-"""The suffixes under which a directory's torch files are looked for; a file named by itself may have any."""
+"""The suffixes of torch files that are searched in a directory. A file that the user names may have any suffix."""
 
 _WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 _SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 
 DCP_TO_TORCH = ("python", "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch")
-"""The command that makes one torch file of a distributed checkpoint; its directory and the file follow."""
+"""The command that converts a distributed checkpoint to a torch file; the directory and the new file are appended."""
 
 _ZERO_TO_FP32 = ("python", "-m", "deepspeed.utils.zero_to_fp32")
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """A parsed index: its file, which shard each tensor is in, and its metadata, of which the strings."""
+    """A parsed index: its file, the shard of each tensor, and the strings of its metadata."""
 
     path: Path
     weight_map: dict[str, str]
@@ -44,28 +44,32 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a directory's tensors are.
+    """The files of a checkpoint directory.
 
-    `shards` are names relative to the directory, in name order; `companions` are all its other files,
-    relative too. `index` is None where the directory has none. `facts` are sentences worth telling.
+    Attributes:
+        shards: The files with tensors, relative to the directory, sorted by name.
+        other_files: All other files, relative to the directory.
+        index: The index of the shards, or None.
+        notes: Sentences about the directory that a user may want to know.
     """
 
     shards: tuple[str, ...]
     other_files: tuple[Path, ...]
     index: Index | None
-    facts: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def is_index(path: Path) -> bool:
-    """Whether `path` is named as an index of shards."""
+    """Return whether `path` has the name of an index of shards."""
     return path.name.endswith(INDEX_SUFFIX)
 
 
 def find_shards(directory: Path, index: Path | None, is_torch: Callable[[Path], bool]) -> Layout:
-    """Find the shards of `directory`: those of `index`, or of its only index, or the files that are there.
+    """Find the shards of `directory`: those in `index`, or in its only index, or the files that are present.
 
-    Without an index that is every `*.safetensors`, else the torch file or the complete set of torch shards; a
-    file counts as one when `is_torch` says so. Raise CheckpointError where that leaves none or a choice.
+    Without an index, the shards are all `*.safetensors` files; if there are none, the only torch file or the complete
+    set of torch shards. `is_torch` returns whether a file is a torch file. Raises CheckpointError if there are no
+    shards, if they are incomplete, or if the choice is ambiguous.
     """
     names = _file_names(directory)
     index = index or _only_index(directory, names)
@@ -73,20 +77,20 @@ def find_shards(directory: Path, index: Path | None, is_torch: Callable[[Path], 
     shards = sorted(set(parsed.weight_map.values())) if parsed else _unindexed(directory, names, is_torch)
     for name in shards:
         _check_shard(directory, name)
-    other_files, facts = _companions(directory, frozenset(shards))
-    return Layout(tuple(shards), other_files, parsed, facts)
+    other_files, notes = _other_files(directory, frozenset(shards))
+    return Layout(tuple(shards), other_files, parsed, notes)
 
 
-def check_index(index: Index, where: dict[str, str]) -> tuple[str, ...]:
-    """Hold `index` against `where`, the shard each tensor was found in, and return sentences worth telling.
+def check_index(index: Index, shards: dict[str, str]) -> tuple[str, ...]:
+    """Compare `index` with `shards`, the actual shard of each tensor, and return notes about tensors it does not list.
 
-    Raise CheckpointError for a tensor that is not in the shard the index names.
+    Raises CheckpointError for a tensor that is not in the shard that the index names.
     """
     for name, shard in index.weight_map.items():
-        if where.get(name) != shard:
-            found = f"it is in {where[name]}" if name in where else "it is not there"
-            raise CheckpointError(f"{index.path} puts tensor {quoted(name)} in {shard}, but {found}")
-    extra = [name for name in where if name not in index.weight_map]
+        if shards.get(name) != shard:
+            actual = f"it is in {shards[name]}" if name in shards else "it is not there"
+            raise CheckpointError(f"{index.path} puts the tensor {quoted(name)} in {shard}, but {actual}")
+    extra = [name for name in shards if name not in index.weight_map]
     if not extra:
         return ()
     return (f"{len(extra)} tensors are in the shards but not in {index.path.name}, first {quoted(extra[0])}",)
@@ -101,7 +105,7 @@ def _file_names(directory: Path) -> list[str]:
 
 
 def _may_be_read(entry: os.DirEntry[str]) -> bool:
-    # a fifo would be waited for; a link to nothing is told of later
+    # Opening a FIFO would block. A dangling link is reported later.
     return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
 
 
@@ -120,19 +124,19 @@ def _only_index(directory: Path, names: list[str]) -> Path | None:
 
 
 def _read_index(path: Path) -> Index:
-    """Parse and check the index at `path`; Raise CheckpointError where it is not one or names odd files."""
+    """Parse the index at `path`; raise CheckpointError if it is not valid or names files outside its directory."""
     try:
         with path.open("rb") as file:
             raw = file.read(HEADER_LIMIT + 1)
     except OSError as error:
         _unreadable(error)
     if len(raw) > HEADER_LIMIT:
-        raise CheckpointError(f"{path} is too large for an index: more than {HEADER_LIMIT} bytes")
+        raise CheckpointError(f"{path} is too large for an index of shards: more than {HEADER_LIMIT} bytes")
     fields = dict(parse_json_object(raw, f"{path}"))
     weight_map, metadata = fields.get("weight_map"), fields.get("metadata")
     if not isinstance(weight_map, tuple) or not weight_map:
         raise CheckpointError(
-            f"{path} is no index of shards: it has no weight_map",
+            f"{path} is not an index of shards: it has no weight_map",
             hint=f"name a checkpoint file in {path.parent} instead",
         )
     strings = {k: v for k, v in metadata if isinstance(v, str)} if isinstance(metadata, tuple) else {}
@@ -143,9 +147,9 @@ def _weight_map(path: Path, pairs: tuple[tuple[str, object], ...]) -> dict[str, 
     shards: dict[str, str] = {}
     for name, shard in pairs:
         if name in shards:
-            raise CheckpointError(f"{path} lists tensor {quoted(name)} twice")
+            raise CheckpointError(f"{path} lists the tensor {quoted(name)} twice")
         if not isinstance(shard, str):
-            raise CheckpointError(f"{path} gives no file name for tensor {quoted(name)}")
+            raise CheckpointError(f"{path} has no file name for the tensor {quoted(name)}")
         shards[name] = shard
     for shard in sorted(set(shards.values())):
         _check_name(path, shard)
@@ -154,18 +158,18 @@ def _weight_map(path: Path, pairs: tuple[tuple[str, object], ...]) -> dict[str, 
 
 
 def _check_name(index: Path, name: str) -> None:
-    """Refuse a shard name that could leave the directory on any system, or spells one file in two ways."""
+    """Refuse a name that leaves the directory on any system, or that is not the canonical path of its file."""
     windows = PureWindowsPath(name)
     leaves = windows.drive or windows.root or ".." in windows.parts or "\\" in name
     if leaves or not name.isprintable() or PurePosixPath(name).as_posix() != name or name == ".":
-        raise CheckpointError(f"{index} names a shard {quoted(name)}, which is no plain path inside its directory")
+        raise CheckpointError(f"{index} names a shard {quoted(name)}, which is not a plain path inside its directory")
 
 
 def _check_suffixes(index: Path, names: list[str]) -> None:
     wanted = PurePosixPath(index.name[: -len(INDEX_SUFFIX)]).suffix or PurePosixPath(names[0]).suffix
     for name in names:
         if PurePosixPath(name).suffix != wanted:
-            raise CheckpointError(f"{index} names a shard {quoted(name)}, which is no {wanted} file")
+            raise CheckpointError(f"{index} names a shard {quoted(name)}, which is not a {wanted} file")
 
 
 def _check_shard(directory: Path, name: str) -> None:
@@ -182,9 +186,9 @@ def _check_shard(directory: Path, name: str) -> None:
 
 
 def check_link(directory: Path, path: Path) -> None:
-    """Refuse `path` if links lead it out of `directory`, unless into the `blobs` of the same Hub cache.
+    """Refuse `path` if it is a link that leaves `directory`, unless it leads to the `blobs` of the same Hub cache.
 
-    The Hub's cache holds `snapshots/REVISION/name` as a link to `blobs/HASH` of the same repository folder.
+    In the Hub's cache, `snapshots/REVISION/name` is a link to `blobs/HASH` in the same repository folder.
     """
     home = Path(os.path.realpath(directory))
     target = Path(os.path.realpath(path))
@@ -199,14 +203,14 @@ def check_link(directory: Path, path: Path) -> None:
 
 
 def _unindexed(directory: Path, names: list[str], is_torch: Callable[[Path], bool]) -> list[str]:
-    """Choose the files that hold the weights of a directory without an index."""
+    """Return the shards of a directory without an index."""
     safetensors = [name for name in names if name.endswith(".safetensors")]
     if safetensors:
         _check_complete(directory, safetensors)
         return safetensors
     _refuse_foreign(directory, names)
     torch = [name for name in names if name.endswith(TORCH_SUFFIXES) and is_torch(directory / name)]
-    # transformers' own name: training_args.bin and optimizer.pt beside it are no weights
+    # transformers writes this name; next to it, training_args.bin and optimizer.pt hold no weights.
     if "pytorch_model.bin" in torch:
         return ["pytorch_model.bin"]
     sharded = [name for name in torch if _SHARD_NAME.fullmatch(name)]
@@ -222,12 +226,12 @@ def _unindexed(directory: Path, names: list[str], is_torch: Callable[[Path], boo
 
 
 def _check_complete(directory: Path, names: list[str]) -> None:
-    """Refuse a set of shards that lacks some of the numbers its own names promise."""
+    """Refuse a set of shards if some of the numbers that its names announce are missing."""
     present = frozenset(names)
     matches = [match for name in names if (match := _SHARD_NAME.fullmatch(name))]
     sets = {(match["stem"], match["count"], match["suffix"]) for match in matches}
-    promised = (f"{a}-{i:05}-of-{n}{z}" for a, n, z in sorted(sets) for i in range(1, int(n) + 1))
-    missing = next((name for name in promised if name not in present), None)
+    expected = (f"{a}-{i:05}-of-{n}{z}" for a, n, z in sorted(sets) for i in range(1, int(n) + 1))
+    missing = next((name for name in expected if name not in present), None)
     if missing:
         raise _lacks(directory, missing)
 
@@ -249,44 +253,44 @@ def _refuse_foreign(directory: Path, names: list[str]) -> None:
 
 
 def _nothing(directory: Path, names: list[str]) -> NoReturn:
-    """Say that a directory holds no checkpoint, and point at a folder below that does."""
+    """Raise the error for a directory without a checkpoint; its hint names a folder below that has one."""
     if "zero_to_fp32.py" in names:
         raise CheckpointError(
-            f"{directory} is a DeepSpeed checkpoint, whose weights are in pieces",
+            f"{directory} is a DeepSpeed checkpoint, whose weights are split over several files",
             hint=shlex.join([*_ZERO_TO_FP32, str(directory), f"{directory.name or 'model'}.whole"]),
         )
     below = (*directory.glob("*/*.safetensors"), *directory.glob("*/*/*.safetensors"))
-    near = sorted(str(path.parent) for path in below)
+    folders = sorted(str(path.parent) for path in below)
     raise CheckpointError(
-        f"{directory} holds no checkpoint: none of its {len(names)} files is a *.safetensors or a torch file",
-        hint=f"name the folder that does: {near[0]}" if near else shlex.join(["ls", str(directory)]),
+        f"{directory} holds no checkpoint: none of its {len(names)} files is a *.safetensors file or a torch file",
+        hint=f"name the folder with the checkpoint: {folders[0]}" if folders else shlex.join(["ls", str(directory)]),
     )
 
 
-def _companions(directory: Path, shards: frozenset[str]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """List the regular files that are no shards, and say which of them are weights or are left out."""
+def _other_files(directory: Path, shards: frozenset[str]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Return the regular files that are not shards, and notes about those that may hold weights or are left out."""
     files: list[Path] = []
-    facts: list[str] = []
+    notes: list[str] = []
     for path in _walk(directory):
         name = path.relative_to(directory)
         if name.as_posix() in shards:
             continue
         if path.is_dir():
-            facts.append(f"the linked folder {name} is left out")
+            notes.append(f"the linked folder {name} is left out")
             continue
         check_link(directory, path)
         if not path.exists():
-            raise CheckpointError(f"{path} is a link to nothing", hint=shlex.join(["rm", str(path)]))
+            raise CheckpointError(f"{path} is a dangling link", hint=shlex.join(["rm", str(path)]))
         if path.is_file():
             files.append(name)
     weights = [str(name) for name in files if name.suffix in _WEIGHT_SUFFIXES]
     if weights:
-        facts.append(f"copied unchanged, though they may hold weights: {_listed(weights)}")
-    return tuple(files), tuple(facts)
+        notes.append(f"copied unchanged, though they may hold weights: {_listed(weights)}")
+    return tuple(files), tuple(notes)
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    """Yield every file below `directory` in name order, and every link to a folder, which is not followed."""
+    """Yield every file below `directory` in name order, and every link to a folder; links are not followed."""
     for root, folders, names in os.walk(directory, onerror=_unreadable):
         folders.sort()
         links = [name for name in folders if Path(root, name).is_symlink()]

@@ -1,4 +1,4 @@
-"""strict json."""
+"""A JSON parser that keeps repeated keys visible and accepts no numbers outside the standard."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from typing import NoReturn
 from prunecli.errors import CheckpointError
 
 HEADER_LIMIT = 32 * 1024 * 1024
-"""The longest header, in bytes, that is read: some 300,000 tensors, in less than 1 GiB of memory."""
-
+"""The longest JSON text, in bytes, that is read: about 300,000 tensors, which take less than 1 GiB of memory."""
 
 Json = object
 """A parsed JSON value: an object is a tuple of (key, value) pairs, so that repeated keys stay visible."""
 
 
 def parse_json_object(raw: bytes, what: str) -> tuple[tuple[str, Json], ...]:
-    """Parse `raw`, one JSON object in UTF-8, into its (key, value) pairs; `what` names it in messages.
+    """Parse one JSON object in UTF-8 into its (key, value) pairs; `what` names it in messages.
 
-    Nested objects become tuples of pairs too. An integer that is negative or has more than 20 digits becomes
-    -1: no size can be that. Raise CheckpointError for anything else than one JSON object.
+    Nested objects become tuples of pairs too. An integer that is negative or has more than 20 digits becomes -1, which
+    no size can be. Raises CheckpointError if `raw` is not exactly one JSON object.
     """
     try:
         value = _DECODER.decode(raw.decode("utf-8"))
     except RecursionError:
-        raise CheckpointError(f"{what} is nested too deeply to be real") from None
+        raise CheckpointError(f"{what} is nested too deeply") from None
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{what} is not UTF-8 text (byte {error.start})") from None
     except ValueError as error:
@@ -39,8 +38,7 @@ def _integer(digits: str) -> int:
 
 
 def _constant(word: str) -> NoReturn:
-    msg = f"{word} is not JSON"
-    raise ValueError(msg)
+    raise ValueError(f"{word} is not JSON")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=tuple, parse_int=_integer, parse_constant=_constant)

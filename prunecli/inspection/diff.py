@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import OUTSIDE, PathLike
 from prunecli.dtypes import FLOATS
 from prunecli.errors import UsageError
-from prunecli.formats.contents import beside, family
-from prunecli.formats.detect import SAFETENSORS
+from prunecli.formats.contents import other_contents
+from prunecli.formats.registry import format_of
+from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.inspection.pairing import Kind, open_at, pair_up
 from prunecli.io.scan import bytes_to_read
 from prunecli.progress import start
@@ -110,9 +111,9 @@ def diff(  # noqa: PLR0913 - one keyword per question a user may have
     nothing.
     """
     first, second = (open_at(path, key, label) for path, label in zip((a, b), labels, strict=True))
-    if key and first.format == second.format == SAFETENSORS:
+    if key and first.format == second.format == SAFETENSORS.name:
         raise UsageError(f"neither checkpoint has a key {key!r}: both are safetensors", hint="leave --key out")
-    alike = family(first) == family(second)
+    alike = format_of(first).family == format_of(second).family
     sides = [_tensors(side, all_of_them=alike) for side in (first, second)]
     pairs = pair_up(sides[0], sides[1], include, exclude)
 
@@ -143,7 +144,7 @@ def _beside(a: Checkpoint, b: Checkpoint, *, alike: bool) -> tuple[tuple[Item, .
     if not alike:
         return (), (f"A is {a.format} and B is {b.format}: only the tensors of their state_dicts were compared",)
     notes: tuple[str, ...] = ()
-    things = [beside(checkpoint) for checkpoint in (a, b)]
+    things = [other_contents(checkpoint) for checkpoint in (a, b)]
     if a.is_directory != b.is_directory:
         notes = (f"{'A' if a.is_directory else 'B'} is a directory: its other files were not compared",)
         things = [{name: text for name, text in side.items() if not name.startswith("file ")} for side in things]

@@ -14,7 +14,7 @@ import numpy as np
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import FLOATS, why_not_prunable
 from prunecli.errors import CheckpointError, SelectionError
-from prunecli.formats.contents import beside
+from prunecli.formats.contents import other_contents
 from prunecli.inspection.thresholds import ThresholdTable, bytes_read, ladders, tally
 from prunecli.io.scan import CHUNK, bytes_to_read, magnitudes, scan_tensors
 from prunecli.progress import start
@@ -216,7 +216,7 @@ def inspect(
 def _things(checkpoint: Checkpoint) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Return what is in the files beside tensors, or a sentence where that cannot be told."""
     try:
-        found = beside(replace(checkpoint, other_files=()))
+        found = other_contents(replace(checkpoint, other_files=()))
     except CheckpointError as error:
         return (), (f"what is beside the tensors cannot be told: {error}",)
     return tuple((name.removeprefix("entry "), text) for name, text in found.items()), ()

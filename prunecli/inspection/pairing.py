@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
-from prunecli.formats.detect import SAFETENSORS
 from prunecli.formats.open import open_checkpoint
+from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.selection.patterns import matching
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def open_at(path: PathLike, key: str | None, label: str | None = None) -> Checkp
     Raises CheckpointError as `open_checkpoint` does.
     """
     checkpoint = open_checkpoint(path, label=label)
-    if not key or checkpoint.key == key or checkpoint.format == SAFETENSORS:
+    if not key or checkpoint.key == key or checkpoint.format == SAFETENSORS.name:
         return checkpoint
     return open_checkpoint(path, key=key, label=label)
 

@@ -222,25 +222,25 @@ def moved(put: Callable[[Path], None]) -> Callable[[Path], object]:
 
 
 DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "62 shard above": (mapped(x="../x.safetensors"), "no plain path"),
-    "62 absolute shard": (mapped(x="/etc/x.safetensors"), "no plain path"),
-    "62 drive": (mapped(x="C:x.safetensors"), "no plain path"),
-    "62 backslash": (mapped(x="a\\x.safetensors"), "no plain path"),
-    "62 hidden above": (mapped(x="a/../../x.safetensors"), "no plain path"),
-    "62 two spellings": (mapped(x=f"./{SHARD}"), "no plain path"),
-    "62 NUL": (mapped(x="a\0.safetensors"), "no plain path"),
-    "62 empty name": (mapped(x=""), "no plain path"),
+    "62 shard above": (mapped(x="../x.safetensors"), "not a plain path"),
+    "62 absolute shard": (mapped(x="/etc/x.safetensors"), "not a plain path"),
+    "62 drive": (mapped(x="C:x.safetensors"), "not a plain path"),
+    "62 backslash": (mapped(x="a\\x.safetensors"), "not a plain path"),
+    "62 hidden above": (mapped(x="a/../../x.safetensors"), "not a plain path"),
+    "62 two spellings": (mapped(x=f"./{SHARD}"), "not a plain path"),
+    "62 NUL": (mapped(x="a\0.safetensors"), "not a plain path"),
+    "62 empty name": (mapped(x=""), "not a plain path"),
     "62 number": (mapped(x=3), "no file name"),
     "62 missing shard": (mapped(x="gone.safetensors"), "lacks the shard gone.safetensors"),
-    "62 bin in a safetensors index": (mapped(x="x.bin"), "is no .safetensors file"),
-    "62 tensor missing from its shard": (mapped(x=SHARD), "puts tensor 'x' in model-00001"),
+    "62 bin in a safetensors index": (mapped(x="x.bin"), "is not a .safetensors file"),
+    "62 tensor missing from its shard": (mapped(x=SHARD), "puts the tensor 'x' in model-00001"),
     "62 tensor in the other shard": (
         mapped(**{"l1.bias": SHARD, "l1.weight": SHARD.replace("00001-", "00002-")}),
         "but it is in model-00002",
     ),
     "62 listed twice": (
         lambda d: (d / INDEX).write_text('{"weight_map":{"a":"x.safetensors","a":"x.safetensors"}}'),
-        "lists tensor 'a' twice",
+        "lists the tensor 'a' twice",
     ),
     "62 name in two shards": (
         lambda d: save_file({**weights(0), **weights(1)}, d / SHARD),
@@ -250,7 +250,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "62 companion leaving the directory": (linked("../secret", "config.json"), "a link that leaves"),
     "62 link into blobs of no cache": (linked("../blobs/x", SHARD), "a link that leaves"),
     "62 shard is a directory": (moved(lambda path: path.mkdir()), "not a regular file"),
-    "dangling companion": (lambda d: (d / "tokenizer.json").symlink_to("gone"), "a link to nothing"),
+    "dangling companion": (lambda d: (d / "tokenizer.json").symlink_to("gone"), "a dangling link"),
     "looping shard": (moved(lambda path: path.symlink_to(path.name)), "cannot read"),
     "no weight_map": (lambda d: (d / INDEX).write_text("{}"), "has no weight_map"),
     "empty weight_map": (lambda d: (d / INDEX).write_text('{"weight_map":{}}'), "has no weight_map"),
@@ -263,7 +263,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "torch content in a safetensors shard": (
         lambda d: torch.save(weights(0), d / SHARD),
-        "is torch and ",
+        "is torch zip, but ",
     ),
     "shard truncated": (
         lambda d: (d / SHARD).write_bytes((d / SHARD).read_bytes()[:-1]),
@@ -298,7 +298,7 @@ def test_the_same_name_in_two_files_is_refused(tmp_path: Path) -> None:
     error = refused(folder)
 
     assert "tensor 'l0.bias' is in " in str(error)
-    assert f"name one: {folder / 'a.safetensors'}" == error.hint
+    assert f"name one of the files: {folder / 'a.safetensors'}" == error.hint
 
 
 def test_several_torch_files_are_a_choice(tmp_path: Path) -> None:
@@ -320,4 +320,4 @@ def test_directories_of_other_kinds_are_named(tmp_path: Path) -> None:
     assert (dcp.hint or "").endswith(f"format_utils dcp_to_torch {tmp_path / 'dcp'} dcp.pth")
     assert "is a TensorFlow SavedModel" in str(refused(tmp_path / "tf"))
     assert ("holds no checkpoint" in str(none), f"ls {tmp_path / 'none'}") == (True, none.hint)
-    assert f"name the folder that does: {tmp_path / 'up' / 'x'}" == up.hint
+    assert f"name the folder with the checkpoint: {tmp_path / 'up' / 'x'}" == up.hint

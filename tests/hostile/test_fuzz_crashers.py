@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hostile.bad import checkpoint, rebuilt, state_dict
 
-from prunecli.formats.torch.reader import read_torch
+from prunecli.formats.torch.reader import read_torch_zip
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -75,14 +75,14 @@ def test_one_seed_makes_the_same_inputs(fuzz: ModuleType) -> None:
 def broken_reader(file: Any, label: str, **options: Any) -> object:  # noqa: ANN401 - as the real one
     """Read a torch file, but fail on what it calls damaged."""
     try:
-        return read_torch(file, label, **options)
+        return read_torch_zip(file, label, **options)
     except Exception as error:
         raise KeyError(label) from error
 
 
 def test_what_does_harm_is_found_and_kept(fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that raises something else than CheckpointError is found within seconds, and its input is kept."""
-    monkeypatch.setattr(fuzz, "read_torch", broken_reader)
+    monkeypatch.setattr(fuzz, "READERS", (broken_reader,))
     said: list[str] = []
 
     found = fuzz.search(0.05, tmp_path / "crashers", random.Random(0), said.append)

@@ -75,7 +75,7 @@ CASES = [
     refusal(16, "partial overlap", container({**A, "b.weight": entry(offsets=(8, 24))}, W + W[8:]), "overlaps"),
     refusal(17, "reversed offsets", container({"a.weight": entry(offsets=(16, 0))}, W), "not a start and an end"),
     refusal(17, "negative offset", container({"a.weight": entry(offsets=(-16, 0))}, W), "data_offsets"),
-    refusal(18, "size is not the shape's", container({"a.weight": entry((2, 3))}, W), "does not take"),
+    refusal(18, "size is not the shape's", container({"a.weight": entry((2, 3))}, W), "does not match the"),
     refusal(19, "shape overflow", container({"a.weight": entry((2**32, 2**32), (0, 0))}), "too many elements"),
     accepted(20, "huge but empty", header({**A, "e.weight": entry((0, LARGE, LARGE), (16, 16))})),
     accepted(21, "scalar", lambda data: container({**A, "s.weight": entry((), (16, 20))}, data + b"\0\0\0\x3d")),
@@ -240,7 +240,7 @@ def test_25_damaged_tensors_are_named_without_harm(
     source = tmp_path / NAME
     source.write_bytes(container({NAMES[what]: entry((9, 9))}, W))
 
-    assert_refusal(ran(capfd, "threshold", source, "--thr", "0.5"), "does not take")
+    assert_refusal(ran(capfd, "threshold", source, "--thr", "0.5"), "does not match the")
 
 
 def test_a_long_name_does_not_widen_every_line(tmp_path: Path) -> None:

@@ -488,10 +488,10 @@ def test_entries_that_share_their_parts_without_end_are_refused(long: bool, tmp_
         bomb = [{"a": text, text: 1}] * 100_000
     path = saved(tmp_path / "a.pth", {"w": torch.ones(1), "bomb": bomb})
 
-    with pytest.raises(CheckpointError, match="entries beside its tensors") as caught:
+    with pytest.raises(CheckpointError, match="entries besides its tensors") as caught:
         diff(path, path)
 
-    assert caught.value.hint == "-i '*' compares the tensors alone"
+    assert caught.value.hint == "compare only the tensors: include=['*']"
     assert diff(path, path, include=["*"]).same
 
 

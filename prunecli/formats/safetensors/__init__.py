@@ -1,3 +1,1 @@
-"""safetensors."""
-
-from __future__ import annotations
+"""The safetensors format."""

@@ -1,4 +1,4 @@
-"""Mask files: safetensors with a byte per weight of each pruned tensor, 1 where it stays and 0 where it is gone."""
+"""Write mask files: safetensors with one byte per weight of each pruned tensor, 1 for kept and 0 for pruned."""
 
 from __future__ import annotations
 
@@ -20,26 +20,32 @@ METADATA = {"format": "pt", "content": "mask of prunecli: 1 = kept, 0 = pruned"}
 
 
 class MaskLayout:
-    """Where the mask of each target lies in the file: in the targets' order, under their names."""
+    """The header of a mask file, and the position of each target's mask: in the order of the targets.
+
+    Attributes:
+        head: The bytes of the file before the data.
+        starts: The offset of each target's mask, in bytes from the start of the file.
+        size: The size of the file in bytes.
+    """
 
     def __init__(self, targets: Sequence[TensorInfo]) -> None:
-        """Write the header."""
+        """Lay out the masks of `targets`."""
         header: dict[str, object] = {"__metadata__": METADATA}
-        at, starts = 0, []
+        end, starts = 0, []
         for tensor in targets:
             size = prod(tensor.shape)
-            header[tensor.name] = {"dtype": "U8", "shape": list(tensor.shape), "data_offsets": [at, at + size]}
-            starts.append(at)
-            at += size
+            header[tensor.name] = {"dtype": "U8", "shape": list(tensor.shape), "data_offsets": [end, end + size]}
+            starts.append(end)
+            end += size
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         self.head = len(text).to_bytes(8, "little") + text
         self.starts = [len(self.head) + start for start in starts]
-        self.size = len(self.head) + at
+        self.size = len(self.head) + end
 
 
 class MaskSink:
-    """A mask file being written, by any thread, in any order."""
+    """Writes a mask file. Several threads may write at the same time, in any order."""
 
     def __init__(self, fd: int, layout: MaskLayout) -> None:
         """Write the header to `fd`."""
@@ -47,5 +53,5 @@ class MaskSink:
         write_all(fd, memoryview(layout.head), 0)
 
     def write(self, target: int, first: int, kept: NDArray[np.uint8]) -> None:
-        """Write the ones and zeros of a run of a target's weights, from row-major element `first` on."""
+        """Write the ones and zeros of a run of a target's weights; `first` is its first row-major element."""
         write_all(self._fd, kept.data, self._layout.starts[target] + first)

@@ -1,20 +1,20 @@
-"""The safetensors container: a total check of the header, and where each tensor's bytes are.
+"""Read safetensors files: check the whole header, and return the position of each tensor.
 
-The rules are those of the safetensors library's own reader, and stricter in three: a name occurs once only,
-the header takes at most `HEADER_LIMIT` bytes, and a shape has at most `MAX_RANK` dimensions. Nothing here
-reads tensor data, nor knows about directories.
+The rules are those of the safetensors library, and three stricter ones: a name occurs only once, the header has at most
+`HEADER_LIMIT` bytes, and a shape has at most `MAX_RANK` dimensions. No tensor data is read.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import MAX_RANK, Span, TensorInfo, row_major
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
+from prunecli.formats.listing import Listing
+from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.strict_json import HEADER_LIMIT, Json, parse_json_object
 from prunecli.text.escape import quoted
 
@@ -27,21 +27,13 @@ FORMAT_LIMIT = 100_000_000
 
 
 DTYPES = frozenset(BITS) - {"C128"}
-"""The dtypes the format has."""
+"""The dtypes of the format."""
 
 
-@dataclass(frozen=True, slots=True)
-class SafetensorsListing:
-    """What one safetensors file holds: its tensors (`file` = 0) in name order, and its `__metadata__`."""
+def read_safetensors(file: BinaryIO, label: str) -> Listing:
+    """List the tensors of `file` in name order, and its `__metadata__`.
 
-    tensors: tuple[TensorInfo, ...]
-    metadata: dict[str, str]
-
-
-def read_safetensors(file: BinaryIO, label: str) -> SafetensorsListing:
-    """List the tensors of `file`, called `label` in messages, without reading their data.
-
-    Raise CheckpointError unless the header is valid and its tensors fill the file exactly.
+    Raises CheckpointError, with `label`, unless the header is valid and the tensors fill the file exactly.
     """
     size = file.seek(0, os.SEEK_END)
     header = _header(file, size, label)
@@ -49,11 +41,11 @@ def read_safetensors(file: BinaryIO, label: str) -> SafetensorsListing:
     data = Span(8 + len(header), size - 8 - len(header))
     tensors = [_tensor(name, entry, data.start, label) for name, entry in entries.items()]
     _check_regions(tensors, data, label)
-    return SafetensorsListing(tuple(sorted(tensors, key=attrgetter("name"))), metadata)
+    return Listing(SAFETENSORS.name, tuple(sorted(tensors, key=attrgetter("name"))), metadata=metadata)
 
 
 def _header(file: BinaryIO, size: int, label: str) -> bytes:
-    """Return the header's bytes, without the eight that give its length."""
+    """Return the bytes of the header, without the eight bytes of its length."""
     if size < 8:
         raise CheckpointError(f"{label} is too small for a safetensors file: {size} bytes")
     file.seek(0)
@@ -62,12 +54,12 @@ def _header(file: BinaryIO, size: int, label: str) -> bytes:
         raise CheckpointError(f"{label}: the header is too large: {length} bytes, at most {FORMAT_LIMIT}")
     if length > size - 8:
         raise CheckpointError(
-            f"{label} is truncated: the header takes {length} bytes and the file has {size}",
+            f"{label} is truncated: the header has {length} bytes and the file has {size}",
             hint="download or copy the file again",
         )
     if length > HEADER_LIMIT:
         raise CheckpointError(
-            f"{label}: the header is too large to be read: {length} bytes, at most {HEADER_LIMIT}",
+            f"{label}: the header is too large to read: {length} bytes, at most {HEADER_LIMIT}",
             hint="save the model in shards, for example: model.save_pretrained(DIR, max_shard_size='5GB')",
         )
     header = file.read(length)
@@ -77,7 +69,7 @@ def _header(file: BinaryIO, size: int, label: str) -> bytes:
 
 
 def _split(header: Iterable[tuple[str, Json]], label: str) -> tuple[dict[str, str], dict[str, Json]]:
-    """Part the header into its metadata and its entries by name; a name that occurs twice is refused."""
+    """Return the metadata and the entries by name; refuse a name that occurs twice."""
     entries: dict[str, Json] = {}
     for name, entry in header:
         if name in entries:
@@ -100,16 +92,16 @@ def _metadata(entry: Json, label: str) -> dict[str, str]:
 
 
 def _encodable(text: str) -> bool:
-    """Whether `text` has no half of a surrogate pair, which JSON escapes can spell and UTF-8 cannot."""
+    """Return whether `text` can be encoded as UTF-8: JSON escapes can produce half a surrogate pair, which cannot."""
     return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _tensor(name: str, entry: Json, base: int, label: str) -> TensorInfo:
-    """Turn one header entry into a TensorInfo; `base` is where the data starts in the file, in bytes."""
+    """Return the metadata of one header entry; `base` is the offset of the data in the file, in bytes."""
     where = f"{label}: tensor {quoted(name)}"
     fields = dict(entry) if isinstance(entry, tuple) else {}
     if not isinstance(entry, tuple) or len(fields) != len(entry):
-        raise CheckpointError(f"{where} is not described by one JSON object with each field once")
+        raise CheckpointError(f"{where} is not described by a JSON object with unique fields")
     dtype = fields.get("dtype")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(f"{where} has an unknown dtype: {quoted(str(dtype))}")
@@ -120,7 +112,7 @@ def _tensor(name: str, entry: Json, base: int, label: str) -> TensorInfo:
     span = Span(base + offsets[0], offsets[1] - offsets[0])
     if _bits(shape, dtype, where) != 8 * span.length:
         raise CheckpointError(
-            f"{where}: {dtype} {list(shape)} does not take the {span.length} bytes of its data_offsets"
+            f"{where}: {dtype} {list(shape)} does not match the {span.length} bytes of its data_offsets"
         )
     return TensorInfo(name, dtype, shape, row_major(shape), 0, span)
 
@@ -134,17 +126,17 @@ def _sizes(value: Json, what: str) -> tuple[int, ...]:
 
 
 def _bits(shape: tuple[int, ...], dtype: str, where: str) -> int:
-    """Multiply left to right and refuse an overflow of 64 bits on the way, as the library does."""
+    """Return the size in bits. Like the library, multiply from left to right and refuse an overflow of 64 bits."""
     bits = 1
     for n in (*shape, BITS[dtype]):
         bits *= n
         if bits >> 64:
-            raise CheckpointError(f"{where}: the shape has too many elements to exist")
+            raise CheckpointError(f"{where}: the shape has too many elements")
     return bits
 
 
 def _check_regions(tensors: list[TensorInfo], data: Span, label: str) -> None:
-    """Refuse holes, overlaps, missing and surplus bytes: the tensors must fill `data` exactly."""
+    """Refuse gaps, overlaps, missing and extra bytes: the tensors must fill `data` exactly."""
     end = data.start
     for t in sorted(tensors, key=lambda t: (t.span.start, t.span.length)):
         if t.span.start < end:

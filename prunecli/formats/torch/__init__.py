@@ -1,3 +1,1 @@
-"""torch."""
-
-from __future__ import annotations
+"""The formats of torch.save, torch.jit.save and torch.export.save."""

@@ -1,24 +1,31 @@
-"""torch.export's programs (.pt2): each weight's bytes are a record, and a table in JSON says what they mean.
+"""Read programs of torch.export (.pt2): each weight is a record, and a JSON table gives its dtype, shape and strides.
 
-No pickle is read. Weights that were pickled one by one, and constants, are left as they are.
+No pickle is read. Weights that are pickled one by one, and constants, are not listed as tensors.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import MAX_RANK, TensorInfo, self_overlap
 from prunecli.errors import CheckpointError
+from prunecli.formats.listing import Listing
 from prunecli.formats.strict_json import parse_json_object
-from prunecli.formats.torch.records import checksums, is_big_endian, only_folder, read_record, resave
+from prunecli.formats.torch.format import TORCH_EXPORT
+from prunecli.formats.torch.records import (
+    BIG_ENDIAN_NOTE,
+    checksums,
+    is_big_endian,
+    only_folder,
+    read_record,
+    resave,
+)
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from prunecli.checkpoint import Checksum
     from prunecli.formats.zip.directory import Record
 
 _CONFIG = "_weights_config.json"
@@ -49,18 +56,8 @@ _DTYPES = {
 }  # torch._export.serde.schema.ScalarType
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """The weights of all programs in a .pt2 (file = 0), the checksums over them, and what cannot be pruned."""
-
-    tensors: tuple[TensorInfo, ...]
-    checksums: tuple[Checksum, ...]
-    others: tuple[tuple[str, str], ...]
-    facts: tuple[str, ...]
-
-
 def is_exported(records: Collection[str]) -> bool:
-    """Whether a zip with `records` (names) was written by torch.export.save, of whatever version."""
+    """Return whether a zip with these record names was written by any version of torch.export.save."""
     return any(name.endswith(("/archive_format", _CONFIG)) or _is_old(name) for name in records)
 
 
@@ -68,15 +65,15 @@ def _is_old(name: str) -> bool:
     return name.rpartition("/")[2] == "serialized_exported_program.json"
 
 
-def read_exported(file: BinaryIO, records: dict[str, Record], label: str) -> Exported:
-    """List the weights of the program, or programs, in the zip `file`, which the user calls `label`.
+def read_exported(file: BinaryIO, records: dict[str, Record], label: str) -> Listing:
+    """List the weights of all programs in the zip `file`.
 
-    Where there are several, each name begins with its program's. Raises CheckpointError where a table is damaged
-    or tells of records that are not there, and where there is none.
+    If there are several programs, each name begins with the program's name. Raises CheckpointError, with `label`, if
+    a table is damaged, names a missing record, or there is none.
     """
     if any(_is_old(name) for name in records):
         raise CheckpointError(
-            f"{label} is an exported program of torch before 2.8, whose weights are one pickle",
+            f"{label} is an exported program of torch before 2.8, which stores all weights in one pickle",
             hint=resave(label, "torch.export", ".pt2"),
         )
     folder = only_folder(records, label)
@@ -84,13 +81,13 @@ def read_exported(file: BinaryIO, records: dict[str, Record], label: str) -> Exp
     tables = [name for name in records if name.startswith(weights) and name.endswith(_CONFIG)]
     if not tables:
         raise CheckpointError(
-            f"{label} is an exported program without weights that can be found: compiled code may hold them",
+            f"{label} is an exported program without a table of weights; compiled code may contain them",
             hint="prune the checkpoint or the torch.export file it was compiled from, then compile again",
         )
     return _read(file, records, folder, tables, label)
 
 
-def _read(file: BinaryIO, records: dict[str, Record], folder: str, tables: list[str], label: str) -> Exported:
+def _read(file: BinaryIO, records: dict[str, Record], folder: str, tables: list[str], label: str) -> Listing:
     weights = f"{folder}/data/weights/"
     big_endian = is_big_endian(file, records, folder, label)
     tensors: list[TensorInfo] = []
@@ -99,26 +96,31 @@ def _read(file: BinaryIO, records: dict[str, Record], folder: str, tables: list[
         prefix = f"{table[len(weights) : -len(_CONFIG)]}." if len(tables) > 1 else ""
         for name, entry in _entries(read_record(file, records[table], label), f"{label}: {quoted(table)}"):
             try:
-                found = _weight(prefix + name, entry, records, weights, big_endian=big_endian)
+                weight = _weight(prefix + name, entry, records, weights, big_endian=big_endian)
             except ValueError as problem:
                 raise CheckpointError(f"{label}: the weight {quoted(name)} is damaged: {problem}") from problem
-            if isinstance(found, str):
-                others.append((prefix + name, found))
+            if isinstance(weight, str):
+                others.append((prefix + name, weight))
             else:
-                tensors.append(found)
-    facts = ("the numbers are stored big-endian",) if big_endian else ()
-    return Exported(tuple(tensors), checksums(records, weights), tuple(others), facts)
+                tensors.append(weight)
+    return Listing(
+        TORCH_EXPORT.name,
+        tuple(tensors),
+        checksums(records, weights),
+        notes=(BIG_ENDIAN_NOTE,) if big_endian else (),
+        unprunable_entries=tuple(others),
+    )
 
 
 def _entries(raw: bytes, what: str) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield each weight's name and what its table says of it."""
+    """Yield the name of each weight and its fields; `what` names the table in messages."""
     table = dict(parse_json_object(raw, what)).get("config")
     if not isinstance(table, tuple):
-        raise CheckpointError(f"{what} is no table of weights")
+        raise CheckpointError(f"{what} is not a table of weights")
     seen: set[str] = set()
     for name, entry in table:
         if name in seen or not isinstance(entry, tuple):
-            raise CheckpointError(f"{what} does not describe the weight {quoted(name)} once")
+            raise CheckpointError(f"{what} does not describe the weight {quoted(name)} exactly once")
         seen.add(name)
         yield name, dict(entry)
 
@@ -126,7 +128,7 @@ def _entries(raw: bytes, what: str) -> Iterator[tuple[str, dict[str, object]]]:
 def _weight(
     name: str, entry: dict[str, object], records: dict[str, Record], folder: str, *, big_endian: bool
 ) -> TensorInfo | str:
-    """Return where a weight is, or in a few words why it cannot be pruned; raises ValueError where it is damaged."""
+    """Return a weight's position, or the kind of a weight that cannot be pruned; raise ValueError if it is damaged."""
     path, meta = entry.get("path_name"), entry.get("tensor_meta")
     record = records.get(f"{folder}{path}") if isinstance(path, str) else None
     if record is None:
@@ -143,20 +145,21 @@ def _weight(
         return "tensor of an unknown dtype"
     shape, strides = _integers(fields.get("sizes")), _integers(fields.get("strides"))
     if len(shape) != len(strides):
-        raise ValueError(f"its sizes are {shape} and its strides {strides}")
+        raise ValueError(f"it has {len(shape)} sizes and {len(strides)} strides")
     start = _as_int(fields.get("storage_offset")) if prod(shape) else 0
-    tensor = TensorInfo(
-        name, dtype, shape, strides, 0, record.span, start, big_endian, unprunable_reason=self_overlap(shape, strides)
-    )
-    return _checked(tensor)
+    reason = self_overlap(shape, strides)
+    return _checked(TensorInfo(name, dtype, shape, strides, 0, record.span, start, big_endian, reason))
 
 
 def _checked(tensor: TensorInfo) -> TensorInfo | str:
-    room, rest = divmod(tensor.span.length, tensor.itemsize)
+    """Return `tensor` if its elements are inside its record."""
+    elements, rest = divmod(tensor.span.length, tensor.itemsize)
     if tensor.numel and not tensor.span.length:
         return "tensor whose bytes were not saved"
-    if rest or (tensor.numel and tensor.offset + tensor.extent > room):
-        raise ValueError(f"it reaches to element {tensor.offset + tensor.extent:,} of a record of {room:,}")
+    if rest or (tensor.numel and tensor.offset + tensor.extent > elements):
+        raise ValueError(
+            f"it reaches to element {tensor.offset + tensor.extent:,}, but its record has {elements:,} elements"
+        )
     return tensor
 
 
@@ -172,5 +175,5 @@ def _as_int(value: object) -> int:
 
 def _integer(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _INT64:
-        raise ValueError("a number of it is missing, negative or too large")
+        raise ValueError("one of its numbers is missing, negative or too large")
     return value

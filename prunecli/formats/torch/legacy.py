@@ -1,58 +1,91 @@
-"""The format torch wrote before 1.6: five pickles, then each storage as an element count and its bytes."""
+"""The file format before torch 1.6: five pickles, then each storage as an element count and its bytes.
+
+The pickles are a magic number, the protocol version, system information, the object, and the keys of the storages in
+file order. Nothing is unpickled.
+"""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.opcodes import bounded
 from prunecli.formats.pickle.reader import read_pickle
+from prunecli.formats.torch.format import LEGACY_MAGIC
 from prunecli.formats.torch.rebuild import Storage, StorageClaim, storage_claim
 
 if TYPE_CHECKING:
     from prunecli.formats.pickle.reader import Persistent, Pickle
 
-_MAGIC = 0x1950A86A20F9469CFC6C
-_MAGIC_BYTES = _MAGIC.to_bytes(10, "little")
+COUNT_SIZE = 8
+"""Bytes of the element count in front of each storage."""
+
 _PROTOCOL = 1001
 _MAX_PICKLE = 1 << 28  # bytes of all five pickles
 
 
-def is_legacy(head: bytes) -> bool:
-    """Whether a file that begins with `head` (32 bytes or more) is in the format before torch 1.6."""
-    return head[:1] == b"\x80" and _MAGIC_BYTES in head[:32]
+@dataclass(frozen=True, slots=True)
+class LegacyFile:
+    """The parts of a legacy file.
+
+    Attributes:
+        root: The object that was saved, as a symbolic value.
+        object_span: The bytes of the pickle of that object.
+        keys_span: The bytes of the pickle of the storage keys; the storages follow it.
+        spans: The bytes of each storage by key, without its count, in file order.
+        storages: The storage of each persistent id in the object.
+        end: The end of the last storage, in bytes from the start of the file.
+    """
+
+    root: object
+    object_span: Span
+    keys_span: Span
+    spans: dict[str, Span]
+    storages: dict[Persistent, Storage]
+    end: int
 
 
-def read_legacy(file: BinaryIO, label: str) -> tuple[object, dict[Persistent, Storage], tuple[str, ...]]:
-    """Return the object in `file`, where each storage it mentions lies, and facts worth telling.
+def read_legacy(file: BinaryIO, label: str) -> LegacyFile:
+    """Return the parts of the legacy `file`.
 
-    Raises CheckpointError, naming `label`, where the file is damaged, truncated, or of another version.
+    Raises CheckpointError, with `label`, if the file is damaged, truncated, or of another protocol version.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     window = bounded(file, min(size, _MAX_PICKLE))
-    magic, protocol, _, pickle, keys = (read_pickle(window, label) for _ in range(5))
-    if magic.value != _MAGIC or protocol.value != _PROTOCOL:
-        got = protocol.value
-        what = got if isinstance(got, int) and abs(got) < 1 << 64 else type(got).__name__
-        raise CheckpointError(f"{label} is a torch file of protocol {what}, not {_PROTOCOL}")
+    pickles: list[Pickle] = []
+    ends: list[int] = []
+    for _ in range(5):
+        pickles.append(read_pickle(window, label))
+        ends.append(file.tell())
+    magic, protocol, _, pickle, keys = pickles
+    if magic.value != LEGACY_MAGIC or protocol.value != _PROTOCOL:
+        raise CheckpointError(f"{label} is a torch file of protocol {_short(protocol.value)}, not {_PROTOCOL}")
     try:
         claims = _claims(pickle)
         spans, end = _spans(file, size, keys.value, {claim.key: claim for claim in reversed(claims.values())})
         storages = {persistent: _storage(claim, spans[claim.key]) for persistent, claim in claims.items()}
     except ValueError as problem:
         raise CheckpointError(f"{label} is damaged or truncated: {problem}") from problem
-    facts = (f"{size - end:,} bytes behind the last storage are passed through",) if size > end else ()
-    return pickle.value, storages, facts
+    object_span, keys_span = (Span(start, stop - start) for start, stop in pairwise(ends[2:]))
+    return LegacyFile(pickle.value, object_span, keys_span, spans, storages, end)
+
+
+def _short(protocol: object) -> str:
+    """Return a protocol version as text: a damaged file may have a number or an object of any size there."""
+    small = isinstance(protocol, int) and abs(protocol) < 1 << 64
+    return str(protocol) if small else type(protocol).__name__
 
 
 def _claims(pickle: Pickle) -> dict[Persistent, StorageClaim]:
     return {
         persistent: storage_claim(persistent)
         for persistent in pickle.persistent
-        # a pickled module brings its class with its source
+        # A pickled module stores its class and source code under a persistent id too.
         if not (isinstance(persistent.pid, tuple) and persistent.pid[:1] == ("module",))
     }
 
@@ -64,22 +97,22 @@ def _storage(claim: StorageClaim, span: Span) -> Storage:
 
 
 def _spans(file: BinaryIO, size: int, keys: object, claims: dict[str, StorageClaim]) -> tuple[dict[str, Span], int]:
-    """Return where each storage's bytes lie, and where the last one ends."""
+    """Return the bytes of each storage, and the end of the last one."""
     if not isinstance(keys, list) or len(keys) != len(claims):
-        raise ValueError("its list of storages does not fit its tensors")
+        raise ValueError("its list of storages does not match its tensors")
     spans: dict[str, Span] = {}
     position = file.tell()
     for key in keys:
         if not isinstance(key, str) or key not in claims or key in spans:
-            raise ValueError("its list of storages does not fit its tensors")
+            raise ValueError("its list of storages does not match its tensors")
         file.seek(position)
-        count = int.from_bytes(file.read(8), "little", signed=True)
+        count = int.from_bytes(file.read(COUNT_SIZE), "little", signed=True)
         claim = claims[key]
-        span = Span(position + 8, claim.nbytes)
+        span = Span(position + COUNT_SIZE, claim.nbytes)
         if span.end > size:
-            raise ValueError(f"storage {key!r} ends at byte {span.end:,} of {size:,}")
+            raise ValueError(f"storage {key!r} ends at byte {span.end:,}, but the file has {size:,}")
         if count != claim.length:
-            raise ValueError(f"storage {key!r} has {count:,} elements where {claim.length:,} belong")
+            raise ValueError(f"storage {key!r} has {count:,} elements instead of {claim.length:,}")
         spans[key] = span
         position = span.end
     return spans, position

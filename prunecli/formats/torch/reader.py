@@ -1,4 +1,4 @@
-"""Checkpoints that torch.save wrote: which tensors they hold, and where the bytes and the checksums lie.
+"""List the tensors of files that torch.save, torch.jit.save and torch.export.save wrote.
 
 Nothing is unpickled and no tensor data is read.
 """
@@ -6,100 +6,119 @@ Nothing is unpickled and no tensor data is read.
 from __future__ import annotations
 
 import io
+import os
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
-from prunecli.errors import CheckpointError
+from prunecli.checkpoint import OUTSIDE
+from prunecli.errors import Argument, CheckpointError
+from prunecli.formats.listing import Listing
 from prunecli.formats.pickle.leaves import other_kind, unwrapped
 from prunecli.formats.pickle.reader import read_pickle
 from prunecli.formats.pickle.state_dict import Names, find_leaves
 from prunecli.formats.torch.export import is_exported, read_exported
-from prunecli.formats.torch.legacy import is_legacy, read_legacy
+from prunecli.formats.torch.format import TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
+from prunecli.formats.torch.legacy import read_legacy
 from prunecli.formats.torch.rebuild import Storage, is_strided, storage_claim, tensor_info
-from prunecli.formats.torch.records import checksums, compressed, is_big_endian, only_folder, read_record
+from prunecli.formats.torch.records import (
+    BIG_ENDIAN_NOTE,
+    checksums,
+    compressed,
+    is_big_endian,
+    only_folder,
+    read_record,
+)
 from prunecli.formats.torch.torchscript import is_script, read_classes, sort_attributes
 from prunecli.formats.zip.directory import read_records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prunecli.checkpoint import Checksum, Span, TensorInfo
+    from prunecli.checkpoint import Span, TensorInfo
     from prunecli.formats.pickle.reader import Persistent
     from prunecli.formats.zip.directory import Record
 
 
 @dataclass(frozen=True, slots=True)
-class TorchListing:
-    """What a torch file holds.
+class _Archive:
+    """The records of a zip by name, in the folder that holds all of them; `label` names the zip in messages."""
 
-    `tensors` are those of the state_dict in its order, then those outside it; all have file = 0. `checksums` has
-    one for each storage record of a zip. `key` is the dotted path of the state_dict ("" for the top). `others`
-    are (name, what it is) of what looks like a tensor and is none of ours. `facts` are sentences worth telling.
+    file: BinaryIO
+    records: dict[str, Record]
+    folder: str
+    label: str
+
+    def read(self, name: str) -> bytes:
+        return read_record(self.file, self.records[f"{self.folder}/{name}"], self.label)
+
+
+def read_torch_zip(file: BinaryIO, label: str, key: str | None = None) -> Listing:
+    """List the tensors of a zip archive; `Listing.format` is "torch zip", "TorchScript" or "torch.export".
+
+    `key` is the dotted path of the state_dict; None looks for it at the usual places. Raises CheckpointError, with
+    `label`, if the zip is damaged, is not one of torch, or has no tensors at `key`.
     """
+    records = read_records(file, label)
+    if is_exported(records):
+        return _exported(file, records, label, key)
+    archive = _Archive(file, records, only_folder(records, label), label)
+    if f"{archive.folder}/data.pkl" not in records:
+        raise CheckpointError(f"{label} is a zip, but not one of torch: it has no data.pkl in {archive.folder!r}")
+    root, listing = _unpickled(archive)
+    if not is_script(records):
+        return _with_tensors(listing, root, label, key)
+    sort_attributes(root.value, read_classes(file, records, archive.folder))
+    listing = _with_tensors(replace(listing, format=TORCHSCRIPT.name), root, label, key)
+    if not listing.tensors and not listing.unprunable_entries:
+        raise CheckpointError(
+            f"{label} is a TorchScript archive without named weights: torch.jit.freeze turns weights into constants",
+            hint="prune the file from before torch.jit.freeze, then freeze again",
+        )
+    return listing
 
-    tensors: tuple[TensorInfo, ...]
-    checksums: tuple[Checksum, ...]
-    key: str
-    format: str
-    facts: tuple[str, ...] = ()
-    others: tuple[tuple[str, str], ...] = ()
+
+def read_torch_legacy(file: BinaryIO, label: str, key: str | None = None) -> Listing:
+    """List the tensors of a file in the format before torch 1.6; see `read_torch_zip` for the arguments."""
+    legacy = read_legacy(file, label)
+    extra = file.seek(0, os.SEEK_END) - legacy.end
+    notes = (f"{extra:,} bytes after the last storage are copied unchanged",) if extra else ()
+    root = _Root(legacy.root, legacy.storages)
+    return _with_tensors(Listing(TORCH_LEGACY.name, (), notes=notes), root, label, key)
 
 
 @dataclass(frozen=True, slots=True)
-class _Contents:
-    root: object
+class _Root:
+    """The symbolic object in a file, and the storages that its persistent ids stand for."""
+
+    value: object
     storages: dict[Persistent, Storage]
-    checksums: tuple[Checksum, ...]
-    format: str
-    facts: tuple[str, ...]
 
 
-def is_torch(head: bytes) -> bool:
-    """Whether a file that begins with `head` (32 bytes or more) may be for `read_torch`: any zip, or the old format."""
-    return head[:4] == b"PK\3\4" or is_legacy(head)
-
-
-def read_torch(file: BinaryIO, label: str, *, key: str | None = None) -> TorchListing:
-    """List the tensors of the seekable `file`, which the user calls `label`.
-
-    `key` is the dotted path of the state_dict; without one it is looked for at the usual places. Raises
-    CheckpointError where the file is no torch checkpoint, is damaged, or has nothing at `key`.
-    """
-    file.seek(0)
-    head = file.read(64)
-    if not is_torch(head):
-        raise CheckpointError(f"{label} is no file that torch.save wrote")
-    if not is_legacy(head):
-        return _zip(file, label, key)
-    root, storages, facts = read_legacy(file, label)
-    return _listing(_Contents(root, storages, (), "torch legacy", facts), label, key)
-
-
-def _listing(contents: _Contents, label: str, key: str | None) -> TorchListing:
-    found = find_leaves(contents.root, label, key)
+def _with_tensors(listing: Listing, root: _Root, label: str, key: str | None) -> Listing:
+    """Return `listing` completed by the tensors below `root`."""
+    leaves = find_leaves(root.value, label, key)
     names = Names()
     tensors: list[TensorInfo] = []
     others: list[tuple[str, str]] = []
-    for leaves, why in ((found.inside, None), (found.outside, "outside the state_dict")):
-        for leaf in leaves:
+    for part, reason in ((leaves.inside, None), (leaves.outside, OUTSIDE)):
+        for leaf in part:
             value, name = unwrapped(leaf.value), names.unique(leaf)
             if is_strided(value):
-                tensors.append(tensor_info(name, value, contents.storages, why))
+                tensors.append(tensor_info(name, value, root.storages, reason))
             else:
                 others.append((name, other_kind(value)))
-    return TorchListing(
-        _fix_disputed(tensors),
-        contents.checksums,
-        found.key,
-        contents.format,
-        (*contents.facts, *names.facts()),
-        tuple(others),
+    return replace(
+        listing,
+        tensors=_mark_disputed(tensors),
+        key=leaves.key,
+        notes=(*listing.notes, *names.facts()),
+        unprunable_entries=tuple(others),
     )
 
 
-def _fix_disputed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
-    """Fix the tensors whose storage is read with more than one dtype."""
+def _mark_disputed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
+    """Make the tensors unprunable whose storage is read with more than one dtype."""
     dtypes: dict[Span, set[str]] = defaultdict(set)
     for tensor in tensors:
         dtypes[tensor.span].add(tensor.dtype)
@@ -111,62 +130,43 @@ def _fix_disputed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
     )
 
 
-def _zip(file: BinaryIO, label: str, key: str | None) -> TorchListing:
-    records = read_records(file, label)
-    if is_exported(records):
-        return _exported(file, records, label, key)
-    folder = only_folder(records, label)
-    if f"{folder}/data.pkl" not in records:
-        raise CheckpointError(f"{label} is a zip, but not torch's: it has no data.pkl in {folder!r}")
-    contents = _pickled(file, records, folder, label)
-    if not is_script(records):
-        return _listing(contents, label, key)
-    sort_attributes(contents.root, read_classes(file, records, folder))
-    listing = _listing(contents, label, key)
-    if not listing.tensors and not listing.others:
-        raise CheckpointError(
-            f"{label} is a TorchScript archive that holds no named weights: a frozen module's are constants",
-            hint="prune the file from before torch.jit.freeze, then freeze again",
-        )
-    return replace(listing, format="TorchScript")
-
-
-def _exported(file: BinaryIO, records: dict[str, Record], label: str, key: str | None) -> TorchListing:
+def _exported(file: BinaryIO, records: dict[str, Record], label: str, key: str | None) -> Listing:
     if key:
-        raise CheckpointError(f"{label} is an exported program, which has no key {key!r}", hint="leave --key out")
-    found = read_exported(file, records, label)
-    return TorchListing(_fix_disputed(found.tensors), found.checksums, "", "torch.export", found.facts, found.others)
+        raise CheckpointError(
+            f"{label} is an exported program, which has no key {key!r}", hint=("leave out ", Argument("key", key))
+        )
+    listing = read_exported(file, records, label)
+    return replace(listing, tensors=_mark_disputed(listing.tensors))
 
 
-def _pickled(file: BinaryIO, records: dict[str, Record], folder: str, label: str) -> _Contents:
-    big_endian = is_big_endian(file, records, folder, label)
-    data = read_record(file, records[f"{folder}/data.pkl"], label)
+def _unpickled(archive: _Archive) -> tuple[_Root, Listing]:
+    """Return the object in data.pkl, and a listing without tensors."""
+    label = archive.label
+    big_endian = is_big_endian(archive.file, archive.records, archive.folder, label)
+    data = archive.read("data.pkl")
     stream = io.BytesIO(data)
     pickle = read_pickle(stream, label)
-    if behind := len(data) - stream.tell():
-        raise CheckpointError(f"{label} is damaged: {behind:,} bytes stand behind the pickle in data.pkl")
-    storages = {
-        persistent: _storage(persistent, records, folder, label, big_endian=big_endian)
-        for persistent in pickle.persistent
-    }
-    facts = ("the numbers are stored big-endian",) if big_endian else ()
-    return _Contents(pickle.value, storages, checksums(records, f"{folder}/data/"), "torch zip", facts)
+    if extra := len(data) - stream.tell():
+        raise CheckpointError(f"{label} is damaged: data.pkl has {extra:,} bytes after its pickle")
+    storages = {persistent: _storage(persistent, archive, big_endian=big_endian) for persistent in pickle.persistent}
+    sums = checksums(archive.records, f"{archive.folder}/data/")
+    notes = (BIG_ENDIAN_NOTE,) if big_endian else ()
+    return _Root(pickle.value, storages), Listing(TORCH_ZIP.name, (), sums, notes=notes)
 
 
-def _storage(
-    persistent: Persistent, records: dict[str, Record], folder: str, label: str, *, big_endian: bool
-) -> Storage:
+def _storage(persistent: Persistent, archive: _Archive, *, big_endian: bool) -> Storage:
+    label = archive.label
     try:
         claim = storage_claim(persistent)
     except ValueError as problem:
         raise CheckpointError(f"{label} is damaged: {problem}") from problem
-    record = records.get(f"{folder}/data/{claim.key}")
+    record = archive.records.get(f"{archive.folder}/data/{claim.key}")
     if record is None or "/" in claim.key or claim.view:
         raise CheckpointError(f"{label} is damaged: it has no record for the storage {claim.key!r}")
     if record.compressed:
         raise compressed(record, label)
     if record.span.length != claim.nbytes:
         raise CheckpointError(
-            f"{label} is damaged: {record.name!r} has {record.span.length:,} bytes where {claim.nbytes:,} belong"
+            f"{label} is damaged: {record.name!r} has {record.span.length:,} bytes instead of {claim.nbytes:,}"
         )
     return Storage(claim, record.span, big_endian)

@@ -1,6 +1,6 @@
-"""What torch's own globals in a pickle mean: which calls rebuild a tensor, and where in a storage it looks.
+"""Interpret the calls in a pickle that rebuild torch tensors: dtype, shape, strides and position in a storage.
 
-Takes symbolic values and gives metadata; calls nothing, and knows nothing about names or files.
+Works on symbolic values and returns metadata. Nothing is called, and no file is read.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from prunecli.checkpoint import Span, TensorInfo, self_overlap
+from prunecli.checkpoint import MAX_RANK, Span, TensorInfo, self_overlap
 from prunecli.dtypes import BITS, TORCH_DTYPES
 from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.leaves import _MODULES
@@ -31,7 +31,7 @@ _STORAGES = {
     "ComplexDoubleStorage": "C128",
     "UntypedStorage": "U8",
     "_UntypedStorage": "U8",
-    # only quantized tensors look into these: what counts is the size
+    # Only quantized tensors use these, so only the element size matters.
     "QInt8Storage": "I8",
     "QUInt8Storage": "U8",
     "QInt32Storage": "I32",
@@ -45,9 +45,10 @@ _STRIDED = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
 
 @dataclass(frozen=True, slots=True)
 class StorageClaim:
-    """What a persistent id says about a storage: its key, and `length` elements of `dtype`.
+    """The description of a storage in a persistent id: its key, and `length` elements of `dtype`.
 
-    `view`, where set, is (first element, elements) of the part the old format calls a storage of its own.
+    `view` is the (first element, number of elements) of a part of a storage that the legacy format stores as a storage
+    of its own, or None.
     """
 
     key: str
@@ -57,13 +58,13 @@ class StorageClaim:
 
     @property
     def nbytes(self) -> int:
-        """Bytes the whole storage takes."""
+        """The size of the whole storage in bytes."""
         return self.length * BITS[self.dtype] // 8
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A claim that holds: its bytes are `span` of the file."""
+    """A storage whose bytes are `span` of the file; its `claim` is checked."""
 
     claim: StorageClaim
     span: Span
@@ -71,17 +72,17 @@ class Storage:
 
 
 def storage_claim(persistent: Persistent) -> StorageClaim:
-    """Read ("storage", type, key, location, elements[, view]); raises ValueError saying what is wrong with it."""
+    """Return the content of a persistent id ("storage", type, key, location, elements[, view]), or raise ValueError."""
     match persistent.pid:
-        case ("storage", Global() as kind, str(key), _, int(length), *rest) if 0 <= length < _INT64:
-            dtype = _STORAGES.get(kind.name)
-            if dtype is None or kind.module.partition(".")[0] != "torch":
-                raise ValueError(f"storage {key!r} has the unknown type {f'{kind.module}.{kind.name}'!r}")
+        case ("storage", Global() as type_, str(key), _, int(length), *rest) if 0 <= length < _INT64:
+            dtype = _STORAGES.get(type_.name)
+            if dtype is None or type_.module.partition(".")[0] != "torch":
+                raise ValueError(f"storage {key!r} has the unknown type {f'{type_.module}.{type_.name}'!r}")
             return StorageClaim(key, dtype, length, _view(rest, length))
         case ("storage", _, str(key), *_):
-            raise ValueError(f"storage {key!r} has no sensible type or size")
+            raise ValueError(f"storage {key!r} has an impossible type or size")
         case _:
-            raise ValueError("a persistent id describes no storage")
+            raise ValueError("a persistent id does not describe a storage")
 
 
 def _view(rest: list[object], length: int) -> tuple[int, int] | None:
@@ -95,7 +96,7 @@ def _view(rest: list[object], length: int) -> tuple[int, int] | None:
 
 
 def is_strided(value: object) -> bool:
-    """Whether `value`, already unwrapped, rebuilds an ordinary tensor: one that looks into a storage by strides."""
+    """Return whether `value`, already unwrapped, rebuilds an ordinary tensor: a view of a storage with strides."""
     match value:
         case Call(func=Global(module=module, name=name)):
             return module in _MODULES and name in _STRIDED
@@ -104,9 +105,10 @@ def is_strided(value: object) -> bool:
 
 
 def tensor_info(name: str, value: object, storages: dict[Persistent, Storage], outside: str | None) -> TensorInfo:
-    """Describe the tensor `value` (strided) rebuilds; `outside`, where set, is why it must stay as it is.
+    """Return the metadata of the strided tensor that `value` rebuilds.
 
-    Raises CheckpointError, naming the tensor, where the call makes no sense or looks outside its storage.
+    `outside` is the reason why the tensor cannot be pruned, or None. Raises CheckpointError, with the tensor's name, if
+    the call has impossible arguments or the tensor exceeds its storage.
     """
     try:
         return _tensor_info(name, value, storages, outside)
@@ -123,21 +125,21 @@ def _tensor_info(name: str, value: object, storages: dict[Persistent, Storage], 
             storage, shape, strides = storages[key], _dims(size), _dims(stride)
         case _:
             raise ValueError("its rebuild call has no usable arguments")
-    dtype, first, room = _window(storage.claim, rest if func == "_rebuild_tensor_v3" else None)
+    dtype, first, elements = _window(storage.claim, rest if func == "_rebuild_tensor_v3" else None)
     if len(shape) != len(strides) or offset < 0:
-        raise ValueError(f"its size is {shape}, its strides {strides}, its offset {offset}")
-    start = first + offset if prod(shape) else 0  # an empty slice may point anywhere
-    unprunable_reason = outside or _why_fixed(shape, strides, rest)
-    info = TensorInfo(name, dtype, shape, strides, 0, storage.span, start, storage.big_endian, unprunable_reason)
-    if info.numel and offset + info.extent > room:
-        raise ValueError(f"it reaches to element {offset + info.extent:,} of a storage of {room:,}")
+        raise ValueError(f"its size {shape}, strides {strides} and offset {offset} do not fit together")
+    start = first + offset if prod(shape) else 0  # An empty slice may have any offset.
+    reason = outside or _unprunable_reason(shape, strides, rest)
+    info = TensorInfo(name, dtype, shape, strides, 0, storage.span, start, storage.big_endian, reason)
+    if info.numel and offset + info.extent > elements:
+        raise ValueError(f"it reaches to element {offset + info.extent:,}, but its storage has {elements:,} elements")
     return info
 
 
 def _window(claim: StorageClaim, typed: list[object] | None) -> tuple[str, int, int]:
-    """Return the dtype, the first element and the number of elements a tensor on a storage may look at.
+    """Return the dtype of a tensor, and the first element and number of elements of its storage that it may use.
 
-    `typed` are the arguments that carry a dtype of the tensor's own, where it has one.
+    `typed` are the arguments of `_rebuild_tensor_v3`, which contain a dtype, or None for the storage's own dtype.
     """
     first, count = claim.view or (0, claim.length)
     if typed is None:
@@ -146,7 +148,7 @@ def _window(claim: StorageClaim, typed: list[object] | None) -> tuple[str, int, 
         case [_, _, Global(module="torch", name=name), *_] if name in TORCH_DTYPES:
             dtype = TORCH_DTYPES[name]
         case _:
-            raise ValueError("its dtype is not known here")
+            raise ValueError("its dtype is unknown")
     itemsize, unit = BITS[dtype] // 8, BITS[claim.dtype] // 8
     if first * unit % itemsize:
         raise ValueError("it starts in the middle of an element")
@@ -155,12 +157,12 @@ def _window(claim: StorageClaim, typed: list[object] | None) -> tuple[str, int, 
 
 def _dims(numbers: tuple[object, ...] | list[object]) -> tuple[int, ...]:
     dims = tuple(n for n in numbers if isinstance(n, int) and 0 <= n < _INT64)
-    if len(dims) != len(numbers) or len(dims) > 64:
-        raise ValueError("a size or stride of it is negative, too large or no number")
+    if len(dims) != len(numbers) or len(dims) > MAX_RANK:
+        raise ValueError("one of its sizes or strides is negative, too large or not a number")
     return dims
 
 
-def _why_fixed(shape: tuple[int, ...], strides: tuple[int, ...], rest: list[object]) -> str | None:
+def _unprunable_reason(shape: tuple[int, ...], strides: tuple[int, ...], rest: list[object]) -> str | None:
     flags = next((extra for extra in rest[2:] if isinstance(extra, dict)), {})
     if flags.get("conj"):
         return "conjugate view"

@@ -15,7 +15,7 @@ from prunecli.formats.pickle.opcodes import bounded
 from prunecli.formats.pickle.reader import read_pickle
 from prunecli.formats.pickle.rewrite import rewrite_pickle
 from prunecli.formats.torch.export import is_exported
-from prunecli.formats.torch.legacy import is_legacy
+from prunecli.formats.torch.format import is_legacy
 from prunecli.formats.torch.rebuild import storage_claim
 from prunecli.formats.torch.records import only_folder, read_record, resave
 from prunecli.formats.torch.torchscript import is_script

@@ -1,7 +1,7 @@
-"""TorchScript archives: which attributes of the module tree in their pickle are its parameters and buffers.
+"""Find the parameters and buffers of the modules in a TorchScript archive.
 
-The pickle has objects of the archive's own classes, and their code, of which only the two lists at the head of each
-class are looked at, says which attributes a state_dict would have. Nothing is compiled.
+The pickle holds objects of classes that the archive itself defines. The code of each class begins with two lists: the
+names of its parameters and of its buffers. Only these lists are read; nothing is compiled.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
     from prunecli.formats.zip.directory import Record
 
 CODE_LIMIT = 1 << 24
-"""Bytes of code, deflated or not, that are looked at in all; classes beyond are taken for unknown."""
+"""The total of code, in bytes before and after decompression, that is read; later classes are treated as unknown."""
 
 _FILE_LIMIT = 1 << 22
 _CLASS = re.compile(r"^class (\w+)\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]\n", re.MULTILINE)
 _NAME = re.compile(r'"([^"]*)"')
 
 Classes: TypeAlias = dict[Global, tuple[tuple[str, ...], tuple[str, ...]]]
-"""A module's class -> the names of its parameters, and of its buffers."""
+"""The class of a module -> the names of its parameters and the names of its buffers."""
 
 
 def is_script(records: Collection[str]) -> bool:
-    """Whether a zip with `records` (names) was written by torch.jit.save."""
+    """Return whether a zip with these record names was written by torch.jit.save."""
     return any(name.endswith("/constants.pkl") or "/code/" in name for name in records)
 
 
 def read_classes(file: BinaryIO, records: dict[str, Record], folder: str) -> Classes:
-    """Return the classes that the archive's code defines; code that cannot be read defines none."""
+    """Return the module classes that the code in the archive defines. Unreadable code is skipped."""
     classes: Classes = {}
-    left = CODE_LIMIT
+    remaining = CODE_LIMIT
     for record in records.values():
         name = record.name.removeprefix(f"{folder}/code/")
-        if name == record.name or not name.endswith(".py") or left <= 0:
+        if name == record.name or not name.endswith(".py") or remaining <= 0:
             continue
-        text = _inflated(file, record, min(left, _FILE_LIMIT))
-        left -= len(text)
+        text = _inflated(file, record, min(remaining, _FILE_LIMIT))
+        remaining -= len(text)
         module = name.removesuffix(".py").replace("/", ".")
-        for kind, parameters, buffers in _CLASS.findall(text):
-            classes[Global(module, kind)] = tuple(_NAME.findall(parameters)), tuple(_NAME.findall(buffers))
+        for class_name, parameters, buffers in _CLASS.findall(text):
+            classes[Global(module, class_name)] = tuple(_NAME.findall(parameters)), tuple(_NAME.findall(buffers))
     return classes
 
 
@@ -61,9 +61,9 @@ def _inflated(file: BinaryIO, record: Record, limit: int) -> str:
 
 
 def sort_attributes(root: object, classes: Classes) -> None:
-    """Sort the attributes of every module below `root` into the registries that an nn.Module has, in place.
+    """Replace the state of every module below `root` by the three registries of an nn.Module, in place.
 
-    Attributes that no state_dict would have are dropped. Objects of unknown classes stay as they are.
+    Attributes that are not part of a state_dict are dropped. Objects of unknown classes are not changed.
     """
     seen: set[int] = set()
     stack = [root]

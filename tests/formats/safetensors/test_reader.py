@@ -20,11 +20,13 @@ from safetensors import SafetensorError, deserialize, safe_open
 from prunecli.checkpoint import MAX_RANK
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
-from prunecli.formats.safetensors.reader import DTYPES, FORMAT_LIMIT, SafetensorsListing, read_safetensors
+from prunecli.formats.safetensors.reader import DTYPES, FORMAT_LIMIT, read_safetensors
 from prunecli.formats.strict_json import HEADER_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from prunecli.formats.listing import Listing
 
 SHARED = Path(__file__).parents[4] / "shared"
 REAL = sorted((SHARED / "checkpoints").glob("*.safetensors"))
@@ -45,7 +47,7 @@ def entry(shape: list[int], offsets: list[int], dtype: str = "F32") -> dict[str,
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
-def listed(raw: bytes) -> SafetensorsListing:
+def listed(raw: bytes) -> Listing:
     """Read a container from memory."""
     return read_safetensors(io.BytesIO(raw), "w.safetensors")
 
@@ -183,7 +185,7 @@ REFUSED = {
     "10 duplicate metadata": (container('{"__metadata__":{},"__metadata__":{}}'), "twice"),
     "10 duplicate field": (
         container('{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}', bytes(4)),
-        "each field once",
+        "unique fields",
     ),
     "11 integer in metadata": (container({"__metadata__": {"n": 3}, **ONE}, bytes(4)), "not a string"),
     "13 hole at the start": (container({"a": entry([1], [4, 8])}, bytes(8)), "belong to no tensor"),
@@ -197,8 +199,8 @@ REFUSED = {
     "17 reversed offsets": (container({"a": entry([1], [4, 0])}, bytes(4)), "not a start and an end"),
     "17 negative offset": (container({"a": entry([1], [-4, 0])}, bytes(4)), "data_offsets"),
     "17 three offsets": (container({"a": entry([1], [0, 4, 8])}, bytes(4)), "not a start and an end"),
-    "18 size is not the shape's": (container({"a": entry([2], [0, 4])}, bytes(4)), "does not take"),
-    "18 bits that are no bytes": (container({"a": entry([3], [0, 1], "F4")}, bytes(1)), "does not take"),
+    "18 size is not the shape's": (container({"a": entry([2], [0, 4])}, bytes(4)), "does not match the"),
+    "18 bits that are no bytes": (container({"a": entry([3], [0, 1], "F4")}, bytes(1)), "does not match the"),
     "19 shape overflow": (container({"a": entry([2**32, 2**32], [0, 0])}), "too many elements"),
     "19 overflow before a zero": (container({"a": entry([2**62, 2**62, 0], [0, 0])}), "too many elements"),
     "19 bits overflow": (container({"a": entry([2**61], [0, 0])}), "too many elements"),
@@ -215,7 +217,7 @@ REFUSED = {
     "23 C128 is not safetensors'": (container({"a": entry([1], [0, 16], "C128")}, bytes(16)), "unknown dtype"),
     "23 dtype list": (container('{"a":{"dtype":[],"shape":[1],"data_offsets":[0,4]}}', bytes(4)), "dtype"),
     "23 missing field": (container('{"a":{"dtype":"F32","shape":[1]}}', bytes(4)), "data_offsets"),
-    "23 entry is a string": (container('{"a":"F32"}'), "one JSON object"),
+    "23 entry is a string": (container('{"a":"F32"}'), "not described by a JSON object"),
     "26 list bomb": (container("[" * 100_000), "nested too deeply"),
     "26 object bomb": (container('{"":' * 100_000), "nested too deeply"),
     "26 bomb in an unknown field": (container('{"a":{"x":' + "[" * 100_000), "nested too deeply"),

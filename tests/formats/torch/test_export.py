@@ -173,12 +173,12 @@ DAMAGED: dict[str, tuple[Callable[[Table], object], str]] = {
     "symbolic size": (meta("sizes", [{"as_expr": {"expr_str": "s0"}}, {"as_int": 8}]), "missing"),
     "size true": (meta("sizes", [{"as_int": True}, {"as_int": 8}]), "missing"),
     "sizes no list": (meta("sizes", 3), "sizes or strides are missing"),
-    "too large": (meta("sizes", [{"as_int": 600}, {"as_int": 8}]), "of a record of 48"),
-    "huge": (meta("sizes", [{"as_int": 1 << 62}, {"as_int": 1 << 62}]), "of a record of 48"),
+    "too large": (meta("sizes", [{"as_int": 600}, {"as_int": 8}]), "its record has 48 elements"),
+    "huge": (meta("sizes", [{"as_int": 1 << 62}, {"as_int": 1 << 62}]), "its record has 48 elements"),
     "offset": (meta("storage_offset", {"as_int": 1}), "reaches to element 49"),
-    "strides": (meta("strides", [{"as_int": 1}]), "its strides"),
-    "stride out": (meta("strides", [{"as_int": 80}, {"as_int": 1}]), "of a record of 48"),
-    "dtype": (meta("dtype", 8), "of a record of 24"),
+    "strides": (meta("strides", [{"as_int": 1}]), "2 sizes and 1 strides"),
+    "stride out": (meta("strides", [{"as_int": 80}, {"as_int": 1}]), "its record has 48 elements"),
+    "dtype": (meta("dtype", 8), "its record has 24 elements"),
 }
 
 
@@ -197,7 +197,7 @@ def test_damaged_tables_are_refused(exported: Path, tmp_path: Path, name: str) -
     ("names", "message", "hint"),
     [
         (["serialized_exported_program.json", "serialized_state_dict.pt", "version"], "before 2.8", "torch.export"),
-        (["m/archive_format", "m/data/aotinductor/model/x.so"], "without weights", "compiled from"),
+        (["m/archive_format", "m/data/aotinductor/model/x.so"], "without a table of weights", "compiled from"),
         (["m/archive_format", "other/data/weights/model_weights_config.json"], "not all in one folder", ""),
     ],
     ids=["old", "compiled", "two folders"],
@@ -230,4 +230,4 @@ def test_there_is_no_key_in_a_program(exported: Path) -> None:
     with pytest.raises(CheckpointError, match="has no key") as caught:
         open_checkpoint(exported, key="x")
 
-    assert caught.value.hint == "leave --key out"
+    assert caught.value.hint == "leave out key='x'"

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from prunecli.api import prune
 from prunecli.checkpoint import OUTSIDE
 from prunecli.errors import CheckpointError
-from prunecli.formats.numpy_pickle import read_array_pickle
+from prunecli.formats.numpy_pickle.reader import read_numpy_pickle
 from prunecli.formats.open import open_checkpoint
 from prunecli.strategies.unstructured import Threshold
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prunecli.formats.numpy_pickle import ArrayListing
+    from prunecli.formats.listing import Listing
 
 Arrays = dict[str, NDArray[Any]]
 NAMES = "StructuredToParameterName@@"
@@ -64,9 +64,9 @@ def pdparams(protocol: int, weights: Arrays | None = None) -> bytes:
     return pickle.dumps((weights or arrays()) | {NAMES: {"fc.weight": "linear_0.w_0"}}, protocol)
 
 
-def listing(data: bytes) -> ArrayListing:
+def listing(data: bytes) -> Listing:
     """List the pickle `data`."""
-    return read_array_pickle(io.BytesIO(data), "x.pdparams")
+    return read_numpy_pickle(io.BytesIO(data), "x.pdparams")
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
@@ -132,7 +132,7 @@ def test_text_of_protocol_2_is_refused_by_name(paddle: bool) -> None:  # noqa: F
     """Bytes that protocol 2 spells as text cannot be pruned in place: refused, with how to save them again."""
     data = pdparams(2) if paddle else pickle.dumps(arrays(), 2)
 
-    with pytest.raises(CheckpointError, match=r"protocol 2 spells the array 'fc\.weight' as text") as caught:
+    with pytest.raises(CheckpointError, match=r"protocol 2 stores the array 'fc\.weight' as text") as caught:
         listing(data)
 
     assert ("paddle.save" in str(caught.value.hint)) == paddle
@@ -157,7 +157,7 @@ def test_arrays_that_are_no_plain_numbers_are_named() -> None:
     """Arrays of text and of objects are listed for what they are."""
     value = {"w": np.ones(3), "s": np.array(["a", "b"]), "o": np.array([None, {}], dtype=object)}
 
-    others = dict(listing(pickle.dumps(value, 4)).others)
+    others = dict(listing(pickle.dumps(value, 4)).unprunable_entries)
 
     assert others == {"s": "NumPy array of an unusual dtype", "o": "NumPy array of an unusual dtype"}
 
@@ -200,10 +200,10 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path, protocol: int) -> None:
 SHAPE = b"K\x14K\x1e\x86"  # (20, 30) in the pickle of protocols 2 to 4
 
 DAMAGES = {
-    "too few numbers": (SHAPE, b"K\x13K\x1e\x86", r"has 2,400 bytes where 2,280 belong"),
-    "too many numbers": (SHAPE, b"K\xffK\xff\x86", r"has 2,400 bytes where 260,100 belong"),
-    "a negative size": (SHAPE, b"J\xec\xff\xff\xffK\x1e\x86", "negative, too large or no number"),
-    "a size that is text": (SHAPE, b"X\1\0\0\0aK\x1e\x86", "negative, too large or no number"),
+    "too few numbers": (SHAPE, b"K\x13K\x1e\x86", r"has 2,400 bytes instead of 2,280"),
+    "too many numbers": (SHAPE, b"K\xffK\xff\x86", r"has 2,400 bytes instead of 260,100"),
+    "a negative size": (SHAPE, b"J\xec\xff\xff\xffK\x1e\x86", "negative, too large or not a number"),
+    "a size that is text": (SHAPE, b"X\1\0\0\0aK\x1e\x86", "negative, too large or not a number"),
 }
 
 
@@ -237,7 +237,7 @@ def test_lengths_that_lie_allocate_nothing(tmp_path: Path) -> None:
 
 def test_bytes_behind_the_pickle_are_passed_through() -> None:
     """What follows the pickle is told of, and is no error: Paddle does not look at it."""
-    assert listing(pdparams(4) + b"tail").facts == ("4 bytes behind the pickle are passed through",)
+    assert listing(pdparams(4) + b"tail").notes == ("4 bytes after the pickle are copied unchanged",)
 
 
 def test_a_huge_array_is_not_read(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Short texts that identify a value: equal values have equal texts, different values have different ones."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from prunecli.checkpoint import Span
+
+TEXT_LIMIT = 60
+"""Longer texts are cut to this many characters and completed by a digest."""
+
+_CHUNK = 1 << 20  # bytes
+
+
+def shortened(text: str, limit: int = TEXT_LIMIT) -> str:
+    """Return `text`, or its first `limit` characters and a digest if it is longer."""
+    return text if len(text) <= limit else f"{text[:limit]}... ({text_digest(text)})"
+
+
+def text_digest(text: str) -> str:
+    """Return "sha256" and 12 hex digits."""
+    return f"sha256 {hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+def span_digest(file: BinaryIO, span: Span) -> str:
+    """Return the length and the digest of `span`; memory does not depend on its length."""
+    digest = hashlib.sha256()
+    file.seek(span.start)
+    remaining = span.length
+    while remaining and (data := file.read(min(_CHUNK, remaining))):
+        digest.update(data)
+        remaining -= len(data)
+    return f"{span.length:,} bytes, sha256 {digest.hexdigest()[:12]}"

@@ -1,0 +1,48 @@
+"""The protocol of a checkpoint format.
+
+A format is one value of `Format` in the module `format.py` of its own package. The functions in it import the reader
+and the rewriter when they are called, so that detecting a format imports no reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+
+if TYPE_CHECKING:
+    from prunecli.checkpoint import Span
+    from prunecli.formats.listing import Listing
+    from prunecli.io.parts import FilePlan
+
+HEAD = 4096
+"""The number of bytes at the start of a file that `Format.detect` receives."""
+
+Detect: TypeAlias = Callable[[bytes], bool]
+Read: TypeAlias = "Callable[[BinaryIO, str, str | None], Listing]"
+Contents: TypeAlias = "Callable[[BinaryIO, str, Collection[Span]], Iterable[tuple[str, str]]]"
+Rewrite: TypeAlias = "Callable[[BinaryIO, str, Mapping[str, str | None]], FilePlan]"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A checkpoint format. A `label` names the file in messages; each function may raise CheckpointError.
+
+    Attributes:
+        name: The name in reports, also in `Listing.format` and `Checkpoint.format`.
+        family: Formats of one family may be shards of one checkpoint, and `contents` can be compared within a family.
+        detect: `detect(head)` returns whether a file that begins with `head` (at most HEAD bytes) has this format.
+            None for a variant that only the reader of another format can recognize.
+        read: `read(file, label, key)` returns the Listing. `key` is the path of the state_dict, or None to look for it.
+        contents: `contents(file, label, tensor_spans)` yields a name and an identifying text for everything in the
+            file that is not a tensor. Bytes in `tensor_spans` are tensor data.
+        rewrite: `rewrite(file, label, names)` returns a plan of the file with entries renamed, or removed where the
+            new name is None. `names` has full dotted paths. None if the format cannot be rewritten.
+    """
+
+    name: str
+    family: str
+    detect: Detect | None
+    read: Read
+    contents: Contents
+    rewrite: Rewrite | None = None

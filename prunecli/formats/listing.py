@@ -1,0 +1,35 @@
+"""The result of reading one checkpoint file, the same for every format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from prunecli.checkpoint import Checksum, TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The tensors of one file, and facts about the file.
+
+    Attributes:
+        format: The name of the format, see `prunecli.formats.registry.FORMATS`.
+        tensors: The tensors of the state_dict in file order (safetensors: in name order), then those outside it. All
+            have `file` = 0.
+        checksums: The checksums that cover tensor data.
+        key: The dotted path of the state_dict inside the file; "" for the top.
+        metadata: The file's own key-value texts (safetensors only).
+        notes: Sentences about the file that a user may want to know.
+        unprunable_entries: The name and kind of each entry that has no plain tensor, such as a sparse tensor.
+    """
+
+    format: str
+    tensors: tuple[TensorInfo, ...]
+    checksums: tuple[Checksum, ...] = ()
+    key: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    unprunable_entries: tuple[tuple[str, str], ...] = ()

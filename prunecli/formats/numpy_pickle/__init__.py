@@ -1,0 +1,1 @@
+"""Pickles of NumPy arrays, as Paddle writes them."""

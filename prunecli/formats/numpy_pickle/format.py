@@ -1,0 +1,38 @@
+"""The format of pickles of NumPy arrays, as values for the list of formats."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+from prunecli.formats.format import Format
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from prunecli.checkpoint import Span
+    from prunecli.formats.listing import Listing
+
+
+def _detect(head: bytes) -> bool:
+    """Return whether `head` begins a pickle of protocol 2 to 5."""
+    return head[:1] == b"\x80" and head[1:2] in {b"\2", b"\3", b"\4", b"\5"}
+
+
+def _read(file: BinaryIO, label: str, key: str | None) -> Listing:
+    from prunecli.formats.numpy_pickle.reader import read_numpy_pickle
+
+    return read_numpy_pickle(file, label, key)
+
+
+def _contents(file: BinaryIO, label: str, _: Collection[Span]) -> Iterator[tuple[str, str]]:
+    from prunecli.formats.numpy_pickle.reader import PICKLE_LIMIT
+    from prunecli.formats.pickle.contents import entries
+    from prunecli.formats.pickle.opcodes import bounded
+    from prunecli.formats.pickle.reader import read_pickle
+
+    root = read_pickle(bounded(file, PICKLE_LIMIT), label).value
+    return entries(root, file, label)
+
+
+NUMPY_PICKLE = Format("pickle of NumPy arrays", "pickle of NumPy arrays", _detect, _read, _contents)
+PADDLE = Format("Paddle", "Paddle", None, _read, _contents)

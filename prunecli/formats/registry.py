@@ -1,0 +1,28 @@
+"""All checkpoint formats. A new format is a package with a `format.py`, and one entry in FORMATS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prunecli.formats.numpy_pickle.format import NUMPY_PICKLE, PADDLE
+from prunecli.formats.safetensors.format import SAFETENSORS
+from prunecli.formats.torch.format import TORCH_EXPORT, TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
+
+if TYPE_CHECKING:
+    from prunecli.checkpoint import Checkpoint
+    from prunecli.formats.format import Format
+
+FORMATS = (SAFETENSORS, TORCH_ZIP, TORCHSCRIPT, TORCH_EXPORT, TORCH_LEGACY, NUMPY_PICKLE, PADDLE)
+"""Every format. Detection tries them in this order."""
+
+_BY_NAME = {format_.name: format_ for format_ in FORMATS}
+
+
+def format_of(checkpoint: Checkpoint) -> Format:
+    """Return the format of a checkpoint that was opened from a file or directory."""
+    return _BY_NAME[checkpoint.format]
+
+
+def family_of(name: str) -> str:
+    """Return the family of the format called `name`."""
+    return _BY_NAME[name].family

@@ -1,0 +1,66 @@
+"""The formats of torch.save, torch.jit.save and torch.export.save, as values for the list of formats.
+
+All but the format before torch 1.6 are zip archives. Only the archive's directory distinguishes them, so the reader
+of TORCH_ZIP reads all three and sets the format's name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+from prunecli.formats.format import Format
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from prunecli.checkpoint import Span
+    from prunecli.formats.listing import Listing
+    from prunecli.io.parts import FilePlan
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+"""The first pickle of a legacy file is this number."""
+
+
+def _is_zip(head: bytes) -> bool:
+    return head.startswith(b"PK\3\4")
+
+
+def is_legacy(head: bytes) -> bool:
+    """Return whether `head` (32 bytes or more) begins a file in the format before torch 1.6."""
+    return head[:1] == b"\x80" and LEGACY_MAGIC.to_bytes(10, "little") in head[:32]
+
+
+def _read_zip(file: BinaryIO, label: str, key: str | None) -> Listing:
+    from prunecli.formats.torch.reader import read_torch_zip
+
+    return read_torch_zip(file, label, key)
+
+
+def _read_legacy(file: BinaryIO, label: str, key: str | None) -> Listing:
+    from prunecli.formats.torch.reader import read_torch_legacy
+
+    return read_torch_legacy(file, label, key)
+
+
+def _zip_contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) -> Iterator[tuple[str, str]]:
+    from prunecli.formats.torch.contents import zip_contents
+
+    return zip_contents(file, label, tensor_spans)
+
+
+def _legacy_contents(file: BinaryIO, label: str, _: Collection[Span]) -> Iterator[tuple[str, str]]:
+    from prunecli.formats.torch.contents import legacy_contents
+
+    return legacy_contents(file, label)
+
+
+def _rewrite(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> FilePlan:
+    from prunecli.formats.torch.rewrite import rewrite_torch
+
+    return rewrite_torch(file, label, names)
+
+
+TORCH_ZIP = Format("torch zip", "torch", _is_zip, _read_zip, _zip_contents, _rewrite)
+TORCH_LEGACY = Format("torch legacy", "torch", is_legacy, _read_legacy, _legacy_contents, _rewrite)
+TORCHSCRIPT = Format("TorchScript", "TorchScript", None, _read_zip, _zip_contents)
+TORCH_EXPORT = Format("torch.export", "torch.export", None, _read_zip, _zip_contents)

@@ -1,0 +1,177 @@
+"""Detection of formats from the first bytes; files of other kinds are refused with the name of their kind."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as some
+
+from prunecli.errors import CheckpointError
+from prunecli.formats.detect import ForeignKind, detect_format
+from prunecli.formats.format import HEAD
+from prunecli.formats.open import open_checkpoint
+from prunecli.formats.registry import FORMATS
+
+
+def refused(path: Path) -> CheckpointError:
+    """Return the error that opening `path` raises; it must be one line."""
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    assert "\n" not in f"{caught.value}{caught.value.hint}"
+    return caught.value
+
+
+def npy() -> bytes:
+    """Return a .npy file's bytes."""
+    file = io.BytesIO()
+    np.save(file, np.ones(3))
+    return file.getvalue()
+
+
+def npz() -> bytes:
+    """Return a .npz file's bytes."""
+    file = io.BytesIO()
+    np.savez(file, w=np.ones(3))
+    return file.getvalue()
+
+
+def tar() -> bytes:
+    """Return a tar archive's bytes."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("sys_info"), io.BytesIO())
+    return file.getvalue()
+
+
+def empty_zip() -> bytes:
+    """Return a zip archive without entries."""
+    file = io.BytesIO()
+    zipfile.ZipFile(file, "w").close()
+    return file.getvalue()
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+FOREIGN: dict[str, tuple[bytes, str, str]] = {
+    "empty": (b"", "empty", "download"),
+    "text": (b"404: Not Found", "text, beginning '404: Not Found'", "head "),
+    "text beyond ASCII": ("Größe\n".encode() * 1000, "text, beginning", "head "),
+    "JSON": (b'{"model_type": "llama"}', "JSON text", "name the folder it is in"),
+    "HTML": (b"\n<!DOCTYPE html>\n<html>", "an HTML page", "/resolve/"),
+    "git-lfs": (POINTER, "a git-lfs pointer", "git lfs pull"),
+    "gzip": (gzip.compress(b"x"), "gzip-compressed", "gzip -dc "),
+    "zstd": (b"\x28\xb5\x2f\xfd\x04\x58", "zstd-compressed", "zstd -dc "),
+    "xz": (b"\xfd7zXZ\0\0\4", "xz-compressed", "xz -dc "),
+    "bzip2": (b"BZh91AY&SY\0", "bzip2-compressed", "bzip2 -dc "),
+    "PNG": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG image", "file "),
+    "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image", "file "),
+    "HDF5": (b"\x89HDF\r\n\x1a\n\0\0", "an HDF5 file", "safetensors"),
+    "npy": (npy(), "a NumPy .npy array", "safetensors"),
+    "npz": (npz(), "a NumPy .npz archive", "safetensors"),
+    "GGUF": (b"GGUF\3\0\0\0", "a GGUF model", "convert again"),
+    "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x05", "perhaps an ONNX model", "export again"),
+    "TFLite": (b"\x1c\0\0\0TFL3\x14\0", "a TensorFlow Lite model", "convert again"),
+    "tar": (tar(), "a tar archive of torch 0.1", "torch.save again"),
+    "pickle": (pickle.dumps({"w": [1.0]}, protocol=4), "a pickle, not written by torch.save", "safetensors"),
+    "zeros": (bytes(5000), "zero bytes only", "download it again"),
+    "empty zip": (empty_zip(), "an empty zip archive", "file "),
+    "junk before a zip": (b"\x01junk" + npz(), "of an unknown kind, beginning 01 6a 75 6e 6b", "file "),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_foreign_files_are_refused_by_kind(tmp_path: Path, kind: str, suffix: str) -> None:
+    """The message names the kind of the file and the hint has the next step, for every suffix."""
+    raw, what, hint = FOREIGN[kind]
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(raw)
+    error = refused(path)
+
+    if (kind, suffix) in {("zeros", ".safetensors"), ("ONNX", ".safetensors"), ("junk before a zip", ".safetensors")}:
+        assert str(path) in str(error)
+        return
+
+    assert f"{path} is not a checkpoint: it is {what}" in str(error)
+    assert hint in (error.hint or "")
+
+
+def test_the_decompression_hint_is_a_command(tmp_path: Path) -> None:
+    """The command in the hint writes a file that opens, also if the path has spaces."""
+    path = tmp_path / "my model.pth.gz"
+    buffer = io.BytesIO()
+    torch.save({"w": torch.ones(3), "v": torch.ones(2)}, buffer)
+    path.write_bytes(gzip.compress(buffer.getvalue()))
+
+    subprocess.run(["sh", "-c", refused(path).hint or "false"], check=True)
+
+    assert len(open_checkpoint(tmp_path / "my model.pth").tensors) == 2
+
+
+def test_messages_name_the_label_instead_of_the_path(tmp_path: Path) -> None:
+    """A temporary copy of standard input is called "standard input", and its hint reads standard input."""
+    path = tmp_path / "spool"
+    path.write_bytes(gzip.compress(b"x"))
+
+    with pytest.raises(CheckpointError, match=r"^standard input is not a checkpoint") as caught:
+        open_checkpoint(path, label="standard input")
+
+    assert (caught.value.hint or "").startswith("gzip -dc - > ")
+
+
+@given(some.binary(max_size=300))
+@example(b"\x80\x02")
+def test_any_first_bytes_have_a_format_or_a_kind(head: bytes) -> None:
+    """Detection returns a format of the list, or a foreign kind with a description."""
+    detected = detect_format(head)
+
+    assert detected.what if isinstance(detected, ForeignKind) else detected in FORMATS
+
+
+def first_bytes(value: object, **options: object) -> bytes:
+    """Return the first bytes of what torch.save writes."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()[:HEAD]
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (first_bytes({}), "torch zip"),
+        (first_bytes({}, _use_new_zipfile_serialization=False), "torch legacy"),
+        (first_bytes({}, _use_new_zipfile_serialization=False, pickle_protocol=4), "torch legacy"),
+        (pickle.dumps({}, 2), "pickle of NumPy arrays"),
+        (b"\x1f\x8b\0\0\0\0\0\0{}", "safetensors"),
+        (b"BZh\0\0\0\0\0{}", "safetensors"),
+    ],
+)
+def test_formats_are_detected(head: bytes, name: str) -> None:
+    """A safetensors header whose length begins like another magic number is detected as safetensors."""
+    detected = detect_format(head)
+
+    assert not isinstance(detected, ForeignKind)
+    assert name == detected.name
+
+
+def test_names_of_formats_are_unique() -> None:
+    """A format is found again by its name."""
+    assert len(FORMATS) == len({one.name for one in FORMATS})
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata"])
+def test_parts_of_a_distributed_checkpoint_are_refused(name: str) -> None:
+    """A part is named for what it is, although it begins like a torch file or a pickle."""
+    detected = detect_format(b"\x80\x04\x95torch.distributed.checkpoint", name)
+
+    assert isinstance(detected, ForeignKind)
+    assert detected.what == "part of a distributed checkpoint"

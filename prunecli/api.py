@@ -23,6 +23,7 @@ from prunecli.selection.select import Selector
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.recipe import Recipe
 from prunecli.text.escape import printable
+from prunecli.text.numbers import format_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -215,7 +216,7 @@ def _note_selection(progress: Progress, checkpoint: Checkpoint, selection: Selec
     progress.note(f"{path}: {checkpoint.format}, {size:,} bytes, {count} tensors{key}")
     for target in selection.targets:
         also = f", also {', '.join(map(printable, target.aliases))}" if target.aliases else ""
-        shape = "x".join(map(str, target.tensor.shape))
+        shape = format_shape(target.tensor.shape)
         progress.note(f"selected {printable(target.tensor.name)} ({target.tensor.dtype} {shape}){also}")
     for skipped in selection.skipped:
         progress.note(f"skipped {printable(skipped.tensor.name)}: {printable(skipped.reason)}")

@@ -29,6 +29,8 @@ from torch.optim import SGD
 from train_demo import DEMO, Digits, DigitsConv, load_split, train, train_conv
 
 from prunecli.api import prune
+from prunecli.report.figures import Axis
+from prunecli.report.svg import add_line, add_point, add_text, picture
 from prunecli.strategies.unstructured import Global
 from prunecli.training.keep_sparse import keep_sparse
 from prunecli.training.masks import mask_from_checkpoint
@@ -139,62 +141,36 @@ text { font: 13px system-ui, sans-serif; fill: #333; } .title { font-size: 16px;
 @media (prefers-color-scheme: dark) {
   svg { background: #16181c; } text { fill: #ddd; } .grid { stroke: #3a3d44; } .margin { stroke: #ddd; }
 }
-"""
+""" + "".join(f"circle.{f}, text.{f} {{ fill: {c}; }} path.{f} {{ stroke: {c}; }}\n" for f, _, c in SERIES)
 
 
 def draw(rounds: list[Round], margin: float) -> str:
-    """Return an SVG: accuracy against the weights that are left, which get fewer to the right, on a log scale."""
-    least = max(min(1 - r.zeros for r in rounds), 1e-4)  # the scale has no place for none
+    """Return an SVG: accuracy against the remaining weights on a log scale, fewer to the right."""
+    least = max(min(1 - r.zeros for r in rounds), 1e-4)  # a log scale has no zero
     floor = math.floor(min(min(r.tuned, r.pruned, r.alone) for r in rounds) * 10) / 10
-    decades = max(-math.log10(least), 0.1)
+    x = Axis(0, min(math.log10(least), -0.1), LEFT, WIDTH - RIGHT)
+    y = Axis(min(floor, 0.9), 1, HEIGHT - BOTTOM, TOP)
 
-    def x(zeros: float) -> float:
-        return LEFT - math.log10(max(1 - zeros, least)) / decades * (WIDTH - LEFT - RIGHT)
-
-    def y(accuracy: float) -> float:
-        return TOP + (1 - accuracy) / max(1 - floor, 0.1) * (HEIGHT - TOP - BOTTOM)
-
-    svg = ET.Element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img")
-    ET.SubElement(svg, "title").text = "Accuracy against the weights that are left"
-    ET.SubElement(svg, "style").text = STYLE
-    put(svg, LEFT, 24, "How many weights can a network that reads digits lose?", kind="title")
-    put(svg, LEFT, 42, f"test digits named right; dashed: {margin:.1%} below the dense network")
-    for step in range(math.floor(floor * 10), 11):
-        rule(svg, (LEFT, y(step / 10)), (WIDTH - RIGHT, y(step / 10)), "grid")
-        put(svg, LEFT - 8, y(step / 10) + 4, f"{step * 10} %", anchor="end")
-    for left in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001):
-        if left >= least * 0.999:
-            put(svg, x(1 - left), HEIGHT - BOTTOM + 22, f"{left * 100:g} %", anchor="middle")
-    put(svg, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, "weights that are left", anchor="middle")
+    svg = picture((WIDTH, HEIGHT), "Accuracy against the remaining weights", STYLE)
+    add_text(svg, (LEFT, 24), "How many weights can a network that reads digits lose?", style="title")
+    add_text(svg, (LEFT, 42), f"accuracy on the test digits; dashed: {margin:.1%} below the dense network")
+    for tick in y.ticks((step / 10 for step in range(math.floor(floor * 10), 11)), lambda v: f"{round(v * 100)} %"):
+        add_line(svg, (x.start, tick.at), (x.end, tick.at), style="grid")
+        add_text(svg, (LEFT - 8, tick.at + 4), tick.text, anchor="end")
+    marks = (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+    for tick in x.ticks((math.log10(m) for m in marks if m >= least * 0.999), lambda v: f"{10**v * 100:.3g} %"):
+        add_text(svg, (tick.at, HEIGHT - BOTTOM + 22), tick.text, anchor="middle")
+    add_text(svg, ((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12), "remaining weights", anchor="middle")
     wanted = y(rounds[0].tuned - margin)
-    rule(svg, (LEFT, wanted), (WIDTH - RIGHT, wanted), "margin")
+    add_line(svg, (x.start, wanted), (x.end, wanted), style="margin")
     ends = spread([y(getattr(rounds[-1], field)) for field, _, _ in SERIES])
-    for (field, label, colour), end in zip(SERIES, ends, strict=True):
-        points = [(x(r.zeros), y(getattr(r, field))) for r in rounds]
-        ET.SubElement(svg, "path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points), stroke=colour)
-        for a, b in points:
-            ET.SubElement(svg, "circle", cx=f"{a:.1f}", cy=f"{b:.1f}", r="3.5", fill=colour)
-        put(svg, WIDTH - RIGHT + 12, end + 4, label, colour=colour)
+    for (field, label, _), end in zip(SERIES, ends, strict=True):
+        points = [(x(math.log10(max(1 - r.zeros, least))), y(getattr(r, field))) for r in rounds]
+        ET.SubElement(svg, "path", {"class": field, "d": "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)})
+        for point in points:
+            add_point(svg, point, "3.5", style=field)
+        add_text(svg, (WIDTH - RIGHT + 12, end + 4), label, style=field)
     return ET.tostring(svg, encoding="unicode") + "\n"
-
-
-def put(
-    svg: ET.Element, x: float, y: float, text: str, *, anchor: str = "start", kind: str = "", colour: str = ""
-) -> None:
-    """Add a text."""
-    style = {"style": f"fill:{colour}"} if colour else {}
-    element = ET.SubElement(svg, "text", {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor, **style})
-    if kind:
-        element.set("class", kind)
-    element.text = text
-
-
-def rule(svg: ET.Element, start: tuple[float, float], end: tuple[float, float], kind: str) -> None:
-    """Add a straight line."""
-    (x1, y1), (x2, y2) = start, end
-    ET.SubElement(
-        svg, "line", {"x1": f"{x1:.1f}", "y1": f"{y1:.1f}", "x2": f"{x2:.1f}", "y2": f"{y2:.1f}", "class": kind}
-    )
 
 
 def spread(heights: list[float], gap: float = 18) -> list[float]:

@@ -99,23 +99,18 @@ def _tell(found: Baked, stream: TextIO | None, *, json: bool, quiet: bool) -> No
     if json:
         stream.write(found.to_json())
         return
-    from prunecli.text.tables import plain_blocks, print_blocks
+    from prunecli.text.tables import write_blocks
 
-    if not stream.isatty():
-        stream.write(plain_blocks(_blocks(found)))
-        return
-    from rich.console import Console
-
-    print_blocks(Console(file=stream, highlight=False), _blocks(found))
+    write_blocks(_blocks(found), stream)
 
 
 def _blocks(found: Baked) -> tuple[Block, Block]:
     from prunecli.text.escape import printable
-    from prunecli.text.numbers import percent
+    from prunecli.text.numbers import format_shape, percent
     from prunecli.text.tables import Block, Column
 
     columns = (
-        Column("weight"),
+        Column("weight", fold=12),
         Column("dtype", optional=2),
         Column("shape", optional=1),
         Column("weights", right=True),
@@ -126,7 +121,7 @@ def _blocks(found: Baked) -> tuple[Block, Block]:
         (
             printable(one.name),
             one.dtype,
-            "x".join(map(str, one.shape)) or "scalar",
+            format_shape(one.shape),
             f"{one.numel:,}",
             f"{one.masked:,}",
             percent(one.sparsity if one.numel else None),
@@ -138,7 +133,7 @@ def _blocks(found: Baked) -> tuple[Block, Block]:
 
 def _summary(found: Baked) -> list[str]:
     from prunecli.text.escape import printable
-    from prunecli.text.numbers import percent, tensors
+    from prunecli.text.numbers import counted, percent
 
     numel, zeros = sum(one.numel for one in found.weights), sum(one.zeros for one in found.weights)
     sparsity = percent(zeros / numel if numel else None)
@@ -146,7 +141,7 @@ def _summary(found: Baked) -> list[str]:
     where = "standard output" if found.output_path == "-" else printable(found.output_path or "")
     sizes = f"{format_bytes(found.output_bytes)}, {format_bytes(found.input_bytes)} before"
     return [
-        f"got       {verb} {tensors(len(found.weights))}, {numel:,} weights: {sparsity} zero",
+        f"got       {verb} {counted(len(found.weights), 'tensor')}, {numel:,} weights: {sparsity} zero",
         *(f"note      {note}" for note in found.notes),
         f"output    {where} ({sizes})" if found.output_path is not None else "output    nothing written (dry run)",
     ]

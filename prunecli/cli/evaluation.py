@@ -12,6 +12,7 @@ from typer import Argument, Option
 from prunecli.cli.output import printing
 from prunecli.errors import UsageError
 from prunecli.text.escape import printable
+from prunecli.text.tables import Column, aligned_line
 from prunecli.tuning.evaluate import EXAMPLE, EvaluationError
 
 if TYPE_CHECKING:
@@ -81,20 +82,22 @@ def _print(line: str) -> None:
         print(line, file=stream)
 
 
-class Table:
-    """A table that is printed line by line while it comes about."""
+_COLUMNS = (*(Column("", right=True) for _ in range(5)), Column(""))
+_WIDTHS = (8, 8, 12, 12, 10, 0)  # characters; the last column is free text
 
-    def __init__(self, widths: tuple[int, ...], *, quiet: bool) -> None:
-        """Columns are `widths` characters wide and right-aligned; the last cell of a line is free text."""
-        self._widths, self._quiet = widths, quiet or sys.stdout is None
+
+class Table:
+    """The table of trials. A line is printed when its trial ends."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        """Print nothing if `quiet`, or without a standard output."""
+        self._quiet = quiet or sys.stdout is None
 
     def line(self, *cells: str) -> None:
-        """Print a line of the table, at once."""
-        *numbers, last = cells
-        padded = [cell.rjust(width) for cell, width in zip(numbers, self._widths, strict=True)]
-        self.say("  ".join([*padded, last]).rstrip())
+        """Print a line of the table."""
+        self.say(aligned_line(_COLUMNS, _WIDTHS, cells))
 
     def say(self, line: str = "") -> None:
-        """Print a line of its own on standard output."""
+        """Print a line outside the table."""
         if not self._quiet:
             _print(line)

@@ -89,7 +89,7 @@ def _view(top: int | None, *, every: bool, json: bool) -> View:
     if json and (top is not None or every):
         given = "--all" if every else "--top"
         raise UsageError(f"{given} says what the text shows; JSON has every tensor", hint=f"leave out {given}")
-    return View(top, every)
+    return View(top, every, hint="; --all lists each")
 
 
 def _tell(found: Inspection, view: View, *, json: bool) -> None:
@@ -105,11 +105,6 @@ def _print(found: Inspection, view: View, stream: TextIO, *, json: bool) -> None
 
         stream.write(to_json(found))
         return
-    from prunecli.inspection.inspect_text import plain, print_inspection
+    from prunecli.inspection.inspect_text import write_inspection
 
-    if not stream.isatty():
-        stream.write(plain(found, view))
-        return
-    from rich.console import Console
-
-    print_inspection(found, view, Console(file=stream, highlight=False))
+    write_inspection(found, stream, view)

@@ -143,11 +143,6 @@ def _print(report: Report, report_paths: list[str], stream: TextIO, *, as_json: 
 
         stream.write(to_json(report))
         return
-    from prunecli.report.text import plain, print_table
+    from prunecli.report.text import write_report
 
-    if not stream.isatty():
-        stream.write(plain(report, reports=report_paths))
-        return
-    from rich.console import Console
-
-    print_table(report, Console(file=stream, highlight=False), reports=report_paths)
+    write_report(report, stream, reports=report_paths)

@@ -82,7 +82,7 @@ def _view(top: int | None, *, every: bool, json: bool) -> View:
     if json and (top is not None or every):
         given = "--all" if every else "--top"
         raise UsageError(f"{given} says what the text shows; JSON has every tensor", hint=f"leave out {given}")
-    return View(top, every)
+    return View(top, every, hint="; --all lists each")
 
 
 def _tell(found: Scan, view: View, html: Path | None, *, json: bool) -> None:
@@ -93,14 +93,9 @@ def _tell(found: Scan, view: View, html: Path | None, *, json: bool) -> None:
 
 
 def _print(found: Scan, view: View, stream: TextIO, *, json: bool) -> None:
-    from prunecli.inspection.scan_text import plain, print_scan, to_json
+    from prunecli.inspection.scan_text import to_json, write_scan
 
     if json:
         stream.write(to_json(found))
-        return
-    if not stream.isatty():
-        stream.write(plain(found, view))
-        return
-    from rich.console import Console
-
-    print_scan(found, view, Console(file=stream, highlight=False))
+    else:
+        write_scan(found, stream, view)

@@ -92,7 +92,7 @@ def _search(
         raise UsageError("a search prints its tries on standard output, so the checkpoint needs a file", hint="-o PATH")
     target = default_output(ckpt) if output is None else Path(output)
     state_file = default_state(ckpt, target) if state is None else state
-    table = Table((8, 8, 12, 12, 10), quiet=quiet or json)
+    table = Table(quiet=quiet or json)
     with evaluated.showing_output():
         result = find_largest(
             ckpt,

@@ -81,7 +81,7 @@ def _sweep(
     state_file = default_state(ckpt) if state is None else state
     if csv is not None or svg is not None:
         _check({"--csv": csv, "--svg": svg}, [*_files(ckpt, key), state_file], force=force)
-    table = Table((8, 8, 12, 12, 10), quiet=quiet or json)
+    table = Table(quiet=quiet or json)
     with evaluated.showing_output():
         points = evaluate_all(
             ckpt,

@@ -1,45 +1,53 @@
-"""The findings of a check as text: a table that names every failure, or JSON. Reads and judges nothing."""
+"""The findings of `check` as text and as JSON."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, TextIO
 
-from prunecli.text.columns import Column, write
 from prunecli.text.escape import printable
+from prunecli.text.json import dump_json
+from prunecli.text.tables import MOST_ROWS, Block, Column, write_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from prunecli.inspection.check import Finding
 
+SCHEMA = 1
+"""The version of the document. It rises when a key is removed or changes its meaning."""
+
 _COLUMNS = (
-    Column("result", least=6),
-    Column("condition", least=26),
-    Column("tensor", least=14),
-    Column("wanted", least=8),
-    Column("got", least=12),
+    Column("result"),
+    Column("condition", fold=26),
+    Column("tensor", fold=14),
+    Column("wanted", fold=8),
+    Column("got", fold=12),
 )
 
 
 def write_findings(findings: Sequence[Finding], stream: TextIO, *, heading: str | None = None) -> None:
-    """Write a line per finding, failures first, and a verdict, as a table on a terminal.
+    """Write one line per finding, failures first, and a verdict. OSError if the stream takes no more.
 
-    `heading` names the checkpoint, where there are several. OSError where the stream takes no more.
+    `heading` names the checkpoint if there are several.
     """
-    if heading is not None:
-        stream.write(f"{printable(heading)}\n\n")
-    rows = [
-        (
-            "ok" if finding.holds else "FAILED",
-            printable(finding.condition),
-            "all" if finding.tensor is None else printable(finding.tensor),
-            finding.wanted,
-            finding.got,
-        )
-        for finding in sorted(findings, key=lambda finding: finding.holds)
-    ]
-    write(stream, _COLUMNS, rows, [_verdict(findings)] if heading is None else [_verdict(findings), ""])
+    ordered = sorted(findings, key=lambda finding: finding.holds)
+    shown = ordered[:MOST_ROWS] if stream.isatty() else ordered
+    hidden = len(ordered) - len(shown)
+    more = (f"{hidden:,} more rows are not shown; the JSON output has all",) if hidden else ()
+    title = () if heading is None else (Block(printable(heading)),)
+    end = () if heading is None else ("",)
+    table = Block("", _COLUMNS, tuple(map(_cells, shown)), more)
+    write_blocks([*title, table, Block(lines=(_verdict(findings), *end))], stream)
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    return (
+        "ok" if finding.holds else "FAILED",
+        printable(finding.condition),
+        "all" if finding.tensor is None else printable(finding.tensor),
+        finding.wanted,
+        finding.got,
+    )
 
 
 def _verdict(findings: Sequence[Finding]) -> str:
@@ -53,23 +61,24 @@ def _verdict(findings: Sequence[Finding]) -> str:
 
 
 def findings_json(results: Mapping[str, Sequence[Finding]]) -> str:
-    """Return the findings on each checkpoint, by its path, as JSON (ASCII, stable key order), names verbatim."""
-    document = {
-        "schema": 1,
-        "holds": all(finding.holds for findings in results.values() for finding in findings),
-        "checkpoints": [
-            {
-                "checkpoint": path,
-                "holds": all(finding.holds for finding in findings),
-                "findings": [_values(finding) for finding in findings],
-            }
-            for path, findings in results.items()
-        ],
-    }
-    return json.dumps(document, indent=1).replace("\x7f", "\\u007f") + "\n"
+    """Return the findings of each checkpoint, by its path, as JSON (ASCII, stable key order), names verbatim."""
+    return dump_json(
+        {
+            "schema": SCHEMA,
+            "holds": all(finding.holds for findings in results.values() for finding in findings),
+            "checkpoints": [
+                {
+                    "checkpoint": path,
+                    "holds": all(finding.holds for finding in findings),
+                    "findings": [_record(finding) for finding in findings],
+                }
+                for path, findings in results.items()
+            ],
+        }
+    )
 
 
-def _values(finding: Finding) -> dict[str, object]:
+def _record(finding: Finding) -> dict[str, object]:
     return {
         "condition": finding.condition,
         "holds": finding.holds,

@@ -1,13 +1,13 @@
-"""What `inspect` found, as JSON for programs; its keys are stable."""
+"""The result of `inspect` as JSON; its keys are stable."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS
 from prunecli.inspection.inspect import totals
+from prunecli.text.json import dump_json
 from prunecli.version import __version__
 
 if TYPE_CHECKING:
@@ -15,43 +15,40 @@ if TYPE_CHECKING:
     from prunecli.inspection.thresholds import ThresholdTable
 
 SCHEMA = 1
-"""The version of the JSON form; it rises when a key goes away or changes its meaning."""
+"""The version of the document. It rises when a key is removed or changes its meaning."""
 
 
-def to_json(found: Inspection) -> str:
-    """Return `found` as JSON (ASCII, finite, stable key order), ending in a line break.
+def to_json(inspection: Inspection) -> str:
+    """Return the result as JSON (ASCII, finite, stable key order), ending in a line break.
 
-    Names are verbatim; what is not known is null. Each tensor has a line of its own.
+    Names are verbatim; unknown values are null. Each tensor has a line of its own.
     """
-    head = json.dumps(_document(found), indent=1, allow_nan=False)
-    rows = ",\n  ".join(json.dumps(_entry(entry), allow_nan=False) for entry in found.entries)
-    text = f'{head[:-2]},\n "tensors": [\n  {rows}\n ]\n}}\n' if rows else f'{head[:-2]},\n "tensors": []\n}}\n'
-    return text.replace("\x7f", "\\u007f")  # the one control character that JSON lets stand, and only in names
+    return dump_json(_document(inspection), tensors=map(_entry, inspection.entries))
 
 
-def _document(found: Inspection) -> dict[str, object]:
+def _document(inspection: Inspection) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "tool": {"name": "prunecli", "version": __version__},
         "input": {
-            "path": found.path,
-            "format": found.format,
-            "key": found.key,
-            "files": [{"name": name, "bytes": size} for name, size in found.files],
+            "path": inspection.path,
+            "format": inspection.format,
+            "key": inspection.key,
+            "files": [{"name": name, "bytes": size} for name, size in inspection.files],
         },
         "totals": {
-            "floating": _totals(totals(e for e in found.inside if e.dtype in FLOATS)),
-            "all": _totals(totals(found.inside)),
-            "prunable": _totals(totals(found.prunable)),
-            "outside": _totals(totals(found.outside)),
+            "floating": _totals(totals(e for e in inspection.inside if e.dtype in FLOATS)),
+            "all": _totals(totals(inspection.inside)),
+            "prunable": _totals(totals(inspection.prunable)),
+            "outside": _totals(totals(inspection.outside)),
         },
-        "not_prunable_because": found.nothing,
-        "facts": found.facts,
-        "others": [{"name": name, "what": what} for name, what in found.others],
-        "beside": [{"name": name, "text": text} for name, text in found.things],
-        "leftovers": [asdict(leftover) for leftover in found.leftovers],
-        "thresholds": None if found.thresholds is None else _thresholds(*found.thresholds),
-        "histogram": None if found.drawing is None else _drawing(found.drawing),
+        "not_prunable_because": inspection.nothing,
+        "facts": inspection.facts,
+        "others": [{"name": name, "what": what} for name, what in inspection.others],
+        "beside": [{"name": name, "text": text} for name, text in inspection.things],
+        "leftovers": [asdict(leftover) for leftover in inspection.leftovers],
+        "thresholds": None if inspection.thresholds is None else _thresholds(*inspection.thresholds),
+        "histogram": None if inspection.drawing is None else _histogram(inspection.drawing),
     }
 
 
@@ -85,14 +82,14 @@ def _entry(entry: Entry) -> dict[str, object]:
 
 
 def _thresholds(together: ThresholdTable, each: tuple[ThresholdTable, ...]) -> dict[str, object]:
-    return {"together": _ladder(together), "tensors": [{"name": ladder.name, **_ladder(ladder)} for ladder in each]}
+    return {"together": _table(together), "tensors": [{"name": table.name, **_table(table)} for table in each]}
 
 
-def _ladder(ladder: ThresholdTable) -> dict[str, object]:
-    return {"numel": ladder.numel, "steps": [asdict(step) for step in ladder.steps]}
+def _table(table: ThresholdTable) -> dict[str, object]:
+    return {"numel": table.numel, "steps": [asdict(step) for step in table.steps]}
 
 
-def _drawing(drawing: Drawing) -> dict[str, object]:
+def _histogram(drawing: Drawing) -> dict[str, object]:
     return {
         "pattern": drawing.pattern,
         "tensors": drawing.tensors,
@@ -100,5 +97,5 @@ def _drawing(drawing: Drawing) -> dict[str, object]:
         "counts": drawing.counts,
         "zeros": drawing.zeros,
         "nonfinite": drawing.nonfinite,
-        "percentiles": _ladder(drawing.ladder),
+        "percentiles": _table(drawing.ladder),
     }

@@ -1,37 +1,35 @@
-"""What `inspect` found, as text for people and as JSON for programs.
+"""The result of `inspect` as text.
 
-Many tensors are folded into few lines; a terminal gets no more lines than a person reads and is told what is left
-out. Nothing here reads a weight.
+Tensors whose names differ only in numbers share a line if there are many. A terminal shows the largest. This module
+reads no weights.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from prunecli.dtypes import FLOATS
 from prunecli.inspection.inspect import totals
-from prunecli.inspection.threshold_text import drawing_block, threshold_blocks
 from prunecli.selection.reparametrized import PRUNE
-from prunecli.text.escape import printable
+from prunecli.text.escape import listed, printable
 from prunecli.text.name_ranges import grouped
-from prunecli.text.numbers import format_bytes, percent
-from prunecli.text.tables import Block, Column, View, largest, plain_blocks, plural, print_blocks
+from prunecli.text.numbers import counted, format_bytes, format_shape, percent
+from prunecli.text.tables import Block, Column, View, largest, write_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rich.console import Console
-
-    from prunecli.inspection.inspect import Entry, Inspection, Totals
+    from prunecli.inspection.inspect import Drawing, Entry, Inspection, Totals
+    from prunecli.inspection.thresholds import ThresholdStep, ThresholdTable
     from prunecli.selection.reparametrized import Leftover
 
 FOLDED_FROM = 40
-"""More tensors than this are folded into lines."""
+"""The number of tensors above which similar names share a line."""
 
 _NAMED = 4  # names that a summary line lists before it counts the rest
 _COLUMNS = (
-    Column("tensor"),
+    Column("tensor", fold=12),
     Column("tensors", right=True),
     Column("dtype", optional=2),
     Column("shape", optional=1),
@@ -42,44 +40,46 @@ _COLUMNS = (
 )
 
 
-def plain(found: Inspection, view: View) -> str:
-    """Return the text for a pipe, ASCII but for the names and never cut."""
-    return plain_blocks(_blocks(found, view, terminal=False))
+def write_inspection(inspection: Inspection, stream: TextIO, view: View) -> None:
+    """Write the tensors, a summary, and the thresholds and histogram if there are any."""
+    write_blocks(_blocks(inspection, view, terminal=stream.isatty()), stream)
 
 
-def print_inspection(found: Inspection, view: View, console: Console) -> None:
-    """Print the text to a terminal."""
-    print_blocks(console, _blocks(found, view, terminal=True))
-
-
-def _blocks(found: Inspection, view: View, *, terminal: bool) -> Iterator[Block]:
-    yield from _listing(found, view, terminal=terminal)
-    yield Block(lines=tuple(_summary(found)))
-    if found.thresholds is not None:
-        yield from threshold_blocks(*found.thresholds, view, terminal=terminal)
-    if found.drawing is not None:
-        yield drawing_block(found.drawing, terminal=terminal)
+def _blocks(inspection: Inspection, view: View, *, terminal: bool) -> Iterator[Block]:
+    if inspection.inside:
+        yield _listing(inspection, view, terminal=terminal)
+    yield Block(lines=tuple(_summary(inspection)))
+    if inspection.thresholds is not None:
+        together, each = inspection.thresholds
+        yield _common_thresholds(together, len(each))
+        yield _tensor_thresholds(each, view, terminal=terminal)
+    if inspection.drawing is not None:
+        yield _histogram(inspection.drawing, terminal=terminal)
 
 
 # --- the tensors
 
 
-def _listing(found: Inspection, view: View, *, terminal: bool) -> Iterator[Block]:
-    entries = found.inside
-    if not entries:
-        return
+def _listing(inspection: Inspection, view: View, *, terminal: bool) -> Block:
+    entries = inspection.inside
     lines = [(entry.name, [entry]) for entry in entries]
     if view.top is None and not view.every and len(entries) > FOLDED_FROM:
         lines = grouped(entries, lambda e: e.name, lambda e: (e.dtype, e.shape))
-    cut = largest(lines, lambda line: sum(e.nbytes for e in line[1]), view, terminal=terminal)
-    parts = {part: leftover for leftover in found.leftovers for part in leftover.parts}
-    rows = [_cells(name, group, parts) for name, group in cut]
-    single = all(len(group) == 1 for _, group in cut)
+    shown = largest(lines, lambda line: sum(e.nbytes for e in line[1]), view, terminal=terminal)
+    parts = {part: leftover for leftover in inspection.leftovers for part in leftover.parts}
+    rows = [_cells(name, group, parts) for name, group in shown]
+    single = all(len(group) == 1 for _, group in shown)
     noted = any(row[-1] for row in rows)
     kept = [i for i, c in enumerate(_COLUMNS) if not (c.title == "tensors" and single) and (c.title != "note" or noted)]
-    left = len(entries) - sum(len(group) for _, group in cut)
-    lines_left = (f"{left:,} smaller {plural(left, 'tensor')} not shown; --all lists each",) if left else ()
-    yield Block("", tuple(_COLUMNS[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows), lines_left)
+    return Block(
+        columns=tuple(_COLUMNS[i] for i in kept),
+        rows=tuple(tuple(row[i] for i in kept) for row in rows),
+        lines=_hidden(len(entries) - sum(len(group) for _, group in shown), view),
+    )
+
+
+def _hidden(count: int, view: View) -> tuple[str, ...]:
+    return (f"{counted(count, 'smaller tensor')} not shown{view.hint}",) if count else ()
 
 
 def _cells(name: str, group: Sequence[Entry], parts: dict[str, Leftover]) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def _cells(name: str, group: Sequence[Entry], parts: dict[str, Leftover]) -> tup
         printable(name),
         f"{len(group):,}",
         first.dtype,
-        "x".join(map(str, first.shape)) or "scalar",
+        format_shape(first.shape),
         f"{numel:,}",
         format_bytes(sum(e.nbytes for e in group)),
         percent(zeros / numel if zeros is not None and numel else None),
@@ -114,23 +114,27 @@ def _note(group: Sequence[Entry], parts: dict[str, Leftover]) -> str:
 # --- the summary
 
 
-def _summary(found: Inspection) -> Iterator[str]:
-    size = sum(size for _, size in found.files)
-    shards = f" in {len(found.files)} files" if len(found.files) > 1 else ""
-    key = f", state_dict under {printable(repr(found.key))}" if found.key else ""
-    yield f"file         {printable(found.path)}: {found.format}, {format_bytes(size)}{shards}{key}"
-    floats = totals(e for e in found.inside if e.dtype in FLOATS)
-    every = totals(found.inside)
-    what = "selected" if found.chosen else "floating"
-    yield f"{what:<11}  {_count(floats)}, {floats.numel:,} parameters{_zero(floats)}"
-    if not found.chosen:
-        yield f"all          {_count(every)}, {every.numel:,} parameters, {format_bytes(every.nbytes)}"
-        yield _prunable(found)
-    yield from _remarks(found)
-    yield from (f"note         {printable(fact)}" for fact in found.facts)
+def _summary(inspection: Inspection) -> Iterator[str]:
+    size = sum(size for _, size in inspection.files)
+    shards = f" in {len(inspection.files)} files" if len(inspection.files) > 1 else ""
+    key = f", state_dict under {printable(repr(inspection.key))}" if inspection.key else ""
+    yield f"file         {printable(inspection.path)}: {inspection.format}, {format_bytes(size)}{shards}{key}"
+    floats = totals(e for e in inspection.inside if e.dtype in FLOATS)
+    every = totals(inspection.inside)
+    label = "selected" if inspection.chosen else "floating"
+    yield f"{label:<11}  {_tensors(floats)}, {floats.numel:,} parameters{_zeros(floats)}"
+    if not inspection.chosen:
+        yield f"all          {_tensors(every)}, {every.numel:,} parameters, {format_bytes(every.nbytes)}"
+        yield _prunable(inspection)
+    yield from _remarks(inspection)
+    yield from (f"note         {printable(fact)}" for fact in inspection.facts)
 
 
-def _zero(part: Totals) -> str:
+def _tensors(part: Totals) -> str:
+    return counted(part.tensors, "tensor")
+
+
+def _zeros(part: Totals) -> str:
     if not part.numel_read:
         return ""
     odd = f", {part.nonfinite:,} not finite" if part.nonfinite else ""
@@ -139,51 +143,148 @@ def _zero(part: Totals) -> str:
     return f", {percent(part.sparsity)} zero ({part.zeros:,}){odd}"
 
 
-def _prunable(found: Inspection) -> str:
-    if found.nothing is not None:
-        return f"prunable     none without -i: {printable(found.nothing)}"
-    taken = totals(found.prunable)
-    return (
-        f"prunable     {_count(taken)}, {taken.numel:,} weights{_zero(taken)}: what a pruning command takes without -i"
+def _prunable(inspection: Inspection) -> str:
+    if inspection.nothing is not None:
+        return f"prunable     none by default: {printable(inspection.nothing)}"
+    part = totals(inspection.prunable)
+    return f"prunable     {_tensors(part)}, {part.numel:,} weights{_zeros(part)}: the default selection for pruning"
+
+
+def _remarks(inspection: Inspection) -> Iterator[str]:
+    tied = [e for e in inspection.inside if e.aliases]
+    for entry in tied[:_NAMED]:
+        yield f"tied         {' = '.join(map(printable, (entry.name, *entry.aliases)))}: one tensor, pruned once"
+    if len(tied) > _NAMED:
+        yield f"tied         {len(tied) - _NAMED:,} more; the JSON output lists all"
+    odd = [f"{printable(e.name)} ({e.nonfinite:,})" for e in inspection.inside if e.nonfinite]
+    if odd:
+        yield f"not finite   NaN or infinity in {listed(odd, _NAMED)}"
+    yield from _leftovers(inspection)
+    if outside := inspection.outside:
+        size = format_bytes(sum(e.nbytes for e in outside))
+        names = [printable(name) for name, _ in grouped(outside, lambda e: e.name, lambda _: None)]
+        where = f"{size} outside the state_dict, not read"
+        yield f"outside      {_tensors(totals(outside))}, {where}: {listed(names, _NAMED)}; another key selects them"
+    if inspection.things:
+        near = sorted(inspection.things, key=lambda item: item[0].count("."))
+        names = [f"{printable(name)} = {printable(text)}" for name, text in near]
+        yield f"not tensors  {counted(len(near), 'item')}: {listed(names, _NAMED)}"
+    for what, count in Counter(what for _, what in inspection.others).items():
+        names = [printable(name) for name, kind in inspection.others if kind == what]
+        yield f"other        {counted(count, 'entry', 'entries')}, {printable(what)}: {listed(names, _NAMED)}"
+
+
+def _leftovers(inspection: Inspection) -> Iterator[str]:
+    for kind, count in Counter(leftover.kind for leftover in inspection.leftovers).items():
+        names = [printable(leftover.name) for leftover in inspection.leftovers if leftover.kind == kind]
+        hint = "; bake folds them" if kind == PRUNE else ""
+        yield f"leftover     {counted(count, 'weight')} under {kind}: {listed(names, _NAMED)}{hint}"
+
+
+# --- thresholds
+
+_OPTIONAL = {10: 9, 30: 8, 40: 7, 20: 6, 70: 5, 60: 4, 95: 3, 99: 2, 90: 1}  # percent: order of leaving out
+_NO_THRESHOLD = "-: this many weights include NaN or infinity, which no threshold zeroes"
+
+
+def _common_thresholds(together: ThresholdTable, tensors: int) -> Block:
+    """Return the threshold for each sparsity over all tensors."""
+    weights = f"{counted(tensors, 'tensor')}, {together.numel:,} weights"
+    titles = Column("sparsity", right=True), Column("threshold"), Column("zeroes", right=True)
+    return Block(
+        f"One threshold for all prunable tensors ({weights})",
+        (*titles, Column("weights", right=True)),
+        tuple(_threshold_row(step, together.numel) for step in together.steps),
+        _dashes([together]),
     )
 
 
-def _remarks(found: Inspection) -> Iterator[str]:
-    for entry in [e for e in found.inside if e.aliases][:_NAMED]:
-        yield f"tied         {' = '.join(map(printable, (entry.name, *entry.aliases)))}: one tensor, pruned once"
-    more = sum(1 for e in found.inside if e.aliases) - _NAMED
-    if more > 0:
-        yield f"tied         {more:,} more (--json lists all)"
-    odd = [f"{printable(e.name)} ({e.nonfinite:,})" for e in found.inside if e.nonfinite]
-    if odd:
-        yield f"not finite   NaN or infinity in {_listed(odd)}"
-    yield from _left_over(found)
-    if outside := found.outside:
-        size = format_bytes(sum(e.nbytes for e in outside))
-        names = _listed([printable(name) for name, _ in grouped(outside, lambda e: e.name, lambda _: None)])
-        where = "outside the state_dict, not read"
-        yield f"outside      {_count(totals(outside))}, {size} {where}: {names}; --key chooses others"
-    if found.things:
-        near = sorted(found.things, key=lambda thing: thing[0].count("."))
-        names = _listed([f"{printable(name)} = {printable(text)}" for name, text in near])
-        what = plural(len(near), "thing that is", "things that are")
-        yield f"beside       {len(near):,} {what} no tensor: {names}"
-    for what, count in Counter(what for _, what in found.others).items():
-        names = _listed([printable(name) for name, kind in found.others if kind == what])
-        yield f"other        {count:,} {plural(count, 'entry', 'entries')}, {printable(what)}: {names}"
+def _tensor_thresholds(each: Sequence[ThresholdTable], view: View, *, terminal: bool) -> Block:
+    """Return the threshold for each sparsity in each tensor."""
+    tables = largest(each, lambda table: table.numel, view, terminal=terminal)
+    percents = [step.percent for step in each[0].steps] if each else []
+    return Block(
+        "One threshold per tensor",
+        (Column("tensor", fold=12), *(Column(f"{p}%", optional=_OPTIONAL.get(p, 0)) for p in percents)),
+        tuple((printable(table.name), *map(_threshold, table.steps)) for table in tables),
+        (*_dashes(tables), *_hidden(len(each) - len(tables), view)),
+    )
 
 
-def _left_over(found: Inspection) -> Iterator[str]:
-    for kind, count in Counter(leftover.kind for leftover in found.leftovers).items():
-        names = _listed([printable(leftover.name) for leftover in found.leftovers if leftover.kind == kind])
-        hint = "; fold them: prune bake CKPT" if kind == PRUNE else ""
-        yield f"leftover     {count:,} {plural(count, 'weight')} under {kind}: {names}{hint}"
+def _threshold_row(step: ThresholdStep, numel: int) -> tuple[str, ...]:
+    if step.zeroed is None:
+        return f"{step.percent}%", "-", "-", "-"
+    return f"{step.percent}%", _threshold(step), percent(step.zeroed / numel), f"{step.zeroed:,}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _threshold(step: ThresholdStep) -> str:
+    return "-" if step.threshold is None else number(step.threshold)
 
 
-def _count(part: Totals) -> str:
-    return f"{part.tensors:,} {plural(part.tensors, 'tensor')}"
+def _dashes(tables: Sequence[ThresholdTable]) -> tuple[str, ...]:
+    return (_NO_THRESHOLD,) if any(step.threshold is None for table in tables for step in table.steps) else ()
+
+
+def number(value: float) -> str:
+    """Return `value` in the fewest characters that read back as the same number."""
+    return repr(value).removesuffix(".0")
+
+
+# --- a histogram
+
+_GIVEN = (50, 80, 90)  # the sparsities whose threshold a histogram lists
+_BAR = 40  # characters of the longest bar
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def _histogram(drawing: Drawing, *, terminal: bool) -> Block:
+    """Return the bars of magnitudes, percentiles and thresholds."""
+    names, weights = drawing.tensors, drawing.ladder.numel
+    of = printable(names[0]) if len(names) == 1 else f"{len(names):,} tensors that match {printable(drawing.pattern)}"
+    odd = f", {drawing.nonfinite:,} not finite" if drawing.nonfinite else ""
+    most = max(drawing.counts)
+    rows = tuple(
+        (_range(drawing, index), _bar(count, most, terminal=terminal), f"{count:,}", percent(count / weights))
+        for index, count in enumerate(drawing.counts)
+    )
+    return Block(
+        f"Magnitudes of {of}: {counted(weights, 'weight')}, {drawing.zeros:,} zero{odd}",
+        (Column("|w|"), Column(""), Column("weights", right=True), Column("share", right=True)),
+        rows,
+        ("", *_percentiles(drawing.ladder), "", *_thresholds(drawing.ladder), *_dashes([drawing.ladder])),
+    )
+
+
+def _range(drawing: Drawing, index: int) -> str:
+    edges = drawing.edges
+    if index + 1 < len(edges):
+        return f"{edges[index]:g} to {edges[index + 1]:g}"
+    return f"{edges[index]:g} and more"
+
+
+def _bar(count: int, most: int, *, terminal: bool) -> str:
+    """Return a bar in proportion to `count`; a count above 0 has a visible bar."""
+    if not count:
+        return ""
+    if not terminal:
+        return "#" * max(round(_BAR * count / most), 1)
+    full, rest = divmod(max(round(8 * _BAR * count / most), 1), 8)
+    return _EIGHTHS[8] * full + (_EIGHTHS[rest] if rest else "")
+
+
+def _percentiles(table: ThresholdTable) -> tuple[str, str]:
+    cells = [(f"{step.percent}%", "-" if step.threshold is None else f"{step.threshold:.3g}") for step in table.steps]
+    widths = [max(map(len, pair)) for pair in cells]
+    titles, values = (
+        "  ".join(pair[line].rjust(width) for pair, width in zip(cells, widths, strict=True)) for line in (0, 1)
+    )
+    return f"percentile  {titles}", f"|w|         {values}"
+
+
+def _thresholds(table: ThresholdTable) -> Iterator[str]:
+    """Yield the threshold for some sparsities, once if several have the same."""
+    steps = {step.threshold: step for step in table.steps if step.percent in _GIVEN}
+    for step in steps.values():
+        if step.threshold is not None and step.zeroed is not None:
+            share = percent(step.zeroed / table.numel)
+            yield f"threshold {_threshold(step)} zeroes {share} of them, {counted(step.zeroed, 'weight')}"

@@ -12,6 +12,7 @@ from prunecli.checkpoint import PathLike
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.selection.patterns import matching
+from prunecli.text.numbers import format_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,7 +32,7 @@ class Kind:
 
     def __str__(self) -> str:
         """Read as "F32 64x512"."""
-        return " ".join(part for part in (self.dtype, shape_text(self.shape), self.view) if part)
+        return " ".join(part for part in (self.dtype, format_shape(self.shape), self.view) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,6 @@ def kind(tensor: TensorInfo | None) -> Kind | None:
         return None
     view = tensor.unprunable_reason if tensor.unprunable_reason in _VIEWS else ""
     return Kind(tensor.dtype, tensor.shape, view or "")
-
-
-def shape_text(shape: tuple[int, ...]) -> str:
-    """Return a shape as "64x512", or "scalar"."""
-    return "x".join(map(str, shape)) or "scalar"
 
 
 def open_at(path: PathLike, key: str | None, label: str | None = None) -> Checkpoint:

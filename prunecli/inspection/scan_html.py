@@ -1,18 +1,15 @@
-"""What `scan` found, as one HTML page that needs no network, no script and no second file.
-
-What comes from a checkpoint is text, escaped by the template engine. Jinja is imported when a page is made.
-"""
+"""The result of `scan` as one HTML page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from prunecli.inspection.scan import ENOUGH, LADDER, RANKED_AT
-from prunecli.text.escape import printable
+from prunecli.inspection.scan_text import CAVEAT
+from prunecli.report.figures import Axis
+from prunecli.report.page import render_page
 from prunecli.text.numbers import percent
-from prunecli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,76 +17,63 @@ if TYPE_CHECKING:
     from prunecli.inspection.scan import Scan, SensitivityCurve
 
 ROWS = 5_000
-"""Tensors the table lists, those that break first: more take a browser seconds. The JSON form lists all."""
+"""Rows of the table, the most sensitive tensors: more take a browser seconds. The JSON form lists all."""
 
 NAMED = 5
-"""Tensors whose curves have a colour and a name: those that break first."""
+"""Tensors whose curves have a colour and a name: the most sensitive."""
 
-_WIDTH, _HEIGHT, _LEFT, _TOP = 640, 320, 58, 16  # the plot's box, in SVG units
-_LINES = 1_000  # curves that are drawn
-_NAME = 160  # characters of a name
+_CURVES = 1_000  # curves that are drawn
+_X, _Y = Axis(0, 100, 58, 698), Axis(0, 1, 336, 16)  # sparsity in percent, norm kept (0-1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
     name: str
     points: str
-    rank: int  # 1 breaks first; 0 has no colour
+    rank: int  # 1 is the most sensitive; 0 has no colour
 
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
     text: str
-    heat: int  # 0 (all is left) to 10 (nothing is)
+    heat: int  # 0 (all of the norm remains) to 10 (none)
 
 
-def to_html(found: Scan) -> str:
-    """Return `found` as a page: a curve per tensor, and a table with those that break first on top."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415  -- costs more than a small scan
-
-    template = files("prunecli.inspection").joinpath("templates").joinpath("scan.html").read_text("utf-8")
-    engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    engine.filters.update(percent=percent, name=_name)
-    known = [curve for curve in found.curves if curve.kept is not None]
-    return engine.from_string(template).render(
-        scan=found,
-        version=__version__,
+def to_html(scan: Scan) -> str:
+    """Return the result as a page: a curve per tensor, and a table with the most sensitive tensors first."""
+    known = [curve for curve in scan.curves if curve.kept is not None]
+    page = render_page(
+        "inspection/scan.html",
+        scan=scan,
+        caveat=CAVEAT,
         ladder=LADDER,
         ranked_at=RANKED_AT,
         enough=f"{ENOUGH:.0%}",
         lines=_lines(known),
-        rows=[(curve, _cells(curve)) for curve in found.curves[:ROWS]],
-        left=max(len(found.curves) - ROWS, 0),
-        undrawn=max(len(known) - _LINES, 0),
-        nonfinite=sum(curve.nonfinite for curve in found.curves),
-        box={"left": _LEFT, "top": _TOP, "width": _WIDTH, "height": _HEIGHT},
-        across=[(p, round(_x(p), 1)) for p in range(0, 101, 10)],
-        up=[(p, round(_y(p / 100), 1)) for p in range(0, 101, 20)],
+        rows=[(curve, _cells(curve)) for curve in scan.curves[:ROWS]],
+        unlisted=max(len(scan.curves) - ROWS, 0),
+        undrawn=max(len(known) - _CURVES, 0),
+        nonfinite=sum(curve.nonfinite for curve in scan.curves),
+        x=_X,
+        y=_Y,
+        x_ticks=_X.ticks(range(0, 101, 10), "{}%".format),
+        y_ticks=_Y.ticks((0, 0.2, 0.4, 0.6, 0.8, 1), "{:.0%}".format),
     )
-
-
-def _name(name: str) -> str:
-    safe = printable(name)
-    return safe if len(safe) <= _NAME else f"{safe[: _NAME // 2]}...{safe[-_NAME // 2 :]}"
+    return page + "\n"
 
 
 def _lines(curves: Sequence[SensitivityCurve]) -> list[_Line]:
-    """Return the curves to draw, the named ones last and so on top of the others."""
-    lines = [_Line(curve.name, _points(curve), at + 1 if at < NAMED else 0) for at, curve in enumerate(curves[:_LINES])]
+    """Return the curves to draw. The named ones come last, so that they are on top."""
+    lines = [
+        _Line(curve.name, _points(curve), index + 1 if index < NAMED else 0)
+        for index, curve in enumerate(curves[:_CURVES])
+    ]
     return lines[::-1]
 
 
 def _points(curve: SensitivityCurve) -> str:
     kept = (1.0, *(curve.kept or ()), 0.0)
-    return " ".join(f"{_x(p):.1f},{_y(y):.1f}" for p, y in zip((0, *LADDER, 100), kept, strict=True))
-
-
-def _x(sparsity: float) -> float:
-    return _LEFT + sparsity / 100 * _WIDTH
-
-
-def _y(kept: float) -> float:
-    return _TOP + (1 - kept) * _HEIGHT
+    return " ".join(f"{_X(p):.1f},{_Y(y):.1f}" for p, y in zip((0, *LADDER, 100), kept, strict=True))
 
 
 def _cells(curve: SensitivityCurve) -> list[_Cell]:

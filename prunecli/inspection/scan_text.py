@@ -1,59 +1,55 @@
-"""What `scan` found, as text for people and as JSON for programs."""
+"""The result of `scan` as text and as JSON."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from prunecli.inspection.scan import ENOUGH, LADDER, RANKED_AT
 from prunecli.text.escape import printable
-from prunecli.text.numbers import percent
-from prunecli.text.tables import Block, Column, View, largest, plain_blocks, plural, print_blocks
+from prunecli.text.json import dump_json
+from prunecli.text.numbers import counted, format_shape, percent, plural
+from prunecli.text.tables import Block, Column, View, largest, write_blocks
 from prunecli.version import __version__
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from prunecli.inspection.scan import Scan, SensitivityCurve
 
 SCHEMA = 1
-"""The version of the JSON form; it rises when a key goes away or changes its meaning."""
+"""The version of the document. It rises when a key is removed or changes its meaning."""
+
+CAVEAT = "Norms are only a proxy. Evaluate the pruned model before you rely on this."
+"""The sentence below the numbers."""
 
 _SHOWN = {50: 1, 70: 5, 80: 0, 90: 0, 95: 4, 99: 6}
-"""The sparsities a table has room for; on a narrow terminal the highest numbers give way."""
+"""The sparsities in the table, in percent. On a narrow terminal those with the highest numbers are left out."""
 
 _COLUMNS = (
-    Column("tensor"),
+    Column("tensor", fold=12),
     Column("shape", optional=7),
     Column("weights", right=True, optional=3),
     Column("zero", right=True, optional=2),
     *(Column(f"{sparsity}%", right=True, optional=order) for sparsity, order in _SHOWN.items()),
     Column(f"{ENOUGH:.0%} up to", right=True, optional=2),
 )
-_NAMED = 3  # tensors that the sentence under the table names
+_NAMED = 3  # tensors that the summary names
 
 
-def plain(found: Scan, view: View) -> str:
-    """Return the text for a pipe, ASCII but for the names: the tensors that break first on top."""
-    return plain_blocks([_block(found, view, terminal=False)])
+def write_scan(scan: Scan, stream: TextIO, view: View) -> None:
+    """Write a table of the tensors, the most sensitive first, and a summary."""
+    write_blocks([_block(scan, view, terminal=stream.isatty())], stream)
 
 
-def print_scan(found: Scan, view: View, console: Console) -> None:
-    """Print the text to a terminal."""
-    print_blocks(console, [_block(found, view, terminal=True)])
-
-
-def _block(found: Scan, view: View, *, terminal: bool) -> Block:
-    # Those that break first are on top, and stay when there is no room.
-    order = {id(curve): len(found.curves) - at for at, curve in enumerate(found.curves)}
-    curves = largest(found.curves, lambda curve: order[id(curve)], view, terminal=terminal)
-    left = len(found.curves) - len(curves)
-    more = (f"{left:,} stronger {plural(left, 'tensor')} not shown; --all lists each",) if left else ()
+def _block(scan: Scan, view: View, *, terminal: bool) -> Block:
+    # A cut table keeps the most sensitive tensors, which come first.
+    order = {id(curve): len(scan.curves) - index for index, curve in enumerate(scan.curves)}
+    curves = largest(scan.curves, lambda curve: order[id(curve)], view, terminal=terminal)
+    hidden = len(scan.curves) - len(curves)
+    more = (f"{counted(hidden, 'less sensitive tensor')} not shown{view.hint}",) if hidden else ()
     return Block(
-        "What is left of the sum of squares when each tensor loses its smallest weights",
+        "The part of each tensor's sum of squares that remains when its smallest weights become zero",
         _COLUMNS,
-        tuple(_cells(curve) for curve in curves),
-        (*more, "", *_sentences(found)),
+        tuple(map(_cells, curves)),
+        (*more, "", *_summary(scan)),
     )
 
 
@@ -61,45 +57,46 @@ def _cells(curve: SensitivityCurve) -> tuple[str, ...]:
     kept = dict(zip(LADDER, curve.kept, strict=True)) if curve.kept is not None else {}
     return (
         printable(curve.name),
-        "x".join(map(str, curve.shape)) or "scalar",
+        format_shape(curve.shape),
         f"{curve.numel:,}",
         percent(curve.zeros / curve.numel),
         *(percent(kept.get(sparsity)) for sparsity in _SHOWN),
-        "-" if curve.bends_at is None else percent(curve.bends_at),
+        percent(curve.bends_at),
     )
 
 
-def _sentences(found: Scan) -> list[str]:
-    known = [curve for curve in found.curves if curve.kept is not None]
+def _summary(scan: Scan) -> list[str]:
+    known = [curve for curve in scan.curves if curve.kept is not None]
     lines = []
     if known:
-        named = ", ".join(f"{printable(c.name)} ({percent(c.strength)})" for c in known[:_NAMED])
-        lines.append(f"breaks first  at {RANKED_AT}% sparsity: {named}")
+        names = ", ".join(f"{printable(c.name)} ({percent(c.strength)})" for c in known[:_NAMED])
+        lines.append(f"most sensitive   at {RANKED_AT}% sparsity: {names}")
     if len(known) > _NAMED:
         last = known[-1]
-        lines.append(f"breaks last   at {RANKED_AT}% sparsity: {printable(last.name)} ({percent(last.strength)})")
-    unknown = len(found.curves) - len(known)
+        lines.append(f"least sensitive  at {RANKED_AT}% sparsity: {printable(last.name)} ({percent(last.strength)})")
+    unknown = len(scan.curves) - len(known)
     if unknown:
-        lines.append(f"-             {unknown:,} {plural(unknown, 'tensor')} all zero, or beyond float64 when squared")
-    odd = sum(curve.nonfinite for curve in found.curves)
+        verb = plural(unknown, "is", "are")
+        lines.append(f"-                {counted(unknown, 'tensor')} {verb} all zero or too large to square in float64")
+    odd = sum(curve.nonfinite for curve in scan.curves)
     if odd:
-        lines.append(f"not finite    {odd:,} {plural(odd, 'weight')} (NaN or infinity), part of no sum")
-    lines.append("The norm says what weights weigh, not what a model needs: measure the accuracy before you trust it.")
-    return lines
+        lines.append(f"not finite       {counted(odd, 'weight')} (NaN or infinity), not included in the sums")
+    return [*lines, CAVEAT]
 
 
-def to_json(found: Scan) -> str:
-    """Return `found` as JSON (ASCII, finite, stable key order), ending in a line break; what is not known is null."""
-    document = {
-        "schema": SCHEMA,
-        "tool": {"name": "prunecli", "version": __version__},
-        "input": {"path": found.path, "format": found.format, "key": found.key},
-        "sparsities_percent": LADDER,
-        "ranked_at_percent": RANKED_AT,
-        "enough": ENOUGH,
-        "tensors": [_record(curve) for curve in found.curves],
-    }
-    return json.dumps(document, indent=1, allow_nan=False).replace("\x7f", "\\u007f") + "\n"
+def to_json(scan: Scan) -> str:
+    """Return the result as JSON (ASCII, finite, stable key order), ending in a line break; unknown values are null."""
+    return dump_json(
+        {
+            "schema": SCHEMA,
+            "tool": {"name": "prunecli", "version": __version__},
+            "input": {"path": scan.path, "format": scan.format, "key": scan.key},
+            "sparsities_percent": LADDER,
+            "ranked_at_percent": RANKED_AT,
+            "enough": ENOUGH,
+            "tensors": [_record(curve) for curve in scan.curves],
+        }
+    )
 
 
 def _record(curve: SensitivityCurve) -> dict[str, object]:

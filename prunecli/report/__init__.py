@@ -1,3 +1,3 @@
-"""report."""
+"""The report of a run: its values, its gates, and its forms (text, JSON, CSV, Markdown, HTML)."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A report as CSV (RFC 4180): a header, and one row per tensor, for spreadsheets and data frames.
+"""A report as CSV (RFC 4180) for spreadsheets and data frames: a header and one row per tensor.
 
-The columns are the keys of a tensor's record in the JSON form. Names are made printable and cannot be formulas: who
-needs them to the letter reads the JSON form.
+The columns are the keys of a tensor's record in the JSON form. Names are escaped so that they print and cannot be
+formulas; only the JSON form has them verbatim.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20", "|", "%")
-"""What a text must not begin with in a spreadsheet: formulas, their full-width forms, and DDE calls (OWASP)."""
+"""Beginnings that a spreadsheet runs: formulas, their full-width forms, and DDE calls (OWASP)."""
 
 
 def to_csv(report: Report) -> str:
-    r"""Return one line per tensor, in checkpoint order, each ending in \r\n as RFC 4180 has it.
+    r"""Return one line per tensor, in the order of the checkpoint, each ending in \r\n (RFC 4180).
 
-    What is unknown is empty, truth is `true` or `false`, shapes read `16x3x3` and aliases are joined by "; ".
-    Characters that cannot be printed are escapes, and a text that a spreadsheet would run gets a `'` in front.
+    Unknown values are empty, booleans are `true` or `false`, shapes read `16x3x3` and aliases are joined by "; ".
+    Characters that are not printable become escapes. A text that a spreadsheet would run gets a `'` in front.
     """
     out = StringIO()
     writer = csv.writer(out, lineterminator="\r\n")

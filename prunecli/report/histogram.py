@@ -1,6 +1,7 @@
-"""How many weights of a tensor had and have which magnitude: the figures a report draws, as values.
+"""Histograms of magnitudes before and after pruning, as values.
 
-Eight bins to an octave, by the leading bits of the sign-cleared pattern. Nothing here counts, draws, or knows NumPy.
+A bin is a range of the leading bits of the sign-cleared bit pattern, 8 bins per factor of 2. This module counts and
+draws nothing.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
     from prunecli.dtypes import Float
 
 FRACTION = 3
-"""Leading bits of the fraction that tell bins apart: 8 bins to an octave, fewer where a format has fewer bits."""
+"""Leading bits of the fraction that select a bin: 8 bins per factor of 2, fewer in formats with fewer bits."""
 
 LOWEST, HIGHEST = -40, 24
-"""Exponents of 2 between which bins tell magnitudes apart: 1e-12 to 2e7; what lies outside is in the end bins."""
+"""The exponents of 2 between which bins separate magnitudes (1e-12 to 2e7). Others fall into the first or last bin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bins:
     """The bins of a format: bin b holds the patterns p with p >> shift == b, first <= b <= last.
 
-    The first bin holds all smaller magnitudes too, and the last all larger finite ones.
+    The first bin also holds all smaller magnitudes, and the last bin all larger finite ones.
     """
 
     dtype: Float
@@ -36,9 +37,9 @@ class Bins:
     first: int
     last: int
 
-    def edge(self, at: int) -> float:
-        """Return the smallest magnitude in bin `at`, in the weights' units; past the format's end as if it went on."""
-        bits, dtype = at << self.shift, self.dtype
+    def edge(self, index: int) -> float:
+        """Return the smallest magnitude in a bin, in the units of the weights; extrapolated past the format's end."""
+        bits, dtype = index << self.shift, self.dtype
         exponent, fraction = bits >> dtype.mantissa, bits & ((1 << dtype.mantissa) - 1)
         if exponent:
             fraction += 1 << dtype.mantissa
@@ -55,10 +56,10 @@ def bins_of(dtype: Float) -> Bins:
 
 @dataclass(frozen=True, slots=True)
 class BeforeAfter:
-    """The weights of one tensor by magnitude, zeros and what is not finite left out.
+    """The weights of one tensor by magnitude, without zeros and non-finite weights.
 
-    `before` and `after` count the weights in the bins from number `first` of `bins_of(FLOATS[dtype])`, and are
-    equally long.
+    `before` and `after` have the same length. They count the weights in consecutive bins of `bins_of(FLOATS[dtype])`,
+    beginning with the bin `first`.
     """
 
     dtype: str
@@ -68,22 +69,22 @@ class BeforeAfter:
 
     @property
     def edges(self) -> list[float]:
-        """The magnitudes between which the bins lie, one more than there are bins."""
+        """The magnitudes at the edges of the bins, one more than there are bins."""
         bins = bins_of(FLOATS[self.dtype])
-        return [bins.edge(at) for at in range(self.first, self.first + len(self.before) + 1)]
+        return [bins.edge(index) for index in range(self.first, self.first + len(self.before) + 1)]
 
 
-def together(found: Sequence[BeforeAfter]) -> list[BeforeAfter]:
-    """Return one histogram per dtype, in order of appearance: the sums of those of `found`."""
+def together(histograms: Sequence[BeforeAfter]) -> list[BeforeAfter]:
+    """Return one histogram per dtype, the sum of those in `histograms`, in the order of the dtypes' first."""
     result = []
-    for dtype in dict.fromkeys(one.dtype for one in found):
-        same = [one for one in found if one.dtype == dtype and len(one.before)]
+    for dtype in dict.fromkeys(one.dtype for one in histograms):
+        same = [one for one in histograms if one.dtype == dtype and len(one.before)]
         first = min((one.first for one in same), default=0)
         length = max((one.first + len(one.before) for one in same), default=0) - first
         before, after = [0] * length, [0] * length
         for one in same:
-            for at, (had, has) in enumerate(zip(one.before, one.after, strict=True), one.first - first):
-                before[at] += had
-                after[at] += has
+            for index, (was, now) in enumerate(zip(one.before, one.after, strict=True), one.first - first):
+                before[index] += was
+                after[index] += now
         result.append(BeforeAfter(dtype, first, before, after))
     return result

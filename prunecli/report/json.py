@@ -1,36 +1,35 @@
-"""json."""
+"""A report as JSON. docs/report.schema.json describes the keys."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
-from math import isfinite
+from math import isfinite, isnan
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from prunecli.report.model import NOT_READ, ON_DISK, AllTotals, OnDisk, Report, Row, SelectedTotals
+from prunecli.text.json import dump_json
 
 if TYPE_CHECKING:
     from prunecli.report.model import Compressed
 
-
 SCHEMA = 1
-"""The version of the JSON form; it rises when a key goes away or changes its meaning."""
+"""The version of the document. It rises when a key is removed or changes its meaning."""
+
+_COLUMNS = tuple(f.name for f in fields(Row))
+_UNCHANGED = frozenset({str, bool, int, type(None)})  # most values of a large report
 
 
 def to_json(report: Report) -> str:
     """Return `report` as JSON (ASCII, finite, stable key order), ending in a line break.
 
-    Names are verbatim. Numbers that are not finite, which JSON has no word for, are the strings "Infinity",
-    "-Infinity" and "NaN"; unknown ones are null. Each tensor has a line of its own.
+    Names are verbatim. Numbers that are not finite are the strings "Infinity", "-Infinity" and "NaN", because JSON has
+    no such numbers. Unknown numbers are null. Each tensor has a line of its own.
     """
-    head = json.dumps(_plain(_document(report)), indent=1, allow_nan=False)
-    # One row at a time: a checkpoint of many small tensors is described by more bytes of dicts than of weights.
-    encode = json.JSONEncoder(allow_nan=False).encode
-    rows = ",\n  ".join(encode(_plain(_row(row))) for row in report.rows)
-    text = f'{head[:-2]},\n "tensors": [\n  {rows}\n ]\n}}\n' if rows else f'{head[:-2]},\n "tensors": []\n}}\n'
-    return text.replace("\x7f", "\\u007f")  # the one control character that JSON lets stand, and only in names
+    head = {key: _plain(value) for key, value in _document(report).items()}
+    # Rows are converted one at a time: the dicts of many small tensors take more memory than their weights.
+    return dump_json(head, tensors=(_plain(_row(row)) for row in report.rows))
 
 
 def _document(report: Report) -> dict[str, object]:
@@ -63,7 +62,7 @@ def _document(report: Report) -> dict[str, object]:
 
 
 def _on_disk(disk: OnDisk) -> dict[str, object]:
-    """Leave `compressed` out where nobody asked for it."""
+    """Return the sizes; the key `compressed` is absent without an estimate."""
     values = {**_values(disk), "note": ON_DISK}
     if disk.compressed is None:
         del values["compressed"]
@@ -75,20 +74,14 @@ def _values(value: SelectedTotals | AllTotals | OnDisk | Compressed) -> dict[str
     return {f.name: getattr(value, f.name) for f in fields(value)}
 
 
-_COLUMNS = tuple(f.name for f in fields(Row))
-
-
 def _row(row: Row) -> dict[str, object]:
     values = {name: getattr(row, name) for name in _COLUMNS}
     return {**values, "sparsity_before": row.sparsity_before, "sparsity_after": row.sparsity_after}
 
 
-_AS_THEY_ARE = frozenset({str, bool, int, type(None)})  # most of what ten thousand rows consist of
-
-
 def _plain(value: object) -> object:
-    """Turn `value` into what JSON has: dicts, lists, strings, finite numbers, booleans and null."""
-    if type(value) in _AS_THEY_ARE:
+    """Return `value` as JSON has it: dicts, lists, strings, finite numbers, booleans and null."""
+    if type(value) in _UNCHANGED:
         return value
     if isinstance(value, float):
         return _number(float(value))
@@ -104,4 +97,4 @@ def _plain(value: object) -> object:
 def _number(value: float) -> float | str:
     if isfinite(value):
         return value
-    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"  # noqa: PLR0124  -- NaN's own test
+    return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"

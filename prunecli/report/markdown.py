@@ -1,19 +1,19 @@
-"""A report as GitHub's Markdown: for a comment on a pull request, or a job's summary.
+"""A report as GitHub Markdown, for a comment on a pull request or a job summary.
 
-It stays below the length a comment may have, however many tensors there are and however long their names. What comes
-from a checkpoint or a command line cannot break a table, be markup, mention people or become a link.
+The text stays below the length limit of a comment. Text from a checkpoint or a command line is escaped: it cannot
+break a table, be markup, mention users or become a link.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from itertools import count as numbers
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prunecli.report.text import request
-from prunecli.text.escape import printable
-from prunecli.text.numbers import format_bytes, magnitude, number, percent, shape, tensors
+from prunecli.text.escape import printable, shortened
+from prunecli.text.numbers import counted, format_bytes, format_shape, magnitude, number, percent, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report, Row
 
 LIMIT = 60_000
-"""Characters of a whole report: a comment on GitHub holds 65,536."""
+"""Characters of a whole report; a comment on GitHub holds 65,536."""
 
 TOP = 12
-"""Tensors in the table that is always open: the most pruned."""
+"""Tensors in the table that is always visible: the most pruned."""
 
 SENTENCE = "A dense file with zeros is neither smaller nor faster by itself."
-"""What everybody asks after the first prune."""
+"""The note on the sizes on disk."""
 
 _NAME = 100  # characters of a name
 _TEXT = 300  # characters of a sentence
@@ -39,51 +39,48 @@ _HEAD = """\
 
 
 def to_markdown(report: Report) -> str:
-    """Return `report` as a heading, warnings, totals, the most pruned tensors, and the rest folded away."""
-    parts = [_heading(report), *_warnings(report), _totals(report), *_worth(report)]
-    end = [*_skipped(report.rows), *_provenance(report)]
-    room = LIMIT - sum(len(part) + 2 for part in (*parts, *end))
-    return "\n\n".join([*parts, *_tables(report, room), *end]) + "\n"
+    """Return `report` as a heading, warnings, totals, the most pruned tensors, and folded sections with the rest."""
+    parts = [_heading(report), *_warnings(report), _totals(report), _sizes(report)]
+    end = [*_skipped(report.rows), _provenance(report)]
+    space = LIMIT - sum(len(part) + 2 for part in (*parts, *end))
+    return "\n\n".join([*parts, *_tables(report, space), *end]) + "\n"
 
 
-# --- what comes from outside
+# --- escaping
 
 
 def code(name: str, limit: int = _NAME) -> str:
-    """Return `name` as code, cut in its middle where it is longer than `limit`."""
-    name = _cut(printable(name), limit)
+    """Return `name` as code, shortened to about `limit` characters."""
+    name = shortened(printable(name), limit)
     return f"`{name}`" if _PLAIN.fullmatch(name) else f"<code>{_entities(name) or '&nbsp;'}</code>"
 
 
 def text(words: str) -> str:
-    """Return `words` so that they read as they are: no markup, no mention of anybody, no link."""
-    return re.sub(r"(&#(?:64|35);)", "\\1\u200b", _entities(_cut(printable(words), _TEXT).strip()))
+    """Return `words` so that they render as they are: no markup, no mention, no link."""
+    return re.sub(r"(&#(?:64|35);)", "\\1\u200b", _entities(shortened(printable(words), _TEXT).strip()))
 
 
 def _entities(words: str) -> str:
-    """Spell as references what could mean something: most marks of ASCII, and what makes a link or begins a list."""
+    """Replace characters with a meaning by references: most ASCII marks, links, and the beginnings of lists."""
     marks = r"[!-$&'*+;<>?@\[\\\]^`{|}~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.|^[-=](?=[-=\s]|$)"
     lists = r"^(\d+)([.)])(?=\s|$)"
-    spelled = re.sub(marks, lambda found: f"&#{ord(found[0])};", words, flags=re.IGNORECASE)
-    return re.sub(lists, lambda found: f"{found[1]}&#{ord(found[2])};", spelled)
-
-
-def _cut(words: str, limit: int) -> str:
-    if len(words) <= limit:
-        return words
-    return f"{words[: limit * 2 // 3]}\u2026{words[-limit // 4 :]} ({len(words):,} characters)"
+    escaped = re.sub(marks, lambda match: f"&#{ord(match[0])};", words, flags=re.IGNORECASE)
+    return re.sub(lists, lambda match: f"{match[1]}&#{ord(match[2])};", escaped)
 
 
 # --- parts
 
 
 def _heading(report: Report) -> str:
-    chosen = report.selected
+    selected = report.selected
     verb = "would be" if report.dry_run else "are"
-    done = f"### {percent(chosen.sparsity_after)} of {chosen.numel:,} selected weights {verb} zero"
-    what = f"{code(report.input_path)} &rarr; {code(report.output_path)}" if report.output_path else "Dry run of "
-    where = what if report.output_path else what + code(report.input_path) + ": nothing was written"
-    return f"{done}\n\n{where}, by {code(request(report), _TEXT)}"
+    title = f"### {percent(selected.sparsity_after)} of {selected.numel:,} selected weights {verb} zero"
+    files = (
+        f"{code(report.input_path)} &rarr; {code(report.output_path)}"
+        if report.output_path
+        else f"Dry run of {code(report.input_path)}: nothing was written"
+    )
+    return f"{title}\n\n{files}, by {code(request(report), _TEXT)}"
 
 
 def _warnings(report: Report) -> list[str]:
@@ -92,58 +89,49 @@ def _warnings(report: Report) -> list[str]:
 
 
 def _totals(report: Report) -> str:
-    chosen, every = report.selected, report.all
+    selected, every = report.selected, report.all
     least = "" if every.numel == every.numel_read else "at least "
-    before, after = percent(chosen.sparsity_before), percent(chosen.sparsity_after)
+    before, after = percent(selected.sparsity_before), percent(selected.sparsity_after)
     part = f"{number(every.pruned)} ({percent(every.pruned_fraction)})"
     return f"""\
 | | tensors | weights | zeroed by this run | zero before | zero after |
 |:--|--:|--:|--:|--:|--:|
-| selected | {chosen.tensors:,} | {chosen.numel:,} | {number(chosen.pruned)} | {before} | **{after}** |
+| selected | {selected.tensors:,} | {selected.numel:,} | {number(selected.pruned)} | {before} | **{after}** |
 | all parameters | {every.tensors:,} | {every.numel:,} | {part} | | {least}{percent(every.sparsity_at_least)} |"""
 
 
-def _worth(report: Report) -> list[str]:
+def _sizes(report: Report) -> str:
     disk = report.on_disk
     parts = [f"{format_bytes(disk.dense_bytes)} dense"]
     if disk.bitmask_bytes is not None:
         parts.append(f"{format_bytes(disk.bitmask_bytes)} as bitmask and non-zeros")
     if disk.compressed is not None:
-        parts.append(
-            f"about {format_bytes(disk.compressed.bytes_after)} with {disk.compressed.method} "
-            f"({format_bytes(disk.compressed.bytes_before)} before)"
-        )
-    fits = "" if disk.two_four is None else f" 2:4 fits {disk.two_four:,} of {tensors(report.selected.tensors)}."
-    return [f"**On disk:** {', '.join(parts)}.{fits} {SENTENCE}"]
+        after, before = format_bytes(disk.compressed.bytes_after), format_bytes(disk.compressed.bytes_before)
+        parts.append(f"about {after} with {disk.compressed.method} ({before} before)")
+    total = counted(report.selected.tensors, "tensor")
+    fits = "" if disk.two_four is None else f" 2:4 fits {disk.two_four:,} of {total}."
+    return f"**On disk:** {', '.join(parts)}.{fits} {SENTENCE}"
 
 
-def _tables(report: Report, room: int) -> list[str]:
-    """Show the most pruned tensors, and below a fold as many of the others as there is room for."""
-    chosen = [row for row in report.rows if row.selected]
-    order = sorted(range(len(chosen)), key=lambda at: (-(chosen[at].pruned or 0), at))
-    top, rest = sorted(order[:TOP]), sorted(order[TOP:])
-    shown_first = [_HEAD, *(_line(chosen[at]) for at in top)]
-    found = ["\n".join(shown_first)]
+def _tables(report: Report, space: int) -> list[str]:
+    """Return a table of the most pruned tensors and a folded table of the others, as far as `space` allows."""
+    rows = [row for row in report.rows if row.selected]
+    order = sorted(range(len(rows)), key=lambda index: (-(rows[index].pruned or 0), index))
+    top, rest = ([rows[index] for index in sorted(part)] for part in (order[:TOP], order[TOP:]))
+    tables = ["\n".join([_HEAD, *map(_line, top)])]
     if rest:
-        fold = f"<details>\n<summary>{tensors(len(rest))} more, pruned less</summary>\n\n{_HEAD}\n"
-        found.append(fold + _fitting(chosen, rest, room - len(found[0]) - len(fold) - 200) + "\n\n</details>")
-    return found
+        fold = f"<details>\n<summary>{counted(len(rest), 'more tensor')}, pruned less</summary>\n\n{_HEAD}\n"
+        lines = _fitting([_line(row) for row in rest], space - len(tables[0]) - len(fold) - 200)
+        tables.append(fold + lines + "\n\n</details>")
+    return tables
 
 
-def _fitting(rows: Sequence[Row], places: Iterable[int], room: int) -> str:
-    """Return as many lines as fit, and how many did not."""
-    lines = [_line(rows[at]) for at in places]
-    for fit, used in zip(numbers(), _running(lines), strict=False):
-        if used > room:
-            return "\n".join([*lines[:fit], "", f"and {len(lines) - fit:,} more: the JSON and CSV reports have all."])
-    return "\n".join(lines)
-
-
-def _running(lines: Iterable[str]) -> Iterable[int]:
-    total = 0
-    for line in lines:
-        total += len(line) + 1
-        yield total
+def _fitting(lines: Sequence[str], space: int) -> str:
+    """Return the lines that fit into `space` characters, and the number of the others."""
+    fit = sum(used <= space for used in accumulate(len(line) + 1 for line in lines))
+    if fit == len(lines):
+        return "\n".join(lines)
+    return "\n".join([*lines[:fit], "", f"and {len(lines) - fit:,} more: the JSON and CSV reports have all."])
 
 
 def _line(row: Row) -> str:
@@ -151,7 +139,7 @@ def _line(row: Row) -> str:
     cells = (
         code(row.name) + tied,
         text(row.dtype),
-        _cut(shape(row), _NAME).replace("x", "&times;"),
+        shortened(format_shape(row.shape), _NAME).replace("x", "&times;"),
         f"{row.numel:,}",
         percent(row.sparsity_before),
         percent(row.sparsity_after),
@@ -165,28 +153,27 @@ def _skipped(rows: Iterable[Row]) -> list[str]:
     reasons: dict[str, int] = {}
     for row in rows:
         if not row.selected:
-            why = row.reason or "not selected"
-            reasons[why] = reasons.get(why, 0) + 1
+            reason = row.reason or "not selected"
+            reasons[reason] = reasons.get(reason, 0) + 1
     if not reasons:
         return []
     most = sorted(reasons.items(), key=lambda item: -item[1])
-    lines = [f"- {count:,}: {text(why)}" for why, count in most[:_LINES]]
+    lines = [f"- {count:,}: {text(reason)}" for reason, count in most[:_LINES]]
     if len(most) > _LINES:
         lines.append(f"- {sum(count for _, count in most[_LINES:]):,}: for other reasons")
     count = sum(reasons.values())
-    title = f"{tensors(count)} left as {'it is' if count == 1 else 'they are'}"
+    title = f"{counted(count, 'tensor')} left as {plural(count, 'it is', 'they are')}"
     return [f"<details>\n<summary>{title}</summary>\n\n" + "\n".join(lines) + "\n\n</details>"]
 
 
-def _provenance(report: Report) -> list[str]:
-    facts = [text(fact) for fact in report.facts[:_LINES]]
+def _provenance(report: Report) -> str:
     lines = [
         f"command: {code(shlex.join(report.command), _TEXT)}" if report.command else "",
         f"input: {code(report.input_path)}, {text(report.format)}, {format_bytes(report.input_bytes)}",
         f"input sha256: {code(report.input_sha256)}" if report.input_sha256 else "",
         f"output sha256: {code(report.output_sha256)}" if report.output_sha256 else "",
         f"prunecli {text(report.version)} on {text(report.device)}, {report.seconds:.3g} seconds",
-        *facts,
+        *(text(fact) for fact in report.facts[:_LINES]),
     ]
-    listed = "\n".join(f"- {line}" for line in lines if line)
-    return [f"<details>\n<summary>How</summary>\n\n{listed}\n\n</details>"]
+    items = "\n".join(f"- {line}" for line in lines if line)
+    return f"<details>\n<summary>How it was made</summary>\n\n{items}\n\n</details>"

@@ -1,6 +1,6 @@
-"""What a run did, as values: one row per tensor, the totals over them, and the stable JSON form.
+"""The values of a report: one row per tensor and the totals over the rows.
 
-Every number is measured from what was written. Nothing here reads or writes a file.
+Every number is measured on the bytes that were written. This module reads and writes no file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import BITS, FLOATS
-from prunecli.text.escape import printable
+from prunecli.text.escape import listed, printable
+from prunecli.text.numbers import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,23 +20,44 @@ if TYPE_CHECKING:
 
 
 NOT_READ = "tensors that are not selected are not read: their zeros are unknown and not counted"
-"""What the totals over all parameters leave out."""
+"""The note on the totals over all parameters."""
 
 ON_DISK = "a dense file with zeros is neither smaller nor faster by itself"
-"""What pruning is worth on disk, in plain words."""
+"""The note on the sizes on disk."""
 
-_NAMED = 5  # names a warning lists before it counts the rest
+_NAMED = 5  # names that a warning lists before it counts the rest
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One tensor of the checkpoint. A tensor that was not selected is never read: its numbers are None.
+    """The numbers of one tensor.
 
-    `shape` and all counts are elements; `file` is the shard's name, "" for a single file. `cut`,
-    `largest_pruned` and `smallest_kept` are magnitudes in the weights' own units. `ties` counts the weights equal
-    to the cut, `ties_pruned` those of them that became zero. `l2_kept` is the part of the sum of squares that
-    remains (0-1). `zero_rows` and `zero_cols` count all-zero slices along dim 0 and dim 1. `two_four` says
-    whether every aligned group of 4 along dim 1 has at most 2 non-zeros.
+    A tensor that is not selected is never read: its counts and magnitudes are None. All counts are elements. All
+    magnitudes are in the units of the weights.
+
+    Attributes:
+        name: The name in the state_dict, verbatim.
+        dtype: The element type as safetensors spells it ("F32", "BF16").
+        shape: The size of each dimension.
+        numel: The number of elements.
+        file: The name of the shard that holds the tensor, "" for a checkpoint of one file.
+        selected: Whether the tensor was pruned.
+        reason: Why the tensor was not selected; None if it was.
+        zeros_before: Zeros in the input.
+        zeros_after: Zeros in the output.
+        pruned: Weights that this run set to zero.
+        rule: What the strategy does to this tensor, in words.
+        cut: The largest magnitude that may become zero. For slices and blocks it is their norm.
+        ties: Weights whose magnitude equals the cut.
+        ties_pruned: Weights equal to the cut that became zero.
+        l2_kept: The fraction (0-1) of the sum of squares that remains.
+        largest_pruned: The largest magnitude that became zero.
+        smallest_kept: The smallest magnitude that remains.
+        zero_rows: Slices along dim 0 that are all zero.
+        zero_cols: Slices along dim 1 that are all zero.
+        two_four: Whether each aligned group of 4 along dim 1 has at most 2 non-zeros.
+        nonfinite: Weights that are NaN or infinite.
+        aliases: Other names of the same tensor (tied weights).
     """
 
     name: str
@@ -63,18 +85,28 @@ class Row:
 
     @property
     def sparsity_before(self) -> float | None:
-        """The fraction of elements that were zero (0-1), None where that is unknown."""
+        """The fraction (0-1) of zeros in the input, None if it is unknown."""
         return _fraction(self.zeros_before, self.numel)
 
     @property
     def sparsity_after(self) -> float | None:
-        """The fraction of elements that are zero now (0-1), None where that is unknown."""
+        """The fraction (0-1) of zeros in the output, None if it is unknown."""
         return _fraction(self.zeros_after, self.numel)
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedTotals:
-    """Sums over the selected tensors; a count is None where a row's is."""
+    """Sums over the selected tensors; a count is None if one of the rows has None.
+
+    Attributes:
+        tensors: The number of selected tensors.
+        numel: Their elements.
+        zeros_before: Their zeros in the input.
+        zeros_after: Their zeros in the output.
+        pruned: Weights that this run set to zero.
+        sparsity_before: `zeros_before / numel` (0-1), None without elements.
+        sparsity_after: `zeros_after / numel` (0-1), None without elements.
+    """
 
     tensors: int
     numel: int
@@ -89,8 +121,13 @@ class SelectedTotals:
 class AllTotals:
     """Sums over all floating-point tensors of the state_dict, selected or not.
 
-    `numel_read` counts the elements of the selected ones: of the others no zeros are known, so the sparsity over
-    all is only known to be `sparsity_at_least`.
+    Attributes:
+        tensors: The number of tensors.
+        numel: Their elements.
+        numel_read: Elements of the selected tensors. The zeros of the other elements are unknown.
+        pruned: Weights that this run set to zero.
+        pruned_fraction: `pruned / numel` (0-1), None without elements.
+        sparsity_at_least: A lower bound (0-1) of the sparsity over all tensors: known zeros divided by `numel`.
     """
 
     tensors: int
@@ -102,11 +139,31 @@ class AllTotals:
 
 
 @dataclass(frozen=True, slots=True)
-class OnDisk:
-    """Bytes of the selected tensors: dense, and as one bit per weight plus the non-zeros (None if not counted).
+class Compressed:
+    """An estimate of the compressed size of the selected tensors, from a sample of their bytes.
 
-    `two_four` counts the selected tensors that hardware for 2:4 sparsity could take (None if nobody looked), and
-    `compressed` is what a sample says of compressing them, where one was taken.
+    Attributes:
+        method: The compressor and its level.
+        sampled_bytes: The bytes that were compressed for the estimate.
+        bytes_before: The estimated bytes of the input's tensors.
+        bytes_after: The estimated bytes of the output's tensors.
+    """
+
+    method: str
+    sampled_bytes: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """The size of the selected tensors in several encodings.
+
+    Attributes:
+        dense_bytes: The bytes that they take in the checkpoint.
+        bitmask_bytes: The bytes of one bit per weight plus the non-zeros, None if zeros were not counted.
+        two_four: The number of tensors that fit the 2:4 pattern, None if it was not examined.
+        compressed: The estimate of the compressed size, None if none was requested.
     """
 
     dense_bytes: int
@@ -117,10 +174,28 @@ class OnDisk:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run did. `rows` are in checkpoint order; sizes are bytes.
+    """The result of a run.
 
-    `strategy` holds `name` and the parameters. On a dry run nothing is written: `output_path`, `output_bytes` and
-    `output_sha256` are None. `facts` are sentences about the container.
+    Attributes:
+        rows: One row per tensor, in the order of the checkpoint.
+        strategy: The strategy's `name` and its parameters.
+        input_path: The checkpoint that was read.
+        format: The name of its format.
+        input_bytes: Its size in bytes.
+        version: The version of prunecli.
+        output_path: The checkpoint that was written, "-" for standard output, None if nothing was written.
+        output_bytes: Its size in bytes.
+        input_sha256: The hash of the input (hexadecimal), None if it was not requested.
+        output_sha256: The hash of the output (hexadecimal), None if it was not requested.
+        key: The key that holds the state_dict in the checkpoint, "" for the top level.
+        device: The device that computed.
+        seconds: The duration of the run.
+        command: The command line, empty for a call from Python.
+        dry_run: Whether the run was asked to write nothing.
+        warnings: Sentences about results that are probably not intended.
+        facts: Sentences about the container and its other entries.
+        compressed: The estimate of the compressed size, None if none was requested.
+        histograms: Magnitudes before and after, by tensor name; empty unless a report draws them.
     """
 
     rows: tuple[Row, ...]
@@ -148,42 +223,47 @@ class Report:
         """The totals over the selected tensors."""
         rows = [row for row in self.rows if row.selected]
         numel = sum(row.numel for row in rows)
-        before = _sum(row.zeros_before for row in rows)
-        after = _sum(row.zeros_after for row in rows)
-        pruned = _sum(row.pruned for row in rows)
+        before, after = _sum(row.zeros_before for row in rows), _sum(row.zeros_after for row in rows)
         return SelectedTotals(
-            len(rows), numel, before, after, pruned, _fraction(before, numel), _fraction(after, numel)
+            tensors=len(rows),
+            numel=numel,
+            zeros_before=before,
+            zeros_after=after,
+            pruned=_sum(row.pruned for row in rows),
+            sparsity_before=_fraction(before, numel),
+            sparsity_after=_fraction(after, numel),
         )
 
     @property
     def all(self) -> AllTotals:
-        """The totals over every floating-point tensor of the state_dict."""
+        """The totals over all floating-point tensors of the state_dict."""
         rows = [row for row in self.rows if row.dtype in FLOATS and row.reason != OUTSIDE]
         numel = sum(row.numel for row in rows)
-        chosen = self.selected
+        selected = self.selected
         return AllTotals(
             tensors=len(rows),
             numel=numel,
-            numel_read=chosen.numel,
-            pruned=chosen.pruned,
-            pruned_fraction=_fraction(chosen.pruned, numel),
-            sparsity_at_least=_fraction(chosen.zeros_after, numel),
+            numel_read=selected.numel,
+            pruned=selected.pruned,
+            pruned_fraction=_fraction(selected.pruned, numel),
+            sparsity_at_least=_fraction(selected.zeros_after, numel),
         )
 
     @property
     def on_disk(self) -> OnDisk:
-        """What the selected tensors take, dense and packed."""
+        """The size of the selected tensors in several encodings."""
         rows = [row for row in self.rows if row.selected]
-        looked = [row.two_four for row in rows if row.two_four is not None]
+        examined = [row.two_four for row in rows if row.two_four is not None]
         return OnDisk(
             dense_bytes=sum(_dense_bytes(row) for row in rows),
             bitmask_bytes=_sum(_bitmask_bytes(row) for row in rows),
-            two_four=sum(looked) if looked else None,
+            two_four=sum(examined) if examined else None,
             compressed=self.compressed,
         )
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
+    """Return the sum, None if one of the counts is None."""
     total = 0
     for count in counts:
         if count is None:
@@ -206,56 +286,31 @@ def _bitmask_bytes(row: Row) -> int | None:
     return -(-row.numel // 8) + (row.numel - row.zeros_after) * BITS[row.dtype] // 8
 
 
-# --- warnings
+# --- sentences
 
 
 def warnings_for(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return a sentence for the tensors that became all zero, and one for non-finite weights, where there are any.
+    """Return a sentence about the tensors that became all zero and one about non-finite weights, if there are any.
 
-    Names are escaped for a terminal, and counted after the first few.
+    Names are escaped for a terminal. After the first few names the rest are counted.
     """
-    wiped = [row for row in rows if _wiped(row)]
+    wiped = [printable(row.name) for row in rows if row.numel and row.pruned and row.zeros_after == row.numel]
     odd = [row for row in rows if row.nonfinite]
     warnings = []
     if wiped:
-        what = "tensor becomes" if len(wiped) == 1 else "tensors become"
-        warnings.append(f"{len(wiped)} {what} all zero: {_listed([printable(row.name) for row in wiped])}")
+        verb = plural(len(wiped), "tensor becomes", "tensors become")
+        warnings.append(f"{len(wiped)} {verb} all zero: {listed(wiped, _NAMED)}")
     if odd:
         count = sum(row.nonfinite or 0 for row in odd)
-        what = "weight is" if count == 1 else "weights are"
-        named = [f"{printable(row.name)} ({row.nonfinite:,})" for row in odd]
-        warnings.append(f"{count:,} {what} not finite (NaN or infinity): {_listed(named)}")
+        names = [f"{printable(row.name)} ({row.nonfinite:,})" for row in odd]
+        verb = plural(count, "weight is", "weights are")
+        warnings.append(f"{count:,} {verb} not finite (NaN or infinity): {listed(names, _NAMED)}")
     return tuple(warnings)
 
 
 def facts_about(others: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """Return a sentence per kind of what is no plain tensor and stays as it is; `others` are (name, what it is)."""
+    """Return one sentence per kind of entry that is copied unchanged; `others` are (name, kind)."""
     names: dict[str, list[str]] = {}
-    for name, what in others:
-        names.setdefault(what, []).append(printable(name))
-    return tuple(f"{len(found):,} left as they are, {what}: {_listed(found)}" for what, found in names.items())
-
-
-def _wiped(row: Row) -> bool:
-    return bool(row.numel and row.pruned and row.zeros_after == row.numel)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-# --- JSON
-
-
-@dataclass(frozen=True, slots=True)
-class Compressed:
-    """An estimate, in bytes, of what the selected tensors take when compressed, before and after pruning.
-
-    `method` names the compressor and its level; `sampled_bytes` are what it was tried on.
-    """
-
-    method: str
-    sampled_bytes: int
-    bytes_before: int
-    bytes_after: int
+    for name, kind in others:
+        names.setdefault(kind, []).append(printable(name))
+    return tuple(f"{len(some):,} left as they are, {kind}: {listed(some, _NAMED)}" for kind, some in names.items())

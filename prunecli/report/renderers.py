@@ -1,6 +1,6 @@
-"""Which forms a report can be written in, by the suffix of its path.
+"""The forms of a report file, by the suffix of its path.
 
-A form is imported when it is asked for: most runs write JSON alone, and should not wait for the others.
+The module of a form is imported when the form is needed, because most runs write JSON only.
 """
 
 from __future__ import annotations
@@ -9,56 +9,67 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
-from prunecli.errors import UsageError
-from prunecli.report.json import to_json
+from prunecli.errors import Argument, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from prunecli.report.model import Report
 
-SUFFIXES = (".json", ".csv", ".md", ".html")
-"""The suffixes that a report's path may have, in small or capital letters."""
+
+def _json(report: Report) -> str:
+    from prunecli.report.json import to_json
+
+    return to_json(report)
+
+
+def _csv(report: Report) -> str:
+    from prunecli.report.csv import to_csv
+
+    return to_csv(report)
+
+
+def _markdown(report: Report) -> str:
+    from prunecli.report.markdown import to_markdown
+
+    return to_markdown(report)
+
+
+def _html(report: Report) -> str:
+    from prunecli.report.html import to_html
+
+    return to_html(report)
+
+
+_RENDERERS: dict[str, Callable[[Report], str]] = {".json": _json, ".csv": _csv, ".md": _markdown, ".html": _html}
+
+SUFFIXES = tuple(_RENDERERS)
+"""The suffixes that the path of a report may have, in lower or upper case."""
 
 
 def check_suffixes(paths: Iterable[PathLike]) -> None:
-    """Raise UsageError for the first of `paths` whose suffix is none of SUFFIXES."""
+    """Raise UsageError for the first of `paths` whose suffix is not in SUFFIXES."""
     for path in paths:
         suffix = PurePath(path).suffix
-        if suffix.lower() not in SUFFIXES:
+        if suffix.lower() not in _RENDERERS:
             raise _unknown(suffix, PurePath(path))
 
 
 def draws_histograms(paths: Iterable[PathLike]) -> bool:
-    """Tell whether one of the reports at `paths` shows magnitudes, so that they have to be counted."""
+    """Return whether one of the reports at `paths` shows magnitudes, so that a run has to count them."""
     return any(PurePath(path).suffix.lower() == ".html" for path in paths)
 
 
 def render_report(report: Report, suffix: str) -> str:
-    """Return `report` in the form that `suffix` (".json", ".csv", ".md" or ".html") stands for.
-
-    Raises UsageError for another suffix.
-    """
-    form = suffix.lower()
-    if form == ".json":
-        return to_json(report)
-    if form == ".csv":
-        from prunecli.report.csv import to_csv
-
-        return to_csv(report)
-    if form == ".md":
-        from prunecli.report.markdown import to_markdown
-
-        return to_markdown(report)
-    if form == ".html":
-        from prunecli.report.html import to_html
-
-        return to_html(report)
-    raise _unknown(suffix, PurePath("report"))
+    """Return `report` in the form of `suffix` (".json", ".csv", ".md" or ".html"); UsageError for another suffix."""
+    render = _RENDERERS.get(suffix.lower())
+    if render is None:
+        raise _unknown(suffix, PurePath("report"))
+    return render(report)
 
 
 def _unknown(suffix: str, path: PurePath) -> UsageError:
     known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-    got = repr(suffix) if suffix else "without a suffix"
-    better = path.with_suffix(".json") if path.name else "report.json"
-    return UsageError(f"a report is written as {known}, not {got}", hint=f"--report {better}")
+    actual = repr(suffix) if suffix else "without a suffix"
+    better = path.with_suffix(".json") if path.name else PurePath("report.json")
+    return UsageError(f"a report is written as {known}, not {actual}", hint=Argument("reports", [str(better)]))

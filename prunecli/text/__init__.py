@@ -1,3 +1,3 @@
-"""text."""
+"""Text for people and programs: tables, numbers, names from files, JSON."""
 
 from __future__ import annotations

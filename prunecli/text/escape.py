@@ -1,17 +1,22 @@
-"""How values out of a file appear in text: names made harmless, sizes made readable.
+"""Names and sentences from files as text: escaped, shortened, listed.
 
-A name in a checkpoint is data: it may hold line breaks, terminal commands or characters that reverse the
-reading order. It reaches a message, a table or a terminal through `shown` only.
+A name in a checkpoint is data: it may hold line breaks, terminal commands or characters that reverse the reading
+order. Every name passes through `printable` before it reaches a message, a table or a terminal.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def printable(name: str) -> str:
     r"""Return `name` with every character that is not printable as a backslash escape (\n, \x1b, \u202e).
 
     Printable text, backslashes included, stays as it is, so `printable(printable(name)) == printable(name)`. Square
-    brackets stay too: who prints through Rich must wrap the result in `rich.text.Text`.
+    brackets stay too: code that prints through Rich wraps the result in `rich.text.Text`.
     """
     if name.isprintable():
         return name
@@ -19,5 +24,18 @@ def printable(name: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """Quote a name found in a file for a message: control characters escaped, long ones cut."""
+    """Return a name from a file in quotes for a message: control characters escaped, cut after 120 characters."""
     return repr(name if len(name) <= 120 else f"{name[:120]}...")
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return `text`, or its two ends and its length if it has more than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit * 2 // 3]}\u2026{text[-limit // 4 :]} ({len(text):,} characters)"
+
+
+def listed(names: Sequence[str], limit: int) -> str:
+    """Return the first `limit` names and the number of the others: "a, b and 7 more"."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,6 +1,6 @@
-"""Names that differ only in a number, told in one line: model.layers.{0..79}.mlp.up_proj.weight.
+"""Names that differ only in numbers, merged into one: model.layers.{0..79}.mlp.up_proj.weight.
 
-Knows names and whatever must be equal for two of them to share a line; nothing about tensors or printing.
+It works on strings only and knows nothing about tensors.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_DIGITS = 20  # a part of more digits is no index
-_RUNS = 4  # runs of numbers that are written out; of more only the first and the last
+_DIGITS = 20  # a part with more digits does not count as an index
+_RUNS = 4  # runs of numbers that are written out; of more, only the first and the last
 
 
 def grouped(items: Iterable[T], name: Callable[[T], str], alike: Callable[[T], Hashable]) -> list[tuple[str, list[T]]]:
-    """Put together the items whose names differ in numeric parts only and that `alike` gives one value for.
+    """Group the items whose names differ only in numeric parts and whose value of `alike` is equal.
 
-    Returns (name, items) in the order of the first of each; a name that stands alone is its own.
+    Returns (merged name, items) in the order of each group's first item.
     """
     groups: dict[Hashable, list[T]] = {}
     for item in items:
@@ -29,7 +29,7 @@ def grouped(items: Iterable[T], name: Callable[[T], str], alike: Callable[[T], H
 
 
 def joined(names: Sequence[str]) -> str:
-    """Return one name for `names`, which differ in numeric parts only: a.{0..3}.b, a.{0..2,7}.b, or the only one."""
+    """Return one name for `names`, which differ only in numeric parts: a.{0..3}.b or a.{0..2,7}.b."""
     columns = zip(*(name.split(".") for name in names), strict=True)
     return ".".join(_part(list(dict.fromkeys(column))) for column in columns)
 
@@ -39,7 +39,7 @@ def _template(name: str) -> tuple[str | None, ...]:
 
 
 def _is_number(part: str) -> bool:
-    """Say whether a part is an index: digits that int gives back as they are."""
+    """Return whether a part is an index: digits without leading zeros, so that the number gives the same text."""
     return part.isascii() and part.isdigit() and len(part) <= _DIGITS and str(int(part)) == part
 
 

@@ -1,25 +1,25 @@
-"""numbers."""
+"""Numbers as text: counts, percentages, magnitudes, sizes and shapes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prunecli.report.model import Row
+    from collections.abc import Sequence
 
 
-def shape(row: Row) -> str:
+def format_shape(shape: Sequence[int]) -> str:
     """Return a shape as "16x3x3", or "scalar"."""
-    return "x".join(map(str, row.shape)) or "scalar"
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def magnitude(value: float | None) -> str:
-    """Return a magnitude with 6 digits, "-" where there is none."""
+    """Return a magnitude with 6 digits, "-" if it is None."""
     return "-" if value is None else f"{value:.6g}"
 
 
 def number(count: int | None) -> str:
-    """Return a count with its thousands marked, "-" where it is unknown."""
+    """Return a count with commas between the thousands, "-" if it is None."""
     return "-" if count is None else f"{count:,}"
 
 
@@ -33,9 +33,14 @@ def percent(fraction: float | None) -> str:
     return ">99.9%" if text == "100.0%" and fraction < 1 else text
 
 
-def tensors(count: int) -> str:
-    """Return "1 tensor" or "12 tensors"."""
-    return f"{count:,} tensor" if count == 1 else f"{count:,} tensors"
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """Return the form of a word for `count`: `one`, or `many` (by default `one` with an s)."""
+    return one if count == 1 else many or f"{one}s"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a count and its noun: "1 tensor", "1,200 tensors"."""
+    return f"{count:,} {plural(count, one, many)}"
 
 
 def format_bytes(count: int) -> str:

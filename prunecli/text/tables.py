@@ -1,6 +1,7 @@
-"""Tables and lines, as aligned text for a pipe or fitted to a terminal.
+"""Tables and lines of text: aligned by spaces in a file or a pipe, fitted to the width of a terminal.
 
-The plain form is never cut and imports nothing; Rich is imported only for a terminal.
+Cells and lines must be printable already (`escape.printable`). The plain form is complete and imports nothing; Rich is
+imported only for a terminal.
 """
 
 from __future__ import annotations
@@ -8,53 +9,46 @@ from __future__ import annotations
 import re
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, TextIO, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.console import Console
-
-    Cells = Sequence[str]
+    from rich.table import Table
 
 T = TypeVar("T")
 
-LINES = 60
-"""Rows that a terminal gets before only the largest are shown."""
+MOST_ROWS = 60
+"""Rows that a terminal shows before a table is cut."""
 
 LARGEST = 30
-"""How many are shown then."""
+"""Rows of a cut table that is ordered by size."""
 
 _LABEL = re.compile(r"\S+( \S+)* {2,}")
 _GAP = 2  # spaces between columns
-_WIDEST = 120  # characters: a longer cell does not widen the lines of the others
-_SHORTEST, _LEAST = 12, 28  # terminal columns the first cell keeps, and should have
-
-
-class Heading(Protocol):
-    """What a column says of itself to be aligned."""
-
-    @property
-    def title(self) -> str:
-        """The heading."""
-
-    @property
-    def right(self) -> bool:
-        """Whether its cells stand at the right, as numbers do."""
+_WIDEST = 120  # characters: a longer cell does not widen the other lines of plain text
+_READABLE = 28  # columns are left out before a folded column gets narrower than this
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A title; `right` sets its cells to the right; of `optional` above 0 the highest give way when it is narrow."""
+    """A column of a table.
+
+    `right` aligns its cells on the right. On a narrow terminal, columns with `optional` above 0 are left out, the
+    highest number first. Then the cells of columns with `fold` are broken into lines of `fold` or more characters.
+    Cells of other columns are never broken.
+    """
 
     title: str
     right: bool = False
     optional: int = 0
+    fold: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a text: a title, a table, and lines under it, each of them if there are any."""
+    """A part of a text: a title, a table and the lines below it. Each of them may be empty."""
 
     title: str = ""
     columns: tuple[Column, ...] = ()
@@ -64,107 +58,134 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How many rows to show: the `top` largest, `every` one, or as many as suit (neither)."""
+    """The rows of a long table to show: the `top` largest, `every` row, or a number that fits the output (neither).
+
+    `hint` is added to the line that counts the other rows; it says how to see them.
+    """
 
     top: int | None = None
     every: bool = False
+    hint: str = ""
 
 
 def largest(rows: Sequence[T], size: Callable[[T], int], view: View, *, terminal: bool) -> list[T]:
-    """Return the rows to show: the largest first under `top`, else in their order, a terminal's share or all."""
+    """Return the rows to show: under `top` by size, else in their order; a terminal gets LARGEST of many."""
     order = sorted(range(len(rows)), key=lambda i: -size(rows[i]))
     if view.top is not None:
         return [rows[i] for i in order[: view.top]]
-    if view.every or not terminal or len(rows) <= LINES:
+    if view.every or not terminal or len(rows) <= MOST_ROWS:
         return list(rows)
     return [rows[i] for i in sorted(order[:LARGEST])]
 
 
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """Return the word that goes with `count`."""
-    return one if count == 1 else many or f"{one}s"
+def write_blocks(blocks: Iterable[Block], stream: TextIO) -> None:
+    """Write the blocks to `stream` with an empty line between them; OSError if the stream takes no more."""
+    blocks = [block for block in blocks if block.title or block.rows or block.lines]
+    if stream.isatty():
+        _draw_blocks(blocks, stream)
+    else:
+        stream.write("\n\n".join("\n".join(_plain_lines(block)) for block in blocks) + "\n")
 
 
-def plain_blocks(blocks: Iterable[Block]) -> str:
-    """Return the blocks as text for a pipe, an empty line between them."""
-    parts = []
-    for block in blocks:
-        table = aligned(block.columns, block.rows) if block.rows else []
-        parts.append("\n".join([*([block.title] if block.title else []), *table, *block.lines]))
-    return "\n\n".join(parts) + "\n"
+# --- plain text
 
 
-def print_blocks(console: Console, blocks: Iterable[Block]) -> None:
-    """Print the blocks to a terminal, an empty line between them."""
-    from rich.text import Text  # noqa: PLC0415  -- Rich costs more than a small look
+def _plain_lines(block: Block) -> Iterator[str]:
+    if block.title:
+        yield block.title
+    if block.rows:
+        yield from aligned(block.columns, block.rows)
+    yield from block.lines
 
-    def lines(text: str) -> None:
-        for line in folded(text, console.width):
-            console.print(Text(line), soft_wrap=True)
 
-    for at, block in enumerate(blocks):
-        if at:
+def aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the titles and `rows` as lines, cells aligned by spaces."""
+    lines = [[column.title for column in columns], *rows]
+    widths = [min(max(map(len, cells)), _WIDEST) for cells in zip(*lines, strict=True)]
+    return [aligned_line(columns, widths, cells) for cells in lines]
+
+
+def aligned_line(columns: Sequence[Column], widths: Sequence[int], cells: Sequence[str]) -> str:
+    """Return one line: each cell padded to its width in characters, two spaces between cells."""
+    return (
+        (" " * _GAP)
+        .join(
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(cells, widths, columns, strict=True)
+        )
+        .rstrip()
+    )
+
+
+# --- a terminal
+
+
+def _draw_blocks(blocks: Sequence[Block], stream: TextIO) -> None:
+    from rich.console import Console  # noqa: PLC0415  -- Rich takes longer to import than a small file to inspect
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(file=stream, highlight=False)
+    for index, block in enumerate(blocks):
+        if index:
             console.print()
         if block.title:
             console.print(Text(block.title, style="bold"), soft_wrap=True)
         if block.rows:
-            print_rows(console, block.columns, block.rows)
+            console.print(_rich_table(block, console), crop=False)
         for line in block.lines:
-            lines(line)
+            for part in folded(line, console.width):
+                console.print(Text(part), soft_wrap=True)
 
 
-def folded(line: str, width: int) -> list[str]:
-    """Return `line` in lines of `width` characters, broken between words alone and hanging under what follows a label.
-
-    A label ends where two spaces are: "output    x.pth".
-    """
-    label = _LABEL.match(line)
-    indent = label.end() if label and label.end() < width // 2 else 0
-    parts = textwrap.wrap(line[indent:], max(width - indent, 1), break_long_words=False, break_on_hyphens=False)
-    return [(line[:indent] if not at else " " * indent) + part for at, part in enumerate(parts)] or [line]
-
-
-def aligned(columns: Sequence[Heading], rows: Sequence[Cells]) -> list[str]:
-    """Return the titles and `rows` as lines, cells aligned by spaces."""
-    lines = [[column.title for column in columns], *rows]
-    widths = [min(max(map(len, cells)), _WIDEST) for cells in zip(*lines, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(cells, widths, columns, strict=True)
-        ).rstrip()
-        for cells in lines
-    ]
-
-
-def print_rows(console: Console, columns: Sequence[Column], rows: Sequence[Cells]) -> None:
-    """Print the table to a terminal: the first column is folded where it is long, the others never."""
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415  -- Rich costs more than a small look
+def _rich_table(block: Block, console: Console) -> Table:
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.cells import cell_len  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    lines = [[column.title for column in columns], *rows]
-    widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
-    kept = _fitting(columns, widths, console.width)
-    room = max(console.width - sum(widths[i] + _GAP for i in kept[1:]), _SHORTEST)
+    cells = [max(map(cell_len, column)) for column in zip(*block.rows, strict=True)]
+    widths = fitted(block.columns, cells, console.width)
     table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    sides: list[Literal["left", "right"]] = ["right" if column.right else "left" for column in columns]
-    first = min(widths[0], room)
-    table.add_column(columns[0].title, justify=sides[0], overflow="fold", min_width=first, max_width=room)
-    for i in kept[1:]:
-        table.add_column(columns[i].title, justify=sides[i], no_wrap=True, min_width=widths[i])
-    for row in rows:
-        table.add_row(*(Text(row[i]) for i in kept))
-    console.print(table, crop=False)
+    for index, width in widths.items():
+        column = block.columns[index]
+        side: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(column.title, justify=side, overflow="fold", min_width=width, max_width=width)
+    for row in block.rows:
+        table.add_row(*(Text(row[index]) for index in widths))
+    return table
 
 
-def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:
-    kept = list(range(len(columns)))
-    first = min(widths[0], _LEAST)
-    while first + sum(widths[i] + _GAP for i in kept[1:]) > width:
-        last = max(kept, key=lambda i: columns[i].optional)
+def fitted(columns: Sequence[Column], cells: Sequence[int], width: int) -> dict[int, int]:
+    """Return the columns to show on a terminal of `width` characters: their indices and widths.
+
+    `cells` are the widths of each column's widest cell. The result is wider than the terminal if there is nothing
+    left to leave out or to fold: a folded number could be read as another number. Only titles of numbers fold.
+    """
+    full = [max(len(column.title), cell) for column, cell in zip(columns, cells, strict=True)]
+    least = [
+        max(cell, *map(len, column.title.split()), 0) if column.fold is None else min(whole, column.fold)
+        for column, cell, whole in zip(columns, cells, full, strict=True)
+    ]
+    wanted = [whole if c.fold is None else min(whole, _READABLE) for c, whole in zip(columns, full, strict=True)]
+    shown = list(range(len(columns)))
+    while sum(wanted[i] + _GAP for i in shown) - _GAP > width:
+        last = max(shown, key=lambda i: columns[i].optional)
         if not columns[last].optional:
             break
-        kept.remove(last)
-    return kept
+        shown.remove(last)
+    for limit in range(width, -1, -1):  # the widest columns are folded first
+        widths = {i: min(full[i], max(least[i], limit)) for i in shown}
+        if sum(one + _GAP for one in widths.values()) - _GAP <= width:
+            break
+    return widths
+
+
+def folded(line: str, width: int) -> list[str]:
+    """Return `line` in lines of `width` characters, broken only between words and indented below its label.
+
+    A label ends at two spaces: "output    x.pth".
+    """
+    label = _LABEL.match(line)
+    indent = label.end() if label and label.end() < width // 2 else 0
+    parts = textwrap.wrap(line[indent:], max(width - indent, 1), break_long_words=False, break_on_hyphens=False)
+    return [(" " * indent if index else line[:indent]) + part for index, part in enumerate(parts)] or [line]

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hostile.bad import Case, P, W, assert_refusal, container, entry, measured, ran, tree, try_case
+from support.reports import written
 
 from prunecli.api import prune
 from prunecli.formats.safetensors.reader import FORMAT_LIMIT
 from prunecli.formats.strict_json import HEADER_LIMIT
-from prunecli.report.text import table
+from prunecli.report.text import write_report
 from prunecli.strategies.unstructured import Threshold
 from prunecli.text.escape import printable
 
@@ -185,7 +186,7 @@ def test_25_names_are_escaped_on_a_terminal(what: str, width: int, tmp_path: Pat
     source.write_bytes(container({f"{NAMES[what]}.weight": entry(), NAMES[what]: entry(offsets=(16, 32))}, W + W))
     report = prune(source, Threshold(0.5), dry_run=True)
 
-    lines = table(report, width=width, color=False)
+    lines = written(write_report, report, width=width)
 
     assert lines.replace("\n", "").replace("\u2500", "").isprintable()
     assert width < 200 or printable(f"{NAMES[what]}.weight") in lines
@@ -198,7 +199,7 @@ def test_a_long_name_takes_little_time_on_a_terminal(tmp_path: Path) -> None:
     report = prune(source, Threshold(0.5), dry_run=True)
     began = time.monotonic()
 
-    lines = table(report, width=80, color=False)
+    lines = written(write_report, report, width=80)
 
     assert time.monotonic() - began < 20
     assert "\x1b" not in lines

@@ -529,7 +529,7 @@ def test_exit_codes_and_the_table(run: Callable[..., tuple[int, str, str]], tmp_
     assert run(a, b, "-q") == (1, "", "")
     assert run(a, b, "-x", "fc.weight") == (
         1,
-        "only in A   entry epoch: 1\nsame        1 tensor, 2 entries, but not 1 thing beside them\n",
+        "only in A   entry epoch: 1\nsame        1 tensor, 2 entries; 1 other item differs\n",
         "",
     )
 

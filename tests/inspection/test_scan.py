@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from support.reports import written
 from torch.nn.utils import prune as torch_prune
 from typer import Typer
 from typer.testing import CliRunner
@@ -23,7 +24,7 @@ from prunecli.errors import OutputError, SelectionError, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.inspection.scan import ENOUGH, LADDER, Scan, bends_at, kept, scan
 from prunecli.inspection.scan_html import to_html
-from prunecli.inspection.scan_text import plain, to_json
+from prunecli.inspection.scan_text import to_json, write_scan
 from prunecli.kernels.histograms import HistogramBuilder
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.selection.select import Selector
@@ -173,7 +174,7 @@ def test_sums_beyond_float64_are_not_told(tmp_path: Path) -> None:
 
     assert found.curves[0].kept is None
     assert json.loads(to_json(found))["tensors"][0]["l2_kept"] is None
-    assert "1 tensor all zero, or beyond float64 when squared" in plain(found, View())
+    assert "1 tensor is all zero or too large to square in float64" in written(write_scan, found, View())
     assert "<td>-</td>" in to_html(found)
 
 
@@ -207,7 +208,7 @@ def test_a_pipe_gets_plain_text(ckpt: Path) -> None:
     assert "\x1b" not in result.stdout
     assert "\\x1b[31m\\u202e.weight" in result.stdout
     weakest = look(ckpt).curves[0].name.split(".")[0][:8]
-    assert f"breaks first  at 80% sparsity: {weakest}" in result.stdout
+    assert f"most sensitive   at 80% sparsity: {weakest}" in result.stdout
 
 
 def test_top_shows_the_weakest(ckpt: Path) -> None:
@@ -215,7 +216,7 @@ def test_top_shows_the_weakest(ckpt: Path) -> None:
     result = run(str(ckpt), "--top", "1")
 
     assert result.stdout.splitlines()[2].startswith(("a.weight", "b.weight", "<script>"))
-    assert "2 stronger tensors not shown" in result.stdout
+    assert "2 less sensitive tensors not shown" in result.stdout
 
 
 def test_json_has_every_tensor_and_number(ckpt: Path) -> None:
@@ -272,7 +273,7 @@ def test_an_existing_page_is_kept_unless_forced(ckpt: Path, tmp_path: Path) -> N
     assert page.read_text(encoding="utf-8") == "mine"
 
     assert run(str(ckpt), "--html", str(page), "--force").exit_code == 0
-    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
     assert isinstance(run(str(ckpt), "--html", str(ckpt), "--force").exception, OutputError)
     assert ckpt.read_bytes() == before

@@ -1,4 +1,4 @@
-"""The figures' numbers: areas are weights, nothing is lost or invented, and a cut stands where it is."""
+"""The geometry of figures: areas are counts of weights, and ticks and cuts are at their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.reports import row
 
 from prunecli.dtypes import FLOATS
-from prunecli.report.figures import BASE, COLUMNS, LEFT, RIGHT, TOP, histogram, overview, separating
+from prunecli.report.figures import BASE, COLUMNS, LEFT, RIGHT, TOP, Axis, _resampled, histogram, overview, separating
 from prunecli.report.histogram import BeforeAfter, bins_of, together
 
 
@@ -30,7 +30,7 @@ def area(path: str) -> float:
 
 @st.composite
 def counts(draw: st.DrawFn) -> BeforeAfter:
-    """Draw the bins of a few octaves of some dtype, of which a part stays."""
+    """Draw the bins of a few octaves of some dtype; a part of the weights remains."""
     name = draw(st.sampled_from(list(FLOATS)))
     bins = bins_of(FLOATS[name])
     before = draw(st.lists(st.integers(0, 1000), min_size=1, max_size=24).filter(lambda n: n[0] and n[-1]))
@@ -38,19 +38,28 @@ def counts(draw: st.DrawFn) -> BeforeAfter:
     return BeforeAfter(name, first, before, [draw(st.integers(0, n)) for n in before])
 
 
-@given(found=counts())
-def test_the_kept_area_is_the_kept_part(found: BeforeAfter) -> None:
-    """The areas are in the ratio of the weights after and before, but for rounding and what lies left of the plot."""
-    figure = histogram([found])
+@given(bins=counts())
+def test_the_kept_area_is_the_kept_fraction(bins: BeforeAfter) -> None:
+    """The areas have the ratio of the weights after and before, except for rounding and the tail left of the plot."""
+    figure = histogram([bins])
 
     assert figure is not None
-    assert abs(area(figure.kept) / area(figure.before) - sum(found.after) / sum(found.before)) < 0.03
+    assert abs(area(figure.kept) / area(figure.before) - sum(bins.after) / sum(bins.before)) < 0.03
 
 
-@given(found=counts())
-def test_a_figure_stays_inside_its_box(found: BeforeAfter) -> None:
-    """The highest step touches the top, and none leaves the plot."""
-    figure = histogram([found])
+@given(bins=counts())
+def test_every_weight_is_in_the_figure(bins: BeforeAfter) -> None:
+    """Splitting bins into steps of the axis keeps the numbers of weights before and after."""
+    before, after = _resampled([bins])
+
+    assert sum(before.values()) == pytest.approx(sum(bins.before))
+    assert sum(after.values()) == pytest.approx(sum(bins.after))
+
+
+@given(bins=counts())
+def test_a_figure_stays_inside_its_box(bins: BeforeAfter) -> None:
+    """The highest step touches the top, and no step leaves the plot."""
+    figure = histogram([bins])
 
     assert figure is not None
     heights = [float(y) for y in re.findall(r"V(-?[\d.]+)", figure.before)]
@@ -62,36 +71,36 @@ def test_a_figure_stays_inside_its_box(found: BeforeAfter) -> None:
 
 
 @pytest.mark.parametrize("cut", [1e-9, 2.0**-6, 3.0, 1e30])
-def test_the_cut_stands_where_it_is(cut: float) -> None:
-    """The axis reaches to the cut, and the cut is between the ticks it is between."""
+def test_the_cut_is_between_its_ticks(cut: float) -> None:
+    """The axis includes the cut, and the cut is right of the smaller ticks and left of the larger ones."""
     figure = histogram([BeforeAfter("F32", 960, [5] * 32, [5] * 32)], cut)
 
     assert figure is not None
     assert figure.cut is not None
-    assert LEFT <= figure.cut.x <= RIGHT
+    assert LEFT <= figure.cut.at <= RIGHT
     for tick in figure.ticks:
-        assert (float(tick.text) <= cut) == (tick.x <= figure.cut.x + 0.1)
+        assert (float(tick.text) <= cut) == (tick.at <= figure.cut.at + 0.1)
 
 
 def test_ticks_are_powers_of_ten_in_their_places() -> None:
-    """Equal factors are equally far apart, on an axis that covers the weights."""
+    """Equal factors have equal distances, on an axis that covers the weights."""
     figure = histogram([BeforeAfter("F32", 8 * 107, [5] * 160, [5] * 160)])  # 2^-20 to 2^0
 
     assert figure is not None
     assert [tick.text for tick in figure.ticks] == ["1e-06", "1e-05", "0.0001", "0.001", "0.01", "0.1", "1"]
     scale = (RIGHT - LEFT) / 20
     for tick in figure.ticks:
-        assert abs(tick.x - (LEFT + (log2(float(tick.text)) + 20) * scale)) < 0.1
+        assert abs(tick.at - (LEFT + (log2(float(tick.text)) + 20) * scale)) < 0.1
 
 
-@pytest.mark.parametrize("found", [[], [BeforeAfter("F32", 0, [], [])]])
-def test_nothing_makes_no_figure(found: list[BeforeAfter]) -> None:
-    """Without weights that are not zero there is nothing to draw."""
-    assert histogram(found) is None
+@pytest.mark.parametrize("bins", [[], [BeforeAfter("F32", 0, [], [])]])
+def test_zeros_have_no_figure(bins: list[BeforeAfter]) -> None:
+    """Tensors without non-zero weights have no figure."""
+    assert histogram(bins) is None
 
 
-def test_one_magnitude_makes_a_figure() -> None:
-    """All weights alike are one bin wide, and drawn."""
+def test_one_magnitude_has_a_figure() -> None:
+    """Weights of one magnitude have a figure that is one bin wide."""
     figure = histogram([BeforeAfter("BF16", 1000, [7], [0])])
 
     assert figure is not None
@@ -101,7 +110,7 @@ def test_one_magnitude_makes_a_figure() -> None:
 
 
 def test_bins_of_one_dtype_are_added() -> None:
-    """Tensors of one dtype become one histogram; another dtype has its own."""
+    """The histograms of one dtype are added; another dtype has its own."""
     one, two = BeforeAfter("F32", 10, [1, 2], [1, 0]), BeforeAfter("F32", 13, [4], [3])
     other, empty = BeforeAfter("F16", 5, [9], [9]), BeforeAfter("F32", 0, [], [])
 
@@ -112,7 +121,7 @@ def test_bins_of_one_dtype_are_added() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "gone", "kept", "expected"),
+    ("cut", "pruned", "kept", "expected"),
     [
         (0.5, 0.49, 0.5, 0.5),
         (0.5, None, 0.5, 0.5),
@@ -125,17 +134,17 @@ def test_bins_of_one_dtype_are_added() -> None:
         (None, 0.1, 0.2, None),
     ],
 )
-def test_only_a_cut_between_what_went_and_what_stayed_is_drawn(
-    cut: float | None, gone: float | None, kept: float | None, expected: float | None
+def test_only_a_cut_that_separates_the_weights_is_drawn(
+    cut: float | None, pruned: float | None, kept: float | None, expected: float | None
 ) -> None:
-    """A cut in the weights' own units is drawn, a norm of many weights is not."""
-    assert separating(row(cut=cut, largest_pruned=gone, smallest_kept=kept)) == expected
+    """A cut in the units of the weights is drawn, a norm of many weights is not."""
+    assert separating(row(cut=cut, largest_pruned=pruned, smallest_kept=kept)) == expected
 
 
 @given(sizes=st.lists(st.integers(1, 10**6), min_size=1, max_size=1500))
 def test_the_overview_covers_every_tensor_once(sizes: list[int]) -> None:
-    """The columns are in order, side by side, and together stand for all tensors with their zeros."""
-    rows = [row(f"w{at}", size, size // 2) for at, size in enumerate(sizes)]
+    """The columns are in order, do not overlap, and contain every tensor with its zeros."""
+    rows = [row(f"w{index}", size, size // 2) for index, size in enumerate(sizes)]
     columns = overview(rows)
 
     assert len(columns) == min(len(rows), COLUMNS)
@@ -144,3 +153,11 @@ def test_the_overview_covers_every_tensor_once(sizes: list[int]) -> None:
     assert columns[-1].last == rows[-1].name
     assert all(a.x + a.width <= b.x + 0.002 for a, b in pairwise(columns))
     assert all(0 <= column.was <= column.now <= 50 for column in columns)
+
+
+def test_an_axis_maps_values_to_positions() -> None:
+    """The ends of an axis are at its ends, and ticks have the position and the text of their values."""
+    axis = Axis(0, 4, 100, 20)
+
+    assert [axis(value) for value in (0, 1, 4)] == [100, 80, 20]
+    assert [(tick.at, tick.text) for tick in axis.ticks((1, 2), "{}%".format)] == [(80, "1%"), (60, "2%")]

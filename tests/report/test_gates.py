@@ -1,4 +1,4 @@
-"""Bounds on sparsity and the gates of a run: whole weights, rounded as amounts are, and sentences for what fails."""
+"""Bounds on sparsity and the gates of a run."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def row(name: str, numel: int, zeros: int | None, *, selected: bool = True) -> R
 
 
 def report(*rows: Row) -> Report:
-    """Return what a run with `rows` reports."""
+    """Return a report over `rows`."""
     return Report(rows, {"name": "l1"}, "in.pth", "torch zip", 1, "0")
 
 
-# --- what a bound is
+# --- bounds
 
 
 @given(st.integers(1, 200), st.floats(0, 1))
-def test_what_an_amount_made_meets_the_same_bound(numel: int, amount: float) -> None:
-    """A tensor that torch pruned by an amount is that sparse, to the nearest weight: neither too few nor too many."""
+def test_the_result_of_an_amount_meets_the_same_bound(numel: int, amount: float) -> None:
+    """A tensor that torch pruned by an amount meets the lower and the upper bound of that amount."""
     weights = torch.arange(1.0, numel + 1)
     mask = torch_prune.L1Unstructured(amount).compute_mask(weights, torch.ones_like(weights)) if amount else weights
     zeros = int((mask == 0).sum())
@@ -53,7 +53,7 @@ def test_tensors_that_hold_one_by_one_hold_together(numels: list[int], fraction:
 
 @given(st.integers(1, 10**9), st.floats(0, 1), st.integers(0, 10**9))
 def test_a_bound_is_off_by_less_than_one_weight(numel: int, fraction: float, zeros: int) -> None:
-    """What holds is within one weight of the exact fraction, and what fails misses it."""
+    """The number of zeros that a bound requires differs from the exact fraction by less than one weight."""
     zeros = min(zeros, numel)
     exact = Fraction(fraction) * numel
 
@@ -64,7 +64,7 @@ def test_a_bound_is_off_by_less_than_one_weight(numel: int, fraction: float, zer
 
 @pytest.mark.parametrize("numel", [1, 3, 7, 1000])
 def test_rounding_never_allows_all_or_none(numel: int) -> None:
-    """A least above none asks for a zero, and a most below all for a weight, however small the tensor."""
+    """In any tensor a lower bound above 0 requires a zero, and an upper bound below 1 a weight that is not zero."""
     assert not Bound(1e-9).holds([Count("w", 0, numel)])
     assert not Bound(1 - 1e-9, upper=True).holds([Count("w", numel, numel)])
     assert Bound(1.0).zeros([numel]) == numel
@@ -73,7 +73,7 @@ def test_rounding_never_allows_all_or_none(numel: int) -> None:
 
 @given(st.integers(1, 10**7), st.data())
 def test_a_failure_never_reads_like_a_success(numel: int, data: st.DataObject) -> None:
-    """The percentage that is told is another than the one that was asked for, and the weights missing are counted."""
+    """The percentage of a failure differs from the bound, and the missing weights are counted."""
     fraction = data.draw(st.sampled_from([0.5, 0.8, 0.999]))
     zeros = data.draw(st.integers(0, numel))
     bound, count = Bound(fraction), [Count("w", zeros, numel)]
@@ -85,8 +85,8 @@ def test_a_failure_never_reads_like_a_success(numel: int, data: st.DataObject) -
         assert f"; {bound.zeros([numel]) - zeros:,} too few)" in got
 
 
-def test_a_near_miss_is_told_with_the_digits_it_takes() -> None:
-    """What rounds to the bound, to none or to all is told exactly enough to see that it is not that."""
+def test_a_near_miss_has_enough_digits() -> None:
+    """A percentage that would round to the bound, to 0% or to 100% gets more digits."""
     assert Bound(0.8).got([Count("w", 79_999, 100_000)]) == "79.999% (79,999 of 100,000; 1 too few)"
     assert Bound(0.5).got([Count("w", 99_999, 100_000)]) == "99.999% (99,999 of 100,000)"
     assert Bound(0.5).got([Count("w", 1, 100_000)]) == "0.001% (1 of 100,000; 49,999 too few)"
@@ -111,8 +111,8 @@ def test_a_percentage_is_the_number_that_its_digits_say(millionths: int) -> None
 
 
 @pytest.mark.parametrize("text", ["", "%", "half", "50", "-1", "101%", "nan", "inf", "1e999999999", "-0.1", "0.5%%"])
-def test_other_text_is_refused_with_something_to_type(text: str) -> None:
-    """What is no sparsity is named, and the hint is an option with one."""
+def test_other_text_is_an_error_with_a_hint(text: str) -> None:
+    """The error names the text, and the hint is the option with a value."""
     with pytest.raises(UsageError, match="--min-sparsity") as caught:
         sparsity("--min-sparsity")(text)
 
@@ -120,8 +120,8 @@ def test_other_text_is_refused_with_something_to_type(text: str) -> None:
     assert "--min-sparsity " in caught.value.hint
 
 
-def test_a_whole_number_is_taken_for_a_percentage_in_the_hint() -> None:
-    """Who types 80 means 80%."""
+def test_the_hint_reads_a_whole_number_as_a_percentage() -> None:
+    """For 80 the hint is 80%."""
     with pytest.raises(UsageError) as caught:
         sparsity("--min-sparsity")("80")
 
@@ -132,20 +132,20 @@ def test_a_whole_number_is_taken_for_a_percentage_in_the_hint() -> None:
 
 
 def test_no_gates_no_failures() -> None:
-    """A run without gates passes, whatever it did."""
+    """A run without gates passes."""
     assert failures(report(row("w", 10, 10)), Gates()) == ()
 
 
-def test_each_gate_that_is_not_passed_is_a_sentence() -> None:
-    """A gate over all tensors is told once, the gate of each tensor for each that fails; skipped tensors are none."""
+def test_each_failed_gate_is_a_sentence() -> None:
+    """A gate over all tensors has one sentence, the gate of each tensor one per failing tensor."""
     rows = report(row("a.weight", 100, 90), row("b.weight", 100, 10), row("c.bias", 100, None, selected=False))
 
     assert failures(rows, Gates(0.6, 1.0, 0.8)) == (
-        "--min-sparsity: wanted at least 60% zero over the selected tensors, got 50.0% (100 of 200; 20 too few)",
-        "--max-tensor-sparsity: wanted at most 80% zero, got 90.0% (90 of 100; 10 too many) in a.weight",
+        "at least 60% of the selected weights must be zero, not 50.0% (100 of 200; 20 too few)",
+        "at most 80% of a.weight may be zero, not 90.0% (90 of 100; 10 too many)",
     )
     assert failures(rows, Gates(max_sparsity=0.4)) == (
-        "--max-sparsity: wanted at most 40% zero over the selected tensors, got 50.0% (100 of 200; 20 too many)",
+        "at most 40% of the selected weights may be zero, not 50.0% (100 of 200; 20 too many)",
     )
 
 
@@ -158,20 +158,21 @@ def test_names_in_failures_are_harmless() -> None:
     """A name from a file cannot command a terminal."""
     (sentence,) = failures(report(row("a\x1b[2J", 10, 10)), Gates(max_tensor_sparsity=0.5))
 
-    assert sentence.endswith("in a\\x1b[2J")
+    assert " of a\\x1b[2J may be zero" in sentence
 
 
 @pytest.mark.parametrize(
     "gates", [{"min_sparsity": 1.5}, {"max_sparsity": -0.1}, {"max_tensor_sparsity": float("nan")}]
 )
 def test_gates_are_fractions(gates: dict[str, float]) -> None:
-    """What is outside 0 to 1 is refused."""
+    """A number outside 0 to 1 is an error."""
     with pytest.raises(UsageError, match="0 to 1"):
         Gates(**gates)
 
 
 @pytest.mark.parametrize("gates", [{"max_sparsity": 0.4}, {"max_tensor_sparsity": 0.4}])
-def test_gates_that_nothing_can_pass_are_refused(gates: dict[str, float]) -> None:
-    """A least above a most is a mistake that shows before anything is read."""
-    with pytest.raises(UsageError, match="at least 50% zero and at most 40%"):
+def test_gates_that_contradict_each_other_are_an_error(gates: dict[str, float]) -> None:
+    """A lower bound above an upper bound is an error, and the hint is a bound that can be met."""
+    with pytest.raises(UsageError, match="at least 50% zero and at most 40%") as caught:
         Gates(min_sparsity=0.5, **gates)
+    assert caught.value.hint == "min_sparsity=0.4, or less"

@@ -1,4 +1,4 @@
-"""A report as a page: whole in itself, true to the numbers, and safe whatever a tensor is called."""
+"""A report as an HTML page: complete in one file, and safe for any tensor name."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ HOSTILE = (
 
 
 class Page(HTMLParser):
-    """A parsed page: its tags with attributes, its text, the cells of its table; AssertionError where tags cross."""
+    """A parsed page: its tags with attributes, its text, the names in its table. AssertionError if tags cross."""
 
     def __init__(self, html: str) -> None:
-        """Parse `html`, and see that every tag is closed in its place."""
+        """Parse `html` and assert that every tag is closed."""
         super().__init__(convert_charrefs=True)
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
@@ -58,15 +58,15 @@ class Page(HTMLParser):
             self.names.append("")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag that closes itself, as SVG's do."""
+        """Record a tag that closes itself, as in SVG."""
         self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
-        """Close the tag that is open."""
+        """Close the innermost open tag."""
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Add text, or the script's or the style's."""
+        """Add text to the page, to its scripts or to its styles."""
         inside = self.open[-1] if self.open else ""
         if inside == "script":
             self.scripts += data
@@ -80,23 +80,23 @@ class Page(HTMLParser):
     def count(self, tag: str, **attributes: str) -> int:
         """Count the tags with these attributes (`class_` for class)."""
         wanted = {key.rstrip("_"): value for key, value in attributes.items()}
-        return sum(name == tag and wanted.items() <= found.items() for name, found in self.tags)
+        return sum(name == tag and wanted.items() <= attrs.items() for name, attrs in self.tags)
 
 
 def histogram(seed: int = 0) -> BeforeAfter:
-    """Make the histogram of some weights, half of them gone."""
+    """Return the histogram of some weights, the smaller half of them pruned."""
     counts = np.random.default_rng(seed).integers(0, 50, 40)
     return BeforeAfter("F32", 920, counts.tolist(), np.where(np.arange(40) < 20, 0, counts).tolist())
 
 
 def many(count: int) -> Report:
-    """Make a report over `count` tensors with histograms."""
+    """Return a report over `count` tensors with histograms."""
     rows = [row(f"w{i:04}", 1000 + i, i % 1000) for i in range(count)]
     return report(*rows, histograms={r.name: histogram() for r in rows})
 
 
-def test_the_page_says_what_was_done() -> None:
-    """Totals over selected and all, sizes, the plain sentence, tensors, reasons and provenance are there."""
+def test_the_page_has_every_part() -> None:
+    """Totals over selected and all, sizes, tensors, reasons and provenance are on the page."""
     value = report(
         row(two_four=True, aliases=("head",), nonfinite=3),
         skipped("b.bias"),
@@ -130,7 +130,7 @@ def test_the_page_says_what_was_done() -> None:
 
 
 def test_a_dry_run_says_so() -> None:
-    """Where nothing was written, the page says what would be zeroed, and names no output."""
+    """Without an output the page says what would be zeroed and that nothing was written."""
     words = Page(to_html(report(row(), output_path=None, dry_run=True))).text
 
     assert "would be zeroed" in words
@@ -139,20 +139,20 @@ def test_a_dry_run_says_so() -> None:
 
 
 def test_warnings_are_on_top() -> None:
-    """Every warning stands above the numbers."""
-    rows = [row("gone", zeros=100)]
+    """Every warning is above the numbers."""
+    rows = [row("zero", zeros=100)]
     words = Page(to_html(report(*rows, warnings=warnings_for(rows)))).text
 
-    assert words.index("1 tensor becomes all zero: gone") < words.index("Selected weights")
+    assert words.index("1 tensor becomes all zero: zero") < words.index("Selected weights")
 
 
-def test_the_page_needs_nothing_else() -> None:
-    """No tag points anywhere, and the page forbids itself everything but its own style and script."""
+def test_the_page_needs_no_other_file() -> None:
+    """No tag has an address, and the page allows no style or script but its own."""
     page = Page(to_html(many(30)))
-    policies = [found["content"] for tag, found in page.tags if "http-equiv" in found]
+    policies = [attrs["content"] for _, attrs in page.tags if "http-equiv" in attrs]
     own = base64.b64encode(hashlib.sha256(page.scripts.encode()).digest()).decode()
 
-    assert not {"src", "href", "xlink:href", "style", "srcset", "action"} & {k for _, found in page.tags for k in found}
+    assert not {"src", "href", "xlink:href", "style", "srcset", "action"} & {k for _, attrs in page.tags for k in attrs}
     assert not re.search(r"url\(|@import|https?:", page.styles + page.scripts)
     assert policies == [
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{own}'; base-uri 'none'; form-action 'none'"
@@ -161,7 +161,7 @@ def test_the_page_needs_nothing_else() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_are_only_text(name: str) -> None:
-    """Wherever something from outside appears, the page has the tags of a harmless one and shows it as text."""
+    """In every place a hostile text gives the tags of a harmless one, and the page shows it as text."""
 
     def page(words: str) -> Page:
         rows = [row(words, aliases=(words,), file=words or "f"), row("b"), skipped(words, f"tied to {words}")]
@@ -184,23 +184,23 @@ def test_hostile_names_are_only_text(name: str) -> None:
             )
         )
 
-    found, harmless = page(name), page("harmless")
-    assert [tag for tag, _ in found.tags] == [tag for tag, _ in harmless.tags]
-    assert [sorted(attrs) for _, attrs in found.tags] == [sorted(attrs) for _, attrs in harmless.tags]
-    assert found.scripts == harmless.scripts
-    assert found.names[0] == (printable(name) or '""')
-    assert not {"\u202e", "\u2066", "\x1b", "\udc80"} & set(found.text)
+    hostile, harmless = page(name), page("harmless")
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in harmless.tags]
+    assert [sorted(attrs) for _, attrs in hostile.tags] == [sorted(attrs) for _, attrs in harmless.tags]
+    assert hostile.scripts == harmless.scripts
+    assert hostile.names[0] == (printable(name) or '""')
+    assert not {"\u202e", "\u2066", "\x1b", "\udc80"} & set(hostile.text)
 
 
 @settings(max_examples=30, deadline=None)
 @given(name=st.text(max_size=15))
 def test_any_name_is_only_text(name: str) -> None:
-    """Any name is in the table's cell, and nowhere markup."""
+    """Any name is in its cell of the table as text."""
     assert Page(to_html(report(row(name)))).names == [printable(name) or '""']
 
 
 def test_long_names_are_cut() -> None:
-    """A name of 10,000 characters is shown by its ends, and its length is told."""
+    """A name of 10,000 characters shows its ends and its length."""
     html = to_html(report(row("begin" + "x" * 9_990 + "ende!"), histograms={}))
     (name,) = Page(html).names
 
@@ -210,7 +210,7 @@ def test_long_names_are_cut() -> None:
 
 
 def test_without_counts_there_are_no_histograms() -> None:
-    """Where magnitudes were not counted, the page has no section on them."""
+    """If magnitudes were not counted, the page has no section on them."""
     page = Page(to_html(report(row())))
 
     assert page.count("figure") == 0
@@ -218,7 +218,7 @@ def test_without_counts_there_are_no_histograms() -> None:
 
 
 def test_a_histogram_is_drawn_with_its_cut() -> None:
-    """A single tensor has one figure, with the areas of before and after and the cut's line."""
+    """A single tensor has one figure, with the areas before and after and a line at the cut."""
     html = to_html(
         report(
             row(cut=2.0**-10, largest_pruned=2.0**-11, smallest_kept=2.0**-10), histograms={"fc.weight": histogram()}
@@ -227,12 +227,12 @@ def test_a_histogram_is_drawn_with_its_cut() -> None:
     page = Page(html)
 
     assert page.count("figure") == 1
-    assert (page.count("path", class_="gone"), page.count("path", class_="kept")) == (1, 1)
+    assert (page.count("path", class_="pruned"), page.count("path", class_="kept")) == (1, 1)
     assert "cut 0.000977" in page.text
 
 
-def test_histograms_are_of_the_largest() -> None:
-    """Of many tensors the largest are drawn one by one after all together, and the page says how many."""
+def test_the_largest_tensors_have_histograms() -> None:
+    """All tensors together have a histogram, the largest have their own, and the page says how many."""
     page = Page(to_html(many(100)))
 
     assert page.count("figure") == HISTOGRAMS + 1
@@ -241,7 +241,7 @@ def test_histograms_are_of_the_largest() -> None:
 
 
 def test_tensors_that_are_all_zero_have_no_figure() -> None:
-    """Nothing to draw is no error."""
+    """A tensor without non-zero weights has no figure and is no error."""
     page = Page(to_html(report(row(zeros=100), histograms={"fc.weight": BeforeAfter("F32", 0, [], [])})))
 
     assert page.count("figure") == 0
@@ -249,15 +249,15 @@ def test_tensors_that_are_all_zero_have_no_figure() -> None:
 
 @pytest.mark.parametrize("count", [1, LABELLED, LABELLED + 1, 1000])
 def test_every_tensor_has_its_bar(count: int) -> None:
-    """Few tensors have named bars; many share columns of one drawing; every one has a bar in the table."""
+    """Few tensors have named bars, many share the columns of one drawing, and each has a bar in the table."""
     page = Page(to_html(many(count)))
 
     assert len(page.names) == count
     assert page.count("g") == (0 if count <= LABELLED else min(count, 480))
 
 
-def test_thousands_of_tensors_make_a_page_that_can_be_used() -> None:
-    """3,000 tensors take less than 3 MB, and beyond the limit the largest are listed and the others counted."""
+def test_a_page_with_thousands_of_tensors_stays_small() -> None:
+    """3,000 tensors take less than 3 MB; beyond the limit the largest are listed and the others counted."""
     page = Page(to_html(many(ROWS + 7)))
 
     assert len(to_html(many(3000))) < 3_000_000
@@ -267,7 +267,7 @@ def test_thousands_of_tensors_make_a_page_that_can_be_used() -> None:
 
 
 def test_many_skipped_tensors_are_counted() -> None:
-    """After some names of one reason the rest are counted."""
+    """After NAMES names of one reason the rest are counted."""
     words = Page(to_html(report(row(), *(skipped(f"b{i}") for i in range(NAMES + 5))))).text
 
     assert f"{NAMES + 5} tensors: fewer than 2 dimensions" in words
@@ -275,27 +275,27 @@ def test_many_skipped_tensors_are_counted() -> None:
 
 
 def test_bars_add_up() -> None:
-    """A bar shows the zeros before, and beside them those of this run."""
+    """A bar shows the zeros before and, next to them, those of this run."""
     (bar, *_) = re.findall(
         r'<svg class="bar" .*?</svg>', to_html(report(row(zeros=60, zeros_before=20, pruned=40))), re.DOTALL
     )
 
     assert '<rect class="was" width="20.0"' in bar
-    assert '<rect class="gone" x="20.0" width="40.0"' in bar
+    assert '<rect class="pruned" x="20.0" width="40.0"' in bar
 
 
-def test_columns_stand_on_the_ground() -> None:
-    """In the drawing of many tensors every part reaches from its height down to the base line."""
-    html = to_html(report(*(row(f"w{at}", 1000, at + 500, zeros_before=at) for at in range(LABELLED + 1))))
-    parts = re.findall(r'class="(was|gone)" x="[\d.]+" y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', html)
+def test_columns_reach_the_base_line() -> None:
+    """In the drawing of many tensors every part extends from its height down to the base line."""
+    html = to_html(report(*(row(f"w{i}", 1000, i + 500, zeros_before=i) for i in range(LABELLED + 1))))
+    parts = re.findall(r'class="(was|pruned)" x="[\d.]+" y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', html)
 
     assert len(parts) == 2 * LABELLED + 1
     assert all(abs(float(y) + float(height) - 100) < 0.011 for _, y, height in parts)
-    assert parts[-2:] == [("gone", "47.6", "52.4"), ("was", "97.6", "2.4")]
+    assert parts[-2:] == [("pruned", "47.6", "52.4"), ("was", "97.6", "2.4")]
 
 
-def test_unknown_numbers_are_no_zeros() -> None:
-    """What nobody counted is a dash, and the page is whole."""
+def test_unknown_numbers_are_dashes() -> None:
+    """A count that was not made is a dash, and the page is complete."""
     page = Page(to_html(report(row(zeros_before=None, zeros_after=None, pruned=None, cut=None, ties=None))))
 
     assert "- of 100 weights" in page.text

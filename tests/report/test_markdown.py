@@ -1,4 +1,4 @@
-"""A report as Markdown: it renders as meant, fits a comment, and nothing in a name is markup."""
+"""A report as Markdown: it renders as intended, fits a comment, and no name is markup."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Page(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, _: object) -> None:
-        """Note a tag, and begin a row or a cell."""
+        """Record a tag; begin a row or a cell."""
         self.tags.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -76,7 +76,7 @@ class Page(HTMLParser):
 
 
 def rendered(markdown: str) -> Page:
-    """Render Markdown as a reader of it would."""
+    """Return the rendered Markdown."""
     return Page(MARKDOWN.render(markdown))
 
 
@@ -89,11 +89,11 @@ def visible(words: str) -> str:
     return words.replace("\u200b", "")
 
 
-def test_the_report_says_what_was_done() -> None:
-    """The heading, totals over selected and all, the plain sentence, tensors, reasons and provenance are there."""
-    found = Compressed("zstd level 3", 10**6, 190_000, 80_000)
+def test_the_report_has_every_part() -> None:
+    """The heading, totals over selected and all, sizes, tensors, reasons and provenance are in the text."""
+    estimate = Compressed("zstd level 3", 10**6, 190_000, 80_000)
     value = report(
-        row(two_four=True), skipped("b.bias"), command=("prune", "l1", "in.pth"), compressed=found, seconds=1.5
+        row(two_four=True), skipped("b.bias"), command=("prune", "l1", "in.pth"), compressed=estimate, seconds=1.5
     )
     page = rendered(to_markdown(value))
 
@@ -114,7 +114,7 @@ def test_the_report_says_what_was_done() -> None:
 
 
 def test_a_dry_run_says_so() -> None:
-    """Where nothing was written, the heading is in the conditional and no output is named."""
+    """Without an output the heading says "would be" and names no output."""
     words = rendered(to_markdown(report(row(), output_path=None, dry_run=True))).text
 
     assert "would be zero" in words
@@ -124,17 +124,17 @@ def test_a_dry_run_says_so() -> None:
 
 def test_warnings_stand_out() -> None:
     """Warnings are in GitHub's callout, above the tables."""
-    rows = [row("gone", zeros=100)]
+    rows = [row("zero", zeros=100)]
     words = to_markdown(report(*rows, warnings=warnings_for(rows)))
 
-    assert "> [!WARNING]\n> 1 tensor becomes all zero: gone\n" in words
+    assert "> [!WARNING]\n> 1 tensor becomes all zero: zero\n" in words
     assert words.index("[!WARNING]") < words.index("| tensor |")
 
 
 def test_the_most_pruned_are_shown_and_the_rest_folded() -> None:
-    """Of many tensors the most pruned are in the open table, in order, and the others are counted in a fold."""
+    """The most pruned tensors are in the visible table, in order, and the others in a folded one."""
     rows = [row(f"w{i:03}", 1000, i) for i in range(100)]
-    above, below = to_markdown(report(*rows)).split(f"<summary>{100 - TOP} tensors more, pruned less</summary>")
+    above, below = to_markdown(report(*rows)).split(f"<summary>{100 - TOP} more tensors, pruned less</summary>")
 
     assert re.findall(r"`(w\d+)`", above) == [f"w{i:03}" for i in range(100 - TOP, 100)]
     assert re.findall(r"`(w\d+)`", below) == [f"w{i:03}" for i in range(100 - TOP)]
@@ -142,7 +142,7 @@ def test_the_most_pruned_are_shown_and_the_rest_folded() -> None:
 
 @pytest.mark.parametrize("name", ["w.weight", "x" * 10_000, "<" * 10_000, "|" * 90])
 def test_it_always_fits_a_comment(name: str) -> None:
-    """Thousands of tensors with long names that need escapes stay below the limit, and the rest is counted."""
+    """A report on thousands of long names that need escapes stays below the limit and counts the rest."""
     rows = [row(f"{name}{i}", aliases=("t",)) for i in range(3000)]
     rows += [skipped(f"{name}{i}", f"tied to {name}{i}") for i in range(3000)]
     words = to_markdown(
@@ -156,7 +156,7 @@ def test_it_always_fits_a_comment(name: str) -> None:
 
 
 def hostile_report(name: str) -> Report:
-    """Put `name` into every place that something from outside can get into."""
+    """Return a report with `name` in every place that takes text from a file or a command line."""
     return report(
         row(name),
         skipped(name, f"tied to {name}"),
@@ -173,7 +173,7 @@ def hostile_report(name: str) -> Report:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_are_only_text(name: str) -> None:
-    """Whatever a name holds, the page has the tags of a harmless one and shows the name in its cell."""
+    """A hostile name gives the tags of a harmless one, and its cell shows the name."""
     page = rendered(to_markdown(hostile_report(name)))
     harmless = rendered(to_markdown(hostile_report("<x>")))
 
@@ -186,7 +186,7 @@ def test_hostile_names_are_only_text(name: str) -> None:
 
 @given(name=st.text(max_size=8))
 def test_any_name_reads_as_it_is(name: str) -> None:
-    """As code, in a table's cell, any name renders to itself made printable, and to nothing else."""
+    """Any name, as code in a table, renders to its printable form only."""
     page = rendered(f"| a | b |\n|--|--|\n| {code(name)} | end |\n")
 
     assert [len(cells) for cells in page.rows] == [2, 2]
@@ -196,7 +196,7 @@ def test_any_name_reads_as_it_is(name: str) -> None:
 
 @given(words=st.text(st.characters(codec="utf-8"), max_size=25))
 def test_any_sentence_reads_as_it_is(words: str) -> None:
-    """In a list any text renders to itself made printable, without markup."""
+    """Any text, in a list, renders to its printable form without markup."""
     page = rendered(f"- x {text(words)}\n")
 
     assert page.tags in (["ul", "li"], ["ul", "li", "p"])
@@ -204,15 +204,15 @@ def test_any_sentence_reads_as_it_is(words: str) -> None:
 
 
 @pytest.mark.parametrize("words", ["@everyone", "#12", "see http://x.example", "www.x.example", "WWW.x.example"])
-def test_sentences_mention_nobody_and_link_nowhere(words: str) -> None:
-    """What GitHub turns into mentions and links is spelled so that it does not, in Markdown and in its HTML."""
+def test_sentences_have_no_mentions_and_no_links(words: str) -> None:
+    """Text that GitHub would turn into mentions and links is escaped, in Markdown and in its HTML."""
     assert not re.search(r"(?<!&)[@#]\w|https?://|www\.", text(words), re.IGNORECASE)
     assert not re.search(r"[@#][\w]", rendered(text(words)).text)
 
 
 @pytest.mark.parametrize(("count", "title"), [(1, "1 tensor left as it is"), (2, "2 tensors left as they are")])
-def test_what_was_left_is_counted_in_a_sentence(count: int, title: str) -> None:
-    """One tensor is left as it is, several as they are."""
+def test_skipped_tensors_are_counted_in_a_sentence(count: int, title: str) -> None:
+    """The sentence is in the singular for one tensor."""
     rows = [row("a.weight"), *(skipped(f"b{n}", "its name does not end in a weight") for n in range(count))]
 
     assert f"<summary>{title}</summary>" in to_markdown(report(*rows))

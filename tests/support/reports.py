@@ -1,16 +1,47 @@
-"""Reports and rows for the tests of renderers."""
+"""Reports and rows for the tests of the renderers, and what is written to a terminal or a pipe."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
+import os
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
 from prunecli.report.json import to_json
-from prunecli.report.model import Report, Row
+from prunecli.report.model import Compressed, Report, Row, warnings_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EVIL = "a\x1b[31m\n\u202e[red]w.weight"
+
+
+class Terminal(StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Return True."""
+        return True
+
+
+def written(
+    write: Callable[..., None],
+    value: object,
+    *more: object,
+    width: int | None = None,
+    color: bool = False,
+    **options: object,
+) -> str:
+    """Return the text that `write(value, stream, *more)` writes to a pipe, or to a terminal of `width` columns."""
+    stream = StringIO() if width is None else Terminal()
+    size = {"COLUMNS": str(width), "LINES": "50"}
+    with patch.dict(os.environ, {**size, "TERM": "xterm-256color" if color else "dumb"}):
+        write(value, stream, *more, **options)
+    return stream.getvalue()
 
 
 def row(name: str = "fc.weight", numel: int = 100, zeros: int = 50, **more: object) -> Row:
@@ -31,12 +62,12 @@ def row(name: str = "fc.weight", numel: int = 100, zeros: int = 50, **more: obje
 
 
 def skipped(name: str, reason: str = "fewer than 2 dimensions", *, dtype: str = "F32", numel: int = 10) -> Row:
-    """Return the row of a skipped tensor."""
+    """Return the row of a tensor that was not read."""
     return Row(name, dtype, (numel,), numel, selected=False, reason=reason)
 
 
 def report(*rows: Row, **more: object) -> Report:
-    """Return a report with `rows`."""
+    """Return a report over `rows`."""
     values: dict[str, object] = {
         "strategy": {"name": "l1", "amount": 0.5},
         "input_path": "in.pth",
@@ -51,7 +82,7 @@ def report(*rows: Row, **more: object) -> Report:
 
 
 def parsed(value: Report) -> dict[str, Any]:
-    """Return a report's JSON, parsed; NaN and infinities, which JSON does not have, fail the test."""
+    """Parse the JSON form of a report; fail on numbers that JSON does not have."""
 
     def refuse(token: str) -> None:
         pytest.fail(f"{token} is not JSON")
@@ -59,3 +90,21 @@ def parsed(value: Report) -> dict[str, Any]:
     document = json.loads(to_json(value), parse_constant=refuse)
     assert isinstance(document, dict)
     return document
+
+
+def sample_report() -> Report:
+    """Return a report with a value in every field."""
+    rows = [
+        row(EVIL, shape=(10, 10), two_four=True, l2_kept=0.25, rule="smallest", aliases=("head", "=x"), nonfinite=2),
+        row("b", cut=math.inf, largest_pruned=math.nan, smallest_kept=1e-300, file="model-1.safetensors"),
+        row("zero", zeros=100),
+        skipped("c"),
+        skipped("d", dtype="I64", numel=0),
+    ]
+    estimate = Compressed("zstd level 3", 100, 190, 80)
+    command = ("prune", "l1", EVIL)
+    return report(*rows, warnings=warnings_for(rows), facts=("a fact",), compressed=estimate, command=command)
+
+
+REPORTS = {"rich": sample_report(), "bare": report(), "dry": report(row(), output_path=None, dry_run=True)}
+"""A report with a value in every field, one without tensors, and one of a dry run."""

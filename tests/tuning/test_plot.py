@@ -8,7 +8,8 @@ from xml.etree import ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunecli.tuning.plot import Mark, plot, ticks_between
+from prunecli.report.figures import ticks_between
+from prunecli.tuning.plot import Mark, plot
 
 SVG = "{http://www.w3.org/2000/svg}"
 FLOATS = st.floats(-1e12, 1e12).filter(lambda x: not 0 < abs(x) < 1e-12)

@@ -1,5 +1,5 @@
 "use strict";
-// Without this the page lacks sorting, searching, and what is folded on paper; nothing else.
+// Sorts and searches the table, and unfolds sections for print. Without it the page shows the same numbers.
 const table = document.getElementById("tensors");
 if (table) {
   const body = table.tBodies[0];
@@ -15,7 +15,7 @@ if (table) {
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      // The largest first for numbers, and then back and forth; a third click gives the checkpoint's order again.
+      // Numbers: the largest first. The second click reverses the order, the third restores that of the checkpoint.
       const turns = head.classList.contains("n") || column === 1 ? ["descending", "ascending"] : ["ascending", "descending"];
       const turn = turns[turns.indexOf(head.getAttribute("aria-sort")) + 1];
       table.tHead.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));

@@ -13,7 +13,7 @@ from prunecli.dtypes import FLOATS
 from prunecli.engine.measure import StatsCollector
 from prunecli.errors import CheckpointError, PruneError
 from prunecli.io.crc32 import combine
-from prunecli.io.layout import Layout, Run, Untouched, Window
+from prunecli.io.layout import Layout, TargetRange, UntouchedRange, Window
 from prunecli.io.reader import flat_native, store_flat, view_elements
 from prunecli.io.threads import Stopped
 from prunecli.plans import Chunk, without_masks
@@ -116,21 +116,21 @@ class Applier:
         touched = [sum_.span for sum_ in self.touched(file, shape)]
         return Layout(shape.size, runs, touched, window=window)
 
-    def _run(self, at: int, tensor: TensorInfo) -> Run:
+    def _run(self, at: int, tensor: TensorInfo) -> TargetRange:
         def reach(first: int, stop: int) -> tuple[int, int]:
             plan = self.plans.get(at)
             if plan is None or not tensor.contiguous:
                 return first, stop
             return plan.reach(tensor.shape, first, stop)
 
-        return Run(tensor.start, tensor.end, at, tensor.itemsize, not tensor.contiguous, reach)
+        return TargetRange(tensor.start, tensor.end, at, tensor.itemsize, not tensor.contiguous, reach)
 
     def touched(self, file: int, shape: CheckpointFile) -> list[Checksum]:
         """Return the checksums over bytes of a target."""
         storages = {t.span for t in self.targets if t.file == file and t.numel}
         return [checksum for checksum in shape.checksums if checksum.span in storages]
 
-    def copy(self, file: int, sink: Sink | None, part: Untouched) -> None:
+    def copy(self, file: int, sink: Sink | None, part: UntouchedRange) -> None:
         """Carry an untouched range over."""
         if sink is not None:
             sink.copy(self.sources[file], part.start, part.end)
@@ -145,7 +145,7 @@ class Applier:
         own = view[window.start - window.read_start : window.end - window.read_start]
         parts = [(c, _overlap(window, c)) for c in checksums]
         before = [crc32(own[low:high]) for _, (low, high) in parts]
-        with worker.in_turn(small=not self._scorers and len(window.pieces) >= CROWD):
+        with worker.computing(small=not self._scorers and len(window.pieces) >= CROWD):
             for piece in window.pieces:
                 self._piece(worker, view, window, piece)
         for (checksum, (low, high)), old in zip(parts, before, strict=True):
@@ -197,7 +197,7 @@ class Applier:
         self._done(piece.target, after.size)
 
     def _grant(self, worker: Worker, piece: Piece, equal: int) -> int:
-        with worker.giving_way():
+        with worker.waiting():
             return self._budget(piece).take(piece.ordinal, equal)
 
     def _budget(self, piece: Piece) -> TieBudget:

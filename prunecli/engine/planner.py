@@ -282,7 +282,7 @@ class Planner:
         self, worker: Worker, search: RankSearch, member: int, low: int, width: int, first: int, stop: int
     ) -> None:
         x = self._weights(worker, self.targets[member], first, stop)
-        with worker.in_turn(small=self.scorer is None and x.nbytes <= SMALL_TILE):
+        with worker.computing(small=self.scorer is None and x.nbytes <= SMALL_TILE):
             y = self._patterns(worker, member, first, x)
             if low > self._dtype(member).top:
                 below, patterns, counts = stop - first, np.empty(0, np.int64), None

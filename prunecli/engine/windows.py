@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prunecli.engine.apply import Applier, overlapping
-from prunecli.io.layout import Untouched, Window
+from prunecli.io.layout import UntouchedRange, Window
 from prunecli.io.threads import Pool, Tasks
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ class _Windows:
         ]
         self.tasks = Tasks(pool)
         self._parts = self._all_parts()
-        self._held: tuple[int, Window | Untouched] | None = None
+        self._held: tuple[int, Window | UntouchedRange] | None = None
 
-    def _all_parts(self) -> Iterator[tuple[int, Window | Untouched]]:
+    def _all_parts(self) -> Iterator[tuple[int, Window | UntouchedRange]]:
         """Yield the parts of all files in order; long untouched ranges in steps, so that an interrupt is heard."""
         for at, (_, layout, _) in enumerate(self.files):
             for part in layout:
-                if isinstance(part, Untouched):
+                if isinstance(part, UntouchedRange):
                     yield from ((at, step) for step in part.steps())
                 else:
                     yield at, part
@@ -46,7 +46,7 @@ class _Windows:
         """Let the threads work up to the first window that needs a tensor not planned yet."""
         self.tasks.each(self._do, self._planned())
 
-    def _planned(self) -> Iterator[tuple[int, Window | Untouched]]:
+    def _planned(self) -> Iterator[tuple[int, Window | UntouchedRange]]:
         while (at_part := self._held or next(self._parts, None)) is not None:
             self._held = None
             part = at_part[1]
@@ -55,8 +55,8 @@ class _Windows:
                 return
             yield at_part
 
-    def _do(self, worker: Worker, at: int, part: Window | Untouched) -> None:
-        if isinstance(part, Untouched):
+    def _do(self, worker: Worker, at: int, part: Window | UntouchedRange) -> None:
+        if isinstance(part, UntouchedRange):
             self.applier.copy(at, self.sinks[at], part)
         else:
             self.applier.window(worker, at, self.sinks[at], part, list(overlapping(part, self.files[at][2])))

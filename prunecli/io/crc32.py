@@ -1,6 +1,6 @@
-"""CRC-32 of a whole from the CRC-32s of its parts, so that windows can be checked in any order on any thread.
+"""CRC-32 of concatenated bytes from the CRC-32s of the parts, so that threads can compute the parts in any order.
 
-The arithmetic is zlib's `crc32_combine`: appending n zero bytes multiplies the register by x^(8n) modulo the
+The arithmetic is that of zlib's `crc32_combine`: appending n zero bytes multiplies the register by x^(8n) modulo the
 polynomial.
 """
 
@@ -12,7 +12,7 @@ _POLYNOMIAL = 0xEDB88320  # reflected: bit 31 is x^0
 
 
 def combine(first: int, second: int, length: int) -> int:
-    """Return the CRC-32 of two runs one after the other; `length` is that of the second, in bytes."""
+    """Return the CRC-32 of two byte strings in sequence; `length` is that of the second, in bytes."""
     return _multiply(_zeros(length), first) ^ second
 
 

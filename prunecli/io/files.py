@@ -1,8 +1,4 @@
-"""Moving bytes: a new file in one pass, where untouched ranges go through the kernel and the rest in windows.
-
-Windows are page-aligned where the tensors allow it, end on element boundaries always, and hold whole any tensor that
-must be seen at once. Nothing here knows what happens to a window's weights.
-"""
+"""Open input and output files, and copies between them inside the kernel where it can."""
 
 from __future__ import annotations
 
@@ -22,19 +18,20 @@ if TYPE_CHECKING:
 PAGE = 4096
 
 COPY_RUN = 1 << 25
-"""Bytes the kernel copies in one step, so that progress shows and an interrupt is heard."""
+"""Bytes the kernel copies in one step, so that progress advances and an interrupt takes effect."""
 
 _COPY_BUFFER = 1 << 20  # bytes
 _NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 
 
 class Source:
-    """An input file held open; reads are whole or an error, and a change while it is read is noticed."""
+    """An open input file. A read is complete or raises an error, and a change of the file is detected."""
 
     def __init__(self, path: Path, size: int, modified: int | None = None) -> None:
-        """Open `path` and remember what it was like.
+        """Open `path` and keep its size and its time of modification.
 
-        Raise CheckpointError if it is not `size` bytes long or, where that is known, `modified` at that time (ns).
+        Raises CheckpointError if its size is not `size` bytes, or if its time of modification (ns) is not `modified`,
+        where that is known.
         """
         self.path, self.size = path, size
         self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -48,7 +45,10 @@ class Source:
         return status.st_size, status.st_mtime_ns
 
     def _changed(self) -> CheckpointError:
-        return CheckpointError(f"{self.path} changed while it was being read", hint="run it again once nobody writes")
+        return CheckpointError(
+            f"{printable(str(self.path))} changed while it was being read",
+            hint="run again when no other program writes to it",
+        )
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if the file was written to since it was opened."""
@@ -56,7 +56,7 @@ class Source:
             raise self._changed()
 
     def read(self, into: memoryview, offset: int) -> None:
-        """Fill `into` from the byte `offset` on; raise CheckpointError if the file ends before."""
+        """Fill `into` from the byte `offset` on; CheckpointError if the file ends before."""
         done = 0
         while done < len(into):
             try:
@@ -68,24 +68,24 @@ class Source:
             done += got
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self.fd)
 
 
 class Sink:
-    """An output file being written at any offset, around the page cache where asked and possible."""
+    """An open output file that is written at any offset, around the page cache where requested and possible."""
 
     def __init__(self, fd: int, *, direct: bool) -> None:
         """Write to `fd`; `direct` tries to open it a second time with O_DIRECT."""
         self.fd = fd
         self._direct = _open_direct(fd) if direct else None
-        self._goes_direct = self._direct is not None
+        self._use_direct = self._direct is not None
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Write all of `data` at the byte `offset`; whole pages go direct if memory and file offsets allow."""
+        """Write all of `data` at the byte `offset`: whole pages directly if memory and file offsets allow."""
         head = min(-offset % PAGE, len(data))
         body = (len(data) - head) // PAGE * PAGE
-        if self._direct is None or not self._goes_direct or not body:
+        if self._direct is None or not self._use_direct or not body:
             write_all(self.fd, data, offset)
             return
         if head:
@@ -95,8 +95,8 @@ class Sink:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            # The filesystem took O_DIRECT at open and refuses it at write: go on through the cache.
-            self._goes_direct = False
+            # The filesystem accepted O_DIRECT at open and rejects it at write: continue through the cache.
+            self._use_direct = False
             write_all(self.fd, data[head : head + body], offset + head)
         if head + body < len(data):
             write_all(self.fd, data[head + body :], offset + head + body)
@@ -106,7 +106,7 @@ class Sink:
         copy_range(source, self.fd, start, end, start)
 
     def close(self) -> None:
-        """Close the second descriptor; the first is its owner's."""
+        """Close the second descriptor; the caller closes the first."""
         if self._direct is not None:
             os.close(self._direct)
             self._direct = None
@@ -151,17 +151,17 @@ def _copy_in_memory(source: Source, fd: int, start: int, end: int, offset: int, 
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` at `offset`, however often the kernel takes only a part; OutputError if it takes none."""
+    """Write all of `data` at `offset`, in as many calls as it takes; OutputError if a call writes nothing."""
     done = 0
     while done < len(data):
-        wrote = os.pwrite(fd, data[done:], offset + done)
-        if wrote <= 0:
-            raise OutputError(f"the output took no more bytes at offset {offset + done}")
-        done += wrote
+        written = os.pwrite(fd, data[done:], offset + done)
+        if written <= 0:
+            raise OutputError(f"cannot write to the output at offset {offset + done}: no bytes were written")
+        done += written
 
 
 def _open_direct(fd: int) -> int | None:
-    """Open what `fd` refers to a second time for writing around the page cache, or return None."""
+    """Open the file of `fd` a second time for writing around the page cache; None where that is not possible."""
     flag = getattr(os, "O_DIRECT", None)
     if flag is None:
         return None

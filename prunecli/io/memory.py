@@ -1,6 +1,6 @@
-"""Tensors in memory as a checkpoint: a storage is one of its files, read and written where it is.
+"""The tensors of a state_dict as a checkpoint: each storage is one of its files, read and written in place.
 
-Knows nothing about pruning, nor about what the tensors are for. torch is imported when it is needed.
+torch is imported when a function is called.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from prunecli.io.files import Source
 
 NAME = "state_dict"
-"""What a report calls the tensors, where a file would have its path."""
+"""The name of the tensors in a report, in the place of a path."""
 
 _ADDRESSED = {"cpu", "cuda", "xpu"}
 """Devices where a data pointer is an address that bytes can be counted from; elsewhere it is a handle."""
 
 
 class Region:
-    """The bytes of one storage, as what the engine reads from and as what it writes to: the same place.
+    """The bytes of one storage, as a `Source` and as a `Sink`.
 
-    `fd` is no descriptor: nothing that needs a file is asked of memory.
+    `fd` is no descriptor: a run in memory does nothing that needs a file.
     """
 
     fd = -1
 
     def __init__(self, data: Tensor) -> None:
-        """Look at `data`: uint8, one dimension, on any device."""
+        """Use the bytes `data`: uint8, one dimension, on any device."""
         self.data, self.size = data, data.numel()
-        # NumPy copies without the threads that torch would start for each of ours.
+        # NumPy copies in the calling thread; torch would start threads of its own for each of ours.
         self._host: NDArray[np.uint8] | None = data.numpy() if data.device.type == "cpu" else None
 
     def read(self, into: memoryview, offset: int) -> None:
@@ -52,27 +52,27 @@ class Region:
         if self._host is not None:
             np.copyto(np.frombuffer(into, np.uint8), self._host[offset : offset + len(into)])
         elif len(into):
-            self._bytes(into).copy_(self.data[offset : offset + len(into)])
+            self._as_tensor(into).copy_(self.data[offset : offset + len(into)])
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Put all of `data` at the byte `offset`."""
+        """Write all of `data` at the byte `offset`."""
         if self._host is not None:
             np.copyto(self._host[offset : offset + len(data)], np.frombuffer(data, np.uint8))
         elif len(data):
-            self.data[offset : offset + len(data)].copy_(self._bytes(data))
+            self.data[offset : offset + len(data)].copy_(self._as_tensor(data))
 
-    def _bytes(self, data: memoryview) -> Tensor:
-        found: Tensor = importlib.import_module("torch").frombuffer(data, dtype=self.data.dtype)
-        return found
+    def _as_tensor(self, data: memoryview) -> Tensor:
+        tensor: Tensor = importlib.import_module("torch").frombuffer(data, dtype=self.data.dtype)
+        return tensor
 
     def copy(self, source: Source | Region, start: int, end: int) -> None:
-        """Leave the bytes [start, end) as they are: they are there already."""
+        """Do nothing: source and sink are the same memory."""
 
     def check_unchanged(self) -> None:
-        """Trust: nobody can tell who else writes to memory."""
+        """Do nothing: changes of memory cannot be detected."""
 
     def close(self) -> None:
-        """Keep the storage: it is its owner's."""
+        """Do nothing: the storage belongs to its tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +85,18 @@ class TensorsInMemory:
 
     @property
     def on_device(self) -> bool:
-        """Whether some of the bytes have to be fetched from a device."""
+        """Whether some of the bytes have to be copied from a device."""
         return any(region.data.device.type != "cpu" for region in self.regions)
 
     def synchronize(self) -> None:
-        """Wait until every device has done what was asked of it: our threads have streams of their own."""
+        """Wait until every device has finished its queued work, because our threads use streams of their own."""
         torch = importlib.import_module("torch")
         for device in {region.data.device for region in self.regions if region.data.device.type != "cpu"}:
             module = torch.get_device_module(device)
             module.synchronize(*([] if device.type == "mps" else [device]))
 
     def mark_changed(self, names: Iterable[str]) -> None:
-        """Tell autograd that these tensors were written to, so that it refuses to go back through old values."""
+        """Increment the versions of these tensors, so that autograd refuses to use their old values."""
         graph = importlib.import_module("torch.autograd.graph")
         for name in names:
             if not self.tensors[name].is_inference():
@@ -104,8 +104,8 @@ class TensorsInMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Where a storage lies: `start` bytes into the memory of `device`, `length` bytes; `name` is a tensor of it."""
+class _Storage:
+    """A storage of `length` bytes from address `start` of `device`; `name` is the name of a tensor in it."""
 
     device: str
     start: int
@@ -119,21 +119,21 @@ class _Stretch:
 
 
 def state_dict_checkpoint(state_dict: Mapping[str, object]) -> TensorsInMemory:
-    """List the tensors of a flat dict in its order; what is no tensor is passed over.
+    """List the tensors of a flat dict in its order; other values are skipped.
 
     Sparse, quantized, meta and other tensors without plain memory become `Checkpoint.unprunable_entries`. Tensors
-    that share memory, through one storage or several, share a file. Raises UsageError for what is no dict of named
-    tensors, CheckpointError where two storages overlap in part.
+    that share memory, through one storage or several, share a file. Raises UsageError if `state_dict` is not a dict
+    of named tensors, and CheckpointError where two storages overlap in part.
     """
     tensors = _tensors(state_dict)
     kinds = {name: _other_kind(t) for name, t in tensors.items()}
     others = tuple((name, kind) for name, kind in kinds.items() if kind is not None)
     tensors = {name: t for name, t in tensors.items() if kinds[name] is None}
     if not tensors:
-        raise _nothing(state_dict, others)
-    homes, stretches = _merged([_stretch(name, t) for name, t in tensors.items()])
-    regions = tuple(Region(_bytes_of(stretch.storage)) for stretch in stretches)
-    infos = tuple(_info(name, t, at, stretches[at]) for (name, t), at in zip(tensors.items(), homes, strict=True))
+        raise _nothing_to_prune(state_dict, others)
+    homes, storages = _merged([_storage(name, t) for name, t in tensors.items()])
+    regions = tuple(Region(_bytes_of(storage.storage)) for storage in storages)
+    infos = tuple(_info(name, t, file, storages[file]) for (name, t), file in zip(tensors.items(), homes, strict=True))
     files = tuple(CheckpointFile(Path(NAME), region.size) for region in regions)
     checkpoint = Checkpoint(Path(NAME), "tensors in memory", files, infos, unprunable_entries=others)
     return TensorsInMemory(checkpoint, regions, tensors)
@@ -142,28 +142,29 @@ def state_dict_checkpoint(state_dict: Mapping[str, object]) -> TensorsInMemory:
 def _tensors(state_dict: object) -> dict[str, Tensor]:
     if not isinstance(state_dict, Mapping):
         kind = type(state_dict).__name__
-        hint = "model.state_dict()" if hasattr(state_dict, "state_dict") else "a path goes to prunecli.prune"
+        hint = "model.state_dict()" if hasattr(state_dict, "state_dict") else "prunecli.prune takes a path"
         raise UsageError(f"a state_dict is a dict of tensors by name, not a {kind}", hint=hint)
-    kind = importlib.import_module("torch").Tensor
-    found = {name: value for name, value in state_dict.items() if isinstance(value, kind)}
-    for name in found:
+    tensor_type = importlib.import_module("torch").Tensor
+    tensors = {name: value for name, value in state_dict.items() if isinstance(value, tensor_type)}
+    for name in tensors:
         if not isinstance(name, str):
             raise UsageError(f"the names in a state_dict are strings, and {name!r} is not", hint="model.state_dict()")
-    return found
+    return tensors
 
 
-def _nothing(state_dict: Mapping[str, object], others: Sequence[tuple[str, str]]) -> UsageError:
+def _nothing_to_prune(state_dict: Mapping[str, object], others: Sequence[tuple[str, str]]) -> UsageError:
     if others:
-        name, what = others[0]
-        hint = "load the weights first" if what.startswith(("meta", "parameter")) else None
-        return UsageError(f"nothing to prune: {printable(repr(name))} is a {what}, and so on: none is plain", hint=hint)
+        name, kind = others[0]
+        hint = "load the weights first" if kind.startswith(("meta", "parameter")) else None
+        message = f"nothing to prune: no tensor has plain memory; {printable(repr(name))} is a {kind}"
+        return UsageError(message, hint=hint)
     nested = next((key for key, value in state_dict.items() if isinstance(value, Mapping) and value), None)
-    hint = None if nested is None else f"hand over the inner dict: checkpoint[{printable(repr(nested))}]"
+    hint = None if nested is None else f"pass the inner dict: checkpoint[{printable(repr(nested))}]"
     return UsageError("there are no tensors in the state_dict", hint=hint)
 
 
 def _other_kind(tensor: Tensor) -> str | None:
-    """Say what a tensor is that does not look into plain memory by strides, None where it does."""
+    """Return the kind of a tensor without plain strided memory, or None for a plain tensor."""
     torch = importlib.import_module("torch")
     if torch.nn.parameter.is_lazy(tensor):
         return "parameter that has no values yet"
@@ -177,7 +178,7 @@ def _other_kind(tensor: Tensor) -> str | None:
         (_dtype(tensor) is None, f"tensor of {tensor.dtype}"),
     )
     kind = next((kind for holds, kind in kinds if holds), None)
-    return kind if kind is not None or _has_memory(tensor) else "tensor whose memory was given back"
+    return kind if kind is not None or _has_memory(tensor) else "tensor whose memory has been freed"
 
 
 def _dtype(tensor: Tensor) -> str | None:
@@ -185,7 +186,7 @@ def _dtype(tensor: Tensor) -> str | None:
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    """Tell whether all elements lie in the storage: FSDP, among others, takes storages away."""
+    """Return whether the storage holds all elements; FSDP, among others, frees storages."""
     if not tensor.numel():
         return True
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
@@ -194,7 +195,7 @@ def _has_memory(tensor: Tensor) -> bool:
     return end <= storage.nbytes() and storage.data_ptr() != 0
 
 
-def _why_fixed(tensor: Tensor) -> str | None:
+def _unprunable_reason(tensor: Tensor) -> str | None:
     if tensor.is_conj():
         return "conjugate view"
     if tensor.is_neg():
@@ -202,58 +203,63 @@ def _why_fixed(tensor: Tensor) -> str | None:
     return self_overlap(tuple(tensor.shape), tensor.stride())
 
 
-def _stretch(name: str, tensor: Tensor) -> _Stretch:
+def _storage(name: str, tensor: Tensor) -> _Storage:
     storage = tensor.untyped_storage()
-    return _Stretch(str(tensor.device), storage.data_ptr(), storage.nbytes(), name, storage)
+    return _Storage(str(tensor.device), storage.data_ptr(), storage.nbytes(), name, storage)
 
 
-def _merged(stretches: Sequence[_Stretch]) -> tuple[list[int], list[_Stretch]]:
-    """Return for each stretch the index of the one that it lies in, and these."""
-    homes = [0] * len(stretches)
-    found: list[_Stretch] = []
-    for at in sorted(range(len(stretches)), key=lambda i: _place(stretches[i])):
-        stretch = stretches[at]
-        if not found or not _meet(found[-1], stretch):
-            found.append(stretch)
-        elif stretch.end > found[-1].end:
-            names = f"{printable(repr(found[-1].name))} and {printable(repr(stretch.name))}"
+def _merged(storages: Sequence[_Storage]) -> tuple[list[int], list[_Storage]]:
+    """Return the storages that lie in no other one, and for each of `storages` the index of the one that holds it."""
+    homes = [0] * len(storages)
+    outer: list[_Storage] = []
+    for index in sorted(range(len(storages)), key=lambda i: _order(storages[i])):
+        storage = storages[index]
+        if not outer or not _starts_inside(outer[-1], storage):
+            outer.append(storage)
+        elif storage.end > outer[-1].end:
+            name = printable(repr(storage.name))
             raise CheckpointError(
-                f"the storages of {names} overlap in part: pruning one would change the other",
-                hint=f"state_dict[{printable(repr(stretch.name))}] = "
-                f"state_dict[{printable(repr(stretch.name))}].clone()",
+                f"the storages of {printable(repr(outer[-1].name))} and {name} overlap in part: pruning one would "
+                "change the other",
+                hint=f"state_dict[{name}] = state_dict[{name}].clone()",
             )
-        homes[at] = len(found) - 1
-    return homes, found
+        homes[index] = len(outer) - 1
+    return homes, outer
 
 
-def _place(stretch: _Stretch) -> tuple[str, int, int]:
-    return stretch.device, stretch.start, -stretch.length
+def _order(storage: _Storage) -> tuple[str, int, int]:
+    return storage.device, storage.start, -storage.length
 
 
-def _meet(first: _Stretch, second: _Stretch) -> bool:
-    """Tell whether `second`, which begins no earlier, begins inside `first`."""
+def _starts_inside(first: _Storage, second: _Storage) -> bool:
+    """Return whether `second`, which starts no earlier than `first`, starts inside it."""
     if first.device != second.device:
         return False
-    counted = first.device.partition(":")[0] in _ADDRESSED
-    return second.start < first.end if counted else second.start == first.start
+    has_addresses = first.device.partition(":")[0] in _ADDRESSED
+    return second.start < first.end if has_addresses else second.start == first.start
 
 
-def _info(name: str, tensor: Tensor, file: int, home: _Stretch) -> TensorInfo:
-    """Place a tensor in its region; equal elements get equal spans and offsets whatever storage they came by."""
-    size, place = tensor.element_size(), 0
+def _info(name: str, tensor: Tensor, file: int, home: _Storage) -> TensorInfo:
+    """Place a tensor in its region: equal elements get equal spans and offsets, through whatever storage."""
+    size, offset = tensor.element_size(), 0
     if tensor.numel():
         storage = tensor.untyped_storage()
-        place = storage.data_ptr() - home.start + int(tensor.storage_offset()) * size
-    span = Span(place % size, home.length - place % size)
-    dtype = _dtype(tensor) or ""
-    unprunable_reason, shape = _why_fixed(tensor), tuple(tensor.shape)
+        offset = storage.data_ptr() - home.start + int(tensor.storage_offset()) * size
+    span = Span(offset % size, home.length - offset % size)
     return TensorInfo(
-        name, dtype, shape, tensor.stride(), file, span, place // size, unprunable_reason=unprunable_reason
+        name,
+        _dtype(tensor) or "",
+        tuple(tensor.shape),
+        tensor.stride(),
+        file,
+        span,
+        offset // size,
+        unprunable_reason=_unprunable_reason(tensor),
     )
 
 
 def _bytes_of(storage: Any) -> Tensor:  # noqa: ANN401 - torch.UntypedStorage
     """Return all bytes of a storage as a tensor that shares them."""
     torch = importlib.import_module("torch")
-    found: Tensor = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-    return found
+    data: Tensor = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    return data

@@ -1,8 +1,7 @@
-"""Publish or nothing: a result appears under its name whole and flushed, or not at all.
+"""Atomic output: a file or directory appears under its name complete and flushed, or not at all.
 
-A file is written nameless (O_TMPFILE) where the filesystem can, so that even a killed process leaves nothing; else,
-and for directories, under a hidden name beside the target that is removed on every way out.
-Nothing here knows what the bytes mean.
+A file is written without a name (O_TMPFILE) where the filesystem supports it, so that even a killed process leaves no
+file. Elsewhere, and for directories, it is written under a hidden name next to its destination.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.errors import OutputError
-from prunecli.io.targets import check_output, check_writable_target, destination_for, exists, failed, refuse_losses
+from prunecli.errors import Argument, OutputError
+from prunecli.io.targets import destination_for, exists, failed, refuse_losses
 from prunecli.io.temporary import (
+    DESCRIPTORS,
     inside_temporary,
     lock,
     make_directory,
@@ -37,36 +37,25 @@ from prunecli.text.numbers import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = [
-    "PendingFile",
-    "UnflushedError",
-    "check_output",
-    "check_writable_target",
-    "new_directory",
-    "new_file",
-    "publish_text",
-]
-
-_DESCRIPTORS = Path("/proc/self/fd")
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOREPLACE, _EXCHANGE = 1, 2  # renameat2's flags
+_NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2
 _AT_FDCWD = -100
 
 
 @dataclass(frozen=True, slots=True)
 class PendingFile:
-    """A file being written: readable and writable through `fd`, and under `path` until it is published."""
+    """A file that is not published yet, open for reading and writing as `fd`; `path` opens it a second time."""
 
     fd: int
     path: Path
 
 
 class UnflushedError(OutputError):
-    """The output is whole under its name, but its directory could not be flushed: a power cut may undo it."""
+    """The output is complete under its name, but its directory was not flushed: a power cut may undo it."""
 
 
 # --- one file
@@ -74,47 +63,47 @@ class UnflushedError(OutputError):
 
 @contextmanager
 def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False) -> Iterator[PendingFile]:
-    """Give a draft of `size` bytes to fill, and publish it at `target` when the block ends well.
+    """Reserve space for a file of `size` bytes, and publish it at `target` when the block ends without an error.
 
-    The space is reserved first. On any exception nothing is left, and what was at `target` stays. A new file
-    gets `mode` less the umask; with `force` an existing file is replaced and its mode kept, its owner where one may,
-    and a symbolic link keeps pointing to it. OutputError where the file cannot be written or, without `force`,
-    exists; UnflushedError if it is written all the same.
+    An exception leaves no new file, and an existing file at `target` unchanged. A new file gets `mode` minus the
+    umask. With `force` an existing file is replaced; its mode is kept, and its owner where that is permitted, and a
+    symbolic link keeps its target. Raises OutputError if the file cannot be written or, without `force`, exists;
+    UnflushedError if it is published but its directory cannot be flushed.
     """
-    place = destination_for(target, force=force, directory=False)
-    with _draft_beside(place) as (fd, named):
+    destination = destination_for(target, force=force, directory=False)
+    with _pending_file(destination) as (fd, temporary):
         try:
             _reserve(fd, size)
-            yield PendingFile(fd, named or _DESCRIPTORS / str(fd))
+            yield PendingFile(fd, temporary or DESCRIPTORS / str(fd))
         except OSError as error:
             if error.errno in _FULL:
-                raise no_space_error(place, size, error) from error
-            if error.errno is None or error.filename is not None:  # it tells of something else, or where itself
+                raise _no_space_error(destination, size, error) from error
+            if error.errno is None or error.filename is not None:  # an error of another file
                 raise
-            raise failed("write", place, error) from error
-        _finish_file(fd, named, place, mode=mode, force=force)
+            raise failed("write", destination, error) from error
+        _publish_file(fd, temporary, destination, mode=mode, force=force)
 
 
 def publish_text(target: Path, text: str, *, force: bool = False) -> None:
-    """Write `text` as UTF-8 to `target`, whole or not at all; OutputError as `new_file`."""
+    """Write `text` as UTF-8 to `target`, atomically. Raises OutputError as `new_file` does."""
     data = text.encode("utf-8", errors="backslashreplace")
-    with new_file(target, size=len(data), force=force) as draft:
+    with new_file(target, size=len(data), force=force) as pending:
         done = 0
         while done < len(data):
-            done += os.pwrite(draft.fd, data[done:], done)
+            done += os.pwrite(pending.fd, data[done:], done)
 
 
 @contextmanager
-def _draft_beside(place: Path) -> Iterator[tuple[int, Path | None]]:
-    """Open a file beside `place` that has no name, or a hidden one where the filesystem insists."""
-    remove_stale_temporaries(place)
+def _pending_file(destination: Path) -> Iterator[tuple[int, Path | None]]:
+    """Open a file without a name, or a hidden one next to `destination` where the filesystem needs a name."""
+    remove_stale_temporaries(destination)
     try:
-        fd = _open_nameless(place.parent)
+        fd = _open_nameless(destination.parent)
     except OSError as error:
-        raise failed("write in", place.parent, error) from error
+        raise failed("write in", destination.parent, error) from error
     if fd is None:
-        with temporary_next_to(place, make_file) as (fd, named):
-            yield fd, named
+        with temporary_next_to(destination, make_file) as (fd, temporary):
+            yield fd, temporary
         return
     try:
         yield fd, None
@@ -124,7 +113,7 @@ def _draft_beside(place: Path) -> Iterator[tuple[int, Path | None]]:
 
 def _open_nameless(parent: Path) -> int | None:
     nameless = getattr(os, "O_TMPFILE", 0)
-    if not nameless or not _DESCRIPTORS.is_dir():  # without /proc it could not get its name later
+    if not nameless or not DESCRIPTORS.is_dir():  # without /proc it could not get its name later
         return None
     try:
         return os.open(parent, os.O_RDWR | os.O_CLOEXEC | nameless, 0o600)
@@ -135,10 +124,10 @@ def _open_nameless(parent: Path) -> int | None:
 
 
 def _reserve(fd: int, size: int) -> None:
-    """Make sure `size` bytes fit, so that a full disk fails now and not after the work: OSError."""
+    """Allocate `size` bytes, so that a full disk is an OSError now and not after the work."""
     space = os.fstatvfs(fd)
     if space.f_blocks and size > space.f_bavail * space.f_frsize:
-        # asked before allocating: filling the disk to find out would hurt others
+        # Checked before the allocation, which would fill the disk for other programs until it fails.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if size:
         _allocate(fd, size)
@@ -155,29 +144,29 @@ def _allocate(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
 
 
-def no_space_error(place: Path, size: int, error: OSError) -> OutputError:
-    free = shutil.disk_usage(place.parent).free
+def _no_space_error(destination: Path, size: int, error: OSError) -> OutputError:
+    free = shutil.disk_usage(destination.parent).free
     return OutputError(
-        f"no room for {printable(str(place))}: it needs {format_bytes(size)}, and {format_bytes(free)} are free"
-        f" ({error.strerror})",
-        hint="write to another filesystem with -o PATH",
+        f"not enough space for {printable(str(destination))}: it needs {format_bytes(size)}, and {format_bytes(free)} "
+        f"are free ({error.strerror})",
+        hint=("write to another filesystem: ", Argument("output", "PATH")),
     )
 
 
-def _settle_mode(fd: int, place: Path, mode: int) -> None:
-    """Give what is open as `fd` the mode and the owner of what is at `place`, or else `mode` less the umask."""
+def _set_mode(fd: int, destination: Path, mode: int) -> None:
+    """Give `fd` the mode and owner of the file at `destination`, or `mode` minus the umask if there is none."""
     try:
-        old = place.stat()
+        old = destination.stat()
     except FileNotFoundError:
         os.fchmod(fd, mode & 0o777 & ~_umask())
         return
-    _inherit(fd, old)
+    _copy_mode(fd, old)
 
 
-def _inherit(fd: int, old: os.stat_result) -> None:
+def _copy_mode(fd: int, old: os.stat_result) -> None:
     new = os.fstat(fd)
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-        with suppress(OSError):  # only root may give files away
+        with suppress(OSError):  # only root may change the owner
             os.fchown(fd, old.st_uid, old.st_gid)
     os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o777)
 
@@ -188,63 +177,63 @@ def _umask() -> int:
     return mask
 
 
-def _finish_file(fd: int, named: Path | None, place: Path, *, mode: int, force: bool) -> None:
+def _publish_file(fd: int, temporary: Path | None, destination: Path, *, mode: int, force: bool) -> None:
     try:
-        _settle_mode(fd, place, mode)
+        _set_mode(fd, destination, mode)
         os.fsync(fd)
-        if named is None:
-            _publish_nameless(fd, place, force=force)
+        if temporary is None:
+            _publish_nameless(fd, destination, force=force)
         else:
-            _publish_named(named, place, force=force)
+            _publish_named(temporary, destination, force=force)
     except FileExistsError:
-        raise exists(place) from None
+        raise exists(destination) from None
     except OSError as error:
-        raise failed("publish", place, error) from error
-    _flush_name(place)
+        raise failed("publish", destination, error) from error
+    _flush_parent(destination)
 
 
-def _publish_nameless(fd: int, place: Path, *, force: bool) -> None:
+def _publish_nameless(fd: int, destination: Path, *, force: bool) -> None:
     if not force:
-        _link(fd, place)
+        _link(fd, destination)
         return
-    with suppress(OSError):  # no locks here: then no sweep takes it either
+    with suppress(OSError):  # the filesystem has no locks; then no run deletes stale files
         lock(fd)
-    named = temporary_name(place.parent)
-    with removed_at_end(named):
-        _link(fd, named)
-        named.replace(place)
+    temporary = temporary_name(destination.parent)
+    with removed_at_end(temporary):
+        _link(fd, temporary)
+        temporary.replace(destination)
 
 
-def _link(fd: int, place: Path) -> None:
-    """Give an open file the name `place`; FileExistsError where it is taken."""
-    # linkat from a descriptor of the directory: a plain path under /proc ends as EXDEV on Python 3.11
-    descriptors = os.open(_DESCRIPTORS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _link(fd: int, path: Path) -> None:
+    """Give an open file without a name the name `path`; FileExistsError where it exists."""
+    # linkat relative to a descriptor of the directory: with a plain path under /proc, Python 3.11 gets EXDEV.
+    descriptors = os.open(DESCRIPTORS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.link(str(fd), place, src_dir_fd=descriptors, follow_symlinks=True)
+        os.link(str(fd), path, src_dir_fd=descriptors, follow_symlinks=True)
     finally:
         os.close(descriptors)
 
 
-def _publish_named(named: Path, place: Path, *, force: bool) -> None:
+def _publish_named(temporary: Path, destination: Path, *, force: bool) -> None:
     if force:
-        named.replace(place)
+        temporary.replace(destination)
         return
     try:
-        os.link(named, place)
+        os.link(temporary, destination)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        if not _renameat2(named, place, _NOREPLACE):
-            _claim(named, place)
+        if not _renameat2(temporary, destination, _NOREPLACE):
+            _claim(temporary, destination)
 
 
-def _claim(named: Path, place: Path) -> None:
-    """Take the name `place` where nothing does it in one step: reserve it empty, then rename over it."""
-    os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+def _claim(temporary: Path, destination: Path) -> None:
+    """Publish without links and renameat2: create an empty file, which fails if there is one, and rename over it."""
+    os.close(os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
     try:
-        named.replace(place)
+        temporary.replace(destination)
     except BaseException:
-        place.unlink(missing_ok=True)
+        destination.unlink(missing_ok=True)
         raise
 
 
@@ -253,73 +242,74 @@ def _claim(named: Path, place: Path) -> None:
 
 @contextmanager
 def new_directory(target: Path, *, mode: int = 0o777, force: bool = False) -> Iterator[Path]:
-    """Give an empty directory to fill with `new_file`, and rename it to `target` when the block ends well.
+    """Create an empty directory to fill with `new_file`, and rename it to `target` when the block ends.
 
-    On any exception nothing is left, and what was at `target` stays. With `force` an existing directory is
-    exchanged for the new one in one step where the kernel can, and then deleted; not where it holds files the
-    new one has not. `mode` loses the umask; an existing directory's, and its files', are kept. Errors as `new_file`.
+    An exception leaves no new directory, and an existing one at `target` unchanged. With `force` an existing
+    directory is exchanged for the new one in one step where the kernel supports it, and then deleted; it is not
+    replaced if it has files that the new one has not. `mode` loses the umask; the modes of an existing directory and
+    of its files are kept. Raises errors as `new_file` does.
     """
-    place = destination_for(target, force=force, directory=True)
-    remove_stale_temporaries(place)
-    with temporary_next_to(place, make_directory) as (fd, hidden):
-        yield hidden
+    destination = destination_for(target, force=force, directory=True)
+    remove_stale_temporaries(destination)
+    with temporary_next_to(destination, make_directory) as (fd, temporary):
+        yield temporary
         if force:
-            refuse_losses(place, {p.relative_to(hidden).as_posix() for p in hidden.rglob("*")})
-        _finish_directory(fd, hidden, place, mode=mode, force=force)
+            refuse_losses(destination, {p.relative_to(temporary).as_posix() for p in temporary.rglob("*")})
+        _publish_directory(fd, temporary, destination, mode=mode, force=force)
 
 
-def _finish_directory(fd: int, hidden: Path, place: Path, *, mode: int, force: bool) -> None:
+def _publish_directory(fd: int, temporary: Path, destination: Path, *, mode: int, force: bool) -> None:
     try:
-        for path in hidden.rglob("*"):
-            _finish_member(path, place / path.relative_to(hidden) if force else None)
-        _settle_mode(fd, place, mode)
+        for path in temporary.rglob("*"):
+            _finish_member(path, destination / path.relative_to(temporary) if force else None)
+        _set_mode(fd, destination, mode)
         sync(fd)
-        _rename(hidden, place, force=force)
+        _rename(temporary, destination, force=force)
     except OSError as error:
         if error.errno in _TAKEN:
-            raise exists(place) from None
-        raise failed("publish", place, error) from error
-    _flush_name(place)
+            raise exists(destination) from None
+        raise failed("publish", destination, error) from error
+    _flush_parent(destination)
 
 
 def _finish_member(path: Path, old: Path | None) -> None:
-    """Flush the directory `path`, and give a member the mode and the owner that `old`, its predecessor, had."""
+    """Flush the directory `path`, or give a member the mode and owner of `old`, which it replaces."""
     if old is None and not path.is_dir():
         return  # new_file has flushed it
     with open_descriptor(path, os.O_RDONLY) as fd:
         if old is not None:
             with suppress(FileNotFoundError, NotADirectoryError):
-                _inherit(fd, old.stat())
+                _copy_mode(fd, old.stat())
         sync(fd)
 
 
-def _rename(hidden: Path, place: Path, *, force: bool) -> None:
+def _rename(temporary: Path, destination: Path, *, force: bool) -> None:
     try:
-        if not _renameat2(hidden, place, _NOREPLACE):
-            hidden.rename(place)  # onto a directory with something in it this fails, too
+        if not _renameat2(temporary, destination, _NOREPLACE):
+            temporary.rename(destination)  # this also fails if the destination is a directory that is not empty
     except OSError as error:
-        if not force or error.errno not in _TAKEN or not place.is_dir():
+        if not force or error.errno not in _TAKEN or not destination.is_dir():
             raise
-        _exchange(hidden, place)
+        _exchange(temporary, destination)
 
 
-def _exchange(hidden: Path, place: Path) -> None:
-    """Put `hidden` in the place of the directory `place`, and the old one under the name `hidden`."""
-    if _renameat2(hidden, place, _EXCHANGE):
+def _exchange(temporary: Path, destination: Path) -> None:
+    """Exchange the two directories, so that the old one has the temporary name and is deleted."""
+    if _renameat2(temporary, destination, _EXCHANGE):
         return
-    aside = hidden.with_suffix(".old")  # no name that is swept: for a moment it is all there is
+    aside = temporary.with_suffix(".old")  # not a stale temporary: for a moment it is the only copy
     try:
-        place.rename(aside)
-        hidden.rename(place)
-        aside.rename(hidden)
+        destination.rename(aside)
+        temporary.rename(destination)
+        aside.rename(temporary)
     except BaseException:
         if aside.exists():
-            aside.rename(hidden if place.exists() else place)
+            aside.rename(temporary if destination.exists() else destination)
         raise
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:
-    """Call Linux's renameat2; False where the C library, the kernel or the filesystem has none."""
+    """Call Linux's renameat2; False if the C library, the kernel or the filesystem does not have it."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):
@@ -335,16 +325,16 @@ def _renameat2(source: Path, target: Path, flags: int) -> bool:
 # --- flushing
 
 
-def _flush_name(place: Path) -> None:
-    """Flush the directory that holds the published `place`; one that is not published itself is flushed later."""
-    if inside_temporary(place):
+def _flush_parent(destination: Path) -> None:
+    """Flush the directory of the published `destination`; a directory that is not published is flushed later."""
+    if inside_temporary(destination):
         return
     try:
-        with open_descriptor(place.parent, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        with open_descriptor(destination.parent, os.O_RDONLY | os.O_DIRECTORY) as fd:
             sync(fd)
     except OSError as error:
         raise UnflushedError(
-            f"{printable(str(place))} is written, but a power cut may undo it: its directory could not be flushed"
-            f" ({error.strerror})",
+            f"{printable(str(destination))} is written, but a power cut may undo it: its directory could not be "
+            f"flushed ({error.strerror})",
             hint="sync",
         ) from error

@@ -1,45 +1,46 @@
-"""Hidden names beside an output: removed on every way out, and after a kill by whoever writes there next.
+"""Temporary files: next to an output, and for data that is needed only during a run.
 
-Whoever works under a hidden name holds a lock on it. A process that was killed holds none any more: so is told, without
-a guess, what is left over from what is in use. Nothing here knows what is written.
+They are removed on success and on error. A process locks its temporary file next to an output, and the kernel drops
+the lock when the process ends: an unlocked file is stale, and the next run in that directory deletes it.
 """
 
 from __future__ import annotations
 
-import tempfile
-from typing import TYPE_CHECKING
-
-from prunecli.errors import OutputError
-
-if TYPE_CHECKING:
-    from typing import IO
-
 import errno
-import fcntl
 import os
 import re
 import shutil
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunecli.errors import Argument, OutputError
 from prunecli.io.targets import failed
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import IO
+
+DESCRIPTORS = Path("/proc/self/fd")
+"""The directory in which each open descriptor has a path, on Linux."""
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-_HIDDEN = re.compile(r"\.prune-\w+-[0-9a-f]{16}\.tmp")
+_TEMPORARY = re.compile(r"\.prune-\w+-[0-9a-f]{16}\.tmp")
 _NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP}
 
 
+# --- next to an output
+
+
 def temporary_name(parent: Path) -> Path:
-    """Return a name in `parent` that nobody has or will have."""
+    """Return a new, unique path of a hidden file in `parent`."""
     return parent / f".prune-{_boot()}-{os.urandom(8).hex()}.tmp"
 
 
 def _boot() -> str:
-    """Name this start of this kernel, whose locks tell the living from the dead; "0" where it cannot be named."""
+    """Return the id of this boot (12 hex digits), or "0" if it is unknown. Locks do not outlive a boot."""
     try:
         return _BOOT.read_text(encoding="ascii").replace("-", "")[:12]
     except OSError:
@@ -47,50 +48,52 @@ def _boot() -> str:
 
 
 @contextmanager
-def temporary_next_to(place: Path, make: Callable[[Path], int]) -> Iterator[tuple[int, Path]]:
-    """Give what `make` makes and opens under a hidden name beside `place`, locked; the name is gone in the end.
+def temporary_next_to(destination: Path, make: Callable[[Path], int]) -> Iterator[tuple[int, Path]]:
+    """Create a hidden file or directory next to `destination`, lock it, and remove it when the block ends.
 
-    OutputError where nothing can be made there.
+    Yields its descriptor and its path. `make` creates and opens it. Raises OutputError where it cannot be created.
     """
-    held = False
-    while not held:
-        hidden = temporary_name(place.parent)
-        with removed_at_end(hidden):
+    locked = False
+    while not locked:
+        path = temporary_name(destination.parent)
+        with removed_at_end(path):
             try:
-                fd = make(hidden)
+                fd = make(path)
             except OSError as error:
-                if isinstance(error, FileNotFoundError) and place.parent.is_dir():
-                    continue  # a sweep came between making and opening
-                raise failed("write in", place.parent, error) from error
+                if isinstance(error, FileNotFoundError) and destination.parent.is_dir():
+                    continue  # another run deleted it between its creation and its opening
+                raise failed("write in", destination.parent, error) from error
             try:
-                held = _hold(fd, hidden)
-                if held:
-                    yield fd, hidden
+                locked = _lock_new(fd, path)
+                if locked:
+                    yield fd, path
             finally:
                 os.close(fd)
 
 
 def make_file(path: Path) -> int:
-    """Make an empty file that only its owner may open, and open it; OSError where that cannot be."""
+    """Create an empty file that only its owner may open, and open it."""
     return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o600)
 
 
 def make_directory(path: Path) -> int:
-    """Make a directory that only its owner may open, and open it; OSError where that cannot be."""
+    """Create a directory that only its owner may open, and open it."""
     path.mkdir(0o700)
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _hold(fd: int, hidden: Path) -> bool:
-    """Lock the new `hidden`, open as `fd`, until it is closed; False where a sweep was faster."""
+def _lock_new(fd: int, path: Path) -> bool:
+    """Lock the new `path`, open as `fd`, until it is closed; False if another run has deleted it before."""
     try:
-        return lock(fd) and hidden.exists()
-    except OSError:  # no locks here: then no sweep takes it either
+        return lock(fd) and path.exists()
+    except OSError:  # the filesystem has no locks; then no run deletes stale files
         return True
 
 
 def lock(fd: int) -> bool:
-    """Lock `fd` until it is closed; False where somebody else has it, OSError where there are no locks."""
+    """Lock `fd` until it is closed; False if another process has locked it, OSError where there are no locks."""
+    import fcntl  # noqa: PLC0415 - systems without it can import this module
+
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -98,33 +101,33 @@ def lock(fd: int) -> bool:
     return True
 
 
-def remove_stale_temporaries(place: Path) -> None:
-    """Remove what killed processes left beside `place`, as far as this kernel's locks prove that they are gone."""
+def remove_stale_temporaries(destination: Path) -> None:
+    """Delete the temporary files next to `destination` whose process has ended, as their missing lock proves."""
     boot = _boot()
-    if boot == "0" or inside_temporary(place):
+    if boot == "0" or inside_temporary(destination):
         return
     with suppress(OSError):
-        for path in place.parent.glob(f".prune-{boot}-*.tmp"):
+        for path in destination.parent.glob(f".prune-{boot}-*.tmp"):
             with suppress(OSError):
-                _remove_stale(path)
+                _remove_if_stale(path)
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_if_stale(path: Path) -> None:
     with open_descriptor(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
         ours = os.geteuid() in {0, os.fstat(fd).st_uid}
-        # a name is used once, so what has it now is what was locked, or what its owner put there to be removed
-        if ours and _HIDDEN.fullmatch(path.name) and lock(fd):
+        # A name is used once: the path is still the file that was locked, unless its owner has replaced it.
+        if ours and _TEMPORARY.fullmatch(path.name) and lock(fd):
             _remove(path)
 
 
-def inside_temporary(place: Path) -> bool:
-    """Whether `place` is in a directory that is not published yet."""
-    return any(_HIDDEN.fullmatch(folder.name) for folder in place.parents)
+def inside_temporary(path: Path) -> bool:
+    """Return whether `path` is in a temporary directory that is not published yet."""
+    return any(_TEMPORARY.fullmatch(folder.name) for folder in path.parents)
 
 
 @contextmanager
 def removed_at_end(path: Path) -> Iterator[None]:
-    """Remove `path` when the block ends, also when an interrupt comes while it is removed."""
+    """Remove `path` when the block ends, even if an interrupt arrives during the removal."""
     try:
         yield
     finally:
@@ -142,22 +145,22 @@ def _remove(path: Path) -> None:
         return
     with suppress(OSError):
         for *_, fd in os.fwalk(path):
-            os.fchmod(fd, 0o700)  # an old output may be read-only
+            os.fchmod(fd, 0o700)  # a directory of the old output may be read-only
     shutil.rmtree(path, ignore_errors=True)
 
 
 def sync(fd: int) -> None:
-    """Flush what is open as `fd` to the disk, where the filesystem can; OSError where that fails."""
+    """Flush `fd` to the disk, where the filesystem supports it."""
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno not in _NO_SYNC:  # a filesystem that cannot, need not
+        if error.errno not in _NO_SYNC:
             raise
 
 
 @contextmanager
 def open_descriptor(path: Path, flags: int) -> Iterator[int]:
-    """Open `path` for a while; OSError where that cannot be."""
+    """Open `path` and close it when the block ends."""
     fd = os.open(path, flags | os.O_CLOEXEC)
     try:
         yield fd
@@ -165,18 +168,22 @@ def open_descriptor(path: Path, flags: int) -> Iterator[int]:
         os.close(fd)
 
 
-DESCRIPTORS = Path("/proc/self/fd")
+# --- during a run
 
 
 @contextmanager
 def scratch_file(folder: Path | None) -> Iterator[tuple[int, Path]]:
-    """Give a descriptor of a temporary file in `folder` (None: the usual place) and a path to open it by."""
+    """Create a temporary file in `folder` (None: the system's); yields its descriptor and a path that opens it."""
     with temporary_file(folder) as file:
         yield file.fileno(), DESCRIPTORS / str(file.fileno()) if DESCRIPTORS.is_dir() else Path(file.name)
 
 
 def temporary_file(folder: Path | None) -> IO[bytes]:
-    """Open a temporary file, nameless where descriptors have paths: then even a killed process leaves nothing."""
+    """Open a temporary file in `folder` (None: the system's).
+
+    It has no name where descriptors have paths, so even a killed process leaves no file. Raises OutputError where it
+    cannot be created.
+    """
     try:
         if DESCRIPTORS.is_dir():
             return tempfile.TemporaryFile(buffering=0, dir=folder)
@@ -186,7 +193,9 @@ def temporary_file(folder: Path | None) -> IO[bytes]:
 
 
 def no_space_error(folder: Path | None, error: OSError) -> OutputError:
-    """Return the error for a temporary copy that cannot be kept in `folder` (None: the usual folder)."""
-    place = folder or Path(tempfile.gettempdir())
-    hint = "-o PATH on another filesystem" if folder else "TMPDIR=/path/with/room prune COMMAND ..."
-    return OutputError(f"cannot keep a temporary copy in {place}: {error.strerror}", hint=hint)
+    """Return the error for a temporary copy that cannot be kept in `folder` (None: the system's)."""
+    path = folder or Path(tempfile.gettempdir())
+    message = f"cannot keep a temporary copy in {printable(str(path))}: {error.strerror}"
+    if folder:
+        return OutputError(message, hint=("write to another filesystem: ", Argument("output", "PATH")))
+    return OutputError(message, hint="set the environment variable TMPDIR to a directory with enough space")

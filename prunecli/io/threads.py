@@ -1,4 +1,4 @@
-"""A few threads that work through tasks in the order they were handed in, each with memory of its own."""
+"""A small thread pool. Tasks start in the order of submission; each thread has its own buffers and kernels."""
 
 from __future__ import annotations
 
@@ -24,27 +24,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 THREADS_LIMIT = 4
-"""More threads than this wait for the one writer that a file has; one more than CPUs are used, to wait for the disk."""
+"""The most threads that are used by default: a file has one writer at a time, and more threads wait for it."""
 
-CPU_QUOTAS = ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
-"""Where below CGROUPS a container sees the CPU time it may use, in microseconds per period: version 2, version 1."""
-
-CGROUPS = Path("/sys/fs/cgroup")
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""The CPU time that a container may use: microseconds and period, or "max" (control groups, version 2)."""
 
 BACKLOG = 4
-"""Tasks waiting per thread: enough to keep all busy, few enough to stop soon."""
+"""Submitted tasks that wait per thread: enough to keep all threads busy, few enough to stop soon."""
 
 
 class Stopped(Exception):  # noqa: N818 - it reports no error, only that another one stopped the work
-    """Another task failed or the user interrupted: give up quietly."""
+    """Another task failed or the user interrupted the run, so this task ends without a result."""
 
 
 class Worker:
-    """What one thread owns: kernels with their scratch memory, and a read buffer that grows to what is asked."""
+    """The resources of one thread: kernels with their scratch memory, and read buffers that grow as needed."""
 
-    def __init__(self, device: str | None, turn: threading.Lock | None = None) -> None:
-        """Compute on `device`, or with NumPy where it is None; the threads of a pool share a `turn`."""
-        self._turn, self._has_turn = turn or threading.Lock(), False
+    def __init__(self, device: str | None, compute_lock: threading.Lock | None = None) -> None:
+        """Compute on `device`, or with NumPy for None. The threads of a pool share a `compute_lock`."""
+        self._compute_lock, self._has_lock = compute_lock or threading.Lock(), False
         self.host = NumpyOps()
         self.scoring = NumpyOps()
         self.squares = Squares(self.host)
@@ -52,62 +50,65 @@ class Worker:
         self._memory: dict[int, mmap.mmap] = {}
 
     @contextmanager
-    def in_turn(self, *, small: bool) -> Iterator[None]:
-        """Let nobody else compute meanwhile if the steps are `small`; reading and writing go on beside.
+    def computing(self, *, small: bool) -> Iterator[None]:
+        """Hold the compute lock if the steps are `small`, so that one thread computes at a time; I/O still overlaps.
 
-        Between steps of a few microseconds threads wait for each other, and wake each other, longer than the steps
-        take: they are faster one at a time.
+        For steps of a few microseconds, contention for the interpreter lock costs more than the steps.
         """
         if not small:
             yield
             return
-        with self._turn:
-            self._has_turn = True
+        with self._compute_lock:
+            self._has_lock = True
             try:
                 yield
             finally:
-                self._has_turn = False
+                self._has_lock = False
 
     @contextmanager
-    def giving_way(self) -> Iterator[None]:
-        """Let the others have their turn while this one waits for them."""
-        held = self._has_turn
-        if held:
-            self._turn.release()
+    def waiting(self) -> Iterator[None]:
+        """Release the compute lock, if this thread holds it, while it waits for another thread."""
+        has_lock = self._has_lock
+        if has_lock:
+            self._compute_lock.release()
         try:
             yield
         finally:
-            if held:
-                self._turn.acquire()
+            if has_lock:
+                self._compute_lock.acquire()
 
     def buffer(self, size: int, slot: int = 0) -> memoryview:
-        """Return `size` bytes of page-aligned memory, the same each time for one `slot`."""
-        held = self._memory.get(slot)
-        if held is None or len(held) < size:
-            held = self._memory[slot] = mmap.mmap(-1, max(size, 1 << 21))
-        return memoryview(held)[:size]
+        """Return `size` bytes of page-aligned memory; every call for a `slot` returns the same memory."""
+        memory = self._memory.get(slot)
+        if memory is None or len(memory) < size:
+            memory = self._memory[slot] = mmap.mmap(-1, max(size, 1 << 21))
+        return memoryview(memory)[:size]
 
 
 class Pool:
-    """`with Pool(threads, device) as pool`: tasks are functions of a `Worker`; leaving waits for all or stops all."""
+    """A pool of threads for tasks that are functions of a `Worker`.
+
+    Use it as `with Pool(threads, device) as pool`: the end of the block waits for all tasks. After an error it drops
+    the tasks that have not started, waits for the others, and raises the first error.
+    """
 
     def __init__(self, threads: int, device: str | None) -> None:
         """Start `threads` threads that compute on `device` (None: NumPy)."""
         self.threads, self._device = threads, device
-        self._local, self._turn = threading.local(), threading.Lock()
-        self._room = threading.Semaphore(threads * BACKLOG)
+        self._local, self._compute_lock = threading.local(), threading.Lock()
+        self._free_places = threading.Semaphore(threads * BACKLOG)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="prune")
         self._error: BaseException | None = None
         self.stopped = threading.Event()
 
     def __enter__(self) -> Self:
-        """Give the pool itself."""
+        """Return the pool."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drop what has not begun if something failed, and wait for what has."""
+        """Wait for all tasks, or after an error for those that have started."""
         if kind is not None:
             self.stopped.set()
         self._executor.shutdown(wait=True, cancel_futures=kind is not None)
@@ -115,10 +116,10 @@ class Pool:
             raise self._error
 
     def submit(self, work: Callable[..., T], *args: object) -> Future[T]:
-        """Hand in `work(worker, *args)`; waits while too many tasks are waiting."""
-        self._room.acquire()
+        """Submit `work(worker, *args)`; blocks while the backlog is full. Stopped after an error of any task."""
+        self._free_places.acquire()
         if self.stopped.is_set():
-            self._room.release()
+            self._free_places.release()
             raise Stopped
         return self._executor.submit(self._run, work, *args)
 
@@ -131,52 +132,55 @@ class Pool:
             self.stopped.set()
             raise
         finally:
-            self._room.release()
+            self._free_places.release()
 
     def _worker(self) -> Worker:
         if self.stopped.is_set():
             raise Stopped
         worker: Worker | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = Worker(self._device, self._turn)
+            worker = self._local.worker = Worker(self._device, self._compute_lock)
         return worker
 
 
 class Tasks:
-    """Tasks without results, which the threads take one after the other: however many there are, none is kept.
+    """Tasks without results, which each thread takes from a shared iterator.
 
-    Nobody hands them over one by one: two threads that wake each other for every task do little else.
+    Submitting tasks one by one would cost more than short tasks do, and would keep a future for each of them.
     """
 
     def __init__(self, pool: Pool) -> None:
         """Work with the threads of `pool`."""
         self._pool = pool
-        self._turn = threading.Lock()
+        self._next_lock = threading.Lock()
         self._takers: list[Future[None]] = []
 
     def each(self, work: Callable[..., None], items: Iterable[tuple[object, ...]]) -> None:
-        """Do `work(worker, *item)` for each of `items`, after what was handed in before; returns at once."""
-        waiting = iter(items)
+        """Call `work(worker, *item)` for each of `items`, after the items of earlier calls; returns at once."""
+        iterator = iter(items)
         self._takers = [taker for taker in self._takers if not taker.done() or taker.exception()]
-        self._takers += [self._pool.submit(self._take, work, waiting) for _ in range(self._pool.threads)]
+        self._takers += [self._pool.submit(self._take, work, iterator) for _ in range(self._pool.threads)]
 
-    def _take(self, worker: Worker, work: Callable[..., None], waiting: Iterator[tuple[object, ...]]) -> None:
+    def _take(self, worker: Worker, work: Callable[..., None], iterator: Iterator[tuple[object, ...]]) -> None:
         while True:
             if self._pool.stopped.is_set():
                 raise Stopped
-            with self._turn:
-                item = next(waiting, None)
+            with self._next_lock:
+                item = next(iterator, None)
             if item is None:
                 return
             work(worker, *item)
 
     def wait(self) -> None:
-        """Wait for all; Stopped if one failed: the pool raises why when it is left."""
+        """Wait for all tasks. Stopped if one failed; the end of the pool's block then raises its error."""
         results(self._takers)
 
 
 def results(futures: Iterable[Future[T]]) -> list[T]:
-    """Wait for all and return what they returned; Stopped if one failed: the pool raises why when it is left."""
+    """Wait for all futures and return their results.
+
+    Stopped if one failed; the end of the pool's block then raises its error.
+    """
     futures = list(futures)
     wait(futures, return_when=FIRST_EXCEPTION)
     if any(future.done() and (future.cancelled() or future.exception()) for future in futures):
@@ -185,18 +189,15 @@ def results(futures: Iterable[Future[T]]) -> list[T]:
 
 
 def default_threads() -> int:
-    """Return how many threads suit the machine: one more than CPUs, to wait for the disk, up to a limit."""
+    """Return the number of threads that suits the machine: one per CPU and one for disk waits, up to the limit."""
     return min(available_cpus() + 1, THREADS_LIMIT)
 
 
 def available_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, and its control group's quota rounded up."""
+    """Return the number of CPUs this process may use: its affinity, limited by its control group's quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for names in CPU_QUOTAS:
-        try:
-            quota, period = " ".join((CGROUPS / name).read_text(encoding="ascii") for name in names).split()
-        except (OSError, ValueError):
-            continue
-        if quota.isdigit():  # else "max" or -1: no limit
-            return min(cpus, max(1, -(-int(quota) // int(period))))
-    return cpus
+    try:
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+        return min(cpus, max(1, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # there is no such file, or the quota is "max"
+        return cpus

@@ -16,7 +16,7 @@ from prunecli.api import prune
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.output_names import default_output, default_report
-from prunecli.io.publish import check_writable_target
+from prunecli.io.targets import check_writable_target
 from prunecli.io.temporary import make_directory, remove_stale_temporaries, removed_at_end, temporary_next_to
 from prunecli.selection.select import Selector, select
 from prunecli.text.escape import printable

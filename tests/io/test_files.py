@@ -16,7 +16,7 @@ from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError, OutputError
 from prunecli.io import files as splice
 from prunecli.io.files import COPY_RUN, PAGE, Sink, Source, write_all
-from prunecli.io.layout import COPY_MIN, Layout, Run, Untouched, Window, merged
+from prunecli.io.layout import COPY_MIN, Layout, TargetRange, UntouchedRange, Window, merged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ def groups_of(unit: int, numel: int) -> Callable[[int, int], tuple[int, int]]:
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> tuple[int, list[Run], list[Span], int]:
+def layouts(draw: st.DrawFn) -> tuple[int, list[TargetRange], list[Span], int]:
     """Draw a file with runs that touch or lie far apart, misaligned ones, whole ones that overlap, and spans."""
     at, runs, spans = 0, [], []
     window = draw(st.sampled_from([PAGE, 4 * PAGE, 16 * PAGE]))
@@ -43,10 +43,12 @@ def layouts(draw: st.DrawFn) -> tuple[int, list[Run], list[Span], int]:
         numel = draw(st.one_of(st.integers(1, 50), st.integers(1, 30_000)))
         end, whole = at + numel * itemsize, draw(st.booleans())
         unit = draw(st.sampled_from([1, 4, 7, 3000]))
-        runs.append(Run(at, end, target, itemsize, whole, groups_of(unit if not whole else numel, numel)))
+        runs.append(TargetRange(at, end, target, itemsize, whole, groups_of(unit if not whole else numel, numel)))
         if whole and draw(st.booleans()):
             again = draw(st.integers(0, numel - 1))
-            runs.append(Run(at + again * itemsize, end, target + 100, itemsize, whole=True, reach=lambda a, b: (a, b)))
+            runs.append(
+                TargetRange(at + again * itemsize, end, target + 100, itemsize, whole=True, reach=lambda a, b: (a, b))
+            )
         if draw(st.booleans()):
             spans.append(Span(max(at - 100, 0), draw(st.integers(0, 300_000))))
         at = end
@@ -54,14 +56,14 @@ def layouts(draw: st.DrawFn) -> tuple[int, list[Run], list[Span], int]:
     return size, draw(st.permutations(runs)), spans, window
 
 
-def windows(parts: list[Window | Untouched]) -> Iterator[Window]:
+def windows(parts: list[Window | UntouchedRange]) -> Iterator[Window]:
     """Yield the windows among the parts."""
     yield from (part for part in parts if isinstance(part, Window))
 
 
 @settings(max_examples=200, deadline=None)
 @given(case=layouts())
-def test_the_parts_cover_the_file_once_in_order(case: tuple[int, list[Run], list[Span], int]) -> None:
+def test_the_parts_cover_the_file_once_in_order(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """Windows and untouched ranges follow each other from the first byte to the last; none is empty."""
     size, runs, spans, window = case
     parts = list(Layout(size, runs, spans, window=window))
@@ -74,7 +76,7 @@ def test_the_parts_cover_the_file_once_in_order(case: tuple[int, list[Run], list
 
 @settings(max_examples=200, deadline=None)
 @given(case=layouts())
-def test_pieces_make_up_each_run_and_cut_no_element(case: tuple[int, list[Run], list[Span], int]) -> None:
+def test_pieces_make_up_each_run_and_cut_no_element(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """Each target's pieces, numbered in order, are all its elements once; their bytes lie inside their window."""
     size, runs, spans, length = case
     by_target = {run.target: run for run in runs}
@@ -96,7 +98,7 @@ def test_pieces_make_up_each_run_and_cut_no_element(case: tuple[int, list[Run], 
 
 @settings(max_examples=200, deadline=None)
 @given(case=layouts())
-def test_a_window_reads_what_its_pieces_reach(case: tuple[int, list[Run], list[Span], int]) -> None:
+def test_a_window_reads_what_its_pieces_reach(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """What is read holds the window and all that its pieces must see, inside the file, from a page on."""
     size, runs, spans, length = case
     by_target = {run.target: run for run in runs}
@@ -114,7 +116,7 @@ def test_a_window_reads_what_its_pieces_reach(case: tuple[int, list[Run], list[S
 
 @settings(max_examples=200, deadline=None)
 @given(case=layouts())
-def test_windows_are_long_only_where_they_must_be(case: tuple[int, list[Run], list[Span], int]) -> None:
+def test_windows_are_long_only_where_they_must_be(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """A window is longer than asked only for a run that must stay whole."""
     size, runs, spans, length = case
     solid = merged([(run.start, run.end) for run in runs if run.whole], 0)
@@ -128,25 +130,25 @@ def test_windows_are_long_only_where_they_must_be(case: tuple[int, list[Run], li
 
 @settings(max_examples=200, deadline=None)
 @given(case=layouts())
-def test_untouched_ranges_hold_no_run_and_no_span(case: tuple[int, list[Run], list[Span], int]) -> None:
+def test_untouched_ranges_hold_no_run_and_no_span(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """What the kernel copies has no byte of a target, nor of a record whose checksum is needed."""
     size, runs, spans, length = case
     busy = [(run.start, run.end) for run in runs] + [(span.start, span.end) for span in spans if span.length]
 
     for part in Layout(size, runs, spans, window=length):
-        if isinstance(part, Untouched):
+        if isinstance(part, UntouchedRange):
             assert not [r for r in busy if r[0] < part.end and r[1] > part.start]
 
 
 def test_a_file_without_runs_is_one_untouched_range() -> None:
     """Nothing to change is one copy; an empty file is nothing at all."""
-    assert [Untouched(0, 10**9)] == list(Layout(10**9, []))
+    assert [UntouchedRange(0, 10**9)] == list(Layout(10**9, []))
     assert list(Layout(0, [])) == []
 
 
 def test_long_copies_go_in_steps() -> None:
     """The steps of an untouched range follow each other and are of bounded length."""
-    steps = list(Untouched(5, 3 * COPY_RUN).steps())
+    steps = list(UntouchedRange(5, 3 * COPY_RUN).steps())
 
     assert (steps[0].start, steps[-1].end) == (5, 3 * COPY_RUN)
     assert all(a.end == b.start for a, b in pairwise(steps))

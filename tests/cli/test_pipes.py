@@ -247,7 +247,7 @@ def test_no_room_for_the_copies_is_told(ckpt: Path, small_tmp: Path, tmp_path: P
         said = ran.stderr.decode().splitlines()
         assert said == [
             f"error: cannot keep a temporary copy in {small_tmp}: No space left on device",
-            "hint: TMPDIR=/path/with/room prune COMMAND ...",
+            "hint: set the environment variable TMPDIR to a directory with enough space",
         ]
 
     assert piped("global", "-", "--amount", "0.5", "-o", str(tmp_path / "out"), stdin=data).returncode == 0

@@ -1,7 +1,8 @@
-"""The pool: results in order, the first real error and no other, and nothing begun after a failure."""
+"""The pool returns results in order, raises the first error, and starts no task after it."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import Future
@@ -9,16 +10,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from prunecli.io import threads
 from prunecli.io.threads import BACKLOG, Pool, Stopped, Tasks, Worker, results
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.torch_ops import TorchOps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 def done(outcome: object) -> Future[object]:
-    """Make a future that has ended, in an error if that is what `outcome` is."""
+    """Return a future that has ended with `outcome`, a result or an error."""
     future: Future[object] = Future()
     if isinstance(outcome, BaseException):
         future.set_exception(outcome)
@@ -28,25 +31,25 @@ def done(outcome: object) -> Future[object]:
 
 
 def fail(_: Worker, message: str = "real") -> NoReturn:
-    """Fail."""
+    """Raise an error."""
     raise ValueError(message)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
-def test_results_come_in_the_order_of_the_tasks(threads: int) -> None:
-    """Whatever finishes first, each task's result stands where the task was handed in."""
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_results_come_in_the_order_of_the_tasks(count: int) -> None:
+    """Results are in the order of submission, whichever task ends first."""
 
     def work(_: Worker, number: int) -> int:
         time.sleep(0.002 * (number % 3))
         return number * number
 
-    with Pool(threads, None) as pool:
+    with Pool(count, None) as pool:
         futures = [pool.submit(work, number) for number in range(20)]
         assert [number * number for number in range(20)] == results(futures)
 
 
 def test_one_thread_works_in_order() -> None:
-    """Tasks begin in the order in which they were handed in."""
+    """Tasks start in the order of submission."""
     seen: list[int] = []
     with Pool(1, None) as pool:
         results([pool.submit(lambda _, number: seen.append(number), number) for number in range(30)])
@@ -59,15 +62,15 @@ def test_no_tasks_have_no_results() -> None:
     assert results([]) == []
 
 
-def test_a_failure_surfaces_as_itself() -> None:
-    """The task's own exception comes out of the pool."""
+def test_an_error_of_a_task_is_raised() -> None:
+    """The end of the pool raises the exception of the task."""
     with pytest.raises(ValueError, match="real"), Pool(2, None) as pool:
         results([pool.submit(fail)])
 
 
 @pytest.mark.parametrize("error", [ValueError("real"), Stopped()])
-def test_results_of_a_failure_stop(error: BaseException) -> None:
-    """Where any task failed, waiting ends at once and in Stopped: the pool says why."""
+def test_waiting_ends_at_the_first_error(error: BaseException) -> None:
+    """If a task failed, waiting ends at once with Stopped."""
     never: Future[object] = Future()
 
     with pytest.raises(Stopped):
@@ -75,91 +78,91 @@ def test_results_of_a_failure_stop(error: BaseException) -> None:
 
 
 def test_the_first_of_several_errors_is_raised() -> None:
-    """Of tasks that fail one after the other, the first failure comes out, not the last."""
+    """If several tasks fail, the first error is raised."""
 
     def fail_later(_: Worker, pool: Pool) -> NoReturn:
         pool.stopped.wait(5)
         fail(_, "later")
 
-    def hand_in(pool: Pool) -> None:
+    def submit_all(pool: Pool) -> None:
         later = [pool.submit(fail_later, pool) for _ in range(3)]
         results([*later, pool.submit(fail, "first")])
 
     with pytest.raises(ValueError, match="first"), Pool(4, None) as pool:
-        hand_in(pool)
+        submit_all(pool)
 
 
-def test_giving_up_does_not_hide_the_reason() -> None:
-    """Tasks that stop because another one failed do not put Stopped in the place of its error."""
+def test_stopped_does_not_replace_the_error() -> None:
+    """Tasks that end with Stopped because another one failed do not replace its error."""
 
     def wait_for_the_end(_: Worker, pool: Pool) -> NoReturn:
         pool.stopped.wait(5)
         raise Stopped
 
-    def hand_in(pool: Pool) -> None:
+    def submit_all(pool: Pool) -> None:
         waiting = [pool.submit(wait_for_the_end, pool) for _ in range(2)]
         results([*waiting, pool.submit(fail)])
 
     for _ in range(5):
         with pytest.raises(ValueError, match="real"), Pool(3, None) as pool:
-            hand_in(pool)
+            submit_all(pool)
 
 
-def test_an_error_reaches_whoever_still_submits() -> None:
-    """A failure noticed while handing in more work leaves the pool as the failure."""
+def test_an_error_ends_further_submissions() -> None:
+    """An error during the submission of more tasks is raised by the pool."""
 
-    def hand_in(pool: Pool) -> None:
+    def submit_all(pool: Pool) -> None:
         for _ in range(1000):
             pool.submit(fail)
             time.sleep(0.001)
 
     with pytest.raises(ValueError, match="real"), Pool(1, None) as pool:
-        hand_in(pool)
+        submit_all(pool)
 
 
-def test_a_failure_drops_what_has_not_begun() -> None:
-    """After an error no task begins any more."""
-    began: list[int] = []
+def test_an_error_drops_waiting_tasks() -> None:
+    """After an error no task starts."""
+    started: list[int] = []
     gate = threading.Event()
 
     def wait_and_fail(_: Worker) -> None:
         gate.wait(5)
         fail(_)
 
-    def hand_in(pool: Pool) -> None:
+    def submit_all(pool: Pool) -> None:
         futures = [pool.submit(wait_and_fail)]
-        futures += [pool.submit(lambda _, number: began.append(number), number) for number in range(BACKLOG - 1)]
+        futures += [pool.submit(lambda _, number: started.append(number), number) for number in range(BACKLOG - 1)]
         gate.set()
         results(futures)
 
     with pytest.raises(ValueError, match="real"), Pool(1, None) as pool:
-        hand_in(pool)
+        submit_all(pool)
 
-    assert began == []
+    assert started == []
     assert pool.stopped.is_set()
 
 
-def test_an_error_of_the_submitter_stops_the_work() -> None:
-    """An interrupt where tasks are handed in lets running ones end, drops the others, and is what comes out."""
-    began, gate = [], threading.Event()
+def test_an_interrupt_of_the_submitter_stops_the_work() -> None:
+    """An interrupt during submission is raised after the running tasks end; the others are dropped."""
+    started, gate = [], threading.Event()
 
     def work(_: Worker, number: int) -> None:
-        began.append(number)
+        started.append(number)
         gate.wait(0.05)
 
-    def hand_in(pool: Pool) -> None:
+    def submit_all(pool: Pool) -> None:
         for number in range(BACKLOG):
             pool.submit(work, number)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), Pool(1, None) as pool:
-        hand_in(pool)
+        submit_all(pool)
 
-    assert len(began) <= 2
+    assert len(started) <= 2
 
 
-def test_leaving_waits_for_all() -> None:
-    """Without an error every task is done when the block ends."""
+def test_the_end_of_the_block_waits_for_all_tasks() -> None:
+    """Without an error all tasks have ended when the block ends."""
     finished: list[int] = []
 
     def work(_: Worker, number: int) -> None:
@@ -173,29 +176,29 @@ def test_leaving_waits_for_all() -> None:
     assert sorted(finished) == list(range(12))
 
 
-def test_only_so_many_tasks_wait() -> None:
-    """Handing in blocks while the backlog is full, so that memory and the time to stop are bounded."""
-    handed_in, gate = [], threading.Event()
+def test_submission_blocks_while_the_backlog_is_full() -> None:
+    """A full backlog blocks further submissions, so that the number of waiting tasks is bounded."""
+    submitted, gate = [], threading.Event()
 
     def submit_all(pool: Pool) -> None:
         for number in range(20):
             pool.submit(lambda _: gate.wait(5))
-            handed_in.append(number)
+            submitted.append(number)
 
     with Pool(1, None) as pool:
         submitter = threading.Thread(target=submit_all, args=(pool,))
         submitter.start()
         time.sleep(0.1)
-        waiting = len(handed_in)
+        waiting = len(submitted)
         gate.set()
         submitter.join()
 
     assert waiting <= 2 * BACKLOG
-    assert len(handed_in) == 20
+    assert len(submitted) == 20
 
 
 def test_each_thread_has_a_worker_of_its_own() -> None:
-    """A thread meets the same worker every time, and no two threads share one."""
+    """A thread always gets the same worker, and no two threads share one."""
     pairs: set[tuple[int, int]] = set()
     workers = []
 
@@ -212,7 +215,7 @@ def test_each_thread_has_a_worker_of_its_own() -> None:
 
 @pytest.mark.parametrize("sizes", [(10, 5_000_000, 10), (0, 1, 3 << 20)])
 def test_the_buffer_grows(sizes: tuple[int, ...]) -> None:
-    """A worker gives exactly the bytes asked for, and they can be written."""
+    """A buffer has exactly the requested size and can be written to."""
     worker = Worker(None)
 
     for size in sizes:
@@ -222,30 +225,30 @@ def test_the_buffer_grows(sizes: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("device", "kind"), [(None, NumpyOps), ("cpu", TorchOps)])
-def test_a_worker_computes_where_it_was_told(device: str | None, kind: Callable[..., object]) -> None:
-    """Without a device NumPy computes, else torch."""
+def test_a_worker_computes_on_its_device(device: str | None, kind: Callable[..., object]) -> None:
+    """A worker computes with NumPy, or with torch if it has a device."""
     assert isinstance(Worker(device).ops, kind)  # type: ignore[arg-type] # both are classes
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_tasks_are_begun_in_order_and_all_done(threads: int) -> None:
-    """Threads take the next task of what was handed in first; waiting ends when none is left."""
-    begun: list[tuple[str, int]] = []
-    with Pool(threads, None) as pool:
+@pytest.mark.parametrize("count", [1, 3])
+def test_tasks_start_in_order_and_all_end(count: int) -> None:
+    """Threads take the tasks in order; waiting ends when there are no more."""
+    started: list[tuple[str, int]] = []
+    with Pool(count, None) as pool:
         tasks = Tasks(pool)
         for name in "ab":
-            tasks.each(lambda _, *item: begun.append(item), [(name, number) for number in range(50)])
+            tasks.each(lambda _, *item: started.append(item), [(name, number) for number in range(50)])
         tasks.wait()
 
-    assert [(name, number) for name in "ab" for number in range(50)] == (begun if threads == 1 else sorted(begun))
+    assert [(name, number) for name in "ab" for number in range(50)] == (started if count == 1 else sorted(started))
 
 
-def test_a_task_that_fails_ends_the_others() -> None:
-    """What was not begun never is, and the error is the one that the pool raises."""
-    begun: list[int] = []
+def test_a_failing_task_ends_the_others() -> None:
+    """After an error no more tasks start, and the pool raises the error."""
+    started: list[int] = []
 
     def work(_: Worker, number: int) -> None:
-        begun.append(number)
+        started.append(number)
         if number == 3:
             raise ValueError("real")
 
@@ -257,11 +260,11 @@ def test_a_task_that_fails_ends_the_others() -> None:
 
     with pytest.raises(ValueError, match="real"):
         run()
-    assert len(begun) < 1000
+    assert len(started) < 1000
 
 
-def test_nothing_to_do_is_done() -> None:
-    """Waiting for no task returns."""
+def test_waiting_for_no_tasks_returns() -> None:
+    """Waiting returns if there are no tasks."""
     with Pool(2, None) as pool:
         tasks = Tasks(pool)
         tasks.wait()
@@ -269,19 +272,19 @@ def test_nothing_to_do_is_done() -> None:
         tasks.wait()
 
 
-def test_small_steps_are_taken_one_thread_at_a_time() -> None:
-    """In turn nobody else computes; who waits for another lets it have its turn; large steps wait for nobody."""
+def test_small_steps_run_in_one_thread_at_a_time() -> None:
+    """Only one thread holds the compute lock, and it releases the lock while it waits for another thread."""
     inside: list[int] = []
     most: list[int] = []
     second = threading.Event()
 
     def work(worker: Worker, number: int) -> None:
-        with worker.in_turn(small=True):
+        with worker.computing(small=True):
             inside.append(number)
             most.append(len(inside))
             inside.remove(number)
             if number == 0:
-                with worker.giving_way():
+                with worker.waiting():
                     assert second.wait(5)
             elif number == 1:
                 second.set()
@@ -292,13 +295,36 @@ def test_small_steps_are_taken_one_thread_at_a_time() -> None:
     assert set(most) == {1}
 
 
-def test_a_turn_ends_with_an_error_too() -> None:
-    """The next one has its turn, and giving way outside a turn changes nothing."""
+def test_an_error_releases_the_compute_lock() -> None:
+    """After an error the lock is free, and `waiting` without the lock changes nothing."""
     worker = Worker(None)
-    with pytest.raises(ValueError, match="real"), worker.in_turn(small=True):
+    with pytest.raises(ValueError, match="real"), worker.computing(small=True):
         fail(worker)
 
-    with worker.giving_way(), worker.in_turn(small=True):
+    with worker.waiting(), worker.computing(small=True):
         pass
-    with worker.in_turn(small=False), worker.in_turn(small=True):
+    with worker.computing(small=False), worker.computing(small=True):
         pass
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [
+        (None, 8),
+        ("max 100000\n", 8),
+        ("150000 100000\n", 2),
+        ("10000 100000\n", 1),
+        ("1600000 100000\n", 8),
+        ("nonsense\n", 8),
+    ],
+)
+def test_the_quota_of_a_container_limits_the_cpus(
+    quota: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPUs are those of the affinity, and at most those that the control group's quota pays for."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(threads, "CPU_QUOTA", tmp_path / "cpu.max")
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota)
+
+    assert expected == threads.available_cpus()

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from prunecli.kernels.groups import FEW, nonzeros_per_group
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(
     shape=st.tuples(st.integers(0, 5), st.integers(1, 20), st.integers(1, 3)),
     group=st.sampled_from([1, 2, 4, 5]),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from prunecli.dtypes import FLOATS, Float
 from prunecli.kernels.numpy_ops import NumpyOps
@@ -205,7 +206,7 @@ def grouped(values: list[int], length: int, inner: int, group: int, keep: int) -
     return kept.tolist()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120))
 @given(
     outer=st.integers(1, 3),
     length=st.integers(1, 20),
@@ -247,7 +248,7 @@ def test_rows_keep_their_largest(ops: Ops, kind: type[np.signedinteger], keep: i
     assert expected == host(ops.keep_largest_of_rows(ops.load(rows), keep))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     length=st.integers(1, 9),
     inner=st.integers(1, 4),

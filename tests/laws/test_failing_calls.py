@@ -157,7 +157,7 @@ def test_a_full_disk_is_reported_before_any_work(
 
     assert code == 2
     message = capfd.readouterr().err
-    assert re.search(r"^error: no room for .*: it needs [\d.]+ MB, and [\d.]+ [kM]B are free", message)
+    assert re.search(r"^error: not enough space for .*: it needs [\d.]+ MB, and [\d.]+ [kM]B are free", message)
     assert contents(target) == before
     assert names_in(disk) == names
 

@@ -319,7 +319,7 @@ def given_back() -> Tensor:
         (lambda: torch.randn(3, 3).to_mkldnn(), "tensor of the layout torch._mkldnn"),
         (lambda: Wrapper(torch.ones(3, 3)), "tensor of a wrapper subclass"),
         (lambda: nn.LazyLinear(3).weight, "parameter that has no values yet"),
-        (given_back, "tensor whose memory was given back"),
+        (given_back, "tensor whose memory has been freed"),
     ],
 )
 def test_what_has_no_plain_memory_is_told_and_left(make: Callable[[], Tensor], what: str) -> None:
@@ -360,11 +360,11 @@ def test_integers_booleans_and_empty_tensors_are_skipped_with_the_reasons_of_fil
         (
             {"state_dict": {"weight": torch.ones(2, 2)}},
             "no tensors",
-            "hand over the inner dict: checkpoint['state_dict']",
+            "pass the inner dict: checkpoint['state_dict']",
         ),
         (nn.Linear(2, 2), "not a Linear", "model.state_dict()"),
-        ("ckpt.pth", "not a str", "a path goes to prunecli.prune"),
-        ([torch.ones(2, 2)], "not a list", "a path goes to prunecli.prune"),
+        ("ckpt.pth", "not a str", "prunecli.prune takes a path"),
+        ([torch.ones(2, 2)], "not a list", "prunecli.prune takes a path"),
         ({3: torch.ones(2, 2)}, "are strings, and 3 is not", "model.state_dict()"),
     ],
 )

@@ -27,7 +27,7 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGK
 NOBODY = 65534
 
 INJECT = """
-import importlib, json, os, pkgutil, signal, sys, time
+import fcntl, importlib, json, os, pkgutil, signal, sys, time
 import prunecli
 from prunecli.io import files
 

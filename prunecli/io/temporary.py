@@ -42,7 +42,7 @@ def temporary_name(parent: Path) -> Path:
 def _boot() -> str:
     """Return the id of this boot (12 hex digits), or "0" if it is unknown. Locks do not outlive a boot."""
     try:
-        return _BOOT.read_text(encoding="ascii").replace("-", "")[:12]
+        return _BOOT.read_text(encoding="utf-8").replace("-", "")[:12]
     except OSError:
         return "0"
 

@@ -197,7 +197,7 @@ def available_cpus() -> int:
     """Return the number of CPUs this process may use: its affinity, limited by its control group's quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+        quota, period = CPU_QUOTA.read_text(encoding="utf-8").split()
         return min(cpus, max(1, -(-int(quota) // int(period))))
     except (OSError, ValueError):  # there is no such file, or the quota is "max"
         return cpus

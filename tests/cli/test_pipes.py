@@ -190,12 +190,15 @@ def test_a_pipe_that_ends_early_is_refused(ckpt: Path, cut: int) -> None:
 def test_a_killed_pipe_leaves_no_temporary(ckpt: Path, spooled: Path, moment: str) -> None:
     """SIGKILL, whether bytes come, are pruned or go, leaves nothing in the temporary directory."""
     script = f"""
-import os, signal, sys
+import os, signal, sys, threading
 from prunecli.cli import pipes as spool
 from prunecli.io import files as splice
 from prunecli.cli.main import main
 
+first = threading.Lock()
+
 def killed(*args, **kwargs):
+    first.acquire()  # two threads write at once
     print(os.listdir({str(spooled)!r}), file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,7 +1,7 @@
-"""Where the records of a zip lie, and which checksum fields cover each.
+"""The records of a zip: the position of their data, and of all fields that hold their checksums.
 
-The central directory is read with `zipfile`; then every local header is checked against it, so that two
-readers cannot see two different files. Knows nothing about what the records hold.
+The central directory is read with `zipfile`. Every local header is then compared with it, so that two readers cannot
+see two different files. The content of the records is not read.
 """
 
 from __future__ import annotations
@@ -11,21 +11,34 @@ import shlex
 import struct
 import zipfile
 from dataclasses import dataclass
-from struct import Struct, unpack_from
+from struct import unpack_from
 from typing import BinaryIO
 
 from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError
+from prunecli.formats.zip.structs import (
+    CENTRAL,
+    CENTRAL_CRC,
+    CENTRAL_SIGNATURE,
+    CRC_FOLLOWS,
+    DESCRIPTORS,
+    ENCRYPTED,
+    END,
+    END_SIGNATURE,
+    LOCAL,
+    LOCAL_CRC,
+    LOCAL_SIGNATURE,
+    MAX16,
+    MAX32,
+    UTF8,
+    Descriptor,
+    LocalHeader,
+    central_header,
+    local_header,
+    split_end,
+)
 
-_LOCAL = Struct("<4s5H3L2H")  # signature version flags method time date crc packed size name extra
-_CENTRAL = Struct("<4s6H3L5H2L")  # signature made version flags method time date crc packed size name extra ...
-_END = Struct("<4s4H2LH")  # signature disk disk records records size start comment
-_ENCRYPTED = 0x2041  # flag bits 0, 6 and 13
-_DESCRIPTOR = 0x0008  # flag bit 3: the CRC follows the data
-_UTF8 = 0x0800
-_IN_EXTRA = 0xFFFFFFFF  # a 32-bit size that stands in the zip64 extra field
-
-# what zipfile and struct raise for the various lies a zip can tell
+# the exceptions that zipfile and struct raise for damaged zips
 _UNREADABLE = (
     ArithmeticError,
     EOFError,
@@ -39,9 +52,9 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One file inside a zip: the `span` of its bytes as they lie there, and the CRC-32 of its content.
+    """One record of a zip: the `span` of its stored bytes, and the CRC-32 of its content.
 
-    `places` are the offsets in the zip of every four-byte little-endian field that repeats `crc`.
+    `places` are the offsets in the zip of all four-byte little-endian fields that hold `crc`.
     """
 
     name: str
@@ -52,37 +65,65 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """A record with its headers.
+
+    `offset` is where its local header begins, `size` the length of its content in bytes. `central` are the bytes of
+    its entry in the central directory. `descriptor` is the layout of its data descriptor, None if it has none.
+    """
+
+    record: Record
+    offset: int
+    size: int
+    central: bytes
+    descriptor: Descriptor | None
+    end: int  # one past the last byte of the record, its data descriptor included
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The entries of a zip, in the order of its central directory, and the bytes after the central directory."""
+
+    entries: tuple[Entry, ...]
+    tail: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Central:
     info: zipfile.ZipInfo
-    raw_name: bytes
-    place: int  # of the CRC in the central directory
+    raw: bytes  # the entry in the central directory
+    name: bytes  # the name as it is encoded there
+    start: int  # the offset of the entry in the zip
 
 
 def read_records(file: BinaryIO, label: str) -> dict[str, Record]:
-    """Return the records of the zip `file` by name, in directory order.
+    """Return the records of the zip `file` by name, in the order of its central directory.
 
-    Raises CheckpointError, naming `label`, where the directory is missing or damaged, has duplicates, or does
-    not agree with the local headers; where records overlap; and where bytes stand before or behind the zip.
+    Raises CheckpointError as `read_directory` does.
+    """
+    return {entry.record.name: entry.record for entry in read_directory(file, label).entries}
+
+
+def read_directory(file: BinaryIO, label: str) -> Directory:
+    """Return the entries of the zip `file` after checking its structure.
+
+    Raises CheckpointError, naming `label`, if the central directory is missing or damaged, names a record twice or
+    disagrees with a local header, if records overlap, and if there are bytes before or after the zip.
     """
     try:
-        entries, limit = _central_directory(file)
-        records: dict[str, Record] = {}
-        extents: list[tuple[int, int]] = []
-        for entry in entries:
-            record, end = _record(file, entry, limit)
-            records[record.name] = record
-            extents.append((entry.info.header_offset, end))
-        _check_layout(sorted(extents), limit)
+        central, tail, limit = _central_directory(file)
+        entries = tuple(_entry(file, one, limit) for one in central)
+        _check_layout(sorted((entry.offset, entry.end) for entry in entries), limit)
         _check_names(entries)
     except _UNREADABLE as problem:
         raise CheckpointError(
             f"{label} is a damaged or truncated zip: {problem}", hint=f"unzip -t {shlex.quote(label)}"
         ) from problem
-    return records
+    return Directory(entries, tail)
 
 
-def _central_directory(file: BinaryIO) -> tuple[list[_Entry], int]:
-    """Return the entries, and where the directory starts."""
+def _central_directory(file: BinaryIO) -> tuple[list[_Central], bytes, int]:
+    """Return the entries of the central directory, the bytes after it, and its offset in the file."""
     size = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         infos, start = archive.infolist(), archive.start_dir
@@ -91,108 +132,122 @@ def _central_directory(file: BinaryIO) -> tuple[list[_Entry], int]:
     entries = []
     position = 0
     for info in infos:
-        entry, length = _entry(directory, position, start, info)
-        entries.append(entry)
+        header = central_header(directory, position)
+        length = CENTRAL.size + header.name_length + header.extra_length + header.comment_length
+        raw = directory[position : position + length]
+        name = raw[CENTRAL.size : CENTRAL.size + header.name_length]
+        decoded = name.decode("utf-8" if header.flags & UTF8 else "cp437")
+        if (header.signature, header.crc, decoded) != (CENTRAL_SIGNATURE, info.CRC, info.orig_filename):
+            raise ValueError("its central directory is damaged")
+        entries.append(_Central(info, raw, name, start + position))
         position += length
-    _check_end(directory, position, start, len(infos))
-    return entries, start
+    tail = directory[position:]
+    _check_end(tail, (len(infos), position, start))
+    return entries, tail, start
 
 
-def _entry(directory: bytes, position: int, start: int, info: zipfile.ZipInfo) -> tuple[_Entry, int]:
-    fields = _CENTRAL.unpack_from(directory, position)
-    crc, name, extra, comment = fields[7], fields[10], fields[11], fields[12]
-    raw = directory[position + _CENTRAL.size : position + _CENTRAL.size + name]
-    decoded = raw.decode("utf-8" if fields[3] & _UTF8 else "cp437")
-    if fields[0] != b"PK\1\2" or crc != info.CRC or decoded != info.orig_filename:
-        raise ValueError("its central directory cannot be followed")
-    return _Entry(info, raw, start + position + 16), _CENTRAL.size + name + extra + comment
+def _check_end(tail: bytes, actual: tuple[int, int, int]) -> None:
+    """Check the end records against the central directory's (number of records, bytes, offset).
 
-
-def _check_end(directory: bytes, position: int, start: int, count: int) -> None:
-    """Check that what follows the directory tells of this directory in each place, and is the last thing there."""
-    actual = (count, position, start)
-    claimed = actual
-    if directory[position : position + 4] == b"PK\6\6":
-        (length,) = unpack_from("<Q", directory, position + 4)
-        claimed = unpack_from("<3Q", directory, position + 32)
-        position += 12 + length + 20  # the zip64 record, and the locator behind it
-    signature, _, _, _, *brief, comment = _END.unpack_from(directory, position)
-    if signature != b"PK\5\6":
-        raise ValueError("its central directory is cut short")
-    agrees = all(c in {a, limit} for a, c, limit in zip(actual, brief, (0xFFFF, _IN_EXTRA, _IN_EXTRA), strict=True))
-    if claimed != actual or not agrees:
-        raise ValueError(f"its end does not tell of the {count} records in its directory")
-    if behind := len(directory) - position - _END.size - comment:
-        raise ValueError(f"{behind} bytes stand behind its end")
-
-
-def _record(file: BinaryIO, entry: _Entry, limit: int) -> tuple[Record, int]:
-    """Check one local header; return the record and one past the last byte that belongs to it."""
-    info, what = entry.info, f"the record {entry.info.orig_filename!r}"
-    file.seek(info.header_offset)
-    head = file.read(_LOCAL.size + len(entry.raw_name))
-    signature, _, flags, method, _, _, crc, packed, size, name, extra = _LOCAL.unpack_from(head)
-    if signature != b"PK\3\4" or head[_LOCAL.size :] != entry.raw_name or name != len(entry.raw_name):
-        raise ValueError(f"{what} does not start where the directory says")
-    if (flags | info.flag_bits) & _ENCRYPTED:
-        raise ValueError(f"{what} is encrypted")
-    if method != info.compress_type or (flags ^ info.flag_bits) & _DESCRIPTOR:
-        raise ValueError(f"{what} is described in two ways")
-    span = Span(info.header_offset + _LOCAL.size + name + extra, info.compress_size)
-    compressed = method != zipfile.ZIP_STORED
-    if span.end > limit or (not compressed and info.file_size != info.compress_size):
-        raise ValueError(f"{what} has an impossible size")
-    place, end = _second_place(file, info, (flags, crc, packed, size), span.end, limit)
-    return Record(info.orig_filename, span, info.CRC, (entry.place, *place), compressed), end
-
-
-def _second_place(
-    file: BinaryIO, info: zipfile.ZipInfo, local: tuple[int, int, int, int], end: int, limit: int
-) -> tuple[tuple[int, ...], int]:
-    """Return where the CRC stands beside the directory's, and where the record, whose data ends at `end`, ends."""
-    flags, crc, packed, size = local
-    in_header = info.header_offset + 14
-    agrees = crc == info.CRC
-    if flags & _DESCRIPTOR:
-        place, end = _descriptor(file, info, end, limit)
-        # a writer may fill the header in although the descriptor follows
-        places = (place, in_header) if crc else (place,)
-        agrees = agrees or not crc
-    else:
-        places = (in_header,)
-        agrees = agrees and packed in {info.compress_size, _IN_EXTRA} and size in {info.file_size, _IN_EXTRA}
-    if not agrees:
-        raise ValueError(f"the record {info.orig_filename!r} is described in two ways")
-    return places, end
-
-
-def _descriptor(file: BinaryIO, info: zipfile.ZipInfo, start: int, limit: int) -> tuple[int, int]:
-    """Return where the CRC stands in the data descriptor at `start`, and where the descriptor ends.
-
-    The signature is optional, the sizes have 32 or 64 bits, and the zip does not say which: all must match.
+    Raises ValueError if they disagree, or if bytes follow them.
     """
+    zip64, tail = split_end(tail)
+    if zip64:
+        _check_claim(unpack_from("<3Q", zip64, 32), actual)
+    signature, _, _, _, *fields, comment = END.unpack_from(tail)
+    if signature != END_SIGNATURE:
+        raise ValueError("its central directory is cut short")
+    limits = (MAX16, MAX32, MAX32)
+    claimed = (a if field == limit else field for field, limit, a in zip(fields, limits, actual, strict=True))
+    _check_claim(tuple(claimed), actual)
+    if extra := len(tail) - END.size - comment:
+        raise ValueError(f"it has {extra} bytes after its end")
+
+
+def _check_claim(claimed: tuple[int, ...], actual: tuple[int, int, int]) -> None:
+    if claimed[0] != actual[0]:
+        raise ValueError(f"its end record says {claimed[0]} records and its central directory has {actual[0]}")
+    if claimed != actual:
+        raise ValueError(
+            f"its end record says {claimed[1]} bytes at offset {claimed[2]} for its central directory, "
+            f"which has {actual[1]} bytes at offset {actual[2]}"
+        )
+
+
+def _entry(file: BinaryIO, central: _Central, limit: int) -> Entry:
+    """Check a local header against the central directory, which starts at `limit`, and return the entry."""
+    info = central.info
+    header = _local_header(file, info, central.name)
+    start = info.header_offset + LOCAL.size + header.name_length + header.extra_length
+    span = Span(start, info.compress_size)
+    compressed = header.method != zipfile.ZIP_STORED
+    if span.end > limit or (not compressed and info.file_size != info.compress_size):
+        raise ValueError(f"the record {info.orig_filename!r} has an impossible size")
+    descriptor = _descriptor(file, info, span.end, limit) if header.flags & CRC_FOLLOWS else None
+    places = (central.start + CENTRAL_CRC, *_places(header, info, span.end, descriptor))
+    record = Record(info.orig_filename, span, info.CRC, places, compressed)
+    end = span.end + (0 if descriptor is None else descriptor.layout.size)
+    return Entry(record, info.header_offset, info.file_size, central.raw, descriptor, end)
+
+
+def _local_header(file: BinaryIO, info: zipfile.ZipInfo, name: bytes) -> LocalHeader:
+    what = f"the record {info.orig_filename!r}"
+    file.seek(info.header_offset)
+    data = file.read(LOCAL.size + len(name))
+    header = local_header(data)
+    is_header = header.signature == LOCAL_SIGNATURE and header.name_length == len(name)
+    if not is_header or data[LOCAL.size :] != name:
+        raise ValueError(f"{what} does not start at the offset in the central directory")
+    if (header.flags | info.flag_bits) & ENCRYPTED:
+        raise ValueError(f"{what} is encrypted")
+    if header.method != info.compress_type or (header.flags ^ info.flag_bits) & CRC_FOLLOWS:
+        raise _disagreement(info)
+    return header
+
+
+def _places(header: LocalHeader, info: zipfile.ZipInfo, end: int, descriptor: Descriptor | None) -> tuple[int, ...]:
+    """Return the offsets of the CRC in the data descriptor at `end` and in the local header, after checking the latter.
+
+    A writer may fill in the CRC of the header although a descriptor follows.
+    """
+    in_header = info.header_offset + LOCAL_CRC
+    if descriptor is None:
+        sizes_agree = header.packed in {info.compress_size, MAX32} and header.size in {info.file_size, MAX32}
+        if header.crc != info.CRC or not sizes_agree:
+            raise _disagreement(info)
+        return (in_header,)
+    if header.crc not in {0, info.CRC}:
+        raise _disagreement(info)
+    in_descriptor = end + len(descriptor.signature)
+    return (in_descriptor, in_header) if header.crc else (in_descriptor,)
+
+
+def _disagreement(info: zipfile.ZipInfo) -> ValueError:
+    return ValueError(f"the headers of the record {info.orig_filename!r} disagree")
+
+
+def _descriptor(file: BinaryIO, info: zipfile.ZipInfo, start: int, limit: int) -> Descriptor:
+    """Return the layout of the data descriptor at `start`: the one in which all values match."""
     file.seek(start)
-    found = file.read(max(0, min(24, limit - start)))
-    for sizes in ("LL", "QQ"):
-        for signature in (b"PK\7\b", b""):
-            layout = Struct(f"<{len(signature)}sL{sizes}")
-            expected = (signature, info.CRC, info.compress_size, info.file_size)
-            if len(found) >= layout.size and layout.unpack_from(found) == expected:
-                return start + len(signature), start + layout.size
-    raise ValueError(f"the data descriptor of the record {info.orig_filename!r} does not match the directory")
+    data = file.read(max(0, min(24, limit - start)))
+    for descriptor in DESCRIPTORS:
+        expected = (descriptor.signature, info.CRC, info.compress_size, info.file_size)
+        if len(data) >= descriptor.layout.size and descriptor.layout.unpack_from(data) == expected:
+            return descriptor
+    raise ValueError(f"the data descriptor of the record {info.orig_filename!r} disagrees with the central directory")
 
 
 def _check_layout(extents: list[tuple[int, int]], limit: int) -> None:
     if extents and extents[0][0] != 0:
-        raise ValueError(f"{extents[0][0]} bytes stand before its first record")
+        raise ValueError(f"it has {extents[0][0]} bytes before its first record")
     for (_, end), (start, _) in zip(extents, [*extents[1:], (limit, limit)], strict=True):
         if end > start:
             raise ValueError(f"two records overlap at byte {start}")
 
 
-def _check_names(entries: list[_Entry]) -> None:
+def _check_names(entries: tuple[Entry, ...]) -> None:
     seen: set[str] = set()
-    for name in (entry.info.orig_filename for entry in entries):
+    for name in (entry.record.name for entry in entries):
         if name in seen:
-            raise ValueError(f"the record {name!r} is there twice")
+            raise ValueError(f"it has two records named {name!r}")
         seen.add(name)

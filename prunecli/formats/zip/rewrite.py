@@ -1,53 +1,62 @@
-"""A zip with some records taken out and others given new content, as parts of a new file.
+"""Plan a zip with some records removed and others given new content.
 
-Records keep their order, their headers and how their data is aligned; headers that tell of other places or sizes are
-written anew, and the directory with them. Knows nothing about what the records hold.
+Remaining records keep their order, their headers and the alignment of their data. Headers and directory entries are
+updated where offsets or sizes change. The content of the records is not interpreted.
 """
 
 from __future__ import annotations
 
-import zipfile
 import zlib
 from dataclasses import dataclass
 from itertools import accumulate
-from struct import Struct, pack, pack_into, unpack_from
+from struct import pack, pack_into
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Checksum
 from prunecli.errors import CheckpointError
-from prunecli.formats.zip.directory import read_records
+from prunecli.formats.zip.directory import read_directory
+from prunecli.formats.zip.structs import (
+    CENTRAL,
+    CENTRAL_CRC,
+    CRC_FOLLOWS,
+    END_COUNTS,
+    LOCAL,
+    LOCAL_CRC,
+    MAX16,
+    MAX32,
+    PADDING_FIELD,
+    ZIP64_END_SIGNATURE,
+    ZIP64_FIELD,
+    central_header,
+    join_extra,
+    local_header,
+    split_end,
+    split_extra,
+)
 from prunecli.io.parts import FilePlan, length
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from prunecli.formats.zip.directory import Record
+    from prunecli.formats.zip.directory import Entry
     from prunecli.io.parts import Part
 
-_LOCAL = Struct("<4s5H3L2H")  # signature version flags method time date crc packed size name extra
-_CENTRAL = Struct("<4s6H3L5H2L")  # ... crc packed size name extra comment disk internal external offset
-_DESCRIPTOR = 0x0008  # flag bit 3: CRC and sizes follow the data
-_ZIP64, _PADDING = 1, 0x4246  # ids of extra fields; the second is "FB", with which torch fills up to the alignment
-_FULL32, _FULL16 = 0xFFFFFFFF, 0xFFFF
-_END64 = b"PK\6\6"
-
 
 @dataclass(frozen=True, slots=True)
-class _Old:
-    """A record as it was: where its header is, its size unpacked, the header and the directory's entry as spelled."""
+class _Contents:
+    """The CRC and the stored and uncompressed sizes of a record, and its data: None if it is copied."""
 
-    record: Record
-    offset: int
+    crc: int
+    packed: int
     size: int
-    local: bytes
-    central: bytes
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _New:
-    """What a record becomes: its parts, which begin at `start` of the new file, and the directory's entry.
+class _NewRecord:
+    """A record of the new zip: its parts from offset `start` on, and its entry in the central directory.
 
-    `places` are where its CRC is, but for the one in the directory.
+    `places` are the offsets of its CRC outside the central directory.
     """
 
     parts: tuple[Part, ...]
@@ -61,152 +70,119 @@ class _New:
 
 
 def rewrite_zip(
-    file: BinaryIO, label: str, changed: Mapping[str, bytes], dropped: Collection[str], alignment: int = 64
+    file: BinaryIO, label: str, changed: Mapping[str, bytes], removed: Collection[str], alignment: int = 64
 ) -> FilePlan:
-    """Return the plan of the zip `file` without the records `dropped` and with the content of those `changed`.
+    """Return the plan of the zip `file` without the records `removed`, and with the new content of those `changed`.
 
-    Data that is stored begins as many bytes past a multiple of `alignment` as it did. The plan has the checksum of
-    each record that is stored and copied. Raises CheckpointError, naming `label`, for a zip that `read_records`
-    refuses and for a record to change that is compressed.
+    Stored data keeps its offset modulo `alignment` (bytes). The plan has the checksums of the records that are stored
+    and copied. Raises CheckpointError, naming `label`, for a zip that `read_directory` rejects and if a record to
+    change is compressed.
     """
-    records = read_records(file, label)
-    if packed := next((name for name in changed if records[name].compressed), None):
-        raise CheckpointError(f"{label} cannot be rewritten: its record {packed!r} is compressed")
-    olds, tail = _old_records(file, records)
-    kept = [old for old in olds if old.record.name not in dropped]
-    news: dict[str, _New] = {}
-    at = 0
-    for old in sorted(kept, key=lambda old: old.offset):
-        new = news[old.record.name] = _rewritten(file, old, at, changed.get(old.record.name), alignment)
-        at = new.end
-    entries = [news[old.record.name].central for old in kept]
-    parts = [part for new in news.values() for part in new.parts]
-    directory = b"".join(entries)
-    ends = accumulate(map(len, entries), initial=at)
+    directory = read_directory(file, label)
+    kept = [entry for entry in directory.entries if entry.record.name not in removed]
+    if compressed := [e.record.name for e in kept if e.record.compressed and e.record.name in changed]:
+        raise CheckpointError(f"{label} cannot be rewritten: its record {compressed[0]!r} is compressed")
+    new: dict[str, _NewRecord] = {}
+    offset = 0
+    for entry in sorted(kept, key=lambda entry: entry.offset):
+        record = _new_record(file, entry, offset, changed.get(entry.record.name), alignment)
+        new[entry.record.name] = record
+        offset = record.end
+    central = [new[entry.record.name].central for entry in kept]
+    parts = [part for record in new.values() for part in record.parts]
+    end = _end(directory.tail, len(kept), offset, sum(map(len, central)))
     checksums = (
-        Checksum(old.record.span, old.record.crc, (start + 16, *news[old.record.name].places))
-        for old, start in zip(kept, ends, strict=False)
-        if not old.record.compressed and old.record.name not in changed
+        Checksum(entry.record.span, entry.record.crc, (start + CENTRAL_CRC, *new[entry.record.name].places))
+        for entry, start in zip(kept, accumulate(map(len, central), initial=offset), strict=False)
+        if not entry.record.compressed and entry.record.name not in changed
     )
-    return FilePlan((*parts, directory, _end(tail, len(kept), at, len(directory))), tuple(checksums))
+    return FilePlan((*parts, b"".join(central), end), tuple(checksums))
 
 
-def _old_records(file: BinaryIO, records: Mapping[str, Record]) -> tuple[list[_Old], bytes]:
-    """Return the records in the directory's order, and what follows the directory."""
-    with zipfile.ZipFile(file) as archive:
-        infos, start = archive.infolist(), archive.start_dir
-    file.seek(start)
-    directory = file.read()
-    olds, at = [], 0
-    for info in infos:
-        end = at + _CENTRAL.size + sum(unpack_from("<3H", directory, at + 28))
-        file.seek(info.header_offset)
-        head = file.read(_LOCAL.size)
-        local = head + file.read(sum(unpack_from("<2H", head, 26)))
-        record = records[info.orig_filename]
-        olds.append(_Old(record, info.header_offset, info.file_size, local, directory[at:end]))
-        at = end
-    return olds, directory[at:]
-
-
-# --- one record
-
-
-def _rewritten(file: BinaryIO, old: _Old, start: int, content: bytes | None, alignment: int) -> _New:
-    """Return the record `old` where it begins at `start`; `content` is None where it keeps its own."""
-    fields = list(_LOCAL.unpack_from(old.local))
-    name = old.local[_LOCAL.size : _LOCAL.size + fields[9]]
-    crc, packed, size = old.record.crc, old.record.span.length, old.size
-    extra = _moved(_fields(old.local[_LOCAL.size + fields[9] :]), old.offset, start)
+def _new_record(file: BinaryIO, entry: Entry, start: int, content: bytes | None, alignment: int) -> _NewRecord:
+    """Return a record that begins at offset `start`; `content` is None if its data is copied."""
+    contents = _Contents(entry.record.crc, entry.record.span.length, entry.size)
     if content is not None:
-        crc, packed, size = zlib.crc32(content), len(content), len(content)
-        later = fields[2] & _DESCRIPTOR and not any(fields[6:9])
-        fields[6:9] = (0, 0, 0) if later else (crc, packed, size)
-        extra = [field for field in extra if field[0] != _ZIP64]
-    more = _with_padding(extra, start + _LOCAL.size + len(name), old, alignment)
-    fields[10] = len(more)
-    header = _LOCAL.pack(*fields) + name + more
-    data = old.record.span if content is None else content
-    end = start + len(header) + packed
-    behind, place = _descriptor(file, old, crc, packed, size) if fields[2] & _DESCRIPTOR else (b"", -1)
-    places = tuple(at for at, there in ((end + place, place >= 0), (start + 14, fields[6] or place < 0)) if there)
-    return _New((header, data, behind), start, _central(old, start, crc, packed, size), places)
+        contents = _Contents(zlib.crc32(content), len(content), len(content), content)
+    local = _local(file, entry, start, contents, alignment)
+    end = start + len(local) + contents.packed
+    descriptor, places = b"", [start + LOCAL_CRC]
+    if entry.descriptor is not None:
+        descriptor = entry.descriptor.pack(contents.crc, contents.packed, contents.size)
+        # The header of such a record has a CRC only if the writer filled it in.
+        places = [end + len(entry.descriptor.signature), *(places if local_header(local).crc else [])]
+    data = entry.record.span if content is None else content
+    return _NewRecord((local, data, descriptor), start, _central(entry, start, contents), tuple(places))
 
 
-def _descriptor(file: BinaryIO, old: _Old, crc: int, packed: int, size: int) -> tuple[bytes, int]:
-    """Return the data descriptor as it is spelled in the old file, with new numbers, and where its CRC is in it."""
-    at = old.record.places[1] - old.record.span.end
-    file.seek(old.record.span.end)
-    spelled = file.read(at + 20)
-    was = (old.record.span.length, old.size)
-    sizes = "LL" if unpack_from("<LL", spelled, at + 4) == was else "QQ"
-    return spelled[:at] + pack(f"<L{sizes}", crc, packed, size), at
+def _local(file: BinaryIO, entry: Entry, start: int, contents: _Contents, alignment: int) -> bytes:
+    """Return the local header, with name and extra fields, of a record that begins at offset `start`."""
+    file.seek(entry.offset)
+    old = file.read(entry.record.span.start - entry.offset)
+    header = local_header(old)
+    name = old[LOCAL.size :][: header.name_length]
+    extra = _with_offset(split_extra(old[LOCAL.size + header.name_length :]), entry.offset, start)
+    if contents.data is not None:
+        if not header.flags & CRC_FOLLOWS or header.crc or header.packed or header.size:
+            header = header._replace(crc=contents.crc, packed=contents.packed, size=contents.size)
+        extra = [field for field in extra if field[0] != ZIP64_FIELD]
+    fields = _padded(extra, start + LOCAL.size + len(name), entry, alignment)
+    return LOCAL.pack(*header._replace(extra_length=len(fields))) + name + fields
 
 
-def _fields(extra: bytes) -> list[tuple[int, bytes]]:
-    """Return the (id, content) of each extra field; what is no field is left out, as every reader does."""
-    fields = []
-    while len(extra) >= 4:
-        kind, size = unpack_from("<2H", extra)
-        if len(extra) < 4 + size:
-            break
-        fields.append((kind, extra[4 : 4 + size]))
-        extra = extra[4 + size :]
-    return fields
-
-
-def _moved(fields: list[tuple[int, bytes]], old: int, new: int) -> list[tuple[int, bytes]]:
-    """Return extra fields of a local header with the place that torch notes in it past 4 GiB set to `new`."""
-    place = pack("<Q", old)
+def _with_offset(fields: list[tuple[int, bytes]], old: int, new: int) -> list[tuple[int, bytes]]:
+    """Return the extra fields with the offset updated that torch adds to the zip64 field past 4 GiB."""
+    offset = pack("<Q", old)
     return [
-        (kind, content[:-8] + pack("<Q", new) if kind == _ZIP64 and content.endswith(place) else content)
+        (kind, content[:-8] + pack("<Q", new) if kind == ZIP64_FIELD and content.endswith(offset) else content)
         for kind, content in fields
     ]
 
 
-def _spelled(fields: list[tuple[int, bytes]]) -> bytes:
-    return b"".join(pack("<2H", kind, len(content)) + content for kind, content in fields)
+def _padded(fields: list[tuple[int, bytes]], start: int, entry: Entry, alignment: int) -> bytes:
+    """Return the extra fields at offset `start`, with padding so that the data keeps its alignment."""
+    plain = join_extra([field for field in fields if field[0] != PADDING_FIELD])
+    missing = (entry.record.span.start - start - len(plain)) % alignment
+    was_padded = any(kind == PADDING_FIELD for kind, _ in fields)
+    if entry.record.compressed or (not missing and not was_padded):
+        return join_extra(fields)
+    return plain + join_extra([(PADDING_FIELD, b"Z" * ((missing - 4) % alignment))])
 
 
-def _with_padding(fields: list[tuple[int, bytes]], start: int, old: _Old, alignment: int) -> bytes:
-    """Spell the extra `fields`, which begin at `start`, and let the data behind them be aligned as it was."""
-    plain = _spelled([field for field in fields if field[0] != _PADDING])
-    missing = (old.record.span.start - start - len(plain)) % alignment
-    had = any(kind == _PADDING for kind, _ in fields)
-    if old.record.compressed or (not missing and not had):
-        return _spelled(fields)
-    return plain + _spelled([(_PADDING, b"Z" * ((missing - 4) % alignment))])
-
-
-def _central(old: _Old, start: int, crc: int, packed: int, size: int) -> bytes:
-    """Return the directory's entry; what does not fit into 32 bits stands in a zip64 field, and only that."""
-    fields = list(_CENTRAL.unpack_from(old.central))
-    at = _CENTRAL.size + fields[10]
-    name, extra = old.central[_CENTRAL.size : at], old.central[at : at + fields[11]]
-    comment = old.central[at + fields[11] :]
-    large = [value for value in (size, packed, start) if value >= _FULL32]
-    kept = [field for field in _fields(extra) if field[0] != _ZIP64]
-    more = _spelled(([(_ZIP64, pack(f"<{len(large)}Q", *large))] if large else []) + kept)
-    fields[7:10] = [crc, min(packed, _FULL32), min(size, _FULL32)]
-    fields[11], fields[16] = len(more), min(start, _FULL32)
-    return _CENTRAL.pack(*fields) + name + more + comment
-
-
-# --- the end
+def _central(entry: Entry, start: int, contents: _Contents) -> bytes:
+    """Return the entry in the central directory; its zip64 field holds the values that need more than 32 bits."""
+    header = central_header(entry.central)
+    extra_start = CENTRAL.size + header.name_length
+    name = entry.central[CENTRAL.size : extra_start]
+    comment = entry.central[extra_start + header.extra_length :]
+    fields = split_extra(entry.central[extra_start : extra_start + header.extra_length])
+    fields = [field for field in fields if field[0] != ZIP64_FIELD]
+    if large := [value for value in (contents.size, contents.packed, start) if value >= MAX32]:
+        fields.insert(0, (ZIP64_FIELD, pack(f"<{len(large)}Q", *large)))
+    extra = join_extra(fields)
+    header = header._replace(
+        crc=contents.crc,
+        packed=min(contents.packed, MAX32),
+        size=min(contents.size, MAX32),
+        extra_length=len(extra),
+        offset=min(start, MAX32),
+    )
+    return CENTRAL.pack(*header) + name + extra + comment
 
 
 def _end(tail: bytes, count: int, start: int, size: int) -> bytes:
-    """Return what follows the directory of `count` records at `start`, of `size` bytes, as `tail` did the old one."""
-    long = b""
-    if tail.startswith(_END64):
-        (behind,) = unpack_from("<Q", tail, 4)
-        long, tail = tail[: 12 + behind], tail[12 + behind + 20 :]
-    elif count >= _FULL16 or max(start, size) >= _FULL32:
-        long = pack("<4sQ2H2L4Q", _END64, 44, 45, 45, 0, 0, 0, 0, 0, 0)
-    brief = bytearray(tail)
-    pack_into("<2H2L", brief, 8, *(min(count, _FULL16),) * 2, min(size, _FULL32), min(start, _FULL32))
-    if not long:
-        return bytes(brief)
-    record = bytearray(long)
-    pack_into("<4Q", record, 24, count, count, size, start)
-    return bytes(record) + pack("<4sLQL", b"PK\6\7", 0, start + size, 1) + bytes(brief)
+    """Return the end records for a central directory of `count` records and `size` bytes at offset `start`.
+
+    `tail` are the end records of the old zip; a zip64 record is added if it is needed.
+    """
+    zip64, end = split_end(tail)
+    if not zip64 and (count >= MAX16 or max(start, size) >= MAX32):
+        zip64 = pack("<4sQ2H2L4Q", ZIP64_END_SIGNATURE, 44, 45, 45, 0, 0, 0, 0, 0, 0)
+    new_end = bytearray(end)
+    fields = (min(count, MAX16), min(count, MAX16), min(size, MAX32), min(start, MAX32))
+    pack_into("<2H2L", new_end, END_COUNTS, *fields)
+    if not zip64:
+        return bytes(new_end)
+    new_zip64 = bytearray(zip64)
+    pack_into("<4Q", new_zip64, 24, count, count, size, start)
+    return bytes(new_zip64) + pack("<4sLQL", b"PK\6\7", 0, start + size, 1) + bytes(new_end)

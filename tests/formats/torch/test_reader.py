@@ -445,7 +445,7 @@ def test_duplicate_records_are_refused() -> None:
     """Two records of one name are refused: readers differ on which one counts."""
     data = saved({"a": torch.ones(3), "b": torch.zeros(3)}).replace(b"archive/data/1", b"archive/data/0")
 
-    with pytest.raises(CheckpointError, match="there twice"):
+    with pytest.raises(CheckpointError, match="two records named"):
         listing(data)
 
 

@@ -1,4 +1,4 @@
-"""Zips rewritten record by record: what is kept is spelled as it was, and zipfile and unzip agree on the rest."""
+"""Zips rewritten record by record: remaining records keep their bytes, and zipfile and unzip accept the result."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import make_checkpoint
+from support.containers import make_checkpoint
 
 from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError
-from prunecli.formats.zip.directory import read_records
-from prunecli.formats.zip.rewrite import _central, _old_records, rewrite_zip
+from prunecli.formats.zip.directory import read_directory, read_records
+from prunecli.formats.zip.rewrite import _central, _Contents, rewrite_zip
 from prunecli.io.files import Source
 from prunecli.io.parts import FilePlan, write_parts
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def written(plan: FilePlan, source: Path, target: Path) -> bytes:
-    """Write what `plan` makes of `source`, and return it."""
+    """Write `plan`, made from the file `source`, to `target` and return its bytes."""
     opened = Source(source, source.stat().st_size)
     with target.open("w+b") as file:
         write_parts(opened, file.fileno(), plan.parts)
@@ -36,8 +36,8 @@ def written(plan: FilePlan, source: Path, target: Path) -> bytes:
 
 
 @pytest.mark.parametrize("container", ["zip", "nested", "one-storage", "big-endian"])
-def test_without_changes_it_is_the_same_file(tmp_path: Path, container: str) -> None:
-    """A zip that torch or zipfile wrote comes out byte for byte when nothing is asked."""
+def test_without_changes_the_zip_is_the_same(tmp_path: Path, container: str) -> None:
+    """A zip of torch or zipfile is written byte for byte if no record changes."""
     path = make_checkpoint(container, tmp_path)
     with path.open("rb") as file:
         plan = rewrite_zip(file, "it", {}, ())
@@ -45,55 +45,52 @@ def test_without_changes_it_is_the_same_file(tmp_path: Path, container: str) -> 
     assert path.read_bytes() == written(plan, path, tmp_path / "out")
 
 
-def test_checksums_are_where_the_plan_says(tmp_path: Path) -> None:
-    """Each place that the plan names holds the CRC of the record, beside the data and in the directory."""
+def test_the_plan_lists_all_places_of_a_checksum(tmp_path: Path) -> None:
+    """Each place in the plan holds the CRC of the record: in its header or descriptor, and in the directory."""
     path = make_checkpoint("zip", tmp_path)
     with path.open("rb") as file, zipfile.ZipFile(path) as archive:
         pickled = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-        dropped = next(n for n in archive.namelist() if n.endswith("data/0"))
-        plan = rewrite_zip(file, "it", {pickled: archive.read(pickled) + b"longer"}, {dropped})
+        removed = next(n for n in archive.namelist() if n.endswith("data/0"))
+        plan = rewrite_zip(file, "it", {pickled: archive.read(pickled) + b"longer"}, {removed})
 
     data = written(plan, path, tmp_path / "out")
 
     assert plan.checksums
     for checksum in plan.checksums:
         assert len(checksum.places) == 2
-        assert {data[at : at + 4] for at in checksum.places} == {checksum.value.to_bytes(4, "little")}
+        assert {data[place : place + 4] for place in checksum.places} == {checksum.value.to_bytes(4, "little")}
     subprocess.run(["unzip", "-tqq", tmp_path / "out"], check=True)
 
 
-contents = st.lists(st.binary(max_size=40), min_size=1, max_size=6)
-
-
 @given(
-    contents=contents,
-    gone=st.sets(st.integers(0, 5)),
+    contents=st.lists(st.binary(max_size=40), min_size=1, max_size=6),
+    removed=st.sets(st.integers(0, 5)),
     new=st.dictionaries(st.integers(0, 5), st.binary(max_size=90)),
-    way=st.sampled_from(["plain", "zip64", "descriptor"]),
+    headers=st.sampled_from(["plain", "zip64", "descriptor"]),
 )
-def test_zipfile_reads_what_was_meant(
+def test_zipfile_reads_the_remaining_records(
     tmp_path_factory: pytest.TempPathFactory,
     contents: list[bytes],
-    gone: set[int],
+    removed: set[int],
     new: dict[int, bytes],
-    way: str,
+    headers: str,
 ) -> None:
-    """Whatever is taken out and whatever gets other content, zipfile finds the rest whole and in order."""
+    """After records are removed and others get new content, zipfile reads the rest in order, with right checksums."""
     folder = tmp_path_factory.mktemp("zip")
     path = folder / "in.zip"
-    path.write_bytes(_zip_of(contents, way))
+    path.write_bytes(_zip_of(contents, headers))
     changed = {f"a/{i}": data for i, data in new.items() if i < len(contents)}
 
     with path.open("rb") as file:
-        plan = rewrite_zip(file, "it", changed, {f"a/{i}" for i in gone})
+        plan = rewrite_zip(file, "it", changed, {f"a/{i}" for i in removed})
 
     written(plan, path, folder / "out.zip")
-    with zipfile.ZipFile(folder / "out.zip") as found:
-        names = [f"a/{i}" for i in range(len(contents)) if i not in gone]
-        assert names == found.namelist()
-        assert found.testzip() is None
+    with zipfile.ZipFile(folder / "out.zip") as actual:
+        names = [f"a/{i}" for i in range(len(contents)) if i not in removed]
+        assert names == actual.namelist()
+        assert actual.testzip() is None
         expected = {f"a/{i}": data for i, data in enumerate(contents)} | changed
-        assert [expected[name] for name in names] == [found.read(name) for name in names]
+        assert [expected[name] for name in names] == [actual.read(name) for name in names]
     if names:
         with (folder / "out.zip").open("rb") as file:
             assert list(read_records(file, "it")) == names
@@ -104,18 +101,18 @@ class _Pipe(io.BytesIO):
         return False
 
 
-def _zip_of(contents: list[bytes], way: str) -> bytes:
+def _zip_of(contents: list[bytes], headers: str) -> bytes:
     """Return a zip of records a/0, a/1, ... with 64-bit sizes, with data descriptors, or plain."""
-    out = _Pipe() if way == "descriptor" else io.BytesIO()
+    out = _Pipe() if headers == "descriptor" else io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for i, data in enumerate(contents):
-            with archive.open(zipfile.ZipInfo(f"a/{i}"), "w", force_zip64=way == "zip64") as record:
+            with archive.open(zipfile.ZipInfo(f"a/{i}"), "w", force_zip64=headers == "zip64") as record:
                 record.write(data)
     return out.getvalue()
 
 
-def test_a_compressed_record_is_copied_and_never_changed(tmp_path: Path) -> None:
-    """Compressed records that stay are copied as they lie; one that is to change is refused."""
+def test_a_compressed_record_is_copied_but_not_changed(tmp_path: Path) -> None:
+    """Compressed records are copied unchanged; changing one raises an error."""
     path = tmp_path / "in.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/0", b"x" * 1000, zipfile.ZIP_DEFLATED)
@@ -126,20 +123,20 @@ def test_a_compressed_record_is_copied_and_never_changed(tmp_path: Path) -> None
         with pytest.raises(CheckpointError, match="compressed"):
             rewrite_zip(file, "it", {"a/0": b"z"}, ())
 
-    with zipfile.ZipFile(tmp_path / "out.zip") as found:
-        assert found.read("a/0") == b"x" * 1000
+    with zipfile.ZipFile(tmp_path / "out.zip") as actual:
+        assert actual.read("a/0") == b"x" * 1000
 
 
-def test_places_past_4_gib_stand_in_the_zip64_field(tmp_path: Path) -> None:
-    """A directory entry for a place that needs 64 bits has it where zipfile looks for it, and loses it below."""
+def test_offsets_past_4_gib_are_in_the_zip64_field(tmp_path: Path) -> None:
+    """A directory entry has an offset of 64 bits in the zip64 field, and no such field for a small offset."""
     path = tmp_path / "m.pth"
     torch.save({"w": torch.ones(3)}, path)
     with path.open("rb") as file:
-        (old, *_), _ = _old_records(file, read_records(file, "it"))
+        old, *_ = read_directory(file, "it").entries
 
     far, near = (zipfile.ZipInfo(), zipfile.ZipInfo())
     for info, start in ((far, 5 << 30), (near, 1000)):
-        entry = _central(old, start, 7, 8, 9)
+        entry = _central(old, start, _Contents(7, 8, 9))
         name, extra = len(old.record.name), int.from_bytes(entry[30:32], "little")
         info.extra = entry[46 + name : 46 + name + extra]
         info.header_offset, info.file_size, info.compress_size = int.from_bytes(entry[42:46], "little"), 9, 8
@@ -150,22 +147,23 @@ def test_places_past_4_gib_stand_in_the_zip64_field(tmp_path: Path) -> None:
 
 
 def decodes_with_checksum() -> bool:
-    """Whether this Python's zipfile wants the CRC of the name for that, as newer ones do."""
+    """Return whether this Python's zipfile takes the CRC of the name as an argument, as newer versions do."""
     return zipfile.ZipInfo._decodeExtra.__code__.co_argcount > 1  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("way", ["kernel", "hand"])
-def test_parts_are_copied_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    """Ranges land where the plan says, also where the kernel cannot copy between files."""
+@pytest.mark.parametrize("copy", ["in the kernel", "in memory"])
+def test_parts_are_copied_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: str) -> None:
+    """Ranges are written where the plan says, also if the kernel cannot copy between files."""
     data = os.urandom(3_000_000)
     (tmp_path / "in").write_bytes(data)
-    if way == "hand":
+    if copy == "in memory":
         monkeypatch.delattr(os, "copy_file_range", raising=False)
     plan = FilePlan((b"head", Span(2_000_000, 1_000_000), Span(5, 0), Span(10, 1_500_000), b"tail"))
 
-    found = written(plan, tmp_path / "in", tmp_path / "out")
+    actual = written(plan, tmp_path / "in", tmp_path / "out")
 
-    assert found == b"head" + data[2_000_000:] + data[10:1_500_010] + b"tail"
-    assert (plan.copied_ranges()(2_000_001, 2_000_002), plan.copied_ranges()(10, 11)) == (5, 1_000_004)
+    assert actual == b"head" + data[2_000_000:] + data[10:1_500_010] + b"tail"
+    offset_of = plan.copied_ranges()
+    assert (offset_of(2_000_001, 2_000_002), offset_of(10, 11)) == (5, 1_000_004)
     with pytest.raises(LookupError):
-        plan.copied_ranges()(1_500_000, 1_500_020)
+        offset_of(1_500_000, 1_500_020)

@@ -286,6 +286,15 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         "",
     ),
+    "53 wrapped 1,000 times": (
+        lambda: checkpoint(
+            b"\x80\x02"
+            + rebuilt()
+            + b"\x85q\x000ctorch._utils\n_rebuild_parameter\nh\x00R" * 1000
+            + b"q\x01}(K\x00h\x01u."
+        ),
+        "",
+    ),
     "53 a key of a megabyte": (lambda: checkpoint(state_dict({"a" * MEGA: rebuilt()})), "characters"),
     "53 a number of a megabyte": (
         lambda: checkpoint(b"\x80\x02}(\x8b" + struct.pack("<i", MEGA) + b"\x01" * MEGA + rebuilt() + b"u."),

@@ -10,17 +10,20 @@ import os
 import shlex
 from dataclasses import dataclass, replace
 from math import prod
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from prunecli.checkpoint import MAX_RANK, OUTSIDE, Span, TensorInfo, row_major
+from prunecli.checkpoint import MAX_RANK, Span, TensorInfo, row_major
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
 from prunecli.formats.listing import Listing
 from prunecli.formats.numpy_pickle.format import NUMPY_PICKLE, PADDLE
-from prunecli.formats.pickle.leaves import is_array, other_kind, unwrapped
+from prunecli.formats.pickle.leaves import is_array, other_kind
 from prunecli.formats.pickle.opcodes import Blob, bounded
 from prunecli.formats.pickle.reader import Call, Global, read_pickle
-from prunecli.formats.pickle.state_dict import Names, find_leaves
+from prunecli.formats.pickle.tensors import with_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PICKLE_LIMIT = 1 << 28
 """Bytes of a pickle that are read, without its arrays."""
@@ -68,30 +71,19 @@ def read_numpy_pickle(file: BinaryIO, label: str, key: str | None = None) -> Lis
     extra = size - stream.tell()
     notes = (f"{extra:,} bytes after the pickle are copied unchanged",) if extra else ()
     paddle = isinstance(root, dict) and _PADDLE_KEY in root
-    leaves = find_leaves(root, label, key)
-    names = Names()
-    tensors: list[TensorInfo] = []
-    others: list[tuple[str, str]] = []
-    for part, reason in ((leaves.inside, None), (leaves.outside, OUTSIDE)):
-        for leaf in part:
-            value, name = unwrapped(leaf.value), names.unique(leaf)
-            tensor = _tensor_or_kind(name, value, label, paddle=paddle)
-            if isinstance(tensor, str):
-                others.append((name, tensor))
-            else:
-                tensors.append(replace(tensor, unprunable_reason=reason or tensor.unprunable_reason))
-    if not tensors:
-        raise _no_arrays(label, others)
-    return Listing(
-        (PADDLE if paddle else NUMPY_PICKLE).name,
-        tuple(tensors),
-        key=leaves.key,
-        notes=(*notes, *names.facts()),
-        unprunable_entries=tuple(others),
-    )
+
+    def describe(name: str, value: object, reason: str | None) -> TensorInfo | str:
+        tensor = _tensor_or_kind(name, value, label, paddle=paddle)
+        return replace(tensor, unprunable_reason=reason) if reason and isinstance(tensor, TensorInfo) else tensor
+
+    listing = Listing((PADDLE if paddle else NUMPY_PICKLE).name, (), notes=notes)
+    listing = with_tensors(listing, root, label, key, describe)
+    if not listing.tensors:
+        raise _no_arrays(label, listing.unprunable_entries)
+    return listing
 
 
-def _no_arrays(label: str, others: list[tuple[str, str]]) -> CheckpointError:
+def _no_arrays(label: str, others: Sequence[tuple[str, str]]) -> CheckpointError:
     what = f"{others[0][0]!r} is a {others[0][1]}" if others else "it holds no NumPy arrays"
     return CheckpointError(
         f"{label} is not a checkpoint: it is a pickle, not written by torch.save, and {what}",

@@ -11,12 +11,11 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
-from prunecli.checkpoint import OUTSIDE
 from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.listing import Listing
-from prunecli.formats.pickle.leaves import other_kind, unwrapped
+from prunecli.formats.pickle.leaves import other_kind
 from prunecli.formats.pickle.reader import read_pickle
-from prunecli.formats.pickle.state_dict import Names, find_leaves
+from prunecli.formats.pickle.tensors import with_tensors
 from prunecli.formats.torch.export import is_exported, read_exported
 from prunecli.formats.torch.format import TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
 from prunecli.formats.torch.legacy import read_legacy
@@ -96,25 +95,13 @@ class _Root:
 
 
 def _with_tensors(listing: Listing, root: _Root, label: str, key: str | None) -> Listing:
-    """Return `listing` completed by the tensors below `root`."""
-    leaves = find_leaves(root.value, label, key)
-    names = Names()
-    tensors: list[TensorInfo] = []
-    others: list[tuple[str, str]] = []
-    for part, reason in ((leaves.inside, None), (leaves.outside, OUTSIDE)):
-        for leaf in part:
-            value, name = unwrapped(leaf.value), names.unique(leaf)
-            if is_strided(value):
-                tensors.append(tensor_info(name, value, root.storages, reason))
-            else:
-                others.append((name, other_kind(value)))
-    return replace(
-        listing,
-        tensors=_mark_disputed(tensors),
-        key=leaves.key,
-        notes=(*listing.notes, *names.facts()),
-        unprunable_entries=tuple(others),
-    )
+    """Return `listing` with the tensors of `root`."""
+
+    def describe(name: str, value: object, reason: str | None) -> TensorInfo | str:
+        return tensor_info(name, value, root.storages, reason) if is_strided(value) else other_kind(value)
+
+    listing = with_tensors(listing, root.value, label, key, describe)
+    return replace(listing, tensors=_mark_disputed(listing.tensors))
 
 
 def _mark_disputed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:

@@ -1,4 +1,4 @@
-"""What the reading commands tell: how far each pass is, and that what cannot be printed is said so."""
+"""Standard output and standard error of the commands: progress, results that cannot be printed, and dashes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Recorder(NoProgress):
 
 @pytest.fixture
 def ckpt(tmp_path: Path) -> Path:
-    """Write a pruned weight, a transposed one and one of another dtype."""
+    """Write a weight pruned with torch, a transposed one and one of another dtype."""
     weights = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     path = tmp_path / "c.pth"
     mask = (weights.abs() > 1).float()
@@ -76,13 +76,22 @@ def ckpt(tmp_path: Path) -> Path:
     return path
 
 
-def words(name: str, ckpt: Path) -> list[str]:
-    """Return the command line of a command."""
-    known = {"CKPT": str(ckpt), "EVAL": "echo 1 {}"}
-    return [known.get(word, word) for word in COMMANDS[name].split()]
+def words(line: str, ckpt: Path, **values: str) -> list[str]:
+    """Return the words of a command line with the path of the checkpoint and an evaluation."""
+    known = {"CKPT": str(ckpt), "EVAL": "echo 1 {}", **values}
+    return [known.get(word, word) for word in line.split()]
 
 
-# --- how far it is
+def error_on_a_full_disk(arguments: list[str], folder: Path) -> list[str]:
+    """Run a command whose standard output is full; return the lines of its error."""
+    command = [sys.executable, "-m", "prunecli", *arguments]
+    with FULL.open("wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True, cwd=folder)
+    assert result.returncode == 2
+    return result.stderr.splitlines()
+
+
+# --- progress
 
 
 @pytest.mark.parametrize(
@@ -98,10 +107,10 @@ def words(name: str, ckpt: Path) -> list[str]:
     ],
     ids=["thresholds", "hist", "scan", "check", "since", "diff", "bake"],
 )
-def test_what_is_announced_is_what_is_read(
+def test_each_pass_reads_the_bytes_that_it_announces(
     ckpt: Path, look: Callable[[Path, Recorder], object], phases: list[str]
 ) -> None:
-    """Each pass tells its size before it begins, and its steps come to just that."""
+    """Each pass reports its size before it begins, and its steps sum to that size."""
     recorder = Recorder()
 
     look(ckpt, recorder)
@@ -112,7 +121,7 @@ def test_what_is_announced_is_what_is_read(
 
 @pytest.mark.parametrize("dtypes", [("float32",), ("float16", "float64"), ("float8_e4m3fn", "bfloat16", "float32")])
 def test_ranking_announces_all_its_passes(tmp_path: Path, dtypes: tuple[str, ...]) -> None:
-    """Wide dtypes are read more than once, and several dtypes once more each, all of it announced."""
+    """Wide dtypes are read more than once, and several dtypes once more each; the announced size includes that."""
     generator, path, recorder = torch.Generator().manual_seed(1), tmp_path / "c.safetensors", Recorder()
     save_file({f"{d}.weight": torch.randn(32, 32, generator=generator).to(getattr(torch, d)) for d in dtypes}, path)
 
@@ -123,75 +132,60 @@ def test_ranking_announces_all_its_passes(tmp_path: Path, dtypes: tuple[str, ...
 
 
 @pytest.mark.parametrize("name", READING)
-def test_progress_goes_to_standard_error_unless_it_is_not_wanted(
+def test_progress_goes_to_standard_error(
     ckpt: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Without a terminal a long pass prints a line; --no-progress silences it, and standard output is the same."""
     monkeypatch.setattr(progress, "FIRST_LINE", -1.0)
 
-    main(words(name, ckpt))
-    loud = capfd.readouterr()
-    main([*words(name, ckpt), "--no-progress"])
-    calm = capfd.readouterr()
+    main(words(COMMANDS[name], ckpt))
+    verbose = capfd.readouterr()
+    main([*words(COMMANDS[name], ckpt), "--no-progress"])
+    silent = capfd.readouterr()
 
-    assert all(re.fullmatch(r"prune: \w+ \d+%; .* s left", line) for line in loud.err.splitlines())
-    assert loud.err
-    assert calm.err == ""
-    assert calm.out == loud.out
+    assert all(re.fullmatch(r"prune: \w+ \d+%; .* s left", line) for line in verbose.err.splitlines())
+    assert verbose.err
+    assert silent.err == ""
+    assert silent.out == verbose.out
 
 
 @pytest.mark.parametrize("name", ["check", "diff", "bake"])
-def test_quiet_is_without_progress(
+def test_quiet_prints_no_progress(
     ckpt: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """-q prints nothing at all."""
+    """With -q a command prints nothing."""
     monkeypatch.setattr(progress, "FIRST_LINE", -1.0)
 
-    assert main([*words(name, ckpt), "-q"]) == 0
+    assert main([*words(COMMANDS[name], ckpt), "-q"]) == 0
     assert capfd.readouterr() == ("", "")
 
 
-# --- what cannot be printed
+# --- results that cannot be printed
 
 
-@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+
+
+@needs_full
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_disk_under_standard_output_is_named(ckpt: Path, name: str) -> None:
-    """The one line says that it is the printing that failed, and the exit code is 2."""
-    with FULL.open("wb") as full:
-        ran = subprocess.run(
-            [sys.executable, "-m", "prunecli", *words(name, ckpt)],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-            text=True,
-            cwd=ckpt.parent,
-        )
+def test_a_full_disk_is_an_error_of_one_line(ckpt: Path, name: str) -> None:
+    """If standard output is full, the last line of the error says that the result cannot be printed."""
+    lines = error_on_a_full_disk(words(COMMANDS[name], ckpt), ckpt.parent)
 
-    assert ran.returncode == 2
-    assert ran.stderr.splitlines()[-1] == f"error: the result cannot be printed: {os.strerror(errno.ENOSPC)}"
-    assert "Traceback" not in ran.stderr
+    assert lines[-1] == f"error: the result cannot be printed: {os.strerror(errno.ENOSPC)}"
+    assert not any("Traceback" in line for line in lines)
 
 
-@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
-def test_what_was_written_before_is_told(ckpt: Path) -> None:
-    """Where the table cannot be printed, the message says that the file is there all the same."""
-    with FULL.open("wb") as full:
-        ran = subprocess.run(
-            [sys.executable, "-m", "prunecli", "bake", ckpt.name],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-            text=True,
-            cwd=ckpt.parent,
-        )
+@needs_full
+def test_a_full_disk_does_not_hide_the_written_file(ckpt: Path) -> None:
+    """If the table cannot be printed, the error says that the checkpoint is written."""
+    (line,) = error_on_a_full_disk(["bake", ckpt.name], ckpt.parent)
 
-    assert ran.returncode == 2
-    assert ran.stderr.startswith("error: c.baked.pth is written, but the result cannot be printed")
+    assert line.startswith("error: c.baked.pth is written, but the result cannot be printed")
     assert ckpt.with_name("c.baked.pth").exists()
 
 
-# --- a dash is standard output everywhere else
+# --- paths that a command cannot write
 
 
 @pytest.mark.parametrize(
@@ -204,14 +198,13 @@ def test_what_was_written_before_is_told(ckpt: Path) -> None:
         ("check CKPT --only-zeros-added-since -", "prune check - --only-zeros-added-since OTHER < CKPT"),
     ],
 )
-def test_a_dash_is_no_file_name(
+def test_a_dash_is_not_a_file_name(
     ckpt: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str, hint: str
 ) -> None:
-    """Where `-` can mean nothing, it is refused with what to type; no file called `-` comes about."""
+    """An option that cannot use `-` rejects it with a hint to type, and no file has that name."""
     monkeypatch.chdir(ckpt.parent)
-    known = {"CKPT": str(ckpt), "EVAL": "echo 1 {}"}
 
-    assert main([known.get(word, word) for word in line.split()]) == 2
+    assert main(words(line, ckpt)) == 2
 
     assert capsys.readouterr().err.splitlines()[-1] == f"hint: {hint}"
     assert [path.name for path in ckpt.parent.iterdir()] == [ckpt.name]
@@ -225,15 +218,14 @@ def test_a_dash_is_no_file_name(
         ("sweep CKPT global --at 0.5 --eval EVAL --svg OLD", "--svg"),
     ],
 )
-def test_the_hint_names_an_option_that_there_is(
+def test_the_hint_names_the_option_of_the_file(
     ckpt: Path, capsys: pytest.CaptureFixture[str], line: str, option: str
 ) -> None:
-    """A page, table or plot that exists is kept, and the hint names the option that places it, not -o."""
+    """An existing page, table or plot is kept, and the hint names the option that sets its path, not -o."""
     old = ckpt.with_name("old")
     old.write_text("mine")
-    known = {"CKPT": str(ckpt), "EVAL": "echo 1 {}", "OLD": str(old)}
 
-    assert main([known.get(word, word) for word in line.split()]) == 2
+    assert main(words(line, ckpt, OLD=str(old))) == 2
 
     hint = capsys.readouterr().err.splitlines()[-1]
     assert hint == f"hint: write elsewhere with {option} PATH, or replace it with --force"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: find a Python, make a virtual environment, install once per change.
+# Sourced by the other scripts: find a Python, make a virtual environment, and install if a requirement has changed.
 
 PYTHONS=(python3 python3.13 python3.12 python3.11 python3.10)
 if [[ -n ${PYTHON:-} ]]; then
@@ -11,7 +11,7 @@ die() {
   exit 1
 }
 
-# Running a candidate is the only honest test: a launcher on PATH may point to a version that is not installed.
+# Each candidate is run: a launcher on PATH may point to a version that is not installed.
 find_python() {
   local name bare=""
   for name in "${PYTHONS[@]}"; do
@@ -28,7 +28,7 @@ find_python() {
   die "needs Python 3.10 or newer, tried: ${PYTHONS[*]}; install one or set PYTHON=/path/to/python"
 }
 
-# make_venv DIR: reuse the environment in DIR where its Python still runs.
+# make_venv DIR: make an environment in DIR, unless its Python still runs.
 make_venv() {
   local python
   if ! "$1/bin/python" -c '' >/dev/null 2>&1; then
@@ -38,19 +38,19 @@ make_venv() {
   "$1/bin/python" -c 'import pip' >/dev/null 2>&1 || "$1/bin/python" -m ensurepip >/dev/null
 }
 
-# pip_install VENV ARGUMENTS...: quiet unless something is wrong.
+# pip_install VENV ARGUMENTS...: print errors only.
 pip_install() {
   local venv=$1
   shift
   "$venv/bin/python" -m pip install -qq --disable-pip-version-check "$@"
 }
 
-# The place counts as well: what is installed in an environment names the directory it was installed from.
+# It covers the directory too: an editable installation contains the path of the checkout.
 fingerprint() {
   { pwd && cat "$@"; } | cksum
 }
 
-# unchanged STAMP FILES...: whether FILES are what they were when `fingerprint FILES... >STAMP` was run.
+# unchanged STAMP FILES...: succeed if FILES are unchanged since `fingerprint FILES... >STAMP`.
 unchanged() {
   local stamp=$1
   shift

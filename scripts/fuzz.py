@@ -1,13 +1,14 @@
-"""Throw damaged checkpoints at the readers and at the whole tool, and keep those that do harm.
+"""Run damaged checkpoints through the readers and the command line, and keep those that do harm.
 
-Any bytes must give a valid listing or a CheckpointError, and a whole run exit code 0 or 2: with 0 an output in which
-nothing but selected weights and checksums changed, with 2 one sentence and no output; within SECONDS and MEGABYTES.
+A reader must return a valid listing or raise CheckpointError. A run must end with exit code 0 and an output in which
+only selected weights and checksums changed, or with exit code 2, one message and no output. Both must do so within
+SECONDS and MEGABYTES.
 
     python scripts/fuzz.py --minutes 20 --crashers crashers
 
-Seeds are small checkpoints of every format, made here. They are damaged as bytes, and as what they are made of: the
-records of a zip, the opcodes of a pickle, the words of a JSON header. What gave an answer not seen before is kept and
-damaged further. The same --seed makes the same inputs.
+The first inputs are small checkpoints of every format. They are damaged as bytes and by structure: the records of a
+zip, the opcodes of a pickle, the words of a JSON header. An input with a new answer is kept and damaged further. The
+same --seed makes the same inputs.
 """
 
 from __future__ import annotations
@@ -48,16 +49,18 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import Checksum, TensorInfo
 
 SECONDS = 10
-"""Longer than this, one input is a finding; four times as long, it ends the program."""
+"""An input that takes more CPU time is a finding. One that takes WAIT times as many seconds ends the program."""
+
+WAIT = 60
 
 MEGABYTES = 400
-"""An input that makes the process grow by more is a finding."""
+"""An input that takes more memory is a finding."""
 
 ADDRESS_SPACE = 6 << 30
-"""Bytes of address space: what would take more fails at once instead of filling the machine."""
+"""Bytes of address space, so that a huge allocation fails at once."""
 
 CORPUS_LIMIT = 4000
-"""Inputs worth damaging further that are remembered."""
+"""The most inputs that are kept to be damaged further."""
 
 COMMANDS = (
     ("global", "--amount", "0.5"),
@@ -75,27 +78,27 @@ COMMANDS = (
     ("threshold", "--thr", "0.5", "--strict", "--sha256"),
     ("percentile", "--q", "30", "--key", "state_dict"),
 )
-"""What is run on an input; the input's own bytes choose."""
-
-
-class Finding(Exception):  # noqa: N818 - it is what the search is for
-    """The tool did what it must never do."""
-
-
-class TooSlow(BaseException):
-    """The time for one input is over; nothing on the way may take it for an error of its own."""
-
-
-# --- what must hold
+"""The command lines; the bytes of an input choose one."""
 
 
 READERS: tuple[Callable[[io.BytesIO, str], Any], ...] = (read_safetensors, read_torch_zip, read_torch_legacy)
 
 
-def examine(data: bytes, folder: Path, name: str = "in.pth") -> str:
-    """Give `data` to all READERS, and to the tool as the file `name` in the empty `folder`; return the tool's answer.
+class Finding(Exception):  # noqa: N818 - a result of the search
+    """The tool broke a promise."""
 
-    Raises Finding, or whatever escaped, where a promise does not hold.
+
+class TooSlow(BaseException):
+    """An input took too much time. It is no Exception, so that the code under test does not catch it."""
+
+
+# --- the checks
+
+
+def examine(data: bytes, folder: Path, name: str = "in.pth") -> str:
+    """Run all READERS on `data`, and the command line on it as the file `name` in the empty `folder`.
+
+    Returns the answer, in short. Raises Finding, or any error of the code under test, if a promise does not hold.
     """
     for reader in READERS:
         _read(reader, data)
@@ -105,8 +108,8 @@ def examine(data: bytes, folder: Path, name: str = "in.pth") -> str:
     code, said = _run(args)
     if path.read_bytes() != data:
         raise Finding("the input changed")
-    if left := {p.name for p in folder.iterdir()} - {name, "out", "out.json"}:
-        raise Finding(f"{left} are left over")
+    if names := {p.name for p in folder.iterdir()} - {name, "out", "out.json"}:
+        raise Finding(f"temporary files are not removed: {names}")
     if code == 0:
         _check_output(data, output.read_bytes(), path, output, json.loads(report.read_text(encoding="ascii")))
         return _gist("pruned: " + "; ".join(line for line in said.splitlines() if line[:8] in {"skipped ", "note    "}))
@@ -117,7 +120,7 @@ def examine(data: bytes, folder: Path, name: str = "in.pth") -> str:
 
 
 def _gist(said: str) -> str:
-    """Return a message without what comes from the input: two with one gist are one answer."""
+    """Return a message without the parts that come from the input, so that equal answers are equal texts."""
     quoted = r"'[^']*'|`[^`]*`|\"[^\"]*\"|\([^()]*\)"
     numbers = r"\b(0x)?[0-9a-f]{2}\b|\b[0-9a-f]{8}\b|\d[\d,]*"
     return re.sub(numbers, "#", re.sub(quoted, "_", said.partition("\n")[0]))[:300]
@@ -151,9 +154,9 @@ def _check_checksum(checksum: Checksum, data: bytes) -> None:
 
 
 def _run(args: Sequence[str]) -> tuple[int, str]:
-    """Run the command line; return the exit code and what it said on standard error, or on its output if all went well.
+    """Run the command line; return the exit code, and standard output if it is 0, else standard error.
 
-    Its streams are files, because it may want their descriptors.
+    Its streams are files, because it may use their descriptors.
     """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         with redirect_stdout(out), redirect_stderr(err):
@@ -179,7 +182,7 @@ def _check_sentence(line: str) -> None:
 
 
 def _check_output(data: bytes, result: bytes, path: Path, output: Path, report: dict[str, Any]) -> None:
-    """Check that only weights of selected tensors changed, to zero, and checksums to what they should be."""
+    """Check that selected weights became zero, that checksums are correct, and that no other byte changed."""
     before, after = open_checkpoint(path, key=report["input"]["key"]), open_checkpoint(output)
     selected = {row["name"] for row in report["tensors"] if row["selected"]}
     old, new = (np.frombuffer(raw, np.uint8) for raw in (data, result))
@@ -210,71 +213,73 @@ def _mark(tensor: TensorInfo, may_change: np.ndarray[Any, Any], changed: np.ndar
 
     elements(may_change)[...] = True
     if (elements(new)[elements(changed).any(-1)] != 0).any():
-        raise Finding(f"a weight of {tensor.name!r} became something else than zero")
+        raise Finding(f"a weight of {tensor.name!r} became another number than zero")
 
 
 # --- the search
 
 
-def search(minutes: float, crashers: Path, rng: random.Random, say: Callable[[str], object] = print) -> list[Path]:
-    """Examine damaged inputs for `minutes`; keep what does harm in the folder `crashers` and return the paths."""
+def search(
+    goes_on: Callable[[int], bool], crashers: Path, rng: random.Random, say: Callable[[str], object] = print
+) -> list[Path]:
+    """Examine inputs while `goes_on(number of inputs)`; keep harmful ones in `crashers` and return their paths."""
     crashers.mkdir(parents=True, exist_ok=True)
-    corpus, answers, found, count = list(seeds()), set[str](), dict[str, Path](), 0
-    until, told = time.monotonic() + minutes * 60, time.monotonic()
+    corpus, answers, findings, count = list(seeds()), set[str](), dict[str, Path](), 0
+    reported = time.monotonic()
     waiting = list(corpus)
-    while time.monotonic() < until:
+    while goes_on(count):
         made = waiting.pop() if waiting else damaged(_favoured(corpus, rng), rng, corpus)
         count += 1
         answer, harm = _examined(made, crashers)
-        if harm and answer not in found:
-            found[answer] = _keep(made, crashers, answer, harm)
-            say(f"found {found[answer]}: {answer}")
+        if harm and answer not in findings:
+            findings[answer] = _keep(made, crashers, answer, harm)
+            say(f"found {findings[answer]}: {answer}")
         elif answer not in answers and len(corpus) < CORPUS_LIMIT:
             answers.add(answer)
             corpus.append(made)
-        if time.monotonic() > told + 60:
-            told = time.monotonic()
-            say(f"{count:,} inputs, {len(answers):,} different answers, {len(found)} findings")
-    say(f"{count:,} inputs, {len(answers):,} different answers, {len(found)} findings")
-    return list(found.values())
+        if time.monotonic() > reported + 60:
+            reported = time.monotonic()
+            say(f"{count:,} inputs, {len(answers):,} different answers, {len(findings)} findings")
+    say(f"{count:,} inputs, {len(answers):,} different answers, {len(findings)} findings")
+    return list(findings.values())
 
 
 def _favoured(corpus: Sequence[Made], rng: random.Random) -> Made:
-    """Choose an input to damage, a late one more often than an early one."""
+    """Choose an input to damage; late ones are chosen more often."""
     return rng.choice(corpus[-200:]) if rng.random() < 0.4 else rng.choice(corpus)
 
 
 def _examined(made: Made, crashers: Path) -> tuple[str, str]:
-    """Return what the tool answered and, where it did harm, in what way; the input lies in `crashers` meanwhile."""
+    """Return the answer and the harm, if any; the input is in `crashers` during the run, in case the process ends."""
     data, running = made.bytes(), crashers / "running"
     running.write_bytes(data)
-    faulthandler.dump_traceback_later(4 * SECONDS, exit=True)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    faulthandler.dump_traceback_later(WAIT * SECONDS, exit=True)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     before = _peak()
     try:
         with tempfile.TemporaryDirectory(dir=_fast()) as folder:
             answer, harm = examine(data, Path(folder), made.name), ""
         if (grown := _peak() - before) > MEGABYTES:
             answer, harm = f"memory {grown // 100}", f"the process grew by {grown} megabytes"
-    except (Exception, TooSlow, SystemExit) as error:  # noqa: BLE001 - that is what is looked for
+    except (Exception, TooSlow, SystemExit) as error:  # noqa: BLE001 - the search is for such errors
         where = traceback.extract_tb(error.__traceback__)[-1]
         answer = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
         harm = traceback.format_exc()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
     running.unlink()
     return answer, harm
 
 
 def _fast() -> str | None:
-    """Return a folder in memory, where there is one: thousands of outputs are made durable."""
+    """Return a folder in memory, if there is one, because thousands of outputs are flushed to the disk."""
     folder = Path("/dev/shm")  # noqa: S108 - only to make temporary folders in
     return str(folder) if folder.is_dir() else None
 
 
 def _peak() -> int:
-    """Return the most memory this process has held so far, in megabytes."""
+    """Return the peak memory of this process in megabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform != "darwin" else 1 << 20)
 
 
@@ -291,21 +296,22 @@ def _too_slow(_number: int, _frame: FrameType | None) -> None:
 
 
 def main(args: Iterable[str]) -> int:
-    """Run the search as `args` say, or examine files again; return 1 where something was found."""
+    """Search, or examine files again; return 1 if there is a finding."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, help="examine these again, instead of searching")
     parser.add_argument("--minutes", type=float, default=1, help="how long to search (default 1)")
-    parser.add_argument("--crashers", type=Path, default=Path("crashers"), help="where findings are kept")
-    parser.add_argument("--seed", type=int, default=0, help="another one makes other inputs")
-    chosen = parser.parse_args(list(args))
+    parser.add_argument("--crashers", type=Path, default=Path("crashers"), help="the folder for findings")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the random damage")
+    options = parser.parse_args(list(args))
     warnings.simplefilter("error")
-    signal.signal(signal.SIGALRM, _too_slow)
+    signal.signal(signal.SIGPROF, _too_slow)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    # Typer builds the whole command line for every call, which takes longer than all else here
+    # Typer builds the command line for every call, which takes longer than a run
     cli.app = get_command(cli.app)  # type: ignore[assignment]
-    if not chosen.files:
-        return int(bool(search(chosen.minutes, chosen.crashers, random.Random(chosen.seed))))
-    for path in chosen.files:
+    end = time.monotonic() + 60 * options.minutes
+    if not options.files:
+        return int(bool(search(lambda _: time.monotonic() < end, options.crashers, random.Random(options.seed))))
+    for path in options.files:
         with tempfile.TemporaryDirectory() as folder:
             print(examine(path.read_bytes(), Path(folder), path.name[13:] or "in.pth"))
     return 0

@@ -1,6 +1,6 @@
-"""What the fuzzer begins with, and how it does damage: as bytes, and as records, opcodes and words.
+"""The first inputs of the fuzzer, and the damage it does: to bytes, records, opcodes and words.
 
-Everything random comes from the generator that is handed in. Knows nothing about what is done with an input.
+All random numbers come from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 64, 255, 256, 65535, 2**31 - 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64)
-"""Sizes that are close to some limit."""
+"""Numbers close to common limits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An input and what it is made of: the records of a zip, else a single record without a name."""
+    """An input as the records of a zip, or as a single record without a name."""
 
     name: str
     records: tuple[tuple[str, bytes], ...]
@@ -42,7 +42,7 @@ class Made:
             return self.records[0][1]
         buffer = io.BytesIO()
         with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
-            warnings.simplefilter("ignore")  # duplicate names are meant
+            warnings.simplefilter("ignore")  # about duplicate names
             for name, content in self.records:
                 archive.writestr(name, content)
         return buffer.getvalue()
@@ -50,7 +50,7 @@ class Made:
 
 @cache
 def seeds() -> tuple[Made, ...]:
-    """Make a small checkpoint of each format."""
+    """Return small checkpoints of each format."""
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(6, 8, generator=generator)
     odd = torch.tensor([[float("nan"), float("inf"), -0.0, 1e-45, -1.0, 2.0]])
@@ -98,23 +98,23 @@ def _zipped(data: bytes) -> Made:
 
 
 def damaged(made: Made, rng: random.Random, corpus: Sequence[Made]) -> Made:
-    """Return `made` with a few things about it changed."""
+    """Return `made` with a few random changes."""
     records = list(made.records)
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 6))):
         if records[0][0] and rng.random() < 0.15:
             records = _shuffled(records, rng)
-        at = _which(records, rng)
-        name, content = records[at]
-        records[at] = name, _changed(name, content, rng, rng.choice(corpus))
+        index = _which(records, rng)
+        name, content = records[index]
+        records[index] = name, _changed(name, content, rng, rng.choice(corpus))
     if records[0][0] and rng.random() < 0.1:
         return Made(made.name, (("", _bytes(Made(made.name, tuple(records)).bytes(), rng)),))
     return Made(made.name, tuple(records))
 
 
 def _which(records: Sequence[tuple[str, bytes]], rng: random.Random) -> int:
-    """Choose a record, most often one that is read as a pickle or as text."""
-    telling = [at for at, (name, _) in enumerate(records) if name.endswith((".pkl", ".json"))]
-    return rng.choice(telling) if telling and rng.random() < 0.8 else rng.randrange(len(records))
+    """Choose a record, most often one that is parsed as a pickle or as JSON."""
+    parsed = [index for index, (name, _) in enumerate(records) if name.endswith((".pkl", ".json"))]
+    return rng.choice(parsed) if parsed and rng.random() < 0.8 else rng.randrange(len(records))
 
 
 def _shuffled(records: list[tuple[str, bytes]], rng: random.Random) -> list[tuple[str, bytes]]:
@@ -148,7 +148,7 @@ def _changed(name: str, content: bytes, rng: random.Random, other: Made) -> byte
 
 
 def _bytes(content: bytes, rng: random.Random) -> bytes:
-    """Flip, insert, remove, repeat or cut off bytes, or put a number where another was."""
+    """Flip, insert, remove, repeat or cut off bytes, or overwrite them with a number."""
     if not content:
         return rng.randbytes(rng.randrange(9))
     at, length = rng.randrange(len(content)), rng.choice((1, 1, 2, 4, 8, 30))
@@ -167,7 +167,7 @@ def _bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 def _json(content: bytes, rng: random.Random) -> bytes:
-    """Change a word of JSON text, with a length before it (safetensors) or without."""
+    """Change a word of JSON text, with its length before it (safetensors) or without."""
     start = 8 if content[8:9] == b"{" else 0
     end = 8 + int.from_bytes(content[:8], "little") if start else len(content)
     words = re.findall(rb'"(?:[^"\\]|\\.)*"|-?[0-9]+|[a-z]+|[^\s]|\s+', content[start:end])
@@ -224,19 +224,19 @@ def _opcodes(content: bytes, rng: random.Random) -> bytes:
 
 
 def _cuts(content: bytes) -> list[int]:
-    """Return where the opcodes of the pickles at the start of `content` begin, and where the last one ends."""
+    """Return the offsets of the opcodes of the pickles at the start of `content`, and the end of the last one."""
     stream, cuts = io.BytesIO(content), [0]
     try:
         while stream.tell() < len(content):
             cuts += [place for _, _, place in pickletools.genops(stream) if place]
             cuts.append(stream.tell())
-    except Exception:  # noqa: BLE001, S110 - damaged further than pickletools can follow: what it saw will do
+    except Exception:  # noqa: BLE001, S110 - pickletools cannot parse the rest
         pass
     return sorted(set(cuts))
 
 
 def _opcode(rng: random.Random) -> bytes:
-    """Return an opcode with a sensible argument, or a number, or any byte."""
+    """Return an opcode with a plausible argument, or a number, or any byte."""
     names = ["torch FloatStorage", "torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch Size"]
     names += ["torch._utils _rebuild_parameter", "builtins list", "posix system", "torch._tensor _rebuild_from_type_v2"]
     number = rng.choice(NUMBERS) * rng.choice((1, 1, 1, -1))

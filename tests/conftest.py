@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from support import CONTAINERS, STRATEGIES, make_checkpoint
 from support.profiles import load_profiles
+from support.runs import Forks, forking
 
 from prunecli.api import prune
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from prunecli.report.model import Report
@@ -67,3 +68,10 @@ def container(request: pytest.FixtureRequest) -> str:
 def strategy(request: pytest.FixtureRequest) -> str:
     """Name each strategy in turn."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Start a process that runs command lines in forks."""
+    with forking() as forks:
+        yield forks

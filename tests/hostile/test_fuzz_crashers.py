@@ -1,4 +1,4 @@
-"""The fuzzer: what it once found stays harmless, and it does find what it is for."""
+"""The fuzzer: inputs that it found stay harmless, and it finds the faults that it looks for."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import importlib
 import pickle
 import random
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostile.bad import checkpoint, rebuilt, state_dict
+from hostile.cases import checkpoint, rebuilt, state_dict
+from support import SCRIPTS
 
 from prunecli.formats.torch.reader import read_torch_zip
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import ModuleType
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.fixture
@@ -47,16 +46,16 @@ CRASHERS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", CRASHERS)
-def test_what_was_found_stays_harmless(what: str, fuzz: ModuleType, tmp_path: Path) -> None:
-    """An input that did harm once gives a right result or an error in a sentence."""
+def test_inputs_that_were_found_stay_harmless(what: str, fuzz: ModuleType, tmp_path: Path) -> None:
+    """An input that once did harm gives a correct output or one error message."""
     fuzz.examine(CRASHERS[what], tmp_path)
 
 
 def test_every_seed_is_harmless(fuzz: ModuleType, tmp_path: Path) -> None:
-    """The undamaged inputs keep every promise that the fuzzer checks, and most of them are pruned."""
+    """The undamaged inputs pass every check of the fuzzer, and most of them are pruned."""
     answers = []
-    for at, made in enumerate(fuzz.seeds()):
-        folder = tmp_path / str(at)
+    for index, made in enumerate(fuzz.seeds()):
+        folder = tmp_path / str(index)
         folder.mkdir()
         answers.append(fuzz.examine(made.bytes(), folder, made.name))
 
@@ -64,7 +63,7 @@ def test_every_seed_is_harmless(fuzz: ModuleType, tmp_path: Path) -> None:
 
 
 def test_one_seed_makes_the_same_inputs(fuzz: ModuleType) -> None:
-    """What was found can be made again."""
+    """A seed makes the same inputs again."""
     corpus = fuzz.seeds()
 
     first, second = ([fuzz.damaged(corpus[i], rng, corpus) for i in range(9)] for rng in map(random.Random, (3, 3)))
@@ -73,19 +72,19 @@ def test_one_seed_makes_the_same_inputs(fuzz: ModuleType) -> None:
 
 
 def broken_reader(file: Any, label: str, **options: Any) -> object:  # noqa: ANN401 - as the real one
-    """Read a torch file, but fail on what it calls damaged."""
+    """Read a torch file, and raise KeyError where the real reader raises CheckpointError."""
     try:
         return read_torch_zip(file, label, **options)
     except Exception as error:
         raise KeyError(label) from error
 
 
-def test_what_does_harm_is_found_and_kept(fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that raises something else than CheckpointError is found within seconds, and its input is kept."""
+def test_a_harmful_input_is_found_and_kept(fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that raises another error than CheckpointError is found, and its input is kept."""
     monkeypatch.setattr(fuzz, "READERS", (broken_reader,))
     said: list[str] = []
 
-    found = fuzz.search(0.05, tmp_path / "crashers", random.Random(0), said.append)
+    found = fuzz.search(lambda count: count < 100, tmp_path / "crashers", random.Random(0), said.append)
 
     assert found
     assert "KeyError" in said[0]
@@ -95,7 +94,7 @@ def test_what_does_harm_is_found_and_kept(fuzz: ModuleType, tmp_path: Path, monk
 
 
 def test_a_changed_byte_that_is_no_weight_is_found(fuzz: ModuleType, tmp_path: Path) -> None:
-    """The check of outputs notices one wrong byte, and a weight that became another number."""
+    """The check of outputs finds one wrong byte, and a weight that became another number."""
     made = next(made for made in fuzz.seeds() if made.name == "in.safetensors")
     path = tmp_path / "in.safetensors"
     data = made.bytes()
@@ -104,7 +103,7 @@ def test_a_changed_byte_that_is_no_weight_is_found(fuzz: ModuleType, tmp_path: P
     result = (tmp_path / "out").read_bytes()
     report = {"input": {"key": ""}, "tensors": [{"name": "fc.weight", "selected": True}]}
     place = next(at for at, (a, b) in enumerate(zip(data, result, strict=True)) if a != b)
-    for at, what in ((9, "bytes changed that must not"), (place, "something else than zero")):
+    for at, what in ((9, "bytes changed that must not"), (place, "another number than zero")):
         wrong = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         with pytest.raises(fuzz.Finding, match=what), warnings.catch_warnings():
             fuzz._check_output(data, wrong, path, path, report)

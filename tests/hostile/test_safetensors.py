@@ -1,14 +1,14 @@
-"""Bad safetensors files, 1 to 28 of the list: the tool refuses them in a sentence, or prunes them right."""
+"""Bad safetensors files, 1 to 28 of the list: each ends in an error message, or is pruned correctly."""
 
 from __future__ import annotations
 
 import json
 import struct
-import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile.bad import Case, P, W, assert_refusal, container, entry, measured, ran, tree, try_case
+from hostile.cases import Case, P, W, assert_refusal, container, entry, measured, ran, tree, try_case
+from support.limits import cpu_limit
 from support.reports import written
 
 from prunecli.api import prune
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from support.runs import Forks
+
 NAME = "in.safetensors"
 A = {"a.weight": entry()}
 TEXT = json.dumps(A["a.weight"])
@@ -29,22 +31,22 @@ LARGE = 2**62
 
 
 def refusal(number: int, what: str, data: bytes, want: str) -> Case:
-    """Return a case that is refused with `want` in the message."""
+    """Return a case that must be refused with `want` in the message."""
     return Case(number, what, lambda: data, want, NAME)
 
 
 def accepted(number: int, what: str, make: Callable[[bytes], bytes]) -> Case:
-    """Return a case in which the four weights are pruned and nothing else changes."""
+    """Return a case in which the four weights change, and no other byte."""
     return Case(number, what, lambda: make(W), lambda: make(P), NAME)
 
 
 def header(dictionary: dict[str, object]) -> Callable[[bytes], bytes]:
-    """Return what makes a container with that header of the four weights."""
+    """Return a function that makes a container of the four weights with a header."""
     return lambda data: container(dictionary, data)
 
 
 def packed(dtype: str, size: int) -> Callable[[bytes], bytes]:
-    """Return what makes a container of the four weights and, in `size` bytes, 16 numbers of a dtype not looked into."""
+    """Return a function that makes a container of the weights and of 16 numbers, in `size` bytes, of another dtype."""
     entries = {**A, "q.weight": entry((2, 8), (16, 16 + size), dtype)}
     return lambda data: container(entries, data + bytes(range(size)))
 
@@ -108,35 +110,36 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_each_number_of_the_list(case: Case, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A bad file is refused in one sentence and leaves no trace; an odd one is pruned, and only its weights change."""
+def test_each_case_of_the_list(case: Case, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A bad file ends in one error message and changes no file; in any other file only the weights change."""
     try_case(capfd, tmp_path, case)
 
 
-def test_07_the_largest_header_of_the_format_is_refused_in_little_memory(tmp_path: Path) -> None:
-    """A header of 100,000,000 bytes and 1.4 million tensors is refused at once, in 100 MB."""
+def test_07_the_largest_header_of_the_format_is_refused_in_little_memory(forks: Forks, tmp_path: Path) -> None:
+    """A header of 100,000,000 bytes and 1.4 million tensors is refused before it is read."""
     source = tmp_path / NAME
     body = b",".join(b'"%07d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}   ' % i for i in range(1_400_000))
     source.write_bytes(container(b"{" + body.ljust(FORMAT_LIMIT - 2)[: FORMAT_LIMIT - 2] + b"}"))
 
-    end, peak = measured(tmp_path, "threshold", source, "--thr", "0.5", "-o", "out", seconds=20)
+    end = measured(forks, tmp_path, "threshold", source, "--thr", "0.5", "-o", "out", seconds=2)
 
     assert_refusal(end, "too large")
-    assert peak < 100
+    assert end.peak < 100
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-def test_07_the_largest_header_that_is_read_takes_bounded_memory(tmp_path: Path) -> None:
-    """A header at our own limit, of the shortest entries there are, takes less than the gigabyte that is promised."""
+@pytest.mark.slow
+def test_07_the_largest_header_that_is_read_takes_bounded_memory(forks: Forks, tmp_path: Path) -> None:
+    """A header of the largest size that is read, with the shortest entries, takes less than a gigabyte of memory."""
     source = tmp_path / NAME
     one = b'"%06x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},'
     body = b"".join(one % i for i in range((HEADER_LIMIT - 1) // len(one % 0)))
     source.write_bytes(container(b"{" + body[:-1] + b"}"))
 
-    end, peak = measured(tmp_path, "threshold", source, "--thr", "0.5", "-o", "out")
+    end = measured(forks, tmp_path, "threshold", source, "--thr", "0.5", "-o", "out", seconds=120)
 
     assert_refusal(end, "no tensor to prune: all")
-    assert peak < 1024
+    assert end.peak < 1024
 
 
 NAMES = {
@@ -159,10 +162,10 @@ NAMES = {
 
 @pytest.mark.parametrize("what", NAMES)
 @pytest.mark.parametrize("options", [(), ("--json",), ("-q",)], ids=["table", "json", "quiet"])
-def test_25_names_are_escaped_wherever_they_are_shown(
+def test_25_names_are_escaped_in_all_output(
     what: str, options: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In the table, in warnings and in JSON a name has no character that a terminal or a reader could act upon."""
+    """In the table, in warnings and in JSON a name has no character that a terminal interprets."""
     name, source = f"{NAMES[what]}.weight", tmp_path / NAME
     weights = struct.pack("<4f", 0.1, 0.2, 0.25, float("nan"))
     other, skipped = f"{NAMES[what]}2.weight", f"{NAMES[what]}.bias"
@@ -181,7 +184,7 @@ def test_25_names_are_escaped_wherever_they_are_shown(
 @pytest.mark.parametrize("what", NAMES)
 @pytest.mark.parametrize("width", [30, 200])
 def test_25_names_are_escaped_on_a_terminal(what: str, width: int, tmp_path: Path) -> None:
-    """The table for a terminal has no colour or command in it that a name asked for, and shows markup as it is."""
+    """The table for a terminal has no colour or command from a name, and prints markup literally."""
     source = tmp_path / NAME
     source.write_bytes(container({f"{NAMES[what]}.weight": entry(), NAMES[what]: entry(offsets=(16, 32))}, W + W))
     report = prune(source, Threshold(0.5), dry_run=True)
@@ -193,15 +196,14 @@ def test_25_names_are_escaped_on_a_terminal(what: str, width: int, tmp_path: Pat
 
 
 def test_a_long_name_takes_little_time_on_a_terminal(tmp_path: Path) -> None:
-    """A name of a hundred thousand characters is folded in a second or so."""
+    """Folding a name of a hundred thousand characters takes little CPU time."""
     source = tmp_path / NAME
     source.write_bytes(container({"[b]x\x1b" * 20_000 + ".weight": entry()}, W))
     report = prune(source, Threshold(0.5), dry_run=True)
-    began = time.monotonic()
 
-    lines = written(write_report, report, width=80)
+    with cpu_limit(10):
+        lines = written(write_report, report, width=80)
 
-    assert time.monotonic() - began < 20
     assert "\x1b" not in lines
     assert len(lines) < 1_000_000
 
@@ -221,7 +223,7 @@ def test_a_long_name_takes_little_time_on_a_terminal(tmp_path: Path) -> None:
 def test_25_names_are_escaped_in_errors(
     what: str, trouble: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Every error that names a tensor, and its hint, is one printable line."""
+    """Each error that names a tensor is one printable line, and so is its hint."""
     name, source = NAMES[what], tmp_path / NAME
     entries = {f"{name}.weight": entry(), f"{name}.bias": entry((1,), (16, 20))}
     source.write_bytes(container(entries, struct.pack("<5f", 1, 2, 3, float("nan"), 4)))
@@ -234,25 +236,23 @@ def test_25_names_are_escaped_in_errors(
 
 
 @pytest.mark.parametrize("what", NAMES)
-def test_25_damaged_tensors_are_named_without_harm(
-    what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A tensor whose entry is wrong is named in the message, escaped."""
+def test_25_names_of_damaged_tensors_are_escaped(what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The message about a wrong entry has the escaped name of the tensor."""
     source = tmp_path / NAME
     source.write_bytes(container({NAMES[what]: entry((9, 9))}, W))
 
     assert_refusal(ran(capfd, "threshold", source, "--thr", "0.5"), "does not match the")
 
 
-def test_a_long_name_does_not_widen_every_line(tmp_path: Path) -> None:
-    """One name of half a megabyte among thousands of tensors costs its own length, not that times their number."""
+def test_a_long_name_does_not_widen_every_line(forks: Forks, tmp_path: Path) -> None:
+    """One name of half a megabyte does not make the lines of thousands of other tensors as long."""
     names = [*(f"{i}.weight" for i in range(6000)), "x" * 500_000 + ".weight"]
-    entries = {name: entry((1, 1), (at, at + 1), "F8_E5M2") for at, name in enumerate(names)}
+    entries = {name: entry((1, 1), (index, index + 1), "F8_E5M2") for index, name in enumerate(names)}
     source = tmp_path / NAME
     source.write_bytes(container(entries, bytes(len(names))))
 
-    end, peak = measured(tmp_path, "threshold", source, "--thr", "0.5")
+    end = measured(forks, tmp_path, "threshold", source, "--thr", "0.5")
 
     assert end.code == 0, end.err
-    assert peak < 200
+    assert end.peak < 200
     assert len(end.out) < 3_000_000

@@ -1,4 +1,4 @@
-"""Checkpoints for tests that interrupt runs, and the processes that run them."""
+"""Checkpoints for tests that interrupt runs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from support.runs import Forks, command, forking
+from support.runs import command
 
 from prunecli.cli.main import main
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    """Start a process that runs command lines in forks."""
-    with forking() as forks:
-        yield forks
 
 
 @pytest.fixture(scope="session")

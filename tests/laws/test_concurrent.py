@@ -99,7 +99,7 @@ def test_two_runs_at_once_leave_one_complete_output(
     runs = [process.wait() for process in pair]
 
     assert [0, 0 if options else 2] == sorted(run.code for run in runs)
-    assert options or any("exists" in run.text for run in runs)
+    assert options or any("exists" in run.err for run in runs)
     assert out.read_bytes() == expected
     assert names_in(out.parent) == {out.name, "pruned.report.json"}
 

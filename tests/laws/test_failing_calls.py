@@ -206,7 +206,7 @@ def owned() -> Iterator[Path]:
 
 
 def give(path: Path) -> None:
-    """Make NOBODY the owner of a file, if these tests run as root."""
+    """Give a file to a user without privileges, if these tests run as root."""
     if os.geteuid() == 0:
         os.chown(path, NOBODY, NOBODY)
 
@@ -226,7 +226,7 @@ def test_a_read_only_directory_is_reported(forks: Forks, small: Path, owned: Pat
     for options in (["-o", str(owned / "out")], ["--in-place"]):
         run = forks.run(["threshold", str(source), "--thr", "0.5", "-q", *options], user=NOBODY)
         assert run.code == 2
-        assert f"no permission to write in {owned}" in run.text
+        assert f"no permission to write in {owned}" in run.err
 
     assert contents(owned) == {source.name: small.read_bytes()}
 
@@ -240,7 +240,7 @@ def test_an_unreadable_input_is_reported(forks: Forks, small: Path, owned: Path)
 
     source.chmod(0o600)
     assert run.code == 2
-    assert run.text.startswith(f"error: cannot read {source}: Permission denied\n")
+    assert run.err.startswith(f"error: cannot read {source}: Permission denied\n")
     assert names_in(owned) == {source.name}
 
 
@@ -255,7 +255,7 @@ def test_a_read_only_directory_of_shards_is_replaced(forks: Forks, small: Path, 
 
     run = forks.run(["threshold", str(folder), "--thr", "0.5", "--in-place", "-q"], user=NOBODY)
 
-    assert (run.code, run.text) == (0, "")
+    assert (run.code, run.out, run.err) == (0, "", "")
     assert source.read_bytes() != small.read_bytes()
     assert [stat.S_IMODE(p.stat().st_mode) for p in (folder, source)] == [0o555, 0o444]
     assert names_in(owned) == {"model", "model.report.json"}

@@ -1,4 +1,4 @@
-"""Mistakes that other pruners make, each as a test that holds this one to do better."""
+"""Defects that other pruning tools have, each as a test that this one does not have it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def pruned(folder: Path, weight: torch.Tensor, strategy: Strategy, **options: Any) -> torch.Tensor:  # noqa: ANN401
-    """Return what `strategy` makes of one tensor in a safetensors file."""
+    """Return one tensor of a safetensors file after pruning by `strategy`."""
     save_file({"w.weight": weight}, folder / "in.safetensors")
     out = folder / "out.safetensors"
     prune(folder / "in.safetensors", strategy, output=out, reports=(folder / "r.json",), force=True, **options)
@@ -31,22 +31,22 @@ def pruned(folder: Path, weight: torch.Tensor, strategy: Strategy, **options: An
 
 
 @pytest.mark.parametrize("make", [L1, Global, Structured, lambda amount: Block(2, 2, amount=amount)])
-def test_nothing_asked_prunes_nothing_and_all_asked_everything(make: Any, tmp_path: Path) -> None:  # noqa: ANN401
-    """0 % does not take one all the same, and 100 % neither fails nor leaves one."""
+def test_amounts_0_and_1_prune_no_weight_and_every_weight(make: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    """0 % prunes no weight, and 100 % prunes every weight without an error."""
     weight = torch.arange(1.0, 13.0).view(3, 4)
 
     assert torch.equal(pruned(tmp_path, weight, make(amount=0.0)), weight)
     assert not pruned(tmp_path, weight, make(amount=1.0)).any()
 
 
-@pytest.mark.parametrize(("amount", "gone"), [(0.25, 2), (0.35, 4), (0.45, 4), (0.15, 2), (0.05, 0)])
-def test_amounts_are_rounded_half_to_even(amount: float, gone: int, tmp_path: Path) -> None:
-    """Neither cut off nor rounded up: k of 10 is what Python's and torch's `round` say."""
-    assert int((pruned(tmp_path, torch.arange(1.0, 11.0).view(2, 5), L1(amount=amount)) == 0).sum()) == gone
+@pytest.mark.parametrize(("amount", "count"), [(0.25, 2), (0.35, 4), (0.45, 4), (0.15, 2), (0.05, 0)])
+def test_amounts_are_rounded_half_to_even(amount: float, count: int, tmp_path: Path) -> None:
+    """The number of weights is rounded as `round` of Python and torch does, half to even."""
+    assert int((pruned(tmp_path, torch.arange(1.0, 11.0).view(2, 5), L1(amount=amount)) == 0).sum()) == count
 
 
-def test_equals_at_the_cut_do_not_overshoot(tmp_path: Path) -> None:
-    """A tensor of two bf16 values loses half of its weights, not all that equal the threshold."""
+def test_ties_at_the_cut_do_not_prune_too_many(tmp_path: Path) -> None:
+    """Half of a tensor of two bf16 values is pruned, not every weight that equals the threshold."""
     weight = torch.full((64, 64), 0.5, dtype=torch.bfloat16)
     weight[0, 0] = 1.0
 
@@ -55,34 +55,34 @@ def test_equals_at_the_cut_do_not_overshoot(tmp_path: Path) -> None:
 
 
 def test_a_pruned_weight_is_plus_zero_even_if_it_was_infinite(tmp_path: Path) -> None:
-    """Multiplying by a mask would leave -0.0, and NaN where infinity was."""
+    """Multiplying by a mask would leave -0.0 for a negative weight, and NaN for infinity."""
     weight = torch.tensor([[-1.0, -torch.inf, torch.nan, 2.0]])
 
-    found = pruned(tmp_path, weight, L1(amount=1.0))
+    actual = pruned(tmp_path, weight, L1(amount=1.0))
 
-    assert found.view(torch.int32).tolist() == [[0, 0, 0, 0]]
+    assert actual.view(torch.int32).tolist() == [[0, 0, 0, 0]]
 
 
-def test_norms_of_16_bit_rows_do_not_collapse(tmp_path: Path) -> None:
-    """Sums in bf16 stop growing at 256 ones; rows of 1,000 and of 1,001 ones still rank by length."""
+def test_norms_of_16_bit_rows_are_exact_enough(tmp_path: Path) -> None:
+    """Rows of 1,000 and of 1,001 ones rank by their sums, although a sum in bf16 stops at 256."""
     weight = torch.zeros(4, 1024, dtype=torch.bfloat16)
     for row, ones in enumerate((1002, 1000, 1003, 1001)):
         weight[row, :ones] = 1
 
-    found = pruned(tmp_path, weight, Structured(count=2, n=1))
+    actual = pruned(tmp_path, weight, Structured(count=2, n=1))
 
-    assert found.any(dim=1).tolist() == [True, False, True, False]
+    assert actual.any(dim=1).tolist() == [True, False, True, False]
 
 
 def test_a_block_of_both_signs_is_not_weak(tmp_path: Path) -> None:
-    """A tile of 5 and -5 has a mean of 0, and is the strongest."""
+    """A block of 5 and -5 ranks highest, although its mean is 0."""
     weight = torch.tensor([[5.0, -5, 1, 1], [-5, 5, 1, 1]])
 
     assert pruned(tmp_path, weight, Block(2, 2, count=1)).tolist() == [[5, -5, 0, 0], [-5, 5, 0, 0]]
 
 
-def test_each_block_has_an_answer_of_its_own(tmp_path: Path) -> None:
-    """Half of the tiles go, not all or none."""
+def test_half_of_the_blocks_are_pruned(tmp_path: Path) -> None:
+    """Blocks are ranked separately: half of them become zero."""
     weight = torch.arange(1.0, 65.0).view(8, 8)
 
     alive = pruned(tmp_path, weight, Block(4, 4, amount=0.5)).view(2, 4, 2, 4).ne(0).sum((1, 3))
@@ -91,16 +91,16 @@ def test_each_block_has_an_answer_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 5), (3, 7)])
-def test_small_tensors_are_neither_wiped_nor_an_error(shape: tuple[int, int], tmp_path: Path) -> None:
-    """2:4 on columns that are no multiple of 4, and half of a handful of weights."""
+def test_small_tensors_are_pruned_in_part(shape: tuple[int, int], tmp_path: Path) -> None:
+    """2:4 on columns that are no multiple of 4, and half of a few weights, leave weights and raise no error."""
     weight = torch.arange(1.0, shape[0] * shape[1] + 1).view(shape)
 
     assert pruned(tmp_path, weight, TopK(2, 4)).any()
     assert int((pruned(tmp_path, weight, L1(amount=0.5)) == 0).sum()) == round(weight.numel() / 2)
 
 
-def test_a_kernel_can_have_a_pattern(tmp_path: Path) -> None:
-    """Convolutions are grouped along their input channels, at each place."""
+def test_a_convolution_can_have_a_pattern(tmp_path: Path) -> None:
+    """A convolution is grouped along its input channels, at each position of the kernel."""
     weight = torch.randn(4, 8, 3, 3, generator=torch.Generator().manual_seed(0))
 
     kept = pruned(tmp_path, weight, TopK(2, 4)).ne(0).view(4, 2, 4, 3, 3).sum(2)
@@ -109,20 +109,20 @@ def test_a_kernel_can_have_a_pattern(tmp_path: Path) -> None:
 
 
 def test_equal_weights_conform_to_the_pattern(tmp_path: Path) -> None:
-    """A threshold would keep all four of four equals."""
+    """A group of four equal weights keeps two, where a threshold would keep all four."""
     assert pruned(tmp_path, torch.ones(2, 8), TopK(2, 4)).tolist() == [[1, 1, 0, 0, 1, 1, 0, 0]] * 2
 
 
 def test_a_row_that_sums_to_zero_is_not_counted_as_zero(tmp_path: Path) -> None:
-    """All-zero rows are found by looking at each weight."""
+    """A row counts as zero only if each of its weights is zero."""
     pruned(tmp_path, torch.tensor([[3.0, -3.0], [0.1, 0.1]]), Threshold(0.5))
 
     (row,) = json.loads((tmp_path / "r.json").read_text())["tensors"]
     assert (row["zero_rows"], row["zero_cols"]) == (1, 0)
 
 
-def test_masks_outlive_the_run(tmp_path: Path) -> None:
-    """The mask of a run is a file, and prunes the same weights of another checkpoint."""
+def test_a_mask_can_be_applied_to_another_checkpoint(tmp_path: Path) -> None:
+    """The mask file of a run prunes the same weights of another checkpoint."""
     weight, mask = torch.randn(20, 20, generator=torch.Generator().manual_seed(1)), tmp_path / "mask.safetensors"
     first = pruned(tmp_path, weight, L1(amount=0.5), mask_out=mask)
 
@@ -130,14 +130,14 @@ def test_masks_outlive_the_run(tmp_path: Path) -> None:
 
 
 def test_counts_above_2_to_the_24_are_exact(tmp_path: Path) -> None:
-    """float32 cannot count to 16,777,217."""
+    """A count of 16,777,217, which float32 cannot represent, is exact."""
     weight = torch.from_numpy(np.arange(5000 * 3400, dtype=np.float32).reshape(5000, 3400) + 1)
 
     assert int((pruned(tmp_path, weight, Global(count=16_777_217)) == 0).sum()) == 16_777_217
 
 
-def test_pruning_again_is_no_silent_nothing(tmp_path: Path) -> None:
-    """After half is zero, half of what is left goes when it is asked for; else the report says that none did."""
+def test_pruning_again_prunes_remaining_weights_or_reports_zero(tmp_path: Path) -> None:
+    """With of="remaining" a second run prunes half of the rest; else the report says that it pruned none."""
     once = pruned(tmp_path, torch.arange(1.0, 17.0).view(4, 4), L1(amount=0.5))
 
     assert int((pruned(tmp_path, once, L1(amount=0.5), of="remaining") == 0).sum()) == 12
@@ -145,21 +145,21 @@ def test_pruning_again_is_no_silent_nothing(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r.json").read_text())["totals"]["selected"]["pruned"] == 0
 
 
-def test_matching_nothing_is_an_error(tmp_path: Path) -> None:
-    """No success without a pruned weight."""
+def test_a_pattern_without_a_match_is_an_error(tmp_path: Path) -> None:
+    """A run that selects no tensor fails."""
     with pytest.raises(SelectionError, match="matches none"):
         pruned(tmp_path, torch.ones(2, 2), L1(amount=0.5), include=("layers.*",))
 
 
-def test_what_is_reported_is_measured(tmp_path: Path) -> None:
-    """A percentile of 60 of equal weights zeroes all of them, and the report says so rather than 60 %."""
+def test_the_reported_sparsity_is_measured(tmp_path: Path) -> None:
+    """A percentile of 60 of equal weights zeroes all of them, and the report says 100 %, not 60 %."""
     pruned(tmp_path, torch.ones(10, 10), Percentile(60))
 
     assert json.loads((tmp_path / "r.json").read_text())["totals"]["selected"]["sparsity_after"] == 1.0
 
 
-def test_no_file_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 0 means that the output is there."""
+def test_a_run_without_an_output_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is 2 if the output cannot be written."""
     save_file({"w.weight": torch.ones(4, 4)}, tmp_path / "in.safetensors")
 
     code = main(["l1", str(tmp_path / "in.safetensors"), "--amount", "0.5", "-o", str(tmp_path / "no" / "out")])

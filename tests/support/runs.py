@@ -1,4 +1,4 @@
-"""Runs of the command line in forks of one child process, which a signal stops before a chosen call or after a time.
+"""Runs of the command line in forks of one child process, with signals at chosen moments and with limits.
 
 A fork starts in milliseconds; a new Python with NumPy takes half a second of CPU time.
 """
@@ -6,7 +6,6 @@ A fork starts in milliseconds; a new Python with NumPy takes half a second of CP
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -16,10 +15,12 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from support.children import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
 """The signals that stop a run, and the exit code after each."""
@@ -27,7 +28,7 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGK
 NOBODY = 65534
 
 INJECT = """
-import fcntl, importlib, json, os, pkgutil, signal, sys, time
+import fcntl, importlib, json, os, pkgutil, resource, signal, sys, time
 import prunecli
 from prunecli.io import files
 
@@ -60,22 +61,25 @@ __main__.main()
 
 FORKS = f"""{INJECT}
 def start(request):
-    args, call = request["args"], request["before"]
-    os.dup2(os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-    os.dup2(1, 2)
+    for descriptor, path in ((1, request["log"] + ".out"), (2, request["log"] + ".err")):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    os.chdir(request["folder"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request["ignored"]:
         signal.signal(request["ignored"], signal.SIG_IGN)
     if request["user"] and os.geteuid() == 0:
-        main([*args, "--dry-run"])  # imports modules of Python that the user may not be able to read
-        os.ftruncate(1, 0)
-        os.lseek(1, 0, os.SEEK_SET)
+        main([*request["args"], "--dry-run"])  # imports modules of Python that the user may not be able to read
+        for descriptor in (1, 2):
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
         os.setgroups([])
         os.setgid(request["user"])
         os.setuid(request["user"])
-    if call:
-        inject(*call, request["number"])
-    sys.argv[1:] = args
+    if request["before"]:
+        inject(*request["before"], request["number"])
+    for name, limit in request["limits"].items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))
+    sys.argv[1:] = request["args"]
     __main__.main()
 
 for line in sys.stdin:
@@ -89,63 +93,64 @@ for line in sys.stdin:
             code = end.code
         except KeyboardInterrupt:
             code = 130
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
         finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
             os._exit(code)  # without the clean-up of Python, during which most signals would come
     if request["number"] and not request["before"]:
         time.sleep(request["seconds"])
         os.kill(pid, request["number"])
-    status = os.waitpid(pid, 0)[1]
-    print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - began]), flush=True)
+    _, status, used = os.wait4(pid, 0)
+    peak = used.ru_maxrss >> (20 if sys.platform == "darwin" else 10)
+    print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - began, peak]), flush=True)
 """
 """Run one command line per line of input in a fork."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The end of a run: its exit code, its seconds, and the text on standard output and standard error."""
+    """The end of a run: its exit code, standard output, standard error, seconds, and peak memory in MiB."""
 
     code: int
-    seconds: float
-    text: str
+    out: str
+    err: str
+    seconds: float = 0
+    peak: int = 0
 
 
 class Forks:
     """A child process that runs command lines in forks."""
 
     def __init__(self, child: subprocess.Popen[str], log: Path) -> None:
-        """Use `child`, which runs FORKS, and the file `log` for the output of the runs."""
+        """Use `child`, which runs FORKS, and files whose names begin with `log` for the output of the runs."""
         self.child, self.log = child, log
 
-    def run(self, args: list[str], number: int = 0, **options: object) -> Run:
+    def run(self, args: Sequence[str | Path], number: int = 0, **options: Any) -> Run:  # noqa: ANN401 - those of `start`
         """Run a command line to its end; `start` has the options."""
         self.start(args, number, **options)
         return self.wait()
 
-    def start(
-        self,
-        args: list[str],
-        number: int = 0,
-        *,
-        before: tuple[str, int] | None = None,
-        seconds: float = 0,
-        ignored: int = 0,
-        user: int = 0,
-    ) -> None:
+    def start(self, args: Sequence[str | Path], number: int = 0, **options: Any) -> None:  # noqa: ANN401 - several types
         """Start a command line that gets the signal `number` before the n-th call of a function, or after `seconds`.
 
-        `before` is the function ("write", or a name in `os`) and n. `ignored` is a signal to ignore. `user` is the
-        user who runs it, if these tests run as root.
+        The options: `before` is the function ("write", or a name in `os`) and n. `ignored` is a signal to ignore.
+        `user` is the user who runs it, if these tests run as root. `folder` is the working directory. `limits` are
+        resource limits by name.
         """
-        request = {"args": args, "number": number, "before": before, "seconds": seconds}
+        request = {"args": [str(arg) for arg in args], "number": number, "log": str(self.log)}
+        request |= {"before": None, "seconds": 0, "ignored": 0, "user": 0, "limits": {}, **options}
+        request["folder"] = str(options.get("folder") or Path.cwd())
         assert self.child.stdin is not None
-        line = json.dumps({**request, "ignored": ignored, "user": user, "log": str(self.log)})
-        print(line, file=self.child.stdin, flush=True)
+        print(json.dumps(request), file=self.child.stdin, flush=True)
 
     def wait(self) -> Run:
         """Return the end of the run that was started."""
         assert self.child.stdout is not None
-        code, seconds = json.loads(self.child.stdout.readline())
-        return Run(code, seconds, self.log.read_text())
+        code, seconds, peak = json.loads(self.child.stdout.readline())
+        out, err = (Path(f"{self.log}.{name}").read_text(encoding="utf-8") for name in ("out", "err"))
+        return Run(code, out, err, seconds, peak)
 
 
 @contextmanager
@@ -158,7 +163,7 @@ def forking() -> Iterator[Forks]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            env=environment(OPENBLAS_NUM_THREADS="1", PYTHONIOENCODING="utf-8"),
         )
         with child:
             yield Forks(child, Path(folder) / "log")
@@ -167,7 +172,7 @@ def forking() -> Iterator[Forks]:
 def killed_process(number: int, where: str, count: int, args: list[str]) -> subprocess.CompletedProcess[bytes]:
     """Run a command line in a new Python, which gets the signal `number` before the `count`-th call of `where`."""
     arguments = [sys.executable, "-c", PROCESS, where, str(count), str(number), *args]
-    return subprocess.run(arguments, capture_output=True, check=False)
+    return subprocess.run(arguments, capture_output=True, check=False, env=environment())
 
 
 # --- the command lines and their targets

@@ -54,3 +54,8 @@ def different(wanted: Weights, actual: Weights) -> list[str]:
     """Return the names of the tensors whose bits differ; both dicts have the same names in the same order."""
     assert list(wanted) == list(actual)
     return [n for n, t in wanted.items() if not same_bits(t, actual[n])]
+
+
+def contiguous_copies(weights: Weights) -> Weights:
+    """Return copies of the tensors, contiguous and each in its own memory."""
+    return {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in weights.items()}

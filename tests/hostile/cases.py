@@ -1,21 +1,20 @@
-"""What the hostile tests share: files made byte by byte, and a harness that holds the tool to its promises.
+"""Files made byte by byte, and checks of the command line's answer to them.
 
-Every promise is checked on each case: exit code 2 with one sentence and at most one hint and nothing else changed, or
-exit code 0 with exactly the bytes that were expected.
+A bad file must end in exit code 2, one error message, at most one hint, and no changed file. Any other file must end in
+exit code 0 and exactly the expected bytes.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import struct
-import subprocess
-import sys
 import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from support.runs import Forks, Run
 
 from prunecli.cli.main import main
 
@@ -29,14 +28,14 @@ W = struct.pack("<4f", 0.1, 2, 0.25, -3)
 """Four weights, F32: two rows of two."""
 
 P = struct.pack("<4f", 0, 2, 0, -3)
-"""What `PRUNE` makes of them."""
+"""The same weights after `PRUNE`."""
 
 PRUNE = ("threshold", "--thr", "0.5")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A number of the list of bad inputs, what is bad, its bytes, and what is to come of it.
+    """A file: its number in the list of bad inputs, a description, its bytes, and the expected result.
 
     `want` is a part of the error message, or the bytes of the output.
     """
@@ -53,35 +52,26 @@ class Case:
         return f"{self.number} {self.what}"
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """How a run ended: its exit code, standard output and standard error."""
-
-    code: int
-    out: str
-    err: str
-
-
-def ran(capfd: pytest.CaptureFixture[str], *args: str | Path) -> Ran:
+def ran(capfd: pytest.CaptureFixture[str], *args: str | Path) -> Run:
     """Run the command line in this process."""
     capfd.readouterr()
     code = main([str(arg) for arg in args])
-    return Ran(code, *capfd.readouterr())
+    return Run(code, *capfd.readouterr())
 
 
 def tree(folder: Path) -> dict[str, object]:
-    """Return everything below `folder`: the bytes of files, the targets of links, the types of other things."""
-    found: dict[str, object] = {}
+    """Return the entries below `folder`: the bytes of files, the targets of links, the modes of all others."""
+    entries: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            found[str(path)] = ("link", str(path.readlink()))
+            entries[str(path)] = ("link", str(path.readlink()))
         else:
-            found[str(path)] = path.read_bytes() if path.is_file() else path.stat().st_mode
-    return found
+            entries[str(path)] = path.read_bytes() if path.is_file() else path.stat().st_mode
+    return entries
 
 
-def assert_refusal(end: Ran, want: str) -> None:
-    """Check that a run ended in one sentence with `want` in it, at most one hint, and nothing on standard output."""
+def assert_refusal(end: Run, want: str) -> None:
+    """Check that a run ended in one message that contains `want`, at most one hint, and no standard output."""
     lines = end.err.splitlines()
     assert (end.code, end.out) == (2, ""), end
     assert lines[0].startswith("error: ")
@@ -93,7 +83,7 @@ def assert_refusal(end: Ran, want: str) -> None:
 
 
 def refused(capfd: pytest.CaptureFixture[str], folder: Path, want: str, *args: str | Path) -> None:
-    """Run the tool; check that it refuses, and that nothing below `folder` has changed, come or gone."""
+    """Run the command line; check that it ends in an error, and that no file below `folder` has changed."""
     before = tree(folder)
 
     end = ran(capfd, *args)
@@ -103,7 +93,7 @@ def refused(capfd: pytest.CaptureFixture[str], folder: Path, want: str, *args: s
 
 
 def try_case(capfd: pytest.CaptureFixture[str], folder: Path, case: Case) -> None:
-    """Write the case into `folder`, run the tool on it, and hold it to what is wanted."""
+    """Write the case into `folder`, run the command line on it, and check the result."""
     source, output, report = folder / case.name, folder / "out", folder / "report.json"
     data = case.make()
     source.write_bytes(data)
@@ -118,51 +108,23 @@ def try_case(capfd: pytest.CaptureFixture[str], folder: Path, case: Case) -> Non
     assert {"out", "report.json", case.name} == {path.name for path in folder.iterdir()}
 
 
-CHILD = """
-import re, resource, sys
-from pathlib import Path
-from prunecli.cli.main import main
-limit = int(sys.argv[1]) << 20
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-code = main(sys.argv[2:])
-status = Path("/proc/self/status")
-if status.exists():  # what getrusage says includes the process that started this one
-    peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) // 1024
-else:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20
-print("peak", peak, file=sys.stderr)
-sys.exit(code)
-"""
-"""Run the command line in little address space, and say how many megabytes it took."""
-
-
-def measured(folder: Path, *args: str | Path, seconds: float = 60, space: int = 2048) -> tuple[Ran, int]:
-    """Run the tool as a process with `space` MiB of address space; return how it ended, and its peak in MiB."""
-    process = subprocess.run(
-        [sys.executable, "-c", CHILD, str(space), *map(str, args)],
-        capture_output=True,
-        check=False,
-        timeout=seconds,
-        cwd=folder,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-    )
-    lines = process.stderr.decode().splitlines(keepends=True)
-    assert lines[-1].startswith("peak "), lines[-1]
-    return Ran(process.returncode, process.stdout.decode(), "".join(lines[:-1])), int(lines[-1].split()[1])
+def measured(forks: Forks, folder: Path, *args: str | Path, seconds: int = 20, space: int = 2048) -> Run:
+    """Run the command line with `seconds` of CPU time and `space` MiB of address space; return its end."""
+    return forks.run(args, folder=folder, limits={"RLIMIT_AS": space << 20, "RLIMIT_CPU": seconds})
 
 
 # --- safetensors
 
 
 def container(header: Mapping[str, object] | str | bytes, data: bytes = b"", length: int | None = None) -> bytes:
-    """Put a header, dumped as JSON if it is no text yet, and `data` into a container, checking nothing."""
+    """Return a container with a header, dumped as JSON unless it is text, and `data`, without any check."""
     text = header if isinstance(header, str | bytes) else json.dumps(header, separators=(",", ":"))
     raw = text.encode() if isinstance(text, str) else text
     return struct.pack("<Q", len(raw) if length is None else length) + raw + data
 
 
 def entry(shape: Sequence[int] = (2, 2), offsets: Sequence[int] = (0, 16), dtype: str = "F32") -> dict[str, object]:
-    """Return one tensor's header entry; unasked that of four weights."""
+    """Return the header entry of a tensor, by default of four weights."""
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
@@ -170,12 +132,12 @@ def entry(shape: Sequence[int] = (2, 2), offsets: Sequence[int] = (0, 16), dtype
 
 
 def number(value: int) -> bytes:
-    """Return the opcode for a number."""
+    """Return the opcode that pushes a number."""
     return pickle.dumps(value, 2)[2:-1]
 
 
 def text(value: str | bytes) -> bytes:
-    """Return the opcode for a text of any length."""
+    """Return the opcode that pushes a text."""
     raw = value.encode() if isinstance(value, str) else value
     return b"X" + struct.pack("<I", len(raw)) + raw
 
@@ -190,7 +152,7 @@ def rebuilt(
     storage: str = "FloatStorage",
     location: str = "cpu",
 ) -> bytes:
-    """Return the opcodes that rebuild a tensor; unasked that of four weights in the record data/0."""
+    """Return the opcodes that rebuild a tensor, by default of four weights in the record data/0."""
     dims = [b"(" + b"".join(map(number, values)) + b"t" for values in (size, strides)]
     kind = b"ctorch\n" + storage.encode() + b"\n"
     pid = b"(" + text("storage") + kind + text(key) + text(location) + number(numel) + b"tQ"
@@ -198,12 +160,12 @@ def rebuilt(
 
 
 def state_dict(tensors: Mapping[str, bytes]) -> bytes:
-    """Return the pickle of a dict of rebuilt tensors, or of any opcodes that leave one value."""
+    """Return the pickle of a dict whose values are given as opcodes."""
     return b"\x80\x02}(" + b"".join(text(name) + value for name, value in tensors.items()) + b"u."
 
 
 def archive(records: Mapping[str, bytes] | list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
-    """Return a zip of the records, in that order."""
+    """Return a zip archive of the records, in the same order."""
     buffer = io.BytesIO()
     pairs = records if isinstance(records, list) else list(records.items())
     with zipfile.ZipFile(buffer, "w", method) as target:
@@ -213,17 +175,27 @@ def archive(records: Mapping[str, bytes] | list[tuple[str, bytes]], method: int 
 
 
 def checkpoint(opcodes: bytes | None = None, data: bytes = W, **records: bytes) -> bytes:
-    """Return a torch zip: a pickle (unasked of one weight), its storage data/0, and more records by name."""
+    """Return a torch zip: a pickle (by default of one tensor), its storage data/0, and more records by name."""
     opcodes = state_dict({"a.weight": rebuilt()}) if opcodes is None else opcodes
     return archive({"m/data.pkl": opcodes, "m/data/0": data, **{f"m/{name}": value for name, value in records.items()}})
 
 
 def with_tensor(**fields: Any) -> bytes:  # noqa: ANN401 - those of rebuilt
-    """Return a torch zip whose one tensor is described by `fields`."""
+    """Return a torch zip with one tensor, described by `fields` of `rebuilt`."""
     return checkpoint(state_dict({"a.weight": rebuilt(**fields)}))
 
 
-def patched(data: bytes, find: bytes, put: bytes, at: int = 0, *, last: bool = False) -> bytes:
-    """Return `data` with `put` written `at` bytes behind where `find` is."""
-    place = (data.rindex(find) if last else data.index(find)) + at
+def patched(data: bytes, find: bytes, put: bytes, offset: int = 0, *, last: bool = False) -> bytes:
+    """Return `data` with `put` written `offset` bytes after the first (or last) place of `find`."""
+    place = (data.rindex(find) if last else data.index(find)) + offset
     return data[:place] + put + data[place + len(put) :]
+
+
+def legacy(data: bytes, numel: int = 4, tail: bytes = b"") -> bytes:
+    """Return the four weights in the legacy format, of torch before 1.6."""
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    head = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, system))
+    pid = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04NtQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + pid + b"K\0K\2K\2\x86K\2K\1\x86\x89}tR"
+    keys = pickle.dumps(["0"], 2)
+    return head + state_dict({"a.weight": tensor}) + keys + struct.pack("<q", numel) + data + tail

@@ -1,0 +1,215 @@
+"""Small torch files that describe huge or endless objects, 39 to 53 of the list."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+from hostile.cases import (
+    PRUNE,
+    W,
+    assert_refusal,
+    checkpoint,
+    measured,
+    number,
+    rebuilt,
+    state_dict,
+    text,
+    tree,
+    with_tensor,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.runs import Forks
+
+PICKLE = state_dict({"a.weight": rebuilt()})
+MEGA = 1 << 20
+DEEP = 100_000
+
+
+def bomb(record: str) -> bytes:
+    """Return a zip in which one record is 200 MB of zeros, deflated to 0.2 MB."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("m/data.pkl", PICKLE if record != "m/data.pkl" else bytes(200 * MEGA))
+        target.writestr("m/data/0", W if record != "m/data/0" else bytes(200 * MEGA))
+    return buffer.getvalue()
+
+
+def doubling(levels: int, leaf: bytes) -> bytes:
+    """Return opcodes for `leaf` 2**levels times: nested pairs of the same object."""
+    return leaf + b"q\x00" + b"(h\x00h\x00tq\x00" * levels
+
+
+def script(code: bytes) -> bytes:
+    """Return a TorchScript archive with twenty deflated files of `code`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as target:
+        for name, content in (("data.pkl", PICKLE), ("data/0", W), ("constants.pkl", b"\x80\x02).")):
+            target.writestr(f"m/{name}", content)
+        for index in range(20):
+            target.writestr(f"m/code/__torch__/{index}.py", code, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+CLASS = b"class A(Module):\n  __parameters__ = [%b]\n  __buffers__ = []\n"
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "39 deflated data.pkl": (lambda: bomb("m/data.pkl"), "is compressed"),
+    "39 deflated storage": (lambda: bomb("m/data/0"), "is compressed"),
+    "39 torchscript, 80 MB of names": (lambda: script(CLASS % (b'"ab",' * 800_000)), ""),
+    "39 torchscript, a million classes": (lambda: script(CLASS % b"" * 60_000), ""),
+    "39 torchscript, unclosed lists": (lambda: script(CLASS[:38] + b"]" * 4_000_000), ""),
+    "42 numel 2^60": (lambda: with_tensor(numel=1 << 60), "bytes instead of"),
+    "42 numel and size 2^60": (lambda: with_tensor(numel=1 << 60, size=(1 << 60,), strides=(1,)), "bytes instead of"),
+    "45 expanded to 10^12": (lambda: with_tensor(size=(10**12, 2), strides=(0, 1)), "expanded view"),
+    "45 expanded in 64 dimensions": (lambda: with_tensor(size=(2**62,) * 64, strides=(0,) * 64), "expanded view"),
+    "45 view that overlaps itself": (lambda: with_tensor(size=(2,) * 60, strides=(0,) * 59 + (1,)), "expanded view"),
+    "53 a dict in itself": (lambda: checkpoint(b"\x80\x02}q\x00(K\x00h\x00u."), "the checkpoint holds none"),
+    "53 60 levels without a tensor": (
+        lambda: checkpoint(b"\x80\x02" + doubling(60, b"]") + b"."),
+        "the checkpoint holds none",
+    ),
+    "53 60 levels of a tensor": (
+        lambda: checkpoint(b"\x80\x02" + doubling(60, rebuilt()) + b"."),
+        "cannot be listed",
+    ),
+    "53 60 levels of a dict": (
+        lambda: checkpoint(b"\x80\x02" + doubling(60, state_dict({"a.weight": rebuilt()})[2:-1]) + b"."),
+        "cannot be listed",
+    ),
+    "53 100,000 lists deep": (
+        lambda: checkpoint(b"\x80\x02" + b"]" * DEEP + rebuilt() + b"a" * DEEP + b"."),
+        "are nested too deeply",
+    ),
+    "53 100,000 tuples deep": (lambda: checkpoint(b"\x80\x02N" + b"\x85" * DEEP + b"."), "are nested too deeply"),
+    "53 100,000 calls deep": (lambda: checkpoint(b"\x80\x02cm\nf\nq\x00" + b"\x85h\x00\x85R" * DEEP + b"."), ""),
+    "53 100,000 persistent ids deep": (
+        lambda: checkpoint(b"\x80\x02N" + b"Q" * DEEP + b"."),
+        "does not describe a storage",
+    ),
+    "53 a megabyte of marks": (lambda: checkpoint(b"\x80\x02" + b"(" * MEGA + b"."), "damaged"),
+    "53 a megabyte of dicts": (lambda: checkpoint(b"\x80\x02" + b"}" * MEGA + b"."), "holds none"),
+    "53 a megabyte of one-tuples": (lambda: checkpoint(b"\x80\x02" + b")\x85" * (MEGA // 2) + b"."), "holds none"),
+    "53 a megabyte of calls": (
+        lambda: checkpoint(b"\x80\x02](cm\nf\nq\x00" + b"h\x00)R" * (MEGA // 4) + b"e."),
+        "",
+    ),
+    "53 a megabyte of persistent ids": (
+        lambda: checkpoint(b"\x80\x02" + b"NQ" * (MEGA // 2) + b"."),
+        "does not describe a storage",
+    ),
+    "53 pairs copied many times": (
+        lambda: checkpoint(
+            b"\x80\x02ccollections\nOrderedDict\nq\x00("
+            + b"".join(b"(" + number(i) + b"Nt" for i in range(60))
+            + b"t\x85q\x010"
+            + b"h\x00h\x01R" * (MEGA // 5)
+            + b"."
+        ),
+        "",
+    ),
+    "53 many tensors behind a long name": (
+        lambda: checkpoint(
+            b"\x80\x02}"
+            + text("a" * 980)
+            + b"}("
+            + text("w")
+            + rebuilt()
+            + b"q\x01"
+            + b"".join(b"J" + struct.pack("<i", i) + b"h\x01" for i in range(100_000))
+            + b"us."
+        ),
+        "",
+    ),
+    "53 many calls behind a long name": (
+        lambda: checkpoint(
+            b"\x80\x02}"
+            + text("\u202e" * 326)
+            + b"}("
+            + text("w")
+            + rebuilt()[:-1]
+            + b"q\x010"
+            + b"ctorch._utils\n_rebuild_tensor_v2\nq\x020"
+            + b"".join(b"J" + struct.pack("<i", i) + b"h\x02h\x01R" for i in range(80_000))
+            + b"us."
+        ),
+        "",
+    ),
+    "53 wrapped 1,000 times": (
+        lambda: checkpoint(
+            b"\x80\x02"
+            + rebuilt()
+            + b"\x85q\x000ctorch._utils\n_rebuild_parameter\nh\x00R" * 1000
+            + b"q\x01}(K\x00h\x01u."
+        ),
+        "",
+    ),
+    "53 a key of a megabyte": (lambda: checkpoint(state_dict({"a" * MEGA: rebuilt()})), "characters"),
+    "53 a number of a megabyte": (
+        lambda: checkpoint(b"\x80\x02}(\x8b" + struct.pack("<i", MEGA) + b"\x01" * MEGA + rebuilt() + b"u."),
+        "",
+    ),
+    "53 legacy, an endless protocol": (
+        lambda: pickle.dumps(0x1950A86A20F9469CFC6C, 2) + b"\x80\x02" + doubling(60, b"]") + b"." + b"\x80\x02}." * 3,
+        "protocol",
+    ),
+    "53 legacy, a protocol 100,000 deep": (
+        lambda: (
+            pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+            + b"\x80\x02"
+            + b"]" * DEEP
+            + b"a" * (DEEP - 1)
+            + b"."
+            + b"\x80\x02}." * 3
+        ),
+        "protocol",
+    ),
+    "53 legacy, a protocol of 3,000 digits": (
+        lambda: (
+            pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+            + b"\x80\x02\x8b"
+            + struct.pack("<i", 3000)
+            + b"\x01" * 3000
+            + b"."
+            + b"\x80\x02}." * 3
+        ),
+        "protocol",
+    ),
+}
+"""By description: the bytes, and a part of the message, or "" if the file may also be pruned."""
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_small_files_take_little_time_and_memory(what: str, forks: Forks, tmp_path: Path) -> None:
+    """A file of about a megabyte takes seconds of CPU time and less than a gigabyte, whatever sizes are in it."""
+    make, want = BOMBS[what]
+    data = make()
+    (tmp_path / "in.pth").write_bytes(data)
+    assert len(data) < 1.5 * MEGA
+
+    end = measured(forks, tmp_path, *PRUNE[:1], "in.pth", *PRUNE[1:], "-o", "out", "--report", "r.json")
+
+    assert end.peak < (120 if want and what.startswith(("39", "42", "45")) else 500)
+    if end.code == 0 and not want:
+        return
+    assert_refusal(end, want)
+    assert tree(tmp_path) == {str(tmp_path / "in.pth"): data}
+
+
+def test_53_a_wrong_key_takes_little_time(forks: Forks, tmp_path: Path) -> None:
+    """The search for similar keys reads an object that a thousand keys share only once."""
+    shared = b"](" + b"]Na" * 300_000 + b"eq\x01"
+    others = b"".join(text(f"k{index}") + b"h\x01" for index in range(1000))
+    weights = text("state_dict") + state_dict({"a.weight": rebuilt()})[2:-1]
+    (tmp_path / "in.pth").write_bytes(checkpoint(b"\x80\x02}(" + text("z") + shared + others + weights + b"u."))
+
+    end = measured(forks, tmp_path, "threshold", "in.pth", "--thr", "0.5", "--key", "nope")
+
+    assert_refusal(end, "has no tensors at the key 'nope'")

@@ -12,11 +12,12 @@ from typer import Argument, Option
 from prunecli.cli.output import printing
 from prunecli.errors import UsageError
 from prunecli.text.escape import printable
+from prunecli.text.json import dump_json
 from prunecli.text.tables import Column, aligned_line
 from prunecli.tuning.evaluate import EXAMPLE, EvaluationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 Ckpt: TypeAlias = Annotated[
     str, Argument(metavar="CKPT", help="A .pth or safetensors file, a directory or index of shards.")
@@ -71,15 +72,15 @@ def say(line: str) -> None:
         print(printable(line), file=sys.stderr)  # noqa: T201 - a face
 
 
-def tell_json(document: str) -> None:
-    """Print the result as JSON on standard output, where there is one; OutputError where it takes no more."""
-    if sys.stdout is not None:
-        _print(document)
+def print_json(document: Mapping[str, object]) -> None:
+    """Print the result as JSON on standard output, if there is one; OutputError if it takes no more."""
+    _print(dump_json(document))
 
 
-def _print(line: str) -> None:
+def _print(text: str) -> None:
     with printing() as stream:
-        print(line, file=stream)
+        if stream is not None:
+            stream.write(text)
 
 
 _COLUMNS = (*(Column("", right=True) for _ in range(5)), Column(""))
@@ -90,8 +91,8 @@ class Table:
     """The table of trials. A line is printed when its trial ends."""
 
     def __init__(self, *, quiet: bool) -> None:
-        """Print nothing if `quiet`, or without a standard output."""
-        self._quiet = quiet or sys.stdout is None
+        """Print nothing if `quiet`."""
+        self._quiet = quiet
 
     def line(self, *cells: str) -> None:
         """Print a line of the table."""
@@ -100,4 +101,4 @@ class Table:
     def say(self, line: str = "") -> None:
         """Print a line outside the table."""
         if not self._quiet:
-            _print(line)
+            _print(f"{line}\n")

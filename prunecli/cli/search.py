@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as to_text
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -13,7 +12,7 @@ from typer import Option
 from prunecli.cli import evaluation as evaluated
 from prunecli.cli import options, parsers
 from prunecli.cli import strategy_arguments as varied
-from prunecli.cli.evaluation import Table, say, tell_json
+from prunecli.cli.evaluation import Table, print_json, say
 from prunecli.errors import UsageError
 from prunecli.text.escape import printable
 from prunecli.text.numbers import format_bytes, percent
@@ -121,7 +120,7 @@ def _search(
         say(f"warning: {warning} --metric PATTERN names another number")
     if json:
         document = _document(result, limit, (ckpt, strategy, evaluation), higher_is_better=higher_is_better)
-        tell_json(to_text.dumps(document, indent=1))
+        print_json(document)
     else:
         _print_result(table, result, limit, state_file)
         _print_output(table, result, report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as to_text
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -13,7 +12,7 @@ from typer import Option
 from prunecli.cli import evaluation as evaluated
 from prunecli.cli import options
 from prunecli.cli import strategy_arguments as varied
-from prunecli.cli.evaluation import Table, tell_json
+from prunecli.cli.evaluation import Table, print_json
 from prunecli.cli.output import check_paper
 from prunecli.text.escape import printable
 from prunecli.text.numbers import percent
@@ -103,7 +102,7 @@ def _sweep(
     if svg is not None:
         publish_text(svg, _picture(points, f"{strategy} on {Path(ckpt).name}"), force=force)
     if json:
-        tell_json(_document(points, (ckpt, strategy, evaluation)))
+        print_json(_document(points, (ckpt, strategy, evaluation)))
     _draw(table, points)
     for name, path in (("remembered in", state_file), ("table", csv), ("plot", svg)):
         if path is not None:
@@ -179,12 +178,12 @@ def _mark(point: SweepPoint) -> tuple[float, float, str]:
     return point.trial.sparsity, metric, f"{amount}: {percent(point.trial.sparsity)} zero, metric {metric:.6g}"
 
 
-def _document(points: Sequence[SweepPoint], names: tuple[str, str, str | None]) -> str:
-    """Return the result as JSON."""
+def _document(points: Sequence[SweepPoint], names: tuple[str, str, str | None]) -> dict[str, object]:
+    """Return the result as the JSON document."""
     from prunecli.tuning.sweep_text import number, values
 
     first, *others = points
-    document = {
+    return {
         "schema": SCHEMA,
         "checkpoint": names[0],
         "strategy": names[1],
@@ -192,4 +191,3 @@ def _document(points: Sequence[SweepPoint], names: tuple[str, str, str | None]) 
         "unpruned": {"metric": number(first.trial.metric), "sparsity": round(first.trial.sparsity, 6)},
         "points": [values(point) for point in others],
     }
-    return to_text.dumps(document, indent=1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.strict_json import HEADER_LIMIT, parse_json_object
-from prunecli.text.escape import quoted
+from prunecli.text.escape import listed, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +25,7 @@ TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".th")
 """The suffixes of torch files that are searched in a directory. A file that the user names may have any suffix."""
 
 _WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+_NAMED = 5  # names that a message lists before it counts the rest
 _SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 
 DCP_TO_TORCH = ("python", "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch")
@@ -117,7 +118,7 @@ def _only_index(directory: Path, names: list[str]) -> Path | None:
     indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
     if len(indexes) > 1:
         raise CheckpointError(
-            f"{directory} has {len(indexes)} indexes: {_listed(indexes)}",
+            f"{directory} has {len(indexes)} indexes: {listed(indexes, _NAMED)}",
             hint=f"name the one you mean: {directory / indexes[0]}",
         )
     return directory / indexes[0] if indexes else None
@@ -219,7 +220,7 @@ def _unindexed(directory: Path, names: list[str], is_torch: Callable[[Path], boo
         return sharded
     if len(torch) > 1:
         raise CheckpointError(
-            f"{directory} has {len(torch)} checkpoints: {_listed(torch)}",
+            f"{directory} has {len(torch)} checkpoints: {listed(torch, _NAMED)}",
             hint=f"name the one you mean: {directory / torch[0]}",
         )
     return torch or _nothing(directory, names)
@@ -285,7 +286,7 @@ def _other_files(directory: Path, shards: frozenset[str]) -> tuple[tuple[Path, .
             files.append(name)
     weights = [str(name) for name in files if name.suffix in _WEIGHT_SUFFIXES]
     if weights:
-        notes.append(f"copied unchanged, though they may hold weights: {_listed(weights)}")
+        notes.append(f"copied unchanged, though they may hold weights: {listed(weights, _NAMED)}")
     return tuple(files), tuple(notes)
 
 
@@ -295,8 +296,3 @@ def _walk(directory: Path) -> Iterator[Path]:
         folders.sort()
         links = [name for name in folders if Path(root, name).is_symlink()]
         yield from (Path(root, name) for name in sorted(names + links))
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - 5
-    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")

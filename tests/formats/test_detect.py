@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as some
+from support.opening import refused
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.detect import ForeignKind, detect_format
@@ -23,30 +24,22 @@ from prunecli.formats.open import open_checkpoint
 from prunecli.formats.registry import FORMATS
 
 
-def refused(path: Path) -> CheckpointError:
-    """Return the error that opening `path` raises; it must be one line."""
-    with pytest.raises(CheckpointError) as caught:
-        open_checkpoint(path)
-    assert "\n" not in f"{caught.value}{caught.value.hint}"
-    return caught.value
-
-
 def npy() -> bytes:
-    """Return a .npy file's bytes."""
+    """Return the bytes of a .npy file."""
     file = io.BytesIO()
     np.save(file, np.ones(3))
     return file.getvalue()
 
 
 def npz() -> bytes:
-    """Return a .npz file's bytes."""
+    """Return the bytes of a .npz file."""
     file = io.BytesIO()
     np.savez(file, w=np.ones(3))
     return file.getvalue()
 
 
 def tar() -> bytes:
-    """Return a tar archive's bytes."""
+    """Return the bytes of a tar archive."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("sys_info"), io.BytesIO())
@@ -57,6 +50,15 @@ def empty_zip() -> bytes:
     """Return a zip archive without entries."""
     file = io.BytesIO()
     zipfile.ZipFile(file, "w").close()
+    return file.getvalue()
+
+
+def keras() -> bytes:
+    """Return the bytes of a .keras archive."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("model.weights.h5", b"\x89HDF\r\n\x1a\n")
     return file.getvalue()
 
 
@@ -77,6 +79,13 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "HDF5": (b"\x89HDF\r\n\x1a\n\0\0", "an HDF5 file", "safetensors"),
     "npy": (npy(), "a NumPy .npy array", "safetensors"),
     "npz": (npz(), "a NumPy .npz archive", "safetensors"),
+    "Keras": (keras(), "a Keras archive", "safetensors"),
+    "Paddle parameters": (
+        bytes(16) + b"\x09\0\0\0\x08\x05\x10\x20" + bytes(64),
+        "parameters of an exported Paddle model",
+        "export again",
+    ),
+    "other tar": (b"x" * 257 + b"ustar" + bytes(250), "a tar archive", "tar -xf "),
     "GGUF": (b"GGUF\3\0\0\0", "a GGUF model", "convert again"),
     "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x05", "perhaps an ONNX model", "export again"),
     "TFLite": (b"\x1c\0\0\0TFL3\x14\0", "a TensorFlow Lite model", "convert again"),
@@ -138,7 +147,7 @@ def test_any_first_bytes_have_a_format_or_a_kind(head: bytes) -> None:
 
 
 def first_bytes(value: object, **options: object) -> bytes:
-    """Return the first bytes of what torch.save writes."""
+    """Return the first bytes that torch.save writes for `value`."""
     buffer = io.BytesIO()
     torch.save(value, buffer, **options)  # type: ignore[arg-type]
     return buffer.getvalue()[:HEAD]
@@ -164,13 +173,13 @@ def test_formats_are_detected(head: bytes, name: str) -> None:
 
 
 def test_names_of_formats_are_unique() -> None:
-    """A format is found again by its name."""
+    """Each name belongs to one format."""
     assert len(FORMATS) == len({one.name for one in FORMATS})
 
 
 @pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata"])
 def test_parts_of_a_distributed_checkpoint_are_refused(name: str) -> None:
-    """A part is named for what it is, although it begins like a torch file or a pickle."""
+    """A part is refused by kind, although it begins like a torch file or a pickle."""
     detected = detect_format(b"\x80\x04\x95torch.distributed.checkpoint", name)
 
     assert isinstance(detected, ForeignKind)

@@ -6,17 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from safetensors.torch import save, save_file
+from support.opening import refused, tensor_bytes
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
-
-if TYPE_CHECKING:
-    from prunecli.checkpoint import Checkpoint
 
 SHARED = Path(__file__).parents[3] / "shared" / "checkpoints"
 REAL = {
@@ -53,19 +50,6 @@ def open_descriptors() -> int:
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
-def refused(path: str | Path) -> CheckpointError:
-    """Return the error that opening `path` raises; it must be one line."""
-    with pytest.raises(CheckpointError) as caught:
-        open_checkpoint(path)
-    assert "\n" not in f"{caught.value}{caught.value.hint}"
-    return caught.value
-
-
-def values(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Return the bytes of each contiguous tensor, read at the position in the checkpoint."""
-    return {t.name: checkpoint.files[t.file].path.read_bytes()[t.start : t.end] for t in checkpoint.tensors}
-
-
 # one file
 
 
@@ -90,7 +74,7 @@ def test_the_format_is_detected_from_the_content(tmp_path: Path, container: str,
 
     checkpoint = open_checkpoint(path)
 
-    assert {name: t.numpy().tobytes() for name, t in weights().items()} == values(checkpoint)
+    assert {name: t.numpy().tobytes() for name, t in weights().items()} == tensor_bytes(checkpoint)
     assert (path, path.stat().st_size) == (checkpoint.files[0].path, checkpoint.files[0].size)
     assert not checkpoint.is_directory
 
@@ -151,6 +135,19 @@ def test_opening_imports_neither_numpy_nor_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "set()"
+
+
+def test_opening_safetensors_imports_no_other_reader(tmp_path: Path) -> None:
+    """A reader is imported when a file of its format is opened."""
+    code = (
+        "import sys; from prunecli.formats.open import open_checkpoint;"
+        f"open_checkpoint({str(sharded(tmp_path / 'd'))!r});"
+        "print(sorted(m for m in sys.modules if m.startswith('prunecli.formats.') and m.endswith('.reader')))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "['prunecli.formats.safetensors.reader']"
 
 
 def test_a_missing_path_names_the_closest(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Directories of shards: what the index promises must hold, and links must not lead astray."""
+"""Directories of shards: the index must match the shards, and links must not leave the directory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.opening import refused, tensor_bytes
 
-from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from prunecli.checkpoint import Checkpoint
 
 
 def weights(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -26,7 +24,7 @@ def weights(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def write_shards(folder: Path, shards: Mapping[str, Mapping[str, torch.Tensor]], index: str | None = None) -> Path:
-    """Write a directory of shards, safetensors or torch by suffix, with the index if it has a name."""
+    """Write safetensors or torch shards, depending on the suffix, and an index if `index` names one."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, tensors in shards.items():
         if name.endswith(".safetensors"):
@@ -39,33 +37,20 @@ def write_shards(folder: Path, shards: Mapping[str, Mapping[str, torch.Tensor]],
 
 
 def write_index(path: Path, weight_map: Mapping[str, str]) -> None:
-    """Write an index as transformers does."""
+    """Write an index in the form of transformers."""
     path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}, indent=2))
 
 
 def sharded(folder: Path) -> Path:
-    """Write a directory of two safetensors shards with index and config."""
+    """Write two safetensors shards, an index and a configuration file."""
     shards = {f"model-{i + 1:05}-of-00002.safetensors": weights(i) for i in range(2)}
     write_shards(folder, shards, "model.safetensors.index.json")
     (folder / "config.json").write_text("{}")
     return folder
 
 
-def refused(path: str | Path) -> CheckpointError:
-    """Return the error that opening `path` raises; it must be one line."""
-    with pytest.raises(CheckpointError) as caught:
-        open_checkpoint(path)
-    assert "\n" not in f"{caught.value}{caught.value.hint}"
-    return caught.value
-
-
-def values(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Return each contiguous tensor's bytes, read from where the checkpoint says they are."""
-    return {t.name: checkpoint.files[t.file].path.read_bytes()[t.start : t.end] for t in checkpoint.tensors}
-
-
 def test_a_directory_of_shards_is_one_checkpoint(tmp_path: Path) -> None:
-    """Its tensors are in name order, each in the right file; everything else is a companion."""
+    """The tensors are sorted by name, each in the right file; the remaining files are `other_files`."""
     folder = sharded(tmp_path / "d")
     (folder / "sub").mkdir()
     (folder / "sub" / "tokenizer.json").write_text("{}")
@@ -75,7 +60,7 @@ def test_a_directory_of_shards_is_one_checkpoint(tmp_path: Path) -> None:
 
     expected = {name: t.numpy().tobytes() for i in range(2) for name, t in weights(i).items()}
     assert sorted(expected) == [t.name for t in checkpoint.tensors]
-    assert expected == values(checkpoint)
+    assert expected == tensor_bytes(checkpoint)
     assert (folder, True, "safetensors") == (checkpoint.path, checkpoint.is_directory, checkpoint.format)
     assert {"config.json", "model.safetensors.index.json", "optimizer.pt", "sub/tokenizer.json"} == {
         path.as_posix() for path in checkpoint.other_files
@@ -84,7 +69,7 @@ def test_a_directory_of_shards_is_one_checkpoint(tmp_path: Path) -> None:
 
 
 def test_an_index_opens_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Naming the index is naming the directory, also by a bare name."""
+    """The path of the index opens its directory, also as a bare file name."""
     folder = sharded(tmp_path / "d")
     monkeypatch.chdir(folder)
 
@@ -93,20 +78,20 @@ def test_an_index_opens_its_directory(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_torch_shards_with_an_index_open(tmp_path: Path) -> None:
-    """The .bin twin of the layout works the same, and training_args.bin is a companion."""
+    """Torch shards open like safetensors shards, and training_args.bin is one of the other files."""
     shards = {f"pytorch_model-{i + 1:05}-of-00002.bin": weights(i) for i in range(2)}
     folder = write_shards(tmp_path / "d", shards, "pytorch_model.bin.index.json")
     torch.save({"x": torch.ones(2, 2)}, folder / "training_args.bin")
 
     checkpoint = open_checkpoint(folder)
 
-    assert {name: t.numpy().tobytes() for i in range(2) for name, t in weights(i).items()} == values(checkpoint)
+    assert {name: t.numpy().tobytes() for i in range(2) for name, t in weights(i).items()} == tensor_bytes(checkpoint)
     assert Path("training_args.bin") in checkpoint.other_files
     assert all(file.checksums for file in checkpoint.files)
 
 
-def test_a_directory_without_index_takes_its_safetensors(tmp_path: Path) -> None:
-    """Without an index every *.safetensors counts, and torch files beside them do not."""
+def test_without_an_index_the_shards_are_the_safetensors_files(tmp_path: Path) -> None:
+    """Without an index, every *.safetensors file is a shard, and torch files next to them are not."""
     shards = {"b.safetensors": weights(0), "a.safetensors": weights(1), "old.bin": weights(2)}
 
     checkpoint = open_checkpoint(write_shards(tmp_path / "d", shards))
@@ -127,18 +112,16 @@ def test_a_directory_without_index_takes_its_safetensors(tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_directory_of_torch_files_takes_the_one_or_the_shards(
-    tmp_path: Path, names: list[str], expected: list[str]
-) -> None:
-    """One torch file, transformers' own name, or a set of shards is chosen; a .bin that is no torch file is not."""
+def test_without_an_index_torch_files_are_chosen_by_name(tmp_path: Path, names: list[str], expected: list[str]) -> None:
+    """The only torch file, transformers' own name, or a set of shards is chosen; a foreign .bin file is ignored."""
     folder = write_shards(tmp_path / "d", {name: weights(i) for i, name in enumerate(names)})
     (folder / "raw.bin").write_bytes(b"\1\2\3")
 
     assert expected == [file.path.name for file in open_checkpoint(folder).files]
 
 
-def test_an_extra_tensor_in_a_shard_is_told(tmp_path: Path) -> None:
-    """A tensor that its shard has and the index does not is listed, and a fact."""
+def test_an_extra_tensor_in_a_shard_is_noted(tmp_path: Path) -> None:
+    """A tensor that is missing in the index is listed, and a note says so."""
     folder = write_shards(tmp_path / "d", {"m.safetensors": weights()})
     write_index(folder / "m.safetensors.index.json", {"l0.weight": "m.safetensors"})
 
@@ -149,7 +132,7 @@ def test_an_extra_tensor_in_a_shard_is_told(tmp_path: Path) -> None:
 
 
 def hub_cache(tmp_path: Path) -> Path:
-    """Write a Hub cache: a snapshot whose files are links to blobs; return the snapshot."""
+    """Write a Hub cache, and return its snapshot, whose files are links to blobs."""
     repository = tmp_path / "models--a--b"
     snapshot = repository / "snapshots" / "0123abc"
     snapshot.mkdir(parents=True)
@@ -161,18 +144,18 @@ def hub_cache(tmp_path: Path) -> Path:
 
 
 def test_a_hub_cache_snapshot_opens(tmp_path: Path) -> None:
-    """A snapshot's links into its repository's blobs are followed, for shards, index and companions."""
+    """A snapshot's links to the blobs of its repository are followed, for shards, index and other files."""
     snapshot = hub_cache(tmp_path)
 
     checkpoint = open_checkpoint(snapshot)
 
-    assert {name: t.numpy().tobytes() for i in range(2) for name, t in weights(i).items()} == values(checkpoint)
+    assert {name: t.numpy().tobytes() for i in range(2) for name, t in weights(i).items()} == tensor_bytes(checkpoint)
     assert {"config.json", "model.safetensors.index.json"} == {str(path) for path in checkpoint.other_files}
     assert checkpoint == open_checkpoint(snapshot / "model.safetensors.index.json")
 
 
 def test_a_linked_directory_opens(tmp_path: Path) -> None:
-    """A directory named through a link is no link that leaves it."""
+    """A link to a directory of shards opens."""
     sharded(tmp_path / "d")
     (tmp_path / "latest").symlink_to("d")
 
@@ -180,7 +163,7 @@ def test_a_linked_directory_opens(tmp_path: Path) -> None:
 
 
 def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
-    """A linked folder inside, even one that loops, is left out and told."""
+    """A linked folder in the directory, also one that loops, is left out, and a note says so."""
     folder = sharded(tmp_path / "d")
     (folder / "loop").symlink_to(".")
 
@@ -195,12 +178,12 @@ SHARD = "model-00001-of-00002.safetensors"
 
 
 def mapped(**changes: object) -> Callable[[Path], object]:
-    """Return a damage that writes an index with the right map, but for `changes` to l0.weight's shard."""
+    """Return a function that writes an index of l0.weight and `changes`."""
     return lambda d: (d / INDEX).write_text(json.dumps({"weight_map": {"l0.weight": SHARD, **changes}}))
 
 
 def linked(target: str, name: str) -> Callable[[Path], object]:
-    """Return a damage that moves a file out to `target` and leaves a link."""
+    """Return a function that moves a file to `target` and leaves a link."""
 
     def damage(d: Path) -> None:
         out = (d / target).absolute()
@@ -212,7 +195,7 @@ def linked(target: str, name: str) -> Callable[[Path], object]:
 
 
 def moved(put: Callable[[Path], None]) -> Callable[[Path], object]:
-    """Return a damage that moves the shard aside and puts something else in its place."""
+    """Return a function that moves the shard away and calls `put` with its path."""
 
     def damage(d: Path) -> None:
         (d / SHARD).rename(d / "moved")
@@ -231,7 +214,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "62 NUL": (mapped(x="a\0.safetensors"), "not a plain path"),
     "62 empty name": (mapped(x=""), "not a plain path"),
     "62 number": (mapped(x=3), "no file name"),
-    "62 missing shard": (mapped(x="gone.safetensors"), "lacks the shard gone.safetensors"),
+    "62 missing shard": (mapped(x="missing.safetensors"), "lacks the shard missing.safetensors"),
     "62 bin in a safetensors index": (mapped(x="x.bin"), "is not a .safetensors file"),
     "62 tensor missing from its shard": (mapped(x=SHARD), "puts the tensor 'x' in model-00001"),
     "62 tensor in the other shard": (
@@ -247,10 +230,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
         "is in ",
     ),
     "62 link leaving the directory": (linked("../../out.safetensors", SHARD), "a link that leaves"),
-    "62 companion leaving the directory": (linked("../secret", "config.json"), "a link that leaves"),
+    "62 other file leaving the directory": (linked("../secret", "config.json"), "a link that leaves"),
     "62 link into blobs of no cache": (linked("../blobs/x", SHARD), "a link that leaves"),
     "62 shard is a directory": (moved(lambda path: path.mkdir()), "not a regular file"),
-    "dangling companion": (lambda d: (d / "tokenizer.json").symlink_to("gone"), "a dangling link"),
+    "dangling other file": (lambda d: (d / "tokenizer.json").symlink_to("missing"), "a dangling link"),
     "looping shard": (moved(lambda path: path.symlink_to(path.name)), "cannot read"),
     "no weight_map": (lambda d: (d / INDEX).write_text("{}"), "has no weight_map"),
     "empty weight_map": (lambda d: (d / INDEX).write_text('{"weight_map":{}}'), "has no weight_map"),
@@ -273,8 +256,8 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", DAMAGED)
-def test_a_directory_whose_index_does_not_hold_is_refused(tmp_path: Path, case: str) -> None:
-    """Each way an index and its directory can disagree or lead astray is one sentence."""
+def test_a_directory_that_contradicts_its_index_is_refused(tmp_path: Path, case: str) -> None:
+    """An index that does not match its directory, or a link that leaves it, is refused in one sentence."""
     folder = sharded(tmp_path / "d" / "d")
     damage, want = DAMAGED[case]
     damage(folder)
@@ -282,8 +265,8 @@ def test_a_directory_whose_index_does_not_hold_is_refused(tmp_path: Path, case: 
     assert want in str(refused(folder))
 
 
-def test_missing_numbers_without_an_index_are_noticed(tmp_path: Path) -> None:
-    """Shards that number themselves must be complete even where no index says so."""
+def test_missing_shards_are_noticed_without_an_index(tmp_path: Path) -> None:
+    """Numbered shards must be complete, also without an index."""
     safetensors = write_shards(tmp_path / "s", {"m-00001-of-00002.safetensors": weights()})
     bins = write_shards(tmp_path / "t", {"m-00002-of-00003.bin": weights()})
 
@@ -292,7 +275,7 @@ def test_missing_numbers_without_an_index_are_noticed(tmp_path: Path) -> None:
 
 
 def test_the_same_name_in_two_files_is_refused(tmp_path: Path) -> None:
-    """Two variants of one model in a directory are a choice the user has to make."""
+    """If two files have a tensor of the same name, the error asks for one of the files."""
     folder = write_shards(tmp_path / "d", {"a.safetensors": weights(), "b.safetensors": weights()})
 
     error = refused(folder)
@@ -301,23 +284,50 @@ def test_the_same_name_in_two_files_is_refused(tmp_path: Path) -> None:
     assert f"name one of the files: {folder / 'a.safetensors'}" == error.hint
 
 
-def test_several_torch_files_are_a_choice(tmp_path: Path) -> None:
-    """Two torch files that are no shards are refused by name."""
+def test_several_torch_files_are_refused(tmp_path: Path) -> None:
+    """If there are two torch files without shard names, the error lists them."""
     folder = write_shards(tmp_path / "d", {"a.pth": weights(0), "b.pt": weights(1)})
 
     assert "has 2 checkpoints: a.pth, b.pt" in str(refused(folder))
 
 
-def test_directories_of_other_kinds_are_named(tmp_path: Path) -> None:
-    """A distributed checkpoint and a SavedModel are told apart from an empty directory."""
-    for name in ("dcp/.metadata", "dcp/__0_0.distcp", "tf/saved_model.pb", "none/readme.md", "up/x/m.safetensors"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
+FOLDERS = {
+    "distributed": ([".metadata", "__0_0.distcp"], "is a distributed checkpoint", "dcp_to_torch {folder} d.pth"),
+    "SavedModel": (["saved_model.pb", "variables.index"], "is a TensorFlow SavedModel", "safetensors"),
+    "TensorFlow": (
+        ["checkpoint", "m.ckpt-1.index", "m.ckpt-1.data-00000-of-00001"],
+        "is a TensorFlow checkpoint",
+        "safetensors",
+    ),
+    "DeepSpeed": (["zero_to_fp32.py", "latest"], "is a DeepSpeed checkpoint", "deepspeed.utils.zero_to_fp32"),
+    "no checkpoint": (["readme.md"], "holds no checkpoint: none of its 1 files", "ls {folder}"),
+    "checkpoint below": (["x/m.safetensors"], "holds no checkpoint", "name the folder with the checkpoint: {folder}/x"),
+}
 
-    dcp, none, up = (refused(tmp_path / name) for name in ("dcp", "none", "up"))
 
-    assert "is a distributed checkpoint" in str(dcp)
-    assert (dcp.hint or "").endswith(f"format_utils dcp_to_torch {tmp_path / 'dcp'} dcp.pth")
-    assert "is a TensorFlow SavedModel" in str(refused(tmp_path / "tf"))
-    assert ("holds no checkpoint" in str(none), f"ls {tmp_path / 'none'}") == (True, none.hint)
-    assert f"name the folder with the checkpoint: {tmp_path / 'up' / 'x'}" == up.hint
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_directories_of_other_kinds_are_refused_by_kind(tmp_path: Path, kind: str) -> None:
+    """The error names the kind of the directory; the hint has the command that converts it, or the next step."""
+    names, message, hint = FOLDERS[kind]
+    folder = tmp_path / "d"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+    error = refused(folder)
+
+    assert f"{folder} {message}" in str(error)
+    assert hint.format(folder=folder) in (error.hint or "")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_real_distributed_checkpoint_is_refused_by_kind(tmp_path: Path) -> None:
+    """A directory of torch.distributed.checkpoint, and each of its files, is refused with the command that converts."""
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    save({"fc.weight": torch.ones(4, 4)}, checkpoint_id=tmp_path, no_dist=True)
+
+    for path in (tmp_path, tmp_path / ".metadata", next(tmp_path.glob("*.distcp"))):
+        error = refused(path)
+        assert "distributed checkpoint" in str(error)
+        assert f"dcp_to_torch {tmp_path}" in (error.hint or "")

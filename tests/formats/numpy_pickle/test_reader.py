@@ -1,4 +1,4 @@
-"""Paddle's .pdparams, and other pickles of NumPy arrays: pruned where their bytes lie, or refused by name."""
+"""Pickles of NumPy arrays, such as Paddle's .pdparams: listed and pruned in place, or refused."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ NAMES = "StructuredToParameterName@@"
 
 
 class Named:
-    """A parameter as paddle.save pickles it inside nested values: as the tuple of its own name and its array."""
+    """A parameter that is pickled as paddle.save does inside nested objects: as a tuple of its name and its array."""
 
     def __init__(self, name: str, array: NDArray[Any]) -> None:
-        """Keep both."""
+        """Store the name and the array."""
         self.pair = (name, array)
 
     def __reduce__(self) -> tuple[type, tuple[tuple[str, NDArray[Any]]]]:
-        """Do as paddle's dispatch table does."""
+        """Return the tuple, as Paddle's dispatch table does."""
         return tuple, (self.pair,)
 
 
 def arrays() -> Arrays:
-    """Return arrays of every layout and of the types that Paddle has."""
+    """Return arrays of every layout and of all dtypes of Paddle."""
     r = np.random.default_rng(0)
     w = r.normal(size=(20, 30)).astype(np.float32)
     return {
@@ -60,7 +60,7 @@ def arrays() -> Arrays:
 
 
 def pdparams(protocol: int, weights: Arrays | None = None) -> bytes:
-    """Return what paddle.save writes for a layer's state_dict."""
+    """Return the bytes that paddle.save writes for a state_dict."""
     return pickle.dumps((weights or arrays()) | {NAMES: {"fc.weight": "linear_0.w_0"}}, protocol)
 
 
@@ -70,8 +70,8 @@ def listing(data: bytes) -> Listing:
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_every_array_is_found_where_it_lies(protocol: int) -> None:
-    """Each array, read at the place the listing gives, is the array that was pickled."""
+def test_every_array_is_at_its_listed_position(protocol: int) -> None:
+    """Each array, read at the listed position, equals the pickled array."""
     data = pdparams(protocol)
 
     found = {t.name: t for t in listing(data).tensors}
@@ -86,8 +86,8 @@ def test_every_array_is_found_where_it_lies(protocol: int) -> None:
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_pruned_arrays_are_what_pickle_loads(tmp_path: Path, protocol: int) -> None:
-    """The pruned file unpickles to the same arrays with small weights zero; every other byte is the input's."""
+def test_pickle_loads_the_pruned_arrays(tmp_path: Path, protocol: int) -> None:
+    """The pruned file unpickles to the same arrays with small weights zero; all other bytes are unchanged."""
     path, output = tmp_path / "m.pdparams", tmp_path / "o.pdparams"
     path.write_bytes(pdparams(protocol))
 
@@ -107,8 +107,8 @@ def test_pruned_arrays_are_what_pickle_loads(tmp_path: Path, protocol: int) -> N
     assert all(any(a <= i < b for a, b in inside) for i in range(len(old)) if old[i] != new[i])
 
 
-def test_paddles_uint16_is_bfloat16() -> None:
-    """Paddle keeps bfloat16 in uint16; in any other pickle uint16 are integers."""
+def test_uint16_is_bfloat16_in_paddle() -> None:
+    """In a file of Paddle uint16 means bfloat16; in other pickles it is an integer."""
     weights = {"w.weight": np.arange(6, dtype=np.uint16).reshape(2, 3)}
 
     assert listing(pdparams(4, weights)).tensors[0].dtype == "BF16"
@@ -116,8 +116,8 @@ def test_paddles_uint16_is_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_named_parameters_inside_nested_values(protocol: int) -> None:
-    """The pair of a name and an array is one parameter, under the key it stands at."""
+def test_named_parameters_in_nested_objects(protocol: int) -> None:
+    """A pair of a name and an array is one parameter, listed under its key."""
     w = arrays()["fc.weight"]
     value = {"model": {"fc.weight": Named("linear_0.w_0", w)}, "optimizer": {"m": w + 1}, "epoch": 3}
 
@@ -128,8 +128,8 @@ def test_named_parameters_inside_nested_values(protocol: int) -> None:
 
 
 @pytest.mark.parametrize("paddle", [True, False])
-def test_text_of_protocol_2_is_refused_by_name(paddle: bool) -> None:  # noqa: FBT001
-    """Bytes that protocol 2 spells as text cannot be pruned in place: refused, with how to save them again."""
+def test_arrays_stored_as_text_are_refused(paddle: bool) -> None:  # noqa: FBT001
+    """Protocol 2 stores bytes as text, which cannot be pruned in place; the hint saves the file again."""
     data = pdparams(2) if paddle else pickle.dumps(arrays(), 2)
 
     with pytest.raises(CheckpointError, match=r"protocol 2 stores the array 'fc\.weight' as text") as caught:
@@ -139,8 +139,8 @@ def test_text_of_protocol_2_is_refused_by_name(paddle: bool) -> None:  # noqa: F
     assert "protocol" in str(caught.value.hint)
 
 
-def test_bytes_that_are_used_twice_are_left_alone() -> None:
-    """An array whose bytes another object of the pickle has too is not pruned: it would change both."""
+def test_bytes_that_are_used_twice_are_not_pruned() -> None:
+    """An array that shares its bytes with another object is not pruned, because that would change both."""
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85C\1b\x87R"
         b"(K\1K\2\x85cnumpy\ndtype\nX\2\0\0\0f4\x89\x88\x87R(K\3X\1\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
@@ -153,8 +153,8 @@ def test_bytes_that_are_used_twice_are_left_alone() -> None:
     assert tensor.unprunable_reason == "its bytes are used twice in the pickle"
 
 
-def test_arrays_that_are_no_plain_numbers_are_named() -> None:
-    """Arrays of text and of objects are listed for what they are."""
+def test_arrays_of_other_dtypes_are_listed_by_kind() -> None:
+    """Arrays of text and of objects are unprunable entries."""
     value = {"w": np.ones(3), "s": np.array(["a", "b"]), "o": np.array([None, {}], dtype=object)}
 
     others = dict(listing(pickle.dumps(value, 4)).unprunable_entries)
@@ -165,8 +165,8 @@ def test_arrays_that_are_no_plain_numbers_are_named() -> None:
 @pytest.mark.parametrize(
     "value", [{"w": [1.0]}, [], "text", {"a": {"b": None}}, {"o": np.array([None])}], ids=lambda v: type(v).__name__
 )
-def test_a_pickle_without_arrays_is_no_checkpoint(tmp_path: Path, value: object) -> None:
-    """Other pickles are named for what they are."""
+def test_a_pickle_without_arrays_is_refused(tmp_path: Path, value: object) -> None:
+    """A pickle without arrays is not a checkpoint."""
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, 4))
 
     with pytest.raises(CheckpointError, match=r"is not a checkpoint: it is a pickle, not written by torch\.save"):
@@ -174,20 +174,20 @@ def test_a_pickle_without_arrays_is_no_checkpoint(tmp_path: Path, value: object)
 
 
 class Payload:
-    """What must never run."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
-        """Name the file that would appear."""
+        """Store the path of the file that the command creates."""
         self.canary = canary
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        """Ask the loader to make a file."""
+        """Return a call of os.system."""
         return os.system, (f"touch {self.canary}",)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_nothing_in_a_pickle_is_run(tmp_path: Path, protocol: int) -> None:
-    """A payload beside arrays is passed through, and never run."""
+    """A command in the pickle does not run."""
     canary = tmp_path / "canary"
     (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"p": Payload(canary), "n": [Payload(canary)]}, protocol))
 
@@ -209,7 +209,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_arrays_are_refused(name: str) -> None:
-    """An array whose bytes do not fit its shape is refused by name."""
+    """An array whose shape does not match its bytes is refused, and the error names it."""
     old, new, message = DAMAGES[name]
     data = pdparams(3)
     assert data.count(old) == 1
@@ -222,26 +222,26 @@ def test_damaged_arrays_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("keep", [3, 100, 1000, -1, -100])
 def test_truncated_pickles_are_refused(keep: int) -> None:
-    """A pickle that is cut off anywhere is refused."""
+    """A truncated pickle is refused."""
     with pytest.raises(CheckpointError, match="damaged or truncated"):
         listing(pdparams(4)[:keep])
 
 
-def test_lengths_that_lie_allocate_nothing(tmp_path: Path) -> None:
-    """Bytes and text said to be as long as the world are refused at once, in a real file too."""
+def test_false_lengths_allocate_nothing(tmp_path: Path) -> None:
+    """Bytes and text with a false, huge length are refused before they are read."""
     for opcode in (b"\x8e" + b"\xff" * 7 + b"\x3f", b"\x8e" + b"\xff" * 8, b"B\xff\xff\xff\xff", b"X\xff\xff\xff\x7f"):
         (tmp_path / "x.pdparams").write_bytes(b"\x80\4" + opcode + b"abc.")
         with pytest.raises(CheckpointError, match="damaged or truncated"):
             open_checkpoint(tmp_path / "x.pdparams")
 
 
-def test_bytes_behind_the_pickle_are_passed_through() -> None:
-    """What follows the pickle is told of, and is no error: Paddle does not look at it."""
+def test_bytes_after_the_pickle_are_noted() -> None:
+    """Bytes after the pickle, which Paddle ignores, become a note."""
     assert listing(pdparams(4) + b"tail").notes == ("4 bytes after the pickle are copied unchanged",)
 
 
 def test_a_huge_array_is_not_read(tmp_path: Path) -> None:
-    """An array of 3 GB (a hole in the file) is listed at once, from the few bytes around it."""
+    """An array of 3 GB in a sparse file is listed without reading it."""
     data = pickle.dumps({"w.weight": np.ones((300, 300), np.float32)}, 4)
     start = data.index(b"B\x40\x7e\x05\x00")
     shape = data.index(b"M\x2c\x01M\x2c\x01\x86")

@@ -1,4 +1,4 @@
-"""The safetensors reader: what it lists is what the library reads, and what is not valid it refuses."""
+"""The safetensors reader lists the tensors that the library reads, and refuses invalid files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Entry = tuple[str, str, tuple[int, ...], bytes]  # name, dtype, shape, data
 
 
 def container(header: Mapping[str, object] | str | bytes, data: bytes = b"", length: int | None = None) -> bytes:
-    """Put a header, dumped as JSON if it is no text yet, and `data` into a container, checking nothing."""
+    """Return a file of `header`, which is encoded as JSON unless it is text, and `data`, without any check."""
     text = header if isinstance(header, str | bytes) else json.dumps(header, separators=(",", ":"))
     raw = text.encode() if isinstance(text, str) else text
     return struct.pack("<Q", len(raw) if length is None else length) + raw + data
@@ -48,12 +48,12 @@ def entry(shape: list[int], offsets: list[int], dtype: str = "F32") -> dict[str,
 
 
 def listed(raw: bytes) -> Listing:
-    """Read a container from memory."""
+    """List a container in memory."""
     return read_safetensors(io.BytesIO(raw), "w.safetensors")
 
 
 def accepted(raw: bytes) -> bool:
-    """Whether our reader takes `raw`."""
+    """Return whether the reader accepts `raw`."""
     try:
         listed(raw)
     except CheckpointError:
@@ -62,20 +62,20 @@ def accepted(raw: bytes) -> bool:
 
 
 def contents(raw: bytes) -> list[Entry]:
-    """Return name, dtype, shape and data of all tensors in `raw`, as our reader places them."""
+    """Return the name, dtype, shape and data of all tensors in `raw`, at the positions of the reader."""
     return [(t.name, t.dtype, t.shape, raw[t.span.start : t.span.end]) for t in listed(raw).tensors]
 
 
 def library_contents(raw: bytes) -> list[Entry]:
-    """Return the same as the safetensors library reads it, in name order."""
-    found: list[tuple[str, Any]] = deserialize(raw)  # type: ignore[no-untyped-call]
-    return sorted((n, t["dtype"], tuple(t["shape"]), bytes(t["data"])) for n, t in found)
+    """Return the same from the safetensors library, in name order."""
+    tensors: list[tuple[str, Any]] = deserialize(raw)  # type: ignore[no-untyped-call]
+    return sorted((n, t["dtype"], tuple(t["shape"]), bytes(t["data"])) for n, t in tensors)
 
 
 @needs_shared
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.name)
-def test_real_files_hold_what_safe_open_reads(path: Path) -> None:
-    """Names in safe_open's order, and each tensor's bytes, are the library's."""
+def test_real_files_equal_safe_open(path: Path) -> None:
+    """Names, their order, and the bytes of each tensor equal those of safe_open."""
     raw = path.read_bytes()
 
     with safe_open(path, framework="pt") as file:
@@ -91,13 +91,13 @@ def test_real_files_hold_what_safe_open_reads(path: Path) -> None:
 def test_shared_cases_are_accepted_and_refused_as_the_library_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every case that loads there is accepted, every refused one is refused; duplicate keys are refused."""
+    """Each case is accepted or refused like in the library; duplicate keys are always refused."""
     monkeypatch.setattr(sys, "argv", ["st_cases.py", str(tmp_path)])
     cases = runpy.run_path(str(SHARED / "oracles" / "st_cases.py"), run_name="cases")["C"]
 
-    got = {name: "load" if accepted(raw) else "refuse" for name, _, raw in cases}
+    actual = {name: "load" if accepted(raw) else "refuse" for name, _, raw in cases}
 
-    assert {name: want.replace("?", "refuse") for name, want, _ in cases} == got
+    assert {name: want.replace("?", "refuse") for name, want, _ in cases} == actual
 
 
 NAMES = some.text(some.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda n: n != "__metadata__")
@@ -106,7 +106,7 @@ SHAPES = some.lists(some.integers(0, 5), max_size=4).map(tuple)
 
 @some.composite
 def containers(draw: some.DrawFn) -> bytes:
-    """Draw a valid container: any dtypes, data in any order, header in another, padded with spaces or not."""
+    """Draw a valid container: any dtypes, data and header in any order, with or without padding."""
     names = draw(some.lists(NAMES, unique=True, max_size=6))
     header: dict[str, object] = {}
     end = 0
@@ -127,17 +127,17 @@ def containers(draw: some.DrawFn) -> bytes:
 
 @given(containers())
 @settings(max_examples=150, deadline=None)
-def test_any_valid_file_holds_what_the_library_reads(raw: bytes) -> None:
-    """For any dtypes, shapes, names, data order and header order, the tensors are the library's."""
+def test_any_valid_file_equals_the_library(raw: bytes) -> None:
+    """For any dtypes, shapes, names, data order and header order, the tensors equal those of the library."""
     assert library_contents(raw) == contents(raw)
 
 
 @given(containers(), some.data())
 @settings(max_examples=300, deadline=None)
-def test_a_damaged_file_is_refused_or_read_as_the_library_reads_it(raw: bytes, data: some.DataObject) -> None:
-    """Whatever byte changes, nothing but CheckpointError is raised, and what is accepted the library accepts."""
-    at = data.draw(some.integers(0, len(raw) - 1))
-    damaged = raw[:at] + bytes([data.draw(some.integers(0, 255))]) + raw[at + 1 :]
+def test_a_damaged_file_is_refused_or_equals_the_library(raw: bytes, data: some.DataObject) -> None:
+    """With any byte changed, a file raises CheckpointError, or the library reads the same tensors."""
+    place = data.draw(some.integers(0, len(raw) - 1))
+    damaged = raw[:place] + bytes([data.draw(some.integers(0, 255))]) + raw[place + 1 :]
 
     if accepted(damaged):
         assert library_contents(damaged) == contents(damaged)
@@ -146,8 +146,8 @@ def test_a_damaged_file_is_refused_or_read_as_the_library_reads_it(raw: bytes, d
 @given(some.binary(max_size=200))
 @example(b"")
 @settings(max_examples=200, deadline=None)
-def test_random_bytes_raise_nothing_but_checkpoint_error(raw: bytes) -> None:
-    """No input makes the reader fail in an unplanned way."""
+def test_random_bytes_raise_only_checkpoint_errors(raw: bytes) -> None:
+    """Random bytes are refused with CheckpointError, unless the library accepts them."""
     try:
         library = library_contents(raw)
     except SafetensorError:
@@ -157,7 +157,7 @@ def test_random_bytes_raise_nothing_but_checkpoint_error(raw: bytes) -> None:
 
 
 def test_metadata_is_returned() -> None:
-    """The __metadata__ of what the library wrote comes back, and is no tensor."""
+    """The __metadata__ that the library wrote is returned, and is not a tensor."""
     raw = safetensors.torch.save({"w": torch.ones(2)}, metadata={"format": "pt"})
 
     assert listed(raw).metadata == {"format": "pt"}
@@ -229,7 +229,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_files_are_refused_in_one_sentence(case: str) -> None:
-    """Each bad input is a CheckpointError that names the file and what is wrong, in one line."""
+    """Each bad input raises CheckpointError with one line that names the file and the problem."""
     raw, want = REFUSED[case]
 
     with pytest.raises(CheckpointError) as caught:
@@ -268,8 +268,8 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
-def test_odd_but_valid_files_are_listed(case: str) -> None:
-    """What the format allows is accepted, with its shapes and sizes, and the library agrees."""
+def test_unusual_valid_files_are_listed(case: str) -> None:
+    """Unusual files that the format allows are listed with their shapes and sizes, like in the library."""
     raw, expected = ACCEPTED[case]
 
     assert expected == [(t.shape, t.span.length) for t in listed(raw).tensors]
@@ -277,7 +277,7 @@ def test_odd_but_valid_files_are_listed(case: str) -> None:
 
 
 def test_names_are_kept_and_escaped_in_messages() -> None:
-    """A name with NUL, newline, escape codes and markup is listed as it is, and shown escaped."""
+    """A name with control characters and markup is listed unchanged, and escaped and shortened in messages."""
     name = "a\0b\n\x1b[31m[red]" + "x" * 1000
     raw = container({name: entry([1], [0, 4])}, bytes(4))
 
@@ -288,8 +288,8 @@ def test_names_are_kept_and_escaped_in_messages() -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_a_header_over_our_limit_is_refused_unread(tmp_path: Path) -> None:
-    """A header longer than HEADER_LIMIT is refused with the limit in the message (case 7)."""
+def test_a_header_over_the_limit_is_refused(tmp_path: Path) -> None:
+    """A header longer than HEADER_LIMIT is refused before it is read (case 7)."""
     path = tmp_path / "big.safetensors"
     with path.open("wb") as file:
         file.write(struct.pack("<Q", HEADER_LIMIT + 1))
@@ -299,8 +299,8 @@ def test_a_header_over_our_limit_is_refused_unread(tmp_path: Path) -> None:
         read_safetensors(file, "big")
 
 
-def test_a_file_that_shrinks_while_read_is_refused() -> None:
-    """A header that comes out shorter than the file's size promised is an error (case 61)."""
+def test_a_file_that_shrinks_is_refused() -> None:
+    """A header that is shorter than expected when it is read is an error (case 61)."""
 
     class Shrinking(io.BytesIO):
         def seek(self, offset: int, whence: int = 0, /) -> int:

@@ -1,4 +1,4 @@
-"""torch.export's .pt2: listed from its table, pruned in place, and loaded by torch.export."""
+"""Files of torch.export (.pt2): listed from the JSON table, pruned in place, and loaded by torch.export."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from support import bits, zeroed
+from support.torch_files import assert_only_records_differ
 from torch import nn
 
 from prunecli.api import prune
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
-from prunecli.formats.zip.directory import read_records
 from prunecli.strategies.unstructured import Threshold
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Model(nn.Module):
     """A model with tied weights, a view of a larger storage, a buffer, and a constant."""
 
     def __init__(self) -> None:
-        """Make the parts."""
+        """Create the submodules."""
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
         self.fc = nn.Linear(8, 6)
@@ -47,7 +47,7 @@ class Model(nn.Module):
         self.constant_weight = torch.randn(5, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Use the parts."""
+        """Use all submodules."""
         mixed: torch.Tensor = self.fc(x) + self.tied(x) + self.turned(x) + x @ self.brain.float().T
         total: torch.Tensor = mixed + self.constant_weight.sum() + self.conv(torch.ones(1, 3, 3, 3)).sum()
         return total
@@ -63,7 +63,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def edited(path: Path, output: Path, edit: Callable[[Table], object]) -> Path:
-    """Write the archive again, every record stored, with its table of weights edited."""
+    """Write the archive again, uncompressed, with an edited table of weights."""
     data = path.read_bytes()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(output, "w") as new:
         for name in old.namelist():
@@ -77,7 +77,7 @@ def edited(path: Path, output: Path, edit: Callable[[Table], object]) -> Path:
 
 
 def test_the_tensors_are_the_state_dict(exported: Path) -> None:
-    """Names, dtypes, shapes and strides are those of the program's state_dict; constants are none of them."""
+    """Names, shapes and strides are those of the program's state_dict; constants are not listed."""
     state = torch.export.load(exported).state_dict
 
     found = open_checkpoint(exported)
@@ -89,8 +89,8 @@ def test_the_tensors_are_the_state_dict(exported: Path) -> None:
     assert found.format == "torch.export"
 
 
-def test_pruned_weights_are_what_torch_export_loads(exported: Path, tmp_path: Path) -> None:
-    """torch.export.load sees the pruned weights, ties hold, and everything else is as it was."""
+def test_torch_export_loads_the_pruned_weights(exported: Path, tmp_path: Path) -> None:
+    """torch.export.load returns the pruned weights, and all other values unchanged."""
     before = torch.export.load(exported)
 
     prune(exported, Threshold(0.3), output=tmp_path / "out.pt2", reports=(), include=("*weight", "brain"))
@@ -104,8 +104,8 @@ def test_pruned_weights_are_what_torch_export_loads(exported: Path, tmp_path: Pa
     assert torch.isfinite(after.module()(torch.ones(1, 8))).all()
 
 
-def test_the_archive_stays_a_sound_zip(exported: Path, tmp_path: Path) -> None:
-    """Every checksum fits, also by unzip, and only records of weights differ."""
+def test_the_output_is_a_valid_zip(exported: Path, tmp_path: Path) -> None:
+    """All checksums are right, also for unzip, and only records of weights differ."""
     prune(exported, Threshold(0.3), output=tmp_path / "out.pt2", reports=())
 
     with zipfile.ZipFile(exported) as old, zipfile.ZipFile(tmp_path / "out.pt2") as new:
@@ -116,21 +116,15 @@ def test_the_archive_stays_a_sound_zip(exported: Path, tmp_path: Path) -> None:
     subprocess.run(["unzip", "-tqq", tmp_path / "out.pt2"], check=True)
 
 
-def test_every_other_byte_is_the_inputs(exported: Path, tmp_path: Path) -> None:
-    """Bytes differ only inside pruned records and in the fields that hold their checksums."""
+def test_all_other_bytes_are_unchanged(exported: Path, tmp_path: Path) -> None:
+    """Only bytes of pruned records and of their checksums differ."""
     prune(exported, Threshold(0.2), output=tmp_path / "out.pt2", reports=())
 
-    old, new = exported.read_bytes(), (tmp_path / "out.pt2").read_bytes()
-    with exported.open("rb") as file:
-        records = [r for r in read_records(file, "x").values() if "/data/" in r.name and ".json" not in r.name]
-    free = [(r.span.start, r.span.end) for r in records]
-    free += [(place, place + 4) for r in records for place in r.places]
-    assert len(old) == len(new)
-    assert all(any(a <= i < b for a, b in free) for i in range(len(old)) if old[i] != new[i])
+    assert_only_records_differ(exported, tmp_path / "out.pt2")
 
 
-def test_pickled_sparse_and_unsaved_weights_are_named(exported: Path, tmp_path: Path) -> None:
-    """What is no plain array of numbers is told by its kind, and is no tensor to prune."""
+def test_other_kinds_of_weights_are_listed_by_kind(exported: Path, tmp_path: Path) -> None:
+    """Pickled and sparse weights, and those of unknown dtype, are unprunable entries."""
 
     def edit(table: Table) -> None:
         table["fc.weight"]["use_pickle"] = True
@@ -146,8 +140,8 @@ def test_pickled_sparse_and_unsaved_weights_are_named(exported: Path, tmp_path: 
     }
 
 
-def test_programs_in_one_file_are_told_apart(exported: Path, tmp_path: Path) -> None:
-    """Where a file holds several programs, each name begins with its program's."""
+def test_names_begin_with_the_program(exported: Path, tmp_path: Path) -> None:
+    """If a file has several programs, each name begins with the name of its program."""
     with zipfile.ZipFile(exported) as old, zipfile.ZipFile(tmp_path / "two.pt2", "w") as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
@@ -160,7 +154,7 @@ def test_programs_in_one_file_are_told_apart(exported: Path, tmp_path: Path) -> 
 
 
 def meta(field: str, value: object) -> Callable[[Table], object]:
-    """Return an edit of one field of what the table says of fc.weight."""
+    """Return an edit of one field of fc.weight in the table."""
     return lambda table: table["fc.weight"]["tensor_meta"].__setitem__(field, value)
 
 
@@ -184,7 +178,7 @@ DAMAGED: dict[str, tuple[Callable[[Table], object], str]] = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_tables_are_refused(exported: Path, tmp_path: Path, name: str) -> None:
-    """A table that lies about a record is refused in a sentence that names the weight."""
+    """A wrong entry of the table is refused in an error that names the weight."""
     edit, message = DAMAGED[name]
 
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -202,8 +196,8 @@ def test_damaged_tables_are_refused(exported: Path, tmp_path: Path, name: str) -
     ],
     ids=["old", "compiled", "two folders"],
 )
-def test_other_packages_are_refused_by_name(tmp_path: Path, names: list[str], message: str, hint: str) -> None:
-    """An old exported program and a compiled package are named for what they are, with what to do."""
+def test_other_packages_are_refused_by_kind(tmp_path: Path, names: list[str], message: str, hint: str) -> None:
+    """The errors for an old exported program and a compiled package name the kind and the next step."""
     with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
         for name in names:
             archive.writestr(name, b"{}")
@@ -214,8 +208,8 @@ def test_other_packages_are_refused_by_name(tmp_path: Path, names: list[str], me
     assert hint in (caught.value.hint or "")
 
 
-def test_a_table_that_is_no_table_is_refused(exported: Path, tmp_path: Path) -> None:
-    """JSON without weights, and a weight described twice, are refused."""
+def test_a_malformed_table_is_refused(exported: Path, tmp_path: Path) -> None:
+    """JSON without weights, or with a weight described twice, is refused."""
     with zipfile.ZipFile(exported) as old:
         folder = old.namelist()[0].partition("/")[0]
     for text in ("[]", "{}", '{"config": {"a": {}, "a": {}}}', '{"config": {"a": [1]}}', "{"):
@@ -225,8 +219,8 @@ def test_a_table_that_is_no_table_is_refused(exported: Path, tmp_path: Path) -> 
             open_checkpoint(tmp_path / "m.pt2")
 
 
-def test_there_is_no_key_in_a_program(exported: Path) -> None:
-    """--key has no meaning here."""
+def test_a_program_has_no_key(exported: Path) -> None:
+    """A `key` is refused."""
     with pytest.raises(CheckpointError, match="has no key") as caught:
         open_checkpoint(exported, key="x")
 

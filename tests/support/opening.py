@@ -1,0 +1,28 @@
+"""Opening checkpoints in tests: the error of one that is refused, and the bytes at the listed positions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from prunecli.errors import CheckpointError
+from prunecli.formats.open import open_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prunecli.checkpoint import Checkpoint
+
+
+def refused(path: str | Path) -> CheckpointError:
+    """Return the error that opening `path` raises; the error and its hint must be one line each."""
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    assert "\n" not in f"{caught.value}{caught.value.hint}"
+    return caught.value
+
+
+def tensor_bytes(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Return the bytes of each contiguous tensor, read at the listed position."""
+    return {t.name: checkpoint.files[t.file].path.read_bytes()[t.start : t.end] for t in checkpoint.tensors}

@@ -7,15 +7,15 @@ import os
 import sys
 
 GARBAGE = 50_000
-"""New objects after which to look for garbage."""
+"""The number of new objects after which Python collects garbage."""
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     _occupy_descriptors()
-    # Modules are many objects that stay: looking for garbage among them, over and over, is a tenth of a small run.
+    # Modules are many objects that are never garbage: collecting among them again and again is 10 % of a small run.
     gc.set_threshold(GARBAGE)
-    # NumPy's linear algebra starts a thread per core when it is imported; the dot products here use one.
+    # NumPy's linear algebra starts a thread per core when it is imported; our dot products use one thread.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from prunecli.cli.main import main as run  # noqa: PLC0415 - after the environment is set

@@ -1,6 +1,6 @@
-"""The element types a checkpoint can hold, under safetensors' names, and the bits a magnitude has.
+"""The element types of checkpoints, by safetensors' names, and the bit patterns of their magnitudes.
 
-Nothing here imports NumPy: a listing must not pay for it.
+This module does not import NumPy, so that listing a checkpoint does not either.
 """
 
 from __future__ import annotations
@@ -11,11 +11,17 @@ from math import frexp, inf, isfinite, ldexp, nan
 
 @dataclass(frozen=True, slots=True)
 class Float:
-    """A floating-point format with a sign bit on top: sign-magnitude, so magnitudes order as integers.
+    """A floating-point format with the sign in its top bit, so that magnitudes order as integers.
 
-    `exponent` and `mantissa` count bits. `infinity` is the pattern of +inf, or None where the format has
-    none; `nan` is the smallest magnitude pattern that is NaN, or None where no magnitude is (fnuz keeps its one NaN at
-    the pattern of -0.0).
+    Attributes:
+        name: The name in safetensors ("F32", "BF16").
+        itemsize: The size of an element in bytes.
+        exponent: The number of exponent bits.
+        mantissa: The number of mantissa bits that are stored.
+        bias: The exponent bias.
+        infinity: The pattern of +inf, or None if the format has no infinity.
+        nan: The smallest magnitude pattern that is NaN, or None if no magnitude is (fnuz formats encode their one NaN
+            as the pattern of -0.0).
     """
 
     name: str
@@ -28,7 +34,7 @@ class Float:
 
     @property
     def mask(self) -> int:
-        """The pattern with all bits set but the sign."""
+        """The pattern with all bits set except the sign."""
         return (1 << (8 * self.itemsize - 1)) - 1
 
     @property
@@ -40,12 +46,12 @@ class Float:
 
     @property
     def negative_zero_is_nan(self) -> bool:
-        """Whether the pattern 0x80 means NaN (the fnuz formats)."""
+        """Whether the pattern 0x80 is NaN (the fnuz formats)."""
         return self.nan is None
 
     @property
     def top(self) -> int:
-        """The largest magnitude there is, NaN included; fnuz's one NaN counts as one above the finite ones."""
+        """The largest magnitude pattern, NaN included; the NaN of fnuz formats is one above the finite patterns."""
         return self.mask + self.negative_zero_is_nan
 
     def decode(self, bits: int) -> float:
@@ -58,7 +64,7 @@ class Float:
         return ldexp(fraction + (1 << self.mantissa), exponent - self.bias - self.mantissa)
 
     def encode(self, value: float) -> int:
-        """Return the pattern nearest to `value` (>= 0, finite), half to even; past the range, one above the finite."""
+        """Return the pattern nearest to `value` (>= 0, finite), half to even; beyond the range, `finite_max + 1`."""
         n, lowest = self._quanta(value)
         bits = round(n) + (lowest << self.mantissa)
         return min(bits, self.finite_max + 1)
@@ -76,8 +82,8 @@ class Float:
         return bits if self.decode(bits) >= value else bits + 1
 
     def _quanta(self, value: float) -> tuple[float, int]:
-        """Return `value` in units of the last place, and the exponent field less one that goes with them."""
-        # frexp gives zero the exponent 0, as if it were a half.
+        """Return `value` in units of the last place, and the exponent field minus one of those units."""
+        # frexp returns the exponent 0 for zero, as for 0.5.
         exponent = max(frexp(value)[1] - 1, 1 - self.bias) if value else 1 - self.bias
         return ldexp(value, self.mantissa - exponent), exponent + self.bias - 1
 
@@ -120,25 +126,24 @@ BITS: dict[str, int] = {
     "C64": 64,
     "C128": 128,
 }
-"""Bits an element of each known dtype takes; safetensors' names, and C128, which only torch has."""
+"""The bits of an element of each known dtype, by safetensors' names, and of C128, which only torch has."""
 
 MASK_DTYPES = frozenset(FLOATS) | {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"}
 """The dtypes in which a mask of zeros and ones may be stored; torch.nn.utils.prune stores masks as floats."""
 
 
 def why_not_prunable(dtype: str) -> str | None:
-    """Say why a tensor of `dtype` is passed through, or None where its weights can be pruned."""
+    """Return why a tensor of `dtype` is not pruned, or None if it can be."""
     if dtype in FLOATS:
         return None
     kinds = {"B": "booleans", "U": "integers", "I": "integers", "C": "complex numbers"}
-    what = kinds.get(dtype[0], "packed or scale-only numbers")
-    return f"{dtype} holds {what}, not weights"
+    return f"{dtype} holds {kinds.get(dtype[0], 'packed or scale-only numbers')}, not weights"
 
 
 def cast(value: float, dtype: Float) -> int:
-    """Return the pattern that `value` (>= 0, finite) becomes when torch compares a tensor of `dtype` with it.
+    """Return the pattern of `value` (>= 0, finite) when torch compares a tensor of `dtype` with it.
 
-    torch takes a Python number through float32 on its way to the 16- and 8-bit types.
+    For the 16- and 8-bit types torch rounds a Python number to float32 first.
     """
     if dtype.itemsize < FLOATS["F32"].itemsize:
         single = FLOATS["F32"].encode(value)
@@ -168,4 +173,4 @@ TORCH_DTYPES = {
     "complex64": "C64",
     "complex128": "C128",
 }
-"""safetensors' name for each of torch's dtypes that has one."""
+"""The safetensors name of each torch dtype that has one."""

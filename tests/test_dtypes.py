@@ -1,4 +1,4 @@
-"""The float formats against torch's own conversions: every 8- and 16-bit pattern, and NumPy for the wide ones."""
+"""The float formats equal torch's conversions for every 8- and 16-bit pattern, and NumPy's for the wide formats."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from prunecli.dtypes import BITS, FLOATS, Float, cast, why_not_prunable
 
@@ -31,7 +32,7 @@ magnitudes = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 
 
 def torch_values(name: str) -> list[float]:
-    """Return what torch reads the patterns 0 to the one with all bits but the sign as."""
+    """Return torch's values of all magnitude patterns."""
     dtype = FLOATS[name]
     kind = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
     patterns = torch.arange(dtype.mask + 1, dtype=torch.int32).to(kind)
@@ -40,7 +41,7 @@ def torch_values(name: str) -> list[float]:
 
 
 def torch_bits(value: float, name: str) -> int:
-    """Return the pattern that torch casts a float32 number to."""
+    """Return the pattern of a float32 number that torch casts to the format."""
     kind = {1: torch.uint8, 2: torch.int16}[FLOATS[name].itemsize]
     return int(torch.tensor(value, dtype=torch.float32).to(TORCH[name]).view(kind))
 
@@ -51,8 +52,8 @@ def finite_values(dtype: Float) -> list[float]:
 
 
 @pytest.mark.parametrize("name", NARROW)
-def test_every_narrow_pattern_decodes_as_torch_reads_it(name: str) -> None:
-    """Every magnitude of the 8- and 16-bit formats has torch's value: NaN, infinity and subnormals too."""
+def test_every_narrow_pattern_decodes_as_in_torch(name: str) -> None:
+    """Every magnitude of the 8- and 16-bit formats has torch's value, NaN, infinity and subnormals included."""
     expected = torch_values(name)
 
     got = [FLOATS[name].decode(bits) for bits in range(len(expected))]
@@ -62,7 +63,7 @@ def test_every_narrow_pattern_decodes_as_torch_reads_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", NARROW)
 def test_limits_are_torchs(name: str) -> None:
-    """Size, largest and smallest numbers of a format are those that torch states."""
+    """Size, largest and smallest normal number of a format equal those of torch.finfo."""
     dtype, info = FLOATS[name], torch.finfo(TORCH[name])
     expected = (TORCH[name].itemsize, info.max, info.smallest_normal)
 
@@ -72,7 +73,7 @@ def test_limits_are_torchs(name: str) -> None:
 
 @pytest.mark.parametrize("name", NARROW)
 def test_the_lone_sign_bit_is_nan_in_fnuz_only(name: str) -> None:
-    """Where torch reads the sign bit alone as NaN it ranks above all magnitudes, else there is no such pattern."""
+    """If torch reads the sign bit alone as NaN, that NaN is the largest magnitude."""
     dtype = FLOATS[name]
     kind = {1: torch.int8, 2: torch.int16}[dtype.itemsize]
     lone = torch.tensor([-dtype.mask - 1], dtype=kind).view(TORCH[name]).to(torch.float64)
@@ -83,7 +84,7 @@ def test_the_lone_sign_bit_is_nan_in_fnuz_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", NARROW)
 def test_every_narrow_value_encodes_as_itself(name: str) -> None:
-    """encode, floor and ceil undo decode for every finite magnitude, zero first of all."""
+    """encode, floor and ceil invert decode for every finite magnitude."""
     dtype = FLOATS[name]
 
     for bits, value in enumerate(finite_values(dtype)):
@@ -92,12 +93,12 @@ def test_every_narrow_value_encodes_as_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", NARROW)
 def test_numbers_between_patterns_round_to_the_nearest_half_to_even(name: str) -> None:
-    """Between two neighbours the nearer is encoded, in the middle the even one; floor and ceil take the ends."""
+    """Between two neighbours encode returns the nearer, in the middle the even one; floor and ceil return the ends."""
     dtype = FLOATS[name]
     values = finite_values(dtype)
 
     for bits, (low, high) in enumerate(pairwise(values)):
-        middle = (low + high) / 2  # exact: float64 has room for one more bit
+        middle = (low + high) / 2  # exact: float64 has more bits
         even = bits + bits % 2
         near = nextafter(middle, 0), middle, nextafter(middle, inf)
         assert [bits, even, bits + 1] == [dtype.encode(value) for value in near]
@@ -106,8 +107,8 @@ def test_numbers_between_patterns_round_to_the_nearest_half_to_even(name: str) -
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_numbers_past_the_range_encode_one_above_the_finite(name: str) -> None:
-    """What rounds past the largest finite number is one above it, floor stays finite, ceil leaves the range."""
+def test_numbers_beyond_the_range_encode_one_above_the_finite(name: str) -> None:
+    """Beyond the range, encode and ceil return one above the largest finite pattern, and floor returns that."""
     dtype = FLOATS[name]
     top = dtype.decode(dtype.finite_max)
     huge = 1.7e308 if name != "F64" else top
@@ -120,7 +121,7 @@ def test_numbers_past_the_range_encode_one_above_the_finite(name: str) -> None:
 
 @pytest.mark.parametrize("name", NARROW)
 def test_the_half_above_the_largest_number_rounds_as_if_the_next_existed(name: str) -> None:
-    """Half a step above the largest finite number goes to the even side; below that it stays finite."""
+    """Half a step above the largest finite number rounds to even; less than that rounds down."""
     dtype = FLOATS[name]
     below, top = dtype.decode(dtype.finite_max - 1), dtype.decode(dtype.finite_max)
     half = top + (top - below) / 2
@@ -131,10 +132,10 @@ def test_the_half_above_the_largest_number_rounds_as_if_the_next_existed(name: s
 
 
 @pytest.mark.parametrize("name", ["F64", "F32", "F16"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(value=magnitudes)
 def test_encode_is_numpys_cast(name: str, value: float) -> None:
-    """A float64 number becomes the pattern NumPy rounds it to, infinity past the range."""
+    """A float64 number is encoded as NumPy rounds it, to infinity beyond the range."""
     dtype = FLOATS[name]
     with np.errstate(over="ignore", under="ignore"):
         expected = int(NUMPY[name](value).view(f"i{dtype.itemsize}"))
@@ -143,7 +144,7 @@ def test_encode_is_numpys_cast(name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("name", FLOATS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(value=magnitudes)
 def test_floor_and_ceil_enclose_the_value(name: str, value: float) -> None:
     """No finite pattern lies between floor and the value, nor between the value and ceil."""
@@ -156,10 +157,10 @@ def test_floor_and_ceil_enclose_the_value(name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("name", NARROW)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(value=st.floats(min_value=0, max_value=100_000, width=32))
 def test_floor_and_ceil_are_searches_in_the_sorted_values(name: str, value: float) -> None:
-    """Among all finite values in order, floor is the last at most the number, ceil the first at least it."""
+    """Floor is the last finite value up to the number, and ceil the first from it on."""
     dtype = FLOATS[name]
     values = SORTED[name]
 
@@ -171,10 +172,10 @@ SORTED = {name: finite_values(FLOATS[name]) for name in NARROW}
 
 
 @pytest.mark.parametrize("name", NARROW)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(value=st.floats(min_value=0, width=32, allow_nan=False, allow_infinity=False))
 def test_encode_is_torchs_cast_of_float32(name: str, value: float) -> None:
-    """Within the range a float32 number becomes the pattern torch casts it to."""
+    """Within the range a float32 number is encoded as torch casts it."""
     dtype = FLOATS[name]
     expected = torch_bits(min(value, dtype.decode(dtype.finite_max)), name)
 
@@ -183,10 +184,10 @@ def test_encode_is_torchs_cast_of_float32(name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["F64", "F32", "F16", "BF16"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(value=st.one_of(st.floats(0, 1), st.floats(0, 70_000), magnitudes))
 def test_cast_splits_a_tensor_where_torchs_comparison_does(name: str, value: float) -> None:
-    """Weights with a pattern above cast(value) are those of which torch says `tensor.abs() > value`."""
+    """The patterns above cast(value) are those where torch's `tensor.abs() > value` is True."""
     dtype = FLOATS[name]
     at = dtype.encode(value)
     patterns = [bits for bits in range(at - 3, at + 4) if 0 <= bits <= dtype.finite_max]
@@ -200,7 +201,7 @@ def test_cast_splits_a_tensor_where_torchs_comparison_does(name: str, value: flo
 
 @pytest.mark.parametrize("name", NARROW)
 def test_cast_rounds_twice_as_torch_does(name: str) -> None:
-    """A number a hair above a half goes through float32 first, becomes the half, and then goes to even."""
+    """A number just above a tie is rounded to the tie by float32, and then to even."""
     dtype = FLOATS[name]
     one = dtype.encode(1.0)
     half = (1.0 + dtype.decode(one + 1)) / 2
@@ -210,8 +211,8 @@ def test_cast_rounds_twice_as_torch_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_cast_of_zero_is_zero_and_of_the_huge_is_out_of_range(name: str) -> None:
-    """Zero casts to the pattern 0; a number past float32's range casts past any narrower format's."""
+def test_cast_of_zero_and_of_a_huge_number(name: str) -> None:
+    """Zero casts to the pattern 0, and a number beyond float32's range beyond that of each narrower format."""
     dtype = FLOATS[name]
 
     assert cast(0.0, dtype) == 0
@@ -222,8 +223,8 @@ def test_cast_of_zero_is_zero_and_of_the_huge_is_out_of_range(name: str) -> None
     ("dtype", "word"),
     [("I8", "integers"), ("U16", "integers"), ("BOOL", "booleans"), ("C64", "complex"), ("F4", "packed")],
 )
-def test_other_dtypes_are_not_prunable_and_say_why(dtype: str, word: str) -> None:
-    """Integers, booleans, complex and packed numbers come with a reason that names the dtype."""
+def test_other_dtypes_are_not_prunable(dtype: str, word: str) -> None:
+    """The reason for integers, booleans, complex and packed numbers names the dtype."""
     reason = why_not_prunable(dtype)
 
     assert reason is not None
@@ -233,5 +234,5 @@ def test_other_dtypes_are_not_prunable_and_say_why(dtype: str, word: str) -> Non
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_floats_are_prunable(dtype: str) -> None:
-    """No float format has a reason against it."""
+    """Every float format can be pruned."""
     assert why_not_prunable(dtype) is None

@@ -230,7 +230,7 @@ class Applier:
             self.plans[target] = without_masks(self.plans[target])
         for tally in others:
             first.merge(tally)
-        self.found[target] = TensorResult(first.facts(), first.histogram())
+        self.found[target] = TensorResult(first.stats(), first.histogram())
 
     def repair(self, file: int, shape: CheckpointFile, fd: int | None) -> None:
         """Check the old checksums of the records that changed, and write the new ones to `fd`.

@@ -1,7 +1,6 @@
-"""What compressing the selected tensors would give, estimated from a sample of their bytes before and after.
+"""Estimate the compressed size of the selected tensors before and after, from a sample of their bytes.
 
-zstd where it is there, which is what filesystems and archives use; else deflate, which is what gzip and zip use.
-Nothing here knows about names or strategies.
+The compressor is zstd where it is installed, as in filesystems and archives, else deflate, as in gzip and zip.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
 
 RUNS = 32
-"""Runs of bytes a sample is made of, at even distances: it takes milliseconds, however large the file is."""
+"""Runs of bytes in a sample, at even distances: the estimate takes milliseconds, whatever the size of the file."""
 
 RUN_BYTES = 1 << 15
-"""Bytes of a run: a window of deflate, so that what a compressor finds nearby is found here too."""
+"""Bytes of a run: the window of deflate, so that the compressor finds the same repetitions as in the whole file."""
 
 ZSTD_LEVEL, DEFLATE_LEVEL = 3, 6
-"""The levels these compressors take when nobody says otherwise."""
+"""The default levels of these compressors."""
 
 
 def sample(files: Sequence[int], tensors: Sequence[TensorInfo]) -> bytes:
-    """Return a sample of the bytes of `tensors`, read from the open descriptors `files`; all of them where few.
+    """Return a sample of the bytes of `tensors`, or all of them if there are few, read from the descriptors `files`.
 
-    The places depend on the tensors alone: the samples of two files of one layout can be compared. Raises
-    CheckpointError where a file ends early.
+    The places depend on the tensors alone, so the samples of two files with the same layout can be compared. Raises
+    CheckpointError if a file ends early.
     """
     parts = []
     for file, start, length in _places(tensors):
@@ -48,41 +47,41 @@ def sample(files: Sequence[int], tensors: Sequence[TensorInfo]) -> bytes:
 
 
 def estimate(before: bytes, after: bytes, tensors: Sequence[TensorInfo]) -> Compressed:
-    """Return what `tensors` take if all of them compress as these samples of them do."""
+    """Return the sizes of `tensors` before and after if they compress as well as these samples of them."""
     method, compress, level = _compressor()
     total = sum(tensor.nbytes for tensor in tensors)
-    had, has = (round(total * len(compress(part, level)) / len(part)) if part else 0 for part in (before, after))
-    return Compressed(f"{method} level {level}", len(before), had, has)
+    sizes = (round(total * len(compress(part, level)) / len(part)) if part else 0 for part in (before, after))
+    return Compressed(f"{method} level {level}", len(before), *sizes)
 
 
 def _places(tensors: Sequence[TensorInfo]) -> Iterator[tuple[int, int, int]]:
-    """Yield (file, first byte, length) of the runs, which may go over the edge of a tensor into the next."""
-    lying = sorted((t.file, t.start, t.end) for t in tensors if t.numel)
-    edges = [0, *accumulate(end - start for _, start, end in lying)]
+    """Yield (file, first byte, length) of the runs; a run may extend into the next tensor."""
+    ranges = sorted((t.file, t.start, t.end) for t in tensors if t.numel)
+    edges = [0, *accumulate(end - start for _, start, end in ranges)]
     total = edges[-1]
     runs = min(RUNS, -(-total // RUN_BYTES))
     for run in range(runs):
-        at, stop = total * run // runs // 8 * 8, total * (run + 1) // runs // 8 * 8 if run + 1 < runs else total
-        stop = min(at + RUN_BYTES, stop)
-        while at < stop:
-            tensor = bisect_right(edges, at) - 1
-            file, start, _ = lying[tensor]
-            length = min(stop, edges[tensor + 1]) - at
-            yield file, start + at - edges[tensor], length
-            at += length
+        position, stop = total * run // runs // 8 * 8, total * (run + 1) // runs // 8 * 8 if run + 1 < runs else total
+        stop = min(position + RUN_BYTES, stop)
+        while position < stop:
+            index = bisect_right(edges, position) - 1
+            file, start, _ = ranges[index]
+            length = min(stop, edges[index + 1]) - position
+            yield file, start + position - edges[index], length
+            position += length
 
 
 def _compressor() -> tuple[str, Callable[[bytes, int], bytes], int]:
-    """Return the name of the best compressor here, the compressor, and its level."""
-    # part of Python from 3.14 on, a package before
-    found = next((name for name in ("compression.zstd", "zstandard") if _is_there(name)), None)
-    if found is None:
+    """Return the name of the best installed compressor, the compressor, and its level."""
+    # compression.zstd is part of Python since 3.14; zstandard is a package.
+    module = next((name for name in ("compression.zstd", "zstandard") if _is_installed(name)), None)
+    if module is None:
         return "deflate", zlib.compress, DEFLATE_LEVEL
-    return "zstd", importlib.import_module(found).compress, ZSTD_LEVEL
+    return "zstd", importlib.import_module(module).compress, ZSTD_LEVEL
 
 
-def _is_there(name: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # of the package it would be in
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that would contain it
         return False

@@ -1,4 +1,7 @@
-"""masks."""
+"""Masks as torch tensors, from mask files and from the zeros of pruned checkpoints.
+
+torch is imported when a function is called.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from prunecli.checkpoint import PathLike
 from prunecli.dtypes import FLOATS, MASK_DTYPES
 from prunecli.engine.score_files import MatchedTensors
 from prunecli.engine.scorers import MaskReader
-from prunecli.errors import CheckpointError
+from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.open import open_checkpoint
 from prunecli.io.memory import state_dict_checkpoint
 from prunecli.io.reader import Reader, open_sources
@@ -28,31 +31,42 @@ if TYPE_CHECKING:
 
 
 RUN = 1 << 20
-"""Elements that are turned into booleans at once."""
+"""Elements that are converted to booleans at once."""
+
+_HINT = ("write a mask when you prune: ", Argument("mask_out", "mask.safetensors"))
 
 
 def load_mask(path: PathLike) -> dict[str, Tensor]:
-    """Return the masks in a file that `--mask-out` wrote, by tensor name: bool, in the tensor's shape, True = kept.
+    """Return the masks in a file, such as one that `prune` writes to `mask_out`.
 
-    Any checkpoint of zeros and ones will do; `_mask` at the end of a name, as torch.nn.utils.prune has it, is dropped.
-    Raises CheckpointError for what is no checkpoint, holds no tensor, or holds other numbers than 0 and 1.
+    Args:
+        path: A checkpoint whose tensors hold zeros (pruned) and ones (kept): booleans, integers or floats.
+
+    Returns:
+        A bool tensor for each tensor of the file, in its shape, True = kept. Names lose the ending `_mask`, which
+        torch.nn.utils.prune appends.
+
+    Raises:
+        CheckpointError: The file is not a checkpoint, has no tensor, has two masks for one tensor, or has other
+            numbers than 0 and 1.
     """
     checkpoint, worker = open_checkpoint(path), Worker(None)
     names = [tensor.name.removesuffix("_mask") for tensor in checkpoint.tensors]
     if not names or len(set(names)) < len(names):
-        what = "two masks for one tensor" if names else "no mask"
-        raise CheckpointError(f"{printable(str(path))} holds {what}", hint=_MAKE_ONE)
+        problem = "two masks for one tensor" if names else "no mask"
+        raise CheckpointError(f"{printable(str(path))} holds {problem}", hint=_HINT)
     for tensor in checkpoint.tensors:
-        _refuse_non_mask(path, tensor)
-    beside = MatchedTensors(f"mask in {printable(str(path))}", checkpoint, dict(enumerate(checkpoint.tensors)))
+        _check_mask_tensor(path, tensor)
+    tensors = dict(enumerate(checkpoint.tensors))
     with open_sources(checkpoint) as sources:
-        flags = MaskReader(beside, Reader(sources))
+        matched = MatchedTensors(f"mask in {printable(str(path))}", checkpoint, tensors)
+        mask_reader = MaskReader(matched, Reader(sources))
 
-        def stays(at: int) -> Callable[[int, int], NDArray[Any]]:
-            return lambda first, stop: flags.stays(worker, at, first, stop - first)
+        def keep(index: int) -> Callable[[int, int], NDArray[Any]]:
+            return lambda first, stop: mask_reader.stays(worker, index, first, stop - first)
 
         return {
-            name: _filled(tensor, stays(at)) for (at, tensor), name in zip(beside.tensors.items(), names, strict=True)
+            name: _filled(tensor, keep(index)) for (index, tensor), name in zip(tensors.items(), names, strict=True)
         }
 
 
@@ -63,51 +77,57 @@ def mask_from_checkpoint(
     exclude: Sequence[str] = (),
     key: str | None = None,
 ) -> dict[str, Tensor]:
-    """Return where the weights of a pruned checkpoint, or state_dict, are not zero, as `load_mask` returns a mask.
+    """Return masks that are True where the weights of a pruned checkpoint or state_dict are not zero.
 
-    The tensors are those that pruning would choose, with `include`, `exclude` and, for a path, `key` as in
-    `prunecli.prune`: biases that are zero are not held at zero. Of tied tensors the first name counts. Raises
-    PruneError as pruning does.
+    Args:
+        pruned: The path of a checkpoint, or a flat dict of torch tensors by name.
+        include: Patterns over tensor names, as in `prunecli.prune`. By default the tensors that pruning would select:
+            a bias that is zero gets no mask.
+        exclude: Patterns of the tensors that get no mask.
+        key: Where the state_dict is in the checkpoint, as in `prunecli.prune`; only with a path.
+
+    Returns:
+        A bool tensor for each selected tensor, in its shape, True = not zero. Of tied tensors the first name is used.
+
+    Raises:
+        PruneError: The checkpoint cannot be read, or the patterns select no tensor.
     """
-    rules, worker = Selector(tuple(include), tuple(exclude)), Worker(None)
+    selector, worker = Selector(tuple(include), tuple(exclude)), Worker(None)
     if isinstance(pruned, (str, os.PathLike)):
         checkpoint = open_checkpoint(pruned, key=key)
-        targets = [target.tensor for target in select(checkpoint, rules).targets]
+        targets = [target.tensor for target in select(checkpoint, selector).targets]
         with open_sources(checkpoint) as sources:
-            return _survivors(worker, Reader(sources), targets)
+            return _nonzero_masks(worker, Reader(sources), targets)
     memory = state_dict_checkpoint(pruned)
     memory.synchronize()
-    targets = [target.tensor for target in select(memory.checkpoint, rules).targets]
-    return _survivors(worker, Reader(memory.regions), targets)  # type: ignore[arg-type] # a region can be read
+    targets = [target.tensor for target in select(memory.checkpoint, selector).targets]
+    return _nonzero_masks(worker, Reader(memory.regions), targets)  # type: ignore[arg-type] # a region can be read
 
 
-def _survivors(worker: Worker, reader: Reader, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:
-    def of(tensor: TensorInfo) -> Callable[[int, int], NDArray[Any]]:
+def _nonzero_masks(worker: Worker, reader: Reader, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:
+    def keep(tensor: TensorInfo) -> Callable[[int, int], NDArray[Any]]:
         read, dtype = reader.range_reader(worker, tensor), FLOATS[tensor.dtype]
         return lambda first, stop: worker.host.magnitudes(read(first, stop), dtype) != 0
 
-    return {tensor.name: _filled(tensor, of(tensor)) for tensor in targets}
+    return {tensor.name: _filled(tensor, keep(tensor)) for tensor in targets}
 
 
-def _filled(tensor: TensorInfo, stays: Callable[[int, int], NDArray[Any]]) -> Tensor:
-    """Return a bool tensor of the shape of `tensor` with what `stays` says of runs of its elements."""
+def _filled(tensor: TensorInfo, keep: Callable[[int, int], NDArray[Any]]) -> Tensor:
+    """Return a bool tensor of the shape of `tensor` with the values of `keep(first, stop)`."""
     torch = importlib.import_module("torch")
     mask: Tensor = torch.empty(tensor.numel, dtype=torch.bool, device="cpu")
     flat = mask.numpy()
-    step = RUN if tensor.contiguous else max(tensor.numel, 1)  # one that is not is always read whole
+    step = RUN if tensor.contiguous else max(tensor.numel, 1)  # a strided tensor is always read whole
     for first in range(0, tensor.numel, step):
         stop = min(first + step, tensor.numel)
-        flat[first:stop] = stays(first, stop)
+        flat[first:stop] = keep(first, stop)
     return mask.reshape(tensor.shape)
 
 
-_MAKE_ONE = "prune l1 CKPT --amount 0.5 --mask-out mask.safetensors"
-
-
-def _refuse_non_mask(path: PathLike, tensor: TensorInfo) -> None:
+def _check_mask_tensor(path: PathLike, tensor: TensorInfo) -> None:
     name = f"{printable(repr(tensor.name))} in {printable(str(path))}"
     if tensor.dtype not in MASK_DTYPES:
-        raise CheckpointError(f"{name} is {tensor.dtype}, not a mask of zeros and ones", hint=_MAKE_ONE)
+        raise CheckpointError(f"{name} is {tensor.dtype}, not a mask of zeros and ones", hint=_HINT)
     if tensor.unprunable_reason is not None:
         raise CheckpointError(
             f"{name} cannot be read as a mask: {tensor.unprunable_reason}", hint="save it with .contiguous()"

@@ -1,4 +1,4 @@
-"""What compressing would give: the sample is of the right bytes, and the estimate is near the truth."""
+"""The sample has the bytes of the tensors, and the estimate is close to the real compressed size."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from prunecli.checkpoint import Span, TensorInfo, row_major
-from prunecli.engine import compression as worth
+from prunecli.engine import compression
 from prunecli.engine.compression import RUN_BYTES, RUNS, estimate, sample
 from prunecli.errors import CheckpointError
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def tensor(name: str, start: int, count: int, file: int = 0) -> TensorInfo:
-    """Describe `count` float32 numbers from byte `start` of a file."""
+    """Return a tensor of `count` float32 numbers from byte `start` of a file."""
     return TensorInfo(name, "F32", (count,), row_major((count,)), file, Span(start, 4 * count))
 
 
@@ -44,14 +45,14 @@ def files(tmp_path: Path) -> Iterator[list[int]]:
 
 def content(files: Sequence[int], tensors: Sequence[TensorInfo]) -> bytes:
     """Return all bytes of the tensors, in the order of the files."""
-    lying = sorted(tensors, key=lambda t: (t.file, t.start))
-    return b"".join(os.pread(files[t.file], t.nbytes, t.start) for t in lying)
+    ordered = sorted(tensors, key=lambda t: (t.file, t.start))
+    return b"".join(os.pread(files[t.file], t.nbytes, t.start) for t in ordered)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(counts=st.lists(st.integers(0, 5000), max_size=12), data=st.data())
-def test_few_bytes_are_sampled_whole(counts: list[int], data: st.DataObject) -> None:
-    """Up to the sample's size every byte of the tensors is in it once, across tensors, gaps and files."""
+def test_few_bytes_are_sampled_completely(counts: list[int], data: st.DataObject) -> None:
+    """A sample of few tensors has each of their bytes once, across gaps and files."""
     read, write = os.memfd_create("a"), os.memfd_create("b")
     tensors, at = [], 0
     for number, count in enumerate(counts):
@@ -70,7 +71,7 @@ def test_few_bytes_are_sampled_whole(counts: list[int], data: st.DataObject) -> 
 
 
 def test_a_large_tensor_is_sampled_at_even_distances(files: list[int]) -> None:
-    """Of many bytes a fixed number is taken, from the first run to near the end."""
+    """A sample of a large tensor has a fixed size and covers it from the start to near the end."""
     big = tensor("w", 4096, 1_000_000)
     found, whole = sample(files, [big]), content(files, [big])
     places = [whole.index(found[at : at + RUN_BYTES]) for at in range(0, len(found), RUN_BYTES)]
@@ -81,7 +82,7 @@ def test_a_large_tensor_is_sampled_at_even_distances(files: list[int]) -> None:
 
 
 def test_a_file_that_ends_early_is_an_error(files: list[int]) -> None:
-    """A tensor beyond the end of its file is a damaged checkpoint."""
+    """A tensor beyond the end of its file is an error."""
     with pytest.raises(CheckpointError, match="ends at"):
         sample(files, [tensor("w", (1 << 22) - 8, 100)])
 
@@ -93,8 +94,8 @@ def normal(count: int, sparsity: float) -> bytes:
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
-def test_the_estimate_is_near_the_truth(tmp_path: Path, sparsity: float) -> None:
-    """What the sample says is within 5 % of what compressing all bytes gives."""
+def test_the_estimate_is_close_to_the_compressed_size(tmp_path: Path, sparsity: float) -> None:
+    """The estimate is within 5 % of the size of all bytes after compression."""
     path, data = tmp_path / "f", normal(2_000_000, sparsity)
     path.write_bytes(data)
     weights = tensor("w", 0, 2_000_000)
@@ -112,9 +113,9 @@ def test_the_estimate_is_near_the_truth(tmp_path: Path, sparsity: float) -> None
     assert abs(found.bytes_after / expected - 1) < 0.05
 
 
-def test_without_zstd_it_is_deflate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no zstd is installed, the estimate is what gzip gives, and says so."""
-    monkeypatch.setattr(worth, "_is_there", lambda _: False)
+def test_without_zstd_the_method_is_deflate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without zstd the estimate equals the size that gzip gives."""
+    monkeypatch.setattr(compression, "_is_installed", lambda _: False)
     before, after = normal(10_000, 0.0), normal(10_000, 0.8)
 
     found = estimate(before, after, [tensor("w", 0, 10_000)])
@@ -125,14 +126,14 @@ def test_without_zstd_it_is_deflate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["no_such_package", "no_such_package.zstd", "json.no_such_part"])
-def test_a_package_that_is_not_there_is_no_error(name: str) -> None:
-    """Looking for a compressor imports nothing and finds nothing quietly."""
-    assert not worth._is_there(name)
-    assert worth._is_there("json.decoder")
+def test_a_package_that_is_not_installed_is_no_error(name: str) -> None:
+    """The search for a compressor does not import it and does not raise."""
+    assert not compression._is_installed(name)
+    assert compression._is_installed("json.decoder")
 
 
-def test_with_zstd_it_is_zstd() -> None:
-    """Where zstd is installed, it is taken, at its own default level."""
+def test_with_zstd_the_method_is_zstd() -> None:
+    """If zstd is installed it is used, at its default level."""
     zstd = pytest.importorskip("zstandard")
     data = normal(10_000, 0.5)
 
@@ -142,8 +143,8 @@ def test_with_zstd_it_is_zstd() -> None:
     assert importlib.import_module("zstandard") is zstd
 
 
-def test_nothing_selected_estimates_nothing() -> None:
-    """Without a byte the sizes are 0, not an error."""
+def test_no_bytes_have_the_size_0() -> None:
+    """The estimate of no bytes is 0, not an error."""
     empty = tensor("w", 0, 0)
 
     assert sample([], [empty]) == b""

@@ -1,4 +1,4 @@
-"""What a report states about a tensor, against counting it the plain way, for any cutting into pieces."""
+"""The measurements of a tensor equal their definitions, whatever the chunks in which they are collected."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from prunecli.dtypes import FLOATS, Float
 from prunecli.engine.measure import StatsCollector, TensorStats, conforms
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def magnitudes(x: NDArray[Any], dtype: Float) -> NDArray[Any]:
-    """Return the sign-cleared patterns in memory of their own."""
-    found: NDArray[Any] = NumpyOps().magnitudes(x, dtype).copy()
-    return found
+    """Return a copy of the sign-cleared patterns."""
+    patterns: NDArray[Any] = NumpyOps().magnitudes(x, dtype).copy()
+    return patterns
 
 
 def measured(
@@ -38,17 +39,17 @@ def measured(
     dtype: Float,
     pieces: Sequence[tuple[int, int, int]],
 ) -> TensorStats:
-    """Measure a tensor in `pieces`: (start, stop, which tally), and merge the tallies."""
-    tallies = {number: StatsCollector(shape, dtype) for *_, number in pieces}
+    """Measure a tensor in `pieces` of (start, stop, number of the collector), and merge the collectors."""
+    collectors = {number: StatsCollector(shape, dtype) for *_, number in pieces}
     squares = Squares()
     for start, stop, number in pieces:
         before, after = x[start:stop].copy(), np.where(keep, x, 0).astype(x.dtype)[start:stop]
         sums = squares.of(before, dtype), squares.of(after, dtype)
-        tallies[number].add(start, magnitudes(before, dtype), magnitudes(after, dtype), sums)
-    first, *others = tallies.values()
+        collectors[number].add(start, magnitudes(before, dtype), magnitudes(after, dtype), sums)
+    first, *others = collectors.values()
     for other in others:
         first.merge(other)
-    return first.facts()
+    return first.stats()
 
 
 def at_once(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtype: Float) -> TensorStats:
@@ -62,15 +63,15 @@ def decoded(x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
 
 
 def plain(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtype: Float) -> TensorStats:
-    """Count everything by its definition."""
+    """Return the measurements by their definitions."""
     before = decoded(x, dtype)
     after = np.where(keep, before, 0.0)
     finite = np.isfinite(before)
-    gone, left = before[(before != 0) & (after == 0)], after[after != 0]
+    pruned, kept = before[(before != 0) & (after == 0)], after[after != 0]
     with np.errstate(over="ignore"):
         total, rest = float((before[finite] ** 2).sum()), float((after[finite] ** 2).sum())
-    # NaN is the largest of all, so it spoils the one and not the other.
-    largest, smallest = np.maximum.reduce(gone, initial=0.0), np.fmin.reduce(left, initial=inf)
+    # NaN is the largest magnitude, so it affects the maximum and not the minimum.
+    largest, smallest = np.maximum.reduce(pruned, initial=0.0), np.fmin.reduce(kept, initial=inf)
     sliced = after.reshape(shape) if len(shape) >= 2 else None
     return TensorStats(
         zeros_before=int((before == 0).sum()),
@@ -86,20 +87,20 @@ def plain(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtyp
 
 
 def fits_two_four(after: NDArray[Any]) -> bool:
-    """Look at each group of 4 along dim 1 by itself."""
+    """Check each group of 4 along dim 1 separately."""
     lines = np.moveaxis(after, 1, -1).reshape(-1, after.shape[1])
     return all(np.count_nonzero(line[at : at + 4]) <= 2 for line in lines for at in range(0, len(line), 4))
 
 
 def check(expected: TensorStats, got: TensorStats) -> None:
-    """Compare whole numbers exactly and the share of squares nearly."""
+    """Compare counts exactly and the fraction of squares approximately."""
     assert replace(expected, l2_kept=None) == replace(got, l2_kept=None)
     assert (expected.l2_kept is None) == (got.l2_kept is None)
     assert isclose(expected.l2_kept or 0, got.l2_kept or 0, rel_tol=1e-5, abs_tol=1e-12)
 
 
 def from_values(numbers: NDArray[Any], dtype: Float) -> NDArray[Any]:
-    """Return `numbers` as the integers that a file of `dtype` holds."""
+    """Return `numbers` as the integers of `dtype`."""
     sign = np.where(np.signbit(numbers), -dtype.mask - 1, 0)
     bits = [dtype.encode(number) for number in np.abs(numbers).tolist()]
     return (np.array(bits, np.int64) + sign).astype(INTS[dtype.itemsize])
@@ -107,7 +108,7 @@ def from_values(numbers: NDArray[Any], dtype: Float) -> NDArray[Any]:
 
 @st.composite
 def tensors(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[int, ...], Float]:
-    """Draw weights with zeros, whole zero rows and columns, and keep masks of several kinds."""
+    """Draw weights with zeros, zero rows and columns, and masks of several kinds."""
     dtype = FLOATS[draw(st.sampled_from(list(FLOATS)))]
     shape = tuple(draw(st.lists(st.integers(1, 9), min_size=0, max_size=5).filter(lambda s: prod(s) <= 2000)))
     random = np.random.default_rng(draw(st.integers(0, 1000)))
@@ -125,22 +126,22 @@ def tensors(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[int
     return x, keep.reshape(-1), shape, dtype
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250))
 @given(case=tensors(), data=st.data())
-def test_any_pieces_in_any_order_give_the_plain_facts(case: Any, data: Any) -> None:  # noqa: ANN401
-    """However a tensor is cut up, in whatever order, and however many tallies share it, the facts are the same."""
+def test_pieces_in_any_order_give_the_same_measurements(case: Any, data: Any) -> None:  # noqa: ANN401
+    """The measurements do not depend on the pieces, their order and the number of collectors."""
     x, keep, shape, dtype = case
     edges = sorted({0, x.size, *data.draw(st.sets(st.integers(0, x.size), max_size=6))})
-    stretches = data.draw(st.permutations([(a, b) for a, b in itertools.pairwise(edges)]))
-    pieces = [(start, stop, data.draw(st.integers(0, 2))) for start, stop in stretches]
+    ranges = data.draw(st.permutations([(a, b) for a, b in itertools.pairwise(edges)]))
+    pieces = [(start, stop, data.draw(st.integers(0, 2))) for start, stop in ranges]
 
     check(plain(x, keep, shape, dtype), measured(x, keep, shape, dtype, pieces))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(shape=st.tuples(st.integers(1, 4), st.integers(1, 11), st.integers(1, 3)), data=st.data())
 def test_one_element_too_many_breaks_two_of_four(shape: tuple[int, ...], data: Any) -> None:  # noqa: ANN401
-    """A tensor that fits, cut anywhere, stops fitting with any third weight in any group, and only then."""
+    """A third non-zero in any group breaks the 2:4 pattern, wherever the tensor is cut."""
     dtype = FLOATS["F32"]
     keep = np.zeros(shape, bool)
     keep[:, 1::4], keep[:, 2::4] = True, True
@@ -157,17 +158,17 @@ def test_one_element_too_many_breaks_two_of_four(shape: tuple[int, ...], data: A
 
 
 def test_a_scalar_has_no_rows() -> None:
-    """A tensor without dimensions, and a vector, state nothing about rows, columns and groups."""
+    """A scalar and a vector have no numbers of rows, columns and groups."""
     x = np.array([1.5], np.float32).view(np.int32)
     for shape in ((), (1,)):
-        facts = at_once(x, np.array([True]), shape, FLOATS["F32"])
-        assert (facts.zero_rows, facts.zero_cols, facts.two_four) == (None, None, None)
+        stats = at_once(x, np.array([True]), shape, FLOATS["F32"])
+        assert (stats.zero_rows, stats.zero_cols, stats.two_four) == (None, None, None)
 
 
 @pytest.mark.parametrize("scale", [1e30, 1e19, 1e-19, 1e-22, 1e-30, 1e-40])
 @pytest.mark.parametrize("name", ["F64", "F32", "BF16"])
-def test_squares_outside_of_float32_still_count(name: str, scale: float) -> None:
-    """Where the square of a weight leaves float32's range, up or down, the share that is kept is still right."""
+def test_squares_beyond_float32_are_counted(name: str, scale: float) -> None:
+    """If squares overflow or underflow float32, the kept fraction is still right."""
     dtype = FLOATS[name]
     x = from_values(np.arange(1, 65) * scale, dtype)
     keep = np.arange(64) >= 32
@@ -176,38 +177,38 @@ def test_squares_outside_of_float32_still_count(name: str, scale: float) -> None
 
 
 @pytest.mark.parametrize("scale", [1e200, 1.3e154, 1e-200])
-def test_squares_outside_of_float64_make_no_nonsense(scale: float) -> None:
-    """Where even float64 has no room for the squares, the share is unknown or right, never NaN or an error."""
+def test_squares_beyond_float64_give_no_wrong_fraction(scale: float) -> None:
+    """If squares overflow or underflow float64, the kept fraction is None or right."""
     x = (np.arange(1, 65) * scale).view(np.int64)
     keep = np.arange(64) >= 32
 
-    share = measured(x, keep, (8, 8), FLOATS["F64"], [(0, 30, 0), (30, 64, 0)]).l2_kept
+    fraction = measured(x, keep, (8, 8), FLOATS["F64"], [(0, 30, 0), (30, 64, 0)]).l2_kept
 
-    assert share is None or isclose(share, float((np.arange(33, 65) ** 2).sum() / (np.arange(1, 65) ** 2).sum()))
+    assert fraction is None or isclose(fraction, float((np.arange(33, 65) ** 2).sum() / (np.arange(1, 65) ** 2).sum()))
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_weights_that_are_not_finite_are_counted_and_left_out_of_sums(name: str) -> None:
-    """NaN and infinity raise the count, do not spoil the share kept, and are no largest or smallest."""
+def test_nan_and_infinity_are_counted_and_left_out_of_sums(name: str) -> None:
+    """NaN and infinity are counted as not finite, and change neither the kept fraction nor the extremes."""
     dtype = FLOATS[name]
     x = from_values(np.array([1.0, 2.0, 0.5, 0.0, 1.0, 1.0, 1.0, 1.0]), dtype)
     x[4] = -128 if dtype.negative_zero_is_nan else dtype.top
     x[5] = x[4] if dtype.infinity is None else dtype.infinity
     keep = np.array([True, True, False, True, True, False, True, True])
 
-    facts = at_once(x, keep, (2, 4), dtype)
+    stats = at_once(x, keep, (2, 4), dtype)
 
-    check(plain(x, keep, (2, 4), dtype), facts)
-    assert facts.nonfinite == 2
-    assert facts.largest_pruned is None
-    assert facts.smallest_kept == 1.0
+    check(plain(x, keep, (2, 4), dtype), stats)
+    assert stats.nonfinite == 2
+    assert stats.largest_pruned is None
+    assert stats.smallest_kept == 1.0
 
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("size", [1, 2, 3, 1000, 70_001])
 @pytest.mark.parametrize("skip", [0, 1])
-def test_sums_of_squares_are_float64s_nearly(name: str, size: int, skip: int) -> None:
-    """Odd lengths and odd offsets in memory included, the sum is within 1e-5 of float64's."""
+def test_sums_of_squares_are_close_to_float64(name: str, size: int, skip: int) -> None:
+    """The sum is within 1e-5 of float64's, also for odd lengths and odd memory offsets."""
     dtype = FLOATS[name]
     finite = np.random.default_rng(size).integers(1, dtype.encode(2.0), 4096, np.int64)
     x = np.resize(finite, size + skip).astype(INTS[dtype.itemsize])[skip:]
@@ -218,8 +219,8 @@ def test_sums_of_squares_are_float64s_nearly(name: str, size: int, skip: int) ->
     assert isclose(expected, Squares().of(x, dtype), rel_tol=1e-5)
 
 
-def test_squares_can_be_used_again() -> None:
-    """The scratch memory of a long run does not leak into a short one."""
+def test_squares_can_be_reused() -> None:
+    """The scratch memory of a long run does not affect a short one."""
     squares, dtype = Squares(), FLOATS["BF16"]
     one = from_values(np.ones(7), dtype)
 
@@ -228,14 +229,14 @@ def test_squares_can_be_used_again() -> None:
     assert squares.of(one, dtype) == 7.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     shape=st.tuples(st.integers(1, 70), st.integers(1, 9), st.integers(1, 3)),
     density=st.sampled_from([0.1, 0.3, 0.5]),
     seed=st.integers(0, 99),
 )
-def test_conforms_is_the_plain_definition(shape: tuple[int, ...], density: float, seed: int) -> None:
-    """A matrix fits 2:4 if no group of 4 along axis 1, a short last one too, has more than 2 non-zeros."""
+def test_conforms_equals_its_definition(shape: tuple[int, ...], density: float, seed: int) -> None:
+    """An array conforms if no group of 4 along axis 1, nor a short last one, has more than 2 non-zeros."""
     after = (np.random.default_rng(seed).random(shape) < density).astype(np.int32)
 
     assert fits_two_four(after) == conforms(after)
@@ -247,39 +248,39 @@ def test_conforms_is_the_plain_definition(shape: tuple[int, ...], density: float
 def counted(
     x: NDArray[Any], keep: NDArray[np.bool_], dtype: Float, pieces: Sequence[tuple[int, int, int]]
 ) -> StatsCollector:
-    """Count the magnitudes of a vector in `pieces`: (start, stop, which tally), and merge the tallies."""
-    tallies = {number: StatsCollector((x.size,), dtype, histogram=True) for *_, number in pieces}
+    """Count the magnitudes of a vector in `pieces` of (start, stop, number of the collector), and merge them."""
+    collectors = {number: StatsCollector((x.size,), dtype, histogram=True) for *_, number in pieces}
     for start, stop, number in pieces:
         before, after = x[start:stop].copy(), np.where(keep, x, 0).astype(x.dtype)[start:stop]
-        tallies[number].add(start, magnitudes(before, dtype), magnitudes(after, dtype), (1.0, 1.0))
-    first, *others = tallies.values()
+        collectors[number].add(start, magnitudes(before, dtype), magnitudes(after, dtype), (1.0, 1.0))
+    first, *others = collectors.values()
     for other in others:
         first.merge(other)
     return first
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(case=tensors(), data=st.data())
-def test_bins_hold_the_weights_between_their_edges(case: Any, data: Any) -> None:  # noqa: ANN401
-    """However a tensor is cut up, every finite weight that is not zero is in the bin NumPy puts it in."""
+def test_bins_count_the_weights_between_their_edges(case: Any, data: Any) -> None:  # noqa: ANN401
+    """Every finite non-zero weight is in the bin where NumPy puts it, whatever the pieces."""
     x, keep, _, dtype = case
     edges = sorted({0, x.size, *data.draw(st.sets(st.integers(0, x.size), max_size=6))})
     pieces = [(a, b, data.draw(st.integers(0, 2))) for a, b in itertools.pairwise(edges)]
 
-    found = counted(x, keep, dtype, pieces).histogram()
+    histogram = counted(x, keep, dtype, pieces).histogram()
 
-    assert found is not None
+    assert histogram is not None
     numbers = decoded(x, dtype)
-    for counts, had in ((found.before, numbers), (found.after, np.where(keep, numbers, 0.0))):
-        lowest = 2.0**LOWEST if dtype.bias > -LOWEST else 0.0  # else even the smallest number has a bin of its own
+    for counts, had in ((histogram.before, numbers), (histogram.after, np.where(keep, numbers, 0.0))):
+        lowest = 2.0**LOWEST if dtype.bias > -LOWEST else 0.0  # otherwise the smallest number has a bin
         inside = had[np.isfinite(had) & (had > 0)].clip(lowest, np.nextafter(2.0**HIGHEST, 0))
-        bins = np.searchsorted(found.edges, inside, side="right") - 1
+        bins = np.searchsorted(histogram.edges, inside, side="right") - 1
         assert np.bincount(bins, minlength=len(counts)).tolist() == list(counts)
 
 
 @pytest.mark.parametrize("name", FLOATS)
 def test_bins_are_eight_to_an_octave(name: str) -> None:
-    """Edges ascend, are exact numbers of the format, and cover 1e-12 to 2e7 or what the format has of that."""
+    """Edges ascend, are exact numbers of the format, and cover 1e-12 to 2e7 as far as the format does."""
     dtype = FLOATS[name]
     bins = bins_of(dtype)
     edges = [bins.edge(at) for at in range(bins.first, bins.last + 2)]
@@ -293,33 +294,36 @@ def test_bins_are_eight_to_an_octave(name: str) -> None:
     assert len(per_octave) == 2 ** min(dtype.mantissa, 3)
 
 
-def test_magnitudes_out_of_range_are_in_the_end_bins() -> None:
-    """The smallest and the largest finite numbers are counted, and infinity, NaN and zero are not."""
+def test_magnitudes_beyond_the_range_are_in_the_end_bins() -> None:
+    """The smallest and largest finite numbers are in the end bins; infinity, NaN and zero are in none."""
     numbers = np.array([0.0, -0.0, 1e-45, 1.0, 3e38, np.inf, np.nan, -np.inf], np.float32)
 
-    found = counted(numbers.view(np.int32), numbers == 1.0, FLOATS["F32"], [(0, 8, 0)]).histogram()
+    histogram = counted(numbers.view(np.int32), numbers == 1.0, FLOATS["F32"], [(0, 8, 0)]).histogram()
 
-    assert found is not None
-    assert (sum(found.before), found.before[0], found.before[-1]) == (3, 1, 1)
-    assert (sum(found.after), found.after[0], found.after[-1]) == (1, 0, 0)
-    assert (found.edges[0], found.edges[-1]) == (2.0**LOWEST, 2.0**HIGHEST)
+    assert histogram is not None
+    assert (sum(histogram.before), histogram.before[0], histogram.before[-1]) == (3, 1, 1)
+    assert (sum(histogram.after), histogram.after[0], histogram.after[-1]) == (1, 0, 0)
+    assert (histogram.edges[0], histogram.edges[-1]) == (2.0**LOWEST, 2.0**HIGHEST)
 
 
-def test_nobody_counts_unless_asked() -> None:
-    """Without `histogram` there is none, and counting changes no other fact."""
+def test_without_histogram_magnitudes_are_not_counted() -> None:
+    """Without `histogram` there is none, and with it the other measurements are the same."""
     x, keep = np.arange(1, 65, dtype=np.float32).view(np.int32), np.arange(64) >= 32
-    plain_tally, counting = StatsCollector((8, 8), FLOATS["F32"]), StatsCollector((8, 8), FLOATS["F32"], histogram=True)
-    for tally in (plain_tally, counting):
-        tally.add(0, magnitudes(x, FLOATS["F32"]), magnitudes(np.where(keep, x, 0), FLOATS["F32"]), (2.0, 1.0))
+    plain_collector, counting = (
+        StatsCollector((8, 8), FLOATS["F32"]),
+        StatsCollector((8, 8), FLOATS["F32"], histogram=True),
+    )
+    for collector in (plain_collector, counting):
+        collector.add(0, magnitudes(x, FLOATS["F32"]), magnitudes(np.where(keep, x, 0), FLOATS["F32"]), (2.0, 1.0))
 
-    assert plain_tally.histogram() is None
+    assert plain_collector.histogram() is None
     assert counting.histogram() is not None
-    assert plain_tally.facts() == counting.facts()
+    assert plain_collector.stats() == counting.stats()
 
 
 def test_a_tensor_of_zeros_has_an_empty_histogram() -> None:
-    """Where nothing is to be counted the bins are none, not an error."""
-    found = counted(np.zeros(8, np.int32), np.ones(8, bool), FLOATS["F32"], [(0, 8, 0)]).histogram()
+    """A histogram without counts has no bins and is no error."""
+    histogram = counted(np.zeros(8, np.int32), np.ones(8, bool), FLOATS["F32"], [(0, 8, 0)]).histogram()
 
-    assert found is not None
-    assert (list(found.before), list(found.after), len(found.edges)) == ([], [], 1)
+    assert histogram is not None
+    assert (list(histogram.before), list(histogram.after), len(histogram.edges)) == ([], [], 1)

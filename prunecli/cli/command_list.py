@@ -1,4 +1,4 @@
-"""The commands, and the line about each that `prune --help` shows: a list of them all imports the room of none."""
+"""The commands and the first line of the help of each, so that `prune --help` imports no command."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ PRUNING = {
     "global": "Zero the smallest weights of all tensors.",
     "topk": "Keep K of every G consecutive weights.",
     "structured": "Zero whole slices of each tensor.",
-    "block": "Zero whole tiles of each tensor.",
+    "block": "Zero whole blocks of each tensor.",
     "random": "Zero weights of each tensor at random.",
     "mask": "Zero the weights where a mask is 0.",
-    "run": "Zero what the rules of a recipe choose.",
+    "run": "Zero the weights that the rules of a recipe choose.",
 }
 
-LOOKING = {
+OTHER = {
     "inspect": "Show what is in a checkpoint.",
     "scan": "Show which tensors break first when pruned.",
     "check": "Exit with 1 unless all conditions hold.",
-    "diff": "Tell how two checkpoints differ.",
+    "diff": "Show how two checkpoints differ.",
     "bake": "Fold pruned weights: x_orig * x_mask becomes x.",
-    "search": "Find the largest amount your evaluation bears.",
-    "sweep": "Show your evaluation at a ladder of amounts.",
+    "search": "Find the largest amount that keeps your metric within a limit.",
+    "sweep": "Show your metric at several amounts.",
 }

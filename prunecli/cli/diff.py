@@ -1,55 +1,65 @@
-"""The command `prune diff`: two checkpoints become a table of what differs, and an exit code."""
+"""The command `prune diff`: a table of the differences between two checkpoints, and an exit code."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from typer import Argument, Option
 
 from prunecli.cli import options
-from prunecli.cli.inputs import readable
 from prunecli.cli.output import printing
+from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
 from prunecli.errors import UsageError
 
+if TYPE_CHECKING:
+    from prunecli.inspection.diff import Difference
+
 SAME, DIFFERENT = 0, 1
+
+First: TypeAlias = Annotated[
+    str, Argument(metavar="A", help="A checkpoint: a file, a directory or index of shards, or `-`.")
+]
+Second: TypeAlias = Annotated[str, Argument(metavar="B", help="Another checkpoint.")]
+Include: TypeAlias = Annotated[
+    list[str] | None,
+    Option(
+        "-i",
+        "--include",
+        metavar="GLOB",
+        autocompletion=options.complete_names,
+        help="Only tensors whose name matches, and no metadata or other entries; `re:` starts a regular expression."
+        " Repeatable.",
+    ),
+]
+Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="Print nothing; only the exit code is the result.")]
 
 
 def diff(
-    a: Annotated[str, Argument(metavar="A", help="A checkpoint: a file, a directory or index of shards, or `-`.")],
-    b: Annotated[str, Argument(metavar="B", help="Another.")],
-    include: Annotated[
-        list[str] | None,
-        Option(
-            "-i",
-            "--include",
-            metavar="GLOB",
-            help="Only tensors whose name matches, and nothing beside them; `re:` starts a regular expression."
-            " Repeatable.",
-        ),
-    ] = None,
+    a: First,
+    b: Second,
+    include: Include = None,
     exclude: options.Exclude = None,
     key: options.Key = None,
     threads: options.Threads = 0,
-    json: Annotated[bool, Option("--json", help="Print the differences as JSON.")] = False,
-    quiet: Annotated[bool, Option("-q", "--quiet", help="No table; the exit code says it.")] = False,
+    json: options.Json = False,
+    quiet: Quiet = False,
     no_progress: options.NoProgress = False,
 ) -> int:
-    """Tell how two checkpoints differ.
+    """Show how two checkpoints differ.
 
-    Tensors are compared by name and bit for bit, whatever container each is in; metadata and other entries, records and
-    files where both containers are of one kind. Exits with 0 if all is the same, with 1 if something differs.
+    Compares tensors by name and bit for bit, in any two containers. Metadata, other entries, records and files are
+    compared if both containers are of one kind. Exits with 0 if nothing differs and with 1 otherwise.
     """
     if a == b == "-":
         raise UsageError("only one checkpoint can come through standard input", hint="prune diff A - < B")
 
-    from prunecli.inspection.diff import diff as compared
+    from prunecli.inspection.diff import diff as compare
 
     with ExitStack() as stack:
         (first, first_label), (second, second_label) = (readable(stack, ckpt) for ckpt in (a, b))
-        progress = stack.enter_context(show_progress(wanted=not (quiet or no_progress)))
-        difference = compared(
+        difference = compare(
             first,
             second,
             include=include or (),
@@ -57,14 +67,17 @@ def diff(
             key=key,
             threads=threads,
             labels=(first_label, second_label),
-            progress=progress,
+            progress=stack.enter_context(show_progress(wanted=not (quiet or no_progress))),
         )
-    with printing() as stream:
-        if stream is not None and (json or not quiet):
-            from prunecli.inspection.diff_text import difference_json, write_difference
-
-            if json:
-                stream.write(difference_json(difference))
-            else:
-                write_difference(difference, stream)
+    _print(difference, json=json, quiet=quiet)
     return SAME if difference.same else DIFFERENT
+
+
+def _print(difference: Difference, *, json: bool, quiet: bool) -> None:
+    from prunecli.inspection.diff_text import difference_json, write_difference
+
+    with printing() as stream:
+        if stream is not None and json:
+            stream.write(difference_json(difference))
+        elif stream is not None and not quiet:
+            write_difference(difference, stream)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from typer import Argument, Option
 
+from prunecli.cli.exit import say
 from prunecli.cli.output import printing
 from prunecli.errors import UsageError
 from prunecli.text.escape import printable
@@ -30,19 +29,18 @@ Eval: TypeAlias = Annotated[
     Option(
         "--eval",
         metavar="COMMAND",
-        help="Prints the metric of the checkpoint whose path stands for {}. Runs without a shell.  [required]",
+        help="Command that prints the metric; {} is the path of the checkpoint. Runs without a shell.  [required]",
     ),
 ]
 Metric: TypeAlias = Annotated[
     str | None,
-    Option("--metric", metavar="REGEX", help="The number is in its last match. [default: the last number printed]"),
+    Option(
+        "--metric",
+        metavar="REGEX",
+        help="Regular expression; the metric is taken from its last match. [default: the last number printed]",
+    ),
 ]
-State: TypeAlias = Annotated[
-    Path | None,
-    Option(metavar="PATH", help="Remembers the trials; candidates lie beside it. [default: OUTPUT.search.json]"),
-]
-Fresh: TypeAlias = Annotated[bool, Option("--fresh", help="Evaluate anew what is remembered.")]
-Json: TypeAlias = Annotated[bool, Option("--json", help="Print the result as JSON.")]
+Fresh: TypeAlias = Annotated[bool, Option("--fresh", help="Evaluate remembered trials again.")]
 Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="Print no table.")]
 
 
@@ -62,14 +60,8 @@ def showing_output() -> Iterator[None]:
         yield
     except EvaluationError as error:
         for line in error.output:
-            say(f"  | {line}")
+            say(printable(f"  | {line}"))
         raise
-
-
-def say(line: str) -> None:
-    """Print `line` on standard error, where there is one."""
-    if sys.stderr is not None:
-        print(printable(line), file=sys.stderr)  # noqa: T201 - a face
 
 
 def print_json(document: Mapping[str, object]) -> None:

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 DONE, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
-"""Exit codes; a signal's is 128 more than its number."""
+"""Exit codes; the code for a signal is its number plus 128."""
 
-TyperError: type[Exception] = typer.BadParameter.__mro__[2]
-"""What Typer raises for a usage error or a subclass of it; Typer exports only the leaves."""
+TyperError: type[Exception] = typer.BadParameter.__base__ or Exception
+"""The base class of all usage errors, which Typer does not export: `BadParameter` derives from it in every version."""
 
 
 @contextmanager
-def exits() -> Iterator[None]:
-    """Exit as Ctrl-C and a reader that went away ask for; Typer would give both codes of its own."""
+def exit_codes() -> Iterator[None]:
+    """Exit with 130 on Ctrl-C and quietly on a broken pipe. Typer would use other codes."""
     try:
         yield
     except KeyboardInterrupt:
@@ -41,7 +41,7 @@ def exits() -> Iterator[None]:
 
 @contextmanager
 def terminate_cleanly() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP clean up as Ctrl-C does, unless somebody asked to ignore them (nohup)."""
+    """Clean up on SIGTERM and SIGHUP as on Ctrl-C, unless the process ignores them (nohup)."""
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
     for number, handler in before.items():
@@ -59,7 +59,7 @@ def _terminate(number: int, _: FrameType | None) -> None:
 
 
 def report_error(error: Exception) -> int:
-    """Say what went wrong and what to type next; return the exit code."""
+    """Print the error and its hint, and return the exit code."""
     if isinstance(error, OSError):
         silence(sys.stdout)
         where = "" if error.filename is None else f": {error.filename}"
@@ -71,21 +71,21 @@ def report_error(error: Exception) -> int:
     return WRONG
 
 
-def _usage(error: Any) -> tuple[str, str]:  # noqa: ANN401 - Typer's usage errors, whose class it does not export
-    """Return Typer's message in the manner of the others, and a hint."""
+def _usage(error: Any) -> tuple[str, str]:  # noqa: ANN401 - a TyperError
+    """Return Typer's message in the form of the other messages, and a hint."""
     text = str(error.format_message()).rstrip(".")
     context = getattr(error, "ctx", None)
     return text[:1].lower() + text[1:], f"{context.command_path if context else 'prune COMMAND'} --help"
 
 
 def say(line: str) -> None:
-    """Print `line` on standard error, where there is one."""
+    """Print `line` on standard error, if it is open."""
     if sys.stderr is not None:
         print(line, file=sys.stderr)  # noqa: T201
 
 
 def escape_unencodable() -> None:
-    """Let names that the terminal's encoding does not have be printed as escapes."""
+    """Print characters that the encoding lacks as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -1,7 +1,8 @@
-"""Spell the arguments and calls that hints propose as options and commands."""
+"""Spell the arguments and calls that hints propose: as options and commands, or as keys of a recipe."""
 
 from __future__ import annotations
 
+import json
 import shlex
 
 from prunecli.errors import Argument, Call
@@ -39,3 +40,11 @@ def _words(argument: Argument) -> list[str]:
         return [flag]
     values = argument.value if isinstance(argument.value, (list, tuple)) else [argument.value]
     return [word for value in values for word in (flag, str(value))]
+
+
+def as_toml(part: Argument | Call) -> str:
+    """Return an argument as a key of a recipe (`amount = 0.5`), or a call as a command."""
+    if isinstance(part, Call):
+        return as_options(part)
+    name = "thr_std" if part.name == "deviations" else part.name
+    return f"{name} = {json.dumps(part.value)}"  # JSON spells texts, numbers, booleans and lists as TOML does

@@ -1,15 +1,15 @@
-"""`prune inspect`: what is in a checkpoint, and what threshold gives what sparsity. Writes nothing."""
+"""The command `prune inspect`: the tensors of a checkpoint, and the threshold for each sparsity."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from typer import Option
 
-from prunecli.cli import options, parsers
-from prunecli.cli.inputs import readable
-from prunecli.cli.output import printing
+from prunecli.cli import options
+from prunecli.cli.output import printing, view
+from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
 from prunecli.errors import UsageError
 
@@ -18,18 +18,14 @@ if TYPE_CHECKING:
     from prunecli.text.tables import View
 
 Thresholds: TypeAlias = Annotated[
-    bool, Option("--thresholds", help="Which --thr gives which sparsity: of all that would be pruned, and per tensor.")
+    bool,
+    Option("--thresholds", help="The --thr for each sparsity, over all tensors that would be pruned and per tensor."),
 ]
 Hist: TypeAlias = Annotated[
-    str | None, Option(metavar="NAME", help="Draw the magnitudes of a tensor, or of all that a glob or `re:` matches.")
+    str | None,
+    Option("--hist", metavar="NAME", help="Draw the magnitudes of a tensor, or of all that match a glob or `re:`."),
 ]
-Top: TypeAlias = Annotated[
-    int | None,
-    Option(metavar="N", parser=parsers.whole("--top", "10", least=1), help="Only the N largest tensors, each."),
-]
-Every: TypeAlias = Annotated[bool, Option("--all", help="A line for every tensor, however many there are.")]
-NoRead: TypeAlias = Annotated[bool, Option("--no-read", help="Read no weights: names, types and sizes only.")]
-Json: TypeAlias = Annotated[bool, Option("--json", help="Print all of it as JSON.")]
+NoRead: TypeAlias = Annotated[bool, Option("--no-read", help="Read no weights: names, dtypes and sizes only.")]
 
 
 def inspect(
@@ -37,74 +33,55 @@ def inspect(
     *,
     thresholds: Thresholds = False,
     hist: Hist = None,
-    top: Top = None,
-    every: Every = False,
+    top: options.Top = None,
+    all_tensors: options.AllTensors = False,
     no_read: NoRead = False,
     include: options.Include = None,
     exclude: options.Exclude = None,
     min_dim: options.MinDim = None,
     key: options.Key = None,
-    json: Json = False,
+    json: options.Json = False,
     no_progress: options.NoProgress = False,
 ) -> int:
     """Show what is in a checkpoint.
 
-    Its tensors with their zeros, what is tied, left over or not finite, and with --thresholds and --hist what to type
-    after --thr. With -i, -x or --min-dim only the tensors that a pruning command would take.
+    Lists the tensors with their zeros, tied names, leftovers of pruning and values that are not finite. --thresholds
+    and --hist help to choose a --thr. With -i, -x or --min-dim it lists only the tensors that would be pruned.
     """
     if no_read and (thresholds or hist is not None):
-        reads = "--thresholds" if thresholds else "--hist"
-        raise UsageError(f"{reads} reads the weights, and --no-read forbids it", hint="leave out --no-read")
-    view = _view(top, every=every, json=json)
+        option = "--thresholds" if thresholds else "--hist"
+        raise UsageError(f"{option} reads the weights, which --no-read forbids", hint="leave out --no-read")
+    shown = view(top, all_tensors=all_tensors, json=json)
 
     from prunecli.formats.open import open_checkpoint
     from prunecli.selection.select import Selector
 
-    asked = any(option is not None for option in (include, exclude, min_dim))
+    selects = any(option is not None for option in (include, exclude, min_dim))
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
         checkpoint = open_checkpoint(path, key=key, label=label)
-        progress = stack.enter_context(show_progress(wanted=not no_progress))
 
-        from prunecli.inspection.inspect import inspect as look_into
+        from prunecli.inspection.inspect import inspect as inspect_checkpoint
 
-        found = look_into(
+        result = inspect_checkpoint(
             checkpoint,
-            rules=Selector(tuple(include or ()), tuple(exclude or ()), min_dim) if asked else None,
+            rules=Selector(tuple(include or ()), tuple(exclude or ()), min_dim) if selects else None,
             read=not no_read,
             thresholds=thresholds,
             hist=hist,
             label=label or ckpt,
-            progress=progress,
+            progress=stack.enter_context(show_progress(wanted=not no_progress)),
         )
-    _tell(found, view, json=json)
+    _print(result, shown, json=json)
     return 0
 
 
-def _view(top: int | None, *, every: bool, json: bool) -> View:
-    from prunecli.text.tables import View
-
-    if top is not None and every:
-        raise UsageError("--top and --all are two answers to one question", hint="--top 10, or --all")
-    if json and (top is not None or every):
-        given = "--all" if every else "--top"
-        raise UsageError(f"{given} says what the text shows; JSON has every tensor", hint=f"leave out {given}")
-    return View(top, every, hint="; --all lists each")
-
-
-def _tell(found: Inspection, view: View, *, json: bool) -> None:
-    """Print what was found on standard output, where there is one."""
-    with printing() as stream:
-        if stream is not None:
-            _print(found, view, stream, json=json)
-
-
-def _print(found: Inspection, view: View, stream: TextIO, *, json: bool) -> None:
-    if json:
-        from prunecli.inspection.inspect_json import to_json
-
-        stream.write(to_json(found))
-        return
+def _print(result: Inspection, shown: View, *, json: bool) -> None:
+    from prunecli.inspection.inspect_json import to_json
     from prunecli.inspection.inspect_text import write_inspection
 
-    write_inspection(found, stream, view)
+    with printing() as stream:
+        if stream is not None and json:
+            stream.write(to_json(result))
+        elif stream is not None:
+            write_inspection(result, stream, shown)

@@ -1,7 +1,6 @@
-"""The command line: options become a strategy and keyword arguments of `prunecli.api.prune`, errors an exit code.
+"""The Typer application `prune`: it registers the command that is called, runs it, and maps errors to exit codes.
 
-Knows nothing about tensors or bytes. Nothing heavy is imported before an option has been found wrong: `--help` and
-usage errors need neither NumPy nor torch.
+Imports are late: `--help` and usage errors import neither NumPy nor torch nor Rich, and a command imports no other.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunecli.cli import options
-from prunecli.cli.command_list import LOOKING, PRUNING
+from prunecli.cli.command_list import OTHER, PRUNING
 from prunecli.cli.exit import (
     BROKEN_PIPE,
     DONE,
@@ -23,13 +21,12 @@ from prunecli.cli.exit import (
     WRONG,
     TyperError,
     escape_unencodable,
-    exits,
+    exit_codes,
     report_error,
     say,
     silence,
     terminate_cleanly,
 )
-from prunecli.cli.run_pruning import run_pruning
 from prunecli.errors import PruneError
 from prunecli.version import __version__
 
@@ -51,16 +48,16 @@ app = typer.Typer(**_SETTINGS)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run `prune` with `args` (None: the process's own) and return the exit code.
+    """Run `prune` with `args` (None: the arguments of the process) and return the exit code.
 
-    What a user can cause ends in one sentence on standard error; what nobody foresaw keeps its traceback.
+    Errors of usage and input print one sentence on standard error; any other exception keeps its traceback.
     """
-    given = sys.argv[1:] if args is None else list(args)
+    words = sys.argv[1:] if args is None else list(args)
     escape_unencodable()
     try:
         with terminate_cleanly():
-            program = _program(given)
-            code = program(given, prog_name="prune", standalone_mode=False, obj=("prune", *given))
+            program = _program(words)
+            code = program(words, prog_name="prune", standalone_mode=False, obj=("prune", *words))
             if sys.stdout is not None:
                 sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
@@ -87,94 +84,90 @@ def _prune_alone(
         raise typer.Exit(WRONG)
 
 
-def add_command(make: Callable[..., Strategy | Recipe]) -> None:
-    """Register `make`, a function from its own options to a strategy, as a command with the shared options."""
-    # Not get_type_hints: before Python 3.11 it wraps what defaults to None once more, and Typer loses the option.
-    own, shared = (dict(inspect.signature(f, eval_str=True).parameters) for f in (make, options.SharedOptions))
-
-    def run(**given: Any) -> int:  # noqa: ANN401 - typed by the signature below
-        strategy = make(**{name: given.pop(name) for name in own})
-        return run_pruning(strategy, options.SharedOptions(**given))
-
-    first = [own[name] for name in own if own[name].default is inspect.Parameter.empty]
-    rest = [own[name] for name in own if own[name].default is not inspect.Parameter.empty]
-    parameters = [*first, shared.pop("ckpt"), *rest, *shared.values()]
-    _register(make, run, parameters)
+# --- the commands
 
 
-def add_tool(tool: Callable[..., int], **settings: Any) -> None:  # noqa: ANN401 - Typer's
-    """Register `tool`, a function from its options to an exit code, as a command."""
-    _register(tool, tool, list(inspect.signature(tool, eval_str=True).parameters.values()), **settings)
+def add_pruning_command(make: Callable[..., Strategy | Recipe]) -> None:
+    """Register `make`, a function from its own options to a strategy, as a command with the shared options.
+
+    Typer reads the options of a command from its signature, so the signatures of `make` and of `SharedOptions` are
+    joined: required arguments first, then the checkpoint, the command's own options, and the shared ones.
+    """
+    from prunecli.cli.options import SharedOptions
+    from prunecli.cli.run_pruning import run_pruning
+
+    # Not get_type_hints: before Python 3.11 it adds Optional to a parameter whose default is None, and Typer then
+    # overlooks the option.
+    own, shared = (dict(inspect.signature(f, eval_str=True).parameters) for f in (make, SharedOptions))
+
+    def run(**arguments: Any) -> int:  # noqa: ANN401 - typed by the signature below
+        strategy = make(**{name: arguments.pop(name) for name in own})
+        return run_pruning(strategy, SharedOptions(**arguments))
+
+    required = [parameter for parameter in own.values() if parameter.default is inspect.Parameter.empty]
+    optional = [parameter for parameter in own.values() if parameter.default is not inspect.Parameter.empty]
+    _register(make, run, [*required, shared.pop("ckpt"), *optional, *shared.values()])
+
+
+def add_command(command: Callable[..., int], **settings: Any) -> None:  # noqa: ANN401 - Typer's
+    """Register `command`, a function from its options to an exit code."""
+    _register(command, command, list(inspect.signature(command, eval_str=True).parameters.values()), **settings)
 
 
 def _register(
-    named: Callable[..., object],
-    work: Callable[..., int],
+    function: Callable[..., object],
+    run: Callable[..., int],
     parameters: list[inspect.Parameter],
     **settings: Any,  # noqa: ANN401 - Typer's
 ) -> None:
-    def run(**given: Any) -> int:  # noqa: ANN401 - typed by the signature below
-        with exits():
-            return work(**given)
+    """Register `run` with the name and the help of `function` and with these parameters."""
 
-    typed = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
-    run.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in typed}
-    run.__doc__ = named.__doc__
-    app.command(named.__name__.rstrip("_"), **settings)(run)
+    def command(**arguments: Any) -> int:  # noqa: ANN401 - typed by the signature below
+        with exit_codes():
+            return run(**arguments)
+
+    keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+    command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
+    command.__doc__ = function.__doc__
+    app.command(function.__name__.rstrip("_"), **settings)(command)
 
 
 def register(names: Sequence[str]) -> None:
-    """Register the commands of these names that are not yet; only their rooms are imported."""
+    """Register the commands of these names that are not registered yet; their modules are imported."""
     known = {command.name for command in app.registered_commands}
     for name in names:
-        if name not in known and name in PRUNING:
-            add_command(_command("cmd_run" if name == "run" else "commands", name))
-        elif name not in known:
-            varied = {"context_settings": _room("varied").SETTINGS} if name in {"search", "sweep"} else {}
-            add_tool(_command(f"cmd_{name}", name), **varied)
-    order = {name: at for at, name in enumerate((*PRUNING, *LOOKING))}
-    app.registered_commands.sort(key=lambda command: order.get(command.name or "", len(order)))
+        if name in known:
+            continue
+        if name in PRUNING:
+            module = importlib.import_module("prunecli.cli.run" if name == "run" else "prunecli.cli.pruning")
+            add_pruning_command(getattr(module, "global_" if name == "global" else name))
+        else:
+            module = importlib.import_module(f"prunecli.cli.{name}")
+            add_command(getattr(module, name), context_settings=getattr(module, "CONTEXT_SETTINGS", None))
+    order = [*PRUNING, *OTHER]
+    app.registered_commands.sort(key=lambda command: order.index(command.name or ""))
 
 
-_MODULES = {
-    "cmd_run": "cli.run",
-    "commands": "cli.pruning",
-    "varied": "cli.strategy_arguments",
-    "cmd_inspect": "cli.inspect",
-    "cmd_scan": "cli.scan",
-    "cmd_check": "cli.check",
-    "cmd_diff": "cli.diff",
-    "cmd_bake": "cli.bake",
-    "cmd_search": "cli.search",
-    "cmd_sweep": "cli.sweep",
-}
-
-
-def _room(name: str) -> Any:  # noqa: ANN401 - a module
-    return importlib.import_module("prunecli." + _MODULES[name])
-
-
-def _command(room: str, name: str) -> Callable[..., Any]:
-    found: Callable[..., Any] = getattr(_room(room), "global_" if name == "global" else name)
-    return found
-
-
-def _program(given: Sequence[str]) -> typer.Typer:
-    """Return what a command line needs: the command it names, or every name with a line of help."""
-    first = next((word for word in given if not word.startswith("-")), None)
+def _program(words: Sequence[str]) -> typer.Typer:
+    """Return the application with the command that `words` name, or with the list of all commands."""
+    first = next((word for word in words if not word.startswith("-")), None)
     if any(name.endswith("_COMPLETE") and name.startswith("_PRUNE") for name in os.environ):
-        register((*PRUNING, *LOOKING))
-    elif first in {*PRUNING, *LOOKING}:
+        register((*PRUNING, *OTHER))
+    elif first in {*PRUNING, *OTHER}:
         register((first,))
     else:
-        listed = typer.Typer(**_SETTINGS)
-        listed.callback(invoke_without_command=True)(_prune_alone)
-        for name, line in {**PRUNING, **LOOKING}.items():
-            listed.command(name, help=line)(_listed)
-        return listed
+        return _list_of_commands()
     return app
 
 
-def _listed() -> None:
-    """Stand for a command in the list of all: what names one gets the command itself."""
+def _list_of_commands() -> typer.Typer:
+    listed = typer.Typer(**_SETTINGS)
+    listed.callback(invoke_without_command=True)(_prune_alone)
+    for name, line in {**PRUNING, **OTHER}.items():
+        listed.command(name, help=line)(_placeholder)
+    return listed
+
+
+def _placeholder() -> None:
+    """Stand for a command in the list of commands. The command itself is imported when it is called."""

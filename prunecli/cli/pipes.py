@@ -1,4 +1,4 @@
-"""Standard input and output as files: a checkpoint is read from its end, so a pipe is spooled first."""
+"""Standard input and output as files. A checkpoint is read from its end, so a pipe is copied to a temporary file."""
 
 from __future__ import annotations
 
@@ -15,80 +15,92 @@ from prunecli.io.temporary import DESCRIPTORS, no_space_error, temporary_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import ExitStack
     from typing import IO
 
 CHUNK = 1 << 20
+"""Bytes that are copied at once."""
+
+
+def readable(stack: ExitStack, ckpt: str) -> tuple[str | Path, str | None]:
+    """Return the path to open for the argument `ckpt`, and its name in messages (None: the path).
+
+    A copy of standard input is removed when `stack` closes. Raises the errors of `spooled_input`.
+    """
+    if ckpt != "-":
+        return ckpt, None
+    return stack.enter_context(spooled_input(None)), "standard input"
 
 
 @contextmanager
 def spooled_input(folder: Path | None) -> Iterator[Path]:
-    """Copy standard input to a temporary file in `folder` (None: the usual place) and give its path.
+    """Copy standard input to a temporary file in `folder` (None: the system's) and return its path.
 
-    A whole file, as `< CKPT` gives, is not copied. Raise UsageError where there is nothing to read,
-    CheckpointError where reading fails, and OutputError where there is no room for the copy.
+    A regular file, as `< CKPT` gives, is not copied. Raises UsageError if there is no input, CheckpointError if reading
+    fails, and OutputError if there is no space for the copy.
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("`-` reads a checkpoint from a pipe, and there is none", hint="cat CKPT | prune COMMAND -")
     source = sys.stdin.fileno()
-    if _is_whole_file(source):
+    if _is_unread_file(source):
         yield DESCRIPTORS / str(source)
         return
     with temporary_file(folder) as file:
         while data := _read(source):
-            _keep(file, data, folder)
+            _write_copy(file, data, folder)
         yield DESCRIPTORS / str(file.fileno()) if DESCRIPTORS.is_dir() else Path(file.name)
 
 
 @contextmanager
 def spooled_output() -> Iterator[int]:
-    """Give a descriptor of a temporary file, and send it to standard output when the block ends well.
+    """Return the descriptor of a temporary file, and copy it to standard output when the block ends without an error.
 
-    Raise UsageError where standard output is no place for a checkpoint, and OutputError where there is no room.
+    Raises UsageError if standard output cannot take a checkpoint, and OutputError if there is no space.
     """
     if sys.stdout is None:
         raise UsageError("-o - needs standard output, which is closed", hint="-o PATH")
     if sys.stdout.isatty():
-        raise UsageError("a checkpoint does not go to a terminal", hint="-o PATH, or -o - > PATH")
+        raise UsageError("a checkpoint cannot be written to a terminal", hint="-o PATH, or -o - > PATH")
     with temporary_file(None) as file:
         try:
             yield file.fileno()
         except OSError as error:
-            if error.errno is None or error.filename is not None:  # it tells of something else, or where itself
+            if error.errno is None or error.filename is not None:  # not an error of the temporary file
                 raise
             raise no_space_error(None, error) from error
-        _send(file.fileno(), sys.stdout.fileno())
+        _copy(file.fileno(), sys.stdout.fileno())
 
 
-def _is_whole_file(fd: int) -> bool:
-    """Whether `fd` is a regular file that nobody has read from yet and that can be opened again."""
+def _is_unread_file(fd: int) -> bool:
+    """Whether `fd` is a regular file at its start that can be opened again."""
     path = DESCRIPTORS / str(fd)
-    whole = stat.S_ISREG(os.fstat(fd).st_mode) and os.lseek(fd, 0, os.SEEK_CUR) == 0
-    return whole and os.access(path, os.R_OK)
+    unread = stat.S_ISREG(os.fstat(fd).st_mode) and os.lseek(fd, 0, os.SEEK_CUR) == 0
+    return unread and os.access(path, os.R_OK)
 
 
 def _read(source: int) -> bytes:
-    """Read what has arrived, or b"" at the end."""
-    select.select([source], [], [])  # whoever made the pipe may have set it not to block
+    """Return the next bytes, or b"" at the end."""
+    select.select([source], [], [])  # the other end may have made the pipe non-blocking
     try:
         return os.read(source, CHUNK)
     except OSError as error:
         raise CheckpointError(f"cannot read standard input: {error.strerror}") from error
 
 
-def _keep(file: IO[bytes], data: bytes, folder: Path | None) -> None:
-    left = memoryview(data)
+def _write_copy(file: IO[bytes], data: bytes, folder: Path | None) -> None:
+    rest = memoryview(data)
     try:
-        while left:
-            left = left[file.write(left) :]
+        while rest:
+            rest = rest[file.write(rest) :]
     except OSError as error:
         raise no_space_error(folder, error) from error
 
 
-def _send(source: int, target: int) -> None:
-    size, at = os.fstat(source).st_size, 0
-    while at < size:
-        data = memoryview(os.pread(source, CHUNK, at))
-        at += len(data)
+def _copy(source: int, target: int) -> None:
+    size, offset = os.fstat(source).st_size, 0
+    while offset < size:
+        data = memoryview(os.pread(source, CHUNK, offset))
+        offset += len(data)
         while data:
             data = data[_write(target, data) :]
 
@@ -104,5 +116,5 @@ def _write(target: int, data: memoryview) -> int:
     except OSError as error:
         raise OutputError(
             f"standard output did not take the whole checkpoint: {error.strerror}",
-            hint="-o PATH makes sure of the room first",
+            hint="-o PATH reserves the space first",
         ) from error

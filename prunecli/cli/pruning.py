@@ -1,4 +1,8 @@
-"""The pruning commands: each is a function from its own options to a strategy, and does nothing else."""
+"""The pruning commands. Each is a function from its own options to a strategy, and does nothing else.
+
+`prunecli.cli.main` adds the options that all pruning commands share; `prunecli.cli.recipe_file` calls the same
+functions for the rules of a recipe. Messages therefore name arguments, not flags.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 from typer import Option
 
 from prunecli.cli import parsers
-from prunecli.errors import UsageError
+from prunecli.errors import Argument, UsageError
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.unstructured import (
@@ -28,37 +32,46 @@ if TYPE_CHECKING:
 
 Amount: TypeAlias = Annotated[
     float | None,
-    Option(metavar="A", parser=parsers.parse_amount, help="A fraction (0.5) or a percentage (50%)."),
+    Option("--amount", metavar="A", parser=parsers.amount, help="A fraction (0.5) or a percentage (50%)."),
 ]
 Count: TypeAlias = Annotated[
-    int | None, Option(metavar="K", parser=parsers.whole("--count", "1000"), help="This many instead.")
+    int | None,
+    Option("--count", metavar="K", parser=parsers.whole("count", 1000), help="This number instead of a fraction."),
 ]
+
+_EITHER_THRESHOLD = (Argument("thr", 0.1), " or ", Argument("thr_std", 0.5))
+_EITHER_AMOUNT = (Argument("amount", 0.5), " or ", Argument("count", 1000))
 
 
 def threshold(
     thr: Annotated[
         float | None,
-        Option(metavar="T", parser=parsers.number("--thr", "0.1"), help="Zero weights with |w| <= T."),
+        Option("--thr", metavar="T", parser=parsers.number("thr", 0.1), help="Zero weights with |w| <= T."),
     ] = None,
     thr_std: Annotated[
         float | None,
-        Option(metavar="Q", parser=parsers.number("--thr-std", "0.5"), help="T = Q * std(w) of each tensor instead."),
+        Option(
+            "--thr-std",
+            metavar="Q",
+            parser=parsers.number("thr_std", 0.5),
+            help="T = Q * std(w) of each tensor instead.",
+        ),
     ] = None,
 ) -> Strategy:
     """Zero the weights of magnitude T or less."""
     if thr is not None and thr_std is not None:
-        raise UsageError("--thr and --thr-std are two answers to one question", hint="--thr 0.1, or --thr-std 0.5")
+        raise UsageError("thr and thr_std exclude each other", hint=_EITHER_THRESHOLD)
     if thr is not None:
         return Threshold(thr)
     if thr_std is not None:
         return StdThreshold(thr_std)
-    raise UsageError("threshold needs --thr or --thr-std", hint="--thr 0.1, or --thr-std 0.5")
+    raise UsageError("threshold needs thr or thr_std", hint=_EITHER_THRESHOLD)
 
 
 def percentile(
     q: Annotated[
         float | None,
-        Option("--q", metavar="Q", parser=parsers.number("--q", "60"), help="Percentile of |w|, 0 to 100.  [required]"),
+        Option("--q", metavar="Q", parser=parsers.number("q", 60), help="Percentile of |w|, 0 to 100.  [required]"),
     ] = None,
 ) -> Strategy:
     """Zero weights up to each tensor's percentile.
@@ -66,7 +79,7 @@ def percentile(
     In each tensor, every weight with |w| <= np.percentile(|w|, Q).
     """
     if q is None:
-        raise UsageError("percentile needs --q", hint="--q 60")
+        raise UsageError("percentile needs q", hint=Argument("q", 60))
     return Percentile(q)
 
 
@@ -74,20 +87,35 @@ def global_(
     amount: Amount = None,
     count: Count = None,
     normalize: Annotated[
-        str, Option(metavar="none|l2|rms|lamp", help="Rank |w|, or |w| over its tensor's norm, or LAMP's score.")
+        str,
+        Option(
+            "--normalize",
+            metavar="none|l2|rms|lamp",
+            help="Rank by |w|, by |w| over its tensor's norm, or by the LAMP score.",
+        ),
     ] = "none",
     min_per_tensor: Annotated[
         float | None,
-        Option(metavar="A", parser=parsers.fraction("--min-per-tensor"), help="Prune at least this part of each."),
+        Option(
+            "--min-per-tensor",
+            metavar="A",
+            parser=parsers.fraction("min_per_tensor"),
+            help="Prune at least this part of each tensor.",
+        ),
     ] = None,
     max_per_tensor: Annotated[
         float | None,
-        Option(metavar="A", parser=parsers.fraction("--max-per-tensor"), help="Prune at most this part of each."),
+        Option(
+            "--max-per-tensor",
+            metavar="A",
+            parser=parsers.fraction("max_per_tensor"),
+            help="Prune at most this part of each tensor.",
+        ),
     ] = None,
 ) -> Strategy:
     """Zero the smallest weights of all tensors.
 
-    All selected tensors are ranked together, and exactly as many weights become zero as asked.
+    All selected tensors are ranked together, and exactly the requested number of weights becomes zero.
     """
     least, most = min_per_tensor or 0.0, 1.0 if max_per_tensor is None else max_per_tensor
     return Global(*_one_amount("global", amount, count), normalize, least, most)
@@ -96,15 +124,21 @@ def global_(
 def l1(
     amount: Amount = None,
     count: Count = None,
-    scope: Annotated[str, Option(metavar="tensor|row", help="Rank within a tensor, or within each row.")] = "tensor",
+    scope: Annotated[
+        str, Option("--scope", metavar="tensor|row", help="Rank within a tensor, or within each row.")
+    ] = "tensor",
     allocate: Annotated[
         str | None,
-        Option(metavar="uniform|erk|uniform+", help="Share A of all weights out among tensors, by their shapes."),
+        Option(
+            "--allocate",
+            metavar="uniform|erk|uniform+",
+            help="Distribute A of all weights over the tensors by their shapes.",
+        ),
     ] = None,
 ) -> Strategy:
     """Zero the smallest weights of each tensor.
 
-    Exactly as many in each tensor, or in each output row of it, as asked.
+    Exactly the requested number in each tensor, or in each of its output rows.
     """
     return L1(*_one_amount("l1", amount, count), scope, allocate)
 
@@ -112,29 +146,35 @@ def l1(
 def topk(
     keep: Annotated[
         int | None,
-        Option(metavar="K", parser=parsers.whole("--keep", "2"), help="Keep the K largest weights ..."),
+        Option("--keep", metavar="K", parser=parsers.whole("keep", 2), help="Keep the K largest weights ..."),
     ] = None,
     group: Annotated[
         int | None,
-        Option(metavar="G", parser=parsers.whole("--group", "4"), help="... of every G consecutive ones."),
+        Option("--group", metavar="G", parser=parsers.whole("group", 4), help="... of every G consecutive ones."),
     ] = None,
-    pattern: Annotated[str | None, Option(metavar="K:G", help="The same in one: 2:4 keeps 2 of every 4.")] = None,
+    pattern: Annotated[
+        str | None, Option("--pattern", metavar="K:G", help="Both in one: 2:4 keeps 2 of every 4.")
+    ] = None,
     dim: Annotated[
         int,
-        Option(metavar="D", parser=parsers.whole("--dim", "1"), help="Groups run along this dimension."),
+        Option("--dim", metavar="D", parser=parsers.whole("dim", 1), help="Groups run along this dimension."),
     ] = 1,
-    tail: Annotated[str, Option(metavar="keep|zero|error", help="What becomes of a short last group.")] = "keep",
+    tail: Annotated[
+        str, Option("--tail", metavar="keep|zero|error", help="Handling of a shorter last group.")
+    ] = "keep",
 ) -> Strategy:
     """Keep K of every G consecutive weights.
 
     In every group of G along a dimension the K largest stay, and the others become zero.
     """
+    both = (Argument("keep", 2), " and ", Argument("group", 4))
     if (pattern is None) == (keep is None and group is None):
-        raise UsageError("topk needs --keep with --group, or --pattern", hint="--keep 2 --group 4, or --pattern 2:4")
+        hint = (*both, ", or ", Argument("pattern", "2:4"))
+        raise UsageError("topk needs either keep and group, or a pattern", hint=hint)
     if pattern is not None:
         return TopK(*parsers.parse_pattern(pattern), dim, tail)
     if keep is None or group is None:
-        raise UsageError("--keep and --group go together", hint="--keep 2 --group 4")
+        raise UsageError("keep and group go together", hint=both)
     return TopK(keep, group, dim, tail)
 
 
@@ -142,14 +182,14 @@ def structured(
     amount: Amount = None,
     count: Count = None,
     dim: Annotated[
-        int, Option(metavar="D", parser=parsers.whole("--dim", "0"), help="Slices along this dimension.")
+        int, Option("--dim", metavar="D", parser=parsers.whole("dim", 0), help="Slices along this dimension.")
     ] = 0,
     n: Annotated[
         float,
-        Option("--n", metavar="1|2|inf|-inf", parser=parsers.number("--n", "2"), help="The norm that ranks them."),
+        Option("--n", metavar="1|2|inf|-inf", parser=parsers.number("n", 2), help="The norm that ranks the slices."),
     ] = 2.0,
     with_bias: Annotated[
-        bool, Option("--with-bias", help="Zero the matching entries of each tensor's bias, too.")
+        bool, Option("--with-bias", help="Zero the matching entries of each tensor's bias as well.")
     ] = False,
 ) -> Strategy:
     """Zero whole slices of each tensor.
@@ -161,39 +201,50 @@ def structured(
 
 def block(
     shape: Annotated[
-        str | None, Option(metavar="RxC", help="Rows and columns of a tile, as in 4x4.  [required]")
+        str | None, Option("--shape", metavar="RxC", help="Rows and columns of a block, as in 4x4.  [required]")
     ] = None,
     amount: Amount = None,
     count: Count = None,
 ) -> Strategy:
-    """Zero whole tiles of each tensor.
+    """Zero whole blocks of each tensor.
 
-    The RxC tiles with the smallest root mean square; dimensions after the first count as one.
+    The RxC blocks with the smallest root mean square; dimensions after the first count as one.
     """
     if shape is None:
-        raise UsageError("block needs --shape", hint="--shape 4x4")
+        raise UsageError("block needs a shape", hint=Argument("shape", "4x4"))
     return Block(*parsers.parse_shape(shape), *_one_amount("block", amount, count))
 
 
 def random(
     amount: Amount = None,
     count: Count = None,
-    seed: Annotated[int, Option(metavar="S", parser=parsers.whole("--seed", "0"), help="Another seed, others go.")] = 0,
-    structured: Annotated[bool, Option("--structured", help="Whole slices instead of single weights.")] = False,
+    seed: Annotated[
+        int,
+        Option(
+            "--seed",
+            metavar="S",
+            parser=parsers.whole("seed", 0),
+            help="Random seed. A different seed prunes different weights.",
+        ),
+    ] = 0,
+    structured: Annotated[bool, Option("--structured", help="Prune whole slices instead of single weights.")] = False,
     dim: Annotated[
-        int | None, Option(metavar="D", parser=parsers.whole("--dim", "0"), help="Slices along this dimension. [0]")
+        int | None,
+        Option("--dim", metavar="D", parser=parsers.whole("dim", 0), help="Slices along this dimension. [default: 0]"),
     ] = None,
 ) -> Strategy:
     """Zero weights of each tensor at random.
 
-    Which ones depends on the seed and on a tensor's name and shape, and on nothing else.
+    The choice depends on the seed and on a tensor's name and shape only.
     """
-    chosen = _one_amount("random", amount, count)
+    amounts = _one_amount("random", amount, count)
     if structured:
-        return RandomStructured(*chosen, dim or 0, seed)
+        return RandomStructured(*amounts, dim or 0, seed)
     if dim is not None:
-        raise UsageError("--dim is for slices", hint=f"--structured --dim {dim}")
-    return Random(*chosen, seed)
+        raise UsageError(
+            "dim needs structured", hint=(Argument("structured", value=True), " and ", Argument("dim", dim))
+        )
+    return Random(*amounts, seed)
 
 
 def mask(
@@ -203,19 +254,19 @@ def mask(
 ) -> Strategy:
     """Zero the weights where a mask is 0.
 
-    Tensors are those that the mask file names, unless -i says otherwise.
+    Prunes the tensors that the mask file names, unless -i selects others.
     """
     if mask is None:
-        raise UsageError("mask needs --mask", hint="--mask FILE")
+        raise UsageError("mask needs a mask file", hint=Argument("mask", "FILE"))
     return Mask(mask)
 
 
 def _one_amount(name: str, amount: float | None, count: int | None) -> tuple[float | None, int | None]:
     """Return both, of which exactly one is given; UsageError otherwise."""
     if amount is None and count is None:
-        raise UsageError(f"{name} needs --amount or --count", hint="--amount 0.5, or --count 1000")
+        raise UsageError(f"{name} needs an amount or a count", hint=_EITHER_AMOUNT)
     if amount is not None and count is not None:
-        raise UsageError("--amount and --count are two answers to one question", hint="--amount 0.5, or --count 1000")
+        raise UsageError("an amount and a count exclude each other", hint=_EITHER_AMOUNT)
     return amount, count
 
 

@@ -1,4 +1,4 @@
-"""The command that follows a recipe: rules, each with a strategy and the tensors it is for."""
+"""The command `prune run`: follow the rules of a recipe."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typer import Argument
 
 
 def run(
-    recipe: Annotated[str, Argument(metavar="RECIPE.toml", help="Rules in order; see the README for their form.")],
-) -> Any:  # noqa: ANN401 - a Recipe: naming its room would import it at every start
-    """Zero what the rules of a recipe choose.
+    recipe: Annotated[str, Argument(metavar="RECIPE.toml", help="Rules in order; the README describes them.")],
+) -> Any:  # noqa: ANN401 - a Recipe, whose module an evaluated annotation would import
+    """Zero the weights that the rules of a recipe choose.
 
-    Each rule has patterns and one of the other commands; where rules meet, later ones count what is left.
+    Each rule has patterns and one of the other pruning commands. If two rules match a tensor, the later one applies to
+    the weights still unpruned.
     """
     from prunecli.cli.recipe_file import read_recipe
 

@@ -1,7 +1,8 @@
-"""`prune search`: the largest amount at which the user's own evaluation stays within a drop."""
+"""The command `prune search`: the largest amount at which the user's evaluation stays within a limit."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -9,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 from typer import Option
 
-from prunecli.cli import evaluation as evaluated
-from prunecli.cli import options, parsers
-from prunecli.cli import strategy_arguments as varied
-from prunecli.cli.evaluation import Table, print_json, say
+from prunecli.cli import evaluation, options, parsers, strategy_arguments
+from prunecli.cli.evaluation import Table
+from prunecli.cli.exit import DONE, FAILED, say
 from prunecli.errors import UsageError
 from prunecli.text.escape import printable
 from prunecli.text.numbers import format_bytes, percent
@@ -22,124 +22,146 @@ if TYPE_CHECKING:
     from prunecli.tuning.trial_file import Trial
 
 MaxDrop: TypeAlias = Annotated[
-    str | None, Option(metavar="D", help="How much worse the metric may get, in its own units.  [required]")
+    str | None,
+    Option("--max-drop", metavar="D", help="How much worse the metric may get, in its own units.  [required]"),
 ]
 Higher: TypeAlias = Annotated[
     bool, Option("--higher-is-better/--lower-is-better", help="Whether the metric is a score or a loss.")
 ]
 Tolerance: TypeAlias = Annotated[
-    float, Option(metavar="A", parser=parsers.number("--tolerance", "0.01"), help="Amounts are multiples of this.")
+    float,
+    Option(
+        "--tolerance",
+        metavar="A",
+        parser=parsers.number("tolerance", 0.01),
+        help="The amounts are multiples of this.",
+    ),
 ]
-MostTries: TypeAlias = Annotated[
+Tries: TypeAlias = Annotated[
     int | None,
-    Option("--tries", metavar="N", parser=parsers.whole("--tries", "5", least=1), help="Try at most N amounts."),
+    Option("--tries", metavar="N", parser=parsers.whole("tries", 5, least=1), help="Try at most N amounts."),
 ]
 Output: TypeAlias = Annotated[
-    str | None,
-    Option("-o", "--output", metavar="PATH", help="Where the result goes. [default: CKPT.pruned.EXT]"),
+    str | None, Option("-o", "--output", metavar="PATH", help="The result. [default: CKPT.pruned.EXT]")
+]
+State: TypeAlias = Annotated[
+    Path | None,
+    Option(
+        "--state",
+        metavar="PATH",
+        help="Remembers the trials; candidates are written next to it. [default: OUTPUT.search.json]",
+    ),
 ]
 DryRun: TypeAlias = Annotated[bool, Option("-n", "--dry-run", help="Only search, write no checkpoint.")]
 
+CONTEXT_SETTINGS = strategy_arguments.CONTEXT_SETTINGS
 SCHEMA = 1
 """The version of the JSON form."""
 
 
-def search(context: typer.Context, words: varied.Words = None) -> int:
-    """Find the largest amount your evaluation bears."""
-    return varied.invoke(context, words or [], _search)
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Find the largest amount that keeps your metric within a limit.
 
-
-def _search(
-    vary: varied.MakeStrategy,
-    context: typer.Context,
-    ckpt: evaluated.Ckpt,
-    strategy: evaluated.StrategyName,
-    *,
-    evaluation: evaluated.Eval = None,
-    max_drop: MaxDrop = None,
-    higher_is_better: Higher = True,
-    metric: evaluated.Metric = None,
-    tolerance: Tolerance = 0.01,
-    tries: MostTries = None,
-    output: Output = None,
-    report: options.Reports = None,
-    state: evaluated.State = None,
-    fresh: evaluated.Fresh = False,
-    json: evaluated.Json = False,
-    dry_run: DryRun = False,
-    force: options.Force = False,
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    min_dim: options.MinDim = None,
-    min_numel: options.MinNumel = 0,
-    key: options.Key = None,
-    quiet: evaluated.Quiet = False,
-) -> int:
-    """Find the largest amount whose metric stays within the drop.
-
-    Bisects the amounts between 0 and 1. Each is pruned to a hidden place and evaluated there by your command; the
-    largest that stayed within the drop is written at the end, and the exit code is 1 where none did. Bisection takes
-    for granted that pruning more is never better. With a noisy metric a larger amount may do as well; what is written
-    was measured itself.
+    Bisects the amounts between 0 and 1. Each candidate is written to a temporary file and passed to your command. The
+    largest amount within the limit is written at the end; the exit code is 1 if there is none. Bisection assumes that
+    pruning more is never better. If the metric is noisy, a larger amount may also stay within the limit; the metric of
+    the result was always measured.
     """
+
+    make_strategy: strategy_arguments.MakeStrategy
+    ckpt: evaluation.Ckpt
+    strategy: evaluation.StrategyName
+    evaluate: evaluation.Eval = None
+    max_drop: MaxDrop = None
+    higher_is_better: Higher = True
+    metric: evaluation.Metric = None
+    tolerance: Tolerance = 0.01
+    tries: Tries = None
+    output: Output = None
+    report: options.Reports = None
+    state: State = None
+    fresh: evaluation.Fresh = False
+    json: options.Json = False
+    dry_run: DryRun = False
+    force: options.Force = False
+    include: options.Include = None
+    exclude: options.Exclude = None
+    min_dim: options.MinDim = None
+    min_numel: options.MinNumel = 0
+    key: options.Key = None
+    quiet: evaluation.Quiet = False
+
+
+def search(context: typer.Context, words: strategy_arguments.Words = None) -> int:
+    """Find the largest amount that keeps your metric within a limit."""
+    arguments = strategy_arguments.parse(context, words or [], Arguments)
+
     from prunecli.formats.output_names import default_output
-    from prunecli.tuning.search import search as find_largest
     from prunecli.tuning.trials import default_state
 
-    evaluate, limit = evaluated.required(ckpt, evaluation), _drop(max_drop)
-    if output == "-":
+    limit = _limit(arguments.max_drop)
+    if arguments.output == "-":
         raise UsageError("a search prints its tries on standard output, so the checkpoint needs a file", hint="-o PATH")
-    target = default_output(ckpt) if output is None else Path(output)
-    state_file = default_state(ckpt, target) if state is None else state
-    table = Table(quiet=quiet or json)
-    with evaluated.showing_output():
-        result = find_largest(
-            ckpt,
-            vary,
-            evaluate,
-            max_drop=limit,
-            higher_is_better=higher_is_better,
-            tolerance=tolerance,
-            tries=tries,
-            metric=metric,
-            output=target,
-            reports=report,
-            state=state_file,
-            fresh=fresh,
-            dry_run=dry_run,
-            force=force,
-            include=include or (),
-            exclude=exclude or (),
-            min_dim=min_dim,
-            min_numel=min_numel,
-            key=key,
-            command=context.obj or (),
-            on_attempt=lambda attempt: _print_attempt(table, attempt),
-        )
+    target = default_output(arguments.ckpt) if arguments.output is None else Path(arguments.output)
+    state = default_state(arguments.ckpt, target) if arguments.state is None else arguments.state
+    table = Table(quiet=arguments.quiet or arguments.json)
+    result = _search(arguments, limit, target, state, table, context.obj or ())
     for warning in result.warnings:
-        say(f"warning: {warning} --metric PATTERN names another number")
-    if json:
-        document = _document(result, limit, (ckpt, strategy, evaluation), higher_is_better=higher_is_better)
-        print_json(document)
+        say(printable(f"warning: {warning} --metric PATTERN names another number"))
+    if arguments.json:
+        evaluation.print_json(_document(result, limit, arguments))
     else:
-        _print_result(table, result, limit, state_file)
-        _print_output(table, result, report)
+        _print_result(table, result, limit, state)
+        _print_output(table, result, arguments.report)
     if result.best is None:
         say(f"nothing found: every amount that was tried drops by more than {_short(limit)}")
-        return 1
-    return 0
+        return FAILED
+    return DONE
 
 
-def _drop(text: str | None) -> Decimal:
-    """Return the number, exactly: a drop of as much as is allowed is allowed."""
+def _limit(text: str | None) -> Decimal:
+    """Return the exact number, so that a drop that equals the limit is within it."""
     if text is None:
         raise UsageError("--max-drop is missing: how much worse the metric may get", hint="--max-drop 0.01")
     try:
         return Decimal(text)
     except InvalidOperation:
         raise UsageError(
-            f"--max-drop takes a number in the metric's own units, not {text!r}", hint="--max-drop 0.01"
+            f"--max-drop is a number in the metric's own units, not {text!r}", hint="--max-drop 0.01"
         ) from None
+
+
+def _search(
+    arguments: Arguments, limit: Decimal, target: Path, state: Path, table: Table, command: tuple[str, ...]
+) -> SearchResult:
+    from prunecli.tuning.search import search as find_largest
+
+    evaluate = evaluation.required(arguments.ckpt, arguments.evaluate)
+    with evaluation.showing_output():
+        return find_largest(
+            arguments.ckpt,
+            arguments.make_strategy,
+            evaluate,
+            max_drop=limit,
+            higher_is_better=arguments.higher_is_better,
+            tolerance=arguments.tolerance,
+            tries=arguments.tries,
+            metric=arguments.metric,
+            output=target,
+            reports=arguments.report,
+            state=state,
+            fresh=arguments.fresh,
+            dry_run=arguments.dry_run,
+            force=arguments.force,
+            include=arguments.include or (),
+            exclude=arguments.exclude or (),
+            min_dim=arguments.min_dim,
+            min_numel=arguments.min_numel,
+            key=arguments.key,
+            command=command,
+            on_attempt=lambda attempt: _print_attempt(table, attempt),
+        )
 
 
 # --- the printed result
@@ -189,20 +211,18 @@ def _print_output(table: Table, result: SearchResult, reports: list[Path] | None
         return
     table.say("output    nothing written")
     if result.best is not None:
-        table.say("to write  the same command without -n: what was evaluated is remembered")
+        table.say("to write  the same command without -n, which uses the remembered trials")
 
 
-def _document(
-    result: SearchResult, limit: Decimal, names: tuple[str, str, str | None], *, higher_is_better: bool
-) -> dict[str, Any]:
+def _document(result: SearchResult, limit: Decimal, arguments: Arguments) -> dict[str, Any]:
     """Return the result as JSON values."""
     return {
         "schema": SCHEMA,
-        "checkpoint": names[0],
-        "strategy": names[1],
-        "eval": names[2],
+        "checkpoint": arguments.ckpt,
+        "strategy": arguments.strategy,
+        "eval": arguments.evaluate,
         "max_drop": float(limit),
-        "higher_is_better": higher_is_better,
+        "higher_is_better": arguments.higher_is_better,
         "unpruned": _values(result.unpruned),
         "tries": [_attempt_values(attempt) for attempt in result.attempts],
         "best": result.best and _attempt_values(result.best),

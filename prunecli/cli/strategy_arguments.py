@@ -1,19 +1,19 @@
-"""Command lines that name a strategy whose amount is to be varied: `CKPT STRATEGY` with the options of both.
+"""Parse `CKPT STRATEGY [OPTIONS]` for `search` and `sweep`: their own options and those of the named strategy.
 
-The strategies are those of the pruning commands that take an amount or a percentile; each parses its own options.
-Nothing here knows what the amounts are tried for.
+STRATEGY is a pruning command that takes an amount or a percentile. Its options are known only after its name is found,
+so Typer parses the words twice: first to find the name, then with the options of both commands.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 from typer.main import get_command
 
-from prunecli.cli import pruning as commands
+from prunecli.cli import pruning
 from prunecli.errors import UsageError
 from prunecli.text.escape import printable
 
@@ -22,103 +22,115 @@ if TYPE_CHECKING:
 
     from prunecli.strategies.unstructured import Strategy
 
-SETTINGS: dict[str, Any] = {"help_option_names": [], "ignore_unknown_options": True, "allow_interspersed_args": False}
-"""The `context_settings` to register a command with that passes all its words on to `invoke`."""
+CONTEXT_SETTINGS: dict[str, Any] = {
+    "help_option_names": [],
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+}
+"""The `context_settings` of a command that passes all its words to `parse`."""
 
 Words: TypeAlias = Annotated[list[str] | None, typer.Argument(metavar="CKPT [OPTIONS] STRATEGY [OPTIONS]")]
-"""All that stands after such a command's name."""
+"""All words after the name of such a command."""
 
 MakeStrategy: TypeAlias = "Callable[[float], Strategy]"
-"""A function from an amount (0-1) to a strategy."""
+"""A function from an amount (0 to 1) to a strategy."""
+
+T = TypeVar("T")
 
 _AMOUNTS = ("amount", "count", "q")
+
+
+def strategy_functions() -> dict[str, Callable[..., Strategy]]:
+    """Return the strategy functions that take an amount, by the names of their commands."""
+    functions = (make for make in pruning.ALL if {"amount", "q"} & inspect.signature(make).parameters.keys())
+    return {_name(make): make for make in functions}
 
 
 def _name(make: Callable[..., Strategy]) -> str:
     return make.__name__.rstrip("_")
 
 
-def varied() -> dict[str, Callable[..., Strategy]]:
-    """Return the strategy functions that take an amount, by the names of their commands."""
-    return {_name(make): make for make in commands.ALL if {"amount", "q"} & inspect.signature(make).parameters.keys()}
+def parse(context: typer.Context, words: Sequence[str], arguments: type[T]) -> T:
+    """Parse `words` as a command with the fields of `arguments` and the named strategy's options.
 
-
-def invoke(context: typer.Context, words: Sequence[str], shared: Callable[..., int]) -> int:
-    """Parse `words` as a command of the signature of `shared` plus the named strategy's options, and run it.
-
-    `shared` takes `vary`, a function from an amount (0-1) to a strategy, and its options; among them are `ckpt` and
-    `strategy`, in this order. Raise UsageError, or Typer's, for words that make no sense; return what `shared` does.
+    `arguments` is a dataclass whose fields are annotated as Typer's parameters; its docstring is the help. Among the
+    fields are `ckpt`, `strategy` (the name) and `make_strategy`, which is set to a MakeStrategy. Raises UsageError, or
+    Typer's errors, for words that cannot be parsed.
     """
-    make = varied().get(_strategy_in(context, words, shared))
-    command = _command(shared, make)
+    make = strategy_functions().get(_strategy_in(context, words, arguments))
+    command = _command(arguments, make)
     with command.make_context(context.info_name, list(words), parent=context.parent, obj=context.obj) as inner:
-        return int(command.invoke(inner) or 0)
+        value: T = command.invoke(inner)
+        return value
 
 
-def _strategy_in(context: typer.Context, words: Sequence[str], shared: Callable[..., int]) -> str:
-    """Return the first word after the checkpoint that names a strategy and is no option's value, or ""."""
+def _strategy_in(context: typer.Context, words: Sequence[str], arguments: type[object]) -> str:
+    """Return the first word after the checkpoint that names a strategy and is not the value of an option, or ""."""
     lenient = {"resilient_parsing": True, "ignore_unknown_options": True, "allow_extra_args": True}
-    command = _command(shared, None)
-    with command.make_context(context.info_name, list(words), **lenient) as found:
-        names = [found.params.get("strategy"), *found.args]
-    return next((name for name in names if name in varied()), "")
+    command = _command(arguments, None)
+    with command.make_context(context.info_name, list(words), **lenient) as parsed:
+        names = [parsed.params.get("strategy"), *parsed.args]
+    return next((name for name in names if name in strategy_functions()), "")
 
 
-def _command(shared: Callable[..., int], make: Callable[..., Strategy] | None) -> Any:  # noqa: ANN401 - Typer's own
-    """Return a Typer command with the options of `shared` and, after the arguments, those of `make`."""
-    parameters = dict(inspect.signature(shared, eval_str=True).parameters)
-    del parameters["vary"]
+def _command(arguments: Callable[..., object], make: Callable[..., Strategy] | None) -> Any:  # noqa: ANN401 - Typer's own
+    """Return a Typer command with the fields of `arguments` and the options of `make`.
+
+    Typer reads both from one signature, which is written here.
+    """
+    shared = dict(inspect.signature(arguments, eval_str=True).parameters)
+    del shared["make_strategy"]
     own = {} if make is None else dict(inspect.signature(make, eval_str=True).parameters)
-    hidden = {name: _refused(p) for name, p in own.items() if name in _AMOUNTS}
+    amounts = {name: _hidden(parameter) for name, parameter in own.items() if name in _AMOUNTS}
 
-    def run(**given: Any) -> int:  # noqa: ANN401 - typed by the signature below
-        mine = {name: given.pop(name) for name in own}
+    def command(**values: Any) -> object:  # noqa: ANN401 - typed by the signature below
+        own_values = {name: values.pop(name) for name in own}
         if make is None:
-            raise _unknown(given["strategy"])
-        _refuse_amounts({name: mine.pop(name) for name in hidden})
-        return shared(vary=_varying(make, mine), **given)
+            raise _unknown(values["strategy"])
+        _refuse_amounts({name: own_values.pop(name) for name in amounts})
+        return arguments(make_strategy=_by_amount(make, own_values), **values)
 
-    typed = [p.replace(kind=p.KEYWORD_ONLY) for p in {**parameters, **own, **hidden}.values()]
-    typed.sort(key=lambda p: p.name not in {"ckpt", "strategy"} and p.name not in own)  # the strategy's own come first
-    run.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in typed}
-    run.__doc__ = shared.__doc__
-    app = typer.Typer(
-        rich_markup_mode=None, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
-    )
-    app.command(epilog=_epilog())(run)
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in {**shared, **own, **amounts}.values()]
+    parameters.sort(key=lambda p: p.name not in {"ckpt", "strategy"} and p.name not in own)  # own options come first
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__doc__ = arguments.__doc__
+    settings = {"help_option_names": ["-h", "--help"]}
+    app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=settings)
+    app.command(epilog=_epilog())(command)
     return get_command(app)
 
 
 def _epilog() -> str:
-    return f"STRATEGY is one of {', '.join(varied())}. Name it before --help to see its own options as well."
+    names = ", ".join(strategy_functions())
+    return f"STRATEGY is one of {names}. Name it before --help to see its own options as well."
 
 
-def _refused(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return an option of the same name that the help leaves out: the amount is what is varied."""
+def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return an option of the same name that the help does not show, because the command chooses the amount."""
     option = typer.Option(f"--{parameter.name}", hidden=True)
     return parameter.replace(annotation=Annotated[str | None, option], default=None)
 
 
-def _refuse_amounts(given: dict[str, str | None]) -> None:
-    for name, value in given.items():
+def _refuse_amounts(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
         if value is not None:
-            raise UsageError(f"--{name} is what is varied here, so it cannot be given", hint=f"leave out --{name}")
+            raise UsageError(f"--{name} cannot be given: this command chooses it", hint=f"leave out --{name}")
 
 
-def _varying(make: Callable[..., Strategy], own: dict[str, Any]) -> Callable[[float], Strategy]:
-    """Return the function from an amount to the strategy that `make` makes of it and of its `own` options."""
+def _by_amount(make: Callable[..., Strategy], options: dict[str, Any]) -> MakeStrategy:
+    """Return the function from an amount to the strategy that `make` returns for it and for `options`."""
     if "amount" in inspect.signature(make).parameters:
-        return lambda amount: make(**own, amount=amount)
-    return lambda amount: make(**own, q=round(100 * amount, 12))
+        return lambda amount: make(**options, amount=amount)
+    return lambda amount: make(**options, q=round(100 * amount, 12))
 
 
 def _unknown(name: str) -> UsageError:
-    known = varied()
+    known = strategy_functions()
     if name.startswith("-"):
-        return UsageError(f"{printable(name)} stands where the strategy is expected", hint=f"one of {', '.join(known)}")
-    if name in {_name(make) for make in commands.ALL}:
-        return UsageError(f"{name} has no amount that could be varied", hint=f"one of {', '.join(known)}")
+        return UsageError(f"{printable(name)} is at the place of the strategy", hint=f"one of {', '.join(known)}")
+    if name in map(_name, pruning.ALL):
+        return UsageError(f"{name} takes no amount, so it cannot be varied", hint=f"one of {', '.join(known)}")
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"closest is {near[0]}" if near else f"one of {', '.join(known)}"
     return UsageError(f"there is no strategy {printable(repr(name))}", hint=hint)

@@ -1,131 +1,154 @@
-"""`prune sweep`: the user's own evaluation at a ladder of amounts, as a table and as a plot. Changes no checkpoint."""
+"""The command `prune sweep`: the user's metric at several amounts, as a table and as a plot. Changes no checkpoint."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 from typer import Option
 
-from prunecli.cli import evaluation as evaluated
-from prunecli.cli import options
-from prunecli.cli import strategy_arguments as varied
-from prunecli.cli.evaluation import Table, print_json
-from prunecli.cli.output import check_paper
+from prunecli.cli import evaluation, options, strategy_arguments
+from prunecli.cli.evaluation import Table
+from prunecli.cli.output import check_export
+from prunecli.errors import Argument
 from prunecli.text.escape import printable
 from prunecli.text.numbers import percent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from prunecli.tuning.sweep import SweepPoint
 
-At: TypeAlias = Annotated[str, Option(metavar="A,A,...", help="The amounts to try, as in 0.5,0.8,90%.")]
-Csv: TypeAlias = Annotated[Path | None, Option(metavar="PATH", help="Write the table as CSV, too.")]
-Svg: TypeAlias = Annotated[Path | None, Option(metavar="PATH", help="Write the plot as SVG, too.")]
+At: TypeAlias = Annotated[str, Option("--at", metavar="A,A,...", help="The amounts to try, as in 0.5,0.8,90%.")]
+Csv: TypeAlias = Annotated[Path | None, Option("--csv", metavar="PATH", help="Write the table as CSV as well.")]
+Svg: TypeAlias = Annotated[Path | None, Option("--svg", metavar="PATH", help="Write the plot as SVG as well.")]
 State: TypeAlias = Annotated[
     Path | None,
-    Option(metavar="PATH", help="Remembers the trials; candidates lie beside it. [default: CKPT.pruned.search.json]"),
+    Option(
+        "--state",
+        metavar="PATH",
+        help="Remembers the trials; candidates are written next to it. [default: CKPT.pruned.search.json]",
+    ),
 ]
 Force: TypeAlias = Annotated[bool, Option("-f", "--force", help="Replace an existing table or plot.")]
 
+CONTEXT_SETTINGS = strategy_arguments.CONTEXT_SETTINGS
 DEFAULT_AMOUNTS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
-
 SCHEMA = 1
 """The version of the JSON form."""
 
-_BAR = 30  # marks of the longest bar
+_BAR = 30  # characters of the longest bar
 
 
-def sweep(context: typer.Context, words: varied.Words = None) -> int:
-    """Show your evaluation at a ladder of amounts."""
-    return varied.invoke(context, words or [], _sweep)
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Show your metric at several amounts.
 
-
-def _sweep(
-    vary: varied.MakeStrategy,
-    ckpt: evaluated.Ckpt,
-    strategy: evaluated.StrategyName,
-    *,
-    evaluation: evaluated.Eval = None,
-    at: At = DEFAULT_AMOUNTS,
-    metric: evaluated.Metric = None,
-    csv: Csv = None,
-    svg: Svg = None,
-    state: State = None,
-    fresh: evaluated.Fresh = False,
-    json: evaluated.Json = False,
-    force: Force = False,
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    min_dim: options.MinDim = None,
-    min_numel: options.MinNumel = 0,
-    key: options.Key = None,
-    quiet: evaluated.Quiet = False,
-) -> int:
-    """Show the metric at a ladder of amounts.
-
-    Each amount is pruned to a hidden place and evaluated there by your command; the checkpoint itself is evaluated
-    first. Nothing is kept but the numbers.
+    The unpruned checkpoint is evaluated first. Each candidate is written to a temporary file, passed to your command,
+    and removed.
     """
-    from prunecli.io.publish import publish_text
+
+    make_strategy: strategy_arguments.MakeStrategy
+    ckpt: evaluation.Ckpt
+    strategy: evaluation.StrategyName
+    evaluate: evaluation.Eval = None
+    at: At = DEFAULT_AMOUNTS
+    metric: evaluation.Metric = None
+    csv: Csv = None
+    svg: Svg = None
+    state: State = None
+    fresh: evaluation.Fresh = False
+    json: options.Json = False
+    force: Force = False
+    include: options.Include = None
+    exclude: options.Exclude = None
+    min_dim: options.MinDim = None
+    min_numel: options.MinNumel = 0
+    key: options.Key = None
+    quiet: evaluation.Quiet = False
+
+
+def sweep(context: typer.Context, words: strategy_arguments.Words = None) -> int:
+    """Show your metric at several amounts."""
+    arguments = strategy_arguments.parse(context, words or [], Arguments)
+
     from prunecli.tuning.sweep import parse_amounts
-    from prunecli.tuning.sweep import sweep as evaluate_all
-    from prunecli.tuning.sweep_text import to_csv
     from prunecli.tuning.trials import default_state
 
-    evaluate, amounts = evaluated.required(ckpt, evaluation), parse_amounts(at)
-    state_file = default_state(ckpt) if state is None else state
-    if csv is not None or svg is not None:
-        _check({"--csv": csv, "--svg": svg}, [*_files(ckpt, key), state_file], force=force)
-    table = Table(quiet=quiet or json)
-    with evaluated.showing_output():
-        points = evaluate_all(
-            ckpt,
-            vary,
-            evaluate,
-            amounts=amounts,
-            metric=metric,
-            state=state_file,
-            fresh=fresh,
-            include=include or (),
-            exclude=exclude or (),
-            min_dim=min_dim,
-            min_numel=min_numel,
-            key=key,
-            on_point=lambda point: _tell(table, point),
-        )
-    if csv is not None:
-        publish_text(csv, to_csv(points), force=force)
-    if svg is not None:
-        publish_text(svg, _picture(points, f"{strategy} on {Path(ckpt).name}"), force=force)
-    if json:
-        print_json(_document(points, (ckpt, strategy, evaluation)))
+    evaluate, amounts = evaluation.required(arguments.ckpt, arguments.evaluate), parse_amounts(arguments.at)
+    state = default_state(arguments.ckpt) if arguments.state is None else arguments.state
+    _check_exports(arguments, state)
+    table = Table(quiet=arguments.quiet or arguments.json)
+    points = _sweep(arguments, evaluate, amounts, state, table)
+    _write_exports(arguments, points)
+    if arguments.json:
+        evaluation.print_json(_document(points, arguments))
     _draw(table, points)
-    for name, path in (("remembered in", state_file), ("table", csv), ("plot", svg)):
+    for name, path in (("remembered in", state), ("table", arguments.csv), ("plot", arguments.svg)):
         if path is not None:
             table.say(f"{name:<14}{printable(str(path))}")
     return 0
 
 
-def _files(ckpt: str, key: str | None) -> list[Path]:
+def _sweep(
+    arguments: Arguments, evaluate: str, amounts: Sequence[float], state: Path, table: Table
+) -> list[SweepPoint]:
+    from prunecli.tuning.sweep import sweep as evaluate_all
+
+    with evaluation.showing_output():
+        return evaluate_all(
+            arguments.ckpt,
+            arguments.make_strategy,
+            evaluate,
+            amounts=amounts,
+            metric=arguments.metric,
+            state=state,
+            fresh=arguments.fresh,
+            include=arguments.include or (),
+            exclude=arguments.exclude or (),
+            min_dim=arguments.min_dim,
+            min_numel=arguments.min_numel,
+            key=arguments.key,
+            on_point=lambda point: _print_point(table, point),
+        )
+
+
+# --- the table and the plot as files
+
+
+def _check_exports(arguments: Arguments, state: Path) -> None:
+    """Raise before the work if a table or a plot cannot be written after it."""
+    exports = [("csv", arguments.csv), ("svg", arguments.svg)]
+    if not any(path for _, path in exports):
+        return
     from prunecli.formats.open import open_checkpoint
 
-    return [file.path for file in open_checkpoint(ckpt, key=key).files]
-
-
-def _check(report_paths: Mapping[str, Path | None], others: list[Path], *, force: bool) -> None:
-    """Raise OutputError before the work if a table or a plot cannot be written after it."""
-    for option, path in report_paths.items():
+    others = [*(file.path for file in open_checkpoint(arguments.ckpt, key=arguments.key).files), state]
+    for name, path in exports:
         if path is not None:
-            check_paper(option, path, force=force, others=others)
+            check_export(Argument(name, f"sweep.{name}"), path, force=arguments.force, others=others)
             others.append(path)
 
 
-def _tell(table: Table, point: SweepPoint) -> None:
-    """Print a point, and before the first one the head."""
+def _write_exports(arguments: Arguments, points: Sequence[SweepPoint]) -> None:
+    from prunecli.io.publish import publish_text
+    from prunecli.tuning.sweep_text import to_csv
+
+    if arguments.csv is not None:
+        publish_text(arguments.csv, to_csv(points), force=arguments.force)
+    if arguments.svg is not None:
+        title = f"{arguments.strategy} on {Path(arguments.ckpt).name}"
+        publish_text(arguments.svg, _picture(points, title), force=arguments.force)
+
+
+# --- the printed result
+
+
+def _print_point(table: Table, point: SweepPoint) -> None:
+    """Print a row of the table, with the heading before the first row."""
     trial = point.trial
     if point.amount is None:
         table.line("amount", "sparsity", "metric", "change", "seconds", "")
@@ -136,7 +159,7 @@ def _tell(table: Table, point: SweepPoint) -> None:
 
 
 def _draw(table: Table, points: Sequence[SweepPoint]) -> None:
-    """Print a bar per point."""
+    """Print a bar for each point."""
     from prunecli.tuning.sweep_text import bars, bars_from
 
     table.say()
@@ -178,16 +201,16 @@ def _mark(point: SweepPoint) -> tuple[float, float, str]:
     return point.trial.sparsity, metric, f"{amount}: {percent(point.trial.sparsity)} zero, metric {metric:.6g}"
 
 
-def _document(points: Sequence[SweepPoint], names: tuple[str, str, str | None]) -> dict[str, object]:
+def _document(points: Sequence[SweepPoint], arguments: Arguments) -> dict[str, object]:
     """Return the result as the JSON document."""
     from prunecli.tuning.sweep_text import number, values
 
     first, *others = points
     return {
         "schema": SCHEMA,
-        "checkpoint": names[0],
-        "strategy": names[1],
-        "eval": names[2],
+        "checkpoint": arguments.ckpt,
+        "strategy": arguments.strategy,
+        "eval": arguments.evaluate,
         "unpruned": {"metric": number(first.trial.metric), "sparsity": round(first.trial.sparsity, 6)},
         "points": [values(point) for point in others],
     }

@@ -44,7 +44,7 @@ def parse_amount(text: str, name: str = "amount", *, allow_whole: bool = False) 
     # Decimal, because 33.3 / 100 is not the float of 0.333.
     value = value.scaleb(-2) if percent and value.is_finite() else value
     if value.is_nan() or not 0 <= value <= 1:
-        if value.is_finite() and 1 < value <= 100:
+        if not percent and value.is_finite() and 1 < value <= 100:
             example = (Argument(name, f"{value:f}%"), " or ", Argument(name, float(value / 100)))
         raise UsageError(f"{label} is 0 to 1 (or 0% to 100%), not {printable(text)}", hint=example)
     return float(value)

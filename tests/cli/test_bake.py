@@ -105,7 +105,7 @@ def test_in_place_and_force(ckpt: Path, run: Callable[..., tuple[int, str, str]]
         (["CKPT", "--in-place", "-o", "x.pth"], "--in-place writes to the input"),
         (["CKPT", "-o", "no/such/folder.pth"], "there is no directory"),
         (["CKPT", "-o", "CKPT"], "is the input itself"),
-        (["CKPT", "-o", "-", "--json"], "both want standard output"),
+        (["CKPT", "-o", "-", "--json"], "both need standard output"),
         (["-"], "no name to derive the output's from"),
         (["-", "--in-place"], "cannot be folded in place"),
         (["CKPT", "--amount", "0.5"], "no such option"),

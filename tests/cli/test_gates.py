@@ -91,7 +91,7 @@ def test_a_failed_gate_sends_nothing_into_a_pipe(ckpt: Path, capfdbinary: pytest
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("1.5", "is 0 to 1, or 0% to 100%, not 1.5"), ("much", "takes a fraction or a percentage")]
+    ("text", "says"), [("1.5", "is 0 to 1 (or 0% to 100%), not 1.5"), ("much", "is a fraction or a percentage")]
 )
 def test_what_is_no_sparsity_is_refused(text: str, says: str, ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A gate that means nothing is wrong usage."""

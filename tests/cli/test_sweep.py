@@ -85,7 +85,7 @@ def test_a_metric_that_is_not_finite_has_a_row(ckpt: Path, capsys: pytest.Captur
         ("CKPT --eval EVAL global --csv CKPT", "this run needs"),
         ("CKPT --eval EVAL global --csv FOLDER/a --svg FOLDER/a", "would overwrite"),
         ("CKPT --eval EVAL global --svg no/such/p.svg", "there is no directory"),
-        ("CKPT --eval EVAL threshold", "threshold has no amount that could be varied"),
+        ("CKPT --eval EVAL threshold", "threshold takes no amount, so it cannot be varied"),
     ],
 )
 def test_wrong_usage_is_found_before_the_first_evaluation(

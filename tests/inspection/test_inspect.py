@@ -445,11 +445,11 @@ def test_shards_are_one_checkpoint(source: Callable[[str], Path]) -> None:
     [
         (["--no-read", "--thresholds"], "--thresholds reads the weights"),
         (["--no-read", "--hist", "a"], "--hist reads the weights"),
-        (["--top", "2", "--all"], "--top and --all are two answers to one question"),
-        (["--json", "--top", "2"], "--top says what the text shows"),
-        (["--json", "--all"], "--all says what the text shows"),
-        (["--top", "0"], "--top is 1 or more, not 0"),
-        (["--top", "x"], "--top takes a whole number, not 'x'"),
+        (["--top", "2", "--all"], "--top and --all exclude each other"),
+        (["--json", "--top", "2"], "--top limits the text only"),
+        (["--json", "--all"], "--all limits the text only"),
+        (["--top", "0"], "top takes 1 or more, not 0"),
+        (["--top", "x"], "top takes a whole number, not 'x'"),
     ],
 )
 def test_options_that_contradict_are_refused(options: list[str], message: str) -> None:

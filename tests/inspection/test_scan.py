@@ -282,10 +282,10 @@ def test_an_existing_page_is_kept_unless_forced(ckpt: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--top", "2", "--all"], "--top and --all are two answers to one question"),
-        (["--json", "--top", "2"], "--top says what the text shows"),
-        (["--json", "--all"], "--all says what the text shows"),
-        (["--top", "0"], "--top is 1 or more, not 0"),
+        (["--top", "2", "--all"], "--top and --all exclude each other"),
+        (["--json", "--top", "2"], "--top limits the text only"),
+        (["--json", "--all"], "--all limits the text only"),
+        (["--top", "0"], "top takes 1 or more, not 0"),
         (["--force"], "--force replaces a page, and --html names none"),
     ],
 )

@@ -1,0 +1,35 @@
+"""Fixtures of the command line's tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support.command_line import Ran, save_two_layers
+
+from prunecli.cli.main import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.command_line import Prune
+
+
+@pytest.fixture
+def prune(capfd: pytest.CaptureFixture[str]) -> Prune:
+    """Return a function that runs the command line in this process."""
+
+    def run(*args: str | Path) -> Ran:
+        capfd.readouterr()
+        code = main([str(arg) for arg in args])
+        return Ran(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def ckpt(tmp_path: Path) -> Path:
+    """Write a safetensors file of two matrices and a bias into a directory of its own."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return save_two_layers(folder / "ckpt.safetensors")

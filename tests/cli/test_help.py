@@ -1,0 +1,99 @@
+"""`--help`, `--version`, and the flags that the commands declare."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+from typer.models import ArgumentInfo, OptionInfo
+
+from prunecli.cli import pruning, run, search, sweep
+from prunecli.cli.command_list import OTHER, PRUNING
+from prunecli.cli.options import SharedOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.command_line import Prune
+
+COMMANDS = [*PRUNING, *OTHER]
+OTHER_FLAGS = {"all_tensors": "--all", "evaluate": "--eval"}
+"""The parameters whose flag is not their name."""
+
+
+def signature(command: str) -> dict[str, Any]:
+    """Return the parameters of a command and their annotations."""
+    sources: list[Callable[..., object]] = {
+        "run": [run.run, SharedOptions],
+        "search": [search.Arguments],
+        "sweep": [sweep.Arguments],
+    }.get(command, [])
+    if not sources and command in PRUNING:
+        sources = [getattr(pruning, "global_" if command == "global" else command), SharedOptions]
+    elif not sources:
+        sources = [getattr(importlib.import_module(f"prunecli.cli.{command}"), command)]
+    signatures = [inspect.signature(source, eval_str=True) for source in sources]
+    return {name: p.annotation for s in signatures for name, p in s.parameters.items()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_declares_its_flag(command: str) -> None:
+    """Each option names a flag that equals its parameter: Typer 0.27 takes a metavar for the flag otherwise."""
+    annotations = [(name, get_args(annotation)[1:]) for name, annotation in signature(command).items()]
+    declared = [(name, rest[0]) for name, rest in annotations if rest]
+
+    for name, parameter in declared:
+        assert isinstance(parameter, (OptionInfo, ArgumentInfo))
+        if isinstance(parameter, OptionInfo):
+            # In an annotation, Typer takes the first positional argument of Option for a flag, not for the default.
+            declarations = [parameter.default, *(parameter.param_decls or ())]
+            flags = [flag for text in declarations if isinstance(text, str) for flag in text.split("/")]
+            assert OTHER_FLAGS.get(name, f"--{name.replace('_', '-')}") in flags
+    assert [name for name, rest in annotations if not rest] in (["context"], ["make_strategy"], [])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_goes_to_standard_output(prune: Prune, command: str, flag: str) -> None:
+    """`prune COMMAND -h` prints the usage and every declared flag on standard output, with exit code 0."""
+    ran = prune(command, flag)
+
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith(f"Usage: prune {command} ")
+    for name, annotation in signature(command).items():
+        if isinstance(next(iter(get_args(annotation)[1:]), None), OptionInfo):
+            assert OTHER_FLAGS.get(name, f"--{name.replace('_', '-')}") in ran.out
+
+
+def test_the_list_of_commands_is_not_cut(prune: Prune) -> None:
+    """`prune --help` names every command with a complete sentence."""
+    ran = prune("--help")
+
+    assert (ran.code, ran.err) == (0, "")
+    assert [c for c in COMMANDS if re.search(rf"^  {c} +[A-Z].*\.$", ran.out, re.MULTILINE)] == COMMANDS
+    assert "..." not in ran.out.replace("[ARGS]...", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_list_repeats_the_first_line_of_each_command(prune: Prune, command: str) -> None:
+    """The line about a command in `prune --help` is the first line of its own help."""
+    assert {**PRUNING, **OTHER}[command] in re.sub(r"\s+", " ", prune(command, "--help").out)
+
+
+def test_prune_alone_is_a_usage_error_with_the_help(prune: Prune) -> None:
+    """`prune` prints the help on standard error, because it did nothing, and exits with 2."""
+    ran = prune()
+
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == prune("--help").out
+
+
+def test_version(prune: Prune) -> None:
+    """`prune --version` prints the name and the version."""
+    ran = prune("--version")
+
+    assert (ran.code, ran.err) == (0, "")
+    assert re.fullmatch(r"prune \d+\.\d+\.\d+\n", ran.out)

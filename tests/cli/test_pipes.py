@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from support import CONTAINERS, make_checkpoint
-from support.children import interruptible, run_python, start_python
+from support.children import run_python, start_python
 
 from prunecli.cli import pipes
 from prunecli.cli.main import main
@@ -103,8 +103,7 @@ def test_pipes_chain(container: str, tmp_path: Path) -> None:
     prune = f"{sys.executable} -m prunecli"
     line = f"cat {source.name} | {prune} threshold - --thr 0.05 -o - -q | {prune} topk - --pattern 2:4 -o - -q | cat"
 
-    with interruptible():
-        ran = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, check=True)  # noqa: S602
+    ran = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, check=True)  # noqa: S602
 
     assert ran.stdout == expected
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from safetensors.numpy import save_file
 
-from support.children import interruptible, run_python
+from support.children import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,8 +51,7 @@ def process(*args: str | Path, **options: object) -> subprocess.CompletedProcess
 def shell(line: str) -> subprocess.CompletedProcess[bytes]:
     """Run `line` in a shell in which `prune` is the command line."""
     line = f'prune() {{ {shlex.quote(sys.executable)} -m prunecli "$@"; }}; {line}'
-    with interruptible():
-        return subprocess.run(["bash", "-c", line], capture_output=True, check=False, timeout=60)
+    return subprocess.run(["bash", "-c", line], capture_output=True, check=False)
 
 
 def listing(folder: Path) -> set[str]:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Score checkpoints of `demo/`: how many test digits each names right, how many of its weights are zero.
+"""Score checkpoints of `demo/`: the accuracy on the test digits, and the part of the weights that is zero.
 
 NumPy computes the networks, so a safetensors checkpoint needs no torch; a `.pth` does. Conv net and LSTM are
-told apart by the names of their tensors.
+distinguished by the names of their tensors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load_test_set() -> tuple[Array, NDArray[np.int64]]:
 
 
 def load_state_dict(path: Path) -> StateDict:
-    """Return the tensors of a checkpoint by name; raise `UnscoredError` where it cannot be read."""
+    """Return the tensors of a checkpoint by name; raise `UnscoredError` if it cannot be read."""
     if path.suffix != ".safetensors":
         return _load_torch(path)
     try:
@@ -58,7 +58,7 @@ def _load_torch(path: Path) -> StateDict:
 
 
 def predict(weights: StateDict, images: Array) -> NDArray[np.int64]:
-    """`images` (N, 8, 8) -> the digit seen in each (N,).
+    """`images` (N, 8, 8) -> the predicted digits (N,).
 
     Raise KeyError or ValueError where `weights` are another network's.
     """
@@ -117,7 +117,7 @@ def sparsity(weights: StateDict) -> float:
 
 
 def describe(path: Path) -> str:
-    """Return one line: path, zeros, right answers of all, and last the accuracy; raise `UnscoredError` on failure."""
+    """Return one line: path, sparsity, correct predictions, and last the accuracy; raise `UnscoredError` on failure."""
     weights = load_state_dict(path)
     images, labels = load_test_set()
     try:
@@ -130,7 +130,7 @@ def describe(path: Path) -> str:
 
 
 def main(paths: list[str]) -> int:
-    """Print a line per path; return 0, or 2 at the first that cannot be scored or when none is given."""
+    """Print a line per path; return 0, or 2 if there is no path or one cannot be scored."""
     if not paths:
         print("usage: accuracy.py CKPT [CKPT ...]", file=sys.stderr)
         return 2

@@ -1,13 +1,13 @@
-"""Measure what `prune` costs, against copying the file and against the scripts people use instead.
+"""Measure the time and memory of `prune`, next to copying the file and next to the usual scripts.
 
     python scripts/bench.py --dir /big/disk                  # 2 GB files, 3 rounds
     python scripts/bench.py --dir /big/disk --only fp32 --rivals
     python scripts/bench.py --dir /big/disk --grow 1 2 5 10  # how cost grows with the file
 
-Whole processes are timed, start-up included. In each round every command runs once, in an order that rotates; the
-disks are synced before each and its output is deleted after, so that none pays for another's dirty pages. A ratio is
-taken within a round, to the `cp SRC DST && sync DST` of that round; the table shows medians. Memory is the peak of
-the process, the page cache not counted. NumPy generates the files; the nested .pth and the rivals need torch.
+Whole processes are timed, including their start. In each round every command runs once, in a rotating order. The disks
+are synced before each command and its output is deleted afterwards, so that no command waits for the dirty pages of
+another. Ratios are computed within a round, to `cp SRC DST && sync DST`; the table shows medians. Memory is the peak of
+the process, without the page cache. NumPy generates the files; the nested .pth and the rivals need torch.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ RIVALS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One process: seconds of wall clock and of CPU, the peak of its memory in MB, and how it ended (0: well)."""
+    """One process: wall-clock and CPU seconds, peak memory in MB, and its exit code."""
 
     seconds: float
     cpu: float
@@ -93,7 +93,7 @@ class Run:
 
 
 def main() -> None:
-    """Build the files, run the rounds, print the tables and keep the numbers."""
+    """Build the files, run the rounds, print the tables and save the numbers."""
     options = arguments()
     options.dir.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, list[Run]]] = {}
@@ -110,19 +110,21 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, required=True, help="where files are made: a real disk with room for two")
+    parser.add_argument(
+        "--dir", type=Path, required=True, help="the folder for the files: a real disk with space for two of them"
+    )
     parser.add_argument("--gb", type=float, default=2.0, help="size of the large files")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=[*CASES, "real"], help="which files")
+    parser.add_argument("--only", nargs="+", choices=[*CASES, "real"], help="the files to measure")
     parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--grow", nargs="+", type=float, metavar="GB", help="bf16 files of these sizes instead")
-    parser.add_argument("--rivals", nargs="*", choices=RIVALS, help="run the scripts people use, too: all, or these")
-    beside = shutil.which("prune", path=str(Path(sys.executable).parent)) or "prune"
-    parser.add_argument("--tool", default=beside, help="the `prune` to measure; an editable install starts slower")
+    parser.add_argument("--rivals", nargs="*", choices=RIVALS, help="run the usual scripts as well: all, or these")
+    installed = shutil.which("prune", path=str(Path(sys.executable).parent)) or "prune"
+    parser.add_argument("--tool", default=installed, help="the `prune` to measure; an editable install starts slower")
     parser.add_argument("--cgroup", type=int, metavar="MB", help="give each command this much memory, cold; needs root")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--keep", action="store_true", help="do not delete the files made")
-    parser.add_argument("--json", type=Path, help="keep every number here")
+    parser.add_argument("--keep", action="store_true", help="keep the generated files")
+    parser.add_argument("--json", type=Path, help="write every number to this file")
     return parser.parse_args()
 
 
@@ -136,7 +138,7 @@ CASES: dict[str, tuple[str, str, tuple[object, ...]]] = {
     "46MB": ("transformer", "46mb.safetensors", (("F32",),)),
     "1MB": ("transformer", "1mb.safetensors", (("F32",),)),
 }
-"""What can be measured: the function of bench_files that makes it, its file name, and arguments besides the size."""
+"""The cases: the function of bench_files that writes the file, the file name, and arguments besides the size."""
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "checkpoints"
 
@@ -144,7 +146,7 @@ SMALL_SIZES = {"46MB": 46_000_000, "1MB": 1_000_000}
 
 
 def chosen_cases(options: argparse.Namespace) -> Iterator[tuple[str, Path]]:
-    """Make and yield the files the command line asks for."""
+    """Write the requested files and yield their paths."""
     if options.grow:
         for gb in options.grow:
             yield f"bf16 {gb:g} GB", build("transformer", options.dir / f"{gb:g}gb.safetensors", gb * 1e9, (("BF16",),))
@@ -158,7 +160,7 @@ def chosen_cases(options: argparse.Namespace) -> Iterator[tuple[str, Path]]:
 
 
 def real(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield copies of real checkpoints, where the folder with them is beside the project."""
+    """Yield copies of the real checkpoints in `../shared`, if that folder exists."""
     for path in sorted(SHARED.glob("*")):
         if path.suffix not in {".md", ".gz"}:
             copy = folder / path.name
@@ -167,7 +169,7 @@ def real(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def build(maker: str, path: Path, size: float, rest: tuple[object, ...]) -> Path:
-    """Make a file in a process of its own: a parent with NumPy in it would show up in its children's peak memory."""
+    """Write a file in a separate process, because a parent with NumPy would add to the peak memory of its children."""
     process = get_context("fork").Process(target=_build, args=(maker, path, int(size), rest))
     process.start()
     process.join()
@@ -181,25 +183,25 @@ def _build(maker: str, path: Path, size: int, rest: tuple[object, ...]) -> None:
 
 
 def commands(source: Path, out: Path, options: argparse.Namespace) -> dict[str, list[str]]:
-    """Return what to run, by name; `cp` first."""
-    found = {
+    """Return the commands by name; `cp` is first."""
+    arguments = {
         COPY: ["sh", "-c", 'cp -r "$1" "$2" && find "$2" -type f -exec sync {} +', "sh", str(source), str(out)],
         HOT: ["cp", "-r", str(source), str(out)],
     }
-    told = ["-q", "--report", str(report_of(out)), "--threads", str(options.threads)]
+    report_options = ["-q", "--report", str(report_of(out)), "--threads", str(options.threads)]
     for name in options.strategy:
-        found[name] = [options.tool, *STRATEGIES[name], str(source), "-o", str(out), *told]
+        arguments[name] = [options.tool, *STRATEGIES[name], str(source), "-o", str(out), *report_options]
     if options.rivals is not None and source.is_file():
         for name in options.rivals or RIVALS:
-            found[name] = [sys.executable, "-c", RIVALS[name], str(source), str(out)]
-    return found
+            arguments[name] = [sys.executable, "-c", RIVALS[name], str(source), str(out)]
+    return arguments
 
 
 def rounds(source: Path, options: argparse.Namespace) -> dict[str, list[Run]]:
-    """Run every command once per round, in an order that rotates."""
+    """Run every command once per round, in a rotating order."""
     out = source.with_name(f"out-{source.name}")
     todo = list(commands(source, out, options).items())
-    found: dict[str, list[Run]] = {name: [] for name, _ in todo}
+    results: dict[str, list[Run]] = {name: [] for name, _ in todo}
     if not options.cgroup:
         warm(source)
     for turn in range(options.rounds):
@@ -211,9 +213,9 @@ def rounds(source: Path, options: argparse.Namespace) -> dict[str, list[Run]]:
             run = timed([*confined(options.cgroup), *command] if options.cgroup else command)
             if run.code and name not in RIVALS:
                 raise SystemExit(f"exit {run.code}: {' '.join(command)[:300]}")
-            found[name].append(run)
+            results[name].append(run)
         clean(out)
-    return found
+    return results
 
 
 def timed(command: Sequence[str]) -> Run:
@@ -226,17 +228,17 @@ def timed(command: Sequence[str]) -> Run:
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, process.returncode)
 
 
-def show(name: str, source: Path, found: dict[str, list[Run]]) -> None:
+def show(name: str, source: Path, results: dict[str, list[Run]]) -> None:
     """Print one case as a table of medians."""
-    copies = found[COPY]
+    copies = results[COPY]
     size = size_of(source)
     print(f"\n{name}: {size / 1e6:,.0f} MB, `{COPY}` {median(r.seconds for r in copies):.2f} s")
     print(f"  {'':26} {'x cp':>6} {'(min':>6} {'max)':>6} {'seconds':>8} {'cpu s':>7} {'peak MB':>8}")
-    for command, runs in found.items():
+    for command, runs in results.items():
         if ended := next((run.code for run in runs if run.code), 0):
             peak = max(run.peak_mb for run in runs)
             why = f"killed by signal {-ended}" if ended < 0 else f"exit {ended}"
-            print(f"  {command:26} did not end well: {why}, with {peak:.0f} MB", flush=True)
+            print(f"  {command:26} failed: {why}, with {peak:.0f} MB", flush=True)
             continue
         ratios = [run.seconds / copy.seconds for run, copy in zip(runs, copies, strict=True)]
         print(
@@ -248,7 +250,7 @@ def show(name: str, source: Path, found: dict[str, list[Run]]) -> None:
 
 
 def warm(source: Path) -> None:
-    """Bring the source into the page cache, as far as it fits."""
+    """Read the source into the page cache, as far as it fits."""
     for path in [source] if source.is_file() else sorted(source.iterdir()):
         with path.open("rb") as file:
             for _ in iter(lambda: file.read(1 << 20), b""):
@@ -264,7 +266,7 @@ def cool(source: Path) -> None:
 
 
 def confined(megabytes: int) -> list[str]:
-    """Return what to put before a command so that it runs in a control group of so much memory, page cache included."""
+    """Return the prefix that runs a command in a control group with this memory limit, page cache included."""
     first, second = Path("/sys/fs/cgroup/prune-bench"), Path("/sys/fs/cgroup/memory/prune-bench")
     group, limit = (second, "memory.limit_in_bytes") if second.parent.is_dir() else (first, "memory.max")
     group.mkdir(exist_ok=True)
@@ -273,7 +275,7 @@ def confined(megabytes: int) -> list[str]:
 
 
 def report_of(out: Path) -> Path:
-    """Name the report of an output, whatever the suffix of that."""
+    """Return the path of the report of an output."""
     return Path(f"{out}.report.json")
 
 
@@ -284,19 +286,19 @@ def clean(out: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a directory, if it is there."""
+    """Delete a file or a directory, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of a directory's files."""
+    """Return the size in bytes of a file, or of the files in a directory."""
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.iterdir())
 
 
 def machine() -> dict[str, object]:
-    """Say where this was measured."""
+    """Return a description of the machine."""
     return {"cpus": os.cpu_count(), "kernel": os.uname().release, "python": sys.version.split()[0]}
 
 

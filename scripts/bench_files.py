@@ -1,4 +1,4 @@
-"""The files the benchmark prunes: transformer-shaped, written piece by piece: making them takes little memory."""
+"""Write the transformer-shaped files of the benchmark, in pieces and with little memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shards(folder: Path, size: int, number: int) -> Path:
 
 
 def many(path: Path, size: int, number: int) -> Path:
-    """Write `number` tensors, every other one a bias, as one safetensors file of about `size` bytes."""
+    """Write one safetensors file of about `size` bytes with `number` tensors, of which every second one is a bias."""
     if not path.exists():
         rows = max(1, size // (number // 2) // (400 * ITEMSIZE["F32"]))
         tensors: list[tuple[str, str, Shape]] = []

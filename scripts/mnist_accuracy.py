@@ -29,7 +29,7 @@ EPSILON = np.float32(1e-5)  # of a batch normalisation
 
 
 def load_images(path: Path) -> Array:
-    """Return the images (N, 1, 28, 28) of an IDX file, normalised as they were for training."""
+    """Return the images (N, 1, 28, 28) of an IDX file, normalised as in training."""
     with gzip.open(path) as file:
         pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
     return (pixels.astype(np.float32) / np.float32(255) - np.float32(0.1307)) / np.float32(0.3081)
@@ -51,7 +51,7 @@ def load_weights(path: Path) -> Weights:
 
 
 def predict(weights: Weights, images: Array) -> NDArray[np.int64]:
-    """`images` (N, 1, 28, 28) -> the digit seen in each (N,); KeyError or ValueError where the weights do not fit."""
+    """`images` (N, 1, 28, 28) -> the predicted digits (N,); KeyError or ValueError if the weights do not fit."""
     x = images
     for layer in ("conv1", "conv2", "conv3"):
         x = np.maximum(_conv(weights, layer, x), 0)
@@ -86,7 +86,7 @@ def _linear(weights: Weights, layer: str, x: Array) -> Array:
 
 
 def main() -> int:
-    """Print the accuracy; return 0, or 2 where a file cannot be read or holds another network."""
+    """Print the accuracy; return 0, or 2 if a file cannot be read or contains another network."""
     parser = argparse.ArgumentParser(description="Score burn's MNIST classifier.")
     parser.add_argument("ckpt", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the t10k files")

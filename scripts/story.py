@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Prune, fine-tune, prune again: how far a small network goes before it gets worse.
+"""Prune and fine-tune a small network in turns until its accuracy drops.
 
     python scripts/story.py --margin 1%
 
-Starts from `demo/digits_conv.pth`, or with `--train` from nothing. Each round prunes the checkpoint file a little
-further along a cubic schedule, then trains the weights that are left. It ends when the accuracy after training is
-more than the margin below that of the dense network, prints a table, and writes the checkpoints and a plot. Needs
-torch and scikit-learn; half a minute on one CPU core.
+The script starts from `demo/digits_conv.pth`, or with `--train` from a new network. Each round prunes the checkpoint
+file further along a cubic schedule, then trains the remaining weights. The rounds end when the accuracy after training
+is below that of the dense network by more than the margin. The script prints a table and writes the checkpoints and a
+plot. It needs torch and scikit-learn, and half a minute on one CPU core.
 
-The test images judge every round, so they choose the result too. That is fine for a story; to report a number, keep
-a third set of images aside.
+The test images evaluate every round, so they also choose the result. To report a number, use a third set of images.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from prunecli.training.masks import mask_from_checkpoint
 
 @dataclass(frozen=True)
 class Round:
-    """One round: fractions (0-1) of zeros and of test images named right; `alone` is without any training."""
+    """One round: sparsity and accuracies as fractions (0-1); `alone` is the accuracy without training."""
 
     number: int
     zeros: float
@@ -48,7 +47,7 @@ class Round:
 
 
 def cubic(t: int, rounds: int, final: float) -> float:
-    """Return the sparsity (0-1) to reach in round `t` of `rounds`: fast at first, then ever more slowly.
+    """Return the sparsity (0-1) to reach in round `t` of `rounds`: it rises fast at first, then more slowly.
 
     Zhu and Gupta, "To prune, or not to prune", 2017, https://arxiv.org/abs/1710.01878, equation 1, from 0 to `final`.
     """
@@ -56,19 +55,19 @@ def cubic(t: int, rounds: int, final: float) -> float:
 
 
 def score(path: Path) -> float:
-    """Return the fraction of test images that the checkpoint at `path` names right."""
+    """Return the accuracy (0-1) of the checkpoint at `path` on the test images."""
     images, labels = load_test_set()
     return float((predict(load_state_dict(path), images) == labels).mean())
 
 
 def prune_to(amount: float, source: Path, output: Path) -> Path:
-    """Write the checkpoint `source` to `output` with the smallest weights zero, `amount` (0-1) of all."""
+    """Write the checkpoint `source` to `output` with `amount` (0-1) of all weights zero, the smallest first."""
     prune(source, Global(amount=amount), output=output, reports=(), force=True)
     return output
 
 
 def fine_tune(source: Path, output: Path, digits: Digits, args: argparse.Namespace) -> Path:
-    """Train the weights of `source` that are not zero, and write the checkpoint to `output`."""
+    """Train the non-zero weights of `source` and write the checkpoint to `output`."""
     checkpoint: dict[str, Any] = torch.load(source, weights_only=True)
     model = DigitsConv()
     model.load_state_dict(checkpoint["state_dict"])
@@ -80,7 +79,7 @@ def fine_tune(source: Path, output: Path, digits: Digits, args: argparse.Namespa
 
 
 def play(dense: Path, digits: Digits, args: argparse.Namespace) -> list[Round]:
-    """Prune and train in turns, print a line for each, and return them; the last one may be past the margin."""
+    """Prune and train in turns, print a line per round, and return the rounds; the last one may exceed the margin."""
     wanted = score(dense) - args.margin
     rounds = [Round(0, sparsity(load_state_dict(dense)), score(dense), score(dense), score(dense))]
     current = dense
@@ -110,7 +109,7 @@ def describe(this: Round) -> str:
 
 
 def verdict(rounds: list[Round], args: argparse.Namespace) -> str:
-    """Say how far it went, and which file to take."""
+    """Print the best round and its file."""
     wanted = rounds[0].tuned - args.margin
     best = next(r for r in reversed(rounds) if r.tuned >= wanted)
     end = "" if rounds[-1].tuned < wanted else "; the schedule ended before the accuracy did"
@@ -122,7 +121,7 @@ def verdict(rounds: list[Round], args: argparse.Namespace) -> str:
 
 
 def near(path: Path) -> Path:
-    """Return `path` from here, where it lies below."""
+    """Return `path` relative to the current folder, if it is below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
@@ -145,7 +144,7 @@ text { font: 13px system-ui, sans-serif; fill: #333; } .title { font-size: 16px;
 
 
 def draw(rounds: list[Round], margin: float) -> str:
-    """Return an SVG: accuracy against the remaining weights on a log scale, fewer to the right."""
+    """Return an SVG plot of the accuracy over the remaining weights, on a log scale that falls to the right."""
     least = max(min(1 - r.zeros for r in rounds), 1e-4)  # a log scale has no zero
     floor = math.floor(min(min(r.tuned, r.pruned, r.alone) for r in rounds) * 10) / 10
     x = Axis(0, min(math.log10(least), -0.1), LEFT, WIDTH - RIGHT)
@@ -174,7 +173,7 @@ def draw(rounds: list[Round], margin: float) -> str:
 
 
 def spread(heights: list[float], gap: float = 18) -> list[float]:
-    """Move labels down until none covers another; they keep their order."""
+    """Move labels down until they do not overlap; they keep their order."""
     found = list(heights)
     order = sorted(range(len(found)), key=found.__getitem__)
     for above, below in pairwise(order):
@@ -186,7 +185,7 @@ def spread(heights: list[float], gap: float = 18) -> list[float]:
 
 
 def fraction(text: str) -> float:
-    """Read 0.01 or 1%."""
+    """Parse 0.01 or 1%."""
     value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a fraction from 0 to 1, nor a percentage below 100%")
@@ -194,7 +193,7 @@ def fraction(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Read a number of 1 or more."""
+    """Parse a whole number of 1 or more."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return int(text)
@@ -209,13 +208,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--epochs", type=count, default=6, help="epochs of training per round (default 6)")
     parser.add_argument("--lr", type=float, default=0.03, help="learning rate at the start of a round (default 0.03)")
     parser.add_argument("--train", action="store_true", help="train the dense network first")
-    parser.add_argument("--out", type=Path, default=DEMO / "out" / "story", help="where files go (demo/out/story)")
+    parser.add_argument(
+        "--out", type=Path, default=DEMO / "out" / "story", help="the folder for the results (default demo/out/story)"
+    )
     parser.set_defaults(seed=0, batch_size=32)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> int:
-    """Play, and write the table, the checkpoints and the plot."""
+    """Run all rounds and write the table, the checkpoints and the plot."""
     args = parse(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

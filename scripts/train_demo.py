@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the two digit classifiers of `demo/` and write them as a training run would leave them.
+"""Train the two digit classifiers of `demo/` and write them as a training run does.
 
 Needs torch and scikit-learn; under a minute on one CPU core. The same seed gives the same files on the same
 machine with the same torch; elsewhere rounding may differ in the last bits.
@@ -62,7 +62,7 @@ class DigitsLSTM(nn.Module):
 
 @dataclass(frozen=True)
 class Digits:
-    """Images (N, 8, 8) in steps of 1/16 from 0 to 1 and their labels (N,), split once and for all."""
+    """Images (N, 8, 8) in steps of 1/16 from 0 to 1 and their labels (N,), with a fixed split."""
 
     images: Tensor
     labels: Tensor
@@ -95,7 +95,7 @@ def train(model: nn.Module, optimizer: Optimizer, digits: Digits, args: argparse
 
 
 def accuracy(model: nn.Module, digits: Digits) -> float:
-    """Return the fraction of test images `model` names right."""
+    """Return the accuracy (0-1) of `model` on the test images."""
     with torch.no_grad():
         guesses = model(digits.test_images).argmax(1)
     return float((guesses == digits.test_labels).double().mean())
@@ -118,7 +118,7 @@ def train_conv(digits: Digits, args: argparse.Namespace) -> tuple[DigitsConv, di
 
 
 def train_lstm(digits: Digits, args: argparse.Namespace) -> DigitsLSTM:
-    """Train the LSTM with an optimizer that adapts its steps: plain SGD is slow on recurrent weights."""
+    """Train the LSTM with Adam, because plain SGD is slow on recurrent weights."""
     torch.manual_seed(args.seed)
     model = DigitsLSTM()
     optimizer = Adam(model.parameters(), lr=args.lr, weight_decay=3e-4)
@@ -127,7 +127,7 @@ def train_lstm(digits: Digits, args: argparse.Namespace) -> DigitsLSTM:
 
 
 def save_safetensors(model: nn.Module, name: str, scored: float) -> None:
-    """Write the weights of `model` to demo/NAME.safetensors and say how good they are."""
+    """Write the weights of `model` to demo/NAME.safetensors and print its accuracy."""
     path = DEMO / f"{name}.safetensors"
     metadata = {"format": "pt", "model": name, "test_accuracy": f"{scored:.4f}"}
     path.write_bytes(_with_sorted_metadata(save(model.state_dict(), metadata)))
@@ -135,7 +135,7 @@ def save_safetensors(model: nn.Module, name: str, scored: float) -> None:
 
 
 def _with_sorted_metadata(data: bytes) -> bytes:
-    """Return the safetensors file `data` with its metadata in order; the library shuffles it on every run."""
+    """Return the safetensors file `data` with sorted metadata, because the library shuffles it in every run."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -143,7 +143,7 @@ def _with_sorted_metadata(data: bytes) -> bytes:
 
 
 def save_test_set(digits: Digits) -> None:
-    """Write the test images as the bytes 0 to 16 they were, and their labels."""
+    """Write the test images as bytes from 0 to 16, and their labels."""
     images = (digits.test_images * 16).to(torch.uint8).numpy()
     labels = digits.test_labels.to(torch.uint8).numpy()
     np.savez_compressed(DEMO / "digits_test.npz", images=images, labels=labels)

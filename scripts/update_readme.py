@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run the shell examples of README.md and of docs/ and put in what they print; the tests hold them equal.
+"""Run the shell examples of README.md and docs/ and insert their output; the tests compare it.
 
     .venv/bin/python scripts/update_readme.py
 
@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 COMMANDS = ROOT / "docs" / "commands.md"
 PAGES = (README, COMMANDS, ROOT / "docs" / "guide.md")
-"""The pages whose examples are run; COMMANDS is made anew from the list of commands."""
+"""The pages with examples; COMMANDS is generated from the list of commands."""
 
 TYPER = "0.28"
-"""The Typer whose help texts the pages show: others lay them out differently."""
+"""The version of Typer whose help texts the pages show; other versions lay them out differently."""
 
 TERMINAL = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
 """Environment variables of a terminal of 80 columns without colour."""
@@ -45,7 +45,7 @@ def blocks(text: str) -> list[str]:
 
 
 def run(command: str, folder: Path) -> str:
-    """Return what `command` prints in `folder`, standard output and error together."""
+    """Run `command` in `folder` and return its standard output and error together."""
     line = f'exec 2>&1; prune() {{ {shlex.quote(sys.executable)} -m prunecli "$@"; }}; {command}'
     environment = {**os.environ, **TERMINAL}
     ran = subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, check=False, text=True)  # noqa: S607
@@ -53,14 +53,14 @@ def run(command: str, folder: Path) -> str:
 
 
 def played(block: str) -> str:
-    """Return `block` with what its commands print now; they share a directory."""
+    """Return `block` with the current output of its commands, which share a directory."""
     with tempfile.TemporaryDirectory() as place:
         shutil.copytree(ROOT / "demo", Path(place) / "demo", ignore=shutil.ignore_patterns("out"))
         return "".join(f"$ {command}\n{run(command, Path(place))}" for command, _ in examples(block))
 
 
 def commands_page(names: list[str]) -> str:
-    """Return a page with the help of `prune` and of each of its commands, not filled in yet."""
+    """Return a page with an empty block for the help of `prune` and of each command."""
     helps = ["prune --help", *(f"prune {name} --help" for name in names)]
     blocks = "\n".join(f"```console\n$ {line}\n```\n" for line in helps)
     return f"# All commands and options\n\nMade by `scripts/update_readme.py`.\n\n{blocks}"
@@ -72,7 +72,7 @@ def listed(text: str) -> list[str]:
 
 
 def main() -> None:
-    """Write the pages anew."""
+    """Update the pages."""
     COMMANDS.write_text(commands_page(listed(run("prune --help", ROOT))), encoding="utf-8")
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

@@ -22,6 +22,9 @@ PathLike: TypeAlias = str | os.PathLike[str]
 MAX_RANK = 64
 """The largest number of dimensions that a tensor may have; NumPy has the same limit."""
 
+MAX_SIZE = (1 << 63) - 1
+"""The largest size, stride or offset of a tensor, in elements; torch and NumPy have the same limit."""
+
 OUTSIDE = "outside the state_dict"
 """The `TensorInfo.unprunable_reason` of a tensor that is elsewhere in a nested checkpoint."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, BinaryIO
 
-from prunecli.checkpoint import MAX_RANK, Span, TensorInfo, row_major
+from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
 from prunecli.formats.listing import Listing
@@ -20,7 +20,7 @@ from prunecli.formats.numpy_pickle.format import NUMPY_PICKLE, PADDLE
 from prunecli.formats.pickle.leaves import is_array, other_kind
 from prunecli.formats.pickle.opcodes import Blob, bounded
 from prunecli.formats.pickle.reader import Call, Global, read_pickle
-from prunecli.formats.pickle.tensors import with_tensors
+from prunecli.formats.pickle.tensors import dimensions, with_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,6 @@ PICKLE_LIMIT = 1 << 28
 """Bytes of a pickle that are read, without its arrays."""
 
 _PADDLE_KEY = "StructuredToParameterName@@"  # paddle.save adds this entry to every state_dict
-_INT64 = 1 << 63
 
 _DTYPES = {
     "f8": "F64",
@@ -108,7 +107,7 @@ def _tensor_or_kind(name: str, value: object, label: str, *, paddle: bool) -> Te
     try:
         return _tensor(name, dtype, array, array.data, big_endian=big_endian)
     except ValueError as problem:
-        raise CheckpointError(f"{label} is damaged: the array {name!r} {problem}") from problem
+        raise CheckpointError(f"{label} is damaged: the array {name!r}: {problem}") from problem
 
 
 def _stored_as_text(name: str, label: str, *, paddle: bool) -> CheckpointError:
@@ -144,25 +143,18 @@ def _dtype(call: Call) -> tuple[str, bool]:
             return "", False
 
 
-def _dims(numbers: tuple[object, ...]) -> tuple[int, ...]:
-    dims = tuple(n for n in numbers if isinstance(n, int) and 0 <= n < _INT64)
-    if len(dims) != len(numbers) or len(dims) > MAX_RANK:
-        raise ValueError("has a size that is negative, too large or not a number")
-    return dims
-
-
 def _tensor(name: str, dtype: str, array: _Array, data: Blob, *, big_endian: bool) -> TensorInfo:
-    shape = _dims(array.shape)
+    shape = dimensions(array.shape)
     nbytes = prod(shape) * BITS[dtype] // 8
     if nbytes != data.length:
-        raise ValueError(f"has {data.length:,} bytes instead of {nbytes:,}")
+        raise ValueError(f"it has {data.length:,} bytes instead of {nbytes:,}")
     strides = row_major(shape)
     if array.order == "F":
         strides = tuple(reversed(row_major(shape[::-1])))
     if isinstance(array.order, tuple):
-        axes = _dims(array.order)
+        axes = dimensions(array.order)
         if sorted(axes) != list(range(len(shape))):
-            raise ValueError("has an impossible order of axes")
+            raise ValueError("its order of axes is impossible")
         shape, strides = tuple(shape[axis] for axis in axes), tuple(strides[axis] for axis in axes)
     reason = "its bytes are used twice in the pickle" if data.reused else None
     return TensorInfo(name, dtype, shape, strides, 0, Span(data.start, data.length), 0, big_endian, reason)

@@ -5,15 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import OUTSIDE
+from prunecli.checkpoint import MAX_RANK, MAX_SIZE, OUTSIDE
 from prunecli.formats.pickle.leaves import unwrapped
 from prunecli.formats.pickle.state_dict import Names, find_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.formats.listing import Listing
+
+
+def dimensions(numbers: Sequence[object]) -> tuple[int, ...]:
+    """Return sizes or strides as integers; raise ValueError unless they are possible for a tensor."""
+    values = tuple(n for n in numbers if isinstance(n, int) and 0 <= n <= MAX_SIZE)
+    if len(values) != len(numbers) or len(values) > MAX_RANK:
+        raise ValueError("one of its sizes or strides is negative, too large or not a number")
+    return values
 
 
 def with_tensors(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, BinaryIO
 
-from prunecli.checkpoint import MAX_RANK, TensorInfo, self_overlap
+from prunecli.checkpoint import MAX_RANK, MAX_SIZE, TensorInfo, self_overlap
 from prunecli.errors import CheckpointError
 from prunecli.formats.listing import Listing
 from prunecli.formats.strict_json import parse_json_object
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from prunecli.formats.zip.directory import Record
 
 _CONFIG = "_weights_config.json"
-_INT64 = 1 << 63
 _STRIDED = 7  # torch._export.serde.schema.Layout
 
 _DTYPES = {
@@ -174,6 +173,6 @@ def _as_int(value: object) -> int:
 
 
 def _integer(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _INT64:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_SIZE:
         raise ValueError("one of its numbers is missing, negative or too large")
     return value

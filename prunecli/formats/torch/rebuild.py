@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from prunecli.checkpoint import MAX_RANK, Span, TensorInfo, self_overlap
+from prunecli.checkpoint import MAX_SIZE, Span, TensorInfo, self_overlap
 from prunecli.dtypes import BITS, TORCH_DTYPES
 from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.leaves import _MODULES
 from prunecli.formats.pickle.reader import Call, Global, Persistent
-
-_INT64 = 1 << 63
+from prunecli.formats.pickle.tensors import dimensions
 
 _STORAGES = {
     "DoubleStorage": "F64",
@@ -74,7 +73,7 @@ class Storage:
 def storage_claim(persistent: Persistent) -> StorageClaim:
     """Return the content of a persistent id ("storage", type, key, location, elements[, view]), or raise ValueError."""
     match persistent.pid:
-        case ("storage", Global() as type_, str(key), _, int(length), *rest) if 0 <= length < _INT64:
+        case ("storage", Global() as type_, str(key), _, int(length), *rest) if 0 <= length <= MAX_SIZE:
             dtype = _STORAGES.get(type_.name)
             if dtype is None or type_.module.partition(".")[0] != "torch":
                 raise ValueError(f"storage {key!r} has the unknown type {f'{type_.module}.{type_.name}'!r}")
@@ -122,7 +121,7 @@ def _tensor_info(name: str, value: object, storages: dict[Persistent, Storage], 
             func=Global(name=func),
             args=(Persistent() as key, int(offset), tuple() | list() as size, tuple() | list() as stride, *rest),
         ) if key in storages:
-            storage, shape, strides = storages[key], _dims(size), _dims(stride)
+            storage, shape, strides = storages[key], dimensions(size), dimensions(stride)
         case _:
             raise ValueError("its rebuild call has no usable arguments")
     dtype, first, elements = _window(storage.claim, rest if func == "_rebuild_tensor_v3" else None)
@@ -153,13 +152,6 @@ def _window(claim: StorageClaim, typed: list[object] | None) -> tuple[str, int, 
     if first * unit % itemsize:
         raise ValueError("it starts in the middle of an element")
     return dtype, first * unit // itemsize, count * unit // itemsize
-
-
-def _dims(numbers: tuple[object, ...] | list[object]) -> tuple[int, ...]:
-    dims = tuple(n for n in numbers if isinstance(n, int) and 0 <= n < _INT64)
-    if len(dims) != len(numbers) or len(dims) > MAX_RANK:
-        raise ValueError("one of its sizes or strides is negative, too large or not a number")
-    return dims
 
 
 def _unprunable_reason(shape: tuple[int, ...], strides: tuple[int, ...], rest: list[object]) -> str | None:

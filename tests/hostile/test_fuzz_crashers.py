@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
 import random
 import warnings
@@ -10,21 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hostile.cases import checkpoint, rebuilt, state_dict
-from support import SCRIPTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import examples, load_script
 
 from prunecli.formats.torch.reader import read_torch_zip
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import ModuleType
 
 
-@pytest.fixture
-def fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Import the fuzzer."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("fuzz")
-
+fuzz_inputs = load_script("fuzz_inputs")
+fuzz = load_script("fuzz")
 
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 CRASHERS: dict[str, bytes] = {
@@ -46,12 +42,12 @@ CRASHERS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", CRASHERS)
-def test_inputs_that_were_found_stay_harmless(what: str, fuzz: ModuleType, tmp_path: Path) -> None:
+def test_inputs_that_were_found_stay_harmless(what: str, tmp_path: Path) -> None:
     """An input that once did harm gives a correct output or one error message."""
     fuzz.examine(CRASHERS[what], tmp_path)
 
 
-def test_every_seed_is_harmless(fuzz: ModuleType, tmp_path: Path) -> None:
+def test_every_seed_is_harmless(tmp_path: Path) -> None:
     """The undamaged inputs pass every check of the fuzzer, and most of them are pruned."""
     answers = []
     for index, made in enumerate(fuzz.seeds()):
@@ -62,13 +58,23 @@ def test_every_seed_is_harmless(fuzz: ModuleType, tmp_path: Path) -> None:
     assert sum(answer.startswith("pruned") for answer in answers) > len(answers) / 2
 
 
-def test_one_seed_makes_the_same_inputs(fuzz: ModuleType) -> None:
+def test_one_seed_makes_the_same_inputs() -> None:
     """A seed makes the same inputs again."""
     corpus = fuzz.seeds()
 
     first, second = ([fuzz.damaged(corpus[i], rng, corpus) for i in range(9)] for rng in map(random.Random, (3, 3)))
 
     assert first == second
+
+
+@settings(max_examples=examples(60))
+@given(st.integers(0, 2**32 - 1))
+def test_a_damaged_checkpoint_is_harmless(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    """A checkpoint of any format with random damage passes every check of the fuzzer."""
+    rng = random.Random(seed)
+    made = fuzz.damaged(rng.choice(fuzz.seeds()), rng, fuzz.seeds())
+
+    fuzz.examine(made.bytes(), tmp_path_factory.mktemp("damaged"), made.name)
 
 
 def broken_reader(file: Any, label: str, **options: Any) -> object:  # noqa: ANN401 - as the real one
@@ -79,7 +85,7 @@ def broken_reader(file: Any, label: str, **options: Any) -> object:  # noqa: ANN
         raise KeyError(label) from error
 
 
-def test_a_harmful_input_is_found_and_kept(fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_harmful_input_is_found_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that raises another error than CheckpointError is found, and its input is kept."""
     monkeypatch.setattr(fuzz, "READERS", (broken_reader,))
     said: list[str] = []
@@ -93,7 +99,7 @@ def test_a_harmful_input_is_found_and_kept(fuzz: ModuleType, tmp_path: Path, mon
         fuzz.examine(found[0].read_bytes(), tmp_path / "crashers" / "again", found[0].name[13:])
 
 
-def test_a_changed_byte_that_is_no_weight_is_found(fuzz: ModuleType, tmp_path: Path) -> None:
+def test_a_changed_byte_that_is_no_weight_is_found(tmp_path: Path) -> None:
     """The check of outputs finds one wrong byte, and a weight that became another number."""
     made = next(made for made in fuzz.seeds() if made.name == "in.safetensors")
     path = tmp_path / "in.safetensors"

@@ -9,19 +9,8 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile.cases import (
-    PRUNE,
-    W,
-    assert_refusal,
-    checkpoint,
-    measured,
-    number,
-    rebuilt,
-    state_dict,
-    text,
-    tree,
-    with_tensor,
-)
+from hostile.cases import PRUNE, assert_refusal, measured, tree
+from support.handmade import W, checkpoint, number, rebuilt, state_dict, text, with_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

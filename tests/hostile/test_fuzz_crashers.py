@@ -8,10 +8,10 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostile.cases import checkpoint, rebuilt, state_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import examples, load_script
+from support.handmade import checkpoint, rebuilt, state_dict
 
 from prunecli.formats.torch.reader import read_torch_zip
 

@@ -10,20 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostile.cases import (
-    PRUNE,
-    W,
-    assert_refusal,
-    checkpoint,
-    container,
-    entry,
-    measured,
-    patched,
-    ran,
-    refused,
-    tree,
-    with_tensor,
-)
+from hostile.cases import PRUNE, assert_refusal, measured, ran, refused, tree
+from support.handmade import W, checkpoint, container, entry, patched, with_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,20 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hostile.cases import (
-    PRUNE,
-    Case,
-    P,
-    W,
-    assert_refusal,
-    checkpoint,
-    legacy,
-    ran,
-    rebuilt,
-    state_dict,
-    text,
-    try_case,
-)
+from hostile.cases import PRUNE, Case, assert_refusal, ran, try_case
+from support.handmade import P, W, checkpoint, legacy, rebuilt, state_dict, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,8 @@ import struct
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile.cases import Case, P, W, assert_refusal, container, entry, measured, ran, tree, try_case
+from hostile.cases import Case, assert_refusal, measured, ran, tree, try_case
+from support.handmade import P, W, container, entry
 from support.limits import cpu_limit
 from support.reports import written
 

@@ -7,13 +7,8 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile.cases import (
-    PRUNE,
-    W,
-    container,
-    entry,
-    refused,
-)
+from hostile.cases import PRUNE, refused
+from support.handmade import W, container, entry
 
 if TYPE_CHECKING:
     from pathlib import Path

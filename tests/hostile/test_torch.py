@@ -9,25 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hostile.cases import (
-    PRUNE,
-    Case,
+from hostile.cases import PRUNE, Case, assert_refusal, ran, refused, tree, try_case
+from support.handmade import (
     P,
     W,
     archive,
-    assert_refusal,
     checkpoint,
     container,
     entry,
     legacy,
     patched,
-    ran,
     rebuilt,
-    refused,
     state_dict,
     text,
-    tree,
-    try_case,
     with_tensor,
 )
 

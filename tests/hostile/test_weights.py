@@ -11,21 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from hostile.cases import (
-    PRUNE,
-    P,
-    W,
-    archive,
-    assert_refusal,
-    checkpoint,
-    container,
-    entry,
-    measured,
-    ran,
-    rebuilt,
-    refused,
-    state_dict,
-)
+from hostile.cases import PRUNE, assert_refusal, measured, ran, refused
+from support.handmade import P, W, archive, checkpoint, container, entry, rebuilt, state_dict
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,9 +45,12 @@ NEVER = {
 """Libraries and the packages whose modules do not import them at their top."""
 
 
-def package_of(name: str) -> str:
-    """Return the first part of a module's name below `prunecli`."""
-    return name.split(".")[1] if "." in name else "__init__"
+def module_name(path: Path) -> str:
+    """Return the dotted name of the module in a file."""
+    return ".".join(["prunecli", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in FILES}
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
@@ -55,14 +59,15 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             node.body = []
-    found = []
+    names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(alias.name, node in tree.body) for alias in node.names]
+            names += [(alias.name, node in tree.body) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            whole = node.module == "prunecli"
-            found += [(f"prunecli.{a.name}" if whole else node.module, node in tree.body) for a in node.names]
-    return found
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                names.append((name if name in MODULES else node.module, node in tree.body))
+    return names
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
@@ -75,7 +80,7 @@ def test_imports_point_down(path: Path) -> None:
     wrong = []
     for name, at_top in imports(path):
         if name.startswith("prunecli"):
-            other = package_of(name)
+            other = f"{name}.__init__".split(".")[1]
             if other not in {own, "__init__"} and LAYER[other] >= LAYER[own]:
                 wrong.append(f"{own} -> {name}")
         elif at_top and own in NEVER.get(name.split(".")[0], set()):
@@ -83,11 +88,18 @@ def test_imports_point_down(path: Path) -> None:
     assert wrong == []
 
 
+def test_no_modules_import_each_other() -> None:
+    """The imports at the tops of the modules form no cycle."""
+    graph = {name: {other for other, at_top in imports(path) if at_top} for name, path in MODULES.items()}
+
+    TopologicalSorter(graph).prepare()
+
+
 def test_every_package_has_a_layer() -> None:
     """LAYERS names exactly the packages that exist."""
-    there = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    packages = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
 
-    assert there == set(LAYER)
+    assert packages == set(LAYER)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["global", "--help"], ["--version"]])

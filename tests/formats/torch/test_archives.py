@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from hostile.cases import patched
+from support.handmade import patched
 from support.torch_files import assert_checksums, assert_same, listing, renamed, rezip, saved
 
 from prunecli.errors import CheckpointError

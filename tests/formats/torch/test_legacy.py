@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hostile.cases import patched, state_dict
+from support.handmade import patched, state_dict
 from support.torch_files import listing, saved
 
 from prunecli.errors import CheckpointError

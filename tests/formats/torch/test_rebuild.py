@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 import pytest
-from hostile.cases import checkpoint, rebuilt, state_dict, with_tensor
+from support.handmade import checkpoint, rebuilt, state_dict, with_tensor
 from support.torch_files import listing
 
 from prunecli.errors import CheckpointError

@@ -16,9 +16,23 @@ from prunecli.version import __version__
 
 if TYPE_CHECKING:
     from prunecli.api import prune, prune_state_dict
+    from prunecli.baking.bake import bake
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.errors import CheckpointError, DeviceError, OutputError, PruneError, SelectionError, UsageError
     from prunecli.formats.open import open_checkpoint
+    from prunecli.inspection.check import check
+    from prunecli.inspection.conditions import (
+        Finite,
+        GroupPattern,
+        MaxSparsity,
+        MinSparsity,
+        NoAllZero,
+        OnlyZerosAdded,
+        SameStructure,
+    )
+    from prunecli.inspection.diff import diff
+    from prunecli.inspection.inspect import inspect
+    from prunecli.inspection.scan import scan
     from prunecli.report.gates import GateError, Gates
     from prunecli.report.model import Report, Row
     from prunecli.selection.select import Selector
@@ -44,9 +58,23 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "api": ("prune", "prune_state_dict"),
+    "baking.bake": ("bake",),
     "checkpoint": ("Checkpoint", "TensorInfo"),
     "errors": ("CheckpointError", "DeviceError", "OutputError", "PruneError", "SelectionError", "UsageError"),
     "formats.open": ("open_checkpoint",),
+    "inspection.check": ("check",),
+    "inspection.conditions": (
+        "Finite",
+        "GroupPattern",
+        "MaxSparsity",
+        "MinSparsity",
+        "NoAllZero",
+        "OnlyZerosAdded",
+        "SameStructure",
+    ),
+    "inspection.diff": ("diff",),
+    "inspection.inspect": ("inspect",),
+    "inspection.scan": ("scan",),
     "report.gates": ("GateError", "Gates"),
     "report.model": ("Report", "Row"),
     "selection.select": ("Selector",),
@@ -68,10 +96,16 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "DeviceError",
+    "Finite",
     "GateError",
     "Gates",
     "Global",
+    "GroupPattern",
     "Mask",
+    "MaxSparsity",
+    "MinSparsity",
+    "NoAllZero",
+    "OnlyZerosAdded",
     "OutputError",
     "Percentile",
     "PruneError",
@@ -81,6 +115,7 @@ __all__ = [
     "Report",
     "Row",
     "Rule",
+    "SameStructure",
     "SelectionError",
     "Selector",
     "StdThreshold",
@@ -90,12 +125,17 @@ __all__ = [
     "TopK",
     "UsageError",
     "__version__",
+    "bake",
+    "check",
+    "diff",
+    "inspect",
     "keep_sparse",
     "load_mask",
     "mask_from_checkpoint",
     "open_checkpoint",
     "prune",
     "prune_state_dict",
+    "scan",
     "search",
     "sweep",
 ]

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 from typer import Argument, Option
 
 from prunecli.cli import options, parsers
+from prunecli.cli.hints import option_words
 from prunecli.cli.output import printing
 from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
 from prunecli.errors import UsageError
-from prunecli.report.gates import Bound
 from prunecli.selection.select import Selector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from prunecli.inspection.check import Condition, Finding
+    from prunecli.inspection.findings import Condition, Finding
 
 HOLDS, FAILED = 0, 1
 
@@ -112,6 +112,8 @@ def check(
         *_pattern(pattern, dim),
         *_others(finite=finite, no_all_zero=no_all_zero, structure=same_structure_as, since=only_zeros_added_since),
     ]
+    if not conditions:
+        raise UsageError("check needs a condition", hint="--min-sparsity 50%, --pattern 2:4, --finite, or another")
     selector = Selector(tuple(include or ()), tuple(exclude or ()), min_dim, min_numel)
     return _check_all(ckpts, conditions, _Settings(selector, key, threads, json, quiet, quiet or no_progress))
 
@@ -138,10 +140,10 @@ def _check_all(ckpts: list[str], conditions: list[Condition], settings: _Setting
         results[label] = findings = _findings(ckpt, conditions, settings)
         with printing() as stream:
             if stream is not None and not (settings.json or settings.quiet):
-                write_findings(findings, stream, heading=label if len(ckpts) > 1 else None)
+                write_findings(findings, stream, _options, heading=label if len(ckpts) > 1 else None)
     with printing() as stream:
         if stream is not None and settings.json:
-            stream.write(findings_json(results))
+            stream.write(findings_json(results, _options))
     return HOLDS if all(finding.holds for findings in results.values() for finding in findings) else FAILED
 
 
@@ -168,6 +170,11 @@ def _findings(ckpt: str, conditions: list[Condition], settings: _Settings) -> tu
 # --- conditions
 
 
+def _options(condition: Condition) -> str:
+    """Return a condition as the options that ask for it."""
+    return " ".join(word for argument in condition.arguments for word in option_words(argument))
+
+
 def _refuse_pipes(ckpts: list[str], structure: str | None, since: str | None) -> None:
     if ckpts.count("-") > 1:
         raise UsageError("only one checkpoint can come through standard input", hint="prune check - < CKPT")
@@ -179,21 +186,22 @@ def _refuse_pipes(ckpts: list[str], structure: str | None, since: str | None) ->
 
 def _sparsities(name: str, texts: list[str] | None, *, upper: bool = False, each: bool = False) -> Iterator[Condition]:
     """Yield the condition for each of "50%" and "encoder.*=50%"; a tensor's name may contain an equals sign."""
-    from prunecli.inspection.conditions import Sparsity
+    from prunecli.inspection.conditions import MaxSparsity, MinSparsity
 
+    make = MaxSparsity if upper else MinSparsity
     for text in texts or ():
         glob, equals, fraction = text.rpartition("=")
         if equals and not glob:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} {text} has no pattern before the `=`", hint=f"{option} {fraction or '50%'}")
-        yield Sparsity(Bound(parsers.fraction(name)(fraction), upper), glob or None, each)
+        yield make(parsers.fraction(name)(fraction), glob or None, each)
 
 
 def _pattern(pattern: str | None, dim: int | None) -> Iterator[Condition]:
-    from prunecli.inspection.conditions import Pattern
+    from prunecli.inspection.conditions import GroupPattern
 
     if pattern is not None:
-        yield Pattern(*parsers.parse_pattern(pattern), 1 if dim is None else dim)
+        yield GroupPattern(*parsers.parse_pattern(pattern), 1 if dim is None else dim)
     elif dim is not None:
         raise UsageError("--dim is the dimension of --pattern", hint=f"--pattern 2:4 --dim {dim}")
 

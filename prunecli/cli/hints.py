@@ -22,8 +22,8 @@ _FLAGS = {
 def as_options(part: Argument | Call) -> str:
     """Return an argument as options (`--amount 0.5`) or a call as a command (`prune inspect ckpt.pth`)."""
     if isinstance(part, Call):
-        return shlex.join(["prune", part.function, *part.paths, *(w for a in part.arguments for w in _words(a))])
-    return " ".join(map(_quoted, _words(part)))
+        return shlex.join(["prune", part.function, *part.paths, *(w for a in part.arguments for w in option_words(a))])
+    return " ".join(map(_quoted, option_words(part)))
 
 
 def _quoted(word: str) -> str:
@@ -33,7 +33,7 @@ def _quoted(word: str) -> str:
     return shlex.quote(word)
 
 
-def _words(argument: Argument) -> list[str]:
+def option_words(argument: Argument) -> list[str]:
     """Return the words of an argument: a flag alone for True, a flag and a value for each element of a list."""
     flag = _FLAGS.get(argument.name, f"--{argument.name.replace('_', '-')}")
     if argument.value is True:

@@ -54,9 +54,7 @@ def inspect(
     shown = view(top, all_tensors=all_tensors, json=json)
 
     from prunecli.formats.open import open_checkpoint
-    from prunecli.selection.select import Selector
 
-    selects = any(option is not None for option in (include, exclude, min_dim))
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
         checkpoint = open_checkpoint(path, key=key, label=label)
@@ -65,7 +63,9 @@ def inspect(
 
         result = inspect_checkpoint(
             checkpoint,
-            rules=Selector(tuple(include or ()), tuple(exclude or ()), min_dim) if selects else None,
+            include=include or (),
+            exclude=exclude or (),
+            min_dim=min_dim,
             read=not no_read,
             thresholds=thresholds,
             hist=hist,

@@ -48,9 +48,7 @@ def scan(
         raise UsageError("--force replaces a page, and --html names none", hint="--html PATH --force")
 
     from prunecli.formats.open import open_checkpoint
-    from prunecli.selection.select import Selector
 
-    rules = Selector(tuple(include or ()), tuple(exclude or ()), min_dim)
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
         checkpoint = open_checkpoint(path, key=key, label=label)
@@ -61,7 +59,14 @@ def scan(
         from prunecli.inspection.scan import scan as scan_checkpoint
 
         progress = stack.enter_context(show_progress(wanted=not no_progress))
-        result = scan_checkpoint(checkpoint, rules, label=label or ckpt, progress=progress)
+        result = scan_checkpoint(
+            checkpoint,
+            include=include or (),
+            exclude=exclude or (),
+            min_dim=min_dim,
+            label=label or ckpt,
+            progress=progress,
+        )
     if html is not None:
         _write_page(result, html, force=force)
     _print(result, shown, done="" if html is None else f"{html} is written, but ", json=json)

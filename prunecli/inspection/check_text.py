@@ -9,9 +9,11 @@ from prunecli.text.json import dump_json
 from prunecli.text.tables import MOST_ROWS, Block, Column, write_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from prunecli.inspection.check import Finding
+    from prunecli.inspection.findings import Condition, Finding
+
+    Spell = Callable[[Condition], str]  # returns a condition as text
 
 SCHEMA = 1
 """The version of the document. It rises when a key is removed or changes its meaning."""
@@ -25,10 +27,10 @@ _COLUMNS = (
 )
 
 
-def write_findings(findings: Sequence[Finding], stream: TextIO, *, heading: str | None = None) -> None:
+def write_findings(findings: Sequence[Finding], stream: TextIO, spell: Spell, *, heading: str | None = None) -> None:
     """Write one line per finding, failures first, and a verdict. OSError if the stream takes no more.
 
-    `heading` names the checkpoint if there are several.
+    `heading` names the checkpoint if there are several. `spell` returns a condition as text.
     """
     ordered = sorted(findings, key=lambda finding: finding.holds)
     shown = ordered[:MOST_ROWS] if stream.isatty() else ordered
@@ -36,14 +38,14 @@ def write_findings(findings: Sequence[Finding], stream: TextIO, *, heading: str 
     more = (f"{hidden:,} more rows are not shown; the JSON output has all",) if hidden else ()
     title = () if heading is None else (Block(printable(heading)),)
     end = () if heading is None else ("",)
-    table = Block("", _COLUMNS, tuple(map(_cells, shown)), more)
+    table = Block("", _COLUMNS, tuple(_cells(finding, spell) for finding in shown), more)
     write_blocks([*title, table, Block(lines=(_verdict(findings), *end))], stream)
 
 
-def _cells(finding: Finding) -> tuple[str, ...]:
+def _cells(finding: Finding, spell: Spell) -> tuple[str, ...]:
     return (
         "ok" if finding.holds else "FAILED",
-        printable(finding.condition),
+        printable(spell(finding.condition)),
         "all" if finding.tensor is None else printable(finding.tensor),
         finding.wanted,
         finding.got,
@@ -60,7 +62,7 @@ def _verdict(findings: Sequence[Finding]) -> str:
     return f"all {len(conditions):,} conditions hold"
 
 
-def findings_json(results: Mapping[str, Sequence[Finding]]) -> str:
+def findings_json(results: Mapping[str, Sequence[Finding]], spell: Spell) -> str:
     """Return the findings of each checkpoint, by its path, as JSON (ASCII, stable key order), names verbatim."""
     return dump_json(
         {
@@ -70,7 +72,7 @@ def findings_json(results: Mapping[str, Sequence[Finding]]) -> str:
                 {
                     "checkpoint": path,
                     "holds": all(finding.holds for finding in findings),
-                    "findings": [_record(finding) for finding in findings],
+                    "findings": [_record(finding, spell) for finding in findings],
                 }
                 for path, findings in results.items()
             ],
@@ -78,9 +80,9 @@ def findings_json(results: Mapping[str, Sequence[Finding]]) -> str:
     )
 
 
-def _record(finding: Finding) -> dict[str, object]:
+def _record(finding: Finding, spell: Spell) -> dict[str, object]:
     return {
-        "condition": finding.condition,
+        "condition": spell(finding.condition),
         "holds": finding.holds,
         "tensor": finding.tensor,
         "wanted": finding.wanted,

@@ -1,7 +1,7 @@
-"""How the entries of two tensors differ, bit for bit, read side by side in runs of constant size.
+"""Bitwise comparison of pairs of tensors, read side by side in runs of constant size.
 
-Equal runs cost a comparison of integers and no arithmetic. Entries are told apart by their patterns, so that a NaN is
-equal to itself and -0.0 is not +0.0. Knows nothing about names.
+Entries are compared as integers, so a NaN equals itself and -0.0 differs from +0.0. Values are decoded only for runs
+that differ.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import BITS, FLOATS
-from prunecli.errors import CheckpointError
+from prunecli.errors import Argument, CheckpointError
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Pool, Worker, default_threads, results
 from prunecli.kernels.bit_patterns import values
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     Pair = tuple[TensorInfo, TensorInfo]
 
 RUN = 1 << 18
-"""Numbers compared at once: those of both sides fit into a core's cache."""
+"""Numbers that are compared at once, so that those of both sides fit into the cache of a core."""
 
 PIECE = 1 << 24
-"""Numbers of a tensor that one thread compares before another may take over."""
+"""Numbers of one job. Several threads compare the jobs of a large tensor."""
 
 OVERLAP_LIMIT = 1 << 24
-"""Entries that two views which overlap themselves may have, though they are not in the file: they are unfolded."""
+"""The largest number of entries of two views that overlap themselves, because they are expanded to compare them."""
 
 _COMPLEX = {"C64": "F32", "C128": "F64"}
 _E8M0_NAN, _E8M0_BIAS = 255, 127  # Open Compute Project, Microscaling Formats 1.0, section 5.4
@@ -46,13 +46,17 @@ _E8M0_NAN, _E8M0_BIAS = 255, 127  # Open Compute Project, Microscaling Formats 1
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How one tensor's `entries` differ, from the first checkpoint to the second.
+    """The changes of one tensor's entries, from the first checkpoint to the second.
 
-    `changed` have another pattern; `to_zero` of them are zero now, of either sign. `largest` is the largest |b - a|
-    of them, in the tensor's own units, among those whose difference is finite; None where there is none, and
-    `nonfinite` counts the others. `first` and `first_other` are row-major places: of the first change, and of the first
-    that is not to zero. Where both tensors repeat entries, as expanded views do, each is compared once. 4- and 6-bit
-    numbers are compared by the byte: then `entries` and all counts are bytes.
+    Attributes:
+        entries: The number of entries; an entry that both tensors repeat, as expanded views do, is compared once. For
+            4- and 6-bit dtypes, `entries` and all counts are bytes.
+        changed: The number of entries with another bit pattern.
+        to_zero: The number of changed entries that are zero in the second checkpoint, of either sign.
+        largest: The largest finite |b - a| of the changed entries, or None if there is none.
+        nonfinite: The number of changed entries whose difference is not finite.
+        first: The row-major index of the first change.
+        first_other: The row-major index of the first change that is not to zero.
     """
 
     entries: int
@@ -65,7 +69,7 @@ class Change:
 
     @property
     def otherwise(self) -> int:
-        """How many entries changed to something else than zero."""
+        """The number of entries that changed to another value than zero."""
         return self.changed - self.to_zero
 
 
@@ -77,23 +81,23 @@ def compare(
     threads: int = 0,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Change]:
-    """Return how each of `pairs`, a tensor of `a` and one of `b` with the same dtype and shape, differs.
+    """Return the changes of each pair: a tensor of `a` and one of `b` with the same dtype and shape.
 
-    `threads` 0 takes as many as help; `advance` is told the bytes that were read. Raises CheckpointError where a file
-    cannot be read or changes meanwhile, and where two views that overlap themselves cannot be paired up.
+    `threads` 0 means the number that suits the machine. `advance` receives the number of bytes of each read. Raises
+    CheckpointError if a file cannot be read or changes during the pass, or if two views overlap themselves too often.
     """
-    jobs = [(at, job) for at, pair in enumerate(pairs) if pair[0].numel for job in _jobs(*pair)]
+    jobs = [(i, job) for i, pair in enumerate(pairs) if pair[0].numel for job in _jobs(*pair)]
     jobs.sort(key=lambda numbered: (numbered[1].a.file, numbered[1].a.start, numbered[1].low))
     with open_sources(a) as first, open_sources(b) as second:
         side = _SideBySide(Reader(first, advance), Reader(second, advance))
         with Pool(threads or default_threads(), None) as pool:
-            found = results([pool.submit(side.change, job) for _, job in jobs])
+            changes = results([pool.submit(side.change, job) for _, job in jobs])
         for source in (*first, *second):
             source.check_unchanged()
     parts: dict[int, list[Change]] = {}
-    for (at, _), change in zip(jobs, found, strict=True):
-        parts.setdefault(at, []).append(change)
-    return [replace(_total(parts.get(at, [])), entries=_entries(pair[0])) for at, pair in enumerate(pairs)]
+    for (i, _), change in zip(jobs, changes, strict=True):
+        parts.setdefault(i, []).append(change)
+    return [replace(_total(parts.get(i, [])), entries=_entries(pair[0])) for i, pair in enumerate(pairs)]
 
 
 def _entries(tensor: TensorInfo) -> int:
@@ -101,7 +105,7 @@ def _entries(tensor: TensorInfo) -> int:
 
 
 def _total(parts: Sequence[Change]) -> Change:
-    """Put the pieces of a tensor together."""
+    """Return the sum of the changes of a tensor's parts."""
     return Change(
         0,
         sum(part.changed for part in parts),
@@ -118,7 +122,7 @@ def _total(parts: Sequence[Change]) -> Change:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """The numbers [low, high) of `a` and `b` to compare; `parts` of them, 2 where they are complex, make an entry."""
+    """The range [low, high) of two tensors to compare; `parts` numbers make an entry, 2 for complex entries."""
 
     a: TensorInfo
     b: TensorInfo
@@ -128,8 +132,8 @@ class _Job:
 
 
 def _jobs(a: TensorInfo, b: TensorInfo) -> Iterator[_Job]:
-    """Cut a pair into jobs for several threads; a tensor that is not contiguous stays whole."""
-    a, b = _once(a, b)
+    """Yield the jobs of a pair. A tensor that is not contiguous is one job."""
+    a, b = _without_repeats(a, b)
     parts = 1
     if half := _COMPLEX.get(a.dtype):
         a, b, parts = _split(a, half), _split(b, half), 2
@@ -140,22 +144,25 @@ def _jobs(a: TensorInfo, b: TensorInfo) -> Iterator[_Job]:
         yield _Job(a, b, parts, low, min(low + step, a.numel))
 
 
-def _once(a: TensorInfo, b: TensorInfo) -> Pair:
-    """Leave out dimensions along which both repeat, as expanded views do: a few bytes can have any number of those."""
+def _without_repeats(a: TensorInfo, b: TensorInfo) -> Pair:
+    """Reduce dimensions along which both tensors repeat their entries to length 1.
+
+    An expanded view of a few bytes can have any number of entries.
+    """
     if not (a.overlaps_itself and b.overlaps_itself):
         return a, b
     shape = tuple(n if s or t else 1 for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
     once = replace(a, shape=shape), replace(b, shape=shape)
     if once[0].numel > max(once[0].extent + once[1].extent, OVERLAP_LIMIT):
         raise CheckpointError(
-            f"{printable(repr(a.name))} overlaps itself in both checkpoints, and too often to be compared",
-            hint=f"-x '{printable(a.name)}' leaves it out",
+            f"{printable(repr(a.name))} overlaps itself in both checkpoints, too often to be compared",
+            hint=(Argument("exclude", [printable(a.name)]), " leaves it out"),
         )
     return once
 
 
 def _split(tensor: TensorInfo, half: str) -> TensorInfo:
-    """Return a complex tensor as its real and imaginary parts."""
+    """Return a complex tensor as a tensor of real and imaginary parts."""
     strides = (*(2 * stride for stride in tensor.strides), 1)
     return replace(tensor, dtype=half, shape=(*tensor.shape, 2), strides=strides, offset=2 * tensor.offset)
 
@@ -164,56 +171,56 @@ def _bytes(tensor: TensorInfo) -> TensorInfo:
     return replace(tensor, dtype="U8", shape=(tensor.nbytes,), strides=(1,), offset=0)
 
 
-# --- the work of a thread
+# --- one job
 
 
 class _SideBySide:
-    """Reads two checkpoints at once: the second through memory of its own, as a read ends what the last one gave."""
+    """Two checkpoints that a thread reads at once, each with its own buffer: a read overwrites the previous one."""
 
     def __init__(self, first: Reader, second: Reader) -> None:
         self._readers = first, second
         self._local = threading.local()
 
     def change(self, worker: Worker, job: _Job) -> Change:
-        """Compare a job's numbers, run by run."""
-        other: Worker | None = getattr(self._local, "worker", None)
-        if other is None:
-            other = self._local.worker = Worker(None)
-        left, right = self._readers[0].range_reader(worker, job.a), self._readers[1].range_reader(other, job.b)
+        """Return the changes of a job."""
+        second: Worker | None = getattr(self._local, "worker", None)
+        if second is None:
+            second = self._local.worker = Worker(None)
+        left, right = self._readers[0].range_reader(worker, job.a), self._readers[1].range_reader(second, job.b)
         return _total(list(_changes(worker.host, job, left, right)))
 
 
 def _changes(ops: NumpyOps, job: _Job, left: Read, right: Read) -> Iterator[Change]:
-    """Yield how each run differs, where it does."""
-    for at in range(job.low, job.high, RUN):
-        high = min(at + RUN, job.high)
-        x, y = left(at, high), right(at, high)
+    """Yield the changes of each run that differs."""
+    for low in range(job.low, job.high, RUN):
+        high = min(low + RUN, job.high)
+        x, y = left(low, high), right(low, high)
         if not np.array_equal(x, y):
-            yield _change(ops, job, at // job.parts, x.reshape(-1, job.parts), y.reshape(-1, job.parts))
+            yield _change(ops, job, low // job.parts, x.reshape(-1, job.parts), y.reshape(-1, job.parts))
 
 
 def _change(ops: NumpyOps, job: _Job, start: int, x: NDArray[Any], y: NDArray[Any]) -> Change:
-    """Say how two runs, (entries, parts) from entry `start` on, differ."""
-    at = np.flatnonzero((x != y).any(axis=1) if job.parts > 1 else x != y)
-    before, after = _values(ops, x[at], job.a.dtype), _values(ops, y[at], job.a.dtype)
+    """Return the changes of two runs of shape (entries, parts), whose first entry has the index `start`."""
+    indices = np.flatnonzero((x != y).any(axis=1) if job.parts > 1 else x != y)
+    before, after = _values(ops, x[indices], job.a.dtype), _values(ops, y[indices], job.a.dtype)
     to_zero = (after == 0).all(axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
         sizes = np.hypot.reduce(after - before, axis=1, initial=0.0)
-    sized = sizes[np.isfinite(sizes)]
-    others = at[~to_zero]
+    finite = sizes[np.isfinite(sizes)]
+    others = indices[~to_zero]
     return Change(
         0,
-        at.size,
+        indices.size,
         int(np.count_nonzero(to_zero)),
-        float(sized.max()) if sized.size else None,
-        at.size - sized.size,
-        start + int(at[0]),
+        float(finite.max()) if finite.size else None,
+        indices.size - finite.size,
+        start + int(indices[0]),
         start + int(others[0]) if others.size else None,
     )
 
 
 def _values(ops: NumpyOps, x: NDArray[Any], dtype: str) -> NDArray[np.float64]:
-    """Return the numbers that the patterns `x` stand for, in float64, in the shape of `x`."""
+    """Return the values of the bit patterns `x` as float64, in the same shape."""
     if dtype in FLOATS:
         sizes = values(ops.magnitudes(x.reshape(-1), FLOATS[dtype]), FLOATS[dtype]).reshape(x.shape)
         return np.where(x < 0, -sizes, sizes)

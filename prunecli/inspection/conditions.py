@@ -1,183 +1,270 @@
-"""conditions."""
+"""The conditions of `check`: on the zeros, groups and values of the selected weights, and on every tensor.
+
+check("model.safetensors", [MinSparsity(0.5), GroupPattern(2, 4), OnlyZerosAdded("dense.safetensors")])
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prunecli.checkpoint import PathLike
-from prunecli.errors import UsageError
-from prunecli.inspection.check import Finding, Look
-from prunecli.inspection.pairing import Pair
+from prunecli.errors import Argument, UsageError
+from prunecli.inspection.findings import Finding
 from prunecli.io.scan import bytes_to_read
 from prunecli.progress import start
 from prunecli.report.gates import Bound, percentage
 from prunecli.strategies.amounts import front_dim
+from prunecli.strategies.semi_structured import GROUP_MAX
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.inspection.checked import CheckedCheckpoint
+    from prunecli.inspection.findings import Condition
+    from prunecli.inspection.pairing import Pair
 
 
-GROUP_MAX = 32767
-"""The longest group, as in `topk`."""
+# --- conditions on the selected weights
 
 
 @dataclass(frozen=True, slots=True)
-class Sparsity:
-    """The selected tensors together, or `each` of them, are within `bound`; `of` is a pattern that narrows them."""
-
-    bound: Bound
-    of: str | None = None
+class _SparsityCondition:
+    fraction: float
+    include: str | None = None
     each: bool = False
+    upper: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        Bound(self.fraction, self.upper)  # raises UsageError if the fraction is not 0 to 1
 
     @property
-    def option(self) -> str:
-        """The option of the command line."""
-        return f"--{'max' if self.bound.upper else 'min'}-{'tensor-' if self.each else ''}sparsity"
+    def _argument(self) -> str:
+        return f"{'max' if self.upper else 'min'}_{'tensor_' if self.each else ''}sparsity"
 
-    def judge(self, look: Look) -> Iterator[Finding]:
-        """Yield what the zeros come to; of single tensors that all hold, the one nearest to the bound."""
-        bound = self.bound
-        text = f"{self.option} {'' if self.of is None else f'{self.of}='}{percentage(bound.fraction)}"
-        counts = look.counts(self.option, self.of)
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The bound, with the pattern before it."""
+        pattern = "" if self.include is None else f"{self.include}="
+        return (Argument(self._argument, f"{pattern}{percentage(self.fraction)}"),)
+
+    def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
+        """Yield the sparsity of all tensors together, or that of each tensor outside the bound.
+
+        If each tensor is within the bound, the finding names the one that is nearest to it.
+        """
+        bound = Bound(self.fraction, self.upper)
+        counts = checked.zero_counts(self._argument, self.include)
         if not self.each:
-            yield Finding(text, bound.holds(counts), None, bound.wanted(), bound.got(counts))
+            yield Finding(self, bound.holds(counts), None, bound.wanted(), bound.got(counts))
             return
         failed = [count for count in counts if not bound.holds([count])]
         for count in failed:
-            yield Finding(text, holds=False, tensor=count.name, wanted=bound.wanted(), got=bound.got([count]))
+            yield Finding(self, holds=False, tensor=count.name, wanted=bound.wanted(), got=bound.got([count]))
         if not failed:
-            near = sorted(counts, key=lambda count: count.zeros / count.numel)[-1 if bound.upper else 0]
-            got = f"{bound.got([near])} at {'most' if bound.upper else 'least'}, in {printable(near.name)}"
-            yield Finding(text, holds=True, tensor=None, wanted=f"each {bound.wanted()}", got=got)
+            nearest = sorted(counts, key=lambda count: count.zeros / count.numel)[-1 if self.upper else 0]
+            got = f"{bound.got([nearest])} at {'most' if self.upper else 'least'}, in {printable(nearest.name)}"
+            yield Finding(self, holds=True, tensor=None, wanted=f"each {bound.wanted()}", got=got)
 
 
 @dataclass(frozen=True, slots=True)
-class Pattern:
-    """Every group of `group` consecutive weights along `dim` has at most `keep` non-zeros, a short last one too."""
+class MinSparsity(_SparsityCondition):
+    """At least a fraction of the weights is zero.
+
+    Args:
+        fraction: The smallest fraction of zeros (0-1), met to the nearest weight as amounts are.
+        include: A pattern that narrows the selected tensors (None: all of them).
+        each: Whether the bound applies to each tensor instead of all tensors together.
+    """
+
+    upper: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class MaxSparsity(_SparsityCondition):
+    """At most a fraction of the weights is zero.
+
+    Args:
+        fraction: The largest fraction of zeros (0-1), met to the nearest weight as amounts are.
+        include: A pattern that narrows the selected tensors (None: all of them).
+        each: Whether the bound applies to each tensor instead of all tensors together.
+    """
+
+    upper: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPattern:
+    """Every group of consecutive weights along a dimension has a limited number of non-zeros.
+
+    A last group that is shorter may have as many non-zeros as a full one.
+
+    Args:
+        keep: The largest number of non-zeros in a group, 0 to `group`.
+        group: The number of weights in a group, 1 to 32,767.
+        dim: The dimension along which groups run. Negative numbers count from the last one.
+    """
 
     keep: int
     group: int
     dim: int = 1
 
     def __post_init__(self) -> None:
-        """Raise UsageError for what no group can be."""
+        """Raise UsageError for numbers that no group can have."""
         if not 1 <= self.group <= GROUP_MAX or not 0 <= self.keep <= self.group:
             raise UsageError(
-                f"--pattern {self.keep}:{self.group} is no K of every G: G is 1 to {GROUP_MAX}, K is 0 to G",
-                hint="--pattern 2:4",
+                f"the pattern {self.keep}:{self.group} is no K of every G: G is 1 to {GROUP_MAX}, K is 0 to G",
+                hint=Argument("pattern", "2:4"),
             )
 
-    def judge(self, look: Look) -> Iterator[Finding]:
-        """Yield the first group that is too full, and how many are, of each tensor that has one."""
-        text = f"--pattern {self.keep}:{self.group}" + (f" --dim {self.dim}" if self.dim != 1 else "")
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The pattern, and the dimension if it is not 1."""
+        pattern = Argument("pattern", f"{self.keep}:{self.group}")
+        return (pattern,) if self.dim == 1 else (pattern, Argument("dim", self.dim))
+
+    def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
+        """Yield the first overfull group of each tensor that has one, and how many it has."""
         wanted = f"at most {self.keep} of every {self.group} along dim {self.dim}"
-        found = look.full_groups((self.keep, self.group), self.dim)
-        for tensor, full in zip(look.tensors, found, strict=True):
-            if full.place is not None:
-                place = _place(tensor, full.place, front_dim(tensor, self.dim), self.group)
-                got = f"{full.nonzeros} at {place}; {full.full:,} of {full.groups:,} groups"
-                yield Finding(text, holds=False, tensor=tensor.name, wanted=wanted, got=got)
-        if not any(full.full for full in found):
-            groups = sum(full.groups for full in found)
-            yield Finding(text, holds=True, tensor=None, wanted=wanted, got=f"0 of {groups:,} groups have more")
+        counted = checked.overfull_groups((self.keep, self.group), self.dim)
+        for tensor, groups in zip(checked.tensors, counted, strict=True):
+            if groups.first is not None:
+                position = _position(tensor, groups.first, front_dim(tensor, self.dim), self.group)
+                got = f"{groups.nonzeros} at {position}; {groups.overfull:,} of {groups.groups:,} groups"
+                yield Finding(self, holds=False, tensor=tensor.name, wanted=wanted, got=got)
+        if not any(groups.overfull for groups in counted):
+            total = sum(groups.groups for groups in counted)
+            yield Finding(self, holds=True, tensor=None, wanted=wanted, got=f"0 of {total:,} groups have more")
 
 
 @dataclass(frozen=True, slots=True)
 class Finite:
     """No weight is NaN or infinite."""
 
-    def judge(self, look: Look) -> Iterator[Finding]:
-        """Yield how many weights are not finite, and where the first one is."""
-        odd = [(t, f) for t, f in zip(look.tensors, look.found, strict=True) if f.first_odd is not None]
-        for tensor, found in odd:
-            got = f"{found.nonfinite:,} NaN or infinite, first at {_place(tensor, found.first_odd or 0)}"
-            yield Finding("--finite", holds=False, tensor=tensor.name, wanted="all finite", got=got)
-        if not odd:
-            got = f"all {sum(t.numel for t in look.tensors):,} weights are"
-            yield Finding("--finite", holds=True, tensor=None, wanted="all finite", got=got)
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """A flag."""
+        return (Argument("finite", value=True),)
+
+    def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
+        """Yield the number of weights that are not finite, and the position of the first one, for each tensor."""
+        wanted, failed = "all finite", False
+        for tensor, counts in zip(checked.tensors, checked.counts, strict=True):
+            if counts.first_nonfinite is not None:
+                position = _position(tensor, counts.first_nonfinite)
+                got = f"{counts.nonfinite:,} NaN or infinite, first at {position}"
+                yield Finding(self, holds=False, tensor=tensor.name, wanted=wanted, got=got)
+                failed = True
+        if not failed:
+            got = f"all {sum(tensor.numel for tensor in checked.tensors):,} weights are"
+            yield Finding(self, holds=True, tensor=None, wanted=wanted, got=got)
 
 
 @dataclass(frozen=True, slots=True)
 class NoAllZero:
-    """No tensor is zero throughout."""
+    """Every tensor has a weight that is not zero."""
 
-    def judge(self, look: Look) -> Iterator[Finding]:
-        """Yield the tensors that are."""
-        text, wanted = "--no-all-zero", "a weight that is not zero"
-        dead = [t for t, found in zip(look.tensors, look.found, strict=True) if found.zeros == t.numel]
-        for tensor in dead:
-            got = f"all {tensor.numel:,} weights are zero"
-            yield Finding(text, holds=False, tensor=tensor.name, wanted=wanted, got=got)
-        if not dead:
-            yield Finding(
-                text, holds=True, tensor=None, wanted=wanted, got=f"each of {len(look.tensors):,} tensors has one"
-            )
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """A flag."""
+        return (Argument("no_all_zero", value=True),)
+
+    def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
+        """Yield the tensors whose weights are all zero."""
+        wanted, failed = "a weight that is not zero", False
+        for tensor, counts in zip(checked.tensors, checked.counts, strict=True):
+            if counts.zeros == tensor.numel:
+                got = f"all {tensor.numel:,} weights are zero"
+                yield Finding(self, holds=False, tensor=tensor.name, wanted=wanted, got=got)
+                failed = True
+        if not failed:
+            got = f"each of {len(checked.tensors):,} tensors has one"
+            yield Finding(self, holds=True, tensor=None, wanted=wanted, got=got)
+
+
+# --- conditions on every tensor
 
 
 @dataclass(frozen=True, slots=True)
 class SameStructure:
-    """The tensors have the names, dtypes and shapes of those in the checkpoint at `other`, whatever its container."""
+    """The tensors have the names, dtypes and shapes of those in another checkpoint, in any container.
+
+    Args:
+        other: The path of the other checkpoint.
+    """
 
     other: PathLike
 
-    def judge(self, look: Look) -> Iterator[Finding]:
-        """Yield the tensors that one checkpoint lacks or has in another form."""
-        _, pairs = look.against(self.other)
-        yield from _structure(f"--same-structure-as {os.fspath(self.other)}", pairs)
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The path of the other checkpoint."""
+        return (Argument("same_structure_as", os.fspath(self.other)),)
+
+    def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
+        """Yield the tensors that one checkpoint lacks, or has with another dtype or shape."""
+        _, pairs = checked.paired_with(self.other)
+        yield from _structure(self, pairs)
 
 
 @dataclass(frozen=True, slots=True)
 class OnlyZerosAdded:
-    """The tensors are those of the checkpoint at `other`, bit for bit, but for floats that are zero now (+0 or -0)."""
+    """The tensors equal those of another checkpoint bit for bit, except for floats that are zero now (+0 or -0).
+
+    Args:
+        other: The path of the other checkpoint.
+    """
 
     other: PathLike
 
-    def judge(self, look: Look) -> Iterator[Finding]:
-        """Yield the tensors in which something else changed, with the first place."""
-        from prunecli.dtypes import FLOATS  # noqa: PLC0415
-        from prunecli.inspection.compare import compare  # noqa: PLC0415  -- NumPy, which a usage error must not wait for
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The path of the other checkpoint."""
+        return (Argument("only_zeros_added_since", os.fspath(self.other)),)
 
-        text = f"--only-zeros-added-since {os.fspath(self.other)}"
-        other, pairs = look.against(self.other)
-        alike = [(p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.kinds[0] == p.kinds[1]]
-        failed = [] if len(alike) == len(pairs) else list(_structure(text, pairs))
-        advance = start(look.progress, "comparing", bytes_to_read(t for pair in alike for t in pair))
-        changes = compare(other, look.checkpoint, alike, threads=look.threads, advance=advance)
+    def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
+        """Yield the tensors with another change, and the position of the first one."""
+        from prunecli.dtypes import FLOATS  # noqa: PLC0415
+        from prunecli.inspection.compare import compare  # noqa: PLC0415 - NumPy, which a usage error must not wait for
+
+        passes = checked.passes
+        other, pairs = checked.paired_with(self.other)
+        alike = [(p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.forms[0] == p.forms[1]]
+        failed = [] if len(alike) == len(pairs) else list(_structure(self, pairs))
+        advance = start(passes.progress, "comparing", bytes_to_read(tensor for pair in alike for tensor in pair))
+        changes = compare(other, passes.checkpoint, alike, threads=passes.threads, advance=advance)
         for (tensor, _), change in zip(alike, changes, strict=True):
-            bad, first = change.otherwise, change.first_other
-            if tensor.dtype not in FLOATS:  # zero is a number like others there
-                bad, first = change.changed, change.first
+            count, first = change.otherwise, change.first_other
+            if tensor.dtype not in FLOATS:  # a zero is an ordinary value of an integer
+                count, first = change.changed, change.first
             if first is not None:
-                got = f"{bad:,} of {change.entries:,} changed otherwise, first at {_place(tensor, first)}"
-                failed.append(Finding(text, holds=False, tensor=tensor.name, wanted="unchanged or zero", got=got))
+                got = f"{count:,} of {change.entries:,} changed otherwise, first at {_position(tensor, first)}"
+                failed.append(Finding(self, holds=False, tensor=tensor.name, wanted="unchanged or zero", got=got))
         yield from failed
         if not failed:
             zeroed, entries = sum(c.changed for c in changes), sum(c.entries for c in changes)
             got = f"{zeroed:,} of {entries:,} became zero, 0 changed otherwise"
-            yield Finding(text, holds=True, tensor=None, wanted="unchanged or zero", got=got)
+            yield Finding(self, holds=True, tensor=None, wanted="unchanged or zero", got=got)
 
 
-def _structure(condition: str, pairs: Sequence[Pair]) -> Iterator[Finding]:
-    """Yield a finding for each pair that is not alike, or one for all; the first of a pair is what is wanted."""
-    failed = [pair for pair in pairs if pair.kinds[0] != pair.kinds[1]]
+def _structure(condition: Condition, pairs: Sequence[Pair]) -> Iterator[Finding]:
+    """Yield a finding for each pair of different tensors, or one for all pairs. The first of a pair is wanted."""
+    failed = [pair for pair in pairs if pair.forms[0] != pair.forms[1]]
     for pair in failed:
-        wanted, got = pair.kinds
-        yield Finding(condition, holds=False, tensor=pair.name, wanted=str(wanted or "none"), got=str(got or "none"))
+        wanted, got = (str(form or "none") for form in pair.forms)
+        yield Finding(condition, holds=False, tensor=pair.name, wanted=wanted, got=got)
     if not failed:
-        got_all = f"all {len(pairs):,} tensors have them"
-        yield Finding(condition, holds=True, tensor=None, wanted="its names, dtypes and shapes", got=got_all)
+        got = f"all {len(pairs):,} tensors have them"
+        yield Finding(condition, holds=True, tensor=None, wanted="its names, dtypes and shapes", got=got)
 
 
-def _place(tensor: TensorInfo, at: int, dim: int | None = None, group: int = 1) -> str:
-    """Return the indices of the row-major place `at`, with the range of a group along `dim`: "[12, 4:8]"."""
+def _position(tensor: TensorInfo, index: int, dim: int | None = None, group: int = 1) -> str:
+    """Return a row-major index as indices, with the range of a group along `dim`: "[12, 4:8]"."""
     indices: list[str] = []
     for axis in reversed(range(len(tensor.shape))):
-        at, index = divmod(at, tensor.shape[axis])
-        stop = min(index + group, tensor.shape[axis])
-        indices.append(f"{index}:{stop}" if axis == dim else str(index))
+        index, along = divmod(index, tensor.shape[axis])
+        stop = min(along + group, tensor.shape[axis])
+        indices.append(f"{along}:{stop}" if axis == dim else str(along))
     return f"[{', '.join(reversed(indices))}]"

@@ -1,9 +1,9 @@
-"""How two checkpoints differ: tensor by tensor, entry by entry, bit for bit, and in what is no tensor.
+"""Compare two checkpoints: their tensors bit for bit, and their other contents.
 
     difference = diff("model.pth", "model.pruned.pth")
     print(difference.same, [tensor.name for tensor in difference.tensors if not tensor.same])
 
-Tensors belong together by name, whatever container each is in. What reads weights is imported when it is needed.
+Tensors are paired by name, in any container.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE, PathLike
 from prunecli.dtypes import FLOATS
-from prunecli.errors import UsageError
+from prunecli.errors import Argument, UsageError
 from prunecli.formats.contents import other_contents
 from prunecli.formats.registry import format_of
 from prunecli.formats.safetensors.format import SAFETENSORS
-from prunecli.inspection.pairing import Kind, open_at, pair_up
+from prunecli.inspection.pairing import TensorForm, open_with_key, pair_up
 from prunecli.io.scan import bytes_to_read
 from prunecli.progress import start
 
@@ -27,36 +27,38 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.inspection.compare import Change
+    from prunecli.inspection.pairing import Pair
     from prunecli.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """One tensor: what it is in each checkpoint (None where it is not there), and how its entries differ.
+class TensorDifference:
+    """One tensor: its form in each checkpoint (None if it is not there), and the changes of its entries.
 
-    `change` is None where the entries do not pair up: the tensor is in one alone, or its dtype or shape differs.
+    `change` is None if the entries cannot be compared: the tensor is in one checkpoint only, or its dtype or shape
+    differs.
     """
 
     name: str
-    a: Kind | None
-    b: Kind | None
+    a: TensorForm | None
+    b: TensorForm | None
     change: Change | None = None
 
     @property
     def same(self) -> bool:
-        """Whether the tensor is the same in both, bit for bit."""
+        """Whether the tensor is the same in both checkpoints, bit for bit."""
         return self.change is not None and not self.change.changed
 
     @property
     def only_zeros_added(self) -> bool:
-        """Whether it differs, and only in floats that are zero in the second, of either sign."""
+        """Whether the tensor differs only in floats that are zero in the second checkpoint, of either sign."""
         pruned = self.change is not None and self.change.changed and not self.change.otherwise
         return bool(pruned) and self.a is not None and self.a.dtype in FLOATS
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """Something beside the tensors that differs, and a short text for it in each; None where it is not there."""
+class ContentDifference:
+    """A part of a checkpoint that is no tensor and differs: its name, and a short text for each side or None."""
 
     name: str
     a: str | None
@@ -65,31 +67,31 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What there is to tell about two checkpoints, `a` and `b`, and their `formats`.
+    """The difference of two checkpoints, `a` and `b`, and their `formats`.
 
-    `tensors` are all that were compared, in the order of `a`; `things` only what differs. `notes` say what was left
-    out of the comparison.
+    `tensors` has every tensor that was compared, in the order of `a`. `contents` has only the other parts that differ.
+    `notes` name what was not compared.
     """
 
     a: str
     b: str
     formats: tuple[str, str]
-    tensors: tuple[Compared, ...]
-    things: tuple[Item, ...] = ()
+    tensors: tuple[TensorDifference, ...]
+    contents: tuple[ContentDifference, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs."""
-        return not self.things and all(tensor.same for tensor in self.tensors)
+        """Whether no tensor and no other content differs."""
+        return not self.contents and all(tensor.same for tensor in self.tensors)
 
     @property
     def only_zeros_added(self) -> bool:
-        """Whether the tensors are the same but for floats that are zero in `b`, of either sign."""
+        """Whether the tensors are the same, except for floats that are zero in `b`, of either sign."""
         return all(tensor.same or tensor.only_zeros_added for tensor in self.tensors)
 
 
-def diff(  # noqa: PLR0913 - one keyword per question a user may have
+def diff(  # noqa: PLR0913 - one keyword for each option
     a: PathLike,
     b: PathLike,
     *,
@@ -100,58 +102,74 @@ def diff(  # noqa: PLR0913 - one keyword per question a user may have
     labels: tuple[str | None, str | None] = (None, None),
     progress: Progress | None = None,
 ) -> Difference:
-    """Compare the checkpoints at `a` and `b`.
+    """Compare the checkpoints at two paths.
 
-    `exclude` leaves tensors out and `include` compares only some tensors and nothing beside them; both are
-    patterns, see `selection.Rules`. `key` is where the state_dict is in nested ones, `threads` 0 takes as many as
-    help, `labels` name the checkpoints in messages, and `progress` receives the progress. Of a torch file and a
-    safetensors file, only the tensors of the state_dicts are compared; of two containers of one kind all tensors,
-    and what is no tensor. How a container is laid out, the order of its entries and bytes that no tensor looks at
-    never count. Raises PruneError, in one of its kinds, for checkpoints that cannot be read and patterns that match
-    nothing.
+    Two containers of one family are compared completely: all tensors, metadata, other entries, records and files. Of a
+    torch file and a safetensors file, only the tensors of the state_dicts are compared. The layout of a container, the
+    order of its entries and bytes that no tensor uses never count.
+
+    Args:
+        a: The first checkpoint: a file, or a directory or index of shards.
+        b: The second checkpoint.
+        include: Patterns of the tensors to compare. If there is one, nothing but tensors is compared.
+        exclude: Patterns of tensors to leave out.
+        key: The dotted path of the state_dict in nested checkpoints.
+        threads: The number of threads, 0 for the number that suits the machine.
+        labels: Names of the checkpoints for messages and the result (None: the path).
+        progress: A receiver of progress.
+
+    Returns:
+        The tensors that were compared, and the other contents that differ.
+
+    Raises:
+        UsageError: If `key` is given for two safetensors files.
+        SelectionError: If a pattern is malformed or matches nothing.
+        CheckpointError: If a checkpoint cannot be read or compared.
     """
-    first, second = (open_at(path, key, label) for path, label in zip((a, b), labels, strict=True))
+    first, second = (open_with_key(path, key, label) for path, label in zip((a, b), labels, strict=True))
     if key and first.format == second.format == SAFETENSORS.name:
-        raise UsageError(f"neither checkpoint has a key {key!r}: both are safetensors", hint="leave --key out")
+        hint = ("drop ", Argument("key", key))
+        raise UsageError(f"neither checkpoint has a key {key!r}: both are safetensors", hint=hint)
     alike = format_of(first).family == format_of(second).family
-    sides = [_tensors(side, all_of_them=alike) for side in (first, second)]
+    sides = [_tensors(checkpoint, outside=alike) for checkpoint in (first, second)]
     pairs = pair_up(sides[0], sides[1], include, exclude)
-
-    from prunecli.inspection.compare import compare  # noqa: PLC0415  -- NumPy, which an error must not wait for
-
-    both = [(p.name, p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.kinds[0] == p.kinds[1]]
-    advance = start(progress, "comparing", bytes_to_read(tensor for _, *pair in both for tensor in pair))
-    changes = compare(first, second, [(x, y) for _, x, y in both], threads=threads, advance=advance)
-    found = {name: change for (name, _, _), change in zip(both, changes, strict=True)}
-    things, notes = ((), ()) if include else _beside(first, second, alike=alike)
+    tensors = _compared(first, second, pairs, threads, progress)
+    contents, notes = ((), ()) if include else _contents(first, second, alike=alike)
     return Difference(
-        labels[0] or os.fspath(a),
-        labels[1] or os.fspath(b),
-        (first.format, second.format),
-        tuple(Compared(pair.name, *pair.kinds, found.get(pair.name)) for pair in pairs),
-        things,
-        notes,
+        labels[0] or os.fspath(a), labels[1] or os.fspath(b), (first.format, second.format), tensors, contents, notes
     )
 
 
-def _tensors(checkpoint: Checkpoint, *, all_of_them: bool) -> list[TensorInfo]:
-    """Return the tensors to compare: of two kinds of container, which hold different things, the state_dicts'."""
-    return [tensor for tensor in checkpoint.tensors if all_of_them or tensor.unprunable_reason != OUTSIDE]
+def _tensors(checkpoint: Checkpoint, *, outside: bool) -> list[TensorInfo]:
+    """Return the tensors of the state_dict, and with `outside` those elsewhere in a nested checkpoint."""
+    return [tensor for tensor in checkpoint.tensors if outside or tensor.unprunable_reason != OUTSIDE]
 
 
-def _beside(a: Checkpoint, b: Checkpoint, *, alike: bool) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-    """Compare what is no tensor; return what differs, and a note for what could not be compared."""
+def _compared(
+    a: Checkpoint, b: Checkpoint, pairs: Sequence[Pair], threads: int, progress: Progress | None
+) -> tuple[TensorDifference, ...]:
+    from prunecli.inspection.compare import compare  # noqa: PLC0415 - NumPy, which an error must not wait for
+
+    alike = {p.name: (p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.forms[0] == p.forms[1]}
+    advance = start(progress, "comparing", bytes_to_read(tensor for pair in alike.values() for tensor in pair))
+    changes = compare(a, b, list(alike.values()), threads=threads, advance=advance)
+    by_name = dict(zip(alike, changes, strict=True))
+    return tuple(TensorDifference(pair.name, *pair.forms, by_name.get(pair.name)) for pair in pairs)
+
+
+def _contents(a: Checkpoint, b: Checkpoint, *, alike: bool) -> tuple[tuple[ContentDifference, ...], tuple[str, ...]]:
+    """Compare everything but tensors; return the differences, and a note on what cannot be compared."""
     if not alike:
         return (), (f"A is {a.format} and B is {b.format}: only the tensors of their state_dicts were compared",)
     notes: tuple[str, ...] = ()
-    things = [other_contents(checkpoint) for checkpoint in (a, b)]
+    sides = [other_contents(checkpoint) for checkpoint in (a, b)]
     if a.is_directory != b.is_directory:
         notes = (f"{'A' if a.is_directory else 'B'} is a directory: its other files were not compared",)
-        things = [{name: text for name, text in side.items() if not name.startswith("file ")} for side in things]
-    return tuple(_different(*things)), notes
+        sides = [{name: text for name, text in side.items() if not name.startswith("file ")} for side in sides]
+    return tuple(_different(*sides)), notes
 
 
-def _different(a: dict[str, str], b: dict[str, str]) -> Iterator[Item]:
+def _different(a: dict[str, str], b: dict[str, str]) -> Iterator[ContentDifference]:
     for name in {**a, **b}:
         if a.get(name) != b.get(name):
-            yield Item(name, a.get(name), b.get(name))
+            yield ContentDifference(name, a.get(name), b.get(name))

@@ -12,8 +12,8 @@ from prunecli.text.tables import MOST_ROWS, Block, Column, write_blocks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from prunecli.inspection.diff import Compared, Difference, Item
-    from prunecli.inspection.pairing import Kind
+    from prunecli.inspection.diff import ContentDifference, Difference, TensorDifference
+    from prunecli.inspection.pairing import TensorForm
 
 SCHEMA = 1
 """The version of the document. It rises when a key is removed or changes its meaning."""
@@ -42,7 +42,7 @@ def write_difference(difference: Difference, stream: TextIO) -> None:
     write_blocks([Block("", _COLUMNS, tuple(shown), more), Block(lines=tuple(_lines(difference)))], stream)
 
 
-def _cells(tensor: Compared) -> tuple[str, ...]:
+def _cells(tensor: TensorDifference) -> tuple[str, ...]:
     if tensor.change is None or tensor.a is None:
         raise ValueError(tensor.name)
     change, kind = tensor.change, tensor.a
@@ -69,7 +69,7 @@ def _lines(difference: Difference) -> Iterator[str]:
         for t in tensors
         if t.change is None and t.a is not None and t.b is not None
     )
-    yield from _first(map(_item, difference.things))
+    yield from _first(map(_item, difference.contents))
     yield from (f"note        {printable(note)}" for note in difference.notes)
     yield _verdict(difference)
 
@@ -82,7 +82,7 @@ def _first(lines: Iterable[str]) -> Iterator[str]:
         yield f"{'':12}... and {len(every) - MOST_LINES:,} more; the JSON output has all"
 
 
-def _item(item: Item) -> str:
+def _item(item: ContentDifference) -> str:
     name = printable(item.name)
     if item.a is None or item.b is None:
         side, text = ("A", item.a) if item.b is None else ("B", item.b)
@@ -97,8 +97,8 @@ def _verdict(difference: Difference) -> str:
     entries, changed = sum(change.entries for change in changes), sum(change.changed for change in changes)
     all_entries = counted(entries, "entry", "entries")
     if not different:
-        items = counted(len(difference.things), "other item differs", "other items differ")
-        others = f"; {items}" if difference.things else ""
+        items = counted(len(difference.contents), "other item differs", "other items differ")
+        others = f"; {items}" if difference.contents else ""
         return f"same        {counted(len(tensors), 'tensor')}, {all_entries}{others}"
     to_zero = sum(change.to_zero for change in changes)
     how = "all of them to zero" if changed == to_zero else f"{to_zero:,} of them to zero"
@@ -120,13 +120,13 @@ def difference_json(difference: Difference) -> str:
             "only_zeros_added": difference.only_zeros_added,
             "tensors_compared": len(difference.tensors),
             "tensors": [_record(tensor) for tensor in difference.tensors if not tensor.same],
-            "beside": [{"name": item.name, "a": item.a, "b": item.b} for item in difference.things],
+            "beside": [{"name": item.name, "a": item.a, "b": item.b} for item in difference.contents],
             "notes": difference.notes,
         }
     )
 
 
-def _record(tensor: Compared) -> dict[str, object]:
+def _record(tensor: TensorDifference) -> dict[str, object]:
     change = tensor.change
     return {
         "name": tensor.name,
@@ -141,5 +141,5 @@ def _record(tensor: Compared) -> dict[str, object]:
     }
 
 
-def _kind(kind: Kind | None) -> dict[str, object] | None:
+def _kind(kind: TensorForm | None) -> dict[str, object] | None:
     return None if kind is None else {"dtype": kind.dtype, "shape": kind.shape}

@@ -1,22 +1,23 @@
-"""What is in a checkpoint: its tensors with their zeros, who shares numbers with whom, and what is beside them.
+"""List the contents of a checkpoint: its tensors with their zeros, tied names, pruning leftovers and other entries.
 
-Every number is counted in one pass over the weights. Nothing here writes, and nothing here is printed.
+All numbers are counted in one pass over the weights. Nothing is written or printed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import floor, isfinite, log10
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import FLOATS, why_not_prunable
-from prunecli.errors import CheckpointError, SelectionError
+from prunecli.errors import Argument, CheckpointError, SelectionError
 from prunecli.formats.contents import other_contents
-from prunecli.inspection.thresholds import ThresholdTable, bytes_read, ladders, tally
-from prunecli.io.scan import CHUNK, bytes_to_read, magnitudes, scan_tensors
+from prunecli.inspection.magnitude_histogram import MagnitudeHistogram, magnitude_histogram
+from prunecli.inspection.passes import Passes, name_of, opened
+from prunecli.inspection.thresholds import ThresholdTable, bytes_read, threshold_tables
+from prunecli.io.scan import CHUNK, magnitudes
 from prunecli.progress import start
 from prunecli.selection.aliases import tied
 from prunecli.selection.patterns import matching
@@ -27,39 +28,40 @@ from prunecli.text.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.checkpoint import Checkpoint, PathLike, TensorInfo
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
     from prunecli.progress import Progress
     from prunecli.selection.reparametrized import Leftover
     from prunecli.selection.select import Selection
 
-LADDER = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
-"""The sparsities, in percent, that thresholds are told for."""
+SPARSITIES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
+"""The sparsities of a threshold table, in percent."""
 
-PERCENTILES = (1, 5, 10, 25, 50, 75, 80, 90, 95, 99, 100)
-"""What is told beside a histogram."""
+_COUNTED_DTYPES = ("BOOL", "I", "U")
 
-BARS = 20
-"""Bars of a histogram up to the 99th percentile; one more takes what lies beyond."""
-
-_COUNTED = ("BOOL", "I", "U")
-_SAID = 5  # digits of an edge: it is a multiple of a number of two digits
-
-_Names: TypeAlias = "tuple[TensorInfo, tuple[str, ...]]"
-"""A tensor, and the other names of the same numbers."""
+_NamedTensor: TypeAlias = "tuple[TensorInfo, tuple[str, ...]]"
+"""A tensor, and the other names of the same weights."""
 
 _Counts: TypeAlias = dict[int, tuple[int, int | None]]
-"""By the tensor's identity (names may come twice): its zeros, and for floats what is not finite."""
+"""The zeros and, for floats, the weights that are not finite, by the id of the tensor: two tensors may share a name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor, with the other names of the same numbers.
+    """One tensor.
 
-    `shape` and counts are elements, `nbytes` bytes, `file` a shard's name ("" for a single file). `zeros` and
-    `nonfinite` are None where the weights were not looked at, `nonfinite` also for what is no float. `reason` says why
-    a pruning command with the same options would leave the tensor alone, None where it would take it.
+    Attributes:
+        name: The tensor's name.
+        dtype: The tensor's dtype.
+        shape: The tensor's shape.
+        numel: The number of elements.
+        nbytes: The size in bytes.
+        file: The name of the shard, "" in a single file.
+        zeros: The number of zeros, or None if the weights were not read.
+        nonfinite: The number of elements that are NaN or infinite; None also for integers and booleans.
+        aliases: Other names of the same weights.
+        reason: The reason for which a pruning command with the same options skips the tensor, or None.
     """
 
     name: str
@@ -75,20 +77,20 @@ class Entry:
 
     @property
     def sparsity(self) -> float | None:
-        """The fraction of elements that are zero (0-1), None where that is unknown."""
+        """The fraction of elements that are zero (0-1), or None if unknown."""
         return None if self.zeros is None or not self.numel else self.zeros / self.numel
 
     @property
     def outside(self) -> bool:
-        """Whether the tensor is elsewhere in a nested checkpoint, not in the state_dict."""
+        """Whether the tensor is in a nested checkpoint but not in the state_dict."""
         return self.reason == OUTSIDE
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over some entries, each number once however many names it has.
+    """Sums over entries. Tied weights count once.
 
-    `numel_read` counts the elements that were looked at; `zeros` and `nonfinite` are of these.
+    `zeros` and `nonfinite` are of the `numel_read` elements that were read.
     """
 
     tensors: int
@@ -100,155 +102,177 @@ class Totals:
 
     @property
     def sparsity(self) -> float | None:
-        """The fraction of elements that are zero (0-1), None where not all of them were looked at."""
+        """The fraction of elements that are zero (0-1), or None if not all of them were read."""
         return self.zeros / self.numel if self.numel and self.numel_read == self.numel else None
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """A histogram of magnitudes: `counts[i]` weights from `edges[i]` up to the next edge, the last without an end.
-
-    `tensors` name whose weights they are, `nonfinite` counts those that are in no bar. `ladder` has their percentiles.
-    """
-
-    pattern: str
-    tensors: tuple[str, ...]
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    zeros: int
-    nonfinite: int
-    ladder: ThresholdTable
-
-
-@dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found. `files` are (name, bytes); `nothing` says why a pruning command would refuse, where it would.
+    """The contents of a checkpoint.
 
-    `facts` and `others` are the checkpoint's, `things` what is no tensor, as (name, short text). `chosen`
-    tells that `entries` are only what the options select. `thresholds` are the ladders of all prunable tensors together
-    and of each.
+    Attributes:
+        path: The label or the path of the checkpoint.
+        format: The name of the format.
+        key: The dotted path of the state_dict, "" if the checkpoint is not nested.
+        files: The name and the size in bytes of each file.
+        notes: Remarks on the container.
+        unprunable_entries: The name and the kind of each entry that is tensor-like but cannot be pruned.
+        leftovers: The weights that a reparametrization, such as torch.nn.utils.prune, left in parts.
+        entries: The tensors; with patterns, only the selected ones.
+        refusal: The reason for which a pruning command with the same options refuses the checkpoint, or None.
+        selected_only: Whether `entries` has only the selected tensors.
+        thresholds: The threshold tables of all prunable tensors together and of each, if requested.
+        histogram: The histogram of magnitudes, if requested.
+        contents: The name and a short text of each part that is no tensor.
     """
 
     path: str
     format: str
     key: str
     files: tuple[tuple[str, int], ...]
-    facts: tuple[str, ...]
-    others: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    unprunable_entries: tuple[tuple[str, str], ...]
     leftovers: tuple[Leftover, ...]
     entries: tuple[Entry, ...]
-    nothing: str | None
-    chosen: bool = False
+    refusal: str | None
+    selected_only: bool = False
     thresholds: tuple[ThresholdTable, tuple[ThresholdTable, ...]] | None = None
-    drawing: Drawing | None = None
-    things: tuple[tuple[str, str], ...] = ()
+    histogram: MagnitudeHistogram | None = None
+    contents: tuple[tuple[str, str], ...] = ()
 
     @property
     def inside(self) -> tuple[Entry, ...]:
         """The entries of the state_dict."""
-        return tuple(e for e in self.entries if not e.outside)
+        return tuple(entry for entry in self.entries if not entry.outside)
 
     @property
     def outside(self) -> tuple[Entry, ...]:
-        """The entries elsewhere in a nested checkpoint: optimizer states, averages; they are not read."""
-        return tuple(e for e in self.entries if e.outside)
+        """The entries elsewhere in a nested checkpoint, such as optimizer states. They are not read."""
+        return tuple(entry for entry in self.entries if entry.outside)
 
     @property
     def prunable(self) -> tuple[Entry, ...]:
-        """The entries that a pruning command with the same options takes."""
-        return tuple(e for e in self.entries if e.reason is None)
+        """The entries that a pruning command with the same options selects."""
+        return tuple(entry for entry in self.entries if entry.reason is None)
 
 
 def totals(entries: Iterable[Entry]) -> Totals:
-    """Add up some entries."""
+    """Return the sums over entries."""
     entries = list(entries)
     return Totals(
         tensors=len(entries),
-        numel=sum(e.numel for e in entries),
-        nbytes=sum(e.nbytes for e in entries),
-        numel_read=sum(e.numel for e in entries if e.zeros is not None),
-        zeros=sum(e.zeros or 0 for e in entries),
-        nonfinite=sum(e.nonfinite or 0 for e in entries),
+        numel=sum(entry.numel for entry in entries),
+        nbytes=sum(entry.nbytes for entry in entries),
+        numel_read=sum(entry.numel for entry in entries if entry.zeros is not None),
+        zeros=sum(entry.zeros or 0 for entry in entries),
+        nonfinite=sum(entry.nonfinite or 0 for entry in entries),
     )
 
 
-def inspect(
-    checkpoint: Checkpoint,
+def inspect(  # noqa: PLR0913 - one keyword for each option
+    path: PathLike | Checkpoint,
     *,
-    rules: Selector | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    min_dim: int | None = None,
+    min_numel: int = 0,
+    key: str | None = None,
     read: bool = True,
     thresholds: bool = False,
     hist: str | None = None,
+    threads: int = 0,
     label: str | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Look at `checkpoint`.
+    """List the contents of a checkpoint.
 
-    `rules`, where given, keep only the tensors that a pruning command would take under them. `read` False looks at no
-    weight. `thresholds` adds the ladders of what would be pruned; `hist`, a tensor's name, a glob or `re:` and a
-    regular expression, the histogram of the floating-point tensors that match, together. `label` stands for the path;
-    `progress` receives the progress. Raises SelectionError where `rules`, `thresholds` or `hist` come to nothing, and
-    CheckpointError where a file cannot be read.
+    With `include`, `exclude`, `min_dim` or `min_numel`, the result has only the tensors that a pruning command with
+    these options selects.
+
+    Args:
+        path: The checkpoint: a file, a directory or index of shards, or an open checkpoint.
+        include: Patterns over tensor names, as in `prunecli.prune`.
+        exclude: Patterns of tensors to leave out.
+        min_dim: The smallest number of dimensions of a selected tensor.
+        min_numel: The smallest number of elements of a selected tensor.
+        key: The dotted path of the state_dict in a nested checkpoint.
+        read: Whether to read the weights and count their zeros.
+        thresholds: Whether to compute threshold tables of the selected tensors.
+        hist: A tensor's name or a pattern; the result has the histogram of the floating-point tensors that match.
+        threads: The number of threads, 0 for the number that suits the machine.
+        label: A name of the checkpoint for messages and the result (None: the path).
+        progress: A receiver of progress.
+
+    Returns:
+        The tensors, their counts, and the other contents.
+
+    Raises:
+        SelectionError: If a pattern matches nothing, or no tensor is left for `thresholds` or `hist`.
+        CheckpointError: If the checkpoint cannot be read.
     """
-    nothing, selection = _selected(checkpoint, rules or Selector(), refuse=rules is not None or thresholds)
-    groups = _shown(checkpoint, selection if rules is not None else None)
-    drawn = _drawable(hist, groups) if hist is not None else []
-    counts = _zeros(checkpoint, [t for t, _ in groups if read and _countable(t)], progress)
-    why = _Reasons(selection)
-    things, facts = _things(checkpoint)
+    checkpoint = opened(path, key, label)
+    passes = Passes(checkpoint, threads, progress)
+    selector = Selector(tuple(include), tuple(exclude), min_dim, min_numel)
+    selected_only = selector != Selector()
+    refusal, selection = _selected(checkpoint, selector, required=selected_only or thresholds)
+    named = _listed(checkpoint, selection if selected_only else None)
+    drawn = [] if hist is None else _drawable(hist, named)
+    counts = _count_all(passes, [tensor for tensor, _ in named if read and _countable(tensor)])
+    reasons = _SkipReasons(selection)
+    contents, notes = _contents(checkpoint)
     return Inspection(
-        path=label or str(checkpoint.path),
+        path=name_of(path, label),
         format=checkpoint.format,
         key=checkpoint.key,
         files=tuple((file.path.name, file.size) for file in checkpoint.files),
-        facts=(*checkpoint.notes, *facts),
-        others=checkpoint.unprunable_entries,
-        leftovers=leftovers(list(dict.fromkeys(t.name for t in checkpoint.tensors))),
-        entries=tuple(_entry(checkpoint, t, names, counts, why.of(t, names)) for t, names in groups),
-        nothing=nothing,
-        chosen=rules is not None,
-        thresholds=_ladders(checkpoint, why.targets, LADDER, progress) if thresholds else None,
-        drawing=None if hist is None else _draw(checkpoint, hist, drawn, progress),
-        things=things,
+        notes=(*checkpoint.notes, *notes),
+        unprunable_entries=checkpoint.unprunable_entries,
+        leftovers=leftovers(list(dict.fromkeys(tensor.name for tensor in checkpoint.tensors))),
+        entries=tuple(_entry(checkpoint, one, counts, reasons.of(*one)) for one in named),
+        refusal=refusal,
+        selected_only=selected_only,
+        thresholds=_tables(passes, reasons.targets) if thresholds else None,
+        histogram=None if hist is None else magnitude_histogram(passes, hist, drawn),
+        contents=contents,
     )
 
 
-def _things(checkpoint: Checkpoint) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Return what is in the files beside tensors, or a sentence where that cannot be told."""
+def _contents(checkpoint: Checkpoint) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return the parts of the files that are no tensors, or a note if they cannot be listed."""
     try:
-        found = other_contents(replace(checkpoint, other_files=()))
+        contents = other_contents(replace(checkpoint, other_files=()))
     except CheckpointError as error:
-        return (), (f"what is beside the tensors cannot be told: {error}",)
-    return tuple((name.removeprefix("entry "), text) for name, text in found.items()), ()
+        return (), (f"the other contents cannot be listed: {error}",)
+    return tuple((name.removeprefix("entry "), text) for name, text in contents.items()), ()
 
 
-class _Reasons:
-    """Why a pruning command leaves a tensor alone."""
+class _SkipReasons:
+    """The reasons for which a pruning command skips tensors."""
 
     def __init__(self, selection: Selection | None) -> None:
-        self.targets = [] if selection is None else [t.tensor for t in selection.targets]
-        self._taken = {t.name for t in self.targets}
+        self.targets = [] if selection is None else [target.tensor for target in selection.targets]
+        self._selected = {tensor.name for tensor in self.targets}
         self._skipped = {} if selection is None else {s.tensor.name: s.reason for s in selection.skipped}
 
     def of(self, tensor: TensorInfo, aliases: Iterable[str]) -> str | None:
-        """Return the reason, None where one of the tensor's names is taken."""
-        if tensor.name in self._taken or not self._taken.isdisjoint(aliases):
+        """Return the reason, or None if one of the tensor's names is selected."""
+        if tensor.name in self._selected or not self._selected.isdisjoint(aliases):
             return None
         return tensor.unprunable_reason or self._skipped.get(tensor.name) or "a pruning command refuses this checkpoint"
 
 
-def _selected(checkpoint: Checkpoint, rules: Selector, *, refuse: bool) -> tuple[str | None, Selection | None]:
-    """Return what a pruning command would take, or why it would refuse."""
+def _selected(checkpoint: Checkpoint, selector: Selector, *, required: bool) -> tuple[str | None, Selection | None]:
+    """Return the selection of a pruning command, or the reason for which it refuses the checkpoint."""
     try:
-        return None, select(checkpoint, rules)
+        return None, select(checkpoint, selector)
     except SelectionError as error:
-        if refuse:
+        if required:
             raise
         return str(error), None
 
 
-def _shown(checkpoint: Checkpoint, selection: Selection | None) -> list[_Names]:
-    """Return each tensor to show with its other names: what is selected, or all there is."""
+def _listed(checkpoint: Checkpoint, selection: Selection | None) -> list[_NamedTensor]:
+    """Return each selected tensor, or each tensor of the checkpoint, with its other names."""
     if selection is not None:
         return [(target.tensor, target.aliases) for target in selection.targets]
     tensors = checkpoint.tensors
@@ -258,100 +282,64 @@ def _shown(checkpoint: Checkpoint, selection: Selection | None) -> list[_Names]:
     return [(tensors[first], tuple(tensors[i].name for i in group if i != first)) for first, group in ordered]
 
 
-def _entry(
-    checkpoint: Checkpoint,
-    tensor: TensorInfo,
-    aliases: tuple[str, ...],
-    found: _Counts,
-    reason: str | None,
-) -> Entry:
+def _entry(checkpoint: Checkpoint, named: _NamedTensor, counts: _Counts, reason: str | None) -> Entry:
+    tensor, aliases = named
     file = checkpoint.files[tensor.file].path.name if len(checkpoint.files) > 1 else ""
-    zeros, nonfinite = found.get(id(tensor), (None, None))
+    zeros, nonfinite = counts.get(id(tensor), (None, None))
     return Entry(
         tensor.name, tensor.dtype, tensor.shape, tensor.numel, tensor.nbytes, file, zeros, nonfinite, aliases, reason
     )
 
 
-# --- counting
+# --- counts
 
 
 def _countable(tensor: TensorInfo) -> bool:
-    """Say whether the elements are numbers of whole bytes that can be read one by one, in the state_dict."""
+    """Return whether the tensor is in the state_dict and its elements are whole bytes that can be read one by one."""
     if tensor.unprunable_reason == OUTSIDE or len(tensor.shape) != len(tensor.strides):
         return False
-    return (tensor.dtype in FLOATS or tensor.dtype.startswith(_COUNTED)) and not tensor.overlaps_itself
+    return (tensor.dtype in FLOATS or tensor.dtype.startswith(_COUNTED_DTYPES)) and not tensor.overlaps_itself
 
 
-def _zeros(checkpoint: Checkpoint, tensors: Sequence[TensorInfo], progress: Progress | None) -> _Counts:
+def _count_all(passes: Passes, tensors: Sequence[TensorInfo]) -> _Counts:
     if not tensors:
         return {}
-    advance = start(progress, "counting", bytes_to_read(tensors))
-    return dict(zip(map(id, tensors), scan_tensors(checkpoint, tensors, _count, advance=advance), strict=True))
+    return dict(zip(map(id, tensors), passes.measure("counting", tensors, _count), strict=True))
 
 
 def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
     if tensor.dtype not in FLOATS:
-        runs = (read(first, min(first + CHUNK, tensor.numel)) for first in range(0, tensor.numel, CHUNK))
-        return tensor.numel - sum(int(np.count_nonzero(x)) for x in runs), None
-    alive = nonfinite = 0
+        chunks = (read(first, min(first + CHUNK, tensor.numel)) for first in range(0, tensor.numel, CHUNK))
+        return tensor.numel - sum(int(np.count_nonzero(chunk)) for chunk in chunks), None
+    nonzeros = nonfinite = 0
     largest = FLOATS[tensor.dtype].finite_max
     for y in magnitudes(read, tensor):
-        alive += int(np.count_nonzero(y))
+        nonzeros += int(np.count_nonzero(y))
         if int(y.max()) > largest:
             nonfinite += int(np.count_nonzero(y > largest))
-    return tensor.numel - alive, nonfinite
+    return tensor.numel - nonzeros, nonfinite
 
 
-# --- thresholds
+# --- thresholds and histogram
 
 
-def _ladders(
-    checkpoint: Checkpoint, tensors: Sequence[TensorInfo], percents: Sequence[int], progress: Progress | None
-) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
-    advance = start(progress, "ranking", bytes_read(tensors))
-    return ladders(checkpoint, tensors, percents, advance=advance)
+def _tables(passes: Passes, tensors: Sequence[TensorInfo]) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
+    advance = start(passes.progress, "ranking", bytes_read(tensors))
+    return threshold_tables(passes.checkpoint, tensors, SPARSITIES, threads=passes.threads, advance=advance)
 
 
-# --- a histogram
-
-
-def _drawable(hist: str, groups: Sequence[_Names]) -> list[TensorInfo]:
-    """Return the floating-point tensors of the state_dict that `hist` names, by any of their names."""
-    named = [tensor for tensor, aliases in groups if hist in (tensor.name, *aliases)]
-    found = named
-    if not named:
-        tensors = [tensor for tensor, _ in groups]
-        found = [tensors[i] for i in matching("hist", hist, tensors, [aliases for _, aliases in groups])]
-    floats = [t for t in found if t.dtype in FLOATS and t.numel and _countable(t)]
+def _drawable(hist: str, named: Sequence[_NamedTensor]) -> list[TensorInfo]:
+    """Return the floating-point tensors of the state_dict that the pattern `hist` matches, by any of their names."""
+    matched = [tensor for tensor, aliases in named if hist in (tensor.name, *aliases)]
+    if not matched:
+        tensors = [tensor for tensor, _ in named]
+        matched = [tensors[i] for i in matching("hist", hist, tensors, [aliases for _, aliases in named])]
+    floats = [tensor for tensor in matched if tensor.dtype in FLOATS and tensor.numel and _countable(tensor)]
     if not floats:
-        why = found[0].unprunable_reason or why_not_prunable(found[0].dtype) or "it is empty"
+        reason = matched[0].unprunable_reason or why_not_prunable(matched[0].dtype) or "it is empty"
         raise SelectionError(
-            f"--hist {hist!r} matches only what has no magnitudes to draw: "
-            f"`{printable(found[0].name)}` ({printable(why)})",
-            hint="--hist '*.weight'",
+            f"the hist pattern {hist!r} matches only tensors without magnitudes: "
+            f"`{printable(matched[0].name)}` ({printable(reason)})",
+            hint=Argument("hist", "*.weight"),
         )
     return floats
-
-
-def _draw(checkpoint: Checkpoint, hist: str, tensors: Sequence[TensorInfo], progress: Progress | None) -> Drawing:
-    ladder, _ = _ladders(checkpoint, tensors, PERCENTILES, progress)
-    edges = _edges(ladder)
-    cuts = {
-        dtype: [1, *(FLOATS[dtype].ceil(edge) for edge in edges[1:]), FLOATS[dtype].finite_max + 1]
-        for dtype in {t.dtype for t in tensors}
-    }
-    zeros, first, *bars, nonfinite = tally(checkpoint, tensors, cuts).tolist()
-    names = tuple(t.name for t in tensors)
-    return Drawing(hist, names, edges, (zeros + first, *bars), zeros, nonfinite, ladder)
-
-
-def _edges(ladder: ThresholdTable) -> tuple[float, ...]:
-    """Return round edges of bars of one width, from 0 to a little above the 99th percentile."""
-    steps = {step.percent: step.threshold for step in ladder.steps}
-    ends = [steps[99], *(steps[p] for p in reversed(PERCENTILES))]
-    end = next((end for end in ends if end), 0.0)
-    width = float(f"{end / BARS:.1e}")
-    if not width or not isfinite(width * BARS):
-        return (0.0,)
-    width += float(f"{10.0 ** floor(log10(width)) / 10:.0e}") if width * BARS <= end else 0.0
-    return tuple(float(f"{at * width:.{_SAID}g}") for at in range(BARS + 1))

@@ -11,7 +11,8 @@ from prunecli.text.json import dump_json
 from prunecli.version import __version__
 
 if TYPE_CHECKING:
-    from prunecli.inspection.inspect import Drawing, Entry, Inspection, Totals
+    from prunecli.inspection.inspect import Entry, Inspection, Totals
+    from prunecli.inspection.magnitude_histogram import MagnitudeHistogram
     from prunecli.inspection.thresholds import ThresholdTable
 
 SCHEMA = 1
@@ -42,13 +43,13 @@ def _document(inspection: Inspection) -> dict[str, object]:
             "prunable": _totals(totals(inspection.prunable)),
             "outside": _totals(totals(inspection.outside)),
         },
-        "not_prunable_because": inspection.nothing,
-        "facts": inspection.facts,
-        "others": [{"name": name, "what": what} for name, what in inspection.others],
-        "beside": [{"name": name, "text": text} for name, text in inspection.things],
+        "not_prunable_because": inspection.refusal,
+        "facts": inspection.notes,
+        "others": [{"name": name, "what": what} for name, what in inspection.unprunable_entries],
+        "beside": [{"name": name, "text": text} for name, text in inspection.contents],
         "leftovers": [asdict(leftover) for leftover in inspection.leftovers],
         "thresholds": None if inspection.thresholds is None else _thresholds(*inspection.thresholds),
-        "histogram": None if inspection.drawing is None else _histogram(inspection.drawing),
+        "histogram": None if inspection.histogram is None else _histogram(inspection.histogram),
     }
 
 
@@ -89,7 +90,7 @@ def _table(table: ThresholdTable) -> dict[str, object]:
     return {"numel": table.numel, "steps": [asdict(step) for step in table.steps]}
 
 
-def _histogram(drawing: Drawing) -> dict[str, object]:
+def _histogram(drawing: MagnitudeHistogram) -> dict[str, object]:
     return {
         "pattern": drawing.pattern,
         "tensors": drawing.tensors,
@@ -97,5 +98,5 @@ def _histogram(drawing: Drawing) -> dict[str, object]:
         "counts": drawing.counts,
         "zeros": drawing.zeros,
         "nonfinite": drawing.nonfinite,
-        "percentiles": _table(drawing.ladder),
+        "percentiles": _table(drawing.percentiles),
     }

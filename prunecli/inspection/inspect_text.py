@@ -20,7 +20,8 @@ from prunecli.text.tables import Block, Column, View, largest, write_blocks
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from prunecli.inspection.inspect import Drawing, Entry, Inspection, Totals
+    from prunecli.inspection.inspect import Entry, Inspection, Totals
+    from prunecli.inspection.magnitude_histogram import MagnitudeHistogram
     from prunecli.inspection.thresholds import ThresholdStep, ThresholdTable
     from prunecli.selection.reparametrized import Leftover
 
@@ -53,8 +54,8 @@ def _blocks(inspection: Inspection, view: View, *, terminal: bool) -> Iterator[B
         together, each = inspection.thresholds
         yield _common_thresholds(together, len(each))
         yield _tensor_thresholds(each, view, terminal=terminal)
-    if inspection.drawing is not None:
-        yield _histogram(inspection.drawing, terminal=terminal)
+    if inspection.histogram is not None:
+        yield _histogram(inspection.histogram, terminal=terminal)
 
 
 # --- the tensors
@@ -121,13 +122,13 @@ def _summary(inspection: Inspection) -> Iterator[str]:
     yield f"file         {printable(inspection.path)}: {inspection.format}, {format_bytes(size)}{shards}{key}"
     floats = totals(e for e in inspection.inside if e.dtype in FLOATS)
     every = totals(inspection.inside)
-    label = "selected" if inspection.chosen else "floating"
+    label = "selected" if inspection.selected_only else "floating"
     yield f"{label:<11}  {_tensors(floats)}, {floats.numel:,} parameters{_zeros(floats)}"
-    if not inspection.chosen:
+    if not inspection.selected_only:
         yield f"all          {_tensors(every)}, {every.numel:,} parameters, {format_bytes(every.nbytes)}"
         yield _prunable(inspection)
     yield from _remarks(inspection)
-    yield from (f"note         {printable(fact)}" for fact in inspection.facts)
+    yield from (f"note         {printable(fact)}" for fact in inspection.notes)
 
 
 def _tensors(part: Totals) -> str:
@@ -144,8 +145,8 @@ def _zeros(part: Totals) -> str:
 
 
 def _prunable(inspection: Inspection) -> str:
-    if inspection.nothing is not None:
-        return f"prunable     none by default: {printable(inspection.nothing)}"
+    if inspection.refusal is not None:
+        return f"prunable     none by default: {printable(inspection.refusal)}"
     part = totals(inspection.prunable)
     return f"prunable     {_tensors(part)}, {part.numel:,} weights{_zeros(part)}: the default selection for pruning"
 
@@ -165,12 +166,12 @@ def _remarks(inspection: Inspection) -> Iterator[str]:
         names = [printable(name) for name, _ in grouped(outside, lambda e: e.name, lambda _: None)]
         where = f"{size} outside the state_dict, not read"
         yield f"outside      {_tensors(totals(outside))}, {where}: {listed(names, _NAMED)}; another key selects them"
-    if inspection.things:
-        near = sorted(inspection.things, key=lambda item: item[0].count("."))
+    if inspection.contents:
+        near = sorted(inspection.contents, key=lambda item: item[0].count("."))
         names = [f"{printable(name)} = {printable(text)}" for name, text in near]
         yield f"not tensors  {counted(len(near), 'item')}: {listed(names, _NAMED)}"
-    for what, count in Counter(what for _, what in inspection.others).items():
-        names = [printable(name) for name, kind in inspection.others if kind == what]
+    for what, count in Counter(what for _, what in inspection.unprunable_entries).items():
+        names = [printable(name) for name, kind in inspection.unprunable_entries if kind == what]
         yield f"other        {counted(count, 'entry', 'entries')}, {printable(what)}: {listed(names, _NAMED)}"
 
 
@@ -237,9 +238,9 @@ _BAR = 40  # characters of the longest bar
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def _histogram(drawing: Drawing, *, terminal: bool) -> Block:
+def _histogram(drawing: MagnitudeHistogram, *, terminal: bool) -> Block:
     """Return the bars of magnitudes, percentiles and thresholds."""
-    names, weights = drawing.tensors, drawing.ladder.numel
+    names, weights = drawing.tensors, drawing.percentiles.numel
     of = printable(names[0]) if len(names) == 1 else f"{len(names):,} tensors that match {printable(drawing.pattern)}"
     odd = f", {drawing.nonfinite:,} not finite" if drawing.nonfinite else ""
     most = max(drawing.counts)
@@ -251,11 +252,17 @@ def _histogram(drawing: Drawing, *, terminal: bool) -> Block:
         f"Magnitudes of {of}: {counted(weights, 'weight')}, {drawing.zeros:,} zero{odd}",
         (Column("|w|"), Column(""), Column("weights", right=True), Column("share", right=True)),
         rows,
-        ("", *_percentiles(drawing.ladder), "", *_thresholds(drawing.ladder), *_dashes([drawing.ladder])),
+        (
+            "",
+            *_percentiles(drawing.percentiles),
+            "",
+            *_thresholds(drawing.percentiles),
+            *_dashes([drawing.percentiles]),
+        ),
     )
 
 
-def _range(drawing: Drawing, index: int) -> str:
+def _range(drawing: MagnitudeHistogram, index: int) -> str:
     edges = drawing.edges
     if index + 1 < len(edges):
         return f"{edges[index]:g} to {edges[index + 1]:g}"

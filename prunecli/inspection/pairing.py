@@ -1,7 +1,4 @@
-"""Which tensors of two checkpoints belong together: by name alone, whatever container each is in.
-
-Metadata only: nothing here reads a weight.
-"""
+"""Pairs of tensors of two checkpoints with the same name, in any container. No weight is read."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import PathLike
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.safetensors.format import SAFETENSORS
-from prunecli.selection.patterns import matching
+from prunecli.selection.patterns import matching_any
 from prunecli.text.numbers import format_shape
 
 if TYPE_CHECKING:
@@ -19,46 +16,46 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
 
-_VIEWS = {"conjugate view", "negative view"}  # their bits mean something else than they say
+_VIEWS = {"conjugate view", "negative view"}  # their values differ from their bits
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What a tensor is, beside its name and its entries; `view` says whether it is to be read negated or conjugated."""
+class TensorForm:
+    """A tensor's dtype and shape; `view` is not empty if its values are negated or conjugated when it is loaded."""
 
     dtype: str
     shape: tuple[int, ...]
     view: str = ""
 
     def __str__(self) -> str:
-        """Read as "F32 64x512"."""
+        """Return the form as "F32 64x512"."""
         return " ".join(part for part in (self.dtype, format_shape(self.shape), self.view) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A tensor's name, and what has it in the first and in the second checkpoint: at least one."""
+    """A name, and the tensors with this name in the first and in the second checkpoint; at most one is None."""
 
     name: str
     a: TensorInfo | None
     b: TensorInfo | None
 
     @property
-    def kinds(self) -> tuple[Kind | None, Kind | None]:
-        """What the tensor is in each."""
-        return kind(self.a), kind(self.b)
+    def forms(self) -> tuple[TensorForm | None, TensorForm | None]:
+        """The forms of both tensors."""
+        return form_of(self.a), form_of(self.b)
 
 
-def kind(tensor: TensorInfo | None) -> Kind | None:
-    """Return what `tensor` is, None for none."""
+def form_of(tensor: TensorInfo | None) -> TensorForm | None:
+    """Return the form of `tensor`, or None for None."""
     if tensor is None:
         return None
-    view = tensor.unprunable_reason if tensor.unprunable_reason in _VIEWS else ""
-    return Kind(tensor.dtype, tensor.shape, view or "")
+    view = tensor.unprunable_reason or ""
+    return TensorForm(tensor.dtype, tensor.shape, view if view in _VIEWS else "")
 
 
-def open_at(path: PathLike, key: str | None, label: str | None = None) -> Checkpoint:
-    """Open one of two checkpoints; `key` is for a nested one, and a safetensors file beside it has none.
+def open_with_key(path: PathLike, key: str | None, label: str | None = None) -> Checkpoint:
+    """Open one of two checkpoints; `key` applies to a nested one and is ignored for a safetensors file.
 
     Raises CheckpointError as `open_checkpoint` does.
     """
@@ -71,25 +68,18 @@ def open_at(path: PathLike, key: str | None, label: str | None = None) -> Checkp
 def pair_up(
     a: Sequence[TensorInfo], b: Sequence[TensorInfo], include: Iterable[str] = (), exclude: Iterable[str] = ()
 ) -> list[Pair]:
-    """Return the tensors by name, in the order of `a`, and behind them those that only `b` has.
+    """Return a pair for each name, in the order of `a`, followed by the names that only `b` has.
 
-    `include` and `exclude` are patterns over the names, see `selection.Rules`. SelectionError for one that is malformed
-    or matches nothing in either.
+    `include` and `exclude` are patterns over the names. Raises SelectionError for a pattern that is malformed or
+    matches no name of either side.
     """
-    first, second = {t.name: t for t in a}, {t.name: t for t in b}
-    named = {**second, **first}
-    order = [*first, *(name for name in second if name not in first)]
-    every = [named[name] for name in order]
-    kept = _any("include", include, every)
-    dropped = _any("exclude", exclude, every) or set()
+    first, second = {tensor.name: tensor for tensor in a}, {tensor.name: tensor for tensor in b}
+    tensors = list({**first, **{name: tensor for name, tensor in second.items() if name not in first}}.values())
+    include = tuple(include)
+    included = matching_any("include", include, tensors)
+    excluded = matching_any("exclude", exclude, tensors)
     return [
-        Pair(name, first.get(name), second.get(name))
-        for at, name in enumerate(order)
-        if (kept is None or at in kept) and at not in dropped
+        Pair(tensor.name, first.get(tensor.name), second.get(tensor.name))
+        for i, tensor in enumerate(tensors)
+        if (not include or i in included) and i not in excluded
     ]
-
-
-def _any(option: str, patterns: Iterable[str], tensors: Sequence[TensorInfo]) -> set[int] | None:
-    """Return the places of the tensors that a pattern matches, None where there is no pattern."""
-    found = [set(matching(option, pattern, tensors)) for pattern in patterns]
-    return set().union(*found) if found else None

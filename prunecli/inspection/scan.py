@@ -1,8 +1,7 @@
-"""How much of each tensor's norm survives pruning by magnitude: which layers break first, without any data.
+"""Sensitivity scan: the part of each tensor's norm that survives pruning by magnitude, without any data.
 
-One pass counts magnitudes and sums their squares by bin. The order is exact; inside the bin that a cut goes through
-(one pattern of an 8- or 16-bit type, a 128th of an octave of a wider one) weights count as equal. Nothing here
-writes or prints.
+One pass counts magnitudes in bins and sums their squares. The order of the bins is exact. Weights within the bin of a
+cut count as equal: a bin is one pattern of an 8- or 16-bit dtype, and a 128th of an octave of a wider one.
 """
 
 from __future__ import annotations
@@ -14,38 +13,47 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunecli.dtypes import FLOATS
-from prunecli.io.scan import bytes_to_read, magnitudes, scan_tensors
+from prunecli.inspection.passes import Passes, name_of, opened
+from prunecli.io.scan import magnitudes
 from prunecli.kernels.histograms import Histogram, HistogramBuilder
-from prunecli.progress import start
 from prunecli.selection.select import Selector, select
 
 if TYPE_CHECKING:
-    from prunecli.checkpoint import Checkpoint, TensorInfo
+    from collections.abc import Sequence
+
+    from prunecli.checkpoint import Checkpoint, PathLike, TensorInfo
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
     from prunecli.progress import Progress
     from prunecli.selection.select import Target
 
-LADDER = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
-"""The sparsities, in percent, that the norm kept is told for."""
+SPARSITIES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
+"""The sparsities of a curve, in percent."""
 
 RANKED_AT = 80
 """The sparsity, in percent, at which tensors are compared."""
 
 ENOUGH = 0.9
-"""`Curve.bends_at` is the sparsity up to which this part of the norm survives."""
+"""The part of the sum of squares that survives up to the sparsity `SensitivityCurve.bends_at`."""
 
-
-_BITS = 7  # of a wide type's mantissa that bins tell apart
+_MANTISSA_BITS = 7  # bits of a wide dtype's mantissa that separate bins
 
 
 @dataclass(frozen=True, slots=True)
 class SensitivityCurve:
-    """What one tensor keeps. `kept[i]` is the part of its sum of squares (0-1) left at a sparsity of LADDER[i] %.
+    """The sensitivity of one tensor to pruning its smallest magnitudes, as the strategy `L1` does.
 
-    As `prune l1` would prune: the smallest magnitudes of this tensor. `bends_at` is the largest sparsity (0-1) that
-    keeps ENOUGH of it. Both are None where there is no sum: all weights are zero, or their squares leave float64.
-    Weights that are not finite are counted in `nonfinite` and are part of no sum.
+    Attributes:
+        name: The tensor's name.
+        dtype: The tensor's dtype.
+        shape: The tensor's shape.
+        numel: The number of weights.
+        aliases: Other names of the same weights.
+        zeros: The number of weights that are zero now.
+        nonfinite: The number of weights that are NaN or infinite; they are in no sum.
+        kept: The part of the sum of squares (0-1) that remains at each of SPARSITIES. None if there is no sum: all
+            weights are zero, or the sum of squares overflows float64.
+        bends_at: The largest sparsity (0-1) at which ENOUGH of the sum remains, or None.
     """
 
     name: str
@@ -60,13 +68,13 @@ class SensitivityCurve:
 
     @property
     def strength(self) -> float:
-        """What is left at RANKED_AT; infinite where that is unknown."""
-        return inf if self.kept is None else self.kept[LADDER.index(RANKED_AT)]
+        """The part of the sum of squares that remains at RANKED_AT, infinite if unknown."""
+        return inf if self.kept is None else self.kept[SPARSITIES.index(RANKED_AT)]
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """The curves of all selected tensors, those that break first at RANKED_AT % in front; equals as in the file."""
+    """The curves of all selected tensors, the most sensitive at RANKED_AT first; equal ones in checkpoint order."""
 
     path: str
     format: str
@@ -74,81 +82,99 @@ class Scan:
     curves: tuple[SensitivityCurve, ...]
 
 
-def scan(
-    checkpoint: Checkpoint,
-    rules: Selector | None = None,
+def scan(  # noqa: PLR0913 - one keyword for each option
+    path: PathLike | Checkpoint,
     *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    min_dim: int | None = None,
+    min_numel: int = 0,
+    key: str | None = None,
+    threads: int = 0,
     label: str | None = None,
     progress: Progress | None = None,
 ) -> Scan:
-    """Return the curves of the tensors of `checkpoint` that a pruning command would take under `rules`.
+    """Measure which tensors lose most of their norm when they are pruned by magnitude.
 
-    `label` stands for the path; `progress` receives the progress. Raises SelectionError where nothing is selected,
-    CheckpointError where a file cannot be read.
+    Args:
+        path: The checkpoint: a file, a directory or index of shards, or an open checkpoint.
+        include: Patterns over tensor names, as in `prunecli.prune`.
+        exclude: Patterns of tensors to leave out.
+        min_dim: The smallest number of dimensions of a selected tensor (None: as in `prunecli.prune`).
+        min_numel: The smallest number of elements of a selected tensor.
+        key: The dotted path of the state_dict in a nested checkpoint.
+        threads: The number of threads, 0 for the number that suits the machine.
+        label: A name of the checkpoint for messages and the result (None: the path).
+        progress: A receiver of progress.
+
+    Returns:
+        A curve for each selected tensor, the most sensitive one first.
+
+    Raises:
+        SelectionError: If a pattern matches nothing or no tensor is selected.
+        CheckpointError: If the checkpoint cannot be read.
     """
-    targets = select(checkpoint, rules or Selector()).targets
-    tensors = [target.tensor for target in targets]
-    advance = start(progress, "measuring", bytes_to_read(tensors))
-    found = scan_tensors(checkpoint, tensors, _count, advance=advance)
-    curves = [_curve(target, zeros, counted) for target, (zeros, counted) in zip(targets, found, strict=True)]
+    checkpoint = opened(path, key, label)
+    targets = select(checkpoint, Selector(tuple(include), tuple(exclude), min_dim, min_numel)).targets
+    measured = Passes(checkpoint, threads, progress).measure("measuring", [t.tensor for t in targets], _measure)
+    curves = [_curve(target, zeros, norms) for target, (zeros, norms) in zip(targets, measured, strict=True)]
     ranked = tuple(sorted(curves, key=lambda curve: curve.strength))
-    return Scan(label or str(checkpoint.path), checkpoint.format, checkpoint.key, ranked)
+    return Scan(name_of(path, label), checkpoint.format, checkpoint.key, ranked)
 
 
 @dataclass(frozen=True, slots=True)
-class _Sums:
-    """The curve of a tensor and how many of its weights are not finite."""
-
+class _Norms:
     kept: tuple[float, ...] | None
     bends_at: float | None
     nonfinite: int
 
 
-def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, _Sums]:
-    """Count the zeros and reduce the histogram to the curve at once: many histograms would take much memory."""
+def _measure(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, _Norms]:
+    """Return the zeros and the norms of a tensor. Its histogram is reduced at once, because many would be large."""
     dtype = FLOATS[tensor.dtype]
-    table, alive = HistogramBuilder(dtype, shift=dtype.mantissa - _BITS if dtype.itemsize > 2 else 0), 0
+    shift = dtype.mantissa - _MANTISSA_BITS if dtype.itemsize > 2 else 0
+    builder, nonzeros = HistogramBuilder(dtype, shift=shift), 0
     for y in magnitudes(read, tensor):
-        alive += int(np.count_nonzero(y))
-        table.add(y)
-    return tensor.numel - alive, _reduced(table.histogram())
+        nonzeros += int(np.count_nonzero(y))
+        builder.add(y)
+    return tensor.numel - nonzeros, _norms(builder.histogram())
 
 
-def _reduced(found: Histogram) -> _Sums:
-    odd = int(found.counts[found.bins > found.dtype.finite_max >> found.shift].sum())
+def _norms(histogram: Histogram) -> _Norms:
+    nonfinite = int(histogram.counts[histogram.bins > histogram.dtype.finite_max >> histogram.shift].sum())
     with np.errstate(over="ignore"):
-        total = float(found.squares.sum())
+        total = float(histogram.squares.sum())
     if not total or not isfinite(total):
-        return _Sums(None, None, odd)
-    counts = [round(percent / 100 * found.total) for percent in LADDER]
-    return _Sums(tuple(kept(found, count) for count in counts), bends_at(found) / found.total, odd)
+        return _Norms(None, None, nonfinite)
+    counts = [round(percent / 100 * histogram.total) for percent in SPARSITIES]
+    return _Norms(tuple(kept(histogram, count) for count in counts), bends_at(histogram) / histogram.total, nonfinite)
 
 
-def kept(found: Histogram, count: int) -> float:
-    """Return the part of the sum of squares (0-1) that is left without the `count` smallest weights.
+def kept(histogram: Histogram, count: int) -> float:
+    """Return the part of the sum of squares (0-1) that remains without the `count` smallest weights.
 
-    Added up from the largest down, so that little is not the difference of much.
+    The sum goes from the largest weights down, so that a small result is no difference of large numbers.
     """
-    above = np.r_[np.cumsum(found.squares[::-1])[::-1], 0.0]
-    ends = np.cumsum(found.counts)
-    at = int(np.searchsorted(ends, count))
-    if at == found.counts.size:
+    above = np.r_[np.cumsum(histogram.squares[::-1])[::-1], 0.0]
+    ends = np.cumsum(histogram.counts)
+    index = int(np.searchsorted(ends, count))
+    if index == histogram.counts.size:
         return 0.0
-    share = float(ends[at] - count) / float(found.counts[at])
-    return float(above[at + 1] + share * found.squares[at]) / float(above[0])
+    share = float(ends[index] - count) / float(histogram.counts[index])
+    return float(above[index + 1] + share * histogram.squares[index]) / float(above[0])
 
 
-def bends_at(found: Histogram) -> int:
-    """Return the largest number of weights without which ENOUGH of the sum of squares is left."""
-    removed = np.cumsum(found.squares)
+def bends_at(histogram: Histogram) -> int:
+    """Return the largest number of smallest weights without which ENOUGH of the sum of squares remains."""
+    removed = np.cumsum(histogram.squares)
     budget = (1 - ENOUGH) * float(removed[-1])
-    at = int(np.searchsorted(removed, budget, side="right"))
-    before = float(removed[at - 1]) if at else 0.0
-    each = float(found.squares[at]) / float(found.counts[at])
-    return int(found.counts[:at].sum()) + int((budget - before) / each)
+    index = int(np.searchsorted(removed, budget, side="right"))
+    before = float(removed[index - 1]) if index else 0.0
+    each = float(histogram.squares[index]) / float(histogram.counts[index])
+    return int(histogram.counts[:index].sum()) + int((budget - before) / each)
 
 
-def _curve(target: Target, zeros: int, sums: _Sums) -> SensitivityCurve:
+def _curve(target: Target, zeros: int, norms: _Norms) -> SensitivityCurve:
     tensor = target.tensor
     return SensitivityCurve(
         name=tensor.name,
@@ -157,7 +183,7 @@ def _curve(target: Target, zeros: int, sums: _Sums) -> SensitivityCurve:
         numel=tensor.numel,
         aliases=target.aliases,
         zeros=zeros,
-        nonfinite=sums.nonfinite,
-        kept=sums.kept,
-        bends_at=sums.bends_at,
+        nonfinite=norms.nonfinite,
+        kept=norms.kept,
+        bends_at=norms.bends_at,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunecli.inspection.scan import ENOUGH, LADDER, RANKED_AT
+from prunecli.inspection.scan import ENOUGH, RANKED_AT, SPARSITIES
 from prunecli.inspection.scan_text import CAVEAT
 from prunecli.report.figures import Axis
 from prunecli.report.page import render_page
@@ -46,7 +46,7 @@ def to_html(scan: Scan) -> str:
         "inspection/scan.html",
         scan=scan,
         caveat=CAVEAT,
-        ladder=LADDER,
+        ladder=SPARSITIES,
         ranked_at=RANKED_AT,
         enough=f"{ENOUGH:.0%}",
         lines=_lines(known),
@@ -73,10 +73,10 @@ def _lines(curves: Sequence[SensitivityCurve]) -> list[_Line]:
 
 def _points(curve: SensitivityCurve) -> str:
     kept = (1.0, *(curve.kept or ()), 0.0)
-    return " ".join(f"{_X(p):.1f},{_Y(y):.1f}" for p, y in zip((0, *LADDER, 100), kept, strict=True))
+    return " ".join(f"{_X(p):.1f},{_Y(y):.1f}" for p, y in zip((0, *SPARSITIES, 100), kept, strict=True))
 
 
 def _cells(curve: SensitivityCurve) -> list[_Cell]:
     if curve.kept is None:
-        return [_Cell("-", 0) for _ in LADDER]
+        return [_Cell("-", 0) for _ in SPARSITIES]
     return [_Cell(percent(kept), round(10 * (1 - kept))) for kept in curve.kept]

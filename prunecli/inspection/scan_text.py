@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TextIO
 
-from prunecli.inspection.scan import ENOUGH, LADDER, RANKED_AT
+from prunecli.inspection.scan import ENOUGH, RANKED_AT, SPARSITIES
 from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
 from prunecli.text.numbers import counted, format_shape, percent, plural
@@ -54,7 +54,7 @@ def _block(scan: Scan, view: View, *, terminal: bool) -> Block:
 
 
 def _cells(curve: SensitivityCurve) -> tuple[str, ...]:
-    kept = dict(zip(LADDER, curve.kept, strict=True)) if curve.kept is not None else {}
+    kept = dict(zip(SPARSITIES, curve.kept, strict=True)) if curve.kept is not None else {}
     return (
         printable(curve.name),
         format_shape(curve.shape),
@@ -91,7 +91,7 @@ def to_json(scan: Scan) -> str:
             "schema": SCHEMA,
             "tool": {"name": "prunecli", "version": __version__},
             "input": {"path": scan.path, "format": scan.format, "key": scan.key},
-            "sparsities_percent": LADDER,
+            "sparsities_percent": SPARSITIES,
             "ranked_at_percent": RANKED_AT,
             "enough": ENOUGH,
             "tensors": [_record(curve) for curve in scan.curves],

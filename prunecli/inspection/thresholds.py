@@ -1,8 +1,8 @@
-"""Exact order statistics of the weights in a checkpoint, for each tensor and for all of them together.
+"""Exact thresholds for given sparsities, for each tensor and for all tensors together.
 
-A first pass counts magnitudes by their 15 leading bits; 8- and 16-bit types are then done. For wider ones each further
-pass looks only into the bins that hold a wanted rank, and settles 16 bits more. Memory is constant: a few bins per
-rank. Nothing here knows about selection or printing.
+A first pass counts magnitudes by their 15 leading bits, which is exact for 8- and 16-bit dtypes. For wider dtypes, each
+further pass counts only inside the bins that hold a requested rank, by 16 more bits. Memory is constant: a few bins for
+each rank.
 """
 
 from __future__ import annotations
@@ -29,21 +29,25 @@ if TYPE_CHECKING:
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
 
-    Counted = tuple[NDArray[np.int64], NDArray[np.int64]]  # bins, ascending and once each, and their counts
+    BinCounts = tuple[NDArray[np.int64], NDArray[np.int64]]  # ascending bins without duplicates, and their counts
 
 LEVEL = 16
-"""Bits that a pass settles."""
+"""Bits of a pattern that one pass resolves."""
 
 SORTED_LIMIT = 1 << 20
-"""A tensor of up to so many weights has those that matter sorted; a larger one has them counted in a table."""
+"""Up to this many weights, the weights inside the bins are sorted; in a larger tensor they are counted in a table."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdStep:
-    """What sparsity costs: `threshold` is the shortest number T for which |w| <= T holds for `percent` % or more.
+    """A threshold for a sparsity.
 
-    `zeroed` counts the weights for which it does, each compared in its own dtype as `prune threshold` does. Both are
-    None where the weights up to there are not all finite: no threshold prunes infinities and NaNs.
+    Attributes:
+        percent: The sparsity in percent.
+        threshold: The shortest number T such that |w| <= T holds for at least `percent` % of the weights.
+        zeroed: The number of weights for which it holds, each compared in its own dtype as the strategy `Threshold`
+            does. `threshold` and `zeroed` are None if infinities or NaNs, which no threshold prunes, are among the
+            smallest `percent` % of the magnitudes.
     """
 
     percent: int
@@ -53,7 +57,7 @@ class ThresholdStep:
 
 @dataclass(frozen=True, slots=True)
 class ThresholdTable:
-    """The steps of a tensor `name`, or of all tensors ("") together; `numel` counts the weights."""
+    """The steps of the tensor `name`, or of all tensors together (""); `numel` is the number of weights."""
 
     name: str
     numel: int
@@ -61,13 +65,13 @@ class ThresholdTable:
 
 
 class TensorRanks:
-    """The search for some ranks (from 1) in one group of magnitudes that compare as patterns of `dtype`."""
+    """The search for ranks (from 1) in a group of magnitudes that compare as patterns of `dtype`."""
 
     def __init__(self, dtype: Float, ranks: Iterable[int]) -> None:
-        """Start with everything possible."""
+        """Start with one bin that holds every pattern."""
         self.dtype, self.span, self.shift = dtype, 8 * dtype.itemsize, max(8 * dtype.itemsize - LEVEL, 0)
-        self.found = dict.fromkeys(ranks, (0, 0, 0))
-        """Rank -> (first pattern of the bin it is in, how many patterns are below the bin, how many are in it)."""
+        self.bins = dict.fromkeys(ranks, (0, 0, 0))
+        """Rank -> (first pattern of its bin, number of patterns below the bin, number of patterns in the bin)."""
 
     @property
     def done(self) -> bool:
@@ -75,23 +79,23 @@ class TensorRanks:
         return not self.span
 
     def lows(self) -> NDArray[np.int64]:
-        """Return the first patterns of the bins to look into, ascending."""
-        return np.unique(np.array([low for low, _, _ in self.found.values()], np.int64))
+        """Return the first patterns of the bins that hold a rank, ascending."""
+        return np.unique(np.array([low for low, _, _ in self.bins.values()], np.int64))
 
     def advance(self, bins: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
-        """Take in the counts of the patterns inside the bins, by their bits from `shift` up, ascending."""
+        """Narrow the bins by counts of the patterns inside them; `bins` are their bits from `shift` up, ascending."""
         ends = np.cumsum(counts)
-        for rank, (low, less, _) in self.found.items():
+        for rank, (low, less, _) in self.bins.items():
             first = int(np.searchsorted(bins, low >> self.shift))
             before = int(ends[first - 1]) if first else 0
-            at = int(np.searchsorted(ends, rank - less + before))
-            size = int(counts[at])
-            self.found[rank] = (int(bins[at]) << self.shift, less + int(ends[at]) - size - before, size)
+            index = int(np.searchsorted(ends, rank - less + before))
+            size = int(counts[index])
+            self.bins[rank] = (int(bins[index]) << self.shift, less + int(ends[index]) - size - before, size)
         self.span, self.shift = self.shift, max(self.shift - LEVEL, 0)
 
 
-class _Bank:
-    """Counts of the patterns inside some bins, with a place for each that is possible."""
+class _CountTable:
+    """Counts of the patterns inside some bins, with a slot for each possible value of their next bits."""
 
     def __init__(self, search: TensorRanks, lows: NDArray[np.int64]) -> None:
         self._width = search.span - search.shift
@@ -99,24 +103,25 @@ class _Bank:
         self._table = np.zeros(len(lows) << self._width, np.int64)
 
     def add(self, bins: NDArray[np.int64], counts: NDArray[np.int64] | int) -> None:
-        """Add to the places of `bins`, which are inside; where counts is a number, bins may come more than once."""
+        """Add counts to the slots of `bins`, which must be inside. If `counts` is a number, `bins` may repeat."""
         slots = np.searchsorted(self._prefixes, bins >> self._width)
         np.add.at(self._table, (slots << self._width) | (bins & ((1 << self._width) - 1)), counts)
 
-    def counted(self) -> Counted:
-        held = np.flatnonzero(self._table)
-        bins = (self._prefixes[held >> self._width] << self._width) | (held & ((1 << self._width) - 1))
-        return bins, self._table[held]
+    def counts(self) -> BinCounts:
+        """Return the slots that are not empty, and their counts."""
+        slots = np.flatnonzero(self._table)
+        bins = (self._prefixes[slots >> self._width] << self._width) | (slots & ((1 << self._width) - 1))
+        return bins, self._table[slots]
 
 
-class _Together:
-    """The ranks of all tensors together; threads put in what they count."""
+class _JointRanks:
+    """The search for ranks of all tensors together. Threads add the counts of their tensors."""
 
     def __init__(self, tensors: Sequence[TensorInfo], percents: Sequence[int]) -> None:
         self.numel = sum(t.numel for t in tensors)
         self.keys = Keys([FLOATS[t.dtype] for t in tensors])
         self.ranks = TensorRanks(self.keys.common, ranks_of(self.numel, percents).values())
-        self._lock, self._bank = Lock(), _Bank(self.ranks, self.ranks.lows())
+        self._lock, self._table = Lock(), _CountTable(self.ranks, self.ranks.lows())
 
     @property
     def mixed(self) -> bool:
@@ -124,54 +129,56 @@ class _Together:
         return len(set(self.keys.dtypes)) > 1
 
     def add(self, bins: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
-        """Take in what a tensor has, inside the bins looked into or not."""
-        ours = np.isin(bins >> (self.ranks.span - self.ranks.shift), self.ranks.lows() >> self.ranks.span)
+        """Add the counts of a tensor; bins outside the searched ones are ignored."""
+        inside = np.isin(bins >> (self.ranks.span - self.ranks.shift), self.ranks.lows() >> self.ranks.span)
         with self._lock:
-            self._bank.add(bins[ours], counts[ours])
+            self._table.add(bins[inside], counts[inside])
 
     def advance(self) -> None:
-        """Conclude a pass."""
+        """Narrow the bins at the end of a pass."""
         if not self.ranks.done:
-            self.ranks.advance(*self._bank.counted())
-            self._bank = _Bank(self.ranks, self.ranks.lows())
+            self.ranks.advance(*self._table.counts())
+            self._table = _CountTable(self.ranks, self.ranks.lows())
 
 
 def ranks_of(numel: int, percents: Iterable[int]) -> dict[int, int]:
-    """Return the least number of weights that is each percentage of `numel` or more."""
+    """Return, for each percentage, the smallest number of weights that is at least this part of `numel`."""
     return {percent: max(-(-percent * numel // 100), 1) for percent in percents}
 
 
-def ladders(
+def threshold_tables(
     checkpoint: Checkpoint,
     tensors: Sequence[TensorInfo],
     percents: Sequence[int],
     *,
+    threads: int = 0,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
-    """Return the exact thresholds for sparsities of `percents` (1-100): of all `tensors` together, and of each.
+    """Return the thresholds for sparsities of `percents` (1-100): of all `tensors` together, and of each tensor.
 
-    `tensors` are floating-point and not empty, at least one. `advance` is told the bytes read. Raises CheckpointError
-    where a file cannot be read.
+    `tensors` are one or more floating-point tensors that are not empty. `advance` receives the number of bytes of each
+    read. Raises CheckpointError if a file cannot be read.
     """
     own = {id(t): TensorRanks(FLOATS[t.dtype], ranks_of(t.numel, percents).values()) for t in tensors}
-    together = _Together(tensors, percents)
+    joint = _JointRanks(tensors, percents)
 
-    def look(_: Worker, tensor: TensorInfo, read: Read) -> None:
-        _count_one(tensor, read, own[id(tensor)], together)
+    def count(_: Worker, tensor: TensorInfo, read: Read) -> None:
+        _count_tensor(tensor, read, own[id(tensor)], joint)
 
-    while waiting := [t for t in tensors if not (own[id(t)].done and together.ranks.done)]:
-        scan_tensors(checkpoint, waiting, look, advance=advance)
-        together.advance()
+    while unfinished := [t for t in tensors if not (own[id(t)].done and joint.ranks.done)]:
+        scan_tensors(checkpoint, unfinished, count, threads=threads, advance=advance)
+        joint.advance()
     each = tuple(ThresholdTable(t.name, t.numel, _steps(own[id(t)], t.numel, percents)) for t in tensors)
-    if together.mixed:
-        return _across_dtypes(checkpoint, tensors, together, percents), each
-    return ThresholdTable("", together.numel, _steps(together.ranks, together.numel, percents)), each
+    steps = _steps(joint.ranks, joint.numel, percents)
+    if joint.mixed:
+        steps = _rounded_steps(checkpoint, tensors, joint, steps, threads=threads)
+    return ThresholdTable("", joint.numel, steps), each
 
 
 def bytes_read(tensors: Sequence[TensorInfo]) -> int:
-    """Return how many bytes `ladders` reads to rank: each look at a tensor settles LEVEL bits of its patterns.
+    """Return the bytes that `threshold_tables` reads: each pass over a tensor resolves LEVEL bits of its patterns.
 
-    What is also ranked in the format of all is looked at for that as well, but for a strided tensor, held whole.
+    If dtypes are mixed, a contiguous tensor is read again to rank its weights in the common dtype.
     """
     common, size = Keys([FLOATS[t.dtype] for t in tensors]).common, 0
     for tensor in tensors:
@@ -181,51 +188,54 @@ def bytes_read(tensors: Sequence[TensorInfo]) -> int:
     return size
 
 
-def _count_one(tensor: TensorInfo, read: Read, own: TensorRanks, together: _Together) -> None:
-    """Count what the searches look for in one tensor, in as few looks at it as there are ways to compare."""
-    dtype, whole = FLOATS[tensor.dtype], together.ranks
-    alike = dtype is whole.dtype
-    searches = [r for r, ours in ((own, True), (whole, alike)) if ours and not r.done]
+def _count_tensor(tensor: TensorInfo, read: Read, own: TensorRanks, joint: _JointRanks) -> None:
+    """Count the patterns of one tensor for its own ranks and for the joint ones.
+
+    The tensor is read once if its dtype is the common one, else once for each of the two.
+    """
+    dtype, common = FLOATS[tensor.dtype], joint.ranks
+    alike = dtype is common.dtype
+    searches = [ranks for ranks, applies in ((own, True), (common, alike)) if applies and not ranks.done]
     if searches:
-        found = _counted(magnitudes(read, tensor), tensor.numel, searches)
+        counts = _counted(magnitudes(read, tensor), tensor.numel, searches)
         if not own.done:
-            own.advance(*found)
-        if whole in searches:
-            together.add(*found)
-    if not alike and not whole.done:
-        keys = (together.keys.of(y, dtype) for y in magnitudes(read, tensor))
-        together.add(*_counted(keys, tensor.numel, [whole]))
+            own.advance(*counts)
+        if common in searches:
+            joint.add(*counts)
+    if not alike and not common.done:
+        keys = (joint.keys.of(y, dtype) for y in magnitudes(read, tensor))
+        joint.add(*_counted(keys, tensor.numel, [common]))
 
 
-def _counted(patterns: Iterable[NDArray[Any]], numel: int, searches: Sequence[TensorRanks]) -> Counted:
-    """Count the patterns inside the bins that any of `searches`, all of them at one level, looks into."""
+def _counted(patterns: Iterable[NDArray[Any]], numel: int, searches: Sequence[TensorRanks]) -> BinCounts:
+    """Count the patterns inside the bins of any of the searches, which all resolved the same bits."""
     search = searches[0]
     if search.span == 8 * search.dtype.itemsize:
-        table = HistogramBuilder(search.dtype)
+        builder = HistogramBuilder(search.dtype)
         for y in patterns:
-            table.add(y)
-        found = table.histogram()
-        return found.bins, found.counts
+            builder.add(y)
+        histogram = builder.histogram()
+        return histogram.bins, histogram.counts
     lows = np.unique(np.concatenate([each.lows() for each in searches]))
     inside = (_inside(y, search, lows) for y in patterns)
     if numel <= SORTED_LIMIT:
         bins, counts = np.unique(np.concatenate(list(inside)), return_counts=True)
         return bins, counts
-    bank = _Bank(search, lows)
+    table = _CountTable(search, lows)
     for bins in inside:
-        bank.add(bins, 1)
-    return bank.counted()
+        table.add(bins, 1)
+    return table.counts()
 
 
 def _inside(y: NDArray[Any], search: TensorRanks, lows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the bins, by their bits from `search.shift` up, of the patterns inside the bins that begin at `lows`."""
+    """Return the bits from `search.shift` up of the patterns inside the bins that begin at `lows`."""
     lead = 8 * search.dtype.itemsize - LEVEL
-    wanted = np.zeros(1 << LEVEL, bool)
-    wanted[lows >> lead] = True
-    held = y[wanted[y >> lead]].astype(np.int64, copy=False)
+    searched = np.zeros(1 << LEVEL, bool)
+    searched[lows >> lead] = True
+    inside = y[searched[y >> lead]].astype(np.int64, copy=False)
     if search.span != lead:
-        held = held[np.isin(held >> search.span, lows >> search.span)]
-    bins: NDArray[np.int64] = held >> search.shift
+        inside = inside[np.isin(inside >> search.span, lows >> search.span)]
+    bins: NDArray[np.int64] = inside >> search.shift
     return bins
 
 
@@ -235,7 +245,7 @@ def _inside(y: NDArray[Any], search: TensorRanks, lows: NDArray[np.int64]) -> ND
 def _steps(ranks: TensorRanks, numel: int, percents: Iterable[int]) -> tuple[ThresholdStep, ...]:
     steps = []
     for percent, rank in ranks_of(numel, percents).items():
-        low, less, equal = ranks.found[rank]
+        low, less, equal = ranks.bins[rank]
         if low > ranks.dtype.finite_max:
             steps.append(ThresholdStep(percent, None, None))
         else:
@@ -243,60 +253,60 @@ def _steps(ranks: TensorRanks, numel: int, percents: Iterable[int]) -> tuple[Thr
     return tuple(steps)
 
 
-def _across_dtypes(
-    checkpoint: Checkpoint, tensors: Sequence[TensorInfo], together: _Together, percents: Sequence[int]
-) -> ThresholdTable:
-    """Turn the ranks into steps by one more pass: a threshold is rounded to each dtype, up or down."""
-    dtypes = set(together.keys.dtypes)
-    steps = _steps(together.ranks, together.numel, percents)
-    found = [None if s.threshold is None else _value(together.ranks, s, together.numel) for s in steps]
-    typed = [None if value is None else shortest(value, dtypes) for value in found]
-    cuts = {d.name: [cut_of(value, d) + 1 for value in typed if value is not None] for d in dtypes}
-    below = np.cumsum(tally(checkpoint, tensors, cuts))
-    zeroed = iter(below.tolist())
-    rows = zip(steps, typed, strict=True)
-    return ThresholdTable(
-        "",
-        together.numel,
-        tuple(ThresholdStep(s.percent, t, None if t is None else int(next(zeroed))) for s, t in rows),
-    )
+def _rounded_steps(
+    checkpoint: Checkpoint,
+    tensors: Sequence[TensorInfo],
+    joint: _JointRanks,
+    steps: Sequence[ThresholdStep],
+    *,
+    threads: int,
+) -> tuple[ThresholdStep, ...]:
+    """Round the thresholds to several dtypes, up or down, and count in one more pass the weights that they zero."""
+    dtypes = set(joint.keys.dtypes)
+    thresholds = [None if s.threshold is None else shortest(_exact(joint, s.percent), dtypes) for s in steps]
+    cuts = {dtype.name: [cut_of(t, dtype) + 1 for t in thresholds if t is not None] for dtype in dtypes}
+    zeroed = iter(np.cumsum(count_between(checkpoint, tensors, cuts, threads=threads)).tolist())
+    rows = zip(steps, thresholds, strict=True)
+    return tuple(ThresholdStep(s.percent, t, None if t is None else int(next(zeroed))) for s, t in rows)
 
 
-def _value(ranks: TensorRanks, step: ThresholdStep, numel: int) -> float:
-    return ranks.dtype.decode(ranks.found[ranks_of(numel, [step.percent])[step.percent]][0])
+def _exact(joint: _JointRanks, percent: int) -> float:
+    """Return the magnitude at the rank of a percentage, before it is shortened."""
+    low, _, _ = joint.ranks.bins[ranks_of(joint.numel, [percent])[percent]]
+    return joint.ranks.dtype.decode(low)
 
 
-def tally(
-    checkpoint: Checkpoint, tensors: Sequence[TensorInfo], cuts: Mapping[str, Sequence[int]]
+def count_between(
+    checkpoint: Checkpoint, tensors: Sequence[TensorInfo], cuts: Mapping[str, Sequence[int]], *, threads: int = 0
 ) -> NDArray[np.int64]:
-    """Count the weights below the first cut, from each cut to the next, and from the last one on: (cuts + 1,).
+    """Count the weights below the first cut, between neighbouring cuts, and from the last cut on: shape (cuts + 1,).
 
-    `cuts` are ascending patterns for each dtype among the tensors'. Raises CheckpointError where a file cannot be read.
+    `cuts` has ascending patterns for the dtype of each tensor. Raises CheckpointError if a file cannot be read.
     """
 
-    def look(_: Worker, tensor: TensorInfo, read: Read) -> NDArray[np.int64]:
+    def count(_: Worker, tensor: TensorInfo, read: Read) -> NDArray[np.int64]:
         edges = cuts[tensor.dtype]
-        found = np.zeros(len(edges) + 1, np.int64)
+        counts = np.zeros(len(edges) + 1, np.int64)
         for y in magnitudes(read, tensor):
-            kind = UINTS[y.itemsize]
-            places = np.searchsorted(np.array(edges, kind), y.view(kind), side="right")
-            found += np.bincount(places, minlength=found.size)
-        return found
+            unsigned = UINTS[y.itemsize]
+            indices = np.searchsorted(np.array(edges, unsigned), y.view(unsigned), side="right")
+            counts += np.bincount(indices, minlength=counts.size)
+        return counts
 
-    found: NDArray[np.int64] = np.sum(scan_tensors(checkpoint, tensors, look), axis=0)
-    return found
+    total: NDArray[np.int64] = np.sum(scan_tensors(checkpoint, tensors, count, threads=threads), axis=0)
+    return total
 
 
 def cut_of(value: float, dtype: Float) -> int:
-    """Return the largest pattern that `prune threshold --thr value` zeroes in a tensor of `dtype`."""
+    """Return the largest pattern that the strategy `Threshold(value)` zeroes in a tensor of `dtype`."""
     return min(cast(value, dtype), dtype.finite_max)
 
 
 def shortest(value: float, dtypes: Iterable[Float]) -> float:
-    """Return the number with the fewest digits that, as a threshold, zeroes in each of `dtypes` what `value` does."""
-    wanted = [(dtype, cut_of(value, dtype)) for dtype in dtypes]
+    """Return the number with the fewest digits that zeroes the same weights as `value` in each of `dtypes`."""
+    cuts = [(dtype, cut_of(value, dtype)) for dtype in dtypes]
     for digits in range(1, 18):
         number = float(f"{value:.{digits}g}")
-        if isfinite(number) and all(cut_of(number, dtype) == cut for dtype, cut in wanted):
+        if isfinite(number) and all(cut_of(number, dtype) == cut for dtype, cut in cuts):
             return number
     return value

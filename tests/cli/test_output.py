@@ -19,7 +19,7 @@ from prunecli.cli import progress
 from prunecli.cli.main import main
 from prunecli.formats.open import open_checkpoint
 from prunecli.inspection.check import check
-from prunecli.inspection.conditions import Finite, OnlyZerosAdded, Pattern
+from prunecli.inspection.conditions import Finite, GroupPattern, OnlyZerosAdded
 from prunecli.inspection.diff import diff
 from prunecli.inspection.inspect import inspect
 from prunecli.inspection.scan import scan
@@ -100,7 +100,7 @@ def error_on_a_full_disk(arguments: list[str], folder: Path) -> list[str]:
         (lambda c, w: inspect(open_checkpoint(c), thresholds=True, progress=w), ["counting", "ranking"]),
         (lambda c, w: inspect(open_checkpoint(c), hist="b.weight", progress=w), ["counting", "ranking"]),
         (lambda c, w: scan(open_checkpoint(c), progress=w), ["measuring"]),
-        (lambda c, w: check(c, [Finite(), Pattern(2, 4)], progress=w), ["counting", "grouping"]),
+        (lambda c, w: check(c, [Finite(), GroupPattern(2, 4)], progress=w), ["counting", "grouping"]),
         (lambda c, w: check(c, [OnlyZerosAdded(c)], progress=w), ["comparing"]),
         (lambda c, w: diff(c, c, progress=w), ["comparing"]),
         (lambda c, w: bake(c, progress=w), ["copying", "folding"]),

@@ -1,4 +1,4 @@
-"""Order statistics: NumPy's sorted weights decide, for every dtype, any mixture of them, ties, zeros and NaN."""
+"""Thresholds equal NumPy's quantiles, for every dtype and mixture of dtypes, with ties, zeros and NaN."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import prunecli.inspection.thresholds
 from prunecli.dtypes import FLOATS
 from prunecli.formats.open import open_checkpoint
-from prunecli.inspection.thresholds import cut_of, ladders, ranks_of, shortest, tally
+from prunecli.inspection.thresholds import count_between, cut_of, ranks_of, shortest, threshold_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,16 +35,16 @@ DTYPES = {
 }
 
 
-def ask(folder: Path, tensors: Sequence[torch.Tensor]) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
-    """Return the ladders of tensors, read from a file."""
+def tables(folder: Path, tensors: Sequence[torch.Tensor]) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
+    """Write tensors to a file and return their threshold tables."""
     path = folder / "q.pth"
-    torch.save({f"{at:03}": t for at, t in enumerate(tensors)}, path)
+    torch.save({f"{i:03}": t for i, t in enumerate(tensors)}, path)
     checkpoint = open_checkpoint(path)
-    return ladders(checkpoint, checkpoint.tensors, PERCENTS)
+    return threshold_tables(checkpoint, checkpoint.tensors, PERCENTS)
 
 
 def zeroed_by(threshold: float, t: torch.Tensor) -> int:
-    """Return how many weights `tensor.abs() <= threshold` holds for in torch, the threshold rounded as torch does."""
+    """Return for how many weights `tensor.abs() <= threshold` holds in torch, which rounds the threshold."""
     as_torch = torch.tensor(threshold, dtype=torch.float64 if t.dtype == torch.float64 else torch.float32).to(t.dtype)
     return int((t.double().abs() <= as_torch.double()).sum())
 
@@ -58,11 +58,11 @@ def normal(dtype: torch.dtype, size: int, seed: int = 0, scale: float = 0.05) ->
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 @pytest.mark.parametrize("size", [1, 2, 100, 40_001])
 def test_a_threshold_is_the_order_statistic(tmp_path: Path, dtype: torch.dtype, size: int) -> None:
-    """Typed after --thr, each threshold zeroes the weights up to NumPy's inverted-CDF quantile, and says how many."""
+    """Each threshold zeroes the weights up to NumPy's inverted-CDF quantile, and has their number."""
     weights = normal(dtype, size)
     magnitudes = weights.double().abs().numpy()
 
-    _, (found,) = ask(tmp_path, [weights])
+    _, (found,) = tables(tmp_path, [weights])
 
     assert [step.percent for step in found.steps] == list(PERCENTS)
     for step in found.steps:
@@ -72,12 +72,12 @@ def test_a_threshold_is_the_order_statistic(tmp_path: Path, dtype: torch.dtype, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
-def test_all_together_is_the_order_statistic_of_all(tmp_path: Path, dtype: torch.dtype) -> None:
-    """The whole model's thresholds are those of its tensors joined."""
+def test_joint_thresholds_are_the_order_statistics_of_all_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+    """The thresholds of all tensors together equal those of the joined weights."""
     tensors = [normal(dtype, 5000, 1), normal(dtype, 300, 2, 0.2), normal(dtype, 1, 3)]
     magnitudes = np.concatenate([t.double().abs().numpy() for t in tensors])
 
-    found, _ = ask(tmp_path, tensors)
+    found, _ = tables(tmp_path, tensors)
 
     assert found.numel == 5301
     for step in found.steps:
@@ -88,14 +88,14 @@ def test_all_together_is_the_order_statistic_of_all(tmp_path: Path, dtype: torch
 
 @settings(deadline=None, max_examples=40)
 @given(names=st.lists(st.sampled_from(sorted(DTYPES)), min_size=2, max_size=5), seed=st.integers(0, 99))
-def test_a_mixture_of_dtypes_says_what_the_threshold_does(
+def test_thresholds_of_mixed_dtypes_zero_the_counted_weights(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], seed: int
 ) -> None:
-    """Where dtypes differ, one number is rounded to each: what is told is what that zeroes, and it is enough."""
-    tensors = [normal(DTYPES[name], 400, seed + at) for at, name in enumerate(names)]
+    """If dtypes differ, the threshold is rounded to each of them; the count is exact and large enough."""
+    tensors = [normal(DTYPES[name], 400, seed + i) for i, name in enumerate(names)]
     magnitudes = np.concatenate([t.double().abs().numpy() for t in tensors])
 
-    found, _ = ask(tmp_path_factory.mktemp("mixed"), tensors)
+    found, _ = tables(tmp_path_factory.mktemp("mixed"), tensors)
 
     for step in found.steps:
         quantile = np.percentile(magnitudes, step.percent, method="inverted_cdf")
@@ -105,20 +105,20 @@ def test_a_mixture_of_dtypes_says_what_the_threshold_does(
 
 
 def test_large_tensors_are_counted_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tensor too large to have its matching weights sorted gives the same numbers."""
+    """Counting in a table gives the same numbers as sorting."""
     tensors = [normal(torch.float32, 300_000), normal(torch.float64, 70_000)]
-    expected = ask(tmp_path, tensors)
+    expected = tables(tmp_path, tensors)
 
     monkeypatch.setattr(prunecli.inspection.thresholds, "SORTED_LIMIT", 0)
 
-    assert ask(tmp_path, tensors) == expected
+    assert tables(tmp_path, tensors) == expected
 
 
-def test_ties_are_told(tmp_path: Path) -> None:
-    """Where zeros or equal weights reach past the share asked for, the number zeroed says so."""
+def test_ties_are_counted(tmp_path: Path) -> None:
+    """If zeros or equal weights exceed the requested part, the number of zeroed weights includes all of them."""
     weights = torch.tensor([0.0] * 60 + [0.5] * 30 + [2.0] * 10)
 
-    _, (found,) = ask(tmp_path, [weights])
+    _, (found,) = tables(tmp_path, [weights])
 
     assert [(s.percent, s.threshold, s.zeroed) for s in found.steps] == [
         *((p, 0.0, 60) for p in (1, 10, 25, 50)),
@@ -128,13 +128,13 @@ def test_ties_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
-def test_what_is_not_finite_has_no_threshold(tmp_path: Path, dtype: torch.dtype) -> None:
-    """Where a share cannot be reached without NaN or infinity there is no threshold; below that there is."""
+def test_nonfinite_weights_have_no_threshold(tmp_path: Path, dtype: torch.dtype) -> None:
+    """A part that includes NaN or infinities has no threshold; a smaller part has one."""
     weights = torch.arange(1, 11).to(dtype)
     weights[7], weights[9] = torch.nan, -torch.inf
     other = torch.ones(10, dtype=torch.float32)
 
-    whole, (found, _) = ask(tmp_path, [weights, other])
+    whole, (found, _) = tables(tmp_path, [weights, other])
 
     assert [s.threshold for s in found.steps] == [1, 1, 3, 5, 9, None, None, None]
     assert [s.zeroed for s in found.steps] == [1, 1, 3, 5, 8, None, None, None]
@@ -142,8 +142,8 @@ def test_what_is_not_finite_has_no_threshold(tmp_path: Path, dtype: torch.dtype)
 
 
 @given(value=st.floats(0, 60_000), names=st.lists(st.sampled_from(sorted(FLOATS)), min_size=1, max_size=3))
-def test_the_shortest_number_does_the_same(value: float, names: list[str]) -> None:
-    """A shortened threshold zeroes what the long one does, in each dtype, and is no longer."""
+def test_the_shortest_threshold_zeroes_the_same_weights(value: float, names: list[str]) -> None:
+    """A shortened threshold has the same cut as the long one in each dtype, and is not longer."""
     dtypes = [FLOATS[name] for name in names]
 
     short = shortest(value, dtypes)
@@ -153,8 +153,8 @@ def test_the_shortest_number_does_the_same(value: float, names: list[str]) -> No
 
 
 @given(numel=st.integers(1, 10**12), percent=st.integers(1, 100))
-def test_ranks_are_the_least_that_suffice(numel: int, percent: int) -> None:
-    """A rank is the smallest whole number that is the percentage or more, without rounding errors."""
+def test_ranks_are_the_smallest_that_suffice(numel: int, percent: int) -> None:
+    """A rank is the smallest whole number that is at least the percentage, without rounding errors."""
     rank = ranks_of(numel, [percent])[percent]
 
     assert rank * 100 >= percent * numel
@@ -162,10 +162,10 @@ def test_ranks_are_the_least_that_suffice(numel: int, percent: int) -> None:
 
 
 def test_a_tally_counts_between_cuts(tmp_path: Path) -> None:
-    """Counts are below the first cut, from cut to cut, and from the last one on, NaN in the last."""
+    """The counts are below the first cut, between neighbouring cuts, and from the last cut on, with NaN in the last."""
     weights = torch.tensor([0.0, -1.0, 1.0, 1.5, 2.0, -3.0, torch.nan])
     save_file({"a": weights}, tmp_path / "t.safetensors")
     checkpoint = open_checkpoint(tmp_path / "t.safetensors")
     cuts = {"F32": [FLOATS["F32"].ceil(value) for value in (0.5, 1.5, 2.5)]}
 
-    assert tally(checkpoint, checkpoint.tensors, cuts).tolist() == [1, 2, 2, 2]
+    assert count_between(checkpoint, checkpoint.tensors, cuts).tolist() == [1, 2, 2, 2]

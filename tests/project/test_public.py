@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support import DEMO
 
 import prunecli
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CHECKPOINT = DEMO / "digits_conv.safetensors"
 
@@ -22,6 +21,38 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
     """Each name can be imported, is in dir(), and has a docstring."""
     assert name in dir(prunecli)
     assert getattr(prunecli, name).__doc__
+
+
+def test_the_lists_of_public_names_agree() -> None:
+    """`__all__`, the table of lazy imports and the imports for type checkers have the same names and modules."""
+    tree = ast.parse(Path(prunecli.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom) and node.module]
+    typed = {(alias.name, node.module) for node in imports for alias in node.names}
+    lazy = {(name, f"prunecli.{module}") for module, names in prunecli._PUBLIC.items() for name in names}
+
+    assert {name for name, _ in lazy} | {"__version__"} == set(prunecli.__all__)
+    assert {name for name, _ in typed} == {name for name, _ in lazy}
+    assert not any(isinstance(getattr(prunecli, name), ModuleType) for name in prunecli.__all__)
+    for name, module in typed ^ lazy:
+        assert getattr(sys.modules[module], name) is getattr(prunecli, name)  # re-exported by another module
+
+
+def test_every_module_with_public_names_can_be_the_first_import() -> None:
+    """A public name of each module can be the first that a process uses, and is no submodule."""
+    names = [names[0] for names in prunecli._PUBLIC.values()]
+    program = (
+        "import os, sys, numpy\n"
+        "for name in sys.argv[1:]:\n"
+        "    if not os.fork():\n"
+        "        import importlib, prunecli\n"
+        "        value = getattr(prunecli, name)\n"
+        "        os._exit(isinstance(value, type(os)))\n"
+        "    _, status = os.wait()\n"
+        "    assert status == 0, name\n"
+    )
+
+    subprocess.run([sys.executable, "-c", program, *names], check=True)
 
 
 def test_other_names_are_attribute_errors() -> None:

@@ -1,0 +1,76 @@
+"""A checkpoint under check: the numbers that conditions need, each read once and shared by all conditions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from prunecli.checkpoint import OUTSIDE, PathLike
+from prunecli.errors import Argument, CheckpointError
+from prunecli.inspection.pairing import Pair, open_with_key, pair_up
+from prunecli.report.gates import Count
+from prunecli.selection.patterns import matching
+from prunecli.selection.select import Selector, select
+from prunecli.strategies.amounts import front_dim
+
+if TYPE_CHECKING:
+    from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.inspection.group_counts import OverfullGroups, TensorCounts
+    from prunecli.inspection.passes import Passes
+    from prunecli.io.threads import Worker
+    from prunecli.kernels.ops import Read
+
+
+@dataclass(frozen=True)
+class CheckedCheckpoint:
+    """The checkpoint of a check, the selector of its tensors, and the key of its state_dict."""
+
+    passes: Passes
+    selector: Selector
+    key: str | None
+
+    @cached_property
+    def tensors(self) -> list[TensorInfo]:
+        """The selected tensors in checkpoint order; SelectionError if there are none."""
+        return [target.tensor for target in select(self.passes.checkpoint, self.selector).targets]
+
+    @cached_property
+    def counts(self) -> list[TensorCounts]:
+        """The zeros and the weights that are not finite of each selected tensor."""
+        # NumPy is imported here, so that a wrong argument is reported without it.
+        from prunecli.inspection.group_counts import count_weights  # noqa: PLC0415
+
+        def measure(worker: Worker, tensor: TensorInfo, read: Read) -> TensorCounts:
+            return count_weights(worker.host, tensor, read)
+
+        return self.passes.measure("counting", self.tensors, measure)
+
+    def zero_counts(self, argument: str, pattern: str | None) -> list[Count]:
+        """Return the zeros of the selected tensors, or of those that the `pattern` of an argument matches."""
+        indices = range(len(self.tensors)) if pattern is None else matching(argument, pattern, self.tensors)
+        return [Count(self.tensors[i].name, self.counts[i].zeros, self.tensors[i].numel) for i in indices]
+
+    def overfull_groups(self, pattern: tuple[int, int], dim: int) -> list[OverfullGroups]:
+        """Return the groups of each selected tensor that have too many non-zeros."""
+        dims = {tensor.name: front_dim(tensor, dim) for tensor in self.tensors}
+        from prunecli.inspection.group_counts import count_overfull_groups  # noqa: PLC0415 - NumPy, as above
+
+        def measure(worker: Worker, tensor: TensorInfo, read: Read) -> OverfullGroups:
+            return count_overfull_groups(worker.host, tensor, read, pattern, dims[tensor.name])
+
+        return self.passes.measure("grouping", self.tensors, measure)
+
+    def paired_with(self, path: PathLike) -> tuple[Checkpoint, list[Pair]]:
+        """Open another checkpoint and pair the tensors of both state_dicts by name; those of `path` come first."""
+        other = open_with_key(path, self.key)
+        own, others = (
+            [tensor for tensor in checkpoint.tensors if tensor.unprunable_reason != OUTSIDE]
+            for checkpoint in (self.passes.checkpoint, other)
+        )
+        exclude = list(self.selector.exclude)
+        pairs = pair_up(others, own, self.selector.include, exclude)
+        if not pairs:
+            hint = ("drop ", Argument("exclude", exclude)) if exclude else None
+            raise CheckpointError(f"there is no tensor to compare with {other.path}", hint=hint)
+        return other, pairs

@@ -1,0 +1,75 @@
+"""Histograms of magnitudes with round edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor, isfinite, log10
+from typing import TYPE_CHECKING
+
+from prunecli.dtypes import FLOATS
+from prunecli.inspection.thresholds import ThresholdTable, bytes_read, count_between, threshold_tables
+from prunecli.progress import start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.inspection.passes import Passes
+
+PERCENTILES = (1, 5, 10, 25, 50, 75, 80, 90, 95, 99, 100)
+"""The percentiles that accompany a histogram."""
+
+BARS = 20
+"""The number of bars up to the 99th percentile. One more bar has the larger magnitudes."""
+
+_EDGE_DIGITS = 5  # an edge is a multiple of a number of two digits
+
+
+@dataclass(frozen=True, slots=True)
+class MagnitudeHistogram:
+    """A histogram of the magnitudes of one or more tensors.
+
+    Attributes:
+        pattern: The pattern that selected the tensors.
+        tensors: The names of the tensors.
+        edges: The lower edge of each bar; the last bar has no upper edge.
+        counts: The number of weights in each bar.
+        zeros: The number of zeros; they are in the first bar.
+        nonfinite: The number of weights that are NaN or infinite; they are in no bar.
+        percentiles: The thresholds for the sparsities PERCENTILES.
+    """
+
+    pattern: str
+    tensors: tuple[str, ...]
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    zeros: int
+    nonfinite: int
+    percentiles: ThresholdTable
+
+
+def magnitude_histogram(passes: Passes, pattern: str, tensors: Sequence[TensorInfo]) -> MagnitudeHistogram:
+    """Return the histogram of one or more floating-point tensors; CheckpointError if a file cannot be read."""
+    advance = start(passes.progress, "ranking", bytes_read(tensors))
+    percentiles, _ = threshold_tables(passes.checkpoint, tensors, PERCENTILES, threads=passes.threads, advance=advance)
+    edges = _edges(percentiles)
+    cuts = {
+        dtype: [1, *(FLOATS[dtype].ceil(edge) for edge in edges[1:]), FLOATS[dtype].finite_max + 1]
+        for dtype in {tensor.dtype for tensor in tensors}
+    }
+    counts = count_between(passes.checkpoint, tensors, cuts, threads=passes.threads)
+    zeros, first, *bars, nonfinite = counts.tolist()
+    names = tuple(tensor.name for tensor in tensors)
+    return MagnitudeHistogram(pattern, names, edges, (zeros + first, *bars), zeros, nonfinite, percentiles)
+
+
+def _edges(percentiles: ThresholdTable) -> tuple[float, ...]:
+    """Return equally spaced round edges from 0 to a little above the 99th percentile."""
+    thresholds = {step.percent: step.threshold for step in percentiles.steps}
+    candidates = [thresholds[99], *(thresholds[percent] for percent in reversed(PERCENTILES))]
+    end = next((threshold for threshold in candidates if threshold), 0.0)
+    width = float(f"{end / BARS:.1e}")
+    if not width or not isfinite(width * BARS):
+        return (0.0,)
+    width += float(f"{10.0 ** floor(log10(width)) / 10:.0e}") if width * BARS <= end else 0.0
+    return tuple(float(f"{i * width:.{_EDGE_DIGITS}g}") for i in range(BARS + 1))

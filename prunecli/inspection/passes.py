@@ -1,0 +1,51 @@
+"""Passes over the tensors of one checkpoint, with the threads and the progress of the caller."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from prunecli.checkpoint import Checkpoint
+from prunecli.formats.open import open_checkpoint
+from prunecli.io.scan import bytes_to_read, scan_tensors
+from prunecli.progress import start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from prunecli.checkpoint import PathLike, TensorInfo
+    from prunecli.io.threads import Worker
+    from prunecli.kernels.ops import Read
+    from prunecli.progress import Progress
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """A checkpoint to read, the number of threads (0: what suits the machine), and the receiver of progress."""
+
+    checkpoint: Checkpoint
+    threads: int = 0
+    progress: Progress | None = None
+
+    def measure(
+        self, phase: str, tensors: Sequence[TensorInfo], measure: Callable[[Worker, TensorInfo, Read], T]
+    ) -> list[T]:
+        """Read `tensors` once and return `measure(worker, tensor, read)` for each; `phase` is a word for the user.
+
+        Raises CheckpointError if a file cannot be read or changes during the pass.
+        """
+        advance = start(self.progress, phase, bytes_to_read(tensors))
+        return scan_tensors(self.checkpoint, tensors, measure, threads=self.threads, advance=advance)
+
+
+def opened(path: PathLike | Checkpoint, key: str | None, label: str | None) -> Checkpoint:
+    """Return `path` if it is an open checkpoint, else the checkpoint at this path."""
+    return path if isinstance(path, Checkpoint) else open_checkpoint(path, key=key, label=label)
+
+
+def name_of(path: PathLike | Checkpoint, label: str | None) -> str:
+    """Return the name of a checkpoint in a result: its label, or its path as the caller gave it."""
+    return label or (str(path.path) if isinstance(path, Checkpoint) else os.fspath(path))

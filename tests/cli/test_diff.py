@@ -1,0 +1,134 @@
+"""`prune diff`: its table, JSON and exit codes."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from prunecli.cli import main as cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs `prune diff` and returns its exit code and both outputs."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        code = cli.main(["diff", *map(str, args)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def saved(path: Path, value: object) -> Path:
+    """Save `value` as torch does."""
+    torch.save(value, path)
+    return path
+
+
+def test_exit_codes_and_the_table(run: Run, tmp_path: Path) -> None:
+    """The exit code is 0 if nothing differs and 1 otherwise; the table is on standard output."""
+    old = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
+    a = saved(tmp_path / "a.pth", {"fc.weight": old, "fc.bias": torch.ones(2), "epoch": 1})
+    b = saved(tmp_path / "b.pth", {"fc.weight": old * torch.tensor([[1, 0], [1, 2]]), "fc.bias": torch.ones(2)})
+
+    table = (
+        "tensor     dtype  shape  entries  changed  to zero  otherwise  largest change\n"
+        "fc.weight  F32      2x2        4        2        1          1               4\n"
+        "\n"
+        "only in A   entry epoch: 1\n"
+        "different   1 of 2 tensors, 2 of 6 entries, 1 of them to zero\n"
+    )
+
+    assert run(a, a) == (0, "same        2 tensors, 6 entries\n", "")
+    assert run(a, b) == (1, table, "")
+    assert run(a, b, "-q") == (1, "", "")
+    assert run(a, b, "-x", "fc.weight") == (
+        1,
+        "only in A   entry epoch: 1\nsame        1 tensor, 2 entries; 1 other item differs\n",
+        "",
+    )
+
+
+def test_differences_in_structure_have_a_line_each(run: Run, tmp_path: Path) -> None:
+    """Tensors in one checkpoint only, or with another dtype or shape, have a line each."""
+    a = saved(tmp_path / "a.pth", {"w": torch.ones(2, 3), "h": torch.ones(2), "old": torch.ones(1)})
+    b = saved(tmp_path / "b.pth", {"w": torch.ones(3, 2), "h": torch.ones(2).half(), "new": torch.ones(())})
+
+    _, out, _ = run(a, b)
+
+    assert out.splitlines() == [
+        "only in A   old, F32 1",
+        "only in B   new, F32 scalar",
+        "other kind  w is F32 2x3 in A, F32 3x2 in B",
+        "other kind  h is F32 2 in A, F16 2 in B",
+        "different   4 of 4 tensors",
+    ]
+
+
+def test_json_has_every_difference(run: Run, tmp_path: Path) -> None:
+    """The JSON form has the verdict, each tensor that differs, and the other contents that differ."""
+    a = saved(tmp_path / "a.pth", {"w": torch.tensor([1.0, math.inf]), "n": 1})
+    b = saved(tmp_path / "b.pth", {"w": torch.tensor([0.0, 1.0]), "n": 2})
+
+    code, out, _ = run(a, b, "--json")
+
+    document = json.loads(out)
+    assert (code, document["same"], document["only_zeros_added"], document["tensors_compared"]) == (1, False, False, 1)
+    form = {"dtype": "F32", "shape": [2]}
+    assert document["tensors"] == [
+        {
+            "name": "w",
+            "a": form,
+            "b": form,
+            "entries": 2,
+            "changed": 2,
+            "to_zero": 1,
+            "otherwise": 1,
+            "largest_change": 1.0,
+            "changes_not_finite": 1,
+        }
+    ]
+    assert document["beside"] == [{"name": "entry n", "a": "1", "b": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("A",), "missing argument"),
+        (("A", "missing.pth"), "there is no file or directory missing.pth"),
+        (("-", "-"), "only one checkpoint can come through standard input"),
+        (("A", "A", "-x", "nope"), "the exclude pattern 'nope' matches none"),
+        (("A", "A", "--key", "nope"), "has no tensors at the key 'nope'"),
+    ],
+)
+def test_wrong_usage_ends_with_two(run: Run, args: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    """A request that cannot be compared gives exit code 2, an error and a hint."""
+    path = saved(tmp_path / "a.pth", {"w": torch.ones(2)})
+
+    code, out, err = run(*(str(path) if arg == "A" else arg for arg in args))
+
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "\nhint: " in err
+
+
+def test_control_characters_are_escaped(run: Run, tmp_path: Path) -> None:
+    """Control characters in names and values from a file are printed as escapes."""
+    a = saved(tmp_path / "a.pth", {"a\x1b[2J": torch.ones(1), "k\x1b\n": "v\x1b[2J"})
+    b = saved(tmp_path / "b.pth", {"a\x1b[2J": torch.zeros(1)})
+
+    _, out, err = run(a, b)
+
+    assert "\x1b" not in out + err
+    assert "a\\x1b[2J" in out
+    assert "k\\x1b\\n" in out

@@ -6,7 +6,6 @@ so Typer parses the words twice: first to find the name, then with the options o
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
@@ -15,6 +14,7 @@ from typer.main import get_command
 
 from prunecli.cli import pruning
 from prunecli.errors import UsageError
+from prunecli.text.closest import closest
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -131,6 +131,6 @@ def _unknown(name: str) -> UsageError:
         return UsageError(f"{printable(name)} is at the place of the strategy", hint=f"one of {', '.join(known)}")
     if name in map(_name, pruning.ALL):
         return UsageError(f"{name} takes no amount, so it cannot be varied", hint=f"one of {', '.join(known)}")
-    near = difflib.get_close_matches(name, known, n=1)
+    near = closest(name, known)
     hint = f"closest is {near[0]}" if near else f"one of {', '.join(known)}"
     return UsageError(f"there is no strategy {printable(repr(name))}", hint=hint)

@@ -6,7 +6,6 @@ shape; nothing here reads a value.
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 import stat
@@ -20,6 +19,7 @@ from prunecli.checkpoint import PathLike
 from prunecli.dtypes import FLOATS, MASK_DTYPES
 from prunecli.errors import CheckpointError, PruneError, UsageError
 from prunecli.formats.open import open_checkpoint
+from prunecli.text.closest import closest
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _named(tensors: Mapping[str, TensorInfo], target: Target, suffix: str) -> Te
 
 def _lacks(lacking: Sequence[Target], names: Sequence[str], kind: str, path: PathLike) -> CheckpointError:
     first, more = lacking[0], f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-    near = difflib.get_close_matches(first.tensor.name, names[:10_000], 1)
+    near = closest(first.tensor.name, names)
     like = f", which has {printable(repr(near[0]))}" if near else ""
     return CheckpointError(
         f"no {kind} for {_name(first)}{more} in {printable(str(path))}{like}", hint=_without(*lacking)

@@ -5,11 +5,11 @@ torch is imported when a function is called.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from prunecli.errors import UsageError
+from prunecli.text.closest import closest
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _parameter(parameters: Mapping[str, Tensor], name: str) -> Tensor:
     for candidate in (name, _unwrapped(name)):
         if candidate in parameters:
             return parameters[candidate]
-    near = difflib.get_close_matches(name, list(parameters)[:10_000], 1)
+    near = closest(name, parameters)
     hint = f"the closest name is {printable(repr(near[0]))}" if near else "list(dict(model.named_parameters()))"
     raise UsageError(f"the model has no parameter {printable(repr(name))}, which the mask names", hint=hint)
 

@@ -5,7 +5,6 @@ The search is iterative, visits cycles and shared parts in bounded time, and rea
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.pickle.leaves import is_leaf
 from prunecli.formats.pickle.opcodes import Blob
 from prunecli.formats.pickle.reader import Call, Key, Persistent
+from prunecli.text.closest import closest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -174,10 +174,10 @@ def _resolve(node: object, dotted: str) -> object:
 
 def _no_state_dict(root: object, label: str, key: str) -> CheckpointError:
     message = f"{label} has no tensors at the key {key!r}"
-    near = difflib.get_close_matches(key, names := _keys_of_tensors(root), n=len(names) or 1, cutoff=0)
+    near = closest(key, _keys_of_tensors(root), count=6, cutoff=0)
     if not near:
         return CheckpointError(message, hint="leave the key out: the tensors are at the top of the file")
-    more = f" (other keys: {', '.join(near[1:6])})" if near[1:] else ""
+    more = f" (other keys: {', '.join(near[1:])})" if near[1:] else ""
     return CheckpointError(message, hint=(Argument("key", near[0]), more))
 
 

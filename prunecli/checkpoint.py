@@ -125,12 +125,21 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFile:
-    """One file with tensors; `modified` is its modification time (ns) when it was read, or None if it is unknown."""
+    """One file with tensors.
+
+    Attributes:
+        path: The file.
+        size: Its size in bytes.
+        checksums: The checksums that cover tensor data.
+        modified: Its modification time (ns) when it was read, or None if it is unknown.
+        format: The name of its format, or "" for tensors in memory.
+    """
 
     path: Path
     size: int
     checksums: tuple[Checksum, ...] = ()
     modified: int | None = None
+    format: str = ""
 
 
 @dataclass(frozen=True, slots=True)

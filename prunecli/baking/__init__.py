@@ -1,3 +1,1 @@
-"""baking."""
-
-from __future__ import annotations
+"""Fold the masks of torch.nn.utils.prune into their weights, in a checkpoint file."""

@@ -1,6 +1,6 @@
-"""Folding pruned weights back in one call: `x_orig` * `x_mask` becomes `x`, and nothing else of the file changes.
+"""Fold pruned weights of a checkpoint file: `x_orig` * `x_mask` becomes `x`, and nothing else changes.
 
-What torch.nn.utils.prune.remove does to a live model, done to a checkpoint file; nothing is unpickled.
+The result is the one of torch.nn.utils.prune.remove on the model. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -13,46 +13,48 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.baking.pairs import REMOVE, Folded, find_pairs
+from prunecli.baking.pairs import REMOVE, find_pairs
 from prunecli.checkpoint import OUTSIDE, PathLike, Span
-from prunecli.errors import CheckpointError, UsageError
+from prunecli.errors import Argument, CheckpointError, UsageError
+from prunecli.formats.json_rewrite import rewrite_index
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.output_names import default_output
 from prunecli.formats.registry import format_of
-from prunecli.formats.safetensors.format import SAFETENSORS
-from prunecli.formats.safetensors.rewrite import rewrite_index, rewrite_safetensors
 from prunecli.formats.shards import INDEX_SUFFIX
 from prunecli.formats.strict_json import HEADER_LIMIT
 from prunecli.io.output_files import output_files
 from prunecli.io.parts import FilePlan, write_parts
 from prunecli.io.scan import bytes_to_read
-from prunecli.io.targets import check_output
+from prunecli.io.targets import check_checkpoint_output
 from prunecli.progress import start
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from prunecli.baking.fold import Target
+    from prunecli.baking.fold import FoldedWeight, Output
     from prunecli.baking.pairs import Pair
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.io.files import Source
     from prunecli.progress import Progress
 
-Names = dict[str, "str | None"]
-"""What tensors are called after the folding, None where they are gone; those that keep their names are not in it."""
-
-_FOLDABLE = (SAFETENSORS.name, "torch zip", "torch legacy")
-
 
 @dataclass(frozen=True, slots=True)
-class Baked:
-    """What `bake` did: the `weights` it folded, in checkpoint order, and `notes` about what it left as it was.
+class BakeResult:
+    """The result of `bake`.
 
-    `output_path` is None after a dry run and "-" for a descriptor; sizes are in bytes, of all files that hold tensors.
+    Attributes:
+        weights: The folded weights, in checkpoint order.
+        notes: Sentences about similar tensors that were not folded.
+        input_path: The path of the input, or its label.
+        output_path: The path of the output, "-" for a descriptor, None after a dry run.
+        format: The format of the checkpoint.
+        key: The dotted path of the state_dict, "" for the top of the file.
+        input_bytes: The size of all input files that contain tensors.
+        output_bytes: The size of all output files that contain tensors.
     """
 
-    weights: tuple[Folded, ...]
+    weights: tuple[FoldedWeight, ...]
     notes: tuple[str, ...]
     input_path: str
     output_path: str | None
@@ -62,13 +64,13 @@ class Baked:
     output_bytes: int
 
     def to_json(self) -> str:
-        """Return it as JSON, ending in a line break; `schema` counts the versions of its keys."""
+        """Return the result as a JSON object with a line break at its end; `schema` is the version of its keys."""
         weights = [{**asdict(one), "shape": list(one.shape), "sparsity": one.sparsity} for one in self.weights]
         values = {name: getattr(self, name) for name in self.__slots__}
         return json.dumps({"schema": 1, "command": "bake", **values, "weights": weights}, indent=2) + "\n"
 
 
-def bake(  # noqa: PLR0913 - one keyword per question a user may have
+def bake(  # noqa: PLR0913 - one keyword for each option
     path: PathLike,
     output: PathLike | int | None = None,
     *,
@@ -78,36 +80,44 @@ def bake(  # noqa: PLR0913 - one keyword per question a user may have
     dry_run: bool = False,
     label: str | None = None,
     progress: Progress | None = None,
-) -> Baked:
-    """Write the checkpoint at `path` anew with each `x_orig` and `x_mask` folded into `x`, and say what was folded.
+) -> BakeResult:
+    """Fold the masks of torch.nn.utils.prune into their weights and write the checkpoint with plain weights.
 
-    `x` is +0.0 where the mask is 0 and keeps the bits of `x_orig` where it is 1; its key stands where `x_orig` stood,
-    and the mask is gone. All else stays: other tensors, metadata, optimizer state, unknown objects. `output` is a
-    path (None: `ckpt.baked.pth` beside `ckpt.pth`) or an open, writable file descriptor; an existing output is
-    kept unless `force`, the input unless `in_place`. `key` is the dotted path of the state_dict in a nested
-    checkpoint. `dry_run` reads and measures, and writes nothing. `label` names the input in messages;
-    `progress` receives the progress.
+    `x` replaces `x_orig` under the same position in the file: +0.0 where `x_mask` is 0, the bits of `x_orig` where it
+    is 1. The masks are removed; all other tensors, metadata and objects are copied unchanged.
 
-    Raises PruneError, in one of its kinds, when something about that cannot be done; then nothing was written.
+    Args:
+        path: The checkpoint: a file of torch.save, a safetensors file, or a directory or index of shards of these.
+        output: The path of the result, or an open and writable file descriptor. None means `ckpt.baked.pth` next to
+            `ckpt.pth`.
+        key: The dotted path of the state_dict inside the file. None looks for it.
+        force: Whether an existing output is replaced.
+        in_place: Whether the input is replaced.
+        dry_run: Whether to measure the result without writing it.
+        label: The name of the input in messages. None means `path`.
+        progress: Receives the progress.
+
+    Returns:
+        The folded weights, with the number of their zeros.
+
+    Raises:
+        PruneError: If the checkpoint cannot be read, has no weight to fold or one that cannot be folded, or if the
+            output cannot be written. No output is written then.
     """
     if in_place and output is not None:
-        raise UsageError("--in-place writes to the input, so there is no other output", hint="leave out -o")
+        message = "an output cannot be given together with in-place baking, which replaces the input"
+        raise UsageError(message, hint=("leave out ", Argument("output", output)))
     checkpoint = open_checkpoint(path, key=key, label=label)
     label = label or str(path)
-    if checkpoint.format not in _FOLDABLE:
-        raise CheckpointError(
-            f"{label} is {checkpoint.format}: only files of torch.save and safetensors can be folded",
-            hint=REMOVE,
-        )
+    _check_formats(checkpoint, label)
     found = find_pairs(checkpoint, label)
     target = None if dry_run else _target(checkpoint, path, output, in_place=in_place)
     if isinstance(target, Path):
-        _check(checkpoint, target, force=force, in_place=in_place)
-    names: Names = {pair.mask.name: None for pair in found.pairs} | {pair.orig.name: pair.name for pair in found.pairs}
-    plans = [_plan(checkpoint, at, names) for at in range(len(checkpoint.files))]
-    weights = _write(checkpoint, plans, found.pairs, names, _Job(target, force or in_place, progress))
-    return Baked(
-        weights=weights,
+        check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)
+    job = _Job(checkpoint, found.pairs, target, force or in_place, progress)
+    plans = [job.plan(index) for index in range(len(checkpoint.files))]
+    return BakeResult(
+        weights=_write(job, plans),
         notes=found.notes,
         input_path=label,
         output_path=None if target is None else "-" if isinstance(target, int) else str(target),
@@ -118,11 +128,12 @@ def bake(  # noqa: PLR0913 - one keyword per question a user may have
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    target: Path | int | None
-    force: bool
-    progress: Progress | None
+def _check_formats(checkpoint: Checkpoint, label: str) -> None:
+    for file in checkpoint.files:
+        if format_of(file).rewrite is None:
+            raise CheckpointError(
+                f"{label} is {file.format}: only files of torch.save and safetensors files can be folded", hint=REMOVE
+            )
 
 
 def _target(checkpoint: Checkpoint, path: PathLike, output: PathLike | int | None, *, in_place: bool) -> Path | int:
@@ -130,92 +141,92 @@ def _target(checkpoint: Checkpoint, path: PathLike, output: PathLike | int | Non
         return Path(os.path.realpath(checkpoint.path))
     if isinstance(output, int):
         if checkpoint.is_directory:
-            raise UsageError("a directory of shards cannot go to a pipe", hint="-o DIRECTORY")
+            raise UsageError("a directory of shards cannot go to a pipe", hint=Argument("output", "DIRECTORY"))
         return output
     return baked_output(path) if output is None else Path(output)
 
 
 def baked_output(path: PathLike) -> Path:
-    """Name the output for a checkpoint: `.baked` before the suffix of a file, after the name of a directory."""
+    """Return the default output: `.baked` before the suffix of a file, or at the end of a directory's name."""
     pruned = default_output(path)
     before, _, after = pruned.name.rpartition(".pruned")
     return pruned.with_name(f"{before}.baked{after}")
 
 
-def _check(checkpoint: Checkpoint, target: Path, *, force: bool, in_place: bool) -> None:
-    """Refuse now what could not be published later."""
-    sources = [file.path for file in checkpoint.files]
-    names = None
-    if checkpoint.is_directory:
-        sources.append(checkpoint.path)
-        names = {path.relative_to(checkpoint.path).as_posix() for path in sources[:-1]}
-        for companion in checkpoint.other_files:
-            names.update(part.as_posix() for part in (companion, *companion.parents[:-1]))
-    check_output(target, sources=sources, force=force or in_place, in_place=in_place, names=names)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The weights to fold, and where and how the result is written."""
+
+    checkpoint: Checkpoint
+    pairs: tuple[Pair, ...]
+    target: Path | int | None
+    force: bool
+    progress: Progress | None
+
+    @property
+    def names(self) -> dict[str, str | None]:
+        """The new name of each tensor that is renamed, None for those that are removed."""
+        masks: dict[str, str | None] = {pair.mask.name: None for pair in self.pairs}
+        return masks | {pair.orig.name: pair.name for pair in self.pairs}
+
+    def new_names(self, index: int) -> Iterator[tuple[TensorInfo, str | None]]:
+        """Yield the tensors of file number `index` with their new names, None if they are removed."""
+        names = self.names
+        for tensor in self.checkpoint.tensors:
+            if tensor.file == index:
+                outside = tensor.unprunable_reason == OUTSIDE
+                yield tensor, tensor.name if outside else names.get(tensor.name, tensor.name)
+
+    def plan(self, index: int) -> FilePlan:
+        """Return the plan of the output for file number `index`."""
+        file = self.checkpoint.files[index]
+        prefix = f"{self.checkpoint.key}." if self.checkpoint.key else ""
+        changed = {
+            prefix + tensor.name: None if new is None else prefix + new
+            for tensor, new in self.new_names(index)
+            if new != tensor.name
+        }
+        rewrite = format_of(file).rewrite
+        if not changed or rewrite is None:
+            return FilePlan((Span(0, file.size),))
+        with file.path.open("rb") as stream:
+            return rewrite(stream, str(file.path), changed)
 
 
-def _plan(checkpoint: Checkpoint, at: int, names: Names) -> FilePlan:
-    """Return how the file number `at` is made anew."""
-    file = checkpoint.files[at]
-    here = [t.name for t in checkpoint.tensors if t.file == at and t.name in names and t.unprunable_reason != OUTSIDE]
-    if not here:
-        return FilePlan((Span(0, file.size),))
-    label = str(file.path)
-    with file.path.open("rb") as stream:
-        if checkpoint.format == SAFETENSORS.name:
-            return rewrite_safetensors(stream, label, {name: names[name] for name in here})
-        from prunecli.formats.torch.rewrite import rewrite_torch  # noqa: PLC0415 - the reader of one format is enough
-
-        above = f"{checkpoint.key}." if checkpoint.key else ""
-        paths = {above + name: _below(above, names[name]) for name in here}
-        return rewrite_torch(stream, label, paths)
-
-
-def _below(above: str, name: str | None) -> str | None:
-    return None if name is None else above + name
-
-
-# --- writing
-
-
-def _write(
-    checkpoint: Checkpoint, plans: Sequence[FilePlan], pairs: Sequence[Pair], names: Names, job: _Job
-) -> tuple[Folded, ...]:
-    from prunecli.baking.fold import Target, fold_all  # noqa: PLC0415 - imports NumPy, which errors do not need
+def _write(job: _Job, plans: Sequence[FilePlan]) -> tuple[FoldedWeight, ...]:
+    from prunecli.baking.fold import Output, fold_all  # noqa: PLC0415 - imports NumPy, which errors do not need
     from prunecli.io.reader import open_sources  # noqa: PLC0415
 
-    with open_sources(checkpoint) as sources, _outputs(checkpoint, plans, sources, names, job) as fds:
-        targets: list[Target | None] = []
+    with open_sources(job.checkpoint) as sources, _outputs(job, plans, sources) as fds:
+        outputs: list[Output | None] = []
         for source, plan, fd in zip(sources, plans, fds, strict=True):
             if fd is not None:
                 write_parts(source, fd, plan.parts, advance=start(job.progress, "copying", plan.size))
-            targets.append(None if fd is None else Target(fd, plan, plan.copied_ranges()))
-        advance = start(job.progress, "folding", bytes_to_read(t for pair in pairs for t in (pair.orig, pair.mask)))
-        folded = fold_all(checkpoint, sources, pairs, targets, advance)
+            outputs.append(None if fd is None else Output(fd, plan, plan.copied_ranges()))
+        size = bytes_to_read(tensor for pair in job.pairs for tensor in (pair.orig, pair.mask))
+        folded = fold_all(job.checkpoint, sources, job.pairs, outputs, start(job.progress, "folding", size))
         for source in sources:
             source.check_unchanged()
-        for at, target in enumerate(targets):
-            if target is not None:
-                _check_result(checkpoint, at, target, names)
+        for index, output in enumerate(outputs):
+            if output is not None:
+                _check_output(job, index, output)
     return folded
 
 
 @contextmanager
-def _outputs(
-    checkpoint: Checkpoint, plans: Sequence[FilePlan], sources: Sequence[Source], names: Names, job: _Job
-) -> Iterator[Sequence[int | None]]:
-    """Give a descriptor per file, None on a dry run; the files are published together when the block ends well."""
+def _outputs(job: _Job, plans: Sequence[FilePlan], sources: Sequence[Source]) -> Iterator[Sequence[int | None]]:
+    """Open one output per file, published together at the end; None for each on a dry run."""
     if job.target is None:
         yield [None] * len(plans)
         return
     sizes = [plan.size for plan in plans]
-    replacement = partial(_new_index, checkpoint, names)
-    with output_files(checkpoint, sources, job.target, sizes, force=job.force, replacement=replacement) as fds:
+    replacement = partial(_new_index, job.checkpoint, job.names)
+    with output_files(job.checkpoint, sources, job.target, sizes, force=job.force, replacement=replacement) as fds:
         yield fds
 
 
-def _new_index(checkpoint: Checkpoint, names: Names, relative: Path) -> bytes | None:
-    """Return the new content of an index that lists folded tensors, None for any other file of the directory."""
+def _new_index(checkpoint: Checkpoint, names: Mapping[str, str | None], relative: Path) -> bytes | None:
+    """Return the new content of an index that lists folded tensors; None for all other files of the directory."""
     path = checkpoint.path / relative
     if not relative.name.endswith(INDEX_SUFFIX) or len(relative.parts) > 1 or path.stat().st_size > HEADER_LIMIT:
         return None
@@ -223,28 +234,24 @@ def _new_index(checkpoint: Checkpoint, names: Names, relative: Path) -> bytes | 
     return rewrite_index(path.read_bytes(), names, sizes, str(path))
 
 
-# --- proof
-
-
-def _check_result(checkpoint: Checkpoint, at: int, target: Target, names: Names) -> None:
-    """Read the new file as any file is read, and refuse it unless it holds every tensor where its bytes are."""
+def _check_output(job: _Job, index: int, output: Output) -> None:
+    """Read the new file with its own reader; CheckpointError if a tensor is not where its bytes were copied."""
     expected = {}
-    for tensor in checkpoint.tensors:
-        new = tensor.name if tensor.unprunable_reason == OUTSIDE else names.get(tensor.name, tensor.name)
-        if tensor.file == at and new is not None:
-            start = target.where(tensor.span.start, tensor.span.end) if tensor.span.length else 0
-            expected[new] = _told(tensor, start)
-    label = str(checkpoint.files[at].path)
-    with os.fdopen(os.dup(target.fd), "rb") as stream:
-        tensors = format_of(checkpoint).read(stream, label, checkpoint.key or None).tensors
-    found = {tensor.name: _told(tensor, tensor.span.start if tensor.span.length else 0) for tensor in tensors}
-    if found != expected:
-        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    for tensor, new in job.new_names(index):
+        if new is not None:
+            offset = output.offset_of(tensor.span.start, tensor.span.end) if tensor.span.length else 0
+            expected[new] = _layout(tensor, offset)
+    file = job.checkpoint.files[index]
+    with os.fdopen(os.dup(output.fd), "rb") as stream:
+        tensors = format_of(file).read(stream, str(file.path), job.checkpoint.key or None).tensors
+    actual = {tensor.name: _layout(tensor, tensor.span.start if tensor.span.length else 0) for tensor in tensors}
+    if actual != expected:
+        wrong = sorted(name for name in actual.keys() | expected.keys() if actual.get(name) != expected.get(name))
         raise CheckpointError(
-            f"{label} cannot be rewritten with certainty: {printable(wrong[0])} would not be what it is", hint=REMOVE
+            f"{file.path} cannot be rewritten safely: {printable(wrong[0])} would change", hint=REMOVE
         )
 
 
-def _told(tensor: TensorInfo, start: int) -> tuple[object, ...]:
+def _layout(tensor: TensorInfo, offset: int) -> tuple[object, ...]:
     shape, strides = tensor.shape, tensor.strides
-    return (tensor.dtype, shape, strides, tensor.offset, tensor.big_endian, start, tensor.span.length)
+    return (tensor.dtype, shape, strides, tensor.offset, tensor.big_endian, offset, tensor.span.length)

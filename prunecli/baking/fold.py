@@ -1,6 +1,7 @@
-"""A pruned weight and its mask become one: every entry where the mask is zero is +0.0, all others keep their bits.
+"""Multiply weights by their masks in the output files: +0.0 where the mask is 0, the same bits where it is 1.
 
-Works on patterns as integers, in runs; a tensor that is not contiguous is held whole. Knows nothing of formats.
+Values are compared as integers, in chunks; a tensor that is not contiguous is read whole. No function here knows a
+file format.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import os
 import zlib
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.baking.pairs import REMOVE, Folded
+from prunecli.baking.pairs import REMOVE
+from prunecli.checkpoint import row_major
 from prunecli.dtypes import FLOATS
 from prunecli.errors import CheckpointError
 from prunecli.io.files import write_all
@@ -34,52 +37,69 @@ if TYPE_CHECKING:
     from prunecli.io.threads import Worker
 
 RUN = 1 << 18
-"""Elements that are looked at in one step."""
+"""The number of elements that are folded in one step."""
 
-_CHUNK = 1 << 20  # bytes of a checksum's step
+_CHUNK = 1 << 20  # bytes of one step of a checksum
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """An output file that is open as `fd` and has all its parts, and where bytes of the input are in it."""
+class FoldedWeight:
+    """A folded weight: of its `numel` entries, `masked` are 0 in the mask and `zeros` are zero in the result."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    numel: int
+    masked: int
+    zeros: int
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of entries that are zero (0-1); 0 for an empty weight."""
+        return self.zeros / self.numel if self.numel else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output file, open as `fd` and written according to `plan`; `offset_of` maps ranges of the input to offsets."""
 
     fd: int
     plan: FilePlan
-    where: CopiedRanges
+    offset_of: CopiedRanges
 
 
 def fold_all(
     checkpoint: Checkpoint,
     sources: Sequence[Source],
     pairs: Sequence[Pair],
-    targets: Sequence[Target | None],
+    outputs: Sequence[Output | None],
     advance: Callable[[int], None] = lambda _: None,
-) -> tuple[Folded, ...]:
-    """Fold `pairs` of `checkpoint`, whose files are open as `sources`, in its `targets`, and repair their checksums.
+) -> tuple[FoldedWeight, ...]:
+    """Fold `pairs` of `checkpoint` in its output files and update their checksums.
 
-    A target of None is measured and not written; `advance` is told the bytes of weights and masks that were
-    read. Raises CheckpointError where the bytes of a weight or a mask do not have their checksum, and where a mask
-    holds other numbers than 0 and 1.
+    `sources` are the open input files. Where the output is None, the result is measured and not written. `advance`
+    receives the number of bytes of weights and masks after each read. Raises CheckpointError if the checksum of a
+    weight or a mask is wrong, and if a mask has other values than 0 and 1.
     """
     reader = Reader(sources, advance)
     groups: dict[tuple[int, Span], list[Pair]] = {}
     for pair in pairs:
         groups.setdefault((pair.orig.file, pair.orig.span), []).append(pair)
-    read = dict.fromkeys((t.file, t.span) for pair in pairs for t in (pair.orig, pair.mask))
-    known = [_by_span(file.checksums) for file in checkpoint.files]
-    places = [{} if target is None else _by_span(target.plan.checksums) for target in targets]
+    spans = dict.fromkeys((tensor.file, tensor.span) for pair in pairs for tensor in (pair.orig, pair.mask))
+    old = [_by_span(file.checksums) for file in checkpoint.files]
+    new = [{} if output is None else _by_span(output.plan.checksums) for output in outputs]
 
-    def fold_group(worker: Worker, file: int, span: Span, group: Sequence[Pair]) -> list[Folded]:
-        folded = [_fold(worker, reader, pair, targets[file]) for pair in group]
-        target = targets[file]
-        if target is not None and span in places[file]:
-            _repair(worker, target, places[file][span])
+    def fold_storage(worker: Worker, file: int, span: Span, group: Sequence[Pair]) -> list[FoldedWeight]:
+        output = outputs[file]
+        folded = [_fold(worker, reader, pair, output) for pair in group]
+        if output is not None and span in new[file]:
+            _update_checksum(worker, output, new[file][span])
         return folded
 
     with Pool(default_threads(), None) as pool:
-        results([pool.submit(_verify, sources[file], span, known[file]) for file, span in read])
-        found = results([pool.submit(fold_group, *key, group) for key, group in groups.items()])
-    by_name = {one.name: one for group in found for one in group}
+        results([pool.submit(_verify, sources[file], span, old[file]) for file, span in spans])
+        folded = results([pool.submit(fold_storage, *key, group) for key, group in groups.items()])
+    by_name = {weight.name: weight for group in folded for weight in group}
     return tuple(by_name[pair.name] for pair in pairs)
 
 
@@ -90,72 +110,72 @@ def _by_span(checksums: Sequence[Checksum]) -> dict[Span, Checksum]:
     return {checksum.span: checksum for checksum in checksums}
 
 
-def _verify(worker: Worker, source: Source, span: Span, known: Mapping[Span, Checksum]) -> None:
-    if span in known and _crc(worker, source.read, span.start, span.length) != known[span].value:
+def _verify(worker: Worker, source: Source, span: Span, checksums: Mapping[Span, Checksum]) -> None:
+    if span in checksums and _crc(worker, source.read, span.start, span.length) != checksums[span].value:
         raise CheckpointError(
-            f"{printable(str(source.path))} is damaged: the checksum of the data from byte {span.start} on is wrong",
+            f"{printable(str(source.path))} is damaged: the {span.length:,} bytes at offset {span.start:,} do not have "
+            "their checksum",
             hint="download or copy the file again",
         )
 
 
-def _repair(worker: Worker, target: Target, checksum: Checksum) -> None:
-    """Write the checksum of a storage anew, now that it has changed; its span is that of the input."""
+def _update_checksum(worker: Worker, output: Output, checksum: Checksum) -> None:
     span = checksum.span
 
-    def read(into: memoryview, at: int) -> None:
-        _read_all(target.fd, into, at)
+    def read(into: memoryview, offset: int) -> None:
+        _read_all(output.fd, into, offset)
 
-    value = _crc(worker, read, target.where(span.start, span.end), span.length)
+    value = _crc(worker, read, output.offset_of(span.start, span.end), span.length)
     for place in checksum.places:
-        write_all(target.fd, memoryview(value.to_bytes(4, "little")), place)
+        write_all(output.fd, memoryview(value.to_bytes(4, "little")), place)
 
 
 def _crc(worker: Worker, read: Callable[[memoryview, int], None], start: int, length: int) -> int:
     value = 0
-    for at in range(start, start + length, _CHUNK):
-        chunk = worker.buffer(min(_CHUNK, start + length - at))
-        read(chunk, at)
+    for offset in range(start, start + length, _CHUNK):
+        chunk = worker.buffer(min(_CHUNK, start + length - offset))
+        read(chunk, offset)
         value = zlib.crc32(chunk, value)
     return value
 
 
-def _read_all(fd: int, into: memoryview, at: int) -> None:
+def _read_all(fd: int, into: memoryview, offset: int) -> None:
     done = 0
     while done < len(into):
-        got = os.preadv(fd, [into[done:]], at + done)
-        if got <= 0:
+        count = os.preadv(fd, [into[done:]], offset + done)
+        if count <= 0:
             raise CheckpointError("the output became shorter while it was written")
-        done += got
+        done += count
 
 
 # --- one weight
 
 
-def _fold(worker: Worker, reader: Reader, pair: Pair, target: Target | None) -> Folded:
-    name, orig, mask = pair.name, *_flattened(pair.orig, pair.mask)
+def _fold(worker: Worker, reader: Reader, pair: Pair, output: Output | None) -> FoldedWeight:
+    orig, mask = _flattened(pair.orig, pair.mask)
+    keep = partial(_keep, worker, _in_reading_order(pair.mask, mask))
+    if not orig.contiguous:
+        kept = keep(reader.read(worker, mask, 0, mask.numel), 0)
+        masked, zeros = int(np.count_nonzero(~kept)), _fold_strided(worker, reader, orig, kept, output)
+        return FoldedWeight(pair.name, orig.dtype, pair.orig.shape, orig.numel, masked, zeros)
     masked = zeros = 0
-    whole = None
-    if not mask.contiguous or not orig.contiguous:
-        whole = _keep(worker, reader.read(worker, mask, 0, mask.numel), pair, 0)
-    if not orig.contiguous and whole is not None:
-        kept, zeros = int(whole.sum()), _fold_strided(worker, reader, orig, whole, target)
-        return Folded(name, orig.dtype, pair.orig.shape, orig.numel, orig.numel - kept, zeros)
+    whole = None if mask.contiguous else keep(reader.read(worker, mask, 0, mask.numel), 0)
     for low in range(0, orig.numel, RUN):
         high = min(low + RUN, orig.numel)
-        keep = _keep(worker, reader.read(worker, mask, low, high), pair, low) if whole is None else whole[low:high]
+        kept = keep(reader.read(worker, mask, low, high), low) if whole is None else whole[low:high]
         weights = reader.read(worker, orig, low, high)
-        np.multiply(weights, keep, out=weights)
-        masked += high - low - int(keep.sum())
-        zeros += _zeros(weights, orig)
-        if target is not None:
-            at = target.where(orig.start, orig.end) + low * orig.itemsize
+        np.multiply(weights, kept, out=weights)
+        masked += int(np.count_nonzero(~kept))
+        zeros += _count_zeros(weights, orig)
+        if output is not None:
+            offset = output.offset_of(orig.start, orig.end) + low * orig.itemsize
             data = weights.astype(INTS[orig.itemsize].newbyteorder(">" if orig.big_endian else "<"), copy=False)
-            write_all(target.fd, data.data.cast("B"), at)
-    return Folded(name, orig.dtype, pair.orig.shape, orig.numel, masked, zeros)
+            write_all(output.fd, data.data.cast("B"), offset)
+    return FoldedWeight(pair.name, orig.dtype, pair.orig.shape, orig.numel, masked, zeros)
 
 
 def _flattened(orig: TensorInfo, mask: TensorInfo) -> tuple[TensorInfo, TensorInfo]:
-    """Return both as one dimension where they fill their stretches of memory in the same order, as transposes do."""
+    """Return both with one dimension if their elements have the same order in memory, as those of transposes do."""
     if orig.strides != mask.strides or orig.extent != orig.numel or mask.extent != mask.numel:
         return orig, mask
     return _flat(orig), _flat(mask)
@@ -165,34 +185,41 @@ def _flat(tensor: TensorInfo) -> TensorInfo:
     return replace(tensor, shape=(tensor.numel,), strides=(1,))
 
 
+def _in_reading_order(mask: TensorInfo, read: TensorInfo) -> TensorInfo:
+    """Return `mask` with the strides of its elements in the order of reading: in memory if `read` is flattened."""
+    return mask if read.shape != mask.shape else replace(mask, strides=row_major(mask.shape))
+
+
 def _fold_strided(
-    worker: Worker, reader: Reader, orig: TensorInfo, keep: NDArray[np.bool_], target: Target | None
+    worker: Worker, reader: Reader, orig: TensorInfo, keep: NDArray[np.bool_], output: Output | None
 ) -> int:
-    """Fold a weight with gaps between its numbers, which may be others' by now; return how many zeros it has."""
+    """Fold a weight with gaps between its elements, and return the number of its zeros.
+
+    The bytes are read from the output, because other weights in the gaps may be folded already.
+    """
     memory = worker.buffer(orig.end - orig.start)
-    at = orig.start if target is None else target.where(orig.start, orig.end)
-    if target is None:
-        reader.sources[orig.file].read(memory, at)
+    if output is None:
+        reader.sources[orig.file].read(memory, orig.start)
     else:
-        _read_all(target.fd, memory, at)
+        _read_all(output.fd, memory, output.offset_of(orig.start, orig.end))
     view = view_elements(memory, 0, orig, 0, orig.numel)
     np.multiply(view, keep.reshape(orig.shape), out=view)
-    if target is not None:
-        write_all(target.fd, memory, at)
-    return _zeros(view, orig)
+    if output is not None:
+        write_all(output.fd, memory, output.offset_of(orig.start, orig.end))
+    return _count_zeros(view, orig)
 
 
-def _keep(worker: Worker, bits: NDArray[Any], pair: Pair, low: int) -> NDArray[np.bool_]:
-    """Return True where the mask is one; `bits` are its elements from `low` on in row-major order."""
-    keep, zeros = ones_and_zeros(worker.host, bits, FLOATS.get(pair.mask.dtype))
-    known = keep | zeros
-    if known.all():
+def _keep(worker: Worker, mask: TensorInfo, bits: NDArray[Any], low: int) -> NDArray[np.bool_]:
+    """Return True where the mask is 1; `bits` are its elements from number `low` on, in the order of its strides."""
+    keep, zeros = ones_and_zeros(worker.host, bits, FLOATS.get(mask.dtype))
+    valid = keep | zeros
+    if valid.all():
         return keep
-    first = int(np.argmin(known))
-    index = [int(n) for n in np.unravel_index(low + first, pair.mask.shape)]
+    first = int(np.argmin(valid))
+    index = [(low + first) // stride % size for size, stride in zip(mask.shape, mask.strides, strict=True)]
     raise CheckpointError(
-        f"{printable(pair.mask.name)} holds {_value(int(bits[first]), pair.mask)} at {index}: "
-        f"a mask holds 0 and 1 only",
+        f"{printable(mask.name)} has the value {_value(int(bits[first]), mask)} at {index}: "
+        "a mask has only the values 0 and 1",
         hint=REMOVE,
     )
 
@@ -205,14 +232,8 @@ def _value(bits: int, mask: TensorInfo) -> float:
     return -magnitude if bits < 0 else magnitude
 
 
-def _zeros(bits: NDArray[Any], tensor: TensorInfo) -> int:
-    return int(bits.size - np.count_nonzero(_magnitudes(bits, tensor)))
-
-
-def _magnitudes(bits: NDArray[Any], tensor: TensorInfo) -> NDArray[Any]:
-    """Return `bits` without the sign; the fnuz formats have no -0.0, so there they stay as they are."""
+def _count_zeros(bits: NDArray[Any], tensor: TensorInfo) -> int:
     dtype = FLOATS.get(tensor.dtype)
-    if dtype is None or dtype.negative_zero_is_nan:
-        return bits
-    magnitudes: NDArray[Any] = bits & np.array(dtype.mask, INTS[tensor.itemsize])
-    return magnitudes
+    if dtype is not None and not dtype.negative_zero_is_nan:
+        bits = bits & np.array(dtype.mask, INTS[tensor.itemsize])
+    return int(bits.size - np.count_nonzero(bits))

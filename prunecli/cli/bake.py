@@ -17,7 +17,7 @@ from prunecli.errors import UsageError
 from prunecli.text.numbers import format_bytes
 
 if TYPE_CHECKING:
-    from prunecli.baking.bake import Baked
+    from prunecli.baking.bake import BakeResult
     from prunecli.text.tables import Block
 
 Output: TypeAlias = Annotated[
@@ -83,7 +83,7 @@ def _refuse_pipes(ckpt: str, output: str | None, *, json: bool, dry_run: bool, i
 # --- the printed result
 
 
-def _print(baked: Baked, *, to_pipe: bool, json: bool, quiet: bool) -> None:
+def _print(baked: BakeResult, *, to_pipe: bool, json: bool, quiet: bool) -> None:
     """Print the folded weights, on standard error if the checkpoint went to standard output."""
     from prunecli.text.tables import write_blocks
 
@@ -95,7 +95,7 @@ def _print(baked: Baked, *, to_pipe: bool, json: bool, quiet: bool) -> None:
             write_blocks(_blocks(baked), stream)
 
 
-def _blocks(baked: Baked) -> tuple[Block, Block]:
+def _blocks(baked: BakeResult) -> tuple[Block, Block]:
     from prunecli.text.escape import printable
     from prunecli.text.numbers import format_shape, percent
     from prunecli.text.tables import Block, Column
@@ -122,7 +122,7 @@ def _blocks(baked: Baked) -> tuple[Block, Block]:
     return Block(columns=columns, rows=rows), Block(lines=(*_summary(baked),))
 
 
-def _summary(baked: Baked) -> list[str]:
+def _summary(baked: BakeResult) -> list[str]:
     from prunecli.text.escape import printable
     from prunecli.text.numbers import counted, percent
 

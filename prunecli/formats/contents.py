@@ -39,14 +39,15 @@ def other_contents(checkpoint: Checkpoint) -> dict[str, str]:
 def _items(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     path = checkpoint.path
     try:
-        for index, path in enumerate(file.path for file in checkpoint.files):
+        for index, file in enumerate(checkpoint.files):
+            path = file.path
             spans = {tensor.span for tensor in checkpoint.tensors if tensor.file == index}
-            with path.open("rb") as file:
-                yield from format_of(checkpoint).contents(file, str(path), spans)
+            with path.open("rb") as stream:
+                yield from format_of(file).contents(stream, str(path), spans)
         for relative in checkpoint.other_files:
             path = checkpoint.path / relative
-            with path.open("rb") as file:
-                whole = Span(0, os.fstat(file.fileno()).st_size)
-                yield f"file {relative.as_posix()}", span_digest(file, whole)
+            with path.open("rb") as stream:
+                whole = Span(0, os.fstat(stream.fileno()).st_size)
+                yield f"file {relative.as_posix()}", span_digest(stream, whole)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error

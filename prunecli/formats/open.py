@@ -107,7 +107,7 @@ def _open_file(path: Path, label: str, key: str | None) -> _OpenedFile:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             listing = detected.read(file, label, key)
-            return _OpenedFile(CheckpointFile(path, size, listing.checksums, modified), listing)
+            return _OpenedFile(CheckpointFile(path, size, listing.checksums, modified, listing.format), listing)
     except OSError as error:
         raise CheckpointError(f"cannot read {label}: {error.strerror or error}") from error
 

@@ -9,7 +9,7 @@ from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.torch.format import TORCH_EXPORT, TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
 
 if TYPE_CHECKING:
-    from prunecli.checkpoint import Checkpoint
+    from prunecli.checkpoint import CheckpointFile
     from prunecli.formats.format import Format
 
 FORMATS = (SAFETENSORS, TORCH_ZIP, TORCHSCRIPT, TORCH_EXPORT, TORCH_LEGACY, NUMPY_PICKLE, PADDLE)
@@ -18,9 +18,9 @@ FORMATS = (SAFETENSORS, TORCH_ZIP, TORCHSCRIPT, TORCH_EXPORT, TORCH_LEGACY, NUMP
 _BY_NAME = {format_.name: format_ for format_ in FORMATS}
 
 
-def format_of(checkpoint: Checkpoint) -> Format:
-    """Return the format of a checkpoint that was opened from a file or directory."""
-    return _BY_NAME[checkpoint.format]
+def format_of(file: CheckpointFile) -> Format:
+    """Return the format of one file of an opened checkpoint; shards may have different formats of one family."""
+    return _BY_NAME[file.format]
 
 
 def family_of(name: str) -> str:

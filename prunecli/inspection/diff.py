@@ -130,7 +130,7 @@ def diff(  # noqa: PLR0913 - one keyword for each option
     if key and first.format == second.format == SAFETENSORS.name:
         hint = ("drop ", Argument("key", key))
         raise UsageError(f"neither checkpoint has a key {key!r}: both are safetensors", hint=hint)
-    alike = format_of(first).family == format_of(second).family
+    alike = format_of(first.files[0]).family == format_of(second.files[0]).family
     sides = [_tensors(checkpoint, outside=alike) for checkpoint in (first, second)]
     pairs = pair_up(sides[0], sides[1], include, exclude)
     tensors = _compared(first, second, pairs, threads, progress)

@@ -1,4 +1,4 @@
-"""`prune bake` as typed: what it prints, where it writes, and how it ends."""
+"""The command `prune bake`: its output, its files and its exit codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def model() -> nn.Module:
-    """Return two layers, one of them pruned by half."""
+    """Return a model of two layers, one of them pruned by half."""
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
     prune.l1_unstructured(layers[0], "weight", 0.5)
@@ -32,14 +32,14 @@ def model() -> nn.Module:
 
 @pytest.fixture
 def ckpt(tmp_path: Path, model: nn.Module) -> Path:
-    """Save them."""
+    """Return the path of the saved state_dict."""
     torch.save(model.state_dict(), tmp_path / "m.pth")
     return tmp_path / "m.pth"
 
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Return what runs the command line, and gives its exit code and what it printed."""
+    """Return a function that runs the command and returns its exit code, standard output and standard error."""
     if not any(command.callback is cmd_bake.bake or command.name == "bake" for command in cli.app.registered_commands):
         cli.app.command("bake")(cmd_bake.bake)
 
@@ -51,8 +51,8 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]
     return typed
 
 
-def test_it_prints_what_was_folded(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
-    """Each weight has a line with shape and sparsity, and the output is named; nothing goes to standard error."""
+def test_the_table_lists_the_folded_weights(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    """Each weight has a row with shape and sparsity, and the output is named; standard error is empty."""
     code, out, err = run(ckpt)
 
     assert (code, err) == (0, "")
@@ -65,14 +65,14 @@ def test_json_is_the_result_of_the_call(ckpt: Path, run: Callable[..., tuple[int
     """--json prints one object with the weights and their sparsity."""
     code, out, _ = run(ckpt, "--json", "-o", ckpt.with_name("o.pth"))
 
-    found = json.loads(out)
+    actual = json.loads(out)
     assert code == 0
-    assert (found["weights"][0]["name"], found["weights"][0]["sparsity"]) == ("0.weight", 0.5)
-    assert found["output_path"] == str(ckpt.with_name("o.pth"))
+    assert (actual["weights"][0]["name"], actual["weights"][0]["sparsity"]) == ("0.weight", 0.5)
+    assert actual["output_path"] == str(ckpt.with_name("o.pth"))
 
 
-def test_a_dry_run_says_so(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
-    """-n prints the same table, and writes nothing."""
+def test_a_dry_run_is_marked(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    """-n prints the same table and writes nothing."""
     code, out, _ = run(ckpt, "-n")
 
     assert code == 0
@@ -82,12 +82,12 @@ def test_a_dry_run_says_so(ckpt: Path, run: Callable[..., tuple[int, str, str]])
 
 
 def test_quiet_prints_nothing(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
-    """-q leaves the exit code to tell."""
+    """-q prints nothing."""
     assert run(ckpt, "-q") == (0, "", "")
 
 
 def test_in_place_and_force(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
-    """An existing output needs -f, the input --in-place."""
+    """An existing output is replaced only with -f, the input only with --in-place."""
     assert run(ckpt)[0] == 0
     code, _, err = run(ckpt)
     assert code == 2
@@ -102,7 +102,7 @@ def test_in_place_and_force(ckpt: Path, run: Callable[..., tuple[int, str, str]]
     [
         (["missing.pth"], "there is no file"),
         (["CKPT", "--key", "nowhere"], "has no tensors at the key"),
-        (["CKPT", "--in-place", "-o", "x.pth"], "--in-place writes to the input"),
+        (["CKPT", "--in-place", "-o", "x.pth"], "together with in-place baking"),
         (["CKPT", "-o", "no/such/folder.pth"], "there is no directory"),
         (["CKPT", "-o", "CKPT"], "is the input itself"),
         (["CKPT", "-o", "-", "--json"], "both need standard output"),
@@ -112,10 +112,10 @@ def test_in_place_and_force(ckpt: Path, run: Callable[..., tuple[int, str, str]]
         ([], "missing argument"),
     ],
 )
-def test_what_is_wrong_is_one_sentence_and_a_hint(
+def test_an_error_is_one_sentence_and_a_hint(
     ckpt: Path, run: Callable[..., tuple[int, str, str]], args: list[str], words: str
 ) -> None:
-    """Every wrong use exits with 2, prints nothing on standard output, and an error and a hint beside it."""
+    """Each wrong command line exits with 2 and prints an error and a hint, both on standard error."""
     code, out, err = run(*(str(ckpt) if arg == "CKPT" else arg for arg in args))
 
     assert (code, out) == (2, "")
@@ -124,8 +124,8 @@ def test_what_is_wrong_is_one_sentence_and_a_hint(
     assert [line.split(":")[0] for line in lines] == ["error", "hint"]
 
 
-def test_names_cannot_command_a_terminal(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
-    """Control characters in names come out escaped, in the table, in notes and in errors."""
+def test_control_characters_in_names_are_escaped(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    """Control characters in names are escaped in the table, in notes and in errors."""
     evil, ones = "\x1b[2Jw\nx", torch.ones(2)
     norm = {"\x07s_orig": ones + 1, "\x07s_u": ones + 2}
     torch.save({f"{evil}_orig": ones, f"{evil}_mask": ones.clone(), **norm}, tmp_path / "m.pth")
@@ -137,17 +137,17 @@ def test_names_cannot_command_a_terminal(tmp_path: Path, run: Callable[..., tupl
     assert (code, wrong) == (0, 2)
     assert not any(c in text for c in "\x1b\x07" for text in (out, err, why))
     assert "\\x1b[2Jw\\nx" in out
-    assert "\\x1b[2Jw\\nx_mask holds 2.0" in why
+    assert "\\x1b[2Jw\\nx_mask has the value 2.0" in why
 
 
 def test_notes_are_printed(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
-    """What is left as it is has a line that says why."""
+    """A weight that is not folded has a line with the reason."""
     ones = torch.ones(2)
     torch.save({"w_orig": ones, "w_mask": ones + 0, "s_orig": ones + 1, "s_u": ones + 2}, tmp_path / "m.pth")
 
     _, out, _ = run(tmp_path / "m.pth", "-n")
 
-    assert "note      left as it is: s under spectral_norm, which bake does not fold" in out
+    assert "note      not folded: s under spectral_norm" in out
 
 
 SCRIPT = """
@@ -161,19 +161,19 @@ sys.exit(cli.main())
 
 
 def test_a_checkpoint_goes_through_pipes(ckpt: Path, model: nn.Module) -> None:
-    """`-` reads one from standard input, `-o -` writes one to standard output, and the table goes beside it."""
+    """`-` reads standard input, and `-o -` writes to standard output and prints the table on standard error."""
     with ckpt.open("rb") as stdin:
         ran = subprocess.run(
             [sys.executable, "-c", SCRIPT, "bake", "-", "-o", "-"], stdin=stdin, capture_output=True, check=True
         )
 
-    found = torch.load(io.BytesIO(ran.stdout), weights_only=True)
-    assert torch.equal(model[0].weight, found["0.weight"])
+    actual = torch.load(io.BytesIO(ran.stdout), weights_only=True)
+    assert torch.equal(model[0].weight, actual["0.weight"])
     assert b"standard output" in ran.stderr
 
 
-def test_errors_are_quick() -> None:
-    """Nothing to fold is said without NumPy and torch."""
+def test_help_imports_no_numpy() -> None:
+    """`prune bake --help` imports neither NumPy nor torch."""
     script = SCRIPT.replace("sys.exit(cli.main())", "print(cli.main(['bake', '--help']), 'numpy' in sys.modules)")
 
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)

@@ -54,13 +54,19 @@ def _legacy_contents(file: BinaryIO, label: str, _: Collection[Span]) -> Iterato
     return legacy_contents(file, label)
 
 
-def _rewrite(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> FilePlan:
-    from prunecli.formats.torch.rewrite import rewrite_torch
+def _rewrite_zip(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> FilePlan:
+    from prunecli.formats.torch.rewrite import rewrite_torch_zip
 
-    return rewrite_torch(file, label, names)
+    return rewrite_torch_zip(file, label, names)
 
 
-TORCH_ZIP = Format("torch zip", "torch", _is_zip, _read_zip, _zip_contents, _rewrite)
-TORCH_LEGACY = Format("torch legacy", "torch", is_legacy, _read_legacy, _legacy_contents, _rewrite)
+def _rewrite_legacy(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> FilePlan:
+    from prunecli.formats.torch.rewrite import rewrite_torch_legacy
+
+    return rewrite_torch_legacy(file, label, names)
+
+
+TORCH_ZIP = Format("torch zip", "torch", _is_zip, _read_zip, _zip_contents, _rewrite_zip)
+TORCH_LEGACY = Format("torch legacy", "torch", is_legacy, _read_legacy, _legacy_contents, _rewrite_legacy)
 TORCHSCRIPT = Format("TorchScript", "TorchScript", None, _read_zip, _zip_contents)
 TORCH_EXPORT = Format("torch.export", "torch.export", None, _read_zip, _zip_contents)

@@ -66,7 +66,7 @@ def read_legacy(file: BinaryIO, label: str) -> LegacyFile:
     if magic.value != LEGACY_MAGIC or protocol.value != _PROTOCOL:
         raise CheckpointError(f"{label} is a torch file of protocol {_short(protocol.value)}, not {_PROTOCOL}")
     try:
-        claims = _claims(pickle)
+        claims = storage_claims(pickle)
         spans, end = _spans(file, size, keys.value, {claim.key: claim for claim in reversed(claims.values())})
         storages = {persistent: _storage(claim, spans[claim.key]) for persistent, claim in claims.items()}
     except ValueError as problem:
@@ -81,7 +81,8 @@ def _short(protocol: object) -> str:
     return str(protocol) if small else type(protocol).__name__
 
 
-def _claims(pickle: Pickle) -> dict[Persistent, StorageClaim]:
+def storage_claims(pickle: Pickle) -> dict[Persistent, StorageClaim]:
+    """Return the storage of each persistent id; ValueError if one is damaged."""
     return {
         persistent: storage_claim(persistent)
         for persistent in pickle.persistent

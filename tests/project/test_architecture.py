@@ -95,6 +95,18 @@ def test_no_modules_import_each_other() -> None:
     TopologicalSorter(graph).prepare()
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_only_baking_rewrites_files(path: Path) -> None:
+    """Modules named `rewrite` are imported by baking, by the records of the formats and by each other."""
+    relative = path.relative_to(SOURCE)
+    if relative.parts[0] == "baking" or path.stem in {"format", "rewrite"}:
+        return
+
+    rewriters = [name for name, _ in imports(path) if name.split(".")[-1].endswith("rewrite")]
+
+    assert rewriters == []
+
+
 def test_every_package_has_a_layer() -> None:
     """LAYERS names exactly the packages that exist."""
     packages = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import Ops
@@ -104,7 +105,7 @@ def test_a_cut_prunes_below_it_and_the_first_ties(make: Callable[[], Ops], ties:
     assert [0 if value < 5 or at in order[:ties] else -1 for at, value in enumerate(values)] == got
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     values=st.lists(st.integers(0, 4), min_size=1, max_size=40),
     bits=st.integers(0, 5),
@@ -124,7 +125,7 @@ def test_a_cut_in_tiles_is_the_cut_of_the_whole(values: list[int], bits: int, ti
 
 
 @given(start=st.integers(0, 50), size=st.integers(1, 50))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 def test_a_cut_reaches_no_further(start: int, size: int) -> None:
     """Each weight is decided by itself."""
     assert (start, start + size) == Cut(3, 2).reach((100,), start, start + size)
@@ -133,7 +134,7 @@ def test_a_cut_reaches_no_further(start: int, size: int) -> None:
 # --- groups
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(case=grouped_tensors(st.integers(1, 40)), data=st.data())
 def test_reach_is_the_smallest_stretch_of_whole_groups(
     case: tuple[KeepLargestOfGroup, tuple[int, ...]], data: st.DataObject
@@ -150,7 +151,7 @@ def test_reach_is_the_smallest_stretch_of_whole_groups(
     assert expected == plan.reach(shape, start, stop)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(case=grouped_tensors(st.integers(1, 40)), data=st.data())
 def test_groups_in_tiles_are_the_groups_of_the_whole(
     case: tuple[KeepLargestOfGroup, tuple[int, ...]], data: st.DataObject

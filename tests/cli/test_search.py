@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
+from support import DEMO, SCRIPTS, SHARED
 from support.evaluation import (
     counting_command,
     density_command,
@@ -24,8 +25,7 @@ from support.evaluation import (
 
 from prunecli.cli import main as cli
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "checkpoints"
+CHECKPOINTS = SHARED / "checkpoints"
 
 
 @pytest.fixture
@@ -196,8 +196,8 @@ def test_help_shows_the_options_of_the_strategy_that_is_named(capsys: pytest.Cap
 def test_the_demo_is_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the trained demo checkpoint, most weights are zero while the accuracy stays within 0.01."""
     ckpt = tmp_path / "digits.safetensors"
-    shutil.copy(ROOT / "demo" / "digits_conv.safetensors", ckpt)
-    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'scripts' / 'accuracy.py'))} {{}}"
+    shutil.copy(DEMO / "digits_conv.safetensors", ckpt)
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(SCRIPTS / 'accuracy.py'))} {{}}"
 
     code = run(ckpt, "--eval", command, "--max-drop", "0.01", "--tolerance", "0.05", "global", "--json")
 
@@ -208,31 +208,31 @@ def test_the_demo_is_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert document["best"]["amount"] >= 0.8
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real checkpoints are not here")
+@pytest.mark.skipif(not CHECKPOINTS.is_dir(), reason="the real checkpoints are not here")
 def test_the_mnist_script_computes_the_accuracy_of_torch() -> None:
     """The example script gives the accuracy that the same network has in torch, on the first images."""
     import torch
     from torch import nn
 
-    script = str(ROOT / "scripts" / "mnist_accuracy.py")
-    ckpt = SHARED / "burn-mnist.safetensors"
+    script = str(SCRIPTS / "mnist_accuracy.py")
+    ckpt = CHECKPOINTS / "burn-mnist.safetensors"
     ran = subprocess.run(
-        [sys.executable, script, ckpt, "--data", SHARED, "--limit", "300"], capture_output=True, check=True
+        [sys.executable, script, ckpt, "--data", CHECKPOINTS, "--limit", "300"], capture_output=True, check=True
     )
     w = {name: torch.from_numpy(t) for name, t in load_file(ckpt).items()}
-    sys.path.insert(0, str(ROOT / "scripts"))
+    sys.path.insert(0, str(SCRIPTS))
     try:
         import mnist_accuracy
     finally:
         sys.path.pop(0)
-    x = torch.from_numpy(mnist_accuracy.load_images(SHARED / "t10k-images-idx3-ubyte.gz")[:300].copy())
+    x = torch.from_numpy(mnist_accuracy.load_images(CHECKPOINTS / "t10k-images-idx3-ubyte.gz")[:300].copy())
     for layer in ("conv1", "conv2", "conv3"):
         x = nn.functional.conv2d(x, w[f"{layer}.weight"], w[f"{layer}.bias"]).relu()
     x = nn.functional.batch_norm(x, w["norm1.running_mean"], w["norm1.running_var"], w["norm1.weight"], w["norm1.bias"])
     x = nn.functional.linear(x.flatten(1), w["fc1.weight"], w["fc1.bias"]).relu()
     x = nn.functional.linear(x, w["fc2.weight"], w["fc2.bias"])
     x = nn.functional.batch_norm(x, w["norm2.running_mean"], w["norm2.running_var"], w["norm2.weight"], w["norm2.bias"])
-    labels = mnist_accuracy.load_labels(SHARED / "t10k-labels-idx1-ubyte.gz")[:300]
+    labels = mnist_accuracy.load_labels(CHECKPOINTS / "t10k-labels-idx1-ubyte.gz")[:300]
 
     right = int((x.argmax(1).numpy() == labels).sum())
     assert ran.stdout.decode() == f"{right} of 300 right, accuracy {right / 300:.4f}\n"

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save, save_file
+from support import SHARED
 from support.opening import refused, tensor_bytes
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
 
-SHARED = Path(__file__).parents[3] / "shared" / "checkpoints"
 REAL = {
     "AaronNet32plus.pth": 138,
     "TinyPeLLM-pytorch_model.bin": 24,
@@ -53,11 +53,15 @@ def open_descriptors() -> int:
 # one file
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared folder of real checkpoints")
+@pytest.mark.skipif(not (SHARED / "checkpoints").is_dir(), reason="needs the shared folder of real checkpoints")
 @pytest.mark.parametrize("name", REAL)
 def test_real_checkpoints_open(name: str) -> None:
     """A real checkpoint lists as many tensors as its state_dict has."""
-    inside = [t for t in open_checkpoint(SHARED / name).tensors if t.unprunable_reason != "outside the state_dict"]
+    inside = [
+        t
+        for t in open_checkpoint(SHARED / "checkpoints" / name).tensors
+        if t.unprunable_reason != "outside the state_dict"
+    ]
 
     assert REAL[name] == len(inside)
 

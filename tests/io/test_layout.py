@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from prunecli.checkpoint import Span
 from prunecli.io.files import COPY_RUN, PAGE
@@ -54,7 +55,7 @@ def windows(parts: list[Window | UntouchedRange]) -> Iterator[Window]:
     yield from (part for part in parts if isinstance(part, Window))
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(case=layouts())
 def test_the_parts_cover_the_file_once_in_order(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """Windows and untouched ranges cover the file in order without gap or overlap; none is empty."""
@@ -67,7 +68,7 @@ def test_the_parts_cover_the_file_once_in_order(case: tuple[int, list[TargetRang
     assert all(part.start < part.end for part in parts)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(case=layouts())
 def test_pieces_cover_each_target_and_split_no_element(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """The pieces of a target, numbered in order, cover each element once, and lie inside their window."""
@@ -89,7 +90,7 @@ def test_pieces_cover_each_target_and_split_no_element(case: tuple[int, list[Tar
         assert len(pieces) == 1 or not by_target[target].whole
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(case=layouts())
 def test_a_window_reads_the_reach_of_its_pieces(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """A window reads its own bytes and the reach of its pieces, from the start of a page, inside the file."""
@@ -107,7 +108,7 @@ def test_a_window_reads_the_reach_of_its_pieces(case: tuple[int, list[TargetRang
             assert run.start + piece.high * run.itemsize <= window.read_end
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(case=layouts())
 def test_only_whole_ranges_make_long_windows(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """A window is longer than requested only for a range that must stay whole."""
@@ -121,7 +122,7 @@ def test_only_whole_ranges_make_long_windows(case: tuple[int, list[TargetRange],
             assert window.end - window.start <= length + sum(inside) + PAGE * (1 + len(inside))
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(case=layouts())
 def test_untouched_ranges_contain_no_target_and_no_span(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """An untouched range has no byte of a target, nor of a span whose checksum is needed."""
@@ -148,7 +149,7 @@ def test_long_ranges_are_copied_in_steps() -> None:
     assert all(step.end - step.start <= COPY_RUN for step in steps)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     ranges=st.lists(st.tuples(st.integers(0, 100), st.integers(0, 30)).map(lambda r: (r[0], r[0] + r[1]))),
     gap=st.integers(0, 9),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 from support.reports import EVIL, report, row, skipped
 
 from prunecli.report.histogram import BeforeAfter
@@ -192,7 +193,7 @@ def test_hostile_names_are_only_text(name: str) -> None:
     assert not {"\u202e", "\u2066", "\x1b", "\udc80"} & set(hostile.text)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(name=st.text(max_size=15))
 def test_any_name_is_only_text(name: str) -> None:
     """Any name is in its cell of the table as text."""

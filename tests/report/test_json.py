@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import DEMO, ROOT
 from support.reports import EVIL, REPORTS, parsed, report, row, sample_report
 
 from prunecli.api import prune
@@ -19,7 +20,6 @@ from prunecli.strategies.unstructured import Global
 
 jsonschema = pytest.importorskip("jsonschema")
 
-ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8"))
 CHECK = jsonschema.Draft202012Validator(SCHEMA)
 
@@ -56,7 +56,7 @@ def test_json_fits_its_schema(name: str) -> None:
 def test_the_report_of_a_run_fits_the_schema(tmp_path: Path, strategy: Any) -> None:  # noqa: ANN401 - any strategy
     """The report of a run on a real checkpoint fits the schema, hashes and skipped tensors included."""
     path = tmp_path / "r.json"
-    prune(ROOT / "demo" / "digits_conv.pth", strategy, output=tmp_path / "o.pth", reports=[path], sha256=True)
+    prune(DEMO / "digits_conv.pth", strategy, output=tmp_path / "o.pth", reports=[path], sha256=True)
     document = json.loads(path.read_text(encoding="utf-8"))
 
     CHECK.validate(document)

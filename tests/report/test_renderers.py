@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import ROOT
 from support.reports import REPORTS, report, sample_report
 
 from prunecli.errors import Argument, UsageError
@@ -67,4 +68,4 @@ def test_a_form_is_imported_when_it_is_needed() -> None:
         " or bool({'rich', 'numpy', 'torch'} & set(sys.modules)))"
     )
 
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support import ROOT
 from support.reports import EVIL, report, row, skipped, written
 
 from prunecli.report.model import Compressed
@@ -145,4 +145,4 @@ def test_plain_text_does_not_import_rich() -> None:
         "sys.exit(bool({'rich', 'numpy', 'torch'} & set(sys.modules)))"
     )
 
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

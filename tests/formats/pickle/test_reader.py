@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.reader import Call, Global, Key, Persistent, read_pickle
@@ -32,7 +33,7 @@ def read(data: bytes) -> object:
 
 
 @given(plain, st.integers(2, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_plain_values_are_read_as_pickle_reads_them(value: object, protocol: int) -> None:
     """Containers, text and numbers are those that pickle.loads returns, in every protocol."""
     assert value == read(pickle.dumps(value, protocol))
@@ -176,7 +177,7 @@ def test_broken_pickles_raise_one_sentence(name: str) -> None:
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_any_bytes_give_a_value_or_an_error(data: bytes) -> None:
     """Arbitrary bytes raise no other exception than CheckpointError."""
     try:

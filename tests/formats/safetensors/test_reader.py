@@ -16,6 +16,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from safetensors import SafetensorError, deserialize, safe_open
+from support import SHARED, examples
 
 from prunecli.checkpoint import MAX_RANK
 from prunecli.dtypes import BITS
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from prunecli.formats.listing import Listing
 
-SHARED = Path(__file__).parents[4] / "shared"
 REAL = sorted((SHARED / "checkpoints").glob("*.safetensors"))
 needs_shared = pytest.mark.skipif(not REAL, reason="the shared folder of real checkpoints is not here")
 
@@ -126,14 +126,14 @@ def containers(draw: some.DrawFn) -> bytes:
 
 
 @given(containers())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_any_valid_file_equals_the_library(raw: bytes) -> None:
     """For any dtypes, shapes, names, data order and header order, the tensors equal those of the library."""
     assert library_contents(raw) == contents(raw)
 
 
 @given(containers(), some.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_a_damaged_file_is_refused_or_equals_the_library(raw: bytes, data: some.DataObject) -> None:
     """With any byte changed, a file raises CheckpointError, or the library reads the same tensors."""
     place = data.draw(some.integers(0, len(raw) - 1))
@@ -145,7 +145,7 @@ def test_a_damaged_file_is_refused_or_equals_the_library(raw: bytes, data: some.
 
 @given(some.binary(max_size=200))
 @example(b"")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_random_bytes_raise_only_checkpoint_errors(raw: bytes) -> None:
     """Random bytes are refused with CheckpointError, unless the library accepts them."""
     try:

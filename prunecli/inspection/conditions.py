@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
     from prunecli.inspection.checked import CheckedCheckpoint
     from prunecli.inspection.findings import Condition
+    from prunecli.inspection.group_counts import OverfullGroups
     from prunecli.inspection.pairing import Pair
 
 
@@ -130,14 +131,15 @@ class GroupPattern:
         """Yield the first overfull group of each tensor that has one, and how many it has."""
         wanted = f"at most {self.keep} of every {self.group} along dim {self.dim}"
         counted = checked.overfull_groups((self.keep, self.group), self.dim)
-        for tensor, groups in zip(checked.tensors, counted, strict=True):
-            if groups.first is not None:
-                position = _position(tensor, groups.first, front_dim(tensor, self.dim), self.group)
-                got = f"{groups.nonzeros} at {position}; {groups.overfull:,} of {groups.groups:,} groups"
-                yield Finding(self, holds=False, tensor=tensor.name, wanted=wanted, got=got)
-        if not any(groups.overfull for groups in counted):
-            total = sum(groups.groups for groups in counted)
-            yield Finding(self, holds=True, tensor=None, wanted=wanted, got=f"0 of {total:,} groups have more")
+        failures = [self._failure(tensor, groups) for tensor, groups in zip(checked.tensors, counted, strict=True)]
+        total = sum(groups.groups for groups in counted)
+        yield from _per_tensor(self, checked.tensors, failures, wanted, f"0 of {total:,} groups have more")
+
+    def _failure(self, tensor: TensorInfo, groups: OverfullGroups) -> str | None:
+        if groups.first is None:
+            return None
+        position = _position(tensor, groups.first, front_dim(tensor, self.dim), self.group)
+        return f"{groups.nonzeros} at {position}; {groups.overfull:,} of {groups.groups:,} groups"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +153,14 @@ class Finite:
 
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield the number of weights that are not finite, and the position of the first one, for each tensor."""
-        wanted, failed = "all finite", False
-        for tensor, counts in zip(checked.tensors, checked.counts, strict=True):
-            if counts.first_nonfinite is not None:
-                position = _position(tensor, counts.first_nonfinite)
-                got = f"{counts.nonfinite:,} NaN or infinite, first at {position}"
-                yield Finding(self, holds=False, tensor=tensor.name, wanted=wanted, got=got)
-                failed = True
-        if not failed:
-            got = f"all {sum(tensor.numel for tensor in checked.tensors):,} weights are"
-            yield Finding(self, holds=True, tensor=None, wanted=wanted, got=got)
+        failures = [
+            None
+            if counts.first_nonfinite is None
+            else f"{counts.nonfinite:,} NaN or infinite, first at {_position(tensor, counts.first_nonfinite)}"
+            for tensor, counts in zip(checked.tensors, checked.counts, strict=True)
+        ]
+        success = f"all {sum(tensor.numel for tensor in checked.tensors):,} weights are"
+        yield from _per_tensor(self, checked.tensors, failures, "all finite", success)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +174,23 @@ class NoAllZero:
 
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield the tensors whose weights are all zero."""
-        wanted, failed = "a weight that is not zero", False
-        for tensor, counts in zip(checked.tensors, checked.counts, strict=True):
-            if counts.zeros == tensor.numel:
-                got = f"all {tensor.numel:,} weights are zero"
-                yield Finding(self, holds=False, tensor=tensor.name, wanted=wanted, got=got)
-                failed = True
-        if not failed:
-            got = f"each of {len(checked.tensors):,} tensors has one"
-            yield Finding(self, holds=True, tensor=None, wanted=wanted, got=got)
+        failures = [
+            f"all {tensor.numel:,} weights are zero" if counts.zeros == tensor.numel else None
+            for tensor, counts in zip(checked.tensors, checked.counts, strict=True)
+        ]
+        success = f"each of {len(checked.tensors):,} tensors has one"
+        yield from _per_tensor(self, checked.tensors, failures, "a weight that is not zero", success)
+
+
+def _per_tensor(
+    condition: Condition, tensors: Sequence[TensorInfo], failures: Sequence[str | None], wanted: str, success: str
+) -> Iterator[Finding]:
+    """Yield a finding for each tensor with a failure (the text that it got), or one for all tensors."""
+    for tensor, failure in zip(tensors, failures, strict=True):
+        if failure is not None:
+            yield Finding(condition, holds=False, tensor=tensor.name, wanted=wanted, got=failure)
+    if not any(failures):
+        yield Finding(condition, holds=True, tensor=None, wanted=wanted, got=success)
 
 
 # --- conditions on every tensor

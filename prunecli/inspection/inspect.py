@@ -16,7 +16,7 @@ from prunecli.errors import Argument, CheckpointError, SelectionError
 from prunecli.formats.contents import other_contents
 from prunecli.inspection.magnitude_histogram import MagnitudeHistogram, magnitude_histogram
 from prunecli.inspection.passes import Passes, name_of, opened
-from prunecli.inspection.thresholds import ThresholdTable, bytes_read, threshold_tables
+from prunecli.inspection.thresholds import SPARSITIES, ThresholdTable, bytes_read, threshold_tables
 from prunecli.io.scan import CHUNK, magnitudes
 from prunecli.progress import start
 from prunecli.selection.aliases import tied
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from prunecli.progress import Progress
     from prunecli.selection.reparametrized import Leftover
     from prunecli.selection.select import Selection
-
-SPARSITIES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
-"""The sparsities of a threshold table, in percent."""
 
 _COUNTED_DTYPES = ("BOOL", "I", "U")
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.inspection.passes import Passes, name_of, opened
+from prunecli.inspection.thresholds import SPARSITIES
 from prunecli.io.scan import magnitudes
 from prunecli.kernels.histograms import Histogram, HistogramBuilder
 from prunecli.selection.select import Selector, select
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from prunecli.kernels.ops import Read
     from prunecli.progress import Progress
     from prunecli.selection.select import Target
-
-SPARSITIES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
-"""The sparsities of a curve, in percent."""
 
 RANKED_AT = 80
 """The sparsity, in percent, at which tensors are compared."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunecli.inspection.scan import ENOUGH, RANKED_AT, SPARSITIES
+from prunecli.inspection.scan import ENOUGH, RANKED_AT
 from prunecli.inspection.scan_text import CAVEAT
+from prunecli.inspection.thresholds import SPARSITIES
 from prunecli.report.figures import Axis
 from prunecli.report.page import render_page
 from prunecli.text.numbers import percent

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TextIO
 
-from prunecli.inspection.scan import ENOUGH, RANKED_AT, SPARSITIES
+from prunecli.inspection.scan import ENOUGH, RANKED_AT
+from prunecli.inspection.thresholds import SPARSITIES
 from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
 from prunecli.text.numbers import counted, format_shape, percent, plural

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     BinCounts = tuple[NDArray[np.int64], NDArray[np.int64]]  # ascending bins without duplicates, and their counts
 
+SPARSITIES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
+"""The sparsities of threshold tables and sensitivity curves, in percent."""
+
 LEVEL = 16
 """Bits of a pattern that one pass resolves."""
 

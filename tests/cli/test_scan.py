@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from prunecli.cli import main as cli
-from prunecli.inspection.scan import SPARSITIES, scan
+from prunecli.inspection.scan import scan
+from prunecli.inspection.thresholds import SPARSITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,8 +18,9 @@ import prunecli
 from prunecli.api import prune
 from prunecli.errors import CheckpointError, SelectionError
 from prunecli.formats.open import open_checkpoint
-from prunecli.inspection.inspect import SPARSITIES, inspect, totals
+from prunecli.inspection.inspect import inspect, totals
 from prunecli.inspection.inspect_text import number
+from prunecli.inspection.thresholds import SPARSITIES
 from prunecli.strategies.unstructured import Threshold
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ import prunecli
 from prunecli.dtypes import FLOATS
 from prunecli.errors import SelectionError
 from prunecli.formats.open import open_checkpoint
-from prunecli.inspection.scan import ENOUGH, SPARSITIES, bends_at, kept, scan
+from prunecli.inspection.scan import ENOUGH, bends_at, kept, scan
 from prunecli.inspection.scan_html import to_html
 from prunecli.inspection.scan_text import to_json, write_scan
+from prunecli.inspection.thresholds import SPARSITIES
 from prunecli.kernels.histograms import HistogramBuilder
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.text.tables import View

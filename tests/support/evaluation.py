@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from prunecli.strategies.unstructured import Global
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -33,6 +35,11 @@ def save_weights(tmp_path: Path) -> Path:
     weights = (np.random.default_rng(0).permutation(1000) + 1).astype(np.float32)
     save_file({"fc.weight": weights.reshape(20, 50), "fc.bias": weights[:20]}, folder / "c.safetensors")
     return folder / "c.safetensors"
+
+
+def globally(amount: float) -> Global:
+    """Return the global strategy of an amount."""
+    return Global(amount=amount)
 
 
 def density_of(path: Path) -> float:

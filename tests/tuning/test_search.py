@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.evaluation import density_command, density_of, names, save_weights, zeros
+from support.evaluation import density_command, density_of, globally, names, zeros
 
 import prunecli
 from prunecli.errors import OutputError, SelectionError, UsageError
@@ -21,19 +21,6 @@ from prunecli.tuning.trial_file import Trial
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from prunecli.strategies.unstructured import Strategy
-
-
-@pytest.fixture
-def ckpt(tmp_path: Path) -> Path:
-    """Write 1,000 different weights into a folder of their own."""
-    return save_weights(tmp_path)
-
-
-def global_(amount: float) -> Strategy:
-    """Return the global strategy of an amount."""
-    return Global(amount=amount)
 
 
 def ignore(_: Attempt) -> None:
@@ -67,7 +54,7 @@ def test_bisection_finds_the_edge(edge: float, tolerance: float) -> None:
     fake: Any = FakeTrials(lambda amount: float(amount <= edge))
     grid = AmountGrid(tolerance)
 
-    result = bisect(fake, global_, MetricGoal(Decimal("0.5")), grid, ignore)
+    result = bisect(fake, globally, MetricGoal(Decimal("0.5")), grid, ignore)
 
     multiples = [round(i * tolerance, 12) for i in range(1, grid.count)]
     assert max((a for a in multiples if a <= edge), default=None) == (result.best and result.best.amount)
@@ -83,7 +70,7 @@ def test_the_result_was_measured(metrics: list[float], tries: int) -> None:
     """For any metric, the best amount was tried and is within the limit, and the tries are not exceeded."""
     fake: Any = FakeTrials(lambda amount: metrics[round(10 * amount)] if amount else 1.0)
 
-    result = bisect(fake, global_, MetricGoal(Decimal("0.5")), AmountGrid(0.1, tries), ignore)
+    result = bisect(fake, globally, MetricGoal(Decimal("0.5")), AmountGrid(0.1, tries), ignore)
 
     assert len(fake.amounts) <= tries
     if result.best is not None:
@@ -97,7 +84,7 @@ def test_the_result_was_measured(metrics: list[float], tries: int) -> None:
 @pytest.mark.parametrize(("drop", "expected"), [(0.25, 250), (0.5, 500), (0.987, 980), (0.01, 10)])
 def test_the_largest_amount_within_the_drop_is_written(ckpt: Path, drop: float, expected: int) -> None:
     """With the density as the metric, as many weights are zero as the drop allows, equality included."""
-    result = prunecli.search(ckpt, global_, density_of, max_drop=drop)
+    result = prunecli.search(ckpt, globally, density_of, max_drop=drop)
 
     assert result.best is not None
     assert result.best.amount == expected / 1000
@@ -109,7 +96,7 @@ def test_the_largest_amount_within_the_drop_is_written(ckpt: Path, drop: float, 
 
 def test_nothing_is_written_without_an_amount_within_the_drop(ckpt: Path) -> None:
     """If every amount exceeds the limit, there is no best attempt, no report and no file."""
-    result = search(ckpt, global_, density_of, max_drop=0)
+    result = search(ckpt, globally, density_of, max_drop=0)
 
     assert (result.best, result.report) == (None, None)
     assert names(ckpt.parent) == {"c.safetensors"}
@@ -117,7 +104,7 @@ def test_nothing_is_written_without_an_amount_within_the_drop(ckpt: Path) -> Non
 
 def test_a_loss_may_rise_by_the_drop(ckpt: Path) -> None:
     """For a loss, the limit is on its rise."""
-    result = search(ckpt, global_, lambda path: 7 - density_of(path), max_drop=0.3, higher_is_better=False)
+    result = search(ckpt, globally, lambda path: 7 - density_of(path), max_drop=0.3, higher_is_better=False)
 
     assert result.best is not None
     assert result.best.amount == 0.3
@@ -125,9 +112,11 @@ def test_a_loss_may_rise_by_the_drop(ckpt: Path) -> None:
 
 def test_a_function_and_a_command_give_the_same_result(ckpt: Path) -> None:
     """A Python function and a command line that measure the same have the same attempts and write the same bytes."""
-    by_function = search(ckpt, global_, density_of, max_drop=0.3, tolerance=0.1, output=ckpt.with_name("a.safetensors"))
+    by_function = search(
+        ckpt, globally, density_of, max_drop=0.3, tolerance=0.1, output=ckpt.with_name("a.safetensors")
+    )
     by_command = search(
-        ckpt, global_, density_command(), max_drop=0.3, tolerance=0.1, output=ckpt.with_name("b.safetensors")
+        ckpt, globally, density_command(), max_drop=0.3, tolerance=0.1, output=ckpt.with_name("b.safetensors")
     )
 
     assert [(a.amount, a.drop, a.within) for a in by_function.attempts] == [
@@ -140,7 +129,7 @@ def test_the_observer_receives_every_attempt(ckpt: Path) -> None:
     """The observer gets the unpruned checkpoint first, then each attempt in order."""
     attempts: list[Attempt] = []
 
-    result = search(ckpt, global_, density_of, max_drop=0.3, tolerance=0.25, dry_run=True, on_attempt=attempts.append)
+    result = search(ckpt, globally, density_of, max_drop=0.3, tolerance=0.25, dry_run=True, on_attempt=attempts.append)
 
     assert attempts[0] == Attempt(0.0, result.unpruned, Decimal(0), within=True)
     assert tuple(attempts[1:]) == result.attempts
@@ -149,7 +138,7 @@ def test_the_observer_receives_every_attempt(ckpt: Path) -> None:
 
 def test_a_metric_that_never_changes_gives_a_warning(ckpt: Path) -> None:
     """If no amount changes the metric, a warning says which number was read."""
-    result = search(ckpt, global_, lambda _: 3, max_drop=0.1, dry_run=True)
+    result = search(ckpt, globally, lambda _: 3, max_drop=0.1, dry_run=True)
 
     (warning,) = result.warnings
     assert 'is 3 in "3.0" the metric?' in warning
@@ -162,14 +151,14 @@ def test_exceptions_of_the_function_are_passed_on(ckpt: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        search(ckpt, global_, evaluate, max_drop=0.1)
+        search(ckpt, globally, evaluate, max_drop=0.1)
     assert names(ckpt.parent) == {"c.safetensors"}
 
 
 def test_the_unpruned_metric_must_be_finite(ckpt: Path) -> None:
     """No drop can be measured from NaN."""
     with pytest.raises(EvaluationError, match="the unpruned checkpoint's metric is NaN"):
-        search(ckpt, global_, lambda _: float("nan"), max_drop=0.1)
+        search(ckpt, globally, lambda _: float("nan"), max_drop=0.1)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +180,7 @@ def test_wrong_arguments_are_found_before_the_first_evaluation(
     paths: list[Path] = []
 
     with pytest.raises(error, match=message):
-        search(ckpt, global_, lambda path: paths.append(path) or 0.0, **arguments)  # type: ignore[func-returns-value]
+        search(ckpt, globally, lambda path: paths.append(path) or 0.0, **arguments)  # type: ignore[func-returns-value]
     assert paths == []
     assert names(ckpt.parent) == {"c.safetensors"}
 
@@ -211,7 +200,7 @@ def test_a_directory_of_shards_is_searched(ckpt: Path, argument: str) -> None:
         paths.append(path)
         return density_of((path.parent if argument else path) / "model.safetensors")
 
-    search(shards / argument, global_, evaluate, max_drop=0.25, output=shards.with_name("out"))
+    search(shards / argument, globally, evaluate, max_drop=0.25, output=shards.with_name("out"))
 
     assert {path.name for path in paths} == {argument or "model"}
     assert zeros(shards.with_name("out") / "model.safetensors") == 250

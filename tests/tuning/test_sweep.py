@@ -8,36 +8,22 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.evaluation import density_of, names, save_weights
+from support.evaluation import density_of, globally, names
 
 import prunecli
 from prunecli.errors import UsageError
-from prunecli.strategies.unstructured import Global
 from prunecli.tuning.sweep import SweepPoint, parse_amounts, sweep
 from prunecli.tuning.sweep_text import bars
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prunecli.strategies.unstructured import Strategy
-
-
-@pytest.fixture
-def ckpt(tmp_path: Path) -> Path:
-    """Write 1,000 different weights into a folder of their own."""
-    return save_weights(tmp_path)
-
-
-def global_(amount: float) -> Strategy:
-    """Return the global strategy of an amount."""
-    return Global(amount=amount)
-
 
 def test_every_amount_has_a_point(ckpt: Path) -> None:
     """The unpruned checkpoint comes first, then each amount in order; the checkpoint itself does not change."""
     before, observed = ckpt.read_bytes(), list[SweepPoint]()
 
-    points = prunecli.sweep(ckpt, global_, density_of, amounts=[0.5, 0.25], on_point=observed.append)
+    points = prunecli.sweep(ckpt, globally, density_of, amounts=[0.5, 0.25], on_point=observed.append)
 
     assert [(p.amount, p.trial.zeros, p.trial.metric, p.change) for p in points] == [
         (None, 0, 1, None),
@@ -52,7 +38,7 @@ def test_every_amount_has_a_point(ckpt: Path) -> None:
 @pytest.mark.parametrize("metric", [float("nan"), float("-inf")])
 def test_a_metric_that_is_not_finite_has_no_change(ckpt: Path, metric: float) -> None:
     """A point whose metric is not finite is part of the result, without a change."""
-    _, point = sweep(ckpt, global_, lambda path: 1.0 if density_of(path) == 1 else metric, amounts=[0.5])
+    _, point = sweep(ckpt, globally, lambda path: 1.0 if density_of(path) == 1 else metric, amounts=[0.5])
 
     assert not point.trial.metric.is_finite()
     assert point.change is None
@@ -62,7 +48,7 @@ def test_a_metric_that_is_not_finite_has_no_change(ckpt: Path, metric: float) ->
 def test_an_amount_out_of_range_is_an_error(ckpt: Path, amount: float) -> None:
     """Amounts are 0 to 1."""
     with pytest.raises(UsageError, match="the amount is 0 to 1"):
-        sweep(ckpt, global_, density_of, amounts=[amount])
+        sweep(ckpt, globally, density_of, amounts=[amount])
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1))

@@ -8,10 +8,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from support.evaluation import counting_command, density_of, evaluations, names, save_weights
+from support.evaluation import counting_command, density_of, evaluations, globally, names
 
 from prunecli.errors import CheckpointError, OutputError, UsageError
-from prunecli.strategies.unstructured import L1, Global
+from prunecli.strategies.unstructured import L1
 from prunecli.tuning.evaluate import EvaluationError
 from prunecli.tuning.search import search
 from prunecli.tuning.sweep import sweep
@@ -23,23 +23,12 @@ if TYPE_CHECKING:
     from prunecli.strategies.unstructured import Strategy
 
 
-@pytest.fixture
-def ckpt(tmp_path: Path) -> Path:
-    """Write 1,000 different weights into a folder of their own."""
-    return save_weights(tmp_path)
-
-
-def global_(amount: float) -> Strategy:
-    """Return the global strategy of an amount."""
-    return Global(amount=amount)
-
-
 def l1(amount: float) -> Strategy:
     """Return the local strategy of an amount."""
     return L1(amount=amount)
 
 
-def remembered(path: Path, command: str, make: Callable[[float], Strategy] = global_, *, fresh: bool = False) -> bool:
+def remembered(path: Path, command: str, make: Callable[[float], Strategy] = globally, *, fresh: bool = False) -> bool:
     """Sweep over one amount and return whether its trial was remembered."""
     return sweep(path, make, command, amounts=[0.5], fresh=fresh)[-1].trial.remembered
 
@@ -48,17 +37,17 @@ def test_a_second_run_evaluates_nothing_again(ckpt: Path) -> None:
     """Trials are remembered for every later search and sweep of the same checkpoint, selection and command."""
     command = counting_command(ckpt)
 
-    first = search(ckpt, global_, command, max_drop=0.25, tolerance=0.1, dry_run=True)
+    first = search(ckpt, globally, command, max_drop=0.25, tolerance=0.1, dry_run=True)
     made = evaluations(ckpt)
-    again = search(ckpt, global_, command, max_drop=0.25, tolerance=0.1, dry_run=True)
+    again = search(ckpt, globally, command, max_drop=0.25, tolerance=0.1, dry_run=True)
 
     assert made == len(first.attempts) + 1
     assert evaluations(ckpt) == 0
     assert [a.trial.metric for a in first.attempts] == [a.trial.metric for a in again.attempts]
     assert all(attempt.trial.remembered for attempt in again.attempts)
-    search(ckpt, global_, command, max_drop=0.5, tolerance=0.1, dry_run=True)
+    search(ckpt, globally, command, max_drop=0.5, tolerance=0.1, dry_run=True)
     assert 0 < evaluations(ckpt) < made
-    sweep(ckpt, global_, command, amounts=[0.05, 0.5])
+    sweep(ckpt, globally, command, amounts=[0.05, 0.5])
     assert evaluations(ckpt) == 1
 
 
@@ -86,11 +75,11 @@ def test_trials_of_a_function_are_remembered_only_on_request(ckpt: Path) -> None
     state = ckpt.parent / "state.json"
 
     for expected in (False, False):
-        point = sweep(ckpt, global_, density_of, amounts=[0.5])[-1]
+        point = sweep(ckpt, globally, density_of, amounts=[0.5])[-1]
         assert point.trial.remembered == expected
     assert names(ckpt.parent) == {"c.safetensors"}
     for expected in (False, True):
-        point = sweep(ckpt, global_, density_of, amounts=[0.5], state=state)[-1]
+        point = sweep(ckpt, globally, density_of, amounts=[0.5], state=state)[-1]
         assert point.trial.remembered == expected
     assert names(ckpt.parent) == {"c.safetensors", "state.json"}
 
@@ -102,13 +91,13 @@ def test_a_failed_search_continues(ckpt: Path) -> None:
     command = counting_command(ckpt, f"import os\nif os.path.exists({str(broken)!r}) and density == .25: sys.exit(3)")
 
     with pytest.raises(EvaluationError, match="exit code 3"):
-        search(ckpt, global_, command, max_drop=0.9)
+        search(ckpt, globally, command, max_drop=0.9)
     assert evaluations(ckpt) == 3
     assert names(ckpt.parent) == {"c.safetensors", "c.pruned.search.json"}
     broken.unlink()
-    search(ckpt, global_, command, max_drop=0.9)
+    search(ckpt, globally, command, max_drop=0.9)
     made = evaluations(ckpt)
-    search(ckpt, global_, command, max_drop=0.9, fresh=True, force=True)
+    search(ckpt, globally, command, max_drop=0.9, fresh=True, force=True)
     assert evaluations(ckpt) == made + 2  # the unpruned one and amount 0.5
 
 
@@ -121,7 +110,7 @@ def test_other_files_are_never_replaced(ckpt: Path, text: str, fresh: bool) -> N
     before = state.read_bytes()
 
     with pytest.raises(UsageError, match="does not hold trials"):
-        sweep(ckpt, global_, counting_command(ckpt), state=state, fresh=fresh)
+        sweep(ckpt, globally, counting_command(ckpt), state=state, fresh=fresh)
 
     assert state.read_bytes() == before
     assert evaluations(ckpt) == 0
@@ -130,11 +119,11 @@ def test_other_files_are_never_replaced(ckpt: Path, text: str, fresh: bool) -> N
 def test_a_state_file_of_another_version_is_rejected(ckpt: Path) -> None:
     """A file with another schema number is not read and not replaced."""
     state = ckpt.with_name("state.json")
-    sweep(ckpt, global_, density_of, amounts=[0.5], state=state)
+    sweep(ckpt, globally, density_of, amounts=[0.5], state=state)
     state.write_text(json.dumps({**json.loads(state.read_text()), "schema": 2}))
 
     with pytest.raises(UsageError, match="does not hold trials"):
-        sweep(ckpt, global_, density_of, amounts=[0.5], state=state)
+        sweep(ckpt, globally, density_of, amounts=[0.5], state=state)
 
 
 def test_the_checkpoint_is_no_state_file(ckpt: Path) -> None:
@@ -142,7 +131,7 @@ def test_the_checkpoint_is_no_state_file(ckpt: Path) -> None:
     before = ckpt.read_bytes()
 
     with pytest.raises(OutputError):
-        search(ckpt, global_, density_of, max_drop=0.5, state=ckpt)
+        search(ckpt, globally, density_of, max_drop=0.5, state=ckpt)
 
     assert ckpt.read_bytes() == before
 
@@ -155,4 +144,4 @@ def test_a_checkpoint_that_changes_during_a_run_is_an_error(ckpt: Path) -> None:
         return density_of(path)
 
     with pytest.raises(CheckpointError, match="changed while"):
-        search(ckpt, global_, evaluate, max_drop=0.25)
+        search(ckpt, globally, evaluate, max_drop=0.25)

@@ -172,11 +172,6 @@ def test_formats_are_detected(head: bytes, name: str) -> None:
     assert name == detected.name
 
 
-def test_names_of_formats_are_unique() -> None:
-    """Each name belongs to one format."""
-    assert len(FORMATS) == len({one.name for one in FORMATS})
-
-
 @pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata"])
 def test_parts_of_a_distributed_checkpoint_are_refused(name: str) -> None:
     """A part is refused by kind, although it begins like a torch file or a pickle."""

@@ -1,4 +1,4 @@
-"""What torch files contain besides tensors: the entries of the pickle and the other records of the archive."""
+"""The contents of torch files besides tensors: the entries of the pickle and the other records of the archive."""
 
 from __future__ import annotations
 

@@ -223,15 +223,17 @@ def _unindexed(directory: Path, names: list[str], is_torch: Callable[[Path], boo
             f"{directory} has {len(torch)} checkpoints: {listed(torch, _NAMED)}",
             hint=f"name the one you mean: {directory / torch[0]}",
         )
-    return torch or _nothing(directory, names)
+    return torch or _no_checkpoint(directory, names)
 
 
 def _check_complete(directory: Path, names: list[str]) -> None:
     """Refuse a set of shards if some of the numbers that its names announce are missing."""
     present = frozenset(names)
     matches = [match for name in names if (match := _SHARD_NAME.fullmatch(name))]
-    sets = {(match["stem"], match["count"], match["suffix"]) for match in matches}
-    expected = (f"{a}-{i:05}-of-{n}{z}" for a, n, z in sorted(sets) for i in range(1, int(n) + 1))
+    sets = sorted({(match["stem"], match["count"], match["suffix"]) for match in matches})
+    expected = (
+        f"{stem}-{number:05}-of-{count}{suffix}" for stem, count, suffix in sets for number in range(1, int(count) + 1)
+    )
     missing = next((name for name in expected if name not in present), None)
     if missing:
         raise _lacks(directory, missing)
@@ -253,7 +255,7 @@ def _refuse_foreign(directory: Path, names: list[str]) -> None:
         raise CheckpointError(f"{directory} is a TensorFlow checkpoint", hint="save its variables as safetensors first")
 
 
-def _nothing(directory: Path, names: list[str]) -> NoReturn:
+def _no_checkpoint(directory: Path, names: list[str]) -> NoReturn:
     """Raise the error for a directory without a checkpoint; its hint names a folder below that has one."""
     if "zero_to_fp32.py" in names:
         raise CheckpointError(

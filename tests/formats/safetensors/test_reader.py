@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from safetensors import SafetensorError, deserialize, safe_open
 from support import SHARED, examples
+from support.handmade import container, entry
 
 from prunecli.checkpoint import MAX_RANK
 from prunecli.dtypes import BITS
@@ -25,26 +26,12 @@ from prunecli.formats.safetensors.reader import DTYPES, FORMAT_LIMIT, read_safet
 from prunecli.formats.strict_json import HEADER_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from prunecli.formats.listing import Listing
 
 REAL = sorted((SHARED / "checkpoints").glob("*.safetensors"))
 needs_shared = pytest.mark.skipif(not REAL, reason="the shared folder of real checkpoints is not here")
 
 Entry = tuple[str, str, tuple[int, ...], bytes]  # name, dtype, shape, data
-
-
-def container(header: Mapping[str, object] | str | bytes, data: bytes = b"", length: int | None = None) -> bytes:
-    """Return a file of `header`, which is encoded as JSON unless it is text, and `data`, without any check."""
-    text = header if isinstance(header, str | bytes) else json.dumps(header, separators=(",", ":"))
-    raw = text.encode() if isinstance(text, str) else text
-    return struct.pack("<Q", len(raw) if length is None else length) + raw + data
-
-
-def entry(shape: list[int], offsets: list[int], dtype: str = "F32") -> dict[str, object]:
-    """Return one tensor's header entry."""
-    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
 def listed(raw: bytes) -> Listing:

@@ -39,17 +39,8 @@ if TYPE_CHECKING:
     from prunecli.strategies.mask import Mask
     from prunecli.strategies.recipe import Recipe, Rule
     from prunecli.strategies.semi_structured import TopK
-    from prunecli.strategies.unstructured import (
-        L1,
-        Block,
-        Global,
-        Percentile,
-        Random,
-        RandomStructured,
-        StdThreshold,
-        Structured,
-        Threshold,
-    )
+    from prunecli.strategies.structured import Block, RandomStructured, Structured
+    from prunecli.strategies.unstructured import L1, Global, Percentile, Random, StdThreshold, Threshold
     from prunecli.training.keep_sparse import keep_sparse
     from prunecli.training.masks import load_mask, mask_from_checkpoint
     from prunecli.tuning.search import search

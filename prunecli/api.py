@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import OutputRequest, plan_outputs, publish_reports
-from prunecli.engine.prepare import ScoreInputs, plan_work
+from prunecli.engine.prepare import ScoreInputs, prepare_work
 from prunecli.engine.recipe_run import RecipeRun
 from prunecli.errors import Argument, UsageError
 from prunecli.formats.open import open_checkpoint
@@ -20,7 +20,6 @@ from prunecli.progress import NoProgress, Progress
 from prunecli.report.gates import GateError, Gates
 from prunecli.report.renderers import draws_histograms
 from prunecli.selection.select import Selector
-from prunecli.strategies.mask import Mask
 from prunecli.strategies.recipe import Recipe
 from prunecli.text.escape import printable
 from prunecli.text.numbers import format_shape
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from prunecli.engine.work import Work
     from prunecli.report.model import Report
     from prunecli.selection.select import Selection
-    from prunecli.strategies.unstructured import Strategy
+    from prunecli.strategies.strategy import Strategy
 
 
 def prune(  # noqa: PLR0913 - one keyword for each option of the command line
@@ -188,7 +187,7 @@ def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
 def _plan(checkpoint: Checkpoint, request: PruneRequest) -> RecipeRun | Work:
     if isinstance(request.strategy, Recipe):
         return RecipeRun(checkpoint, request.selector, request.strategy, request.scores)
-    return plan_work(checkpoint, request.selector, request.strategy, request.scores)
+    return prepare_work(checkpoint, request.selector, request.strategy, request.scores)
 
 
 def _run(checkpoint: Checkpoint, plan: RecipeRun | Work, outputs: Outputs, options: RunOptions) -> Report:
@@ -224,11 +223,7 @@ def _note_selection(progress: Progress, checkpoint: Checkpoint, selection: Selec
 
 def _side_inputs(strategy: Strategy | Recipe, scores: ScoreInputs) -> list[Path]:
     """Return the files that a run reads besides the checkpoint and the mask it starts from."""
-    rules = [rule.strategy for rule in strategy.rules] if isinstance(strategy, Recipe) else [strategy]
-    paths = [scores.scores, scores.act_norms, *(rule.path for rule in rules if isinstance(rule, Mask))]
-    if isinstance(strategy, Recipe) and strategy.path:
-        paths.append(strategy.path)
-    return [Path(path) for path in paths if path is not None]
+    return [Path(path) for path in (scores.scores, scores.act_norms, *strategy.input_files) if path is not None]
 
 
 def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
@@ -294,4 +289,4 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
     chosen, ranked = selector(include, exclude, min_dim, min_numel), ScoreInputs(scores, act_norms, mask_in, of)
     if isinstance(strategy, Recipe):
         return RecipeRun(memory.checkpoint, chosen, strategy, ranked).run(run_pass, None)
-    return run_pass(plan_work(memory.checkpoint, chosen, strategy, ranked), None)
+    return run_pass(prepare_work(memory.checkpoint, chosen, strategy, ranked), None)

@@ -1,7 +1,7 @@
-"""What plans are made of: the statistics a strategy asks for, and the local strategies it comes down to.
+"""Plans, and the order statistics that some of them are made from.
 
-A local strategy turns the magnitudes of one tile of one tensor into a keep array. Nothing here knows about files or
-names, and nothing imports NumPy: strategies must be cheap to make.
+A plan turns the magnitudes of one chunk of one tensor into a keep array. Strategies make plans, so this module imports
+no NumPy.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from prunecli.kernels.ops import Array, Ops
 
 FLAT_GROUP_LIMIT = 16
-"""Groups smaller than this are ranked by comparing shifted copies; larger ones by partitioning rows."""
+"""Groups shorter than this are ranked by comparing shifted copies, longer ones by partitioning rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankGroup:
-    """Tensors that are ranked together (positions in the list of targets) and the 1-based ranks wanted of them.
+    """Tensors that are ranked together, and the order statistics that are needed.
 
-    `ties` says whether each member's number of equals matters: where a cut may go through them.
+    `members` are indices into the list of tensors, `ranks` the 1-based ranks, ascending. `ties` says whether a cut may
+    go through equal values, so that each member's number of them must be counted.
     """
 
     members: tuple[int, ...]
@@ -33,11 +34,12 @@ class RankGroup:
 
 @dataclass(frozen=True, slots=True)
 class OrderStatistic:
-    """One order statistic of a group: the `rank`-th smallest magnitude (1-based), and what surrounds it.
+    """The `rank`-th smallest magnitude (1-based) of a group, with its neighbourhood.
 
-    `value` is the statistic; `less` and `equal` count over the group. Per member: `cuts` is the smallest pattern of
-    its dtype that is not below the statistic, `hits` whether that pattern equals it, `equals` how many weights do.
-    Where the statistic does not cut through equals (rank = less + equal) `equals` may be None: not counted.
+    `value` is the statistic; `less` and `equal` are the numbers of smaller and equal magnitudes in the group. Per
+    member: `cuts` is the smallest pattern of its dtype that is not below the statistic, `hits` whether that pattern
+    equals it, `equals` how many of its weights do. Where all equal weights are pruned (rank = less + equal), `equals`
+    may be None, for not counted.
     """
 
     rank: int
@@ -50,10 +52,22 @@ class OrderStatistic:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """A run of a tensor's elements in row-major order: `count` of them from `start`.
+class Normalization:
+    """How tensors of different scales are ranked together.
 
-    `take(n)` says how many of the tile's `n` weights equal to the cut may go; tiles are served in order.
+    `score` is "none", "l2", "rms" or "lamp"; `limits` are the smallest and the largest number of weights to prune in
+    each tensor.
+    """
+
+    score: str
+    limits: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A run of a tensor's elements in row-major order: `count` of them from element `start`.
+
+    `take(n)` returns how many of the chunk's `n` weights equal to the cut are pruned. Chunks are granted in order.
     """
 
     shape: tuple[int, ...]
@@ -63,32 +77,32 @@ class Chunk:
 
 
 class TensorPlan(Protocol):
-    """What is left of a strategy once it is planned: it looks at one tile of one tensor at a time."""
+    """The decision about one tensor, applied chunk by chunk."""
 
     @property
     def bounds(self) -> tuple[int, int] | None:
-        """The largest pattern that can be pruned and the smallest that can be kept, where that is known."""
+        """The largest pattern that may be pruned and the smallest that may be kept; None if they depend on more."""
 
     @property
     def value(self) -> float | None:
-        """The cut that the plan found, in the units of what it ranked, for the report."""
+        """The computed cut in the units of the ranked values, for the report."""
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
-        """Return the elements that must be seen together with [start, stop) to decide about those.
+        """Return the range of elements that must be in one chunk to decide about [start, stop).
 
-        Those elements alone, for a plan that comes from numbers about the weights: a window may be laid out before.
+        It is [start, stop) itself for plans that are computed after windows are laid out.
         """
 
-    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
-        """`y` (the tile's magnitudes as integers) → keep array (all bits set = survives) of the same length."""
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+        """Return the keep array (all bits set = kept) for `y`, the chunk's magnitudes as integers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
     """Prune every magnitude below the pattern `bits`, and the first `ties` equal to it in row-major order.
 
-    `0 <= bits <= 1 + the largest pattern of the dtype`. For the report: `value` is the cut that the plan found, in
-    the weights' units, `equal` how many weights equal it, and `equal_pruned` how many of those go.
+    `bits` is 0 to one above the largest pattern of the dtype. For the report: `value` is the cut in the units of the
+    ranked values, `equal` the number of weights equal to it, and `equal_pruned` how many of those are pruned.
     """
 
     bits: int
@@ -99,26 +113,26 @@ class Cut:
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """What is below the cut goes, what is above stays; equals may do either."""
+        """The largest pattern that may be pruned and the smallest that may be kept; with ties they are equal."""
         return (self.bits if self.ties else self.bits - 1), max(self.bits, 1)
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - protocol
-        """Every weight is decided by itself."""
+        """Return [start, stop): each weight is decided alone."""
         return start, stop
 
-    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
-        """Return the keep array of the tile's magnitudes `y`."""
-        kept = ops.at_least(y, self.bits)
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+        """Return the keep array of the chunk's magnitudes `y`."""
+        keep = ops.at_least(y, self.bits)
         if self.ties:
-            ops.drop_first_equal(kept, y, self.bits, tile.take(ops.count_equal(y, self.bits)))
-        return kept
+            ops.drop_first_equal(keep, y, self.bits, chunk.take(ops.count_equal(y, self.bits)))
+        return keep
 
 
 @dataclass(frozen=True, slots=True)
 class KeepLargestOfGroup:
-    """`TopK` on a tensor known to fit; `dim` counts from the front.
+    """Keep the `count` largest of each `group` consecutive weights along `dim`, which counts from the front.
 
-    The tensor is seen as (outer, length, inner) with the groups along the middle.
+    The tensor is seen as (outer, length, inner), with groups along the middle. `zero_tail` prunes a short last group.
     """
 
     count: int
@@ -133,41 +147,41 @@ class KeepLargestOfGroup:
         return shape[self.dim], prod(shape[self.dim + 1 :])
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
-        """Widen [start, stop) to whole groups."""
+        """Return the range widened to whole groups."""
         length, inner = self._view(shape)
         slab, unit = length * inner, self.group * inner
         first, last = start % slab, (stop - 1) % slab
         return start - first % unit, min(stop - 1 - last % unit + unit, stop - 1 - last + slab)
 
-    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
-        """Return the keep array of a tile that starts and ends between groups."""
-        length, inner = self._view(tile.shape)
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+        """Return the keep array of a chunk that starts and ends between groups."""
+        length, inner = self._view(chunk.shape)
         if self.group < FLAT_GROUP_LIMIT:
-            kept = ops.keep_largest(y, tile.start, length, inner, self.group, self.count)
+            keep = ops.keep_largest(y, chunk.start, length, inner, self.group, self.count)
         else:
-            kept = self._keep_rows(ops, y, tile)
+            keep = self._keep_rows(ops, y, chunk)
         if self.zero_tail and length % self.group:
-            ops.drop_from(kept, tile.start, length, inner, length - length % self.group)
-        return kept
+            ops.drop_from(keep, chunk.start, length, inner, length - length % self.group)
+        return keep
 
-    def _keep_rows(self, ops: Ops, y: Array, tile: Chunk) -> Array:
-        """Rank large groups as the rows of a matrix: the tile's slabs, cut where a group is short."""
-        length, inner = self._view(tile.shape)
-        slab, kept, at = length * inner, ops.at_least(y, 0), 0
-        while at < tile.count:
-            offset = (tile.start + at) % slab
-            slabs = (tile.count - at) // slab if offset == 0 else 0
-            rows = length if slabs else min(slab - offset, tile.count - at) // inner
+    def _keep_rows(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+        """Rank long groups as the rows of a matrix, slab by slab."""
+        length, inner = self._view(chunk.shape)
+        slab, keep, offset = length * inner, ops.at_least(y, 0), 0
+        while offset < chunk.count:
+            first = (chunk.start + offset) % slab
+            slabs = (chunk.count - offset) // slab if first == 0 else 0
+            rows = length if slabs else min(slab - first, chunk.count - offset) // inner
             size = max(slabs, 1) * rows * inner
             shape = (max(slabs, 1), rows, inner)
-            self._keep_block(ops, y[at : at + size].reshape(shape), kept[at : at + size].reshape(shape))
-            at += size
-        return kept
+            self._keep_slabs(ops, y[offset : offset + size].reshape(shape), keep[offset : offset + size].reshape(shape))
+            offset += size
+        return keep
 
-    def _keep_block(self, ops: Ops, y: Array, kept: Array) -> None:
-        """Fill `kept` (slabs, rows, inner): full groups first, then the short one."""
+    def _keep_slabs(self, ops: Ops, y: Array, keep: Array) -> None:
+        """Fill `keep` (slabs, rows, inner): the full groups, then the short last one."""
         if not self.count:
-            kept[...] = 0
+            keep[...] = 0
             return
         slabs, rows, inner = y.shape
         full = rows // self.group * self.group
@@ -176,14 +190,14 @@ class KeepLargestOfGroup:
                 continue
             groups = y[:, low:high].reshape(slabs, -1, size, inner).swapaxes(2, 3)
             flat = ops.keep_largest_of_rows(groups.reshape(-1, size), min(self.count, size))
-            kept[:, low:high] = flat.reshape(slabs, -1, inner, size).swapaxes(2, 3).reshape(slabs, high - low, inner)
+            keep[:, low:high] = flat.reshape(slabs, -1, inner, size).swapaxes(2, 3).reshape(slabs, high - low, inner)
 
 
 @dataclass(frozen=True, slots=True)
 class PruneSmallestOfRow:
-    """Prune the smallest of each row of (shape[0], the rest), `wanted(left)` of the `left` that are not gone already.
+    """Prune the smallest weights of each row of (shape[0], all other dims); of equals the lowest index first.
 
-    Among equals the lowest index goes first.
+    `wanted(n)` returns how many of a row's `n` remaining weights to prune.
     """
 
     wanted: Callable[[int], int]
@@ -191,28 +205,28 @@ class PruneSmallestOfRow:
     value: float | None = None
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
-        """Widen [start, stop) to whole rows."""
+        """Return the range widened to whole rows."""
         row = prod(shape[1:])
         return start - start % row, stop + -stop % row
 
-    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
         """Return the keep array of whole rows."""
-        row = prod(tile.shape[1:])
-        rows, kept = y.reshape(-1, row), ops.at_least(y, 0)
-        left = ops.remaining_of_rows(rows)
-        for size in sorted(set(left.tolist())):
-            wanted = (left == size).nonzero()[0]
-            keep, chosen = size - self.wanted(size), slice(None) if len(wanted) == len(rows) else wanted
-            if keep == row:
+        row = prod(chunk.shape[1:])
+        rows, keep = y.reshape(-1, row), ops.at_least(y, 0)
+        remaining = ops.remaining_of_rows(rows)
+        # Rows with equal numbers of remaining weights are ranked in one call.
+        for size in sorted(set(remaining.tolist())):
+            alike = (remaining == size).nonzero()[0]
+            kept, chosen = size - self.wanted(size), slice(None) if len(alike) == len(rows) else alike
+            if kept == row:
                 continue
-            some = ops.keep_largest_of_rows(rows[chosen], keep, last=True) if keep else 0
-            kept.reshape(-1, row)[chosen] = some
-        return kept
+            keep.reshape(-1, row)[chosen] = ops.keep_largest_of_rows(rows[chosen], kept, last=True) if kept else 0
+        return keep
 
 
 @dataclass(frozen=True, slots=True)
 class PruneSlices:
-    """Prune whole slices along `dim`: those whose byte in `alive` is 0. `value` is the largest norm that goes."""
+    """Prune the slices along `dim` whose byte in `alive` is 0. `value` is the largest norm of a pruned slice."""
 
     dim: int
     alive: bytes
@@ -220,32 +234,36 @@ class PruneSlices:
     bounds: tuple[int, int] | None = None
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - protocol
-        """Every weight is decided by its index."""
+        """Return [start, stop): each weight is decided by its index."""
         return start, stop
 
-    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
-        """Return the keep array of the tile's magnitudes `y`."""
-        return ops.keep_slices(y, tile.start, prod(tile.shape[self.dim + 1 :]), self.alive)
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+        """Return the keep array of the chunk's magnitudes `y`."""
+        return ops.keep_slices(y, chunk.start, prod(chunk.shape[self.dim + 1 :]), self.alive)
 
 
 @dataclass(frozen=True, slots=True)
 class PruneBlocks:
-    """Prune whole tiles of the matrix (shape[0], the rest): `alive` has a byte per tile, row by row."""
+    """Prune blocks of the matrix (shape[0], all other dims).
 
-    tile: tuple[int, int]
+    `block` is the (rows, columns) of a block; `alive` has one byte per block in row-major order, 0 for a pruned one;
+    `value` is the largest norm of a pruned block.
+    """
+
+    block: tuple[int, int]
     alive: bytes
     value: float | None = None
     bounds: tuple[int, int] | None = None
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - protocol
-        """Every weight is decided by its index."""
+        """Return [start, stop): each weight is decided by its index."""
         return start, stop
 
-    def keep(self, ops: Ops, y: Array, tile: Chunk) -> Array:
-        """Return the keep array of the tile's magnitudes `y`."""
-        return ops.keep_blocks(y, tile.start, prod(tile.shape[1:]), self.tile, self.alive)
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+        """Return the keep array of the chunk's magnitudes `y`."""
+        return ops.keep_blocks(y, chunk.start, prod(chunk.shape[1:]), self.block, self.alive)
 
 
 def without_masks(plan: TensorPlan) -> TensorPlan:
-    """Return what is left of a plan once it was applied: what a report says of it, without a byte for each tile."""
+    """Return the plan without its mask of slices or blocks, which reports do not need."""
     return replace(plan, alive=b"") if isinstance(plan, (PruneSlices, PruneBlocks)) else plan

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from prunecli.strategies.recipe import Recipe
-    from prunecli.strategies.unstructured import Strategy
+    from prunecli.strategies.strategy import Strategy
 
 _SETTINGS: dict[str, Any] = {
     "name": "prune",

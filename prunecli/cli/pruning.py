@@ -14,18 +14,9 @@ from prunecli.cli import parsers
 from prunecli.errors import Argument, UsageError
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.unstructured import (
-    L1,
-    Block,
-    Global,
-    Percentile,
-    Random,
-    RandomStructured,
-    StdThreshold,
-    Strategy,
-    Structured,
-    Threshold,
-)
+from prunecli.strategies.strategy import Strategy
+from prunecli.strategies.structured import Block, RandomStructured, Structured
+from prunecli.strategies.unstructured import L1, Global, Percentile, Random, StdThreshold, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prunecli.cli.options import SharedOptions
     from prunecli.report.model import Report
     from prunecli.strategies.recipe import Recipe
-    from prunecli.strategies.unstructured import Strategy
+    from prunecli.strategies.strategy import Strategy
 
 
 def run_pruning(strategy: Strategy | Recipe, options: SharedOptions) -> int:

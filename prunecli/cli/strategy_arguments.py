@@ -20,7 +20,7 @@ from prunecli.text.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from prunecli.strategies.unstructured import Strategy
+    from prunecli.strategies.strategy import Strategy
 
 CONTEXT_SETTINGS: dict[str, Any] = {
     "help_option_names": [],

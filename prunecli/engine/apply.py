@@ -181,7 +181,7 @@ class Applier:
         scorer = self._scorers.get(piece.target)
         weights = x if ops is host else ops.load(x)
         if scorer is not None:
-            y = ops.load(scorer.of(worker, piece.target, x, start))
+            y = ops.load(scorer.patterns(worker, piece.target, x, start))
         else:
             y = before if ops is host else ops.magnitudes(weights, dtype)
         keep = plan.keep(ops, y, tile)

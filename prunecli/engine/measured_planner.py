@@ -1,116 +1,139 @@
-"""Plans that come from a number for each tensor, slice or tile: a deviation, norms, or random draws."""
+"""Plans from numbers that a strategy measures on each tensor: a deviation, or one norm per slice or block."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prunecli.dtypes import FLOATS
-from prunecli.engine.scorers import blank
+from prunecli.engine.rank_planner import in_batches
+from prunecli.io.threads import results
 from prunecli.kernels.bit_patterns import floats
-from prunecli.kernels.norms import block_norms, magnitude_values, slice_norms, smallest_norms, standard_deviation
-from prunecli.kernels.ops import Values
-from prunecli.kernels.random_bits import draw, random_key
-from prunecli.strategies.unstructured import Block, RandomStructured, StdThreshold, Structured
+from prunecli.kernels.norms import magnitude_values
+from prunecli.plans import RankGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.engine.scored_tensors import ScoredTensors
     from prunecli.engine.scorers import Scorer
-    from prunecli.io.reader import Reader
-    from prunecli.io.threads import Worker
-    from prunecli.kernels.ops import Read
+    from prunecli.io.threads import Pool, Worker
+    from prunecli.kernels.ops import Values
     from prunecli.plans import TensorPlan
-    from prunecli.strategies.unstructured import Strategy
-
-TensorResult = (StdThreshold, Structured, Block, RandomStructured)
-"""The strategies that decide so."""
+    from prunecli.strategies.strategy import PlansFromMeasure
 
 
-class Measurer:
-    """Plans one target at a time from what is read of it."""
+class MeasuredPlanner:
+    """Plans each tensor of a strategy from its own measured numbers.
+
+    The plans go to `plans`; `followers` maps a target to another one that gets the same plan.
+    """
 
     def __init__(
-        self, strategy: Strategy, targets: Sequence[TensorInfo], reader: Reader, scorer: Scorer | None
+        self,
+        strategy: PlansFromMeasure,
+        tensors: ScoredTensors,
+        plans: dict[int, TensorPlan],
+        followers: Mapping[int, int],
     ) -> None:
-        """Read `targets` through `reader`; `scorer` says what is ranked where that is not the magnitudes."""
-        self.strategy, self.targets, self.reader, self.scorer = strategy, targets, reader, scorer
-        self._turn = Lock()  # ranking copies all norms of a tensor: one thread at a time keeps the memory down
+        """Read nothing yet."""
+        self.strategy, self.tensors, self.plans, self.followers = strategy, tensors, plans, followers
+        # Ranking copies all norms of a tensor. One thread at a time limits the memory.
+        self._lock = Lock()
 
-    def plan(self, worker: Worker, member: int) -> TensorPlan:
-        """Return the local strategy of a target."""
-        strategy, tensor = self.strategy, self.targets[member]
-        if isinstance(strategy, Structured):
-            norms = slice_norms(self._ranked(worker, member), tensor.shape, strategy.axis(tensor), strategy.n)
-            return self._local(strategy, worker, member, norms)
-        if isinstance(strategy, Block):
-            tiles = block_norms(self._ranked(worker, member), tensor.shape, (strategy.rows, strategy.cols))
-            return self._local(strategy, worker, member, tiles.reshape(-1))
-        if isinstance(strategy, RandomStructured):
-            drawn = draw(random_key(strategy.seed, tensor), 0, tensor.shape[strategy.axis(tensor)])
-            return self._local(strategy, worker, member, drawn.astype(np.float64))
-        if isinstance(strategy, StdThreshold):
-            return strategy.local(tensor, standard_deviation(self._signed(worker, member), tensor.numel))
-        raise TypeError(strategy)
+    def batches(self, members: Sequence[int]) -> list[MeasuredBatch]:
+        """Return the targets in batches, in the order of the files."""
+        groups = [RankGroup((member,), ()) for member in members]
+        return [
+            MeasuredBatch(self, [group.members[0] for group in batch])
+            for batch in in_batches(groups, self.tensors.targets)
+        ]
 
-    def _local(
-        self, strategy: Structured | Block | RandomStructured, worker: Worker, member: int, norms: NDArray[np.float64]
-    ) -> TensorPlan:
-        tensor, alive = self.targets[member], self._alive(worker, member)
-        left = norms.size if alive is None else int(np.count_nonzero(alive))
-        with self._turn:
-            return strategy.local(tensor, *smallest_norms(norms, strategy.wanted(tensor, left), alive))
+    def plan(self, worker: Worker, index: int) -> TensorPlan:
+        """Return the plan of a target."""
+        values = _WorkerValues(self.tensors, worker, index)
+        measured, alive = self.strategy.measure(values)
+        with self._lock:
+            return self.strategy.plan_from(values.tensor, measured, alive)
 
-    def _alive(self, worker: Worker, member: int) -> NDArray[np.bool_] | None:
-        """Tell which slices or tiles have a weight that is not gone; None where nothing can be."""
-        strategy, tensor = self.strategy, self.targets[member]
-        if self.scorer is None:
-            return None
-        here = self._patterns(worker, member, self.scorer, lambda y: (y >= 0).astype(np.float64))
-        if isinstance(strategy, Block):
-            return block_norms(here, tensor.shape, (strategy.rows, strategy.cols)).reshape(-1) > 0
-        if isinstance(strategy, (Structured, RandomStructured)):
-            return slice_norms(here, tensor.shape, strategy.axis(tensor), np.inf) > 0
-        return None
+    def store(self, index: int, plan: TensorPlan) -> None:
+        """Store the plan of a target, also for its follower."""
+        self.plans[index] = plan
+        if index in self.followers:
+            self.plans[self.followers[index]] = plan
 
-    def _ranked(self, worker: Worker, member: int) -> Values:
-        """Return what reads the numbers that are ranked, whatever their signs."""
-        if (scorer := self.scorer) is None:
-            return self._weights(worker, member)
-        dtype = scorer.dtype(member)
-        return self._patterns(worker, member, scorer, lambda y: magnitude_values(y, dtype))
 
-    def _signed(self, worker: Worker, member: int) -> Values:
-        """Return what reads the weights with their signs, and NaN for what is gone."""
-        if (scorer := self.scorer) is None:
-            return self._weights(worker, member)
-        dtype, read = FLOATS[self.targets[member].dtype], self._read(worker, member)
+class MeasuredBatch:
+    """Targets that are measured together."""
+
+    def __init__(self, planner: MeasuredPlanner, members: Sequence[int]) -> None:
+        """Read nothing yet."""
+        self._planner, self._members = planner, members
+        self._measured: list[tuple[int, Future[TensorPlan]]] = []
+
+    @property
+    def size(self) -> int:
+        """The bytes of weights that are read."""
+        return sum(self._planner.tensors.targets[member].nbytes for member in self._members)
+
+    def start(self, pool: Pool) -> None:
+        """Begin to measure."""
+        self._measured = [(member, pool.submit(self._planner.plan, member)) for member in self._members]
+
+    def finish(self, pool: Pool) -> None:  # noqa: ARG002 - protocol
+        """Wait for the plans and store them."""
+        for member, plan in self._measured:
+            self._planner.store(member, results([plan])[0])
+        self._measured = []
+
+
+@dataclass(frozen=True, slots=True)
+class _WorkerValues:
+    """The `TensorValues` of one target, read by one worker."""
+
+    tensors: ScoredTensors
+    worker: Worker
+    index: int
+
+    @property
+    def tensor(self) -> TensorInfo:
+        return self.tensors.targets[self.index]
+
+    def ranked(self) -> Values:
+        if (scorer := self.tensors.scorer) is None:
+            return self._weights()
+        dtype = scorer.dtype(self.index)
+        return self._patterns(scorer, lambda y: magnitude_values(y, dtype))
+
+    def signed(self) -> Values:
+        if (scorer := self.tensors.scorer) is None:
+            return self._weights()
+        dtype, read = FLOATS[self.tensor.dtype], self.tensors.reader.range_reader(self.worker, self.tensor)
 
         def signed(first: int, stop: int) -> NDArray[np.float64]:
-            x = read(first, stop)
-            found = floats(worker.host, x, dtype)
-            found[scorer.of(worker, member, x, first) < 0] = np.nan
-            return found
+            weights = read(first, stop)
+            numbers = floats(self.worker.host, weights, dtype)
+            numbers[scorer.patterns(self.worker, self.index, weights, first) < 0] = np.nan
+            return numbers
 
         return signed
 
-    def _weights(self, worker: Worker, member: int) -> Values:
-        read, dtype = self._read(worker, member), FLOATS[self.targets[member].dtype]
-        return lambda first, stop: floats(worker.host, read(first, stop), dtype)
+    def remaining(self) -> Values | None:
+        if (scorer := self.tensors.scorer) is None:
+            return None
+        return self._patterns(scorer, lambda y: (y >= 0).astype(np.float64))
 
-    def _patterns(
-        self, worker: Worker, member: int, scorer: Scorer, turn: Callable[[NDArray[Any]], NDArray[np.float64]]
-    ) -> Values:
-        read = self._read(worker, member)
-        return lambda first, stop: turn(scorer.of(worker, member, read(first, stop), first))
+    def _weights(self) -> Values:
+        read, dtype = self.tensors.reader.range_reader(self.worker, self.tensor), FLOATS[self.tensor.dtype]
+        return lambda first, stop: floats(self.worker.host, read(first, stop), dtype)
 
-    def _read(self, worker: Worker, member: int) -> Read:
-        tensor = self.targets[member]
-        if self.scorer is not None and not self.scorer.reads_weights and not isinstance(self.strategy, StdThreshold):
-            return lambda first, stop: blank(tensor, stop - first)
-        return self.reader.range_reader(worker, tensor)
+    def _patterns(self, scorer: Scorer, to_values: Callable[[NDArray[Any]], NDArray[np.float64]]) -> Values:
+        read = self.tensors.reader_of(self.worker, self.index)
+        return lambda first, stop: to_values(scorer.patterns(self.worker, self.index, read(first, stop), first))

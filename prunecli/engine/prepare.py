@@ -1,20 +1,17 @@
-"""From what a user asked for to work for the engine: the selection, what is ranked, and what goes along with what."""
+"""Turn a request into a `Work`: select the tensors, open the score files, pair weights with biases."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
-from prunecli.engine.score_files import make_basis, open_beside
+from prunecli.engine.score_files import open_score_sources, open_side_input
 from prunecli.engine.work import Job, Work
-from prunecli.errors import CheckpointError, SelectionError, UsageError
+from prunecli.errors import Argument, CheckpointError, SelectionError, UsageError
 from prunecli.selection.select import Selection, Selector, select
-from prunecli.strategies.amounts import front_dim, resolve_counts
-from prunecli.strategies.mask import Mask
-from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.unstructured import L1, Block, Random, RandomStructured, StdThreshold, Strategy, Structured
+from prunecli.strategies.strategy import Strategy
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -24,119 +21,114 @@ if TYPE_CHECKING:
     from prunecli.engine.score_files import ScoreSources
     from prunecli.selection.select import Target
 
-_BIAS_HINT = "leave out --with-bias"
-_MASK_HINT = "prune l1 CKPT --amount 0.5 --mask-out FILE makes one"
-
 
 @dataclass(frozen=True, slots=True)
 class ScoreInputs:
-    """What there is to rank by or to leave out besides the weights, as paths of checkpoints; see `make_basis`."""
+    """The files that a run reads besides the checkpoint, as `prunecli.prune` takes them."""
 
     scores: PathLike | None = None
     act_norms: PathLike | None = None
     mask_in: PathLike | None = None
     of: str = "all"
 
-    def told(self) -> dict[str, str]:
-        """Return what was given, for the report."""
-        asked = {"scores": self.scores, "act_norms": self.act_norms, "mask_in": self.mask_in}
-        given = {name: str(path) for name, path in asked.items() if path is not None}
-        return given if self.of == "all" else {**given, "of": self.of}
+    def describe(self) -> dict[str, str]:
+        """Return the inputs that are set, for the report."""
+        paths = {"scores": self.scores, "act_norms": self.act_norms, "mask_in": self.mask_in}
+        result = {name: str(path) for name, path in paths.items() if path is not None}
+        return result if self.of == "all" else {**result, "of": self.of}
 
 
-def plan_work(checkpoint: Checkpoint, rules: Selector, strategy: Strategy, ranks: ScoreInputs) -> Work:
-    """Return the work of one strategy; PruneError where something asked for does not fit the checkpoint."""
-    refuse_ranks(strategy, ranks)
-    selection = select(checkpoint, named_by_mask(strategy, checkpoint, rules))
-    refuse_misfits(strategy, selection)
+def prepare_work(checkpoint: Checkpoint, selector: Selector, strategy: Strategy, inputs: ScoreInputs) -> Work:
+    """Return the work of one strategy; PruneError where the request does not fit the checkpoint."""
+    selection = select_for(strategy, checkpoint, selector, inputs)
     targets = dict(enumerate(selection.targets))
-    job = Job(strategy, tuple(targets), basis_for(strategy, targets, ranks))
+    job = Job(strategy, tuple(targets), score_sources(strategy, targets, inputs))
     followers: dict[int, int] = {}
-    if isinstance(strategy, Structured) and strategy.with_bias:
-        selection, followers = _with_biases(checkpoint, selection, rules)
-    return Work(selection, (job,), {**strategy.describe(), **ranks.told()}, followers)
+    if strategy.prunes_bias:
+        selection, followers = _with_biases(checkpoint, selection, selector)
+    return Work(selection, (job,), {**strategy.describe(), **inputs.describe()}, followers)
 
 
-def basis_for(strategy: Strategy, targets: Mapping[int, Target], ranks: ScoreInputs) -> ScoreSources:
-    """Return what `strategy` ranks of `targets`, by their positions."""
-    given = strategy.path if isinstance(strategy, Mask) else None
-    return make_basis(
-        targets, scores=ranks.scores, act_norms=ranks.act_norms, mask_in=ranks.mask_in, given=given, of=ranks.of
+def select_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector, inputs: ScoreInputs) -> Selection:
+    """Return the tensors that `strategy` prunes.
+
+    Raises PruneError for a value that is not a strategy, for scores that it would ignore, and for shapes that do not
+    fit it. All of this is checked before any weight is read.
+    """
+    if not isinstance(strategy, Strategy):
+        raise UsageError(f"a strategy is needed, not {printable(repr(strategy))}", hint="prunecli.L1(amount=0.5)")
+    if not strategy.ranks_weights and (inputs.scores is not None or inputs.act_norms is not None):
+        name, *values = (f"{key}={value}" for key, value in strategy.describe().items() if value is not None)
+        raise UsageError(
+            f"{name.removeprefix('name=')} ({', '.join(values)}) does not rank weights, so scores have no effect on it",
+            hint="use a strategy that ranks weights, such as l1",
+        )
+    selection = select(checkpoint, _selector_for(strategy, checkpoint, selector))
+    strategy.check([target.tensor for target in selection.targets])
+    return selection
+
+
+def score_sources(strategy: Strategy, targets: Mapping[int, Target], inputs: ScoreInputs) -> ScoreSources:
+    """Return the files that `strategy` ranks `targets` by, which are keyed by their positions."""
+    return open_score_sources(
+        targets,
+        scores=inputs.scores,
+        act_norms=inputs.act_norms,
+        mask_in=inputs.mask_in,
+        strategy_mask=strategy.mask_file,
+        of=inputs.of,
     )
 
 
-def refuse_ranks(strategy: Strategy, ranks: ScoreInputs) -> None:
-    """Raise UsageError for what is no strategy, and where scores from a file would be ignored."""
-    if not isinstance(strategy, get_args(Strategy)):
-        raise UsageError(f"a strategy is needed, not {printable(repr(strategy))}", hint="prunecli.L1(amount=0.5)")
-    scored = ranks.scores is not None or ranks.act_norms is not None
-    if scored and isinstance(strategy, (Random, RandomStructured, Mask, StdThreshold)):
-        asked = "threshold --thr-std" if isinstance(strategy, StdThreshold) else strategy.describe()["name"]
-        raise UsageError(f"{asked} ranks nothing, so scores mean nothing to it", hint="prune l1 --help")
+def _selector_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector) -> Selector:
+    """Return the selector; without include patterns, a strategy with a mask file prunes the tensors named in it.
 
-
-def refuse_misfits(strategy: Strategy, selection: Selection) -> None:
-    """Raise PruneError where a target lacks the dimension that `strategy` works along, or as many weights as it counts.
-
-    What can be told from shapes alone is told before anything is read.
+    Raises SelectionError for a mask of a tensor that the checkpoint does not have.
     """
-    tensors = [target.tensor for target in selection.targets]
-    by_rows = isinstance(strategy, L1) and strategy.scope == "row"
-    if isinstance(strategy, (L1, Random)) and strategy.count is not None and not by_rows:
-        resolve_counts(None, strategy.count, tensors, [tensor.numel for tensor in tensors])
-    for tensor in tensors:
-        if isinstance(strategy, (Structured, RandomStructured)):
-            strategy.wanted(tensor, tensor.shape[strategy.axis(tensor)])
-        elif isinstance(strategy, Block):
-            front_dim(tensor, 0)
-        elif isinstance(strategy, TopK) or (isinstance(strategy, L1) and by_rows):
-            strategy.plan(tensor)
-
-
-def named_by_mask(strategy: Strategy, checkpoint: Checkpoint, rules: Selector) -> Selector:
-    """Let a `Mask`'s file say which tensors are meant, if nothing else does; SelectionError for names there are not."""
-    if rules.include or not isinstance(strategy, Mask):
-        return rules
-    known, masks = {tensor.name for tensor in checkpoint.tensors}, open_beside(strategy.path, "mask").tensors
+    path = strategy.mask_file
+    if selector.include or path is None:
+        return selector
+    known, masks = {tensor.name for tensor in checkpoint.tensors}, open_side_input(path, "mask").tensors
     if not masks:
-        raise CheckpointError(f"there is no mask in {printable(str(strategy.path))}", hint=_MASK_HINT)
-    found = [_name_in(known, tensor.name, strategy.path) for tensor in masks]
-    return replace(rules, include=(_exactly(found),))
+        raise CheckpointError(
+            f"there is no mask in {printable(path)}",
+            hint=("a run with ", Argument("mask_out", "mask.safetensors"), " writes one"),
+        )
+    names = [_masked_name(known, tensor.name, path) for tensor in masks]
+    exactly = "re:^(?:" + "|".join(re.escape(name) for name in names) + r")\Z"
+    return replace(selector, include=(exactly,))
 
 
-def _name_in(known: Collection[str], name: str, path: PathLike) -> str:
+def _masked_name(known: Collection[str], name: str, path: str) -> str:
     for candidate in (name, name.removesuffix("_mask")):
         if candidate in known:
             return candidate
     raise SelectionError(
-        f"the mask in {printable(str(path))} has {printable(repr(name))}, and the checkpoint has no such tensor",
-        hint="-i PATTERN says which tensors are meant",
+        f"the mask in {printable(path)} has {printable(repr(name))}, and the checkpoint has no such tensor",
+        hint=("choose the tensors with ", Argument("include", ["PATTERN"])),
     )
 
 
-def _exactly(names: Collection[str]) -> str:
-    """Return a pattern that matches these names and no others."""
-    return "re:^(?:" + "|".join(re.escape(name) for name in names) + r")\Z"
-
-
-def _with_biases(checkpoint: Checkpoint, selection: Selection, rules: Selector) -> tuple[Selection, dict[int, int]]:
-    """Add the biases that belong to the targets as targets of their own, and tell who leads them."""
-    excluded = replace(rules, include=("*",), min_dim=1, min_numel=0)
-    prunable = {t.tensor.name: t for t in select(checkpoint, excluded).targets if len(t.tensor.shape) == 1}
+def _with_biases(checkpoint: Checkpoint, selection: Selection, selector: Selector) -> tuple[Selection, dict[int, int]]:
+    """Add the biases of the targets as targets of their own, and return {target: its bias} by position."""
+    vectors = replace(selector, include=("*",), min_dim=1, min_numel=0)
+    prunable = {t.tensor.name: t for t in select(checkpoint, vectors).targets if len(t.tensor.shape) == 1}
     targets, followers = list(selection.targets), {}
-    for at, target in enumerate(selection.targets):
+    for index, target in enumerate(selection.targets):
         bias = prunable.get(_bias_of(target))
         if bias is not None and bias.tensor.shape == target.tensor.shape[:1]:
-            followers[at] = len(targets)
+            followers[index] = len(targets)
             targets.append(bias)
     if not followers:
-        raise SelectionError("no selected tensor has a bias of one entry per row", hint=_BIAS_HINT)
+        raise SelectionError(
+            "no selected tensor has a bias with one entry per row", hint=("leave out ", Argument("with_bias", True))
+        )
     names = {target.tensor.name for target in targets}
     skipped = tuple(s for s in selection.skipped if s.tensor.name not in names)
     return Selection(tuple(targets), skipped), followers
 
 
 def _bias_of(target: Target) -> str:
-    """Return the name a target's bias would have: `weight` in its last part is `bias` there."""
+    """Return the name of a target's bias: its own with `bias` for the `weight` in the last part."""
     head, dot, last = target.tensor.name.rpartition(".")
     return f"{head}{dot}{last.replace('weight', 'bias', 1)}"

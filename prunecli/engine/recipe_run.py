@@ -1,7 +1,8 @@
-"""Several strategies in one run: rules in order, each for its own tensors, composed where they meet.
+"""The run of a recipe: several strategies, each for its own tensors.
 
-Where rules meet on a tensor, later ones count what the earlier ones left, as torch.nn.utils.prune.PruningContainer
-does. Rules that do not meet share one pass over the file; each further layer takes one more, that only makes a mask.
+If two rules match a tensor, the later one applies to the weights still unpruned, as in
+torch.nn.utils.prune.PruningContainer. Rules that share no tensor are one pass over the file. Otherwise the rules are
+divided into passes; all passes but the last write only a mask, which the next one continues from.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.engine.prepare import ScoreInputs, basis_for, named_by_mask, refuse_misfits, refuse_ranks
-from prunecli.engine.score_files import ScoreSources, make_basis, mask_for
+from prunecli.engine.prepare import ScoreInputs, score_sources, select_for
+from prunecli.engine.score_files import ScoreSources, match_masks, open_score_sources
 from prunecli.engine.work import Job, Work
-from prunecli.errors import PruneError, UsageError
+from prunecli.errors import Argument, PruneError, UsageError
 from prunecli.io.temporary import scratch_file
-from prunecli.selection.select import Selection, Selector, select
+from prunecli.selection.select import Selection, Selector
 from prunecli.strategies.mask import Keep
-from prunecli.strategies.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,93 +26,101 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint
     from prunecli.report.model import Report
     from prunecli.selection.select import Target
+    from prunecli.strategies.recipe import Recipe
 
 
 class RecipeRun:
-    """A recipe on one checkpoint, cut into layers in each of which every tensor has one rule."""
+    """A recipe for one checkpoint, divided into passes in which every tensor has one rule."""
 
-    def __init__(self, checkpoint: Checkpoint, rules: Selector, recipe: Recipe, ranks: ScoreInputs) -> None:
-        """Match every rule; SelectionError where one matches nothing, by its number."""
-        if rules.include:
-            raise UsageError("the rules of a recipe say what they include", hint="-x PATTERN leaves tensors out")
-        self.recipe, self.ranks = recipe, ranks
-        chosen = [self._select(checkpoint, rules, number) for number in range(len(recipe.rules))]
-        place = {tensor.name: at for at, tensor in enumerate(checkpoint.tensors)}
-        found: dict[str, Target] = {t.tensor.name: t for selection in chosen for t in selection.targets}
-        names = sorted(found, key=place.__getitem__)
-        self._position = {name: at for at, name in enumerate(names)}
-        self._members = [tuple(sorted(self._position[t.tensor.name] for t in s.targets)) for s in chosen]
-        pruned = {alias for target in found.values() for alias in (target.tensor.name, *target.aliases)}
-        skipped = tuple(s for s in chosen[0].skipped if s.tensor.name not in pruned)
-        self.selection = Selection(tuple(found[name] for name in names), skipped)
-        self.layers = _layers(self._members)
+    def __init__(self, checkpoint: Checkpoint, selector: Selector, recipe: Recipe, inputs: ScoreInputs) -> None:
+        """Match every rule; PruneError with the rule's number where one matches nothing or does not fit."""
+        if selector.include:
+            raise UsageError(
+                "the rules of a recipe choose their tensors, so no other patterns can include any",
+                hint=(Argument("exclude", ["PATTERN"]), " leaves tensors out"),
+            )
+        self.recipe, self.inputs = recipe, inputs
+        selections = [self._select(checkpoint, selector, number) for number in range(len(recipe.rules))]
+        order = {tensor.name: index for index, tensor in enumerate(checkpoint.tensors)}
+        by_name: dict[str, Target] = {t.tensor.name: t for selection in selections for t in selection.targets}
+        names = sorted(by_name, key=order.__getitem__)
+        position = {name: index for index, name in enumerate(names)}
+        self._members = [tuple(sorted(position[t.tensor.name] for t in s.targets)) for s in selections]
+        pruned = {name for target in by_name.values() for name in (target.tensor.name, *target.aliases)}
+        skipped = tuple(s for s in selections[0].skipped if s.tensor.name not in pruned)
+        self.selection = Selection(tuple(by_name[name] for name in names), skipped)
+        self.passes = _passes(self._members)
 
-    def _select(self, checkpoint: Checkpoint, rules: Selector, number: int) -> Selection:
+    def _select(self, checkpoint: Checkpoint, selector: Selector, number: int) -> Selection:
         rule = self.recipe.rules[number]
         own = replace(
-            rule.rules,
-            exclude=(*rule.rules.exclude, *rules.exclude),
-            min_dim=rules.min_dim if rule.rules.min_dim is None else rule.rules.min_dim,
-            min_numel=max(rules.min_numel, rule.rules.min_numel),
+            rule.selector,
+            exclude=(*rule.selector.exclude, *selector.exclude),
+            min_dim=selector.min_dim if rule.selector.min_dim is None else rule.selector.min_dim,
+            min_numel=max(selector.min_numel, rule.selector.min_numel),
         )
         try:
-            refuse_ranks(rule.strategy, self.ranks)
-            selection = select(checkpoint, named_by_mask(rule.strategy, checkpoint, own))
-            refuse_misfits(rule.strategy, selection)
+            return select_for(rule.strategy, checkpoint, own, self.inputs)
         except PruneError as error:
             raise type(error)(f"rule {number + 1} of the recipe: {error}", hint=error.hint_parts) from error
-        return selection
 
     def run(self, prune: Callable[[Work, int | None], Report], folder: Path | None) -> Report:
-        """Run the layers; `prune` is given the work and, before the last layer, a descriptor for its mask."""
+        """Run the passes and return the report of the last one.
+
+        `prune` gets the work and, in all passes but the last, the descriptor of the file for the mask, in `folder`.
+        """
         mask: Path | None = None
         with ExitStack() as stack:
-            for layer in self.layers[:-1]:
+            for rules in self.passes[:-1]:
                 fd, path = stack.enter_context(scratch_file(folder))
-                prune(self._work(layer, mask), fd)
+                prune(self._work(rules, mask), fd)
                 mask = path
-            return prune(self._work(self.layers[-1], mask), None)
+            return prune(self._work(self.passes[-1], mask), None)
 
-    def _work(self, layer: Sequence[int], mask: Path | None) -> Work:
-        jobs = [Job(self.recipe.rules[at].strategy, self._members[at], self._basis(at, mask)) for at in layer]
+    def _work(self, rules: Sequence[int], mask: Path | None) -> Work:
+        """Return the work of one pass; tensors without a rule in it are kept."""
+        jobs = [Job(self.recipe.rules[n].strategy, self._members[n], self._sources(n, mask)) for n in rules]
         busy = {member for job in jobs for member in job.members}
-        idle = tuple(at for at in range(len(self.selection.targets)) if at not in busy)
+        idle = tuple(index for index in range(len(self.selection.targets)) if index not in busy)
         if idle:
-            jobs.append(Job(Keep(), idle, self._gone(idle, mask)))
-        told = {**self.recipe.describe(), **self.ranks.told()}
-        return Work(self.selection, tuple(jobs), told, words=self._words())
+            jobs.append(Job(Keep(), idle, self._already_pruned(idle, mask)))
+        description = {**self.recipe.describe(), **self.inputs.describe()}
+        return Work(self.selection, tuple(jobs), description, rules=self._rules())
 
-    def _basis(self, at: int, mask: Path | None) -> ScoreSources:
-        members = self._members[at]
+    def _sources(self, number: int, mask: Path | None) -> ScoreSources:
+        members = self._members[number]
         targets = {member: self.selection.targets[member] for member in members}
-        ranks = replace(self.ranks, mask_in=None, of="all")
-        gone = self._gone(members, mask)
-        found = basis_for(self.recipe.rules[at].strategy, targets, ranks)
-        return replace(found, mask=gone.mask, remaining=gone.remaining)
+        inputs = replace(self.inputs, mask_in=None, of="all")
+        sources, pruned = (
+            score_sources(self.recipe.rules[number].strategy, targets, inputs),
+            self._already_pruned(members, mask),
+        )
+        return replace(sources, mask=pruned.mask, remaining=pruned.remaining)
 
-    def _gone(self, members: Sequence[int], mask: Path | None) -> ScoreSources:
-        """Say what is gone already: by the layer before, or before the first by what the user said."""
+    def _already_pruned(self, members: Sequence[int], mask: Path | None) -> ScoreSources:
+        """Return which weights are already pruned: by the last pass, or in the first pass by the user's inputs."""
         targets = {member: self.selection.targets[member] for member in members}
         if mask is not None:
-            return ScoreSources(mask=mask_for(mask, targets))
-        return make_basis(targets, mask_in=self.ranks.mask_in, of=self.ranks.of)
+            return ScoreSources(mask=match_masks(mask, targets))
+        return open_score_sources(targets, mask_in=self.inputs.mask_in, of=self.inputs.of)
 
-    def _words(self) -> Mapping[int, str]:
+    def _rules(self) -> Mapping[int, str]:
+        """Return the words for the report: all rules of each target, in order."""
         words: dict[int, list[str]] = {}
         for rule, members in zip(self.recipe.rules, self._members, strict=True):
             for member in members:
-                words.setdefault(member, []).append(rule.strategy.rule(self.selection.targets[member].tensor))
-        return {member: ", then ".join(said) for member, said in words.items()}
+                words.setdefault(member, []).append(rule.strategy.describe_for(self.selection.targets[member].tensor))
+        return {member: ", then ".join(rules) for member, rules in words.items()}
 
 
-def _layers(members: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Put each rule into the first layer after all earlier rules that it shares a tensor with."""
-    layers: list[list[int]] = []
-    depth: dict[int, int] = {}
+def _passes(members: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Put each rule into the first pass after all earlier rules that it shares a tensor with."""
+    passes: list[list[int]] = []
+    last: dict[int, int] = {}
     for rule, own in enumerate(members):
-        layer = max((depth.get(member, -1) for member in own), default=-1) + 1
-        depth.update(dict.fromkeys(own, layer))
-        if layer == len(layers):
-            layers.append([])
-        layers[layer].append(rule)
-    return layers
+        number = max((last.get(member, -1) for member in own), default=-1) + 1
+        last.update(dict.fromkeys(own, number))
+        if number == len(passes):
+            passes.append([])
+        passes[number].append(rule)
+    return passes

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from prunecli.engine.apply import Applier
 from prunecli.engine.options import RunOptions
-from prunecli.engine.planner import Planner, count_left
+from prunecli.engine.planner import plan_batches
+from prunecli.engine.scored_tensors import ScoredTensors, count_remaining
 from prunecli.engine.scorers import make_scorer
 from prunecli.engine.windows import _Windows
 from prunecli.errors import CheckpointError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.engine.apply import TensorResult
+    from prunecli.engine.planner import Batch
     from prunecli.engine.score_files import MatchedTensors
     from prunecli.engine.scorers import Scorer
     from prunecli.engine.work import Job, Work
@@ -76,10 +78,10 @@ class Run:
             self._refuse_nonfinite()
 
     def _scorer(self, job: Job, stack: ExitStack) -> Scorer | None:
-        def open_beside(beside: MatchedTensors) -> Reader:
-            return Reader(stack.enter_context(open_sources(beside.checkpoint)))
+        def open_reader(matched: MatchedTensors) -> Reader:
+            return Reader(stack.enter_context(open_sources(matched.checkpoint)))
 
-        return make_scorer(job.strategy, job.basis, self.targets, open_beside)
+        return make_scorer(job.strategy, job.sources, self.targets, open_reader)
 
     def _work(
         self,
@@ -89,11 +91,12 @@ class Run:
         sinks: Sequence[Sink | None],
         masks: MaskSink | None,
     ) -> None:
-        planners = [
-            self._planner(pool, job, scorer, sources) for job, scorer in zip(self.work.jobs, scorers, strict=True)
+        batches = [
+            batch
+            for job, scorer in zip(self.work.jobs, scorers, strict=True)
+            for batch in self._batches(pool, job, scorer, sources)
         ]
-        batches = [(planner, batch) for planner in planners for batch in planner.batches()]
-        read = sum(self.targets[m].nbytes for planner in planners if planner.reads for m in planner.members)
+        read = sum(batch.size for batch in batches)
         progress, phases = self.options.progress, self._phases([sink is not None for sink in sinks])
         sizes = [file.size for file in self.checkpoint.files]
         written = {phase: sum(n for own, n in zip(phases, sizes, strict=True) if own == phase) for phase in phases}
@@ -111,11 +114,11 @@ class Run:
             histograms=self.options.histograms,
         )
         windows = _Windows(self, pool, applier, sources, sinks)
-        for planner, batch in batches:
+        for batch in batches:
             # The windows of the batch before are in work meanwhile, before what this one reads: so that is still in
             # the page cache when it is pruned, however little room there is.
-            planner.start(pool, batch)
-            planner.finish(pool, batch)
+            batch.start(pool)
+            batch.finish(pool)
             windows.go_on()
         windows.go_on()
         windows.wait()
@@ -131,25 +134,17 @@ class Run:
             return [doing] * len(files)
         return [f"{doing} {printable(file.path.name)}" for file in files]
 
-    def _planner(self, pool: Pool, job: Job, scorer: Scorer | None, sources: Sequence[Source]) -> Planner:
-        left = [target.numel for target in self.targets]
-        if scorer is not None and job.basis.has_gone:
-            reader = Reader(sources)
-            tasks = [pool.submit(count_left, reader, scorer, m, self.targets[m]) for m in job.members]
+    def _batches(self, pool: Pool, job: Job, scorer: Scorer | None, sources: Sequence[Source]) -> Sequence[Batch]:
+        """Return the batches in which the targets of a job are planned."""
+        remaining = [target.numel for target in self.targets]
+        if scorer is not None and job.sources.has_pruned:
+            unreported = ScoredTensors(self.targets, Reader(sources), scorer)
+            tasks = [pool.submit(count_remaining, unreported, scorer, member) for member in job.members]
             for member, count in zip(job.members, results(tasks), strict=True):
-                left[member] = count
-        followers = {leader: follower for leader, follower in self.work.followers.items() if leader in job.members}
-        return Planner(
-            job.strategy,
-            self.targets,
-            sources,
-            lambda count: self.options.progress.advance(RANKING, count),
-            members=job.members,
-            plans=self._plans,
-            scorer=scorer,
-            left=left,
-            followers=followers,
-        )
+                remaining[member] = count
+        reader = Reader(sources, lambda count: self.options.progress.advance(RANKING, count))
+        tensors = ScoredTensors(self.targets, reader, scorer)
+        return plan_batches(job, tensors, remaining, self._plans, self.work.followers)
 
     def _estimate(self, sources: Sequence[Source], sinks: Sequence[Sink]) -> Compressed | None:
         if len(sinks) < len(sources):
@@ -175,7 +170,7 @@ class Run:
         size = sum(file.size for file in checkpoint.files)
         return Report(
             rows=rows,
-            strategy=self.work.told,
+            strategy=self.work.description,
             input_path=self.options.label or str(checkpoint.path),
             format=checkpoint.format,
             input_bytes=size,
@@ -223,7 +218,7 @@ class Run:
             zeros_before=facts.zeros_before,
             zeros_after=facts.zeros_after,
             pruned=facts.zeros_after - facts.zeros_before,
-            rule=self.work.words.get(at) or self._jobs[at].strategy.rule(tensor),
+            rule=self.work.rules.get(at) or self._jobs[at].strategy.describe_for(tensor),
             cut=plan.value,
             ties=cut.equal,
             ties_pruned=cut.equal_pruned,

@@ -1,7 +1,6 @@
-"""What weights are ranked by besides their magnitude: scores, activation norms and masks from other files.
+"""Scores, activation norms and masks from other files, matched with the tensors to prune.
 
-They are checkpoints too, opened by the same readers. Here their tensors are matched with those to prune, by name and
-shape; nothing here reads a value.
+The files are checkpoints too, opened by the same readers. Tensors are matched by name and shape; no value is read.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
 from prunecli.dtypes import FLOATS, MASK_DTYPES
-from prunecli.errors import CheckpointError, PruneError, UsageError
+from prunecli.errors import Argument, CheckpointError, PruneError, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.text.closest import closest
 from prunecli.text.escape import printable
@@ -26,153 +25,161 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.errors import Hint
     from prunecli.selection.select import Target
 
-
 MOST_NAMED = 3
-"""How many tensors a hint names, to be left out."""
+"""The most tensors that a hint names."""
 
 
 @dataclass(frozen=True, slots=True)
 class MatchedTensors:
-    """A tensor of another checkpoint for each target, by the target's position; `what` names it in messages."""
+    """A tensor of another checkpoint for each target, by the target's position; `label` names them in messages."""
 
-    what: str
+    label: str
     checkpoint: Checkpoint
     tensors: Mapping[int, TensorInfo]
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreSources:
-    """What replaces or scales the magnitudes (`scores`, `norms`), and which weights are gone already.
+    """The files that replace magnitudes (`scores`), scale them (`norms`) or exclude weights (`mask`).
 
-    A weight is gone where `mask` is 0, or with `remaining` where it is zero itself: it stays zero, and amounts are
-    of what is left. `given` is the mask that the strategy `Mask` prunes by.
+    Weights whose `mask` is 0, or with `remaining` weights that are zero, are already pruned: they stay zero, and
+    amounts are fractions of the other weights. `strategy_mask` is the mask file of the strategy itself.
     """
 
     scores: MatchedTensors | None = None
     norms: MatchedTensors | None = None
     mask: MatchedTensors | None = None
-    given: MatchedTensors | None = None
+    strategy_mask: MatchedTensors | None = None
     remaining: bool = False
 
     @property
-    def plain(self) -> bool:
-        """Whether nothing but the magnitudes counts."""
-        return self.scores is None and self.norms is None and not self.has_gone
-
-    @property
-    def has_gone(self) -> bool:
-        """Whether some weights may be gone already."""
+    def has_pruned(self) -> bool:
+        """Whether some weights may be already pruned."""
         return self.mask is not None or self.remaining
 
 
-def scores_for(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors:
+def match_scores(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors:
     """Match importance scores: a floating-point tensor of each target's name and shape.
 
-    Raises CheckpointError where one is missing, has another shape, or holds no floating-point numbers.
+    Raises CheckpointError where one is missing, has another shape, or is not a floating-point tensor.
     """
-    found = _matched(path, targets, "scores", lambda shape: shape)
-    _refuse_integers(found, targets)
-    return found
+    scores = _match(path, targets, "scores", lambda shape: shape)
+    _refuse_integers(scores, targets)
+    return scores
 
 
-def norms_for(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors:
-    """Match activation norms: per target, a floating-point vector with a norm for each index of dim 1.
+def match_norms(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors:
+    """Match activation norms: for each target a floating-point vector with a norm for each index of dim 1.
 
-    Raises CheckpointError as `scores_for` does, and where a target has no second dimension.
+    Raises CheckpointError as `match_scores` does, and where a target has fewer than two dimensions.
     """
     for target in targets.values():
         if len(target.tensor.shape) < 2:
-            raise CheckpointError(f"{_name(target)} has no input columns to scale by norms", hint="--min-dim 2")
-    found = _matched(path, targets, "activation norms", lambda shape: shape[1:2])
-    _refuse_integers(found, targets)
-    return found
+            raise CheckpointError(
+                f"{_name(target)} has no input columns to scale by norms", hint=Argument("min_dim", 2)
+            )
+    norms = _match(path, targets, "activation norms", lambda shape: shape[1:2])
+    _refuse_integers(norms, targets)
+    return norms
 
 
-def mask_for(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors:
-    """Match masks: a tensor of zeros and ones of each target's shape, named as it is or with `_mask` behind."""
-    found = _matched(path, targets, "mask", lambda shape: shape, "_mask")
-    for at, tensor in found.tensors.items():
+def match_masks(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors:
+    """Match masks: a tensor of zeros and ones of each target's name, or name and `_mask`, and shape.
+
+    Raises CheckpointError where one is missing, has another shape, or has a dtype that masks cannot have.
+    """
+    masks = _match(path, targets, "mask", lambda shape: shape, "_mask")
+    for index, tensor in masks.tensors.items():
         if tensor.dtype not in MASK_DTYPES:
             raise CheckpointError(
-                f"the {found.what} for {_name(targets[at])} is {tensor.dtype}, not zeros and ones",
+                f"the {masks.label} for {_name(targets[index])} is {tensor.dtype}, not zeros and ones",
                 hint="save it with .bool()",
             )
-    return found
+    return masks
 
 
-def open_beside(path: PathLike, kind: str) -> Checkpoint:
-    """Open a checkpoint that goes along with the input; what is wrong with it is told with `kind`: "scores"."""
+def open_side_input(path: PathLike, label: str) -> Checkpoint:
+    """Open a checkpoint that is read along with the input; errors start with `label`, such as "scores"."""
     name = os.fspath(path)
     if name == "-" or _is_stream(name):
-        what = "standard input" if name == "-" else printable(name)
+        stream = "standard input" if name == "-" else printable(name)
+        source = "" if name == "-" else f"{shlex.quote(printable(name))} "
         raise CheckpointError(
-            f"{kind}: a file is needed to read back and forth in, not {what}",
-            hint=f"cat {'' if name == '-' else shlex.quote(printable(name)) + ' '}> FILE, and that FILE instead",
+            f"{label}: this needs a file that can be read in any order, not {stream}",
+            hint=f"cat {source}> FILE, then pass FILE",
         )
     try:
         return open_checkpoint(path)
     except PruneError as error:
-        raise type(error)(f"{kind}: {error}", hint=error.hint_parts) from error
+        raise type(error)(f"{label}: {error}", hint=error.hint_parts) from error
 
 
 def _is_stream(name: str) -> bool:
-    """Tell whether there is a pipe or a device of this name; the reader has words for all else."""
+    """Return whether there is a pipe or a device of this name. All other errors are left to the reader."""
     with suppress(OSError, ValueError):
         mode = Path(name).stat().st_mode
         return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
     return False
 
 
-def make_basis(
+def open_score_sources(
     targets: Mapping[int, Target],
     *,
     scores: PathLike | None = None,
     act_norms: PathLike | None = None,
     mask_in: PathLike | None = None,
-    given: PathLike | None = None,
+    strategy_mask: PathLike | None = None,
     of: str = "all",
 ) -> ScoreSources:
-    """Open and match what the user named; UsageError for two answers to one question."""
+    """Open the files and match their tensors with `targets`; UsageError for inputs that exclude each other."""
     if of not in {"all", "remaining"}:
-        raise UsageError(f"--of is all or remaining, not {printable(repr(of))}", hint="--of remaining")
+        raise UsageError(
+            f"amounts are of all or of remaining weights, not of {printable(repr(of))}",
+            hint=Argument("of", "remaining"),
+        )
     if scores is not None and act_norms is not None:
-        raise UsageError("--scores and --act-norms are two answers to one question", hint="--scores FILE")
+        raise UsageError("scores and activation norms cannot be combined", hint="give one of them")
     if mask_in is not None and of == "remaining":
-        raise UsageError("--mask-in and --of remaining are two answers to one question", hint="--mask-in FILE")
+        raise UsageError(
+            "an input mask already says which weights remain",
+            hint=("leave out ", Argument("of", "remaining"), " or the mask"),
+        )
     return ScoreSources(
-        None if scores is None else scores_for(scores, targets),
-        None if act_norms is None else norms_for(act_norms, targets),
-        None if mask_in is None else mask_for(mask_in, targets),
-        None if given is None else mask_for(given, targets),
+        None if scores is None else match_scores(scores, targets),
+        None if act_norms is None else match_norms(act_norms, targets),
+        None if mask_in is None else match_masks(mask_in, targets),
+        None if strategy_mask is None else match_masks(strategy_mask, targets),
         of == "remaining",
     )
 
 
-def _matched(
+def _match(
     path: PathLike,
     targets: Mapping[int, Target],
-    kind: str,
+    label: str,
     shape_of: Callable[[tuple[int, ...]], tuple[int, ...]],
     suffix: str = "",
 ) -> MatchedTensors:
-    checkpoint, what = open_beside(path, kind), f"{kind} in {printable(str(path))}"
-    tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
-    named = {at: _named(tensors, target, suffix) for at, target in targets.items()}
-    found = {at: tensor for at, tensor in named.items() if tensor is not None}
-    if lacking := [target for at, target in targets.items() if at not in found]:
-        raise _lacks(lacking, list(tensors), kind, path)
-    for at, tensor in found.items():
-        wanted = shape_of(targets[at].tensor.shape)
-        if tensor.shape != wanted:
-            needed = "a mask" if kind == "mask" else kind
+    """Return the tensor of each target; `shape_of` maps a target's shape to that of its tensor."""
+    checkpoint = open_side_input(path, label)
+    by_name = {tensor.name: tensor for tensor in checkpoint.tensors}
+    named = {index: _named(by_name, target, suffix) for index, target in targets.items()}
+    tensors = {index: tensor for index, tensor in named.items() if tensor is not None}
+    if missing := [target for index, target in targets.items() if index not in tensors]:
+        raise _missing(missing, list(by_name), label, path)
+    for index, tensor in tensors.items():
+        shape = shape_of(targets[index].tensor.shape)
+        if tensor.shape != shape:
+            what = "a mask" if label == "mask" else label
             raise CheckpointError(
-                f"{_name(targets[at])} needs {needed} of shape {list(wanted)}, not {list(tensor.shape)} as "
+                f"{_name(targets[index])} needs {what} of shape {list(shape)}, not {list(tensor.shape)} as "
                 f"in {printable(str(path))}",
-                hint=_without(targets[at]),
+                hint=_exclude(targets[index]),
             )
-    return MatchedTensors(what, checkpoint, found)
+    return MatchedTensors(f"{label} in {printable(str(path))}", checkpoint, tensors)
 
 
 def _named(tensors: Mapping[str, TensorInfo], target: Target, suffix: str) -> TensorInfo | None:
@@ -183,29 +190,33 @@ def _named(tensors: Mapping[str, TensorInfo], target: Target, suffix: str) -> Te
     return None
 
 
-def _lacks(lacking: Sequence[Target], names: Sequence[str], kind: str, path: PathLike) -> CheckpointError:
-    first, more = lacking[0], f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+def _missing(missing: Sequence[Target], names: Sequence[str], label: str, path: PathLike) -> CheckpointError:
+    first, more = missing[0], f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     near = closest(first.tensor.name, names)
     like = f", which has {printable(repr(near[0]))}" if near else ""
     return CheckpointError(
-        f"no {kind} for {_name(first)}{more} in {printable(str(path))}{like}", hint=_without(*lacking)
+        f"no {label} for {_name(first)}{more} in {printable(str(path))}{like}", hint=_exclude(*missing)
     )
 
 
-def _refuse_integers(beside: MatchedTensors, targets: Mapping[int, Target]) -> None:
-    for at, tensor in beside.tensors.items():
+def _refuse_integers(matched: MatchedTensors, targets: Mapping[int, Target]) -> None:
+    for index, tensor in matched.tensors.items():
         if tensor.dtype not in FLOATS:
             raise CheckpointError(
-                f"the {beside.what} for {_name(targets[at])} are {tensor.dtype}, not floating-point numbers",
+                f"the {matched.label} for {_name(targets[index])} are {tensor.dtype}, not floating-point numbers",
                 hint="save them with .float()",
             )
 
 
-def _without(*targets: Target) -> str:
-    options = [f"-x {shlex.quote(printable(escape(target.tensor.name)))}" for target in targets]
-    if len(options) > MOST_NAMED:
-        return f"{options[0]}, and so on, leaves tensors as they are; -i PATTERN prunes no others than it matches"
-    return f"{' '.join(options)} leaves {'that tensor as it is' if len(options) == 1 else 'those tensors as they are'}"
+def _exclude(*targets: Target) -> Hint:
+    names = [printable(escape(target.tensor.name)) for target in targets]
+    if len(names) > MOST_NAMED:
+        include = Argument("include", ["PATTERN"])
+        return (Argument("exclude", names[:1]), " and so on leave tensors as they are; ", include, " prunes only those")
+    return (
+        Argument("exclude", names),
+        f" leaves {'that tensor as it is' if len(names) == 1 else 'those tensors as they are'}",
+    )
 
 
 def _name(target: Target) -> str:

@@ -1,8 +1,7 @@
-"""The numbers weights are ranked by, as patterns: integers that order as they do, -1 where a weight is gone already.
+"""Scores as sortable integers ("patterns"). -1 marks a weight that is already pruned.
 
-A scorer says the patterns of a run of a target. Plain magnitudes need none; scores from a file, magnitudes times
-activation norms, random numbers and weights that are gone are made here, on the CPU, for planning and for pruning
-alike.
+A scorer gives the patterns of a run of a target's elements, for planning and for pruning alike. Plain magnitudes need
+no scorer. All scores are computed on the CPU, so every device ranks the same bits.
 """
 
 from __future__ import annotations
@@ -17,220 +16,242 @@ from prunecli.errors import CheckpointError
 from prunecli.io.threads import Worker
 from prunecli.kernels.bit_patterns import ones_and_zeros, values
 from prunecli.kernels.ops import INTS
-from prunecli.kernels.random_bits import draw, random_key
-from prunecli.strategies.mask import Mask
-from prunecli.strategies.unstructured import Random
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.engine.score_files import MatchedTensors, ScoreSources
     from prunecli.io.reader import Reader
-    from prunecli.strategies.unstructured import Strategy
+    from prunecli.strategies.strategy import Strategy
 
 _F64, _F32 = FLOATS["F64"], FLOATS["F32"]
 
-BESIDE, MASK = 1, 2
-"""The read buffers of a worker, besides the one for weights."""
+SCORE_SLOT, MASK_SLOT = 1, 2
+"""The read buffers of a worker for scores and masks; slot 0 holds weights."""
 
 
 class Scorer(Protocol):
-    """What ranks the weights of the targets, which are named by their position `at`."""
+    """Computes the patterns that the weights of a target are ranked by. `index` is the target's position."""
 
     @property
     def reads_weights(self) -> bool:
-        """Whether `of` looks at the weights it is given, or only at how many they are."""
+        """Whether patterns depend on the weights, or only on their positions."""
 
-    def dtype(self, at: int) -> Float:
-        """Return the format whose patterns `of` gives for a target."""
+    def dtype(self, index: int) -> Float:
+        """Return the format of a target's patterns."""
 
-    def of(self, worker: Worker, at: int, x: NDArray[Any], first: int) -> NDArray[Any]:
-        """Return the patterns for the weights `x` from row-major element `first`: the worker's, until its next."""
+    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
+        """Return the patterns of `weights`, which start at row-major element `first`.
+
+        The array belongs to the worker and is valid until its next call.
+        """
 
 
 class MagnitudeScorer:
-    """The magnitudes themselves, where something else comes on top."""
+    """Magnitudes of the weights, for another scorer to mark the already pruned ones in."""
 
     reads_weights = True
 
     def __init__(self, targets: Sequence[TensorInfo]) -> None:
-        """Score these `targets`."""
+        """Score these targets."""
         self.targets = targets
 
-    def dtype(self, at: int) -> Float:
-        """Return the weights' own."""
-        return FLOATS[self.targets[at].dtype]
+    def dtype(self, index: int) -> Float:
+        """Return the weights' own format."""
+        return FLOATS[self.targets[index].dtype]
 
-    def of(self, worker: Worker, at: int, x: NDArray[Any], first: int) -> NDArray[Any]:  # noqa: ARG002 - protocol
-        """Clear the signs."""
-        found: NDArray[Any] = worker.scoring.magnitudes(x, self.dtype(at))
-        return found
+    def patterns(
+        self,
+        worker: Worker,
+        index: int,
+        weights: NDArray[Any],
+        first: int,  # noqa: ARG002 - protocol
+    ) -> NDArray[Any]:
+        """Return the weights without their signs."""
+        y: NDArray[Any] = worker.scoring.magnitudes(weights, self.dtype(index))
+        return y
 
 
 class FileScorer:
-    """The magnitudes of scores from a file: torch's `importance_scores`."""
+    """Magnitudes of scores from a file: torch's `importance_scores`."""
 
     reads_weights = False
 
-    def __init__(self, beside: MatchedTensors, reader: Reader) -> None:
-        """Read `beside` through `reader`."""
-        self.beside, self.reader = beside, reader
+    def __init__(self, scores: MatchedTensors, reader: Reader) -> None:
+        """Read `scores` through `reader`."""
+        self.scores, self.reader = scores, reader
 
-    def dtype(self, at: int) -> Float:
-        """Return that of the scores."""
-        return FLOATS[self.beside.tensors[at].dtype]
+    def dtype(self, index: int) -> Float:
+        """Return the format of the scores."""
+        return FLOATS[self.scores.tensors[index].dtype]
 
-    def of(self, worker: Worker, at: int, x: NDArray[Any], first: int) -> NDArray[Any]:
-        """Read the scores; CheckpointError where one is NaN."""
-        dtype = self.dtype(at)
-        raw = self.reader.read_range(worker, self.beside.tensors[at], first, first + x.size, slot=BESIDE)
-        found: NDArray[Any] = worker.scoring.magnitudes(raw, dtype)
+    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
+        """Return the scores without their signs; CheckpointError where one is NaN."""
+        dtype = self.dtype(index)
+        raw = self.reader.read_range(worker, self.scores.tensors[index], first, first + weights.size, slot=SCORE_SLOT)
+        y: NDArray[Any] = worker.scoring.magnitudes(raw, dtype)
         largest = dtype.finite_max if dtype.infinity is None else dtype.infinity
-        if found.size and int(found.max()) > largest:
-            name = printable(repr(self.beside.tensors[at].name))
-            raise CheckpointError(f"the {self.beside.what} for {name} hold NaN: a score is a number, or infinity")
-        return found
+        if y.size and int(y.max()) > largest:
+            name = printable(repr(self.scores.tensors[index].name))
+            raise CheckpointError(f"the {self.scores.label} for {name} contain NaN: a score is a number or infinity")
+        return y
 
 
 class ActNormScorer:
-    """Magnitude times the norm of its input column, in float64 (Wanda, https://arxiv.org/abs/2306.11695)."""
+    """Magnitude times the norm of the input column, in float64 (Wanda, https://arxiv.org/abs/2306.11695)."""
 
     reads_weights = True
 
-    def __init__(self, targets: Sequence[TensorInfo], beside: MatchedTensors, reader: Reader, worker: Worker) -> None:
+    def __init__(self, targets: Sequence[TensorInfo], norms: MatchedTensors, reader: Reader, worker: Worker) -> None:
         """Read the norms; CheckpointError where one is negative or not finite."""
         self.targets = targets
-        self.norms = {at: self._read(beside, reader, worker, tensor) for at, tensor in beside.tensors.items()}
+        self.norms = {index: _read_norms(norms, reader, worker, tensor) for index, tensor in norms.tensors.items()}
 
-    def _read(self, beside: MatchedTensors, reader: Reader, worker: Worker, tensor: TensorInfo) -> NDArray[np.float64]:
-        dtype = FLOATS[tensor.dtype]
-        raw = reader.read_range(worker, tensor, 0, tensor.numel, slot=BESIDE)
-        y = worker.scoring.magnitudes(raw, dtype)
-        if y.size and (int(y.max()) > dtype.finite_max or bool(((raw < 0) & (y != 0)).any())):
-            name = printable(repr(tensor.name))
-            raise CheckpointError(f"the {beside.what} for {name} are not all finite and 0 or more")
-        return values(y, dtype)
-
-    def dtype(self, at: int) -> Float:  # noqa: ARG002 - protocol
-        """Products of two float32 numbers are exact in float64."""
+    def dtype(self, index: int) -> Float:  # noqa: ARG002 - protocol
+        """Return float64, in which products of two float32 numbers are exact."""
         return _F64
 
-    def of(self, worker: Worker, at: int, x: NDArray[Any], first: int) -> NDArray[Any]:
-        """Multiply."""
-        dtype, shape, norms = FLOATS[self.targets[at].dtype], self.targets[at].shape, self.norms[at]
-        columns = np.arange(first, first + x.size) // prod(shape[2:]) % shape[1]
+    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
+        """Return magnitude times activation norm."""
+        dtype, shape, norms = FLOATS[self.targets[index].dtype], self.targets[index].shape, self.norms[index]
+        columns = np.arange(first, first + weights.size) // prod(shape[2:]) % shape[1]
         with np.errstate(over="ignore", invalid="ignore"):
-            found = values(worker.scoring.magnitudes(x, dtype), dtype) * norms[columns]
-        return found.view(np.int64) & np.int64(_F64.mask)
+            products = values(worker.scoring.magnitudes(weights, dtype), dtype) * norms[columns]
+        return products.view(np.int64) & np.int64(_F64.mask)
 
 
-class RandomScorer:
-    """Random numbers that depend on a seed, a tensor's name and shape, and the place in it, and on nothing else."""
+def _read_norms(norms: MatchedTensors, reader: Reader, worker: Worker, tensor: TensorInfo) -> NDArray[np.float64]:
+    dtype = FLOATS[tensor.dtype]
+    raw = reader.read_range(worker, tensor, 0, tensor.numel, slot=SCORE_SLOT)
+    y = worker.scoring.magnitudes(raw, dtype)
+    if y.size and (int(y.max()) > dtype.finite_max or bool(((raw < 0) & (y != 0)).any())):
+        name = printable(repr(tensor.name))
+        raise CheckpointError(f"the {norms.label} for {name} are not all finite and 0 or more")
+    return values(y, dtype)
+
+
+class GeneratedScorer:
+    """Scores that the strategy makes itself, such as random numbers."""
 
     reads_weights = False
 
-    def __init__(self, targets: Sequence[TensorInfo], seed: int) -> None:
-        """Draw for these `targets`."""
-        self.keys = [random_key(seed, tensor) for tensor in targets]
+    def __init__(self, scores: Mapping[int, Callable[[int, int], NDArray[np.int32]]]) -> None:
+        """Take `Strategy.own_scores` of each target."""
+        self.scores = scores
 
-    def dtype(self, at: int) -> Float:  # noqa: ARG002 - protocol
-        """31 bits order as the patterns of a float32 do."""
+    def dtype(self, index: int) -> Float:  # noqa: ARG002 - protocol
+        """Return float32: integers of 31 bits are in the order of its patterns."""
         return _F32
 
-    def of(self, worker: Worker, at: int, x: NDArray[Any], first: int) -> NDArray[Any]:  # noqa: ARG002 - protocol
-        """Draw."""
-        return draw(self.keys[at], first, x.size)
+    def patterns(
+        self,
+        worker: Worker,  # noqa: ARG002 - protocol
+        index: int,
+        weights: NDArray[Any],
+        first: int,
+    ) -> NDArray[Any]:
+        """Return the scores of this run of weights."""
+        return self.scores[index](first, weights.size)
 
 
 class MaskReader:
-    """Masks from a file, read run by run and checked: 1 where a weight stays, 0 where it goes."""
+    """Masks from a file, checked while they are read: 1 for a weight that is kept, 0 for a pruned one."""
 
     reads_weights = False
 
-    def __init__(self, beside: MatchedTensors, reader: Reader) -> None:
-        """Read `beside` through `reader`."""
-        self.beside, self.reader = beside, reader
+    def __init__(self, masks: MatchedTensors, reader: Reader) -> None:
+        """Read `masks` through `reader`."""
+        self.masks, self.reader = masks, reader
 
-    def dtype(self, at: int) -> Float:  # noqa: ARG002 - protocol
-        """Zero and one are patterns of any format."""
+    def dtype(self, index: int) -> Float:  # noqa: ARG002 - protocol
+        """Return a small format: 0 and 1 are patterns of any."""
         return FLOATS["F16"]
 
-    def of(self, worker: Worker, at: int, x: NDArray[Any], first: int) -> NDArray[Any]:
+    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
         """Return the mask as zeros and ones."""
-        return self.stays(worker, at, first, x.size).astype(np.int16)
+        return self.keep(worker, index, first, weights.size).astype(np.int16)
 
-    def stays(self, worker: Worker, at: int, first: int, count: int) -> NDArray[np.bool_]:
+    def keep(self, worker: Worker, index: int, first: int, count: int) -> NDArray[np.bool_]:
         """Return where the mask is 1; CheckpointError where it is neither 0 nor 1."""
-        tensor = self.beside.tensors[at]
-        raw = self.reader.read_range(worker, tensor, first, first + count, slot=MASK)
-        stays, zeros = ones_and_zeros(worker.scoring, raw, FLOATS.get(tensor.dtype))
-        if int(np.count_nonzero(stays)) + int(np.count_nonzero(zeros)) < count:
+        tensor = self.masks.tensors[index]
+        raw = self.reader.read_range(worker, tensor, first, first + count, slot=MASK_SLOT)
+        ones, zeros = ones_and_zeros(worker.scoring, raw, FLOATS.get(tensor.dtype))
+        if int(np.count_nonzero(ones)) + int(np.count_nonzero(zeros)) < count:
             name = printable(repr(tensor.name))
             raise CheckpointError(
-                f"the {self.beside.what} for {name} holds other values than 0 and 1", hint="save it with .bool()"
+                f"the {self.masks.label} for {name} has other values than 0 and 1", hint="save it with .bool()"
             )
-        return stays
+        return ones
 
 
 class RemainingScorer:
-    """Another scorer's patterns, and -1 for the weights that are gone: where a mask is 0, or that are zero."""
+    """The patterns of another scorer, with -1 for weights that are already pruned."""
 
     def __init__(self, inner: Scorer, mask: MaskReader | None, targets: Sequence[TensorInfo]) -> None:
-        """Leave out what `mask` says, or without one the zeros."""
+        """Mark the weights whose mask is 0, or without a mask those that are zero."""
         self.inner, self.mask, self.targets = inner, mask, targets
 
     @property
     def reads_weights(self) -> bool:
-        """Zeros are found by looking."""
+        """Whether zeros are looked for, or the other scorer reads weights."""
         return self.mask is None or self.inner.reads_weights
 
-    def dtype(self, at: int) -> Float:
-        """Return the other scorer's."""
-        return self.inner.dtype(at)
+    def dtype(self, index: int) -> Float:
+        """Return the format of the other scorer."""
+        return self.inner.dtype(index)
 
-    def of(self, worker: Worker, at: int, x: NDArray[Any], first: int) -> NDArray[Any]:
-        """Mark what is gone."""
+    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
+        """Return the other scorer's patterns, overwritten with -1 for already pruned weights."""
         if self.mask is not None:
-            gone = ~self.mask.stays(worker, at, first, x.size)
+            pruned = ~self.mask.keep(worker, index, first, weights.size)
         else:
-            gone = worker.scoring.magnitudes(x, FLOATS[self.targets[at].dtype], "gone") == 0
-        y = self.inner.of(worker, at, x, first)
-        np.copyto(y, y.dtype.type(-1), where=gone)
+            pruned = worker.scoring.magnitudes(weights, FLOATS[self.targets[index].dtype], "gone") == 0
+        y = self.inner.patterns(worker, index, weights, first)
+        np.copyto(y, y.dtype.type(-1), where=pruned)
         return y
 
 
 def make_scorer(
     strategy: Strategy,
-    basis: ScoreSources,
+    sources: ScoreSources,
     targets: Sequence[TensorInfo],
-    open_beside: Callable[[MatchedTensors], Reader],
+    open_reader: Callable[[MatchedTensors], Reader],
 ) -> Scorer | None:
-    """Return what ranks the `targets` for `strategy`, None for their plain magnitudes.
+    """Return the scorer that ranks the `targets` for `strategy`; None for their plain magnitudes.
 
-    `open_beside` opens another checkpoint's files for reading.
+    `open_reader` opens the files of another checkpoint.
     """
-    if basis.plain and not isinstance(strategy, (Random, Mask)):
-        return None
-    inner: Scorer = MagnitudeScorer(targets)
-    if isinstance(strategy, Random):
-        inner = RandomScorer(targets, strategy.seed)
-    elif basis.given is not None:
-        inner = MaskReader(basis.given, open_beside(basis.given))
-    elif basis.scores is not None:
-        inner = FileScorer(basis.scores, open_beside(basis.scores))
-    elif basis.norms is not None:
-        inner = ActNormScorer(targets, basis.norms, open_beside(basis.norms), Worker(None))
-    if not basis.has_gone:
-        return inner
-    return RemainingScorer(
-        inner, None if basis.mask is None else MaskReader(basis.mask, open_beside(basis.mask)), targets
-    )
+    scorer = _base_scorer(strategy, sources, targets, open_reader)
+    if not sources.has_pruned:
+        return scorer
+    mask = None if sources.mask is None else MaskReader(sources.mask, open_reader(sources.mask))
+    return RemainingScorer(scorer or MagnitudeScorer(targets), mask, targets)
 
 
-def blank(tensor: TensorInfo, count: int) -> NDArray[Any]:
-    """Return what stands for `count` weights where nobody looks at them."""
+def _base_scorer(
+    strategy: Strategy,
+    sources: ScoreSources,
+    targets: Sequence[TensorInfo],
+    open_reader: Callable[[MatchedTensors], Reader],
+) -> Scorer | None:
+    """Return the scorer that ignores already pruned weights; None for plain magnitudes."""
+    own = {index: strategy.own_scores(tensor) for index, tensor in enumerate(targets)}
+    generated = {index: scores for index, scores in own.items() if scores is not None}
+    if generated:
+        return GeneratedScorer(generated)
+    if sources.strategy_mask is not None:
+        return MaskReader(sources.strategy_mask, open_reader(sources.strategy_mask))
+    if sources.scores is not None:
+        return FileScorer(sources.scores, open_reader(sources.scores))
+    if sources.norms is not None:
+        return ActNormScorer(targets, sources.norms, open_reader(sources.norms), Worker(None))
+    return None
+
+
+def placeholder(tensor: TensorInfo, count: int) -> NDArray[Any]:
+    """Return an array for `count` weights of `tensor` whose values are not used, in constant memory."""
     return np.broadcast_to(INTS[tensor.itemsize].type(0), count)

@@ -1,4 +1,4 @@
-"""What a run is asked to do, as values: which strategy prunes which targets, by what numbers."""
+"""The work of a run, as values: which strategy prunes which targets, and what it ranks."""
 
 from __future__ import annotations
 
@@ -11,33 +11,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from prunecli.selection.select import Selection
-    from prunecli.strategies.unstructured import Strategy
+    from prunecli.strategies.strategy import Strategy
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A strategy for some targets of a selection, by their positions; `basis` says what it ranks."""
+    """A strategy for some targets of a selection, by their positions, and the files that it ranks by."""
 
     strategy: Strategy
     members: tuple[int, ...]
-    basis: ScoreSources = field(default_factory=ScoreSources)
+    sources: ScoreSources = field(default_factory=ScoreSources)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Jobs that together prune every target once; `followers` are pruned as their leader is: {leader: follower}.
+    """Jobs that together prune every target once.
 
-    `told` is what the report says of it: a name and parameters; `words` replaces what strategies say of a target.
+    `description` is the name and the parameters for the report. `followers` maps a target to another one that gets
+    the same plan. `rules` has the report's words for targets where they are not those of the strategy.
     """
 
     selection: Selection
     jobs: tuple[Job, ...]
-    told: Mapping[str, object]
+    description: Mapping[str, object]
     followers: Mapping[int, int] = field(default_factory=dict)
-    words: Mapping[int, str] = field(default_factory=dict)
-
-
-def alone(selection: Selection, strategy: Strategy, basis: ScoreSources | None = None) -> Work:
-    """Return the work of one strategy on all targets."""
-    job = Job(strategy, tuple(range(len(selection.targets))), basis or ScoreSources())
-    return Work(selection, (job,), strategy.describe())
+    rules: Mapping[int, str] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from prunecli.io.scan import bytes_to_read
 from prunecli.progress import start
 from prunecli.report.gates import Bound, percentage
 from prunecli.strategies.amounts import front_dim
-from prunecli.strategies.semi_structured import GROUP_MAX
+from prunecli.strategies.semi_structured import MAX_GROUP
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ class GroupPattern:
 
     def __post_init__(self) -> None:
         """Raise UsageError for numbers that no group can have."""
-        if not 1 <= self.group <= GROUP_MAX or not 0 <= self.keep <= self.group:
+        if not 1 <= self.group <= MAX_GROUP or not 0 <= self.keep <= self.group:
             raise UsageError(
-                f"the pattern {self.keep}:{self.group} is no K of every G: G is 1 to {GROUP_MAX}, K is 0 to G",
+                f"the pattern {self.keep}:{self.group} is no K of every G: G is 1 to {MAX_GROUP}, K is 0 to G",
                 hint=Argument("pattern", "2:4"),
             )
 

@@ -1,3 +1,1 @@
-"""ranking."""
-
-from __future__ import annotations
+"""Exact order statistics over tensors that do not fit in memory."""

@@ -1,9 +1,8 @@
-"""Where a cut through many tensors falls when scores that know each tensor's scale decide: exactly, in few passes.
+"""The exact cut over several tensors for normalised scores, found in a few passes.
 
-Each tensor's magnitudes in ascending order are a curve of rising scores. A first pass counts magnitudes by their
-leading bits, which brackets every score; only the runs that the cut may fall into are counted again, finer, until each
-is a single pattern. Counts and sums of squares are whole numbers, so that nothing depends on the order or the size of
-the tiles. Nothing here knows about names or files.
+A first pass counts magnitudes by their leading bits, which bounds every score. Only the runs that may contain the cut
+are counted again, with more bits, until each is a single pattern. Counts and sums of squares are integers, so the
+result does not depend on the order or the size of chunks.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS, Float
-from prunecli.errors import CheckpointError, UsageError
+from prunecli.errors import Argument, CheckpointError, UsageError
 from prunecli.kernels.squares import square_sum
 from prunecli.plans import Cut
 from prunecli.ranking.normalized_scores import PatternRuns
@@ -26,24 +25,26 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from prunecli.plans import Normalization
+
 LEADING = 15
-"""Bits of a magnitude that the first pass looks at: all there are in 8- and 16-bit types."""
+"""The bits of a magnitude that the first pass counts by: all bits of 8- and 16-bit dtypes."""
 
 MANY = 1 << 10
-"""With every doubling of this number of tensors the first pass looks at one bit less."""
+"""For this many tensors, and for every doubling, the first pass uses one bit less."""
 
 HELD_LIMIT = 1 << 22
-"""Runs that a later pass may tell apart, in all tensors together: up to 16 bytes each."""
+"""The most runs of a later pass, in all tensors together, of up to 16 bytes each."""
 
 RUN = 1 << 16
-"""Weights counted together."""
+"""Weights that are counted together."""
 
 _F64 = FLOATS["F64"]
 
 
 @dataclass(frozen=True, slots=True)
 class CountResult:
-    """What was counted: `counts` (n,) weights for each of `bins` (n,), ascending, and a sum in squared quanta."""
+    """Counts of one chunk: `counts` (n,) weights for each of `bins` (n,), ascending; `squares` in squared quanta."""
 
     bins: NDArray[Any]
     counts: NDArray[Any]
@@ -52,9 +53,9 @@ class CountResult:
 
 @dataclass(frozen=True, slots=True)
 class CountRequest:
-    """What to count of one tensor, the `member`-th: its patterns in [low, high) by `pattern >> shift`.
+    """A request to count the patterns p of one tensor (the `member`-th) in [low, high) by p >> shift.
 
-    `above` asks for the sum of squares of the finite weights from that pattern on, too.
+    If `above` is set, the sum of squares of the finite weights from that pattern upwards is wanted too.
     """
 
     member: int
@@ -65,26 +66,26 @@ class CountRequest:
     above: int | None = None
 
     def count(self, y: NDArray[Any]) -> CountResult:
-        """Count a tile's magnitudes `y` (flat, as `NumpyOps.magnitudes` gives them); negative ones are left out.
+        """Return the counts for the patterns `y` (flat) of one chunk; negative ones are already pruned and ignored.
 
-        Nothing is changed or kept: threads may count tiles of one tensor at once, in any order.
+        The method changes nothing, so threads may count chunks of one tensor at the same time, in any order.
         """
         parts = [self._count(y[first : first + RUN]) for first in range(0, y.size, RUN)]
         bins, counts = _merged([(part.bins, part.counts) for part in parts])
-        if self._at_once:
+        if self._counts_have_squares:
             return CountResult(bins, counts, square_sum(bins, self.dtype, counts))
         return CountResult(bins, counts, sum(part.squares for part in parts))
 
     @property
-    def _at_once(self) -> bool:
-        """Whether the counts tell all squares that are asked for."""
+    def _counts_have_squares(self) -> bool:
+        """Whether all patterns are counted one by one, so that the counts give the sum of squares."""
         return self.above == 0 and not self.low and not self.shift and self.high > self.dtype.top
 
     def _count(self, y: NDArray[Any]) -> CountResult:
         if int(y.min()) < 0:
             y = y[y >= 0]
         squares = 0
-        if self.above is not None and not self._at_once:
+        if self.above is not None and not self._counts_have_squares:
             squares = square_sum(y[y >= self.above] if self.above else y, self.dtype)
         if self.low or self.high <= self.dtype.top:
             y = y[(y >= self.low) & (y < self.high)]
@@ -93,181 +94,195 @@ class CountRequest:
             bins, counts = np.unique(y, return_counts=True)
             return CountResult(bins, counts, squares)
         table = np.bincount(y - first if first else y)
-        held = np.flatnonzero(table)
-        return CountResult(held + first, table[held], squares)
+        filled = np.flatnonzero(table)
+        return CountResult(filled + first, table[filled], squares)
 
 
 class NormalizedCutSearch:
-    """The search for the cut at the `k` smallest scores; `wanted` says what to count, `advance` whether it was enough.
+    """Searches for the cut that prunes the `k` weights with the smallest scores.
 
-    Weights of rank `lo` or less within their tensor always go and those of rank above `hi` never; the others compete
-    by score, of equal scores those of earlier tensors and then of lower rank go first. Of a tensor's equal weights the
-    first in row-major order has the lowest rank. With "lamp" every tensor keeps at least one weight.
+    Count what `requests` returns, pass the results to `add`, and call `advance`; repeat until it returns True.
+
+    Each tensor has limits (lo, hi): its weights of rank lo or less are always pruned and those above rank hi never;
+    the others compete by score. Ties are broken by position: of equal scores, earlier tensors and then lower ranks are
+    pruned first; of equal weights of a tensor, the first in row-major order has the lowest rank. With "lamp" every
+    tensor keeps at least one weight, because LAMP's largest score is 1 in every tensor.
+
+    Invariant between passes: sum(lo) <= k <= sum(hi), and the cut of each tensor is between its lo and hi.
     """
 
     def __init__(
         self,
         dtypes: Sequence[Float],
-        kind: str,
-        bounds: Sequence[tuple[int, int]],
+        normalization: Normalization,
         k: int,
-        left: Sequence[int] | None = None,
+        remaining: Sequence[int] | None = None,
     ) -> None:
-        """Take each tensor's dtype and (lo, hi); `kind` is one of `normalized.KINDS`.
+        """Take the dtype of each tensor, the score and limits, and the number of weights to prune.
 
-        `left` says how many weights each tensor has that count, where that is known before they are read. Raises
-        UsageError, as `advance` does too, where no counts within the bounds add up to `k`.
+        `remaining` is the number of weights of each tensor that are not already pruned, if it is known before they
+        are read. Raises UsageError, as `advance` does, if no counts within the limits add up to `k`.
         """
-        self.kind, self.k = kind, k
+        self.score, self.k = normalization.score, k
         self.lock = Lock()
-        self._lo, self._hi = [lo for lo, _ in bounds], [hi for _, hi in bounds]
-        self._settle([hi + 1 for hi in self._hi] if left is None else left)
+        self._lo, self._hi = [lo for lo, _ in normalization.limits], [hi for _, hi in normalization.limits]
+        self._check_limits([hi + 1 for hi in self._hi] if remaining is None else remaining)
         bits = max(LEADING - (len(dtypes) // MANY).bit_length(), 1)
         shifts = [max(min(8 * dtype.itemsize - 1 - bits, dtype.mantissa), 0) for dtype in dtypes]
-        above = 0 if kind in {"l2", "rms"} else None
-        self._wants = [
-            CountRequest(at, dtype, 0, dtype.top + 1, shift, above)
-            for at, (dtype, shift) in enumerate(zip(dtypes, shifts, strict=True))
+        above = 0 if self.score in {"l2", "rms"} else None
+        self._requests = [
+            CountRequest(member, dtype, 0, dtype.top + 1, shift, above)
+            for member, (dtype, shift) in enumerate(zip(dtypes, shifts, strict=True))
             if k
         ]
         none = np.empty(0, np.int64)
         self._runs = [PatternRuns(dtype, shift, none, none) for dtype, shift in zip(dtypes, shifts, strict=True)]
-        self._heaps = {want.member: CountAccumulator() for want in self._wants}
-        self._fresh = True
-        self._ends = (-1.0, -1.0)
+        self._counted = {request.member: CountAccumulator() for request in self._requests}
+        self._is_first_pass = True
+        self._cut_bounds = (-1.0, -1.0)
 
-    def wanted(self) -> list[CountRequest]:
-        """Return what to count in this pass; at most one entry per tensor."""
-        return list(self._wants)
+    def requests(self) -> list[CountRequest]:
+        """Return what to count in this pass, at most one request per tensor."""
+        return list(self._requests)
 
-    def add(self, want: CountRequest, seen: CountResult) -> None:
-        """Take in what `want` counted in one tile; threads may call this at once."""
+    def add(self, request: CountRequest, result: CountResult) -> None:
+        """Add the counts of one chunk. Any thread may call this."""
         with self.lock:
-            self._heaps[want.member].add(seen)
+            self._counted[request.member].add(result)
 
     def advance(self) -> bool:
-        """Conclude a pass: True when the cut is known, False when there is more to count.
+        """End a pass. Return True when the cut is known, False when `requests` has more to count.
 
-        Raises UsageError where the weights that are left do not suffice for `k`, CheckpointError where a later pass
-        saw other weights than the one before.
+        Raises UsageError if the remaining weights are fewer than `k`, and CheckpointError if a pass counted other
+        weights than the one before.
         """
-        for want in self._wants:
-            self._runs[want.member] = self._taken(want, self._heaps.pop(want.member))
-        if self._fresh and self.k:
-            self._settle([int(runs.counts.sum(dtype=np.int64)) for runs in self._runs])
-        self._fresh = False
+        for request in self._requests:
+            self._runs[request.member] = self._runs_from(request, self._counted.pop(request.member))
+        if self._is_first_pass and self.k:
+            self._check_limits([int(runs.counts.sum(dtype=np.int64)) for runs in self._runs])
+        self._is_first_pass = False
         self._narrow()
-        self._wants = self._finer()
-        self._heaps = {want.member: CountAccumulator() for want in self._wants}
-        if not self._wants:
+        self._requests = self._next_requests()
+        self._counted = {request.member: CountAccumulator() for request in self._requests}
+        if not self._requests:
             self._solve()
-        return not self._wants
+        return not self._requests
 
     def counts(self) -> list[int]:
-        """Return how many weights go from each tensor, once `advance` said True."""
+        """Return how many weights are pruned in each tensor, after `advance` returned True."""
         return list(self._lo)
 
     def cuts(self) -> list[Cut]:
-        """Return the cut of each tensor, among the weights that were counted, once `advance` said True."""
+        """Return the cut of each tensor among its remaining weights, after `advance` returned True."""
         return [_cut(runs, count) for runs, count in zip(self._runs, self._lo, strict=True)]
 
-    def _settle(self, totals: Sequence[int]) -> None:
-        """Bring the bounds down to what the tensors have; UsageError where they allow no counts that make `k`."""
-        spared = self.kind == "lamp"
-        room = [max(total - spared, 0) for total in totals]
-        self._hi = [min(hi, most) for hi, most in zip(self._hi, room, strict=True)]
+    def _check_limits(self, totals: Sequence[int]) -> None:
+        """Reduce the upper limits to the tensors' sizes; UsageError where no counts within the limits add up to k."""
+        kept = self.score == "lamp"
+        sizes = [max(total - kept, 0) for total in totals]
+        self._hi = [min(hi, size) for hi, size in zip(self._hi, sizes, strict=True)]
         for lo, hi, total in zip(self._lo, self._hi, totals, strict=True):
             if lo > hi:
                 raise UsageError(
-                    f"of a tensor of {total} weights at least {lo} are to go, but at most {hi} can",
-                    hint="--min-per-tensor 0.5",
+                    f"a tensor of {total} weights must lose at least {lo} of them, but can lose only {hi}",
+                    hint=Argument("min_per_tensor", 0.5),
                 )
         least, most = sum(self._lo), sum(self._hi)
         if self.k < least:
             raise UsageError(
-                f"{self.k} weights are to go, but --min-per-tensor makes at least {least} go", hint=f"--count {least}"
+                f"the amount is {self.k} weights, but the minimum per tensor is {least} in all",
+                hint=Argument("count", least),
             )
         if self.k > most:
-            why = "LAMP keeps one of every tensor" if spared and self._hi == room else "--max-per-tensor sets limits"
-            raise UsageError(f"{self.k} weights are to go, but {why}, so at most {most} can", hint=f"--count {most}")
+            why = "LAMP keeps one weight of every tensor" if kept and self._hi == sizes else "tensors have a maximum"
+            raise UsageError(
+                f"the amount is {self.k} weights, but {why}, so at most {most} can be pruned",
+                hint=Argument("count", most),
+            )
 
-    def _taken(self, want: CountRequest, heap: CountAccumulator) -> PatternRuns:
-        """Return the runs of a tensor that the pass found."""
-        old, (bins, counts) = self._runs[want.member], heap.merged()
-        if self._fresh:
-            inside = bins.astype(np.int64) << want.shift <= want.dtype.finite_max
+    def _runs_from(self, request: CountRequest, counted: CountAccumulator) -> PatternRuns:
+        """Return the runs of a tensor from the counts of a pass."""
+        old, (bins, counts) = self._runs[request.member], counted.merged()
+        if self._is_first_pass:
+            inside = bins.astype(np.int64) << request.shift <= request.dtype.finite_max
             finite = int(counts[inside].sum(dtype=np.int64))
-            return PatternRuns(want.dtype, want.shift, bins, counts, 0, heap.squares, finite)
+            return PatternRuns(request.dtype, request.shift, bins, counts, 0, counted.squares, finite)
         if old.counts.sum(dtype=np.int64) != counts.sum(dtype=np.int64):
-            raise CheckpointError("the weights changed while they were being read", hint="run it again")
-        squares = heap.squares if want.above is not None else old.squares
-        return replace(old, shift=want.shift, bins=bins, counts=counts, squares=squares)
+            raise CheckpointError("the weights changed while they were read", hint="run it again")
+        squares = counted.squares if request.above is not None else old.squares
+        return replace(old, shift=request.shift, bins=bins, counts=counts, squares=squares)
 
     def _narrow(self) -> None:
-        """Bring each tensor's bounds together as far as the brackets tell, and drop the runs outside them."""
-        scored = [runs.brackets(self.kind) for runs in self._runs]
+        """Move each tensor's limits together as far as the bounds of the scores allow, and drop the runs outside."""
+        bounds = [runs.score_bounds(self.score) for runs in self._runs]
         rest = self.k - sum(self._lo)
         if rest:
             competing = [
                 np.diff(np.clip(np.r_[runs.below, runs.ends], lo, hi))
                 for runs, lo, hi in zip(self._runs, self._lo, self._hi, strict=True)
             ]
-            self._ends = (
-                _ranked([low for low, _ in scored], competing, rest),
-                _ranked([high for _, high in scored], competing, rest),
+            self._cut_bounds = (
+                _score_at([low for low, _ in bounds], competing, rest),
+                _score_at([high for _, high in bounds], competing, rest),
             )
-        least, most = self._ends if rest else (-1.0, -1.0)
-        for at, (low, high) in enumerate(scored):
-            runs, lo, hi = self._runs[at], self._lo[at], self._hi[at]
+        least, most = self._cut_bounds if rest else (-1.0, -1.0)
+        for member, (low, high) in enumerate(bounds):
+            runs, lo, hi = self._runs[member], self._lo[member], self._hi[member]
             ends = np.r_[runs.below, runs.ends]
-            self._lo[at] = int(np.clip(ends[np.searchsorted(high, least)], lo, hi))
-            self._hi[at] = int(np.clip(ends[np.searchsorted(low, most, "right")], lo, hi))
-            self._runs[at] = runs.between(self._lo[at], self._hi[at], self.kind)
+            self._lo[member] = int(np.clip(ends[np.searchsorted(high, least)], lo, hi))
+            self._hi[member] = int(np.clip(ends[np.searchsorted(low, most, "right")], lo, hi))
+            self._runs[member] = runs.between(self._lo[member], self._hi[member], self.score)
 
-    def _finer(self) -> list[CountRequest]:
-        """Return what to count next: the runs left of more than one pattern, as fine as the memory allows."""
-        coarse = [(at, runs) for at, runs in enumerate(self._runs) if runs.shift and runs.bins.size]
+    def _next_requests(self) -> list[CountRequest]:
+        """Return requests for the runs of more than one pattern, with as many bits as `HELD_LIMIT` allows."""
+        coarse = [(member, runs) for member, runs in enumerate(self._runs) if runs.shift and runs.bins.size]
         spans = [(int(r.bins[-1]) + 1 - int(r.bins[0]), int(r.counts.sum(dtype=np.int64)), r.shift) for _, r in coarse]
         drop = max((runs.shift for _, runs in coarse), default=0)
         while drop > 1 and sum(min(size, span << min(drop, shift)) for span, size, shift in spans) > HELD_LIMIT:
             drop -= 1
-        wants = []
-        for at, runs in coarse:
+        requests = []
+        for member, runs in coarse:
             low, high = (int(bits) << runs.shift for bits in (runs.bins[0], int(runs.bins[-1]) + 1))
-            above = high if self.kind == "lamp" else None
-            wants.append(CountRequest(at, runs.dtype, low, high, max(runs.shift - drop, 0), above))
-        return wants
+            above = high if self.score == "lamp" else None
+            requests.append(CountRequest(member, runs.dtype, low, high, max(runs.shift - drop, 0), above))
+        return requests
 
     def _solve(self) -> None:
-        """Find the score at the cut among the runs that are left, and how many weights of each tensor it takes."""
+        """Find the score at the cut in the remaining runs, and each tensor's number of weights up to it.
+
+        Runs have one pattern each now. The scores of float64 are searched by their patterns, which are in the same
+        order, so the bisection takes at most 64 steps.
+        """
         scores = {
-            at: runs.score(self.kind) for at, runs in enumerate(self._runs) if self._lo[at] < self._hi[at]
-        }  # by tensor, in order
+            member: runs.exact_scores(self.score)
+            for member, runs in enumerate(self._runs)
+            if self._lo[member] < self._hi[member]
+        }  # by tensor, in checkpoint order
         if not scores:
             return
 
         def reached(bits: int) -> int:
-            """Count what goes if everything up to the score of this pattern does."""
+            """Return how many weights are pruned if all scores up to this pattern are."""
             score = _F64.decode(bits)
-            return fixed + sum(self._place(bisect_right, at, score, key) for at, key in scores.items())
+            return fixed + sum(self._count_to(bisect_right, member, score, key) for member, key in scores.items())
 
-        fixed = sum(lo for at, lo in enumerate(self._lo) if at not in scores)
-        first, last = (int(np.float64(end).view(np.int64)) for end in self._ends)
+        fixed = sum(lo for member, lo in enumerate(self._lo) if member not in scores)
+        first, last = (int(np.float64(end).view(np.int64)) for end in self._cut_bounds)
         cut = _F64.decode(first + bisect_left(range(first, last), self.k, key=reached))
-        below = {at: self._place(bisect_left, at, cut, key) for at, key in scores.items()}
+        below = {member: self._count_to(bisect_left, member, cut, key) for member, key in scores.items()}
         rest = self.k - fixed - sum(below.values())
-        for at, key in scores.items():
-            equal = min(self._place(bisect_right, at, cut, key) - below[at], rest)
+        for member, key in scores.items():
+            equal = min(self._count_to(bisect_right, member, cut, key) - below[member], rest)
             rest -= equal
-            self._lo[at] = self._hi[at] = below[at] + equal
+            self._lo[member] = self._hi[member] = below[member] + equal
 
-    def _place(self, search: Callable[..., int], at: int, score: float, key: Callable[[int], float]) -> int:
-        """Return how many weights of a tensor have a smaller score, or no larger one, as `search` is left or right."""
-        return search(range(self._hi[at]), score, self._lo[at], self._hi[at], key=key)
+    def _count_to(self, search: Callable[..., int], member: int, score: float, key: Callable[[int], float]) -> int:
+        """Return how many weights of a tensor score below `score` (bisect_left) or up to it (bisect_right)."""
+        return search(range(self._hi[member]), score, self._lo[member], self._hi[member], key=key)
 
 
 class CountAccumulator:
-    """What the tiles of one tensor had, merged whenever that halves what is held."""
+    """Accumulates the counts of one tensor; merges when that halves the memory."""
 
     def __init__(self) -> None:
         """Start with no counts."""
@@ -275,11 +290,11 @@ class CountAccumulator:
         self._parts: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._merged_size = self._waiting = 0
 
-    def add(self, seen: CountResult) -> None:
-        """Take in the counts of one chunk."""
-        self.squares += seen.squares
-        self._parts.append((seen.bins, seen.counts))
-        self._waiting += seen.bins.size
+    def add(self, result: CountResult) -> None:
+        """Add the counts of one chunk."""
+        self.squares += result.squares
+        self._parts.append((result.bins, result.counts))
+        self._waiting += result.bins.size
         if self._waiting > self._merged_size:
             self._parts = [self.merged()]
             self._merged_size, self._waiting = self._parts[0][0].size, 0
@@ -290,7 +305,7 @@ class CountAccumulator:
 
 
 def _merged(parts: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return bins ascending and once each with the sums of their counts, in the smallest types that hold them."""
+    """Return the bins, ascending and without repetition, and the sums of their counts, in the smallest dtypes."""
     if not parts:
         return np.empty(0, np.uint8), np.empty(0, np.uint8)
     bins, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -299,29 +314,29 @@ def _merged(parts: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray
         bins, counts = bins[order], counts[order]
         firsts = np.flatnonzero(np.r_[True, bins[1:] != bins[:-1]])
         bins, counts = bins[firsts], np.add.reduceat(counts, firsts, dtype=np.int64)
-    return _smallest(bins), _smallest(counts)
+    return _in_smallest_dtype(bins), _in_smallest_dtype(counts)
 
 
-def _smallest(numbers: NDArray[Any]) -> NDArray[Any]:
+def _in_smallest_dtype(numbers: NDArray[Any]) -> NDArray[Any]:
     return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
 
 
-def _ranked(scores: Sequence[NDArray[np.float64]], counts: Sequence[NDArray[np.int64]], rank: int) -> float:
-    """Return the `rank`-th smallest score, 1-based, where each is there so many times."""
-    held = [(score[count > 0], count[count > 0]) for score, count in zip(scores, counts, strict=True)]
-    every, times = (np.concatenate(arrays) for arrays in zip(*held, strict=True))
+def _score_at(scores: Sequence[NDArray[np.float64]], counts: Sequence[NDArray[np.int64]], rank: int) -> float:
+    """Return the `rank`-th smallest score (1-based), where each score occurs as often as its count."""
+    filled = [(score[count > 0], count[count > 0]) for score, count in zip(scores, counts, strict=True)]
+    every, times = (np.concatenate(arrays) for arrays in zip(*filled, strict=True))
     order = np.argsort(every, kind="stable")
     return float(every[order[np.searchsorted(np.cumsum(times[order]), rank)]])
 
 
 def _cut(runs: PatternRuns, count: int) -> Cut:
-    """Return the cut that prunes the `count` smallest weights of a tensor, the last of which is in `runs`."""
+    """Return the cut that prunes the `count` smallest weights of a tensor; the last of them is in `runs`."""
     if not count:
         return Cut(0)
     ends = runs.ends
-    at = int(np.searchsorted(ends, count))
-    bits, equal = int(runs.bins[at]), int(runs.counts[at])
-    ties = count - int(ends[at]) + equal
+    run = int(np.searchsorted(ends, count))
+    bits, equal = int(runs.bins[run]), int(runs.counts[run])
+    ties = count - int(ends[run]) + equal
     value = runs.dtype.decode(bits)
     if ties == equal:
         return Cut(bits + 1, 0, equal, equal, value)

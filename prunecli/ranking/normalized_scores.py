@@ -1,9 +1,10 @@
-"""What magnitudes are worth when tensors of different scales are ranked together: as brackets, and exactly.
+"""Scores that make magnitudes of different tensors comparable: bounds for a group of magnitudes, and exact values.
 
-A score is a float64 that never falls as magnitudes rise within a tensor. With w a magnitude and W the finite weights
-of its tensor: "none" w; "l2" w / ||W||_2; "rms" w / rms(W); "lamp" w**2 over the sum of squares of all weights that
-are not smaller, of equals of those with the same or a higher index (Lee et al. 2021, "Layer-adaptive sparsity for the
-Magnitude-based Pruning"). Sums of squares are exact and rounded once. Weights that are not finite score infinity.
+With w a magnitude and W the finite weights of its tensor, the scores are "none" w; "l2" w / ||W||_2; "rms" w /
+rms(W); "lamp" w**2 over the sum of squares of all weights of rank w or higher (Lee et al. 2021, "Layer-adaptive
+Sparsity for the Magnitude-based Pruning", https://arxiv.org/abs/2010.07611). A score is a float64 that never falls as
+magnitudes rise within a tensor. Sums of squares are exact integers, rounded once. Infinite weights and NaN score
+infinity.
 """
 
 from __future__ import annotations
@@ -26,23 +27,20 @@ if TYPE_CHECKING:
 
     from prunecli.dtypes import Float
 
-KINDS = ("none", "l2", "rms", "lamp")
-"""The ways to compare magnitudes of different tensors."""
-
 MARGIN = 1e-8
-"""More than the relative error of a sum, in float64, over as many runs as are ever held."""
+"""More than the relative error of a float64 sum over as many runs as are kept."""
 
 TINY = 2.0**-960
-"""LAMP scores smaller than this count as 0: further down a float64 loses digits, and with them the order."""
+"""LAMP scores below this count as 0. Further down a float64 loses digits, and equal scores would compare unequal."""
 
 
 @dataclass(frozen=True, slots=True)
 class PatternRuns:
-    """Some neighbours in the ascending order of one tensor's magnitudes, told apart by their leading bits.
+    """Counts of a tensor's magnitudes, binned by their leading bits, ascending.
 
-    Run b is `counts[b]` weights (n,) whose patterns p have p >> shift == `bins[b]` (n,), ascending; `below` weights
-    are smaller than all of them. `squares` is, in squared quanta, the exact sum over the whole tensor for "l2" and
-    "rms", and over what is larger than all runs for "lamp"; `finite` is how many finite weights the tensor has.
+    Run b has `counts[b]` weights (n,) whose patterns p have p >> shift == `bins[b]` (n,); `below` weights are smaller
+    than all runs. `squares` is an exact sum in squared quanta: over the whole tensor for "l2" and "rms", over the
+    weights larger than all runs for "lamp". `finite` is the tensor's number of finite weights.
     """
 
     dtype: Float
@@ -55,31 +53,31 @@ class PatternRuns:
 
     @property
     def ends(self) -> NDArray[np.int64]:
-        """The rank of the last weight of each run, shape (n,): 1 for the tensor's smallest weight."""
+        """The rank of the last weight of each run, shape (n,); the tensor's smallest weight has rank 1."""
         return self.below + np.cumsum(self.counts, dtype=np.int64)
 
     @property
     def first(self) -> NDArray[np.int64]:
-        """The smallest pattern that each run can hold, shape (n,)."""
+        """The smallest pattern of each run, shape (n,)."""
         return self.bins.astype(np.int64) << self.shift
 
-    def between(self, low: int, high: int, kind: str) -> PatternRuns:
-        """Return the runs that hold the ranks from `low` to `high`; none where `high` is 0."""
+    def between(self, low: int, high: int, score: str) -> PatternRuns:
+        """Return the runs that contain the ranks from `low` to `high`; no runs where `high` is 0."""
         ends = self.ends
         start, stop = (int(np.searchsorted(ends, rank)) for rank in (max(low, 1), high))
         stop = stop + 1 if high else start
         below = int(ends[start - 1]) if start else self.below
         squares = self.squares
-        # Runs of more than one pattern are counted again, and what is larger with them.
-        if kind == "lamp" and not self.shift:
+        # Runs of several patterns are counted again, and that pass sums the squares above them.
+        if score == "lamp" and not self.shift:
             squares += square_sum(self.bins[stop:], self.dtype, self.counts[stop:])
-        keep = slice(start, stop)
-        return replace(self, bins=self.bins[keep], counts=self.counts[keep], below=below, squares=squares)
+        kept = slice(start, stop)
+        return replace(self, bins=self.bins[kept], counts=self.counts[kept], below=below, squares=squares)
 
-    def brackets(self, kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return a lower and an upper bound, each (n,) and ascending, of the scores of each run.
+    def score_bounds(self, score: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return a lower and an upper bound of the scores in each run, both of shape (n,) and ascending.
 
-        They meet in the score itself where a run is one pattern, but for "lamp".
+        For a run of one pattern both are the score itself, except for "lamp", which differs between equal weights.
         """
         first = self.first
         with np.errstate(all="ignore"):
@@ -87,21 +85,22 @@ class PatternRuns:
             infinite = first > self.dtype.finite_max
             for end in ends:
                 end[infinite] = 0.0
-            low, high = self._lamp(*ends) if kind == "lamp" else [self._scale(end, kind) for end in ends]
+            low, high = self._lamp_bounds(*ends) if score == "lamp" else [self._scaled(end, score) for end in ends]
         low[infinite] = high[infinite] = np.inf
         return np.maximum.accumulate(low), np.minimum.accumulate(high[::-1])[::-1]
 
-    def _scale(self, magnitudes: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-        if kind == "none":
+    def _scaled(self, magnitudes: NDArray[np.float64], score: str) -> NDArray[np.float64]:
+        if score == "none":
             return magnitudes
-        norm, exponent = root(self.squares, self.dtype, max(self.finite, 1) if kind == "rms" else 1)
-        found: NDArray[np.float64] = np.ldexp(magnitudes, -exponent) / norm if norm else np.zeros_like(magnitudes)
-        return found
+        norm, exponent = root(self.squares, self.dtype, max(self.finite, 1) if score == "rms" else 1)
+        scores: NDArray[np.float64] = np.ldexp(magnitudes, -exponent) / norm if norm else np.zeros_like(magnitudes)
+        return scores
 
-    def _lamp(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-        """Bound a run's scores: the first weight's from below, with all of the run over it; the last one's from above.
+    def _lamp_bounds(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+        """Return bounds of the LAMP scores in each run, whose magnitudes are `low` to `high`.
 
-        Everything is divided by a power of two first, so that squares stay in the range of a float64.
+        The first weight of a run has the smallest score: the whole run counts in its denominator. The last weight has
+        the largest. All values are first divided by a power of two, so that squares fit in a float64.
         """
         above, exponent = root(self.squares, self.dtype)
         top = max(int(np.frexp(high.max(initial=0.0))[1]), exponent + 2 if above else -(1 << 12))
@@ -114,29 +113,29 @@ class PatternRuns:
         lowest[lowest < 4 * TINY] = 0.0
         return lowest, highest
 
-    def score(self, kind: str) -> Callable[[int], float]:
-        """Return the function from a rank, less one, to the exact score; every run is one pattern (shift 0)."""
+    def exact_scores(self, score: str) -> Callable[[int], float]:
+        """Return the function from a 0-based rank to its exact score. Every run has one pattern (shift 0)."""
         ends = self.ends.tolist()
-        if kind != "lamp":
-            scores = self.brackets(kind)[0].tolist()
-            return lambda index: scores[bisect_right(ends, index)]
+        if score != "lamp":
+            scores = self.score_bounds(score)[0].tolist()
+            return lambda rank: scores[bisect_right(ends, rank)]
         magnitudes = [self.dtype.decode(bits) for bits in self.bins.tolist()]
-        squares = [square_sum(self.bins[at : at + 1], self.dtype) for at in range(len(ends))]
+        squares = [square_sum(self.bins[run : run + 1], self.dtype) for run in range(len(ends))]
         runs = [count * square for count, square in zip(self.counts.tolist(), squares, strict=True)]
         over = list(accumulate(reversed(runs), initial=self.squares))[-2::-1]
         finite_max, patterns = self.dtype.finite_max, self.bins.tolist()
 
-        def lamp(index: int) -> float:
-            at = bisect_right(ends, index)
-            if patterns[at] > finite_max:
+        def lamp(rank: int) -> float:
+            run = bisect_right(ends, rank)
+            if patterns[run] > finite_max:
                 return inf
-            return _share(magnitudes[at], over[at] + (ends[at] - index) * squares[at], self.dtype)
+            return _lamp_score(magnitudes[run], over[run] + (ends[run] - rank) * squares[run], self.dtype)
 
         return lamp
 
 
-def _share(magnitude: float, squares: int, dtype: Float) -> float:
-    """Return magnitude**2 over `squares` (squared quanta): the LAMP score."""
+def _lamp_score(magnitude: float, squares: int, dtype: Float) -> float:
+    """Return magnitude**2 over `squares` (squared quanta)."""
     total, exponent = scaled(squares)
     if not magnitude or not total:
         return 0.0

@@ -1,3 +1,1 @@
-"""selection."""
-
-from __future__ import annotations
+"""The selection of tensors to prune, from their names, dtypes, shapes and positions; no weight is read."""

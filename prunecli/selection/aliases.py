@@ -1,6 +1,6 @@
-"""Which tensors share numbers: tied ones are the same elements, overlapping ones only some of them.
+"""Tensors that share elements: tied tensors are the same elements, overlapping ones share only some.
 
-Offsets and strides alone decide; nothing here knows what is to be pruned, or reads a weight.
+Offsets and strides decide. No weight is read, and the choice of tensors to prune is made elsewhere.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
 
     Layout = tuple[tuple[int, int], ...]  # (stride, size) per dimension, widest stride first
-    RankGroup = tuple[int, ...]  # indices of tensors, in checkpoint order
+    AliasGroup = tuple[int, ...]  # indices of tensors, in checkpoint order
 
 
 def _layout(tensor: TensorInfo) -> Layout:
-    """Return the dimensions that reach different elements, outermost first, merged where they run on.
+    """Return (stride, size) of the dimensions, outermost first; those that continue each other are merged.
 
-    Equal layouts from one offset are the same elements: a transpose and a reshaped view have their origin's.
+    Equal layouts at one offset are the same elements: a transpose or a reshaped view has the layout of its base.
     """
-    if len(tensor.shape) != len(tensor.strides):  # a kind without strides, fixed by its reader
+    if len(tensor.shape) != len(tensor.strides):  # sparse and other tensors have no strides
         return ((1, max(tensor.numel, 1)),)
     merged: list[tuple[int, int]] = []
     steps = zip(tensor.strides, tensor.shape, strict=True)
@@ -36,8 +36,8 @@ def _layout(tensor: TensorInfo) -> Layout:
     return tuple(merged)
 
 
-def tied(tensors: Sequence[TensorInfo]) -> list[RankGroup]:
-    """Group the tensors that are exactly the same elements; each tensor that is not empty is in one group."""
+def tied(tensors: Sequence[TensorInfo]) -> list[AliasGroup]:
+    """Return groups of indices of tensors that are exactly the same elements; each non-empty tensor is in one."""
     groups: dict[object, list[int]] = {}
     for i, t in enumerate(tensors):
         if t.numel:
@@ -48,7 +48,7 @@ def tied(tensors: Sequence[TensorInfo]) -> list[RankGroup]:
 
 @dataclass(frozen=True, slots=True)
 class _Reach:
-    """A half-open range, in bytes of a file or in columns of a storage, that a tensor lies in."""
+    """The half-open range of a tensor, in bytes of a file or in columns of a storage."""
 
     start: int
     end: int
@@ -57,11 +57,11 @@ class _Reach:
 
 
 def overlapping(
-    groups: Iterable[RankGroup], tensors: Sequence[TensorInfo], chosen: Collection[int]
+    groups: Iterable[AliasGroup], tensors: Sequence[TensorInfo], chosen: Collection[int]
 ) -> tuple[TensorInfo, TensorInfo] | None:
-    """Return two tensors of different `groups`, one of them `chosen`, that share a part of a storage, or None.
+    """Return two tensors of different `groups`, at least one of them `chosen`, that share elements; None without such.
 
-    Views that interleave in a way that cannot be told apart here count as sharing. O(n log n).
+    Views that interleave count as sharing, except column slices of one matrix. Takes O(n log n) comparisons.
     """
     files: dict[int, list[_Reach]] = {}
     for group in groups:
@@ -85,7 +85,7 @@ def _bytes(tensor: TensorInfo, *, chosen: bool) -> _Reach:
 
 
 def _clusters(reaches: Iterable[_Reach]) -> Iterator[list[_Reach]]:
-    """Yield the runs of ranges that hang together by intersecting."""
+    """Yield the ranges in groups that are connected by intersections."""
     run: list[_Reach] = []
     end = 0
     for reach in sorted(reaches, key=lambda r: r.start):
@@ -98,7 +98,7 @@ def _clusters(reaches: Iterable[_Reach]) -> Iterator[list[_Reach]]:
 
 
 def _meeting(reaches: Iterable[_Reach]) -> tuple[_Reach, _Reach] | None:
-    """Return two ranges that intersect, at least one of them chosen, or None; one sorted sweep."""
+    """Return two ranges that intersect, at least one of them chosen, or None, in one pass over the sorted ranges."""
     furthest: _Reach | None = None
     furthest_chosen: _Reach | None = None
     for reach in sorted(reaches, key=lambda r: r.start):
@@ -113,9 +113,9 @@ def _meeting(reaches: Iterable[_Reach]) -> tuple[_Reach, _Reach] | None:
 
 
 def _columns(cluster: Sequence[_Reach]) -> list[_Reach] | None:
-    """Return the columns each range covers in one common matrix, or None where there is no such matrix.
+    """Return the range of columns of each tensor in one common matrix, or None where there is no such matrix.
 
-    `base[:, :5]` and `base[:, 5:]` interleave in the file and share nothing: their columns tell.
+    `base[:, :5]` and `base[:, 5:]` interleave in the file without sharing an element; their columns do not intersect.
     """
     if len({(r.tensor.span.start, r.tensor.dtype) for r in cluster}) > 1:
         return None

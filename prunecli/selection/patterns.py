@@ -5,21 +5,18 @@ A glob matches a whole dotted name, and `*` matches dots too. A regular expressi
 
 from __future__ import annotations
 
-import difflib
 import re
 from fnmatch import translate
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from prunecli.errors import SelectionError
+from prunecli.text.closest import closest
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from prunecli.checkpoint import TensorInfo
-
-_NEAREST_LIMIT = 10_000  # difflib takes seconds for more names
 
 
 def matching_any(argument: str, patterns: Iterable[str], tensors: Sequence[TensorInfo]) -> dict[int, str]:
@@ -72,7 +69,7 @@ def _matcher(argument: str, pattern: str) -> Callable[[str], object]:
 def _nearest(pattern: str, names: Iterable[str]) -> list[str]:
     """Return up to three names that contain the pattern's text or resemble it."""
     text = re.sub(r"[*?\[\]^$\\()|+]", "", pattern.removeprefix("re:")).lower()
-    some = {name.lower(): name for name in islice(names, _NEAREST_LIMIT)}
-    containing = [key for key in some if text and text in key]
-    nearest = containing[:3] or difflib.get_close_matches(text, some, n=3, cutoff=0.2) or list(some)[:3]
-    return [f"`{printable(some[key])}`" for key in nearest]
+    by_key = {name.lower(): name for name in names}
+    containing = [key for key in by_key if text and text in key]
+    nearest = containing[:3] or closest(text, by_key, 3, cutoff=0.2) or list(by_key)[:3]
+    return [f"`{printable(by_key[key])}`" for key in nearest]

@@ -1,6 +1,7 @@
-"""What a reparametrisation leaves in a checkpoint: the tensors that stand where a weight should.
+"""Reparametrised weights: tensors that a checkpoint holds in place of a weight, recognised by name.
 
-Told by names alone, so nothing is read. Knows nothing about files, shapes and printing.
+torch and apex store pruned, normalised and parametrised weights as several tensors. This module finds them and says
+why a tensor is not a weight of its own. It knows names alone: no shape and no file.
 """
 
 from __future__ import annotations
@@ -18,6 +19,17 @@ WEIGHT_NORM = "weight_norm"
 PARAMETRIZATION = "parametrization"
 ASP_MASK = "ASP mask"
 
+PRUNED_HALF = "half of a weight under torch.nn.utils.prune (weight_orig * weight_mask): bake the checkpoint first"
+"""The reason to skip a tensor that torch stores with its mask."""
+
+_SUFFIXES = (
+    ("_g", "a magnitude of weight_norm, not a weight"),
+    ("_u", "a vector of spectral_norm, not a weight"),
+    ("_v", "a direction of weight_norm or a vector of spectral_norm, not a weight"),
+    ("_zero_point", "a zero point, not a weight"),
+)
+"""Endings of names that have `weight` in them, and the reason to skip such a tensor."""
+
 _PARAMETRIZED = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<weight>[^.]+)\.(?P<part>.+)", re.DOTALL)
 _ORIGINAL = re.compile(r"original\d*")
 _ASP = re.compile(r"(?P<module>(?:.*\.)?)(?:__)?(?P<weight>[^.]+)_mma_mask", re.DOTALL)
@@ -25,12 +37,14 @@ _ASP = re.compile(r"(?P<module>(?:.*\.)?)(?:__)?(?P<weight>[^.]+)_mma_mask", re.
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A weight that is stored in other terms: what it is called, what did it, and the tensors that hold it.
+    """The tensors that hold one reparametrised weight.
 
-    `name` is the weight's name, under which a plain model looks for it. `kind` is PRUNE (`x_orig`, `x_mask`),
-    SPECTRAL_NORM (`x_orig`, `x_u` and mostly `x_v`), WEIGHT_NORM (`x_g`, `x_v`), PARAMETRIZATION (all of
-    `parametrizations.x`) or ASP_MASK (`__x_mma_mask` of NVIDIA's apex; the weight beside it is whole). `parts`
-    are the names of the tensors, as they are in the checkpoint.
+    Attributes:
+        name: The name under which a plain model looks for the weight.
+        kind: PRUNE (`x_orig`, `x_mask`), SPECTRAL_NORM (`x_orig`, `x_u` and mostly `x_v`), WEIGHT_NORM (`x_g`,
+            `x_v`), PARAMETRIZATION (all of `parametrizations.x`) or ASP_MASK (`__x_mma_mask` of NVIDIA's apex, which
+            stores the weight itself too).
+        parts: The names of the tensors in the checkpoint.
     """
 
     name: str
@@ -39,11 +53,37 @@ class Leftover:
 
 
 def leftovers(names: Sequence[str]) -> tuple[Leftover, ...]:
-    """Return what the tensors `names` (unique, in the checkpoint's order) leave over, in the order of first parts."""
+    """Return the reparametrised weights among tensors of these unique names, in the order of their first parts."""
     present = frozenset(names)
-    found = [*_by_suffix(names, present), *_parametrizations(names), *_asp_masks(names, present)]
-    places = {name: place for place, name in enumerate(names)}
-    return tuple(sorted(found, key=lambda leftover: places[leftover.parts[0]]))
+    weights = [*_by_suffix(names, present), *_parametrizations(names), *_asp_masks(names, present)]
+    order = {name: index for index, name in enumerate(names)}
+    return tuple(sorted(weights, key=lambda leftover: order[leftover.parts[0]]))
+
+
+def why_not_a_weight(name: str, names: Collection[str]) -> str | None:
+    """Return the reason why a tensor of this name is not a weight; None if it is. `names` are all tensors' names.
+
+    A weight has `weight` or `weights` as a word, between underscores, in the last part of its dotted name.
+    """
+    *path, last = name.split(".")
+    if "parametrizations" in path and last.startswith("original"):
+        return "part of a parametrization, not the weight itself: fold it first"
+    if last.endswith(("_orig", "_mask")):
+        return _why_leftover(name, names)
+    if not {"weight", "weights"} & set(last.split("_")):
+        return "not a weight by name"
+    if "_scale" in last:
+        return "a scale, not a weight"
+    return next((why for suffix, why in _SUFFIXES if last.endswith(suffix)), None)
+
+
+def _why_leftover(name: str, names: Collection[str]) -> str:
+    stem = name[:-5]
+    if f"{stem}_orig" in names and f"{stem}_mask" in names:
+        return PRUNED_HALF
+    if f"{stem}_orig" in names and f"{stem}_u" in names:
+        return "a weight under spectral_norm (weight_orig, weight_u, weight_v): fold it first"
+    return "a mask, not a weight" if name.endswith("_mask") else "a reparametrised weight: fold it first"
 
 
 def _by_suffix(names: Iterable[str], present: Collection[str]) -> Iterator[Leftover]:
@@ -52,36 +92,36 @@ def _by_suffix(names: Iterable[str], present: Collection[str]) -> Iterator[Lefto
             if f"{weight}_mask" in present:
                 yield Leftover(weight, PRUNE, (name, f"{weight}_mask"))
             elif f"{weight}_u" in present:
-                yield Leftover(weight, SPECTRAL_NORM, _there(present, name, f"{weight}_u", f"{weight}_v"))
-        # torch's weight_norm takes the weight away; a model with all three has names of its own
+                yield Leftover(weight, SPECTRAL_NORM, _present(present, name, f"{weight}_u", f"{weight}_v"))
+        # weight_norm removes the weight itself, so a model that has all three uses these names for something else.
         elif (weight := _stem(name, "_g")) and f"{weight}_v" in present and weight not in present:
             yield Leftover(weight, WEIGHT_NORM, (name, f"{weight}_v"))
 
 
 def _stem(name: str, suffix: str) -> str:
-    """Return `name` without `suffix`, or "" where it does not end so or nothing of its last part is left."""
+    """Return `name` without `suffix`, or "" if it ends otherwise or its last part is the suffix alone."""
     stem = name.removesuffix(suffix)
     return "" if stem == name or not stem or stem.endswith(".") else stem
 
 
-def _there(present: Collection[str], *names: str) -> tuple[str, ...]:
+def _present(present: Collection[str], *names: str) -> tuple[str, ...]:
     return tuple(name for name in names if name in present)
 
 
 def _parametrizations(names: Iterable[str]) -> Iterator[Leftover]:
     groups: dict[str, list[str]] = {}
-    whole: set[str] = set()
+    complete: set[str] = set()
     for name in names:
         if match := _PARAMETRIZED.fullmatch(name):
             weight = match["module"] + match["weight"]
             groups.setdefault(weight, []).append(name)
             if _ORIGINAL.fullmatch(match["part"]):
-                whole.add(weight)
-    yield from (Leftover(weight, PARAMETRIZATION, tuple(groups[weight])) for weight in groups if weight in whole)
+                complete.add(weight)
+    yield from (Leftover(weight, PARAMETRIZATION, tuple(groups[weight])) for weight in groups if weight in complete)
 
 
 def _asp_masks(names: Iterable[str], present: Collection[str]) -> Iterator[Leftover]:
     for name in names:
         if match := _ASP.fullmatch(name):
-            saved = name.removesuffix("_mask") + "_pruned_p"  # what apex keeps to restore the pruned weights
-            yield Leftover(match["module"] + match["weight"], ASP_MASK, _there(present, name, saved))
+            saved = name.removesuffix("_mask") + "_pruned_p"  # apex's copy of the pruned weights, to restore them
+            yield Leftover(match["module"] + match["weight"], ASP_MASK, _present(present, name, saved))

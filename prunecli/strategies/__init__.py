@@ -1,3 +1,1 @@
-"""strategies."""
-
-from __future__ import annotations
+"""The pruning strategies: frozen values that decide which weights become zero."""

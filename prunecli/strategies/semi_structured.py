@@ -1,63 +1,89 @@
-"""semi structured."""
+"""The semi-structured strategy: N:M and other top-k patterns within groups of consecutive weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunecli.errors import SelectionError, UsageError
+from prunecli.errors import Argument, SelectionError, UsageError
 from prunecli.plans import KeepLargestOfGroup, TensorPlan
 from prunecli.strategies.amounts import front_dim
+from prunecli.strategies.strategy import PlansFromShape
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from prunecli.checkpoint import TensorInfo
 
-
-GROUP_MAX = 32_767
-"""The longest group: positions in it are 16-bit numbers."""
+MAX_GROUP = 32_767
+"""The longest group: positions in a group are 16-bit integers."""
 
 
 @dataclass(frozen=True, slots=True)
-class TopK:
-    """Keep the `count` largest of every `group` consecutive weights along `dim`; equals: the lower index stays.
+class TopK(PlansFromShape):
+    """Keep the `keep` largest of every `group` consecutive weights along `dim`; of equals the lower index stays.
 
-    A short last group of r weights keeps min(count, r) under tail="keep", nothing under tail="zero", and is refused
-    under tail="error".
+    `TopK(2, 4)` is 2:4 sparsity.
+
+    Args:
+        keep: The number of weights to keep in each group, 0 to `group`.
+        group: The length of a group, 1 to 32767.
+        dim: The dimension along which groups run; negative counts from the end.
+        tail: The treatment of a short last group of r weights: "keep" keeps min(keep, r) of them, "zero" prunes them
+            all, "error" raises SelectionError.
+
+    Raises:
+        UsageError: An argument is out of range.
     """
 
-    count: int
+    keep: int
     group: int
     dim: int = 1
     tail: str = "keep"
 
     def __post_init__(self) -> None:
-        """Refuse what no group can do."""
-        if not 1 <= self.group <= GROUP_MAX:
-            raise UsageError(f"a group has 1 to 32767 weights, not {self.group}", hint="--keep 2 --group 4")
-        if not 0 <= self.count <= self.group:
+        """Check the arguments."""
+        if not 1 <= self.group <= MAX_GROUP:
             raise UsageError(
-                f"cannot keep {self.count} of every {self.group}: keep 0 to {self.group}",
-                hint=f"--keep {self.group // 2} --group {self.group}",
+                f"a group has 1 to {MAX_GROUP} weights, not {self.group}",
+                hint=(Argument("keep", 2), " and ", Argument("group", 4)),
+            )
+        if not 0 <= self.keep <= self.group:
+            raise UsageError(
+                f"cannot keep {self.keep} of every {self.group}: keep 0 to {self.group}",
+                hint=(Argument("keep", self.group // 2), " and ", Argument("group", self.group)),
             )
         if self.tail not in ("keep", "zero", "error"):
-            raise UsageError(f"--tail is keep, zero or error, not {self.tail!r}")
+            raise UsageError(
+                f"the tail is keep, zero or error, not {printable(repr(self.tail))}", hint=Argument("tail", "keep")
+            )
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
-        return {"name": "topk", "keep": self.count, "group": self.group, "dim": self.dim, "tail": self.tail}
+        return {"name": "topk", "keep": self.keep, "group": self.group, "dim": self.dim, "tail": self.tail}
 
-    def rule(self, _: TensorInfo) -> str:
-        """Say in words what happens to a tensor."""
-        return f"keeps {self.count} of every {self.group} along dim {self.dim}"
+    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
+        """Return the rule in words."""
+        return f"keeps {self.keep} of every {self.group} along dim {self.dim}"
+
+    def check(self, tensors: Sequence[TensorInfo]) -> None:
+        """Raise SelectionError for a tensor without the dimension, or with a tail under tail="error"."""
+        for tensor in tensors:
+            self.plan(tensor)
 
     def plan(self, tensor: TensorInfo) -> TensorPlan:
-        """Return the local strategy for `tensor`; raise SelectionError where `dim` or the tail does not fit it."""
+        """Return the plan for `tensor`; SelectionError where `dim` or the tail does not fit its shape."""
         dim = front_dim(tensor, self.dim)
         if self.tail == "error" and tensor.shape[dim] % self.group:
             raise SelectionError(
                 f"{printable(repr(tensor.name))} has {tensor.shape[dim]} weights along dim {dim}, "
-                f"which is no multiple of {self.group}",
-                hint="--tail keep treats the short last group by the same rule, --tail zero zeroes it",
+                f"which is not a multiple of {self.group}",
+                hint=(
+                    Argument("tail", "keep"),
+                    " treats the short last group by the same rule, ",
+                    Argument("tail", "zero"),
+                    " zeroes it",
+                ),
             )
-        return KeepLargestOfGroup(self.count, self.group, dim, zero_tail=self.tail == "zero")
+        return KeepLargestOfGroup(self.keep, self.group, dim, zero_tail=self.tail == "zero")

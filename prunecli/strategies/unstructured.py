@@ -1,21 +1,19 @@
-"""The pruning strategies a user can name: each is a frozen value that plans, for each tensor, which weights to keep.
+"""The unstructured strategies: each decides about single weights, by a threshold or by rank.
 
-`Threshold` and `TopK` need nothing but the tensor's dtype and shape, and `plan` at once. Others need numbers about the
-weights first: `Percentile`, `L1` and `Global` order statistics, which they name in `groups` and turn into `cuts`;
-`Spread`, `Structured` and `Block` a deviation or norms, which make them `local`. Nothing here knows about files,
-patterns, devices or printing.
+NumPy is imported when a strategy measures or draws, because strategies are also made to print help.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, floor, isfinite
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar
 
 from prunecli.dtypes import FLOATS
-from prunecli.errors import UsageError
-from prunecli.plans import Cut, OrderStatistic, PruneSmallestOfRow, RankGroup, TensorPlan
-from prunecli.strategies.allocation import allocate
+from prunecli.errors import Argument, UsageError
+from prunecli.plans import Cut, Normalization, OrderStatistic, PruneSmallestOfRow, RankGroup, TensorPlan
+from prunecli.strategies.allocation import ALLOCATIONS, allocate, check_allocation
 from prunecli.strategies.amounts import (
     check_amount,
     cut_above,
@@ -26,122 +24,161 @@ from prunecli.strategies.amounts import (
     resolve_counts,
     to_float32,
 )
-from prunecli.strategies.mask import Keep, Mask
-from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.structured import Block, RandomStructured, Structured
+from prunecli.strategies.strategy import PlansFromMeasure, PlansFromRanks, PlansFromShape
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.strategies.strategy import TensorValues
 
 NORMALIZE = ("none", "l2", "rms", "lamp")
-"""What `Global` can rank across tensors."""
-
-ALLOCATE = ("uniform", "erk", "uniform+")
-"""How `L1` can share an amount out among tensors."""
+"""The scores that `Global` can rank tensors by."""
 
 
 @dataclass(frozen=True, slots=True)
-class Threshold:
-    """Prune every weight whose magnitude is `thr` (in the tensor's own units, >= 0) or less.
+class Threshold(PlansFromShape):
+    """Prune every weight whose magnitude is `thr` or less. Infinities and NaN are kept.
 
-    `thr` is rounded to the tensor's dtype first, as `tensor.abs() > thr` does in torch.
+    Args:
+        thr: The threshold in the tensor's own units, finite and 0 or more. It is rounded to the tensor's dtype first,
+            as `tensor.abs() > thr` does in torch.
+
+    Raises:
+        UsageError: `thr` is negative or not finite.
     """
 
     thr: float
 
     def __post_init__(self) -> None:
-        """Refuse thresholds that mean nothing."""
+        """Check the threshold."""
         if not (isfinite(self.thr) and self.thr >= 0):
-            raise UsageError(f"a threshold is a finite number of 0 or more, not {self.thr}", hint="--thr 0.1")
+            raise UsageError(
+                f"the threshold is a finite number of 0 or more, not {self.thr}", hint=Argument("thr", 0.1)
+            )
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         return {"name": "threshold", "thr": self.thr}
 
-    def rule(self, _: TensorInfo) -> str:
-        """Say in words what happens to a tensor."""
+    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
+        """Return the rule in words."""
         return f"|w| <= {self.thr:g}"
 
     def plan(self, tensor: TensorInfo) -> TensorPlan:
-        """Return the cut just above `thr` in the tensor's dtype; infinities and NaN stay."""
+        """Return the cut just above `thr` in the tensor's dtype."""
         return cut_above(self.thr, FLOATS[tensor.dtype])
 
 
 @dataclass(frozen=True, slots=True)
-class StdThreshold:
+class StdThreshold(PlansFromMeasure):
     """Prune, per tensor, every weight whose magnitude is `deviations` standard deviations of its weights or less.
 
-    The deviation is torch's `Tensor.std` (n - 1 in the denominator), summed in float64 over the finite weights.
+    The deviation is torch's `Tensor.std` (n - 1 in the denominator), computed in float64 over the finite weights.
+
+    Args:
+        deviations: The multiple of the standard deviation, finite and 0 or more.
+
+    Raises:
+        UsageError: `deviations` is negative or not finite.
     """
+
+    ranks_weights: ClassVar[bool] = False
 
     deviations: float
 
     def __post_init__(self) -> None:
-        """Refuse multiples that mean nothing."""
+        """Check the multiple."""
         if not (isfinite(self.deviations) and self.deviations >= 0):
-            raise UsageError(f"--thr-std is a finite number of 0 or more, not {self.deviations}", hint="--thr-std 0.5")
+            raise UsageError(
+                f"the number of standard deviations is finite and 0 or more, not {self.deviations}",
+                hint=Argument("deviations", 0.5),
+            )
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         return {"name": "threshold", "thr_std": self.deviations}
 
-    def rule(self, _: TensorInfo) -> str:
-        """Say in words what happens to a tensor."""
+    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
+        """Return the rule in words."""
         return f"|w| <= {self.deviations:g} std"
 
-    def local(self, tensor: TensorInfo, deviation: float) -> TensorPlan:
-        """Return the cut for a tensor whose weights have this standard deviation."""
-        return cut_above(self.deviations * deviation, FLOATS[tensor.dtype])
+    def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+        """Return the standard deviation of the remaining weights, as an array of one number."""
+        import numpy as np
+
+        from prunecli.kernels.norms import standard_deviation
+
+        return np.array([standard_deviation(values.signed(), values.tensor.numel)]), None
+
+    def plan_from(
+        self,
+        tensor: TensorInfo,
+        measured: NDArray[np.float64],
+        alive: NDArray[np.bool_] | None,  # noqa: ARG002 - one number for all weights
+    ) -> TensorPlan:
+        """Return the cut just above `deviations` times the measured deviation."""
+        return cut_above(self.deviations * float(measured[0]), FLOATS[tensor.dtype])
 
 
 @dataclass(frozen=True, slots=True)
-class Percentile:
-    """Prune, per tensor, every weight with |w| <= np.percentile(|w|, q); `q` is 0 to 100, method "linear".
+class Percentile(PlansFromRanks):
+    """Prune, per tensor, every weight with |w| <= np.percentile(|w|, q), method "linear".
 
-    NumPy's arithmetic is followed: the rank in float64, the interpolation in the tensor's own precision, and in
-    float32 for the 16- and 8-bit types, which NumPy would be handed as float32.
+    The arithmetic is NumPy's: the rank in float64, the interpolation in the tensor's own precision, or in float32 for
+    16- and 8-bit dtypes, as if NumPy got them as float32.
+
+    Args:
+        q: The percentile, 0 to 100.
+
+    Raises:
+        UsageError: `q` is out of range.
     """
 
     q: float
 
     def __post_init__(self) -> None:
-        """Refuse what is no percentile."""
+        """Check the percentile."""
         if not 0 <= self.q <= 100:
-            raise UsageError(f"a percentile is 0 to 100, not {self.q:g}", hint="--q 60")
+            raise UsageError(f"the percentile is 0 to 100, not {self.q:g}", hint=Argument("q", 60))
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         return {"name": "percentile", "q": self.q}
 
-    def rule(self, _: TensorInfo) -> str:
-        """Say in words what happens to a tensor."""
+    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
+        """Return the rule in words."""
         return f"|w| <= percentile {self.q:g}"
 
     def _index(self, count: int) -> float:
         """Return the 0-based, fractional rank: NumPy's virtual index of the method "linear"."""
         return (count - 1) * (self.q / 100)
 
-    def groups(self, _: Sequence[TensorInfo], left: Sequence[int]) -> list[RankGroup]:
-        """Each tensor by itself, with the two ranks around the percentile."""
+    def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:  # noqa: ARG002
+        """Return each tensor as a group of its own, with the two ranks around the percentile."""
         groups = []
-        for at, count in enumerate(left):
+        for index, count in enumerate(remaining):
             low = min(floor(self._index(count)), count - 1)
             ranks = sorted({low + 1, min(low + 2, count)}) if count else ()
-            groups.append(RankGroup((at,), tuple(ranks), ties=False))
+            groups.append(RankGroup((index,), tuple(ranks), ties=False))
         return groups
 
-    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[OrderStatistic], left: Sequence[int]) -> list[Cut]:
-        """Interpolate between the two statistics and cut just above."""
-        if not orders:
+    def cuts(
+        self, tensors: Sequence[TensorInfo], statistics: Sequence[OrderStatistic], remaining: Sequence[int]
+    ) -> list[Cut]:
+        """Return the cut just above the number interpolated between the two statistics."""
+        if not statistics:
             return [Cut(0)]
         dtype = FLOATS[tensors[0].dtype]
         rounded = float if dtype.name == "F64" else to_float32
-        low, high = orders[0].value, orders[-1].value
-        part = self._index(left[0]) - (orders[0].rank - 1)
+        low, high = statistics[0].value, statistics[-1].value
+        part = self._index(remaining[0]) - (statistics[0].rank - 1)
         if part > 0 and isfinite(high):
+            # NumPy's _lerp: from the upper end for the upper half, so that part = 1 gives exactly `high`.
             step = rounded(high - low)
             up, down = rounded(step * rounded(part)), rounded(step * rounded(1 - part))
             low = rounded(high - down) if part >= 0.5 else rounded(low + up)
@@ -150,15 +187,23 @@ class Percentile:
 
 
 @dataclass(frozen=True, slots=True)
-class Global:
-    """Prune the k smallest magnitudes of all tensors together; exactly k = round(amount * n), or `count`.
+class Global(PlansFromRanks):
+    """Prune the smallest weights of all tensors together, exactly k = round(amount * all weights), or `count`.
 
-    One of `amount` (0 to 1) and `count` is set. Among equals at the cut, tensors in checkpoint order and then
-    row-major order decide. torch.nn.utils.prune.global_unstructured with L1Unstructured.
+    Without normalisation this is torch.nn.utils.prune.global_unstructured with L1Unstructured. Ties at the cut are
+    broken by position: tensors in checkpoint order, then row-major order.
 
-    `normalize` ranks something else across tensors: "l2" |w| / ||W||, "rms" |w| / rms(W), "lamp" the LAMP score
-    w^2 / (sum of squares of all that are not smaller; https://arxiv.org/abs/2010.07611). No tensor loses less than the
-    fraction `min_per_tensor` of its weights, nor more than `max_per_tensor`.
+    Args:
+        amount: The fraction of all selected weights to prune, 0 to 1.
+        count: The number of weights to prune, in place of `amount`.
+        normalize: The score that tensors are compared by: "none" |w|, "l2" |w| / ||W||, "rms" |w| / rms(W), "lamp"
+            w^2 / (the sum of squares of all weights of the tensor that are not smaller), Lee et al. 2021,
+            https://arxiv.org/abs/2010.07611.
+        min_per_tensor: The smallest fraction of each tensor to prune, 0 to 1.
+        max_per_tensor: The largest fraction of each tensor to prune, `min_per_tensor` to 1.
+
+    Raises:
+        UsageError: An argument is out of range, or not exactly one of `amount` and `count` is set.
     """
 
     amount: float | None = None
@@ -168,61 +213,76 @@ class Global:
     max_per_tensor: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse two amounts, none, one out of range, bounds that cross, and scores there are not."""
+        """Check the arguments."""
         check_amount(self.amount, self.count)
         if self.normalize not in NORMALIZE:
-            kinds = "none, l2, rms or lamp"
-            raise UsageError(f"--normalize is {kinds}, not {printable(repr(self.normalize))}", hint="--normalize rms")
+            raise UsageError(
+                f"the normalization is none, l2, rms or lamp, not {printable(repr(self.normalize))}",
+                hint=Argument("normalize", "rms"),
+            )
         if not 0 <= self.min_per_tensor <= self.max_per_tensor <= 1:
             raise UsageError(
-                "0 <= --min-per-tensor <= --max-per-tensor <= 1 is needed, "
+                "the minimum and the maximum per tensor are 0 to 1 and in this order, "
                 f"not {self.min_per_tensor:g} and {self.max_per_tensor:g}",
-                hint="--min-per-tensor 0.1 --max-per-tensor 0.9",
+                hint=(Argument("min_per_tensor", 0.1), " and ", Argument("max_per_tensor", 0.9)),
             )
 
     @property
-    def curved(self) -> bool:
-        """Whether tensors are ranked together by more than their magnitudes."""
-        return self.normalize != "none" or self.min_per_tensor > 0 or self.max_per_tensor < 1
+    def _is_plain(self) -> bool:
+        return self.normalize == "none" and self.min_per_tensor == 0 and self.max_per_tensor == 1
 
-    def bounds(self, left: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the fewest and the most weights that each tensor loses of what is `left` of it."""
-        fewest = [ceil(self.min_per_tensor * n) for n in left]
-        return [(low, max(low, floor(self.max_per_tensor * n))) for low, n in zip(fewest, left, strict=True)]
+    def normalization(self, remaining: Sequence[int]) -> Normalization | None:
+        """Return the score and each tensor's limits; None where plain magnitudes without limits are ranked."""
+        if self._is_plain:
+            return None
+        fewest = [ceil(self.min_per_tensor * n) for n in remaining]
+        limits = [(low, max(low, floor(self.max_per_tensor * n))) for low, n in zip(fewest, remaining, strict=True)]
+        return Normalization(self.normalize, tuple(limits))
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
-        told: dict[str, object] = {"name": "global", "amount": self.amount, "count": self.count}
-        if self.curved:
-            told |= {"normalize": self.normalize}
-            told |= {"min_per_tensor": self.min_per_tensor, "max_per_tensor": self.max_per_tensor}
-        return told
+        result: dict[str, object] = {"name": "global", "amount": self.amount, "count": self.count}
+        if not self._is_plain:
+            result |= {"normalize": self.normalize}
+            result |= {"min_per_tensor": self.min_per_tensor, "max_per_tensor": self.max_per_tensor}
+        return result
 
-    def rule(self, _: TensorInfo) -> str:
-        """Say in words what happens to a tensor."""
+    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
+        """Return the rule in words."""
         return "smallest of all selected" + ("" if self.normalize == "none" else f", by {self.normalize}")
 
-    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[RankGroup]:
-        """All tensors in one group; no rank where nothing is to be pruned."""
-        k = resolve_count(self.amount, self.count, sum(left))
+    def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
+        """Return one group of all tensors."""
+        k = resolve_count(self.amount, self.count, sum(remaining))
         return [RankGroup(tuple(range(len(tensors))), (k,) if k else ())]
 
-    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[OrderStatistic], _: Sequence[int]) -> list[Cut]:
-        """Cut at the k-th smallest; equals there go first come, first pruned, until the count is reached."""
-        if not orders:
-            return [Cut(0) for _ in tensors]
-        return exact_cuts(orders[0])
+    def cuts(
+        self,
+        tensors: Sequence[TensorInfo],
+        statistics: Sequence[OrderStatistic],
+        remaining: Sequence[int],  # noqa: ARG002 - the rank is enough
+    ) -> list[Cut]:
+        """Return the cuts at the k-th smallest weight of all."""
+        return exact_cuts(statistics[0]) if statistics else [Cut(0) for _ in tensors]
 
 
 @dataclass(frozen=True, slots=True)
-class L1:
-    """Prune, per tensor, the k smallest magnitudes; exactly k = round(amount * n), or `count`.
+class L1(PlansFromRanks, PlansFromShape):
+    """Prune the smallest weights of each tensor, as torch.nn.utils.prune.l1_unstructured does.
 
-    scope="row" ranks within each output row (dim 0) instead, with k = round(amount * row length) for each. Among
-    equals the lowest index goes first. torch.nn.utils.prune.l1_unstructured.
+    Exactly k = round(amount * n) of the n weights of a tensor or row are pruned, or `count`. Ties at the cut are
+    broken by position: the lowest index is pruned first.
 
-    `allocate` shares round(amount * all weights) out among the tensors, by their shapes alone: "uniform", "erk" or
-    "uniform+" (see `prunecli.strategies.allocation`).
+    Args:
+        amount: The fraction to prune, 0 to 1.
+        count: The number of weights to prune in each tensor or row, in place of `amount`.
+        scope: "tensor" ranks the weights of a tensor, "row" those of each output row (index of dim 0).
+        allocate: The distribution of `amount` over the tensors: "uniform", "erk" or "uniform+", see
+            `prunecli.strategies.allocation`. None prunes the same fraction of each.
+
+    Raises:
+        UsageError: An argument is out of range, not exactly one of `amount` and `count` is set, or `allocate` is
+            combined with a count or with rows.
     """
 
     amount: float | None = None
@@ -231,110 +291,128 @@ class L1:
     allocate: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse two amounts, none, one out of range, and scopes and allocations there are not."""
+        """Check the arguments."""
         check_amount(self.amount, self.count)
-        if self.allocate not in {None, *ALLOCATE}:
-            kinds = "uniform, erk or uniform+"
-            raise UsageError(f"--allocate is {kinds}, not {printable(repr(self.allocate))}", hint="--allocate erk")
+        if self.allocate is not None:
+            check_allocation(self.allocate)
         if self.allocate is not None and (self.amount is None or self.scope == "row"):
             raise UsageError(
-                "--allocate shares out an --amount among whole tensors", hint="--allocate erk --amount 0.5"
+                "an allocation distributes an amount over whole tensors",
+                hint=(Argument("allocate", ALLOCATIONS[1]), " and ", Argument("amount", 0.5)),
             )
         if self.scope not in {"tensor", "row"}:
-            raise UsageError(f"--scope is tensor or row, not {printable(repr(self.scope))}", hint="--scope row")
+            raise UsageError(
+                f"the scope is tensor or row, not {printable(repr(self.scope))}", hint=Argument("scope", "row")
+            )
+
+    @property
+    def needs_ranks(self) -> bool:
+        """Whether whole tensors are ranked; rows are ranked when they are pruned."""
+        return self.scope == "tensor"
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
-        told: dict[str, object] = {"name": "l1", "amount": self.amount, "count": self.count, "scope": self.scope}
-        return told if self.allocate is None else {**told, "allocate": self.allocate}
+        result: dict[str, object] = {"name": "l1", "amount": self.amount, "count": self.count, "scope": self.scope}
+        return result if self.allocate is None else {**result, "allocate": self.allocate}
 
-    def rule(self, _: TensorInfo) -> str:
-        """Say in words what happens to a tensor."""
+    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
+        """Return the rule in words."""
         return f"smallest of each {self.scope}" + ("" if self.allocate is None else f", shares by {self.allocate}")
 
+    def check(self, tensors: Sequence[TensorInfo]) -> None:
+        """Raise PruneError for a tensor or row with fewer weights than `count`, or a tensor without rows."""
+        if self.needs_ranks:
+            _check_counts(self.count, tensors)
+            return
+        for tensor in tensors:
+            self.plan(tensor)
+
     def plan(self, tensor: TensorInfo) -> TensorPlan:
-        """Return the local strategy for scope="row"; the other needs ranks first."""
-        resolve_count(
-            self.amount, self.count, tensor.numel // tensor.shape[front_dim(tensor, 0)], "weights in a row", tensor
-        )
+        """Return the plan for scope="row"; UsageError if a row has fewer weights than `count`."""
+        row = tensor.numel // tensor.shape[front_dim(tensor, 0)]
+        resolve_count(self.amount, self.count, row, "weights in a row", tensor)
         return PruneSmallestOfRow(
-            lambda left: resolve_count(self.amount, self.count, left, "weights left in a row", tensor)
+            lambda remaining: resolve_count(self.amount, self.count, remaining, "remaining weights in a row", tensor)
         )
 
-    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[RankGroup]:
-        """Each tensor by itself; no rank where nothing is to be pruned."""
+    def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
+        """Return each tensor as a group of its own."""
         if self.allocate is not None and self.amount is not None:
-            return group_per_tensor(allocate(self.allocate, [t.shape for t in tensors], left, self.amount))
-        return group_per_tensor(resolve_counts(self.amount, self.count, tensors, left))
+            shapes = [tensor.shape for tensor in tensors]
+            return group_per_tensor(allocate(self.allocate, shapes, remaining, self.amount))
+        return group_per_tensor(resolve_counts(self.amount, self.count, tensors, remaining))
 
-    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[OrderStatistic], _: Sequence[int]) -> list[Cut]:
-        """Cut at the k-th smallest of the tensor."""
-        return exact_cuts(orders[0]) if orders else [Cut(0) for _ in tensors]
+    def cuts(
+        self,
+        tensors: Sequence[TensorInfo],
+        statistics: Sequence[OrderStatistic],
+        remaining: Sequence[int],  # noqa: ARG002 - the rank is enough
+    ) -> list[Cut]:
+        """Return the cut at the k-th smallest weight of the tensor."""
+        return exact_cuts(statistics[0]) if statistics else [Cut(0) for _ in tensors]
 
 
 @dataclass(frozen=True, slots=True)
-class Random:
-    """Prune, per tensor, k weights at random; exactly k = round(amount * n), or `count`.
+class Random(PlansFromRanks):
+    """Prune weights of each tensor at random, as torch.nn.utils.prune.random_unstructured does.
 
-    Which ones depends on `seed` and on the tensor's name and shape alone: neither on the other tensors nor on the
-    device. torch.nn.utils.prune.random_unstructured, with another generator.
+    Exactly k = round(amount * n) of the n weights are pruned, or `count`. The choice depends on `seed` and on the
+    tensor's name and shape alone, not on other tensors or the device. The generator is not torch's.
+
+    Args:
+        amount: The fraction to prune, 0 to 1.
+        count: The number of weights to prune in each tensor, in place of `amount`.
+        seed: The random seed.
+
+    Raises:
+        UsageError: `amount` is out of range, or not exactly one of `amount` and `count` is set.
     """
+
+    ranks_weights: ClassVar[bool] = False
 
     amount: float | None = None
     count: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse two amounts, none, or one out of range."""
+        """Check the arguments."""
         check_amount(self.amount, self.count)
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         return {"name": "random", "amount": self.amount, "count": self.count, "seed": self.seed}
 
-    def rule(self, _: TensorInfo) -> str:
-        """Say in words what happens to a tensor."""
+    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
+        """Return the rule in words."""
         return f"at random, seed {self.seed}"
 
-    def groups(self, tensors: Sequence[TensorInfo], left: Sequence[int]) -> list[RankGroup]:
-        """Each tensor by itself; the ranks are those of random numbers."""
-        return group_per_tensor(resolve_counts(self.amount, self.count, tensors, left))
+    def check(self, tensors: Sequence[TensorInfo]) -> None:
+        """Raise UsageError for a tensor with fewer weights than `count`."""
+        _check_counts(self.count, tensors)
 
-    def cuts(self, tensors: Sequence[TensorInfo], orders: Sequence[OrderStatistic], _: Sequence[int]) -> list[Cut]:
-        """Cut at the k-th smallest random number; what that is tells nobody anything."""
-        if not orders:
+    def own_scores(self, tensor: TensorInfo) -> Callable[[int, int], NDArray[np.int32]]:
+        """Return the function that makes the random numbers of `tensor`."""
+        from prunecli.kernels.random_bits import draw, random_key
+
+        return partial(draw, random_key(self.seed, tensor))
+
+    def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
+        """Return each tensor as a group of its own; ranks are those of random numbers."""
+        return group_per_tensor(resolve_counts(self.amount, self.count, tensors, remaining))
+
+    def cuts(
+        self,
+        tensors: Sequence[TensorInfo],
+        statistics: Sequence[OrderStatistic],
+        remaining: Sequence[int],  # noqa: ARG002 - the rank is enough
+    ) -> list[Cut]:
+        """Return the cut at the k-th smallest random number. The report does not show it."""
+        if not statistics:
             return [Cut(0) for _ in tensors]
-        return [Cut(cut.bits, cut.ties) for cut in exact_cuts(orders[0])]
+        return [Cut(cut.bits, cut.ties) for cut in exact_cuts(statistics[0])]
 
 
-Strategy: TypeAlias = (
-    Threshold
-    | StdThreshold
-    | Percentile
-    | L1
-    | Global
-    | TopK
-    | Structured
-    | Block
-    | Random
-    | RandomStructured
-    | Mask
-    | Keep
-)
-"""What a run can be asked for."""
-
-__all__ = [
-    "L1",
-    "Block",
-    "Global",
-    "Keep",
-    "Mask",
-    "Percentile",
-    "Random",
-    "RandomStructured",
-    "StdThreshold",
-    "Strategy",
-    "Structured",
-    "Threshold",
-    "TopK",
-]
+def _check_counts(count: int | None, tensors: Sequence[TensorInfo]) -> None:
+    """Raise UsageError for a tensor with fewer weights than `count`."""
+    if count is not None:
+        resolve_counts(None, count, tensors, [tensor.numel for tensor in tensors])

@@ -63,7 +63,7 @@ def load_mask(path: PathLike) -> dict[str, Tensor]:
         mask_reader = MaskReader(matched, Reader(sources))
 
         def keep(index: int) -> Callable[[int, int], NDArray[Any]]:
-            return lambda first, stop: mask_reader.stays(worker, index, first, stop - first)
+            return lambda first, stop: mask_reader.keep(worker, index, first, stop - first)
 
         return {
             name: _filled(tensor, keep(index)) for (index, tensor), name in zip(tensors.items(), names, strict=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint, PathLike
     from prunecli.report.model import Report
-    from prunecli.strategies.unstructured import Strategy
+    from prunecli.strategies.strategy import Strategy
     from prunecli.tuning.evaluate import Evaluate, Evaluation
 
 MakeStrategy: TypeAlias = "Callable[[float], Strategy]"

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prunecli import L1, Block, Structured, Threshold, prune
-from prunecli.engine import planner as planning
 from prunecli.engine import run as running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from prunecli import Report
-    from prunecli.strategies.unstructured import Strategy
+    from prunecli.strategies.strategy import Strategy
 
 DEMO = Path(__file__).parents[2] / "demo" / "digits_conv.safetensors"
 
@@ -33,19 +32,25 @@ def test_digests_are_those_of_the_files(dry_run: bool, tmp_path: Path) -> None: 
 
 
 @pytest.mark.parametrize("strategy", [Block(rows=2, cols=2, amount=0.5), Structured(amount=0.5), L1(0.5)])
-def test_what_led_to_a_cut_is_let_go(strategy: Strategy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a run nothing is held that grows with the weights: no answer for each tile, no search."""
-    batches: list[planning.Batch] = []
-    finish, runs = planning.Planner.finish, []
-    monkeypatch.setattr(
-        planning.Planner, "finish", lambda own, pool, batch: (batches.append(batch), finish(own, pool, batch))
-    )
+def test_memory_of_planning_is_freed(strategy: Strategy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a run no batch holds counts, and no plan holds a mask of slices or blocks."""
+    batches: list[Any] = []
+    runs: list[running.Run] = []
+    plan_batches = running.plan_batches
+
+    def noted(*args: Any) -> Any:  # noqa: ANN401
+        batches.extend(plan_batches(*args))
+        return batches
+
+    monkeypatch.setattr(running, "plan_batches", noted)
     monkeypatch.setattr(running.Run, "report", _noting(runs, running.Run.report))
 
     prune(DEMO, strategy, output=tmp_path / "out.safetensors")
 
     (run,) = runs
-    assert all(not (batch.searches or batch.small or batch.measured) for batch in batches)
+    assert batches
+    state = [getattr(batch, name, []) for batch in batches for name in ("_searches", "_small", "_measured")]
+    assert state == [[]] * len(state)
     assert [len(getattr(plan, "alive", b"")) for plan in run._plans.values()] == [0] * len(run.targets)
 
 

@@ -31,7 +31,8 @@ from prunecli.report.json import to_json
 from prunecli.selection.select import Selector
 from prunecli.strategies.recipe import Recipe, Rule
 from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.unstructured import L1, Global, Structured
+from prunecli.strategies.structured import Structured
+from prunecli.strategies.unstructured import L1, Global
 
 if TYPE_CHECKING:
     from collections.abc import Callable

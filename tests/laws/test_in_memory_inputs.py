@@ -19,7 +19,8 @@ from torch import nn
 from prunecli.api import prune, prune_state_dict
 from prunecli.errors import CheckpointError, DeviceError, PruneError, SelectionError, UsageError
 from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.unstructured import L1, Structured, Threshold
+from prunecli.strategies.structured import Structured
+from prunecli.strategies.unstructured import L1, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,12 +14,13 @@ from prunecli import SelectionError, prune
 from prunecli.cli.main import main
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.unstructured import L1, Block, Global, Percentile, Structured, Threshold
+from prunecli.strategies.structured import Block, Structured
+from prunecli.strategies.unstructured import L1, Global, Percentile, Threshold
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prunecli.strategies.unstructured import Strategy
+    from prunecli.strategies.strategy import Strategy
 
 
 def pruned(folder: Path, weight: torch.Tensor, strategy: Strategy, **options: Any) -> torch.Tensor:  # noqa: ANN401

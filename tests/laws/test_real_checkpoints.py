@@ -16,7 +16,9 @@ from support.covering import in_turn
 
 from prunecli.api import prune
 from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.unstructured import L1, Global, Percentile, Strategy, Structured, Threshold
+from prunecli.strategies.strategy import Strategy
+from prunecli.strategies.structured import Structured
+from prunecli.strategies.unstructured import L1, Global, Percentile, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,23 +16,17 @@ from safetensors.torch import load_file, save_file
 from support import CONTAINERS, STRATEGIES, examples, expected, files, make_checkpoint, make_weights, same_bits, zeroed
 from support.covering import in_turn
 
-from prunecli.engine import planner as planning
+from prunecli.engine import rank_planner, scored_tensors
 from prunecli.engine.files import prune_files
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import Outputs
-from prunecli.engine.work import alone
+from prunecli.engine.prepare import ScoreInputs, prepare_work
 from prunecli.formats.open import open_checkpoint
-from prunecli.selection.select import Selector, select
+from prunecli.selection.select import Selector
 from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.unstructured import (
-    Global,
-    Percentile,
-    Random,
-    RandomStructured,
-    StdThreshold,
-    Strategy,
-    Threshold,
-)
+from prunecli.strategies.strategy import Strategy
+from prunecli.strategies.structured import RandomStructured
+from prunecli.strategies.unstructured import Global, Percentile, Random, StdThreshold, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +77,7 @@ def run(
 ) -> tuple[list[bytes], list[Row]]:
     """Prune `path` and return the result in exact form."""
     checkpoint = open_checkpoint(path)
-    work = alone(select(checkpoint, rules), strategy)
+    work = prepare_work(checkpoint, rules, strategy, ScoreInputs())
     report = prune_files(checkpoint, work, Outputs(output, force=output.exists()), options)
     return exact(output, report)
 
@@ -157,9 +151,9 @@ def test_planning_in_batches_gives_the_same_bytes(
     """The size of the batches that are planned together, and ranking tensors in chunks, do not change the result."""
     path = source("safetensors")
     wanted = run(path, STRATEGIES[strategy], tmp_path / "reference", REFERENCE, Selector())
-    monkeypatch.setattr(planning, "BATCH", 1)
-    monkeypatch.setattr(planning, "SMALL", small)
-    monkeypatch.setattr(planning, "SCAN", 512)
+    monkeypatch.setattr(rank_planner, "BATCH_BYTES", 1)
+    monkeypatch.setattr(rank_planner, "SMALL_TENSOR", small)
+    monkeypatch.setattr(scored_tensors, "SCAN_BYTES", 512)
 
     assert wanted == run(path, STRATEGIES[strategy], tmp_path / "other", RunOptions(window=4096, threads=3), Selector())
 
@@ -212,7 +206,7 @@ def test_any_way_of_working_gives_the_same_bytes(
 def test_the_kept_part_of_the_norm_is_equal_up_to_rounding(way: str, special: Path, tmp_path: Path) -> None:
     """Sums of squares are rounded at the ends of windows: `l2_kept`, a fraction of 1, agrees to 2e-6."""
     checkpoint = open_checkpoint(special)
-    work = alone(select(checkpoint, Selector()), Percentile(60))
+    work = prepare_work(checkpoint, Selector(), Percentile(60), ScoreInputs())
     kept = [
         [row.l2_kept for row in prune_files(checkpoint, work, Outputs(out), options).rows]
         for out, options in ((tmp_path / "a", REFERENCE), (tmp_path / "b", OTHERS[way]))

@@ -15,8 +15,8 @@ from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import INTS
 from prunecli.kernels.torch_ops import TorchOps
 from prunecli.plans import OrderStatistic, RankGroup
-from prunecli.ranking import kth_smallest as ranking
-from prunecli.ranking.kth_smallest import Keys, RankSearch, Sample, orders_of
+from prunecli.ranking import kth_smallest
+from prunecli.ranking.kth_smallest import Keys, RankSearch, Sample, statistics_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,7 +79,7 @@ def search(
             else:
                 found.add(member, *ops.below_and_inside(tile, low, width))
         if found.advance():
-            return found.orders(), passes
+            return found.statistics(), passes
     raise RuntimeError("the search does not end")
 
 
@@ -174,8 +174,8 @@ def test_a_lying_sample_costs_passes_and_nothing_else(layout: str, lie: str) -> 
 @pytest.mark.parametrize("limit", [4, 50, 400])
 def test_coarse_bins_come_out_exact(layout: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory holds few patterns the bins grow, the right one is looked into, and the result is the same."""
-    monkeypatch.setattr(ranking, "HELD_LIMIT", 16 * limit)
-    monkeypatch.setattr(ranking, "BINS_BITS", max(limit.bit_length() - 1, 1))
+    monkeypatch.setattr(kth_smallest, "HELD_LIMIT", 16 * limit)
+    monkeypatch.setattr(kth_smallest, "BINS_BITS", max(limit.bit_length() - 1, 1))
     members = LAYOUTS[layout]()
 
     for rank in some_ranks(sum(patterns.size for _, patterns in members)):
@@ -194,8 +194,8 @@ def test_two_neighbouring_ranks_are_found_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The pair that a percentile asks for is exact, also where the bins keep the two apart."""
-    monkeypatch.setattr(ranking, "HELD_LIMIT", 16 * limit)
-    monkeypatch.setattr(ranking, "BINS_BITS", max(limit.bit_length() - 1, 1))
+    monkeypatch.setattr(kth_smallest, "HELD_LIMIT", 16 * limit)
+    monkeypatch.setattr(kth_smallest, "BINS_BITS", max(limit.bit_length() - 1, 1))
     members = LAYOUTS[layout]()
     total = sum(patterns.size for _, patterns in members)
 
@@ -218,7 +218,7 @@ def test_two_ranks_on_both_sides_of_a_bracket_end_the_search(low: int, high: int
         if found.advance():
             break
 
-    assert [order.cuts[0] for order in found.orders()] == [50, 51]
+    assert [order.cuts[0] for order in found.statistics()] == [50, 51]
 
 
 @settings(max_examples=80, deadline=None)
@@ -240,8 +240,8 @@ def test_any_mixture_ranks_by_value(data: Any) -> None:  # noqa: ANN401
 @pytest.mark.parametrize("limit", [4, 1 << 20])
 def test_nan_ranks_above_infinity(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a mixture, exactly the NaNs come after all numbers and infinities, and each is found at some rank."""
-    monkeypatch.setattr(ranking, "HELD_LIMIT", 16 * limit)
-    monkeypatch.setattr(ranking, "BINS_BITS", max(limit.bit_length() - 1, 1))
+    monkeypatch.setattr(kth_smallest, "HELD_LIMIT", 16 * limit)
+    monkeypatch.setattr(kth_smallest, "BINS_BITS", max(limit.bit_length() - 1, 1))
     members = [bits(name, [0, 1, FLOATS[name].finite_max, FLOATS[name].top]) for name in FLOATS]
     members.append(bits("F32", [FLOATS["F32"].infinity or 0, 0x7F800001, 0x7FC00000]))
     total = sum(patterns.size for _, patterns in members)
@@ -265,17 +265,17 @@ def test_passes_stay_few_on_real_sizes() -> None:
         found.add(at, *NumpyOps().below_and_inside(member[1], low, width))
 
     assert found.advance()
-    check([member], [1 << 19], found.orders())
+    check([member], [1 << 19], found.statistics())
 
 
 @pytest.mark.parametrize("device", ["numpy", "torch"])
 def test_a_tensor_at_hand_is_ranked_at_once(device: str) -> None:
-    """orders_of gives the statistics of one tensor as sorting does."""
+    """statistics_of gives the statistics of one tensor as sorting does."""
     ops = NumpyOps() if device == "numpy" else TorchOps("cpu")
     name, patterns = patterns_of(np.random.default_rng(0).integers(0, 9, 500).astype(float), "F16")
     ranks = [1, 2, 250, 499, 500]
 
-    check([(name, patterns)], ranks, orders_of(ops, ops.load(patterns), ranks, FLOATS[name]))
+    check([(name, patterns)], ranks, statistics_of(ops, ops.load(patterns), ranks, FLOATS[name]))
 
 
 # --- keys

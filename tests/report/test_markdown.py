@@ -213,6 +213,6 @@ def test_sentences_have_no_mentions_and_no_links(words: str) -> None:
 @pytest.mark.parametrize(("count", "title"), [(1, "1 tensor left as it is"), (2, "2 tensors left as they are")])
 def test_skipped_tensors_are_counted_in_a_sentence(count: int, title: str) -> None:
     """The sentence is in the singular for one tensor."""
-    rows = [row("a.weight"), *(skipped(f"b{n}", "its name does not end in a weight") for n in range(count))]
+    rows = [row("a.weight"), *(skipped(f"b{n}", "not a weight by name") for n in range(count))]
 
     assert f"<summary>{title}</summary>" in to_markdown(report(*rows))

@@ -1,4 +1,4 @@
-"""What reparametrisations leave in a state_dict, told by names alone: torch's own modules are the oracle."""
+"""Reparametrised weights, recognised by name; the expected names are those of torch's own modules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def weight_normed() -> nn.Module:
 
 
 def test_a_plain_model_has_none() -> None:
-    """Ordinary names, normalisation layers' buffers included, are no leftovers."""
+    """Ordinary names, including buffers of normalisation layers, are weights of their own."""
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.LSTM(3, 3))
 
     assert leftovers(list(model.state_dict())) == ()
@@ -71,8 +71,8 @@ def test_a_plain_model_has_none() -> None:
     ],
     ids=["prune", "spectral_norm", "weight_norm", "parametrized weight_norm", "parametrized spectral_norm"],
 )
-def test_torch_leaves_what_is_found(model: nn.Module, expected: Leftover) -> None:
-    """Each way of torch to store a weight in other terms is told by its kind, with the tensors that hold it."""
+def test_reparametrised_weights_of_torch_are_recognised(model: nn.Module, expected: Leftover) -> None:
+    """Each reparametrisation of torch is recognised, with its kind and its tensors."""
     names = list(nn.Sequential(model).state_dict())
 
     assert (expected,) == leftovers(names)
@@ -80,8 +80,8 @@ def test_torch_leaves_what_is_found(model: nn.Module, expected: Leftover) -> Non
 
 
 @pytest.mark.parametrize("mask", ["fc.__weight_mma_mask", "fc.weight_mma_mask"])
-def test_masks_of_asp_stand_beside_whole_weights(mask: str) -> None:
-    """Apex' masks are told with what it keeps of the pruned weights; the weight itself is no part."""
+def test_masks_of_asp_are_recognised(mask: str) -> None:
+    """Masks of apex are found with its copy of the pruned weights; the weight itself is not a part."""
     saved = mask.replace("_mma_mask", "_mma_pruned_p")
 
     assert leftovers(["fc.weight", mask, saved]) == (Leftover("fc.weight", ASP_MASK, (mask, saved)),)
@@ -99,8 +99,8 @@ def test_masks_of_asp_stand_beside_whole_weights(mask: str) -> None:
         [],
     ],
 )
-def test_half_a_leftover_is_none(names: list[str]) -> None:
-    """A name that only looks like a part, or would leave the weight without a name, is no leftover."""
+def test_incomplete_parts_are_ignored(names: list[str]) -> None:
+    """A single part, and parts without a name for the weight, are not a reparametrised weight."""
     assert leftovers(names) == ()
 
 
@@ -110,8 +110,8 @@ name_lists = st.lists(st.tuples(parts, suffixes).map("".join), unique=True)
 
 
 @given(name_lists)
-def test_parts_are_names_and_come_in_order(names: list[str]) -> None:
-    """Every part is one of the names, no weight is told twice in one way, and first parts are in the names' order."""
+def test_parts_are_names_in_order(names: list[str]) -> None:
+    """Parts are among the names, no weight has the same kind twice, and first parts are in the order of the names."""
     found = leftovers(names)
 
     assert {part for leftover in found for part in leftover.parts} <= set(names)

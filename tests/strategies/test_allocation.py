@@ -15,7 +15,7 @@ from support import SHARED
 from prunecli.errors import UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.selection.select import Selector, select
-from prunecli.strategies.allocation import KINDS, allocate, share_out, shares
+from prunecli.strategies.allocation import ALLOCATIONS, allocate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def published_erk(shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[fl
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.data(), SHAPES, st.sampled_from(KINDS), st.floats(0, 1))
+@given(st.data(), SHAPES, st.sampled_from(ALLOCATIONS), st.floats(0, 1))
 def test_the_total_is_exact_and_no_tensor_gives_more_than_it_has(
     data: st.DataObject, shapes: Shapes, kind: str, amount: float
 ) -> None:
@@ -111,7 +111,7 @@ def test_erk_on_real_shapes(name: str) -> None:
 @given(SHAPES, st.floats(0.01, 0.99))
 def test_erk_on_any_shapes(shapes: Shapes, amount: float) -> None:
     """What is kept is in proportion to sum(shape) / prod(shape), where it is not everything."""
-    counts = share_out("erk", shapes, numels(shapes), round(amount * sum(numels(shapes))))
+    counts = allocate("erk", shapes, numels(shapes), amount)
     parts = [
         (size - count, sum(shape))
         for count, size, shape in zip(counts, numels(shapes), shapes, strict=True)
@@ -149,14 +149,14 @@ def test_the_last_matrix_is_the_last_of_two_dimensions() -> None:
 
 def test_uniform_plus_says_what_would_do_where_it_cannot() -> None:
     """The refusal names how many can go, and its hint is an amount that works."""
-    with pytest.raises(UsageError, match="at most 80 of 200 weights can go, not 120") as error:
+    with pytest.raises(UsageError, match="prunes at most 80 of 200 weights, not 120") as error:
         allocate("uniform+", [(10, 5, 2), (10, 10)], [100, 100], 0.6)
 
-    assert error.value.hint == "--amount 0.400, or --allocate erk"
+    assert error.value.hint == "amount=0.4 or allocate='erk'"
     assert sum(allocate("uniform+", [(10, 5, 2), (10, 10)], [100, 100], 0.4)) == 80
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALLOCATIONS)
 def test_nothing_and_empty_tensors(kind: str) -> None:
     """No tensors, empty ones and single numbers are no trouble; an empty tensor gives nothing."""
     assert allocate(kind, [], [], 0.5) == []
@@ -171,13 +171,9 @@ def test_all_goes_and_nothing_goes() -> None:
         assert allocate(kind, RESNET, numels(RESNET), 0.0) == [0] * len(RESNET)
 
 
-def test_what_is_gone_already_counts_in_the_plan_only() -> None:
-    """Amounts are of what is left; the printed sparsity is of the whole tensor."""
-    counts = allocate("uniform", [(4, 5), (10,)], [10, 10], 0.5)
-
-    assert counts == [5, 5]
-    plan = shares([(4, 5), (10,), (0, 3)], [10, 10, 0], [*counts, 0])
-    assert [(share.numel, share.count, share.sparsity) for share in plan] == [(20, 5, 0.75), (10, 5, 0.5), (0, 0, 0.0)]
+def test_amounts_are_fractions_of_the_remaining_weights() -> None:
+    """A tensor that is half pruned already counts by its remaining weights."""
+    assert allocate("uniform", [(4, 5), (10,)], [10, 10], 0.5) == [5, 5]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +182,7 @@ def test_what_is_gone_already_counts_in_the_plan_only() -> None:
         ("erk", 1.5, "the amount is 0 to 1"),
         ("erk", -0.1, "the amount is 0 to 1"),
         ("erk", float("nan"), "the amount is 0 to 1"),
-        ("lamp\x1b", 0.5, r"--allocate is uniform, erk or uniform\+, not 'lamp\\x1b'"),
+        ("lamp\x1b", 0.5, r"the allocation is uniform, erk or uniform\+, not 'lamp\\x1b'"),
     ],
 )
 def test_wrong_requests(kind: str, amount: float, told: str) -> None:

@@ -18,13 +18,14 @@ from prunecli.selection.select import Selector
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.recipe import Recipe, Rule
 from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.unstructured import L1, Block, Global, Percentile, Random, Structured, Threshold
+from prunecli.strategies.structured import Block, Structured
+from prunecli.strategies.unstructured import L1, Global, Percentile, Random, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from prunecli.strategies.unstructured import Strategy
+    from prunecli.strategies.strategy import Strategy
 
 Weights = dict[str, torch.Tensor]
 
@@ -237,7 +238,7 @@ def test_rules_are_commands_with_their_options() -> None:
         ("[[rule]]\nstrategy = 'random'\namount = 0.5\nstructured = 'no'", "structured is true or false, not 'no'"),
         ("[[rule]]\nstrategy = 'l1'\namount = 0.5\ninclude = 3", "include is a pattern or a list of patterns"),
         ("[[rule]]\nstrategy = 'l1'\namount = 0.5\nmin_dim = -1", "min_dim is a whole number of 0 or more, not -1"),
-        ("[[rule]]\nstrategy = 'structured'\namount = 0.5\nwith_bias = true", "rule 1: biases cannot follow"),
+        ("[[rule]]\nstrategy = 'structured'\namount = 0.5\nwith_bias = true", "rule 1: a recipe cannot prune biases"),
         ("[[rule]]\nstrategy = 'l1'\namount = 0.5\nmin-dim = 3\nmin_dim = 1", r"has 'min-dim' twice \(line 4\)"),
         ("[[rule]]\nstrategy = 'l1'\namount = 0.5\nmin_numel = '9'", "0 or more, not '9'"),
         ("[[rule]]\nstrategy = 'l1'\ncount = " + "9" * 5000, "a number in the recipe r.toml has too many digits"),
@@ -253,7 +254,7 @@ def test_what_is_no_recipe_is_refused_by_rule_and_line(text: str, says: str) -> 
 
 def test_rules_are_rules() -> None:
     """A strategy alone is refused with how to make a rule of it."""
-    with pytest.raises(UsageError, match="rule 1 is no Rule but L1"):
+    with pytest.raises(UsageError, match="rule 1 is not a Rule but L1"):
         Recipe((L1(amount=0.5),))  # type: ignore[arg-type] # that is the point
 
 
@@ -350,4 +351,4 @@ def test_the_command_follows_a_recipe(
     assert main(["run", "missing.toml", "in.safetensors"]) == 2
     assert "cannot read the recipe missing.toml: No such file" in capsys.readouterr().err
     assert main(["run", "r.toml", "in.safetensors", "-i", "dec*", "-f"]) == 2
-    assert "the rules of a recipe say what they include" in capsys.readouterr().err
+    assert "the rules of a recipe choose their tensors" in capsys.readouterr().err

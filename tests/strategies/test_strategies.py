@@ -19,18 +19,10 @@ from prunecli.errors import SelectionError, UsageError
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import INTS
 from prunecli.plans import Cut, KeepLargestOfGroup, OrderStatistic
-from prunecli.ranking.kth_smallest import orders_of
+from prunecli.ranking.kth_smallest import statistics_of
+from prunecli.strategies.amounts import check_amount, cut_above, exact_cuts, resolve_count
 from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.unstructured import (
-    Global,
-    Percentile,
-    StdThreshold,
-    Threshold,
-    check_amount,
-    cut_above,
-    exact_cuts,
-    resolve_count,
-)
+from prunecli.strategies.unstructured import Global, Percentile, StdThreshold, Threshold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +46,7 @@ def percentile_cut(values: NDArray[Any], q: float) -> Cut:
     info, strategy = tensor(values.size, dtype=name_of(values)), Percentile(q)
     (group,) = strategy.groups([info], [info.numel])
     patterns = values.view(INTS[values.itemsize])
-    (cut,) = strategy.cuts([info], orders_of(NumpyOps(), patterns, group.ranks, FLOATS[info.dtype]), [info.numel])
+    (cut,) = strategy.cuts([info], statistics_of(NumpyOps(), patterns, group.ranks, FLOATS[info.dtype]), [info.numel])
     return cut
 
 
@@ -160,7 +152,7 @@ def test_a_threshold_of_zero_prunes_zeros_only(dtype: str) -> None:
 
 def test_a_spread_is_a_threshold_in_deviations() -> None:
     """Half a deviation of 0.5 is a threshold of 0.25."""
-    assert Threshold(0.25).plan(tensor(3)) == StdThreshold(0.5).local(tensor(3), 0.5)
+    assert Threshold(0.25).plan(tensor(3)) == StdThreshold(0.5).plan_from(tensor(3), np.array([0.5]), None)
 
 
 # --- percentiles
@@ -357,4 +349,4 @@ def test_equals_that_nobody_counted_stay_unknown() -> None:
 def test_a_strategy_says_what_it_does(strategy: Any, name: str, words: str) -> None:  # noqa: ANN401
     """The report gets a name with parameters, and a sentence per tensor."""
     assert name == strategy.describe()["name"]
-    assert words == strategy.rule(tensor(2, 2))
+    assert words == strategy.describe_for(tensor(2, 2))

@@ -9,16 +9,9 @@ import numpy as np
 import torch
 
 from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.unstructured import (
-    L1,
-    Block,
-    Global,
-    Percentile,
-    StdThreshold,
-    Strategy,
-    Structured,
-    Threshold,
-)
+from prunecli.strategies.strategy import Strategy
+from prunecli.strategies.structured import Block, Structured
+from prunecli.strategies.unstructured import L1, Global, Percentile, StdThreshold, Threshold
 from support.weights import Weights, zeroed
 
 if TYPE_CHECKING:
@@ -106,7 +99,7 @@ def _keep_groups(strategy: TopK, magnitude: torch.Tensor) -> torch.Tensor:
         group = rows[..., start : start + strategy.group]
         if strategy.tail == "zero" and group.shape[-1] < strategy.group:
             continue
-        best = torch.sort(group, dim=-1, descending=True, stable=True).indices[..., : strategy.count]
+        best = torch.sort(group, dim=-1, descending=True, stable=True).indices[..., : strategy.keep]
         keep[..., start : start + strategy.group].scatter_(-1, best, value=True)
     return keep.movedim(-1, strategy.dim)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from prunecli.strategies.unstructured import Strategy
+    from prunecli.strategies.strategy import Strategy
     from support.weights import Weights
 
 

@@ -1,0 +1,81 @@
+"""Plans from normalised scores: one exact cut over several tensors, each with limits of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prunecli.engine.scored_tensors import scan_ranges
+from prunecli.io.threads import Tasks
+from prunecli.ranking.normalized_cut import NormalizedCutSearch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from prunecli.engine.scored_tensors import ScoredTensors
+    from prunecli.io.threads import Pool, Worker
+    from prunecli.plans import Normalization, RankGroup, TensorPlan
+    from prunecli.ranking.normalized_cut import CountRequest
+
+
+class NormalizedBatch:
+    """All tensors of a strategy, which share one cut."""
+
+    def __init__(
+        self,
+        normalization: Normalization,
+        group: RankGroup,
+        tensors: ScoredTensors,
+        remaining: Sequence[int],
+        plans: dict[int, TensorPlan],
+    ) -> None:
+        """Read nothing yet; the plans go to `plans`."""
+        self._normalization, self._group, self._tensors, self._plans = normalization, group, tensors, plans
+        self._remaining = [remaining[member] for member in group.members]
+        self._search: NormalizedCutSearch | None = None
+        self._counting: Tasks | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of weights that are read, at least once."""
+        tensors = self._tensors
+        return sum(tensors.targets[m].nbytes for m in self._group.members) if tensors.reads_weights else 0
+
+    def start(self, pool: Pool) -> None:
+        """Begin the first counting pass."""
+        dtypes = [self._tensors.dtype(member) for member in self._group.members]
+        k = sum(self._group.ranks)
+        self._search = NormalizedCutSearch(dtypes, self._normalization, k, self._remaining)
+        self._count(pool, self._search)
+
+    def finish(self, pool: Pool) -> None:
+        """Wait for the counts, count more finely until the cut is known, and store the plans."""
+        if self._search is None:
+            return
+        while self._counting is not None:
+            self._counting.wait()
+            if self._search.advance():
+                break
+            self._count(pool, self._search)
+        self._plans.update(zip(self._group.members, self._search.cuts(), strict=True))
+        self._search = self._counting = None
+
+    def _count(self, pool: Pool, search: NormalizedCutSearch) -> None:
+        self._counting = Tasks(pool)
+        self._counting.each(self._count_chunk, self._chunks(search))
+
+    def _chunks(self, search: NormalizedCutSearch) -> Iterator[tuple[NormalizedCutSearch, CountRequest, int, int, int]]:
+        """Yield (search, request, target, first, stop)."""
+        for request in search.requests():
+            index = self._group.members[request.member]
+            for first, stop in scan_ranges(self._tensors.targets[index]):
+                yield search, request, index, first, stop
+
+    def _count_chunk(
+        self, worker: Worker, search: NormalizedCutSearch, request: CountRequest, index: int, first: int, stop: int
+    ) -> None:
+        weights, scorer = self._tensors.weights(worker, index, first, stop), self._tensors.scorer
+        if scorer is None:
+            y = worker.host.magnitudes(weights, request.dtype)
+        else:
+            y = scorer.patterns(worker, index, weights, first)
+        search.add(request, request.count(y))

@@ -1,0 +1,236 @@
+"""Plans from order statistics: small tensors are ranked in memory, other groups by a search over the file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.dtypes import FLOATS
+from prunecli.engine.scored_tensors import scan_ranges
+from prunecli.io.files import PAGE
+from prunecli.io.threads import Tasks, Worker, results
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.ops import INTS
+from prunecli.plans import RankGroup
+from prunecli.ranking.kth_smallest import RankSearch, Sample, statistics_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
+
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.engine.scored_tensors import ScoredTensors
+    from prunecli.io.threads import Pool
+    from prunecli.plans import OrderStatistic, TensorPlan
+    from prunecli.strategies.strategy import PlansFromRanks
+
+BATCH_BYTES = 1 << 25
+"""Tensors that are ranked one by one are planned in batches of this size."""
+
+SMALL_TENSOR = 1 << 22
+"""A tensor of up to this many bytes is ranked in memory, in one read."""
+
+SMALL_CHUNK = 1 << 19
+"""Chunks of up to this many bytes are counted by one thread at a time."""
+
+SAMPLE = 1 << 20
+"""The most elements of a sample of a group; it is taken in blocks of one page."""
+
+SAMPLE_SHARE, SAMPLE_LEAST = 32, 1 << 14
+"""The sample of a smaller group is one of this many elements, and at least the second number of them."""
+
+
+class RankPlanner:
+    """Plans the tensors of one strategy from order statistics.
+
+    `remaining` has the number of weights of each target that are not already pruned. The plans go to `plans`.
+    """
+
+    def __init__(
+        self,
+        strategy: PlansFromRanks,
+        tensors: ScoredTensors,
+        remaining: Sequence[int],
+        plans: dict[int, TensorPlan],
+    ) -> None:
+        """Read nothing yet."""
+        self.strategy, self.tensors, self.remaining, self.plans = strategy, tensors, remaining, plans
+        self._sampler = Sampler(tensors)
+
+    def groups(self, members: Sequence[int]) -> list[RankGroup]:
+        """Return the groups of the strategy, with indices of targets as members."""
+        groups = self.strategy.groups(
+            [self.tensors.as_ranked(m) for m in members], [self.remaining[m] for m in members]
+        )
+        return [replace(group, members=tuple(members[m] for m in group.members)) for group in groups]
+
+    def batches(self, members: Sequence[int]) -> list[RankBatch]:
+        """Return the groups in batches, in the order of the files."""
+        return [RankBatch(self, groups) for groups in in_batches(self.groups(members), self.tensors.targets)]
+
+    def search(self, group: RankGroup) -> RankSearch:
+        """Return the search for the ranks of a group, narrowed by a sample."""
+        numels = [self.tensors.targets[member].numel for member in group.members]
+        search = RankSearch(group, [self.tensors.dtype(member) for member in group.members], numels)
+        search.narrow_to(list(self._sampler.samples(group)))
+        return search
+
+    def among_all(self, group: RankGroup) -> RankGroup:
+        """Return the group with ranks among all its weights: patterns of already pruned ones are the smallest."""
+        pruned = self._already_pruned(group)
+        return replace(group, ranks=tuple(rank + pruned for rank in group.ranks)) if pruned else group
+
+    def conclude(self, group: RankGroup, statistics: Sequence[OrderStatistic]) -> None:
+        """Store the plans of a group from its statistics among all weights."""
+        if pruned := self._already_pruned(group):
+            statistics = [replace(s, rank=s.rank - pruned, less=s.less - pruned) for s in statistics]
+        tensors = [self.tensors.as_ranked(m) for m in group.members]
+        cuts = self.strategy.cuts(tensors, statistics, [self.remaining[m] for m in group.members])
+        self.plans.update(zip(group.members, cuts, strict=True))
+
+    def _already_pruned(self, group: RankGroup) -> int:
+        return sum(self.tensors.targets[m].numel - self.remaining[m] for m in group.members)
+
+
+class RankBatch:
+    """Groups of tensors whose order statistics are found together."""
+
+    def __init__(self, planner: RankPlanner, groups: Sequence[RankGroup]) -> None:
+        """Read nothing yet."""
+        self._planner, self._tensors, self._groups = planner, planner.tensors, groups
+        self._searches: list[RankSearch] = []
+        self._small: list[tuple[RankGroup, Future[list[OrderStatistic]]]] = []
+        self._counting: Tasks | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of weights that are read, at least once."""
+        if not self._tensors.reads_weights:
+            return 0
+        return sum(self._tensors.targets[m].nbytes for group in self._groups for m in group.members)
+
+    def start(self, pool: Pool) -> None:
+        """Rank small tensors, and begin the first counting pass over other groups."""
+        for group in self._groups:
+            if not group.ranks:
+                self._planner.conclude(group, [])
+            elif self._is_small(group):
+                ranks = self._planner.among_all(group)
+                self._small.append((group, pool.submit(self._rank_in_memory, ranks)))
+            else:
+                self._searches.append(self._planner.search(self._planner.among_all(group)))
+        self._count(pool, self._searches)
+
+    def finish(self, pool: Pool) -> None:
+        """Wait for the counts, count again where a bracket missed a rank, and store the plans."""
+        searches = self._searches
+        while searches:
+            if self._counting is not None:
+                self._counting.wait()
+            unfinished = [search for search in searches if not search.advance()]
+            for search in searches:
+                if search not in unfinished:
+                    self._planner.conclude(search.group, search.statistics())
+            searches = unfinished
+            self._count(pool, searches)
+        for group, statistics in self._small:
+            self._planner.conclude(group, results([statistics])[0])
+        # The counts can be large, and batches live as long as the run.
+        self._searches, self._small, self._counting = [], [], None
+
+    def _is_small(self, group: RankGroup) -> bool:
+        return len(group.members) == 1 and self._tensors.targets[group.members[0]].nbytes <= SMALL_TENSOR
+
+    def _rank_in_memory(self, worker: Worker, group: RankGroup) -> list[OrderStatistic]:
+        tensors, member = self._tensors, group.members[0]
+        weights = tensors.weights(worker, member, 0, tensors.targets[member].numel)
+        y = tensors.patterns(worker, member, 0, weights)
+        return statistics_of(worker.ops, y, group.ranks, tensors.dtype(member))
+
+    def _count(self, pool: Pool, searches: Sequence[RankSearch]) -> None:
+        self._counting = Tasks(pool)
+        self._counting.each(self._count_chunk, self._chunks(searches))
+
+    def _chunks(self, searches: Sequence[RankSearch]) -> Iterator[tuple[RankSearch, int, int, int, int, int]]:
+        """Yield (search, member, low, width, first, stop): count the patterns from `low` in elements [first, stop)."""
+        for search in searches:
+            for member, low, width in search.brackets():
+                for first, stop in scan_ranges(self._tensors.targets[member]):
+                    yield search, member, low, width, first, stop
+
+    def _count_chunk(
+        self, worker: Worker, search: RankSearch, member: int, low: int, width: int, first: int, stop: int
+    ) -> None:
+        tensors = self._tensors
+        weights = tensors.weights(worker, member, first, stop)
+        with worker.computing(small=tensors.scorer is None and weights.nbytes <= SMALL_CHUNK):
+            y = tensors.patterns(worker, member, first, weights)
+            if low > tensors.dtype(member).top:
+                below, patterns, counts = stop - first, np.empty(0, np.int64), None
+            else:
+                below, patterns, counts = worker.ops.below_and_inside(y, low, width)
+            with search.lock:
+                search.add(member, below, patterns, counts)
+
+
+class Sampler:
+    """Takes samples of the values that are ranked, which bracket the wanted ranks."""
+
+    def __init__(self, tensors: ScoredTensors) -> None:
+        """Sample `tensors`."""
+        self._tensors = tensors
+        self._worker: Worker | None = None
+
+    def samples(self, group: RankGroup) -> Iterator[Sample]:
+        """Yield pages at even distances of each member, in proportion to its number of elements."""
+        targets = self._tensors.targets
+        total = sum(targets[member].numel for member in group.members)
+        size = min(SAMPLE, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
+        for member in group.members:
+            tensor = targets[member]
+            share = min(-(-size * tensor.numel // total), tensor.numel)
+            length = min(PAGE // tensor.itemsize, share)
+            blocks = self._magnitudes if self._tensors.scorer is None else self._scores
+            yield Sample(member, blocks(member, length, share // length))
+
+    def _magnitudes(self, index: int, length: int, count: int) -> NDArray[Any]:
+        """Read `count` blocks of `length` elements of the storage between the tensor's first and last element."""
+        tensor = self._tensors.targets[index]
+        in_file = np.empty((count, length), INTS[tensor.itemsize].newbyteorder(">" if tensor.big_endian else "<"))
+        raw = memoryview(in_file.data).cast("B")
+        size, step = length * tensor.itemsize, (tensor.extent - length) // max(count - 1, 1)
+        for block in range(count):
+            offset = tensor.start + block * step * tensor.itemsize
+            self._tensors.reader.sources[tensor.file].read(raw[block * size : (block + 1) * size], offset)
+        flat = in_file.astype(INTS[tensor.itemsize]).reshape(-1)
+        patterns: NDArray[Any] = NumpyOps().magnitudes(flat, FLOATS[tensor.dtype])
+        return patterns.reshape(count, length).copy()
+
+    def _scores(self, index: int, length: int, count: int) -> NDArray[Any]:
+        """Return the patterns of `count` blocks of `length` elements in row-major order."""
+        worker = self._worker = self._worker or Worker(None)
+        read = self._tensors.reader_of(worker, index)
+        step = (self._tensors.targets[index].numel - length) // max(count - 1, 1)
+        blocks = []
+        for first in [block * step for block in range(count)]:
+            weights = read(first, first + length)
+            blocks.append(self._tensors.patterns(worker, index, first, weights).copy())
+        return np.stack(blocks)
+
+
+def in_batches(groups: Sequence[RankGroup], tensors: Sequence[TensorInfo]) -> Iterator[list[RankGroup]]:
+    """Yield the groups in batches of about `BATCH_BYTES`, in the order in which their tensors lie in the files."""
+    batch: list[RankGroup] = []
+    size = 0
+    for group in sorted(groups, key=lambda g: min((tensors[m].file, tensors[m].start) for m in g.members)):
+        batch.append(group)
+        size += sum(tensors[member].nbytes for member in group.members)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

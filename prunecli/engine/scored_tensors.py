@@ -1,0 +1,83 @@
+"""The values that a strategy ranks, as sortable integers ("patterns"), read in runs of a tensor's elements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.dtypes import FLOATS, Float
+from prunecli.engine.scorers import placeholder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.engine.scorers import Scorer
+    from prunecli.io.reader import Reader
+    from prunecli.io.threads import Worker
+    from prunecli.kernels.ops import Read
+
+SCAN_BYTES = 1 << 20
+"""The size of one read of a scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTensors:
+    """The targets of a run, with the reader of their weights and the scorer; None ranks magnitudes."""
+
+    targets: Sequence[TensorInfo]
+    reader: Reader
+    scorer: Scorer | None = None
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether the patterns depend on the weights."""
+        return self.scorer is None or self.scorer.reads_weights
+
+    def dtype(self, index: int) -> Float:
+        """Return the format whose patterns are ranked for a target."""
+        return FLOATS[self.targets[index].dtype] if self.scorer is None else self.scorer.dtype(index)
+
+    def as_ranked(self, index: int) -> TensorInfo:
+        """Return a target with the dtype of what is ranked, as strategies see it."""
+        return replace(self.targets[index], dtype=self.dtype(index).name)
+
+    def weights(self, worker: Worker, index: int, first: int, stop: int) -> NDArray[Any]:
+        """Return the weights [first, stop) as integers, or a placeholder of that size if no pattern needs them."""
+        return self.reader_of(worker, index)(first, stop)
+
+    def reader_of(self, worker: Worker, index: int) -> Read:
+        """Return the function that returns runs of weights, as `weights` does.
+
+        A tensor that is not contiguous is read whole, once.
+        """
+        tensor = self.targets[index]
+        if not self.reads_weights:
+            return lambda first, stop: placeholder(tensor, stop - first)
+        return self.reader.range_reader(worker, tensor)
+
+    def patterns(self, worker: Worker, index: int, first: int, weights: NDArray[Any]) -> Any:  # noqa: ANN401 - an Array
+        """Return the patterns of `weights`, which start at element `first`, on the worker's device."""
+        if self.scorer is None:
+            return worker.ops.magnitudes(worker.ops.load(weights), self.dtype(index))
+        return worker.ops.load(self.scorer.patterns(worker, index, weights, first))
+
+
+def scan_ranges(tensor: TensorInfo) -> Iterator[tuple[int, int]]:
+    """Yield the element ranges of a scan: pieces of a contiguous tensor, the whole of another one."""
+    step = SCAN_BYTES // tensor.itemsize if tensor.contiguous else tensor.numel
+    for first in range(0, tensor.numel, step):
+        yield first, min(first + step, tensor.numel)
+
+
+def count_remaining(worker: Worker, tensors: ScoredTensors, scorer: Scorer, index: int) -> int:
+    """Return how many weights of a target are not already pruned, which is where the pattern is not -1."""
+    count = 0
+    for first, stop in scan_ranges(tensors.targets[index]):
+        weights = tensors.weights(worker, index, first, stop)
+        count += int(np.count_nonzero(scorer.patterns(worker, index, weights, first) >= 0))
+    return count

@@ -1,0 +1,137 @@
+"""The base classes of the pruning strategies.
+
+A strategy is a frozen dataclass that derives from one of three classes, which say what its plan is made from: the
+shape and dtype of a tensor (`PlansFromShape`), order statistics (`PlansFromRanks`), or numbers measured on each
+tensor (`PlansFromMeasure`). All other facts that a run needs are members with defaults, so no module outside this
+package names a strategy class.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.kernels.ops import Values
+    from prunecli.plans import Cut, Normalization, OrderStatistic, RankGroup, TensorPlan
+
+
+class Strategy(ABC):
+    """Decides which weights of each tensor become zero."""
+
+    __slots__ = ()
+
+    ranks_weights: ClassVar[bool] = True
+    """False if the strategy ignores importance, so that scores and activation norms would have no effect."""
+
+    @property
+    def mask_file(self) -> str | None:
+        """The checkpoint of masks that decides which weights are pruned, and by default which tensors."""
+        return None
+
+    @property
+    def input_files(self) -> tuple[str, ...]:
+        """The files that the strategy reads, which no output may overwrite."""
+        return () if self.mask_file is None else (self.mask_file,)
+
+    @property
+    def prunes_bias(self) -> bool:
+        """Whether the bias of a tensor is pruned with it, by the same plan."""
+        return False
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """Return the strategy's name (`name`) and parameters, for the report."""
+
+    @abstractmethod
+    def describe_for(self, tensor: TensorInfo) -> str:
+        """Return a few words for the report about the rule that `tensor` is pruned by."""
+
+    def check(self, tensors: Sequence[TensorInfo]) -> None:  # noqa: B027 - most strategies fit every tensor
+        """Raise PruneError if the shape of one of `tensors` does not fit. No weight has been read yet."""
+
+    def own_scores(self, tensor: TensorInfo) -> Callable[[int, int], NDArray[np.int32]] | None:  # noqa: ARG002
+        """Return the function that makes the scores of `tensor`, or None if its weights are ranked.
+
+        The function takes the first element and the number of elements in row-major order, and returns integers of 0
+        or more.
+        """
+        return None
+
+
+class PlansFromShape(Strategy):
+    """A strategy whose plan needs the tensor's shape and dtype alone."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def plan(self, tensor: TensorInfo) -> TensorPlan:
+        """Return the plan for `tensor`; SelectionError where its shape does not fit."""
+
+
+class PlansFromRanks(Strategy):
+    """A strategy that cuts at order statistics of magnitudes or scores.
+
+    Tensors have the dtype of the values that are ranked. `remaining` has the number of weights of each tensor that
+    are not already pruned; ranks count those alone.
+    """
+
+    __slots__ = ()
+
+    @property
+    def needs_ranks(self) -> bool:
+        """Whether this instance needs order statistics; if not, it is planned as `PlansFromShape`."""
+        return True
+
+    def normalization(self, remaining: Sequence[int]) -> Normalization | None:  # noqa: ARG002 - for subclasses
+        """Return how the scores of several tensors are made comparable, or None to rank plain magnitudes."""
+        return None
+
+    @abstractmethod
+    def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
+        """Return which tensors are ranked together and which ranks are needed; no rank if nothing is pruned."""
+
+    @abstractmethod
+    def cuts(
+        self, tensors: Sequence[TensorInfo], statistics: Sequence[OrderStatistic], remaining: Sequence[int]
+    ) -> list[Cut]:
+        """Return the cut of each of `tensors`, the members of one group, from the statistics at its ranks."""
+
+
+class TensorValues(Protocol):
+    """Access to the values of one tensor, in runs of elements in row-major order."""
+
+    @property
+    def tensor(self) -> TensorInfo:
+        """The tensor."""
+
+    def ranked(self) -> Values:
+        """Return the reader of the values that are ranked, of any sign; 0 where a weight is already pruned."""
+
+    def signed(self) -> Values:
+        """Return the reader of the weights with their signs; NaN where a weight is already pruned."""
+
+    def remaining(self) -> Values | None:
+        """Return the reader of 1.0 for remaining and 0.0 for already pruned weights; None if all remain."""
+
+
+class PlansFromMeasure(Strategy):
+    """A strategy that measures numbers on each tensor: a deviation, or one norm per slice or block."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+        """Return the numbers, and which of them stand for remaining weights (None: all of them)."""
+
+    @abstractmethod
+    def plan_from(
+        self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None
+    ) -> TensorPlan:
+        """Return the plan for `tensor` from the result of `measure`."""

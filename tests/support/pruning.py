@@ -1,0 +1,57 @@
+"""Pruning a few tensors as a safetensors file."""
+
+from __future__ import annotations
+
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from prunecli import prune
+from prunecli.strategies.semi_structured import TopK
+from prunecli.strategies.strategy import Strategy
+from prunecli.strategies.structured import Block, RandomStructured, Structured
+from prunecli.strategies.unstructured import L1, Global, Percentile, Random, StdThreshold, Threshold
+
+Weights = dict[str, torch.Tensor]
+
+RANKING: dict[str, Strategy] = {
+    "l1": L1(amount=0.4),
+    "l1-row": L1(amount=0.4, scope="row"),
+    "global": Global(amount=0.4),
+    "topk": TopK(2, 4),
+    "topk-wide": TopK(5, 20),
+    "structured": Structured(amount=0.4, n=1),
+    "structured-inf": Structured(amount=0.4, dim=1, n=inf),
+    "block": Block(3, 4, amount=0.4),
+    "percentile": Percentile(40),
+    "threshold": Threshold(0.3),
+}
+
+COUNTED: dict[str, Strategy] = {
+    **RANKING,
+    "random": Random(amount=0.4),
+    "random-slices": RandomStructured(amount=0.4, dim=1),
+    "thr-std": StdThreshold(0.5),
+}
+
+
+def pruned(folder: Path, weights: Weights, strategy: Strategy, **options: Any) -> Weights:  # noqa: ANN401 - prune's own
+    """Return the weights after pruning them as a safetensors file."""
+    save_file(weights, folder / "in.safetensors")
+    output = folder / "out.safetensors"
+    prune(folder / "in.safetensors", strategy, output=output, reports=(), force=True, **options)
+    return load_file(output)
+
+
+def same(result: Weights, expected: Weights) -> bool:
+    """Return whether all tensors are equal."""
+    return all(torch.equal(result[name], expected[name]) for name in expected)
+
+
+def stored(folder: Path, name: str, tensors: Weights) -> Path:
+    """Save tensors as safetensors and return the path."""
+    save_file(tensors, folder / f"{name}.safetensors")
+    return folder / f"{name}.safetensors"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from prunecli.cli.hints import as_options
 from prunecli.errors import PruneError
 from prunecli.text.escape import printable
 
@@ -64,11 +63,17 @@ def report_error(error: Exception) -> int:
         silence(sys.stdout)
         where = "" if error.filename is None else f": {error.filename}"
         error = PruneError(f"{error.strerror or error}{where}")
-    message, hint = (str(error), error.hint_as(as_options)) if isinstance(error, PruneError) else _usage(error)
+    message, hint = _message(error) if isinstance(error, PruneError) else _usage(error)
     say(f"error: {printable(message)}")
     if hint:
         say(f"hint: {printable(hint)}")
     return WRONG
+
+
+def _message(error: PruneError) -> tuple[str, str | None]:
+    from prunecli.cli.hints import as_options
+
+    return str(error), error.hint_as(as_options)
 
 
 def _usage(error: Any) -> tuple[str, str]:  # noqa: ANN401 - a TyperError

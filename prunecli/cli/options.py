@@ -180,7 +180,7 @@ Verbose: TypeAlias = Annotated[bool, Option("-v", "--verbose", help="Print detai
 NoProgress: TypeAlias = Annotated[bool, Option("--no-progress", help="Print no progress bars or lines.")]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SharedOptions:
     """The options that every pruning command has besides its own.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     [
         ("bogus CKPT", "no such command 'bogus'", "prune --help"),
         ("global", "missing argument 'CKPT'", "prune global --help"),
-        ("global CKPT --bogus", "no such option: --bogus", "prune global --help"),
+        ("global CKPT --bogus", "no such option", "prune global --help"),
         ("global CKPT --amoun 0.5", "--amount", "prune global --help"),
         ("global CKPT extra --amount 0.5", "extra", "prune global --help"),
         ("global CKPT --amount", "requires an argument", "--help"),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save, save_file
 from support import SHARED
+from support.children import run_python
 from support.opening import refused, tensor_bytes
 
 from prunecli.errors import CheckpointError
@@ -127,31 +126,29 @@ def test_opening_leaves_no_descriptor_open(tmp_path: Path) -> None:
     assert before == open_descriptors()
 
 
+def modules_after_opening(*paths: Path) -> set[str]:
+    """Return the names of the modules that a new Python has imported after it has opened `paths`."""
+    code = "import sys; from prunecli.formats.open import open_checkpoint\n"
+    code += "for path in sys.argv[1:]: open_checkpoint(path)\nprint(*sys.modules, sep='\\n')"
+    return set(run_python("-c", code, *paths, text=True).stdout.split())
+
+
 def test_opening_imports_neither_numpy_nor_torch(tmp_path: Path) -> None:
     """Listing tensors imports no array library."""
     torch.save(weights(), tmp_path / "m.pth")
-    code = (
-        "import sys; from prunecli.formats.open import open_checkpoint;"
-        f"open_checkpoint({str(sharded(tmp_path / 'd'))!r}); open_checkpoint({str(tmp_path / 'm.pth')!r});"
-        "print({'numpy', 'torch', 'safetensors'} & set(sys.modules))"
-    )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = modules_after_opening(sharded(tmp_path / "d"), tmp_path / "m.pth")
 
-    assert done.stdout.strip() == "set()"
+    assert "prunecli.formats.torch.reader" in modules
+    assert not {"numpy", "torch", "safetensors"} & modules
 
 
 def test_opening_safetensors_imports_no_other_reader(tmp_path: Path) -> None:
     """A reader is imported when a file of its format is opened."""
-    code = (
-        "import sys; from prunecli.formats.open import open_checkpoint;"
-        f"open_checkpoint({str(sharded(tmp_path / 'd'))!r});"
-        "print(sorted(m for m in sys.modules if m.startswith('prunecli.formats.') and m.endswith('.reader')))"
-    )
+    modules = modules_after_opening(sharded(tmp_path / "d"))
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    assert done.stdout.strip() == "['prunecli.formats.safetensors.reader']"
+    readers = {name for name in modules if name.startswith("prunecli.formats.") and name.endswith(".reader")}
+    assert readers == {"prunecli.formats.safetensors.reader"}
 
 
 def test_a_missing_path_names_the_closest(tmp_path: Path) -> None:

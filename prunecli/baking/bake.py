@@ -25,7 +25,7 @@ from prunecli.formats.strict_json import HEADER_LIMIT
 from prunecli.io.output_files import output_files
 from prunecli.io.parts import FilePlan, write_parts
 from prunecli.io.scan import bytes_to_read
-from prunecli.io.targets import check_checkpoint_output
+from prunecli.io.targets import check_checkpoint_output, output_target
 from prunecli.progress import start
 from prunecli.text.escape import printable
 
@@ -110,15 +110,15 @@ def bake(  # noqa: PLR0913 - one keyword for each option
     checkpoint = open_checkpoint(path, key=key, label=label)
     label = label or str(path)
     _check_formats(checkpoint, label)
-    found = find_pairs(checkpoint, label)
-    target = None if dry_run else _target(checkpoint, path, output, in_place=in_place)
+    pruned = find_pairs(checkpoint, label)
+    target = None if dry_run else output_target(checkpoint, output, lambda: baked_output(path), in_place=in_place)
     if isinstance(target, Path):
         check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)
-    job = _Job(checkpoint, found.pairs, target, force or in_place, progress)
+    job = _Job(checkpoint, pruned.pairs, target, force or in_place, progress)
     plans = [job.plan(index) for index in range(len(checkpoint.files))]
     return BakeResult(
         weights=_write(job, plans),
-        notes=found.notes,
+        notes=pruned.notes,
         input_path=label,
         output_path=None if target is None else "-" if isinstance(target, int) else str(target),
         format=checkpoint.format,
@@ -134,16 +134,6 @@ def _check_formats(checkpoint: Checkpoint, label: str) -> None:
             raise CheckpointError(
                 f"{label} is {file.format}: only files of torch.save and safetensors files can be folded", hint=REMOVE
             )
-
-
-def _target(checkpoint: Checkpoint, path: PathLike, output: PathLike | int | None, *, in_place: bool) -> Path | int:
-    if in_place:
-        return Path(os.path.realpath(checkpoint.path))
-    if isinstance(output, int):
-        if checkpoint.is_directory:
-            raise UsageError("a directory of shards cannot go to a pipe", hint=Argument("output", "DIRECTORY"))
-        return output
-    return baked_output(path) if output is None else Path(output)
 
 
 def baked_output(path: PathLike) -> Path:

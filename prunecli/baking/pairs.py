@@ -54,9 +54,10 @@ def find_pairs(checkpoint: Checkpoint, label: str) -> Pairs:
     Raises CheckpointError, naming `label`, if there are none, and if one of them cannot be folded.
     """
     inside = {tensor.name: tensor for tensor in checkpoint.tensors if tensor.unprunable_reason != OUTSIDE}
-    found = leftovers(list(inside))
-    pairs = tuple(Pair(one.name, *(inside[part] for part in one.parts)) for one in found if one.kind == PRUNE)
-    notes = (*_other_notes(found), *_notes_without_mask(checkpoint, inside, found), *_notes_outside(checkpoint))
+    reparametrized = leftovers(list(inside))
+    pairs = tuple(Pair(one.name, *(inside[part] for part in one.parts)) for one in reparametrized if one.kind == PRUNE)
+    halves = _notes_without_mask(checkpoint, inside, reparametrized)
+    notes = (*_other_notes(reparametrized), *halves, *_notes_outside(checkpoint))
     if not pairs:
         raise CheckpointError(
             "; ".join((f"nothing to fold: {label} has no tensor x_orig with a mask x_mask", *notes)),
@@ -69,9 +70,9 @@ def find_pairs(checkpoint: Checkpoint, label: str) -> Pairs:
     return Pairs(pairs, notes)
 
 
-def _other_notes(found: Sequence[Leftover]) -> list[str]:
+def _other_notes(reparametrized: Sequence[Leftover]) -> list[str]:
     """Return a note for each other kind of reparametrization."""
-    others = [one for one in found if one.kind != PRUNE]
+    others = [one for one in reparametrized if one.kind != PRUNE]
     first = {one.kind: one.name for one in reversed(others)}
     return [
         f"not folded: {_some(count, first[kind])} under {kind}"
@@ -79,10 +80,10 @@ def _other_notes(found: Sequence[Leftover]) -> list[str]:
     ]
 
 
-def _notes_without_mask(checkpoint: Checkpoint, inside: Iterable[str], found: Sequence[Leftover]) -> list[str]:
+def _notes_without_mask(checkpoint: Checkpoint, inside: Iterable[str], reparametrized: Sequence[Leftover]) -> list[str]:
     """Return notes for the tensors `x_orig` without a mask."""
     entries = dict(checkpoint.unprunable_entries)
-    explained = {part for one in found for part in one.parts}
+    explained = {part for one in reparametrized for part in one.parts}
     names = [name for name in inside if name.endswith("_orig") and name not in explained]
     notes = []
     for name in names[:MOST_NAMED]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from prunecli.errors import Argument, OutputError, UsageError
 from prunecli.formats.output_names import default_output, default_report
 from prunecli.io.publish import UnflushedError, publish_text
-from prunecli.io.targets import check_checkpoint_output, check_side_output, refuse_overwriting
+from prunecli.io.targets import check_checkpoint_output, check_side_output, output_target, refuse_overwriting
 from prunecli.report.renderers import check_suffixes, render_report
 from prunecli.text.escape import printable
 
@@ -96,13 +95,7 @@ def _target(checkpoint: Checkpoint, path: PathLike, request: OutputRequest) -> P
     """Return the path or descriptor of the pruned checkpoint; None on a dry run."""
     if request.dry_run:
         return None
-    if request.in_place:
-        return Path(os.path.realpath(checkpoint.path))
-    if isinstance(request.output, int):
-        if checkpoint.is_directory:
-            raise UsageError("a directory of shards cannot go to a pipe", hint=Argument("output", "DIRECTORY"))
-        return request.output
-    return default_output(path) if request.output is None else Path(request.output)
+    return output_target(checkpoint, request.output, lambda: default_output(path), in_place=request.in_place)
 
 
 def _report_paths(target: Path | int | None, reports: Sequence[PathLike] | None) -> tuple[Path, ...]:

@@ -12,19 +12,36 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.errors import Argument, OutputError
+from prunecli.errors import Argument, OutputError, UsageError
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from prunecli.checkpoint import Checkpoint
+    from prunecli.checkpoint import Checkpoint, PathLike
 
 
 def elsewhere(argument: str = "output") -> tuple[str, Argument]:
     """Return the hint to write to another path, given by `argument`."""
     value = ["PATH.json"] if argument == "reports" else "PATH"
     return "write elsewhere with ", Argument(argument, value)
+
+
+def output_target(
+    checkpoint: Checkpoint, output: PathLike | int | None, default: Callable[[], Path], *, in_place: bool
+) -> Path | int:
+    """Return the path or descriptor of the new version of `checkpoint`.
+
+    It is the input if `in_place`, else `output`, or `default()` if that is None. Raises UsageError for a directory
+    that would go to a descriptor.
+    """
+    if in_place:
+        return _real(checkpoint.path)
+    if isinstance(output, int):
+        if checkpoint.is_directory:
+            raise UsageError("a directory of shards cannot go to a pipe", hint=Argument("output", "DIRECTORY"))
+        return output
+    return default() if output is None else Path(output)
 
 
 def check_checkpoint_output(checkpoint: Checkpoint, target: Path, *, force: bool, in_place: bool) -> None:

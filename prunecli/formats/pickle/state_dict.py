@@ -63,7 +63,7 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StateDictLeaves:
     """The leaves inside and outside the state_dict at `key` ("" for the top of the pickled object).
 
     Names of the leaves inside start at the state_dict, names of those outside at the top.
@@ -74,7 +74,7 @@ class Found:
     outside: tuple[Leaf, ...]
 
 
-class Names:
+class UniqueNames:
     """Makes the names of leaves unique."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Names:
             self._repeated.append(name)
         return name
 
-    def facts(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """Return a sentence about the numbered names, or nothing if there are none."""
         if not self._repeated:
             return ()
@@ -101,7 +101,7 @@ class Names:
         return (f"two tensors have the same name: the second is listed as {self._repeated[0]!r}{more}",)
 
 
-def find_leaves(root: object, label: str, key: str | None) -> Found:
+def find_leaves(root: object, label: str, key: str | None) -> StateDictLeaves:
     """Return the leaves of `root`, inside and outside its state_dict.
 
     `key` is the dotted path of the state_dict, or None to look for it under STATE_DICT_KEYS. Raises CheckpointError,
@@ -116,7 +116,7 @@ def find_leaves(root: object, label: str, key: str | None) -> Found:
         raise CheckpointError(f"{label} cannot be listed: {problem}") from problem
 
 
-def _split(root: object, key: str, chosen: object) -> Found:
+def _split(root: object, key: str, chosen: object) -> StateDictLeaves:
     """List the leaves below `chosen`, then the other leaves of `root`."""
     excluded = _not_weights(root) if chosen is root else {}
     seen: set[int] = set()
@@ -126,7 +126,7 @@ def _split(root: object, key: str, chosen: object) -> Found:
     if chosen is not root:
         rest = [(None, root)]
     outside = (leaf for path, node in rest for leaf in _leaves(node, path, seen, once=True))
-    return Found(key, inside, tuple(leaf for leaf in outside if id(leaf.value) not in listed))
+    return StateDictLeaves(key, inside, tuple(leaf for leaf in outside if id(leaf.value) not in listed))
 
 
 def _choose(root: object) -> tuple[str, object]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import MAX_RANK, MAX_SIZE, OUTSIDE
 from prunecli.formats.pickle.leaves import unwrapped
-from prunecli.formats.pickle.state_dict import Names, find_leaves
+from prunecli.formats.pickle.state_dict import UniqueNames, find_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ def with_tensors(
     tensor. `reason` says why a tensor is not pruned, or is None. Raises CheckpointError as `find_leaves` does.
     """
     leaves = find_leaves(root, label, key)
-    names = Names()
+    names = UniqueNames()
     tensors: list[TensorInfo] = []
     others: list[tuple[str, str]] = []
     for part, reason in ((leaves.inside, None), (leaves.outside, OUTSIDE)):
@@ -52,6 +52,6 @@ def with_tensors(
         listing,
         tensors=tuple(tensors),
         key=leaves.key,
-        notes=(*listing.notes, *names.facts()),
+        notes=(*listing.notes, *names.notes()),
         unprunable_entries=tuple(others),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import zipfile
 from typing import TYPE_CHECKING
@@ -14,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.containers import make_checkpoint
 
-from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError
 from prunecli.formats.zip.directory import read_directory, read_records
 from prunecli.formats.zip.rewrite import _central, _Contents, rewrite_zip
@@ -149,21 +147,3 @@ def test_offsets_past_4_gib_are_in_the_zip64_field(tmp_path: Path) -> None:
 def decodes_with_checksum() -> bool:
     """Return whether this Python's zipfile takes the CRC of the name as an argument, as newer versions do."""
     return zipfile.ZipInfo._decodeExtra.__code__.co_argcount > 1  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("copy", ["in the kernel", "in memory"])
-def test_parts_are_copied_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: str) -> None:
-    """Ranges are written where the plan says, also if the kernel cannot copy between files."""
-    data = os.urandom(3_000_000)
-    (tmp_path / "in").write_bytes(data)
-    if copy == "in memory":
-        monkeypatch.delattr(os, "copy_file_range", raising=False)
-    plan = FilePlan((b"head", Span(2_000_000, 1_000_000), Span(5, 0), Span(10, 1_500_000), b"tail"))
-
-    actual = written(plan, tmp_path / "in", tmp_path / "out")
-
-    assert actual == b"head" + data[2_000_000:] + data[10:1_500_010] + b"tail"
-    offset_of = plan.copied_ranges()
-    assert (offset_of(2_000_001, 2_000_002), offset_of(10, 11)) == (5, 1_000_004)
-    with pytest.raises(LookupError):
-        offset_of(1_500_000, 1_500_020)

@@ -1,11 +1,10 @@
-"""The second phase: every window of a file read, pruned, measured, checked and written, in one pass."""
+"""The second phase of a run: read each window of a file, prune it, measure it, compute checksums, and write it."""
 
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
-from dataclasses import dataclass
-from threading import Condition, Lock, get_ident
+from dataclasses import dataclass, field
+from threading import Condition, Event, Lock, get_ident
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -17,10 +16,10 @@ from prunecli.io.layout import Layout, TargetRange, UntouchedRange, Window
 from prunecli.io.reader import flat_native, store_flat, view_elements
 from prunecli.io.threads import Stopped
 from prunecli.plans import Chunk, without_masks
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from threading import Event
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,28 +34,32 @@ if TYPE_CHECKING:
     from prunecli.report.histogram import BeforeAfter
 
 
-CROWD = 4
-"""So many pieces in a window are small ones."""
+MANY_PIECES = 4
+"""In a window with this many pieces or more, the pieces are small."""
 
 
 class TieBudget:
-    """How many equals of one tensor may still go, handed out in the order of its pieces."""
+    """The number of weights equal to the cut of one tensor that are pruned, granted in the order of its pieces.
+
+    Ties are broken by position in the checkpoint, and threads process pieces in any order: so a piece waits until all
+    earlier pieces of its tensor have taken their share.
+    """
 
     def __init__(self, ties: int, stopped: Event) -> None:
-        """Allow `ties`; waiting ends early when `stopped` is set."""
-        self._left, self._next = ties, 0
+        """Grant `ties` in all; waiting ends early when `stopped` is set."""
+        self._remaining, self._next = ties, 0
         self._stopped = stopped
         self._change = Condition()
 
     def take(self, ordinal: int, equal: int) -> int:
-        """Return how many of the `equal` weights of piece number `ordinal` may go; waits for the earlier pieces."""
+        """Return how many of the `equal` weights of piece number `ordinal` are pruned; waits for earlier pieces."""
         with self._change:
-            while self._left and self._next != ordinal:
+            while self._remaining and self._next != ordinal:
                 if self._stopped.is_set():
                     raise Stopped
                 self._change.wait(0.05)
-            granted = min(self._left, equal)
-            self._left -= granted
+            granted = min(self._remaining, equal)
+            self._remaining -= granted
             self._next += 1
             self._change.notify_all()
             return granted
@@ -64,10 +67,35 @@ class TieBudget:
 
 @dataclass(frozen=True, slots=True)
 class TensorResult:
-    """What was measured of a target: facts, and magnitudes where they were asked for."""
+    """The measurements of a target, and its histogram if it was requested."""
 
-    facts: TensorStats
+    stats: TensorStats
     histogram: BeforeAfter | None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyContext:
+    """The inputs of an `Applier`.
+
+    Attributes:
+        targets: The tensors to prune.
+        plans: Their plans by position; they are added during the run, before the windows that need them.
+        sources: The open input files.
+        stopped: Set when the run has failed and no thread should wait any more.
+        advance: Called with the number of a file and a number of processed bytes.
+        scorers: The scorers of targets that are not ranked by magnitude.
+        masks: Receives the kept weights of each target, if a mask file is written.
+        histograms: Whether to count magnitudes.
+    """
+
+    targets: Sequence[TensorInfo]
+    plans: dict[int, TensorPlan]
+    sources: Sequence[Source]
+    stopped: Event
+    advance: Callable[[int, int], None]
+    scorers: Mapping[int, Scorer] = field(default_factory=dict)
+    masks: MaskSink | None = None
+    histograms: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,120 +109,104 @@ class _Part:
 
 
 class Applier:
-    """Applies the plans to the files of one checkpoint; `found` collects, per target, what was measured on the way."""
+    """Applies the plans to the files of one checkpoint; `results` collects the measurements of each target."""
 
-    def __init__(  # noqa: PLR0913 - what there is to know
-        self,
-        targets: Sequence[TensorInfo],
-        plans: dict[int, TensorPlan],
-        sources: Sequence[Source],
-        stopped: Event,
-        advance: Callable[[int, int], None],
-        *,
-        scorers: Mapping[int, Scorer] | None = None,
-        masks: MaskSink | None = None,
-        histograms: bool = False,
-    ) -> None:
-        """Take the targets, their plans (filled in while the work goes on), and whom to tell (file, bytes done).
-
-        `scorers` say what is ranked of targets where that is not the magnitudes; `masks` are told what stays,
-        and `histograms` of magnitudes are counted if asked for.
-        """
-        self.targets, self.plans, self.sources = targets, plans, sources
-        self._scorers, self._masks, self._histograms = scorers or {}, masks, histograms
-        self._stopped, self._advance = stopped, advance
+    def __init__(self, context: ApplyContext) -> None:
+        """Start without results."""
+        self.context = context
+        self.results: dict[int, TensorResult] = {}
         self._budgets: dict[int, TieBudget] = {}
-        self._tallies: dict[int, dict[int, StatsCollector]] = {}
-        self._left: dict[int, int] = {}
-        self.found: dict[int, TensorResult] = {}
+        self._collectors: dict[int, dict[int, StatsCollector]] = {}
+        self._remaining: dict[int, int] = {}
         self._parts: dict[tuple[int, int], list[_Part]] = {}
         self._lock = Lock()
 
-    def layout(self, file: int, shape: CheckpointFile, *, window: int) -> Layout:
-        """Cut a file up: the runs of its targets, and whole every record whose checksum will change."""
-        runs = [self._run(at, t) for at, t in enumerate(self.targets) if t.file == file and t.numel]
-        touched = [sum_.span for sum_ in self.touched(file, shape)]
-        return Layout(shape.size, runs, touched, window=window)
+    def layout(self, number: int, file: CheckpointFile, *, window: int) -> Layout:
+        """Return the layout of file `number`: the ranges of its targets, and the records whose checksum changes."""
+        targets = [(index, t) for index, t in enumerate(self.context.targets) if t.file == number and t.numel]
+        ranges = [self._range(index, tensor) for index, tensor in targets]
+        return Layout(file.size, ranges, [c.span for c in self.changed_checksums(number, file)], window=window)
 
-    def _run(self, at: int, tensor: TensorInfo) -> TargetRange:
+    def _range(self, index: int, tensor: TensorInfo) -> TargetRange:
         def reach(first: int, stop: int) -> tuple[int, int]:
-            plan = self.plans.get(at)
+            plan = self.context.plans.get(index)
             if plan is None or not tensor.contiguous:
                 return first, stop
             return plan.reach(tensor.shape, first, stop)
 
-        return TargetRange(tensor.start, tensor.end, at, tensor.itemsize, not tensor.contiguous, reach)
+        return TargetRange(tensor.start, tensor.end, index, tensor.itemsize, not tensor.contiguous, reach)
 
-    def touched(self, file: int, shape: CheckpointFile) -> list[Checksum]:
-        """Return the checksums over bytes of a target."""
-        storages = {t.span for t in self.targets if t.file == file and t.numel}
-        return [checksum for checksum in shape.checksums if checksum.span in storages]
+    def changed_checksums(self, number: int, file: CheckpointFile) -> list[Checksum]:
+        """Return the checksums over bytes of a target of file `number`."""
+        storages = {t.span for t in self.context.targets if t.file == number and t.numel}
+        return [checksum for checksum in file.checksums if checksum.span in storages]
 
-    def copy(self, file: int, sink: Sink | None, part: UntouchedRange) -> None:
-        """Carry an untouched range over."""
+    def copy(self, number: int, sink: Sink | None, part: UntouchedRange) -> None:
+        """Copy an untouched range of file `number`."""
         if sink is not None:
-            sink.copy(self.sources[file], part.start, part.end)
-        self._advance(file, part.end - part.start)
+            sink.copy(self.context.sources[number], part.start, part.end)
+        self.context.advance(number, part.end - part.start)
 
-    def window(
-        self, worker: Worker, file: int, sink: Sink | None, window: Window, checksums: Sequence[Checksum]
+    def apply(
+        self, worker: Worker, number: int, sink: Sink | None, window: Window, checksums: Sequence[Checksum]
     ) -> None:
-        """Read a window, prune its pieces, and write it."""
+        """Read a window of file `number`, prune its pieces, and write it; `checksums` overlap the window."""
         view = worker.buffer(window.read_end - window.read_start)
-        self.sources[file].read(view, window.read_start)
+        self.context.sources[number].read(view, window.read_start)
         own = view[window.start - window.read_start : window.end - window.read_start]
-        parts = [(c, _overlap(window, c)) for c in checksums]
+        parts = [(checksum, _overlap(window, checksum)) for checksum in checksums]
         before = [crc32(own[low:high]) for _, (low, high) in parts]
-        with worker.computing(small=not self._scorers and len(window.pieces) >= CROWD):
+        with worker.computing(small=not self.context.scorers and len(window.pieces) >= MANY_PIECES):
             for piece in window.pieces:
-                self._piece(worker, view, window, piece)
+                self._apply_piece(worker, view, window, piece)
         for (checksum, (low, high)), old in zip(parts, before, strict=True):
             part = _Part(window.start + low, high - low, old, crc32(own[low:high]))
             with self._lock:
-                self._parts.setdefault((file, checksum.span.start), []).append(part)
+                self._parts.setdefault((number, checksum.span.start), []).append(part)
         if sink is not None:
             sink.write(own, window.start)
-        self._advance(file, len(own))
+        self.context.advance(number, len(own))
 
-    def _piece(self, worker: Worker, view: memoryview, window: Window, piece: Piece) -> None:
-        tensor = self.targets[piece.target]
+    def _apply_piece(self, worker: Worker, view: memoryview, window: Window, piece: Piece) -> None:
+        tensor = self.context.targets[piece.target]
         try:
-            raw = view_elements(view, tensor.start - window.read_start, tensor, piece.low, piece.high)
-            flat = flat_native(raw, tensor)
+            elements = view_elements(view, tensor.start - window.read_start, tensor, piece.low, piece.high)
+            flat = flat_native(elements, tensor)
             if tensor.contiguous:
                 self._prune(worker, flat, piece, piece.low, slice(piece.first - piece.low, piece.stop - piece.low))
             else:
                 self._prune(worker, flat, piece, 0, slice(0, flat.size))
-            store_flat(flat, raw)
+            store_flat(flat, elements)
         except (PruneError, Stopped):
             raise
         except Exception as error:
             raise RuntimeError(f"while pruning tensor {tensor.name!r}") from error
 
     def _prune(self, worker: Worker, x: NDArray[Any], piece: Piece, start: int, own: slice) -> None:
-        """Prune the weights `x` (from row-major element `start`) in place, and measure those in `own`."""
-        tensor, plan = self.targets[piece.target], self.plans[piece.target]
+        """Prune the weights `x` (from row-major element `start`) in place, and measure those in the slice `own`."""
+        context = self.context
+        tensor, plan = context.targets[piece.target], context.plans[piece.target]
+        scorer = context.scorers.get(piece.target)
         dtype, ops, host = FLOATS[tensor.dtype], worker.ops, worker.host
-        squares = worker.squares.of(x[own], dtype)
+        squares_before = worker.squares.of(x[own], dtype)
         before = host.magnitudes(x, dtype)
-        tile = Chunk(tensor.shape, start, x.size, lambda equal: self._grant(worker, piece, equal))
-        scorer = self._scorers.get(piece.target)
         weights = x if ops is host else ops.load(x)
         if scorer is not None:
             y = ops.load(scorer.patterns(worker, piece.target, x, start))
         else:
             y = before if ops is host else ops.magnitudes(weights, dtype)
-        keep = plan.keep(ops, y, tile)
+        keep = plan.keep(ops, y, Chunk(tensor.shape, start, x.size, lambda equal: self._grant(worker, piece, equal)))
         if scorer is not None:
             ops.drop_pruned(keep, y)
-        if self._masks is not None:
-            self._masks.write(piece.target, start + (own.start or 0), ops.as_flags(keep)[own])
+        first = start + (own.start or 0)
+        if context.masks is not None:
+            context.masks.write(piece.target, first, ops.as_flags(keep)[own])
         ops.store_masked(weights, keep, x)
-        # The keep array was applied: its memory is free for the sums and for what is left.
-        left = worker.squares.of(x[own], dtype)
+        # The keep array has been applied, so its scratch memory is free for the sums and the remaining magnitudes.
+        squares_after = worker.squares.of(x[own], dtype)
         after = host.magnitudes(x[own], dtype, "keep")
-        self._tally(piece.target).add(start + (own.start or 0), before[own], after, (squares, left))
-        self._done(piece.target, after.size)
+        self._collector(piece.target).add(first, before[own], after, (squares_before, squares_after))
+        self._finish(piece.target, after.size)
 
     def _grant(self, worker: Worker, piece: Piece, equal: int) -> int:
         with worker.waiting():
@@ -204,45 +216,45 @@ class Applier:
         with self._lock:
             budget = self._budgets.get(piece.target)
             if budget is None:
-                ties = getattr(self.plans[piece.target], "ties", 0)
-                budget = self._budgets[piece.target] = TieBudget(ties, self._stopped)
+                ties = getattr(self.context.plans[piece.target], "ties", 0)
+                budget = self._budgets[piece.target] = TieBudget(ties, self.context.stopped)
             return budget
 
-    def _tally(self, target: int) -> StatsCollector:
-        """Return this thread's tally of a target: threads do not wait for each other to count."""
-        own = self._tallies.setdefault(target, {})
-        tally = own.get(get_ident())
-        if tally is None:
-            tensor = self.targets[target]
-            bounds = None if target in self._scorers else self.plans[target].bounds
-            tally = own[get_ident()] = StatsCollector(
-                tensor.shape, FLOATS[tensor.dtype], bounds, histogram=self._histograms
+    def _collector(self, target: int) -> StatsCollector:
+        """Return this thread's collector of a target: with one per thread, threads do not wait to count."""
+        by_thread = self._collectors.setdefault(target, {})
+        collector = by_thread.get(get_ident())
+        if collector is None:
+            tensor, plans = self.context.targets[target], self.context.plans
+            bounds = None if target in self.context.scorers else plans[target].bounds
+            collector = by_thread[get_ident()] = StatsCollector(
+                tensor.shape, FLOATS[tensor.dtype], bounds, histogram=self.context.histograms
             )
-        return tally
+        return collector
 
-    def _done(self, target: int, count: int) -> None:
-        """Note that so many weights of a target are done; what is known of it then takes less room than on the way."""
+    def _finish(self, target: int, count: int) -> None:
+        """Record that `count` more weights of a target are done; after the last one, keep only its result."""
         with self._lock:
-            self._left[target] = self._left.get(target, self.targets[target].numel) - count
-            if self._left[target]:
+            self._remaining[target] = self._remaining.get(target, self.context.targets[target].numel) - count
+            if self._remaining[target]:
                 return
-            first, *others = self._tallies.pop(target).values()
-            self.plans[target] = without_masks(self.plans[target])
-        for tally in others:
-            first.merge(tally)
-        self.found[target] = TensorResult(first.stats(), first.histogram())
+            first, *others = self._collectors.pop(target).values()
+            self.context.plans[target] = without_masks(self.context.plans[target])
+        for collector in others:
+            first.merge(collector)
+        self.results[target] = TensorResult(first.stats(), first.histogram())
 
-    def repair(self, file: int, shape: CheckpointFile, fd: int | None) -> None:
-        """Check the old checksums of the records that changed, and write the new ones to `fd`.
+    def write_checksums(self, number: int, file: CheckpointFile, fd: int | None) -> None:
+        """Verify the old checksums of the records that changed, and write the new ones to `fd`, if there is one.
 
-        Raises CheckpointError where the input's own checksum does not match its bytes.
+        Raises CheckpointError if a checksum of the input does not match its bytes.
         """
-        for checksum in self.touched(file, shape):
-            before, after = _combined(self._parts[file, checksum.span.start])
+        for checksum in self.changed_checksums(number, file):
+            before, after = _combined(self._parts[number, checksum.span.start])
             if before != checksum.value:
                 raise CheckpointError(
-                    f"{shape.path} is damaged: the {checksum.span.length} bytes at offset {checksum.span.start} "
-                    f"have the CRC-32 {before:08x}, and the file says {checksum.value:08x}",
+                    f"{printable(str(file.path))} is damaged: the {checksum.span.length} bytes at offset "
+                    f"{checksum.span.start} have the CRC-32 {before:08x}, and the file says {checksum.value:08x}",
                     hint="get a fresh copy; `unzip -t` names the damaged record",
                 )
             for place in checksum.places if fd is not None else ():
@@ -253,19 +265,6 @@ def _overlap(window: Window, checksum: Checksum) -> tuple[int, int]:
     low = max(window.start, checksum.span.start) - window.start
     high = min(window.end, checksum.span.end) - window.start
     return low, high
-
-
-def overlapping(window: Window, checksums: Sequence[Checksum]) -> Iterator[Checksum]:
-    """Yield the checksums over bytes of the window; `checksums` are in file order and lie apart from each other."""
-    first = bisect_right(checksums, window.start, key=_end)
-    for at in range(first, len(checksums)):
-        if checksums[at].span.start >= window.end:
-            return
-        yield checksums[at]
-
-
-def _end(checksum: Checksum) -> int:
-    return checksum.span.end
 
 
 def _combined(parts: Sequence[_Part]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Pruning the files of a checkpoint: from open inputs to outputs that appear together, whole or not at all."""
+"""Pruning the files of a checkpoint: open the inputs and outputs, execute the run, and publish the outputs together."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import Outputs
 from prunecli.engine.run import Run
+from prunecli.engine.run_report import make_report
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.files import Sink
 from prunecli.io.output_files import output_files
@@ -42,7 +43,7 @@ def prune_files(checkpoint: Checkpoint, work: Work, outputs: Outputs, options: R
             cannot be written.
         GateError: The result does not meet the gates of `options`; no checkpoint and no mask is written then.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     run = Run(checkpoint, work, options)
     with ExitStack() as stack:
         sources = stack.enter_context(open_sources(checkpoint))
@@ -50,8 +51,8 @@ def prune_files(checkpoint: Checkpoint, work: Work, outputs: Outputs, options: R
         sinks: Sequence[Sink | None] = [None] * len(sources)
         if outputs.checkpoint is not None:
             sinks = stack.enter_context(_sinks(checkpoint, sources, outputs, direct=options.direct))
-        run.execute(sources, sinks, masks)
-        report = run.report(outputs.checkpoint, time.monotonic() - began)
+        result = run.execute(sources, sinks, masks)
+        report = make_report(run, result, outputs.checkpoint, time.monotonic() - started)
         if options.gates is not None:
             _refuse_failures(report, options.gates)  # inside the block, so that nothing is published
     return report
@@ -71,8 +72,8 @@ def _mask(run: Run, path: Path | int, *, force: bool) -> Iterator[MaskSink]:
         os.ftruncate(path, layout.size)
         yield MaskSink(path, layout)
         return
-    with new_file(path, size=layout.size, force=force) as draft:
-        yield MaskSink(draft.fd, layout)
+    with new_file(path, size=layout.size, force=force) as pending:
+        yield MaskSink(pending.fd, layout)
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def _sinks(
 
 
 def _is_large(size: int) -> bool:
-    """Tell whether an output of `size` bytes would push much else out of the page cache."""
+    """Return whether an output of `size` bytes would evict much of the page cache."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from prunecli.engine.run import Run
+from prunecli.engine.run_report import make_report
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ def prune_in_memory(
     masks = None if mask is None else MaskSink(mask, MaskLayout(run.targets))
     memory.synchronize()
     try:
-        run.execute(sources, sinks, masks)
+        result = run.execute(sources, sinks, masks)
     finally:
         if write:
             memory.synchronize()
             memory.mark_changed(name for t in work.selection.targets for name in (t.tensor.name, *t.aliases))
-    return run.report(memory.checkpoint.path if write else None, time.monotonic() - started)
+    output = memory.checkpoint.path if write else None
+    return make_report(run, result, output, time.monotonic() - started)

@@ -1,70 +1,84 @@
-"""windows."""
+"""The schedule of the second phase: windows and untouched ranges of all files, in order, as far as plans exist."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from prunecli.engine.apply import Applier, overlapping
 from prunecli.io.layout import UntouchedRange, Window
-from prunecli.io.threads import Pool, Tasks
+from prunecli.io.threads import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prunecli.checkpoint import CheckpointFile, Checksum
-    from prunecli.engine.run import Run
-    from prunecli.io.files import Sink, Source
-    from prunecli.io.layout import Layout
-    from prunecli.io.threads import Worker
+    from prunecli.engine.apply import Applier
+    from prunecli.io.files import Sink
+    from prunecli.io.threads import Pool, Worker
 
 
-class _Windows:
-    """The windows of all files, handed out in order as far as the plans reach."""
+class WindowSchedule:
+    """The windows and untouched ranges of all files, submitted to a pool in order."""
 
     def __init__(
-        self, run: Run, pool: Pool, applier: Applier, sources: Sequence[Source], sinks: Sequence[Sink | None]
+        self, pool: Pool, applier: Applier, files: Sequence[CheckpointFile], sinks: Sequence[Sink | None], window: int
     ) -> None:
-        self.applier, self.sources, self.sinks = applier, sources, sinks
-        self.files: list[tuple[CheckpointFile, Layout, list[Checksum]]] = [
-            (file, applier.layout(at, file, window=run.window), sorted(applier.touched(at, file), key=_start))
-            for at, file in enumerate(run.checkpoint.files)
+        """Lay out `files` in windows of `window` bytes; results go to `sinks` (None: the file is only measured)."""
+        self._applier, self._sinks = applier, sinks
+        self._layouts = [applier.layout(number, file, window=window) for number, file in enumerate(files)]
+        self._checksums = [
+            sorted(applier.changed_checksums(number, file), key=_start) for number, file in enumerate(files)
         ]
-        self.tasks = Tasks(pool)
+        self._tasks = Tasks(pool)
         self._parts = self._all_parts()
-        self._held: tuple[int, Window | UntouchedRange] | None = None
+        self._blocked: tuple[int, Window | UntouchedRange] | None = None
 
     def _all_parts(self) -> Iterator[tuple[int, Window | UntouchedRange]]:
-        """Yield the parts of all files in order; long untouched ranges in steps, so that an interrupt is heard."""
-        for at, (_, layout, _) in enumerate(self.files):
+        """Yield the parts of all files in order; long untouched ranges in steps, so that an interrupt takes effect."""
+        for number, layout in enumerate(self._layouts):
             for part in layout:
                 if isinstance(part, UntouchedRange):
-                    yield from ((at, step) for step in part.steps())
+                    yield from ((number, step) for step in part.steps())
                 else:
-                    yield at, part
+                    yield number, part
 
-    def go_on(self) -> None:
-        """Let the threads work up to the first window that needs a tensor not planned yet."""
-        self.tasks.each(self._do, self._planned())
+    def submit_planned(self) -> None:
+        """Submit all parts before the first window that has a tensor without a plan."""
+        self._tasks.each(self._process, self._planned())
 
     def _planned(self) -> Iterator[tuple[int, Window | UntouchedRange]]:
-        while (at_part := self._held or next(self._parts, None)) is not None:
-            self._held = None
-            part = at_part[1]
-            if isinstance(part, Window) and any(piece.target not in self.applier.plans for piece in part.pieces):
-                self._held = at_part
+        plans = self._applier.context.plans
+        while (numbered := self._blocked or next(self._parts, None)) is not None:
+            self._blocked = None
+            part = numbered[1]
+            if isinstance(part, Window) and any(piece.target not in plans for piece in part.pieces):
+                self._blocked = numbered
                 return
-            yield at_part
+            yield numbered
 
-    def _do(self, worker: Worker, at: int, part: Window | UntouchedRange) -> None:
+    def _process(self, worker: Worker, number: int, part: Window | UntouchedRange) -> None:
+        sink = self._sinks[number]
         if isinstance(part, UntouchedRange):
-            self.applier.copy(at, self.sinks[at], part)
+            self._applier.copy(number, sink, part)
         else:
-            self.applier.window(worker, at, self.sinks[at], part, list(overlapping(part, self.files[at][2])))
+            self._applier.apply(worker, number, sink, part, list(_overlapping(part, self._checksums[number])))
 
     def wait(self) -> None:
-        """Wait until all that was handed out is done."""
-        self.tasks.wait()
+        """Wait until all submitted parts are done."""
+        self._tasks.wait()
+
+
+def _overlapping(window: Window, checksums: Sequence[Checksum]) -> Iterator[Checksum]:
+    """Yield the checksums over bytes of the window; `checksums` are in file order and do not overlap."""
+    for index in range(bisect_right(checksums, window.start, key=_end), len(checksums)):
+        if checksums[index].span.start >= window.end:
+            return
+        yield checksums[index]
 
 
 def _start(checksum: Checksum) -> int:
     return checksum.span.start
+
+
+def _end(checksum: Checksum) -> int:
+    return checksum.span.end

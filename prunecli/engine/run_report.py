@@ -1,0 +1,100 @@
+"""The report of a run: one row per tensor, and the facts about the input, the output and the run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prunecli.plans import Cut
+from prunecli.report.model import Report, Row, facts_about, warnings_for
+from prunecli.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.engine.run import Run, RunResult
+    from prunecli.engine.work import Job, Work
+
+
+def make_report(run: Run, result: RunResult, output: Path | int | None, seconds: float) -> Report:
+    """Return the report of an executed run that wrote `output` (a path, a descriptor, or None) in `seconds`."""
+    checkpoint, options = run.checkpoint, run.options
+    rows = _rows(checkpoint, run.work, result)
+    size = sum(file.size for file in checkpoint.files)
+    return Report(
+        rows=rows,
+        strategy=run.work.description,
+        input_path=options.label or str(checkpoint.path),
+        format=checkpoint.format,
+        input_bytes=size,
+        version=__version__,
+        output_path=None if output is None else "-" if isinstance(output, int) else str(output),
+        output_bytes=None if output is None else size,
+        input_sha256=result.input_sha256,
+        output_sha256=result.output_sha256,
+        key=checkpoint.key,
+        device=options.device or "cpu",
+        seconds=round(seconds, 3),
+        command=options.command,
+        dry_run=output is None,
+        warnings=warnings_for(rows),
+        facts=(*checkpoint.notes, *facts_about(checkpoint.unprunable_entries)),
+        compressed=result.compressed,
+        histograms={
+            run.targets[index].name: tensor.histogram
+            for index, tensor in sorted(result.tensors.items())
+            if tensor.histogram is not None
+        },
+    )
+
+
+def _rows(checkpoint: Checkpoint, work: Work, result: RunResult) -> tuple[Row, ...]:
+    """Return a row per tensor, in checkpoint order."""
+    position = {tensor.name: index for index, tensor in enumerate(checkpoint.tensors)}
+    jobs = _jobs_by_target(work)
+    rows = [_target_row(checkpoint, work, jobs, result, index) for index in range(len(work.selection.targets))]
+    for skipped in work.selection.skipped:
+        tensor, file = skipped.tensor, _file_name(checkpoint, skipped.tensor)
+        row = Row(tensor.name, tensor.dtype, tensor.shape, tensor.numel, file, selected=False, reason=skipped.reason)
+        rows.append(row)
+    return tuple(sorted(rows, key=lambda row: position[row.name]))
+
+
+def _jobs_by_target(work: Work) -> Mapping[int, Job]:
+    jobs = {member: job for job in work.jobs for member in job.members}
+    return {**jobs, **{follower: jobs[leader] for leader, follower in work.followers.items()}}
+
+
+def _file_name(checkpoint: Checkpoint, tensor: TensorInfo) -> str:
+    """Return the name of the shard that holds a tensor, "" for a checkpoint of one file."""
+    if not checkpoint.is_directory:
+        return ""
+    return checkpoint.files[tensor.file].path.relative_to(checkpoint.path).as_posix()
+
+
+def _target_row(checkpoint: Checkpoint, work: Work, jobs: Mapping[int, Job], result: RunResult, index: int) -> Row:
+    target, plan, stats = work.selection.targets[index], result.plans[index], result.tensors[index].stats
+    tensor, cut = target.tensor, plan if isinstance(plan, Cut) else Cut(0)
+    return Row(
+        name=tensor.name,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        numel=tensor.numel,
+        file=_file_name(checkpoint, tensor),
+        zeros_before=stats.zeros_before,
+        zeros_after=stats.zeros_after,
+        pruned=stats.zeros_after - stats.zeros_before,
+        rule=work.rules.get(index) or jobs[index].strategy.describe_for(tensor),
+        cut=plan.value,
+        ties=cut.equal,
+        ties_pruned=cut.equal_pruned,
+        l2_kept=None if stats.l2_kept is None else round(stats.l2_kept, 6),
+        largest_pruned=stats.largest_pruned,
+        smallest_kept=stats.smallest_kept,
+        zero_rows=stats.zero_rows,
+        zero_cols=stats.zero_cols,
+        two_four=stats.two_four,
+        nonfinite=stats.nonfinite,
+        aliases=target.aliases,
+    )

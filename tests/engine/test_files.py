@@ -1,33 +1,32 @@
-"""How many threads the engine takes, which digests it tells, and what it lets go of."""
+"""The digests of a run, and the memory that it frees."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support import DEMO
 
 from prunecli import L1, Block, Structured, Threshold, prune
-from prunecli.engine import run as running
+from prunecli.engine import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
-    from prunecli import Report
     from prunecli.strategies.strategy import Strategy
 
-DEMO = Path(__file__).parents[2] / "demo" / "digits_conv.safetensors"
+MODEL = DEMO / "digits_conv.safetensors"
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_digests_are_those_of_the_files(dry_run: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """`sha256` puts the SHA-256 of the input, and of the output where there is one, into the report."""
+def test_digests_are_the_sha256_of_the_files(dry_run: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """With `sha256` the report has the SHA-256 of the input and, if one is written, of the output."""
     output = tmp_path / "out.safetensors"
 
-    report = prune(DEMO, Threshold(0.03), output=output, sha256=True, dry_run=dry_run)
+    report = prune(MODEL, Threshold(0.03), output=output, sha256=True, dry_run=dry_run)
 
-    assert hashlib.sha256(DEMO.read_bytes()).hexdigest() == report.input_sha256
+    assert hashlib.sha256(MODEL.read_bytes()).hexdigest() == report.input_sha256
     assert report.output_sha256 == (None if dry_run else hashlib.sha256(output.read_bytes()).hexdigest())
 
 
@@ -35,28 +34,24 @@ def test_digests_are_those_of_the_files(dry_run: bool, tmp_path: Path) -> None: 
 def test_memory_of_planning_is_freed(strategy: Strategy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a run no batch holds counts, and no plan holds a mask of slices or blocks."""
     batches: list[Any] = []
-    runs: list[running.Run] = []
-    plan_batches = running.plan_batches
+    results: list[run.RunResult] = []
+    plan_batches, execute = run.plan_batches, run.Run.execute
 
-    def noted(*args: Any) -> Any:  # noqa: ANN401
+    def recorded_batches(*args: Any) -> Any:  # noqa: ANN401
         batches.extend(plan_batches(*args))
         return batches
 
-    monkeypatch.setattr(running, "plan_batches", noted)
-    monkeypatch.setattr(running.Run, "report", _noting(runs, running.Run.report))
+    def recorded_result(*args: Any) -> run.RunResult:  # noqa: ANN401
+        results.append(execute(*args))
+        return results[-1]
 
-    prune(DEMO, strategy, output=tmp_path / "out.safetensors")
+    monkeypatch.setattr(run, "plan_batches", recorded_batches)
+    monkeypatch.setattr(run.Run, "execute", recorded_result)
 
-    (run,) = runs
+    prune(MODEL, strategy, output=tmp_path / "out.safetensors")
+
+    (result,) = results
     assert batches
     state = [getattr(batch, name, []) for batch in batches for name in ("_searches", "_small", "_measured")]
     assert state == [[]] * len(state)
-    assert [len(getattr(plan, "alive", b"")) for plan in run._plans.values()] == [0] * len(run.targets)
-
-
-def _noting(runs: list[running.Run], report: Callable[..., Report]) -> Callable[..., Report]:
-    def noted(run: running.Run, *args: Any) -> Report:  # noqa: ANN401
-        runs.append(run)
-        return report(run, *args)
-
-    return noted
+    assert [len(getattr(plan, "alive", b"")) for plan in result.plans.values()] == [0] * len(result.tensors)

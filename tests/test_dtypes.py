@@ -12,19 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import examples
+from support.weights import TORCH_FLOATS
 
 from prunecli.dtypes import BITS, FLOATS, Float, cast, why_not_prunable
 
-TORCH = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-}
 NARROW = [name for name in FLOATS if FLOATS[name].itemsize <= 2]
 NUMPY: dict[str, type[np.floating]] = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
@@ -36,14 +27,14 @@ def torch_values(name: str) -> list[float]:
     dtype = FLOATS[name]
     kind = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
     patterns = torch.arange(dtype.mask + 1, dtype=torch.int32).to(kind)
-    found: list[float] = patterns.view(TORCH[name]).to(torch.float64).tolist()
+    found: list[float] = patterns.view(TORCH_FLOATS[name]).to(torch.float64).tolist()
     return found
 
 
 def torch_bits(value: float, name: str) -> int:
     """Return the pattern of a float32 number that torch casts to the format."""
     kind = {1: torch.uint8, 2: torch.int16}[FLOATS[name].itemsize]
-    return int(torch.tensor(value, dtype=torch.float32).to(TORCH[name]).view(kind))
+    return int(torch.tensor(value, dtype=torch.float32).to(TORCH_FLOATS[name]).view(kind))
 
 
 def finite_values(dtype: Float) -> list[float]:
@@ -64,8 +55,8 @@ def test_every_narrow_pattern_decodes_as_in_torch(name: str) -> None:
 @pytest.mark.parametrize("name", NARROW)
 def test_limits_are_torchs(name: str) -> None:
     """Size, largest and smallest normal number of a format equal those of torch.finfo."""
-    dtype, info = FLOATS[name], torch.finfo(TORCH[name])
-    expected = (TORCH[name].itemsize, info.max, info.smallest_normal)
+    dtype, info = FLOATS[name], torch.finfo(TORCH_FLOATS[name])
+    expected = (TORCH_FLOATS[name].itemsize, info.max, info.smallest_normal)
 
     assert expected == (dtype.itemsize, dtype.decode(dtype.finite_max), dtype.decode(1 << dtype.mantissa))
     assert dtype.itemsize * 8 == BITS[name]
@@ -76,7 +67,7 @@ def test_the_lone_sign_bit_is_nan_in_fnuz_only(name: str) -> None:
     """If torch reads the sign bit alone as NaN, that NaN is the largest magnitude."""
     dtype = FLOATS[name]
     kind = {1: torch.int8, 2: torch.int16}[dtype.itemsize]
-    lone = torch.tensor([-dtype.mask - 1], dtype=kind).view(TORCH[name]).to(torch.float64)
+    lone = torch.tensor([-dtype.mask - 1], dtype=kind).view(TORCH_FLOATS[name]).to(torch.float64)
 
     assert isnan(float(lone)) == dtype.negative_zero_is_nan
     assert dtype.mask + isnan(float(lone)) == dtype.top
@@ -192,7 +183,7 @@ def test_cast_splits_a_tensor_where_torchs_comparison_does(name: str, value: flo
     at = dtype.encode(value)
     patterns = [bits for bits in range(at - 3, at + 4) if 0 <= bits <= dtype.finite_max]
     kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    weights = torch.tensor(patterns, dtype=kind).view(TORCH[name])
+    weights = torch.tensor(patterns, dtype=kind).view(TORCH_FLOATS[name])
 
     expected = (weights.abs() > value).tolist()
 

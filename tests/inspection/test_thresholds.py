@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from support.weights import TORCH_FLOATS
 
 import prunecli.inspection.thresholds
 from prunecli.dtypes import FLOATS
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
     from prunecli.inspection.thresholds import ThresholdTable
 
 PERCENTS = (1, 10, 25, 50, 80, 90, 99, 100)
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-}
 
 
 def tables(folder: Path, tensors: Sequence[torch.Tensor]) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
@@ -55,7 +46,7 @@ def normal(dtype: torch.dtype, size: int, seed: int = 0, scale: float = 0.05) ->
     return (torch.randn(size, generator=generator, dtype=torch.float64) * scale).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+@pytest.mark.parametrize("dtype", TORCH_FLOATS.values(), ids=TORCH_FLOATS.keys())
 @pytest.mark.parametrize("size", [1, 2, 100, 40_001])
 def test_a_threshold_is_the_order_statistic(tmp_path: Path, dtype: torch.dtype, size: int) -> None:
     """Each threshold zeroes the weights up to NumPy's inverted-CDF quantile, and has their number."""
@@ -71,7 +62,7 @@ def test_a_threshold_is_the_order_statistic(tmp_path: Path, dtype: torch.dtype, 
         assert step.zeroed == zeroed_by(step.threshold, weights) == (magnitudes <= quantile).sum()
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+@pytest.mark.parametrize("dtype", TORCH_FLOATS.values(), ids=TORCH_FLOATS.keys())
 def test_joint_thresholds_are_the_order_statistics_of_all_weights(tmp_path: Path, dtype: torch.dtype) -> None:
     """The thresholds of all tensors together equal those of the joined weights."""
     tensors = [normal(dtype, 5000, 1), normal(dtype, 300, 2, 0.2), normal(dtype, 1, 3)]
@@ -87,12 +78,12 @@ def test_joint_thresholds_are_the_order_statistics_of_all_weights(tmp_path: Path
 
 
 @settings(deadline=None, max_examples=40)
-@given(names=st.lists(st.sampled_from(sorted(DTYPES)), min_size=2, max_size=5), seed=st.integers(0, 99))
+@given(names=st.lists(st.sampled_from(sorted(TORCH_FLOATS)), min_size=2, max_size=5), seed=st.integers(0, 99))
 def test_thresholds_of_mixed_dtypes_zero_the_counted_weights(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], seed: int
 ) -> None:
     """If dtypes differ, the threshold is rounded to each of them; the count is exact and large enough."""
-    tensors = [normal(DTYPES[name], 400, seed + i) for i, name in enumerate(names)]
+    tensors = [normal(TORCH_FLOATS[name], 400, seed + i) for i, name in enumerate(names)]
     magnitudes = np.concatenate([t.double().abs().numpy() for t in tensors])
 
     found, _ = tables(tmp_path_factory.mktemp("mixed"), tensors)

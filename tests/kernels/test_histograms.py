@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.weights import TORCH_FLOATS
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.histograms import BINS_LIMIT, RUN, Histogram, HistogramBuilder
@@ -20,16 +21,6 @@ if TYPE_CHECKING:
 
     from prunecli.dtypes import Float
 
-TORCH = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-}
 dtypes = pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS.keys())
 
 
@@ -42,7 +33,7 @@ def any_bits(dtype: Float, size: int, seed: int = 0) -> NDArray[Any]:
 def torch_values(x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
     """Return what torch reads in raw integers, as float64 magnitudes."""
     with np.errstate(invalid="ignore"):
-        actual: NDArray[np.float64] = torch.from_numpy(x.copy()).view(TORCH[dtype.name]).double().abs().numpy()
+        actual: NDArray[np.float64] = torch.from_numpy(x.copy()).view(TORCH_FLOATS[dtype.name]).double().abs().numpy()
     return actual
 
 

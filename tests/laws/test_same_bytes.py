@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from support import CONTAINERS, STRATEGIES, examples, expected, files, make_checkpoint, make_weights, same_bits, zeroed
 from support.covering import in_turn
+from support.weights import TORCH_FLOATS
 
 from prunecli.engine import rank_planner, scored_tensors
 from prunecli.engine.files import prune_files
@@ -36,16 +37,6 @@ if TYPE_CHECKING:
 
     from prunecli.report.model import Report, Row
 
-FLOATS = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-}
 SPECIAL = [float("nan"), float("inf"), -float("inf"), -float("nan"), -0.0, 0.0, 1e-45, -1e-45, 1e-310, 6e-8, -6e-8]
 REFERENCE = RunOptions(threads=1, window=1 << 20, direct=False)
 WITH_NUMPY = {
@@ -92,7 +83,7 @@ def special_weights() -> dict[str, torch.Tensor]:
     """Return matrices of several pages in every dtype, with ties, NaN, infinities, -0.0 and denormals in them."""
     generator = torch.Generator().manual_seed(0)
     weights = {}
-    for name, dtype in FLOATS.items():
+    for name, dtype in TORCH_FLOATS.items():
         t = torch.randn(61, 167, generator=generator, dtype=torch.float64).mul_(0.1)
         t[::3] = t[::3].mul(20).round().div(20)
         t.view(-1)[: 13 * len(SPECIAL) : 13] = torch.tensor(SPECIAL, dtype=torch.float64)
@@ -183,7 +174,7 @@ strategies = st.one_of(
 
 
 @settings(max_examples=examples(50))
-@given(st.sampled_from(list(FLOATS.values())), shapes, strategies, ways, st.integers(0, 2**32 - 1))
+@given(st.sampled_from(list(TORCH_FLOATS.values())), shapes, strategies, ways, st.integers(0, 2**32 - 1))
 def test_any_way_of_working_gives_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory,
     dtype: torch.dtype,
@@ -218,7 +209,7 @@ def test_the_kept_part_of_the_norm_is_equal_up_to_rounding(way: str, special: Pa
 
 # --- special values
 
-EVERY_PATTERN = [name for name, dtype in FLOATS.items() if dtype.itemsize <= 2]
+EVERY_PATTERN = [name for name, dtype in TORCH_FLOATS.items() if dtype.itemsize <= 2]
 
 
 def every_pattern(dtype: torch.dtype) -> torch.Tensor:
@@ -240,8 +231,8 @@ def tried(weights: dict[str, torch.Tensor], strategy: Strategy, folder: Path, de
 @pytest.mark.parametrize("name", EVERY_PATTERN)
 def test_threshold_is_right_for_every_pattern(name: str, thr: float, device: str | None, tmp_path: Path) -> None:
     """All numbers of a small dtype up to the threshold become zero; NaN and infinities stay."""
-    t = every_pattern(FLOATS[name])
-    cut = torch.tensor(min(thr, torch.finfo(FLOATS[name]).max)).to(FLOATS[name]).float()
+    t = every_pattern(TORCH_FLOATS[name])
+    cut = torch.tensor(min(thr, torch.finfo(TORCH_FLOATS[name]).max)).to(TORCH_FLOATS[name]).float()
 
     found = tried({"w.weight": t}, Threshold(thr), tmp_path, device)
 
@@ -250,7 +241,7 @@ def test_threshold_is_right_for_every_pattern(name: str, thr: float, device: str
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
-@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("name", TORCH_FLOATS)
 def test_a_count_takes_finite_weights_first(name: str, device: str | None, tmp_path: Path) -> None:
     """A count takes all finite weights before an infinity, and all infinities before a NaN."""
     t = special_weights()[f"{name}.weight"]
@@ -267,7 +258,7 @@ def test_a_count_takes_finite_weights_first(name: str, device: str | None, tmp_p
 
 @pytest.mark.parametrize("device", [None, "cpu"])
 @pytest.mark.parametrize("strategy", [Threshold(1e38), Percentile(100), StdThreshold(1e6)])
-@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("name", TORCH_FLOATS)
 def test_cuts_by_value_spare_nonfinite_weights(
     name: str, strategy: Strategy, device: str | None, tmp_path: Path
 ) -> None:
@@ -278,18 +269,18 @@ def test_cuts_by_value_spare_nonfinite_weights(
     assert same_bits(zeroed(t, ~finite), tried({"w.weight": t}, strategy, tmp_path, device))
 
 
-@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("name", TORCH_FLOATS)
 def test_groups_keep_weights_that_are_not_finite(name: str, tmp_path: Path) -> None:
     """In a group NaN ranks highest, then infinity; zeros of both signs are equal, and the lower index stays."""
     nan, inf = float("nan"), float("inf")
     rows = torch.tensor([[1.0, nan, inf, 2.0], [1.0, 2.0, nan, -0.0], [-0.0, 0.0, -0.0, 0.0]])
-    t = rows.to(FLOATS[name])
+    t = rows.to(TORCH_FLOATS[name])
     keep = torch.tensor([[0, 1, 1, 0], [0, 1, 1, 0], [1, 1, 0, 0]], dtype=torch.bool)
 
     assert same_bits(zeroed(t, keep), tried({"w.weight": t}, TopK(2, 4), tmp_path, None))
 
 
-@pytest.mark.parametrize("dtype", list(FLOATS.values()))
+@pytest.mark.parametrize("dtype", list(TORCH_FLOATS.values()))
 @pytest.mark.parametrize("amount", [0.0, 0.25, 0.5, 1.0])
 def test_global_is_right_in_every_dtype(amount: float, dtype: torch.dtype, tmp_path: Path) -> None:
     """Finite weights of every dtype are ranked by decoded value, and ties by position."""
@@ -302,8 +293,8 @@ def test_global_is_right_in_every_dtype(amount: float, dtype: torch.dtype, tmp_p
 def test_dtypes_are_ranked_together_by_value(tmp_path: Path) -> None:
     """Over tensors of all dtypes at once, the smallest decoded values are pruned."""
     weights = {
-        f"{name}.weight": t.clamp(-8, 8).to(FLOATS[name])
-        for name, t in ((n, make_weights(i)["fc.weight"].mul(10)) for i, n in enumerate(FLOATS))
+        f"{name}.weight": t.clamp(-8, 8).to(TORCH_FLOATS[name])
+        for name, t in ((n, make_weights(i)["fc.weight"].mul(10)) for i, n in enumerate(TORCH_FLOATS))
     }
     save_file(weights, tmp_path / "in")
     names = sorted(weights)

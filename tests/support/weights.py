@@ -7,6 +7,18 @@ from torch import nn
 
 INTS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+TORCH_FLOATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+}
+"""The torch dtypes of the prunable formats, by safetensors' names."""
+
 Weights = dict[str, torch.Tensor]
 
 

@@ -66,8 +66,8 @@ def _copy_other_files(checkpoint: Checkpoint, directory: Path, replacement: Call
         try:
             new = replacement(relative)
             plan = FilePlan((Span(0, source.size) if new is None else new,))
-            with new_file(target, size=plan.size, mode=path.stat().st_mode) as draft:
-                write_parts(source, draft.fd, plan.parts)
+            with new_file(target, size=plan.size, mode=path.stat().st_mode) as pending:
+                write_parts(source, pending.fd, plan.parts)
             source.check_unchanged()
         finally:
             source.close()

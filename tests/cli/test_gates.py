@@ -33,12 +33,12 @@ def ckpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(folder: Path) -> set[str]:
-    """Return the names in a directory, hidden ones too."""
+    """Return the names in a directory."""
     return {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
-    ("gate", "says"),
+    ("gate", "message"),
     [
         (("--min-sparsity", "60%"), "at least 60% of the selected weights must be zero, not 50.0%"),
         (("--max-sparsity", "0.4"), "at most 40% of the selected weights may be zero, not 50.0%"),
@@ -46,24 +46,24 @@ def names(folder: Path) -> set[str]:
     ],
 )
 @pytest.mark.parametrize("where", [("-o", "out.safetensors"), ("--in-place",), ("-n",), ()])
-def test_a_result_that_does_not_pass_is_not_written(
-    gate: tuple[str, ...], where: tuple[str, ...], says: str, ckpt: Path, capsys: pytest.CaptureFixture[str]
+def test_a_result_that_fails_a_gate_is_not_written(
+    gate: tuple[str, ...], where: tuple[str, ...], message: str, ckpt: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A gate that fails means exit code 1, a sentence with the numbers, the table, and everything as it was."""
+    """A failed gate gives exit code 1, a sentence with the numbers and the table, and changes no file."""
     before = ckpt.read_bytes()
 
     assert main(["l1", ckpt.name, "--amount", "50%", *where, *gate]) == 1
 
-    told = capsys.readouterr()
-    assert says in told.err
-    assert "failed: the result does not meet the gates, so no checkpoint was written" in told.err
-    assert "nothing written" in told.out
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "failed: the result does not meet the gates, so no checkpoint was written" in printed.err
+    assert "nothing written" in printed.out
     assert names(ckpt.parent) == {ckpt.name}
     assert ckpt.read_bytes() == before
 
 
 def test_a_result_that_passes_is_written(ckpt: Path) -> None:
-    """What the amount makes is what the same gate asks for."""
+    """Gates of 50% accept the result of an amount of 50%."""
     gates = ["--min-sparsity", "50%", "--max-sparsity", "50%", "--max-tensor-sparsity", "50%"]
 
     assert main(["l1", ckpt.name, "--amount", "50%", "-q", *gates]) == 0
@@ -71,11 +71,11 @@ def test_a_result_that_passes_is_written(ckpt: Path) -> None:
     assert names(ckpt.parent) == {ckpt.name, "c.pruned.safetensors", "c.pruned.report.json"}
 
 
-def test_a_failed_gate_still_writes_the_reports_asked_for(ckpt: Path) -> None:
-    """A CI job can show what the result would have been; no mask is left either."""
-    asked = ["--report", "r.json", "--report", "r.md", "--mask-out", "mask.safetensors"]
+def test_a_failed_gate_still_writes_requested_reports(ckpt: Path) -> None:
+    """After a failed gate the reports exist, and neither a checkpoint nor a mask does."""
+    outputs = ["--report", "r.json", "--report", "r.md", "--mask-out", "mask.safetensors"]
 
-    assert main(["l1", ckpt.name, "--amount", "50%", "-q", "--max-sparsity", "10%", *asked]) == 1
+    assert main(["l1", ckpt.name, "--amount", "50%", "-q", "--max-sparsity", "10%", *outputs]) == 1
 
     assert names(ckpt.parent) == {ckpt.name, "r.json", "r.md"}
     report = json.loads((ckpt.parent / "r.json").read_text())
@@ -91,17 +91,19 @@ def test_a_failed_gate_sends_nothing_into_a_pipe(ckpt: Path, capfdbinary: pytest
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("1.5", "is 0 to 1 (or 0% to 100%), not 1.5"), ("much", "is a fraction or a percentage")]
+    ("text", "message"), [("1.5", "is 0 to 1 (or 0% to 100%), not 1.5"), ("much", "is a fraction or a percentage")]
 )
-def test_what_is_no_sparsity_is_refused(text: str, says: str, ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A gate that means nothing is wrong usage."""
+def test_an_invalid_sparsity_is_refused(
+    text: str, message: str, ckpt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A gate that is not a fraction from 0 to 1 is a usage error."""
     assert main(["l1", ckpt.name, "--amount", "50%", "--min-sparsity", text]) == 2
 
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_gates_hold_in_python_too(ckpt: Path) -> None:
-    """GateError has the sentences and the report."""
+    """`prune` raises GateError with the failures and the report."""
     with pytest.raises(GateError) as caught:
         prune(ckpt, Threshold(0.5), gates=Gates(max_tensor_sparsity=0.1))
 
@@ -112,7 +114,7 @@ def test_gates_hold_in_python_too(ckpt: Path) -> None:
 
 
 def test_every_form_of_report_is_written_by_its_suffix(ckpt: Path) -> None:
-    """One run writes all four, and they agree on the number of zeros."""
+    """One run writes all four forms, with the same number of zeros."""
     forms = [f"r{suffix}" for suffix in (".json", ".csv", ".md", ".html")]
 
     prune(ckpt, L1(amount=0.5), reports=forms)
@@ -127,7 +129,7 @@ def test_every_form_of_report_is_written_by_its_suffix(ckpt: Path) -> None:
 
 
 def test_an_estimate_is_made_from_the_output(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--estimate tells the size after compression and by which method; it needs an output."""
+    """--estimate adds the compressed sizes to the table and to the report; it needs an output."""
     assert main(["l1", ckpt.name, "--amount", "50%", "--estimate"]) == 0
     assert "compressed" in capsys.readouterr().out
     report = json.loads((ckpt.parent / "c.pruned.report.json").read_text())
@@ -139,7 +141,7 @@ def test_an_estimate_is_made_from_the_output(ckpt: Path, capsys: pytest.CaptureF
 
 
 def completed(line: str) -> list[str]:
-    """Return what bash would be offered for a command line; the last word is the one being typed."""
+    """Return the completions that bash gets for the last word of a command line."""
     words = line.split(" ")
     environment = {**os.environ, "_PRUNE_COMPLETE": "complete_bash", "COMP_WORDS": line}
     environment["COMP_CWORD"] = str(len(words) - 1)
@@ -153,8 +155,8 @@ def completed(line: str) -> list[str]:
     return ran.stdout.split()
 
 
-def test_names_of_tensors_complete(ckpt: Path) -> None:
-    """After -i and -x the tensors of the file on the line are offered, and of no file none; commands complete too."""
+def test_tensor_names_are_completed(ckpt: Path) -> None:
+    """After -i and -x the tensors of the given file are offered, and none without a file; commands complete as well."""
     assert completed(f"prune l1 {ckpt.name} -i b") == ["b.bias", "b.weight"]
     assert completed(f"prune l1 {ckpt.name} -x a.") == ["a.weight"]
     assert completed("prune l1 nowhere.pth -i b") == []
@@ -163,10 +165,10 @@ def test_names_of_tensors_complete(ckpt: Path) -> None:
 
 @pytest.mark.parametrize("output", [("-o",), ("--report",), ("--mask-out",)])
 @pytest.mark.parametrize("side", ["--scores", "--act-norms", "--mask-in"])
-def test_no_output_overwrites_what_the_run_reads(
+def test_no_output_overwrites_an_input_of_the_run(
     output: tuple[str, ...], side: str, ckpt: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Even with -f the scores, the norms and the mask that were given stay; only a mask may follow a mask."""
+    """Even with -f the scores, the norms and the mask are kept; only a new mask may replace the mask."""
     ones = {name: torch.ones(10, 20) if name == "a.weight" else torch.ones(20, 10) for name in ("a.weight", "b.weight")}
     if side == "--act-norms":
         ones = {name: t[0] for name, t in ones.items()}
@@ -193,14 +195,14 @@ def test_a_recipe_is_not_overwritten(ckpt: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_mask_needs_a_path(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--mask-out - does not write a file called -."""
+    """--mask-out - is refused and writes no file."""
     assert main(["l1", ckpt.name, "--amount", "50%", "--mask-out", "-"]) == 2
 
     assert "the mask needs a path" in capsys.readouterr().err
     assert names(ckpt.parent) == {ckpt.name}
 
 
-def test_one_text_is_no_list_of_patterns(ckpt: Path) -> None:
-    """include="a.weight" in Python is not taken letter by letter."""
+def test_a_text_is_not_a_list_of_patterns(ckpt: Path) -> None:
+    """include="a.weight" in Python raises UsageError."""
     with pytest.raises(UsageError, match="lists of patterns, not one text"):
         prune(ckpt, L1(amount=0.5), include="a.weight")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def test_the_table_goes_to_standard_output_alone(prune: Prune, ckpt: Path) -> None:
-    """A run prints a line per selected tensor and the totals on standard output, and nothing beside it."""
+    """A run prints a line per selected tensor and the totals on standard output, and nothing on standard error."""
     ran = prune("global", ckpt, *HALF)
 
     assert (ran.code, ran.err) == (0, "")
@@ -36,14 +36,14 @@ def test_the_table_goes_to_standard_output_alone(prune: Prune, ckpt: Path) -> No
     assert listing(ckpt.parent) == {ckpt.name, "ckpt.pruned.safetensors", "ckpt.pruned.report.json"}
 
 
-def test_topk_says_in_words_what_it_keeps(prune: Prune, ckpt: Path) -> None:
-    """The field disagrees on what 2:4 means, so the output spells it out."""
+def test_topk_prints_its_pattern_in_words(prune: Prune, ckpt: Path) -> None:
+    """2:4 has two meanings in the literature, so the output spells it out."""
     ran = prune("topk", ckpt, "--pattern", "2:4", "-n")
 
     assert "keeps 2 of every 4" in ran.out
 
 
-def test_keep_and_group_are_the_pattern(prune: Prune, ckpt: Path, tmp_path: Path) -> None:
+def test_keep_and_group_equal_the_pattern(prune: Prune, ckpt: Path, tmp_path: Path) -> None:
     """--keep 2 --group 7 and --pattern 2:7 write the same bytes."""
     one, two = tmp_path / "one", tmp_path / "two"
 
@@ -53,7 +53,7 @@ def test_keep_and_group_are_the_pattern(prune: Prune, ckpt: Path, tmp_path: Path
 
 
 def test_an_existing_output_is_kept_without_force(prune: Prune, ckpt: Path) -> None:
-    """The second run is refused with --force as the hint, and changes nothing; with --force it replaces."""
+    """A second run is refused with --force as the hint and changes nothing; --force replaces the output."""
     output = ckpt.with_name("ckpt.pruned.safetensors")
     prune("global", ckpt, *HALF)
     before = output.read_bytes()
@@ -70,19 +70,19 @@ def test_an_existing_output_is_kept_without_force(prune: Prune, ckpt: Path) -> N
 
 @pytest.mark.parametrize("extra", [(), ("--json",), ("-q",)])
 def test_a_dry_run_writes_nothing(prune: Prune, ckpt: Path, extra: tuple[str, ...]) -> None:
-    """--dry-run measures and leaves no file behind, whatever it prints."""
+    """--dry-run measures and writes no file, with any form of output."""
     assert prune("global", ckpt, *HALF, "--dry-run", *extra).code == 0
     assert listing(ckpt.parent) == {ckpt.name}
 
 
-def test_a_dry_run_writes_the_reports_asked_for(prune: Prune, ckpt: Path, tmp_path: Path) -> None:
-    """--dry-run --report PATH says in a file what would have happened."""
+def test_a_dry_run_writes_requested_reports(prune: Prune, ckpt: Path, tmp_path: Path) -> None:
+    """--dry-run --report PATH writes the report of the run that did not happen."""
     assert prune("global", ckpt, *HALF, "-n", "--report", tmp_path / "r.json").code == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["dry_run"], report["output"], report["totals"]["selected"]["pruned"]) == (True, None, 48)
 
 
-def test_json_is_all_there_is_on_standard_output(prune: Prune, ckpt: Path) -> None:
+def test_json_is_the_only_standard_output(prune: Prune, ckpt: Path) -> None:
     """--json prints the report instead of the table, with the command line in it."""
     ran = prune("global", ckpt, *HALF, "--json", "-n")
 
@@ -91,7 +91,7 @@ def test_json_is_all_there_is_on_standard_output(prune: Prune, ckpt: Path) -> No
     assert report["command"] == ["prune", "global", str(ckpt), *HALF, "--json", "-n"]
 
 
-def test_reports_can_be_asked_for_twice(prune: Prune, ckpt: Path, tmp_path: Path) -> None:
+def test_two_reports_are_written(prune: Prune, ckpt: Path, tmp_path: Path) -> None:
     """Each --report gets the same text, the default report is not written, and the table names both."""
     a, b = tmp_path / "a.json", tmp_path / "b.json"
 
@@ -103,8 +103,8 @@ def test_reports_can_be_asked_for_twice(prune: Prune, ckpt: Path, tmp_path: Path
     assert "ckpt.pruned.report.json" not in listing(ckpt.parent)
 
 
-def test_quiet_says_nothing(prune: Prune, ckpt: Path) -> None:
-    """-q prints nothing when all is well, and still writes the output and its report."""
+def test_quiet_prints_nothing(prune: Prune, ckpt: Path) -> None:
+    """-q prints nothing without warnings, and still writes the output and its report."""
     assert prune("global", ckpt, *HALF, "-q") == Ran(0, "", "")
     assert len(listing(ckpt.parent)) == 3
 
@@ -118,8 +118,8 @@ def test_quiet_still_warns(prune: Prune, ckpt: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", ["\x1b[31mred\x07", "[red]x[/red]", "line\nbreak", "\u202eright"])
-def test_names_are_data(prune: Prune, tmp_path: Path, bad: str) -> None:
-    """Terminal commands and markup in a tensor's name are shown, never obeyed."""
+def test_names_are_escaped(prune: Prune, tmp_path: Path, bad: str) -> None:
+    """Terminal codes and markup in a tensor's name are printed as text."""
     path = save_two_layers(tmp_path / "c.safetensors", prefix=bad)
 
     ran = prune("threshold", path, "--thr", "5", "-n")
@@ -130,7 +130,7 @@ def test_names_are_data(prune: Prune, tmp_path: Path, bad: str) -> None:
 
 
 def test_the_input_can_be_replaced(prune: Prune, ckpt: Path, tmp_path: Path) -> None:
-    """--in-place leaves in the input's place what -o would have written, and a report beside it."""
+    """--in-place replaces the input by the bytes that -o writes, and puts a report next to it."""
     expected = tmp_path / "expected"
     prune("global", ckpt, *HALF, "-o", expected)
 
@@ -142,7 +142,7 @@ def test_the_input_can_be_replaced(prune: Prune, ckpt: Path, tmp_path: Path) -> 
 
 
 def test_in_place_through_links(prune: Prune, ckpt: Path) -> None:
-    """A symbolic link goes on pointing to the file, which is replaced; another hard link keeps the old bytes."""
+    """A symbolic link still points to the file, which is replaced; another hard link keeps the old bytes."""
     before = ckpt.read_bytes()
     soft, hard = ckpt.with_name("soft"), ckpt.with_name("hard")
     soft.symlink_to(ckpt.name)
@@ -154,13 +154,13 @@ def test_in_place_through_links(prune: Prune, ckpt: Path) -> None:
     assert hard.read_bytes() == before
 
 
-def test_a_bias_can_be_asked_for(prune: Prune, ckpt: Path, tmp_path: Path) -> None:
+def test_a_bias_can_be_included(prune: Prune, ckpt: Path, tmp_path: Path) -> None:
     """-i overrides the name rule and the rule of two dimensions."""
     assert prune("global", ckpt, *HALF, "-i", "fc2.bias", "-o", tmp_path / "o").code == 0
     assert np.count_nonzero(load_file(tmp_path / "o")["fc2.bias"] == 0) == 2
 
 
-def test_auto_is_the_cpu_where_there_is_nothing_else(
+def test_auto_is_the_cpu_without_another_device(
     prune: Prune, ckpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """--device auto falls back to the CPU and writes the same bytes."""
@@ -172,7 +172,7 @@ def test_auto_is_the_cpu_where_there_is_nothing_else(
 
 
 def raising(error: BaseException) -> object:
-    """Return a stand-in for `prunecli.api.prune` that raises `error`."""
+    """Return a function that raises `error`."""
 
     def prune(*_: object, **__: object) -> None:
         raise error
@@ -181,30 +181,30 @@ def raising(error: BaseException) -> object:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (OSError(5, "Input/output error", "x.pth"), 2, "error: Input/output error: x.pth\n"),
     ],
 )
-def test_every_end_has_its_exit_code(
-    prune: Prune, ckpt: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+def test_exit_codes_of_interrupts_and_system_errors(
+    prune: Prune, ckpt: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
 ) -> None:
-    """Ctrl-C is 130, a condition that does not hold 1, a system call that failed 2, each in a sentence."""
+    """Ctrl-C gives 130 and a failed system call 2, each with one sentence."""
     monkeypatch.setattr(api, "prune_request", raising(error))
 
-    assert prune("global", ckpt, *HALF) == Ran(code, "", said)
+    assert prune("global", ckpt, *HALF) == Ran(code, "", message)
 
 
-def test_what_nobody_foresaw_keeps_its_traceback(prune: Prune, ckpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistake of ours is not dressed up as one of the user's."""
+def test_an_unexpected_error_keeps_its_traceback(prune: Prune, ckpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception that is not an error of usage or input is not caught."""
     monkeypatch.setattr(api, "prune_request", raising(ZeroDivisionError()))
 
     with pytest.raises(ZeroDivisionError):
         prune("global", ckpt, *HALF)
 
 
-def test_signal_handlers_are_put_back(prune: Prune) -> None:
+def test_signal_handlers_are_restored(prune: Prune) -> None:
     """Running the command line in a process leaves its signal handlers as they were."""
     before = signal.getsignal(signal.SIGTERM)
 
@@ -213,11 +213,11 @@ def test_signal_handlers_are_put_back(prune: Prune) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_installed_command_is_the_module(ckpt: Path) -> None:
-    """`prune` and `python -m prunecli` are one program."""
+def test_the_installed_command_equals_the_module(ckpt: Path) -> None:
+    """`prune` and `python -m prunecli` print the same."""
     command = shutil.which("prune", path=os.path.dirname(sys.executable))  # noqa: PTH120
     if command is None:
-        pytest.skip("the command is not installed beside this Python")
+        pytest.skip("the command is not installed next to this Python")
 
     ran = subprocess.run([command, "global", ckpt, *HALF, "-n"], capture_output=True, check=False)
 

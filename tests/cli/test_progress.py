@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_the_bar_waits_before_it_shows(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work that is over in a second shows no bar; longer work shows how far it is."""
+def test_bars_appear_after_a_second(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of less than a second shows no bar; a longer one shows the bytes of each phase."""
     with Bars() as bar:
         bar.begin({"writing": 100})
         bar.advance("writing", 60)
@@ -38,8 +38,8 @@ def test_the_bar_waits_before_it_shows(capfd: pytest.CaptureFixture[str], monkey
     assert "a [red]detail" in printable
 
 
-def test_a_second_pass_has_bars_of_its_own(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recipe of several layers shows how far the layer at hand is, not the one before."""
+def test_a_second_pass_has_its_own_bars(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bars of a second pass replace those of the first."""
     monkeypatch.setattr(progress, "SHOW_AFTER", -1.0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
@@ -54,10 +54,10 @@ def test_a_second_pass_has_bars_of_its_own(capfd: pytest.CaptureFixture[str], mo
     assert "100/100" not in last
 
 
-def test_without_a_terminal_a_line_tells_now_and_then(
+def test_a_long_run_prints_lines_without_a_terminal(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run of seconds says nothing; a longer one says how far each phase is, how fast, and how long it will take."""
+    """A short run prints no line; a long one prints the percentage of each phase, the rate and the remaining time."""
     lines = Lines(verbose=False)
     lines.begin({"ranking": 100, "writing": 100, "empty": 0})
     lines.advance("ranking", 100)
@@ -73,16 +73,16 @@ def test_without_a_terminal_a_line_tells_now_and_then(
     assert re.fullmatch(r"prune: ranking 100%, writing 0%; [\d,]+ MB/s, about [\d,]+ s left", line)
 
 
-def test_details_are_told_when_asked_for(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """-v tells on standard error what was opened, selected and skipped; with -q it is a contradiction."""
-    asked = ["global", str(ckpt), *HALF, "-n"]
-    assert main([*asked, "-v"]) == 0
-    told = capsys.readouterr().err
-    assert f"{ckpt}: safetensors" in told
-    assert "selected fc1.weight (F32 8x8)" in told
-    assert "skipped fc2.bias: not a weight by name" in told
-    assert "done in" in told
-    assert main(asked) == 0
+def test_details_are_printed_with_verbose(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """-v prints on standard error the opened file, the selected and the skipped tensors; it excludes -q."""
+    arguments = ["global", str(ckpt), *HALF, "-n"]
+    assert main([*arguments, "-v"]) == 0
+    details = capsys.readouterr().err
+    assert f"{ckpt}: safetensors" in details
+    assert "selected fc1.weight (F32 8x8)" in details
+    assert "skipped fc2.bias: not a weight by name" in details
+    assert "done in" in details
+    assert main(arguments) == 0
     assert capsys.readouterr().err == ""
-    assert main([*asked, "-q", "-v"]) == 2
+    assert main([*arguments, "-q", "-v"]) == 2
     assert "--quiet and --verbose contradict each other" in capsys.readouterr().err

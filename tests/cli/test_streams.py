@@ -32,37 +32,26 @@ def test_a_checkpoint_goes_through_a_pipe(ckpt: Path) -> None:
     assert b"standard output" in ran.stderr
 
 
-def test_standard_output_can_be_a_file(ckpt: Path, tmp_path: Path) -> None:
-    """`prune ... -o - > FILE` writes the same bytes as -o FILE."""
-    a, b = tmp_path / "a", tmp_path / "b"
-    process("topk", ckpt, "--pattern", "2:4", "-o", a, "-q")
-
-    ran = shell(f"prune topk {ckpt} --pattern 2:4 -q -o - > {b}")
-
-    assert (ran.returncode, ran.stderr) == (0, b"")
-    assert a.read_bytes() == b.read_bytes()
-
-
 def test_a_piped_checkpoint_has_no_temporary_name_in_the_report(ckpt: Path) -> None:
-    """The report calls a piped input what the user would."""
+    """The report names a piped input "standard input"."""
     ran = process("global", "-", *HALF, "-n", "--json", input=ckpt.read_bytes())
 
     assert json.loads(ran.stdout)["input"]["path"] == "standard input"
 
 
-@pytest.mark.parametrize(("content", "what"), [(b"", b"empty"), (b"hello", b"text")])
-def test_what_is_piped_is_checked_like_a_file(content: bytes, what: bytes) -> None:
-    """What comes from a pipe and is no checkpoint is named as standard input."""
+@pytest.mark.parametrize(("content", "reason"), [(b"", b"empty"), (b"hello", b"text")])
+def test_piped_input_is_checked_like_a_file(content: bytes, reason: bytes) -> None:
+    """The error about a pipe without a checkpoint names standard input."""
     ran = process("global", "-", *HALF, "-n", input=content)
 
     assert (ran.returncode, ran.stdout) == (2, b"")
     assert ran.stderr.startswith(b"error: standard input is not a checkpoint")
-    assert what in ran.stderr
+    assert reason in ran.stderr
 
 
-@pytest.mark.parametrize(("output", "said"), [("no/such", b"no directory no"), ("taken", b"taken exists")])
-def test_an_output_that_cannot_be_is_refused_before_the_pipe_is_read(tmp_path: Path, output: str, said: bytes) -> None:
-    """A long download through a pipe is not read in vain; this one never ends."""
+@pytest.mark.parametrize(("output", "message"), [("no/such", b"no directory no"), ("taken", b"taken exists")])
+def test_an_impossible_output_is_refused_before_the_pipe_is_read(tmp_path: Path, output: str, message: bytes) -> None:
+    """The run ends although its input, a pipe, never ends."""
     (tmp_path / "taken").touch()
     ours, theirs = os.pipe()
 
@@ -71,12 +60,12 @@ def test_an_output_that_cannot_be_is_refused_before_the_pipe_is_read(tmp_path: P
     os.close(ours)
     os.close(theirs)
     assert ran.returncode == 2
-    assert said in ran.stderr
+    assert message in ran.stderr
 
 
 @pytest.mark.parametrize("options", ["-n", "-n --json", "-o - -q"])
-def test_a_reader_that_goes_away_is_no_error_to_talk_about(ckpt: Path, options: str) -> None:
-    """A broken pipe ends the run with 141, as it does for other tools, and without a word."""
+def test_a_closed_reader_ends_the_run_without_a_message(ckpt: Path, options: str) -> None:
+    """A broken pipe ends the run with 141, as it does for other tools, and prints nothing."""
     ran = shell(f"prune global {ckpt} --amount 0.5 {options} | true; exit ${{PIPESTATUS[0]}}")
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (141, b"", b"")
@@ -85,7 +74,7 @@ def test_a_reader_that_goes_away_is_no_error_to_talk_about(ckpt: Path, options: 
 @FULL
 @pytest.mark.parametrize("options", ["-n", "-n --json", "-o - -q"])
 def test_a_full_standard_output_is_one_sentence(ckpt: Path, options: str) -> None:
-    """Where standard output takes no more, the run says so and exits with 2."""
+    """If standard output is full, the run prints one sentence and a hint and exits with 2."""
     ran = shell(f"prune global {ckpt} --amount 0.5 {options} > /dev/full")
 
     assert ran.returncode == 2
@@ -95,8 +84,8 @@ def test_a_full_standard_output_is_one_sentence(ckpt: Path, options: str) -> Non
 
 
 @FULL
-def test_a_result_that_could_not_be_told_is_still_there(ckpt: Path) -> None:
-    """When only the table is lost, the message says that the checkpoint is written."""
+def test_a_lost_table_does_not_hide_the_written_checkpoint(ckpt: Path) -> None:
+    """If only the table cannot be printed, the message says that the checkpoint is written."""
     ran = shell(f"prune global {ckpt} --amount 0.5 > /dev/full; prune --help > /dev/full")
 
     assert f"{ckpt.with_name('ckpt.pruned.safetensors')} is written, but".encode() in ran.stderr
@@ -104,7 +93,7 @@ def test_a_result_that_could_not_be_told_is_still_there(ckpt: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "said"),
+    ("line", "code", "message"),
     [
         ("prune global CKPT --amount 0.5 -q >&- 2>&-", 0, b""),
         ("prune global CKPT --amount 0.5 >&-", 0, b""),
@@ -113,17 +102,17 @@ def test_a_result_that_could_not_be_told_is_still_there(ckpt: Path) -> None:
         ("prune global missing --amount 0.5 2>&-", 2, b""),
     ],
 )
-def test_closed_streams_do_no_harm(ckpt: Path, line: str, code: int, said: bytes) -> None:
-    """A closed standard stream is nobody listening: no traceback, and no file takes its descriptor."""
+def test_closed_streams_cause_no_traceback(ckpt: Path, line: str, code: int, message: bytes) -> None:
+    """A closed standard stream is allowed where it is not needed; no file gets its descriptor."""
     ran = shell(line.replace("CKPT", str(ckpt)))
 
     assert (ran.returncode, ran.stdout) == (code, b"")
-    assert said in ran.stderr
+    assert message in ran.stderr
     assert b"Traceback" not in ran.stderr
 
 
-def test_a_name_the_terminal_cannot_encode_is_escaped(tmp_path: Path) -> None:
-    """Where standard output is ASCII, other names are printed as escapes."""
+def test_a_name_that_the_terminal_cannot_encode_is_escaped(tmp_path: Path) -> None:
+    """If standard output is ASCII, other characters of names are printed as escapes."""
     path = save_two_layers(tmp_path / "c.safetensors", prefix="\u5c42.")
 
     ran = process("global", path, *HALF, "-n", env={**os.environ, "PYTHONIOENCODING": "ascii"})
@@ -133,41 +122,41 @@ def test_a_name_the_terminal_cannot_encode_is_escaped(tmp_path: Path) -> None:
 
 
 def on_terminal(*args: str | Path, width: int = 80, **env: str) -> str:
-    """Run the command line with a pseudo-terminal as standard output and error, and return what it drew."""
+    """Run the command line with a pseudo-terminal as standard output and error, and return its output."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(width), "TERM": "xterm-256color", **env}
     command = [sys.executable, "-m", "prunecli", *map(str, args)]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as child:
         os.close(theirs)
-        seen = b""
+        output = b""
         while True:
             try:
                 part = os.read(ours, 1 << 16)
-            except OSError:  # how Linux says that the other end is closed
+            except OSError:  # Linux reports so that the other end is closed
                 break
             if not part:
                 break
-            seen += part
+            output += part
     os.close(ours)
     assert child.returncode == 0
-    return seen.decode()
+    return output.decode()
 
 
 @pytest.mark.parametrize("width", [60, 200])
 def test_a_terminal_gets_the_table_in_its_width(tmp_path: Path, width: int) -> None:
-    """The table fits the terminal, short runs show no progress bar, and markup in names is shown as it is."""
+    """The table fits the terminal, short runs show no bar, and markup in names is printed unchanged."""
     path = save_two_layers(tmp_path / "c.safetensors", prefix="[red]x")
 
-    seen = on_terminal("global", path, *HALF, "-n", width=width, NO_COLOR="1")
+    output = on_terminal("global", path, *HALF, "-n", width=width, NO_COLOR="1")
 
-    rows = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", seen).splitlines() if ".weight " in line]
+    rows = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines() if ".weight " in line]
     assert [line.split()[0] for line in rows] == ["[red]xfc1.weight", "[red]xfc2.weight"]
     assert max(map(len, rows)) <= width
-    assert not re.search(r"\x1b\[[0-9;]*[34][0-7]m", seen)
-    assert "\x1b[?25l" not in seen
+    assert not re.search(r"\x1b\[[0-9;]*[34][0-7]m", output)
+    assert "\x1b[?25l" not in output
 
 
-def test_a_checkpoint_does_not_go_to_a_terminal(ckpt: Path) -> None:
+def test_a_checkpoint_is_not_written_to_a_terminal(ckpt: Path) -> None:
     """-o - on a terminal is refused."""
     with pytest.raises(AssertionError):
         on_terminal("global", ckpt, *HALF, "-o", "-")

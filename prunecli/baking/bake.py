@@ -114,7 +114,7 @@ def bake(  # noqa: PLR0913 - one keyword for each option
     target = None if dry_run else output_target(checkpoint, output, lambda: baked_output(path), in_place=in_place)
     if isinstance(target, Path):
         check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)
-    job = _Job(checkpoint, pruned.pairs, target, force or in_place, progress)
+    job = _Job(checkpoint, pruned.pairs, _new_names(pruned.pairs), target, force or in_place, progress)
     plans = [job.plan(index) for index in range(len(checkpoint.files))]
     return BakeResult(
         weights=_write(job, plans),
@@ -126,6 +126,11 @@ def bake(  # noqa: PLR0913 - one keyword for each option
         input_bytes=sum(file.size for file in checkpoint.files),
         output_bytes=sum(plan.size for plan in plans),
     )
+
+
+def _new_names(pairs: Sequence[Pair]) -> dict[str, str | None]:
+    masks: dict[str, str | None] = {pair.mask.name: None for pair in pairs}
+    return masks | {pair.orig.name: pair.name for pair in pairs}
 
 
 def _check_formats(checkpoint: Checkpoint, label: str) -> None:
@@ -145,27 +150,24 @@ def baked_output(path: PathLike) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """The weights to fold, and where and how the result is written."""
+    """The weights to fold, and where and how the result is written.
+
+    `names` maps each tensor that is renamed to its new name, and each that is removed to None.
+    """
 
     checkpoint: Checkpoint
     pairs: tuple[Pair, ...]
+    names: Mapping[str, str | None]
     target: Path | int | None
     force: bool
     progress: Progress | None
 
-    @property
-    def names(self) -> dict[str, str | None]:
-        """The new name of each tensor that is renamed, None for those that are removed."""
-        masks: dict[str, str | None] = {pair.mask.name: None for pair in self.pairs}
-        return masks | {pair.orig.name: pair.name for pair in self.pairs}
-
     def new_names(self, index: int) -> Iterator[tuple[TensorInfo, str | None]]:
         """Yield the tensors of file number `index` with their new names, None if they are removed."""
-        names = self.names
         for tensor in self.checkpoint.tensors:
             if tensor.file == index:
                 outside = tensor.unprunable_reason == OUTSIDE
-                yield tensor, tensor.name if outside else names.get(tensor.name, tensor.name)
+                yield tensor, tensor.name if outside else self.names.get(tensor.name, tensor.name)
 
     def plan(self, index: int) -> FilePlan:
         """Return the plan of the output for file number `index`."""

@@ -65,7 +65,8 @@ def test_55_a_link_to_a_device_is_refused(option: str, source: Path, tmp_path: P
     (tmp_path / "null.json").symlink_to(os.devnull)
     given = (option, tmp_path / "null.json") if option == "-o" else ("-n", option, tmp_path / "null.json")
 
-    refused(capfd, tmp_path, "is a pipe or a device", *prune(source, *given, "--force"))
+    want = "is a pipe or a device" if os.access("/dev", os.W_OK) else "no permission to write in /dev"
+    refused(capfd, tmp_path, want, *prune(source, *given, "--force"))
 
 
 def test_55_a_fifo_as_input_is_refused_unread(tmp_path: Path, capfd: Capture) -> None:

@@ -202,6 +202,7 @@ def owned() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="prunecli-"))
     give(folder)
     yield folder
+    folder.chmod(0o755)
     shutil.rmtree(folder)
 
 

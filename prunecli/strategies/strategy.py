@@ -11,6 +11,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from prunecli.plans import Cut
+from prunecli.strategies.amounts import exact_cuts
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.kernels.ops import Values
-    from prunecli.plans import Cut, Normalization, OrderStatistic, RankGroup, TensorPlan
+    from prunecli.plans import Normalization, OrderStatistic, RankGroup, TensorPlan
 
 
 class Strategy(ABC):
@@ -97,11 +100,17 @@ class PlansFromRanks(Strategy):
     def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
         """Return which tensors are ranked together and which ranks are needed; no rank if nothing is pruned."""
 
-    @abstractmethod
     def cuts(
-        self, tensors: Sequence[TensorInfo], statistics: Sequence[OrderStatistic], remaining: Sequence[int]
+        self,
+        tensors: Sequence[TensorInfo],
+        statistics: Sequence[OrderStatistic],
+        remaining: Sequence[int],  # noqa: ARG002 - for subclasses
     ) -> list[Cut]:
-        """Return the cut of each of `tensors`, the members of one group, from the statistics at its ranks."""
+        """Return the cut of each of `tensors`, the members of one group, from the statistics at its ranks.
+
+        By default exactly as many weights are pruned as the first rank says.
+        """
+        return exact_cuts(statistics[0]) if statistics else [Cut(0) for _ in tensors]
 
 
 class TensorValues(Protocol):

@@ -17,7 +17,6 @@ from prunecli.strategies.allocation import ALLOCATIONS, allocate, check_allocati
 from prunecli.strategies.amounts import (
     check_amount,
     cut_above,
-    exact_cuts,
     front_dim,
     group_per_tensor,
     resolve_count,
@@ -256,15 +255,6 @@ class Global(PlansFromRanks):
         k = resolve_count(self.amount, self.count, sum(remaining))
         return [RankGroup(tuple(range(len(tensors))), (k,) if k else ())]
 
-    def cuts(
-        self,
-        tensors: Sequence[TensorInfo],
-        statistics: Sequence[OrderStatistic],
-        remaining: Sequence[int],  # noqa: ARG002 - the rank is enough
-    ) -> list[Cut]:
-        """Return the cuts at the k-th smallest weight of all."""
-        return exact_cuts(statistics[0]) if statistics else [Cut(0) for _ in tensors]
-
 
 @dataclass(frozen=True, slots=True)
 class L1(PlansFromRanks, PlansFromShape):
@@ -342,15 +332,6 @@ class L1(PlansFromRanks, PlansFromShape):
             return group_per_tensor(allocate(self.allocate, shapes, remaining, self.amount))
         return group_per_tensor(resolve_counts(self.amount, self.count, tensors, remaining))
 
-    def cuts(
-        self,
-        tensors: Sequence[TensorInfo],
-        statistics: Sequence[OrderStatistic],
-        remaining: Sequence[int],  # noqa: ARG002 - the rank is enough
-    ) -> list[Cut]:
-        """Return the cut at the k-th smallest weight of the tensor."""
-        return exact_cuts(statistics[0]) if statistics else [Cut(0) for _ in tensors]
-
 
 @dataclass(frozen=True, slots=True)
 class Random(PlansFromRanks):
@@ -401,15 +382,11 @@ class Random(PlansFromRanks):
         return group_per_tensor(resolve_counts(self.amount, self.count, tensors, remaining))
 
     def cuts(
-        self,
-        tensors: Sequence[TensorInfo],
-        statistics: Sequence[OrderStatistic],
-        remaining: Sequence[int],  # noqa: ARG002 - the rank is enough
+        self, tensors: Sequence[TensorInfo], statistics: Sequence[OrderStatistic], remaining: Sequence[int]
     ) -> list[Cut]:
         """Return the cut at the k-th smallest random number. The report does not show it."""
-        if not statistics:
-            return [Cut(0) for _ in tensors]
-        return [Cut(cut.bits, cut.ties) for cut in exact_cuts(statistics[0])]
+        # `super()` fails in a dataclass with slots, which is a copy of the class.
+        return [Cut(cut.bits, cut.ties) for cut in PlansFromRanks.cuts(self, tensors, statistics, remaining)]
 
 
 def _check_counts(count: int | None, tensors: Sequence[TensorInfo]) -> None:

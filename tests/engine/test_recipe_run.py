@@ -1,0 +1,199 @@
+"""Runs of recipes: rules compose as in torch.nn.utils.prune.PruningContainer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support import STRATEGIES, expected, make_weights
+from torch.nn.utils import prune as torch_prune
+
+from prunecli import SelectionError, UsageError, prune
+from prunecli.selection.select import Selector
+from prunecli.strategies.mask import Mask
+from prunecli.strategies.recipe import Recipe, Rule
+from prunecli.strategies.semi_structured import TopK
+from prunecli.strategies.structured import Block, Structured
+from prunecli.strategies.unstructured import L1, Global, Percentile, Random, Threshold
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from prunecli.strategies.strategy import Strategy
+
+Weights = dict[str, torch.Tensor]
+
+
+class Holder(torch.nn.Module):
+    """A module with one weight, for torch to prune."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        """Take a copy."""
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight.clone())
+
+
+@pytest.fixture
+def weights() -> Weights:
+    """Matrices of two kinds and a bias."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"enc.0.weight": (64, 40), "enc.1.weight": (32, 64), "dec.weight": (48, 48)}
+    found = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return {**found, "dec.bias": torch.randn(48, generator=generator)}
+
+
+def followed(folder: Path, weights: Weights, recipe: Recipe, **options: Any) -> Weights:  # noqa: ANN401 - prune's own
+    """Return the weights after following a recipe on them as a safetensors file."""
+    save_file(weights, folder / "in.safetensors")
+    prune(folder / "in.safetensors", recipe, output=folder / "out.safetensors", reports=(), force=True, **options)
+    return load_file(folder / "out.safetensors")
+
+
+def rule(strategy: Strategy, *include: str) -> Rule:
+    """Return a rule for tensors whose names match."""
+    return Rule(strategy, Selector(include=include))
+
+
+def test_rules_for_one_tensor_compose_as_in_torchs_container(weights: Weights, tmp_path: Path) -> None:
+    """Of three rules two match one tensor, and the third matches all."""
+    recipe = Recipe(
+        (rule(TopK(2, 4), "enc.*"), rule(L1(amount=0.5), "enc.1*", "dec.weight"), Rule(Global(amount=0.25)))
+    )
+    held = {name: Holder(t) for name, t in weights.items() if t.dim() > 1}
+    for name in ("enc.0.weight", "enc.1.weight"):
+        torch_prune.custom_from_mask(held[name], "weight", expected(TopK(2, 4), [weights[name]])[0])
+    for name in ("enc.1.weight", "dec.weight"):
+        torch_prune.l1_unstructured(held[name], "weight", 0.5)
+    torch_prune.global_unstructured([(h, "weight") for h in held.values()], torch_prune.L1Unstructured, amount=0.25)
+
+    found = followed(tmp_path, weights, recipe)
+
+    for name, module in held.items():
+        assert torch.equal(found[name], module.weight), name
+    assert torch.equal(found["dec.bias"], weights["dec.bias"])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_a_recipe_of_one_rule_is_the_command(strategy: Strategy, tmp_path: Path) -> None:
+    """A recipe of one rule writes the same bytes as the strategy alone."""
+    weights = make_weights()
+    found = followed(tmp_path, weights, Recipe((Rule(strategy),)))
+    prune(tmp_path / "in.safetensors", strategy, output=tmp_path / "alone.safetensors", reports=())
+
+    assert (tmp_path / "alone.safetensors").read_bytes() == (tmp_path / "out.safetensors").read_bytes()
+    assert found
+
+
+@pytest.mark.parametrize("first", [L1(amount=0.3), Structured(amount=0.3), Random(amount=0.3), Threshold(0.5)])
+@pytest.mark.parametrize("second", [L1(amount=0.5), Structured(amount=0.5, dim=1), Block(4, 4, amount=0.5), TopK(1, 4)])
+def test_a_later_rule_applies_to_the_remaining_weights(
+    first: Strategy, second: Strategy, weights: Weights, tmp_path: Path
+) -> None:
+    """Two rules for one tensor are two runs, the second with the mask of the first."""
+    found = followed(tmp_path, weights, Recipe((Rule(first), Rule(second))))
+
+    one, two, mask = (tmp_path / name for name in ("1.safetensors", "2.safetensors", "mask.safetensors"))
+    prune(tmp_path / "in.safetensors", first, output=one, reports=(), mask_out=mask)
+    prune(one, second, output=two, reports=(), mask_in=mask)
+    wanted = load_file(two)
+    for name in weights:
+        assert torch.equal(found[name], wanted[name]), name
+
+
+def test_zeros_stay_pruned_in_every_pass(weights: Weights, tmp_path: Path) -> None:
+    """`of="remaining"` also applies to tensors that only a later pass prunes."""
+    weights["dec.weight"][:10] = 0
+    recipe = Recipe((rule(L1(amount=0.5), "enc.*"), rule(L1(amount=0.5), "*.weight")))
+
+    found = followed(tmp_path, weights, recipe, of="remaining")
+
+    assert int((found["dec.weight"] == 0).sum()) == 480 + round(0.5 * 38 * 48)
+    assert int((found["enc.0.weight"] == 0).sum()) == round(0.75 * 64 * 40)
+
+
+def test_rules_for_different_tensors_share_one_pass(weights: Weights, tmp_path: Path) -> None:
+    """Each tensor is read as often as its own rule needs, and the report has the rule of each."""
+    recipe = Recipe((rule(Threshold(0.5), "enc.0*"), rule(Percentile(30), "enc.1*"), rule(TopK(1, 2), "dec.weight")))
+    save_file(weights, tmp_path / "in.safetensors")
+
+    class Counter:
+        total = 0
+
+        def begin(self, phases: Mapping[str, int]) -> None:
+            self.total += sum(phases.values())
+
+        def advance(self, phase: str, count: int) -> None:
+            pass
+
+        def note(self, text: str) -> None:
+            pass
+
+    counter = Counter()
+    report = prune(tmp_path / "in.safetensors", recipe, dry_run=True, progress=counter)
+
+    assert counter.total == (tmp_path / "in.safetensors").stat().st_size + weights["enc.1.weight"].nbytes
+    rules = {row.name: row.rule for row in report.rows if row.selected}
+    assert rules == {
+        "enc.0.weight": "|w| <= 0.5",
+        "enc.1.weight": "|w| <= percentile 30",
+        "dec.weight": "keeps 1 of every 2 along dim 1",
+    }
+
+
+def test_scores_are_ranked_by_the_rule_of_each_tensor(weights: Weights, tmp_path: Path) -> None:
+    """Scores of another dtype than the weights are used by every rule of one pass."""
+    scores = {name: torch.randn(t.shape).double() for name, t in weights.items() if t.dim() > 1}
+    save_file(scores, tmp_path / "scores.safetensors")
+    names = sorted(scores)
+    apart = Recipe((rule(L1(amount=0.5), names[0]), rule(Structured(amount=0.5), names[1])))
+
+    found = followed(tmp_path, weights, apart, scores=tmp_path / "scores.safetensors")
+    alone = followed(tmp_path, weights, Recipe(apart.rules[:1]), scores=tmp_path / "scores.safetensors")
+
+    assert torch.equal(found[names[0]], alone[names[0]])
+    assert not torch.equal(found[names[1]], weights[names[1]])
+
+
+def test_a_rule_can_be_a_mask(weights: Weights, tmp_path: Path) -> None:
+    """Such a rule prunes the tensors that its file names."""
+    mask = torch.rand(48, 48) > 0.5
+    save_file({"dec.weight": mask}, tmp_path / "mask.safetensors")
+
+    found = followed(tmp_path, weights, Recipe((Rule(Mask(str(tmp_path / "mask.safetensors"))),)))
+
+    assert torch.equal(found["dec.weight"], weights["dec.weight"] * mask)
+    assert torch.equal(found["enc.0.weight"], weights["enc.0.weight"])
+
+
+def test_passes_leave_no_temporary_files(weights: Weights, tmp_path: Path) -> None:
+    """The masks between passes are removed on success and on error."""
+    recipe = Recipe((Rule(L1(amount=0.5)), Rule(L1(amount=0.5))))
+    followed(tmp_path, weights, recipe)
+    weights["dec.weight"][0, 0] = torch.nan
+    with pytest.raises(Exception, match="not finite"):
+        followed(tmp_path, weights, recipe, strict=True)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors", "out.safetensors"]
+
+
+def test_a_count_that_is_too_large_is_reported_with_its_rule(weights: Weights, tmp_path: Path) -> None:
+    """Shapes are checked before any weight is read."""
+    with pytest.raises(UsageError, match=r"rule 2 of the recipe: the count 1000000000 is more than the"):
+        followed(tmp_path, weights, Recipe((Rule(L1(amount=0.5)), Rule(Random(count=10**9)))))
+
+
+def test_a_rule_that_matches_nothing_is_an_error(weights: Weights, tmp_path: Path) -> None:
+    """The message has the number of the rule, and no file is written."""
+    with pytest.raises(SelectionError, match=r"rule 2 of the recipe: .*'nope\*' matches none"):
+        followed(tmp_path, weights, Recipe((Rule(L1(amount=0.5)), rule(L1(amount=0.5), "nope*"))))
+
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_rule_that_does_not_fit_is_named(weights: Weights, tmp_path: Path) -> None:
+    """The error for a missing dimension has the number of the rule."""
+    with pytest.raises(SelectionError, match=r"rule 1 of the recipe: 'dec.bias' has 1 dimension"):
+        followed(tmp_path, weights, Recipe((rule(TopK(2, 4), "dec.*"),)))

@@ -1,4 +1,4 @@
-"""Local strategies: a tensor in tiles comes out as the tensor in one piece, and ties go in order."""
+"""Plans: a tensor in chunks gives the same result as in one piece, and ties are pruned in order."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ OPS: dict[str, Callable[[], Ops]] = {"numpy": NumpyOps, "torch": lambda: TorchOp
 
 
 def nothing(_: int) -> int:
-    """No equals may go."""
+    """Grant no ties."""
     return 0
 
 
 def budget(ties: int) -> Callable[[int], int]:
-    """Hand out `ties` equals, first come, first served."""
+    """Grant up to `ties` ties in the order of calls."""
     left = [ties]
 
     def take(equal: int) -> int:
@@ -45,18 +45,18 @@ def budget(ties: int) -> Callable[[int], int]:
 def in_chunks(
     plan: Cut | KeepLargestOfGroup, ops: Ops, values: NDArray[Any], shape: tuple[int, ...], edges: list[int]
 ) -> list[int]:
-    """Return the keep array put together from tiles: [edge, next edge) widened by reach, as a window does."""
+    """Return the keep array made of chunks: [edge, next edge) widened by `reach`, as windows are."""
     take, kept = budget(getattr(plan, "ties", 0)), []
     for start, stop in itertools.pairwise(edges):
         low, high = plan.reach(shape, start, stop)
-        tile = Chunk(shape, low, high - low, take)
-        got = np.asarray(plan.keep(ops, ops.load(values[low:high].copy()), tile))
+        chunk = Chunk(shape, low, high - low, take)
+        got = np.asarray(plan.keep(ops, ops.load(values[low:high].copy()), chunk))
         kept += got[start - low : stop - low].tolist()
     return kept
 
 
 def expected_groups(values: NDArray[Any], plan: KeepLargestOfGroup, shape: tuple[int, ...]) -> list[int]:
-    """Rank each group by the definition: largest first, among equals the lower index."""
+    """Return the keep array by the definition: the largest of each group, of equals the lower index."""
     length = shape[plan.dim]
     lines = np.moveaxis(values.reshape(shape), plan.dim, -1)
     kept = np.zeros(lines.shape, int)
@@ -72,7 +72,7 @@ def expected_groups(values: NDArray[Any], plan: KeepLargestOfGroup, shape: tuple
 
 
 def blocks(plan: KeepLargestOfGroup, shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return, for each element, the number of the stretch of memory in which its group lies with its neighbours."""
+    """Return, for each element, the number of the run of memory that holds its group and the interleaved ones."""
     length, inner = shape[plan.dim], prod(shape[plan.dim + 1 :])
     return [(at // (length * inner), at // inner % length // plan.group) for at in range(prod(shape))]
 
@@ -82,7 +82,7 @@ shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 
 @st.composite
 def grouped_tensors(draw: st.DrawFn, groups: st.SearchStrategy[int]) -> tuple[KeepLargestOfGroup, tuple[int, ...]]:
-    """Draw a plan and a shape that it fits, with the grouped dimension now and then a long one."""
+    """Draw a plan and a shape that it fits, sometimes with a long grouped dimension."""
     shape = list(draw(shapes))
     dim = draw(st.integers(0, len(shape) - 1))
     shape[dim] = draw(st.integers(1, 45))
@@ -96,7 +96,7 @@ def grouped_tensors(draw: st.DrawFn, groups: st.SearchStrategy[int]) -> tuple[Ke
 @pytest.mark.parametrize("make", OPS.values(), ids=OPS)
 @pytest.mark.parametrize("ties", range(5))
 def test_a_cut_prunes_below_it_and_the_first_ties(make: Callable[[], Ops], ties: int) -> None:
-    """What is below the cut goes, then the first `ties` equal to it in row-major order."""
+    """Weights below the cut are pruned, and the first `ties` equal to it in row-major order."""
     values = np.array([5, 7, 3, 5, 5, 9, 5], np.int32)
     order = [0, 3, 4, 6]
 
@@ -112,8 +112,8 @@ def test_a_cut_prunes_below_it_and_the_first_ties(make: Callable[[], Ops], ties:
     ties=st.integers(0, 6),
     data=st.data(),
 )
-def test_a_cut_in_tiles_is_the_cut_of_the_whole(values: list[int], bits: int, ties: int, data: Any) -> None:  # noqa: ANN401
-    """However a tensor is cut into tiles, served in order, the same weights go."""
+def test_a_cut_in_chunks_is_the_cut_of_the_whole(values: list[int], bits: int, ties: int, data: Any) -> None:  # noqa: ANN401
+    """For any chunks, in order, the same weights are pruned."""
     y = np.array(values, np.int16)
     inner = data.draw(st.sets(st.integers(0, len(values))))
     edges = sorted({0, len(values), *inner})
@@ -126,8 +126,8 @@ def test_a_cut_in_tiles_is_the_cut_of_the_whole(values: list[int], bits: int, ti
 
 @given(start=st.integers(0, 50), size=st.integers(1, 50))
 @settings(max_examples=examples(20))
-def test_a_cut_reaches_no_further(start: int, size: int) -> None:
-    """Each weight is decided by itself."""
+def test_a_cut_decides_each_weight_alone(start: int, size: int) -> None:
+    """The reach of a range is the range."""
     assert (start, start + size) == Cut(3, 2).reach((100,), start, start + size)
 
 
@@ -136,10 +136,10 @@ def test_a_cut_reaches_no_further(start: int, size: int) -> None:
 
 @settings(max_examples=examples(150))
 @given(case=grouped_tensors(st.integers(1, 40)), data=st.data())
-def test_reach_is_the_smallest_stretch_of_whole_groups(
+def test_reach_is_the_smallest_range_of_whole_groups(
     case: tuple[KeepLargestOfGroup, tuple[int, ...]], data: st.DataObject
 ) -> None:
-    """Reach contains the range, begins and ends between groups, and takes in no group that the range lacks."""
+    """Reach contains the range, starts and ends between groups, and contains no other group."""
     plan, shape = case
     start = data.draw(st.integers(0, prod(shape) - 1))
     stop = data.draw(st.integers(start + 1, prod(shape)))
@@ -153,10 +153,10 @@ def test_reach_is_the_smallest_stretch_of_whole_groups(
 
 @settings(max_examples=examples(150))
 @given(case=grouped_tensors(st.integers(1, 40)), data=st.data())
-def test_groups_in_tiles_are_the_groups_of_the_whole(
+def test_groups_in_chunks_are_the_groups_of_the_whole(
     case: tuple[KeepLargestOfGroup, tuple[int, ...]], data: st.DataObject
 ) -> None:
-    """For any dim, group, tail and tiling, NumPy and torch keep what the definition keeps of the whole tensor."""
+    """For any dim, group, tail and chunks, NumPy and torch keep the weights that the definition keeps."""
     plan, shape = case
     numel = prod(shape)
     values = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 6, numel).astype(np.int32)
@@ -172,7 +172,7 @@ def test_groups_in_tiles_are_the_groups_of_the_whole(
 @pytest.mark.parametrize("group", [1, 2, 15, 16, 17, 40, 300])
 @pytest.mark.parametrize("all_of_them", [False, True])
 def test_keeping_none_or_all_of_a_group(make: Callable[[], Ops], group: int, all_of_them: bool) -> None:  # noqa: FBT001
-    """A count of 0 prunes everything, a count of the whole group nothing, on both sides of the switch to rows."""
+    """A count of 0 prunes all weights, a count of the whole group none, for short and long groups."""
     values = np.arange(3 * 50, dtype=np.int64)
     plan = KeepLargestOfGroup(group * all_of_them, group, 1, zero_tail=False)
 
@@ -182,7 +182,7 @@ def test_keeping_none_or_all_of_a_group(make: Callable[[], Ops], group: int, all
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
 @pytest.mark.parametrize("group", [4, 20])
 def test_the_extremes_of_a_width_rank_in_groups(kind: type[np.signedinteger], group: int) -> None:
-    """The largest integer of each width outranks the others in either way of ranking."""
+    """The largest integer of each width ranks highest in short and long groups."""
     values = np.zeros(2 * group, kind)
     values[[group - 1, group]] = np.iinfo(kind).max
 
@@ -191,8 +191,8 @@ def test_the_extremes_of_a_width_rank_in_groups(kind: type[np.signedinteger], gr
         assert [group - 1, group] == np.flatnonzero(got).tolist()
 
 
-def test_a_plan_that_was_applied_keeps_what_the_report_says() -> None:
-    """The answers for slices and tiles go, the cut stays; a plan without such answers is left as it is."""
+def test_plans_without_masks_keep_their_cut() -> None:
+    """The mask of slices or blocks is removed; a plan without a mask is not changed."""
     cut = Cut(7, ties=2, value=0.5)
 
     assert without_masks(PruneSlices(1, b"\x00\x01", value=0.5)) == PruneSlices(1, b"", value=0.5)

@@ -1,4 +1,4 @@
-"""The search for a rank against sorting everything: adversarial data, lying samples, coarse bins, mixed dtypes."""
+"""The search for ranks compared with sorting: adversarial data, misleading samples, coarse bins, mixed dtypes."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def bits(name: str, patterns: Sequence[int]) -> Member:
     return name, np.array(patterns, INTS[max(FLOATS[name].itemsize, 2)])
 
 
-def honest(members: Sequence[Member]) -> list[Sample]:
-    """Sample every fourth element, in blocks of 8."""
+def fair_samples(members: Sequence[Member]) -> list[Sample]:
+    """Sample every fourth block of 8 elements."""
     found = []
     for at, (_, patterns) in enumerate(members):
         length = min(8, patterns.size)
@@ -58,7 +58,7 @@ def honest(members: Sequence[Member]) -> list[Sample]:
 def search(
     members: Sequence[Member], ranks: Sequence[int], samples: Sequence[Sample] | None = None, *, ties: bool = True
 ) -> tuple[list[OrderStatistic], int]:
-    """Find `ranks`, serving tiles of 100 in a shuffled order; return them and how many passes it took."""
+    """Find `ranks`, serving chunks of 100 in a shuffled order; return the statistics and the number of passes."""
     group = RankGroup(tuple(range(len(members))), tuple(ranks), ties)
     found = RankSearch(group, [FLOATS[name] for name, _ in members], [patterns.size for _, patterns in members])
     if samples is not None:
@@ -91,7 +91,7 @@ def everything(members: Sequence[Member]) -> NDArray[np.float64]:
 def check(
     members: Sequence[Member], ranks: Sequence[int], orders: Sequence[OrderStatistic], *, ties: bool = True
 ) -> None:
-    """Compare each order statistic and its counts, whole and per member, with sorting everything; no NaNs."""
+    """Compare each order statistic and its counts, whole and per member, with sorting; without NaN."""
     ordered = everything(members)
     for rank, order in zip(ranks, orders, strict=True):
         value = float(ordered[rank - 1])
@@ -137,17 +137,17 @@ LAYOUTS: dict[str, Callable[[], list[Member]]] = {
 
 
 def some_ranks(total: int) -> list[int]:
-    """Return ranks at the ends and between."""
+    """Return ranks at both ends and between."""
     ranks = {1, 2, total // 3, total // 2, total * 9 // 10, total - 1, total}
     return sorted(ranks & set(range(1, total + 1)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("sampled", [False, True])
-def test_a_rank_is_what_sorting_puts_there(layout: str, sampled: bool) -> None:  # noqa: FBT001
-    """Value, counts below and equal, and the counts per member are exact, for any data, in few passes."""
+def test_statistics_are_those_of_sorting(layout: str, sampled: bool) -> None:  # noqa: FBT001
+    """The value, the smaller and equal counts, and the counts per member are exact, in at most three passes."""
     members = LAYOUTS[layout]()
-    samples = honest(members) if sampled else None
+    samples = fair_samples(members) if sampled else None
 
     for rank in some_ranks(sum(patterns.size for _, patterns in members)):
         orders, passes = search(members, [rank], samples)
@@ -157,8 +157,8 @@ def test_a_rank_is_what_sorting_puts_there(layout: str, sampled: bool) -> None: 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("lie", ["all zero", "all huge", "one value"])
-def test_a_lying_sample_costs_passes_and_nothing_else(layout: str, lie: str) -> None:
-    """A bracket that misses on either side is looked beside, and the result is the same."""
+def test_a_misleading_sample_costs_only_passes(layout: str, lie: str) -> None:
+    """After a bracket that misses on either side the search looks outside it, and the result is the same."""
     members = LAYOUTS[layout]()
     name, patterns = members[0]
     picture = {"all zero": 0, "all huge": FLOATS[name].finite_max, "one value": int(patterns[0])}[lie]
@@ -172,8 +172,8 @@ def test_a_lying_sample_costs_passes_and_nothing_else(layout: str, lie: str) -> 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("limit", [4, 50, 400])
-def test_coarse_bins_come_out_exact(layout: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where memory holds few patterns the bins grow, the right one is looked into, and the result is the same."""
+def test_coarse_bins_give_exact_results(layout: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With less memory bins are wider, the right one is counted again, and the result is the same."""
     monkeypatch.setattr(kth_smallest, "HELD_LIMIT", 16 * limit)
     monkeypatch.setattr(kth_smallest, "BINS_BITS", max(limit.bit_length() - 1, 1))
     members = LAYOUTS[layout]()
@@ -193,7 +193,7 @@ def test_two_neighbouring_ranks_are_found_together(
     sampled: bool,  # noqa: FBT001
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The pair that a percentile asks for is exact, also where the bins keep the two apart."""
+    """The two ranks of a percentile are exact, also if they are in different bins."""
     monkeypatch.setattr(kth_smallest, "HELD_LIMIT", 16 * limit)
     monkeypatch.setattr(kth_smallest, "BINS_BITS", max(limit.bit_length() - 1, 1))
     members = LAYOUTS[layout]()
@@ -201,13 +201,13 @@ def test_two_neighbouring_ranks_are_found_together(
 
     for rank in {1, total // 2 + 1, total - 1} & set(range(1, total)):
         pair = [rank, rank + 1]
-        orders, _ = search(members, pair, honest(members) if sampled else None, ties=False)
+        orders, _ = search(members, pair, fair_samples(members) if sampled else None, ties=False)
         check(members, pair, orders, ties=False)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 50), (50, 51), (60, 70), (10, 20), (51, 1 << 31)])
 def test_two_ranks_on_both_sides_of_a_bracket_end_the_search(low: int, high: int) -> None:
-    """A bracket that holds one of two ranks, or neither, does not send the search back and forth."""
+    """The search ends for a bracket that contains one of two ranks, or neither."""
     patterns = np.arange(1, 101, dtype=np.int32)
     found = RankSearch(RankGroup((0,), (50, 51), ties=False), [FLOATS["F32"]], [100])
     found.low, found.high = low, high
@@ -224,14 +224,14 @@ def test_two_ranks_on_both_sides_of_a_bracket_end_the_search(low: int, high: int
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_any_mixture_ranks_by_value(data: Any) -> None:  # noqa: ANN401
-    """Random patterns of random formats, NaN excluded, rank as their float64 values do."""
+    """Random patterns of random formats, NaN excluded, have the ranks of their float64 values."""
     members = []
     for name in data.draw(st.lists(st.sampled_from(list(FLOATS)), min_size=1, max_size=4)):
         top = FLOATS[name].infinity or FLOATS[name].finite_max
         members.append(bits(name, data.draw(st.lists(st.integers(0, top), min_size=1, max_size=12))))
     rank = data.draw(st.integers(1, sum(patterns.size for _, patterns in members)))
 
-    orders, passes = search(members, [rank], honest(members) if data.draw(st.booleans()) else None)
+    orders, passes = search(members, [rank], fair_samples(members) if data.draw(st.booleans()) else None)
 
     check(members, [rank], orders)
     assert passes <= PASSES
@@ -239,7 +239,7 @@ def test_any_mixture_ranks_by_value(data: Any) -> None:  # noqa: ANN401
 
 @pytest.mark.parametrize("limit", [4, 1 << 20])
 def test_nan_ranks_above_infinity(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a mixture, exactly the NaNs come after all numbers and infinities, and each is found at some rank."""
+    """In a mixture of dtypes exactly the NaNs rank above all numbers and infinities."""
     monkeypatch.setattr(kth_smallest, "HELD_LIMIT", 16 * limit)
     monkeypatch.setattr(kth_smallest, "BINS_BITS", max(limit.bit_length() - 1, 1))
     members = [bits(name, [0, 1, FLOATS[name].finite_max, FLOATS[name].top]) for name in FLOATS]
@@ -254,8 +254,8 @@ def test_nan_ranks_above_infinity(limit: int, monkeypatch: pytest.MonkeyPatch) -
         assert below == order.less < rank <= order.less + order.equal
 
 
-def test_passes_stay_few_on_real_sizes() -> None:
-    """A million weights with an honest sample take one pass, and a second only if the cut goes through equals."""
+def test_a_million_weights_take_one_or_two_passes() -> None:
+    """With a fair sample one pass is enough, and a second is needed only if the cut goes through equals."""
     member = patterns_of(np.random.default_rng(1).standard_normal(1 << 20))
     samples = [Sample(0, member[1].reshape(-1, 1024)[::8])]
     found = RankSearch(RankGroup((0,), (1 << 19,)), [FLOATS["F32"]], [1 << 20])
@@ -269,8 +269,8 @@ def test_passes_stay_few_on_real_sizes() -> None:
 
 
 @pytest.mark.parametrize("device", ["numpy", "torch"])
-def test_a_tensor_at_hand_is_ranked_at_once(device: str) -> None:
-    """statistics_of gives the statistics of one tensor as sorting does."""
+def test_a_tensor_in_memory_has_the_same_statistics(device: str) -> None:
+    """`statistics_of` returns the statistics that sorting gives."""
     ops = NumpyOps() if device == "numpy" else TorchOps("cpu")
     name, patterns = patterns_of(np.random.default_rng(0).integers(0, 9, 500).astype(float), "F16")
     ranks = [1, 2, 250, 499, 500]
@@ -284,7 +284,7 @@ def test_a_tensor_at_hand_is_ranked_at_once(device: str) -> None:
 @pytest.mark.parametrize("wide", ["F32", "F64"])
 @pytest.mark.parametrize("name", [name for name in FLOATS if FLOATS[name].itemsize <= 2])
 def test_narrow_undoes_widen(name: str, wide: str) -> None:
-    """Every magnitude, NaN too, has a wider pattern in the same order, and is found again from it."""
+    """Every magnitude, also NaN, has a wider pattern in the same order, and the way back gives the same pattern."""
     dtype, common = FLOATS[name], FLOATS[wide]
     patterns = np.arange(dtype.top + 1)
 
@@ -296,8 +296,8 @@ def test_narrow_undoes_widen(name: str, wide: str) -> None:
     assert (patterns + 1).tolist() == [narrow(key + 1, dtype, common) for key in keys.tolist()]
 
 
-def test_float32_is_common_to_all_but_float64() -> None:
-    """Keys are as short as the widest format among them."""
+def test_keys_are_float32_without_float64() -> None:
+    """Keys have the width of the widest format."""
     assert [Keys([FLOATS[n] for n in ns]).common.name for ns in (["F16"], ["BF16", "F16"], ["F8_E4M3", "F64"])] == [
         "F16",
         "F32",
@@ -307,7 +307,7 @@ def test_float32_is_common_to_all_but_float64() -> None:
 
 @pytest.mark.parametrize("name", FLOATS)
 def test_values_are_what_patterns_decode_to(name: str) -> None:
-    """The array conversion gives each pattern the value that the format states."""
+    """The conversion of arrays gives each pattern the value that its format decodes to."""
     dtype = FLOATS[name]
     patterns = np.unique(np.r_[np.arange(99) * (dtype.mask // 99), 1, dtype.finite_max, dtype.mask])
     kind = INTS[max(dtype.itemsize, 2)]

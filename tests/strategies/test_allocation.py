@@ -1,4 +1,4 @@
-"""Shares of an amount: exact totals, bounds, and Erdos-Renyi-Kernel as it was published."""
+"""Allocation of an amount over tensors: exact totals, limits, and Erdos-Renyi-Kernel as it was published."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ SHAPES = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple
 
 
 def numels(shapes: Sequence[tuple[int, ...]]) -> list[int]:
-    """Return how many weights each has."""
+    """Return the number of weights of each tensor."""
     return [prod(shape) for shape in shapes]
 
 
-def room_of_uniform_plus(shapes: Sequence[tuple[int, ...]], left: Sequence[int]) -> int:
-    """Return how many weights uniform+ may take."""
+def limit_of_uniform_plus(shapes: Sequence[tuple[int, ...]], remaining: Sequence[int]) -> int:
+    """Return the most weights that uniform+ can prune."""
     kernels = [at for at, shape in enumerate(shapes) if len(shape) > 2]
     matrices = [at for at, shape in enumerate(shapes) if len(shape) == 2]
-    kept = left[kernels[0]] if kernels else 0
-    return sum(left) - kept - (left[matrices[-1]] - left[matrices[-1]] * 4 // 5 if matrices else 0)
+    kept = remaining[kernels[0]] if kernels else 0
+    return sum(remaining) - kept - (remaining[matrices[-1]] - remaining[matrices[-1]] * 4 // 5 if matrices else 0)
 
 
 def published_erk(shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[float]:
-    """Return the sparsities by the formula of rigl's `get_sparsities_erdos_renyi`, kernel dims included, power 1."""
+    """Return the sparsities by the formula of rigl's `get_sparsities_erdos_renyi`, with kernel dims, power 1."""
     sizes = np.array(numels(shapes))
     zeros = np.floor(sparsity * sizes)
     raw = np.array([np.sum(shape) / np.prod(shape) for shape in shapes])
@@ -55,23 +55,23 @@ def published_erk(shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[fl
 
 @settings(max_examples=200, deadline=None)
 @given(st.data(), SHAPES, st.sampled_from(ALLOCATIONS), st.floats(0, 1))
-def test_the_total_is_exact_and_no_tensor_gives_more_than_it_has(
-    data: st.DataObject, shapes: Shapes, kind: str, amount: float
+def test_the_total_is_exact_and_no_count_exceeds_its_tensor(
+    data: st.DataObject, shapes: Shapes, name: str, amount: float
 ) -> None:
-    """For any shapes, amount and weights left: round(amount * left) go, 0 to all of each."""
-    left = [data.draw(st.integers(0, size)) for size in numels(shapes)]
-    total = round(amount * sum(left))
-    assume(kind != "uniform+" or total <= room_of_uniform_plus(shapes, left))
+    """For any shapes and remaining weights the counts add up to round(amount * remaining)."""
+    remaining = [data.draw(st.integers(0, size)) for size in numels(shapes)]
+    total = round(amount * sum(remaining))
+    assume(name != "uniform+" or total <= limit_of_uniform_plus(shapes, remaining))
 
-    counts = allocate(kind, shapes, left, amount)
+    counts = allocate(name, shapes, remaining, amount)
 
     assert total == sum(counts)
-    assert all(0 <= count <= rest for count, rest in zip(counts, left, strict=True))
+    assert all(0 <= count <= rest for count, rest in zip(counts, remaining, strict=True))
 
 
 @settings(max_examples=100, deadline=None)
 @given(SHAPES, st.floats(0, 1))
-def test_uniform_takes_the_same_share_of_each(shapes: Shapes, amount: float) -> None:
+def test_uniform_prunes_the_same_fraction_of_each(shapes: Shapes, amount: float) -> None:
     """Each count is within one of its exact share."""
     sizes = numels(shapes)
     total = round(amount * sum(sizes))
@@ -80,14 +80,14 @@ def test_uniform_takes_the_same_share_of_each(shapes: Shapes, amount: float) -> 
         assert abs(count - Fraction(total * size, sum(sizes))) < 1
 
 
-def test_equal_remainders_go_to_the_first() -> None:
-    """Two of four equal tensors round up: the first two."""
+def test_equal_remainders_are_rounded_up_in_order() -> None:
+    """Of four equal tensors the first two are rounded up."""
     assert allocate("uniform", [(3,)] * 4, [3] * 4, 0.5) == [2, 2, 1, 1]
 
 
 @pytest.mark.parametrize("amount", [0.1, 0.5, 0.8, 0.9, 0.98])
 def test_erk_on_a_resnet_is_what_rigl_computes(amount: float) -> None:
-    """The counts follow the published densities, but for the rounding that makes the total exact."""
+    """The counts follow the published densities, except for rounding to an exact total."""
     counts = allocate("erk", RESNET, numels(RESNET), amount)
 
     for count, size, sparsity in zip(counts, numels(RESNET), published_erk(RESNET, amount), strict=True):
@@ -97,7 +97,7 @@ def test_erk_on_a_resnet_is_what_rigl_computes(amount: float) -> None:
 @pytest.mark.skipif(not (SHARED / "checkpoints").is_dir(), reason="needs the shared checkpoints")
 @pytest.mark.parametrize("name", ["resnet20-12fca82f.th", "taef2_decoder.pth", "TinyPeLLM-pytorch_model.bin"])
 def test_erk_on_real_shapes(name: str) -> None:
-    """Real models get the published densities too."""
+    """Shapes of real models get the published densities."""
     targets = select(open_checkpoint(SHARED / "checkpoints" / name), Selector()).targets
     shapes = [target.tensor.shape for target in targets]
 
@@ -110,7 +110,7 @@ def test_erk_on_real_shapes(name: str) -> None:
 @settings(max_examples=100, deadline=None)
 @given(SHAPES, st.floats(0.01, 0.99))
 def test_erk_on_any_shapes(shapes: Shapes, amount: float) -> None:
-    """What is kept is in proportion to sum(shape) / prod(shape), where it is not everything."""
+    """Densities below 1 are proportional to sum(shape) / prod(shape)."""
     counts = allocate("erk", shapes, numels(shapes), amount)
     parts = [
         (size - count, sum(shape))
@@ -122,8 +122,8 @@ def test_erk_on_any_shapes(shapes: Shapes, amount: float) -> None:
         assert all(abs(kept / dims - other / theirs) <= 1 / dims + 1 / theirs for other, theirs in parts)
 
 
-def test_uniform_plus_keeps_the_ends() -> None:
-    """The first convolution stays whole, the last matrix keeps a fifth, the others share the rest evenly."""
+def test_uniform_plus_protects_the_first_and_the_last_layer() -> None:
+    """The first convolution stays dense, the last matrix keeps a fifth, the others get the same fraction."""
     sizes = numels(RESNET)
 
     counts = allocate("uniform+", RESNET, sizes, 0.9)
@@ -135,20 +135,20 @@ def test_uniform_plus_keeps_the_ends() -> None:
     assert sum(counts) == round(0.9 * sum(sizes))
 
 
-def test_uniform_plus_spares_the_last_matrix_only_where_it_must() -> None:
-    """Below 80 % the last matrix gives as much as the others."""
+def test_uniform_plus_limits_the_last_matrix_only_above_80_percent() -> None:
+    """Below 80 % the last matrix gets the same fraction as the others."""
     counts = allocate("uniform+", [(10, 10, 3), (100, 10), (50, 20)], [300, 1000, 1000], 0.3)
 
     assert counts == [0, 345, 345]
 
 
-def test_the_last_matrix_is_the_last_of_two_dimensions() -> None:
-    """A vector or kernel after it does not take its place."""
+def test_the_last_matrix_has_two_dimensions() -> None:
+    """A vector or kernel after it is not the last matrix."""
     assert allocate("uniform+", [(10, 10), (10, 10), (5,)], [100, 100, 5], 180 / 205) == [95, 80, 5]
 
 
-def test_uniform_plus_says_what_would_do_where_it_cannot() -> None:
-    """The refusal names how many can go, and its hint is an amount that works."""
+def test_uniform_plus_proposes_a_possible_amount() -> None:
+    """The error has the largest possible number, and its hint an amount that works."""
     with pytest.raises(UsageError, match="prunes at most 80 of 200 weights, not 120") as error:
         allocate("uniform+", [(10, 5, 2), (10, 10)], [100, 100], 0.6)
 
@@ -156,19 +156,19 @@ def test_uniform_plus_says_what_would_do_where_it_cannot() -> None:
     assert sum(allocate("uniform+", [(10, 5, 2), (10, 10)], [100, 100], 0.4)) == 80
 
 
-@pytest.mark.parametrize("kind", ALLOCATIONS)
-def test_nothing_and_empty_tensors(kind: str) -> None:
-    """No tensors, empty ones and single numbers are no trouble; an empty tensor gives nothing."""
-    assert allocate(kind, [], [], 0.5) == []
-    assert allocate(kind, [(0, 4), (3, 0)], [0, 0], 1.0) == [0, 0]
-    assert sum(allocate(kind, [(), (5,), (0,)], [1, 5, 0], 0.5)) == 3
+@pytest.mark.parametrize("name", ALLOCATIONS)
+def test_no_tensors_and_empty_tensors(name: str) -> None:
+    """No tensors, empty tensors and scalars are valid; the count of an empty tensor is 0."""
+    assert allocate(name, [], [], 0.5) == []
+    assert allocate(name, [(0, 4), (3, 0)], [0, 0], 1.0) == [0, 0]
+    assert sum(allocate(name, [(), (5,), (0,)], [1, 5, 0], 0.5)) == 3
 
 
-def test_all_goes_and_nothing_goes() -> None:
-    """The ends of the range are exact for every shape."""
-    for kind in ("uniform", "erk"):
-        assert allocate(kind, RESNET, numels(RESNET), 1.0) == numels(RESNET)
-        assert allocate(kind, RESNET, numels(RESNET), 0.0) == [0] * len(RESNET)
+def test_all_and_no_weights() -> None:
+    """The amounts 0 and 1 are exact for every shape."""
+    for name in ("uniform", "erk"):
+        assert allocate(name, RESNET, numels(RESNET), 1.0) == numels(RESNET)
+        assert allocate(name, RESNET, numels(RESNET), 0.0) == [0] * len(RESNET)
 
 
 def test_amounts_are_fractions_of_the_remaining_weights() -> None:
@@ -177,7 +177,7 @@ def test_amounts_are_fractions_of_the_remaining_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "amount", "told"),
+    ("name", "amount", "message"),
     [
         ("erk", 1.5, "the amount is 0 to 1"),
         ("erk", -0.1, "the amount is 0 to 1"),
@@ -185,7 +185,7 @@ def test_amounts_are_fractions_of_the_remaining_weights() -> None:
         ("lamp\x1b", 0.5, r"the allocation is uniform, erk or uniform\+, not 'lamp\\x1b'"),
     ],
 )
-def test_wrong_requests(kind: str, amount: float, told: str) -> None:
-    """What is no amount or no kind is refused with what would be one."""
-    with pytest.raises(UsageError, match=told):
-        allocate(kind, [(2, 2)], [4], amount)
+def test_invalid_arguments_are_refused(name: str, amount: float, message: str) -> None:
+    """Invalid amounts and names are usage errors."""
+    with pytest.raises(UsageError, match=message):
+        allocate(name, [(2, 2)], [4], amount)

@@ -1,13 +1,17 @@
-"""Amounts as text and as numbers."""
+"""Amounts as text and as numbers, counts, and exact cuts."""
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from math import inf, nan
 
-from prunecli import UsageError
-from prunecli.strategies.amounts import check_amount, parse_amount, to_float32
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.utils.prune import _compute_nparams_toprune
+
+from prunecli import Global, UsageError
+from prunecli.plans import Cut, OrderStatistic
+from prunecli.strategies.amounts import check_amount, exact_cuts, parse_amount, resolve_count, to_float32
 
 
 @pytest.mark.parametrize(
@@ -60,14 +64,94 @@ def test_other_text_is_refused(text: str) -> None:
     assert "amount=" in (error.value.hint or "")
 
 
-@pytest.mark.parametrize(("amount", "count"), [(None, None), (0.5, 3)])
-def test_an_amount_or_a_count_is_needed(amount: float | None, count: int | None) -> None:
-    """Neither and both are refused."""
-    with pytest.raises(UsageError, match="either an amount or a count is needed"):
-        check_amount(amount, count)
-
-
 @given(st.floats(0, 2.0**100, width=32))
 def test_float32_values_round_to_themselves(value: float) -> None:
     """Rounding to float32 keeps every float32."""
     assert value == to_float32(value)
+
+
+# --- counts
+
+
+@settings(max_examples=100, deadline=None)
+@given(numel=st.integers(0, 10_000), amount=st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])))
+def test_an_amount_is_rounded_as_torch_rounds_it(numel: int, amount: float) -> None:
+    """The count is torch.nn.utils.prune's number for a fraction, half to even."""
+    expected = _compute_nparams_toprune(amount, numel)  # type: ignore[no-untyped-call]
+
+    assert expected == resolve_count(amount, None, numel)
+
+
+def test_halves_are_rounded_to_the_even_count() -> None:
+    """Half of 5 is 2 and half of 7 is 4."""
+    assert [resolve_count(0.5, None, numel) for numel in (1, 3, 5, 7, 9)] == [0, 2, 2, 4, 4]
+
+
+@pytest.mark.parametrize("count", [0, 1, 10])
+def test_a_count_is_not_changed(count: int) -> None:
+    """A count up to the number of weights is the result."""
+    assert count == resolve_count(None, count, 10)
+
+
+def test_a_count_above_the_weights_is_refused() -> None:
+    """The error has the number of weights."""
+    with pytest.raises(UsageError, match="10 selected weights"):
+        resolve_count(None, 11, 10)
+
+
+@pytest.mark.parametrize(
+    ("amount", "count"), [(None, None), (0.5, 3), (-0.1, None), (1.1, None), (nan, None), (inf, None), (None, -1)]
+)
+def test_amounts_out_of_range_are_refused(amount: float | None, count: int | None) -> None:
+    """Two amounts, none, an amount outside 0 to 1 and a negative count are usage errors with a hint."""
+    with pytest.raises(UsageError) as caught:
+        check_amount(amount, count)
+
+    assert caught.value.hint
+    with pytest.raises(UsageError):
+        Global(amount, count)
+
+
+@pytest.mark.parametrize(("amount", "count"), [(0.0, None), (1.0, None), (1e-300, None), (None, 0)])
+def test_amounts_at_the_ends_are_accepted(amount: float | None, count: int | None) -> None:
+    """0, 1 and a count of 0 are valid."""
+    check_amount(amount, count)
+
+
+# --- exact cuts
+
+
+def statistic(rank: int, less: int, equals: tuple[int | None, ...], hits: tuple[bool, ...]) -> OrderStatistic:
+    """Make an order statistic at pattern 10 for every member."""
+    return OrderStatistic(rank, 1.5, less, sum(equal or 0 for equal in equals), (10,) * len(hits), hits, equals)
+
+
+@pytest.mark.parametrize("ties", [1, 2, 3, 4, 5])
+def test_a_cut_through_equals_prunes_earlier_members_first(ties: int) -> None:
+    """Ties are given to the members in order, to each at most its number of equals."""
+    equals = (2, 0, 3, 1)
+    expected = [0, 0, 0, 0]
+    for _ in range(ties):
+        expected[next(at for at in range(4) if expected[at] < equals[at])] += 1
+
+    cuts = exact_cuts(statistic(100 + ties, 100, equals, (True, False, True, True)))
+
+    assert expected == [cut.ties for cut in cuts] == [cut.equal_pruned for cut in cuts]
+    assert [cut.bits for cut in cuts] == [10] * 4
+    assert list(equals) == [cut.equal for cut in cuts]
+
+
+def test_a_cut_that_prunes_all_equals_has_no_ties() -> None:
+    """A member whose dtype has the value is cut above its pattern, another one at the next pattern."""
+    cuts = exact_cuts(statistic(106, 100, (2, 0, 3, 1), (True, False, True, True)))
+
+    assert [cut.bits for cut in cuts] == [11, 10, 11, 11]
+    assert [cut.ties for cut in cuts] == [0] * 4
+    assert [cut.value for cut in cuts] == [1.5] * 4
+
+
+def test_equals_that_were_not_counted_are_unknown() -> None:
+    """Where no cut goes through equals, their number per member may be None, and stays so in the cut."""
+    (cut,) = exact_cuts(OrderStatistic(5, 1.5, 4, 1, (10,), (True,), (None,)))
+
+    assert Cut(11, value=1.5) == cut

@@ -62,6 +62,6 @@ def check(  # noqa: PLR0913 - one keyword for each option
     """
     if not conditions:
         raise UsageError("check needs a condition", hint="pass a list such as [MinSparsity(0.5), Finite()]")
-    selector = Selector(tuple(include), tuple(exclude), min_dim, min_numel)
+    selector = Selector(include, exclude, min_dim, min_numel)
     checked = CheckedCheckpoint(Passes(opened(path, key, label), threads, progress), selector, key)
     return tuple(finding for condition in conditions for finding in condition.judge(checked))

@@ -21,6 +21,7 @@ from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.inspection.pairing import TensorForm, open_with_key, pair_up
 from prunecli.io.scan import bytes_to_read
 from prunecli.progress import start
+from prunecli.selection.select import Selector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -122,17 +123,18 @@ def diff(  # noqa: PLR0913 - one keyword for each option
         The tensors that were compared, and the other contents that differ.
 
     Raises:
-        UsageError: If `key` is given for two safetensors files.
+        UsageError: If `key` is given for two safetensors files, or a list of patterns is one text.
         SelectionError: If a pattern is malformed or matches nothing.
         CheckpointError: If a checkpoint cannot be read or compared.
     """
+    selector = Selector(include, exclude)
     first, second = (open_with_key(path, key, label) for path, label in zip((a, b), labels, strict=True))
     if key and first.format == second.format == SAFETENSORS.name:
         hint = ("drop ", Argument("key", key))
         raise UsageError(f"neither checkpoint has a key {key!r}: both are safetensors", hint=hint)
     alike = format_of(first.files[0]).family == format_of(second.files[0]).family
     sides = [_tensors(checkpoint, outside=alike) for checkpoint in (first, second)]
-    pairs = pair_up(sides[0], sides[1], include, exclude)
+    pairs = pair_up(sides[0], sides[1], selector.include, selector.exclude)
     tensors = _compared(first, second, pairs, threads, progress)
     contents, notes = ((), ()) if include else _contents(first, second, alike=alike)
     return Difference(

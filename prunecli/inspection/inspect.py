@@ -209,7 +209,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
     """
     checkpoint = opened(path, key, label)
     passes = Passes(checkpoint, threads, progress)
-    selector = Selector(tuple(include), tuple(exclude), min_dim, min_numel)
+    selector = Selector(include, exclude, min_dim, min_numel)
     selected_only = selector != Selector()
     refusal, selection = _selected(checkpoint, selector, required=selected_only or thresholds)
     named = _listed(checkpoint, selection if selected_only else None)

@@ -113,7 +113,7 @@ def scan(  # noqa: PLR0913 - one keyword for each option
         CheckpointError: If the checkpoint cannot be read.
     """
     checkpoint = opened(path, key, label)
-    targets = select(checkpoint, Selector(tuple(include), tuple(exclude), min_dim, min_numel)).targets
+    targets = select(checkpoint, Selector(include, exclude, min_dim, min_numel)).targets
     measured = Passes(checkpoint, threads, progress).measure("measuring", [t.tensor for t in targets], _measure)
     curves = [_curve(target, zeros, norms) for target, (zeros, norms) in zip(targets, measured, strict=True)]
     ranked = tuple(sorted(curves, key=lambda curve: curve.strength))

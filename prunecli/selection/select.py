@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import why_not_prunable
-from prunecli.errors import Argument, Call, SelectionError
+from prunecli.errors import Argument, Call, SelectionError, UsageError
 from prunecli.selection.aliases import overlapping, tied
 from prunecli.selection.patterns import matching, matching_any
 from prunecli.selection.reparametrized import PRUNED_HALF, why_not_a_weight
@@ -40,10 +40,18 @@ class Selector:
         min_numel: The smallest number of elements.
     """
 
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
     min_dim: int | None = None
     min_numel: int = 0
+
+    def __post_init__(self) -> None:
+        """Keep the patterns as tuples; UsageError for one text, whose characters would be patterns."""
+        for name in ("include", "exclude"):
+            patterns = getattr(self, name)
+            if isinstance(patterns, str):
+                raise UsageError(f"{name} is a list of patterns, not one text", hint=Argument(name, [patterns]))
+            object.__setattr__(self, name, tuple(patterns))
 
     @property
     def fewest_dims(self) -> int:

@@ -197,7 +197,7 @@ def search(  # noqa: PLR0913 - one keyword for each option
     limit = max_drop if isinstance(max_drop, Decimal) else Decimal(str(max_drop))
     goal, grid = MetricGoal(limit, higher_is_better), AmountGrid(tolerance, tries)
     strategy(0.0)  # raises UsageError for wrong parameters before any work
-    setup = set_up(path, evaluate, metric, Selector(tuple(include), tuple(exclude), min_dim, min_numel), key)
+    setup = set_up(path, evaluate, metric, Selector(include, exclude, min_dim, min_numel), key)
     target = default_output(path) if output is None else Path(output)
     if not dry_run:
         _check_outputs(setup.checkpoint, target, reports, force=force)

@@ -97,7 +97,7 @@ def sweep(  # noqa: PLR0913 - one keyword for each option
         if not 0 <= amount <= 1:
             raise UsageError(f"the amount is 0 to 1, not {amount}", hint=_EXAMPLE)
     strategy(0.0)  # raises UsageError for wrong parameters before any work
-    setup = set_up(path, evaluate, metric, Selector(tuple(include), tuple(exclude), min_dim, min_numel), key)
+    setup = set_up(path, evaluate, metric, Selector(include, exclude, min_dim, min_numel), key)
     state_file = default_state(path) if state is None else Path(state)
     remember = state is not None or setup.evaluation.remembers
     points: list[SweepPoint] = []

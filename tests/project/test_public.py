@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 from support import DEMO
 
 import prunecli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CHECKPOINT = DEMO / "digits_conv.safetensors"
 
@@ -67,6 +71,24 @@ def test_one_call_prunes_and_reports(tmp_path: Path) -> None:
 
     assert report.selected.sparsity_after == 0.5
     assert (tmp_path / "out.safetensors").stat().st_size == CHECKPOINT.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: prunecli.check(CHECKPOINT, [prunecli.Finite()], include="*.weight"),
+        lambda: prunecli.diff(CHECKPOINT, CHECKPOINT, exclude="*.weight"),
+        lambda: prunecli.inspect(CHECKPOINT, include="*.weight"),
+        lambda: prunecli.prune(CHECKPOINT, prunecli.Threshold(0), include="*.weight", dry_run=True),
+        lambda: prunecli.scan(CHECKPOINT, exclude="*.weight"),
+        lambda: prunecli.search(CHECKPOINT, prunecli.L1, lambda _: 0.0, max_drop=1, include="*.weight", dry_run=True),
+        lambda: prunecli.sweep(CHECKPOINT, prunecli.L1, lambda _: 0.0, include="*.weight"),
+    ],
+)
+def test_one_text_is_no_list_of_patterns(call: Callable[[], object]) -> None:
+    """A text in place of a list of patterns is an error, because each of its characters would be a pattern."""
+    with pytest.raises(prunecli.UsageError, match=r"lists? of patterns, not one text"):
+        call()
 
 
 def test_a_listing_reads_no_weights() -> None:

@@ -112,8 +112,6 @@ def check(
         *_pattern(pattern, dim),
         *_others(finite=finite, no_all_zero=no_all_zero, structure=same_structure_as, since=only_zeros_added_since),
     ]
-    if not conditions:
-        raise UsageError("check needs a condition", hint="--min-sparsity 50%, --pattern 2:4, --finite, or another")
     selector = Selector(tuple(include or ()), tuple(exclude or ()), min_dim, min_numel)
     return _check_all(ckpts, conditions, _Settings(selector, key, threads, json, quiet, quiet or no_progress))
 
@@ -132,6 +130,8 @@ class _Settings:
 
 def _check_all(ckpts: list[str], conditions: list[Condition], settings: _Settings) -> int:
     """Check each checkpoint and print its findings; return the exit code."""
+    if not conditions:
+        raise UsageError("check needs a condition", hint="--min-sparsity 50%, --pattern 2:4, --finite, or another")
     from prunecli.inspection.check_text import findings_json, write_findings
 
     results: dict[str, tuple[Finding, ...]] = {}

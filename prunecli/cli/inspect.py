@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from typer import Option
 
 from prunecli.cli import options
 from prunecli.cli.output import printing, view
-from prunecli.cli.pipes import readable
-from prunecli.cli.progress import show_progress
+from prunecli.cli.pipes import opened_checkpoint
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,17 +46,10 @@ def inspect(
     Lists the tensors with their zeros, tied names, leftovers of pruning and values that are not finite. --thresholds
     and --hist help to choose a --thr. With -i, -x or --min-dim it lists only the tensors that would be pruned.
     """
-    if no_read and (thresholds or hist is not None):
-        option = "--thresholds" if thresholds else "--hist"
-        raise UsageError(f"{option} reads the weights, which --no-read forbids", hint="leave out --no-read")
+    _refuse_no_read(no_read=no_read, thresholds=thresholds, hist=hist)
     shown = view(top, all_tensors=all_tensors, json=json)
 
-    from prunecli.formats.open import open_checkpoint
-
-    with ExitStack() as stack:
-        path, label = readable(stack, ckpt)
-        checkpoint = open_checkpoint(path, key=key, label=label)
-
+    with opened_checkpoint(ckpt, key, progress=not no_progress) as (checkpoint, label, progress):
         from prunecli.inspection.inspect import inspect as inspect_checkpoint
 
         result = inspect_checkpoint(
@@ -69,11 +60,17 @@ def inspect(
             read=not no_read,
             thresholds=thresholds,
             hist=hist,
-            label=label or ckpt,
-            progress=stack.enter_context(show_progress(wanted=not no_progress)),
+            label=label,
+            progress=progress,
         )
     _print(result, shown, json=json)
     return 0
+
+
+def _refuse_no_read(*, no_read: bool, thresholds: bool, hist: str | None) -> None:
+    if no_read and (thresholds or hist is not None):
+        option = "--thresholds" if thresholds else "--hist"
+        raise UsageError(f"{option} reads the weights, which --no-read forbids", hint="leave out --no-read")
 
 
 def _print(result: Inspection, shown: View, *, json: bool) -> None:

@@ -6,17 +6,20 @@ import os
 import select
 import stat
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunecli.cli.progress import show_progress
 from prunecli.errors import CheckpointError, OutputError, UsageError
 from prunecli.io.temporary import DESCRIPTORS, no_space_error, temporary_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import ExitStack
     from typing import IO
+
+    from prunecli.checkpoint import Checkpoint
+    from prunecli.cli.progress import Details
 
 CHUNK = 1 << 20
 """Bytes that are copied at once."""
@@ -30,6 +33,17 @@ def readable(stack: ExitStack, ckpt: str) -> tuple[str | Path, str | None]:
     if ckpt != "-":
         return ckpt, None
     return stack.enter_context(spooled_input(None)), "standard input"
+
+
+@contextmanager
+def opened_checkpoint(ckpt: str, key: str | None, *, progress: bool) -> Iterator[tuple[Checkpoint, str, Details]]:
+    """Return the checkpoint for the argument `ckpt`, its name in messages, and the receiver of progress."""
+    from prunecli.formats.open import open_checkpoint
+
+    with ExitStack() as stack:
+        path, label = readable(stack, ckpt)
+        checkpoint = open_checkpoint(path, key=key, label=label)
+        yield checkpoint, label or ckpt, stack.enter_context(show_progress(wanted=progress))
 
 
 @contextmanager

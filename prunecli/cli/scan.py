@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -10,11 +9,11 @@ from typer import Option
 
 from prunecli.cli import options
 from prunecli.cli.output import check_export, printing, view
-from prunecli.cli.pipes import readable
-from prunecli.cli.progress import show_progress
+from prunecli.cli.pipes import opened_checkpoint
 from prunecli.errors import Argument, UsageError
 
 if TYPE_CHECKING:
+    from prunecli.checkpoint import Checkpoint
     from prunecli.inspection.scan import Scan
     from prunecli.text.tables import View
 
@@ -47,37 +46,31 @@ def scan(
     if force and html is None:
         raise UsageError("--force replaces a page, and --html names none", hint="--html PATH --force")
 
-    from prunecli.formats.open import open_checkpoint
-
-    with ExitStack() as stack:
-        path, label = readable(stack, ckpt)
-        checkpoint = open_checkpoint(path, key=key, label=label)
-        if html is not None:
-            files = [file.path for file in checkpoint.files]
-            check_export(Argument("html", "scan.html"), html, force=force, others=files)
+    with opened_checkpoint(ckpt, key, progress=not no_progress) as (checkpoint, label, progress):
+        _check_page(checkpoint, html, force=force)
 
         from prunecli.inspection.scan import scan as scan_checkpoint
 
-        progress = stack.enter_context(show_progress(wanted=not no_progress))
         result = scan_checkpoint(
-            checkpoint,
-            include=include or (),
-            exclude=exclude or (),
-            min_dim=min_dim,
-            label=label or ckpt,
-            progress=progress,
+            checkpoint, include=include or (), exclude=exclude or (), min_dim=min_dim, label=label, progress=progress
         )
-    if html is not None:
-        _write_page(result, html, force=force)
+    _write_page(result, html, force=force)
     _print(result, shown, done="" if html is None else f"{html} is written, but ", json=json)
     return 0
 
 
-def _write_page(result: Scan, path: Path, *, force: bool) -> None:
-    from prunecli.inspection.scan_html import to_html
-    from prunecli.io.publish import publish_text
+def _check_page(checkpoint: Checkpoint, path: Path | None, *, force: bool) -> None:
+    if path is not None:
+        files = [file.path for file in checkpoint.files]
+        check_export(Argument("html", "scan.html"), path, force=force, others=files)
 
-    publish_text(path, to_html(result), force=force)
+
+def _write_page(result: Scan, path: Path | None, *, force: bool) -> None:
+    if path is not None:
+        from prunecli.inspection.scan_html import to_html
+        from prunecli.io.publish import publish_text
+
+        publish_text(path, to_html(result), force=force)
 
 
 def _print(result: Scan, shown: View, *, done: str, json: bool) -> None:

@@ -95,8 +95,10 @@ def test_zipfile_reads_the_remaining_records(
 
 
 class _Pipe(io.BytesIO):
-    def seekable(self) -> bool:
-        return False
+    """A stream without seek: zipfile then writes data descriptors."""
+
+    def seek(self, *_: int) -> int:
+        raise io.UnsupportedOperation
 
 
 def _zip_of(contents: list[bytes], headers: str) -> bytes:

@@ -25,16 +25,16 @@ magnitudes = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 def torch_values(name: str) -> list[float]:
     """Return torch's values of all magnitude patterns."""
     dtype = FLOATS[name]
-    kind = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
-    patterns = torch.arange(dtype.mask + 1, dtype=torch.int32).to(kind)
-    found: list[float] = patterns.view(TORCH_FLOATS[name]).to(torch.float64).tolist()
-    return found
+    integer = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
+    patterns = torch.arange(dtype.mask + 1, dtype=torch.int32).to(integer)
+    actual: list[float] = patterns.view(TORCH_FLOATS[name]).to(torch.float64).tolist()
+    return actual
 
 
 def torch_bits(value: float, name: str) -> int:
     """Return the pattern of a float32 number that torch casts to the format."""
-    kind = {1: torch.uint8, 2: torch.int16}[FLOATS[name].itemsize]
-    return int(torch.tensor(value, dtype=torch.float32).to(TORCH_FLOATS[name]).view(kind))
+    integer = {1: torch.uint8, 2: torch.int16}[FLOATS[name].itemsize]
+    return int(torch.tensor(value, dtype=torch.float32).to(TORCH_FLOATS[name]).view(integer))
 
 
 def finite_values(dtype: Float) -> list[float]:
@@ -66,8 +66,8 @@ def test_limits_are_torchs(name: str) -> None:
 def test_the_lone_sign_bit_is_nan_in_fnuz_only(name: str) -> None:
     """If torch reads the sign bit alone as NaN, that NaN is the largest magnitude."""
     dtype = FLOATS[name]
-    kind = {1: torch.int8, 2: torch.int16}[dtype.itemsize]
-    lone = torch.tensor([-dtype.mask - 1], dtype=kind).view(TORCH_FLOATS[name]).to(torch.float64)
+    integer = {1: torch.int8, 2: torch.int16}[dtype.itemsize]
+    lone = torch.tensor([-dtype.mask - 1], dtype=integer).view(TORCH_FLOATS[name]).to(torch.float64)
 
     assert isnan(float(lone)) == dtype.negative_zero_is_nan
     assert dtype.mask + isnan(float(lone)) == dtype.top
@@ -180,10 +180,10 @@ def test_encode_is_torchs_cast_of_float32(name: str, value: float) -> None:
 def test_cast_splits_a_tensor_where_torchs_comparison_does(name: str, value: float) -> None:
     """The patterns above cast(value) are those where torch's `tensor.abs() > value` is True."""
     dtype = FLOATS[name]
-    at = dtype.encode(value)
-    patterns = [bits for bits in range(at - 3, at + 4) if 0 <= bits <= dtype.finite_max]
-    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    weights = torch.tensor(patterns, dtype=kind).view(TORCH_FLOATS[name])
+    index = dtype.encode(value)
+    patterns = [bits for bits in range(index - 3, index + 4) if 0 <= bits <= dtype.finite_max]
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    weights = torch.tensor(patterns, dtype=integer).view(TORCH_FLOATS[name])
 
     expected = (weights.abs() > value).tolist()
 

@@ -81,10 +81,10 @@ def view_elements(data: memoryview, offset: int, tensor: TensorInfo, low: int, h
     The view holds integers of the tensor's width in the file's byte order. A tensor that is not contiguous is always
     viewed whole, in its own shape and strides.
     """
-    kind = INTS[tensor.itemsize].newbyteorder(">" if tensor.big_endian else "<")
+    element_type = INTS[tensor.itemsize].newbyteorder(">" if tensor.big_endian else "<")
     if tensor.contiguous:
-        return np.frombuffer(data, kind, high - low, offset + low * tensor.itemsize)
-    flat = np.frombuffer(data, kind, tensor.extent, offset)
+        return np.frombuffer(data, element_type, high - low, offset + low * tensor.itemsize)
+    flat = np.frombuffer(data, element_type, tensor.extent, offset)
     return as_strided(flat, tensor.shape, [s * tensor.itemsize for s in tensor.strides])
 
 

@@ -106,12 +106,12 @@ class Pool:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for all tasks, or after an error for those that have started."""
-        if kind is not None:
+        if error_type is not None:
             self.stopped.set()
-        self._executor.shutdown(wait=True, cancel_futures=kind is not None)
+        self._executor.shutdown(wait=True, cancel_futures=error_type is not None)
         if isinstance(error, Stopped) and self._error is not None:
             raise self._error
 

@@ -57,10 +57,10 @@ def widen(patterns: NDArray[Any], dtype: Float, wide: Float) -> NDArray[Any]:
 
     The order is preserved. NaN patterns come above infinity, ordered by their payload.
     """
-    kind = np.dtype(f"i{wide.itemsize}")
-    bits, decoded = patterns.astype(kind), values(patterns, dtype)
+    integer = np.dtype(f"i{wide.itemsize}")
+    bits, decoded = patterns.astype(integer), values(patterns, dtype)
     with np.errstate(invalid="ignore"):
-        exact = decoded.astype(f"f{wide.itemsize}", copy=False).view(kind)
+        exact = decoded.astype(f"f{wide.itemsize}", copy=False).view(integer)
     return np.where(bits < _first_nan(dtype), exact, _nan_keys(bits, dtype, wide))
 
 

@@ -25,15 +25,15 @@ def nonzeros_per_group(nonzero: NDArray[np.bool_], group: int) -> NDArray[Any]:
         # The four flags of a group are the bytes of one word; the top byte of the product is their sum.
         words = nonzero.reshape(-1).view(np.uint32)
         return (words * np.uint32(0x01010101) >> np.uint32(24)).reshape(outer, length // 4, 1)
-    kind = np.uint8 if group < 256 else np.int32
+    count_type = np.uint8 if group < 256 else np.int32
     flags = nonzero.view(np.uint8)
     parts = flags[:, :whole].reshape(outer, whole // group, group, inner)
     if group <= FEW:
-        sums = np.zeros((outer, whole // group, inner), kind)
+        sums = np.zeros((outer, whole // group, inner), count_type)
         for member in range(group):
             sums += parts[:, :, member]
     else:
-        sums = parts.sum(axis=2, dtype=kind)
+        sums = parts.sum(axis=2, dtype=count_type)
     if whole == length:
         return sums
-    return np.concatenate([sums, flags[:, whole:].sum(axis=1, dtype=kind)[:, None]], axis=1)
+    return np.concatenate([sums, flags[:, whole:].sum(axis=1, dtype=count_type)[:, None]], axis=1)

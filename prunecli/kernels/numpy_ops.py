@@ -56,9 +56,9 @@ class NumpyOps:
 
     def at_least(self, y: Array, cut: int) -> Array:
         """Subtract and spread the sign bit: two passes without a branch."""
-        kind = y.dtype.type
-        keep = np.subtract(kind(cut - 1), y, out=self.scratch("keep", y.size, y.dtype))
-        return np.right_shift(keep, kind(8 * y.itemsize - 1), out=keep)
+        integer = y.dtype.type
+        keep = np.subtract(integer(cut - 1), y, out=self.scratch("keep", y.size, y.dtype))
+        return np.right_shift(keep, integer(8 * y.itemsize - 1), out=keep)
 
     def count_equal(self, y: Array, value: int) -> int:
         """Return the number of entries equal to `value`."""
@@ -132,13 +132,13 @@ class NumpyOps:
 
     def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
         """Count pattern by pattern in a narrow bracket; extract the patterns in a wide one."""
-        kind, flags = y.dtype.type, self.scratch("bool", y.size, bool)
-        below = int(np.count_nonzero(np.less(y, kind(low), out=flags)))
+        integer, flags = y.dtype.type, self.scratch("bool", y.size, bool)
+        below = int(np.count_nonzero(np.less(y, integer(low), out=flags)))
         if width <= EXTRACT_LIMIT:
             patterns = np.array(range(low, low + width), y.dtype)
             counts = [int(np.count_nonzero(np.equal(y, pattern, out=flags))) for pattern in patterns]
             return below, patterns, np.array(counts, np.int64)
-        shifted = np.subtract(y, kind(low), out=self.scratch("keep", y.size, y.dtype)).view(UINTS[y.itemsize])
+        shifted = np.subtract(y, integer(low), out=self.scratch("keep", y.size, y.dtype)).view(UINTS[y.itemsize])
         np.less(shifted, shifted.dtype.type(width), out=flags)
         return below, y[flags], None
 

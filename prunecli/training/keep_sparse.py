@@ -84,7 +84,7 @@ class SparseTraining:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Call `release`."""
         self.release()
@@ -114,8 +114,10 @@ def keep_sparse(model: nn.Module, optimizer: Optimizer, mask: Mapping[str, Tenso
             the optimizer trains none of the parameters.
     """
     if not hasattr(optimizer, "register_step_post_hook"):
-        kind = type(optimizer).__name__
-        raise UsageError(f"a torch.optim.Optimizer is needed, not a {kind}", hint="pass the optimizer that it wraps")
+        type_name = type(optimizer).__name__
+        raise UsageError(
+            f"a torch.optim.Optimizer is needed, not a {type_name}", hint="pass the optimizer that it wraps"
+        )
     parameters = _by_name(model)
     pairs = [(_parameter(parameters, name), keep) for name, keep in mask.items()]
     for (name, keep), (parameter, _) in zip(mask.items(), pairs, strict=True):
@@ -155,8 +157,8 @@ def _parameter(parameters: Mapping[str, Tensor], name: str) -> Tensor:
 def _check_mask(name: str, keep: Tensor, parameter: Tensor) -> None:
     torch = importlib.import_module("torch")
     if not isinstance(keep, torch.Tensor) or keep.dtype != torch.bool:
-        kind = keep.dtype if isinstance(keep, torch.Tensor) else type(keep).__name__
-        raise UsageError(f"the mask for {printable(repr(name))} is {kind}, not a bool tensor", hint="mask.bool()")
+        type_name = keep.dtype if isinstance(keep, torch.Tensor) else type(keep).__name__
+        raise UsageError(f"the mask for {printable(repr(name))} is {type_name}, not a bool tensor", hint="mask.bool()")
     if keep.shape != parameter.shape:
         raise UsageError(
             f"the mask for {printable(repr(name))} has shape {list(keep.shape)}, "

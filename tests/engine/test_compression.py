@@ -34,9 +34,9 @@ def tensor(name: str, start: int, count: int, file: int = 0) -> TensorInfo:
 def files(tmp_path: Path) -> Iterator[list[int]]:
     """Open two files of random bytes."""
     opened = []
-    for at in range(2):
-        path = tmp_path / f"{at}"
-        path.write_bytes(np.random.default_rng(at).bytes(1 << 22))
+    for position in range(2):
+        path = tmp_path / f"{position}"
+        path.write_bytes(np.random.default_rng(position).bytes(1 << 22))
         opened.append(os.open(path, os.O_RDONLY))
     yield opened
     for fd in opened:
@@ -54,29 +54,29 @@ def content(files: Sequence[int], tensors: Sequence[TensorInfo]) -> bytes:
 def test_few_bytes_are_sampled_completely(counts: list[int], data: st.DataObject) -> None:
     """A sample of few tensors has each of their bytes once, across gaps and files."""
     read, write = os.memfd_create("a"), os.memfd_create("b")
-    tensors, at = [], 0
+    tensors, position = [], 0
     for number, count in enumerate(counts):
-        at += data.draw(st.integers(0, 64))
-        tensors.append(tensor(str(number), at, count, data.draw(st.integers(0, 1))))
-        at += 4 * count
+        position += data.draw(st.integers(0, 64))
+        tensors.append(tensor(str(number), position, count, data.draw(st.integers(0, 1))))
+        position += 4 * count
     for fd in (read, write):
-        os.pwrite(fd, np.random.default_rng(fd).bytes(at), 0)
+        os.pwrite(fd, np.random.default_rng(fd).bytes(position), 0)
 
-    found = sample([read, write], data.draw(st.permutations(tensors)))
+    actual = sample([read, write], data.draw(st.permutations(tensors)))
     expected = content([read, write], tensors)
     os.close(read)
     os.close(write)
 
-    assert expected == found
+    assert expected == actual
 
 
 def test_a_large_tensor_is_sampled_at_even_distances(files: list[int]) -> None:
     """A sample of a large tensor has a fixed size and covers it from the start to near the end."""
     big = tensor("w", 4096, 1_000_000)
-    found, whole = sample(files, [big]), content(files, [big])
-    places = [whole.index(found[at : at + RUN_BYTES]) for at in range(0, len(found), RUN_BYTES)]
+    actual, whole = sample(files, [big]), content(files, [big])
+    places = [whole.index(actual[position : position + RUN_BYTES]) for position in range(0, len(actual), RUN_BYTES)]
 
-    assert len(found) == RUNS * RUN_BYTES
+    assert len(actual) == RUNS * RUN_BYTES
     assert places[0] == 0
     assert {round(b - a, -1) for a, b in pairwise(places)} == {4_000_000 // RUNS}
 
@@ -101,16 +101,16 @@ def test_the_estimate_is_close_to_the_compressed_size(tmp_path: Path, sparsity: 
     weights = tensor("w", 0, 2_000_000)
     with path.open("rb") as file:
         part = sample([file.fileno()], [weights])
-    found = estimate(part, part, [weights])
-    if found.method.startswith("zstd"):
+    actual = estimate(part, part, [weights])
+    if actual.method.startswith("zstd"):
         zstd = pytest.importorskip("zstandard")
         expected = len(zstd.compress(data, 3))
     else:
         expected = len(zlib.compress(data, 6))
 
-    assert found.sampled_bytes == len(part) < len(data)
-    assert found.bytes_before == found.bytes_after
-    assert abs(found.bytes_after / expected - 1) < 0.05
+    assert actual.sampled_bytes == len(part) < len(data)
+    assert actual.bytes_before == actual.bytes_after
+    assert abs(actual.bytes_after / expected - 1) < 0.05
 
 
 def test_without_zstd_the_method_is_deflate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,11 +118,11 @@ def test_without_zstd_the_method_is_deflate(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(compression, "_is_installed", lambda _: False)
     before, after = normal(10_000, 0.0), normal(10_000, 0.8)
 
-    found = estimate(before, after, [tensor("w", 0, 10_000)])
+    actual = estimate(before, after, [tensor("w", 0, 10_000)])
 
-    assert (found.method, found.sampled_bytes) == ("deflate level 6", 40_000)
-    assert abs(found.bytes_before - len(gzip.compress(before, 6))) < 100
-    assert abs(found.bytes_after - len(gzip.compress(after, 6))) < 100
+    assert (actual.method, actual.sampled_bytes) == ("deflate level 6", 40_000)
+    assert abs(actual.bytes_before - len(gzip.compress(before, 6))) < 100
+    assert abs(actual.bytes_after - len(gzip.compress(after, 6))) < 100
 
 
 @pytest.mark.parametrize("name", ["no_such_package", "no_such_package.zstd", "json.no_such_part"])
@@ -137,9 +137,9 @@ def test_with_zstd_the_method_is_zstd() -> None:
     zstd = pytest.importorskip("zstandard")
     data = normal(10_000, 0.5)
 
-    found = estimate(data, data, [tensor("w", 0, 10_000)])
+    actual = estimate(data, data, [tensor("w", 0, 10_000)])
 
-    assert (found.method, found.bytes_after) == ("zstd level 3", len(zstd.compress(data, 3)))
+    assert (actual.method, actual.bytes_after) == ("zstd level 3", len(zstd.compress(data, 3)))
     assert importlib.import_module("zstandard") is zstd
 
 
@@ -148,5 +148,5 @@ def test_no_bytes_have_the_size_0() -> None:
     empty = tensor("w", 0, 0)
 
     assert sample([], [empty]) == b""
-    found = estimate(b"", b"", [empty])
-    assert (found.sampled_bytes, found.bytes_before, found.bytes_after) == (0, 0, 0)
+    actual = estimate(b"", b"", [empty])
+    assert (actual.sampled_bytes, actual.bytes_before, actual.bytes_after) == (0, 0, 0)

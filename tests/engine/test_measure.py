@@ -89,7 +89,7 @@ def plain(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtyp
 def fits_two_four(after: NDArray[Any]) -> bool:
     """Check each group of 4 along dim 1 separately."""
     lines = np.moveaxis(after, 1, -1).reshape(-1, after.shape[1])
-    return all(np.count_nonzero(line[at : at + 4]) <= 2 for line in lines for at in range(0, len(line), 4))
+    return all(np.count_nonzero(line[index : index + 4]) <= 2 for line in lines for index in range(0, len(line), 4))
 
 
 def check(expected: TensorStats, got: TensorStats) -> None:
@@ -121,8 +121,8 @@ def tensors(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[int
         keep[:, 0::4], keep[:, 3::4] = False, False
     x = from_values(numbers.reshape(-1), dtype)
     if draw(st.booleans()):
-        at = random.integers(0, x.size)
-        x[at] = random.choice([dtype.top if dtype.itemsize > 1 else -1, dtype.finite_max])
+        index = random.integers(0, x.size)
+        x[index] = random.choice([dtype.top if dtype.itemsize > 1 else -1, dtype.finite_max])
     return x, keep.reshape(-1), shape, dtype
 
 
@@ -283,13 +283,13 @@ def test_bins_are_eight_to_an_octave(name: str) -> None:
     """Edges ascend, are exact numbers of the format, and cover 1e-12 to 2e7 as far as the format does."""
     dtype = FLOATS[name]
     bins = bins_of(dtype)
-    edges = [bins.edge(at) for at in range(bins.first, bins.last + 2)]
+    edges = [bins.edge(index) for index in range(bins.first, bins.last + 2)]
 
     assert all(a < b for a, b in itertools.pairwise(edges))
     assert len(edges) <= 513
     assert edges[0] <= max(2.0**LOWEST, dtype.decode(1))
     assert edges[-1] >= min(2.0**HIGHEST, dtype.decode(dtype.finite_max))
-    assert all(edge == dtype.decode(at << bins.shift) for at, edge in enumerate(edges[:-1], bins.first))
+    assert all(edge == dtype.decode(index << bins.shift) for index, edge in enumerate(edges[:-1], bins.first))
     per_octave = [edge for edge in edges if 0.5 <= edge < 1]
     assert len(per_octave) == 2 ** min(dtype.mantissa, 3)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 from support.pruning import Weights, pruned
 
 from prunecli.kernels.random_bits import draw
@@ -32,7 +33,7 @@ def test_random_masks_depend_on_seed_name_and_shape_alone(weights: Weights, tmp_
     assert not torch.equal(holes, named["bag.weight"] == 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(rows=st.integers(1, 40), cols=st.integers(1, 40), amount=st.floats(0, 1), seed=st.integers(-5, 5))
 def test_random_prunes_exactly_the_amount(
     rows: int, cols: int, amount: float, seed: int, tmp_path_factory: pytest.TempPathFactory

@@ -33,7 +33,7 @@ def test_many_runs_combine_from_the_left(parts: list[bytes]) -> None:
 @pytest.mark.parametrize("length", [1, 7, 8, 255, 4096, 65_537, (1 << 20) + 3])
 def test_long_runs_combine(length: int) -> None:
     """Lengths around powers of two are combined correctly."""
-    tail = bytes(at % 251 for at in range(1000)) * (length // 1000 + 1)
+    tail = bytes(index % 251 for index in range(1000)) * (length // 1000 + 1)
     tail = tail[:length]
 
     assert crc32(b"head" + tail) == combine(crc32(b"head"), crc32(tail), length)

@@ -27,7 +27,7 @@ def next_descriptor() -> int:
 @pytest.fixture
 def content() -> bytes:
     """Return some pages of bytes whose pattern does not repeat with the page."""
-    return b"".join(at.to_bytes(3, "little") for at in range(20_000))
+    return b"".join(index.to_bytes(3, "little") for index in range(20_000))
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_sink_raises_other_errors(target: int, monkeypatch: pytest.MonkeyPatch
 def test_partial_writes_are_continued(target: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All bytes are written if each call writes only a few; a call that writes none is an error."""
     real = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:3], at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, index: real(fd, data[:3], index))
     write_all(target, memoryview(b"0123456789"), 2)
     assert (tmp_path / "out").read_bytes() == b"\0\x000123456789"
 

@@ -29,24 +29,28 @@ def groups_of(unit: int, numel: int) -> Callable[[int, int], tuple[int, int]]:
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[int, list[TargetRange], list[Span], int]:
     """Draw a file with ranges that touch, are far apart, are misaligned or whole and overlapping, and with spans."""
-    at, ranges, spans = 0, [], []
+    position, ranges, spans = 0, [], []
     window = draw(st.sampled_from([PAGE, 4 * PAGE, 16 * PAGE]))
     for target in range(draw(st.integers(0, 6))):
-        at += draw(st.one_of(st.sampled_from([0, 1, 3, 64, COPY_MIN, 3 * COPY_MIN]), st.integers(0, 20_000)))
+        position += draw(st.one_of(st.sampled_from([0, 1, 3, 64, COPY_MIN, 3 * COPY_MIN]), st.integers(0, 20_000)))
         itemsize = draw(st.sampled_from([1, 2, 4, 8]))
         numel = draw(st.one_of(st.integers(1, 50), st.integers(1, 30_000)))
-        end, whole = at + numel * itemsize, draw(st.booleans())
+        end, whole = position + numel * itemsize, draw(st.booleans())
         unit = draw(st.sampled_from([1, 4, 7, 3000]))
-        ranges.append(TargetRange(at, end, target, itemsize, whole, groups_of(unit if not whole else numel, numel)))
+        ranges.append(
+            TargetRange(position, end, target, itemsize, whole, groups_of(unit if not whole else numel, numel))
+        )
         if whole and draw(st.booleans()):
             again = draw(st.integers(0, numel - 1))
             ranges.append(
-                TargetRange(at + again * itemsize, end, target + 100, itemsize, whole=True, reach=lambda a, b: (a, b))
+                TargetRange(
+                    position + again * itemsize, end, target + 100, itemsize, whole=True, reach=lambda a, b: (a, b)
+                )
             )
         if draw(st.booleans()):
-            spans.append(Span(max(at - 100, 0), draw(st.integers(0, 300_000))))
-        at = end
-    size = max([at, *(span.end for span in spans)]) + draw(st.sampled_from([0, 1, 5000, 2 * COPY_MIN]))
+            spans.append(Span(max(position - 100, 0), draw(st.integers(0, 300_000))))
+        position = end
+    size = max([position, *(span.end for span in spans)]) + draw(st.sampled_from([0, 1, 5000, 2 * COPY_MIN]))
     return size, draw(st.permutations(ranges)), spans, window
 
 
@@ -64,7 +68,7 @@ def test_the_parts_cover_the_file_once_in_order(case: tuple[int, list[TargetRang
 
     edges = [0, *(edge for part in parts for edge in (part.start, part.end)), size]
 
-    assert all(edges[at] == edges[at + 1] for at in range(0, len(edges), 2))
+    assert all(edges[position] == edges[position + 1] for position in range(0, len(edges), 2))
     assert all(part.start < part.end for part in parts)
 
 
@@ -74,16 +78,16 @@ def test_pieces_cover_each_target_and_split_no_element(case: tuple[int, list[Tar
     """The pieces of a target, numbered in order, cover each element once, and lie inside their window."""
     size, ranges, spans, length = case
     by_target = {run.target: run for run in ranges}
-    found: dict[int, list[Piece]] = {target: [] for target in by_target}
+    actual: dict[int, list[Piece]] = {target: [] for target in by_target}
 
     for window in windows(list(Layout(size, ranges, spans, window=length))):
         for piece in window.pieces:
             run = by_target[piece.target]
             assert window.start <= run.start + piece.first * run.itemsize
             assert run.start + piece.stop * run.itemsize <= window.end
-            found[piece.target].append(piece)
+            actual[piece.target].append(piece)
 
-    for target, pieces in found.items():
+    for target, pieces in actual.items():
         numel = (by_target[target].end - by_target[target].start) // by_target[target].itemsize
         assert list(range(len(pieces))) == [piece.ordinal for piece in pieces]
         assert [0, *(piece.stop for piece in pieces)] == [*(piece.first for piece in pieces), numel]
@@ -156,10 +160,10 @@ def test_long_ranges_are_copied_in_steps() -> None:
 )
 def test_merged_ranges_are_sorted_apart_and_cover_the_same(ranges: list[tuple[int, int]], gap: int) -> None:
     """Every range is inside exactly one merged range, and merged ranges are at least `gap` apart."""
-    found = merged(ranges, gap)
+    actual = merged(ranges, gap)
 
-    assert all(a[1] + gap <= b[0] for a, b in pairwise(found))
+    assert all(a[1] + gap <= b[0] for a, b in pairwise(actual))
     for start, end in ranges:
-        assert start == end or len([f for f in found if f[0] <= start and end <= f[1]]) == 1
-    points = {at for start, end in ranges for at in range(start, end)}
-    assert all({start, end - 1} <= points for start, end in found)
+        assert start == end or len([f for f in actual if f[0] <= start and end <= f[1]]) == 1
+    points = {position for start, end in ranges for position in range(start, end)}
+    assert all({start, end - 1} <= points for start, end in actual)

@@ -81,7 +81,7 @@ def test_a_full_disk_during_the_work_is_an_output_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
 def test_a_file_without_reservation_has_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Where space cannot be reserved, the pending file still has its size."""
+    """The pending file has its size also if space cannot be reserved."""
     monkeypatch.setattr(os, "posix_fallocate", failing(number))
 
     with new_file(tmp_path / "a", size=4096) as pending:

@@ -224,10 +224,10 @@ def test_the_buffer_grows(sizes: tuple[int, ...]) -> None:
         view[:] = bytes(size)
 
 
-@pytest.mark.parametrize(("device", "kind"), [(None, NumpyOps), ("cpu", TorchOps)])
-def test_a_worker_computes_on_its_device(device: str | None, kind: Callable[..., object]) -> None:
+@pytest.mark.parametrize(("device", "ops_class"), [(None, NumpyOps), ("cpu", TorchOps)])
+def test_a_worker_computes_on_its_device(device: str | None, ops_class: Callable[..., object]) -> None:
     """A worker computes with NumPy, or with torch if it has a device."""
-    assert isinstance(Worker(device).ops, kind)  # type: ignore[arg-type] # both are classes
+    assert isinstance(Worker(device).ops, ops_class)  # type: ignore[arg-type] # both are classes
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -56,15 +56,15 @@ def patterns(x: NDArray[Any], dtype: Float) -> NDArray[np.int64]:
 def test_every_weight_is_counted_in_its_bin(dtype: Float, size: int) -> None:
     """Bins and counts equal np.unique's, NaN and infinity included; squares equal those of torch's float64 values."""
     x = any_bits(dtype, size)
-    bins, at = np.unique(patterns(x, dtype) >> max(8 * dtype.itemsize - 16, 0), return_inverse=True)
+    bins, places = np.unique(patterns(x, dtype) >> max(8 * dtype.itemsize - 16, 0), return_inverse=True)
     wide = torch_values(x, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.bincount(at, np.where(np.isfinite(wide), np.square(wide), 0), bins.size)
+        squares = np.bincount(places, np.where(np.isfinite(wide), np.square(wide), 0), bins.size)
 
     actual = count(x, dtype)
 
     assert actual.bins.tolist() == bins.tolist()
-    assert actual.counts.tolist() == np.bincount(at, minlength=bins.size).tolist()
+    assert actual.counts.tolist() == np.bincount(places, minlength=bins.size).tolist()
     assert actual.total == size
     assert [part.dtype.str for part in (actual.bins, actual.counts, actual.squares)] == ["<i8", "<i8", "<f8"]
     np.testing.assert_allclose(actual.squares, squares, rtol=1e-9)

@@ -73,8 +73,8 @@ def test_block_norms_are_root_mean_squares(
 def test_norms_of_every_dtype_are_summed_in_float64(name: str) -> None:
     """A norm that would overflow or round in the weights' own dtype does neither."""
     dtype = FLOATS[name]
-    kind = np.dtype(f"i{dtype.itemsize}")
-    patterns = np.full((2, 600), dtype.finite_max, kind)
+    integer = np.dtype(f"i{dtype.itemsize}")
+    patterns = np.full((2, 600), dtype.finite_max, integer)
 
     actual = slice_norms(
         lambda first, stop: magnitude_values(patterns.reshape(-1)[first:stop], dtype), (2, 600), 0, 1.0
@@ -136,7 +136,7 @@ def test_exactly_k_smallest_norms_are_pruned(k: int) -> None:
 
     alive, value = smallest_norms(scores, k)
 
-    assert {at for at, byte in enumerate(alive) if not byte} == set(order.tolist())
+    assert {index for index, byte in enumerate(alive) if not byte} == set(order.tolist())
     assert value == (scores[order[-1]] if k else None)
 
 
@@ -148,7 +148,7 @@ def test_pruned_slices_do_not_count_in_k(k: int) -> None:
 
     keep, value = smallest_norms(scores, k, alive)
 
-    assert [at for at, byte in enumerate(keep) if not byte] == sorted([2, 5, *[4, 1, 3, 0][:k]])
+    assert [index for index, byte in enumerate(keep) if not byte] == sorted([2, 5, *[4, 1, 3, 0][:k]])
     assert value == ([0.0, 1.0, 1.0, 2.0][k - 1] if k else None)
 
 

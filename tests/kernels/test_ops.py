@@ -112,8 +112,8 @@ def test_drop_first_equal_clears_in_order(ops: Ops, dtype: Float, count: int) ->
     y, values = ops.magnitudes(ops.load(x), dtype), plain(x, dtype)
     keep = ops.at_least(y, 0)
     expected = [-1] * len(values)
-    for at in [at for at, value in enumerate(values) if value == 1][:count]:
-        expected[at] = 0
+    for index in [index for index, value in enumerate(values) if value == 1][:count]:
+        expected[index] = 0
 
     ops.drop_first_equal(keep, y, 1, count)
 
@@ -190,8 +190,8 @@ def test_other_kernels_do_not_change_the_magnitudes(ops: Ops, dtype: Float) -> N
 
 def largest(values: list[int], keep: int) -> list[int]:
     """Return -1 for the `keep` largest, among equals the lower index, and 0 for the others."""
-    order = sorted(range(len(values)), key=lambda at: (-values[at], at))
-    return [-(at in order[:keep]) for at in range(len(values))]
+    order = sorted(range(len(values)), key=lambda index: (-values[index], index))
+    return [-(index in order[:keep]) for index in range(len(values))]
 
 
 def grouped(values: list[int], length: int, inner: int, group: int, keep: int) -> list[int]:
@@ -201,8 +201,8 @@ def grouped(values: list[int], length: int, inner: int, group: int, keep: int) -
     for outer in range(len(shaped)):
         for low in range(0, length, group):
             for column in range(inner):
-                at = (outer, slice(low, low + group), column)
-                out[at] = largest(shaped[at].tolist(), keep)
+                index = (outer, slice(low, low + group), column)
+                out[index] = largest(shaped[index].tolist(), keep)
     return kept.tolist()
 
 
@@ -227,22 +227,22 @@ def test_keep_largest_is_the_plain_definition(outer: int, length: int, inner: in
         assert expected == host(ops.keep_largest(y, 0, length, inner, group, keep))
 
 
-@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("integer", [np.int16, np.int32, np.int64])
 @pytest.mark.parametrize(("group", "keep"), [(1, 0), (1, 1), (2, 1), (4, 2), (16, 5), (127, 0), (127, 64), (127, 127)])
-def test_keep_largest_does_not_overflow(ops: Ops, kind: type[np.signedinteger], group: int, keep: int) -> None:
+def test_keep_largest_does_not_overflow(ops: Ops, integer: type[np.signedinteger], group: int, keep: int) -> None:
     """The 8-bit counts do not overflow in the longest group, whatever the order of its entries."""
-    top = int(np.iinfo(kind).max)
+    top = int(np.iinfo(integer).max)
     for values in (range(254), range(254, 0, -1), [7] * 254, [0, top] * 127, [top] * 254):
-        y = ops.load(np.array(list(values), kind))
+        y = ops.load(np.array(list(values), integer))
         assert grouped(list(values), 254, 1, group, keep) == host(ops.keep_largest(y, 0, 254, 1, group, keep))
 
 
-@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("integer", [np.int16, np.int32, np.int64])
 @pytest.mark.parametrize("keep", [1, 3, 16, 19, 20])
-def test_rows_keep_their_largest(ops: Ops, kind: type[np.signedinteger], keep: int) -> None:
+def test_rows_keep_their_largest(ops: Ops, integer: type[np.signedinteger], keep: int) -> None:
     """Each row of a matrix keeps its largest, among equals the lower index."""
-    rows = np.random.default_rng(keep).integers(0, 9, (7, 20)).astype(kind)
-    rows[0], rows[1], rows[2] = 5, np.iinfo(kind).max, np.arange(20)
+    rows = np.random.default_rng(keep).integers(0, 9, (7, 20)).astype(integer)
+    rows[0], rows[1], rows[2] = 5, np.iinfo(integer).max, np.arange(20)
     expected = [entry for row in rows.tolist() for entry in largest(row, keep)]
 
     assert expected == host(ops.keep_largest_of_rows(ops.load(rows), keep))
@@ -259,7 +259,7 @@ def test_rows_keep_their_largest(ops: Ops, kind: type[np.signedinteger], keep: i
 def test_drop_from_clears_the_tail(length: int, inner: int, start: int, count: int, data: Any) -> None:  # noqa: ANN401
     """Entries from a middle index on are cleared, wherever the run begins and ends."""
     first = data.draw(st.integers(0, length))
-    middles = [(at // inner) % length for at in range(start, start + count)]
+    middles = [(index // inner) % length for index in range(start, start + count)]
     assert middles == middle_index(start, count, length, inner).tolist()
 
     for make in OPS.values():

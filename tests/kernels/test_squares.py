@@ -7,13 +7,14 @@ from fractions import Fraction
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.ops import INTS
 from prunecli.kernels.squares import quantum, square_sum
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(st.data(), st.sampled_from(sorted(FLOATS)))
 def test_sums_of_squares_are_exact(data: st.DataObject, name: str) -> None:
     """The integer number of squared quanta equals the sum of the squares as fractions, with or without counts."""

@@ -105,9 +105,9 @@ def diff(  # noqa: PLR0913 - one keyword for each option
 ) -> Difference:
     """Compare the checkpoints at two paths.
 
-    Two containers of one family are compared completely: all tensors, metadata, other entries, records and files. Of a
-    torch file and a safetensors file, only the tensors of the state_dicts are compared. The layout of a container, the
-    order of its entries and bytes that no tensor uses never count.
+    Two containers of one family are compared completely: all tensors, metadata, other entries, records and files. If
+    one is a torch file and the other a safetensors file, only the tensors of the state_dicts are compared. The layout
+    of a container, the order of its entries and bytes that no tensor uses never count.
 
     Args:
         a: The first checkpoint: a file, or a directory or index of shards.

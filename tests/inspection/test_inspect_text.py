@@ -95,7 +95,7 @@ def large(tmp_path: Path) -> Path:
 
 
 def test_many_tensors_are_grouped(large: Path) -> None:
-    """Of many tensors, numbered ones with equal shapes share a line with their sums, unless all are wanted."""
+    """If there are many tensors, numbered ones with equal shapes share a line, unless all are wanted."""
     text, every = text_of(large), text_of(large, View(every=True))
 
     assert len(inspect(large).entries) > FOLDED_FROM

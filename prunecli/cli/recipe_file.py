@@ -80,6 +80,8 @@ def _recipe(text: str, path: str) -> Recipe:
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         hint = "[[rule]], with two brackets on each side" if isinstance(rules, dict) else _EXAMPLE
         raise UsageError("the rules of a recipe are tables in a list", hint=hint)
+    if not rules:
+        raise UsageError("a recipe has at least one rule", hint=_EXAMPLE)
     return Recipe(tuple(_rule(rule, number, text) for number, rule in enumerate(rules, 1)), path)
 
 

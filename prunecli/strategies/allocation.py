@@ -35,7 +35,7 @@ def allocate(name: str, shapes: Sequence[tuple[int, ...]], remaining: Sequence[i
 
     "uniform": the same fraction of each. "erk": Erdos-Renyi-Kernel, a tensor's density is proportional to sum(shape) /
     prod(shape), and tensors whose density would exceed 1 stay dense (google-research/rigl, sparse_utils.py; Evci et
-    al. 2020). "uniform+": the first convolution stays dense, the last matrix keeps 20 % or more, the others get the
+    al. 2020). "uniform+": the first convolution is kept dense, the last matrix keeps 20 % or more, the others get the
     same fraction (Gale et al. 2019).
 
     `remaining` is the number of weights of each tensor that are not already pruned, normally its numel; each count is

@@ -22,7 +22,7 @@ MAX_GROUP = 32_767
 
 @dataclass(frozen=True, slots=True)
 class TopK(PlansFromShape):
-    """Keep the `keep` largest of every `group` consecutive weights along `dim`; of equals the lower index stays.
+    """Keep the `keep` largest of every `group` consecutive weights along `dim`; of equals the lower index is kept.
 
     `TopK(2, 4)` is 2:4 sparsity.
 

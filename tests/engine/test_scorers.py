@@ -11,7 +11,7 @@ from support import expected
 from support.pruning import COUNTED, RANKING, Weights, pruned, same, stored
 from torch.nn.utils import prune as torch_prune
 
-from prunecli import CheckpointError, UsageError
+from prunecli import CheckpointError, UsageError, prune
 from prunecli.engine import rank_planner, scored_tensors
 from prunecli.strategies.strategy import Strategy
 from prunecli.strategies.structured import RandomStructured
@@ -56,6 +56,22 @@ def test_scores_can_be_in_any_container(tmp_path: Path) -> None:
 
     (keep,) = expected(L1(amount=0.5), [scores.T])
     assert torch.equal(found["a.weight"], torch.where(keep, weights["a.weight"], 0))
+
+
+def test_large_tensors_with_other_strides_are_sampled_in_row_major_order(tmp_path: Path) -> None:
+    """Scores and masks of a large transposed tensor give the result of the same tensor in row-major order."""
+    generator = torch.Generator().manual_seed(9)
+    weight = torch.randn(1300, 1100, generator=generator)
+    mask = {"a.weight": torch.rand(weight.shape, generator=generator) > 0.4}
+    options = {
+        "act_norms": stored(tmp_path, "norms", {"a.weight": torch.rand(1100, generator=generator)}),
+        "mask_in": stored(tmp_path, "mask", mask),
+    }
+    torch.save({"a.weight": weight.T.contiguous().T}, tmp_path / "in.pth")
+
+    prune(tmp_path / "in.pth", L1(amount=0.4), output=tmp_path / "out.pth", reports=(), **options)
+
+    assert same(torch.load(tmp_path / "out.pth"), pruned(tmp_path, {"a.weight": weight}, L1(amount=0.4), **options))
 
 
 @pytest.mark.parametrize(

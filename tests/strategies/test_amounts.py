@@ -151,7 +151,7 @@ def test_a_cut_that_prunes_all_equals_has_no_ties() -> None:
 
 
 def test_equals_that_were_not_counted_are_unknown() -> None:
-    """Where no cut goes through equals, their number per member may be None, and stays so in the cut."""
+    """Where no cut goes through equals, their number per member may be None, also in the cut."""
     (cut,) = exact_cuts(OrderStatistic(5, 1.5, 4, 1, (10,), (True,), (None,)))
 
     assert Cut(11, value=1.5) == cut

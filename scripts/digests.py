@@ -94,7 +94,7 @@ def pruned(command: str, checkpoint: Path, folder: Path) -> str:
 def looked(command: str, checkpoint: Path) -> str:
     """Run a command that only reads and return its line."""
     code, output = prune(*command.format(ckpt=checkpoint).split())
-    return f"{code} {hashlib.sha256(output).hexdigest()[:12]} {command} {checkpoint.name}"
+    return f"{code} {_json_digest(output.decode())} {command} {checkpoint.name}"
 
 
 def prune(*arguments: str) -> tuple[int, bytes]:
@@ -110,10 +110,13 @@ def digest(path: Path) -> str:
 
 def report_digest(path: Path) -> str:
     """Return the digest of what a report measured."""
-    if not path.exists():
-        return MISSING
-    text = json.dumps(_measured(json.loads(path.read_text(encoding="utf-8"))), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _json_digest(path.read_text(encoding="utf-8")) if path.exists() else MISSING
+
+
+def _json_digest(text: str) -> str:
+    """Return the digest of the numbers in a JSON document."""
+    numbers = json.dumps(_measured(json.loads(text)), sort_keys=True)
+    return hashlib.sha256(numbers.encode()).hexdigest()[:12]
 
 
 def _measured(value: object) -> object:

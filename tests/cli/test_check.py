@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from support.children import run_python
 from support.reports import written
 
-from prunecli.cli import main as cli
+from prunecli.cli.main import main
 from prunecli.inspection.check_text import write_findings
 from prunecli.inspection.conditions import Finite, NoAllZero
 from prunecli.inspection.findings import Finding
@@ -28,7 +28,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `prune check` and returns its exit code and both outputs."""
 
     def call(*args: object) -> tuple[int, str, str]:
-        code = cli.main(["check", *map(str, args)])
+        code = main(["check", *map(str, args)])
         return code, *capsys.readouterr()
 
     return call

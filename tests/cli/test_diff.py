@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from prunecli.cli import main as cli
+from prunecli.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `prune diff` and returns its exit code and both outputs."""
 
     def call(*args: object) -> tuple[int, str, str]:
-        code = cli.main(["diff", *map(str, args)])
+        code = main(["diff", *map(str, args)])
         return code, *capsys.readouterr()
 
     return call

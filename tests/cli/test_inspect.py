@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prunecli.cli import main as cli
+from prunecli.cli.main import main
 from prunecli.inspection.inspect import inspect
 from prunecli.inspection.inspect_json import to_json
 
@@ -27,7 +27,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `prune inspect` and returns its exit code and both outputs."""
 
     def call(*args: object) -> tuple[int, str, str]:
-        code = cli.main(["inspect", *map(str, args)])
+        code = main(["inspect", *map(str, args)])
         return code, *capsys.readouterr()
 
     return call

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prunecli.cli import main as cli
+from prunecli.cli.main import main
 from prunecli.inspection.scan import scan
 from prunecli.inspection.thresholds import SPARSITIES
 
@@ -26,7 +26,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `prune scan` and returns its exit code and both outputs."""
 
     def call(*args: object) -> tuple[int, str, str]:
-        code = cli.main(["scan", *map(str, args)])
+        code = main(["scan", *map(str, args)])
         return code, *capsys.readouterr()
 
     return call

@@ -23,7 +23,7 @@ from support.evaluation import (
     zeros,
 )
 
-from prunecli.cli import main as cli
+from prunecli.cli.main import main
 
 CHECKPOINTS = SHARED / "checkpoints"
 
@@ -36,7 +36,7 @@ def ckpt(tmp_path: Path) -> Path:
 
 def run(*args: str | Path) -> int:
     """Run `prune search` in this process."""
-    return cli.main(["search", *map(str, args)])
+    return main(["search", *map(str, args)])
 
 
 @pytest.mark.parametrize(("drop", "expected"), [("0.25", 250), ("0", 0)])

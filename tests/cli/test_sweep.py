@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from support.evaluation import counting_command, density_command, evaluations, names, save_weights
 
-from prunecli.cli import main as cli
+from prunecli.cli.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ def ckpt(tmp_path: Path) -> Path:
 
 def run(*args: str | Path) -> int:
     """Run `prune sweep` in this process."""
-    return cli.main(["sweep", *map(str, args)])
+    return main(["sweep", *map(str, args)])
 
 
 def test_the_table_csv_and_json_hold_the_same_numbers(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,12 +7,11 @@ formulas; only the JSON form has them verbatim.
 from __future__ import annotations
 
 import csv
-from dataclasses import fields
 from io import StringIO
 from math import isinf
 from typing import TYPE_CHECKING
 
-from prunecli.report.model import Row
+from prunecli.report.model import COLUMNS
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -30,10 +29,9 @@ def to_csv(report: Report) -> str:
     """
     out = StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    names = [*(f.name for f in fields(Row)), "sparsity_before", "sparsity_after"]
-    writer.writerow(names)
+    writer.writerow(COLUMNS)
     for row in report.rows:
-        writer.writerow(_cell(name, getattr(row, name)) for name in names)
+        writer.writerow(_cell(name, getattr(row, name)) for name in COLUMNS)
     return out.getvalue()
 
 
@@ -48,9 +46,5 @@ def _cell(name: str, value: object) -> str:
         return repr(value)
     if isinstance(value, (tuple, list)):
         value = ("x" if name == "shape" else "; ").join(map(str, value))
-    return _text(str(value))
-
-
-def _text(text: str) -> str:
-    text = printable(text)
+    text = printable(str(value))
     return f"'{text}" if text.startswith(FORMULA) else text

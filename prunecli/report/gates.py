@@ -12,7 +12,7 @@ from prunecli.errors import Argument, PruneError, UsageError
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from prunecli.report.model import Report
 
@@ -128,25 +128,19 @@ def failures(report: Report, gates: Gates) -> tuple[str, ...]:
     Only selected tensors count. Names are escaped for a terminal.
     """
     counts = [Count(r.name, r.zeros_after, r.numel) for r in report.rows if r.selected and r.zeros_after is not None]
-    return tuple(_failures(counts, gates))
-
-
-def _failures(counts: Sequence[Count], gates: Gates) -> Iterator[str]:
-    for fraction, upper in ((gates.min_sparsity, False), (gates.max_sparsity, True)):
-        bound = None if fraction is None else Bound(fraction, upper)
-        if bound is not None and not bound.holds(counts):
-            yield _failure(bound, "the selected weights", counts)
-    if gates.max_tensor_sparsity is None:
-        return
-    each = Bound(gates.max_tensor_sparsity, upper=True)
-    for count in counts:
-        if not each.holds([count]):
-            yield _failure(each, printable(count.name), [count])
+    judged = [
+        (gates.min_sparsity, False, "the selected weights", counts),
+        (gates.max_sparsity, True, "the selected weights", counts),
+        *((gates.max_tensor_sparsity, True, printable(count.name), [count]) for count in counts),
+    ]
+    sentences = (_failure(Bound(f, upper), of, some) for f, upper, of, some in judged if f is not None)
+    return tuple(filter(None, sentences))
 
 
 def _failure(bound: Bound, of: str, counts: Sequence[Count]) -> str:
+    """Return the sentence about weights outside `bound`, "" if they are within it."""
     verb = "may" if bound.upper else "must"
-    return f"{bound.wanted()} of {of} {verb} be zero, not {bound.got(counts)}"
+    return "" if bound.holds(counts) else f"{bound.wanted()} of {of} {verb} be zero, not {bound.got(counts)}"
 
 
 class GateError(PruneError):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from prunecli.report import figures
-from prunecli.report.model import NOT_READ
+from prunecli.report.model import NOT_READ, skipped_names
 from prunecli.report.page import NAME, render_page
 from prunecli.report.text import at_cut, request
 from prunecli.text.escape import shortened
 from prunecli.text.numbers import format_shape
+from prunecli.text.tables import largest_in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from prunecli.report.model import Report, Row
 
@@ -43,37 +43,9 @@ def to_html(report: Report) -> str:
     return render_page("report/report.html", script="report/report.js", **_values(report)) + "\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """Two parts of a bar in percent: `was` zero before, `pruned` by this run."""
-
-    was: float
-    pruned: float
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One row of the table, and the texts of it that are not plain numbers."""
-
-    row: Row
-    bar: Bar
-    shape: str
-    at_cut: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """One histogram and its caption; `name` is None for all selected tensors together."""
-
-    name: str | None
-    weights: int
-    zeros: str
-    figure: figures.Histogram
-
-
 def _values(report: Report) -> dict[str, object]:
     selected = [row for row in report.rows if row.selected]
-    listed = _largest(selected, ROWS)
+    listed = largest_in_order(selected, _numel, ROWS)
     return {
         "report": report,
         "version": report.version,
@@ -90,30 +62,30 @@ def _values(report: Report) -> dict[str, object]:
         "box": figures,
         "lines": [_line(row) for row in listed],
         "unlisted": len(selected) - len(listed),
-        "skipped": _skipped(report.rows),
+        "skipped": [(why, names[:NAMES], len(names[NAMES:])) for why, names in skipped_names(report.rows)],
         "not_read": NOT_READ,
         "shows": {key: any(getattr(row, key) for row in listed) for key in OPTIONAL},
     }
 
 
-def _largest(rows: Sequence[Row], limit: int) -> list[Row]:
-    """Return the `limit` largest of `rows`, in their order."""
-    order = sorted(range(len(rows)), key=lambda index: (-rows[index].numel, index))[:limit]
-    return [rows[index] for index in sorted(order)]
+def _numel(row: Row) -> int:
+    return row.numel
 
 
-def _bar(was: int | None, now: int | None, numel: int) -> Bar:
+def _bar(was: int | None, now: int | None, numel: int) -> dict[str, float]:
+    """Return the parts of a bar in percent: zeros before the run, and weights that the run pruned."""
     before, after = ((count or 0) / (numel or 1) * 100 for count in (was, now))
-    return Bar(round(min(before, after), 2), round(max(after - before, 0), 2))
+    return {"was": round(min(before, after), 2), "pruned": round(max(after - before, 0), 2)}
 
 
-def _line(row: Row) -> Line:
-    return Line(
-        row=row,
-        bar=_bar(row.zeros_before, row.zeros_after, row.numel),
-        shape=shortened(format_shape(row.shape).replace("x", " \u00d7 "), NAME),
-        at_cut=at_cut(row),
-    )
+def _line(row: Row) -> dict[str, object]:
+    """Return a row of the table, and those of its texts that are not plain numbers."""
+    return {
+        "row": row,
+        "bar": _bar(row.zeros_before, row.zeros_after, row.numel),
+        "shape": shortened(format_shape(row.shape).replace("x", " \u00d7 "), NAME),
+        "at_cut": at_cut(row),
+    }
 
 
 def _sizes(report: Report) -> list[tuple[str, int, float]]:
@@ -129,7 +101,7 @@ def _sizes(report: Report) -> list[tuple[str, int, float]]:
     return [(label, size, round(100 * size / most, 2)) for label, size in sizes]
 
 
-def _drawings(report: Report, rows: Sequence[Row]) -> list[Drawing]:
+def _drawings(report: Report, rows: Sequence[Row]) -> list[dict[str, object]]:
     """Return the histogram of all selected tensors together, and those of the largest."""
     counted = [row for row in rows if row.name in report.histograms]
     drawings = []
@@ -137,23 +109,16 @@ def _drawings(report: Report, rows: Sequence[Row]) -> list[Drawing]:
         cuts = {figures.separating(row) for row in counted}
         cut = cuts.pop() if len(cuts) == 1 else None
         drawings.append(_drawing(None, counted, report, cut))
-    drawings += [_drawing(row.name, [row], report, figures.separating(row)) for row in _largest(counted, HISTOGRAMS)]
+    drawn = largest_in_order(counted, _numel, HISTOGRAMS)
+    drawings += [_drawing(row.name, [row], report, figures.separating(row)) for row in drawn]
     return [drawing for drawing in drawings if drawing is not None]
 
 
-def _drawing(name: str | None, rows: Sequence[Row], report: Report, cut: float | None) -> Drawing | None:
+def _drawing(name: str | None, rows: Sequence[Row], report: Report, cut: float | None) -> dict[str, object] | None:
+    """Return a histogram and its caption; `name` is None for all selected tensors together."""
     figure = figures.histogram([report.histograms[row.name] for row in rows], cut)
     if figure is None:
         return None
     was, now = (sum(getattr(row, key) or 0 for row in rows) for key in ("zeros_before", "zeros_after"))
-    return Drawing(name, sum(row.numel for row in rows), f"{was:,} \u2192 {now:,}", figure)
-
-
-def _skipped(rows: Iterable[Row]) -> list[tuple[str, list[str], int]]:
-    """Return the reasons, the commonest first, each with some names and the number of the others."""
-    names: dict[str, list[str]] = {}
-    for row in rows:
-        if not row.selected:
-            names.setdefault(row.reason or "not selected", []).append(row.name)
-    ordered = sorted(names.items(), key=lambda item: -len(item[1]))
-    return [(reason, some[:NAMES], len(some[NAMES:])) for reason, some in ordered]
+    weights = sum(row.numel for row in rows)
+    return {"name": name, "weights": weights, "zeros": f"{was:,} \u2192 {now:,}", "figure": figure}

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from math import isfinite, isnan
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
-from prunecli.report.model import NOT_READ, ON_DISK, AllTotals, OnDisk, Report, Row, SelectedTotals
+from prunecli.report.model import COLUMNS, NOT_READ, ON_DISK
 from prunecli.text.json import dump_json
 
 if TYPE_CHECKING:
-    from prunecli.report.model import Compressed
+    from prunecli.report.model import OnDisk, Report
 
 SCHEMA = 1
 """The version of the document. It rises when a key is removed or changes its meaning."""
 
-_COLUMNS = tuple(f.name for f in fields(Row))
 _UNCHANGED = frozenset({str, bool, int, type(None)})  # most values of a large report
 
 
@@ -29,15 +28,11 @@ def to_json(report: Report) -> str:
     """
     head = {key: _plain(value) for key, value in _document(report).items()}
     # Rows are converted one at a time: the dicts of many small tensors take more memory than their weights.
-    return dump_json(head, tensors=(_plain(_row(row)) for row in report.rows))
+    return dump_json(head, tensors=({name: _plain(getattr(row, name)) for name in COLUMNS} for row in report.rows))
 
 
 def _document(report: Report) -> dict[str, object]:
-    output = {
-        "path": report.output_path,
-        "bytes": report.output_bytes,
-        "sha256": report.output_sha256,
-    }
+    output = {"path": report.output_path, "bytes": report.output_bytes, "sha256": report.output_sha256}
     return {
         "schema": SCHEMA,
         "tool": {"name": "prunecli", "version": report.version},
@@ -54,7 +49,7 @@ def _document(report: Report) -> dict[str, object]:
             "sha256": report.input_sha256,
         },
         "output": None if report.output_path is None else output,
-        "totals": {"selected": _values(report.selected), "all": {**_values(report.all), "note": NOT_READ}},
+        "totals": {"selected": asdict(report.selected), "all": {**asdict(report.all), "note": NOT_READ}},
         "on_disk": _on_disk(report.on_disk),
         "warnings": report.warnings,
         "facts": report.facts,
@@ -63,20 +58,10 @@ def _document(report: Report) -> dict[str, object]:
 
 def _on_disk(disk: OnDisk) -> dict[str, object]:
     """Return the sizes; the key `compressed` is absent without an estimate."""
-    values = {**_values(disk), "note": ON_DISK}
+    values = asdict(disk)
     if disk.compressed is None:
         del values["compressed"]
-        return values
-    return {**values, "compressed": _values(disk.compressed)}
-
-
-def _values(value: SelectedTotals | AllTotals | OnDisk | Compressed) -> dict[str, object]:
-    return {f.name: getattr(value, f.name) for f in fields(value)}
-
-
-def _row(row: Row) -> dict[str, object]:
-    values = {name: getattr(row, name) for name in _COLUMNS}
-    return {**values, "sparsity_before": row.sparsity_before, "sparsity_after": row.sparsity_after}
+    return {**values, "note": ON_DISK}
 
 
 def _plain(value: object) -> object:

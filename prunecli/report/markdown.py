@@ -11,6 +11,7 @@ import shlex
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from prunecli.report.model import ON_DISK, skipped_names
 from prunecli.report.text import request
 from prunecli.text.escape import printable, shortened
 from prunecli.text.numbers import counted, format_bytes, format_shape, magnitude, number, percent, plural
@@ -25,9 +26,6 @@ LIMIT = 60_000
 
 TOP = 12
 """Tensors in the table that is always visible: the most pruned."""
-
-SENTENCE = "A dense file with zeros is neither smaller nor faster by itself."
-"""The note on the sizes on disk."""
 
 _NAME = 100  # characters of a name
 _TEXT = 300  # characters of a sentence
@@ -110,7 +108,7 @@ def _sizes(report: Report) -> str:
         parts.append(f"about {after} with {disk.compressed.method} ({before} before)")
     total = counted(report.selected.tensors, "tensor")
     fits = "" if disk.two_four is None else f" 2:4 fits {disk.two_four:,} of {total}."
-    return f"**On disk:** {', '.join(parts)}.{fits} {SENTENCE}"
+    return f"**On disk:** {', '.join(parts)}.{fits} {ON_DISK.capitalize()}."
 
 
 def _tables(report: Report, space: int) -> list[str]:
@@ -150,18 +148,13 @@ def _line(row: Row) -> str:
 
 
 def _skipped(rows: Iterable[Row]) -> list[str]:
-    reasons: dict[str, int] = {}
-    for row in rows:
-        if not row.selected:
-            reason = row.reason or "not selected"
-            reasons[reason] = reasons.get(reason, 0) + 1
+    reasons = skipped_names(rows)
     if not reasons:
         return []
-    most = sorted(reasons.items(), key=lambda item: -item[1])
-    lines = [f"- {count:,}: {text(reason)}" for reason, count in most[:_LINES]]
-    if len(most) > _LINES:
-        lines.append(f"- {sum(count for _, count in most[_LINES:]):,}: for other reasons")
-    count = sum(reasons.values())
+    lines = [f"- {len(names):,}: {text(reason)}" for reason, names in reasons[:_LINES]]
+    if others := sum(len(names) for _, names in reasons[_LINES:]):
+        lines.append(f"- {others:,}: for other reasons")
+    count = sum(len(names) for _, names in reasons)
     title = f"{counted(count, 'tensor')} left as {plural(count, 'it is', 'they are')}"
     return [f"<details>\n<summary>{title}</summary>\n\n" + "\n".join(lines) + "\n\n</details>"]
 

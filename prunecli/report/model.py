@@ -5,7 +5,7 @@ Every number is measured on the bytes that were written. This module reads and w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
@@ -92,6 +92,10 @@ class Row:
     def sparsity_after(self) -> float | None:
         """The fraction (0-1) of zeros in the output, None if it is unknown."""
         return _fraction(self.zeros_after, self.numel)
+
+
+COLUMNS = (*(f.name for f in fields(Row)), "sparsity_before", "sparsity_after")
+"""The attributes of a row that the JSON and CSV forms list, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +218,7 @@ class Report:
     command: tuple[str, ...] = ()
     dry_run: bool = False
     warnings: tuple[str, ...] = ()
-    facts: tuple[str, ...] = field(default=())
+    facts: tuple[str, ...] = ()
     compressed: Compressed | None = None
     histograms: Mapping[str, BeforeAfter] = field(default_factory=dict)
 
@@ -306,6 +310,15 @@ def warnings_for(rows: Sequence[Row]) -> tuple[str, ...]:
         verb = plural(count, "weight is", "weights are")
         warnings.append(f"{count:,} {verb} not finite (NaN or infinity): {listed(names, _NAMED)}")
     return tuple(warnings)
+
+
+def skipped_names(rows: Iterable[Row]) -> list[tuple[str, list[str]]]:
+    """Return the reasons why tensors were not selected, the commonest first, each with their names."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.selected:
+            names.setdefault(row.reason or "not selected", []).append(row.name)
+    return sorted(names.items(), key=lambda item: -len(item[1]))
 
 
 def facts_about(others: Sequence[tuple[str, str]]) -> tuple[str, ...]:

@@ -50,9 +50,8 @@ SUFFIXES = tuple(_RENDERERS)
 def check_suffixes(paths: Iterable[PathLike]) -> None:
     """Raise UsageError for the first of `paths` whose suffix is not in SUFFIXES."""
     for path in paths:
-        suffix = PurePath(path).suffix
-        if suffix.lower() not in _RENDERERS:
-            raise _unknown(suffix, PurePath(path))
+        if PurePath(path).suffix.lower() not in _RENDERERS:
+            raise _unknown(PurePath(path))
 
 
 def draws_histograms(paths: Iterable[PathLike]) -> bool:
@@ -62,14 +61,12 @@ def draws_histograms(paths: Iterable[PathLike]) -> bool:
 
 def render_report(report: Report, suffix: str) -> str:
     """Return `report` in the form of `suffix` (".json", ".csv", ".md" or ".html"); UsageError for another suffix."""
-    render = _RENDERERS.get(suffix.lower())
-    if render is None:
-        raise _unknown(suffix, PurePath("report"))
-    return render(report)
+    check_suffixes([f"report{suffix}"])
+    return _RENDERERS[suffix.lower()](report)
 
 
-def _unknown(suffix: str, path: PurePath) -> UsageError:
+def _unknown(path: PurePath) -> UsageError:
     known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-    actual = repr(suffix) if suffix else "without a suffix"
+    actual = repr(path.suffix) if path.suffix else "without a suffix"
     better = path.with_suffix(".json") if path.name else PurePath("report.json")
     return UsageError(f"a report is written as {known}, not {actual}", hint=Argument("reports", [str(better)]))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, TextIO
 
-from prunecli.report.model import ON_DISK
+from prunecli.report.model import ON_DISK, skipped_names
 from prunecli.text.escape import printable
 from prunecli.text.numbers import counted, format_bytes, format_shape, magnitude, number, percent
 from prunecli.text.tables import Block, Column, View, largest, write_blocks
@@ -126,17 +125,13 @@ def _totals(report: Report) -> list[str]:
 
 
 def _skipped(rows: Iterable[Row]) -> list[str]:
-    names: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        if not row.selected:
-            names[row.reason or "not selected"].append(printable(row.name))
-    counts = Counter({reason: len(some) for reason, some in names.items()}).most_common()
-    lines = [
-        f"skipped   {count:,}: {printable(reason)}" + (f" ({', '.join(names[reason])})" if count <= _FEW_NAMES else "")
-        for reason, count in counts[:_REASONS]
-    ]
-    rest = sum(count for _, count in counts[_REASONS:])
-    return [*lines, f"skipped   {rest:,}: for other reasons"] if rest else lines
+    reasons = skipped_names(rows)
+    lines = []
+    for reason, names in reasons[:_REASONS]:
+        named = f" ({', '.join(map(printable, names))})" if len(names) <= _FEW_NAMES else ""
+        lines.append(f"skipped   {len(names):,}: {printable(reason)}{named}")
+    others = sum(len(names) for _, names in reasons[_REASONS:])
+    return [*lines, f"skipped   {others:,}: for other reasons"] if others else lines
 
 
 def _sizes(report: Report) -> str:

@@ -70,12 +70,17 @@ class View:
 
 def largest(rows: Sequence[T], size: Callable[[T], int], view: View, *, terminal: bool) -> list[T]:
     """Return the rows to show: under `top` by size, else in their order; a terminal gets LARGEST of many."""
-    order = sorted(range(len(rows)), key=lambda i: -size(rows[i]))
     if view.top is not None:
-        return [rows[i] for i in order[: view.top]]
+        return sorted(rows, key=size, reverse=True)[: view.top]
     if view.every or not terminal or len(rows) <= MOST_ROWS:
         return list(rows)
-    return [rows[i] for i in sorted(order[:LARGEST])]
+    return largest_in_order(rows, size, LARGEST)
+
+
+def largest_in_order(rows: Sequence[T], size: Callable[[T], int], count: int) -> list[T]:
+    """Return the `count` largest of `rows`, in their order; of equal rows, the first ones."""
+    order = sorted(range(len(rows)), key=lambda index: size(rows[index]), reverse=True)
+    return [rows[index] for index in sorted(order[:count])]
 
 
 def write_blocks(blocks: Iterable[Block], stream: TextIO) -> None:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.utils import prune as torch_prune
 
-from prunecli.cli.parsers import sparsity
 from prunecli.errors import UsageError
 from prunecli.report.gates import Bound, Count, Gates, failures
 from prunecli.report.model import Report, Row
@@ -90,42 +89,6 @@ def test_a_near_miss_has_enough_digits() -> None:
     assert Bound(0.8).got([Count("w", 79_999, 100_000)]) == "79.999% (79,999 of 100,000; 1 too few)"
     assert Bound(0.5).got([Count("w", 99_999, 100_000)]) == "99.999% (99,999 of 100,000)"
     assert Bound(0.5).got([Count("w", 1, 100_000)]) == "0.001% (1 of 100,000; 49,999 too few)"
-
-
-# --- text to a fraction
-
-
-@pytest.mark.parametrize(
-    ("text", "fraction"),
-    [("0.5", 0.5), ("50%", 0.5), ("33.3%", 0.333), ("1", 1.0), ("100%", 1.0), ("0", 0.0), ("1e-3", 0.001)],
-)
-def test_a_sparsity_is_a_fraction_or_a_percentage(text: str, fraction: float) -> None:
-    """Both spellings of a number are the same number."""
-    assert sparsity("--min-sparsity")(text) == fraction
-
-
-@given(st.integers(0, 10**6))
-def test_a_percentage_is_the_number_that_its_digits_say(millionths: int) -> None:
-    """Moving the decimal point changes no bit."""
-    assert sparsity("--x")(f"{millionths / 10**4:.4f}%") == sparsity("--x")(f"{millionths / 10**6:.6f}")
-
-
-@pytest.mark.parametrize("text", ["", "%", "half", "50", "-1", "101%", "nan", "inf", "1e999999999", "-0.1", "0.5%%"])
-def test_other_text_is_an_error_with_a_hint(text: str) -> None:
-    """The error names the text, and the hint is the option with a value."""
-    with pytest.raises(UsageError, match="--min-sparsity") as caught:
-        sparsity("--min-sparsity")(text)
-
-    assert caught.value.hint is not None
-    assert "--min-sparsity " in caught.value.hint
-
-
-def test_the_hint_reads_a_whole_number_as_a_percentage() -> None:
-    """For 80 the hint is 80%."""
-    with pytest.raises(UsageError) as caught:
-        sparsity("--min-sparsity")("80")
-
-    assert caught.value.hint == "--min-sparsity 80%, or --min-sparsity 0.8"
 
 
 # --- gates

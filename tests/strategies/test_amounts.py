@@ -30,6 +30,12 @@ def test_every_fraction_is_read_back_from_its_text(value: float) -> None:
     assert value == parse_amount(repr(value), allow_whole=True)
 
 
+@given(st.integers(0, 10**6))
+def test_a_percentage_is_the_fraction_with_the_point_moved(millionths: int) -> None:
+    """Moving the decimal point by two digits changes no bit."""
+    assert parse_amount(f"{millionths / 10**4:.4f}%") == parse_amount(f"{millionths / 10**6:.6f}")
+
+
 @pytest.mark.parametrize(
     ("text", "hint"),
     [

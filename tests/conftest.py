@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from support import CONTAINERS, STRATEGIES, make_checkpoint
 from support.profiles import load_profiles
 from support.runs import Forks, forking
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 load_profiles()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell; child processes inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Start each test with the same random numbers of torch."""
+    torch.manual_seed(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ def test_a_pipe_into_a_file_and_a_file_into_a_pipe(ckpt: Path, tmp_path: Path) -
 
     assert piped("global", "-", *half, "-o", str(tmp_path / "a"), stdin=ckpt.read_bytes()).returncode == 0
     with ckpt.open("rb") as source, (tmp_path / "b").open("wb") as target:
-        assert start("global", "-", *half, "-o", "-", stdin=source, stdout=target).wait(timeout=60) == 0
+        assert start("global", "-", *half, "-o", "-", stdin=source, stdout=target).wait(timeout=600) == 0
 
     assert piped("global", str(ckpt), *half, "-o", "-").stdout == expected
     assert [(tmp_path / name).read_bytes() for name in "ab"] == [expected, expected]
@@ -227,7 +227,7 @@ def test_an_interrupted_pipe_leaves_no_temporary(ckpt: Path, spooled: Path, numb
         child.stdin.write(ckpt.read_bytes()[: 1 << 20])
         child.stdin.flush()  # more than a pipe holds, so the run is reading now
         child.send_signal(number)
-        assert child.wait(timeout=60) == 128 + number
+        assert child.wait(timeout=600) == 128 + number
 
     assert list(spooled.iterdir()) == []
 
@@ -271,7 +271,7 @@ def test_a_full_target_of_standard_output_is_reported(ckpt: Path, tmp_path: Path
     with node.open("wb") as full:
         arguments = ("global", str(ckpt), "--amount", "0.5", "-o", "-", "-q")
         with start(*arguments, stdout=full, stderr=subprocess.PIPE) as child:
-            _, errors = child.communicate(timeout=60)
+            _, errors = child.communicate(timeout=600)
 
     assert child.returncode == 2
     assert errors.startswith(b"error: standard output did not take the whole checkpoint: No space left")

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from support import CONTAINERS, SHARED, bits, chosen, make_checkpoint, make_weights
+from support import CONTAINERS, SHARED, bits, chosen, examples, make_checkpoint, make_weights
 
 import prunecli
 from prunecli.errors import CheckpointError, SelectionError, UsageError
@@ -253,7 +253,7 @@ def test_pruning_only_adds_zeros(container: str, tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_one_changed_bit_is_found(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every changed bit fails with its position, also in NaN or a sign, unless the value is zero now."""
     folder = tmp_path_factory.mktemp("bit")

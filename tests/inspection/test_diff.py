@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from support import CONTAINERS, SHARED, bits, make_checkpoint, make_weights
+from support import CONTAINERS, SHARED, bits, examples, make_checkpoint, make_weights
 from support.reports import written
 
 import prunecli
@@ -106,7 +106,7 @@ def as_numbers(t: torch.Tensor) -> np.ndarray[Any, Any]:
     window=st.sampled_from([2, 8, 1 << 18]),
     piece=st.sampled_from([4, 1 << 24]),
 )
-@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(250), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_changes_equal_those_of_numpy(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,

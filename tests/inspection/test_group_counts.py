@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.engine.measure import conforms
@@ -48,7 +49,7 @@ def test_counts_include_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
     window=st.sampled_from([1, 3, 16, 1 << 18]),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_overfull_groups_equal_those_of_a_loop(
     monkeypatch: pytest.MonkeyPatch, shape: list[int], keep: int, group: int, dim: int, window: int, seed: int
 ) -> None:

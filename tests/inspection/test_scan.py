@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from support import SHARED
@@ -108,7 +108,6 @@ def test_the_bend_is_the_last_count_that_keeps_enough(values: list[float]) -> No
     assert bend == len(values) or kept(histogram, bend + 1) <= ENOUGH + 1e-9
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 50))
 def test_the_norm_kept_falls_with_the_sparsity(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     """The norm kept falls with the sparsity and stays between 1 and 0."""

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from support import examples
 from support.weights import TORCH_FLOATS
 
 import prunecli.inspection.thresholds
@@ -77,7 +78,7 @@ def test_joint_thresholds_are_the_order_statistics_of_all_weights(tmp_path: Path
         assert step.zeroed == sum(zeroed_by(step.threshold, t) for t in tensors) == (magnitudes <= quantile).sum()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(names=st.lists(st.sampled_from(sorted(TORCH_FLOATS)), min_size=2, max_size=5), seed=st.integers(0, 99))
 def test_thresholds_of_mixed_dtypes_zero_the_counted_weights(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], seed: int

@@ -23,9 +23,6 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("d*/*.md")
 SOURCES = [p for folder in ("prunecli", "scripts", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
 FILES = [path.relative_to(ROOT).as_posix() for path in [*PAGES, *SOURCES] if path != Path(__file__)]
 
-NOT_YET = ("prunecli/engine/", "tests/cli/", "tests/engine/", "tests/ranking/", "tests/strategies/")
-"""Paths that still have such words; this list shrinks to nothing."""
-
 
 def texts(source: str) -> Iterator[tuple[int, str]]:
     """Yield the line and the text of each comment, string of more than one word, and test name."""
@@ -40,7 +37,7 @@ def texts(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.name
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(NOT_YET)])
+@pytest.mark.parametrize("name", FILES)
 def test_words_are_plain(name: str) -> None:
     """No comment, docstring, message, test name or page has a word of the list."""
     text = (ROOT / name).read_text(encoding="utf-8")

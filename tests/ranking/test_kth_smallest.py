@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.bit_patterns import narrow, values, widen
@@ -221,7 +222,7 @@ def test_two_ranks_on_both_sides_of_a_bracket_end_the_search(low: int, high: int
     assert [order.cuts[0] for order in found.statistics()] == [50, 51]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(data=st.data())
 def test_any_mixture_ranks_by_value(data: Any) -> None:  # noqa: ANN401
     """Random patterns of random formats, NaN excluded, have the ranks of their float64 values."""

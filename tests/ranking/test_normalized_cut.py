@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 from support.normalized import Member, check, check_cuts, cut_search, drive, member, no_limits, sums_from_the_top
 
 from prunecli.dtypes import FLOATS
@@ -91,7 +92,7 @@ def some_members(draw: st.DrawFn) -> list[Member]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.data(), some_members(), st.sampled_from(NORMALIZE), st.integers(0, 9), st.sampled_from([1, 7, 100]))
 def test_any_small_tensors(data: st.DataObject, members: list[Member], kind: str, seed: int, chunk: int) -> None:
     """With ties, zeros, NaN, mixed dtypes, already pruned weights and limits, the result is that of sorting."""
@@ -105,7 +106,7 @@ def test_any_small_tensors(data: st.DataObject, members: list[Member], kind: str
     check(kind, members, bounds, k, seed=seed, chunk=chunk)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     st.lists(st.lists(st.integers(0, FLOATS["F64"].finite_max), min_size=1, max_size=12), min_size=1, max_size=3),
     st.sampled_from(NORMALIZE),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support import SHARED
+from support import SHARED, examples
 
 from prunecli.errors import UsageError
 from prunecli.formats.open import open_checkpoint
@@ -53,7 +53,7 @@ def published_erk(shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[fl
         dense |= raw == raw[~dense].max()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.data(), SHAPES, st.sampled_from(ALLOCATIONS), st.floats(0, 1))
 def test_the_total_is_exact_and_no_count_exceeds_its_tensor(
     data: st.DataObject, shapes: Shapes, name: str, amount: float
@@ -69,7 +69,7 @@ def test_the_total_is_exact_and_no_count_exceeds_its_tensor(
     assert all(0 <= count <= rest for count, rest in zip(counts, remaining, strict=True))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(SHAPES, st.floats(0, 1))
 def test_uniform_prunes_the_same_fraction_of_each(shapes: Shapes, amount: float) -> None:
     """Each count is within one of its exact share."""
@@ -107,7 +107,7 @@ def test_erk_on_real_shapes(name: str) -> None:
             assert count == pytest.approx(size * sparsity, abs=len(shapes))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(SHAPES, st.floats(0.01, 0.99))
 def test_erk_on_any_shapes(shapes: Shapes, amount: float) -> None:
     """Densities below 1 are proportional to sum(shape) / prod(shape)."""

@@ -7,6 +7,7 @@ from math import inf, nan
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 from torch.nn.utils.prune import _compute_nparams_toprune
 
 from prunecli import Global, UsageError
@@ -79,7 +80,7 @@ def test_float32_values_round_to_themselves(value: float) -> None:
 # --- counts
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(numel=st.integers(0, 10_000), amount=st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])))
 def test_an_amount_is_rounded_as_torch_rounds_it(numel: int, amount: float) -> None:
     """The count is torch.nn.utils.prune's number for a fraction, half to even."""

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from support import examples
 
 from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.dtypes import FLOATS
@@ -69,7 +70,7 @@ def test_a_threshold_is_finite_and_not_negative(thr: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(thr=st.one_of(st.floats(0, 1), st.floats(0, 1e39), st.sampled_from([0.0, 0.1, 65_504.0, 65_520.0, 70_000.0])))
 def test_a_threshold_prunes_what_torchs_comparison_prunes(dtype: str, thr: float) -> None:
     """Of all finite weights around the threshold, those with `tensor.abs() > thr` are kept, as are infinity and NaN."""
@@ -122,7 +123,7 @@ percents = st.one_of(
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250))
 @given(size=st.integers(1, 400), q=percents, seed=st.integers(0, 10_000))
 def test_a_percentile_is_numpys_bit_for_bit(kind: type[np.floating], size: int, q: float, seed: int) -> None:
     """The value of the cut is that of np.percentile, and the pruned magnitudes are those up to it."""
@@ -148,7 +149,7 @@ def plain_percentile(values: NDArray[Any], q: float) -> float:
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(data=st.data(), q=percents)
 def test_a_percentile_of_extreme_numbers_is_numpys(kind: type[np.floating], data: Any, q: float) -> None:  # noqa: ANN401
     """Constant, tiny, huge, subnormal and few values give the same bits as NumPy."""

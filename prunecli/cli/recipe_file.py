@@ -140,17 +140,17 @@ def _parser(command: str, name: str, annotation: Any) -> Callable[[object], obje
     type_, option = get_args(annotation)
     parse = getattr(option, "parser", None) or str
 
-    def value(given: object) -> object:
-        if type_ is bool and isinstance(given, bool):
-            return given
+    def convert(value: object) -> object:
+        if type_ is bool and isinstance(value, bool):
+            return value
         if type_ is bool:
-            raise UsageError(f"{name} is true or false, not {printable(repr(given))}", hint=Argument(name, value=True))
-        if isinstance(given, bool) or not isinstance(given, (str, int, float)):
-            wrong = str(given).lower() if isinstance(given, bool) else str(given)
+            raise UsageError(f"{name} is true or false, not {printable(repr(value))}", hint=Argument(name, value=True))
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            wrong = str(value).lower() if isinstance(value, bool) else str(value)
             raise UsageError(f"{name} is a number or a text, not {printable(wrong)}", hint=f"prune {command} -h")
-        return parse(str(given))
+        return parse(str(value))
 
-    return value
+    return convert
 
 
 def _selection(values: Mapping[str, Any]) -> Selector:

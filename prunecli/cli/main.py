@@ -94,13 +94,14 @@ def add_pruning_command(make: Callable[..., Strategy | Recipe]) -> None:
     joined: required arguments first, then the checkpoint, the command's own options, and the shared ones.
     """
     from prunecli.cli.options import SharedOptions
-    from prunecli.cli.run_pruning import run_pruning
 
     # Not get_type_hints: before Python 3.11 it adds Optional to a parameter whose default is None, and Typer then
     # overlooks the option.
     own, shared = (dict(inspect.signature(f, eval_str=True).parameters) for f in (make, SharedOptions))
 
     def run(**arguments: Any) -> int:  # noqa: ANN401 - typed by the signature below
+        from prunecli.cli.run_pruning import run_pruning
+
         strategy = make(**{name: arguments.pop(name) for name in own})
         return run_pruning(strategy, SharedOptions(**arguments))
 

@@ -116,12 +116,16 @@ def _unreadable(error: OSError) -> NoReturn:
 
 def _only_index(directory: Path, names: list[str]) -> Path | None:
     indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
-    if len(indexes) > 1:
-        raise CheckpointError(
-            f"{directory} has {len(indexes)} indexes: {listed(indexes, _NAMED)}",
-            hint=f"name the one you mean: {directory / indexes[0]}",
-        )
+    _refuse_several(directory, indexes, "indexes")
     return directory / indexes[0] if indexes else None
+
+
+def _refuse_several(directory: Path, names: list[str], noun: str) -> None:
+    if len(names) > 1:
+        raise CheckpointError(
+            f"{directory} has {len(names)} {noun}: {listed(names, _NAMED)}",
+            hint=f"name the one you mean: {directory / names[0]}",
+        )
 
 
 def _read_index(path: Path) -> Index:
@@ -152,9 +156,10 @@ def _weight_map(path: Path, pairs: tuple[tuple[str, object], ...]) -> dict[str, 
         if not isinstance(shard, str):
             raise CheckpointError(f"{path} has no file name for the tensor {quoted(name)}")
         shards[name] = shard
-    for shard in sorted(set(shards.values())):
+    names = sorted(set(shards.values()))
+    for shard in names:
         _check_name(path, shard)
-    _check_suffixes(path, sorted(set(shards.values())))
+    _check_suffixes(path, names)
     return shards
 
 
@@ -218,11 +223,7 @@ def _unindexed(directory: Path, names: list[str], is_torch: Callable[[Path], boo
     if sharded:
         _check_complete(directory, sharded)
         return sharded
-    if len(torch) > 1:
-        raise CheckpointError(
-            f"{directory} has {len(torch)} checkpoints: {listed(torch, _NAMED)}",
-            hint=f"name the one you mean: {directory / torch[0]}",
-        )
+    _refuse_several(directory, torch, "checkpoints")
     return torch or _no_checkpoint(directory, names)
 
 

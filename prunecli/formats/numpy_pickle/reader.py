@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -70,12 +71,8 @@ def read_numpy_pickle(file: BinaryIO, label: str, key: str | None = None) -> Lis
     extra = size - stream.tell()
     notes = (f"{extra:,} bytes after the pickle are copied unchanged",) if extra else ()
     paddle = isinstance(root, dict) and _PADDLE_KEY in root
-
-    def describe(name: str, value: object, reason: str | None) -> TensorInfo | str:
-        tensor = _tensor_or_kind(name, value, label, paddle=paddle)
-        return replace(tensor, unprunable_reason=reason) if reason and isinstance(tensor, TensorInfo) else tensor
-
     listing = Listing((PADDLE if paddle else NUMPY_PICKLE).name, (), notes=notes)
+    describe = partial(_tensor_or_kind, label=label, paddle=paddle)
     listing = with_tensors(listing, root, label, key, describe)
     if not listing.tensors:
         raise _no_arrays(label, listing.unprunable_entries)

@@ -6,7 +6,6 @@ Relies on the symbolic values of the pickle reader. Nothing is unpickled.
 from __future__ import annotations
 
 import io
-from itertools import chain
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from prunecli.checkpoint import Span
@@ -90,12 +89,7 @@ def _children(node: object) -> Iterable[tuple[object, object]]:
         return node.items()
     if isinstance(node, (list, tuple)):
         return () if _is_row(node) else enumerate(node)
-    if not isinstance(node, Call):
-        return ()
-    states = node.state if isinstance(node.state, tuple) else (node.state,)
-    attributes = [state.items() for state in states if isinstance(state, dict)]
-    others = enumerate(state for state in states if state is not None and not isinstance(state, dict))
-    return chain(node.entries.items(), enumerate(node.items), *attributes, others, enumerate(node.args))
+    return node.parts() if isinstance(node, Call) else ()
 
 
 def _cost(node: object) -> int:

@@ -15,7 +15,7 @@ from prunecli.formats.pickle.machine import StackMachine, opcodes_of
 from prunecli.formats.pickle.opcodes import Blob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _EMPTY: Mapping[object, object] = MappingProxyType({})
 _PLAIN_INT = 1 << 60  # a smaller int is its own hash, so a file cannot make the keys of a dict collide
@@ -41,6 +41,18 @@ class Call:
     state: object = None
     items: Sequence[object] = ()
     entries: Mapping[object, object] = field(default_factory=lambda: _EMPTY)
+
+    def parts(self) -> Iterator[tuple[object, object]]:
+        """Yield the key, attribute or index, and the value, of all that the object was made of or given."""
+        states = self.state if isinstance(self.state, tuple) else (self.state,)  # a tuple also has the slots
+        yield from self.entries.items()
+        yield from enumerate(self.items)
+        for state in states:
+            if isinstance(state, dict):
+                yield from state.items()
+        others = enumerate(state for state in states if not isinstance(state, dict))
+        yield from ((index, state) for index, state in others if state is not None)
+        yield from enumerate(self.args)
 
 
 @dataclass(eq=False, frozen=True, slots=True)

@@ -74,33 +74,6 @@ class StateDictLeaves:
     outside: tuple[Leaf, ...]
 
 
-class UniqueNames:
-    """Makes the names of leaves unique."""
-
-    def __init__(self) -> None:
-        """Start without names."""
-        self._times: dict[str, int] = {}
-        self._repeated: list[str] = []
-
-    def unique(self, leaf: Leaf) -> str:
-        """Return the leaf's name, with a number if a leaf before it has the same name."""
-        name = leaf.name
-        while name in self._times:
-            self._times[leaf.name] += 1
-            name = f"{leaf.name}#{self._times[leaf.name]}"
-        self._times[name] = 1
-        if name != leaf.name:
-            self._repeated.append(name)
-        return name
-
-    def notes(self) -> tuple[str, ...]:
-        """Return a sentence about the numbered names, or nothing if there are none."""
-        if not self._repeated:
-            return ()
-        more = f" and {len(self._repeated) - 1:,} more" if self._repeated[1:] else ""
-        return (f"two tensors have the same name: the second is listed as {self._repeated[0]!r}{more}",)
-
-
 def find_leaves(root: object, label: str, key: str | None) -> StateDictLeaves:
     """Return the leaves of `root`, inside and outside its state_dict.
 
@@ -257,10 +230,7 @@ def _parts(node: object) -> Iterable[tuple[object, object]]:
         return ()
     if registries := _registries(node):
         return itertools.chain.from_iterable(registry.items() for registry in registries)
-    states = node.state if isinstance(node.state, tuple) else (node.state,)  # a tuple also has the slots
-    attributes = [state.items() for state in states if isinstance(state, dict)]
-    plain = enumerate(state for state in states if not isinstance(state, dict))
-    return itertools.chain(node.entries.items(), enumerate(node.items), *attributes, plain, enumerate(node.args))
+    return node.parts()
 
 
 def _name(path: Path) -> str:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import MAX_RANK, MAX_SIZE, OUTSIDE
 from prunecli.formats.pickle.leaves import unwrapped
-from prunecli.formats.pickle.state_dict import UniqueNames, find_leaves
+from prunecli.formats.pickle.state_dict import find_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.formats.listing import Listing
@@ -29,29 +29,46 @@ def with_tensors(
     root: object,
     label: str,
     key: str | None,
-    describe: Callable[[str, object, str | None], TensorInfo | str],
+    describe: Callable[[str, object], TensorInfo | str],
 ) -> Listing:
     """Return `listing` with the tensors below the symbolic value `root`.
 
-    `describe(name, value, reason)` returns the metadata of one tensor, or the kind of an entry that is not a plain
-    tensor. `reason` says why a tensor is not pruned, or is None. Raises CheckpointError as `find_leaves` does.
+    `describe(name, value)` returns the metadata of one tensor, or the kind of an entry that is not a plain tensor.
+    Raises CheckpointError as `find_leaves` does.
     """
-    leaves = find_leaves(root, label, key)
-    names = UniqueNames()
+    found = find_leaves(root, label, key)
+    leaves = (*found.inside, *found.outside)
+    names = _unique(leaf.name for leaf in leaves)
     tensors: list[TensorInfo] = []
     others: list[tuple[str, str]] = []
-    for part, reason in ((leaves.inside, None), (leaves.outside, OUTSIDE)):
-        for leaf in part:
-            name = names.unique(leaf)
-            entry = describe(name, unwrapped(leaf.value), reason)
-            if isinstance(entry, str):
-                others.append((name, entry))
-            else:
-                tensors.append(entry)
-    return replace(
-        listing,
-        tensors=tuple(tensors),
-        key=leaves.key,
-        notes=(*listing.notes, *names.notes()),
-        unprunable_entries=tuple(others),
-    )
+    for index, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+        entry = describe(name, unwrapped(leaf.value))
+        if isinstance(entry, str):
+            others.append((name, entry))
+        else:
+            tensors.append(entry if index < len(found.inside) else replace(entry, unprunable_reason=OUTSIDE))
+    repeated = [name for name, leaf in zip(names, leaves, strict=True) if name != leaf.name]
+    notes = (*listing.notes, *_note_on_repeated(repeated))
+    return replace(listing, tensors=tuple(tensors), key=found.key, notes=notes, unprunable_entries=tuple(others))
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """Return `names` with a number at the end of each that occurred before: a key may contain dots or `#2` itself."""
+    times: dict[str, int] = {}
+    unique = []
+    for name in names:
+        numbered = name
+        while numbered in times:
+            times[name] += 1
+            numbered = f"{name}#{times[name]}"
+        times[numbered] = 1
+        unique.append(numbered)
+    return unique
+
+
+def _note_on_repeated(names: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence about the numbered names, or nothing if there are none."""
+    if not names:
+        return ()
+    more = f" and {len(names) - 1:,} more" if names[1:] else ""
+    return (f"two tensors have the same name: the second is listed as {names[0]!r}{more}",)

@@ -9,7 +9,7 @@ from prunecli.formats.fingerprints import shortened, span_digest
 from prunecli.formats.pickle.contents import entries
 from prunecli.formats.pickle.reader import read_pickle
 from prunecli.formats.torch.legacy import read_legacy
-from prunecli.formats.torch.records import read_record
+from prunecli.formats.torch.records import torch_archive
 from prunecli.formats.zip.directory import read_records
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ _INTERPRETED = {"data.pkl", "byteorder", "version"}  # records whose meaning is 
 
 def zip_contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) -> Iterator[tuple[str, str]]:
     """Yield the entries of data.pkl and the records of a zip that hold no tensor."""
-    for name, record in read_records(file, label).items():
-        inner = name.partition("/")[2]
-        if inner == "data.pkl":
-            stream = io.BytesIO(read_record(file, record, label))
+    archive = torch_archive(file, read_records(file, label), label)
+    for name, record in archive.records.items():
+        if name == "data.pkl":
+            stream = io.BytesIO(archive.read(name))
             yield from entries(read_pickle(stream, label).value, stream, label)
-        elif inner not in _INTERPRETED and not inner.startswith(".") and record.span not in tensor_spans:
-            yield f"record {shortened(inner)}", span_digest(file, record.span)
+        elif name not in _INTERPRETED and not name.startswith(".") and record.span not in tensor_spans:
+            yield f"record {shortened(name)}", span_digest(file, record.span)
 
 
 def legacy_contents(file: BinaryIO, label: str) -> Iterator[tuple[str, str]]:

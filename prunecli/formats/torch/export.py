@@ -13,14 +13,7 @@ from prunecli.errors import CheckpointError
 from prunecli.formats.listing import Listing
 from prunecli.formats.strict_json import parse_json_object
 from prunecli.formats.torch.format import TORCH_EXPORT
-from prunecli.formats.torch.records import (
-    BIG_ENDIAN_NOTE,
-    checksums,
-    is_big_endian,
-    only_folder,
-    read_record,
-    resave,
-)
+from prunecli.formats.torch.records import Archive, resave, torch_archive
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
@@ -29,6 +22,7 @@ if TYPE_CHECKING:
     from prunecli.formats.zip.directory import Record
 
 _CONFIG = "_weights_config.json"
+_WEIGHTS = "data/weights/"
 _STRIDED = 7  # torch._export.serde.schema.Layout
 
 _DTYPES = {
@@ -75,40 +69,33 @@ def read_exported(file: BinaryIO, records: dict[str, Record], label: str) -> Lis
             f"{label} is an exported program of torch before 2.8, which stores all weights in one pickle",
             hint=resave(label, "torch.export", ".pt2"),
         )
-    folder = only_folder(records, label)
-    weights = f"{folder}/data/weights/"
-    tables = [name for name in records if name.startswith(weights) and name.endswith(_CONFIG)]
+    archive = torch_archive(file, records, label)
+    tables = [name for name in archive.records if name.startswith(_WEIGHTS) and name.endswith(_CONFIG)]
     if not tables:
         raise CheckpointError(
             f"{label} is an exported program without a table of weights; compiled code may contain them",
             hint="prune the checkpoint or the torch.export file it was compiled from, then compile again",
         )
-    return _read(file, records, folder, tables, label)
+    return _read(archive, tables)
 
 
-def _read(file: BinaryIO, records: dict[str, Record], folder: str, tables: list[str], label: str) -> Listing:
-    weights = f"{folder}/data/weights/"
-    big_endian = is_big_endian(file, records, folder, label)
+def _read(archive: Archive, tables: list[str]) -> Listing:
+    label = archive.label
     tensors: list[TensorInfo] = []
     others: list[tuple[str, str]] = []
     for table in tables:
-        prefix = f"{table[len(weights) : -len(_CONFIG)]}." if len(tables) > 1 else ""
-        for name, entry in _entries(read_record(file, records[table], label), f"{label}: {quoted(table)}"):
+        prefix = f"{table[len(_WEIGHTS) : -len(_CONFIG)]}." if len(tables) > 1 else ""
+        for name, entry in _entries(archive.read(table), f"{label}: {quoted(archive.records[table].name)}"):
             try:
-                weight = _weight(prefix + name, entry, records, weights, big_endian=big_endian)
+                weight = _weight(prefix + name, entry, archive)
             except ValueError as problem:
                 raise CheckpointError(f"{label}: the weight {quoted(name)} is damaged: {problem}") from problem
             if isinstance(weight, str):
                 others.append((prefix + name, weight))
             else:
                 tensors.append(weight)
-    return Listing(
-        TORCH_EXPORT.name,
-        tuple(tensors),
-        checksums(records, weights),
-        notes=(BIG_ENDIAN_NOTE,) if big_endian else (),
-        unprunable_entries=tuple(others),
-    )
+    sums = archive.checksums(_WEIGHTS)
+    return Listing(TORCH_EXPORT.name, tuple(tensors), sums, notes=archive.notes, unprunable_entries=tuple(others))
 
 
 def _entries(raw: bytes, what: str) -> Iterator[tuple[str, dict[str, object]]]:
@@ -124,12 +111,10 @@ def _entries(raw: bytes, what: str) -> Iterator[tuple[str, dict[str, object]]]:
         yield name, dict(entry)
 
 
-def _weight(
-    name: str, entry: dict[str, object], records: dict[str, Record], folder: str, *, big_endian: bool
-) -> TensorInfo | str:
+def _weight(name: str, entry: dict[str, object], archive: Archive) -> TensorInfo | str:
     """Return a weight's position, or the kind of a weight that cannot be pruned; raise ValueError if it is damaged."""
     path, meta = entry.get("path_name"), entry.get("tensor_meta")
-    record = records.get(f"{folder}{path}") if isinstance(path, str) else None
+    record = archive.records.get(f"{_WEIGHTS}{path}") if isinstance(path, str) else None
     if record is None:
         raise ValueError("its record is missing")
     if entry.get("use_pickle") is not False:
@@ -147,7 +132,7 @@ def _weight(
         raise ValueError(f"it has {len(shape)} sizes and {len(strides)} strides")
     start = _as_int(fields.get("storage_offset")) if prod(shape) else 0
     reason = self_overlap(shape, strides)
-    return _checked(TensorInfo(name, dtype, shape, strides, 0, record.span, start, big_endian, reason))
+    return _checked(TensorInfo(name, dtype, shape, strides, 0, record.span, start, archive.big_endian, reason))
 
 
 def _checked(tensor: TensorInfo) -> TensorInfo | str:

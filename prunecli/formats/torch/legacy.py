@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Span
@@ -35,15 +34,13 @@ class LegacyFile:
     Attributes:
         root: The object that was saved, as a symbolic value.
         object_span: The bytes of the pickle of that object.
-        keys_span: The bytes of the pickle of the storage keys; the storages follow it.
-        spans: The bytes of each storage by key, without its count, in file order.
+        spans: The bytes of each storage by key, without its count, in file order; they follow the last pickle.
         storages: The storage of each persistent id in the object.
         end: The end of the last storage, in bytes from the start of the file.
     """
 
     root: object
     object_span: Span
-    keys_span: Span
     spans: dict[str, Span]
     storages: dict[Persistent, Storage]
     end: int
@@ -71,8 +68,7 @@ def read_legacy(file: BinaryIO, label: str) -> LegacyFile:
         storages = {persistent: _storage(claim, spans[claim.key]) for persistent, claim in claims.items()}
     except ValueError as problem:
         raise CheckpointError(f"{label} is damaged or truncated: {problem}") from problem
-    object_span, keys_span = (Span(start, stop - start) for start, stop in pairwise(ends[2:]))
-    return LegacyFile(pickle.value, object_span, keys_span, spans, storages, end)
+    return LegacyFile(pickle.value, Span(ends[2], ends[3] - ends[2]), spans, storages, end)
 
 
 def _short(protocol: object) -> str:

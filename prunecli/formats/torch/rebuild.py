@@ -38,7 +38,6 @@ _STORAGES = {
     "QUInt2x4Storage": "U8",
 }
 
-
 _STRIDED = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
 
 
@@ -103,19 +102,19 @@ def is_strided(value: object) -> bool:
             return False
 
 
-def tensor_info(name: str, value: object, storages: dict[Persistent, Storage], outside: str | None) -> TensorInfo:
+def tensor_info(name: str, value: object, storages: dict[Persistent, Storage]) -> TensorInfo:
     """Return the metadata of the strided tensor that `value` rebuilds.
 
-    `outside` is the reason why the tensor cannot be pruned, or None. Raises CheckpointError, with the tensor's name, if
-    the call has impossible arguments or the tensor exceeds its storage.
+    Raises CheckpointError, with the tensor's name, if the call has impossible arguments or the tensor exceeds its
+    storage.
     """
     try:
-        return _tensor_info(name, value, storages, outside)
+        return _tensor_info(name, value, storages)
     except ValueError as problem:
         raise CheckpointError(f"the tensor {name!r} is damaged: {problem}") from problem
 
 
-def _tensor_info(name: str, value: object, storages: dict[Persistent, Storage], outside: str | None) -> TensorInfo:
+def _tensor_info(name: str, value: object, storages: dict[Persistent, Storage]) -> TensorInfo:
     match value:
         case Call(
             func=Global(name=func),
@@ -128,7 +127,7 @@ def _tensor_info(name: str, value: object, storages: dict[Persistent, Storage], 
     if len(shape) != len(strides) or offset < 0:
         raise ValueError(f"its size {shape}, strides {strides} and offset {offset} do not fit together")
     start = first + offset if prod(shape) else 0  # An empty slice may have any offset.
-    reason = outside or _unprunable_reason(shape, strides, rest)
+    reason = _unprunable_reason(shape, strides, rest)
     info = TensorInfo(name, dtype, shape, strides, 0, storage.span, start, storage.big_endian, reason)
     if info.numel and offset + info.extent > elements:
         raise ValueError(f"it reaches to element {offset + info.extent:,}, but its storage has {elements:,} elements")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import zlib
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Checksum
@@ -15,49 +16,65 @@ if TYPE_CHECKING:
 RECORD_LIMIT = 1 << 28
 """The longest record, in bytes, that is read into memory; storages are not."""
 
-BIG_ENDIAN_NOTE = "the numbers are stored big-endian"
-"""The note about a file whose storages are big-endian."""
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A zip of torch: its records by their names inside the folder that holds all of them.
+
+    `label` names the zip in messages. `big_endian` is the byte order of the storages.
+    """
+
+    file: BinaryIO
+    label: str
+    folder: str
+    records: dict[str, Record]
+    big_endian: bool = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence about the byte order, unless it is the usual one."""
+        return ("the numbers are stored big-endian",) if self.big_endian else ()
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a small uncompressed record; raise CheckpointError if its checksum does not match."""
+        record = self.records[name]
+        if record.compressed:
+            raise compressed(record, self.label)
+        if record.span.length > RECORD_LIMIT:
+            raise CheckpointError(
+                f"{self.label} cannot be read: {record.name!r} has {record.span.length:,} bytes,"
+                f" at most {RECORD_LIMIT:,}"
+            )
+        self.file.seek(record.span.start)
+        data = self.file.read(record.span.length)
+        if zlib.crc32(data) != record.crc:
+            raise CheckpointError(f"{self.label} is damaged: the checksum of {record.name!r} is wrong")
+        return data
+
+    def checksums(self, prefix: str) -> tuple[Checksum, ...]:
+        """Return the checksums of the uncompressed records whose names begin with `prefix`."""
+        return tuple(
+            Checksum(record.span, record.crc, record.places)
+            for name, record in self.records.items()
+            if name.startswith(prefix) and not record.compressed
+        )
 
 
-def only_folder(records: dict[str, Record], label: str) -> str:
-    """Return the folder that holds all records; raise CheckpointError if there is not exactly one."""
+def torch_archive(file: BinaryIO, records: dict[str, Record], label: str) -> Archive:
+    """Return the archive of the `records` of a zip.
+
+    Raises CheckpointError if they are not all in one folder, or if the byte order is unknown.
+    """
     folders = {name.partition("/")[0] if "/" in name else "" for name in records}
     if len(folders) != 1 or "" in folders:
         raise CheckpointError(f"{label} is a zip, but not one of torch: its records are not all in one folder")
-    return folders.pop()
-
-
-def read_record(file: BinaryIO, record: Record, label: str) -> bytes:
-    """Return the content of a small uncompressed record; raise CheckpointError if its checksum does not match."""
-    if record.compressed:
-        raise compressed(record, label)
-    if record.span.length > RECORD_LIMIT:
-        raise CheckpointError(
-            f"{label} cannot be read: {record.name!r} has {record.span.length:,} bytes, at most {RECORD_LIMIT:,}"
-        )
-    file.seek(record.span.start)
-    data = file.read(record.span.length)
-    if zlib.crc32(data) != record.crc:
-        raise CheckpointError(f"{label} is damaged: the checksum of {record.name!r} is wrong")
-    return data
-
-
-def is_big_endian(file: BinaryIO, records: dict[str, Record], folder: str, label: str) -> bool:
-    """Return whether the storages are big-endian; raise CheckpointError for an unknown byte order."""
-    record = records.get(f"{folder}/byteorder")
-    order = read_record(file, record, label) if record else b"little"
+    folder = folders.pop()
+    inside = {name.removeprefix(f"{folder}/"): record for name, record in records.items()}
+    archive = Archive(file, label, folder, inside)
+    order = archive.read("byteorder") if "byteorder" in inside else b"little"
     if order not in {b"little", b"big"}:
         raise CheckpointError(f"{label} has the unknown byte order {order[:16]!r}")
-    return order == b"big"
-
-
-def checksums(records: dict[str, Record], prefix: str) -> tuple[Checksum, ...]:
-    """Return the checksums of the uncompressed records whose names begin with `prefix`."""
-    return tuple(
-        Checksum(record.span, record.crc, record.places)
-        for record in records.values()
-        if record.name.startswith(prefix) and not record.compressed
-    )
+    return replace(archive, big_endian=order == b"big")
 
 
 def compressed(record: Record, label: str) -> CheckpointError:

@@ -13,7 +13,7 @@ from prunecli.checkpoint import Span
 from prunecli.formats.pickle.reader import read_pickle
 from prunecli.formats.pickle.rewrite import rewrite_pickle
 from prunecli.formats.torch.legacy import COUNT_SIZE, read_legacy, storage_claims
-from prunecli.formats.torch.records import only_folder, read_record, resave
+from prunecli.formats.torch.records import resave, torch_archive
 from prunecli.formats.zip.directory import read_records
 from prunecli.formats.zip.rewrite import rewrite_zip
 from prunecli.io.parts import FilePlan
@@ -31,16 +31,16 @@ def rewrite_torch_zip(file: BinaryIO, label: str, names: Mapping[str, str | None
     `names` maps the dotted path of each entry, from the pickled object on, to its new path, or to None to remove it.
     Raises CheckpointError, naming `label`, if the pickle cannot be rewritten safely.
     """
-    records = read_records(file, label)
-    folder = only_folder(records, label)
-    old = read_record(file, records[f"{folder}/data.pkl"], label)
+    archive = torch_archive(file, read_records(file, label), label)
+    old = archive.read("data.pkl")
     new = rewrite_pickle(old, names, label, hint=resave(label))
     alignment = _ALIGNMENT
-    if record := records.get(f"{folder}/.storage_alignment"):
-        digits = read_record(file, record, label)
+    if ".storage_alignment" in archive.records:
+        digits = archive.read(".storage_alignment")
         alignment = int(digits) if digits.isdigit() and 0 < int(digits[:6]) <= _MAX_ALIGNMENT else _ALIGNMENT
     unused = _storage_keys(old, label) - _storage_keys(new, label)
-    return rewrite_zip(file, label, {f"{folder}/data.pkl": new}, {f"{folder}/data/{key}" for key in unused}, alignment)
+    removed = {f"{archive.folder}/data/{key}" for key in unused}
+    return rewrite_zip(file, label, {f"{archive.folder}/data.pkl": new}, removed, alignment)
 
 
 def rewrite_torch_legacy(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> FilePlan:

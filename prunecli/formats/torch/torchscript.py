@@ -15,6 +15,7 @@ from prunecli.formats.pickle.reader import Call, Global
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from prunecli.formats.torch.records import Archive
     from prunecli.formats.zip.directory import Record
 
 CODE_LIMIT = 1 << 24
@@ -33,17 +34,16 @@ def is_script(records: Collection[str]) -> bool:
     return any(name.endswith("/constants.pkl") or "/code/" in name for name in records)
 
 
-def read_classes(file: BinaryIO, records: dict[str, Record], folder: str) -> Classes:
+def read_classes(archive: Archive) -> Classes:
     """Return the module classes that the code in the archive defines. Unreadable code is skipped."""
     classes: Classes = {}
     remaining = CODE_LIMIT
-    for record in records.values():
-        name = record.name.removeprefix(f"{folder}/code/")
-        if name == record.name or not name.endswith(".py") or remaining <= 0:
+    for name, record in archive.records.items():
+        if not (name.startswith("code/") and name.endswith(".py")) or remaining <= 0:
             continue
-        text = _inflated(file, record, min(remaining, _FILE_LIMIT))
+        text = _inflated(archive.file, record, min(remaining, _FILE_LIMIT))
         remaining -= len(text)
-        module = name.removesuffix(".py").replace("/", ".")
+        module = name.removeprefix("code/").removesuffix(".py").replace("/", ".")
         for class_name, parameters, buffers in _CLASS.findall(text):
             classes[Global(module, class_name)] = tuple(_NAME.findall(parameters)), tuple(_NAME.findall(buffers))
     return classes

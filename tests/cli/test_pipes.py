@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 from support import CONTAINERS, make_checkpoint
 from support.children import run_python, start_python
+from support.disks import small_disk
 
 from prunecli.cli import pipes
 from prunecli.cli.main import main
@@ -235,11 +235,8 @@ def test_an_interrupted_pipe_leaves_no_temporary(ckpt: Path, spooled: Path, numb
 @pytest.fixture
 def small_tmp(spooled: Path) -> Iterator[Path]:
     """Make the temporary directory a filesystem of 4 MiB."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(spooled)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield spooled
-    subprocess.run(["umount", str(spooled)], check=True)
+    with small_disk(spooled, 4) as disk:
+        yield disk
 
 
 def test_missing_space_for_a_copy_is_reported(ckpt: Path, small_tmp: Path, tmp_path: Path) -> None:

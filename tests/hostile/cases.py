@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 PRUNE = ("threshold", "--thr", "0.5")
 
 
+def prune(source: str | Path, *options: str | Path) -> list[str | Path]:
+    """Return a command line that prunes `source`."""
+    return [PRUNE[0], source, *PRUNE[1:], *options]
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A file: its number in the list of bad inputs, a description, its bytes, and the expected result.

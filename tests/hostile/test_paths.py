@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostile.cases import PRUNE, assert_refusal, measured, ran, refused, tree
+from hostile.cases import assert_refusal, measured, prune, ran, refused, tree
+from support.disks import small_disk
 from support.handmade import W, checkpoint, container, entry, patched, with_tensor
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ def source(tmp_path: Path) -> Path:
     path = tmp_path / "in.pth"
     path.write_bytes(checkpoint())
     return path
-
-
-def prune(source: str | Path, *options: str | Path) -> list[str | Path]:
-    """Return a command line that prunes `source`."""
-    return [PRUNE[0], source, *PRUNE[1:], *options]
 
 
 def process(*args: str | Path, **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -179,30 +174,25 @@ def test_58_missing_permissions_are_reported(source: Path, tmp_path: Path, capfd
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a filesystem of 8 MB, if that is allowed."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a filesystem of 8 MiB."""
+    with small_disk(tmp_path / "disk", 8) as disk:
+        yield disk
 
 
-def test_59_a_full_filesystem_is_reported_before_any_work(small_disk: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_59_a_full_filesystem_is_reported_before_any_work(disk: Path, tmp_path: Path, capfd: Capture) -> None:
     """An output that does not fit is refused, and the old one stays."""
     rows = 3 << 10
     data = bytes(rows * 1024 * 4)
     (tmp_path / "in.safetensors").write_bytes(container({"a.weight": entry((rows, 1024), (0, len(data)))}, data))
-    (small_disk / "out").write_bytes(b"old")
-    for output in (small_disk / "out", small_disk / "new"):
-        before = tree(small_disk)
+    (disk / "out").write_bytes(b"old")
+    for output in (disk / "out", disk / "new"):
+        before = tree(disk)
 
         end = ran(capfd, *prune(tmp_path / "in.safetensors", "-o", output, "--force"))
 
         assert_refusal(end, "No space left on device")
-        assert before == tree(small_disk)
+        assert before == tree(disk)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")  # noqa: PTH110

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile.cases import PRUNE, refused
+from hostile.cases import prune, refused
 from support.handmade import W, container, entry
 
 if TYPE_CHECKING:
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     Capture = pytest.CaptureFixture[str]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and signals are POSIX's")
-unprivileged = pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
-
-
-def prune(source: str | Path, *options: str | Path) -> list[str | Path]:
-    """Return a command line that prunes `source`."""
-    return [PRUNE[0], source, *PRUNE[1:], *options]
 
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from hostile.cases import PRUNE, assert_refusal, measured, ran, refused
+from hostile.cases import assert_refusal, measured, prune, ran, refused
 from support.handmade import P, W, archive, checkpoint, container, entry, rebuilt, state_dict
 
 if TYPE_CHECKING:
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     Capture = pytest.CaptureFixture[str]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and signals are POSIX's")
-unprivileged = pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
-
-
-def prune(source: str | Path, *options: str | Path) -> list[str | Path]:
-    """Return a command line that prunes `source`."""
-    return [PRUNE[0], source, *PRUNE[1:], *options]
 
 
 def test_64_special_numbers_are_ranked_and_counted(tmp_path: Path, capfd: Capture) -> None:

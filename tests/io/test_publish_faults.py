@@ -7,11 +7,11 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.disks import small_disk
 from support.outputs import failing, listing, put, writer
 
 from prunecli.errors import OutputError
@@ -89,27 +89,22 @@ def test_a_file_without_reservation_has_its_size(tmp_path: Path, monkeypatch: py
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a filesystem of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with small_disk(tmp_path / "disk", 1) as disk:
+        yield disk
 
 
 @pytest.mark.usefixtures("way")
-def test_a_full_filesystem_keeps_the_old_file(small_disk: Path) -> None:
+def test_a_full_filesystem_keeps_the_old_file(disk: Path) -> None:
     """On a full filesystem the old file is unchanged, and an output that fits is published."""
-    put(small_disk / "a", b"o" * 600_000)
+    put(disk / "a", b"o" * 600_000)
 
     with pytest.raises(OutputError, match="not enough space"):
-        put(small_disk / "a", b"n" * 600_000, force=True)
-    put(small_disk / "b", b"n" * 300_000)
+        put(disk / "a", b"n" * 600_000, force=True)
+    put(disk / "b", b"n" * 300_000)
 
-    assert listing(small_disk) == {"a": b"o" * 600_000, "b": b"n" * 300_000}
+    assert listing(disk) == {"a": b"o" * 600_000, "b": b"n" * 300_000}
 
 
 @pytest.mark.usefixtures("way")

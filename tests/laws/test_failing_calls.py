@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import stat
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support.disks import mount, small_disk
 from support.runs import KINDS, NOBODY, Forks, command, contents, names_in, prepare
 
 from prunecli.cli.main import main
@@ -123,19 +123,8 @@ def test_a_failed_last_flush_says_that_the_output_is_written(
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a filesystem of 8 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    if not mounted(path, "-t", "tmpfs", "-o", "size=8m", "tmpfs"):
-        pytest.skip("mounting a tmpfs needs root")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
-
-
-def mounted(path: Path, *options: str) -> bool:
-    """Mount a filesystem at `path`, and return whether that was possible."""
-    if shutil.which("mount") is None:
-        return False
-    return subprocess.run(["mount", *options, str(path)], capture_output=True, check=False).returncode == 0
+    with small_disk(tmp_path / "disk", 8) as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,7 +176,7 @@ def test_temporary_files_of_a_killed_run_are_removed_before_space_is_checked(
 def test_a_read_only_filesystem_is_reported(small: Path, disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """If the filesystem cannot be written, the message names it, and the old output stays."""
     (disk / "out").write_bytes(OLD)
-    assert mounted(disk, "-o", "remount,ro")
+    assert mount(disk, "-o", "remount,ro")
 
     code = main(command(small, disk / "out", "--force"))
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save, save_file
 from support import SHARED
 from support.children import run_python
-from support.opening import refused, tensor_bytes
+from support.opening import refused, tensor_bytes, weights
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
@@ -27,12 +27,6 @@ REAL = {
     "silero_vad_16k.safetensors": 15,
     "taef2_decoder.pth": 79,
 }  # tensors in each file's state_dict
-
-
-def weights(seed: int = 0) -> dict[str, torch.Tensor]:
-    """Return two small tensors, the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return {f"l{seed}.weight": torch.randn(3, 4, generator=generator), f"l{seed}.bias": torch.ones(3)}
 
 
 def sharded(folder: Path) -> Path:

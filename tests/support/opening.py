@@ -1,10 +1,11 @@
-"""Opening checkpoints in tests: the error of one that is refused, and the bytes at the listed positions."""
+"""Opening checkpoints in tests: small tensors, the error of a refused file, and the bytes at listed positions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prunecli.checkpoint import Checkpoint
+
+
+def weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return two small tensors, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return {f"l{seed}.weight": torch.randn(3, 4, generator=generator), f"l{seed}.bias": torch.ones(3)}
 
 
 def refused(path: str | Path) -> CheckpointError:

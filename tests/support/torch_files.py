@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
 import zipfile
 import zlib
 from pathlib import Path
@@ -91,7 +92,7 @@ def assert_checksums(data: bytes) -> None:
 
 
 def assert_only_records_differ(source: Path, output: Path) -> None:
-    """Check that two zips differ only in the data of weights and in the checksums of these records."""
+    """Check that two zips differ only in data of weights and the checksums of these records, and that all are right."""
     old, new = source.read_bytes(), output.read_bytes()
     records = [r for r in read_records(io.BytesIO(old), "x").values() if "/data/" in r.name and ".json" not in r.name]
     allowed = np.zeros(len(old), bool)
@@ -100,7 +101,11 @@ def assert_only_records_differ(source: Path, output: Path) -> None:
         for place in record.places:
             allowed[place : place + 4] = True
     assert len(old) == len(new)
+    assert old != new
     assert not (np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))[~allowed].any()
+    with zipfile.ZipFile(output) as archive:
+        assert archive.testzip() is None
+    subprocess.run(["unzip", "-tqq", output], check=True)
 
 
 def rezip(data: bytes, edit: Callable[[Records], Records], method: int = zipfile.ZIP_STORED) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -171,30 +170,6 @@ def test_a_pickle_without_arrays_is_refused(tmp_path: Path, value: object) -> No
 
     with pytest.raises(CheckpointError, match=r"is not a checkpoint: it is a pickle, not written by torch\.save"):
         open_checkpoint(tmp_path / "x.pkl")
-
-
-class Payload:
-    """An object that runs a command when it is unpickled."""
-
-    def __init__(self, canary: Path) -> None:
-        """Store the path of the file that the command creates."""
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        """Return a call of os.system."""
-        return os.system, (f"touch {self.canary}",)
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_nothing_in_a_pickle_is_run(tmp_path: Path, protocol: int) -> None:
-    """A command in the pickle does not run."""
-    canary = tmp_path / "canary"
-    (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"p": Payload(canary), "n": [Payload(canary)]}, protocol))
-
-    with pytest.raises(CheckpointError):
-        open_checkpoint(tmp_path / "x.pdparams")
-
-    assert not canary.exists()
 
 
 SHAPE = b"K\x14K\x1e\x86"  # (20, 30) in the pickle of protocols 2 to 4

@@ -15,6 +15,7 @@ from prunecli.io.crc32 import combine
 from prunecli.io.layout import Layout, TargetRange, UntouchedRange, Window
 from prunecli.io.reader import flat_native, store_flat, view_elements
 from prunecli.io.threads import Stopped
+from prunecli.kernels.squares import sum_of_squares
 from prunecli.plans import Chunk, without_masks
 from prunecli.text.escape import printable
 
@@ -27,11 +28,10 @@ if TYPE_CHECKING:
     from prunecli.engine.measure import TensorStats
     from prunecli.engine.scorers import Scorer
     from prunecli.formats.safetensors.mask_writer import MaskSink
-    from prunecli.io.files import Sink, Source
+    from prunecli.io.files import Input, Output
     from prunecli.io.layout import Piece
     from prunecli.io.threads import Worker
     from prunecli.plans import TensorPlan
-    from prunecli.report.histogram import BeforeAfter
 
 
 MANY_PIECES = 4
@@ -66,14 +66,6 @@ class TieBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorResult:
-    """The measurements of a target, and its histogram if it was requested."""
-
-    stats: TensorStats
-    histogram: BeforeAfter | None
-
-
-@dataclass(frozen=True, slots=True)
 class ApplyContext:
     """The inputs of an `Applier`.
 
@@ -90,7 +82,7 @@ class ApplyContext:
 
     targets: Sequence[TensorInfo]
     plans: dict[int, TensorPlan]
-    sources: Sequence[Source]
+    sources: Sequence[Input]
     stopped: Event
     advance: Callable[[int, int], None]
     scorers: Mapping[int, Scorer] = field(default_factory=dict)
@@ -114,7 +106,7 @@ class Applier:
     def __init__(self, context: ApplyContext) -> None:
         """Start without results."""
         self.context = context
-        self.results: dict[int, TensorResult] = {}
+        self.results: dict[int, TensorStats] = {}
         self._budgets: dict[int, TieBudget] = {}
         self._collectors: dict[int, dict[int, StatsCollector]] = {}
         self._remaining: dict[int, int] = {}
@@ -141,14 +133,14 @@ class Applier:
         storages = {t.span for t in self.context.targets if t.file == number and t.numel}
         return [checksum for checksum in file.checksums if checksum.span in storages]
 
-    def copy(self, number: int, sink: Sink | None, part: UntouchedRange) -> None:
+    def copy(self, number: int, sink: Output | None, part: UntouchedRange) -> None:
         """Copy an untouched range of file `number`."""
         if sink is not None:
             sink.copy(self.context.sources[number], part.start, part.end)
         self.context.advance(number, part.end - part.start)
 
     def apply(
-        self, worker: Worker, number: int, sink: Sink | None, window: Window, checksums: Sequence[Checksum]
+        self, worker: Worker, number: int, sink: Output | None, window: Window, checksums: Sequence[Checksum]
     ) -> None:
         """Read a window of file `number`, prune its pieces, and write it; `checksums` overlap the window."""
         view = worker.buffer(window.read_end - window.read_start)
@@ -188,7 +180,7 @@ class Applier:
         tensor, plan = context.targets[piece.target], context.plans[piece.target]
         scorer = context.scorers.get(piece.target)
         dtype, ops, host = FLOATS[tensor.dtype], worker.ops, worker.host
-        squares_before = worker.squares.of(x[own], dtype)
+        squares_before = sum_of_squares(host, x[own], dtype)
         before = host.magnitudes(x, dtype)
         weights = x if ops is host else ops.load(x)
         if scorer is not None:
@@ -203,7 +195,7 @@ class Applier:
             context.masks.write(piece.target, first, ops.as_flags(keep)[own])
         ops.store_masked(weights, keep, x)
         # The keep array has been applied, so its scratch memory is free for the sums and the remaining magnitudes.
-        squares_after = worker.squares.of(x[own], dtype)
+        squares_after = sum_of_squares(host, x[own], dtype)
         after = host.magnitudes(x[own], dtype, "keep")
         self._collector(piece.target).add(first, before[own], after, (squares_before, squares_after))
         self._finish(piece.target, after.size)
@@ -242,7 +234,7 @@ class Applier:
             self.context.plans[target] = without_masks(self.context.plans[target])
         for collector in others:
             first.merge(collector)
-        self.results[target] = TensorResult(first.stats(), first.histogram())
+        self.results[target] = first.stats()
 
     def write_checksums(self, number: int, file: CheckpointFile, fd: int | None) -> None:
         """Verify the old checksums of the records that changed, and write the new ones to `fd`, if there is one.

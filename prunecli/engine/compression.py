@@ -9,7 +9,7 @@ import importlib
 import os
 import zlib
 from bisect import bisect_right
-from importlib.util import find_spec
+from contextlib import suppress
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -73,15 +73,7 @@ def _places(tensors: Sequence[TensorInfo]) -> Iterator[tuple[int, int, int]]:
 
 def _compressor() -> tuple[str, Callable[[bytes, int], bytes], int]:
     """Return the name of the best installed compressor, the compressor, and its level."""
-    # compression.zstd is part of Python since 3.14; zstandard is a package.
-    module = next((name for name in ("compression.zstd", "zstandard") if _is_installed(name)), None)
-    if module is None:
-        return "deflate", zlib.compress, DEFLATE_LEVEL
-    return "zstd", importlib.import_module(module).compress, ZSTD_LEVEL
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that would contain it
-        return False
+    for module in ("compression.zstd", "zstandard"):  # part of Python since 3.14; a package
+        with suppress(ImportError):
+            return "zstd", importlib.import_module(module).compress, ZSTD_LEVEL
+    return "deflate", zlib.compress, DEFLATE_LEVEL

@@ -50,7 +50,7 @@ def prune_files(checkpoint: Checkpoint, work: Work, outputs: Outputs, options: R
         masks = None if outputs.mask is None else stack.enter_context(_mask(run, outputs.mask, force=outputs.force))
         sinks: Sequence[Sink | None] = [None] * len(sources)
         if outputs.checkpoint is not None:
-            sinks = stack.enter_context(_sinks(checkpoint, sources, outputs, direct=options.direct))
+            sinks = stack.enter_context(_sinks(run, sources, outputs.checkpoint, force=outputs.force))
         result = run.execute(sources, sinks, masks)
         report = make_report(run, result, outputs.checkpoint, time.monotonic() - started)
         if options.gates is not None:
@@ -72,22 +72,17 @@ def _mask(run: Run, path: Path | int, *, force: bool) -> Iterator[MaskSink]:
         os.ftruncate(path, layout.size)
         yield MaskSink(path, layout)
         return
-    with new_file(path, size=layout.size, force=force) as pending:
-        yield MaskSink(pending.fd, layout)
+    with new_file(path, size=layout.size, force=force) as fd:
+        yield MaskSink(fd, layout)
 
 
 @contextmanager
-def _sinks(
-    checkpoint: Checkpoint, sources: Sequence[Source], outputs: Outputs, *, direct: bool | None
-) -> Iterator[list[Sink]]:
+def _sinks(run: Run, sources: Sequence[Source], output: Path | int, *, force: bool) -> Iterator[list[Sink]]:
     """Open one sink per file; all are published together when the block ends without an error."""
-    output = outputs.checkpoint
-    if output is None:
-        raise ValueError("a dry run has no output files")
-    sizes = [file.size for file in checkpoint.files]
+    sizes = [file.size for file in run.checkpoint.files]
     with ExitStack() as stack:
-        fds = stack.enter_context(output_files(checkpoint, sources, output, sizes, force=outputs.force))
-        direct = _is_large(sum(sizes)) if direct is None else direct
+        fds = stack.enter_context(output_files(run.checkpoint, sources, output, sizes, force=force))
+        direct = _is_large(sum(sizes)) if run.options.direct is None else run.options.direct
         sinks = []
         for fd in fds:
             sink = Sink(fd, direct=direct and not isinstance(output, int))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from prunecli.engine.options import RunOptions
     from prunecli.engine.work import Work
-    from prunecli.io.files import Sink, Source
+    from prunecli.io.files import Output
     from prunecli.io.memory import TensorsInMemory
     from prunecli.report.model import Report
 
@@ -31,13 +31,11 @@ def prune_in_memory(
     """
     started = time.monotonic()
     run = Run(memory.checkpoint, work, options)
-    # A region has the methods of a source and of a sink.
-    sources = cast("Sequence[Source]", memory.regions)
-    sinks: Sequence[Sink | None] = cast("Sequence[Sink]", memory.regions) if write else [None] * len(sources)
+    outputs: Sequence[Output | None] = memory.regions if write else [None] * len(memory.regions)
     masks = None if mask is None else MaskSink(mask, MaskLayout(run.targets))
     memory.synchronize()
     try:
-        result = run.execute(sources, sinks, masks)
+        result = run.execute(memory.regions, outputs, masks)
     finally:
         if write:
             memory.synchronize()

@@ -38,9 +38,10 @@ COUNT_RUN = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class TensorStats:
-    """The measurements of one tensor, as in a report's `Row`. Magnitudes are in the weights' units.
+    """The measurements of one tensor, as in a report's `Row`, and its histogram if it was requested.
 
-    Statements about rows, columns and groups are None for tensors with fewer than two dimensions.
+    Magnitudes are in the weights' units. Statements about rows, columns and groups are None for tensors with fewer
+    than two dimensions.
     """
 
     zeros_before: int
@@ -52,6 +53,7 @@ class TensorStats:
     zero_rows: int | None
     zero_cols: int | None
     two_four: bool | None
+    histogram: BeforeAfter | None = None
 
 
 class StatsCollector:
@@ -204,11 +206,8 @@ class StatsCollector:
             zero_rows=int(self.rows - np.count_nonzero(self._rows_alive)) if sliced else None,
             zero_cols=int(self.cols - np.count_nonzero(self._cols_alive)) if sliced else None,
             two_four=bool(self._two_four) if sliced else None,
+            histogram=None if self._counts is None else self._counts.histogram(),
         )
-
-    def histogram(self) -> BeforeAfter | None:
-        """Return the counted magnitudes of all chunks, or None if they were not requested."""
-        return None if self._counts is None else self._counts.histogram()
 
 
 class _Counts:

@@ -19,16 +19,16 @@ from prunecli.io.threads import Pool, default_threads, results
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
-    from prunecli.engine.apply import TensorResult
+    from prunecli.engine.measure import TensorStats
     from prunecli.engine.planner import Batch
     from prunecli.engine.score_files import MatchedTensors
     from prunecli.engine.scorers import Scorer
     from prunecli.engine.work import Job, Work
     from prunecli.formats.safetensors.mask_writer import MaskSink
-    from prunecli.io.files import Sink, Source
+    from prunecli.io.files import Input, Output
     from prunecli.plans import TensorPlan
     from prunecli.report.model import Compressed
 
@@ -55,7 +55,7 @@ class RunResult:
     """
 
     plans: Mapping[int, TensorPlan]
-    tensors: Mapping[int, TensorResult]
+    tensors: Mapping[int, TensorStats]
     input_sha256: str | None
     output_sha256: str | None
     compressed: Compressed | None
@@ -73,7 +73,7 @@ class Run:
         self._plans: dict[int, TensorPlan] = {}
 
     def execute(
-        self, sources: Sequence[Source], sinks: Sequence[Sink | None], masks: MaskSink | None = None
+        self, sources: Sequence[Input], sinks: Sequence[Output | None], masks: MaskSink | None = None
     ) -> RunResult:
         """Plan and apply; the files of `sinks` are complete when this returns.
 
@@ -101,10 +101,10 @@ class Run:
         self,
         pool: Pool,
         scorers: Sequence[Scorer | None],
-        sources: Sequence[Source],
-        sinks: Sequence[Sink | None],
+        sources: Sequence[Input],
+        sinks: Sequence[Output | None],
         masks: MaskSink | None,
-    ) -> Mapping[int, TensorResult]:
+    ) -> Mapping[int, TensorStats]:
         jobs = list(zip(self.work.jobs, scorers, strict=True))
         batches = [batch for job, scorer in jobs for batch in self._batches(pool, job, scorer, sources)]
         phases = self._begin_progress(sum(batch.size for batch in batches), writes=any(sinks))
@@ -133,7 +133,7 @@ class Run:
             applier.write_checksums(number, file, None if sink is None else sink.fd)
         return applier.results
 
-    def _batches(self, pool: Pool, job: Job, scorer: Scorer | None, sources: Sequence[Source]) -> Sequence[Batch]:
+    def _batches(self, pool: Pool, job: Job, scorer: Scorer | None, sources: Sequence[Input]) -> Sequence[Batch]:
         """Return the batches in which the targets of a job are planned."""
         remaining = [target.numel for target in self.targets]
         if scorer is not None and job.sources.has_pruned:
@@ -158,14 +158,14 @@ class Run:
         progress.note(f"working with {self._threads} threads on {self.options.device or 'the CPU, with NumPy'}")
         return phases
 
-    def _digests(self, sources: Sequence[Source], sinks: Sequence[Sink | None]) -> tuple[str | None, str | None]:
+    def _digests(self, sources: Sequence[Input], sinks: Sequence[Output | None]) -> tuple[str | None, str | None]:
         """Return the SHA-256 of the input and of the output, where requested; a directory has none."""
         if not self.options.sha256 or self.checkpoint.is_directory:
             return None, None
         (source,), (sink,) = sources, sinks
         return _sha256(source.fd, source.size), None if sink is None else _sha256(sink.fd, source.size)
 
-    def _estimate(self, sources: Sequence[Source], sinks: Sequence[Sink | None]) -> Compressed | None:
+    def _estimate(self, sources: Sequence[Input], sinks: Sequence[Output | None]) -> Compressed | None:
         if not self.options.estimate or not all(sinks):
             return None
         from prunecli.engine.compression import estimate, sample  # noqa: PLC0415 - most runs do not need it
@@ -180,20 +180,15 @@ def _sha256(fd: int, size: int) -> str:
     import hashlib  # noqa: PLC0415 - its import takes longer than a small run, and most runs do not need it
 
     digest = hashlib.sha256()
-    for chunk in _chunks(fd, size):
-        digest.update(chunk)
+    for offset in range(0, size, 1 << 20):
+        digest.update(os.pread(fd, min(1 << 20, size - offset), offset))
     return digest.hexdigest()
 
 
-def _chunks(fd: int, size: int) -> Iterator[bytes]:
-    for offset in range(0, size, 1 << 20):
-        yield os.pread(fd, min(1 << 20, size - offset), offset)
-
-
-def _check_finite(targets: Sequence[TensorInfo], tensors: Mapping[int, TensorResult]) -> None:
+def _check_finite(targets: Sequence[TensorInfo], tensors: Mapping[int, TensorStats]) -> None:
     """Raise CheckpointError for the first target with weights that are not finite."""
-    for index, result in sorted(tensors.items()):
-        if count := result.stats.nonfinite:
+    for index, stats in sorted(tensors.items()):
+        if count := stats.nonfinite:
             name = printable(repr(targets[index].name))
             raise CheckpointError(
                 f"{name} has {count} weights that are not finite, which a strict run does not accept",

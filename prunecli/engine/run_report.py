@@ -42,9 +42,9 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
         facts=(*checkpoint.notes, *facts_about(checkpoint.unprunable_entries)),
         compressed=result.compressed,
         histograms={
-            run.targets[index].name: tensor.histogram
-            for index, tensor in sorted(result.tensors.items())
-            if tensor.histogram is not None
+            run.targets[index].name: stats.histogram
+            for index, stats in sorted(result.tensors.items())
+            if stats.histogram is not None
         },
     )
 
@@ -74,7 +74,7 @@ def _file_name(checkpoint: Checkpoint, tensor: TensorInfo) -> str:
 
 
 def _target_row(checkpoint: Checkpoint, work: Work, jobs: Mapping[int, Job], result: RunResult, index: int) -> Row:
-    target, plan, stats = work.selection.targets[index], result.plans[index], result.tensors[index].stats
+    target, plan, stats = work.selection.targets[index], result.plans[index], result.tensors[index]
     tensor, cut = target.tensor, plan if isinstance(plan, Cut) else Cut(0)
     return Row(
         name=tensor.name,

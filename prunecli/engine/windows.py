@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import CheckpointFile, Checksum
     from prunecli.engine.apply import Applier
-    from prunecli.io.files import Sink
+    from prunecli.io.files import Output
     from prunecli.io.threads import Pool, Worker
 
 
@@ -21,13 +21,14 @@ class WindowSchedule:
     """The windows and untouched ranges of all files, submitted to a pool in order."""
 
     def __init__(
-        self, pool: Pool, applier: Applier, files: Sequence[CheckpointFile], sinks: Sequence[Sink | None], window: int
+        self, pool: Pool, applier: Applier, files: Sequence[CheckpointFile], sinks: Sequence[Output | None], window: int
     ) -> None:
         """Lay out `files` in windows of `window` bytes; results go to `sinks` (None: the file is only measured)."""
         self._applier, self._sinks = applier, sinks
         self._layouts = [applier.layout(number, file, window=window) for number, file in enumerate(files)]
         self._checksums = [
-            sorted(applier.changed_checksums(number, file), key=_start) for number, file in enumerate(files)
+            sorted(applier.changed_checksums(number, file), key=lambda checksum: checksum.span.start)
+            for number, file in enumerate(files)
         ]
         self._tasks = Tasks(pool)
         self._parts = self._all_parts()
@@ -70,15 +71,8 @@ class WindowSchedule:
 
 def _overlapping(window: Window, checksums: Sequence[Checksum]) -> Iterator[Checksum]:
     """Yield the checksums over bytes of the window; `checksums` are in file order and do not overlap."""
-    for index in range(bisect_right(checksums, window.start, key=_end), len(checksums)):
+    first = bisect_right(checksums, window.start, key=lambda checksum: checksum.span.end)
+    for index in range(first, len(checksums)):
         if checksums[index].span.start >= window.end:
             return
         yield checksums[index]
-
-
-def _start(checksum: Checksum) -> int:
-    return checksum.span.start
-
-
-def _end(checksum: Checksum) -> int:
-    return checksum.span.end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.errors import CheckpointError, OutputError
 from prunecli.text.escape import printable
@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from prunecli.io.memory import Region
+
+Input: TypeAlias = "Source | Region"
+"""The bytes that a run reads: an open file, or tensors in memory."""
+
+Output: TypeAlias = "Sink | Region"
+"""The bytes that a run writes: an open file, or tensors in memory."""
 
 PAGE = 4096
+"""Bytes of a page: O_DIRECT needs memory and offsets in whole pages, and aligned copies are twice as fast."""
 
 COPY_RUN = 1 << 25
 """Bytes the kernel copies in one step, so that progress advances and an interrupt takes effect."""
@@ -101,7 +109,7 @@ class Sink:
         if head + body < len(data):
             write_all(self.fd, data[head + body :], offset + head + body)
 
-    def copy(self, source: Source, start: int, end: int) -> None:
+    def copy(self, source: Input, start: int, end: int) -> None:
         """Copy the bytes [start, end) of `source` to the same offset of the output."""
         copy_range(source, self.fd, start, end, start)
 
@@ -113,7 +121,7 @@ class Sink:
 
 
 def copy_range(
-    source: Source, fd: int, start: int, end: int, offset: int, *, advance: Callable[[int], None] = lambda _: None
+    source: Input, fd: int, start: int, end: int, offset: int, *, advance: Callable[[int], None] = lambda _: None
 ) -> None:
     """Copy the bytes [start, end) of `source` to `offset` of `fd`, inside the kernel where possible.
 
@@ -128,7 +136,7 @@ def copy_range(
         start, offset = start + copied, offset + copied
 
 
-def _kernel_copy(source: Source, fd: int, start: int, end: int, offset: int) -> int:
+def _kernel_copy(source: Input, fd: int, start: int, end: int, offset: int) -> int:
     """Return how many bytes the kernel copied; 0 where it cannot copy between these files."""
     try:
         return os.copy_file_range(source.fd, fd, min(COPY_RUN, end - start), start, offset)
@@ -140,7 +148,7 @@ def _kernel_copy(source: Source, fd: int, start: int, end: int, offset: int) -> 
         return 0
 
 
-def _copy_in_memory(source: Source, fd: int, start: int, end: int, offset: int, advance: Callable[[int], None]) -> None:
+def _copy_in_memory(source: Input, fd: int, start: int, end: int, offset: int, advance: Callable[[int], None]) -> None:
     memory = memoryview(mmap.mmap(-1, min(_COPY_BUFFER, end - start)))
     while start < end:
         chunk = memory[: end - start]

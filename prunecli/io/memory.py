@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from prunecli.io.files import Source
+    from prunecli.io.files import Input
 
 NAME = "state_dict"
 """The name of the tensors in a report, in the place of a path."""
@@ -34,7 +34,7 @@ _ADDRESSED = {"cpu", "cuda", "xpu"}
 
 
 class Region:
-    """The bytes of one storage, as a `Source` and as a `Sink`.
+    """The bytes of one storage, as input and as output of a run.
 
     `fd` is no descriptor: a run in memory does nothing that needs a file.
     """
@@ -65,14 +65,11 @@ class Region:
         tensor: Tensor = importlib.import_module("torch").frombuffer(data, dtype=self.data.dtype)
         return tensor
 
-    def copy(self, source: Source | Region, start: int, end: int) -> None:
+    def copy(self, source: Input, start: int, end: int) -> None:
         """Do nothing: source and sink are the same memory."""
 
     def check_unchanged(self) -> None:
         """Do nothing: changes of memory cannot be detected."""
-
-    def close(self) -> None:
-        """Do nothing: the storage belongs to its tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +209,8 @@ def _merged(storages: Sequence[_Storage]) -> tuple[list[int], list[_Storage]]:
     """Return the storages that lie in no other one, and for each of `storages` the index of the one that holds it."""
     homes = [0] * len(storages)
     outer: list[_Storage] = []
-    for index in sorted(range(len(storages)), key=lambda i: _order(storages[i])):
-        storage = storages[index]
+    by_address = sorted(enumerate(storages), key=lambda pair: (pair[1].device, pair[1].start, -pair[1].length))
+    for index, storage in by_address:
         if not outer or not _starts_inside(outer[-1], storage):
             outer.append(storage)
         elif storage.end > outer[-1].end:
@@ -225,10 +222,6 @@ def _merged(storages: Sequence[_Storage]) -> tuple[list[int], list[_Storage]]:
             )
         homes[index] = len(outer) - 1
     return homes, outer
-
-
-def _order(storage: _Storage) -> tuple[str, int, int]:
-    return storage.device, storage.start, -storage.length
 
 
 def _starts_inside(first: _Storage, second: _Storage) -> bool:

@@ -6,7 +6,7 @@ Their content is written by the caller; a directory's other files are copied her
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import Span
@@ -53,7 +53,7 @@ def output_files(
             path = output if directory is None else directory / file.path.relative_to(checkpoint.path)
             mode = os.fstat(source.fd).st_mode
             replace = force and directory is None
-            fds.append(stack.enter_context(new_file(path, size=size, mode=mode, force=replace)).fd)
+            fds.append(stack.enter_context(new_file(path, size=size, mode=mode, force=replace)))
         yield fds
 
 
@@ -62,12 +62,9 @@ def _copy_other_files(checkpoint: Checkpoint, directory: Path, replacement: Call
     for relative in checkpoint.other_files:
         path, target = checkpoint.path / relative, directory / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        source = Source(path, path.stat().st_size)
-        try:
+        with closing(Source(path, path.stat().st_size)) as source:
             new = replacement(relative)
             plan = FilePlan((Span(0, source.size) if new is None else new,))
-            with new_file(target, size=plan.size, mode=path.stat().st_mode) as pending:
-                write_parts(source, pending.fd, plan.parts)
+            with new_file(target, size=plan.size, mode=path.stat().st_mode) as fd:
+                write_parts(source, fd, plan.parts)
             source.check_unchanged()
-        finally:
-            source.close()

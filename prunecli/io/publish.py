@@ -12,11 +12,11 @@ import os
 import shutil
 import stat
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, OutputError
+from prunecli.io.files import write_all
 from prunecli.io.targets import destination_for, exists, failed, refuse_losses
 from prunecli.io.temporary import (
     DESCRIPTORS,
@@ -46,14 +46,6 @@ _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2
 _AT_FDCWD = -100
 
 
-@dataclass(frozen=True, slots=True)
-class PendingFile:
-    """A file that is not published yet, open for reading and writing as `fd`; `path` opens it a second time."""
-
-    fd: int
-    path: Path
-
-
 class UnflushedError(OutputError):
     """The output is complete under its name, but its directory was not flushed: a power cut may undo it."""
 
@@ -62,19 +54,20 @@ class UnflushedError(OutputError):
 
 
 @contextmanager
-def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False) -> Iterator[PendingFile]:
+def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False) -> Iterator[int]:
     """Reserve space for a file of `size` bytes, and publish it at `target` when the block ends without an error.
 
-    An exception leaves no new file, and an existing file at `target` unchanged. A new file gets `mode` minus the
-    umask. With `force` an existing file is replaced; its mode is kept, and its owner where that is permitted, and a
-    symbolic link keeps its target. Raises OutputError if the file cannot be written or, without `force`, exists;
-    UnflushedError if it is published but its directory cannot be flushed.
+    Yields its descriptor, open for reading and writing. An exception leaves no new file, and an existing file at
+    `target` unchanged. A new file gets `mode` minus the umask. With `force` an existing file is replaced; its mode is
+    kept, and its owner where that is permitted, and a symbolic link keeps its target. Raises OutputError if the file
+    cannot be written or, without `force`, exists; UnflushedError if it is published but its directory cannot be
+    flushed.
     """
     destination = destination_for(target, force=force, directory=False)
     with _pending_file(destination) as (fd, temporary):
         try:
             _reserve(fd, size)
-            yield PendingFile(fd, temporary or DESCRIPTORS / str(fd))
+            yield fd
         except OSError as error:
             if error.errno in _FULL:
                 raise _no_space_error(destination, size, error) from error
@@ -87,10 +80,8 @@ def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False)
 def publish_text(target: Path, text: str, *, force: bool = False) -> None:
     """Write `text` as UTF-8 to `target`, atomically. Raises OutputError as `new_file` does."""
     data = text.encode("utf-8", errors="backslashreplace")
-    with new_file(target, size=len(data), force=force) as pending:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(pending.fd, data[done:], done)
+    with new_file(target, size=len(data), force=force) as fd:
+        write_all(fd, memoryview(data), 0)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.io.files import Input
     from prunecli.kernels.ops import Read
 
 
@@ -44,7 +45,7 @@ def open_sources(checkpoint: Checkpoint) -> Iterator[list[Source]]:
 class Reader:
     """Reads the tensors of one checkpoint from its open files."""
 
-    def __init__(self, sources: Sequence[Source], advance: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, sources: Sequence[Input], advance: Callable[[int], None] = lambda _: None) -> None:
         """Read from `sources`; `advance` receives the number of bytes of each read."""
         self.sources, self._advance = sources, advance
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import Ops
-from prunecli.kernels.squares import Squares
 from prunecli.kernels.torch_ops import TorchOps
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ class Worker:
         self._compute_lock, self._has_lock = compute_lock or threading.Lock(), False
         self.host = NumpyOps()
         self.scoring = NumpyOps()
-        self.squares = Squares(self.host)
         self.ops: Ops = self.host if device is None else TorchOps(device)
         self._memory: dict[int, mmap.mmap] = {}
 

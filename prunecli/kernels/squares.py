@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.kernels.bit_patterns import float8_table, values
-from prunecli.kernels.numpy_ops import NumpyOps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.kernels.numpy_ops import NumpyOps
 
 RUN = 1 << 16
 """Patterns summed together: few enough for the cache, and for sums of `PIECE` bits to fit a float64."""
@@ -98,47 +98,45 @@ def root(squares: int, dtype: Float, over: int = 1) -> tuple[float, int]:
     return sqrt(mean), exponent + quantum(dtype)
 
 
-class Squares:
-    """Sums of squares of weights, computed in the scratch memory of an `NumpyOps`."""
+def sum_of_squares(ops: NumpyOps, x: NDArray[Any], dtype: Float) -> float:
+    """Return the sum of squares of the finite weights `x` (integers of the dtype's width).
 
-    def __init__(self, ops: NumpyOps | None = None) -> None:
-        """Use the scratch memory of keep arrays: it is free before there is one and after it has been applied."""
-        self._ops = ops or NumpyOps()
+    Uses the scratch memory of keep arrays: call it before there is one, or after it has been applied.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = sum(_dot(floats) for floats in _floats(ops, x, dtype))
+    # The squares of finite weights can overflow float32, and tiny ones lose digits in it.
+    if not 1e-20 < total < np.inf:
+        return _careful_sum(x, dtype)
+    return total
 
-    def of(self, x: NDArray[Any], dtype: Float) -> float:
-        """Return the sum of squares of the finite weights `x` (integers of the dtype's width)."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = sum(_dot(floats) for floats in self._floats(x, dtype))
-        # The squares of finite weights can overflow float32, and tiny ones lose digits in it.
-        if not 1e-20 < total < np.inf:
-            return _careful_sum(x, dtype)
-        return total
 
-    def _floats(self, x: NDArray[Any], dtype: Float) -> Iterator[NDArray[Any]]:
-        """Yield the weights as floats; each array is valid until the next one is requested."""
-        if dtype.name == "BF16":
-            yield from self._from_bf16(x)
-        elif dtype.itemsize >= 4:
-            yield x.view(f"<f{dtype.itemsize}")
-        else:
-            for first in range(0, x.size, WIDEN_RUN):
-                run = x[first : first + WIDEN_RUN]
-                wide = self._ops.scratch("keep", run.size, np.float32)
-                if dtype.name == "F16":
-                    np.copyto(wide, run.view("<f2"))
-                else:
-                    np.take(float8_table(dtype), run.view(np.uint8), out=wide)
-                yield wide
+def _floats(ops: NumpyOps, x: NDArray[Any], dtype: Float) -> Iterator[NDArray[Any]]:
+    """Yield the weights as floats; each array is valid until the next one is requested."""
+    if dtype.name == "BF16":
+        yield from _from_bf16(ops, x)
+    elif dtype.itemsize >= 4:
+        yield x.view(f"<f{dtype.itemsize}")
+    else:
+        for first in range(0, x.size, WIDEN_RUN):
+            run = x[first : first + WIDEN_RUN]
+            wide = ops.scratch("keep", run.size, np.float32)
+            if dtype.name == "F16":
+                np.copyto(wide, run.view("<f2"))
+            else:
+                np.take(float8_table(dtype), run.view(np.uint8), out=wide)
+            yield wide
 
-    def _from_bf16(self, x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-        """Widen bfloat16 two at a time: each half of a 32-bit word is the upper half of a float32."""
-        even = x.size // 2 * 2
-        pairs = x[:even].view(np.uint32)
-        wide = self._ops.scratch("keep", pairs.size, np.uint32)
-        yield np.bitwise_and(pairs, np.uint32(0xFFFF0000), out=wide).view(np.float32)
-        yield np.left_shift(pairs, np.uint32(16), out=wide).view(np.float32)
-        if even < x.size:
-            yield (x[even:].astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+def _from_bf16(ops: NumpyOps, x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+    """Widen bfloat16 two at a time: each half of a 32-bit word is the upper half of a float32."""
+    even = x.size // 2 * 2
+    pairs = x[:even].view(np.uint32)
+    wide = ops.scratch("keep", pairs.size, np.uint32)
+    yield np.bitwise_and(pairs, np.uint32(0xFFFF0000), out=wide).view(np.float32)
+    yield np.left_shift(pairs, np.uint32(16), out=wide).view(np.float32)
+    if even < x.size:
+        yield (x[even:].astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def _dot(floats: NDArray[Any]) -> float:
@@ -153,7 +151,7 @@ def _dot(floats: NDArray[Any]) -> float:
 
 
 def _careful_sum(x: NDArray[Any], dtype: Float) -> float:
-    """Return the same sum as `Squares.of`, in float64 and over finite values only."""
+    """Return the same sum as `sum_of_squares`, in float64 and over finite values only."""
     if dtype.itemsize == 1:
         wide = float8_table(dtype)[x.view(np.uint8)].astype(np.float64)
     else:

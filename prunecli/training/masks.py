@@ -101,7 +101,7 @@ def mask_from_checkpoint(
     memory = state_dict_checkpoint(pruned)
     memory.synchronize()
     targets = [target.tensor for target in select(memory.checkpoint, selector).targets]
-    return _nonzero_masks(worker, Reader(memory.regions), targets)  # type: ignore[arg-type] # a region can be read
+    return _nonzero_masks(worker, Reader(memory.regions), targets)
 
 
 def _nonzero_masks(worker: Worker, reader: Reader, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:

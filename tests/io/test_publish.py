@@ -36,25 +36,14 @@ def test_the_target_does_not_exist_before_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_a_pending_file_can_be_opened_a_second_time(tmp_path: Path) -> None:
-    """Bytes written through `pending.path` reach the same file."""
-    with new_file(tmp_path / "a", size=3) as pending:
-        fd = os.open(pending.path, os.O_WRONLY)
-        os.pwrite(fd, b"xyz", 0)
-        os.close(fd)
-
-    assert listing(tmp_path) == {"a": b"xyz"}
-
-
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, OSError])
 def test_an_exception_leaves_the_old_file_only(tmp_path: Path, error: type[BaseException]) -> None:
     """After any exception the old file is unchanged and there is no other file."""
     (tmp_path / "a").write_bytes(b"old")
 
     def interrupted() -> None:
-        with new_file(tmp_path / "a", size=3, force=True) as pending:
-            os.pwrite(pending.fd, b"n", 0)
+        with new_file(tmp_path / "a", size=3, force=True) as fd:
+            os.pwrite(fd, b"n", 0)
             raise error
 
     with pytest.raises(error):
@@ -90,8 +79,8 @@ def test_one_of_many_writers_succeeds(tmp_path: Path) -> None:
     barrier, won = threading.Barrier(8), []
 
     def write(i: int) -> None:
-        with new_file(tmp_path / "a", size=4) as pending:
-            os.pwrite(pending.fd, bytes([i]) * 4, 0)
+        with new_file(tmp_path / "a", size=4) as fd:
+            os.pwrite(fd, bytes([i]) * 4, 0)
             barrier.wait()
         won.append(i)
 

@@ -84,8 +84,8 @@ def test_a_file_without_reservation_has_its_size(tmp_path: Path, monkeypatch: py
     """The pending file has its size also if space cannot be reserved."""
     monkeypatch.setattr(os, "posix_fallocate", failing(number))
 
-    with new_file(tmp_path / "a", size=4096) as pending:
-        assert os.fstat(pending.fd).st_size == 4096
+    with new_file(tmp_path / "a", size=4096) as fd:
+        assert os.fstat(fd).st_size == 4096
 
 
 @pytest.fixture

@@ -55,8 +55,8 @@ def test_temporaries_of_other_runs_are_kept(tmp_path: Path) -> None:
         put(tmp_path / "c")
         with new_directory(tmp_path / "e", force=True):
             pass
-        for pending in (a, b):
-            os.pwrite(pending.fd, b"abc", 0)
+        for fd in (a, b):
+            os.pwrite(fd, b"abc", 0)
 
     assert listing(tmp_path) == {"a": b"abc", "c": b"new", "d/b": b"abc"}
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def put(target: Path, data: bytes = b"new", *, mode: int = 0o666, force: bool = False) -> None:
     """Publish `data` at `target`."""
-    with new_file(target, size=len(data), mode=mode, force=force) as pending:
-        os.pwrite(pending.fd, data, 0)
+    with new_file(target, size=len(data), mode=mode, force=force) as fd:
+        os.pwrite(fd, data, 0)
 
 
 def listing(directory: Path) -> dict[str, bytes]:
@@ -46,8 +46,8 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop)
 if sys.argv[2] == "named":
     publish._open_nameless = lambda parent: None
-with publish.new_file(Path(sys.argv[1]), size=1 << 20, force=True) as pending:
-    os.pwrite(pending.fd, b"n" * 1000, 0)
+with publish.new_file(Path(sys.argv[1]), size=1 << 20, force=True) as fd:
+    os.pwrite(fd, b"n" * 1000, 0)
     print("writing", flush=True)
     time.sleep(60)
 """

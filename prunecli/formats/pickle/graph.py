@@ -112,28 +112,19 @@ class _TermMachine(StackMachine):
     def _literal(self, _: object) -> None:
         self._term((), self.start)
 
-    byte_string = python2_text = floating = named_global = _literal
+    byte_string = python2_text = binfloat = named_global = _literal
     empty_tuple = empty_list = empty_dict = _literal
 
-    def _combine(self, count: int) -> None:
+    def short_tuple(self, count: int) -> None:
         if len(self.stack) < count:
             raise IndexError
         items = self.stack[-count:]
         del self.stack[-count:]
         self._term(tuple(value for value, _ in items), items[0][1])
 
-    def tuple1(self, _: object) -> None:
-        self._combine(1)
-
-    def tuple2(self, _: object) -> None:
-        self._combine(2)
-
-    def tuple3(self, _: object) -> None:
-        self._combine(3)
-
-    persistent_id = tuple1
-    stack_global = call = tuple2
-    call_with_keywords = tuple3
+    binpersid = StackMachine.tuple1
+    stack_global = call = StackMachine.tuple2
+    newobj_ex = StackMachine.tuple3
 
     def mark(self, _: object) -> None:
         super().mark(None)
@@ -150,7 +141,7 @@ class _TermMachine(StackMachine):
 
     frozenset_to_mark = tuple_to_mark
 
-    def duplicate(self, _: object) -> None:
+    def dup(self, _: object) -> None:
         self.push(self.stack[-1][0])
 
     def _target(self) -> Term:
@@ -167,11 +158,11 @@ class _TermMachine(StackMachine):
         items = self.pop_mark()
         self._target().effects.extend((ADD, item) for item, _ in items)
 
-    def set_item(self, _: object) -> None:
+    def setitem(self, _: object) -> None:
         (item, value), (key, start) = self.stack.pop(), self.stack.pop()
         self._set(key, item, Entry(self._target(), 0, start, value, self.end, alone=True))
 
-    def set_items(self, _: object) -> None:
+    def setitems(self, _: object) -> None:
         items = self.pop_mark()
         if len(items) % 2:
             raise ValueError("a key has no value")

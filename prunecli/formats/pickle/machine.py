@@ -31,9 +31,9 @@ Opcodes: TypeAlias = "dict[bytes, tuple[ArgumentReader, Callable[[Any, Any], obj
 
 
 class StackMachine:
-    """Follows the opcodes of one pickle. Subclasses define the methods of METHODS that are not defined here.
+    """Follows the opcodes of one pickle: a method per opcode, which receives the opcode's argument or None.
 
-    Items of the stack are opaque to this class.
+    Subclasses define the methods of METHODS that are not defined here. Items of the stack are opaque to this class.
     """
 
     __slots__ = ("marks", "memo", "object_count", "opcode_count", "stack")
@@ -92,9 +92,13 @@ class StackMachine:
         self.stack = self.marks.pop()
         return items
 
-    # The methods below are called for opcodes, with the argument of the opcode or None.
+    def short_tuple(self, count: int) -> None:
+        """Replace the last `count` items by a tuple of them."""
+        raise NotImplementedError
 
-    def protocol(self, version: int) -> None:
+    # --- opcodes
+
+    def proto(self, version: int) -> None:
         """Check the version of the pickle's protocol."""
         if not 2 <= version <= MAX_PROTOCOL:
             raise ValueError(f"the protocol is {version}, not 2 to {MAX_PROTOCOL}")
@@ -109,11 +113,11 @@ class StackMachine:
         """Push None."""
         self.push(None)
 
-    def true(self, _: object) -> None:
+    def newtrue(self, _: object) -> None:
         """Push True."""
         self.push(True)
 
-    def false(self, _: object) -> None:
+    def newfalse(self, _: object) -> None:
         """Push False."""
         self.push(False)
 
@@ -133,12 +137,31 @@ class StackMachine:
         """Remove the items above the last MARK and the MARK."""
         self.pop_mark()
 
+    def tuple1(self, _: object) -> None:
+        """Make a tuple of the top item."""
+        self.short_tuple(1)
+
+    def tuple2(self, _: object) -> None:
+        """Make a tuple of the last two items."""
+        self.short_tuple(2)
+
+    def tuple3(self, _: object) -> None:
+        """Make a tuple of the last three items."""
+        self.short_tuple(3)
+
     def put(self, index: int | None) -> None:
         """Store the top item in the memo, at the next free index if `index` is None."""
         if len(self.memo) >= MAX_MEMO:
             raise ValueError(f"there are more than {MAX_MEMO:,} memo entries")
         self.memo[len(self.memo) if index is None else index] = self.stack[-1]
 
+
+_NAMED_ALIKE = (
+    *("PROTO", "FRAME", "STOP", "NONE", "NEWTRUE", "NEWFALSE", "BINFLOAT", "MARK", "POP", "DUP", "BUILD", "BINPERSID"),
+    *("EMPTY_TUPLE", "EMPTY_DICT", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "SETITEM", "SETITEMS"),
+    *("STACK_GLOBAL", "NEWOBJ_EX"),
+)
+"""The opcodes whose method has the opcode's name in lower case."""
 
 METHODS: dict[str, str] = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4"), "push"),
@@ -150,32 +173,11 @@ METHODS: dict[str, str] = {
     **dict.fromkeys(("EMPTY_LIST", "EMPTY_SET"), "empty_list"),
     **dict.fromkeys(("APPENDS", "ADDITEMS"), "extend"),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), "call"),
-    "PROTO": "protocol",
-    "FRAME": "frame",
-    "STOP": "stop",
-    "NONE": "none",
-    "NEWTRUE": "true",
-    "NEWFALSE": "false",
-    "BINFLOAT": "floating",
-    "MARK": "mark",
-    "POP": "pop",
     "POP_MARK": "drop_to_mark",
-    "DUP": "duplicate",
-    "EMPTY_TUPLE": "empty_tuple",
-    "EMPTY_DICT": "empty_dict",
     "TUPLE": "tuple_to_mark",
-    "TUPLE1": "tuple1",
-    "TUPLE2": "tuple2",
-    "TUPLE3": "tuple3",
     "FROZENSET": "frozenset_to_mark",
-    "APPEND": "append",
-    "SETITEM": "set_item",
-    "SETITEMS": "set_items",
     "GLOBAL": "named_global",
-    "STACK_GLOBAL": "stack_global",
-    "NEWOBJ_EX": "call_with_keywords",
-    "BUILD": "build",
-    "BINPERSID": "persistent_id",
+    **{name: name.lower() for name in _NAMED_ALIKE},
 }
 """The method of a machine for each allowed opcode. INST, OBJ, EXT*, PERSID and out-of-band buffers are rejected."""
 

@@ -101,7 +101,7 @@ class _ValueMachine(StackMachine):
         self.persistent: list[Persistent] = []
         self.copied = 0  # items copied from lists of pairs into dicts
 
-    byte_string = floating = StackMachine.push
+    byte_string = binfloat = StackMachine.push
 
     def python2_text(self, latin: str) -> None:
         # Python 2 wrote str as bytes; torch.load reads them as UTF-8.
@@ -110,7 +110,7 @@ class _ValueMachine(StackMachine):
     def get(self, index: int) -> None:
         self._push_again(self.memo[index])
 
-    def duplicate(self, _: object) -> None:
+    def dup(self, _: object) -> None:
         self._push_again(self.stack[-1])
 
     def _push_again(self, value: object) -> None:
@@ -133,16 +133,7 @@ class _ValueMachine(StackMachine):
         items = tuple(self.pop_mark())
         self.stack.append(items)
 
-    def tuple1(self, _: object) -> None:
-        self._short_tuple(1)
-
-    def tuple2(self, _: object) -> None:
-        self._short_tuple(2)
-
-    def tuple3(self, _: object) -> None:
-        self._short_tuple(3)
-
-    def _short_tuple(self, count: int) -> None:
+    def short_tuple(self, count: int) -> None:
         if len(self.stack) < count:
             raise IndexError
         self.stack[-count:] = [tuple(self.stack[-count:])]
@@ -160,12 +151,12 @@ class _ValueMachine(StackMachine):
         items = self.pop_mark()
         _items_of(self.stack[-1]).extend(items)
 
-    def set_item(self, _: object) -> None:
+    def setitem(self, _: object) -> None:
         value = self.stack.pop()
         key = self.stack.pop()
         _entries_of(self.stack[-1])[_key(key)] = value
 
-    def set_items(self, _: object) -> None:
+    def setitems(self, _: object) -> None:
         items = self.pop_mark()
         if len(items) % 2:
             raise ValueError("a key has no value")
@@ -190,7 +181,7 @@ class _ValueMachine(StackMachine):
         maker = _MAKERS.get((func.module, func.name)) if isinstance(func, Global) else None
         self.stack.append(maker(self, args) if maker else self._call(func, args))
 
-    def call_with_keywords(self, _: object) -> None:
+    def newobj_ex(self, _: object) -> None:
         keywords, args, cls = self.stack.pop(), self.stack.pop(), self.stack.pop()
         self.stack.append(self._call(cls, (args, keywords)))
 
@@ -204,7 +195,7 @@ class _ValueMachine(StackMachine):
         if isinstance(target, Call):  # the state of a plain dict is an attribute such as OrderedDict._metadata
             target.state = state
 
-    def persistent_id(self, _: object) -> None:
+    def binpersid(self, _: object) -> None:
         self.count_object()
         persistent = Persistent(self.stack.pop())
         self.persistent.append(persistent)

@@ -52,9 +52,19 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a zip: the `span` of its stored bytes, and the CRC-32 of its content.
+    """One record of a zip, with its headers.
 
-    `places` are the offsets in the zip of all four-byte little-endian fields that hold `crc`.
+    Attributes:
+        name: The name.
+        span: The bytes as they are stored.
+        crc: The CRC-32 of the content.
+        places: The offsets in the zip of all four-byte little-endian fields that hold `crc`.
+        compressed: Whether the stored bytes are compressed.
+        size: The length of the content in bytes.
+        offset: The offset of the local header, where the record begins.
+        end: One past the last byte of the record, its data descriptor included.
+        central: The bytes of its entry in the central directory.
+        descriptor: The layout of its data descriptor, None if it has none.
     """
 
     name: str
@@ -62,29 +72,18 @@ class Record:
     crc: int
     places: tuple[int, ...]
     compressed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A record with its headers.
-
-    `offset` is where its local header begins, `size` the length of its content in bytes. `central` are the bytes of
-    its entry in the central directory. `descriptor` is the layout of its data descriptor, None if it has none.
-    """
-
-    record: Record
-    offset: int
     size: int
+    offset: int
+    end: int
     central: bytes
     descriptor: Descriptor | None
-    end: int  # one past the last byte of the record, its data descriptor included
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The entries of a zip, in the order of its central directory, and the bytes after the central directory."""
+    """The records of a zip, in the order of its central directory, and the bytes after the central directory."""
 
-    entries: tuple[Entry, ...]
+    records: tuple[Record, ...]
     tail: bytes
 
 
@@ -101,25 +100,25 @@ def read_records(file: BinaryIO, label: str) -> dict[str, Record]:
 
     Raises CheckpointError as `read_directory` does.
     """
-    return {entry.record.name: entry.record for entry in read_directory(file, label).entries}
+    return {record.name: record for record in read_directory(file, label).records}
 
 
 def read_directory(file: BinaryIO, label: str) -> Directory:
-    """Return the entries of the zip `file` after checking its structure.
+    """Return the records of the zip `file` after checking its structure.
 
     Raises CheckpointError, naming `label`, if the central directory is missing or damaged, names a record twice or
     disagrees with a local header, if records overlap, and if there are bytes before or after the zip.
     """
     try:
         central, tail, limit = _central_directory(file)
-        entries = tuple(_entry(file, one, limit) for one in central)
-        _check_layout(sorted((entry.offset, entry.end) for entry in entries), limit)
-        _check_names(entries)
+        records = tuple(_record(file, one, limit) for one in central)
+        _check_layout(sorted((record.offset, record.end) for record in records), limit)
+        _check_names(records)
     except _UNREADABLE as problem:
         raise CheckpointError(
             f"{label} is a damaged or truncated zip: {problem}", hint=f"unzip -t {shlex.quote(label)}"
         ) from problem
-    return Directory(entries, tail)
+    return Directory(records, tail)
 
 
 def _central_directory(file: BinaryIO) -> tuple[list[_Central], bytes, int]:
@@ -174,8 +173,8 @@ def _check_claim(claimed: tuple[int, ...], actual: tuple[int, int, int]) -> None
         )
 
 
-def _entry(file: BinaryIO, central: _Central, limit: int) -> Entry:
-    """Check a local header against the central directory, which starts at `limit`, and return the entry."""
+def _record(file: BinaryIO, central: _Central, limit: int) -> Record:
+    """Check a local header against the central directory, which starts at `limit`, and return the record."""
     info = central.info
     header = _local_header(file, info, central.name)
     start = info.header_offset + LOCAL.size + header.name_length + header.extra_length
@@ -185,9 +184,18 @@ def _entry(file: BinaryIO, central: _Central, limit: int) -> Entry:
         raise ValueError(f"the record {info.orig_filename!r} has an impossible size")
     descriptor = _descriptor(file, info, span.end, limit) if header.flags & CRC_FOLLOWS else None
     places = (central.start + CENTRAL_CRC, *_places(header, info, span.end, descriptor))
-    record = Record(info.orig_filename, span, info.CRC, places, compressed)
-    end = span.end + (0 if descriptor is None else descriptor.layout.size)
-    return Entry(record, info.header_offset, info.file_size, central.raw, descriptor, end)
+    return Record(
+        name=info.orig_filename,
+        span=span,
+        crc=info.CRC,
+        places=places,
+        compressed=compressed,
+        size=info.file_size,
+        offset=info.header_offset,
+        end=span.end + (0 if descriptor is None else descriptor.layout.size),
+        central=central.raw,
+        descriptor=descriptor,
+    )
 
 
 def _local_header(file: BinaryIO, info: zipfile.ZipInfo, name: bytes) -> LocalHeader:
@@ -245,9 +253,9 @@ def _check_layout(extents: list[tuple[int, int]], limit: int) -> None:
             raise ValueError(f"two records overlap at byte {start}")
 
 
-def _check_names(entries: tuple[Entry, ...]) -> None:
+def _check_names(records: tuple[Record, ...]) -> None:
     seen: set[str] = set()
-    for name in (entry.record.name for entry in entries):
+    for name in (record.name for record in records):
         if name in seen:
             raise ValueError(f"it has two records named {name!r}")
         seen.add(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import attrgetter
 from struct import pack, pack_into
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -38,7 +39,7 @@ from prunecli.io.parts import FilePlan, length
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from prunecli.formats.zip.directory import Entry
+    from prunecli.formats.zip.directory import Record
     from prunecli.io.parts import Part
 
 
@@ -79,54 +80,53 @@ def rewrite_zip(
     change is compressed.
     """
     directory = read_directory(file, label)
-    kept = [entry for entry in directory.entries if entry.record.name not in removed]
-    if compressed := [e.record.name for e in kept if e.record.compressed and e.record.name in changed]:
+    kept = [record for record in directory.records if record.name not in removed]
+    if compressed := [record.name for record in kept if record.compressed and record.name in changed]:
         raise CheckpointError(f"{label} cannot be rewritten: its record {compressed[0]!r} is compressed")
     new: dict[str, _NewRecord] = {}
     offset = 0
-    for entry in sorted(kept, key=lambda entry: entry.offset):
-        record = _new_record(file, entry, offset, changed.get(entry.record.name), alignment)
-        new[entry.record.name] = record
-        offset = record.end
-    central = [new[entry.record.name].central for entry in kept]
+    for record in sorted(kept, key=attrgetter("offset")):
+        new[record.name] = _new_record(file, record, offset, changed.get(record.name), alignment)
+        offset = new[record.name].end
+    central = [new[record.name].central for record in kept]
     parts = [part for record in new.values() for part in record.parts]
     end = _end(directory.tail, len(kept), offset, sum(map(len, central)))
     checksums = (
-        Checksum(entry.record.span, entry.record.crc, (start + CENTRAL_CRC, *new[entry.record.name].places))
-        for entry, start in zip(kept, accumulate(map(len, central), initial=offset), strict=False)
-        if not entry.record.compressed and entry.record.name not in changed
+        Checksum(record.span, record.crc, (start + CENTRAL_CRC, *new[record.name].places))
+        for record, start in zip(kept, accumulate(map(len, central), initial=offset), strict=False)
+        if not record.compressed and record.name not in changed
     )
     return FilePlan((*parts, b"".join(central), end), tuple(checksums))
 
 
-def _new_record(file: BinaryIO, entry: Entry, start: int, content: bytes | None, alignment: int) -> _NewRecord:
+def _new_record(file: BinaryIO, record: Record, start: int, content: bytes | None, alignment: int) -> _NewRecord:
     """Return a record that begins at offset `start`; `content` is None if its data is copied."""
-    contents = _Contents(entry.record.crc, entry.record.span.length, entry.size)
+    contents = _Contents(record.crc, record.span.length, record.size)
     if content is not None:
         contents = _Contents(zlib.crc32(content), len(content), len(content), content)
-    local = _local(file, entry, start, contents, alignment)
+    local = _local(file, record, start, contents, alignment)
     end = start + len(local) + contents.packed
     descriptor, places = b"", [start + LOCAL_CRC]
-    if entry.descriptor is not None:
-        descriptor = entry.descriptor.pack(contents.crc, contents.packed, contents.size)
+    if record.descriptor is not None:
+        descriptor = record.descriptor.pack(contents.crc, contents.packed, contents.size)
         # The header of such a record has a CRC only if the writer filled it in.
-        places = [end + len(entry.descriptor.signature), *(places if local_header(local).crc else [])]
-    data = entry.record.span if content is None else content
-    return _NewRecord((local, data, descriptor), start, _central(entry, start, contents), tuple(places))
+        places = [end + len(record.descriptor.signature), *(places if local_header(local).crc else [])]
+    data = record.span if content is None else content
+    return _NewRecord((local, data, descriptor), start, _central(record, start, contents), tuple(places))
 
 
-def _local(file: BinaryIO, entry: Entry, start: int, contents: _Contents, alignment: int) -> bytes:
+def _local(file: BinaryIO, record: Record, start: int, contents: _Contents, alignment: int) -> bytes:
     """Return the local header, with name and extra fields, of a record that begins at offset `start`."""
-    file.seek(entry.offset)
-    old = file.read(entry.record.span.start - entry.offset)
+    file.seek(record.offset)
+    old = file.read(record.span.start - record.offset)
     header = local_header(old)
     name = old[LOCAL.size :][: header.name_length]
-    extra = _with_offset(split_extra(old[LOCAL.size + header.name_length :]), entry.offset, start)
+    extra = _with_offset(split_extra(old[LOCAL.size + header.name_length :]), record.offset, start)
     if contents.data is not None:
         if not header.flags & CRC_FOLLOWS or header.crc or header.packed or header.size:
             header = header._replace(crc=contents.crc, packed=contents.packed, size=contents.size)
         extra = [field for field in extra if field[0] != ZIP64_FIELD]
-    fields = _padded(extra, start + LOCAL.size + len(name), entry, alignment)
+    fields = _padded(extra, start + LOCAL.size + len(name), record, alignment)
     return LOCAL.pack(*header._replace(extra_length=len(fields))) + name + fields
 
 
@@ -139,23 +139,23 @@ def _with_offset(fields: list[tuple[int, bytes]], old: int, new: int) -> list[tu
     ]
 
 
-def _padded(fields: list[tuple[int, bytes]], start: int, entry: Entry, alignment: int) -> bytes:
+def _padded(fields: list[tuple[int, bytes]], start: int, record: Record, alignment: int) -> bytes:
     """Return the extra fields at offset `start`, with padding so that the data keeps its alignment."""
     plain = join_extra([field for field in fields if field[0] != PADDING_FIELD])
-    missing = (entry.record.span.start - start - len(plain)) % alignment
+    missing = (record.span.start - start - len(plain)) % alignment
     was_padded = any(kind == PADDING_FIELD for kind, _ in fields)
-    if entry.record.compressed or (not missing and not was_padded):
+    if record.compressed or (not missing and not was_padded):
         return join_extra(fields)
     return plain + join_extra([(PADDING_FIELD, b"Z" * ((missing - 4) % alignment))])
 
 
-def _central(entry: Entry, start: int, contents: _Contents) -> bytes:
+def _central(record: Record, start: int, contents: _Contents) -> bytes:
     """Return the entry in the central directory; its zip64 field holds the values that need more than 32 bits."""
-    header = central_header(entry.central)
+    header = central_header(record.central)
     extra_start = CENTRAL.size + header.name_length
-    name = entry.central[CENTRAL.size : extra_start]
-    comment = entry.central[extra_start + header.extra_length :]
-    fields = split_extra(entry.central[extra_start : extra_start + header.extra_length])
+    name = record.central[CENTRAL.size : extra_start]
+    comment = record.central[extra_start + header.extra_length :]
+    fields = split_extra(record.central[extra_start : extra_start + header.extra_length])
     fields = [field for field in fields if field[0] != ZIP64_FIELD]
     if large := [value for value in (contents.size, contents.packed, start) if value >= MAX32]:
         fields.insert(0, (ZIP64_FIELD, pack(f"<{len(large)}Q", *large)))

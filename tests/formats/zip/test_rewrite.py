@@ -132,12 +132,12 @@ def test_offsets_past_4_gib_are_in_the_zip64_field(tmp_path: Path) -> None:
     path = tmp_path / "m.pth"
     torch.save({"w": torch.ones(3)}, path)
     with path.open("rb") as file:
-        old, *_ = read_directory(file, "it").entries
+        old, *_ = read_directory(file, "it").records
 
     far, near = (zipfile.ZipInfo(), zipfile.ZipInfo())
     for info, start in ((far, 5 << 30), (near, 1000)):
         entry = _central(old, start, _Contents(7, 8, 9))
-        name, extra = len(old.record.name), int.from_bytes(entry[30:32], "little")
+        name, extra = len(old.name), int.from_bytes(entry[30:32], "little")
         info.extra = entry[46 + name : 46 + name + extra]
         info.header_offset, info.file_size, info.compress_size = int.from_bytes(entry[42:46], "little"), 9, 8
         info._decodeExtra(7) if decodes_with_checksum() else info._decodeExtra()  # type: ignore[attr-defined]

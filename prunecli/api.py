@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import OutputRequest, plan_outputs, publish_reports
-from prunecli.engine.prepare import ScoreInputs, prepare_work
+from prunecli.engine.prepare import prepare_work
 from prunecli.engine.recipe_run import RecipeRun
+from prunecli.engine.score_files import ScoreInputs
 from prunecli.errors import Argument, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.kernels.devices import resolve
@@ -109,7 +110,7 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
     request = PruneRequest(
         path,
         strategy,
-        selector(include, exclude, min_dim, min_numel),
+        Selector(include, exclude, min_dim, min_numel),
         ScoreInputs(scores, act_norms, mask_in, of),
         OutputRequest(output, reports, mask_out, force=force, in_place=in_place, dry_run=dry_run),
         RunOptions(
@@ -147,15 +148,6 @@ class PruneRequest:
         if self.options.estimate and self.outputs.dry_run:
             hint = ("leave out ", Argument("dry_run", True), " or ", Argument("estimate", True))
             raise UsageError("an estimate compresses a sample of the output, and a dry run writes none", hint=hint)
-
-
-def selector(
-    include: Sequence[str] = (), exclude: Sequence[str] = (), min_dim: int | None = None, min_numel: int = 0
-) -> Selector:
-    """Return the selector of these patterns; UsageError where they are one text instead of a list."""
-    if isinstance(include, str) or isinstance(exclude, str):
-        raise UsageError("include and exclude are lists of patterns, not one text", hint='include=["*.weight"]')
-    return Selector(tuple(include), tuple(exclude), min_dim, min_numel)
 
 
 def _check_threads(threads: int) -> None:
@@ -286,7 +278,7 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
         rehearsal = prune_in_memory(memory, work, options, write=False, mask=mask)
         return rehearsal if dry_run or mask is not None else prune_in_memory(memory, work, options, write=True)
 
-    chosen, ranked = selector(include, exclude, min_dim, min_numel), ScoreInputs(scores, act_norms, mask_in, of)
+    chosen, ranked = Selector(include, exclude, min_dim, min_numel), ScoreInputs(scores, act_norms, mask_in, of)
     if isinstance(strategy, Recipe):
         return RecipeRun(memory.checkpoint, chosen, strategy, ranked).run(run_pass, None)
     return run_pass(prepare_work(memory.checkpoint, chosen, strategy, ranked), None)

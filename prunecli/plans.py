@@ -6,9 +6,10 @@ no NumPy.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,29 +77,36 @@ class Chunk:
     take: Callable[[int], int]
 
 
-class TensorPlan(Protocol):
+class TensorPlan(ABC):
     """The decision about one tensor, applied chunk by chunk."""
+
+    __slots__ = ()
 
     @property
     def bounds(self) -> tuple[int, int] | None:
         """The largest pattern that may be pruned and the smallest that may be kept; None if they depend on more."""
+        return None
 
     @property
     def value(self) -> float | None:
         """The computed cut in the units of the ranked values, for the report."""
+        return None
 
-    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
+    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - for subclasses
         """Return the range of elements that must be in one chunk to decide about [start, stop).
 
-        It is [start, stop) itself for plans that are computed after windows are laid out.
+        By default it is [start, stop): each weight is decided alone or by its index. A plan that is computed after
+        windows are laid out, from measured numbers or ranks, cannot widen it.
         """
+        return start, stop
 
+    @abstractmethod
     def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
         """Return the keep array (all bits set = kept) for `y`, the chunk's magnitudes as integers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(TensorPlan):
     """Prune every magnitude below the pattern `bits`, and the first `ties` equal to it in row-major order.
 
     `bits` is 0 to one above the largest pattern of the dtype. For the report: `value` is the cut in the units of the
@@ -116,20 +124,16 @@ class Cut:
         """The largest pattern that may be pruned and the smallest that may be kept; with ties they are equal."""
         return (self.bits if self.ties else self.bits - 1), max(self.bits, 1)
 
-    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - protocol
-        """Return [start, stop): each weight is decided alone."""
-        return start, stop
-
     def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
         """Return the keep array of the chunk's magnitudes `y`."""
         keep = ops.at_least(y, self.bits)
-        if self.ties:
+        if self.ties:  # torch.topk leaves the order of equals open; the lowest indices are pruned here
             ops.drop_first_equal(keep, y, self.bits, chunk.take(ops.count_equal(y, self.bits)))
         return keep
 
 
 @dataclass(frozen=True, slots=True)
-class KeepLargestOfGroup:
+class KeepLargestOfGroup(TensorPlan):
     """Keep the `count` largest of each `group` consecutive weights along `dim`, which counts from the front.
 
     The tensor is seen as (outer, length, inner), with groups along the middle. `zero_tail` prunes a short last group.
@@ -139,8 +143,6 @@ class KeepLargestOfGroup:
     group: int
     dim: int
     zero_tail: bool
-    bounds: tuple[int, int] | None = None
-    value: float | None = None
 
     def _view(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return `length` and `inner`."""
@@ -148,6 +150,7 @@ class KeepLargestOfGroup:
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
         """Return the range widened to whole groups."""
+        # A group is `group * inner` consecutive elements, except that the last one ends with its slab.
         length, inner = self._view(shape)
         slab, unit = length * inner, self.group * inner
         first, last = start % slab, (stop - 1) % slab
@@ -194,15 +197,13 @@ class KeepLargestOfGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class PruneSmallestOfRow:
+class PruneSmallestOfRow(TensorPlan):
     """Prune the smallest weights of each row of (shape[0], all other dims); of equals the lowest index first.
 
     `wanted(n)` returns how many of a row's `n` remaining weights to prune.
     """
 
     wanted: Callable[[int], int]
-    bounds: tuple[int, int] | None = None
-    value: float | None = None
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
         """Return the range widened to whole rows."""
@@ -225,17 +226,12 @@ class PruneSmallestOfRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PruneSlices:
+class PruneSlices(TensorPlan):
     """Prune the slices along `dim` whose byte in `alive` is 0. `value` is the largest norm of a pruned slice."""
 
     dim: int
     alive: bytes
     value: float | None = None
-    bounds: tuple[int, int] | None = None
-
-    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - protocol
-        """Return [start, stop): each weight is decided by its index."""
-        return start, stop
 
     def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
         """Return the keep array of the chunk's magnitudes `y`."""
@@ -243,7 +239,7 @@ class PruneSlices:
 
 
 @dataclass(frozen=True, slots=True)
-class PruneBlocks:
+class PruneBlocks(TensorPlan):
     """Prune blocks of the matrix (shape[0], all other dims).
 
     `block` is the (rows, columns) of a block; `alive` has one byte per block in row-major order, 0 for a pruned one;
@@ -253,11 +249,6 @@ class PruneBlocks:
     block: tuple[int, int]
     alive: bytes
     value: float | None = None
-    bounds: tuple[int, int] | None = None
-
-    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - protocol
-        """Return [start, stop): each weight is decided by its index."""
-        return start, stop
 
     def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
         """Return the keep array of the chunk's magnitudes `y`."""
@@ -265,5 +256,5 @@ class PruneBlocks:
 
 
 def without_masks(plan: TensorPlan) -> TensorPlan:
-    """Return the plan without its mask of slices or blocks, which reports do not need."""
+    """Return the plan without its mask of slices or blocks. Reports need no mask, and plans live as long as the run."""
     return replace(plan, alive=b"") if isinstance(plan, (PruneSlices, PruneBlocks)) else plan

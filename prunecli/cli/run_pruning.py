@@ -61,10 +61,11 @@ def _check(options: SharedOptions) -> None:
 
 def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptions) -> PruneRequest:
     """Return the request that the options describe; the progress bars end with `stack`."""
-    from prunecli.api import PruneRequest, selector
+    from prunecli.api import PruneRequest
     from prunecli.engine.options import RunOptions
     from prunecli.engine.outputs import OutputRequest
-    from prunecli.engine.prepare import ScoreInputs
+    from prunecli.engine.score_files import ScoreInputs
+    from prunecli.selection.select import Selector
 
     progress = show_progress(
         wanted=not (options.quiet or options.no_progress), verbose=options.verbose, last="flushing"
@@ -72,7 +73,7 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
     return PruneRequest(
         options.ckpt,
         strategy,
-        selector(options.include or (), options.exclude or (), options.min_dim, options.min_numel),
+        Selector(options.include or (), options.exclude or (), options.min_dim, options.min_numel),
         ScoreInputs(options.scores, options.act_norms, options.mask_in, options.of),
         OutputRequest(
             options.output, options.report, options.mask_out, options.force, options.in_place, options.dry_run

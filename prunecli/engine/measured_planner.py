@@ -13,7 +13,6 @@ from prunecli.engine.rank_planner import in_batches
 from prunecli.io.threads import results
 from prunecli.kernels.bit_patterns import floats
 from prunecli.kernels.norms import magnitude_values
-from prunecli.plans import RankGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -50,11 +49,8 @@ class MeasuredPlanner:
 
     def batches(self, members: Sequence[int]) -> list[MeasuredBatch]:
         """Return the targets in batches, in the order of the files."""
-        groups = [RankGroup((member,), ()) for member in members]
-        return [
-            MeasuredBatch(self, [group.members[0] for group in batch])
-            for batch in in_batches(groups, self.tensors.targets)
-        ]
+        batches = in_batches(members, lambda member: [self.tensors.targets[member]])
+        return [MeasuredBatch(self, batch) for batch in batches]
 
     def plan(self, worker: Worker, index: int) -> TensorPlan:
         """Return the plan of a target."""

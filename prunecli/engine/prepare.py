@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import PathLike
 from prunecli.engine.score_files import open_score_sources, open_side_input
 from prunecli.engine.work import Job, Work
 from prunecli.errors import Argument, CheckpointError, SelectionError, UsageError
@@ -15,34 +14,18 @@ from prunecli.strategies.strategy import Strategy
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from prunecli.checkpoint import Checkpoint
-    from prunecli.engine.score_files import ScoreSources
+    from prunecli.engine.score_files import ScoreInputs
     from prunecli.selection.select import Target
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreInputs:
-    """The files that a run reads besides the checkpoint, as `prunecli.prune` takes them."""
-
-    scores: PathLike | None = None
-    act_norms: PathLike | None = None
-    mask_in: PathLike | None = None
-    of: str = "all"
-
-    def describe(self) -> dict[str, str]:
-        """Return the inputs that are set, for the report."""
-        paths = {"scores": self.scores, "act_norms": self.act_norms, "mask_in": self.mask_in}
-        result = {name: str(path) for name, path in paths.items() if path is not None}
-        return result if self.of == "all" else {**result, "of": self.of}
 
 
 def prepare_work(checkpoint: Checkpoint, selector: Selector, strategy: Strategy, inputs: ScoreInputs) -> Work:
     """Return the work of one strategy; PruneError where the request does not fit the checkpoint."""
     selection = select_for(strategy, checkpoint, selector, inputs)
     targets = dict(enumerate(selection.targets))
-    job = Job(strategy, tuple(targets), score_sources(strategy, targets, inputs))
+    job = Job(strategy, tuple(targets), open_score_sources(targets, inputs, strategy.mask_file))
     followers: dict[int, int] = {}
     if strategy.prunes_bias:
         selection, followers = _with_biases(checkpoint, selection, selector)
@@ -66,18 +49,6 @@ def select_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector, i
     selection = select(checkpoint, _selector_for(strategy, checkpoint, selector))
     strategy.check([target.tensor for target in selection.targets])
     return selection
-
-
-def score_sources(strategy: Strategy, targets: Mapping[int, Target], inputs: ScoreInputs) -> ScoreSources:
-    """Return the files that `strategy` ranks `targets` by, which are keyed by their positions."""
-    return open_score_sources(
-        targets,
-        scores=inputs.scores,
-        act_norms=inputs.act_norms,
-        mask_in=inputs.mask_in,
-        strategy_mask=strategy.mask_file,
-        of=inputs.of,
-    )
 
 
 def _selector_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector) -> Selector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from prunecli.plans import RankGroup
 from prunecli.ranking.kth_smallest import RankSearch, Sample, statistics_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from prunecli.io.threads import Pool
     from prunecli.plans import OrderStatistic, TensorPlan
     from prunecli.strategies.strategy import PlansFromRanks
+
+T = TypeVar("T")
 
 BATCH_BYTES = 1 << 25
 """Tensors that are ranked one by one are planned in batches of this size."""
@@ -70,7 +72,9 @@ class RankPlanner:
 
     def batches(self, members: Sequence[int]) -> list[RankBatch]:
         """Return the groups in batches, in the order of the files."""
-        return [RankBatch(self, groups) for groups in in_batches(self.groups(members), self.tensors.targets)]
+        targets, groups = self.tensors.targets, self.groups(members)
+        batches = in_batches(groups, lambda group: [targets[member] for member in group.members])
+        return [RankBatch(self, batch) for batch in batches]
 
     def search(self, group: RankGroup) -> RankSearch:
         """Return the search for the ranks of a group, narrowed by a sample."""
@@ -222,13 +226,13 @@ class Sampler:
         return np.stack(blocks)
 
 
-def in_batches(groups: Sequence[RankGroup], tensors: Sequence[TensorInfo]) -> Iterator[list[RankGroup]]:
-    """Yield the groups in batches of about `BATCH_BYTES`, in the order in which their tensors lie in the files."""
-    batch: list[RankGroup] = []
+def in_batches(items: Sequence[T], tensors_of: Callable[[T], Sequence[TensorInfo]]) -> Iterator[list[T]]:
+    """Yield the items in batches of about `BATCH_BYTES`, in the order in which their tensors lie in the files."""
+    batch: list[T] = []
     size = 0
-    for group in sorted(groups, key=lambda g: min((tensors[m].file, tensors[m].start) for m in g.members)):
-        batch.append(group)
-        size += sum(tensors[member].nbytes for member in group.members)
+    for item in sorted(items, key=lambda item: min((tensor.file, tensor.start) for tensor in tensors_of(item))):
+        batch.append(item)
+        size += sum(tensor.nbytes for tensor in tensors_of(item))
         if size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.engine.prepare import ScoreInputs, score_sources, select_for
-from prunecli.engine.score_files import ScoreSources, match_masks, open_score_sources
+from prunecli.engine.prepare import select_for
+from prunecli.engine.score_files import ScoreInputs, ScoreSources, match_masks, open_score_sources
 from prunecli.engine.work import Job, Work
 from prunecli.errors import Argument, PruneError, UsageError
 from prunecli.io.temporary import scratch_file
@@ -90,11 +90,9 @@ class RecipeRun:
     def _sources(self, number: int, mask: Path | None) -> ScoreSources:
         members = self._members[number]
         targets = {member: self.selection.targets[member] for member in members}
-        inputs = replace(self.inputs, mask_in=None, of="all")
-        sources, pruned = (
-            score_sources(self.recipe.rules[number].strategy, targets, inputs),
-            self._already_pruned(members, mask),
-        )
+        inputs = ScoreInputs(self.inputs.scores, self.inputs.act_norms)
+        sources = open_score_sources(targets, inputs, self.recipe.rules[number].strategy.mask_file)
+        pruned = self._already_pruned(members, mask)
         return replace(sources, mask=pruned.mask, remaining=pruned.remaining)
 
     def _already_pruned(self, members: Sequence[int], mask: Path | None) -> ScoreSources:
@@ -102,14 +100,14 @@ class RecipeRun:
         targets = {member: self.selection.targets[member] for member in members}
         if mask is not None:
             return ScoreSources(mask=match_masks(mask, targets))
-        return open_score_sources(targets, mask_in=self.inputs.mask_in, of=self.inputs.of)
+        return open_score_sources(targets, ScoreInputs(mask_in=self.inputs.mask_in, of=self.inputs.of))
 
     def _rules(self) -> Mapping[int, str]:
         """Return the words for the report: all rules of each target, in order."""
         words: dict[int, list[str]] = {}
         for rule, members in zip(self.recipe.rules, self._members, strict=True):
             for member in members:
-                words.setdefault(member, []).append(rule.strategy.describe_for(self.selection.targets[member].tensor))
+                words.setdefault(member, []).append(rule.strategy.rule)
         return {member: ", then ".join(rules) for member, rules in words.items()}
 
 

@@ -85,7 +85,7 @@ def _target_row(checkpoint: Checkpoint, work: Work, jobs: Mapping[int, Job], res
         zeros_before=stats.zeros_before,
         zeros_after=stats.zeros_after,
         pruned=stats.zeros_after - stats.zeros_before,
-        rule=work.rules.get(index) or jobs[index].strategy.describe_for(tensor),
+        rule=work.rules.get(index) or jobs[index].strategy.rule,
         cut=plan.value,
         ties=cut.equal,
         ties_pruned=cut.equal_pruned,

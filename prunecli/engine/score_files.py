@@ -33,6 +33,22 @@ MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreInputs:
+    """The files that a run reads besides the checkpoint, as `prunecli.prune` takes them."""
+
+    scores: PathLike | None = None
+    act_norms: PathLike | None = None
+    mask_in: PathLike | None = None
+    of: str = "all"
+
+    def describe(self) -> dict[str, str]:
+        """Return the inputs that are set, for the report."""
+        paths = {"scores": self.scores, "act_norms": self.act_norms, "mask_in": self.mask_in}
+        result = {name: str(path) for name, path in paths.items() if path is not None}
+        return result if self.of == "all" else {**result, "of": self.of}
+
+
+@dataclass(frozen=True, slots=True)
 class MatchedTensors:
     """A tensor of another checkpoint for each target, by the target's position; `label` names them in messages."""
 
@@ -126,33 +142,30 @@ def _is_stream(name: str) -> bool:
 
 
 def open_score_sources(
-    targets: Mapping[int, Target],
-    *,
-    scores: PathLike | None = None,
-    act_norms: PathLike | None = None,
-    mask_in: PathLike | None = None,
-    strategy_mask: PathLike | None = None,
-    of: str = "all",
+    targets: Mapping[int, Target], inputs: ScoreInputs, strategy_mask: PathLike | None = None
 ) -> ScoreSources:
-    """Open the files and match their tensors with `targets`; UsageError for inputs that exclude each other."""
-    if of not in {"all", "remaining"}:
+    """Open the files and match their tensors with `targets`, which are keyed by their positions.
+
+    Raises UsageError for inputs that exclude each other, and CheckpointError for a file that does not match.
+    """
+    if inputs.of not in {"all", "remaining"}:
         raise UsageError(
-            f"amounts are of all or of remaining weights, not of {printable(repr(of))}",
+            f"amounts are of all or of remaining weights, not of {printable(repr(inputs.of))}",
             hint=Argument("of", "remaining"),
         )
-    if scores is not None and act_norms is not None:
+    if inputs.scores is not None and inputs.act_norms is not None:
         raise UsageError("scores and activation norms cannot be combined", hint="give one of them")
-    if mask_in is not None and of == "remaining":
+    if inputs.mask_in is not None and inputs.of == "remaining":
         raise UsageError(
             "an input mask already says which weights remain",
             hint=("leave out ", Argument("of", "remaining"), " or the mask"),
         )
     return ScoreSources(
-        None if scores is None else match_scores(scores, targets),
-        None if act_norms is None else match_norms(act_norms, targets),
-        None if mask_in is None else match_masks(mask_in, targets),
+        None if inputs.scores is None else match_scores(inputs.scores, targets),
+        None if inputs.act_norms is None else match_norms(inputs.act_norms, targets),
+        None if inputs.mask_in is None else match_masks(inputs.mask_in, targets),
         None if strategy_mask is None else match_masks(strategy_mask, targets),
-        of == "remaining",
+        inputs.of == "remaining",
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
-from prunecli.text.tables import MOST_ROWS, Block, Column, write_blocks
+from prunecli.text.tables import Block, Column, first_rows, write_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +32,7 @@ def write_findings(findings: Sequence[Finding], stream: TextIO, spell: Spell, *,
 
     `heading` names the checkpoint if there are several. `spell` returns a condition as text.
     """
-    ordered = sorted(findings, key=lambda finding: finding.holds)
-    shown = ordered[:MOST_ROWS] if stream.isatty() else ordered
-    hidden = len(ordered) - len(shown)
-    more = (f"{hidden:,} more rows are not shown; the JSON output has all",) if hidden else ()
+    shown, more = first_rows(sorted(findings, key=lambda finding: finding.holds), terminal=stream.isatty())
     title = () if heading is None else (Block(printable(heading)),)
     end = () if heading is None else ("",)
     table = Block("", _COLUMNS, tuple(_cells(finding, spell) for finding in shown), more)

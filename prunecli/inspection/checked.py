@@ -41,10 +41,7 @@ class CheckedCheckpoint:
         # NumPy is imported here, so that a wrong argument is reported without it.
         from prunecli.inspection.group_counts import count_weights  # noqa: PLC0415
 
-        def measure(worker: Worker, tensor: TensorInfo, read: Read) -> TensorCounts:
-            return count_weights(worker.host, tensor, read)
-
-        return self.passes.measure("counting", self.tensors, measure)
+        return self.passes.measure("counting", self.tensors, lambda _, tensor, read: count_weights(tensor, read))
 
     def zero_counts(self, argument: str, pattern: str | None) -> list[Count]:
         """Return the zeros of the selected tensors, or of those that the `pattern` of an argument matches."""

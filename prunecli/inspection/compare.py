@@ -15,21 +15,23 @@ import numpy as np
 from prunecli.dtypes import BITS, FLOATS
 from prunecli.errors import Argument, CheckpointError
 from prunecli.io.reader import Reader, open_sources
+from prunecli.io.scan import bytes_to_read
 from prunecli.io.threads import Pool, Worker, default_threads, results
 from prunecli.kernels.bit_patterns import values
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import UINTS
+from prunecli.progress import start
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.inspection.pairing import Pair
     from prunecli.kernels.ops import Read
-
-    Pair = tuple[TensorInfo, TensorInfo]
+    from prunecli.progress import Progress
 
 RUN = 1 << 18
 """Numbers that are compared at once, so that those of both sides fit into the cache of a core."""
@@ -74,30 +76,28 @@ class Change:
 
 
 def compare(
-    a: Checkpoint,
-    b: Checkpoint,
-    pairs: Sequence[Pair],
-    *,
-    threads: int = 0,
-    advance: Callable[[int], None] = lambda _: None,
-) -> list[Change]:
-    """Return the changes of each pair: a tensor of `a` and one of `b` with the same dtype and shape.
+    a: Checkpoint, b: Checkpoint, pairs: Sequence[Pair], *, threads: int = 0, progress: Progress | None = None
+) -> dict[str, Change]:
+    """Return the changes of each pair of a tensor of `a` and one of `b` with the same form, by name.
 
-    `threads` 0 means the number that suits the machine. `advance` receives the number of bytes of each read. Raises
-    CheckpointError if a file cannot be read or changes during the pass, or if two views overlap themselves too often.
+    `threads` 0 means the number that suits the machine. Raises CheckpointError if a file cannot be read or changes
+    during the pass, or if two views overlap themselves too often.
     """
-    jobs = [(i, job) for i, pair in enumerate(pairs) if pair[0].numel for job in _jobs(*pair)]
+    alike = {pair.name: pair.alike for pair in pairs if pair.alike is not None}
+    advance = start(progress, "comparing", bytes_to_read(tensor for tensors in alike.values() for tensor in tensors))
+    jobs = [(name, job) for name, tensors in alike.items() if tensors[0].numel for job in _jobs(*tensors)]
+    # In the order of the file, so that the disk reads ahead.
     jobs.sort(key=lambda numbered: (numbered[1].a.file, numbered[1].a.start, numbered[1].low))
-    with open_sources(a) as first, open_sources(b) as second:
-        side = _SideBySide(Reader(first, advance), Reader(second, advance))
+    with open_sources(a) as left, open_sources(b) as right:
+        side = _SideBySide(Reader(left, advance), Reader(right, advance))
         with Pool(threads or default_threads(), None) as pool:
             changes = results([pool.submit(side.change, job) for _, job in jobs])
-        for source in (*first, *second):
+        for source in (*left, *right):
             source.check_unchanged()
-    parts: dict[int, list[Change]] = {}
-    for (i, _), change in zip(jobs, changes, strict=True):
-        parts.setdefault(i, []).append(change)
-    return [replace(_total(parts.get(i, [])), entries=_entries(pair[0])) for i, pair in enumerate(pairs)]
+    parts: dict[str, list[Change]] = {}
+    for (name, _), change in zip(jobs, changes, strict=True):
+        parts.setdefault(name, []).append(change)
+    return {name: replace(_total(parts.get(name, [])), entries=_entries(first)) for name, (first, _) in alike.items()}
 
 
 def _entries(tensor: TensorInfo) -> int:
@@ -144,7 +144,7 @@ def _jobs(a: TensorInfo, b: TensorInfo) -> Iterator[_Job]:
         yield _Job(a, b, parts, low, min(low + step, a.numel))
 
 
-def _without_repeats(a: TensorInfo, b: TensorInfo) -> Pair:
+def _without_repeats(a: TensorInfo, b: TensorInfo) -> tuple[TensorInfo, TensorInfo]:
     """Reduce dimensions along which both tensors repeat their entries to length 1.
 
     An expanded view of a few bytes can have any number of entries.
@@ -201,6 +201,7 @@ def _changes(ops: NumpyOps, job: _Job, left: Read, right: Read) -> Iterator[Chan
 
 def _change(ops: NumpyOps, job: _Job, start: int, x: NDArray[Any], y: NDArray[Any]) -> Change:
     """Return the changes of two runs of shape (entries, parts), whose first entry has the index `start`."""
+    # Each row is one entry: a complex entry has changed if its real or its imaginary part has.
     indices = np.flatnonzero((x != y).any(axis=1) if job.parts > 1 else x != y)
     before, after = _values(ops, x[indices], job.a.dtype), _values(ops, y[indices], job.a.dtype)
     to_zero = (after == 0).all(axis=1)

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, ClassVar
 from prunecli.checkpoint import PathLike
 from prunecli.errors import Argument, UsageError
 from prunecli.inspection.findings import Finding
-from prunecli.io.scan import bytes_to_read
-from prunecli.progress import start
 from prunecli.report.gates import Bound, percentage
 from prunecli.strategies.amounts import front_dim
 from prunecli.strategies.semi_structured import MAX_GROUP
@@ -146,10 +144,7 @@ class GroupPattern:
 class Finite:
     """No weight is NaN or infinite."""
 
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        """A flag."""
-        return (Argument("finite", value=True),)
+    arguments: ClassVar[tuple[Argument, ...]] = (Argument("finite", value=True),)
 
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield the number of weights that are not finite, and the position of the first one, for each tensor."""
@@ -167,10 +162,7 @@ class Finite:
 class NoAllZero:
     """Every tensor has a weight that is not zero."""
 
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        """A flag."""
-        return (Argument("no_all_zero", value=True),)
+    arguments: ClassVar[tuple[Argument, ...]] = (Argument("no_all_zero", value=True),)
 
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield the tensors whose weights are all zero."""
@@ -197,19 +189,25 @@ def _per_tensor(
 
 
 @dataclass(frozen=True, slots=True)
-class SameStructure:
+class _OtherCheckpoint:
+    other: PathLike
+    argument: ClassVar[str]
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The path of the other checkpoint."""
+        return (Argument(self.argument, os.fspath(self.other)),)
+
+
+@dataclass(frozen=True, slots=True)
+class SameStructure(_OtherCheckpoint):
     """The tensors have the names, dtypes and shapes of those in another checkpoint, in any container.
 
     Args:
         other: The path of the other checkpoint.
     """
 
-    other: PathLike
-
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        """The path of the other checkpoint."""
-        return (Argument("same_structure_as", os.fspath(self.other)),)
+    argument: ClassVar[str] = "same_structure_as"
 
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield the tensors that one checkpoint lacks, or has with another dtype or shape."""
@@ -218,19 +216,14 @@ class SameStructure:
 
 
 @dataclass(frozen=True, slots=True)
-class OnlyZerosAdded:
+class OnlyZerosAdded(_OtherCheckpoint):
     """The tensors equal those of another checkpoint bit for bit, except for floats that are zero now (+0 or -0).
 
     Args:
         other: The path of the other checkpoint.
     """
 
-    other: PathLike
-
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        """The path of the other checkpoint."""
-        return (Argument("only_zeros_added_since", os.fspath(self.other)),)
+    argument: ClassVar[str] = "only_zeros_added_since"
 
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield the tensors with another change, and the position of the first one."""
@@ -239,11 +232,10 @@ class OnlyZerosAdded:
 
         passes = checked.passes
         other, pairs = checked.paired_with(self.other)
-        alike = [(p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.forms[0] == p.forms[1]]
-        failed = [] if len(alike) == len(pairs) else list(_structure(self, pairs))
-        advance = start(passes.progress, "comparing", bytes_to_read(tensor for pair in alike for tensor in pair))
-        changes = compare(other, passes.checkpoint, alike, threads=passes.threads, advance=advance)
-        for (tensor, _), change in zip(alike, changes, strict=True):
+        failed = [finding for finding in _structure(self, pairs) if not finding.holds]
+        changes = compare(other, passes.checkpoint, pairs, threads=passes.threads, progress=passes.progress)
+        for tensor in (pair.alike[0] for pair in pairs if pair.alike is not None):
+            change = changes[tensor.name]
             count, first = change.otherwise, change.first_other
             if tensor.dtype not in FLOATS:  # a zero is an ordinary value of an integer
                 count, first = change.changed, change.first
@@ -252,7 +244,8 @@ class OnlyZerosAdded:
                 failed.append(Finding(self, holds=False, tensor=tensor.name, wanted="unchanged or zero", got=got))
         yield from failed
         if not failed:
-            zeroed, entries = sum(c.changed for c in changes), sum(c.entries for c in changes)
+            zeroed = sum(change.changed for change in changes.values())
+            entries = sum(change.entries for change in changes.values())
             got = f"{zeroed:,} of {entries:,} became zero, 0 changed otherwise"
             yield Finding(self, holds=True, tensor=None, wanted="unchanged or zero", got=got)
 

@@ -19,8 +19,6 @@ from prunecli.formats.contents import other_contents
 from prunecli.formats.registry import format_of
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.inspection.pairing import TensorForm, open_with_key, pair_up
-from prunecli.io.scan import bytes_to_read
-from prunecli.progress import start
 from prunecli.selection.select import Selector
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.inspection.compare import Change
-    from prunecli.inspection.pairing import Pair
     from prunecli.progress import Progress
 
 
@@ -135,7 +132,10 @@ def diff(  # noqa: PLR0913 - one keyword for each option
     alike = format_of(first.files[0]).family == format_of(second.files[0]).family
     sides = [_tensors(checkpoint, outside=alike) for checkpoint in (first, second)]
     pairs = pair_up(sides[0], sides[1], selector.include, selector.exclude)
-    tensors = _compared(first, second, pairs, threads, progress)
+    from prunecli.inspection.compare import compare  # noqa: PLC0415 - NumPy, which an error must not wait for
+
+    changes = compare(first, second, pairs, threads=threads, progress=progress)
+    tensors = tuple(TensorDifference(pair.name, *pair.forms, changes.get(pair.name)) for pair in pairs)
     contents, notes = ((), ()) if include else _contents(first, second, alike=alike)
     return Difference(
         labels[0] or os.fspath(a), labels[1] or os.fspath(b), (first.format, second.format), tensors, contents, notes
@@ -145,18 +145,6 @@ def diff(  # noqa: PLR0913 - one keyword for each option
 def _tensors(checkpoint: Checkpoint, *, outside: bool) -> list[TensorInfo]:
     """Return the tensors of the state_dict, and with `outside` those elsewhere in a nested checkpoint."""
     return [tensor for tensor in checkpoint.tensors if outside or tensor.unprunable_reason != OUTSIDE]
-
-
-def _compared(
-    a: Checkpoint, b: Checkpoint, pairs: Sequence[Pair], threads: int, progress: Progress | None
-) -> tuple[TensorDifference, ...]:
-    from prunecli.inspection.compare import compare  # noqa: PLC0415 - NumPy, which an error must not wait for
-
-    alike = {p.name: (p.a, p.b) for p in pairs if p.a is not None and p.b is not None and p.forms[0] == p.forms[1]}
-    advance = start(progress, "comparing", bytes_to_read(tensor for pair in alike.values() for tensor in pair))
-    changes = compare(a, b, list(alike.values()), threads=threads, advance=advance)
-    by_name = dict(zip(alike, changes, strict=True))
-    return tuple(TensorDifference(pair.name, *pair.forms, by_name.get(pair.name)) for pair in pairs)
 
 
 def _contents(a: Checkpoint, b: Checkpoint, *, alike: bool) -> tuple[tuple[ContentDifference, ...], tuple[str, ...]]:

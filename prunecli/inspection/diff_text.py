@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
 from prunecli.text.numbers import counted, format_shape, magnitude
-from prunecli.text.tables import MOST_ROWS, Block, Column, write_blocks
+from prunecli.text.tables import Block, Column, first_rows, write_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,9 +36,7 @@ _COLUMNS = (
 def write_difference(difference: Difference, stream: TextIO) -> None:
     """Write a table of changed tensors, the other differences and a verdict. OSError if the stream takes no more."""
     rows = [_cells(tensor) for tensor in difference.tensors if tensor.change is not None and not tensor.same]
-    shown = rows[:MOST_ROWS] if stream.isatty() else rows
-    hidden = len(rows) - len(shown)
-    more = (f"{hidden:,} more rows are not shown; the JSON output has all",) if hidden else ()
+    shown, more = first_rows(rows, terminal=stream.isatty())
     write_blocks([Block("", _COLUMNS, tuple(shown), more), Block(lines=tuple(_lines(difference)))], stream)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS
+from prunecli.io.scan import magnitudes
 from prunecli.kernels.groups import nonzeros_per_group
 
 if TYPE_CHECKING:
@@ -36,18 +37,19 @@ class TensorCounts:
     first_nonfinite: int | None
 
 
-def count_weights(ops: NumpyOps, tensor: TensorInfo, read: Read) -> TensorCounts:
-    """Count the zeros (of either sign) and the values that are NaN or infinite."""
-    dtype = FLOATS[tensor.dtype]
-    zeros = nonfinite = 0
+def count_weights(tensor: TensorInfo, read: Read) -> TensorCounts:
+    """Count the zeros (of either sign) and the values that are NaN or infinite of a floating-point tensor."""
+    largest = FLOATS[tensor.dtype].finite_max
+    start = zeros = nonfinite = 0
     first: int | None = None
-    for start in range(0, tensor.numel, RUN):
-        y = ops.magnitudes(read(start, min(start + RUN, tensor.numel)), dtype)
+    for y in magnitudes(read, tensor):
         zeros += y.size - int(np.count_nonzero(y))
-        if int(y.max()) > dtype.finite_max:
-            flags = y > dtype.finite_max
+        # The maximum alone is quicker than the flags, and values that are not finite are rare.
+        if int(y.max()) > largest:
+            flags = y > largest
             nonfinite += int(np.count_nonzero(flags))
             first = start + int(flags.argmax()) if first is None else first
+        start += y.size
     return TensorCounts(zeros, nonfinite, first)
 
 

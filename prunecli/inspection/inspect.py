@@ -14,10 +14,11 @@ from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import FLOATS, why_not_prunable
 from prunecli.errors import Argument, CheckpointError, SelectionError
 from prunecli.formats.contents import other_contents
+from prunecli.inspection.group_counts import count_weights
 from prunecli.inspection.magnitude_histogram import MagnitudeHistogram, magnitude_histogram
 from prunecli.inspection.passes import Passes, name_of, opened
 from prunecli.inspection.thresholds import SPARSITIES, ThresholdTable, bytes_read, threshold_tables
-from prunecli.io.scan import CHUNK, magnitudes
+from prunecli.io.scan import CHUNK
 from prunecli.progress import start
 from prunecli.selection.aliases import tied
 from prunecli.selection.patterns import matching
@@ -215,7 +216,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
     named = _listed(checkpoint, selection if selected_only else None)
     drawn = [] if hist is None else _drawable(hist, named)
     counts = _count_all(passes, [tensor for tensor, _ in named if read and _countable(tensor)])
-    reasons = _SkipReasons(selection)
+    reasons = _skip_reasons(selection, named)
     contents, notes = _contents(checkpoint)
     return Inspection(
         path=name_of(path, label),
@@ -225,10 +226,10 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         notes=(*checkpoint.notes, *notes),
         unprunable_entries=checkpoint.unprunable_entries,
         leftovers=leftovers(list(dict.fromkeys(tensor.name for tensor in checkpoint.tensors))),
-        entries=tuple(_entry(checkpoint, one, counts, reasons.of(*one)) for one in named),
+        entries=tuple(_entry(checkpoint, one, counts, reason) for one, reason in zip(named, reasons, strict=True)),
         refusal=refusal,
         selected_only=selected_only,
-        thresholds=_tables(passes, reasons.targets) if thresholds else None,
+        thresholds=_tables(passes, selection) if thresholds and selection is not None else None,
         histogram=None if hist is None else magnitude_histogram(passes, hist, drawn),
         contents=contents,
     )
@@ -243,19 +244,17 @@ def _contents(checkpoint: Checkpoint) -> tuple[tuple[tuple[str, str], ...], tupl
     return tuple((name.removeprefix("entry "), text) for name, text in contents.items()), ()
 
 
-class _SkipReasons:
-    """The reasons for which a pruning command skips tensors."""
-
-    def __init__(self, selection: Selection | None) -> None:
-        self.targets = [] if selection is None else [target.tensor for target in selection.targets]
-        self._selected = {tensor.name for tensor in self.targets}
-        self._skipped = {} if selection is None else {s.tensor.name: s.reason for s in selection.skipped}
-
-    def of(self, tensor: TensorInfo, aliases: Iterable[str]) -> str | None:
-        """Return the reason, or None if one of the tensor's names is selected."""
-        if tensor.name in self._selected or not self._selected.isdisjoint(aliases):
-            return None
-        return tensor.unprunable_reason or self._skipped.get(tensor.name) or "a pruning command refuses this checkpoint"
+def _skip_reasons(selection: Selection | None, named: Sequence[_NamedTensor]) -> list[str | None]:
+    """Return the reason for which a pruning command skips each tensor, or None if one of its names is selected."""
+    selected = set() if selection is None else {target.tensor.name for target in selection.targets}
+    skipped = {} if selection is None else {s.tensor.name: s.reason for s in selection.skipped}
+    refused = "a pruning command refuses this checkpoint"
+    return [
+        tensor.unprunable_reason or skipped.get(tensor.name) or refused
+        if selected.isdisjoint((tensor.name, *aliases))
+        else None
+        for tensor, aliases in named
+    ]
 
 
 def _selected(checkpoint: Checkpoint, selector: Selector, *, required: bool) -> tuple[str | None, Selection | None]:
@@ -308,19 +307,15 @@ def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
     if tensor.dtype not in FLOATS:
         chunks = (read(first, min(first + CHUNK, tensor.numel)) for first in range(0, tensor.numel, CHUNK))
         return tensor.numel - sum(int(np.count_nonzero(chunk)) for chunk in chunks), None
-    nonzeros = nonfinite = 0
-    largest = FLOATS[tensor.dtype].finite_max
-    for y in magnitudes(read, tensor):
-        nonzeros += int(np.count_nonzero(y))
-        if int(y.max()) > largest:
-            nonfinite += int(np.count_nonzero(y > largest))
-    return tensor.numel - nonzeros, nonfinite
+    counts = count_weights(tensor, read)
+    return counts.zeros, counts.nonfinite
 
 
 # --- thresholds and histogram
 
 
-def _tables(passes: Passes, tensors: Sequence[TensorInfo]) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
+def _tables(passes: Passes, selection: Selection) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
+    tensors = [target.tensor for target in selection.targets]
     advance = start(passes.progress, "ranking", bytes_read(tensors))
     return threshold_tables(passes.checkpoint, tensors, SPARSITIES, threads=passes.threads, advance=advance)
 

@@ -12,7 +12,6 @@ from prunecli.version import __version__
 
 if TYPE_CHECKING:
     from prunecli.inspection.inspect import Entry, Inspection, Totals
-    from prunecli.inspection.magnitude_histogram import MagnitudeHistogram
     from prunecli.inspection.thresholds import ThresholdTable
 
 SCHEMA = 1
@@ -28,6 +27,7 @@ def to_json(inspection: Inspection) -> str:
 
 
 def _document(inspection: Inspection) -> dict[str, object]:
+    histogram = inspection.histogram
     return {
         "schema": SCHEMA,
         "tool": {"name": "prunecli", "version": __version__},
@@ -49,7 +49,7 @@ def _document(inspection: Inspection) -> dict[str, object]:
         "beside": [{"name": name, "text": text} for name, text in inspection.contents],
         "leftovers": [asdict(leftover) for leftover in inspection.leftovers],
         "thresholds": None if inspection.thresholds is None else _thresholds(*inspection.thresholds),
-        "histogram": None if inspection.histogram is None else _histogram(inspection.histogram),
+        "histogram": histogram and {**asdict(histogram), "percentiles": _table(histogram.percentiles)},
     }
 
 
@@ -88,15 +88,3 @@ def _thresholds(together: ThresholdTable, each: tuple[ThresholdTable, ...]) -> d
 
 def _table(table: ThresholdTable) -> dict[str, object]:
     return {"numel": table.numel, "steps": [asdict(step) for step in table.steps]}
-
-
-def _histogram(drawing: MagnitudeHistogram) -> dict[str, object]:
-    return {
-        "pattern": drawing.pattern,
-        "tensors": drawing.tensors,
-        "edges": drawing.edges,
-        "counts": drawing.counts,
-        "zeros": drawing.zeros,
-        "nonfinite": drawing.nonfinite,
-        "percentiles": _table(drawing.percentiles),
-    }

@@ -45,6 +45,13 @@ class Pair:
         """The forms of both tensors."""
         return form_of(self.a), form_of(self.b)
 
+    @property
+    def alike(self) -> tuple[TensorInfo, TensorInfo] | None:
+        """Both tensors if they have the same form, so that their entries can be compared."""
+        if self.a is None or self.b is None or form_of(self.a) != form_of(self.b):
+            return None
+        return self.a, self.b
+
 
 def form_of(tensor: TensorInfo | None) -> TensorForm | None:
     """Return the form of `tensor`, or None for None."""

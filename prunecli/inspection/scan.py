@@ -6,7 +6,7 @@ cut count as equal: a bin is one pattern of an 8- or 16-bit dtype, and a 128th o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
     from prunecli.progress import Progress
-    from prunecli.selection.select import Target
 
 RANKED_AT = 80
 """The sparsity, in percent, at which tensors are compared."""
@@ -115,37 +114,36 @@ def scan(  # noqa: PLR0913 - one keyword for each option
     checkpoint = opened(path, key, label)
     targets = select(checkpoint, Selector(include, exclude, min_dim, min_numel)).targets
     measured = Passes(checkpoint, threads, progress).measure("measuring", [t.tensor for t in targets], _measure)
-    curves = [_curve(target, zeros, norms) for target, (zeros, norms) in zip(targets, measured, strict=True)]
+    curves = [replace(curve, aliases=target.aliases) for curve, target in zip(measured, targets, strict=True)]
     ranked = tuple(sorted(curves, key=lambda curve: curve.strength))
     return Scan(name_of(path, label), checkpoint.format, checkpoint.key, ranked)
 
 
-@dataclass(frozen=True, slots=True)
-class _Norms:
-    kept: tuple[float, ...] | None
-    bends_at: float | None
-    nonfinite: int
-
-
-def _measure(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, _Norms]:
-    """Return the zeros and the norms of a tensor. Its histogram is reduced at once, because many would be large."""
+def _measure(_: Worker, tensor: TensorInfo, read: Read) -> SensitivityCurve:
+    """Return the curve of a tensor, without aliases."""
     dtype = FLOATS[tensor.dtype]
     shift = dtype.mantissa - _MANTISSA_BITS if dtype.itemsize > 2 else 0
     builder, nonzeros = HistogramBuilder(dtype, shift=shift), 0
     for y in magnitudes(read, tensor):
         nonzeros += int(np.count_nonzero(y))
         builder.add(y)
-    return tensor.numel - nonzeros, _norms(builder.histogram())
+    # The histogram is reduced here: those of all tensors together would be large.
+    histogram = builder.histogram()
+    zeros = tensor.numel - nonzeros
+    nonfinite = int(histogram.counts[histogram.bins > dtype.finite_max >> shift].sum())
+    return SensitivityCurve(
+        tensor.name, tensor.dtype, tensor.shape, tensor.numel, (), zeros, nonfinite, *_norms(histogram)
+    )
 
 
-def _norms(histogram: Histogram) -> _Norms:
-    nonfinite = int(histogram.counts[histogram.bins > histogram.dtype.finite_max >> histogram.shift].sum())
+def _norms(histogram: Histogram) -> tuple[tuple[float, ...] | None, float | None]:
+    """Return `SensitivityCurve.kept` and `SensitivityCurve.bends_at`."""
     with np.errstate(over="ignore"):
         total = float(histogram.squares.sum())
     if not total or not isfinite(total):
-        return _Norms(None, None, nonfinite)
+        return None, None
     counts = [round(percent / 100 * histogram.total) for percent in SPARSITIES]
-    return _Norms(tuple(kept(histogram, count) for count in counts), bends_at(histogram) / histogram.total, nonfinite)
+    return tuple(kept(histogram, count) for count in counts), bends_at(histogram) / histogram.total
 
 
 def kept(histogram: Histogram, count: int) -> float:
@@ -170,18 +168,3 @@ def bends_at(histogram: Histogram) -> int:
     before = float(removed[index - 1]) if index else 0.0
     each = float(histogram.squares[index]) / float(histogram.counts[index])
     return int(histogram.counts[:index].sum()) + int((budget - before) / each)
-
-
-def _curve(target: Target, zeros: int, norms: _Norms) -> SensitivityCurve:
-    tensor = target.tensor
-    return SensitivityCurve(
-        name=tensor.name,
-        dtype=tensor.dtype,
-        shape=tensor.shape,
-        numel=tensor.numel,
-        aliases=target.aliases,
-        zeros=zeros,
-        nonfinite=norms.nonfinite,
-        kept=norms.kept,
-        bends_at=norms.bends_at,
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.inspection.scan import ENOUGH, RANKED_AT
@@ -25,19 +24,6 @@ NAMED = 5
 
 _CURVES = 1_000  # curves that are drawn
 _X, _Y = Axis(0, 100, 58, 698), Axis(0, 1, 336, 16)  # sparsity in percent, norm kept (0-1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    name: str
-    points: str
-    rank: int  # 1 is the most sensitive; 0 has no colour
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    text: str
-    heat: int  # 0 (all of the norm remains) to 10 (none)
 
 
 def to_html(scan: Scan) -> str:
@@ -63,13 +49,13 @@ def to_html(scan: Scan) -> str:
     return page + "\n"
 
 
-def _lines(curves: Sequence[SensitivityCurve]) -> list[_Line]:
-    """Return the curves to draw. The named ones come last, so that they are on top."""
-    lines = [
-        _Line(curve.name, _points(curve), index + 1 if index < NAMED else 0)
-        for index, curve in enumerate(curves[:_CURVES])
+def _lines(curves: Sequence[SensitivityCurve]) -> list[dict[str, object]]:
+    """Return the curves to draw, with ranks from 1, or 0 for those without a colour. The named ones are on top."""
+    lines: list[dict[str, object]] = [
+        {"name": curve.name, "points": _points(curve), "rank": index if index <= NAMED else 0}
+        for index, curve in enumerate(curves[:_CURVES], 1)
     ]
-    return lines[::-1]
+    return lines[::-1]  # SVG draws later elements over earlier ones
 
 
 def _points(curve: SensitivityCurve) -> str:
@@ -77,7 +63,8 @@ def _points(curve: SensitivityCurve) -> str:
     return " ".join(f"{_X(p):.1f},{_Y(y):.1f}" for p, y in zip((0, *SPARSITIES, 100), kept, strict=True))
 
 
-def _cells(curve: SensitivityCurve) -> list[_Cell]:
+def _cells(curve: SensitivityCurve) -> list[dict[str, object]]:
+    """Return the cells of a row; their heat is 0 where all of the norm remains, to 10 where none does."""
     if curve.kept is None:
-        return [_Cell("-", 0) for _ in SPARSITIES]
-    return [_Cell(percent(kept), round(10 * (1 - kept))) for kept in curve.kept]
+        return [{"text": "-", "heat": 0} for _ in SPARSITIES]
+    return [{"text": percent(kept), "heat": round(10 * (1 - kept))} for kept in curve.kept]

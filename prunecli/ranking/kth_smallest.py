@@ -182,7 +182,7 @@ class RankSearch:
         if not counted:
             return np.empty(0, np.int64), np.empty(0, np.int64)
         keys, counts = (np.concatenate(parts).astype(np.int64, copy=False) for parts in zip(*counted, strict=True))
-        return _sum_equal(keys, counts)
+        return sum_equal(keys, counts)
 
     def advance(self) -> bool:
         """End a pass. Return True when every rank is known; otherwise `brackets` has changed for the next pass."""
@@ -292,9 +292,9 @@ def statistics_of(ops: Ops, y: Array, ranks: Sequence[int], dtype: Float) -> lis
     return statistics
 
 
-def _sum_equal(keys: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the keys ascending and without repetition, with the sums of their counts."""
+def sum_equal(keys: NDArray[Any], counts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the keys (one or more) ascending and without repetition, with the sums of their counts."""
     order = np.argsort(keys, kind="stable")
     keys, counts = keys[order], counts[order]
     firsts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
-    return keys[firsts], np.add.reduceat(counts, firsts)
+    return keys[firsts], np.add.reduceat(counts, firsts, dtype=np.int64)

@@ -18,6 +18,7 @@ from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import Argument, CheckpointError, UsageError
 from prunecli.kernels.squares import square_sum
 from prunecli.plans import Cut
+from prunecli.ranking.kth_smallest import sum_equal
 from prunecli.ranking.normalized_scores import PatternRuns
 
 if TYPE_CHECKING:
@@ -310,10 +311,7 @@ def _merged(parts: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray
         return np.empty(0, np.uint8), np.empty(0, np.uint8)
     bins, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if len(parts) > 1 and bins.size:
-        order = np.argsort(bins, kind="stable")
-        bins, counts = bins[order], counts[order]
-        firsts = np.flatnonzero(np.r_[True, bins[1:] != bins[:-1]])
-        bins, counts = bins[firsts], np.add.reduceat(counts, firsts, dtype=np.int64)
+        bins, counts = sum_equal(bins, counts)
     return _in_smallest_dtype(bins), _in_smallest_dtype(counts)
 
 

@@ -125,7 +125,7 @@ def _reasons(tensors: Sequence[TensorInfo], selector: Selector, excluded: dict[i
     return [
         why
         or (f"excluded by {excluded[i]!r}" if i in excluded else None)
-        or _why_not_included(tensor.name, included=None if included is None else i in included, names=names)
+        or _why_not_included(i, tensor.name, included, names)
         or _why_too_small(tensor, selector)
         for i, (tensor, why) in enumerate(zip(tensors, never, strict=True))
     ]
@@ -167,10 +167,10 @@ def _why_never(tensor: TensorInfo) -> str | None:
     return None
 
 
-def _why_not_included(name: str, *, included: bool | None, names: Collection[str]) -> str | None:
+def _why_not_included(index: int, name: str, included: set[int] | None, names: Collection[str]) -> str | None:
     if included is None:
         return why_not_a_weight(name, names)
-    return None if included else "no include pattern matches it"
+    return None if index in included else "no include pattern matches it"
 
 
 def _why_too_small(tensor: TensorInfo, selector: Selector) -> str | None:

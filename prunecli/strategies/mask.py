@@ -34,8 +34,9 @@ class Mask(PlansFromShape):
         """Return the strategy's name and parameters, for the report."""
         return {"name": "mask", "mask": self.path}
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return "where the mask is 0"
 
     def plan(self, tensor: TensorInfo) -> TensorPlan:  # noqa: ARG002 - the same for all
@@ -53,8 +54,9 @@ class Keep(PlansFromShape):
         """Return the strategy's name, for the report."""
         return {"name": "keep"}
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return "kept"
 
     def plan(self, tensor: TensorInfo) -> TensorPlan:  # noqa: ARG002 - the same for all

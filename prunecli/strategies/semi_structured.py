@@ -63,8 +63,9 @@ class TopK(PlansFromShape):
         """Return the strategy's name and parameters, for the report."""
         return {"name": "topk", "keep": self.keep, "group": self.group, "dim": self.dim, "tail": self.tail}
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return f"keeps {self.keep} of every {self.group} along dim {self.dim}"
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:

@@ -52,9 +52,10 @@ class Strategy(ABC):
     def describe(self) -> dict[str, object]:
         """Return the strategy's name (`name`) and parameters, for the report."""
 
+    @property
     @abstractmethod
-    def describe_for(self, tensor: TensorInfo) -> str:
-        """Return a few words for the report about the rule that `tensor` is pruned by."""
+    def rule(self) -> str:
+        """A few words for the report about the rule that tensors are pruned by."""
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:  # noqa: B027 - most strategies fit every tensor
         """Raise PruneError if the shape of one of `tensors` does not fit. No weight has been read yet."""

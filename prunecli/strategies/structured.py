@@ -5,7 +5,7 @@ NumPy is imported when a strategy measures, because strategies are also made to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import TYPE_CHECKING, ClassVar
 
@@ -25,7 +25,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Structured(PlansFromMeasure):
+class _Slices(PlansFromMeasure):
+    """Prunes the slices along `dim` for which `measure` returns the smallest numbers."""
+
+    amount: float | None = None
+    count: int | None = None
+    dim: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the amount."""
+        check_amount(self.amount, self.count)
+
+    @property
+    def _unit(self) -> str:
+        return f"slices along dim {self.dim}"
+
+    def check(self, tensors: Sequence[TensorInfo]) -> None:
+        """Raise PruneError for a tensor without the dimension, or with fewer slices than `count`."""
+        for tensor in tensors:
+            resolve_count(self.amount, self.count, tensor.shape[front_dim(tensor, self.dim)], self._unit, tensor)
+
+    def _alive(self, values: TensorValues) -> NDArray[np.bool_] | None:
+        """Return which slices have a remaining weight; None if no weight is already pruned."""
+        from prunecli.kernels.norms import slice_norms
+
+        remaining = values.remaining()
+        if remaining is None:
+            return None
+        return slice_norms(remaining, values.tensor.shape, front_dim(values.tensor, self.dim), inf) > 0
+
+    def plan_from(
+        self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None
+    ) -> PruneSlices:
+        """Return the plan that prunes the slices with the smallest numbers."""
+        return PruneSlices(front_dim(tensor, self.dim), *_smallest(self, self._unit, tensor, measured, alive))
+
+
+@dataclass(frozen=True, slots=True)
+class Structured(_Slices):
     """Prune the whole slices along `dim` with the smallest Ln norms, as torch.nn.utils.prune.ln_structured does.
 
     Norms are computed in float64. Of slices with equal norms the lower index is pruned first.
@@ -41,15 +78,12 @@ class Structured(PlansFromMeasure):
         UsageError: An argument is out of range, or not exactly one of `amount` and `count` is set.
     """
 
-    amount: float | None = None
-    count: int | None = None
-    dim: int = 0
     n: float = 2.0
     with_bias: bool = False
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        check_amount(self.amount, self.count)
+        _Slices.__post_init__(self)  # `super()` fails in a dataclass with slots, which is a copy of the class
         if self.with_bias and self.dim != 0:
             raise UsageError(
                 f"a bias belongs to dim 0, not to dim {self.dim}",
@@ -70,31 +104,21 @@ class Structured(PlansFromMeasure):
         result |= {"dim": self.dim, "n": norm}
         return {**result, "with_bias": True} if self.with_bias else result
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return f"slices along dim {self.dim} of smallest L{self.n:g} norm"
-
-    def check(self, tensors: Sequence[TensorInfo]) -> None:
-        """Raise PruneError for a tensor without the dimension, or with fewer slices than `count`."""
-        for tensor in tensors:
-            _slice_count(self, tensor, tensor.shape[front_dim(tensor, self.dim)])
 
     def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
         """Return the norm of each slice, and which slices have remaining weights."""
         from prunecli.kernels.norms import slice_norms
 
         dim = front_dim(values.tensor, self.dim)
-        return slice_norms(values.ranked(), values.tensor.shape, dim, self.n), _slices_alive(values, dim)
-
-    def plan_from(
-        self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None
-    ) -> TensorPlan:
-        """Return the plan that prunes the slices with the smallest norms."""
-        return PruneSlices(front_dim(tensor, self.dim), *_smallest_slices(self, tensor, measured, alive))
+        return slice_norms(values.ranked(), values.tensor.shape, dim, self.n), self._alive(values)
 
 
 @dataclass(frozen=True, slots=True)
-class RandomStructured(PlansFromMeasure):
+class RandomStructured(_Slices):
     """Prune whole slices along `dim` at random, as torch.nn.utils.prune.random_structured does.
 
     The choice depends on `seed` and on the tensor's name and shape alone. The generator is not torch's.
@@ -111,43 +135,30 @@ class RandomStructured(PlansFromMeasure):
 
     ranks_weights: ClassVar[bool] = False
 
-    amount: float | None = None
-    count: int | None = None
-    dim: int = 0
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the arguments."""
-        check_amount(self.amount, self.count)
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         amounts = {"amount": self.amount, "count": self.count}
         return {"name": "random", **amounts, "seed": self.seed, "structured": True, "dim": self.dim}
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return f"slices along dim {self.dim} at random, seed {self.seed}"
-
-    def check(self, tensors: Sequence[TensorInfo]) -> None:
-        """Raise PruneError for a tensor without the dimension, or with fewer slices than `count`."""
-        for tensor in tensors:
-            _slice_count(self, tensor, tensor.shape[front_dim(tensor, self.dim)])
 
     def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
         """Return a random number for each slice, and which slices have remaining weights."""
         from prunecli.kernels.random_bits import draw, random_key
 
-        dim = front_dim(values.tensor, self.dim)
-        drawn = draw(random_key(self.seed, values.tensor), 0, values.tensor.shape[dim])
-        return drawn.astype("f8"), _slices_alive(values, dim)
+        slices = values.tensor.shape[front_dim(values.tensor, self.dim)]
+        return draw(random_key(self.seed, values.tensor), 0, slices).astype("f8"), self._alive(values)
 
     def plan_from(
         self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None
-    ) -> TensorPlan:
+    ) -> PruneSlices:
         """Return the plan that prunes the slices with the smallest random numbers; the report has no cut."""
-        keep, _ = _smallest_slices(self, tensor, measured, alive)
-        return PruneSlices(front_dim(tensor, self.dim), keep)
+        return replace(_Slices.plan_from(self, tensor, measured, alive), value=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +196,9 @@ class Block(PlansFromMeasure):
         """Return the strategy's name and parameters, for the report."""
         return {"name": "block", "shape": f"{self.rows}x{self.cols}", "amount": self.amount, "count": self.count}
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return f"{self.rows}x{self.cols} tiles of smallest root mean square"
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
@@ -207,34 +219,19 @@ class Block(PlansFromMeasure):
         self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None
     ) -> TensorPlan:
         """Return the plan that prunes the blocks with the smallest norms."""
-        from prunecli.kernels.norms import smallest_norms
-
-        blocks = measured.size if alive is None else int(alive.sum())
-        k = resolve_count(self.amount, self.count, blocks, f"blocks of {self.rows}x{self.cols}", tensor)
-        return PruneBlocks((self.rows, self.cols), *smallest_norms(measured, k, alive))
+        unit = f"blocks of {self.rows}x{self.cols}"
+        return PruneBlocks((self.rows, self.cols), *_smallest(self, unit, tensor, measured, alive))
 
 
-def _slice_count(strategy: Structured | RandomStructured, tensor: TensorInfo, slices: int) -> int:
-    """Return how many of `slices` are pruned; UsageError if `count` is more."""
-    return resolve_count(strategy.amount, strategy.count, slices, f"slices along dim {strategy.dim}", tensor)
-
-
-def _slices_alive(values: TensorValues, dim: int) -> NDArray[np.bool_] | None:
-    """Return which slices along `dim` have a remaining weight; None if no weight is already pruned."""
-    from prunecli.kernels.norms import slice_norms
-
-    remaining = values.remaining()
-    return None if remaining is None else slice_norms(remaining, values.tensor.shape, dim, inf) > 0
-
-
-def _smallest_slices(
-    strategy: Structured | RandomStructured,
+def _smallest(
+    strategy: _Slices | Block,
+    unit: str,
     tensor: TensorInfo,
     measured: NDArray[np.float64],
     alive: NDArray[np.bool_] | None,
 ) -> tuple[bytes, float | None]:
-    """Return one byte per slice, 0 for the pruned ones, and the largest number of a pruned slice."""
+    """Return one byte per slice or block, 0 for the pruned ones, and the largest number of a pruned one."""
     from prunecli.kernels.norms import smallest_norms
 
-    slices = measured.size if alive is None else int(alive.sum())
-    return smallest_norms(measured, _slice_count(strategy, tensor, slices), alive)
+    remaining = measured.size if alive is None else int(alive.sum())
+    return smallest_norms(measured, resolve_count(strategy.amount, strategy.count, remaining, unit, tensor), alive)

@@ -55,17 +55,15 @@ class Threshold(PlansFromShape):
 
     def __post_init__(self) -> None:
         """Check the threshold."""
-        if not (isfinite(self.thr) and self.thr >= 0):
-            raise UsageError(
-                f"the threshold is a finite number of 0 or more, not {self.thr}", hint=Argument("thr", 0.1)
-            )
+        _check_finite(self.thr, "the threshold", Argument("thr", 0.1))
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         return {"name": "threshold", "thr": self.thr}
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return f"|w| <= {self.thr:g}"
 
     def plan(self, tensor: TensorInfo) -> TensorPlan:
@@ -92,18 +90,15 @@ class StdThreshold(PlansFromMeasure):
 
     def __post_init__(self) -> None:
         """Check the multiple."""
-        if not (isfinite(self.deviations) and self.deviations >= 0):
-            raise UsageError(
-                f"the number of standard deviations is finite and 0 or more, not {self.deviations}",
-                hint=Argument("deviations", 0.5),
-            )
+        _check_finite(self.deviations, "the multiple of the standard deviation", Argument("deviations", 0.5))
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         return {"name": "threshold", "thr_std": self.deviations}
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return f"|w| <= {self.deviations:g} std"
 
     def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
@@ -149,8 +144,9 @@ class Percentile(PlansFromRanks):
         """Return the strategy's name and parameters, for the report."""
         return {"name": "percentile", "q": self.q}
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return f"|w| <= percentile {self.q:g}"
 
     def _index(self, count: int) -> float:
@@ -246,8 +242,9 @@ class Global(PlansFromRanks):
             result |= {"min_per_tensor": self.min_per_tensor, "max_per_tensor": self.max_per_tensor}
         return result
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return "smallest of all selected" + ("" if self.normalize == "none" else f", by {self.normalize}")
 
     def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
@@ -305,8 +302,9 @@ class L1(PlansFromRanks, PlansFromShape):
         result: dict[str, object] = {"name": "l1", "amount": self.amount, "count": self.count, "scope": self.scope}
         return result if self.allocate is None else {**result, "allocate": self.allocate}
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return f"smallest of each {self.scope}" + ("" if self.allocate is None else f", shares by {self.allocate}")
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
@@ -363,8 +361,9 @@ class Random(PlansFromRanks):
         """Return the strategy's name and parameters, for the report."""
         return {"name": "random", "amount": self.amount, "count": self.count, "seed": self.seed}
 
-    def describe_for(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - the same for all
-        """Return the rule in words."""
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
         return f"at random, seed {self.seed}"
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
@@ -387,6 +386,11 @@ class Random(PlansFromRanks):
         """Return the cut at the k-th smallest random number. The report does not show it."""
         # `super()` fails in a dataclass with slots, which is a copy of the class.
         return [Cut(cut.bits, cut.ties) for cut in PlansFromRanks.cuts(self, tensors, statistics, remaining)]
+
+
+def _check_finite(value: float, name: str, example: Argument) -> None:
+    if not (isfinite(value) and value >= 0):
+        raise UsageError(f"{name} is a finite number of 0 or more, not {value}", hint=example)
 
 
 def _check_counts(count: int | None, tensors: Sequence[TensorInfo]) -> None:

@@ -19,7 +19,7 @@ from prunecli.io.targets import check_output, check_writable_target
 from prunecli.report.renderers import check_suffixes
 from prunecli.selection.select import Selector
 from prunecli.tuning.evaluate import EvaluationError
-from prunecli.tuning.trials import default_state, set_up, trials
+from prunecli.tuning.trials import set_up, trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -201,9 +201,7 @@ def search(  # noqa: PLR0913 - one keyword for each option
     target = default_output(path) if output is None else Path(output)
     if not dry_run:
         _check_outputs(setup.checkpoint, target, reports, force=force)
-    state_file = default_state(path, target) if state is None else Path(state)
-    remember = state is not None or setup.evaluation.remembers
-    with trials(setup, state_file, remember=remember, fresh=fresh) as made:
+    with trials(setup, state, target, fresh=fresh) as made:
         result = bisect(made, strategy, goal, grid, on_attempt)
         if result.best is None or dry_run:
             return result

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, UsageError
 from prunecli.selection.select import Selector
 from prunecli.strategies.amounts import parse_amount
-from prunecli.tuning.trials import default_state, set_up, trials
+from prunecli.tuning.trials import set_up, trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,10 +97,8 @@ def sweep(  # noqa: PLR0913 - one keyword for each option
             raise UsageError(f"the amount is 0 to 1, not {amount}", hint=_EXAMPLE)
     strategy(0.0)  # raises UsageError for wrong parameters before any work
     setup = set_up(path, evaluate, metric, Selector(include, exclude, min_dim, min_numel), key)
-    state_file = default_state(path) if state is None else Path(state)
-    remember = state is not None or setup.evaluation.remembers
     points: list[SweepPoint] = []
-    with trials(setup, state_file, remember=remember, fresh=fresh) as made:
+    with trials(setup, state, fresh=fresh) as made:
         unpruned = made.unpruned(strategy(0.0))
         points.append(SweepPoint(None, unpruned, None))
         on_point(points[-1])

@@ -144,16 +144,20 @@ class Trials:
 
 
 @contextmanager
-def trials(setup: TrialSetup, state: Path, *, remember: bool = True, fresh: bool = False) -> Iterator[Trials]:
+def trials(
+    setup: TrialSetup, state: PathLike | None, output: PathLike | None = None, *, fresh: bool = False
+) -> Iterator[Trials]:
     """Provide the trials of a setup. Those in the file `state` are not made again, unless `fresh`.
 
-    Candidates are written to a hidden directory next to `state`, which is removed at the end. Without `remember`, the
-    file is neither read nor written. Raises OutputError if `state` cannot be written and UsageError if it is another
-    kind of file.
+    `state` None means the default state file of `output`, which is used only if the evaluation remembers by default.
+    Candidates are written to a hidden directory next to the state file, which is removed at the end. Raises
+    OutputError if the state file cannot be written and UsageError if it is another kind of file.
     """
-    check_writable_target(state, force=True, others=[file.path for file in setup.checkpoint.files])
+    remember = state is not None or setup.evaluation.remembers
+    path = default_state(setup.path, output) if state is None else Path(state)
+    check_writable_target(path, force=True, others=[file.path for file in setup.checkpoint.files])
     # With `fresh` too: a file that is not a state file must not be replaced.
-    known = read_trials(state, setup.question()) if remember else []
-    remove_stale_temporaries(state)
-    with temporary_next_to(state, make_directory) as (_, folder):
-        yield Trials(setup, folder, state if remember else None, [] if fresh else known)
+    known = read_trials(path, setup.question()) if remember else []
+    remove_stale_temporaries(path)
+    with temporary_next_to(path, make_directory) as (_, folder):
+        yield Trials(setup, folder, path if remember else None, [] if fresh else known)

@@ -204,5 +204,5 @@ def test_a_mask_needs_a_path(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_text_is_not_a_list_of_patterns(ckpt: Path) -> None:
     """include="a.weight" in Python raises UsageError."""
-    with pytest.raises(UsageError, match="lists of patterns, not one text"):
+    with pytest.raises(UsageError, match="list of patterns, not one text"):
         prune(ckpt, L1(amount=0.5), include="a.weight")

@@ -21,7 +21,8 @@ from prunecli.engine import rank_planner, scored_tensors
 from prunecli.engine.files import prune_files
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import Outputs
-from prunecli.engine.prepare import ScoreInputs, prepare_work
+from prunecli.engine.prepare import prepare_work
+from prunecli.engine.score_files import ScoreInputs
 from prunecli.formats.open import open_checkpoint
 from prunecli.selection.select import Selector
 from prunecli.strategies.semi_structured import TopK

@@ -265,4 +265,4 @@ def test_global_ranks_all_tensors_in_one_group() -> None:
 def test_a_strategy_describes_itself(strategy: Any, name: str, words: str) -> None:  # noqa: ANN401
     """The report gets a name with parameters, and a few words for each tensor."""
     assert name == strategy.describe()["name"]
-    assert words == strategy.describe_for(tensor(2, 2))
+    assert words == strategy.rule

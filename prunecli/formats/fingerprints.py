@@ -21,6 +21,7 @@ def shortened(text: str, limit: int = TEXT_LIMIT) -> str:
 
 def text_digest(text: str) -> str:
     """Return "sha256" and 12 hex digits."""
+    # JSON escapes and pickles can contain half a surrogate pair, which UTF-8 cannot encode.
     return f"sha256 {hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 

@@ -31,6 +31,7 @@ def rewrite_index(raw: bytes, names: Mapping[str, str | None], sizes: Mapping[st
         return None
     new_names = {name: names.get(name, name) for name in weight_map}
     total = index["metadata"].get("total_size") if isinstance(index.get("metadata"), dict) else None
+    # The Hub writes the bytes of all tensors here. Other writers leave it out.
     if type(total) is int:
         removed = sum(sizes.get(name, 0) for name, new in new_names.items() if new is None)
         index["metadata"] = {**index["metadata"], "total_size": max(total - removed, 0)}

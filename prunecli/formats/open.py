@@ -50,6 +50,7 @@ def open_checkpoint(path: PathLike, *, key: str | None = None, label: str | None
     Raises:
         CheckpointError: The path is missing, unreadable, damaged, or not a checkpoint.
     """
+    # Path("") is the current directory, which the user of an unset shell variable does not mean.
     if not os.fspath(path):
         raise CheckpointError("the path of the checkpoint is empty", hint="ls")
     path = Path(path)
@@ -164,6 +165,7 @@ def _merged(shards: list[_OpenedFile]) -> tuple[TensorInfo, ...]:
     tensors = [replace(t, file=i) for i, shard in enumerate(shards) for t in shard.listing.tensors]
     tensors.sort(key=attrgetter("name"))
     for a, b in pairwise(tensors):
+        # Loaders do not agree on which of the two tensors counts.
         if a.name == b.name and a.file != b.file:
             one, other = shards[a.file].file.path, shards[b.file].file.path
             raise CheckpointError(

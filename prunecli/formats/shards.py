@@ -172,6 +172,7 @@ def _check_name(index: Path, name: str) -> None:
 
 
 def _check_suffixes(index: Path, names: list[str]) -> None:
+    # A loader would unpickle a .bin file that a safetensors index names.
     wanted = PurePosixPath(index.name[: -len(INDEX_SUFFIX)]).suffix or PurePosixPath(names[0]).suffix
     for name in names:
         if PurePosixPath(name).suffix != wanted:
@@ -196,6 +197,7 @@ def check_link(directory: Path, path: Path) -> None:
 
     In the Hub's cache, `snapshots/REVISION/name` is a link to `blobs/HASH` in the same repository folder.
     """
+    # The output is a copy of the directory: a link to a private file would publish the content of that file.
     home = Path(os.path.realpath(directory))
     target = Path(os.path.realpath(path))
     snapshots = (folder.parent for folder in (home, *home.parents) if folder.parent.name == "snapshots")

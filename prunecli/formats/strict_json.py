@@ -34,10 +34,12 @@ def parse_json_object(raw: bytes, what: str) -> tuple[tuple[str, Json], ...]:
 
 
 def _integer(digits: str) -> int:
+    # int() takes quadratic time, and raises an error of its own for more than 4,300 digits.
     return int(digits) if len(digits) <= 20 and digits[0] != "-" else -1
 
 
 def _constant(word: str) -> NoReturn:
+    # Python's parser accepts NaN and Infinity. Other readers refuse such a file.
     raise ValueError(f"{word} is not JSON")
 
 

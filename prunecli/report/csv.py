@@ -38,6 +38,7 @@ def to_csv(report: Report) -> str:
 def _cell(name: str, value: object) -> str:
     if value is None:
         return ""
+    # Before int: a bool is an int as well.
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and isinf(value):

@@ -82,6 +82,7 @@ def ticks_between(low: float, high: float) -> list[float]:
     span = max(high - low, 1e-9 * size) if high > low else size or 1.0  # a float cannot separate finer ticks
     power = 10.0 ** floor(log10(span / _TICKS))
     step = next(power * k for k in (1, 2, 5, 10) if span / (power * k) <= _TICKS)
+    # 1e-9 of a step absorbs the rounding of the division.
     first, last = floor(low / step + 1e-9), -floor(-high / step + 1e-9)
     return [round(step * i, 12 - floor(log10(step))) for i in range(first, max(last, first + 1) + 1)]
 
@@ -148,6 +149,7 @@ def _resampled(counts: Sequence[BeforeAfter]) -> tuple[dict[int, float], dict[in
 def _overlaps(low: float, high: float) -> list[tuple[int, float]]:
     """Return the steps that overlap the magnitudes from `low` to `high`, and their shares, which sum to 1."""
     end = log2(high) * PER_OCTAVE
+    # The first bin begins at zero, whose logarithm is infinite: it is drawn one octave wide.
     start = log2(low) * PER_OCTAVE if low else end - PER_OCTAVE
     steps = range(floor(start), ceil(end))
     return [(step, (min(step + 1, end) - max(step, start)) / (end - start)) for step in steps]

@@ -43,6 +43,7 @@ class Bound:
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number outside 0 to 1."""
+        # NaN fails this comparison too.
         if not 0 <= self.fraction <= 1:
             raise UsageError(f"a sparsity is 0 to 1 (or 0% to 100%), not {self.fraction:g}", hint="0.5 for one half")
 

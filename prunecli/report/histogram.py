@@ -41,6 +41,7 @@ class Bins:
         """Return the smallest magnitude in a bin, in the units of the weights; extrapolated past the format's end."""
         bits, dtype = index << self.shift, self.dtype
         exponent, fraction = bits >> dtype.mantissa, bits & ((1 << dtype.mantissa) - 1)
+        # IEEE 754: subnormal numbers have no hidden bit.
         if exponent:
             fraction += 1 << dtype.mantissa
         return ldexp(fraction, max(exponent, 1) - dtype.bias - dtype.mantissa)

@@ -55,6 +55,7 @@ def code(name: str, limit: int = _NAME) -> str:
 
 def text(words: str) -> str:
     """Return `words` so that they render as they are: no markup, no mention, no link."""
+    # GitHub links @name and #1 even if the mark is a reference. A zero-width space prevents it.
     return re.sub(r"(&#(?:64|35);)", "\\1\u200b", _entities(shortened(printable(words), _TEXT).strip()))
 
 
@@ -119,6 +120,7 @@ def _tables(report: Report, space: int) -> list[str]:
     tables = ["\n".join([_HEAD, *map(_line, top)])]
     if rest:
         fold = f"<details>\n<summary>{counted(len(rest), 'more tensor')}, pruned less</summary>\n\n{_HEAD}\n"
+        # 200 characters are kept for the count of the other tensors and the end of the fold.
         lines = _fitting([_line(row) for row in rest], space - len(tables[0]) - len(fold) - 200)
         tables.append(fold + lines + "\n\n</details>")
     return tables

@@ -32,6 +32,7 @@ def render_page(template: str, *, script: str = "", **values: object) -> str:
     engine = Environment(
         loader=FunctionLoader(_source),
         autoescape=True,
+        # a misspelled value raises an error instead of printing nothing
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

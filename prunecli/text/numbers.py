@@ -50,6 +50,7 @@ def format_bytes(count: int) -> str:
     size = float(count)
     for unit in ("kB", "MB", "GB", "TB"):
         size /= 1000
+        # A larger number would round to 1000.0.
         if size < 999.95:
             return f"{size:.1f} {unit}"
     return f"{size:,.0f} TB"

@@ -94,6 +94,7 @@ def _tensor_or_kind(name: str, value: object, label: str, *, paddle: bool) -> Te
     array = _array(value)
     if array is None:
         return "NumPy array of an unusual kind"
+    # Arrays of objects and of text store pickles or characters, not numbers.
     letter, big_endian = _dtype(array.dtype)
     if letter not in _DTYPES:
         return "NumPy array of an unusual dtype"

@@ -13,6 +13,7 @@ _SUBCLASSES = {"_rebuild_from_type", "_rebuild_from_type_v2"}
 _MODULES = {"torch._utils", "torch._tensor", "torch.tensor"}  # the last two are those of old versions
 
 _UNPRUNABLE = {
+    # Their parts look like tensors: a zero among the indices of a sparse tensor would move a value.
     "_rebuild_sparse_tensor": "sparse tensor",
     "_rebuild_sparse_csr_tensor": "sparse tensor",
     "_rebuild_qtensor": "quantized tensor",

@@ -100,6 +100,7 @@ class StackMachine:
 
     def proto(self, version: int) -> None:
         """Check the version of the pickle's protocol."""
+        # Protocols 0 and 1 need the text opcodes, which no writer of checkpoints has used.
         if not 2 <= version <= MAX_PROTOCOL:
             raise ValueError(f"the protocol is {version}, not 2 to {MAX_PROTOCOL}")
 

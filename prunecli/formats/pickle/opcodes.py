@@ -89,6 +89,7 @@ def _blob(width: int) -> Callable[[IO[bytes]], Blob]:
     def argument(stream: IO[bytes]) -> Blob:
         head = stream.read(width)
         length = int.from_bytes(head, "little")
+        # A position of 2^63 or more does not fit the offset of a file.
         if len(head) < width or length >= 1 << 62:
             raise ValueError("a length is missing or impossible")
         start = stream.tell()

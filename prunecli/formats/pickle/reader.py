@@ -222,6 +222,7 @@ def _entries_of(target: object) -> dict[object, object]:
         if not isinstance(target.entries, dict):
             target.entries = {}
         return target.entries
+    # torch before 2.10 set keys on any object that a pickle named (CVE-2026-24747).
     raise TypeError(f"keys are set on a {type(target).__name__}")
 
 

@@ -133,6 +133,8 @@ def _edit(data: bytes, old: Trace, entry: Entry, key: str | None) -> _Edit:
     text = _string(data, entry.start, key)
     memos = _within(old.memos, entry.start, entry.value)
     stored = len(memos) == 1 and memos[0].start == entry.start and memos[0].end == entry.value
+    # The memo opcode after the key stays, because MEMOIZE numbers the entries after it. If the old key is
+    # fetched later, the opcode is dropped: the old text is then written where it is fetched first.
     if stored and memos[0].definition not in old.fetched:
         return _Edit(entry.start, memos[0].offset, text)
     return _Edit(entry.start, entry.value, text)
@@ -168,6 +170,7 @@ class _Writer:
         self.headers: list[tuple[int, int]] = []  # (new offset of a FRAME opcode, old end of its frame)
         if any(a.end > b.start for a, b in pairwise(edits)):
             raise ValueError("its entries overlap")
+        # MEMOIZE takes the next free number, which an edit changes. Numbers that are written out do not change.
         if len(set(old.implicit)) > 1:
             raise ValueError("only some of its memo opcodes name an index")
 

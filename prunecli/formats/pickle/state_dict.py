@@ -122,6 +122,7 @@ def _registries(node: object) -> list[dict[object, object]]:
     """Return the dicts of an nn.Module with its tensors and children; nothing for other objects."""
     if not isinstance(node, Call) or not isinstance(node.state, dict):
         return []
+    # All three must be there: other classes may have one attribute of such a name.
     registries = [node.state.get(name) for name in _REGISTRIES]
     return [registry for registry in registries if isinstance(registry, dict)] if None not in registries else []
 
@@ -183,6 +184,7 @@ def _leaves(
     """
     stack = [(root, path, _children(root), 0)]
     closed = {id(root), *excluded}  # the containers on the current path, and those without leaves
+    # 60 lists, each of which holds the next one twice, have 2^60 paths: `steps` bounds the search.
     steps, leaves, known = MIN_STEPS, 0, set[int]()
     while stack:
         node, path, children, before = stack[-1]

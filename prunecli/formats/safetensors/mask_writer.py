@@ -38,6 +38,7 @@ class MaskLayout:
             starts.append(end)
             end += size
         text = json.dumps(header, separators=(",", ":")).encode()
+        # The safetensors library pads its headers in the same way.
         text += b" " * (-len(text) % 8)
         self.head = len(text).to_bytes(8, "little") + text
         self.starts = [len(self.head) + start for start in starts]

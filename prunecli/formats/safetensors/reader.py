@@ -49,6 +49,7 @@ def _header(file: BinaryIO, size: int, label: str) -> bytes:
     if size < 8:
         raise CheckpointError(f"{label} is too small for a safetensors file: {size} bytes")
     file.seek(0)
+    # The length is checked before the header is read: a false one must not allocate memory.
     length = int.from_bytes(file.read(8), "little")
     if length > FORMAT_LIMIT:
         raise CheckpointError(f"{label}: the header is too large: {length} bytes, at most {FORMAT_LIMIT}")
@@ -72,6 +73,7 @@ def _split(header: Iterable[tuple[str, Json]], label: str) -> tuple[dict[str, st
     """Return the metadata and the entries by name; refuse a name that occurs twice."""
     entries: dict[str, Json] = {}
     for name, entry in header:
+        # The format forbids equal names. The library keeps the last one, and another reader may keep the first.
         if name in entries:
             raise CheckpointError(f"{label}: the header names {quoted(name)} twice")
         if not _encodable(name):
@@ -81,6 +83,7 @@ def _split(header: Iterable[tuple[str, Json]], label: str) -> tuple[dict[str, st
 
 
 def _metadata(entry: Json, label: str) -> dict[str, str]:
+    # The library accepts null as well.
     if entry is None:
         return {}
     if not isinstance(entry, tuple):
@@ -118,6 +121,7 @@ def _tensor(name: str, entry: Json, base: int, label: str) -> TensorInfo:
 
 
 def _sizes(value: Json, what: str) -> tuple[int, ...]:
+    # Not isinstance: True is an int, but not a size.
     if not isinstance(value, list) or not all(type(n) is int and 0 <= n < 1 << 64 for n in value):
         raise CheckpointError(f"{what} is missing or not a list of integers from 0 to 2^64 - 1")
     if len(value) > MAX_RANK:
@@ -128,6 +132,7 @@ def _sizes(value: Json, what: str) -> tuple[int, ...]:
 def _bits(shape: tuple[int, ...], dtype: str, where: str) -> int:
     """Return the size in bits. Like the library, multiply from left to right and refuse an overflow of 64 bits."""
     bits = 1
+    # So [2^62, 2^62, 0] is refused, and [0, 2^62, 2^62] is an empty tensor.
     for n in (*shape, BITS[dtype]):
         bits *= n
         if bits >> 64:
@@ -138,6 +143,7 @@ def _bits(shape: tuple[int, ...], dtype: str, where: str) -> int:
 def _check_regions(tensors: list[TensorInfo], data: Span, label: str) -> None:
     """Refuse gaps, overlaps, missing and extra bytes: the tensors must fill `data` exactly."""
     end = data.start
+    # By length too: an empty tensor belongs before the tensor that starts at the same byte.
     for t in sorted(tensors, key=lambda t: (t.span.start, t.span.length)):
         if t.span.start < end:
             raise CheckpointError(f"{label}: tensor {quoted(t.name)} overlaps the tensor before it")

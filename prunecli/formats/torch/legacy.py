@@ -64,6 +64,7 @@ def read_legacy(file: BinaryIO, label: str) -> LegacyFile:
         raise CheckpointError(f"{label} is a torch file of protocol {_short(protocol.value)}, not {_PROTOCOL}")
     try:
         claims = storage_claims(pickle)
+        # Reversed: the file is compared with the first claim of each key, and `_storage` compares the others.
         spans, end = _spans(file, size, keys.value, {claim.key: claim for claim in reversed(claims.values())})
         storages = {persistent: _storage(claim, spans[claim.key]) for persistent, claim in claims.items()}
     except ValueError as problem:

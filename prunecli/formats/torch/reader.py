@@ -81,6 +81,7 @@ def _with_tensors(
 
 def _mark_disputed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
     """Make the tensors unprunable whose storage is read with more than one dtype."""
+    # A zero written for one dtype would change the numbers of the other.
     dtypes: dict[Span, set[str]] = defaultdict(set)
     for tensor in tensors:
         dtypes[tensor.span].add(tensor.dtype)
@@ -117,10 +118,13 @@ def _storage(persistent: Persistent, archive: Archive) -> Storage:
     except ValueError as problem:
         raise CheckpointError(f"{label} is damaged: {problem}") from problem
     record = archive.records.get(f"data/{claim.key}")
+    # A key with a slash could name a record outside data/.
     if record is None or "/" in claim.key or claim.view:
         raise CheckpointError(f"{label} is damaged: it has no record for the storage {claim.key!r}")
+    # torch.load(mmap=True) would return the compressed bytes as numbers.
     if record.compressed:
         raise compressed(record, label)
+    # torch.load(mmap=True) would continue into the bytes after a record that is too short.
     if record.span.length != claim.nbytes:
         raise CheckpointError(
             f"{label} is damaged: {record.name!r} has {record.span.length:,} bytes instead of {claim.nbytes:,}"

@@ -147,6 +147,7 @@ def _window(claim: StorageClaim, typed: list[object] | None) -> tuple[str, int, 
             dtype = TORCH_DTYPES[name]
         case _:
             raise ValueError("its dtype is unknown")
+    # Newer dtypes are stored untyped: the length of the storage counts bytes, the offset counts elements.
     itemsize, unit = BITS[dtype] // 8, BITS[claim.dtype] // 8
     if first * unit % itemsize:
         raise ValueError("it starts in the middle of an element")
@@ -154,6 +155,7 @@ def _window(claim: StorageClaim, typed: list[object] | None) -> tuple[str, int, 
 
 
 def _unprunable_reason(shape: tuple[int, ...], strides: tuple[int, ...], rest: list[object]) -> str | None:
+    # The stored numbers are not the values of such a view.
     flags = next((extra for extra in rest[2:] if isinstance(extra, dict)), {})
     if flags.get("conj"):
         return "conjugate view"

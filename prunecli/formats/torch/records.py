@@ -47,6 +47,7 @@ class Archive:
             )
         self.file.seek(record.span.start)
         data = self.file.read(record.span.length)
+        # torch.load does not check it.
         if zlib.crc32(data) != record.crc:
             raise CheckpointError(f"{self.label} is damaged: the checksum of {record.name!r} is wrong")
         return data
@@ -65,12 +66,14 @@ def torch_archive(file: BinaryIO, records: dict[str, Record], label: str) -> Arc
 
     Raises CheckpointError if they are not all in one folder, or if the byte order is unknown.
     """
+    # torch names the folder after the file. With two folders, readers could choose different ones.
     folders = {name.partition("/")[0] if "/" in name else "" for name in records}
     if len(folders) != 1 or "" in folders:
         raise CheckpointError(f"{label} is a zip, but not one of torch: its records are not all in one folder")
     folder = folders.pop()
     inside = {name.removeprefix(f"{folder}/"): record for name, record in records.items()}
     archive = Archive(file, label, folder, inside)
+    # Old versions of torch write no such record.
     order = archive.read("byteorder") if "byteorder" in inside else b"little"
     if order not in {b"little", b"big"}:
         raise CheckpointError(f"{label} has the unknown byte order {order[:16]!r}")

@@ -37,6 +37,7 @@ def rewrite_torch_zip(file: BinaryIO, label: str, names: Mapping[str, str | None
     alignment = _ALIGNMENT
     if ".storage_alignment" in archive.records:
         digits = archive.read(".storage_alignment")
+        # Six digits are enough for the limit: int() is slow for millions of digits.
         alignment = int(digits) if digits.isdigit() and 0 < int(digits[:6]) <= _MAX_ALIGNMENT else _ALIGNMENT
     unused = _storage_keys(old, label) - _storage_keys(new, label)
     removed = {f"{archive.folder}/data/{key}" for key in unused}

@@ -54,6 +54,7 @@ def _inflated(file: BinaryIO, record: Record, limit: int) -> str:
     data = file.read(min(record.span.length, limit))
     if record.compressed:
         try:
+            # The limit stops a small record that would inflate to gigabytes.
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
         except zlib.error:
             return ""

@@ -136,6 +136,7 @@ def _central_directory(file: BinaryIO) -> tuple[list[_Central], bytes, int]:
         raw = directory[position : position + length]
         name = raw[CENTRAL.size : CENTRAL.size + header.name_length]
         decoded = name.decode("utf-8" if header.flags & UTF8 else "cp437")
+        # The entries are walked a second time for their bytes. Each must be the one that zipfile has returned.
         if (header.signature, header.crc, decoded) != (CENTRAL_SIGNATURE, info.CRC, info.orig_filename):
             raise ValueError("its central directory is damaged")
         entries.append(_Central(info, raw, name, start + position))
@@ -156,6 +157,7 @@ def _check_end(tail: bytes, actual: tuple[int, int, int]) -> None:
     signature, _, _, _, *fields, comment = END.unpack_from(tail)
     if signature != END_SIGNATURE:
         raise ValueError("its central directory is cut short")
+    # A field at its limit refers to the zip64 end record, which is compared above.
     limits = (MAX16, MAX32, MAX32)
     claimed = (a if field == limit else field for field, limit, a in zip(fields, limits, actual, strict=True))
     _check_claim(tuple(claimed), actual)
@@ -220,6 +222,7 @@ def _places(header: LocalHeader, info: zipfile.ZipInfo, end: int, descriptor: De
     """
     in_header = info.header_offset + LOCAL_CRC
     if descriptor is None:
+        # MAX32 stands for a size in the zip64 field; zipfile reads that field from the central directory.
         sizes_agree = header.packed in {info.compress_size, MAX32} and header.size in {info.file_size, MAX32}
         if header.crc != info.CRC or not sizes_agree:
             raise _disagreement(info)
@@ -237,6 +240,7 @@ def _disagreement(info: zipfile.ZipInfo) -> ValueError:
 def _descriptor(file: BinaryIO, info: zipfile.ZipInfo, start: int, limit: int) -> Descriptor:
     """Return the layout of the data descriptor at `start`: the one in which all values match."""
     file.seek(start)
+    # 24 bytes hold the longest form: signature, CRC, and two sizes of 64 bits.
     data = file.read(max(0, min(24, limit - start)))
     for descriptor in DESCRIPTORS:
         expected = (descriptor.signature, info.CRC, info.compress_size, info.file_size)
@@ -246,6 +250,8 @@ def _descriptor(file: BinaryIO, info: zipfile.ZipInfo, start: int, limit: int) -
 
 
 def _check_layout(extents: list[tuple[int, int]], limit: int) -> None:
+    # torch loads zips with other bytes before them, and zips whose records overlap: other readers would see
+    # another file, and a change of one record would change another.
     if extents and extents[0][0] != 0:
         raise ValueError(f"it has {extents[0][0]} bytes before its first record")
     for (_, end), (start, _) in zip(extents, [*extents[1:], (limit, limit)], strict=True):
@@ -254,6 +260,7 @@ def _check_layout(extents: list[tuple[int, int]], limit: int) -> None:
 
 
 def _check_names(records: tuple[Record, ...]) -> None:
+    # Readers do not agree on which of two records with one name counts.
     seen: set[str] = set()
     for name in (record.name for record in records):
         if name in seen:

@@ -123,8 +123,10 @@ def _local(file: BinaryIO, record: Record, start: int, contents: _Contents, alig
     name = old[LOCAL.size :][: header.name_length]
     extra = _with_offset(split_extra(old[LOCAL.size + header.name_length :]), record.offset, start)
     if contents.data is not None:
+        # torch leaves CRC and sizes 0 here and writes them after the data. Other writers fill them in.
         if not header.flags & CRC_FOLLOWS or header.crc or header.packed or header.size:
             header = header._replace(crc=contents.crc, packed=contents.packed, size=contents.size)
+        # New content is held in memory, so its sizes fit into 32 bits.
         extra = [field for field in extra if field[0] != ZIP64_FIELD]
     fields = _padded(extra, start + LOCAL.size + len(name), record, alignment)
     return LOCAL.pack(*header._replace(extra_length=len(fields))) + name + fields
@@ -146,6 +148,7 @@ def _padded(fields: list[tuple[int, bytes]], start: int, record: Record, alignme
     was_padded = any(kind == PADDING_FIELD for kind, _ in fields)
     if record.compressed or (not missing and not was_padded):
         return join_extra(fields)
+    # The id and the length of the field take 4 of the missing bytes.
     return plain + join_extra([(PADDING_FIELD, b"Z" * ((missing - 4) % alignment))])
 
 
@@ -157,6 +160,7 @@ def _central(record: Record, start: int, contents: _Contents) -> bytes:
     comment = record.central[extra_start + header.extra_length :]
     fields = split_extra(record.central[extra_start : extra_start + header.extra_length])
     fields = [field for field in fields if field[0] != ZIP64_FIELD]
+    # APPNOTE 4.5.3: only the values that are MAX32 in the header, in the order size, stored size, offset.
     if large := [value for value in (contents.size, contents.packed, start) if value >= MAX32]:
         fields.insert(0, (ZIP64_FIELD, pack(f"<{len(large)}Q", *large)))
     extra = join_extra(fields)
@@ -177,6 +181,7 @@ def _end(tail: bytes, count: int, start: int, size: int) -> bytes:
     """
     zip64, end = split_end(tail)
     if not zip64 and (count >= MAX16 or max(start, size) >= MAX32):
+        # 44 bytes follow the length. Version 4.5 is the first with zip64.
         zip64 = pack("<4sQ2H2L4Q", ZIP64_END_SIGNATURE, 44, 45, 45, 0, 0, 0, 0, 0, 0)
     new_end = bytearray(end)
     fields = (min(count, MAX16), min(count, MAX16), min(size, MAX32), min(start, MAX32))

@@ -192,7 +192,7 @@ def self_overlap(shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None
     """
     if not prod(shape):
         return None
-    reach = 0
+    reach = 0  # the last element, from the first, that the dimensions so far can get to
     for stride, n in sorted((stride, n) for n, stride in zip(shape, strides, strict=True) if n > 1):
         if not stride:
             return "expanded view"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 MANY_PIECES = 4
-"""In a window with this many pieces or more, the pieces are small."""
+"""In a window with this many pieces or more, the pieces are small: see `Worker.computing`."""
 
 
 class TieBudget:
@@ -57,7 +57,7 @@ class TieBudget:
             while self._remaining and self._next != ordinal:
                 if self._stopped.is_set():
                     raise Stopped
-                self._change.wait(0.05)
+                self._change.wait(0.05)  # not for ever: a thread that failed does not notify
             granted = min(self._remaining, equal)
             self._remaining -= granted
             self._next += 1
@@ -147,6 +147,7 @@ class Applier:
         self.context.sources[number].read(view, window.read_start)
         own = view[window.start - window.read_start : window.end - window.read_start]
         parts = [(checksum, _overlap(window, checksum)) for checksum in checksums]
+        # Computed now, because the pieces are pruned in place. zlib releases the interpreter lock meanwhile.
         before = [crc32(own[low:high]) for _, (low, high) in parts]
         with worker.computing(small=not self.context.scorers and len(window.pieces) >= MANY_PIECES):
             for piece in window.pieces:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
 
 DIRECT_SHARE = 32
-"""Outputs larger than this fraction of the memory are written around the page cache."""
+"""Outputs larger than this fraction of the memory are written around the page cache.
+
+There they would take the place of the input and of other programs' files. Smaller ones are likely to be read soon.
+"""
 
 
 def prune_files(checkpoint: Checkpoint, work: Work, outputs: Outputs, options: RunOptions) -> Report:

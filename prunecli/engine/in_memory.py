@@ -34,6 +34,7 @@ def prune_in_memory(
     outputs: Sequence[Output | None] = memory.regions if write else [None] * len(memory.regions)
     masks = None if mask is None else MaskSink(mask, MaskLayout(run.targets))
     memory.synchronize()
+    # The versions are incremented also after an error, because some of the tensors may have been changed by then.
     try:
         result = run.execute(memory.regions, outputs, masks)
     finally:

@@ -258,7 +258,7 @@ def _rows_alive(after: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _sum(parts: list[float]) -> float:
-    """Return the sum of `parts`, which does not depend on their order."""
+    """Return the sum of `parts`, rounded once, so that the order in which threads end has no effect."""
     try:
         return fsum(parts)
     except OverflowError:

@@ -85,6 +85,7 @@ class Run:
             tensors = self._plan_and_apply(pool, scorers, sources, sinks, masks)
         input_sha256, output_sha256 = self._digests(sources, sinks)
         compressed = self._estimate(sources, sinks)
+        # After the last read, so that no change can be missed.
         for source in sources:
             source.check_unchanged()
         if self.options.strict:

@@ -66,7 +66,7 @@ class Source:
     def read(self, into: memoryview, offset: int) -> None:
         """Fill `into` from the byte `offset` on; CheckpointError if the file ends before."""
         done = 0
-        while done < len(into):
+        while done < len(into):  # one call reads at most 2 GiB
             try:
                 got = os.preadv(self.fd, [into[done:]], offset + done)
             except OSError as error:
@@ -91,6 +91,7 @@ class Sink:
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of `data` at the byte `offset`: whole pages directly if memory and file offsets allow."""
+        # O_DIRECT takes whole pages of the file only; the ends go through the cache.
         head = min(-offset % PAGE, len(data))
         body = (len(data) - head) // PAGE * PAGE
         if self._direct is None or not self._use_direct or not body:
@@ -149,6 +150,7 @@ def _kernel_copy(source: Input, fd: int, start: int, end: int, offset: int) -> i
 
 
 def _copy_in_memory(source: Input, fd: int, start: int, end: int, offset: int, advance: Callable[[int], None]) -> None:
+    # Memory from mmap starts at a page: copies to and from an unaligned buffer take twice as long.
     memory = memoryview(mmap.mmap(-1, min(_COPY_BUFFER, end - start)))
     while start < end:
         chunk = memory[: end - start]
@@ -174,6 +176,7 @@ def _open_direct(fd: int) -> int | None:
     if flag is None:
         return None
     try:
+        # By its descriptor, because the file has no name yet.
         return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | flag | os.O_CLOEXEC)
     except OSError:
         return None

@@ -111,7 +111,7 @@ class Layout:
 
     def _settle(self, start: int, stop: int) -> int:
         """Move the end `stop` of a window out of ranges that must stay whole and out of elements."""
-        while True:
+        while True:  # a move out of one range may end inside another
             solid = bisect_left(self._solid_starts, stop) - 1
             if solid >= 0 and self._solid[solid][1] > stop:
                 end = self._solid[solid][1]

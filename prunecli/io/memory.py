@@ -207,6 +207,7 @@ def _storage(name: str, tensor: Tensor) -> _Storage:
 
 def _merged(storages: Sequence[_Storage]) -> tuple[list[int], list[_Storage]]:
     """Return the storages that lie in no other one, and for each of `storages` the index of the one that holds it."""
+    # Sorted by start, and longer ones first: each storage is inside the last outer one, or starts a new one.
     homes = [0] * len(storages)
     outer: list[_Storage] = []
     by_address = sorted(enumerate(storages), key=lambda pair: (pair[1].device, pair[1].start, -pair[1].length))

@@ -171,7 +171,7 @@ def _umask() -> int:
 def _publish_file(fd: int, temporary: Path | None, destination: Path, *, mode: int, force: bool) -> None:
     try:
         _set_mode(fd, destination, mode)
-        os.fsync(fd)
+        os.fsync(fd)  # before the file gets its name: after a power cut no name leads to missing bytes
         if temporary is None:
             _publish_nameless(fd, destination, force=force)
         else:
@@ -189,6 +189,7 @@ def _publish_nameless(fd: int, destination: Path, *, force: bool) -> None:
         return
     with suppress(OSError):  # the filesystem has no locks; then no run deletes stale files
         lock(fd)
+    # linkat cannot replace a file. So the new one gets a hidden name first, and is renamed over the old one.
     temporary = temporary_name(destination.parent)
     with removed_at_end(temporary):
         _link(fd, temporary)
@@ -210,7 +211,7 @@ def _publish_named(temporary: Path, destination: Path, *, force: bool) -> None:
         temporary.replace(destination)
         return
     try:
-        os.link(temporary, destination)
+        os.link(temporary, destination)  # unlike a rename, this fails if the destination exists
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -276,8 +277,9 @@ def _finish_member(path: Path, old: Path | None) -> None:
 
 def _rename(temporary: Path, destination: Path, *, force: bool) -> None:
     try:
+        # A plain rename fails too if the destination is a directory that is not empty, but it replaces an empty one.
         if not _renameat2(temporary, destination, _NOREPLACE):
-            temporary.rename(destination)  # this also fails if the destination is a directory that is not empty
+            temporary.rename(destination)
     except OSError as error:
         if not force or error.errno not in _TAKEN or not destination.is_dir():
             raise
@@ -320,6 +322,7 @@ def _flush_parent(destination: Path) -> None:
     """Flush the directory of the published `destination`; a directory that is not published is flushed later."""
     if inside_temporary(destination):
         return
+    # A new name is an entry of its directory, which fsync of the file does not write.
     try:
         with open_descriptor(destination.parent, os.O_RDONLY | os.O_DIRECTORY) as fd:
             sync(fd)

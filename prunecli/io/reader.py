@@ -62,6 +62,7 @@ class Reader:
         start, end = tensor.start, tensor.end
         if tensor.contiguous:
             start, end = tensor.start + low * tensor.itemsize, tensor.start + high * tensor.itemsize
+        # From the start of a page: a copy out of the page cache to an aligned buffer is twice as fast.
         offset = start - start % PAGE
         view = worker.buffer(end - offset, slot)
         self.sources[tensor.file].read(view, offset)

@@ -94,6 +94,7 @@ def lock(fd: int) -> bool:
     """Lock `fd` until it is closed; False if another process has locked it, OSError where there are no locks."""
     import fcntl  # noqa: PLC0415 - systems without it can import this module
 
+    # flock and not lockf, whose locks end when the process closes any descriptor of the file.
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -103,6 +104,7 @@ def lock(fd: int) -> bool:
 
 def remove_stale_temporaries(destination: Path) -> None:
     """Delete the temporary files next to `destination` whose process has ended, as their missing lock proves."""
+    # Files of another boot may belong to another machine that shares the filesystem and whose locks are unknown here.
     boot = _boot()
     if boot == "0" or inside_temporary(destination):
         return
@@ -113,6 +115,7 @@ def remove_stale_temporaries(destination: Path) -> None:
 
 
 def _remove_if_stale(path: Path) -> None:
+    # Another program may have put a link or a fifo there: do not follow it, and do not wait for its writer.
     with open_descriptor(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
         ours = os.geteuid() in {0, os.fstat(fd).st_uid}
         # A name is used once: the path is still the file that was locked, unless its owner has replaced it.

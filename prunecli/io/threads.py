@@ -43,7 +43,7 @@ class Worker:
         """Compute on `device`, or with NumPy for None. The threads of a pool share a `compute_lock`."""
         self._compute_lock, self._has_lock = compute_lock or threading.Lock(), False
         self.host = NumpyOps()
-        self.scoring = NumpyOps()
+        self.scoring = NumpyOps()  # scores are computed while `host` holds the weights' magnitudes
         self.ops: Ops = self.host if device is None else TorchOps(device)
         self._memory: dict[int, mmap.mmap] = {}
 
@@ -79,6 +79,7 @@ class Worker:
         """Return `size` bytes of page-aligned memory; every call for a `slot` returns the same memory."""
         memory = self._memory.get(slot)
         if memory is None or len(memory) < size:
+            # At least the size of a window, so that it seldom grows; from mmap, because it must start at a page.
             memory = self._memory[slot] = mmap.mmap(-1, max(size, 1 << 21))
         return memoryview(memory)[:size]
 

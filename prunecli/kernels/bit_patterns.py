@@ -21,7 +21,7 @@ def values(patterns: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
         return decoded
     # NumPy warns when it converts a signalling NaN, which is harmless here.
     with np.errstate(invalid="ignore"):
-        if dtype.name == "BF16":
+        if dtype.name == "BF16":  # the upper half of a float32; NumPy has no such type
             return (patterns.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
         return patterns.astype(f"<i{dtype.itemsize}").view(f"<f{dtype.itemsize}").astype(np.float64)
 

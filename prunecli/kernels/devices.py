@@ -27,6 +27,7 @@ def resolve(name: str) -> str | None:
     if match is None and name != "auto":
         choices = (", ", Argument("device", "cuda:1"), " or ", Argument("device", "cpu"))
         raise UsageError(f"there is no device {name!r}", hint=(Argument("device", "auto"), *choices))
+    # Looked up before it is imported: without torch, "auto" is the CPU and no error.
     if importlib.util.find_spec("torch") is None:
         if match is None:
             return None

@@ -1,7 +1,8 @@
-"""Standard deviations of tensors and norms of their slices and blocks, in float64.
+"""Standard deviations of tensors and norms of their slices and blocks.
 
-Weights are read in runs whose edges depend on the tensor's shape alone, and NumPy adds them up: unlike BLAS, its order
-of additions does not depend on the CPU. So the norms have the same bits everywhere. NaN makes a norm infinite.
+Sums are in float64, because a sum in the weights' own type stops growing (in bfloat16 at 256 ones). Weights are read
+in runs whose edges depend on the tensor's shape alone, and NumPy adds them up: unlike BLAS, its order of additions does
+not depend on the CPU. So the norms have the same bits everywhere. NaN makes a norm infinite.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _SMALLER = 2.0**-600
+"""A factor that brings any weight's square into the range of float64; a power of two, so it rounds nothing."""
 
 RUN = 1 << 18
 """Elements read at once: enough that threads seldom wait for each other, few enough to stay near the cache."""
@@ -57,7 +59,8 @@ def standard_deviation(read: Values, numel: int, *, scale: float = 1.0) -> float
 def slice_norms(read: Values, shape: tuple[int, ...], dim: int, n: float) -> NDArray[np.float64]:
     """Return the Ln norm (n: 1, 2, inf or -inf) of each slice along `dim`, shape (shape[dim],)."""
     length, inner = shape[dim], prod(shape[dim + 1 :])
-    reduce, start = _reduction(n), np.inf if n == -np.inf else 0.0
+    reduce = {np.inf: np.maximum, -np.inf: np.minimum}.get(n, np.add)
+    start = np.inf if n == -np.inf else 0.0
     with np.errstate(over="ignore"):
         if length * inner <= RUN:
             # Rows of whole slabs are added up first: a sum over a short inner axis costs more than its additions.
@@ -71,7 +74,7 @@ def slice_norms(read: Values, shape: tuple[int, ...], dim: int, n: float) -> NDA
             for low, high, first, stop in _slice_runs(prod(shape), length, inner):
                 parts = _powers(read(first, stop), n).reshape(high - low, -1)
                 reduce(norms[low:high], reduce.reduce(parts, axis=1), out=norms[low:high])
-    norms[np.isnan(norms)] = np.inf
+    norms[np.isnan(norms)] = np.inf  # NaN has no order: as infinity the slice is pruned last
     return np.sqrt(norms, out=norms) if n == 2 else norms
 
 
@@ -160,6 +163,7 @@ def _smallest(norms: NDArray[np.float64], rank: int) -> float:
     """Return the `rank`-th smallest (1-based) of `norms`, in little more memory; -1 is the only negative value."""
     if norms.size <= RANKED_AT_ONCE:
         return float(np.partition(norms, rank - 1)[rank - 1])
+    # A partition copies its input, so only the norms with the leading bits of the wanted one are partitioned.
     runs = [norms[first:stop] for first, stop in _runs(norms.size, RANKED_AT_ONCE)]
     counts = np.zeros(1 << 16, np.int64)
     for run in runs:
@@ -200,7 +204,3 @@ def _powers(weights: NDArray[np.float64], n: float) -> NDArray[np.float64]:
     if n == -np.inf:
         weights[np.isnan(weights)] = np.inf
     return weights
-
-
-def _reduction(n: float) -> np.ufunc:
-    return {np.inf: np.maximum, -np.inf: np.minimum}.get(n, np.add)

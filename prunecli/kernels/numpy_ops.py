@@ -48,6 +48,7 @@ class NumpyOps:
         """Return the sign-cleared patterns in the scratch memory `slot`, which the next call reuses."""
         if dtype.itemsize > 1:
             return np.bitwise_and(x, x.dtype.type(dtype.mask), out=self.scratch(slot, x.size, x.dtype))
+        # In 16 bits, because the NaN of fnuz formats becomes 128.
         y = self.scratch(slot, x.size, np.int16)
         np.bitwise_and(x, np.int8(dtype.mask), out=y)
         if dtype.negative_zero_is_nan:
@@ -57,6 +58,7 @@ class NumpyOps:
     def at_least(self, y: Array, cut: int) -> Array:
         """Subtract and spread the sign bit: two passes without a branch."""
         integer = y.dtype.type
+        # `cut - 1`, because one above the largest magnitude does not fit the type.
         keep = np.subtract(integer(cut - 1), y, out=self.scratch("keep", y.size, y.dtype))
         return np.right_shift(keep, integer(8 * y.itemsize - 1), out=keep)
 
@@ -85,6 +87,7 @@ class NumpyOps:
             np.logical_and(wins, together, out=wins)
             np.subtract(beaten[d:], wins.view(np.int8), out=beaten[d:])
             np.add(beaten[:-d], wins.view(np.int8), out=beaten[:-d])
+        # What is still negative was beaten by fewer than `keep`: its sign bit fills the byte.
         np.right_shift(beaten, np.int8(7), out=beaten)
         return self._widened(y, beaten)
 
@@ -120,6 +123,7 @@ class NumpyOps:
             kept_last: NDArray[Any] = self.keep_largest_of_rows(rows[:, ::-1], keep)[:, ::-1]
             return kept_last
         width = rows.shape[1]
+        # `np.argpartition` would choose any of the equals; the comparison with a pivot chooses them by position.
         pivots = np.partition(rows, width - keep, axis=1)[:, width - keep, None]
         larger, equal = rows > pivots, rows == pivots
         missing = keep - np.count_nonzero(larger, axis=1)[:, None]
@@ -138,6 +142,7 @@ class NumpyOps:
             patterns = np.array(range(low, low + width), y.dtype)
             counts = [int(np.count_nonzero(np.equal(y, pattern, out=flags))) for pattern in patterns]
             return below, patterns, np.array(counts, np.int64)
+        # As unsigned numbers, patterns below `low` are larger than all others, so one comparison tests both ends.
         shifted = np.subtract(y, integer(low), out=self.scratch("keep", y.size, y.dtype)).view(UINTS[y.itemsize])
         np.less(shifted, shifted.dtype.type(width), out=flags)
         return below, y[flags], None

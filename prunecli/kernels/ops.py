@@ -134,7 +134,7 @@ def _cached_places(count: int, span: int, inner: int, group: int) -> NDArray[np.
 
 
 def _cycle(once: NDArray[np.int8], count: int) -> NDArray[np.int8]:
-    """Repeat `once` over `count` elements; `np.resize` would make a list of all repetitions first."""
+    # `np.resize` would make a list of all repetitions first.
     return np.tile(once, -(-count // once.size))[:count]
 
 

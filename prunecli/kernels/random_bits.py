@@ -28,4 +28,5 @@ def draw(key: int, first: int, count: int) -> NDArray[np.int32]:
     step, skip = divmod(first, 8)
     bits = np.random.Philox(key=key, counter=step)
     words: NDArray[np.uint64] = bits.random_raw(-(-(skip + count) // 8) * 4)
+    # 31 bits, because patterns are signed integers and -1 marks a pruned weight.
     return (words.astype("<u8", copy=False).view("<u4")[skip : skip + count] >> 1).astype(np.int32)

@@ -45,7 +45,7 @@ def square_sum(patterns: NDArray[Any], dtype: Float, counts: NDArray[Any] | None
     `patterns` (n,) are sign-cleared and not negative; `counts` (n,) is the number of occurrences of each, None for
     one each.
     """
-    total = 0
+    total = 0  # of Python's integers, which do not overflow
     for first in range(0, patterns.size, RUN):
         run = patterns[first : first + RUN]
         finite = run <= dtype.finite_max

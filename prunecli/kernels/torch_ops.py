@@ -25,6 +25,7 @@ class TorchOps:
 
     def load(self, raw: NDArray[Any]) -> Array:
         """Copy the host integers `raw` to the device."""
+        # Copied even on the CPU, where the tensor would share the buffer that is pruned in place.
         return self.torch.from_numpy(np.ascontiguousarray(raw)).to(self.device, copy=True)
 
     def magnitudes(self, x: Array, dtype: Float) -> Array:

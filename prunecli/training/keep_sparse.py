@@ -36,6 +36,7 @@ class SparseTraining:
         self._pairs = [(parameter, ~mask) for parameter, mask in masks]
         self._optimizer = optimizer
         self._handles: list[Any] = [optimizer.register_step_post_hook(self._after_step)]
+        # A parameter that does not require grad accepts no hook.
         trained: list[tuple[int, Any]] = [(index, p) for index, (p, _) in enumerate(masks) if p.requires_grad]
         self._handles += [parameter.register_hook(self._gradient_hook(index)) for index, parameter in trained]
         self.apply()

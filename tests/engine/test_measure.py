@@ -18,7 +18,7 @@ from prunecli.engine.measure import StatsCollector, TensorStats, conforms
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import INTS
 from prunecli.kernels.squares import sum_of_squares
-from prunecli.report.histogram import HIGHEST, LOWEST, bins_of
+from prunecli.report.histogram import HIGHEST, LOWEST, BeforeAfter, bins_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,9 +38,11 @@ def measured(
     shape: tuple[int, ...],
     dtype: Float,
     pieces: Sequence[tuple[int, int, int]],
+    *,
+    histogram: bool = False,
 ) -> TensorStats:
     """Measure a tensor in `pieces` of (start, stop, number of the collector), and merge the collectors."""
-    collectors = {number: StatsCollector(shape, dtype) for *_, number in pieces}
+    collectors = {number: StatsCollector(shape, dtype, histogram=histogram) for *_, number in pieces}
     ops = NumpyOps()
     for start, stop, number in pieces:
         before, after = x[start:stop].copy(), np.where(keep, x, 0).astype(x.dtype)[start:stop]
@@ -247,16 +249,11 @@ def test_conforms_equals_its_definition(shape: tuple[int, ...], density: float, 
 
 def counted(
     x: NDArray[Any], keep: NDArray[np.bool_], dtype: Float, pieces: Sequence[tuple[int, int, int]]
-) -> StatsCollector:
-    """Count the magnitudes of a vector in `pieces` of (start, stop, number of the collector), and merge them."""
-    collectors = {number: StatsCollector((x.size,), dtype, histogram=True) for *_, number in pieces}
-    for start, stop, number in pieces:
-        before, after = x[start:stop].copy(), np.where(keep, x, 0).astype(x.dtype)[start:stop]
-        collectors[number].add(start, magnitudes(before, dtype), magnitudes(after, dtype), (1.0, 1.0))
-    first, *others = collectors.values()
-    for other in others:
-        first.merge(other)
-    return first
+) -> BeforeAfter:
+    """Count the magnitudes of a vector in `pieces`, as `measured` does."""
+    histogram = measured(x, keep, (x.size,), dtype, pieces, histogram=True).histogram
+    assert histogram is not None
+    return histogram
 
 
 @settings(max_examples=examples(150))
@@ -267,9 +264,8 @@ def test_bins_count_the_weights_between_their_edges(case: Any, data: Any) -> Non
     edges = sorted({0, x.size, *data.draw(st.sets(st.integers(0, x.size), max_size=6))})
     pieces = [(a, b, data.draw(st.integers(0, 2))) for a, b in itertools.pairwise(edges)]
 
-    histogram = counted(x, keep, dtype, pieces).stats().histogram
+    histogram = counted(x, keep, dtype, pieces)
 
-    assert histogram is not None
     numbers = decoded(x, dtype)
     for counts, had in ((histogram.before, numbers), (histogram.after, np.where(keep, numbers, 0.0))):
         lowest = 2.0**LOWEST if dtype.bias > -LOWEST else 0.0  # otherwise the smallest number has a bin
@@ -298,9 +294,8 @@ def test_magnitudes_beyond_the_range_are_in_the_end_bins() -> None:
     """The smallest and largest finite numbers are in the end bins; infinity, NaN and zero are in none."""
     numbers = np.array([0.0, -0.0, 1e-45, 1.0, 3e38, np.inf, np.nan, -np.inf], np.float32)
 
-    histogram = counted(numbers.view(np.int32), numbers == 1.0, FLOATS["F32"], [(0, 8, 0)]).stats().histogram
+    histogram = counted(numbers.view(np.int32), numbers == 1.0, FLOATS["F32"], [(0, 8, 0)])
 
-    assert histogram is not None
     assert (sum(histogram.before), histogram.before[0], histogram.before[-1]) == (3, 1, 1)
     assert (sum(histogram.after), histogram.after[0], histogram.after[-1]) == (1, 0, 0)
     assert (histogram.edges[0], histogram.edges[-1]) == (2.0**LOWEST, 2.0**HIGHEST)
@@ -309,21 +304,17 @@ def test_magnitudes_beyond_the_range_are_in_the_end_bins() -> None:
 def test_without_histogram_magnitudes_are_not_counted() -> None:
     """Without `histogram` there is none, and with it the other measurements are the same."""
     x, keep = np.arange(1, 65, dtype=np.float32).view(np.int32), np.arange(64) >= 32
-    plain_collector, counting = (
-        StatsCollector((8, 8), FLOATS["F32"]),
-        StatsCollector((8, 8), FLOATS["F32"], histogram=True),
+    plainly, counting = (
+        measured(x, keep, (8, 8), FLOATS["F32"], [(0, 64, 0)], histogram=histogram) for histogram in (False, True)
     )
-    for collector in (plain_collector, counting):
-        collector.add(0, magnitudes(x, FLOATS["F32"]), magnitudes(np.where(keep, x, 0), FLOATS["F32"]), (2.0, 1.0))
 
-    assert plain_collector.stats().histogram is None
-    assert counting.stats().histogram is not None
-    assert plain_collector.stats() == replace(counting.stats(), histogram=None)
+    assert plainly.histogram is None
+    assert counting.histogram is not None
+    assert plainly == replace(counting, histogram=None)
 
 
 def test_a_tensor_of_zeros_has_an_empty_histogram() -> None:
     """A histogram without counts has no bins and is no error."""
-    histogram = counted(np.zeros(8, np.int32), np.ones(8, bool), FLOATS["F32"], [(0, 8, 0)]).stats().histogram
+    histogram = counted(np.zeros(8, np.int32), np.ones(8, bool), FLOATS["F32"], [(0, 8, 0)])
 
-    assert histogram is not None
     assert (list(histogram.before), list(histogram.after), len(histogram.edges)) == ([], [], 1)

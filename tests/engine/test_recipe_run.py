@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import STRATEGIES, expected, make_weights
+from support.pruning import Weights, pruned
 from torch.nn.utils import prune as torch_prune
 
 from prunecli import SelectionError, UsageError, prune
+from prunecli.progress import NoProgress
 from prunecli.selection.select import Selector
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.recipe import Recipe, Rule
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prunecli.strategies.strategy import Strategy
-
-Weights = dict[str, torch.Tensor]
 
 
 class Holder(torch.nn.Module):
@@ -45,13 +45,6 @@ def weights() -> Weights:
     return {**found, "dec.bias": torch.randn(48, generator=generator)}
 
 
-def followed(folder: Path, weights: Weights, recipe: Recipe, **options: Any) -> Weights:  # noqa: ANN401 - prune's own
-    """Return the weights after following a recipe on them as a safetensors file."""
-    save_file(weights, folder / "in.safetensors")
-    prune(folder / "in.safetensors", recipe, output=folder / "out.safetensors", reports=(), force=True, **options)
-    return load_file(folder / "out.safetensors")
-
-
 def rule(strategy: Strategy, *include: str) -> Rule:
     """Return a rule for tensors whose names match."""
     return Rule(strategy, Selector(include=include))
@@ -69,7 +62,7 @@ def test_rules_for_one_tensor_compose_as_in_torchs_container(weights: Weights, t
         torch_prune.l1_unstructured(held[name], "weight", 0.5)
     torch_prune.global_unstructured([(h, "weight") for h in held.values()], torch_prune.L1Unstructured, amount=0.25)
 
-    found = followed(tmp_path, weights, recipe)
+    found = pruned(tmp_path, weights, recipe)
 
     for name, module in held.items():
         assert torch.equal(found[name], module.weight), name
@@ -80,7 +73,7 @@ def test_rules_for_one_tensor_compose_as_in_torchs_container(weights: Weights, t
 def test_a_recipe_of_one_rule_is_the_command(strategy: Strategy, tmp_path: Path) -> None:
     """A recipe of one rule writes the same bytes as the strategy alone."""
     weights = make_weights()
-    found = followed(tmp_path, weights, Recipe((Rule(strategy),)))
+    found = pruned(tmp_path, weights, Recipe((Rule(strategy),)))
     prune(tmp_path / "in.safetensors", strategy, output=tmp_path / "alone.safetensors", reports=())
 
     assert (tmp_path / "alone.safetensors").read_bytes() == (tmp_path / "out.safetensors").read_bytes()
@@ -93,7 +86,7 @@ def test_a_later_rule_applies_to_the_remaining_weights(
     first: Strategy, second: Strategy, weights: Weights, tmp_path: Path
 ) -> None:
     """Two rules for one tensor are two runs, the second with the mask of the first."""
-    found = followed(tmp_path, weights, Recipe((Rule(first), Rule(second))))
+    found = pruned(tmp_path, weights, Recipe((Rule(first), Rule(second))))
 
     one, two, mask = (tmp_path / name for name in ("1.safetensors", "2.safetensors", "mask.safetensors"))
     prune(tmp_path / "in.safetensors", first, output=one, reports=(), mask_out=mask)
@@ -108,7 +101,7 @@ def test_zeros_stay_pruned_in_every_pass(weights: Weights, tmp_path: Path) -> No
     weights["dec.weight"][:10] = 0
     recipe = Recipe((rule(L1(amount=0.5), "enc.*"), rule(L1(amount=0.5), "*.weight")))
 
-    found = followed(tmp_path, weights, recipe, of="remaining")
+    found = pruned(tmp_path, weights, recipe, of="remaining")
 
     assert int((found["dec.weight"] == 0).sum()) == 480 + round(0.5 * 38 * 48)
     assert int((found["enc.0.weight"] == 0).sum()) == round(0.75 * 64 * 40)
@@ -119,17 +112,11 @@ def test_rules_for_different_tensors_share_one_pass(weights: Weights, tmp_path: 
     recipe = Recipe((rule(Threshold(0.5), "enc.0*"), rule(Percentile(30), "enc.1*"), rule(TopK(1, 2), "dec.weight")))
     save_file(weights, tmp_path / "in.safetensors")
 
-    class Counter:
+    class Counter(NoProgress):
         total = 0
 
         def begin(self, phases: Mapping[str, int]) -> None:
             self.total += sum(phases.values())
-
-        def advance(self, phase: str, count: int) -> None:
-            pass
-
-        def note(self, text: str) -> None:
-            pass
 
     counter = Counter()
     report = prune(tmp_path / "in.safetensors", recipe, dry_run=True, progress=counter)
@@ -150,8 +137,8 @@ def test_scores_are_ranked_by_the_rule_of_each_tensor(weights: Weights, tmp_path
     names = sorted(scores)
     apart = Recipe((rule(L1(amount=0.5), names[0]), rule(Structured(amount=0.5), names[1])))
 
-    found = followed(tmp_path, weights, apart, scores=tmp_path / "scores.safetensors")
-    alone = followed(tmp_path, weights, Recipe(apart.rules[:1]), scores=tmp_path / "scores.safetensors")
+    found = pruned(tmp_path, weights, apart, scores=tmp_path / "scores.safetensors")
+    alone = pruned(tmp_path, weights, Recipe(apart.rules[:1]), scores=tmp_path / "scores.safetensors")
 
     assert torch.equal(found[names[0]], alone[names[0]])
     assert not torch.equal(found[names[1]], weights[names[1]])
@@ -162,7 +149,7 @@ def test_a_rule_can_be_a_mask(weights: Weights, tmp_path: Path) -> None:
     mask = torch.rand(48, 48) > 0.5
     save_file({"dec.weight": mask}, tmp_path / "mask.safetensors")
 
-    found = followed(tmp_path, weights, Recipe((Rule(Mask(str(tmp_path / "mask.safetensors"))),)))
+    found = pruned(tmp_path, weights, Recipe((Rule(Mask(str(tmp_path / "mask.safetensors"))),)))
 
     assert torch.equal(found["dec.weight"], weights["dec.weight"] * mask)
     assert torch.equal(found["enc.0.weight"], weights["enc.0.weight"])
@@ -171,10 +158,10 @@ def test_a_rule_can_be_a_mask(weights: Weights, tmp_path: Path) -> None:
 def test_passes_leave_no_temporary_files(weights: Weights, tmp_path: Path) -> None:
     """The masks between passes are removed on success and on error."""
     recipe = Recipe((Rule(L1(amount=0.5)), Rule(L1(amount=0.5))))
-    followed(tmp_path, weights, recipe)
+    pruned(tmp_path, weights, recipe)
     weights["dec.weight"][0, 0] = torch.nan
     with pytest.raises(Exception, match="not finite"):
-        followed(tmp_path, weights, recipe, strict=True)
+        pruned(tmp_path, weights, recipe, strict=True)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors", "out.safetensors"]
 
@@ -182,13 +169,13 @@ def test_passes_leave_no_temporary_files(weights: Weights, tmp_path: Path) -> No
 def test_a_count_that_is_too_large_is_reported_with_its_rule(weights: Weights, tmp_path: Path) -> None:
     """Shapes are checked before any weight is read."""
     with pytest.raises(UsageError, match=r"rule 2 of the recipe: the count 1000000000 is more than the"):
-        followed(tmp_path, weights, Recipe((Rule(L1(amount=0.5)), Rule(Random(count=10**9)))))
+        pruned(tmp_path, weights, Recipe((Rule(L1(amount=0.5)), Rule(Random(count=10**9)))))
 
 
 def test_a_rule_that_matches_nothing_is_an_error(weights: Weights, tmp_path: Path) -> None:
     """The message has the number of the rule, and no file is written."""
     with pytest.raises(SelectionError, match=r"rule 2 of the recipe: .*'nope\*' matches none"):
-        followed(tmp_path, weights, Recipe((Rule(L1(amount=0.5)), rule(L1(amount=0.5), "nope*"))))
+        pruned(tmp_path, weights, Recipe((Rule(L1(amount=0.5)), rule(L1(amount=0.5), "nope*"))))
 
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -196,4 +183,4 @@ def test_a_rule_that_matches_nothing_is_an_error(weights: Weights, tmp_path: Pat
 def test_a_rule_that_does_not_fit_is_named(weights: Weights, tmp_path: Path) -> None:
     """The error for a missing dimension has the number of the rule."""
     with pytest.raises(SelectionError, match=r"rule 1 of the recipe: 'dec.bias' has 1 dimension"):
-        followed(tmp_path, weights, Recipe((rule(TopK(2, 4), "dec.*"),)))
+        pruned(tmp_path, weights, Recipe((rule(TopK(2, 4), "dec.*"),)))

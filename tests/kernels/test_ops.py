@@ -57,6 +57,12 @@ def plain(x: NDArray[Any], dtype: Float) -> list[int]:
     return [dtype.top if dtype.negative_zero_is_nan and bits == sign else bits % sign for bits in patterns]
 
 
+def loaded(ops: Ops, dtype: Float) -> tuple[Any, list[int]]:
+    """Return the magnitudes of `weights` on the backend, and by their definition."""
+    x = weights(dtype)
+    return ops.magnitudes(ops.load(x), dtype), plain(x, dtype)
+
+
 def cuts(dtype: Float) -> list[int]:
     """Return the cuts at the ends of the range and some in between."""
     return sorted({0, 1, 2, 5, dtype.mask // 2, dtype.finite_max, dtype.finite_max + 1, dtype.top, dtype.top + 1})
@@ -64,9 +70,9 @@ def cuts(dtype: Float) -> list[int]:
 
 def test_magnitudes_clear_the_sign(ops: Ops, dtype: Float) -> None:
     """Only the sign bit is cleared; the NaN of fnuz formats, a lone sign bit, becomes the largest magnitude."""
-    x = weights(dtype)
+    y, values = loaded(ops, dtype)
 
-    assert plain(x, dtype) == host(ops.magnitudes(ops.load(x), dtype))
+    assert values == host(y)
 
 
 @pytest.mark.parametrize("name", [name for name in FLOATS if FLOATS[name].itemsize == 1])
@@ -89,17 +95,15 @@ def test_magnitudes_leave_the_weights_unchanged(ops: Ops, dtype: Float) -> None:
 
 def test_at_least_splits_at_every_cut(ops: Ops, dtype: Float) -> None:
     """Entries at or above the cut have all bits set, the others none, for cuts from 0 to one above the largest."""
-    x = weights(dtype)
-    y = ops.magnitudes(ops.load(x), dtype)
+    y, values = loaded(ops, dtype)
 
     for cut in cuts(dtype):
-        assert [-(value >= cut) for value in plain(x, dtype)] == host(ops.at_least(y, cut))
+        assert [-(value >= cut) for value in values] == host(ops.at_least(y, cut))
 
 
 def test_count_equal_counts(ops: Ops, dtype: Float) -> None:
     """`count_equal` counts entries at the limits of the range, and returns 0 where there are none."""
-    x = weights(dtype)
-    y, values = ops.magnitudes(ops.load(x), dtype), plain(x, dtype)
+    y, values = loaded(ops, dtype)
 
     for value in cuts(dtype)[:-1]:
         assert values.count(value) == ops.count_equal(y, value)
@@ -108,8 +112,7 @@ def test_count_equal_counts(ops: Ops, dtype: Float) -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 1000])
 def test_drop_first_equal_clears_in_order(ops: Ops, dtype: Float, count: int) -> None:
     """The first `count` equal entries are cleared, or all where there are fewer; the others do not change."""
-    x = weights(dtype)
-    y, values = ops.magnitudes(ops.load(x), dtype), plain(x, dtype)
+    y, values = loaded(ops, dtype)
     keep = ops.at_least(y, 0)
     expected = [-1] * len(values)
     for index in [index for index, value in enumerate(values) if value == 1][:count]:
@@ -144,17 +147,15 @@ def test_store_masked_may_overwrite_its_input(dtype: Float) -> None:
 
 def test_smallest_is_the_sorted_entry(ops: Ops, dtype: Float) -> None:
     """The rank-th smallest entry is the one at that place of the sorted entries."""
-    x = weights(dtype)
-    y, values = ops.magnitudes(ops.load(x), dtype), sorted(plain(x, dtype))
+    y, values = loaded(ops, dtype)
 
     for rank in (1, 2, 3, len(values) // 2, len(values) - 1, len(values)):
-        assert values[rank - 1] == ops.smallest(y, rank)
+        assert sorted(values)[rank - 1] == ops.smallest(y, rank)
 
 
 def test_brackets_count_below_and_inside(ops: Ops, dtype: Float) -> None:
     """Counts below and inside a bracket equal plain counts, for narrow and wide brackets anywhere."""
-    x = weights(dtype)
-    y, values = ops.magnitudes(ops.load(x), dtype), plain(x, dtype)
+    y, values = loaded(ops, dtype)
 
     for low in cuts(dtype)[:-1]:
         for width in sorted({0, 1, 2, 8, 9, 1000, dtype.top + 1 - low}):
@@ -172,17 +173,16 @@ def test_brackets_count_below_and_inside(ops: Ops, dtype: Float) -> None:
 
 def test_other_kernels_do_not_change_the_magnitudes(ops: Ops, dtype: Float) -> None:
     """Kernels that use scratch memory do not write into the magnitudes."""
-    x = weights(dtype)
-    y = ops.magnitudes(ops.load(x), dtype)
+    y, values = loaded(ops, dtype)
 
     ops.at_least(y, 3)
     ops.count_equal(y, 3)
     ops.below_and_inside(y, 0, dtype.top + 1)
     ops.below_and_inside(y, 1, 2)
-    ops.keep_largest(y, 0, x.size, 1, 5, 2)
+    ops.keep_largest(y, 0, len(values), 1, 5, 2)
     ops.smallest(y, 7)
 
-    assert plain(x, dtype) == host(y)
+    assert values == host(y)
 
 
 # --- groups

@@ -22,7 +22,7 @@ from support import (
     zeroed,
 )
 from support.containers import one_storage, sliced, transposed
-from support.weights import contiguous_copies
+from support.weights import TORCH_FLOATS, contiguous_copies
 from torch import nn
 
 from prunecli.api import prune, prune_state_dict
@@ -39,11 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
-
-DTYPES = (
-    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
-    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
-)
 
 LAYOUTS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
     "plain": dict,
@@ -71,7 +66,7 @@ def test_every_strategy_zeroes_the_expected_weights_in_memory(layout: str, strat
     assert report.selected.pruned == sum(int((bits(wanted[n]) == 0).sum()) for n in chosen(weights))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", TORCH_FLOATS.values(), ids=str)
 def test_memory_and_file_agree_in_every_dtype(dtype: torch.dtype, strategy: str, tmp_path: Path) -> None:
     """Memory and file agree bit for bit and row for row, in every float dtype."""
     weights = make_weights(dtype=dtype)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prunecli import prune
+from prunecli.strategies.recipe import Recipe
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.strategy import Strategy
 from prunecli.strategies.structured import Block, RandomStructured, Structured
@@ -38,7 +39,7 @@ COUNTED: dict[str, Strategy] = {
 }
 
 
-def pruned(folder: Path, weights: Weights, strategy: Strategy, **options: Any) -> Weights:  # noqa: ANN401 - prune's own
+def pruned(folder: Path, weights: Weights, strategy: Strategy | Recipe, **options: Any) -> Weights:  # noqa: ANN401 - prune's own
     """Return the weights after pruning them as a safetensors file."""
     save_file(weights, folder / "in.safetensors")
     output = folder / "out.safetensors"

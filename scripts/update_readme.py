@@ -24,7 +24,7 @@ COMMANDS = ROOT / "docs" / "commands.md"
 PAGES = (README, COMMANDS, ROOT / "docs" / "guide.md")
 """The pages with examples; COMMANDS is generated from the list of commands."""
 
-TYPER = "0.28"
+TYPER = "0.29"
 """The version of Typer whose help texts the pages show; other versions lay them out differently."""
 
 TERMINAL = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from support.handmade import P, W
 from support.runs import Forks, Run
 
 from prunecli.cli.main import main
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     import pytest
 
 PRUNE = ("threshold", "--thr", "0.5")
+
+
+def refusal(number: int, what: str, data: bytes, want: str, name: str = "in.pth") -> Case:
+    """Return a case that must be refused with `want` in the message."""
+    return Case(number, what, lambda: data, want, name)
+
+
+def accepted(number: int, what: str, make: Callable[[bytes], bytes], name: str = "in.pth") -> Case:
+    """Return a case in which the four weights and their checksums change, and no other byte."""
+    return Case(number, what, lambda: make(W), lambda: make(P), name)
 
 
 def prune(source: str | Path, *options: str | Path) -> list[str | Path]:

@@ -48,6 +48,17 @@ def script(code: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def pickled(opcodes: bytes) -> bytes:
+    """Return a torch zip whose pickle has these opcodes."""
+    return checkpoint(b"\x80\x02" + opcodes + b".")
+
+
+def legacy(protocol: bytes) -> bytes:
+    """Return the first pickles of a legacy file; `protocol` are the opcodes of its protocol version."""
+    return pickle.dumps(0x1950A86A20F9469CFC6C, 2) + b"\x80\x02" + protocol + b"." + b"\x80\x02}." * 3
+
+
+TENSOR = state_dict({"a.weight": rebuilt()})[2:-1]
 CLASS = b"class A(Module):\n  __parameters__ = [%b]\n  __buffers__ = []\n"
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "39 deflated data.pkl": (lambda: bomb("m/data.pkl"), "is compressed"),
@@ -60,66 +71,44 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "45 expanded to 10^12": (lambda: with_tensor(size=(10**12, 2), strides=(0, 1)), "expanded view"),
     "45 expanded in 64 dimensions": (lambda: with_tensor(size=(2**62,) * 64, strides=(0,) * 64), "expanded view"),
     "45 view that overlaps itself": (lambda: with_tensor(size=(2,) * 60, strides=(0,) * 59 + (1,)), "expanded view"),
-    "53 a dict in itself": (lambda: checkpoint(b"\x80\x02}q\x00(K\x00h\x00u."), "the checkpoint holds none"),
-    "53 60 levels without a tensor": (
-        lambda: checkpoint(b"\x80\x02" + doubling(60, b"]") + b"."),
-        "the checkpoint holds none",
-    ),
-    "53 60 levels of a tensor": (
-        lambda: checkpoint(b"\x80\x02" + doubling(60, rebuilt()) + b"."),
-        "cannot be listed",
-    ),
-    "53 60 levels of a dict": (
-        lambda: checkpoint(b"\x80\x02" + doubling(60, state_dict({"a.weight": rebuilt()})[2:-1]) + b"."),
-        "cannot be listed",
-    ),
-    "53 100,000 lists deep": (
-        lambda: checkpoint(b"\x80\x02" + b"]" * DEEP + rebuilt() + b"a" * DEEP + b"."),
-        "are nested too deeply",
-    ),
-    "53 100,000 tuples deep": (lambda: checkpoint(b"\x80\x02N" + b"\x85" * DEEP + b"."), "are nested too deeply"),
-    "53 100,000 calls deep": (lambda: checkpoint(b"\x80\x02cm\nf\nq\x00" + b"\x85h\x00\x85R" * DEEP + b"."), ""),
-    "53 100,000 persistent ids deep": (
-        lambda: checkpoint(b"\x80\x02N" + b"Q" * DEEP + b"."),
-        "does not describe a storage",
-    ),
-    "53 a megabyte of marks": (lambda: checkpoint(b"\x80\x02" + b"(" * MEGA + b"."), "damaged"),
-    "53 a megabyte of dicts": (lambda: checkpoint(b"\x80\x02" + b"}" * MEGA + b"."), "holds none"),
-    "53 a megabyte of one-tuples": (lambda: checkpoint(b"\x80\x02" + b")\x85" * (MEGA // 2) + b"."), "holds none"),
-    "53 a megabyte of calls": (
-        lambda: checkpoint(b"\x80\x02](cm\nf\nq\x00" + b"h\x00)R" * (MEGA // 4) + b"e."),
-        "",
-    ),
-    "53 a megabyte of persistent ids": (
-        lambda: checkpoint(b"\x80\x02" + b"NQ" * (MEGA // 2) + b"."),
-        "does not describe a storage",
-    ),
+    "53 a dict in itself": (lambda: pickled(b"}q\x00(K\x00h\x00u"), "the checkpoint holds none"),
+    "53 60 levels without a tensor": (lambda: pickled(doubling(60, b"]")), "the checkpoint holds none"),
+    "53 60 levels of a tensor": (lambda: pickled(doubling(60, rebuilt())), "cannot be listed"),
+    "53 60 levels of a dict": (lambda: pickled(doubling(60, TENSOR)), "cannot be listed"),
+    "53 100,000 lists deep": (lambda: pickled(b"]" * DEEP + rebuilt() + b"a" * DEEP), "are nested too deeply"),
+    "53 100,000 tuples deep": (lambda: pickled(b"N" + b"\x85" * DEEP), "are nested too deeply"),
+    "53 100,000 calls deep": (lambda: pickled(b"cm\nf\nq\x00" + b"\x85h\x00\x85R" * DEEP), ""),
+    "53 100,000 persistent ids deep": (lambda: pickled(b"N" + b"Q" * DEEP), "does not describe a storage"),
+    "53 a megabyte of marks": (lambda: pickled(b"(" * MEGA), "damaged"),
+    "53 a megabyte of dicts": (lambda: pickled(b"}" * MEGA), "holds none"),
+    "53 a megabyte of one-tuples": (lambda: pickled(b")\x85" * (MEGA // 2)), "holds none"),
+    "53 a megabyte of calls": (lambda: pickled(b"](cm\nf\nq\x00" + b"h\x00)R" * (MEGA // 4) + b"e"), ""),
+    "53 a megabyte of persistent ids": (lambda: pickled(b"NQ" * (MEGA // 2)), "does not describe a storage"),
     "53 pairs copied many times": (
-        lambda: checkpoint(
-            b"\x80\x02ccollections\nOrderedDict\nq\x00("
+        lambda: pickled(
+            b"ccollections\nOrderedDict\nq\x00("
             + b"".join(b"(" + number(i) + b"Nt" for i in range(60))
             + b"t\x85q\x010"
             + b"h\x00h\x01R" * (MEGA // 5)
-            + b"."
         ),
         "",
     ),
     "53 many tensors behind a long name": (
-        lambda: checkpoint(
-            b"\x80\x02}"
+        lambda: pickled(
+            b"}"
             + text("a" * 980)
             + b"}("
             + text("w")
             + rebuilt()
             + b"q\x01"
             + b"".join(b"J" + struct.pack("<i", i) + b"h\x01" for i in range(100_000))
-            + b"us."
+            + b"us"
         ),
         "",
     ),
     "53 many calls behind a long name": (
-        lambda: checkpoint(
-            b"\x80\x02}"
+        lambda: pickled(
+            b"}"
             + text("\u202e" * 326)
             + b"}("
             + text("w")
@@ -127,48 +116,25 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
             + b"q\x010"
             + b"ctorch._utils\n_rebuild_tensor_v2\nq\x020"
             + b"".join(b"J" + struct.pack("<i", i) + b"h\x02h\x01R" for i in range(80_000))
-            + b"us."
+            + b"us"
         ),
         "",
     ),
     "53 wrapped 1,000 times": (
-        lambda: checkpoint(
-            b"\x80\x02"
-            + rebuilt()
-            + b"\x85q\x000ctorch._utils\n_rebuild_parameter\nh\x00R" * 1000
-            + b"q\x01}(K\x00h\x01u."
+        lambda: pickled(
+            rebuilt() + b"\x85q\x000ctorch._utils\n_rebuild_parameter\nh\x00R" * 1000 + b"q\x01}(K\x00h\x01u"
         ),
         "",
     ),
     "53 a key of a megabyte": (lambda: checkpoint(state_dict({"a" * MEGA: rebuilt()})), "characters"),
     "53 a number of a megabyte": (
-        lambda: checkpoint(b"\x80\x02}(\x8b" + struct.pack("<i", MEGA) + b"\x01" * MEGA + rebuilt() + b"u."),
+        lambda: pickled(b"}(\x8b" + struct.pack("<i", MEGA) + b"\x01" * MEGA + rebuilt() + b"u"),
         "",
     ),
-    "53 legacy, an endless protocol": (
-        lambda: pickle.dumps(0x1950A86A20F9469CFC6C, 2) + b"\x80\x02" + doubling(60, b"]") + b"." + b"\x80\x02}." * 3,
-        "protocol",
-    ),
-    "53 legacy, a protocol 100,000 deep": (
-        lambda: (
-            pickle.dumps(0x1950A86A20F9469CFC6C, 2)
-            + b"\x80\x02"
-            + b"]" * DEEP
-            + b"a" * (DEEP - 1)
-            + b"."
-            + b"\x80\x02}." * 3
-        ),
-        "protocol",
-    ),
+    "53 legacy, an endless protocol": (lambda: legacy(doubling(60, b"]")), "protocol"),
+    "53 legacy, a protocol 100,000 deep": (lambda: legacy(b"]" * DEEP + b"a" * (DEEP - 1)), "protocol"),
     "53 legacy, a protocol of 3,000 digits": (
-        lambda: (
-            pickle.dumps(0x1950A86A20F9469CFC6C, 2)
-            + b"\x80\x02\x8b"
-            + struct.pack("<i", 3000)
-            + b"\x01" * 3000
-            + b"."
-            + b"\x80\x02}." * 3
-        ),
+        lambda: legacy(b"\x8b" + struct.pack("<i", 3000) + b"\x01" * 3000),
         "protocol",
     ),
 }
@@ -196,8 +162,8 @@ def test_53_a_wrong_key_takes_little_time(forks: Forks, tmp_path: Path) -> None:
     """The search for similar keys reads an object that a thousand keys share only once."""
     shared = b"](" + b"]Na" * 300_000 + b"eq\x01"
     others = b"".join(text(f"k{index}") + b"h\x01" for index in range(1000))
-    weights = text("state_dict") + state_dict({"a.weight": rebuilt()})[2:-1]
-    (tmp_path / "in.pth").write_bytes(checkpoint(b"\x80\x02}(" + text("z") + shared + others + weights + b"u."))
+    weights = text("state_dict") + TENSOR
+    (tmp_path / "in.pth").write_bytes(pickled(b"}(" + text("z") + shared + others + weights + b"u"))
 
     end = measured(forks, tmp_path, "threshold", "in.pth", "--thr", "0.5", "--key", "nope")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -22,29 +21,10 @@ if TYPE_CHECKING:
 fuzz_inputs = load_script("fuzz_inputs")
 fuzz = load_script("fuzz")
 
-MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
-CRASHERS: dict[str, bytes] = {
-    "a backslash in a global, which pickletools takes for an escape": checkpoint(
-        state_dict({"a.weight": rebuilt(), "x": b"ca\\8\nb\n"})
-    ),
-    "a legacy protocol of 3,000 digits, which cannot be printed": MAGIC
-    + b"\x80\x02\x8b\xb8\x0b\0\0"
-    + b"\1" * 3000
-    + b"."
-    + b"\x80\x02}." * 3,
-    "a legacy protocol 5,000 lists deep, which has no repr": MAGIC
-    + b"\x80\x02"
-    + b"]" * 5000
-    + b"a" * 4999
-    + b"."
-    + b"\x80\x02}." * 3,
-}
 
-
-@pytest.mark.parametrize("what", CRASHERS)
-def test_inputs_that_were_found_stay_harmless(what: str, tmp_path: Path) -> None:
-    """An input that once did harm gives a correct output or one error message."""
-    fuzz.examine(CRASHERS[what], tmp_path)
+def test_a_backslash_in_a_global_stays_harmless(tmp_path: Path) -> None:
+    """A backslash that pickletools takes for an escape gives a correct output or one error message."""
+    fuzz.examine(checkpoint(state_dict({"a.weight": rebuilt(), "x": b"ca\\8\nb\n"})), tmp_path)
 
 
 def test_every_seed_is_harmless(tmp_path: Path) -> None:

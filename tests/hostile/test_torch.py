@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hostile.cases import PRUNE, Case, assert_refusal, ran, refused, tree, try_case
+from hostile.cases import PRUNE, Case, accepted, assert_refusal, ran, refusal, refused, tree, try_case
 from support.handmade import (
     P,
     W,
@@ -26,22 +26,11 @@ from support.handmade import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 DATA = b"m/data/0"
 PICKLE = state_dict({"a.weight": rebuilt()})
 SWAPPED = [b"".join(data[i : i + 4][::-1] for i in range(0, 16, 4)) for data in (W, P)]
-
-
-def refusal(number: int, what: str, data: bytes, want: str, name: str = "in.pth") -> Case:
-    """Return a case that must be refused with `want` in the message."""
-    return Case(number, what, lambda: data, want, name)
-
-
-def accepted(number: int, what: str, make: Callable[[bytes], bytes], name: str = "in.pth") -> Case:
-    """Return a case in which the four weights and their checksums change, and no other byte."""
-    return Case(number, what, lambda: make(W), lambda: make(P), name)
 
 
 def reordered(data: bytes) -> bytes:

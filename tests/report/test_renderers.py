@@ -56,7 +56,7 @@ def test_only_pages_draw_histograms() -> None:
 
 
 def test_a_form_is_imported_when_it_is_needed() -> None:
-    """JSON needs none of the other forms, only a page imports Jinja, and no form imports NumPy or Rich."""
+    """JSON needs no other form, only a page imports Jinja, and neither a form nor plain text imports NumPy or Rich."""
     code = (
         "import sys; from prunecli.report.renderers import render_report;"
         "from prunecli.report.model import Report, Row;"
@@ -64,6 +64,7 @@ def test_a_form_is_imported_when_it_is_needed() -> None:
         "render_report(r, '.json'); first = set(sys.modules);"
         "[render_report(r, s) for s in ('.csv', '.md')]; second = set(sys.modules);"
         "render_report(r, '.html');"
+        "import io; from prunecli.report.text import write_report; write_report(r, io.StringIO());"
         "sys.exit(bool({'csv', 'prunecli.report.html', 'prunecli.report.text'} & first) or 'jinja2' in second"
         " or bool({'rich', 'numpy', 'torch'} & set(sys.modules)))"
     )

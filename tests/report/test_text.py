@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
-from support import ROOT
 from support.reports import EVIL, report, row, skipped, written
 
 from prunecli.report.model import Compressed
@@ -134,15 +130,3 @@ def test_colour_only_on_a_terminal() -> None:
     assert "\x1b[" in written(write_report, value, width=100, color=True)
     assert "\x1b[" not in written(write_report, value, width=100)
     assert "\x1b[" not in written(write_report, value, color=True)
-
-
-def test_plain_text_does_not_import_rich() -> None:
-    """Text for a pipe loads neither Rich nor NumPy nor torch."""
-    code = (
-        "import sys; from prunecli.report.text import write_report; from prunecli.report.model import Report, Row;"
-        "import io, prunecli.selection.select, prunecli.io.publish;"
-        "write_report(Report((Row('a','F32',(1,),1),), {}, 'in', 'zip', 1, '0'), io.StringIO());"
-        "sys.exit(bool({'rich', 'numpy', 'torch'} & set(sys.modules)))"
-    )
-
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

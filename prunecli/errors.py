@@ -43,7 +43,10 @@ class Call:
 
 
 Hint: TypeAlias = "str | Argument | Call | tuple[str | Argument | Call, ...]"
-"""What to do next: a text, an argument, a call, or a sequence of them that is printed without separators."""
+"""What to do next: a text, an argument, a call, or a sequence of them.
+
+Texts of a sequence contain their own spaces; arguments that follow each other belong together, as in one call.
+"""
 
 
 class PruneError(Exception):
@@ -63,12 +66,20 @@ class PruneError(Exception):
         """The hint in the spelling of Python, or None."""
         return self.hint_as(str)
 
-    def hint_as(self, spell: Callable[[Argument | Call], str]) -> str | None:
-        """Return the hint with each argument and call written by `spell`, or None where there is no hint."""
+    def hint_as(self, spell: Callable[[Argument | Call], str], separator: str = ", ") -> str | None:
+        """Return the hint, or None where there is none.
+
+        `spell` writes an argument or a call, and `separator` is put between arguments that follow each other.
+        """
         if self.hint_parts is None:
             return None
         parts = self.hint_parts if isinstance(self.hint_parts, tuple) else (self.hint_parts,)
-        return "".join(part if isinstance(part, str) else spell(part) for part in parts)
+        pieces: list[str] = []
+        for previous, part in zip(("", *parts), parts, strict=False):
+            if not isinstance(previous, str) and not isinstance(part, str):
+                pieces.append(separator)
+            pieces.append(part if isinstance(part, str) else spell(part))
+        return "".join(pieces)
 
 
 class UsageError(PruneError):

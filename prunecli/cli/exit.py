@@ -73,7 +73,7 @@ def report_error(error: Exception) -> int:
 def _message(error: PruneError) -> tuple[str, str | None]:
     from prunecli.cli.hints import as_options
 
-    return str(error), error.hint_as(as_options)
+    return str(error), error.hint_as(as_options, " ")
 
 
 def _usage(error: Any) -> tuple[str, str]:  # noqa: ANN401 - a TyperError

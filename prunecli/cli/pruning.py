@@ -158,7 +158,7 @@ def topk(
 
     In every group of G along a dimension the K largest stay, and the others become zero.
     """
-    both = (Argument("keep", 2), " and ", Argument("group", 4))
+    both = (Argument("keep", 2), Argument("group", 4))
     if (pattern is None) == (keep is None and group is None):
         hint = (*both, ", or ", Argument("pattern", "2:4"))
         raise UsageError("topk needs either keep and group, or a pattern", hint=hint)
@@ -232,9 +232,7 @@ def random(
     if structured:
         return RandomStructured(*amounts, dim or 0, seed)
     if dim is not None:
-        raise UsageError(
-            "dim needs structured", hint=(Argument("structured", value=True), " and ", Argument("dim", dim))
-        )
+        raise UsageError("dim needs structured", hint=(Argument("structured", value=True), Argument("dim", dim)))
     return Random(*amounts, seed)
 
 

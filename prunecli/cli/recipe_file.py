@@ -96,7 +96,7 @@ def _rule(table: Mapping[str, Any], number: int, text: str) -> Rule:
         options = {key: parse(values[key]) for key, parse in parsers.items() if key in values}
         return Rule(_MAKERS[name](**options), _selection(values))
     except PruneError as error:
-        raise type(error)(f"rule {number} ({name}): {error}", hint=error.hint_as(as_toml)) from error
+        raise type(error)(f"rule {number} ({name}): {error}", hint=error.hint_as(as_toml, " and ")) from error
 
 
 def _strategy(table: Mapping[str, Any], number: int, text: str) -> str:

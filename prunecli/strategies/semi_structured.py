@@ -47,12 +47,12 @@ class TopK(PlansFromShape):
         if not 1 <= self.group <= MAX_GROUP:
             raise UsageError(
                 f"a group has 1 to {MAX_GROUP} weights, not {self.group}",
-                hint=(Argument("keep", 2), " and ", Argument("group", 4)),
+                hint=(Argument("keep", 2), Argument("group", 4)),
             )
         if not 0 <= self.keep <= self.group:
             raise UsageError(
                 f"cannot keep {self.keep} of every {self.group}: keep 0 to {self.group}",
-                hint=(Argument("keep", self.group // 2), " and ", Argument("group", self.group)),
+                hint=(Argument("keep", self.group // 2), Argument("group", self.group)),
             )
         if self.tail not in ("keep", "zero", "error"):
             raise UsageError(

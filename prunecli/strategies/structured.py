@@ -87,7 +87,7 @@ class Structured(_Slices):
         if self.with_bias and self.dim != 0:
             raise UsageError(
                 f"a bias belongs to dim 0, not to dim {self.dim}",
-                hint=(Argument("dim", 0), " and ", Argument("with_bias", True)),
+                hint=(Argument("dim", 0), Argument("with_bias", True)),
             )
         if self.n not in {1, 2, inf, -inf}:
             raise UsageError(f"the norm n is 1, 2, inf or -inf, not {self.n:g}", hint=Argument("n", 2))

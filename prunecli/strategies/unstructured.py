@@ -219,7 +219,7 @@ class Global(PlansFromRanks):
             raise UsageError(
                 "the minimum and the maximum per tensor are 0 to 1 and in this order, "
                 f"not {self.min_per_tensor:g} and {self.max_per_tensor:g}",
-                hint=(Argument("min_per_tensor", 0.1), " and ", Argument("max_per_tensor", 0.9)),
+                hint=(Argument("min_per_tensor", 0.1), Argument("max_per_tensor", 0.9)),
             )
 
     @property
@@ -285,7 +285,7 @@ class L1(PlansFromRanks, PlansFromShape):
         if self.allocate is not None and (self.amount is None or self.scope == "row"):
             raise UsageError(
                 "an allocation distributes an amount over whole tensors",
-                hint=(Argument("allocate", ALLOCATIONS[1]), " and ", Argument("amount", 0.5)),
+                hint=(Argument("allocate", ALLOCATIONS[1]), Argument("amount", 0.5)),
             )
         if self.scope not in {"tensor", "row"}:
             raise UsageError(

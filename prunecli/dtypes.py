@@ -108,23 +108,19 @@ FLOATS: dict[str, Float] = {
 }
 """The dtypes whose weights can be pruned."""
 
+_OTHER_DTYPES = {
+    4: ("F4",),
+    6: ("F6_E2M3", "F6_E3M2"),
+    8: ("BOOL", "F8_E8M0", "U8", "I8"),
+    16: ("I16", "U16"),
+    32: ("I32", "U32"),
+    64: ("I64", "U64", "C64"),
+    128: ("C128",),
+}
+
 BITS: dict[str, int] = {
     **{f.name: 8 * f.itemsize for f in FLOATS.values()},
-    "BOOL": 8,
-    "F4": 4,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "F8_E8M0": 8,
-    "U8": 8,
-    "I8": 8,
-    "I16": 16,
-    "U16": 16,
-    "I32": 32,
-    "U32": 32,
-    "I64": 64,
-    "U64": 64,
-    "C64": 64,
-    "C128": 128,
+    **{name: bits for bits, names in _OTHER_DTYPES.items() for name in names},
 }
 """The bits of an element of each known dtype, by safetensors' names, and of C128, which only torch has."""
 

@@ -1,3 +1,3 @@
-"""engine."""
+"""A run: plan how each tensor is pruned, apply the plans window by window, measure the result, publish it."""
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prunecli.errors import Argument, OutputError, UsageError
 from prunecli.formats.output_names import default_output, default_report
 from prunecli.io.publish import UnflushedError, publish_text
-from prunecli.io.targets import check_checkpoint_output, check_side_output, output_target, refuse_overwriting
+from prunecli.io.targets import check_checkpoint_output, check_side_outputs, output_target, refuse_overwriting
 from prunecli.report.renderers import check_suffixes, render_report
 from prunecli.text.escape import printable
 
@@ -76,26 +76,23 @@ def plan_outputs(
     `mask_in`. A new mask may replace `mask_in`; no other output may replace a file that the run reads. Raises
     UsageError and OutputError.
     """
-    target = _target(checkpoint, path, request)
+    target = None
+    if not request.dry_run:
+        target = output_target(checkpoint, request.output, lambda: default_output(path), in_place=request.in_place)
     force = request.force or request.in_place
     mask = None if request.mask_out is None else Path(request.mask_out)
     outputs = Outputs(target, _report_paths(target, request.reports), mask, force)
-    if isinstance(target, Path):
-        check_checkpoint_output(checkpoint, target, force=force, in_place=request.in_place)
-    _check_side_outputs(checkpoint, outputs)
+    written = [target] if isinstance(target, Path) else []
+    masks = [] if mask is None else [mask]
+    for output in written:
+        check_checkpoint_output(checkpoint, output, force=force, in_place=request.in_place)
+    check_side_outputs(checkpoint, written, outputs.reports, masks, force=force)
     read = kept if mask_in is None else [*kept, Path(mask_in)]
-    for output in (*outputs.reports, *([target] if isinstance(target, Path) else [])):
+    for output in (*outputs.reports, *written):
         refuse_overwriting(output, read)
-    if mask is not None:
-        refuse_overwriting(mask, kept)
+    for output in masks:
+        refuse_overwriting(output, kept)
     return outputs
-
-
-def _target(checkpoint: Checkpoint, path: PathLike, request: OutputRequest) -> Path | int | None:
-    """Return the path or descriptor of the pruned checkpoint; None on a dry run."""
-    if request.dry_run:
-        return None
-    return output_target(checkpoint, request.output, lambda: default_output(path), in_place=request.in_place)
 
 
 def _report_paths(target: Path | int | None, reports: Sequence[PathLike] | None) -> tuple[Path, ...]:
@@ -104,15 +101,6 @@ def _report_paths(target: Path | int | None, reports: Sequence[PathLike] | None)
     paths = tuple(Path(report) for report in reports)
     check_suffixes(paths)
     return paths
-
-
-def _check_side_outputs(checkpoint: Checkpoint, outputs: Outputs) -> None:
-    """Raise OutputError where a report or the mask cannot be written, or would overwrite another file of the run."""
-    target = [outputs.checkpoint] if isinstance(outputs.checkpoint, Path) else []
-    paths = [*outputs.reports, *([outputs.mask] if isinstance(outputs.mask, Path) else [])]
-    for index, path in enumerate(paths):
-        argument = "reports" if index < len(outputs.reports) else "mask_out"
-        check_side_output(checkpoint, path, target=target, others=paths[:index], force=outputs.force, argument=argument)
 
 
 def publish_reports(report: Report, outputs: Outputs) -> None:

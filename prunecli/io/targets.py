@@ -54,28 +54,28 @@ def check_checkpoint_output(checkpoint: Checkpoint, target: Path, *, force: bool
     check_output(target, sources=_input_paths(checkpoint), force=force, in_place=in_place, names=names)
 
 
-def check_side_output(
-    checkpoint: Checkpoint,
-    path: Path,
-    *,
-    target: Sequence[Path],
-    others: Sequence[Path],
-    force: bool,
-    argument: str,
+def check_side_outputs(
+    checkpoint: Checkpoint, target: Sequence[Path], reports: Sequence[Path], masks: Sequence[Path], *, force: bool
 ) -> None:
-    """Raise OutputError where a report or a mask cannot be written to `path`.
+    """Raise OutputError where a report or a mask cannot be written, or would overwrite another file of the run.
 
-    `target` holds the path of the checkpoint's output, if there is one, and `others` the paths of the other files
-    that the run writes. A directory of shards, the input as well as the output, must not get other files. `argument`
-    is the argument that gave `path`, for the hint.
+    `target` holds the path of the checkpoint's output, if there is one.
     """
+    paths = [*reports, *masks]
+    for index, path in enumerate(paths):
+        argument = "reports" if index < len(reports) else "mask_out"
+        _refuse_directory_of_shards(checkpoint, path, target, argument)
+        others = [*_input_paths(checkpoint), *paths[:index], *target]
+        check_writable_target(path, force=force, others=others, argument=argument)
+
+
+def _refuse_directory_of_shards(checkpoint: Checkpoint, path: Path, target: Sequence[Path], argument: str) -> None:
+    """Refuse a `path` in a directory of shards: the input as well as the output must not get other files."""
     for folder in (checkpoint.path, *target) if checkpoint.is_directory else ():
         if _real(folder) in _real(path).parents:
             role = "output" if folder in target else "input"
             hint = (_argument(argument, Path("PATH")), " outside that directory")
             raise OutputError(f"{_q(path)} lies inside the {role} {_q(folder)}", hint=hint)
-    others = [*_input_paths(checkpoint), *others, *target]
-    check_writable_target(path, force=force, others=others, argument=argument)
 
 
 def _input_paths(checkpoint: Checkpoint) -> list[Path]:
@@ -86,7 +86,7 @@ def _input_paths(checkpoint: Checkpoint) -> list[Path]:
 def check_output(
     target: Path,
     *,
-    sources: Iterable[Path],
+    sources: Collection[Path],
     force: bool,
     in_place: bool,
     names: Collection[str] | None = None,
@@ -98,10 +98,9 @@ def check_output(
     directory with anything else in it is not replaced.
     """
     _refuse_nul(target)
-    read = tuple(sources)
-    replaces_input = in_place and any(_same(target, source) for source in read)
+    replaces_input = in_place and any(_same(target, source) for source in sources)
     if not replaces_input:
-        _refuse_inputs(target, read, directory=names is not None)
+        _refuse_inputs(target, sources, directory=names is not None)
     destination = destination_for(target, force=force or replaces_input, directory=names is not None)
     if names is not None:
         refuse_losses(destination, names)

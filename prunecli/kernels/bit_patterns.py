@@ -55,7 +55,7 @@ def float8_table(dtype: Float) -> NDArray[np.float32]:
 def widen(patterns: NDArray[Any], dtype: Float, wide: Float) -> NDArray[Any]:
     """Return magnitude patterns of `dtype` as patterns of `wide` (F32 or F64), which encodes each value exactly.
 
-    The order is preserved. NaN patterns come above infinity, ordered by their payload.
+    The order is preserved. NaN, which has no order, comes above infinity, by payload: it is pruned last in any format.
     """
     integer = np.dtype(f"i{wide.itemsize}")
     bits, decoded = patterns.astype(integer), values(patterns, dtype)

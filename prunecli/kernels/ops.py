@@ -1,8 +1,8 @@
 """The array operations that pruning needs: the protocol `Ops`, and the index arithmetic that its backends share.
 
-A weight is seen as a signed integer of its own width. Its magnitude is that integer with the sign bit cleared: for
-every float format, magnitudes order as these integers do. A *keep* array has all bits set where a weight survives and
-none where it is pruned, so `weights & keep` is the pruned tensor. All backends give the same bits.
+A weight is seen as a signed integer of its own width. Its magnitude is that integer with the sign bit cleared: in
+every float format these integers have the order of the absolute values. A *keep* array has all bits set where a weight
+survives and none where it is pruned, so `weights & keep` is the pruned tensor. All backends give the same bits.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class SparseTraining:
         """Zero the pruned weights of (parameter, mask) pairs and register hooks; masks are bool, True = kept."""
         self._pairs = [(parameter, ~mask) for parameter, mask in masks]
         self._optimizer = optimizer
-        self._handles: list[Any] = [optimizer.register_step_post_hook(self._after_step)]
+        self._handles: list[Any] = [optimizer.register_step_post_hook(lambda *_: self.apply())]
         # A parameter that does not require grad accepts no hook.
         trained: list[tuple[int, Any]] = [(index, p) for index, (p, _) in enumerate(masks) if p.requires_grad]
         self._handles += [parameter.register_hook(self._gradient_hook(index)) for index, parameter in trained]
@@ -76,9 +76,6 @@ class SparseTraining:
     def _gradient_hook(self, index: int) -> Callable[[Tensor], Tensor]:
         # Gradients of pruned weights would count in the norm by which gradients are clipped. Sparse ones are left.
         return lambda gradient: gradient if gradient.is_sparse else gradient.masked_fill(self._pruned(index), 0)
-
-    def _after_step(self, *_: object) -> None:
-        self.apply()
 
     def __enter__(self) -> Self:
         """Return the object itself."""

@@ -90,35 +90,22 @@ def pair(forks: Forks) -> Iterator[tuple[Forks, Forks]]:
 
 
 @pytest.mark.parametrize("options", [(), ("--force",)], ids=str)
+@pytest.mark.parametrize("kind", ["file", "directory"])
 def test_two_runs_at_once_leave_one_complete_output(
-    pair: tuple[Forks, Forks], big: Path, out: Path, expected: bytes, options: tuple[str, ...]
+    pair: tuple[Forks, Forks], inputs: Path, tmp_path: Path, kind: str, options: tuple[str, ...]
 ) -> None:
     """One of two runs on one output is refused, or with --force the later one stays; never a mixture."""
-    for process in pair:
-        process.start(command(big, out, *options))
-    runs = [process.wait() for process in pair]
-
-    assert [0, 0 if options else 2] == sorted(run.code for run in runs)
-    assert options or any("exists" in run.err for run in runs)
-    assert out.read_bytes() == expected
-    assert names_in(out.parent) == {out.name, "pruned.report.json"}
-
-
-@pytest.mark.parametrize("options", [(), ("--force",)], ids=str)
-def test_two_runs_at_once_leave_one_complete_directory(
-    pair: tuple[Forks, Forks], inputs: Path, tmp_path: Path, options: tuple[str, ...]
-) -> None:
-    """One of two runs on one directory is refused, or with --force the later one stays; never a mixture."""
-    target, arguments = prepare("directory", inputs, tmp_path / "run")
+    target, arguments = prepare(kind, inputs, tmp_path / "run")
     arguments = [*arguments[:-1], *options]
     assert main([*arguments[:3], str(tmp_path / "expected"), *arguments[4:]]) == 0
     (tmp_path / "run" / "report.json").unlink()
 
     for process in pair:
         process.start(arguments)
-    codes = [process.wait().code for process in pair]
+    runs = [process.wait() for process in pair]
 
-    assert [0, 0 if options else 2] == sorted(codes)
+    assert [0, 0 if options else 2] == sorted(run.code for run in runs)
+    assert options or any("exists" in run.err for run in runs)
     assert contents(target) == contents(tmp_path / "expected")
     assert names_in(target.parent) == {"out", "report.json"}
 

@@ -17,7 +17,7 @@ PRUNING = {
 
 OTHER = {
     "inspect": "Show what is in a checkpoint.",
-    "scan": "Show which tensors break first when pruned.",
+    "scan": "Show which tensors are most sensitive to pruning.",
     "check": "Exit with 1 unless all conditions hold.",
     "diff": "Show how two checkpoints differ.",
     "bake": "Fold pruned weights: x_orig * x_mask becomes x.",

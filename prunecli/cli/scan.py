@@ -37,7 +37,7 @@ def scan(
     json: options.Json = False,
     no_progress: options.NoProgress = False,
 ) -> int:
-    """Show which tensors break first when pruned.
+    """Show which tensors are most sensitive to pruning.
 
     Shows the part of each tensor's sum of squares that remains without its smallest 10 to 99 percent of weights. The
     tensor that loses most comes first. It needs no data and no model.

@@ -19,7 +19,7 @@ WORDS = ["things?", "nobody", "somebody", "whoever", "tells", "told", "telling",
 WORDS += [r"goes\W+by"]
 UNWANTED = re.compile(rf"(?<![a-z])({'|'.join(WORDS)})(?![a-z])", re.IGNORECASE)
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("d*/*.md"))]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("d*/*.md")])
 SOURCES = [p for folder in ("prunecli", "scripts", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
 FILES = [path.relative_to(ROOT).as_posix() for path in [*PAGES, *SOURCES] if path != Path(__file__)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from operator import attrgetter
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def to_html(report: Report) -> str:
 
 def _values(report: Report) -> dict[str, object]:
     selected = [row for row in report.rows if row.selected]
-    listed = largest_in_order(selected, _numel, ROWS)
+    listed = largest_in_order(selected, attrgetter("numel"), ROWS)
     return {
         "report": report,
         "version": report.version,
@@ -66,10 +67,6 @@ def _values(report: Report) -> dict[str, object]:
         "not_read": NOT_READ,
         "shows": {key: any(getattr(row, key) for row in listed) for key in OPTIONAL},
     }
-
-
-def _numel(row: Row) -> int:
-    return row.numel
 
 
 def _bar(was: int | None, now: int | None, numel: int) -> dict[str, float]:
@@ -109,7 +106,7 @@ def _drawings(report: Report, rows: Sequence[Row]) -> list[dict[str, object]]:
         cuts = {figures.separating(row) for row in counted}
         cut = cuts.pop() if len(cuts) == 1 else None
         drawings.append(_drawing(None, counted, report, cut))
-    drawn = largest_in_order(counted, _numel, HISTOGRAMS)
+    drawn = largest_in_order(counted, attrgetter("numel"), HISTOGRAMS)
     drawings += [_drawing(row.name, [row], report, figures.separating(row)) for row in drawn]
     return [drawing for drawing in drawings if drawing is not None]
 

@@ -89,20 +89,20 @@ def request(report: Report) -> str:
     parameters = dict(report.strategy)
     rules = parameters.pop("rules", None)
     if isinstance(rules, list):
-        parameters["rules"] = "; ".join(map(_rule, rules))
-    name = printable(str(parameters.pop("name", "")))
+        parameters["rules"] = "; ".join(map(_spelled, rules))
     effects = {row.rule for row in report.rows if row.selected}
     effect = f" ({printable(next(iter(effects)) or '')})" if len(effects) == 1 and effects != {None} else ""
-    return " ".join(part for part in (name, _parameters(parameters)) if part) + effect
+    return _spelled(parameters) + effect
 
 
-def _rule(rule: Mapping[str, object]) -> str:
-    return " ".join(part for part in (str(rule.get("name", "")), _parameters({**rule, "name": None})) if part)
-
-
-def _parameters(values: Mapping[str, object]) -> str:
-    texts = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in values.items() if v is not None}
-    return " ".join(f"{key}={printable(text)}" for key, text in texts.items())
+def _spelled(strategy: Mapping[str, object]) -> str:
+    """Return the name of a strategy and its parameters: "l1 amount=0.5"."""
+    words = [printable(str(strategy.get("name", "")))]
+    for key, value in strategy.items():
+        if key != "name" and value is not None:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words.append(f"{key}={printable(text)}")
+    return " ".join(filter(None, words))
 
 
 def _result(report: Report) -> str:

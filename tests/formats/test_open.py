@@ -8,25 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save, save_file
-from support import SHARED
 from support.children import run_python
 from support.opening import refused, tensor_bytes, weights
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
-
-REAL = {
-    "AaronNet32plus.pth": 138,
-    "TinyPeLLM-pytorch_model.bin": 24,
-    "allennlp-elmo-tagger.th": 55,
-    "burn-mnist.pt": 20,
-    "burn-mnist.safetensors": 20,
-    "distiller-4D-5Lremoved.pth.tar": 107,
-    "facenet-rnet.pt": 16,
-    "resnet20-12fca82f.th": 97,
-    "silero_vad_16k.safetensors": 15,
-    "taef2_decoder.pth": 79,
-}  # tensors in each file's state_dict
 
 
 def sharded(folder: Path) -> Path:
@@ -44,19 +30,6 @@ def open_descriptors() -> int:
 
 
 # one file
-
-
-@pytest.mark.skipif(not (SHARED / "checkpoints").is_dir(), reason="needs the shared folder of real checkpoints")
-@pytest.mark.parametrize("name", REAL)
-def test_real_checkpoints_open(name: str) -> None:
-    """A real checkpoint lists as many tensors as its state_dict has."""
-    inside = [
-        t
-        for t in open_checkpoint(SHARED / "checkpoints" / name).tensors
-        if t.unprunable_reason != "outside the state_dict"
-    ]
-
-    assert REAL[name] == len(inside)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", "", ".txt"])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import examples
-from support.reports import EVIL, report, row, skipped
+from support.reports import HOSTILE, report, row, skipped
 
 from prunecli.report.histogram import BeforeAfter
 from prunecli.report.html import HISTOGRAMS, LABELLED, NAMES, ROWS, to_html
@@ -20,20 +20,6 @@ from prunecli.report.model import Compressed, Report, warnings_for
 from prunecli.text.escape import printable
 
 VOID = {"meta", "input", "br"}
-HOSTILE = (
-    EVIL,
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "' onmouseover='alert(1)",
-    "</title></style></svg></bdi>",
-    "<!-- hidden",
-    "&lt;b&gt; &amp;",
-    "{{ 7 * 7 }}{% raw %}",
-    "\u05e9\u05dc\u05d5\u05dd.weight",
-    "a\u202eb\u2066",
-    "\udc80",
-    "",
-)
 
 
 class Page(HTMLParser):

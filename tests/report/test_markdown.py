@@ -9,37 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from support.reports import EVIL, report, row, skipped
+from support.reports import HOSTILE, report, row, skipped
 
 from prunecli.report.markdown import LIMIT, TOP, code, text, to_markdown
 from prunecli.report.model import Compressed, Report, warnings_for
 from prunecli.text.escape import printable
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
-
-HOSTILE = (
-    EVIL,
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "a|b",
-    "a\\|b\\",
-    "``` `x` ```",
-    "*bold* _it_ ~~gone~~",
-    "[l](http://evil.example)",
-    "![i](https://evil.example)",
-    "www.evil.example",
-    "@everyone",
-    "#1",
-    "<!-- hidden",
-    "&lt;b&gt;",
-    "- item",
-    "1. item",
-    "---",
-    "===",
-    "    indented",
-    "",
-    "</details>",
-)
 
 
 class Page(HTMLParser):

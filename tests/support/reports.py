@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 EVIL = "a\x1b[31m\n\u202e[red]w.weight"
 
+HOSTILE = (
+    *(EVIL, "", "a\u202eb\u2066", "\udc80", "\u05e9\u05dc\u05d5\u05dd.weight", "    indented", "@everyone", "#1"),
+    *("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "' onmouseover='alert(1)", "<!-- hidden"),
+    *("</title></style></svg></bdi>", "</details>", "&lt;b&gt; &amp;", "{{ 7 * 7 }}{% raw %}", "a|b", "a\\|b\\"),
+    *("``` `x` ```", "*bold* _it_ ~~gone~~", "- item", "1. item", "---", "===", "www.evil.example"),
+    *("[l](http://evil.example)", "![i](https://evil.example)"),
+)
+"""Texts that a terminal, a page, a template or Markdown would interpret."""
+
 
 class Terminal(StringIO):
     """A stream that says that it is a terminal."""

@@ -1,3 +1,1 @@
-"""pickle."""
-
-from __future__ import annotations
+"""Pickles: a symbolic reader, the search for tensors, and a rewriter. Nothing is unpickled."""

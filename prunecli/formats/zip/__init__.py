@@ -1,3 +1,1 @@
-"""zip."""
-
-from __future__ import annotations
+"""Zip archives: their records, and a rewriter."""

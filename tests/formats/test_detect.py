@@ -7,7 +7,6 @@ import io
 import pickle
 import subprocess
 import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,9 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as some
+from support.handmade import archive
 from support.opening import refused
+from support.torch_files import saved
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.detect import ForeignKind, detect_format
@@ -31,13 +32,6 @@ def npy() -> bytes:
     return file.getvalue()
 
 
-def npz() -> bytes:
-    """Return the bytes of a .npz file."""
-    file = io.BytesIO()
-    np.savez(file, w=np.ones(3))
-    return file.getvalue()
-
-
 def tar() -> bytes:
     """Return the bytes of a tar archive."""
     file = io.BytesIO()
@@ -46,22 +40,7 @@ def tar() -> bytes:
     return file.getvalue()
 
 
-def empty_zip() -> bytes:
-    """Return a zip archive without entries."""
-    file = io.BytesIO()
-    zipfile.ZipFile(file, "w").close()
-    return file.getvalue()
-
-
-def keras() -> bytes:
-    """Return the bytes of a .keras archive."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("metadata.json", "{}")
-        archive.writestr("model.weights.h5", b"\x89HDF\r\n\x1a\n")
-    return file.getvalue()
-
-
+KERAS = archive({"metadata.json": b"{}", "model.weights.h5": b"\x89HDF\r\n\x1a\n"})
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "empty": (b"", "empty", "download"),
@@ -78,8 +57,8 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image", "file "),
     "HDF5": (b"\x89HDF\r\n\x1a\n\0\0", "an HDF5 file", "safetensors"),
     "npy": (npy(), "a NumPy .npy array", "safetensors"),
-    "npz": (npz(), "a NumPy .npz archive", "safetensors"),
-    "Keras": (keras(), "a Keras archive", "safetensors"),
+    "npz": (archive({"w.npy": npy()}), "a NumPy .npz archive", "safetensors"),
+    "Keras": (KERAS, "a Keras archive", "safetensors"),
     "Paddle parameters": (
         bytes(16) + b"\x09\0\0\0\x08\x05\x10\x20" + bytes(64),
         "parameters of an exported Paddle model",
@@ -92,8 +71,12 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "tar": (tar(), "a tar archive of torch 0.1", "torch.save again"),
     "pickle": (pickle.dumps({"w": [1.0]}, protocol=4), "a pickle, not written by torch.save", "safetensors"),
     "zeros": (bytes(5000), "zero bytes only", "download it again"),
-    "empty zip": (empty_zip(), "an empty zip archive", "file "),
-    "junk before a zip": (b"\x01junk" + npz(), "of an unknown kind, beginning 01 6a 75 6e 6b", "file "),
+    "empty zip": (archive({}), "an empty zip archive", "file "),
+    "junk before a zip": (
+        b"\x01junk" + archive({"w.npy": npy()}),
+        "of an unknown kind, beginning 01 6a 75 6e 6b",
+        "file ",
+    ),
 }
 
 
@@ -117,9 +100,7 @@ def test_foreign_files_are_refused_by_kind(tmp_path: Path, kind: str, suffix: st
 def test_the_decompression_hint_is_a_command(tmp_path: Path) -> None:
     """The command in the hint writes a file that opens, also if the path has spaces."""
     path = tmp_path / "my model.pth.gz"
-    buffer = io.BytesIO()
-    torch.save({"w": torch.ones(3), "v": torch.ones(2)}, buffer)
-    path.write_bytes(gzip.compress(buffer.getvalue()))
+    path.write_bytes(gzip.compress(saved({"w": torch.ones(3), "v": torch.ones(2)})))
 
     subprocess.run(["sh", "-c", refused(path).hint or "false"], check=True)
 
@@ -146,19 +127,12 @@ def test_any_first_bytes_have_a_format_or_a_kind(head: bytes) -> None:
     assert detected.what if isinstance(detected, ForeignKind) else detected in FORMATS
 
 
-def first_bytes(value: object, **options: object) -> bytes:
-    """Return the first bytes that torch.save writes for `value`."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **options)  # type: ignore[arg-type]
-    return buffer.getvalue()[:HEAD]
-
-
 @pytest.mark.parametrize(
     ("head", "name"),
     [
-        (first_bytes({}), "torch zip"),
-        (first_bytes({}, _use_new_zipfile_serialization=False), "torch legacy"),
-        (first_bytes({}, _use_new_zipfile_serialization=False, pickle_protocol=4), "torch legacy"),
+        (saved({})[:HEAD], "torch zip"),
+        (saved({}, legacy=True)[:HEAD], "torch legacy"),
+        (saved({}, 4, legacy=True)[:HEAD], "torch legacy"),
         (pickle.dumps({}, 2), "pickle of NumPy arrays"),
         (b"\x1f\x8b\0\0\0\0\0\0{}", "safetensors"),
         (b"BZh\0\0\0\0\0{}", "safetensors"),

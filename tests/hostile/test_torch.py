@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zipfile
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from support.handmade import (
     text,
     with_tensor,
 )
+from support.torch_files import saved
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,9 +189,7 @@ def test_a_flipped_byte_ends_in_an_error_or_a_result(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """With any byte of a file changed, the exit code is 0 or 2, and no file changes in a dry run."""
-    buffer = io.BytesIO()
-    torch.save({"w.weight": torch.ones(2, 2)}, buffer, _use_new_zipfile_serialization=not legacy_format)
-    sound = buffer.getvalue()
+    sound = saved({"w.weight": torch.ones(2, 2)}, legacy=legacy_format)
     for place in range(0, len(sound), 17):
         (tmp_path / "in.pth").write_bytes(sound[:place] + bytes([sound[place] ^ 0x41]) + sound[place + 1 :])
         before = tree(tmp_path)

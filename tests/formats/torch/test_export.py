@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from support import bits, zeroed
-from support.torch_files import assert_only_records_differ
+from support.torch_files import Records, assert_only_records_differ, renamed, rezip
 from torch import nn
 
 from prunecli.api import prune
@@ -63,15 +62,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def edited(path: Path, output: Path, edit: Callable[[Table], object]) -> Path:
     """Write the archive again, uncompressed, with an edited table of weights."""
-    data = path.read_bytes()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(output, "w") as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if name.endswith("_weights_config.json"):
-                table = json.loads(content)
-                edit(table["config"])
-                content = json.dumps(table).encode()
-            new.writestr(name, content)
+
+    def change(name: str, content: bytes) -> tuple[str, bytes]:
+        if not name.endswith("_weights_config.json"):
+            return name, content
+        table = json.loads(content)
+        edit(table["config"])
+        return name, json.dumps(table).encode()
+
+    output.write_bytes(rezip(path.read_bytes(), renamed(change)))
     return output
 
 
@@ -129,11 +128,12 @@ def test_other_kinds_of_weights_are_listed_by_kind(exported: Path, tmp_path: Pat
 
 def test_names_begin_with_the_program(exported: Path, tmp_path: Path) -> None:
     """If a file has several programs, each name begins with the name of its program."""
-    with zipfile.ZipFile(exported) as old, zipfile.ZipFile(tmp_path / "two.pt2", "w") as new:
-        for name in old.namelist():
-            new.writestr(name, old.read(name))
-            if name.endswith("/model_weights_config.json"):
-                new.writestr(name.replace("model_", "second_"), old.read(name))
+
+    def add_second(records: Records) -> Records:
+        tables = [(name, content) for name, content in records if name.endswith("/model_weights_config.json")]
+        return [*records, *((name.replace("model_", "second_"), content) for name, content in tables)]
+
+    (tmp_path / "two.pt2").write_bytes(rezip(exported.read_bytes(), add_second))
 
     names = [t.name for t in open_checkpoint(tmp_path / "two.pt2").tensors]
 

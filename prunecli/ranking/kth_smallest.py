@@ -109,7 +109,6 @@ class RankSearch:
 
     def _clear(self) -> None:
         self._below = 0
-        self._shift = 0
         self._table: NDArray[np.int64] | None = None
         self._entries: list[tuple[int, NDArray[Any], NDArray[np.int64] | None]] = []
         self._held = 0
@@ -150,94 +149,83 @@ class RankSearch:
         index = self._index[member]
         keys = self.keys.of(patterns, self.keys.dtypes[index])
         if self._table is not None:
-            self._table += self._binned(keys, counts, len(self._table))
+            self._table += self._binned(keys, counts)
             return
         self._entries.append((index, keys, counts))
         self._held += keys.nbytes + (0 if counts is None else counts.nbytes)
         # A bracket of one key is counted to learn each member's number of equals, which bins do not have.
         if self._held > HELD_LIMIT and self.high - self.low > 1:
-            self._coarsen()
+            self._table, self._entries = self._bins_of_kept(), []
 
-    def _coarsen(self) -> None:
-        """Join neighbouring keys in bins, and drop the information which member they are from."""
-        self._shift = max((self.high - 1 - self.low).bit_length() - BINS_BITS, 0)
-        table = np.zeros(((self.high - 1 - self.low) >> self._shift) + 1, np.int64)
-        for _, keys, counts in self._entries:
-            table += self._binned(keys, counts, len(table))
-        self._table, self._entries, self._held = table, [], 0
+    @property
+    def _shift(self) -> int:
+        return max((self.high - 1 - self.low).bit_length() - BINS_BITS, 0)
 
-    def _binned(self, keys: NDArray[Any], counts: NDArray[np.int64] | None, size: int) -> NDArray[np.int64]:
+    def _binned(self, keys: NDArray[Any], counts: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        """Return the number of keys in each bin of the bracket."""
         bins = (keys.astype(np.int64, copy=False) - self.low) >> self._shift
-        return np.bincount(bins, counts, size).astype(np.int64, copy=False)
+        # bincount adds weights as float64, which is exact: a count is far below 2**53.
+        return np.bincount(bins, counts, ((self.high - 1 - self.low) >> self._shift) + 1).astype(np.int64, copy=False)
 
-    def _summed(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return all keys or bins, ascending and without repetition, with their counts."""
-        if self._table is not None:
-            filled = np.flatnonzero(self._table)
-            return filled, self._table[filled]
-        counted = [(keys, counts) for _, keys, counts in self._entries if counts is not None]
-        single = [keys for _, keys, counts in self._entries if counts is None]
-        if single:
-            counted.append(np.unique(np.concatenate(single), return_counts=True))
-        if not counted:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        keys, counts = (np.concatenate(parts).astype(np.int64, copy=False) for parts in zip(*counted, strict=True))
-        return sum_equal(keys, counts)
+    def _bins_of_kept(self) -> NDArray[np.int64]:
+        table = self._binned(np.empty(0, np.int64), None)
+        for keys, counts in self._runs():
+            table += self._binned(keys, counts)
+        return table
+
+    def _runs(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int64] | None]]:
+        """Yield the kept keys and their counts. Single keys come in arrays of about `RUN`, as small ones are slow."""
+        run: list[NDArray[Any]] = []
+        size = 0
+        for _, keys, counts in self._entries:
+            if counts is not None:
+                yield keys, counts
+                continue
+            run.append(keys)
+            size += len(keys)
+            if size >= RUN:
+                yield np.concatenate(run), None
+                run, size = [], 0
+        if run:
+            yield np.concatenate(run), None
 
     def advance(self) -> bool:
         """End a pass. Return True when every rank is known; otherwise `brackets` has changed for the next pass."""
-        if self._table is None and all(counts is None for _, _, counts in self._entries):
-            return self._advance_in_place()
-        keys, counts = self._summed()
-        ends = self._below + np.cumsum(counts)
-        inside = int(ends[-1]) if len(ends) else self._below
-        for rank in (rank for rank in self.ranks if rank not in self._ranked):
-            if rank <= self._below:
-                return self._look_in(0, self.low)
-            if rank > inside:
-                return self._look_in(self.high, self.keys.common.top + 1)
-            position = int(np.searchsorted(ends, rank))
-            if self._shift:
-                low = self.low + (int(keys[position]) << self._shift)
-                return self._look_in(low, low + (1 << self._shift))
-            key = int(keys[position]) + (0 if self._table is None else self.low)
-            self._ranked[rank] = RankedKey(key, int(ends[position] - counts[position]), int(counts[position]))
-        return self._count_equals()
-
-    def _advance_in_place(self) -> bool:
-        """Do the same as `advance` while all keys are kept: only one bin is sorted, and no copy of all keys is made."""
-        shift = max((self.high - 1 - self.low).bit_length() - BINS_BITS, 0)
-        table = np.zeros(((self.high - 1 - self.low) >> shift) + 1, np.int64)
-        for keys in self._runs():
-            table += np.bincount((keys.astype(np.int64, copy=False) - self.low) >> shift, minlength=len(table))
+        table = self._bins_of_kept() if self._table is None else self._table
         ends = self._below + np.cumsum(table)
         for rank in (rank for rank in self.ranks if rank not in self._ranked):
+            # The sample was not representative: look at all keys on that side of the bracket.
             if rank <= self._below:
                 return self._look_in(0, self.low)
             if rank > ends[-1]:
                 return self._look_in(self.high, self.keys.common.top + 1)
             position = int(np.searchsorted(ends, rank))
-            low, less = self.low + (position << shift), int(ends[position] - table[position])
-            last = min(low + (1 << shift), self.high) - 1
-            keys = np.concatenate([keys[(keys >= low) & (keys <= last)] for keys in self._runs()])
-            keys.sort()
-            key = keys[rank - less - 1]
-            first, stop = (int(np.searchsorted(keys, key, side)) for side in ("left", "right"))
-            self._ranked[rank] = RankedKey(int(key), less + first, stop - first)
+            less = int(ends[position] - table[position])
+            low = self.low + (position << self._shift)
+            high = min(low + (1 << self._shift), self.high)
+            if self._table is None:
+                self._ranked[rank] = self._ranked_in(low, high, rank, less)
+            elif self._shift:
+                return self._look_in(low, high)
+            else:
+                self._ranked[rank] = RankedKey(low, less, int(table[position]))
         return self._count_equals()
 
-    def _runs(self) -> Iterator[NDArray[Any]]:
-        """Yield the kept keys in arrays of about `RUN`; many small arrays would cost more than their contents."""
-        run: list[NDArray[Any]] = []
-        size = 0
-        for _, keys, _ in self._entries:
-            run.append(keys)
-            size += len(keys)
-            if size >= RUN:
-                yield np.concatenate(run)
-                run, size = [], 0
-        if run:
-            yield np.concatenate(run)
+    def _ranked_in(self, low: int, high: int, rank: int, less: int) -> RankedKey:
+        """Return the key at a rank from the kept keys in [low, high), one bin; `less` keys are below the bin.
+
+        Only this bin is sorted, and no copy of all keys is made.
+        """
+        parts = []
+        for keys, counts in self._runs():
+            inside = (keys >= low) & (keys <= high - 1)  # `high` may be too large for the dtype of the keys
+            parts.append(
+                np.unique(keys[inside], return_counts=True) if counts is None else (keys[inside], counts[inside])
+            )
+        keys, counts = sum_equal(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        ends = less + np.cumsum(counts)
+        position = int(np.searchsorted(ends, rank))
+        return RankedKey(int(keys[position]), int(ends[position] - counts[position]), int(counts[position]))
 
     def _look_in(self, low: int, high: int) -> bool:
         """Set the bracket for the next pass, and return False."""

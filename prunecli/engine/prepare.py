@@ -66,6 +66,7 @@ def _selector_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector
             hint=("a run with ", Argument("mask_out", "mask.safetensors"), " writes one"),
         )
     names = [_masked_name(known, tensor.name, path) for tensor in masks]
+    # `$` would match before a line break at the end of a name, and globs would read brackets in names as sets.
     exactly = "re:^(?:" + "|".join(re.escape(name) for name in names) + r")\Z"
     return replace(selector, include=(exactly,))
 

@@ -173,7 +173,7 @@ class RankBatch:
         weights = tensors.weights(worker, member, first, stop)
         with worker.computing(small=tensors.scorer is None and weights.nbytes <= SMALL_CHUNK):
             y = tensors.patterns(worker, member, first, weights)
-            if low > tensors.dtype(member).top:
+            if low > tensors.dtype(member).top:  # in mixed dtypes, the bracket may lie above all numbers of one
                 below, patterns, counts = stop - first, np.empty(0, np.int64), None
             else:
                 below, patterns, counts = worker.ops.below_and_inside(y, low, width)
@@ -203,6 +203,7 @@ class Sampler:
 
     def _magnitudes(self, index: int, length: int, count: int) -> NDArray[Any]:
         """Read `count` blocks of `length` elements of the storage between the tensor's first and last element."""
+        # In a tensor with gaps, a block may hold other elements too. A bracket that misses costs only another pass.
         tensor = self._tensors.targets[index]
         in_file = np.empty((count, length), INTS[tensor.itemsize].newbyteorder(">" if tensor.big_endian else "<"))
         raw = memoryview(in_file.data).cast("B")

@@ -121,6 +121,7 @@ class ActNormScorer:
         columns = np.arange(first, first + weights.size) // prod(shape[2:]) % shape[1]
         with np.errstate(over="ignore", invalid="ignore"):
             products = values(worker.scoring.magnitudes(weights, dtype), dtype) * norms[columns]
+        # Infinity times zero is NaN of either sign. Without its sign, its pattern is above all others.
         return products.view(np.int64) & np.int64(_F64.mask)
 
 
@@ -211,6 +212,7 @@ class RemainingScorer:
         else:
             pruned = worker.scoring.magnitudes(weights, FLOATS[self.targets[index].dtype], "gone") == 0
         y = self.inner.patterns(worker, index, weights, first)
+        # -1 is below every pattern: already pruned weights have the lowest ranks and fall below every cut.
         np.copyto(y, y.dtype.type(-1), where=pruned)
         return y
 

@@ -272,6 +272,7 @@ def _listed(checkpoint: Checkpoint, selection: Selection | None) -> list[_NamedT
     if selection is not None:
         return [(target.tensor, target.aliases) for target in selection.targets]
     tensors = checkpoint.tensors
+    # A copy in an optimizer state does not name a tied group if the state_dict has one of its tensors.
     groups = {min(group, key=lambda i: (tensors[i].unprunable_reason == OUTSIDE, i)): group for group in tied(tensors)}
     empty = {i: (i,) for i, tensor in enumerate(tensors) if not tensor.numel}
     ordered = sorted((groups | empty).items())

@@ -238,32 +238,32 @@ _BAR = 40  # characters of the longest bar
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def _histogram(drawing: MagnitudeHistogram, *, terminal: bool) -> Block:
+def _histogram(histogram: MagnitudeHistogram, *, terminal: bool) -> Block:
     """Return the bars of magnitudes, percentiles and thresholds."""
-    names, weights = drawing.tensors, drawing.percentiles.numel
-    of = printable(names[0]) if len(names) == 1 else f"{len(names):,} tensors that match {printable(drawing.pattern)}"
-    odd = f", {drawing.nonfinite:,} not finite" if drawing.nonfinite else ""
-    most = max(drawing.counts)
+    names, weights = histogram.tensors, histogram.percentiles.numel
+    of = printable(names[0]) if len(names) == 1 else f"{len(names):,} tensors that match {printable(histogram.pattern)}"
+    odd = f", {histogram.nonfinite:,} not finite" if histogram.nonfinite else ""
+    most = max(histogram.counts)
     rows = tuple(
-        (_range(drawing, index), _bar(count, most, terminal=terminal), f"{count:,}", percent(count / weights))
-        for index, count in enumerate(drawing.counts)
+        (_range(histogram, index), _bar(count, most, terminal=terminal), f"{count:,}", percent(count / weights))
+        for index, count in enumerate(histogram.counts)
     )
     return Block(
-        f"Magnitudes of {of}: {counted(weights, 'weight')}, {drawing.zeros:,} zero{odd}",
+        f"Magnitudes of {of}: {counted(weights, 'weight')}, {histogram.zeros:,} zero{odd}",
         (Column("|w|"), Column(""), Column("weights", right=True), Column("share", right=True)),
         rows,
         (
             "",
-            *_percentiles(drawing.percentiles),
+            *_percentiles(histogram.percentiles),
             "",
-            *_thresholds(drawing.percentiles),
-            *_dashes([drawing.percentiles]),
+            *_thresholds(histogram.percentiles),
+            *_dashes([histogram.percentiles]),
         ),
     )
 
 
-def _range(drawing: MagnitudeHistogram, index: int) -> str:
-    edges = drawing.edges
+def _range(histogram: MagnitudeHistogram, index: int) -> str:
+    edges = histogram.edges
     if index + 1 < len(edges):
         return f"{edges[index]:g} to {edges[index + 1]:g}"
     return f"{edges[index]:g} and more"

@@ -71,5 +71,6 @@ def _edges(percentiles: ThresholdTable) -> tuple[float, ...]:
     width = float(f"{end / BARS:.1e}")
     if not width or not isfinite(width * BARS):
         return (0.0,)
+    # The width is rounded to two digits. If that was down, one unit more covers the 99th percentile.
     width += float(f"{10.0 ** floor(log10(width)) / 10:.0e}") if width * BARS <= end else 0.0
     return tuple(float(f"{i * width:.{_EDGE_DIGITS}g}") for i in range(BARS + 1))

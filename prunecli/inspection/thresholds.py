@@ -146,6 +146,7 @@ class _JointRanks:
 
 def ranks_of(numel: int, percents: Iterable[int]) -> dict[int, int]:
     """Return, for each percentage, the smallest number of weights that is at least this part of `numel`."""
+    # Whole numbers: in floating point, 0.07 * 100 is more than 7.
     return {percent: max(-(-percent * numel // 100), 1) for percent in percents}
 
 
@@ -308,7 +309,7 @@ def cut_of(value: float, dtype: Float) -> int:
 def shortest(value: float, dtypes: Iterable[Float]) -> float:
     """Return the number with the fewest digits that zeroes the same weights as `value` in each of `dtypes`."""
     cuts = [(dtype, cut_of(value, dtype)) for dtype in dtypes]
-    for digits in range(1, 18):
+    for digits in range(1, 18):  # 17 digits identify every float64
         number = float(f"{value:.{digits}g}")
         if isfinite(number) and all(cut_of(number, dtype) == cut for dtype, cut in cuts):
             return number

@@ -124,11 +124,11 @@ class RankSearch:
         keys.sort()
         size, ends = len(keys), []
         for rank in (self.ranks[0], self.ranks[-1]):
-            share = (rank - 0.5) / self.total
+            share = (rank - 0.5) / self.total  # the expected position of the rank, as a part of any sample
             pivot = keys[min(int(share * size), size - 1)]
             shares = np.concatenate([(part.reshape(s.patterns.shape) <= pivot).mean(axis=1) for s, part in parts])
             error = max(float(shares.std()) / sqrt(len(shares)), sqrt(share * (1 - share) / size))
-            ends.append((share * size, MARGIN * error * size + 2))
+            ends.append((share * size, MARGIN * error * size + 2))  # 2 more: positions are rounded
         first, last = int(ends[0][0] - ends[0][1]), int(ends[1][0] + ends[1][1]) + 1
         self.low = int(keys[first]) if first > 0 else 0
         self.high = int(keys[last]) + 1 if last < size else self.keys.common.top + 1
@@ -239,6 +239,7 @@ class RankSearch:
             if rank in self._equals:
                 continue
             kept = self._table is None and self.low <= ranked.key < self.high
+            # Without a cut through equals all of them are pruned, and their number per member is not needed.
             if not kept and self.group.ties and rank < ranked.less + ranked.equal:
                 return self._look_in(ranked.key, ranked.key + 1)
             if kept:

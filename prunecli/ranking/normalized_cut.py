@@ -222,6 +222,8 @@ class NormalizedCutSearch:
                 np.diff(np.clip(np.r_[runs.below, runs.ends], lo, hi))
                 for runs, lo, hi in zip(self._runs, self._lo, self._hi, strict=True)
             ]
+            # No lower bound exceeds its score, so the rank-th smallest of the lower bounds does not exceed the rank-th
+            # smallest score. The same holds for upper bounds, the other way round.
             self._cut_bounds = (
                 _score_at([low for low, _ in bounds], competing, rest),
                 _score_at([high for _, high in bounds], competing, rest),
@@ -272,6 +274,7 @@ class NormalizedCutSearch:
         cut = _F64.decode(first + bisect_left(range(first, last), self.k, key=reached))
         below = {member: self._count_to(bisect_left, member, cut, key) for member, key in scores.items()}
         rest = self.k - fixed - sum(below.values())
+        # What is missing to k scores exactly `cut`: earlier tensors are pruned first.
         for member, key in scores.items():
             equal = min(self._count_to(bisect_right, member, cut, key) - below[member], rest)
             rest -= equal

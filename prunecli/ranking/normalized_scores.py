@@ -108,6 +108,7 @@ class PatternRuns:
         over = ldexp(above, exponent - top) ** 2
         most = over + np.cumsum((self.counts * high)[::-1])[::-1]
         least = over + np.cumsum(np.r_[0.0, (self.counts * low)[:0:-1]])[::-1]
+        # A score near TINY may count as 0 or not. The bounds allow both.
         lowest = np.where(low > 0, low / most, 0.0) * (1 - MARGIN)
         highest = np.where(high > 0, np.maximum(high / (least + high) * (1 + MARGIN), 4 * TINY), 0.0)
         lowest[lowest < 4 * TINY] = 0.0

@@ -54,6 +54,7 @@ def _words(argument: str) -> str:
 
 def _matcher(argument: str, pattern: str) -> Callable[[str], object]:
     if not pattern.startswith("re:"):
+        # A name with brackets matches itself too, although a glob reads brackets as a set of characters.
         glob = re.compile(translate(pattern))
         return lambda name: name == pattern or glob.match(name)
     try:

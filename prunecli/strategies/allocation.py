@@ -53,6 +53,7 @@ def allocate(name: str, shapes: Sequence[tuple[int, ...]], remaining: Sequence[i
 
 def _round_to(shares: Sequence[Fraction], total: int) -> list[int]:
     """Round to integers that add up to `total`: the largest remainders are rounded up, of equal ones the first."""
+    # A share is at most the whole limit of its tensor, so one with a remainder can be rounded up.
     counts = [floor(share) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda index: (counts[index] - shares[index], index))
     for index in by_remainder[: total - sum(counts)]:
@@ -90,6 +91,7 @@ def _erdos_renyi(shapes: Sequence[tuple[int, ...]], remaining: Sequence[int], to
             for index in sparse:
                 shares[index] = (1 - epsilon * raw[index]) * remaining[index]
             break
+        # Tensors of equal raw density become dense together, as in rigl's get_sparsities_erdos_renyi.
         kept -= sum(remaining[index] for index in sparse if raw[index] == largest)
         sparse = [index for index in sparse if raw[index] < largest]
     return shares

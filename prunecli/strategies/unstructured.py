@@ -172,7 +172,7 @@ class Percentile(PlansFromRanks):
         rounded = float if dtype.name == "F64" else to_float32
         low, high = statistics[0].value, statistics[-1].value
         part = self._index(remaining[0]) - (statistics[0].rank - 1)
-        if part > 0 and isfinite(high):
+        if part > 0 and isfinite(high):  # if it is infinite, `low` is the largest finite weight
             # NumPy's _lerp: from the upper end for the upper half, so that part = 1 gives exactly `high`.
             step = rounded(high - low)
             up, down = rounded(step * rounded(part)), rounded(step * rounded(1 - part))
@@ -231,6 +231,7 @@ class Global(PlansFromRanks):
         if self._is_plain:
             return None
         fewest = [ceil(self.min_per_tensor * n) for n in remaining]
+        # With equal fractions, ceil and floor would leave no count between them.
         limits = [(low, max(low, floor(self.max_per_tensor * n))) for low, n in zip(fewest, remaining, strict=True)]
         return Normalization(self.normalize, tuple(limits))
 

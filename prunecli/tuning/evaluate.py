@@ -252,6 +252,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    # The command and its group may have ended by now; some systems then deny permission.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 

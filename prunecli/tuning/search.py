@@ -76,7 +76,7 @@ class AmountGrid:
     @property
     def count(self) -> int:
         """The index of the first multiple that is 1 or more. It is never tried, because it prunes all weights."""
-        return ceil(1 / self.tolerance - 1e-9)
+        return ceil(1 / self.tolerance - 1e-9)  # the quotient may exceed a whole number by a rounding error
 
     def amount(self, index: int) -> float:
         """Return the amount at an index of the grid."""

@@ -179,12 +179,12 @@ def _ticks(x: Axis) -> tuple[Tick, ...]:
     if len(marks) < 2:
         twos = range(low, high + 1, -(-(high - low) // 4))
         marks = [(round(x(power), 1), f"{2.0**power:.3g}") for power in twos]
-    return tuple(Tick(at, text, _anchor(at)) for at, text in marks)
+    return tuple(Tick(position, text, _anchor(position)) for position, text in marks)
 
 
 def _cut(cut: float, x: Axis) -> Tick:
-    at = round(x(min(max(log2(cut), x.low), x.high)), 1)
-    return Tick(at, f"{cut:.3g}", "end" if at > (LEFT + RIGHT) / 2 else "start")
+    position = round(x(min(max(log2(cut), x.low), x.high)), 1)
+    return Tick(position, f"{cut:.3g}", "end" if position > (LEFT + RIGHT) / 2 else "start")
 
 
 def _anchor(x: float) -> str:

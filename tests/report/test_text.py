@@ -112,7 +112,7 @@ def test_very_narrow_terminal_keeps_numbers() -> None:
 
 
 def test_many_tensors_show_the_most_pruned() -> None:
-    """Of more than 60 tensors a terminal shows the 30 most pruned, in order, and names the file with all."""
+    """A terminal shows the 30 most pruned of more than 60 tensors, in order, and names the file with all."""
     rows = [row(f"w{i:03}", 1000, i) for i in range(100)]
     text = written(write_report, report(*rows), width=120, reports=["r.json"])
 

@@ -36,8 +36,8 @@ def with_tensors(
     `describe(name, value)` returns the metadata of one tensor, or the kind of an entry that is not a plain tensor.
     Raises CheckpointError as `find_leaves` does.
     """
-    found = find_leaves(root, label, key)
-    leaves = (*found.inside, *found.outside)
+    result = find_leaves(root, label, key)
+    leaves = (*result.inside, *result.outside)
     names = _unique(leaf.name for leaf in leaves)
     tensors: list[TensorInfo] = []
     others: list[tuple[str, str]] = []
@@ -46,10 +46,10 @@ def with_tensors(
         if isinstance(entry, str):
             others.append((name, entry))
         else:
-            tensors.append(entry if index < len(found.inside) else replace(entry, unprunable_reason=OUTSIDE))
+            tensors.append(entry if index < len(result.inside) else replace(entry, unprunable_reason=OUTSIDE))
     repeated = [name for name, leaf in zip(names, leaves, strict=True) if name != leaf.name]
     notes = (*listing.notes, *_note_on_repeated(repeated))
-    return replace(listing, tensors=tuple(tensors), key=found.key, notes=notes, unprunable_entries=tuple(others))
+    return replace(listing, tensors=tuple(tensors), key=result.key, notes=notes, unprunable_entries=tuple(others))
 
 
 def _unique(names: Iterable[str]) -> list[str]:

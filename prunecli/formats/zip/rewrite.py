@@ -136,8 +136,8 @@ def _with_offset(fields: list[tuple[int, bytes]], old: int, new: int) -> list[tu
     """Return the extra fields with the offset updated that torch adds to the zip64 field past 4 GiB."""
     offset = pack("<Q", old)
     return [
-        (kind, content[:-8] + pack("<Q", new) if kind == ZIP64_FIELD and content.endswith(offset) else content)
-        for kind, content in fields
+        (field_id, content[:-8] + pack("<Q", new) if field_id == ZIP64_FIELD and content.endswith(offset) else content)
+        for field_id, content in fields
     ]
 
 
@@ -145,7 +145,7 @@ def _padded(fields: list[tuple[int, bytes]], start: int, record: Record, alignme
     """Return the extra fields at offset `start`, with padding so that the data keeps its alignment."""
     plain = join_extra([field for field in fields if field[0] != PADDING_FIELD])
     missing = (record.span.start - start - len(plain)) % alignment
-    was_padded = any(kind == PADDING_FIELD for kind, _ in fields)
+    was_padded = any(field_id == PADDING_FIELD for field_id, _ in fields)
     if record.compressed or (not missing and not was_padded):
         return join_extra(fields)
     # The id and the length of the field take 4 of the missing bytes.

@@ -30,9 +30,9 @@ def test_a_mask_prunes_where_it_is_zero(dtype: torch.dtype, weights: Weights, tm
     masks = {name: (torch.rand(t.shape, generator=generator) > 0.5) for name, t in weights.items()}
     file = stored(tmp_path, "mask", {name: mask.to(dtype) for name, mask in masks.items()})
 
-    found = pruned(tmp_path, weights, Mask(str(file)))
+    actual = pruned(tmp_path, weights, Mask(str(file)))
 
-    assert same(found, {name: torch.where(masks[name], t, 0) for name, t in weights.items()})
+    assert same(actual, {name: torch.where(masks[name], t, 0) for name, t in weights.items()})
 
 
 def test_a_mask_file_selects_the_tensors_it_names(tmp_path: Path) -> None:
@@ -40,11 +40,11 @@ def test_a_mask_file_selects_the_tensors_it_names(tmp_path: Path) -> None:
     weights = {"a.weight": torch.ones(2, 2), "a.bias": torch.ones(2), "b.weight": torch.ones(2, 2)}
     masks = {"a.weight_mask": torch.tensor([[1.0, 0.0], [1.0, 1.0]]), "a.bias": torch.tensor([0.0, 1.0])}
 
-    found = pruned(tmp_path, weights, Mask(str(stored(tmp_path, "mask", masks))))
+    actual = pruned(tmp_path, weights, Mask(str(stored(tmp_path, "mask", masks))))
 
-    assert found["a.weight"].tolist() == [[1, 0], [1, 1]]
-    assert found["a.bias"].tolist() == [0, 1]
-    assert torch.equal(found["b.weight"], weights["b.weight"])
+    assert actual["a.weight"].tolist() == [[1, 0], [1, 1]]
+    assert actual["a.bias"].tolist() == [0, 1]
+    assert torch.equal(actual["b.weight"], weights["b.weight"])
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_masks_of_two_runs_compose_as_in_torch(strategy: Strategy, weights: Weig
     first, second = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
 
     pruned(tmp_path, weights, strategy, mask_out=first)
-    found = pruned(tmp_path, weights, strategy, mask_in=first, mask_out=second)
+    actual = pruned(tmp_path, weights, strategy, mask_in=first, mask_out=second)
 
     assert torch.equal(load_file(second)["big.weight"].bool(), module.weight_mask.bool())
-    assert torch.equal(found["big.weight"], module.weight)
+    assert torch.equal(actual["big.weight"], module.weight)
 
 
 @pytest.mark.parametrize("strategy", COUNTED.values(), ids=COUNTED)
@@ -98,23 +98,23 @@ def test_amounts_are_fractions_of_the_remaining_weights(strategy: Strategy, weig
     for mask in masks.values():
         mask[:3] = False  # whole slices and blocks are already pruned, too
 
-    found = pruned(tmp_path, weights, strategy, mask_in=stored(tmp_path, "mask", masks), min_dim=2)
+    actual = pruned(tmp_path, weights, strategy, mask_in=stored(tmp_path, "mask", masks), min_dim=2)
 
     for name, mask in masks.items():
-        assert not (found[name][~mask]).any(), name
-        assert torch.equal(found[name][found[name] != 0], weights[name][found[name] != 0])
+        assert not (actual[name][~mask]).any(), name
+        assert torch.equal(actual[name][actual[name] != 0], weights[name][actual[name] != 0])
     if isinstance(strategy, (L1, Random)) and getattr(strategy, "scope", "tensor") == "tensor":
         for name, mask in masks.items():
             remaining = int(mask.sum())
-            assert int((found[name] != 0).sum()) == remaining - round(0.4 * remaining)
+            assert int((actual[name] != 0).sum()) == remaining - round(0.4 * remaining)
     if isinstance(strategy, (L1, Percentile, Threshold)) and getattr(strategy, "scope", "tensor") == "tensor":
         for name, mask in masks.items():
             (keep,) = expected(strategy, [weights[name][mask]])
-            assert torch.equal(found[name][mask] != 0, keep), name
+            assert torch.equal(actual[name][mask] != 0, keep), name
     if isinstance(strategy, (Structured, RandomStructured)):
         for name, mask in masks.items():
             dims = [d for d in range(mask.dim()) if d != strategy.dim]
-            alive, kept = mask.sum(dims) > 0, (found[name] != 0).sum(dims) > 0
+            alive, kept = mask.sum(dims) > 0, (actual[name] != 0).sum(dims) > 0
             assert int(kept.sum()) == int(alive.sum()) - round(0.4 * int(alive.sum()))
 
 
@@ -123,9 +123,9 @@ def test_each_row_loses_a_fraction_of_its_own_remaining_weights(tmp_path: Path) 
     weights = {"a.weight": torch.arange(1.0, 13.0).view(2, 6)}
     mask = {"a.weight": torch.tensor([[0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1]], dtype=torch.uint8)}
 
-    found = pruned(tmp_path, weights, L1(amount=0.5, scope="row"), mask_in=stored(tmp_path, "mask", mask))
+    actual = pruned(tmp_path, weights, L1(amount=0.5, scope="row"), mask_in=stored(tmp_path, "mask", mask))
 
-    assert found["a.weight"].tolist() == [[0, 0, 0, 0, 5, 6], [0, 0, 0, 0, 0, 12]]
+    assert actual["a.weight"].tolist() == [[0, 0, 0, 0, 5, 6], [0, 0, 0, 0, 0, 12]]
 
 
 @pytest.mark.parametrize("strategy", COUNTED.values(), ids=COUNTED)
@@ -144,9 +144,9 @@ def test_none_and_all_of_the_remaining_weights(make: Any, amount: float, tmp_pat
     """0 prunes nothing and 1 all remaining weights, also where a tensor has no remaining weights."""
     weights = {"a.weight": torch.tensor([[1.0, 0.0], [2.0, 3.0]]), "z.weight": torch.zeros(3, 3)}
 
-    found = pruned(tmp_path, weights, make(amount=amount), of="remaining")
+    actual = pruned(tmp_path, weights, make(amount=amount), of="remaining")
 
-    assert same(found, {name: t * (1 - amount) for name, t in weights.items()})
+    assert same(actual, {name: t * (1 - amount) for name, t in weights.items()})
 
 
 def test_a_count_is_at_most_the_remaining_weights(tmp_path: Path) -> None:

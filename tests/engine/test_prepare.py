@@ -63,8 +63,8 @@ def test_hints_exclude_exactly_the_missing_tensor(tmp_path: Path) -> None:
 
     (exclude, _) = refused.value.hint_parts  # type: ignore[misc] # a tuple
     assert isinstance(exclude, Argument)
-    found = pruned(tmp_path, weights, L1(amount=1.0), scores=scores, **{exclude.name: exclude.value})
-    assert same(found, {"w[0]'s.weight": torch.ones(2, 2), "b.weight": torch.zeros(2, 2)})
+    actual = pruned(tmp_path, weights, L1(amount=1.0), scores=scores, **{exclude.name: exclude.value})
+    assert same(actual, {"w[0]'s.weight": torch.ones(2, 2), "b.weight": torch.zeros(2, 2)})
 
 
 @pytest.mark.parametrize("strategy", [L1(amount=0.5, scope="row"), Block(2, 2, amount=0.5), Structured(amount=0.5)])
@@ -121,12 +121,12 @@ def test_biases_are_pruned_with_their_rows(tmp_path: Path) -> None:
         "c.bias": torch.ones(2),
     }
 
-    found = pruned(tmp_path, weights, Structured(amount=0.5, with_bias=True), exclude=("c.bias",))
+    actual = pruned(tmp_path, weights, Structured(amount=0.5, with_bias=True), exclude=("c.bias",))
 
-    assert found["a.bias"].tolist() == [0, 0, 1, 1]
-    assert found["b.bias"].tolist() == [1, 1, 1]
-    assert found["c.bias"].tolist() == [1, 1]
-    assert found["c.weight"].tolist() == [[0], [2]]
+    assert actual["a.bias"].tolist() == [0, 0, 1, 1]
+    assert actual["b.bias"].tolist() == [1, 1, 1]
+    assert actual["c.bias"].tolist() == [1, 1]
+    assert actual["c.weight"].tolist() == [[0], [2]]
 
 
 @pytest.mark.parametrize("option", ["scores", "act_norms", "mask_in"])
@@ -139,7 +139,7 @@ def test_biases_follow_rows_that_are_ranked_by_a_file(option: str, tmp_path: Pat
         "mask_in": torch.tensor([[1.0, 1], [1, 0], [1, 1]]),
     }[option]
 
-    found = pruned(
+    actual = pruned(
         tmp_path,
         weights,
         Structured(count=1, with_bias=True),
@@ -147,9 +147,9 @@ def test_biases_follow_rows_that_are_ranked_by_a_file(option: str, tmp_path: Pat
     )
 
     expected = {"scores": [1, 0, 1], "act_norms": [0, 1, 1], "mask_in": [0, 1, 1]}[option]
-    assert found["a.bias"].tolist() == expected
+    assert actual["a.bias"].tolist() == expected
     kept = torch.tensor(expected)[:, None] * (file if option == "mask_in" else 1)
-    assert torch.equal(found["a.weight"], weights["a.weight"] * kept)
+    assert torch.equal(actual["a.weight"], weights["a.weight"] * kept)
 
 
 def test_missing_biases_are_an_error(tmp_path: Path) -> None:

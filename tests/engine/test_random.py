@@ -40,25 +40,25 @@ def test_random_prunes_exactly_the_amount(
 ) -> None:
     """For any seed, round(amount * n) weights are pruned."""
     folder = tmp_path_factory.mktemp("random")
-    found = pruned(folder, {"a.weight": torch.ones(rows, cols)}, Random(amount=amount, seed=seed))
+    actual = pruned(folder, {"a.weight": torch.ones(rows, cols)}, Random(amount=amount, seed=seed))
 
-    assert int((found["a.weight"] == 0).sum()) == round(amount * rows * cols)
+    assert int((actual["a.weight"] == 0).sum()) == round(amount * rows * cols)
 
 
 def test_random_weights_are_distributed_evenly(tmp_path: Path) -> None:
     """Each row and column of a large matrix loses its fraction, within six standard deviations."""
-    found = pruned(tmp_path, {"a.weight": torch.ones(1000, 1000)}, Random(amount=0.5))
+    actual = pruned(tmp_path, {"a.weight": torch.ones(1000, 1000)}, Random(amount=0.5))
 
     for dim in (0, 1):
-        lost = (found["a.weight"] == 0).sum(dim)
+        lost = (actual["a.weight"] == 0).sum(dim)
         assert (lost - 500).abs().max() < 6 * 0.5 * 1000**0.5
 
 
 def test_random_slices_are_pruned_whole(tmp_path: Path) -> None:
     """Half of the columns are zero, and no other weight is."""
-    found = pruned(tmp_path, {"a.weight": torch.ones(6, 40)}, RandomStructured(amount=0.5, dim=1))
+    actual = pruned(tmp_path, {"a.weight": torch.ones(6, 40)}, RandomStructured(amount=0.5, dim=1))
 
-    assert sorted(found["a.weight"].sum(0).tolist()) == [0.0] * 20 + [6.0] * 20
+    assert sorted(actual["a.weight"].sum(0).tolist()) == [0.0] * 20 + [6.0] * 20
 
 
 def test_random_numbers_can_start_at_any_position() -> None:

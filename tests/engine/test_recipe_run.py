@@ -41,8 +41,8 @@ def weights() -> Weights:
     """Matrices of two kinds and a bias."""
     generator = torch.Generator().manual_seed(1)
     shapes = {"enc.0.weight": (64, 40), "enc.1.weight": (32, 64), "dec.weight": (48, 48)}
-    found = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    return {**found, "dec.bias": torch.randn(48, generator=generator)}
+    actual = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return {**actual, "dec.bias": torch.randn(48, generator=generator)}
 
 
 def rule(strategy: Strategy, *include: str) -> Rule:
@@ -55,29 +55,29 @@ def test_rules_for_one_tensor_compose_as_in_torchs_container(weights: Weights, t
     recipe = Recipe(
         (rule(TopK(2, 4), "enc.*"), rule(L1(amount=0.5), "enc.1*", "dec.weight"), Rule(Global(amount=0.25)))
     )
-    held = {name: Holder(t) for name, t in weights.items() if t.dim() > 1}
+    modules = {name: Holder(t) for name, t in weights.items() if t.dim() > 1}
     for name in ("enc.0.weight", "enc.1.weight"):
-        torch_prune.custom_from_mask(held[name], "weight", expected(TopK(2, 4), [weights[name]])[0])
+        torch_prune.custom_from_mask(modules[name], "weight", expected(TopK(2, 4), [weights[name]])[0])
     for name in ("enc.1.weight", "dec.weight"):
-        torch_prune.l1_unstructured(held[name], "weight", 0.5)
-    torch_prune.global_unstructured([(h, "weight") for h in held.values()], torch_prune.L1Unstructured, amount=0.25)
+        torch_prune.l1_unstructured(modules[name], "weight", 0.5)
+    torch_prune.global_unstructured([(h, "weight") for h in modules.values()], torch_prune.L1Unstructured, amount=0.25)
 
-    found = pruned(tmp_path, weights, recipe)
+    actual = pruned(tmp_path, weights, recipe)
 
-    for name, module in held.items():
-        assert torch.equal(found[name], module.weight), name
-    assert torch.equal(found["dec.bias"], weights["dec.bias"])
+    for name, module in modules.items():
+        assert torch.equal(actual[name], module.weight), name
+    assert torch.equal(actual["dec.bias"], weights["dec.bias"])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 def test_a_recipe_of_one_rule_is_the_command(strategy: Strategy, tmp_path: Path) -> None:
     """A recipe of one rule writes the same bytes as the strategy alone."""
     weights = make_weights()
-    found = pruned(tmp_path, weights, Recipe((Rule(strategy),)))
+    actual = pruned(tmp_path, weights, Recipe((Rule(strategy),)))
     prune(tmp_path / "in.safetensors", strategy, output=tmp_path / "alone.safetensors", reports=())
 
     assert (tmp_path / "alone.safetensors").read_bytes() == (tmp_path / "out.safetensors").read_bytes()
-    assert found
+    assert actual
 
 
 @pytest.mark.parametrize("first", [L1(amount=0.3), Structured(amount=0.3), Random(amount=0.3), Threshold(0.5)])
@@ -86,14 +86,14 @@ def test_a_later_rule_applies_to_the_remaining_weights(
     first: Strategy, second: Strategy, weights: Weights, tmp_path: Path
 ) -> None:
     """Two rules for one tensor are two runs, the second with the mask of the first."""
-    found = pruned(tmp_path, weights, Recipe((Rule(first), Rule(second))))
+    actual = pruned(tmp_path, weights, Recipe((Rule(first), Rule(second))))
 
     one, two, mask = (tmp_path / name for name in ("1.safetensors", "2.safetensors", "mask.safetensors"))
     prune(tmp_path / "in.safetensors", first, output=one, reports=(), mask_out=mask)
     prune(one, second, output=two, reports=(), mask_in=mask)
     wanted = load_file(two)
     for name in weights:
-        assert torch.equal(found[name], wanted[name]), name
+        assert torch.equal(actual[name], wanted[name]), name
 
 
 def test_zeros_stay_pruned_in_every_pass(weights: Weights, tmp_path: Path) -> None:
@@ -101,10 +101,10 @@ def test_zeros_stay_pruned_in_every_pass(weights: Weights, tmp_path: Path) -> No
     weights["dec.weight"][:10] = 0
     recipe = Recipe((rule(L1(amount=0.5), "enc.*"), rule(L1(amount=0.5), "*.weight")))
 
-    found = pruned(tmp_path, weights, recipe, of="remaining")
+    actual = pruned(tmp_path, weights, recipe, of="remaining")
 
-    assert int((found["dec.weight"] == 0).sum()) == 480 + round(0.5 * 38 * 48)
-    assert int((found["enc.0.weight"] == 0).sum()) == round(0.75 * 64 * 40)
+    assert int((actual["dec.weight"] == 0).sum()) == 480 + round(0.5 * 38 * 48)
+    assert int((actual["enc.0.weight"] == 0).sum()) == round(0.75 * 64 * 40)
 
 
 def test_rules_for_different_tensors_share_one_pass(weights: Weights, tmp_path: Path) -> None:
@@ -137,11 +137,11 @@ def test_scores_are_ranked_by_the_rule_of_each_tensor(weights: Weights, tmp_path
     names = sorted(scores)
     apart = Recipe((rule(L1(amount=0.5), names[0]), rule(Structured(amount=0.5), names[1])))
 
-    found = pruned(tmp_path, weights, apart, scores=tmp_path / "scores.safetensors")
+    actual = pruned(tmp_path, weights, apart, scores=tmp_path / "scores.safetensors")
     alone = pruned(tmp_path, weights, Recipe(apart.rules[:1]), scores=tmp_path / "scores.safetensors")
 
-    assert torch.equal(found[names[0]], alone[names[0]])
-    assert not torch.equal(found[names[1]], weights[names[1]])
+    assert torch.equal(actual[names[0]], alone[names[0]])
+    assert not torch.equal(actual[names[1]], weights[names[1]])
 
 
 def test_a_rule_can_be_a_mask(weights: Weights, tmp_path: Path) -> None:
@@ -149,10 +149,10 @@ def test_a_rule_can_be_a_mask(weights: Weights, tmp_path: Path) -> None:
     mask = torch.rand(48, 48) > 0.5
     save_file({"dec.weight": mask}, tmp_path / "mask.safetensors")
 
-    found = pruned(tmp_path, weights, Recipe((Rule(Mask(str(tmp_path / "mask.safetensors"))),)))
+    actual = pruned(tmp_path, weights, Recipe((Rule(Mask(str(tmp_path / "mask.safetensors"))),)))
 
-    assert torch.equal(found["dec.weight"], weights["dec.weight"] * mask)
-    assert torch.equal(found["enc.0.weight"], weights["enc.0.weight"])
+    assert torch.equal(actual["dec.weight"], weights["dec.weight"] * mask)
+    assert torch.equal(actual["enc.0.weight"], weights["enc.0.weight"])
 
 
 def test_passes_leave_no_temporary_files(weights: Weights, tmp_path: Path) -> None:

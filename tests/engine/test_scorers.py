@@ -28,22 +28,22 @@ def test_scores_are_ranked_in_place_of_weights(strategy: Strategy, weights: Weig
         for (name, t), dtype in zip(weights.items(), dtypes, strict=True)
     }
 
-    found = pruned(tmp_path, weights, strategy, scores=stored(tmp_path, "scores", scores))
+    actual = pruned(tmp_path, weights, strategy, scores=stored(tmp_path, "scores", scores))
 
     order = sorted(weights)
     keeps = dict(zip(order, expected(strategy, [scores[name] for name in order]), strict=True))
-    assert same(found, {name: torch.where(keeps[name], t, 0) for name, t in weights.items()})
+    assert same(actual, {name: torch.where(keeps[name], t, 0) for name, t in weights.items()})
 
 
 def test_scores_prune_what_torch_prunes_by_importance(weights: Weights, tmp_path: Path) -> None:
     """`importance_scores` of torch.nn.utils.prune.l1_unstructured choose the same weights."""
     scores = {name: torch.rand(t.shape, generator=torch.Generator().manual_seed(3)) for name, t in weights.items()}
 
-    found = pruned(tmp_path, weights, L1(amount=0.5), scores=stored(tmp_path, "scores", scores))
+    actual = pruned(tmp_path, weights, L1(amount=0.5), scores=stored(tmp_path, "scores", scores))
 
     for name, t in weights.items():
         mask = torch_prune.L1Unstructured(0.5).compute_mask(scores[name], torch.ones(t.shape))
-        assert torch.equal(found[name], t * mask.to(t.dtype)), name
+        assert torch.equal(actual[name], t * mask.to(t.dtype)), name
 
 
 def test_scores_can_be_in_any_container(tmp_path: Path) -> None:
@@ -52,10 +52,10 @@ def test_scores_can_be_in_any_container(tmp_path: Path) -> None:
     scores = torch.randn(50, 30)
     torch.save({"state_dict": {"a.weight": scores.T}}, tmp_path / "scores.pth")
 
-    found = pruned(tmp_path, weights, L1(amount=0.5), scores=tmp_path / "scores.pth")
+    actual = pruned(tmp_path, weights, L1(amount=0.5), scores=tmp_path / "scores.pth")
 
     (keep,) = expected(L1(amount=0.5), [scores.T])
-    assert torch.equal(found["a.weight"], torch.where(keep, weights["a.weight"], 0))
+    assert torch.equal(actual["a.weight"], torch.where(keep, weights["a.weight"], 0))
 
 
 def test_large_tensors_with_other_strides_are_sampled_in_row_major_order(tmp_path: Path) -> None:
@@ -104,14 +104,14 @@ def test_activation_norms_prune_what_wanda_prunes(weights: Weights, tmp_path: Pa
     """In each row the k smallest |w| * norm[column] are pruned, ties by position."""
     norms = {name: torch.rand(t.shape[1], generator=torch.Generator().manual_seed(4)) for name, t in weights.items()}
 
-    found = pruned(
+    actual = pruned(
         tmp_path, weights, L1(amount=0.5, scope="row"), act_norms=stored(tmp_path, "norms", norms), min_dim=2
     )
 
     for name, t in weights.items():
         shape = (1, -1, *([1] * (t.dim() - 2)))
         (keep,) = expected(L1(amount=0.5, scope="row"), [t.double().abs() * norms[name].double().view(shape)])
-        assert torch.equal(found[name], torch.where(keep, t, 0)), name
+        assert torch.equal(actual[name], torch.where(keep, t, 0)), name
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,9 @@ def test_infinity_times_a_norm_of_zero_ranks_highest(tmp_path: Path) -> None:
     weights = {"a.weight": torch.tensor([[torch.inf, 1.0, 2.0, 3.0]])}
     norms = {"a.weight": torch.tensor([0.0, 1.0, 1.0, 1.0])}
 
-    found = pruned(tmp_path, weights, L1(count=1), act_norms=stored(tmp_path, "norms", norms))
+    actual = pruned(tmp_path, weights, L1(count=1), act_norms=stored(tmp_path, "norms", norms))
 
-    assert found["a.weight"].tolist() == [[torch.inf, 0.0, 2.0, 3.0]]
+    assert actual["a.weight"].tolist() == [[torch.inf, 0.0, 2.0, 3.0]]
 
 
 @pytest.mark.parametrize("name", ["l1", "global", "random", "topk", "structured"])

@@ -19,8 +19,9 @@ from prunecli.io.publish import new_file, publish_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.usefixtures("way")
 
-@pytest.mark.usefixtures("way")
+
 def test_a_new_file_appears_complete(tmp_path: Path) -> None:
     """The published file has the bytes that were written, and no other file remains."""
     put(tmp_path / "a", b"abc")
@@ -28,14 +29,12 @@ def test_a_new_file_appears_complete(tmp_path: Path) -> None:
     assert listing(tmp_path) == {"a": b"abc"}
 
 
-@pytest.mark.usefixtures("way")
 def test_the_target_does_not_exist_before_the_end(tmp_path: Path) -> None:
     """The target does not exist inside the block."""
     with new_file(tmp_path / "a", size=3):
         assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, OSError])
 def test_an_exception_leaves_the_old_file_only(tmp_path: Path, error: type[BaseException]) -> None:
     """After any exception the old file is unchanged and there is no other file."""
@@ -52,7 +51,6 @@ def test_an_exception_leaves_the_old_file_only(tmp_path: Path, error: type[BaseE
     assert listing(tmp_path) == {"a": b"old"}
 
 
-@pytest.mark.usefixtures("way")
 def test_an_existing_file_is_an_error_without_force(tmp_path: Path) -> None:
     """An existing output is an error before the block runs, and is unchanged."""
     (tmp_path / "a").write_bytes(b"old")
@@ -64,7 +62,6 @@ def test_an_existing_file_is_an_error_without_force(tmp_path: Path) -> None:
     assert "output=" in str(caught.value.hint)
 
 
-@pytest.mark.usefixtures("way")
 def test_a_file_that_appears_during_the_run_is_kept(tmp_path: Path) -> None:
     """A file that another program creates during the run is not replaced."""
     with pytest.raises(OutputError, match="exists"), new_file(tmp_path / "a", size=3):
@@ -73,7 +70,6 @@ def test_a_file_that_appears_during_the_run_is_kept(tmp_path: Path) -> None:
     assert listing(tmp_path) == {"a": b"theirs"}
 
 
-@pytest.mark.usefixtures("way")
 def test_one_of_many_writers_succeeds(tmp_path: Path) -> None:
     """If eight threads publish the same name at once, one succeeds and its file is complete."""
     barrier, won = threading.Barrier(8), []
@@ -100,7 +96,7 @@ def test_one_of_many_writers_succeeds(tmp_path: Path) -> None:
     assert listing(tmp_path) == {"a": bytes(won) * 4}
 
 
-@pytest.mark.usefixtures("way", "umask")
+@pytest.mark.usefixtures("umask")
 def test_a_new_file_has_the_mode_minus_the_umask(tmp_path: Path) -> None:
     """A new file has the requested mode minus the umask."""
     put(tmp_path / "a", mode=0o664)
@@ -108,7 +104,7 @@ def test_a_new_file_has_the_mode_minus_the_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
-@pytest.mark.usefixtures("way", "umask")
+@pytest.mark.usefixtures("umask")
 def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
     """The mode of an existing file is kept, whatever the umask."""
     (tmp_path / "a").write_bytes(b"old")
@@ -120,7 +116,6 @@ def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o606
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change owners")
 def test_a_replaced_file_keeps_its_owner(tmp_path: Path) -> None:
     """If root replaces the file of another user, the new file belongs to that user."""
@@ -133,7 +128,6 @@ def test_a_replaced_file_keeps_its_owner(tmp_path: Path) -> None:
     assert ((tmp_path / "a").stat().st_uid, (tmp_path / "a").stat().st_gid) == (1234, 2345)
 
 
-@pytest.mark.usefixtures("way")
 def test_an_owner_that_cannot_be_kept_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who may replace the file of another user, but not change owners, owns the new file."""
     (tmp_path / "a").write_bytes(b"old")
@@ -155,7 +149,6 @@ def other_owner(real: Callable[[int], os.stat_result]) -> Callable[[int], os.sta
     return fstat
 
 
-@pytest.mark.usefixtures("way")
 def test_a_symbolic_link_keeps_its_target_with_force(tmp_path: Path) -> None:
     """With force a symbolic link stays, and the file it points to is replaced."""
     (tmp_path / "real").write_bytes(b"old")
@@ -167,7 +160,6 @@ def test_a_symbolic_link_keeps_its_target_with_force(tmp_path: Path) -> None:
     assert listing(tmp_path) == {"real": b"new", "link": b"new"}
 
 
-@pytest.mark.usefixtures("way")
 def test_another_hard_link_keeps_the_old_bytes(tmp_path: Path) -> None:
     """The other hard links of a replaced file keep the old bytes."""
     (tmp_path / "a").write_bytes(b"old")

@@ -14,6 +14,8 @@ from prunecli.errors import OutputError
 from prunecli.io import publish
 from prunecli.io.publish import new_directory
 
+pytestmark = pytest.mark.usefixtures("exchange")
+
 
 @pytest.fixture(params=["one step", "two steps"])
 def exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +24,6 @@ def exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(publish, "_renameat2", lambda *_: False)
 
 
-@pytest.mark.usefixtures("exchange")
 def test_a_directory_appears_complete(tmp_path: Path) -> None:
     """The directory does not exist inside the block; after it, it has all its files."""
     with new_directory(tmp_path / "d") as pending:
@@ -34,7 +35,6 @@ def test_a_directory_appears_complete(tmp_path: Path) -> None:
     assert listing(tmp_path) == {"d/a": b"new", "d/sub/b": b"deep"}
 
 
-@pytest.mark.usefixtures("exchange")
 def test_a_directory_replaces_the_old_one_with_force(tmp_path: Path) -> None:
     """With force the old directory is replaced, and none of its files remain."""
     (tmp_path / "d").mkdir(mode=0o750)
@@ -49,7 +49,6 @@ def test_a_directory_replaces_the_old_one_with_force(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o750
 
 
-@pytest.mark.usefixtures("exchange")
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_exception_leaves_the_old_directory_only(tmp_path: Path, error: type[BaseException]) -> None:
     """An exception in the block keeps the old directory and removes the new one."""
@@ -92,7 +91,6 @@ def test_a_failed_exchange_restores_the_old_directory(tmp_path: Path, monkeypatc
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
-@pytest.mark.usefixtures("exchange")
 def test_a_directory_that_appears_during_the_run_is_kept(tmp_path: Path) -> None:
     """Without force, a directory that another program creates during the run is not replaced."""
 
@@ -108,7 +106,7 @@ def test_a_directory_that_appears_during_the_run_is_kept(tmp_path: Path) -> None
     assert listing(tmp_path) == {"d/x": b"theirs"}
 
 
-@pytest.mark.usefixtures("exchange", "umask")
+@pytest.mark.usefixtures("umask")
 def test_members_of_a_replaced_directory_keep_their_modes(tmp_path: Path) -> None:
     """With force, files and directories get the modes of those they replace; new ones get the default."""
     (tmp_path / "d" / "sub").mkdir(parents=True)
@@ -140,7 +138,6 @@ def test_members_of_a_replaced_directory_keep_their_owners(tmp_path: Path) -> No
     assert {(p.stat().st_uid, p.stat().st_gid) for p in (tmp_path / "d", tmp_path / "d" / "a")} == {(1234, 2345)}
 
 
-@pytest.mark.usefixtures("exchange")
 def test_an_empty_directory_needs_force(tmp_path: Path) -> None:
     """An existing directory is an error even if it is empty; with force it is replaced."""
     (tmp_path / "d").mkdir()

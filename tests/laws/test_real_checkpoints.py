@@ -108,11 +108,11 @@ def test_real_checkpoints_end_as_the_oracles_say(
 ) -> None:
     """The oracle scripts give the same bits, except for the choice between equal weights."""
     strategy, (program, *options), scope = ORACLES[oracle]
-    path, wanted, found = checkpoints / name, tmp_path / f"wanted{suffix(name)}", tmp_path / f"found{suffix(name)}"
-    prune_all(path, strategy, found)
+    path, wanted, actual = checkpoints / name, tmp_path / f"wanted{suffix(name)}", tmp_path / f"actual{suffix(name)}"
+    prune_all(path, strategy, actual)
 
     assert script(program, path, wanted, *options) == 0
-    assert script("compare.py", wanted, found, "--input", path, "--zeros-equal", *scope) in {0, 1}
+    assert script("compare.py", wanted, actual, "--input", path, "--zeros-equal", *scope) in {0, 1}
 
 
 def suffix(name: str) -> str:

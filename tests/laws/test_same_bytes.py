@@ -191,7 +191,7 @@ def test_any_way_of_working_gives_the_same_bytes(
 
     wanted = run(folder / "in", strategy, folder / "wanted", REFERENCE, Selector(include=("*.weight",)))
 
-    assert wanted == run(folder / "in", strategy, folder / "found", way, Selector(include=("*.weight",)))
+    assert wanted == run(folder / "in", strategy, folder / "actual", way, Selector(include=("*.weight",)))
 
 
 @pytest.mark.parametrize("way", OTHERS)
@@ -235,10 +235,10 @@ def test_threshold_is_right_for_every_pattern(name: str, thr: float, device: str
     t = every_pattern(TORCH_FLOATS[name])
     cut = torch.tensor(min(thr, torch.finfo(TORCH_FLOATS[name]).max)).to(TORCH_FLOATS[name]).float()
 
-    found = tried({"w.weight": t}, Threshold(thr), tmp_path, device)
+    actual = tried({"w.weight": t}, Threshold(thr), tmp_path, device)
 
     wide = t.float().abs()
-    assert same_bits(zeroed(t, ~(wide <= cut) | wide.isinf()), found)
+    assert same_bits(zeroed(t, ~(wide <= cut) | wide.isinf()), actual)
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
@@ -250,11 +250,11 @@ def test_a_count_takes_finite_weights_first(name: str, device: str | None, tmp_p
     finite = int((~rest).sum())
 
     for count in (finite, finite + 1):
-        found = tried({"w.weight": t}, Global(count=count), tmp_path, device)
-        assert t.numel() - count == int((~found.double().isfinite()).sum())
-        assert count == int((found.double() == 0).sum())
+        actual = tried({"w.weight": t}, Global(count=count), tmp_path, device)
+        assert t.numel() - count == int((~actual.double().isfinite()).sum())
+        assert count == int((actual.double() == 0).sum())
     if t.double().isinf().any():
-        assert int(t.double().isinf().sum()) - 1 == int(found.double().isinf().sum())
+        assert int(t.double().isinf().sum()) - 1 == int(actual.double().isinf().sum())
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
@@ -303,9 +303,9 @@ def test_dtypes_are_ranked_together_by_value(tmp_path: Path) -> None:
     for way in ("device-pages", "threads"):
         run(tmp_path / "in", Global(amount=0.4), tmp_path / "out", OTHERS[way], Selector())
 
-        found = load_file(tmp_path / "out")
+        actual = load_file(tmp_path / "out")
         keeps = expected(Global(amount=0.4), [weights[n].double() for n in names])
-        assert not [n for n, k in zip(names, keeps, strict=True) if not same_bits(zeroed(weights[n], k), found[n])]
+        assert not [n for n, k in zip(names, keeps, strict=True) if not same_bits(zeroed(weights[n], k), actual[n])]
 
 
 @pytest.mark.parametrize("container", list(CONTAINERS))

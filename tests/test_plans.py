@@ -15,7 +15,7 @@ from support import examples
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import Ops
 from prunecli.kernels.torch_ops import TorchOps
-from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, PruneBlocks, PruneSlices, without_masks
+from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, PruneBlocks, PruneSlices, TensorPlan, without_masks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,13 +124,6 @@ def test_a_cut_in_chunks_is_the_cut_of_the_whole(values: list[int], bits: int, t
     assert sum(value < bits for value in values) + min(ties, values.count(bits)) == whole.count(0)
 
 
-@given(start=st.integers(0, 50), size=st.integers(1, 50))
-@settings(max_examples=examples(20))
-def test_a_cut_decides_each_weight_alone(start: int, size: int) -> None:
-    """The reach of a range is the range."""
-    assert (start, start + size) == Cut(3, 2).reach((100,), start, start + size)
-
-
 # --- groups
 
 
@@ -189,6 +182,12 @@ def test_the_extremes_of_a_width_rank_in_groups(kind: type[np.signedinteger], gr
     for make in OPS.values():
         got = in_chunks(KeepLargestOfGroup(1, group, 0, zero_tail=False), make(), values, (2 * group,), [0, 2 * group])
         assert [group - 1, group] == np.flatnonzero(got).tolist()
+
+
+@pytest.mark.parametrize("plan", [Cut(3, 2), PruneSlices(0, b"\x01"), PruneBlocks((2, 2), b"\x01")])
+def test_cuts_slices_and_blocks_decide_each_weight_alone(plan: TensorPlan) -> None:
+    """The reach of a range is the range."""
+    assert plan.reach((10, 10), 7, 31) == (7, 31)
 
 
 def test_plans_without_masks_keep_their_cut() -> None:

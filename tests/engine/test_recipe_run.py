@@ -166,21 +166,19 @@ def test_passes_leave_no_temporary_files(weights: Weights, tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors", "out.safetensors"]
 
 
-def test_a_count_that_is_too_large_is_reported_with_its_rule(weights: Weights, tmp_path: Path) -> None:
-    """Shapes are checked before any weight is read."""
-    with pytest.raises(UsageError, match=r"rule 2 of the recipe: the count 1000000000 is more than the"):
-        pruned(tmp_path, weights, Recipe((Rule(L1(amount=0.5)), Rule(Random(count=10**9)))))
-
-
-def test_a_rule_that_matches_nothing_is_an_error(weights: Weights, tmp_path: Path) -> None:
-    """The message has the number of the rule, and no file is written."""
-    with pytest.raises(SelectionError, match=r"rule 2 of the recipe: .*'nope\*' matches none"):
-        pruned(tmp_path, weights, Recipe((Rule(L1(amount=0.5)), rule(L1(amount=0.5), "nope*"))))
+@pytest.mark.parametrize(
+    ("rules", "error", "message"),
+    [
+        ((Rule(L1(amount=0.5)), Rule(Random(count=10**9))), UsageError, "the count 1000000000 is more than the"),
+        ((Rule(L1(amount=0.5)), rule(L1(amount=0.5), "nope*")), SelectionError, r".*'nope\*' matches none"),
+        ((Rule(L1(amount=0.5)), rule(TopK(2, 4), "dec.*")), SelectionError, "'dec.bias' has 1 dimension"),
+    ],
+)
+def test_errors_name_the_rule(
+    rules: tuple[Rule, ...], error: type[Exception], message: str, weights: Weights, tmp_path: Path
+) -> None:
+    """A count that is too large, a rule without tensors and a missing dimension are found before a file is written."""
+    with pytest.raises(error, match=f"rule 2 of the recipe: {message}"):
+        pruned(tmp_path, weights, Recipe(rules))
 
     assert not (tmp_path / "out.safetensors").exists()
-
-
-def test_a_rule_that_does_not_fit_is_named(weights: Weights, tmp_path: Path) -> None:
-    """The error for a missing dimension has the number of the rule."""
-    with pytest.raises(SelectionError, match=r"rule 1 of the recipe: 'dec.bias' has 1 dimension"):
-        pruned(tmp_path, weights, Recipe((rule(TopK(2, 4), "dec.*"),)))

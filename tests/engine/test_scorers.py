@@ -75,18 +75,29 @@ def test_large_tensors_with_other_strides_are_sampled_in_row_major_order(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("scores", "message"),
+    ("option", "file", "message"),
     [
-        ({"b.weight": torch.ones(4, 4)}, "no scores for 'a.weight' in .*, which has 'b.weight'"),
-        ({"a.weight": torch.ones(4, 5)}, r"'a.weight' needs scores of shape \[4, 4\], not \[4, 5\] as in .*scores"),
-        ({"a.weight": torch.ones(4, 4, dtype=torch.int32)}, "are I32, not floating-point numbers"),
-        ({"a.weight": torch.full((4, 4), torch.nan)}, "contain NaN: a score is a number or infinity"),
+        ("scores", {"b.weight": torch.ones(4, 4)}, "no scores for 'a.weight' in .*, which has 'b.weight'"),
+        (
+            "scores",
+            {"a.weight": torch.ones(4, 5)},
+            r"'a.weight' needs scores of shape \[4, 4\], not \[4, 5\] as in .*scores",
+        ),
+        ("scores", {"a.weight": torch.ones(4, 4, dtype=torch.int32)}, "are I32, not floating-point numbers"),
+        ("scores", {"a.weight": torch.full((4, 4), torch.nan)}, "contain NaN: a score is a number or infinity"),
+        (
+            "act_norms",
+            {"a.weight": torch.ones(3)},
+            r"'a.weight' needs activation norms of shape \[4\], not \[3\] as in",
+        ),
+        ("act_norms", {"a.weight": torch.tensor([1.0, -1.0, 1.0, 1.0])}, "are not all finite and 0 or more"),
+        ("act_norms", {"a.weight": torch.tensor([1.0, torch.inf, 1.0, 1.0])}, "are not all finite and 0 or more"),
     ],
 )
-def test_scores_that_do_not_fit_are_refused(scores: Weights, message: str, tmp_path: Path) -> None:
-    """Missing names, other shapes, integers and NaN are errors, and no output is written."""
+def test_files_that_do_not_fit_are_refused(option: str, file: Weights, message: str, tmp_path: Path) -> None:
+    """Missing names, other shapes, integers, NaN and invalid norms are errors, and no output is written."""
     with pytest.raises(CheckpointError, match=message):
-        pruned(tmp_path, {"a.weight": torch.ones(4, 4)}, L1(amount=0.5), scores=stored(tmp_path, "scores", scores))
+        pruned(tmp_path, {"a.weight": torch.ones(4, 4)}, L1(amount=0.5), **{option: stored(tmp_path, "scores", file)})
 
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -112,25 +123,6 @@ def test_activation_norms_prune_what_wanda_prunes(weights: Weights, tmp_path: Pa
         shape = (1, -1, *([1] * (t.dim() - 2)))
         (keep,) = expected(L1(amount=0.5, scope="row"), [t.double().abs() * norms[name].double().view(shape)])
         assert torch.equal(actual[name], torch.where(keep, t, 0)), name
-
-
-@pytest.mark.parametrize(
-    ("norms", "message"),
-    [
-        (torch.ones(3), r"'a.weight' needs activation norms of shape \[4\], not \[3\] as in"),
-        (torch.tensor([1.0, -1.0, 1.0, 1.0]), "are not all finite and 0 or more"),
-        (torch.tensor([1.0, torch.inf, 1.0, 1.0]), "are not all finite and 0 or more"),
-    ],
-)
-def test_activation_norms_that_do_not_fit_are_refused(norms: torch.Tensor, message: str, tmp_path: Path) -> None:
-    """A norm is a finite number of 0 or more, one for each column."""
-    with pytest.raises(CheckpointError, match=message):
-        pruned(
-            tmp_path,
-            {"a.weight": torch.ones(4, 4)},
-            L1(amount=0.5),
-            act_norms=stored(tmp_path, "norms", {"a.weight": norms}),
-        )
 
 
 def test_infinity_times_a_norm_of_zero_ranks_highest(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from support import CONTAINERS, SHARED, bits, examples, make_checkpoint, make_weights
 from support.reports import written
+from support.small import saved
 
 import prunecli
 from prunecli.errors import CheckpointError, SelectionError, UsageError
@@ -27,12 +28,6 @@ from prunecli.inspection.pairing import TensorForm
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def saved(path: Path, value: object, **options: Any) -> Path:  # noqa: ANN401
-    """Save `value` as torch does."""
-    torch.save(value, path, **options)
-    return path
 
 
 def changes(difference: Difference) -> dict[str, Change | None]:
@@ -169,7 +164,7 @@ def test_bits_are_compared_and_not_values(tmp_path: Path) -> None:
 
 
 def test_pruning_only_adds_zeros(container: str, tmp_path: Path) -> None:
-    """The changes of a pruned checkpoint are the weights that its report counts, all of them to zero."""
+    """The changes of a pruned checkpoint are the weights that its report counts, all to zero, for `check` too."""
     from prunecli.api import prune
     from prunecli.strategies.unstructured import L1
 
@@ -179,11 +174,15 @@ def test_pruning_only_adds_zeros(container: str, tmp_path: Path) -> None:
 
     difference = diff(path, output)
 
-    wanted = {name: row.pruned for row in report.rows if row.pruned for name in (row.name, *row.aliases)}
+    wanted = {name: row.pruned or 0 for row in report.rows if row.pruned for name in (row.name, *row.aliases)}
     counted = {name: change and (change.changed, change.to_zero) for name, change in changes(difference).items()}
     assert counted == {name: (pruned, pruned) for name, pruned in wanted.items()}
     assert difference.only_zeros_added
     assert difference.contents == ()
+    (finding,) = check(output, [OnlyZerosAdded(path)])
+    assert finding.holds
+    assert finding.got.startswith(f"{sum(wanted.values()):,} of ")
+    assert not check(path, [OnlyZerosAdded(output)])[0].holds
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -236,10 +235,11 @@ def test_a_slice_of_complex_numbers_is_compared_by_entry(tmp_path: Path) -> None
 
 
 def test_integers_that_became_zero_are_other_changes(tmp_path: Path) -> None:
-    """Only floats count as added zeros: a mask or a counter that is 0 now has another change."""
+    """Only floats count as added zeros, for `check` too: a mask or a counter that is 0 now has another change."""
     a, b = saved(tmp_path / "a.pth", {"n": torch.ones(2).int()}), saved(tmp_path / "b.pth", {"n": torch.zeros(2).int()})
 
     assert not diff(a, b).only_zeros_added
+    assert [finding.tensor for finding in check(b, [OnlyZerosAdded(a)]) if not finding.holds] == ["n"]
 
 
 def test_views_that_overlap_too_often_are_an_error(tmp_path: Path) -> None:

@@ -6,24 +6,19 @@ import hashlib
 import zipfile
 from argparse import Namespace
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from support import make_checkpoint
+from support.small import saved
 
 from prunecli.errors import CheckpointError
 from prunecli.inspection.diff import diff
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def saved(path: Path, value: object, **options: Any) -> Path:  # noqa: ANN401
-    """Save `value` as torch does."""
-    torch.save(value, path, **options)
-    return path
 
 
 def contents(a: Path, b: Path) -> dict[str, tuple[str | None, str | None]]:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import CONTAINERS, SHARED, make_weights
+from support.reports import written
+from support.small import write
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
@@ -18,20 +20,20 @@ import prunecli
 from prunecli.api import prune
 from prunecli.errors import CheckpointError, SelectionError
 from prunecli.formats.open import open_checkpoint
-from prunecli.inspection.inspect import inspect, totals
-from prunecli.inspection.inspect_text import number
+from prunecli.inspection.inspect import Inspection, inspect, totals
+from prunecli.inspection.inspect_text import number, write_inspection
 from prunecli.inspection.thresholds import SPARSITIES
 from prunecli.strategies.unstructured import Threshold
+from prunecli.text.tables import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 
-def write(folder: Path, weights: dict[str, torch.Tensor]) -> Path:
-    """Write a safetensors checkpoint."""
-    save_file(weights, folder / "model.safetensors")
-    return folder / "model.safetensors"
+def text_of(inspection: Inspection) -> str:
+    """Return the text of an inspection, as for a pipe."""
+    return written(write_inspection, inspection, View())
 
 
 # --- tensors
@@ -58,7 +60,7 @@ def test_every_container_has_the_same_tensors(source: Callable[[str], Path], con
 
 
 def test_zeros_and_nonfinite_elements_are_counted(tmp_path: Path) -> None:
-    """Zeros of either sign, NaN and infinities are counted in floats, and zeros in integers and booleans."""
+    """Zeros of either sign, NaN and infinities are counted in floats, and zeros in integers; a line names the NaN."""
     weights = {
         "a": torch.tensor([0.0, -0.0, 1.0, torch.nan, torch.inf]),
         "b": torch.tensor([0, 3, 0], dtype=torch.int8),
@@ -70,6 +72,7 @@ def test_zeros_and_nonfinite_elements_are_counted(tmp_path: Path) -> None:
 
     counts = {entry.name: (entry.zeros, entry.nonfinite) for entry in inspection.entries}
     assert counts == {"a": (2, 2), "b": (2, None), "c": (1, None), "d": (2, 1)}
+    assert "not finite   NaN or infinity in a (2), d (1)" in text_of(inspection)
 
 
 def test_tied_tensors_count_once_and_name_each_other(source: Callable[[str], Path]) -> None:
@@ -79,6 +82,7 @@ def test_tied_tensors_count_once_and_name_each_other(source: Callable[[str], Pat
     (entry,) = [e for e in inspection.entries if e.aliases]
     assert (entry.name, entry.aliases) == ("embed.weight", ("head.weight",))
     assert totals(inspection.entries).numel == sum(t.numel() for t in make_weights().values())
+    assert "tied         embed.weight = head.weight: one tensor, pruned once" in text_of(inspection)
 
 
 def test_tensors_outside_the_state_dict_are_not_read(source: Callable[[str], Path]) -> None:
@@ -87,10 +91,11 @@ def test_tensors_outside_the_state_dict_are_not_read(source: Callable[[str], Pat
 
     assert inspection.outside
     assert all(entry.zeros is None and entry.reason == "outside the state_dict" for entry in inspection.outside)
+    assert "outside the state_dict, not read: optimizer.state.{" in text_of(inspection)
 
 
 def test_leftovers_of_pruning_are_listed(tmp_path: Path) -> None:
-    """A model that was saved under torch.nn.utils.prune has a leftover for each pruned weight."""
+    """A model that was saved under torch.nn.utils.prune has a leftover for each weight, and a line names bake."""
     model = nn.Linear(4, 4)
     torch_prune.l1_unstructured(model, "weight", 0.5)  # type: ignore[no-untyped-call]
     torch.save(model.state_dict(), tmp_path / "m.pth")
@@ -98,6 +103,7 @@ def test_leftovers_of_pruning_are_listed(tmp_path: Path) -> None:
     inspection = inspect(tmp_path / "m.pth")
 
     assert [(leftover.name, leftover.kind) for leftover in inspection.leftovers] == [("weight", "torch.nn.utils.prune")]
+    assert "1 weight under torch.nn.utils.prune: weight; bake folds them" in text_of(inspection)
 
 
 def test_tensors_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
@@ -150,7 +156,9 @@ def test_contents_besides_tensors_are_listed(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.ones(2, 2), "bomb": bomb}, tmp_path / "b.pth")
 
     assert inspect(nested).contents == (("epoch", "3"), ("hyper.lr", "0.5"))
+    assert "not tensors  2 items: epoch = 3, hyper.lr = 0.5\n" in text_of(inspect(nested))
     assert inspect(plain_file).contents == (("metadata format", "'pt'"),)
+    assert "not tensors  1 item: metadata format = 'pt'\n" in text_of(inspect(plain_file))
     assert inspect(tmp_path / "b.pth").notes[-1].startswith("the other contents cannot be listed: ")
 
 
@@ -162,6 +170,7 @@ def test_an_empty_checkpoint_can_be_inspected(tmp_path: Path) -> None:
 
     assert inspection.entries == ()
     assert inspection.refusal
+    assert "all          0 tensors, 0 parameters, 0 bytes" in text_of(inspection)
 
 
 def test_without_read_the_weights_are_not_needed(tmp_path: Path) -> None:

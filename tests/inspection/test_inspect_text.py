@@ -6,58 +6,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from support.reports import written
-from torch import nn
-from torch.nn.utils import prune as torch_prune
+from support.small import write
 
 from prunecli.inspection.inspect import inspect
 from prunecli.inspection.inspect_text import FOLDED_FROM, write_inspection
 from prunecli.text.tables import LARGEST, View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
     from typing import Any
 
 EVIL = "evil\x1b[31m\n\u202e[bold]\x7f"
 
 
-def write(folder: Path, weights: dict[str, torch.Tensor]) -> Path:
-    """Write a safetensors checkpoint."""
-    save_file(weights, folder / "model.safetensors")
-    return folder / "model.safetensors"
-
-
 def text_of(path: Path, view: View | None = None, *, width: int | None = None, **options: Any) -> str:  # noqa: ANN401
     """Return the text of an inspection, for a pipe or for a terminal of `width` columns."""
     return written(write_inspection, inspect(path, **options), view or View(), width=width)
-
-
-def test_nonfinite_elements_are_named(tmp_path: Path) -> None:
-    """A line names the tensors with NaN or infinities, and their numbers."""
-    weights = {"a": torch.tensor([0.0, torch.nan, torch.inf]), "d": torch.tensor([1.0, torch.nan])}
-
-    assert "not finite   NaN or infinity in a (2), d (1)" in text_of(write(tmp_path, weights))
-
-
-def test_tied_names_are_shown(source: Callable[[str], Path]) -> None:
-    """A line names the tensors that share their weights."""
-    assert "tied         embed.weight = head.weight: one tensor, pruned once" in text_of(source("tied"))
-
-
-def test_tensors_outside_the_state_dict_are_named(source: Callable[[str], Path]) -> None:
-    """A line names the tensors elsewhere in a nested checkpoint."""
-    assert "outside the state_dict, not read: optimizer.state.{" in text_of(source("nested"))
-
-
-def test_leftovers_point_to_bake(tmp_path: Path) -> None:
-    """A line names the weights under torch.nn.utils.prune and the command that folds them."""
-    model = nn.Linear(4, 4)
-    torch_prune.l1_unstructured(model, "weight", 0.5)  # type: ignore[no-untyped-call]
-    torch.save(model.state_dict(), tmp_path / "m.pth")
-
-    assert "1 weight under torch.nn.utils.prune: weight; bake folds them" in text_of(tmp_path / "m.pth")
 
 
 def test_the_total_counts_what_was_read(tmp_path: Path) -> None:
@@ -66,22 +31,6 @@ def test_the_total_counts_what_was_read(tmp_path: Path) -> None:
 
     assert "0 of 4 that were read are zero" in text_of(tmp_path / "odd.pth")
     assert "zero (" not in text_of(write(tmp_path, {"a.weight": torch.ones(5, 5)}), read=False)
-
-
-def test_other_contents_are_named(tmp_path: Path) -> None:
-    """A line names the entries and metadata that are no tensors."""
-    torch.save({"state_dict": {"a.weight": torch.ones(2, 2)}, "epoch": 3, "hyper": {"lr": 0.5}}, tmp_path / "c.ckpt")
-    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "m.safetensors", {"format": "pt"})
-
-    assert "not tensors  2 items: epoch = 3, hyper.lr = 0.5\n" in text_of(tmp_path / "c.ckpt")
-    assert "not tensors  1 item: metadata format = 'pt'\n" in text_of(tmp_path / "m.safetensors")
-
-
-def test_an_empty_checkpoint_has_totals(tmp_path: Path) -> None:
-    """A checkpoint without tensors has totals of 0."""
-    torch.save({}, tmp_path / "empty.pth")
-
-    assert "all          0 tensors, 0 parameters, 0 bytes" in text_of(tmp_path / "empty.pth")
 
 
 # --- the number of lines

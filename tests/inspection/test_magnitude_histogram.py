@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from support.reports import written
+from support.small import write
 
 from prunecli.errors import SelectionError
 from prunecli.formats.open import open_checkpoint
@@ -19,12 +19,6 @@ from prunecli.text.tables import View
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-def write(folder: Path, weights: dict[str, torch.Tensor]) -> Path:
-    """Write a safetensors checkpoint."""
-    save_file(weights, folder / "model.safetensors")
-    return folder / "model.safetensors"
 
 
 def test_bars_count_every_weight_once(tmp_path: Path) -> None:

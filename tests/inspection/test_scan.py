@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support import SHARED
 from support.reports import written
+from support.small import write
 from torch.nn.utils import prune as torch_prune
 
 import prunecli
@@ -35,12 +36,6 @@ if TYPE_CHECKING:
 
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
-
-
-def write(folder: Path, weights: dict[str, torch.Tensor]) -> Path:
-    """Write a safetensors checkpoint."""
-    save_file(weights, folder / "model.safetensors")
-    return folder / "model.safetensors"
 
 
 def count(weights: np.ndarray[Any, Any]) -> Histogram:

@@ -85,13 +85,18 @@ def test_equal_remainders_are_rounded_up_in_order() -> None:
     assert allocate("uniform", [(3,)] * 4, [3] * 4, 0.5) == [2, 2, 1, 1]
 
 
+def check_published_erk(shapes: Shapes, amount: float) -> None:
+    """Compare the counts with the published densities, except for rounding to an exact total."""
+    counts = allocate("erk", shapes, numels(shapes), amount)
+
+    for count, size, sparsity in zip(counts, numels(shapes), published_erk(shapes, amount), strict=True):
+        assert count == pytest.approx(size * sparsity, abs=len(shapes))
+
+
 @pytest.mark.parametrize("amount", [0.1, 0.5, 0.8, 0.9, 0.98])
 def test_erk_on_a_resnet_is_what_rigl_computes(amount: float) -> None:
-    """The counts follow the published densities, except for rounding to an exact total."""
-    counts = allocate("erk", RESNET, numels(RESNET), amount)
-
-    for count, size, sparsity in zip(counts, numels(RESNET), published_erk(RESNET, amount), strict=True):
-        assert count == pytest.approx(size * sparsity, abs=len(RESNET))
+    """The shapes of a ResNet get the published densities."""
+    check_published_erk(RESNET, amount)
 
 
 @pytest.mark.skipif(not (SHARED / "checkpoints").is_dir(), reason="needs the shared checkpoints")
@@ -102,9 +107,7 @@ def test_erk_on_real_shapes(name: str) -> None:
     shapes = [target.tensor.shape for target in targets]
 
     for amount in (0.3, 0.7, 0.95):
-        counts = allocate("erk", shapes, numels(shapes), amount)
-        for count, size, sparsity in zip(counts, numels(shapes), published_erk(shapes, amount), strict=True):
-            assert count == pytest.approx(size * sparsity, abs=len(shapes))
+        check_published_erk(shapes, amount)
 
 
 @settings(max_examples=examples(100))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from prunecli import UsageError
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.recipe import Recipe, Rule
 from prunecli.strategies.unstructured import L1
-
-Weights = dict[str, torch.Tensor]
 
 
 def test_a_strategy_is_not_a_rule() -> None:

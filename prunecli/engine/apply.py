@@ -117,10 +117,12 @@ class Applier:
         """Return the layout of file `number`: the ranges of its targets, and the records whose checksum changes."""
         targets = [(index, t) for index, t in enumerate(self.context.targets) if t.file == number and t.numel]
         ranges = [self._range(index, tensor) for index, tensor in targets]
+        # A record of which a byte changes is read whole, because its checksum covers all of its bytes.
         return Layout(file.size, ranges, [c.span for c in self.changed_checksums(number, file)], window=window)
 
     def _range(self, index: int, tensor: TensorInfo) -> TargetRange:
         def reach(first: int, stop: int) -> tuple[int, int]:
+            # A plan that is missing when windows are laid out is made from numbers, and decides each weight alone.
             plan = self.context.plans.get(index)
             if plan is None or not tensor.contiguous:
                 return first, stop
@@ -182,6 +184,7 @@ class Applier:
         scorer = context.scorers.get(piece.target)
         dtype, ops, host = FLOATS[tensor.dtype], worker.ops, worker.host
         squares_before = sum_of_squares(host, x[own], dtype)
+        # Measured on the host, so that the report is the same for every device.
         before = host.magnitudes(x, dtype)
         weights = x if ops is host else ops.load(x)
         if scorer is not None:
@@ -202,7 +205,7 @@ class Applier:
         self._finish(piece.target, after.size)
 
     def _grant(self, worker: Worker, piece: Piece, equal: int) -> int:
-        with worker.waiting():
+        with worker.waiting():  # the thread that it waits for may need the compute lock
             return self._budget(piece).take(piece.ordinal, equal)
 
     def _budget(self, piece: Piece) -> TieBudget:
@@ -215,6 +218,7 @@ class Applier:
 
     def _collector(self, target: int) -> StatsCollector:
         """Return this thread's collector of a target: with one per thread, threads do not wait to count."""
+        # Without the lock: `setdefault` is one step, and each thread has a key of its own.
         by_thread = self._collectors.setdefault(target, {})
         collector = by_thread.get(get_ident())
         if collector is None:
@@ -232,6 +236,7 @@ class Applier:
             if self._remaining[target]:
                 return
             first, *others = self._collectors.pop(target).values()
+            # Plans live as long as the run, and a mask of blocks can be large.
             self.context.plans[target] = without_masks(self.context.plans[target])
         for collector in others:
             first.merge(collector)

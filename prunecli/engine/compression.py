@@ -61,6 +61,7 @@ def _places(tensors: Sequence[TensorInfo]) -> Iterator[tuple[int, int, int]]:
     total = edges[-1]
     runs = min(RUNS, -(-total // RUN_BYTES))
     for run in range(runs):
+        # Runs start at multiples of 8 bytes, the longest weight, so that the compressor sees whole weights.
         position, stop = total * run // runs // 8 * 8, total * (run + 1) // runs // 8 * 8 if run + 1 < runs else total
         stop = min(position + RUN_BYTES, stop)
         while position < stop:

@@ -233,7 +233,7 @@ class _Counts:
         np.clip(places, self.bins.first, self.bins.last, out=places)
         places -= places.dtype.type(self.bins.first)
         counts += np.bincount(places, minlength=counts.size)
-        counts[0] -= y.size - np.count_nonzero(y)
+        counts[0] -= y.size - np.count_nonzero(y)  # zeros, which the clipping put into the first bin
 
     def histogram(self) -> BeforeAfter:
         """Return the bins from the first to the last one that is not empty."""

@@ -38,7 +38,7 @@ def select_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector, i
     Raises PruneError for a value that is not a strategy, for scores that it would ignore, and for shapes that do not
     fit it. All of this is checked before any weight is read.
     """
-    if not isinstance(strategy, Strategy):
+    if not isinstance(strategy, Strategy):  # such as the name of one
         raise UsageError(f"a strategy is needed, not {printable(repr(strategy))}", hint="prunecli.L1(amount=0.5)")
     if not strategy.ranks_weights and (inputs.scores is not None or inputs.act_norms is not None):
         name, *values = (f"{key}={value}" for key, value in strategy.describe().items() if value is not None)

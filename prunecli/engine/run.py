@@ -164,6 +164,7 @@ class Run:
         if not self.options.sha256 or self.checkpoint.is_directory:
             return None, None
         (source,), (sink,) = sources, sinks
+        # Both files are read again, so the digests are those of the bytes that are stored.
         return _sha256(source.fd, source.size), None if sink is None else _sha256(sink.fd, source.size)
 
     def _estimate(self, sources: Sequence[Input], sinks: Sequence[Output | None]) -> Compressed | None:

@@ -136,6 +136,7 @@ def open_side_input(path: PathLike, label: str) -> Checkpoint:
 def _is_stream(name: str) -> bool:
     """Return whether there is a pipe or a device of this name. All other errors are left to the reader."""
     with suppress(OSError, ValueError):
+        # Not opened: that would wait until another program writes to the pipe.
         mode = Path(name).stat().st_mode
         return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
     return False

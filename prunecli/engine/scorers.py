@@ -122,6 +122,7 @@ class ActNormScorer:
         with np.errstate(over="ignore", invalid="ignore"):
             products = values(worker.scoring.magnitudes(weights, dtype), dtype) * norms[columns]
         # Infinity times zero is NaN of either sign. Without its sign, its pattern is above all others.
+        # Infinity times 0 is NaN, whose sign may be set.
         return products.view(np.int64) & np.int64(_F64.mask)
 
 
@@ -207,10 +208,11 @@ class RemainingScorer:
 
     def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
         """Return the other scorer's patterns, overwritten with -1 for already pruned weights."""
+        # Found first, and in scratch memory of its own, because the patterns of the other scorer take the usual one.
         if self.mask is not None:
             pruned = ~self.mask.keep(worker, index, first, weights.size)
         else:
-            pruned = worker.scoring.magnitudes(weights, FLOATS[self.targets[index].dtype], "gone") == 0
+            pruned = worker.scoring.magnitudes(weights, FLOATS[self.targets[index].dtype], "pruned") == 0
         y = self.inner.patterns(worker, index, weights, first)
         # -1 is below every pattern: already pruned weights have the lowest ranks and fall below every cut.
         np.copyto(y, y.dtype.type(-1), where=pruned)

@@ -48,6 +48,7 @@ class WindowSchedule:
         self._tasks.each(self._process, self._planned())
 
     def _planned(self) -> Iterator[tuple[int, Window | UntouchedRange]]:
+        # One thread at a time runs this: `Tasks` holds a lock while it takes the next item.
         plans = self._applier.context.plans
         while (numbered := self._blocked or next(self._parts, None)) is not None:
             self._blocked = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prunecli.checkpoint import PathLike
@@ -61,12 +62,8 @@ def load_mask(path: PathLike) -> dict[str, Tensor]:
     with open_sources(checkpoint) as sources:
         matched = MatchedTensors(f"mask in {printable(str(path))}", checkpoint, tensors)
         mask_reader = MaskReader(matched, Reader(sources))
-
-        def keep(index: int) -> Callable[[int, int], NDArray[Any]]:
-            return lambda first, stop: mask_reader.keep(worker, index, first, stop - first)
-
         return {
-            name: _filled(tensor, keep(index)) for (index, tensor), name in zip(tensors.items(), names, strict=True)
+            name: _filled(tensors[index], partial(mask_reader.keep, worker, index)) for index, name in enumerate(names)
         }
 
 
@@ -107,20 +104,20 @@ def mask_from_checkpoint(
 def _nonzero_masks(worker: Worker, reader: Reader, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:
     def keep(tensor: TensorInfo) -> Callable[[int, int], NDArray[Any]]:
         read, dtype = reader.range_reader(worker, tensor), FLOATS[tensor.dtype]
-        return lambda first, stop: worker.host.magnitudes(read(first, stop), dtype) != 0
+        return lambda first, count: worker.host.magnitudes(read(first, first + count), dtype) != 0
 
     return {tensor.name: _filled(tensor, keep(tensor)) for tensor in targets}
 
 
 def _filled(tensor: TensorInfo, keep: Callable[[int, int], NDArray[Any]]) -> Tensor:
-    """Return a bool tensor of the shape of `tensor` with the values of `keep(first, stop)`."""
+    """Return a bool tensor of the shape of `tensor` with the values of `keep(first, count)`."""
     torch = importlib.import_module("torch")
     mask: Tensor = torch.empty(tensor.numel, dtype=torch.bool, device="cpu")
     flat = mask.numpy()
     step = RUN if tensor.contiguous else max(tensor.numel, 1)  # a strided tensor is always read whole
     for first in range(0, tensor.numel, step):
-        stop = min(first + step, tensor.numel)
-        flat[first:stop] = keep(first, stop)
+        count = min(step, tensor.numel - first)
+        flat[first : first + count] = keep(first, count)
     return mask.reshape(tensor.shape)
 
 

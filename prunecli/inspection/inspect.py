@@ -17,9 +17,8 @@ from prunecli.formats.contents import other_contents
 from prunecli.inspection.group_counts import count_weights
 from prunecli.inspection.magnitude_histogram import MagnitudeHistogram, magnitude_histogram
 from prunecli.inspection.passes import Passes, name_of, opened
-from prunecli.inspection.thresholds import SPARSITIES, ThresholdTable, bytes_read, threshold_tables
+from prunecli.inspection.thresholds import SPARSITIES, ThresholdTable, threshold_tables
 from prunecli.io.scan import CHUNK
-from prunecli.progress import start
 from prunecli.selection.aliases import tied
 from prunecli.selection.patterns import matching
 from prunecli.selection.reparametrized import leftovers
@@ -217,6 +216,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
     drawn = [] if hist is None else _drawable(hist, named)
     counts = _count_all(passes, [tensor for tensor, _ in named if read and _countable(tensor)])
     reasons = _skip_reasons(selection, named)
+    targets = [] if selection is None else [target.tensor for target in selection.targets]
     contents, notes = _contents(checkpoint)
     return Inspection(
         path=name_of(path, label),
@@ -229,7 +229,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         entries=tuple(_entry(checkpoint, one, counts, reason) for one, reason in zip(named, reasons, strict=True)),
         refusal=refusal,
         selected_only=selected_only,
-        thresholds=_tables(passes, selection) if thresholds and selection is not None else None,
+        thresholds=threshold_tables(passes, targets, SPARSITIES) if thresholds else None,
         histogram=None if hist is None else magnitude_histogram(passes, hist, drawn),
         contents=contents,
     )
@@ -312,13 +312,7 @@ def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
     return counts.zeros, counts.nonfinite
 
 
-# --- thresholds and histogram
-
-
-def _tables(passes: Passes, selection: Selection) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
-    tensors = [target.tensor for target in selection.targets]
-    advance = start(passes.progress, "ranking", bytes_read(tensors))
-    return threshold_tables(passes.checkpoint, tensors, SPARSITIES, threads=passes.threads, advance=advance)
+# --- the histogram
 
 
 def _drawable(hist: str, named: Sequence[_NamedTensor]) -> list[TensorInfo]:

@@ -7,8 +7,7 @@ from math import floor, isfinite, log10
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS
-from prunecli.inspection.thresholds import ThresholdTable, bytes_read, count_between, threshold_tables
-from prunecli.progress import start
+from prunecli.inspection.thresholds import ThresholdTable, count_between, threshold_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,14 +49,13 @@ class MagnitudeHistogram:
 
 def magnitude_histogram(passes: Passes, pattern: str, tensors: Sequence[TensorInfo]) -> MagnitudeHistogram:
     """Return the histogram of one or more floating-point tensors; CheckpointError if a file cannot be read."""
-    advance = start(passes.progress, "ranking", bytes_read(tensors))
-    percentiles, _ = threshold_tables(passes.checkpoint, tensors, PERCENTILES, threads=passes.threads, advance=advance)
+    percentiles, _ = threshold_tables(passes, tensors, PERCENTILES)
     edges = _edges(percentiles)
     cuts = {
         dtype: [1, *(FLOATS[dtype].ceil(edge) for edge in edges[1:]), FLOATS[dtype].finite_max + 1]
         for dtype in {tensor.dtype for tensor in tensors}
     }
-    counts = count_between(passes.checkpoint, tensors, cuts, threads=passes.threads)
+    counts = count_between(passes, tensors, cuts)
     zeros, first, *bars, nonfinite = counts.tolist()
     names = tuple(tensor.name for tensor in tensors)
     return MagnitudeHistogram(pattern, names, edges, (zeros + first, *bars), zeros, nonfinite, percentiles)

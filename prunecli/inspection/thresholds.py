@@ -7,7 +7,7 @@ each rank.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,16 @@ from prunecli.dtypes import FLOATS, Float, cast
 from prunecli.io.scan import magnitudes, scan_tensors
 from prunecli.kernels.histograms import HistogramBuilder
 from prunecli.kernels.ops import UINTS
+from prunecli.progress import start
 from prunecli.ranking.kth_smallest import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.inspection.passes import Passes
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
 
@@ -126,11 +128,6 @@ class _JointRanks:
         self.ranks = TensorRanks(self.keys.common, ranks_of(self.numel, percents).values())
         self._lock, self._table = Lock(), _CountTable(self.ranks, self.ranks.lows())
 
-    @property
-    def mixed(self) -> bool:
-        """Whether the tensors have several dtypes."""
-        return len(set(self.keys.dtypes)) > 1
-
     def add(self, bins: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
         """Add the counts of a tensor; bins outside the searched ones are ignored."""
         inside = np.isin(bins >> (self.ranks.span - self.ranks.shift), self.ranks.lows() >> self.ranks.span)
@@ -151,18 +148,14 @@ def ranks_of(numel: int, percents: Iterable[int]) -> dict[int, int]:
 
 
 def threshold_tables(
-    checkpoint: Checkpoint,
-    tensors: Sequence[TensorInfo],
-    percents: Sequence[int],
-    *,
-    threads: int = 0,
-    advance: Callable[[int], None] = lambda _: None,
+    passes: Passes, tensors: Sequence[TensorInfo], percents: Sequence[int]
 ) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
     """Return the thresholds for sparsities of `percents` (1-100): of all `tensors` together, and of each tensor.
 
-    `tensors` are one or more floating-point tensors that are not empty. `advance` receives the number of bytes of each
-    read. Raises CheckpointError if a file cannot be read.
+    `tensors` are one or more floating-point tensors that are not empty. Raises CheckpointError if a file cannot be
+    read.
     """
+    advance = start(passes.progress, "ranking", _bytes_read(tensors))
     own = {id(t): TensorRanks(FLOATS[t.dtype], ranks_of(t.numel, percents).values()) for t in tensors}
     joint = _JointRanks(tensors, percents)
 
@@ -170,16 +163,18 @@ def threshold_tables(
         _count_tensor(tensor, read, own[id(tensor)], joint)
 
     while unfinished := [t for t in tensors if not (own[id(t)].done and joint.ranks.done)]:
-        scan_tensors(checkpoint, unfinished, count, threads=threads, advance=advance)
+        scan_tensors(passes.checkpoint, unfinished, count, threads=passes.threads, advance=advance)
         joint.advance()
-    each = tuple(ThresholdTable(t.name, t.numel, _steps(own[id(t)], t.numel, percents)) for t in tensors)
-    steps = _steps(joint.ranks, joint.numel, percents)
-    if joint.mixed:
-        steps = _rounded_steps(checkpoint, tensors, joint, steps, threads=threads)
-    return ThresholdTable("", joint.numel, steps), each
+    each = (_steps(own[id(t)], t.numel, percents, {FLOATS[t.dtype]}) for t in tensors)
+    dtypes = set(joint.keys.dtypes)
+    steps = _steps(joint.ranks, joint.numel, percents, dtypes)
+    if len(dtypes) > 1:
+        steps = _recounted(passes, tensors, steps, dtypes)
+    tables = (ThresholdTable(t.name, t.numel, own_steps) for t, own_steps in zip(tensors, each, strict=True))
+    return ThresholdTable("", joint.numel, steps), tuple(tables)
 
 
-def bytes_read(tensors: Sequence[TensorInfo]) -> int:
+def _bytes_read(tensors: Sequence[TensorInfo]) -> int:
     """Return the bytes that `threshold_tables` reads: each pass over a tensor resolves LEVEL bits of its patterns.
 
     If dtypes are mixed, a contiguous tensor is read again to rank its weights in the common dtype.
@@ -246,42 +241,32 @@ def _inside(y: NDArray[Any], search: TensorRanks, lows: NDArray[np.int64]) -> ND
 # --- from patterns to thresholds
 
 
-def _steps(ranks: TensorRanks, numel: int, percents: Iterable[int]) -> tuple[ThresholdStep, ...]:
+def _steps(
+    ranks: TensorRanks, numel: int, percents: Iterable[int], dtypes: Collection[Float]
+) -> tuple[ThresholdStep, ...]:
+    """Return the steps of a search that is done, with thresholds for weights of `dtypes`."""
     steps = []
     for percent, rank in ranks_of(numel, percents).items():
         low, less, equal = ranks.bins[rank]
         if low > ranks.dtype.finite_max:
             steps.append(ThresholdStep(percent, None, None))
         else:
-            steps.append(ThresholdStep(percent, shortest(ranks.dtype.decode(low), [ranks.dtype]), less + equal))
+            steps.append(ThresholdStep(percent, shortest(ranks.dtype.decode(low), dtypes), less + equal))
     return tuple(steps)
 
 
-def _rounded_steps(
-    checkpoint: Checkpoint,
-    tensors: Sequence[TensorInfo],
-    joint: _JointRanks,
-    steps: Sequence[ThresholdStep],
-    *,
-    threads: int,
+def _recounted(
+    passes: Passes, tensors: Sequence[TensorInfo], steps: Sequence[ThresholdStep], dtypes: Collection[Float]
 ) -> tuple[ThresholdStep, ...]:
-    """Round the thresholds to several dtypes, up or down, and count in one more pass the weights that they zero."""
-    dtypes = set(joint.keys.dtypes)
-    thresholds = [None if s.threshold is None else shortest(_exact(joint, s.percent), dtypes) for s in steps]
-    cuts = {dtype.name: [cut_of(t, dtype) + 1 for t in thresholds if t is not None] for dtype in dtypes}
-    zeroed = iter(np.cumsum(count_between(checkpoint, tensors, cuts, threads=threads)).tolist())
-    rows = zip(steps, thresholds, strict=True)
-    return tuple(ThresholdStep(s.percent, t, None if t is None else int(next(zeroed))) for s, t in rows)
-
-
-def _exact(joint: _JointRanks, percent: int) -> float:
-    """Return the magnitude at the rank of a percentage, before it is shortened."""
-    low, _, _ = joint.ranks.bins[ranks_of(joint.numel, [percent])[percent]]
-    return joint.ranks.dtype.decode(low)
+    """Count in one more pass the weights that the thresholds zero: each dtype rounds them, up or down."""
+    thresholds = [step.threshold for step in steps if step.threshold is not None]
+    cuts = {dtype.name: [cut_of(threshold, dtype) + 1 for threshold in thresholds] for dtype in dtypes}
+    zeroed = iter(np.cumsum(count_between(passes, tensors, cuts)).tolist())
+    return tuple(step if step.threshold is None else replace(step, zeroed=next(zeroed)) for step in steps)
 
 
 def count_between(
-    checkpoint: Checkpoint, tensors: Sequence[TensorInfo], cuts: Mapping[str, Sequence[int]], *, threads: int = 0
+    passes: Passes, tensors: Sequence[TensorInfo], cuts: Mapping[str, Sequence[int]]
 ) -> NDArray[np.int64]:
     """Count the weights below the first cut, between neighbouring cuts, and from the last cut on: shape (cuts + 1,).
 
@@ -297,7 +282,7 @@ def count_between(
             counts += np.bincount(indices, minlength=counts.size)
         return counts
 
-    total: NDArray[np.int64] = np.sum(scan_tensors(checkpoint, tensors, count, threads=threads), axis=0)
+    total: NDArray[np.int64] = np.sum(scan_tensors(passes.checkpoint, tensors, count, threads=passes.threads), axis=0)
     return total
 
 

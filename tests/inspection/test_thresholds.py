@@ -16,6 +16,7 @@ from support.weights import TORCH_FLOATS
 import prunecli.inspection.thresholds
 from prunecli.dtypes import FLOATS
 from prunecli.formats.open import open_checkpoint
+from prunecli.inspection.passes import Passes
 from prunecli.inspection.thresholds import count_between, cut_of, ranks_of, shortest, threshold_tables
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def tables(folder: Path, tensors: Sequence[torch.Tensor]) -> tuple[ThresholdTabl
     path = folder / "q.pth"
     torch.save({f"{i:03}": t for i, t in enumerate(tensors)}, path)
     checkpoint = open_checkpoint(path)
-    return threshold_tables(checkpoint, checkpoint.tensors, PERCENTS)
+    return threshold_tables(Passes(checkpoint), checkpoint.tensors, PERCENTS)
 
 
 def zeroed_by(threshold: float, t: torch.Tensor) -> int:
@@ -160,4 +161,4 @@ def test_a_tally_counts_between_cuts(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path / "t.safetensors")
     cuts = {"F32": [FLOATS["F32"].ceil(value) for value in (0.5, 1.5, 2.5)]}
 
-    assert count_between(checkpoint, checkpoint.tensors, cuts).tolist() == [1, 2, 2, 2]
+    assert count_between(Passes(checkpoint), checkpoint.tensors, cuts).tolist() == [1, 2, 2, 2]

@@ -76,29 +76,38 @@ def test_default_selects_weight_words(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
+    ("other", "why"),
     [
-        ("fc.bias", "not a weight by name"),
-        ("weight.table", "not a weight by name"),
-        ("fc.preweight", "not a weight by name"),
-        ("fc.weight_mask", "mask"),
-        ("fc.weight_orig", "fold it first"),
-        ("fc.weight_g", "weight_norm"),
-        ("fc.weight_u", "spectral_norm"),
-        ("fc.weight_v", "weight_norm"),
-        ("fc.weight_scale", "scale"),
-        ("fc.weight_scale_inv", "scale"),
-        ("fc.weight_zero_point", "zero point"),
-        ("fc.parametrizations.weight.original0", "parametrization"),
-        ("fc.parametrizations.weight.original", "parametrization"),
+        (tensor("fc.bias"), "not a weight by name"),
+        (tensor("weight.table"), "not a weight by name"),
+        (tensor("fc.preweight"), "not a weight by name"),
+        (tensor("fc.weight_mask"), "mask"),
+        (tensor("fc.weight_orig"), "fold it first"),
+        (tensor("fc.weight_g"), "weight_norm"),
+        (tensor("fc.weight_u"), "spectral_norm"),
+        (tensor("fc.weight_v"), "weight_norm"),
+        (tensor("fc.weight_scale"), "scale"),
+        (tensor("fc.weight_scale_inv"), "scale"),
+        (tensor("fc.weight_zero_point"), "zero point"),
+        (tensor("fc.parametrizations.weight.original0"), "parametrization"),
+        (tensor("fc.parametrizations.weight.original"), "parametrization"),
+        (tensor("b.weight", (4,)), "fewer than 2 dimensions"),
+        (tensor("b.weight", dtype="I64"), "I64 holds integers, not weights"),
+        (tensor("b.weight", dtype="BOOL"), "BOOL holds booleans, not weights"),
+        (tensor("b.weight", dtype="F4"), "F4 holds packed"),
+        (tensor("b.weight", (0, 6)), "empty"),
+        (tensor("b.weight", unprunable_reason="it is quantized"), "it is quantized"),
+        (tensor("b.weight", (4, 6), strides=(0, 1)), "expanded"),
+        (tensor("b.weight", (3, 3), strides=(1, 1)), "expanded"),
     ],
+    ids=lambda value: value.name if isinstance(value, TensorInfo) else value,
 )
-def test_default_skips_other_names_with_a_reason(name: str, why: str) -> None:
-    """Biases, parts of reparametrised weights and scales are skipped, each with its reason."""
-    selection = chosen(tensor("a.weight"), tensor(name))
+def test_default_skips_other_tensors_with_a_reason(other: TensorInfo, why: str) -> None:
+    """Biases, parts of reparametrised weights, scales, vectors, integers, empty and expanded tensors are skipped."""
+    selection = chosen(tensor("a.weight"), other)
 
     assert names(selection) == ["a.weight"]
-    assert why in reasons(selection)[name]
+    assert why in reasons(selection)[other.name]
 
 
 def test_the_reason_names_the_reparametrisation() -> None:
@@ -109,24 +118,6 @@ def test_the_reason_names_the_reparametrisation() -> None:
     assert "torch.nn.utils.prune" in reasons(pruned)["fc.weight_orig"]
     assert "torch.nn.utils.prune" in reasons(pruned)["fc.weight_mask"]
     assert "spectral_norm" in reasons(spectral)["fc.weight_orig"]
-
-
-@pytest.mark.parametrize(
-    ("other", "why"),
-    [
-        (tensor("b.weight", (4,)), "fewer than 2 dimensions"),
-        (tensor("b.weight", dtype="I64"), "I64 holds integers, not weights"),
-        (tensor("b.weight", dtype="BOOL"), "BOOL holds booleans, not weights"),
-        (tensor("b.weight", dtype="F4"), "F4 holds packed"),
-        (tensor("b.weight", (0, 6)), "empty"),
-        (tensor("b.weight", unprunable_reason="it is quantized"), "it is quantized"),
-        (tensor("b.weight", (4, 6), strides=(0, 1)), "expanded"),
-        (tensor("b.weight", (3, 3), strides=(1, 1)), "expanded"),
-    ],
-)
-def test_default_skips_other_kinds_with_a_reason(other: TensorInfo, why: str) -> None:
-    """Vectors, integers, empty, unprunable and self-overlapping tensors are skipped under any name."""
-    assert why in reasons(chosen(tensor("a.weight"), other))["b.weight"]
 
 
 def test_selection_keeps_checkpoint_order() -> None:
@@ -187,11 +178,13 @@ def test_min_dim_holds_under_include() -> None:
 
 
 def test_exclude_beats_include() -> None:
-    """A tensor that both patterns match is excluded, and the reason has the pattern."""
-    selection = chosen(tensor("a.weight"), tensor("b.weight"), include=("*",), exclude=("b*",))
+    """A tensor that both patterns match is excluded, and the reason has the pattern. A name matches itself."""
+    tensors = (tensor("a.weight"), tensor("b.weight"), tensor("w[0].weight"))
+
+    selection = chosen(*tensors, include=("*",), exclude=("b*", "w[0].weight"))
 
     assert names(selection) == ["a.weight"]
-    assert reasons(selection) == {"b.weight": "excluded by 'b*'"}
+    assert reasons(selection) == {"b.weight": "excluded by 'b*'", "w[0].weight": "excluded by 'w[0].weight'"}
 
 
 @pytest.mark.parametrize("rules", [{"include": ("conv9.weight",)}, {"exclude": ("re:conv9",)}])
@@ -272,23 +265,19 @@ def test_alias_outside_the_rule_is_listed_once() -> None:
     assert selection.skipped == ()
 
 
-def test_excluding_one_name_protects_the_tied_tensor() -> None:
-    """Excluding one alias protects the whole tensor, and the reason names the alias."""
-    tied = (tensor("emb.weight", start=0), tensor("head.weight", start=0))
-
-    selection = chosen(tensor("a.weight"), *tied, exclude=("head*",))
+@pytest.mark.parametrize(
+    ("alias", "why"),
+    [
+        (tensor("head.weight", start=0), "tied to head.weight, which is excluded"),
+        (tensor("x", start=0, unprunable_reason="it is pinned"), "tied to x, which cannot be pruned: it is pinned"),
+    ],
+)
+def test_one_alias_protects_the_tied_tensor(alias: TensorInfo, why: str) -> None:
+    """An alias that is excluded or cannot be pruned protects the whole tensor, and the reason names the alias."""
+    selection = chosen(tensor("a.weight"), tensor("emb.weight", start=0), alias, tensor("head"), exclude=("head*",))
 
     assert names(selection) == ["a.weight"]
-    assert reasons(selection)["emb.weight"] == "tied to head.weight, which is excluded"
-
-
-def test_unprunable_alias_protects_the_tied_tensor() -> None:
-    """A tensor that cannot be pruned is not changed under another name either."""
-    tied = (tensor("emb.weight", start=0), tensor("x", start=0, unprunable_reason="it is pinned"))
-
-    selection = chosen(tensor("a.weight"), *tied)
-
-    assert reasons(selection)["emb.weight"] == "tied to x, which cannot be pruned: it is pinned"
+    assert reasons(selection)["emb.weight"] == why
 
 
 @pytest.mark.parametrize(
@@ -382,10 +371,3 @@ def lines_run(n: int) -> int:
 def test_the_work_grows_with_the_number_of_tensors() -> None:
     """Four times as many interleaved tensors take about four times as many steps, not sixteen."""
     assert lines_run(400) < 5 * lines_run(100)
-
-
-def test_a_pattern_that_is_a_name_matches_it() -> None:
-    """A name with brackets matches itself without escapes."""
-    selection = chosen(tensor("w[0].weight"), tensor("v.weight"), exclude=("w[0].weight",))
-
-    assert names(selection) == ["v.weight"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -13,6 +12,7 @@ from prunecli.cli import options
 from prunecli.cli.output import printing
 from prunecli.cli.pipes import readable, spooled_output
 from prunecli.cli.progress import show_progress
+from prunecli.cli.value_options import text_option
 from prunecli.errors import UsageError
 from prunecli.text.numbers import format_bytes
 
@@ -20,14 +20,11 @@ if TYPE_CHECKING:
     from prunecli.baking.bake import BakeResult
     from prunecli.text.tables import Block
 
-Output: TypeAlias = Annotated[
-    str | None,
-    Option("-o", "--output", metavar="PATH", help="The result; `-` is standard output. [default: CKPT.baked.EXT]"),
+Output = Annotated[
+    str | None, text_option("-o --output", "PATH", "The result; `-` is standard output. [default: CKPT.baked.EXT]")
 ]
-Json: TypeAlias = Annotated[bool, Option("--json", help="Print the folded weights as JSON instead of the table.")]
-DryRun: TypeAlias = Annotated[
-    bool, Option("-n", "--dry-run", help="Print the weights that would be folded, write no file.")
-]
+Json = Annotated[bool, Option("--json", help="Print the folded weights as JSON instead of the table.")]
+DryRun = Annotated[bool, Option("-n", "--dry-run", help="Print the weights that would be folded, write no file.")]
 
 
 def bake(
@@ -87,11 +84,10 @@ def _print(baked: BakeResult, *, to_pipe: bool, json: bool, quiet: bool) -> None
     """Print the folded weights, on standard error if the checkpoint went to standard output."""
     from prunecli.text.tables import write_blocks
 
-    done = "" if baked.output_path is None else f"{baked.output_path} is written, but "
-    with printing(sys.stderr if to_pipe else None, done=done) as stream:
-        if stream is not None and json:
+    with printing(to_stderr=to_pipe, written=baked.output_path) as stream:
+        if json:
             stream.write(baked.to_json())
-        elif stream is not None and not quiet:
+        elif not quiet:
             write_blocks(_blocks(baked), stream)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -13,8 +12,8 @@ from prunecli.cli.hints import option_words
 from prunecli.cli.output import printing
 from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
+from prunecli.cli.value_options import text_option, whole_option
 from prunecli.errors import UsageError
-from prunecli.selection.select import Selector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,56 +22,43 @@ if TYPE_CHECKING:
 
 HOLDS, FAILED = 0, 1
 
-Ckpts: TypeAlias = Annotated[
-    list[str],
-    Argument(metavar="CKPT...", help="Files (.pth, safetensors), directories or indexes of shards, or `-`."),
+Ckpts = Annotated[
+    list[str], Argument(metavar="CKPT...", help="Files (.pth, safetensors), directories or indexes of shards, or `-`.")
 ]
-MinSparsity: TypeAlias = Annotated[
+MinSparsity = Annotated[
     list[str] | None,
-    Option(
+    text_option(
         "--min-sparsity",
-        metavar="[GLOB=]S",
-        help="At least S (0.5 or 50%) of the selected weights is zero; after GLOB=, of the tensors that match."
-        " Repeatable.",
+        "[GLOB=]S",
+        "At least S (0.5 or 50%) of the selected weights is zero; after GLOB=, of the tensors that match. Repeatable.",
     ),
 ]
-MaxSparsity: TypeAlias = Annotated[
-    list[str] | None, Option("--max-sparsity", metavar="[GLOB=]S", help="At most S of them is zero. Repeatable.")
+MaxSparsity = Annotated[
+    list[str] | None, text_option("--max-sparsity", "[GLOB=]S", "At most S of them is zero. Repeatable.")
 ]
-MinTensorSparsity: TypeAlias = Annotated[
-    list[str] | None,
-    Option("--min-tensor-sparsity", metavar="[GLOB=]S", help="At least S of each tensor is zero. Repeatable."),
+MinTensorSparsity = Annotated[
+    list[str] | None, text_option("--min-tensor-sparsity", "[GLOB=]S", "At least S of each tensor is zero. Repeatable.")
 ]
-MaxTensorSparsity: TypeAlias = Annotated[
-    list[str] | None,
-    Option("--max-tensor-sparsity", metavar="[GLOB=]S", help="At most S of each tensor is zero. Repeatable."),
+MaxTensorSparsity = Annotated[
+    list[str] | None, text_option("--max-tensor-sparsity", "[GLOB=]S", "At most S of each tensor is zero. Repeatable.")
 ]
-Pattern: TypeAlias = Annotated[
+Pattern = Annotated[
+    str | None, text_option("--pattern", "K:G", "At most K of every G consecutive weights are not zero.")
+]
+Dim = Annotated[
+    int | None, whole_option("--dim", "D", 1, "Groups of --pattern run along this dimension.  [default: 1]")
+]
+Finite = Annotated[bool, Option("--finite", help="No weight is NaN or infinite.")]
+NoAllZero = Annotated[bool, Option("--no-all-zero", help="No tensor is all zero.")]
+SameStructureAs = Annotated[
     str | None,
-    Option("--pattern", metavar="K:G", help="At most K of every G consecutive weights are not zero."),
+    text_option("--same-structure-as", "OTHER", "Every tensor has the name, dtype and shape it has in OTHER."),
 ]
-Dim: TypeAlias = Annotated[
-    int | None,
-    Option(
-        "--dim",
-        metavar="D",
-        parser=parsers.whole("dim", 1),
-        help="Groups of --pattern run along this dimension.  [default: 1]",
-    ),
-]
-Finite: TypeAlias = Annotated[bool, Option("--finite", help="No weight is NaN or infinite.")]
-NoAllZero: TypeAlias = Annotated[bool, Option("--no-all-zero", help="No tensor is all zero.")]
-SameStructureAs: TypeAlias = Annotated[
+OnlyZerosAddedSince = Annotated[
     str | None,
-    Option("--same-structure-as", metavar="OTHER", help="Every tensor has the name, dtype and shape it has in OTHER."),
+    text_option("--only-zeros-added-since", "OTHER", "Every tensor is OTHER's, bit for bit, except for new zeros."),
 ]
-OnlyZerosAddedSince: TypeAlias = Annotated[
-    str | None,
-    Option(
-        "--only-zeros-added-since", metavar="OTHER", help="Every tensor is OTHER's, bit for bit, except for new zeros."
-    ),
-]
-Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="Print nothing; only the exit code is the result.")]
+Quiet = Annotated[bool, Option("-q", "--quiet", help="Print nothing; only the exit code is the result.")]
 
 
 def check(
@@ -104,67 +90,50 @@ def check(
     nearest weight, as amounts do.
     """
     _refuse_pipes(ckpts, same_structure_as, only_zeros_added_since)
+
+    from prunecli.inspection.conditions import Finite, NoAllZero, OnlyZerosAdded, SameStructure
+
     conditions = [
         *_sparsities("min_sparsity", min_sparsity),
         *_sparsities("max_sparsity", max_sparsity, upper=True),
         *_sparsities("min_tensor_sparsity", min_tensor_sparsity, each=True),
         *_sparsities("max_tensor_sparsity", max_tensor_sparsity, upper=True, each=True),
         *_pattern(pattern, dim),
-        *_others(finite=finite, no_all_zero=no_all_zero, structure=same_structure_as, since=only_zeros_added_since),
+        *([Finite()] if finite else []),
+        *([NoAllZero()] if no_all_zero else []),
+        *([] if same_structure_as is None else [SameStructure(same_structure_as)]),
+        *([] if only_zeros_added_since is None else [OnlyZerosAdded(only_zeros_added_since)]),
     ]
-    selector = Selector(tuple(include or ()), tuple(exclude or ()), min_dim, min_numel)
-    return _check_all(ckpts, conditions, _Settings(selector, key, threads, json, quiet, quiet or no_progress))
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """The options that hold for every checkpoint."""
-
-    selector: Selector
-    key: str | None
-    threads: int
-    json: bool
-    quiet: bool
-    silent: bool
-
-
-def _check_all(ckpts: list[str], conditions: list[Condition], settings: _Settings) -> int:
-    """Check each checkpoint and print its findings; return the exit code."""
     if not conditions:
         raise UsageError("check needs a condition", hint="--min-sparsity 50%, --pattern 2:4, --finite, or another")
+
+    from prunecli.inspection.check import check as check_checkpoint
     from prunecli.inspection.check_text import findings_json, write_findings
 
     results: dict[str, tuple[Finding, ...]] = {}
     for ckpt in dict.fromkeys(ckpts):
-        label = "standard input" if ckpt == "-" else ckpt
-        results[label] = findings = _findings(ckpt, conditions, settings)
+        with ExitStack() as stack:
+            path, label = readable(stack, ckpt)
+            name = label or ckpt
+            results[name] = check_checkpoint(
+                path,
+                conditions,
+                include=include or (),
+                exclude=exclude or (),
+                min_dim=min_dim,
+                min_numel=min_numel,
+                key=key,
+                threads=threads,
+                label=label,
+                progress=stack.enter_context(show_progress(wanted=not (quiet or no_progress))),
+            )
+        if not (json or quiet):
+            with printing() as stream:
+                write_findings(results[name], stream, _options, heading=name if len(ckpts) > 1 else None)
+    if json:
         with printing() as stream:
-            if stream is not None and not (settings.json or settings.quiet):
-                write_findings(findings, stream, _options, heading=label if len(ckpts) > 1 else None)
-    with printing() as stream:
-        if stream is not None and settings.json:
             stream.write(findings_json(results, _options))
     return HOLDS if all(finding.holds for findings in results.values() for finding in findings) else FAILED
-
-
-def _findings(ckpt: str, conditions: list[Condition], settings: _Settings) -> tuple[Finding, ...]:
-    from prunecli.inspection.check import check as check_checkpoint
-
-    selector = settings.selector
-    with ExitStack() as stack:
-        path, label = readable(stack, ckpt)
-        return check_checkpoint(
-            path,
-            conditions,
-            include=selector.include,
-            exclude=selector.exclude,
-            min_dim=selector.min_dim,
-            min_numel=selector.min_numel,
-            key=settings.key,
-            threads=settings.threads,
-            label=label,
-            progress=stack.enter_context(show_progress(wanted=not settings.silent)),
-        )
 
 
 # --- conditions
@@ -204,16 +173,3 @@ def _pattern(pattern: str | None, dim: int | None) -> Iterator[Condition]:
         yield GroupPattern(*parsers.parse_pattern(pattern), 1 if dim is None else dim)
     elif dim is not None:
         raise UsageError("--dim is the dimension of --pattern", hint=f"--pattern 2:4 --dim {dim}")
-
-
-def _others(*, finite: bool, no_all_zero: bool, structure: str | None, since: str | None) -> Iterator[Condition]:
-    from prunecli.inspection import conditions
-
-    if finite:
-        yield conditions.Finite()
-    if no_all_zero:
-        yield conditions.NoAllZero()
-    if structure is not None:
-        yield conditions.SameStructure(structure)
-    if since is not None:
-        yield conditions.OnlyZerosAdded(since)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -11,6 +11,7 @@ from prunecli.cli import options
 from prunecli.cli.output import printing
 from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
+from prunecli.cli.value_options import text_option
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,22 +19,19 @@ if TYPE_CHECKING:
 
 SAME, DIFFERENT = 0, 1
 
-First: TypeAlias = Annotated[
-    str, Argument(metavar="A", help="A checkpoint: a file, a directory or index of shards, or `-`.")
-]
-Second: TypeAlias = Annotated[str, Argument(metavar="B", help="Another checkpoint.")]
-Include: TypeAlias = Annotated[
+First = Annotated[str, Argument(metavar="A", help="A checkpoint: a file, a directory or index of shards, or `-`.")]
+Second = Annotated[str, Argument(metavar="B", help="Another checkpoint.")]
+Include = Annotated[
     list[str] | None,
-    Option(
-        "-i",
-        "--include",
-        metavar="GLOB",
-        autocompletion=options.complete_names,
-        help="Only tensors whose name matches, and no metadata or other entries; `re:` starts a regular expression."
+    text_option(
+        "-i --include",
+        "GLOB",
+        "Only tensors whose name matches, and no metadata or other entries; `re:` starts a regular expression."
         " Repeatable.",
+        autocompletion=options.complete_names,
     ),
 ]
-Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="Print nothing; only the exit code is the result.")]
+Quiet = Annotated[bool, Option("-q", "--quiet", help="Print nothing; only the exit code is the result.")]
 
 
 def diff(
@@ -77,7 +75,7 @@ def _print(difference: Difference, *, json: bool, quiet: bool) -> None:
     from prunecli.inspection.diff_text import difference_json, write_difference
 
     with printing() as stream:
-        if stream is not None and json:
+        if json:
             stream.write(difference_json(difference))
-        elif stream is not None and not quiet:
+        elif not quiet:
             write_difference(difference, stream)

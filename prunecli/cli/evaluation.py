@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from prunecli.cli import options, strategy_arguments
 from prunecli.cli.exit import say
 from prunecli.cli.output import printing
+from prunecli.cli.value_options import text_option
 from prunecli.errors import UsageError
 from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
@@ -18,30 +21,59 @@ from prunecli.tuning.evaluate import EXAMPLE, EvaluationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-Ckpt: TypeAlias = Annotated[
-    str, Argument(metavar="CKPT", help="A .pth or safetensors file, a directory or index of shards.")
-]
-StrategyName: TypeAlias = Annotated[
+Ckpt = Annotated[str, Argument(metavar="CKPT", help="A .pth or safetensors file, a directory or index of shards.")]
+StrategyName = Annotated[
     str, Argument(metavar="STRATEGY", help="A pruning command that takes an amount; its own options may follow.")
 ]
-Eval: TypeAlias = Annotated[
+Eval = Annotated[
     str | None,
-    Option(
+    text_option(
         "--eval",
-        metavar="COMMAND",
-        help="Command that prints the metric; {} is the path of the checkpoint. Runs without a shell.  [required]",
+        "COMMAND",
+        "Command that prints the metric; {} is the path of the checkpoint. Runs without a shell.  [required]",
     ),
 ]
-Metric: TypeAlias = Annotated[
+Metric = Annotated[
     str | None,
-    Option(
+    text_option(
         "--metric",
-        metavar="REGEX",
-        help="Regular expression; the metric is taken from its last match. [default: the last number printed]",
+        "REGEX",
+        "Regular expression; the metric is taken from its last match. [default: the last number printed]",
     ),
 ]
-Fresh: TypeAlias = Annotated[bool, Option("--fresh", help="Evaluate remembered trials again.")]
-Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="Print no table.")]
+Fresh = Annotated[bool, Option("--fresh", help="Evaluate remembered trials again.")]
+Quiet = Annotated[bool, Option("-q", "--quiet", help="Print no table.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialArguments:
+    """The arguments that both commands have."""
+
+    make_strategy: strategy_arguments.MakeStrategy
+    ckpt: Ckpt
+    strategy: StrategyName
+    evaluate: Eval = None
+    metric: Metric = None
+    fresh: Fresh = False
+    json: options.Json = False
+    include: options.Include = None
+    exclude: options.Exclude = None
+    min_dim: options.MinDim = None
+    min_numel: options.MinNumel = 0
+    key: options.Key = None
+    quiet: Quiet = False
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the arguments of a trial by the names that `prunecli.search` and `prunecli.sweep` give them."""
+        return {
+            "metric": self.metric,
+            "fresh": self.fresh,
+            "include": self.include or (),
+            "exclude": self.exclude or (),
+            "min_dim": self.min_dim,
+            "min_numel": self.min_numel,
+            "key": self.key,
+        }
 
 
 def required(ckpt: str, evaluation: str | None) -> str:
@@ -71,8 +103,7 @@ def print_json(document: Mapping[str, object]) -> None:
 
 def _print(text: str) -> None:
     with printing() as stream:
-        if stream is not None:
-            stream.write(text)
+        stream.write(text)
 
 
 _COLUMNS = (*(Column("", right=True) for _ in range(5)), Column(""))

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from prunecli.cli import options
 from prunecli.cli.output import printing, view
 from prunecli.cli.pipes import opened_checkpoint
+from prunecli.cli.value_options import text_option
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
     from prunecli.inspection.inspect import Inspection
     from prunecli.text.tables import View
 
-Thresholds: TypeAlias = Annotated[
+Thresholds = Annotated[
     bool,
     Option("--thresholds", help="The --thr for each sparsity, over all tensors that would be pruned and per tensor."),
 ]
-Hist: TypeAlias = Annotated[
-    str | None,
-    Option("--hist", metavar="NAME", help="Draw the magnitudes of a tensor, or of all that match a glob or `re:`."),
+Hist = Annotated[
+    str | None, text_option("--hist", "NAME", "Draw the magnitudes of a tensor, or of all that match a glob or `re:`.")
 ]
-NoRead: TypeAlias = Annotated[bool, Option("--no-read", help="Read no weights: names, dtypes and sizes only.")]
+NoRead = Annotated[bool, Option("--no-read", help="Read no weights: names, dtypes and sizes only.")]
 
 
 def inspect(
@@ -78,7 +78,7 @@ def _print(result: Inspection, shown: View, *, json: bool) -> None:
     from prunecli.inspection.inspect_text import write_inspection
 
     with printing() as stream:
-        if stream is not None and json:
+        if json:
             stream.write(to_json(result))
-        elif stream is not None:
+        else:
             write_inspection(result, stream, shown)

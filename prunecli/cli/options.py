@@ -1,19 +1,16 @@
-"""The options that several commands share, as annotated types for Typer, and the completion of tensor names.
-
-Every option names its flag: Typer 0.27 would take a metavar that equals the parameter's name for the flag.
-"""
+"""The options that several commands share, as annotated types for Typer, and the completion of tensor names."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 import typer
 from typer import Argument, Context, Option
 
-from prunecli.cli.parsers import fraction, whole
+from prunecli.cli.value_options import fraction_option, text_option, whole_option
 from prunecli.errors import PruneError
 
 
@@ -32,152 +29,101 @@ def complete_names(ctx: Context, incomplete: str) -> list[str]:
 
 # --- the checkpoint and its tensors
 
-Ckpt: TypeAlias = Annotated[
+Ckpt = Annotated[
     str, Argument(metavar="CKPT", help="A .pth or safetensors file, a directory or index of shards, or `-`.")
 ]
-Include: TypeAlias = Annotated[
+Include = Annotated[
     list[str] | None,
-    Option(
-        "-i",
-        "--include",
-        metavar="GLOB",
+    text_option(
+        "-i --include",
+        "GLOB",
+        "Only tensors whose name matches; `re:` starts a regular expression. Repeatable.",
         autocompletion=complete_names,
-        help="Only tensors whose name matches; `re:` starts a regular expression. Repeatable.",
     ),
 ]
-Exclude: TypeAlias = Annotated[
+Exclude = Annotated[
     list[str] | None,
-    Option(
-        "-x", "--exclude", metavar="GLOB", autocompletion=complete_names, help="Skip tensors that match. Repeatable."
-    ),
+    text_option("-x --exclude", "GLOB", "Skip tensors that match. Repeatable.", autocompletion=complete_names),
 ]
-MinDim: TypeAlias = Annotated[
+MinDim = Annotated[
     int | None,
-    Option(
-        "--min-dim",
-        metavar="N",
-        parser=whole("min_dim", 2, least=0),
-        help="Only tensors of N dimensions or more. [default: 2, or 0 with --include]",
+    whole_option(
+        "--min-dim", "N", 2, "Only tensors of N dimensions or more. [default: 2, or 0 with --include]", least=0
     ),
 ]
-MinNumel: TypeAlias = Annotated[
-    int,
-    Option(
-        "--min-numel",
-        metavar="N",
-        parser=whole("min_numel", 1000, least=0),
-        help="Only tensors of N weights or more.",
-    ),
-]
-Key: TypeAlias = Annotated[
-    str | None,
-    Option("--key", metavar="DOTTED.PATH", help="The nested dict that is the state_dict. [default: detected]"),
+MinNumel = Annotated[int, whole_option("--min-numel", "N", 1000, "Only tensors of N weights or more.", least=0)]
+Key = Annotated[
+    str | None, text_option("--key", "DOTTED.PATH", "The nested dict that is the state_dict. [default: detected]")
 ]
 
 # --- ranking
 
-Scores: TypeAlias = Annotated[
-    str | None,
-    Option("--scores", metavar="FILE", help="Rank by these scores (same names and shapes) instead of magnitudes."),
+Scores = Annotated[
+    str | None, text_option("--scores", "FILE", "Rank by these scores (same names and shapes) instead of magnitudes.")
 ]
-ActNorms: TypeAlias = Annotated[
-    str | None,
-    Option("--act-norms", metavar="FILE", help="Rank by |w| times a norm for each input column (Wanda)."),
+ActNorms = Annotated[
+    str | None, text_option("--act-norms", "FILE", "Rank by |w| times a norm for each input column (Wanda).")
 ]
-MaskIn: TypeAlias = Annotated[
+MaskIn = Annotated[
     str | None,
-    Option(
-        "--mask-in",
-        metavar="FILE",
-        help="Keep this mask's pruned weights pruned; apply the amount to the rest.",
-    ),
+    text_option("--mask-in", "FILE", "Keep this mask's pruned weights pruned; apply the amount to the rest."),
 ]
-Of: TypeAlias = Annotated[
-    str,
-    Option("--of", metavar="all|remaining", help="Take amounts of all weights, or of those that are not zero yet."),
+Of = Annotated[
+    str, text_option("--of", "all|remaining", "Take amounts of all weights, or of those that are not zero yet.")
 ]
 
 # --- outputs
 
-Output: TypeAlias = Annotated[
-    str | None,
-    Option("-o", "--output", metavar="PATH", help="The result; `-` is standard output. [default: CKPT.pruned.EXT]"),
+Output = Annotated[
+    str | None, text_option("-o --output", "PATH", "The result; `-` is standard output. [default: CKPT.pruned.EXT]")
 ]
-Reports: TypeAlias = Annotated[
+Reports = Annotated[
     list[Path] | None,
-    Option(
-        "--report",
-        metavar="PATH",
-        help="Report, by its suffix .json, .csv, .md or .html; repeatable. [default: OUTPUT.report.json]",
+    text_option(
+        "--report", "PATH", "Report, by its suffix .json, .csv, .md or .html; repeatable. [default: OUTPUT.report.json]"
     ),
 ]
-MaskOut: TypeAlias = Annotated[
-    str | None,
-    Option("--mask-out", metavar="PATH", help="Write the mask (safetensors, 1 = kept) for a later --mask-in."),
+MaskOut = Annotated[
+    str | None, text_option("--mask-out", "PATH", "Write the mask (safetensors, 1 = kept) for a later --mask-in.")
 ]
-ReportJson: TypeAlias = Annotated[bool, Option("--json", help="Print the JSON report instead of the table.")]
-DryRun: TypeAlias = Annotated[bool, Option("-n", "--dry-run", help="Measure and report, write no checkpoint.")]
-Force: TypeAlias = Annotated[bool, Option("-f", "--force", help="Replace existing outputs.")]
-InPlace: TypeAlias = Annotated[bool, Option("--in-place", help="Replace the input itself, in one atomic step.")]
-Sha256: TypeAlias = Annotated[
+ReportJson = Annotated[bool, Option("--json", help="Print the JSON report instead of the table.")]
+DryRun = Annotated[bool, Option("-n", "--dry-run", help="Measure and report, write no checkpoint.")]
+Force = Annotated[bool, Option("-f", "--force", help="Replace existing outputs.")]
+InPlace = Annotated[bool, Option("--in-place", help="Replace the input itself, in one atomic step.")]
+Sha256 = Annotated[
     bool, Option("--sha256", help="Put the SHA-256 of input and output into the report; reads both once more.")
 ]
-Estimate: TypeAlias = Annotated[
-    bool, Option("--estimate", help="Estimate the compressed sizes before and after, from a sample.")
-]
+Estimate = Annotated[bool, Option("--estimate", help="Estimate the compressed sizes before and after, from a sample.")]
 
 # --- conditions of the run
 
-Strict: TypeAlias = Annotated[bool, Option("--strict", help="Refuse weights that are NaN or infinite.")]
-MinSparsity: TypeAlias = Annotated[
+Strict = Annotated[bool, Option("--strict", help="Refuse weights that are NaN or infinite.")]
+MinSparsity = Annotated[
     float | None,
-    Option(
-        "--min-sparsity",
-        metavar="S",
-        parser=fraction("min_sparsity"),
-        help="Write nothing and exit with 1 unless this part of the selected weights is zero.",
+    fraction_option(
+        "--min-sparsity", "S", "Write nothing and exit with 1 unless this part of the selected weights is zero."
     ),
 ]
-MaxSparsity: TypeAlias = Annotated[
+MaxSparsity = Annotated[
+    float | None, fraction_option("--max-sparsity", "S", "The same if more than this part is zero.")
+]
+MaxTensorSparsity = Annotated[
     float | None,
-    Option(
-        "--max-sparsity", metavar="S", parser=fraction("max_sparsity"), help="The same if more than this part is zero."
-    ),
+    fraction_option("--max-tensor-sparsity", "S", "The same if more than this part of any one tensor is zero."),
 ]
-MaxTensorSparsity: TypeAlias = Annotated[
-    float | None,
-    Option(
-        "--max-tensor-sparsity",
-        metavar="S",
-        parser=fraction("max_tensor_sparsity"),
-        help="The same if more than this part of any one tensor is zero.",
-    ),
+Device = Annotated[
+    str, text_option("--device", "DEVICE", "cpu, auto, cuda, cuda:1, mps or xpu; all give the same result.")
 ]
-Device: TypeAlias = Annotated[
-    str,
-    Option("--device", metavar="DEVICE", help="cpu, auto, cuda, cuda:1, mps or xpu; all give the same result."),
-]
-Threads: TypeAlias = Annotated[
-    int,
-    Option(
-        "--threads",
-        metavar="N",
-        parser=whole("threads", 2, least=0),
-        help="Number of threads; 0 chooses it by the CPUs.",
-    ),
-]
+Threads = Annotated[int, whole_option("--threads", "N", 2, "Number of threads; 0 chooses it by the CPUs.", least=0)]
 
 # --- printing
 
-Json: TypeAlias = Annotated[bool, Option("--json", help="Print the result as JSON.")]
-Top: TypeAlias = Annotated[
-    int | None,
-    Option("--top", metavar="N", parser=whole("top", 10, least=1), help="Print the first N tensors only."),
-]
-AllTensors: TypeAlias = Annotated[bool, Option("--all", help="Print a line for every tensor, however many there are.")]
-Quiet: TypeAlias = Annotated[bool, Option("-q", "--quiet", help="Print no table and no progress.")]
-Verbose: TypeAlias = Annotated[bool, Option("-v", "--verbose", help="Print details of the run on standard error.")]
-NoProgress: TypeAlias = Annotated[bool, Option("--no-progress", help="Print no progress bars or lines.")]
+Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
+Top = Annotated[int | None, whole_option("--top", "N", 10, "Print the first N tensors only.", least=1)]
+AllTensors = Annotated[bool, Option("--all", help="Print a line for every tensor, however many there are.")]
+Quiet = Annotated[bool, Option("-q", "--quiet", help="Print no table and no progress.")]
+Verbose = Annotated[bool, Option("-v", "--verbose", help="Print details of the run on standard error.")]
+NoProgress = Annotated[bool, Option("--no-progress", help="Print no progress bars or lines.")]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

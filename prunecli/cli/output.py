@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from prunecli.cli.exit import silence
@@ -18,21 +19,25 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def printing(stream: TextIO | None = None, *, done: str = "") -> Iterator[TextIO | None]:
-    """Return the stream for the result (default: standard output), or None if it is closed.
+def printing(
+    *, to_stderr: bool = False, written: str | Path | None = None, hint: Argument | None = None
+) -> Iterator[TextIO]:
+    """Return the stream for the result: standard output, or standard error if a checkpoint goes to standard output.
 
-    Raises OutputError where printing fails; `done` begins its message, such as "x.pth is written, but ".
+    A closed stream is replaced by a buffer that is not printed. Raises OutputError, with `hint`, if printing fails; the
+    message says that the file `written` exists in spite of the error.
     """
-    stream = sys.stdout if stream is None else stream
+    stream = sys.stderr if to_stderr else sys.stdout
     try:
-        yield stream
+        yield StringIO() if stream is None else stream
         if stream is not None:
-            stream.flush()
-    except BrokenPipeError:
+            stream.flush()  # a full disk is often noticed only here
+    except BrokenPipeError:  # `exit_codes` ends the run quietly
         raise
     except OSError as error:
         silence(stream)
-        raise OutputError(f"{done}the result cannot be printed: {error.strerror}") from error
+        done = "" if written is None else f"{written} is written, but "
+        raise OutputError(f"{done}the result cannot be printed: {error.strerror}", hint=hint) from error
 
 
 def view(top: int | None, *, all_tensors: bool, json: bool) -> View:

@@ -6,11 +6,12 @@ functions for the rules of a recipe. Messages therefore name arguments, not flag
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from prunecli.cli import parsers
+from prunecli.cli.value_options import fraction_option, number_option, text_option, whole_option
 from prunecli.errors import Argument, UsageError
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.semi_structured import TopK
@@ -21,32 +22,19 @@ from prunecli.strategies.unstructured import L1, Global, Percentile, Random, Std
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Amount: TypeAlias = Annotated[
-    float | None,
-    Option("--amount", metavar="A", parser=parsers.amount, help="A fraction (0.5) or a percentage (50%)."),
+Amount = Annotated[
+    float | None, text_option("--amount", "A", "A fraction (0.5) or a percentage (50%).", parser=parsers.amount)
 ]
-Count: TypeAlias = Annotated[
-    int | None,
-    Option("--count", metavar="K", parser=parsers.whole("count", 1000), help="This number instead of a fraction."),
-]
+Count = Annotated[int | None, whole_option("--count", "K", 1000, "This number instead of a fraction.")]
 
 _EITHER_THRESHOLD = (Argument("thr", 0.1), " or ", Argument("thr_std", 0.5))
 _EITHER_AMOUNT = (Argument("amount", 0.5), " or ", Argument("count", 1000))
 
 
 def threshold(
-    thr: Annotated[
-        float | None,
-        Option("--thr", metavar="T", parser=parsers.number("thr", 0.1), help="Zero weights with |w| <= T."),
-    ] = None,
+    thr: Annotated[float | None, number_option("--thr", "T", 0.1, "Zero weights with |w| <= T.")] = None,
     thr_std: Annotated[
-        float | None,
-        Option(
-            "--thr-std",
-            metavar="Q",
-            parser=parsers.number("thr_std", 0.5),
-            help="T = Q * std(w) of each tensor instead.",
-        ),
+        float | None, number_option("--thr-std", "Q", 0.5, "T = Q * std(w) of each tensor instead.")
     ] = None,
 ) -> Strategy:
     """Zero the weights of magnitude T or less."""
@@ -60,10 +48,7 @@ def threshold(
 
 
 def percentile(
-    q: Annotated[
-        float | None,
-        Option("--q", metavar="Q", parser=parsers.number("q", 60), help="Percentile of |w|, 0 to 100.  [required]"),
-    ] = None,
+    q: Annotated[float | None, number_option("--q", "Q", 60, "Percentile of |w|, 0 to 100.  [required]")] = None,
 ) -> Strategy:
     """Zero weights up to each tensor's percentile.
 
@@ -79,29 +64,15 @@ def global_(
     count: Count = None,
     normalize: Annotated[
         str,
-        Option(
-            "--normalize",
-            metavar="none|l2|rms|lamp",
-            help="Rank by |w|, by |w| over its tensor's norm, or by the LAMP score.",
+        text_option(
+            "--normalize", "none|l2|rms|lamp", "Rank by |w|, by |w| over its tensor's norm, or by the LAMP score."
         ),
     ] = "none",
     min_per_tensor: Annotated[
-        float | None,
-        Option(
-            "--min-per-tensor",
-            metavar="A",
-            parser=parsers.fraction("min_per_tensor"),
-            help="Prune at least this part of each tensor.",
-        ),
+        float | None, fraction_option("--min-per-tensor", "A", "Prune at least this part of each tensor.")
     ] = None,
     max_per_tensor: Annotated[
-        float | None,
-        Option(
-            "--max-per-tensor",
-            metavar="A",
-            parser=parsers.fraction("max_per_tensor"),
-            help="Prune at most this part of each tensor.",
-        ),
+        float | None, fraction_option("--max-per-tensor", "A", "Prune at most this part of each tensor.")
     ] = None,
 ) -> Strategy:
     """Zero the smallest weights of all tensors.
@@ -115,15 +86,11 @@ def global_(
 def l1(
     amount: Amount = None,
     count: Count = None,
-    scope: Annotated[
-        str, Option("--scope", metavar="tensor|row", help="Rank within a tensor, or within each row.")
-    ] = "tensor",
+    scope: Annotated[str, text_option("--scope", "tensor|row", "Rank within a tensor, or within each row.")] = "tensor",
     allocate: Annotated[
         str | None,
-        Option(
-            "--allocate",
-            metavar="uniform|erk|uniform+",
-            help="Distribute A of all weights over the tensors by their shapes.",
+        text_option(
+            "--allocate", "uniform|erk|uniform+", "Distribute A of all weights over the tensors by their shapes."
         ),
     ] = None,
 ) -> Strategy:
@@ -135,24 +102,11 @@ def l1(
 
 
 def topk(
-    keep: Annotated[
-        int | None,
-        Option("--keep", metavar="K", parser=parsers.whole("keep", 2), help="Keep the K largest weights ..."),
-    ] = None,
-    group: Annotated[
-        int | None,
-        Option("--group", metavar="G", parser=parsers.whole("group", 4), help="... of every G consecutive ones."),
-    ] = None,
-    pattern: Annotated[
-        str | None, Option("--pattern", metavar="K:G", help="Both in one: 2:4 keeps 2 of every 4.")
-    ] = None,
-    dim: Annotated[
-        int,
-        Option("--dim", metavar="D", parser=parsers.whole("dim", 1), help="Groups run along this dimension."),
-    ] = 1,
-    tail: Annotated[
-        str, Option("--tail", metavar="keep|zero|error", help="Handling of a shorter last group.")
-    ] = "keep",
+    keep: Annotated[int | None, whole_option("--keep", "K", 2, "Keep the K largest weights ...")] = None,
+    group: Annotated[int | None, whole_option("--group", "G", 4, "... of every G consecutive ones.")] = None,
+    pattern: Annotated[str | None, text_option("--pattern", "K:G", "Both in one: 2:4 keeps 2 of every 4.")] = None,
+    dim: Annotated[int, whole_option("--dim", "D", 1, "Groups run along this dimension.")] = 1,
+    tail: Annotated[str, text_option("--tail", "keep|zero|error", "Handling of a shorter last group.")] = "keep",
 ) -> Strategy:
     """Keep K of every G consecutive weights.
 
@@ -172,13 +126,8 @@ def topk(
 def structured(
     amount: Amount = None,
     count: Count = None,
-    dim: Annotated[
-        int, Option("--dim", metavar="D", parser=parsers.whole("dim", 0), help="Slices along this dimension.")
-    ] = 0,
-    n: Annotated[
-        float,
-        Option("--n", metavar="1|2|inf|-inf", parser=parsers.number("n", 2), help="The norm that ranks the slices."),
-    ] = 2.0,
+    dim: Annotated[int, whole_option("--dim", "D", 0, "Slices along this dimension.")] = 0,
+    n: Annotated[float, number_option("--n", "1|2|inf|-inf", 2, "The norm that ranks the slices.")] = 2.0,
     with_bias: Annotated[
         bool, Option("--with-bias", help="Zero the matching entries of each tensor's bias as well.")
     ] = False,
@@ -192,7 +141,7 @@ def structured(
 
 def block(
     shape: Annotated[
-        str | None, Option("--shape", metavar="RxC", help="Rows and columns of a block, as in 4x4.  [required]")
+        str | None, text_option("--shape", "RxC", "Rows and columns of a block, as in 4x4.  [required]")
     ] = None,
     amount: Amount = None,
     count: Count = None,
@@ -209,20 +158,9 @@ def block(
 def random(
     amount: Amount = None,
     count: Count = None,
-    seed: Annotated[
-        int,
-        Option(
-            "--seed",
-            metavar="S",
-            parser=parsers.whole("seed", 0),
-            help="Random seed. A different seed prunes different weights.",
-        ),
-    ] = 0,
+    seed: Annotated[int, whole_option("--seed", "S", 0, "Random seed. A different seed prunes different weights.")] = 0,
     structured: Annotated[bool, Option("--structured", help="Prune whole slices instead of single weights.")] = False,
-    dim: Annotated[
-        int | None,
-        Option("--dim", metavar="D", parser=parsers.whole("dim", 0), help="Slices along this dimension. [default: 0]"),
-    ] = None,
+    dim: Annotated[int | None, whole_option("--dim", "D", 0, "Slices along this dimension. [default: 0]")] = None,
 ) -> Strategy:
     """Zero weights of each tensor at random.
 
@@ -238,7 +176,7 @@ def random(
 
 def mask(
     mask: Annotated[
-        str | None, Option("--mask", metavar="FILE", help="Zeros and ones under the tensors' names.  [required]")
+        str | None, text_option("--mask", "FILE", "Zeros and ones under the tensors' names.  [required]")
     ] = None,
 ) -> Strategy:
     """Zero the weights where a mask is 0.

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.cli.exit import DONE, FAILED, say, silence
+from prunecli.cli.exit import DONE, FAILED, say
+from prunecli.cli.output import printing
 from prunecli.cli.progress import show_progress
-from prunecli.errors import Argument, OutputError, UsageError
+from prunecli.errors import Argument, UsageError
 from prunecli.report.gates import GateError, Gates
-from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TextIO
 
     from prunecli.api import PruneRequest
     from prunecli.cli.options import SharedOptions
@@ -122,28 +120,13 @@ def _show(report: Report, paths: Sequence[Path], options: SharedOptions) -> None
     """Print the summary on standard output, or on standard error if the checkpoint went to standard output."""
     for warning in report.warnings:
         say(f"warning: {warning}")
-    to_pipe = options.output == "-" and not options.dry_run
-    stream = sys.stderr if to_pipe else sys.stdout
-    if stream is None or (options.quiet and not options.json):
-        return
-    try:
-        _print(report, [str(path) for path in paths], stream, as_json=options.json)
-        stream.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        silence(sys.stdout)
-        written = "" if report.output_path is None else f"{printable(report.output_path)} is written, but "
-        message = f"{written}standard output failed: {error.strerror}"
-        raise OutputError(message, hint=Argument("reports", ["PATH.json"])) from error
+    to_pipe, hint = options.output == "-" and not options.dry_run, Argument("reports", ["PATH.json"])
+    with printing(to_stderr=to_pipe, written=report.output_path, hint=hint) as stream:
+        if options.json:
+            from prunecli.report.json import to_json
 
+            stream.write(to_json(report))
+        elif not options.quiet:
+            from prunecli.report.text import write_report
 
-def _print(report: Report, report_paths: list[str], stream: TextIO, *, as_json: bool) -> None:
-    if as_json:
-        from prunecli.report.json import to_json
-
-        stream.write(to_json(report))
-        return
-    from prunecli.report.text import write_report
-
-    write_report(report, stream, reports=report_paths)
+            write_report(report, stream, reports=[str(path) for path in paths])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from prunecli.cli import options
 from prunecli.cli.output import check_export, printing, view
 from prunecli.cli.pipes import opened_checkpoint
+from prunecli.cli.value_options import text_option
 from prunecli.errors import Argument, UsageError
 
 if TYPE_CHECKING:
@@ -17,10 +18,8 @@ if TYPE_CHECKING:
     from prunecli.inspection.scan import Scan
     from prunecli.text.tables import View
 
-Html: TypeAlias = Annotated[
-    Path | None, Option("--html", metavar="PATH", help="Write the curves to an HTML page as well.")
-]
-Force: TypeAlias = Annotated[bool, Option("-f", "--force", help="Replace an existing page.")]
+Html = Annotated[Path | None, text_option("--html", "PATH", "Write the curves to an HTML page as well.")]
+Force = Annotated[bool, Option("-f", "--force", help="Replace an existing page.")]
 
 
 def scan(
@@ -55,7 +54,7 @@ def scan(
             checkpoint, include=include or (), exclude=exclude or (), min_dim=min_dim, label=label, progress=progress
         )
     _write_page(result, html, force=force)
-    _print(result, shown, done="" if html is None else f"{html} is written, but ", json=json)
+    _print(result, shown, written=html, json=json)
     return 0
 
 
@@ -73,11 +72,11 @@ def _write_page(result: Scan, path: Path | None, *, force: bool) -> None:
         publish_text(path, to_html(result), force=force)
 
 
-def _print(result: Scan, shown: View, *, done: str, json: bool) -> None:
+def _print(result: Scan, shown: View, *, written: Path | None, json: bool) -> None:
     from prunecli.inspection.scan_text import to_json, write_scan
 
-    with printing(done=done) as stream:
-        if stream is not None and json:
+    with printing(written=written) as stream:
+        if json:
             stream.write(to_json(result))
-        elif stream is not None:
+        else:
             write_scan(result, stream, shown)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
 
-from prunecli.cli import evaluation, options, parsers, strategy_arguments
+from prunecli.cli import evaluation, options, strategy_arguments
 from prunecli.cli.evaluation import Table
 from prunecli.cli.exit import DONE, FAILED, say
+from prunecli.cli.value_options import number_option, text_option, whole_option
 from prunecli.errors import UsageError
 from prunecli.text.escape import printable
 from prunecli.text.numbers import format_bytes, percent
@@ -21,38 +22,22 @@ if TYPE_CHECKING:
     from prunecli.tuning.search import Attempt, SearchResult
     from prunecli.tuning.trial_file import Trial
 
-MaxDrop: TypeAlias = Annotated[
-    str | None,
-    Option("--max-drop", metavar="D", help="How much worse the metric may get, in its own units.  [required]"),
+MaxDrop = Annotated[
+    str | None, text_option("--max-drop", "D", "How much worse the metric may get, in its own units.  [required]")
 ]
-Higher: TypeAlias = Annotated[
+Higher = Annotated[
     bool, Option("--higher-is-better/--lower-is-better", help="Whether the metric is a score or a loss.")
 ]
-Tolerance: TypeAlias = Annotated[
-    float,
-    Option(
-        "--tolerance",
-        metavar="A",
-        parser=parsers.number("tolerance", 0.01),
-        help="The amounts are multiples of this.",
-    ),
-]
-Tries: TypeAlias = Annotated[
-    int | None,
-    Option("--tries", metavar="N", parser=parsers.whole("tries", 5, least=1), help="Try at most N amounts."),
-]
-Output: TypeAlias = Annotated[
-    str | None, Option("-o", "--output", metavar="PATH", help="The result. [default: CKPT.pruned.EXT]")
-]
-State: TypeAlias = Annotated[
+Tolerance = Annotated[float, number_option("--tolerance", "A", 0.01, "The amounts are multiples of this.")]
+Tries = Annotated[int | None, whole_option("--tries", "N", 5, "Try at most N amounts.", least=1)]
+Output = Annotated[str | None, text_option("-o --output", "PATH", "The result. [default: CKPT.pruned.EXT]")]
+State = Annotated[
     Path | None,
-    Option(
-        "--state",
-        metavar="PATH",
-        help="Remembers the trials; candidates are written next to it. [default: OUTPUT.search.json]",
+    text_option(
+        "--state", "PATH", "Remembers the trials; candidates are written next to it. [default: OUTPUT.search.json]"
     ),
 ]
-DryRun: TypeAlias = Annotated[bool, Option("-n", "--dry-run", help="Only search, write no checkpoint.")]
+DryRun = Annotated[bool, Option("-n", "--dry-run", help="Only search, write no checkpoint.")]
 
 CONTEXT_SETTINGS = strategy_arguments.CONTEXT_SETTINGS
 SCHEMA = 1
@@ -60,7 +45,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(evaluation.TrialArguments):
     """Find the largest amount that keeps your metric within a limit.
 
     Bisects the amounts between 0 and 1. Each candidate is written to a temporary file and passed to your command. The
@@ -69,28 +54,15 @@ class Arguments:
     the result was always measured.
     """
 
-    make_strategy: strategy_arguments.MakeStrategy
-    ckpt: evaluation.Ckpt
-    strategy: evaluation.StrategyName
-    evaluate: evaluation.Eval = None
     max_drop: MaxDrop = None
     higher_is_better: Higher = True
-    metric: evaluation.Metric = None
     tolerance: Tolerance = 0.01
     tries: Tries = None
     output: Output = None
     report: options.Reports = None
     state: State = None
-    fresh: evaluation.Fresh = False
-    json: options.Json = False
     dry_run: DryRun = False
     force: options.Force = False
-    include: options.Include = None
-    exclude: options.Exclude = None
-    min_dim: options.MinDim = None
-    min_numel: options.MinNumel = 0
-    key: options.Key = None
-    quiet: evaluation.Quiet = False
 
 
 def search(context: typer.Context, words: strategy_arguments.Words = None) -> int:
@@ -147,18 +119,12 @@ def _search(
             higher_is_better=arguments.higher_is_better,
             tolerance=arguments.tolerance,
             tries=arguments.tries,
-            metric=arguments.metric,
             output=target,
             reports=arguments.report,
             state=state,
-            fresh=arguments.fresh,
             dry_run=arguments.dry_run,
             force=arguments.force,
-            include=arguments.include or (),
-            exclude=arguments.exclude or (),
-            min_dim=arguments.min_dim,
-            min_numel=arguments.min_numel,
-            key=arguments.key,
+            **arguments.keywords(),
             command=command,
             on_attempt=lambda attempt: _print_attempt(table, attempt),
         )

@@ -7,20 +7,20 @@ so Typer parses the words twice: first to find the name, then with the options o
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from typer.main import get_command
 
 from prunecli.cli import pruning
 from prunecli.errors import UsageError
+from prunecli.strategies.strategy import Strategy
 from prunecli.text.closest import closest
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from prunecli.strategies.strategy import Strategy
+    from collections.abc import Sequence
 
 CONTEXT_SETTINGS: dict[str, Any] = {
     "help_option_names": [],
@@ -29,10 +29,10 @@ CONTEXT_SETTINGS: dict[str, Any] = {
 }
 """The `context_settings` of a command that passes all its words to `parse`."""
 
-Words: TypeAlias = Annotated[list[str] | None, typer.Argument(metavar="CKPT [OPTIONS] STRATEGY [OPTIONS]")]
+Words = Annotated[list[str] | None, typer.Argument(metavar="CKPT [OPTIONS] STRATEGY [OPTIONS]")]
 """All words after the name of such a command."""
 
-MakeStrategy: TypeAlias = "Callable[[float], Strategy]"
+MakeStrategy = Callable[[float], Strategy]
 """A function from an amount (0 to 1) to a strategy."""
 
 T = TypeVar("T")
@@ -73,13 +73,22 @@ def _strategy_in(context: typer.Context, words: Sequence[str], arguments: type[o
     return next((name for name in names if name in strategy_functions()), "")
 
 
-def _command(arguments: Callable[..., object], make: Callable[..., Strategy] | None) -> Any:  # noqa: ANN401 - Typer's own
+def parameters_of(arguments: type[T]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of the command line from the fields of the dataclass `arguments`.
+
+    The annotations of inherited fields are evaluated in the module of the class that declares them.
+    """
+    annotations = get_type_hints(arguments, include_extras=True)
+    parameters = inspect.signature(arguments).parameters
+    return {name: p.replace(annotation=annotations[name]) for name, p in parameters.items() if name != "make_strategy"}
+
+
+def _command(arguments: type[Any], make: Callable[..., Strategy] | None) -> Any:  # noqa: ANN401 - Typer's own
     """Return a Typer command with the fields of `arguments` and the options of `make`.
 
     Typer reads both from one signature, which is written here.
     """
-    shared = dict(inspect.signature(arguments, eval_str=True).parameters)
-    del shared["make_strategy"]
+    shared = parameters_of(arguments)
     own = {} if make is None else dict(inspect.signature(make, eval_str=True).parameters)
     amounts = {name: _hidden(parameter) for name, parameter in own.items() if name in _AMOUNTS}
 
@@ -91,7 +100,9 @@ def _command(arguments: Callable[..., object], make: Callable[..., Strategy] | N
         return arguments(make_strategy=_by_amount(make, own_values), **values)
 
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in {**shared, **own, **amounts}.values()]
-    parameters.sort(key=lambda p: p.name not in {"ckpt", "strategy"} and p.name not in own)  # own options come first
+    # The options of the strategy and of the command come first in the help, and the inherited ones last.
+    first = ["ckpt", "strategy", *own, "evaluate", *arguments.__annotations__]
+    parameters.sort(key=lambda p: first.index(p.name) if p.name in first else len(first))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = arguments.__doc__

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
 
-from prunecli.cli import evaluation, options, strategy_arguments
+from prunecli.cli import evaluation, strategy_arguments
 from prunecli.cli.evaluation import Table
 from prunecli.cli.output import check_export
+from prunecli.cli.value_options import text_option
 from prunecli.errors import Argument
 from prunecli.text.escape import printable
 from prunecli.text.numbers import percent
@@ -22,18 +23,16 @@ if TYPE_CHECKING:
 
     from prunecli.tuning.sweep import SweepPoint
 
-At: TypeAlias = Annotated[str, Option("--at", metavar="A,A,...", help="The amounts to try, as in 0.5,0.8,90%.")]
-Csv: TypeAlias = Annotated[Path | None, Option("--csv", metavar="PATH", help="Write the table as CSV as well.")]
-Svg: TypeAlias = Annotated[Path | None, Option("--svg", metavar="PATH", help="Write the plot as SVG as well.")]
-State: TypeAlias = Annotated[
+At = Annotated[str, text_option("--at", "A,A,...", "The amounts to try, as in 0.5,0.8,90%.")]
+Csv = Annotated[Path | None, text_option("--csv", "PATH", "Write the table as CSV as well.")]
+Svg = Annotated[Path | None, text_option("--svg", "PATH", "Write the plot as SVG as well.")]
+State = Annotated[
     Path | None,
-    Option(
-        "--state",
-        metavar="PATH",
-        help="Remembers the trials; candidates are written next to it. [default: CKPT.pruned.search.json]",
+    text_option(
+        "--state", "PATH", "Remembers the trials; candidates are written next to it. [default: CKPT.pruned.search.json]"
     ),
 ]
-Force: TypeAlias = Annotated[bool, Option("-f", "--force", help="Replace an existing table or plot.")]
+Force = Annotated[bool, Option("-f", "--force", help="Replace an existing table or plot.")]
 
 CONTEXT_SETTINGS = strategy_arguments.CONTEXT_SETTINGS
 DEFAULT_AMOUNTS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
@@ -44,31 +43,18 @@ _BAR = 30  # characters of the longest bar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(evaluation.TrialArguments):
     """Show your metric at several amounts.
 
     The unpruned checkpoint is evaluated first. Each candidate is written to a temporary file, passed to your command,
     and removed.
     """
 
-    make_strategy: strategy_arguments.MakeStrategy
-    ckpt: evaluation.Ckpt
-    strategy: evaluation.StrategyName
-    evaluate: evaluation.Eval = None
     at: At = DEFAULT_AMOUNTS
-    metric: evaluation.Metric = None
     csv: Csv = None
     svg: Svg = None
     state: State = None
-    fresh: evaluation.Fresh = False
-    json: options.Json = False
     force: Force = False
-    include: options.Include = None
-    exclude: options.Exclude = None
-    min_dim: options.MinDim = None
-    min_numel: options.MinNumel = 0
-    key: options.Key = None
-    quiet: evaluation.Quiet = False
 
 
 def sweep(context: typer.Context, words: strategy_arguments.Words = None) -> int:
@@ -104,14 +90,8 @@ def _sweep(
             arguments.make_strategy,
             evaluate,
             amounts=amounts,
-            metric=arguments.metric,
             state=state,
-            fresh=arguments.fresh,
-            include=arguments.include or (),
-            exclude=arguments.exclude or (),
-            min_dim=arguments.min_dim,
-            min_numel=arguments.min_numel,
-            key=arguments.key,
+            **arguments.keywords(),
             on_point=lambda point: _print_point(table, point),
         )
 

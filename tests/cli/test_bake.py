@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from support.children import run_python
-from support.command_line import process
+from support.command_line import process, shell
 from torch import nn
 from torch.nn.utils import prune
 
@@ -155,6 +155,13 @@ def test_a_checkpoint_goes_through_pipes(ckpt: Path, model: nn.Module) -> None:
     actual = torch.load(io.BytesIO(ran.stdout), weights_only=True)
     assert torch.equal(model[0].weight, actual["0.weight"])
     assert b"standard output" in ran.stderr
+
+
+def test_a_closed_standard_error_leaves_the_checkpoint_alone(ckpt: Path) -> None:
+    """If standard error is closed, the table that goes there is dropped: it does not follow the checkpoint."""
+    ran = shell(f"cd {ckpt.parent}; prune bake m.pth -q; prune bake m.pth -o - 2>&-")
+
+    assert ran.stdout == ckpt.with_name("m.baked.pth").read_bytes()
 
 
 def test_help_imports_no_numpy() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 from typer.models import ArgumentInfo, OptionInfo
 
-from prunecli.cli import pruning, run, search, sweep
+from prunecli.cli import pruning, search, strategy_arguments, sweep
 from prunecli.cli.command_list import OTHER, PRUNING
 from prunecli.cli.options import SharedOptions
 
@@ -26,15 +26,13 @@ OTHER_FLAGS = {"all_tensors": "--all", "evaluate": "--eval"}
 
 def signature(command: str) -> dict[str, Any]:
     """Return the parameters of a command and their annotations."""
-    sources: list[Callable[..., object]] = {
-        "run": [run.run, SharedOptions],
-        "search": [search.Arguments],
-        "sweep": [sweep.Arguments],
-    }.get(command, [])
-    if not sources and command in PRUNING:
-        sources = [getattr(pruning, "global_" if command == "global" else command), SharedOptions]
-    elif not sources:
-        sources = [getattr(importlib.import_module(f"prunecli.cli.{command}"), command)]
+    if command in {"search", "sweep"}:
+        parameters = strategy_arguments.parameters_of({"search": search, "sweep": sweep}[command].Arguments)
+        return {name: parameter.annotation for name, parameter in parameters.items()}
+    module = pruning if command in PRUNING and command != "run" else importlib.import_module(f"prunecli.cli.{command}")
+    sources: list[Callable[..., object]] = [getattr(module, "global_" if command == "global" else command)]
+    if command in PRUNING:
+        sources.append(SharedOptions)
     signatures = [inspect.signature(source, eval_str=True) for source in sources]
     return {name: p.annotation for s in signatures for name, p in s.parameters.items()}
 
@@ -52,7 +50,7 @@ def test_every_option_declares_its_flag(command: str) -> None:
             declarations = [parameter.default, *(parameter.param_decls or ())]
             flags = [flag for text in declarations if isinstance(text, str) for flag in text.split("/")]
             assert OTHER_FLAGS.get(name, f"--{name.replace('_', '-')}") in flags
-    assert [name for name, rest in annotations if not rest] in (["context"], ["make_strategy"], [])
+    assert [name for name, rest in annotations if not rest] in (["context"], [])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return the environment of this process with `variables`, and with the checkout on Python's path."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    """Return the environment of this process with `variables`, and with the checkout first on Python's path."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **variables}
 
 
 def start_python(*arguments: str | Path, **options: Any) -> subprocess.Popen[Any]:  # noqa: ANN401 - those of Popen

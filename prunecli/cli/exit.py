@@ -44,6 +44,7 @@ def terminate_cleanly() -> Iterator[None]:
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
     for number, handler in before.items():
+        # `nohup` ignores SIGHUP, and a program that calls `main` may have its own handlers: both stay.
         if handler is signal.SIG_DFL:
             signal.signal(number, _terminate)
     try:
@@ -54,7 +55,7 @@ def terminate_cleanly() -> Iterator[None]:
 
 
 def _terminate(number: int, _: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    raise SystemExit(128 + number)  # unlike the default action, it lets `finally` blocks remove temporary files
 
 
 def report_error(error: Exception) -> int:

@@ -87,6 +87,7 @@ def spooled_output() -> Iterator[int]:
 
 def _is_unread_file(fd: int) -> bool:
     """Whether `fd` is a regular file at its start that can be opened again."""
+    # A copy is needed in all other cases: a read position is shared with other processes, and a path may be denied.
     path = DESCRIPTORS / str(fd)
     unread = stat.S_ISREG(os.fstat(fd).st_mode) and os.lseek(fd, 0, os.SEEK_CUR) == 0
     return unread and os.access(path, os.R_OK)
@@ -122,9 +123,9 @@ def _copy(source: int, target: int) -> None:
 def _write(target: int, data: memoryview) -> int:
     try:
         return os.write(target, data)
-    except BrokenPipeError:
+    except BrokenPipeError:  # `exit_codes` ends the run quietly
         raise
-    except BlockingIOError:
+    except BlockingIOError:  # the reader may have made the pipe non-blocking: wait until it has space
         select.select([], [target], [])
         return 0
     except OSError as error:

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from support.children import run_python
 from support.command_line import process, shell
 from torch import nn
-from torch.nn.utils import prune
-
-from prunecli.cli.main import main
+from torch.nn.utils.prune import l1_unstructured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from support.command_line import Prune
 
 
 @pytest.fixture
@@ -25,7 +22,7 @@ def model() -> nn.Module:
     """Return a model of two layers, one of them pruned by half."""
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
-    prune.l1_unstructured(layers[0], "weight", 0.5)
+    l1_unstructured(layers[0], "weight", 0.5)
     return layers
 
 
@@ -36,21 +33,9 @@ def ckpt(tmp_path: Path, model: nn.Module) -> Path:
     return tmp_path / "m.pth"
 
 
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Return a function that runs the command and returns its exit code, standard output and standard error."""
-
-    def typed(*args: object) -> tuple[int, str, str]:
-        code = main(["bake", *map(str, args)])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return typed
-
-
-def test_the_table_lists_the_folded_weights(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_table_lists_the_folded_weights(ckpt: Path, prune: Prune) -> None:
     """Each weight has a row with shape and sparsity, and the output is named; standard error is empty."""
-    code, out, err = run(ckpt)
+    code, out, err = prune("bake", ckpt)
 
     assert (code, err) == (0, "")
     assert out.splitlines()[1].split() == ["0.weight", "F32", "8x8", "64", "32", "50.0%"]
@@ -58,9 +43,9 @@ def test_the_table_lists_the_folded_weights(ckpt: Path, run: Callable[..., tuple
     assert list(torch.load(ckpt.with_name("m.baked.pth"), weights_only=True))[1] == "0.weight"
 
 
-def test_json_is_the_result_of_the_call(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_json_is_the_result_of_the_call(ckpt: Path, prune: Prune) -> None:
     """--json prints one object with the weights and their sparsity."""
-    code, out, _ = run(ckpt, "--json", "-o", ckpt.with_name("o.pth"))
+    code, out, _ = prune("bake", ckpt, "--json", "-o", ckpt.with_name("o.pth"))
 
     actual = json.loads(out)
     assert code == 0
@@ -68,9 +53,9 @@ def test_json_is_the_result_of_the_call(ckpt: Path, run: Callable[..., tuple[int
     assert actual["output_path"] == str(ckpt.with_name("o.pth"))
 
 
-def test_a_dry_run_is_marked(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_dry_run_is_marked(ckpt: Path, prune: Prune) -> None:
     """-n prints the same table and writes nothing."""
-    code, out, _ = run(ckpt, "-n")
+    code, out, _ = prune("bake", ckpt, "-n")
 
     assert code == 0
     assert "would fold 1 tensor" in out
@@ -78,20 +63,20 @@ def test_a_dry_run_is_marked(ckpt: Path, run: Callable[..., tuple[int, str, str]
     assert [path.name for path in ckpt.parent.iterdir()] == ["m.pth"]
 
 
-def test_quiet_prints_nothing(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_quiet_prints_nothing(ckpt: Path, prune: Prune) -> None:
     """-q prints nothing."""
-    assert run(ckpt, "-q") == (0, "", "")
+    assert prune("bake", ckpt, "-q") == (0, "", "")
 
 
-def test_in_place_and_force(ckpt: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_in_place_and_force(ckpt: Path, prune: Prune) -> None:
     """An existing output is replaced only with -f, the input only with --in-place."""
-    assert run(ckpt)[0] == 0
-    code, _, err = run(ckpt)
+    assert prune("bake", ckpt)[0] == 0
+    code, _, err = prune("bake", ckpt)
     assert code == 2
     assert "exists" in err
-    assert run(ckpt, "-f")[0] == 0
-    assert run(ckpt, "--in-place")[0] == 0
-    assert "nothing to fold" in run(ckpt, "-f")[2]
+    assert prune("bake", ckpt, "-f")[0] == 0
+    assert prune("bake", ckpt, "--in-place")[0] == 0
+    assert "nothing to fold" in prune("bake", ckpt, "-f")[2]
 
 
 @pytest.mark.parametrize(
@@ -109,11 +94,9 @@ def test_in_place_and_force(ckpt: Path, run: Callable[..., tuple[int, str, str]]
         ([], "missing argument"),
     ],
 )
-def test_an_error_is_one_sentence_and_a_hint(
-    ckpt: Path, run: Callable[..., tuple[int, str, str]], args: list[str], words: str
-) -> None:
+def test_an_error_is_one_sentence_and_a_hint(ckpt: Path, prune: Prune, args: list[str], words: str) -> None:
     """Each wrong command line exits with 2 and prints an error and a hint, both on standard error."""
-    code, out, err = run(*(str(ckpt) if arg == "CKPT" else arg for arg in args))
+    code, out, err = prune("bake", *(str(ckpt) if arg == "CKPT" else arg for arg in args))
 
     assert (code, out) == (2, "")
     lines = err.splitlines()
@@ -121,15 +104,15 @@ def test_an_error_is_one_sentence_and_a_hint(
     assert [line.split(":")[0] for line in lines] == ["error", "hint"]
 
 
-def test_control_characters_in_names_are_escaped(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_control_characters_in_names_are_escaped(tmp_path: Path, prune: Prune) -> None:
     """Control characters in names are escaped in the table, in notes and in errors."""
     evil, ones = "\x1b[2Jw\nx", torch.ones(2)
     norm = {"\x07s_orig": ones + 1, "\x07s_u": ones + 2}
     torch.save({f"{evil}_orig": ones, f"{evil}_mask": ones.clone(), **norm}, tmp_path / "m.pth")
 
-    code, out, err = run(tmp_path / "m.pth", "-n")
+    code, out, err = prune("bake", tmp_path / "m.pth", "-n")
     torch.save({f"{evil}_orig": ones, f"{evil}_mask": ones * 2}, tmp_path / "m.pth")
-    wrong, _, why = run(tmp_path / "m.pth", "-n")
+    wrong, _, why = prune("bake", tmp_path / "m.pth", "-n")
 
     assert (code, wrong) == (0, 2)
     assert not any(c in text for c in "\x1b\x07" for text in (out, err, why))
@@ -137,12 +120,12 @@ def test_control_characters_in_names_are_escaped(tmp_path: Path, run: Callable[.
     assert "\\x1b[2Jw\\nx_mask has the value 2.0" in why
 
 
-def test_notes_are_printed(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_notes_are_printed(tmp_path: Path, prune: Prune) -> None:
     """A weight that is not folded has a line with the reason."""
     ones = torch.ones(2)
     torch.save({"w_orig": ones, "w_mask": ones + 0, "s_orig": ones + 1, "s_u": ones + 2}, tmp_path / "m.pth")
 
-    _, out, _ = run(tmp_path / "m.pth", "-n")
+    _, out, _ = prune("bake", tmp_path / "m.pth", "-n")
 
     assert "note      not folded: s under spectral_norm" in out
 
@@ -162,16 +145,3 @@ def test_a_closed_standard_error_leaves_the_checkpoint_alone(ckpt: Path) -> None
     ran = shell(f"cd {ckpt.parent}; prune bake m.pth -q; prune bake m.pth -o - 2>&-")
 
     assert ran.stdout == ckpt.with_name("m.baked.pth").read_bytes()
-
-
-def test_help_imports_no_numpy() -> None:
-    """`prune bake --help` imports neither NumPy nor torch."""
-    script = """
-import sys
-from prunecli.cli.main import main
-print(main(['bake', '--help']), {'numpy', 'torch'} & {*sys.modules})
-"""
-
-    ran = run_python("-c", script, text=True)
-
-    assert ran.stdout.splitlines()[-1] == "0 set()"

@@ -11,27 +11,14 @@ from safetensors.torch import save_file
 from support.children import run_python
 from support.reports import written
 
-from prunecli.cli.main import main
 from prunecli.inspection.check_text import write_findings
 from prunecli.inspection.conditions import Finite, NoAllZero
 from prunecli.inspection.findings import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs `prune check` and returns its exit code and both outputs."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        code = main(["check", *map(str, args)])
-        return code, *capsys.readouterr()
-
-    return call
+    from support.command_line import Prune
 
 
 def store(folder: Path, **tensors: torch.Tensor) -> Path:
@@ -41,7 +28,7 @@ def store(folder: Path, **tensors: torch.Tensor) -> Path:
     return path
 
 
-def test_exit_codes_and_the_table(run: Run, tmp_path: Path) -> None:
+def test_exit_codes_and_the_table(prune: Prune, tmp_path: Path) -> None:
     """The exit code is 0 if all conditions hold and 1 if one fails; the table has a line for each finding."""
     path = store(tmp_path, w__weight=torch.tensor([[0.0, 1.0, 2.0, 0.0]]))
 
@@ -60,16 +47,16 @@ def test_exit_codes_and_the_table(run: Run, tmp_path: Path) -> None:
         "1 of 2 conditions failed\n"
     )
 
-    assert run(path, "--min-sparsity", "50%", "--pattern", "2:4") == (0, held, "")
-    assert run(path, "--max-sparsity", "0.25", "--finite") == (1, missed, "")
-    assert run(path, "--max-sparsity", "0.25", "-q") == (1, "", "")
+    assert prune("check", path, "--min-sparsity", "50%", "--pattern", "2:4") == (0, held, "")
+    assert prune("check", path, "--max-sparsity", "0.25", "--finite") == (1, missed, "")
+    assert prune("check", path, "--max-sparsity", "0.25", "-q") == (1, "", "")
 
 
-def test_json_has_every_finding(run: Run, tmp_path: Path) -> None:
+def test_json_has_every_finding(prune: Prune, tmp_path: Path) -> None:
     """The JSON form has the verdict and each finding, with the condition as the user typed it."""
     path = store(tmp_path, w__weight=torch.zeros(2, 2))
 
-    code, out, err = run(path, "--no-all-zero", "--min-tensor-sparsity", "w*=100%", "--json", "-q")
+    code, out, err = prune("check", path, "--no-all-zero", "--min-tensor-sparsity", "w*=100%", "--json", "-q")
 
     assert (code, err) == (1, "")
     document = json.loads(out)
@@ -82,12 +69,12 @@ def test_json_has_every_finding(run: Run, tmp_path: Path) -> None:
     ]
 
 
-def test_several_checkpoints_are_checked_one_by_one(run: Run, tmp_path: Path) -> None:
+def test_several_checkpoints_are_checked_one_by_one(prune: Prune, tmp_path: Path) -> None:
     """Each has a table under its name; one that fails gives exit code 1, and one that cannot be read gives 2."""
     (tmp_path / "b").mkdir()
     good, bad = store(tmp_path, w__weight=torch.ones(2, 2)), store(tmp_path / "b", w__weight=torch.zeros(2, 2))
 
-    code, out, _ = run(good, bad, good, "--no-all-zero")
+    code, out, _ = prune("check", good, bad, good, "--no-all-zero")
 
     assert code == 1
     assert [line for line in out.splitlines() if line and not line.startswith(("result", "ok", "FAILED"))] == [
@@ -96,9 +83,9 @@ def test_several_checkpoints_are_checked_one_by_one(run: Run, tmp_path: Path) ->
         str(bad),
         "the condition failed",
     ]
-    assert run(good, good, "--no-all-zero", "-q")[0] == 0
-    assert run(good, "missing.pth", "--no-all-zero")[0] == 2
-    assert run("-", "-", "--no-all-zero")[2].startswith("error: only one checkpoint can come through")
+    assert prune("check", good, good, "--no-all-zero", "-q")[0] == 0
+    assert prune("check", good, "missing.pth", "--no-all-zero")[0] == 2
+    assert prune("check", "-", "-", "--no-all-zero")[2].startswith("error: only one checkpoint can come through")
 
 
 @pytest.mark.parametrize(
@@ -118,11 +105,11 @@ def test_several_checkpoints_are_checked_one_by_one(run: Run, tmp_path: Path) ->
         (("--finite", "--key", "model"), "no key 'model'"),
     ],
 )
-def test_wrong_usage_ends_with_two(run: Run, args: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_wrong_usage_ends_with_two(prune: Prune, args: tuple[str, ...], message: str, tmp_path: Path) -> None:
     """A request that cannot be checked gives exit code 2, an error and a hint."""
     path = store(tmp_path, w__weight=torch.zeros(2, 2))
 
-    code, out, err = run(path, *args)
+    code, out, err = prune("check", path, *args)
 
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -143,13 +130,13 @@ def test_a_terminal_gets_the_first_rows_of_many() -> None:
     assert "1 of 2 conditions failed" in text
 
 
-def test_control_characters_in_names_are_escaped(run: Run, tmp_path: Path) -> None:
+def test_control_characters_in_names_are_escaped(prune: Prune, tmp_path: Path) -> None:
     """The table shows control characters of a name as escapes, and the JSON form has the name verbatim."""
     path = tmp_path / "m.safetensors"
     save_file({"a\x1b[2J\n.weight": torch.zeros(2, 2)}, path)
 
-    _, out, _ = run(path, "--no-all-zero")
-    _, as_json, _ = run(path, "--no-all-zero", "--json")
+    _, out, _ = prune("check", path, "--no-all-zero")
+    _, as_json, _ = prune("check", path, "--no-all-zero", "--json")
 
     assert "a\\x1b[2J\\n.weight" in out
     assert json.loads(as_json)["checkpoints"][0]["findings"][0]["tensor"] == "a\x1b[2J\n.weight"

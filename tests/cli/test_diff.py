@@ -9,24 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from prunecli.cli.main import main
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs `prune diff` and returns its exit code and both outputs."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        code = main(["diff", *map(str, args)])
-        return code, *capsys.readouterr()
-
-    return call
+    from support.command_line import Prune
 
 
 def saved(path: Path, value: object) -> Path:
@@ -35,7 +21,7 @@ def saved(path: Path, value: object) -> Path:
     return path
 
 
-def test_exit_codes_and_the_table(run: Run, tmp_path: Path) -> None:
+def test_exit_codes_and_the_table(prune: Prune, tmp_path: Path) -> None:
     """The exit code is 0 if nothing differs and 1 otherwise; the table is on standard output."""
     old = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
     a = saved(tmp_path / "a.pth", {"fc.weight": old, "fc.bias": torch.ones(2), "epoch": 1})
@@ -49,22 +35,22 @@ def test_exit_codes_and_the_table(run: Run, tmp_path: Path) -> None:
         "different   1 of 2 tensors, 2 of 6 entries, 1 of them to zero\n"
     )
 
-    assert run(a, a) == (0, "same        2 tensors, 6 entries\n", "")
-    assert run(a, b) == (1, table, "")
-    assert run(a, b, "-q") == (1, "", "")
-    assert run(a, b, "-x", "fc.weight") == (
+    assert prune("diff", a, a) == (0, "same        2 tensors, 6 entries\n", "")
+    assert prune("diff", a, b) == (1, table, "")
+    assert prune("diff", a, b, "-q") == (1, "", "")
+    assert prune("diff", a, b, "-x", "fc.weight") == (
         1,
         "only in A   entry epoch: 1\nsame        1 tensor, 2 entries; 1 other item differs\n",
         "",
     )
 
 
-def test_differences_in_structure_have_a_line_each(run: Run, tmp_path: Path) -> None:
+def test_differences_in_structure_have_a_line_each(prune: Prune, tmp_path: Path) -> None:
     """Tensors in one checkpoint only, or with another dtype or shape, have a line each."""
     a = saved(tmp_path / "a.pth", {"w": torch.ones(2, 3), "h": torch.ones(2), "old": torch.ones(1)})
     b = saved(tmp_path / "b.pth", {"w": torch.ones(3, 2), "h": torch.ones(2).half(), "new": torch.ones(())})
 
-    _, out, _ = run(a, b)
+    _, out, _ = prune("diff", a, b)
 
     assert out.splitlines() == [
         "only in A   old, F32 1",
@@ -75,12 +61,12 @@ def test_differences_in_structure_have_a_line_each(run: Run, tmp_path: Path) -> 
     ]
 
 
-def test_json_has_every_difference(run: Run, tmp_path: Path) -> None:
+def test_json_has_every_difference(prune: Prune, tmp_path: Path) -> None:
     """The JSON form has the verdict, each tensor that differs, and the other contents that differ."""
     a = saved(tmp_path / "a.pth", {"w": torch.tensor([1.0, math.inf]), "n": 1})
     b = saved(tmp_path / "b.pth", {"w": torch.tensor([0.0, 1.0]), "n": 2})
 
-    code, out, _ = run(a, b, "--json")
+    code, out, _ = prune("diff", a, b, "--json")
 
     document = json.loads(out)
     assert (code, document["same"], document["only_zeros_added"], document["tensors_compared"]) == (1, False, False, 1)
@@ -111,23 +97,23 @@ def test_json_has_every_difference(run: Run, tmp_path: Path) -> None:
         (("A", "A", "--key", "nope"), "has no tensors at the key 'nope'"),
     ],
 )
-def test_wrong_usage_ends_with_two(run: Run, args: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_wrong_usage_ends_with_two(prune: Prune, args: tuple[str, ...], message: str, tmp_path: Path) -> None:
     """A request that cannot be compared gives exit code 2, an error and a hint."""
     path = saved(tmp_path / "a.pth", {"w": torch.ones(2)})
 
-    code, out, err = run(*(str(path) if arg == "A" else arg for arg in args))
+    code, out, err = prune("diff", *(str(path) if arg == "A" else arg for arg in args))
 
     assert (code, out) == (2, "")
     assert message in err
     assert "\nhint: " in err
 
 
-def test_control_characters_are_escaped(run: Run, tmp_path: Path) -> None:
+def test_control_characters_are_escaped(prune: Prune, tmp_path: Path) -> None:
     """Control characters in names and values from a file are printed as escapes."""
     a = saved(tmp_path / "a.pth", {"a\x1b[2J": torch.ones(1), "k\x1b\n": "v\x1b[2J"})
     b = saved(tmp_path / "b.pth", {"a\x1b[2J": torch.zeros(1)})
 
-    _, out, err = run(a, b)
+    _, out, err = prune("diff", a, b)
 
     assert "\x1b" not in out + err
     assert "a\\x1b[2J" in out

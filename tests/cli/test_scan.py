@@ -10,26 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prunecli.cli.main import main
 from prunecli.inspection.scan import scan
 from prunecli.inspection.thresholds import SPARSITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs `prune scan` and returns its exit code and both outputs."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        code = main(["scan", *map(str, args)])
-        return code, *capsys.readouterr()
-
-    return call
+    from support.command_line import Prune
 
 
 def write(folder: Path, weights: dict[str, torch.Tensor]) -> Path:
@@ -46,9 +33,9 @@ def ckpt(tmp_path: Path) -> Path:
     return write(tmp_path, {name: torch.randn(20, 30, generator=generator) for name in names})
 
 
-def test_a_pipe_gets_plain_text(run: Run, ckpt: Path) -> None:
+def test_a_pipe_gets_plain_text(prune: Prune, ckpt: Path) -> None:
     """The table has a line per tensor with escaped names, and a line that names the most sensitive tensor."""
-    code, out, _ = run(ckpt)
+    code, out, _ = prune("scan", ckpt)
 
     assert code == 0
     assert "\x1b" not in out
@@ -57,19 +44,19 @@ def test_a_pipe_gets_plain_text(run: Run, ckpt: Path) -> None:
     assert f"most sensitive   at 80% sparsity: {first}" in out
 
 
-def test_top_shows_the_most_sensitive(run: Run, ckpt: Path) -> None:
+def test_top_shows_the_most_sensitive(prune: Prune, ckpt: Path) -> None:
     """--top N shows the N most sensitive tensors and counts the others."""
-    _, out, _ = run(ckpt, "--top", "1")
+    _, out, _ = prune("scan", ckpt, "--top", "1")
 
     assert out.splitlines()[2].startswith(("a.weight", "b.weight", "<script>"))
     assert "2 less sensitive tensors not shown" in out
 
 
-def test_json_has_every_tensor_and_number(run: Run, ckpt: Path) -> None:
+def test_json_has_every_tensor_and_number(prune: Prune, ckpt: Path) -> None:
     """The JSON form lists the same curves in the same order, names verbatim."""
     result = scan(ckpt)
 
-    document = json.loads(run(ckpt, "--json")[1])
+    document = json.loads(prune("scan", ckpt, "--json")[1])
 
     assert document["schema"] == 1
     assert document["sparsities_percent"] == list(SPARSITIES)
@@ -91,11 +78,11 @@ class _Tags(HTMLParser):
         self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "xlink:href"}]
 
 
-def test_the_page_is_self_contained_and_escapes_names(run: Run, ckpt: Path, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escapes_names(prune: Prune, ckpt: Path, tmp_path: Path) -> None:
     """The page has a curve and a row per tensor, no script, no address, and names as text."""
     page = tmp_path / "scan.html"
 
-    code, _, _ = run(ckpt, "--html", page)
+    code, _, _ = prune("scan", ckpt, "--html", page)
 
     text = page.read_text(encoding="utf-8")
     tags = _Tags()
@@ -108,34 +95,15 @@ def test_the_page_is_self_contained_and_escapes_names(run: Run, ckpt: Path, tmp_
     assert "prefers-color-scheme: dark" in text
 
 
-def test_an_existing_page_is_kept_unless_forced(run: Run, ckpt: Path, tmp_path: Path) -> None:
+def test_an_existing_page_is_kept_unless_forced(prune: Prune, ckpt: Path, tmp_path: Path) -> None:
     """--html rejects an existing file unless --force is given, and never replaces the input."""
     page = tmp_path / "scan.html"
     page.write_text("mine", encoding="utf-8")
     before = ckpt.read_bytes()
 
-    assert run(ckpt, "--html", page)[0] == 2
+    assert prune("scan", ckpt, "--html", page)[0] == 2
     assert page.read_text(encoding="utf-8") == "mine"
-    assert run(ckpt, "--html", page, "--force")[0] == 0
+    assert prune("scan", ckpt, "--html", page, "--force")[0] == 0
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert run(ckpt, "--html", ckpt, "--force")[0] == 2
+    assert prune("scan", ckpt, "--html", ckpt, "--force")[0] == 2
     assert ckpt.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--top", "2", "--all"], "--top and --all exclude each other"),
-        (["--json", "--top", "2"], "--top limits the text only"),
-        (["--json", "--all"], "--all limits the text only"),
-        (["--top", "0"], "top takes 1 or more, not 0"),
-        (["--force"], "--force replaces a page, and --html names none"),
-    ],
-)
-def test_contradicting_options_are_an_error(run: Run, ckpt: Path, options: list[str], message: str) -> None:
-    """Each contradiction is an error with a hint."""
-    code, out, err = run(ckpt, *options)
-
-    assert (code, out) == (2, "")
-    assert message in err
-    assert "\nhint: " in err

@@ -114,12 +114,12 @@ def test_every_package_has_a_layer() -> None:
     assert packages == set(LAYER)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["global", "--help"], ["--version"]])
-def test_the_start_is_light(arguments: list[str]) -> None:
-    """Help and version import neither numpy nor torch nor rich."""
+@pytest.mark.parametrize("line", ["--help", "global --help", "bake --help", "--version", "bogus", "global"])
+def test_the_start_is_light(line: str) -> None:
+    """Help, version and usage errors import neither numpy nor torch nor rich."""
     code = (
         "import sys\nfrom prunecli.cli.main import main\n"
-        f"try: main({arguments})\nexcept SystemExit: pass\n"
+        f"main({line.split()})\n"
         "print(sorted({'numpy', 'torch', 'rich', 'jinja2'} & set(sys.modules)), file=sys.stderr)"
     )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 HALF = ("--amount", "0.5")
 
 
-@dataclass(frozen=True)
-class Ran:
+class Ran(NamedTuple):
     """The exit code, the standard output and the standard error of a run."""
 
     code: int

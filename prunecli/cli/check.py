@@ -58,7 +58,6 @@ OnlyZerosAddedSince = Annotated[
     str | None,
     text_option("--only-zeros-added-since", "OTHER", "Every tensor is OTHER's, bit for bit, except for new zeros."),
 ]
-Quiet = Annotated[bool, Option("-q", "--quiet", help="Print nothing; only the exit code is the result.")]
 
 
 def check(
@@ -80,7 +79,7 @@ def check(
     key: options.Key = None,
     threads: options.Threads = 0,
     json: options.Json = False,
-    quiet: Quiet = False,
+    quiet: options.Silent = False,
     no_progress: options.NoProgress = False,
 ) -> int:
     """Exit with 1 unless all conditions hold.

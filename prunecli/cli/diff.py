@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Argument
 
 from prunecli.cli import options
 from prunecli.cli.output import printing
@@ -31,7 +31,6 @@ Include = Annotated[
         autocompletion=options.complete_names,
     ),
 ]
-Quiet = Annotated[bool, Option("-q", "--quiet", help="Print nothing; only the exit code is the result.")]
 
 
 def diff(
@@ -42,7 +41,7 @@ def diff(
     key: options.Key = None,
     threads: options.Threads = 0,
     json: options.Json = False,
-    quiet: Quiet = False,
+    quiet: options.Silent = False,
     no_progress: options.NoProgress = False,
 ) -> int:
     """Show how two checkpoints differ.

@@ -45,6 +45,12 @@ Fresh = Annotated[bool, Option("--fresh", help="Evaluate remembered trials again
 Quiet = Annotated[bool, Option("-q", "--quiet", help="Print no table.")]
 
 
+def state_option(default: str) -> Any:  # noqa: ANN401 - Typer's own
+    """Return the option for the state file, which has another default name in each command."""
+    description = f"Remembers the trials; candidates are written next to it. [default: {default}]"
+    return text_option("--state", "PATH", description)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialArguments:
     """The arguments that both commands have."""

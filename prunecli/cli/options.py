@@ -122,6 +122,7 @@ Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 Top = Annotated[int | None, whole_option("--top", "N", 10, "Print the first N tensors only.", least=1)]
 AllTensors = Annotated[bool, Option("--all", help="Print a line for every tensor, however many there are.")]
 Quiet = Annotated[bool, Option("-q", "--quiet", help="Print no table and no progress.")]
+Silent = Annotated[bool, Option("-q", "--quiet", help="Print nothing; only the exit code is the result.")]
 Verbose = Annotated[bool, Option("-v", "--verbose", help="Print details of the run on standard error.")]
 NoProgress = Annotated[bool, Option("--no-progress", help="Print no progress bars or lines.")]
 

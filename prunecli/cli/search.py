@@ -31,12 +31,7 @@ Higher = Annotated[
 Tolerance = Annotated[float, number_option("--tolerance", "A", 0.01, "The amounts are multiples of this.")]
 Tries = Annotated[int | None, whole_option("--tries", "N", 5, "Try at most N amounts.", least=1)]
 Output = Annotated[str | None, text_option("-o --output", "PATH", "The result. [default: CKPT.pruned.EXT]")]
-State = Annotated[
-    Path | None,
-    text_option(
-        "--state", "PATH", "Remembers the trials; candidates are written next to it. [default: OUTPUT.search.json]"
-    ),
-]
+State = Annotated[Path | None, evaluation.state_option("OUTPUT.search.json")]
 DryRun = Annotated[bool, Option("-n", "--dry-run", help="Only search, write no checkpoint.")]
 
 CONTEXT_SETTINGS = strategy_arguments.CONTEXT_SETTINGS
@@ -99,9 +94,8 @@ def _limit(text: str | None) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation:
-        raise UsageError(
-            f"--max-drop is a number in the metric's own units, not {text!r}", hint="--max-drop 0.01"
-        ) from None
+        message = f"--max-drop is a number in the metric's own units, not {text!r}"
+        raise UsageError(message, hint="--max-drop 0.01") from None
 
 
 def _search(

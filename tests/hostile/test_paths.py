@@ -203,7 +203,8 @@ def test_59_a_full_standard_output_is_reported(options: tuple[str, ...], source:
         ended = process(*prune(source, *options), stdout=full, stderr=subprocess.PIPE, capture_output=False)
 
     assert ended.returncode == 2
-    assert ended.stderr.startswith(b"error: standard output ")
+    assert ended.stderr.startswith(b"error: ")
+    assert b"No space left on device" in ended.stderr
     assert b"Traceback" not in ended.stderr
 
 

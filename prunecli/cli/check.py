@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
@@ -16,7 +17,7 @@ from prunecli.cli.value_options import text_option, whole_option
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from prunecli.inspection.findings import Condition, Finding
 
@@ -109,23 +110,19 @@ def check(
     from prunecli.inspection.check import check as check_checkpoint
     from prunecli.inspection.check_text import findings_json, write_findings
 
+    run = partial(
+        check_checkpoint,
+        conditions=conditions,
+        include=include or (),
+        exclude=exclude or (),
+        min_dim=min_dim,
+        min_numel=min_numel,
+        key=key,
+        threads=threads,
+    )
     results: dict[str, tuple[Finding, ...]] = {}
     for ckpt in dict.fromkeys(ckpts):
-        with ExitStack() as stack:
-            path, label = readable(stack, ckpt)
-            name = label or ckpt
-            results[name] = check_checkpoint(
-                path,
-                conditions,
-                include=include or (),
-                exclude=exclude or (),
-                min_dim=min_dim,
-                min_numel=min_numel,
-                key=key,
-                threads=threads,
-                label=label,
-                progress=stack.enter_context(show_progress(wanted=not (quiet or no_progress))),
-            )
+        name, results[name] = _checked(ckpt, run, progress=not (quiet or no_progress))
         if not (json or quiet):
             with printing() as stream:
                 write_findings(results[name], stream, _options, heading=name if len(ckpts) > 1 else None)
@@ -133,6 +130,14 @@ def check(
         with printing() as stream:
             stream.write(findings_json(results, _options))
     return HOLDS if all(finding.holds for findings in results.values() for finding in findings) else FAILED
+
+
+def _checked(ckpt: str, run: Callable[..., tuple[Finding, ...]], *, progress: bool) -> tuple[str, tuple[Finding, ...]]:
+    """Return the name of a checkpoint in messages, and what `run` finds in it."""
+    with ExitStack() as stack:
+        path, label = readable(stack, ckpt)
+        bars = stack.enter_context(show_progress(wanted=progress))
+        return label or ckpt, run(path, label=label, progress=bars)
 
 
 # --- conditions

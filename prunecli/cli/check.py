@@ -90,7 +90,6 @@ def check(
     nearest weight, as amounts do.
     """
     _refuse_pipes(ckpts, same_structure_as, only_zeros_added_since)
-
     from prunecli.inspection.conditions import Finite, NoAllZero, OnlyZerosAdded, SameStructure
 
     conditions = [

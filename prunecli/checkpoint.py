@@ -6,12 +6,13 @@ Holds metadata only. Nothing here reads a file or depends on a format.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.dtypes import BITS
+from prunecli.layout import TensorLayout, assumed_layout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,9 @@ class Span:
         return self.start + self.length
 
 
+_UNKNOWN = assumed_layout(0)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """The name, type, shape and position of one tensor.
@@ -56,6 +60,7 @@ class TensorInfo:
         offset: The position of element [0, ..., 0] in the storage, in elements.
         big_endian: Whether the elements are stored in big-endian byte order.
         unprunable_reason: A phrase that says why the tensor is never pruned, or None.
+        layout: Its role and the meaning of its dimensions. By default those of Linear and Conv are assumed.
     """
 
     name: str
@@ -67,6 +72,12 @@ class TensorInfo:
     offset: int = 0
     big_endian: bool = False
     unprunable_reason: str | None = None
+    layout: TensorLayout = field(default=_UNKNOWN, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Assume a layout if none is given."""
+        if self.layout is _UNKNOWN:
+            object.__setattr__(self, "layout", assumed_layout(len(self.shape)))
 
     @property
     def numel(self) -> int:

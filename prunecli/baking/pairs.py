@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import BITS, MASK_DTYPES
 from prunecli.errors import Call, CheckpointError
+from prunecli.layouts.reparametrized import PRUNE, leftovers
 from prunecli.selection.aliases import overlapping, tied
-from prunecli.selection.reparametrized import PRUNE, leftovers
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
-    from prunecli.selection.reparametrized import Leftover
+    from prunecli.layouts.reparametrized import Leftover
 
 REMOVE = "torch.nn.utils.prune.remove(module, name) in Python, then save again"
 """The hint for a weight that cannot be folded in the file."""

@@ -19,9 +19,9 @@ from prunecli.inspection.magnitude_histogram import MagnitudeHistogram, magnitud
 from prunecli.inspection.passes import Passes, name_of, opened
 from prunecli.inspection.thresholds import SPARSITIES, ThresholdTable, threshold_tables
 from prunecli.io.scan import CHUNK
+from prunecli.layouts.reparametrized import leftovers
 from prunecli.selection.aliases import tied
 from prunecli.selection.patterns import matching
-from prunecli.selection.reparametrized import leftovers
 from prunecli.selection.select import Selector, select
 from prunecli.text.escape import printable
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint, PathLike, TensorInfo
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
+    from prunecli.layouts.reparametrized import Leftover
     from prunecli.progress import Progress
-    from prunecli.selection.reparametrized import Leftover
     from prunecli.selection.select import Selection
 
 _COUNTED_DTYPES = ("BOOL", "I", "U")

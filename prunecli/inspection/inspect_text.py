@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from prunecli.dtypes import FLOATS
 from prunecli.inspection.inspect import totals
-from prunecli.selection.reparametrized import PRUNE
+from prunecli.layouts.reparametrized import PRUNE
 from prunecli.text.escape import listed, printable
 from prunecli.text.name_ranges import grouped
 from prunecli.text.numbers import counted, format_bytes, format_shape, percent
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prunecli.inspection.inspect import Entry, Inspection, Totals
     from prunecli.inspection.magnitude_histogram import MagnitudeHistogram
     from prunecli.inspection.thresholds import ThresholdStep, ThresholdTable
-    from prunecli.selection.reparametrized import Leftover
+    from prunecli.layouts.reparametrized import Leftover
 
 FOLDED_FROM = 40
 """The number of tensors above which similar names share a line."""

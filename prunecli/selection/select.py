@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import why_not_prunable
 from prunecli.errors import Argument, Call, SelectionError, UsageError
+from prunecli.layouts.reparametrized import PRUNED_HALF, why_not_a_weight
 from prunecli.selection.aliases import overlapping, tied
 from prunecli.selection.patterns import matching, matching_any
-from prunecli.selection.reparametrized import PRUNED_HALF, why_not_a_weight
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:

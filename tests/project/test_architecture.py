@@ -18,9 +18,9 @@ SOURCE = ROOT / "prunecli"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LAYERS = (
-    ("errors", "dtypes", "version"),
+    ("errors", "dtypes", "layout", "version"),
     ("text", "checkpoint", "progress", "kernels"),
-    ("io", "plans"),
+    ("io", "plans", "layouts"),
     ("formats", "selection", "ranking"),
     ("strategies", "report"),
     ("engine", "inspection", "baking"),

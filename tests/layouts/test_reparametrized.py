@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm
 
-from prunecli.selection.reparametrized import (
+from prunecli.layouts.reparametrized import (
     ASP_MASK,
     PARAMETRIZATION,
     PRUNE,

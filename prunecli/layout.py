@@ -73,6 +73,21 @@ class TensorLayout:
     proven: bool = False
     not_a_weight: str | None = None
 
+    @property
+    def words(self) -> str:
+        """The order of outputs and inputs: "out-in", "in-out", "experts out-in", "experts in-out", or "-"."""
+        if self.outputs is None or self.inputs is None:
+            return "-"
+        order = "out-in" if self.outputs < self.inputs else "in-out"
+        return order if self.experts is None else f"experts {order}"
+
+    def dim_words(self, dim: int) -> str:
+        """Return a dimension, counted from the front, with its meaning if it has one: "inputs (dim 1)", "dim 2"."""
+        for meaning in ("experts", "outputs", "inputs"):
+            if getattr(self, meaning) == dim:
+                return f"{meaning} (dim {dim})"
+        return f"dim {dim}"
+
     def output_view(self, shape: tuple[int, ...]) -> SliceView | None:
         """Return the view whose slices are the outputs, of each expert or group for itself; None without outputs."""
         if self.outputs is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,13 @@ from typer import Argument, Context, Option
 from prunecli.cli.value_options import fraction_option, text_option, whole_option
 from prunecli.errors import PruneError
 
+_COMPLETED = re.compile(r"[A-Za-z0-9._/][A-Za-z0-9._/-]*")
+"""The tensor names that completion offers.
+
+A name comes from the file, bash puts it on the command line as it is, and Typer's function for zsh evaluates it: any
+other character could run a command. A name that starts with a dash could be an option.
+"""
+
 
 def complete_names(ctx: Context, incomplete: str) -> list[str]:
     """Return the names of prunable tensors that start with `incomplete`, if the command line names a checkpoint."""
@@ -23,7 +31,7 @@ def complete_names(ctx: Context, incomplete: str) -> list[str]:
         if ckpt and Path(ckpt).exists():
             with suppress(PruneError, OSError):
                 names = (t.name for t in open_checkpoint(ckpt).tensors if t.unprunable_reason is None)
-                return [name for name in names if name.startswith(incomplete) and name.isprintable()]
+                return [name for name in names if name.startswith(incomplete) and _COMPLETED.fullmatch(name)]
     return []
 
 

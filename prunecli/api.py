@@ -17,6 +17,7 @@ from prunecli.engine.score_files import ScoreInputs
 from prunecli.errors import Argument, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.kernels.devices import resolve
+from prunecli.layouts.decide import with_layouts
 from prunecli.progress import NoProgress, Progress
 from prunecli.report.gates import GateError, Gates
 from prunecli.report.renderers import draws_histograms
@@ -46,6 +47,7 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
     exclude: Sequence[str] = (),
     min_dim: int | None = None,
     min_numel: int = 0,
+    layout: Mapping[str, str] | None = None,
     key: str | None = None,
     scores: PathLike | None = None,
     act_norms: PathLike | None = None,
@@ -80,6 +82,8 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
         exclude: Patterns of the tensors that stay unchanged.
         min_dim: The fewest dimensions of a tensor that is pruned. By default 2.
         min_numel: The fewest elements of a tensor that is pruned.
+        layout: The meaning of dimensions by pattern over tensor names, such as `{"*.c_fc.weight": "in-out"}`:
+            "out-in", "in-out", "experts" or "experts-in-out". By default it is decided from the checkpoint.
         key: The dotted path of the state_dict in a nested checkpoint. By default it is found.
         scores: A checkpoint with a score for every weight; the scores are ranked in place of the magnitudes.
         act_norms: A checkpoint with a norm for every input column; magnitudes are multiplied by them before ranking.
@@ -110,7 +114,7 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
     request = PruneRequest(
         path,
         strategy,
-        Selector(include, exclude, min_dim, min_numel),
+        Selector(include, exclude, min_dim, min_numel, layout or {}),
         ScoreInputs(scores, act_norms, mask_in, of),
         OutputRequest(output, reports, mask_out, force=force, in_place=in_place, dry_run=dry_run),
         RunOptions(
@@ -226,6 +230,7 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
     exclude: Sequence[str] = (),
     min_dim: int | None = None,
     min_numel: int = 0,
+    layout: Mapping[str, str] | None = None,
     scores: PathLike | None = None,
     act_norms: PathLike | None = None,
     mask_in: PathLike | None = None,
@@ -249,6 +254,7 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
         exclude: Patterns of the tensors that stay unchanged.
         min_dim: The fewest dimensions of a tensor that is pruned. By default 2.
         min_numel: The fewest elements of a tensor that is pruned.
+        layout: The meaning of dimensions by pattern.
         scores: A checkpoint with a score for every weight.
         act_norms: A checkpoint with a norm for every input column.
         mask_in: A mask whose zeros become zero and are not counted.
@@ -278,7 +284,8 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
         rehearsal = prune_in_memory(memory, work, options, write=False, mask=mask)
         return rehearsal if dry_run or mask is not None else prune_in_memory(memory, work, options, write=True)
 
-    chosen, ranked = Selector(include, exclude, min_dim, min_numel), ScoreInputs(scores, act_norms, mask_in, of)
+    chosen = Selector(include, exclude, min_dim, min_numel, layout or {})
+    ranked, checkpoint = ScoreInputs(scores, act_norms, mask_in, of), with_layouts(memory.checkpoint)
     if isinstance(strategy, Recipe):
-        return RecipeRun(memory.checkpoint, chosen, strategy, ranked).run(run_pass, None)
-    return run_pass(prepare_work(memory.checkpoint, chosen, strategy, ranked), None)
+        return RecipeRun(checkpoint, chosen, strategy, ranked).run(run_pass, None)
+    return run_pass(prepare_work(checkpoint, chosen, strategy, ranked), None)

@@ -167,6 +167,7 @@ class Checkpoint:
         key: The dotted path of the state_dict inside a nested checkpoint; "" for the top.
         notes: Sentences about the file that a user may want to know.
         unprunable_entries: The name and kind of each entry that has no plain tensor, such as a sparse tensor.
+        model_type: The architecture that `config.json` next to the file names, or "".
     """
 
     path: Path
@@ -178,6 +179,7 @@ class Checkpoint:
     key: str = ""
     notes: tuple[str, ...] = ()
     unprunable_entries: tuple[tuple[str, str], ...] = ()
+    model_type: str = ""
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from typing_extensions import Self
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
@@ -49,6 +51,36 @@ Texts of a sequence contain their own spaces; arguments that follow each other b
 """
 
 
+def spelled(parts: Hint | None, spell: Callable[[Argument | Call], str], separator: str = ", ") -> str | None:
+    """Return a hint as text, or None where there is none.
+
+    `spell` writes an argument or a call, and `separator` is put between arguments that follow each other.
+    """
+    if parts is None:
+        return None
+    sequence = parts if isinstance(parts, tuple) else (parts,)
+    pieces: list[str] = []
+    for previous, part in zip(("", *sequence), sequence, strict=False):
+        if not isinstance(previous, str) and not isinstance(part, str):
+            pieces.append(separator)
+        pieces.append(part if isinstance(part, str) else spell(part))
+    return "".join(pieces)
+
+
+class Notice(str):
+    """A warning of a report: one sentence, and as `hint_parts` what to do next, if there is something."""
+
+    __slots__ = ("hint_parts",)
+
+    hint_parts: Hint | None
+
+    def __new__(cls, text: str, *, hint: Hint | None = None) -> Self:
+        """Keep `text` and `hint` apart, as an error does."""
+        notice = super().__new__(cls, text)
+        notice.hint_parts = hint
+        return notice
+
+
 class PruneError(Exception):
     """The request or its input is wrong. The command line prints the message and the hint, and exits with code 2.
 
@@ -71,15 +103,7 @@ class PruneError(Exception):
 
         `spell` writes an argument or a call, and `separator` is put between arguments that follow each other.
         """
-        if self.hint_parts is None:
-            return None
-        parts = self.hint_parts if isinstance(self.hint_parts, tuple) else (self.hint_parts,)
-        pieces: list[str] = []
-        for previous, part in zip(("", *parts), parts, strict=False):
-            if not isinstance(previous, str) and not isinstance(part, str):
-                pieces.append(separator)
-            pieces.append(part if isinstance(part, str) else spell(part))
-        return "".join(pieces)
+        return spelled(self.hint_parts, spell, separator)
 
 
 class UsageError(PruneError):

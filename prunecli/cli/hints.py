@@ -38,7 +38,8 @@ def option_words(argument: Argument) -> list[str]:
     flag = _FLAGS.get(argument.name, f"--{argument.name.replace('_', '-')}")
     if argument.value is True:
         return [flag]
-    values = argument.value if isinstance(argument.value, (list, tuple)) else [argument.value]
+    values = _pairs(argument.value)
+    values = values if isinstance(values, (list, tuple)) else [values]
     return [word for value in values for word in (flag, str(value))]
 
 
@@ -47,4 +48,9 @@ def as_toml(part: Argument | Call) -> str:
     if isinstance(part, Call):
         return as_options(part)
     name = "thr_std" if part.name == "deviations" else part.name
-    return f"{name} = {json.dumps(part.value)}"  # JSON spells texts, numbers, booleans and lists as TOML does
+    return f"{name} = {json.dumps(_pairs(part.value))}"  # JSON spells texts, numbers, booleans and lists as TOML does
+
+
+def _pairs(value: object) -> object:
+    """Return a dict as a list of texts KEY=VALUE, and other values as they are."""
+    return [f"{key}={item}" for key, item in value.items()] if isinstance(value, dict) else value

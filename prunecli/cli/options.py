@@ -56,10 +56,19 @@ Exclude = Annotated[
 MinDim = Annotated[
     int | None,
     whole_option(
-        "--min-dim", "N", 2, "Only tensors of N dimensions or more. [default: 2, or 0 with --include]", least=0
+        "--min-dim", "N", 2, "Only tensors of N dimensions or more. [default: 2, unless -i has the full name]", least=0
     ),
 ]
 MinNumel = Annotated[int, whole_option("--min-numel", "N", 1000, "Only tensors of N weights or more.", least=0)]
+Layout = Annotated[
+    list[str] | None,
+    text_option(
+        "--layout",
+        "GLOB=ORDER",
+        "State what the dimensions of matching tensors are: out-in, in-out, experts or experts-in-out. Repeatable."
+        " [default: decided from the file, see `prune inspect`]",
+    ),
+]
 Key = Annotated[
     str | None, text_option("--key", "DOTTED.PATH", "The nested dict that is the state_dict. [default: detected]")
 ]
@@ -156,6 +165,7 @@ class SharedOptions:
     exclude: Exclude = None
     min_dim: MinDim = None
     min_numel: MinNumel = 0
+    layout: Layout = None
     key: Key = None
     scores: Scores = None
     act_norms: ActNorms = None

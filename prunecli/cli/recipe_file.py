@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from prunecli.cli import pruning
 from prunecli.cli.hints import as_toml
 from prunecli.errors import Argument, PruneError, UsageError
+from prunecli.layouts.overrides import parse_layout
 from prunecli.selection.select import Selector
 from prunecli.strategies.recipe import Recipe, Rule
 from prunecli.text.escape import printable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 SIZE_LIMIT = 1 << 20
 """The largest recipe in bytes."""
 
-_PATTERNS, _COUNTS = ("include", "exclude"), ("min_dim", "min_numel")
+_PATTERNS, _COUNTS = ("include", "exclude", "layout"), ("min_dim", "min_numel")
 _MAKERS = {make.__name__.rstrip("_"): make for make in pruning.ALL}
 
 _EXAMPLE = 'rule = [{include = "*.weight", strategy = "l1", amount = 0.5}]'
@@ -160,7 +161,13 @@ def _selection(values: Mapping[str, Any]) -> Selector:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             message = f"{key} is a whole number of 0 or more, not {printable(repr(value))}"
             raise UsageError(message, hint=Argument(key, 2))
-    return Selector(patterns["include"], patterns["exclude"], values.get("min_dim"), values.get("min_numel", 0))
+    return Selector(
+        patterns["include"],
+        patterns["exclude"],
+        values.get("min_dim"),
+        values.get("min_numel", 0),
+        dict(map(parse_layout, patterns["layout"])),
+    )
 
 
 def _patterns(key: str, value: object) -> tuple[str, ...]:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.cli.exit import DONE, FAILED, say
+from prunecli.cli.hints import as_options
 from prunecli.cli.output import printing
 from prunecli.cli.progress import show_progress
-from prunecli.errors import Argument, UsageError
+from prunecli.errors import Argument, UsageError, spelled
 from prunecli.report.gates import GateError, Gates
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +65,7 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
     from prunecli.engine.options import RunOptions
     from prunecli.engine.outputs import OutputRequest
     from prunecli.engine.score_files import ScoreInputs
+    from prunecli.layouts.overrides import parse_layout
     from prunecli.selection.select import Selector
 
     progress = show_progress(
@@ -71,7 +74,13 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
     return PruneRequest(
         options.ckpt,
         strategy,
-        Selector(options.include or (), options.exclude or (), options.min_dim, options.min_numel),
+        Selector(
+            options.include or (),
+            options.exclude or (),
+            options.min_dim,
+            options.min_numel,
+            dict(map(parse_layout, options.layout or ())),
+        ),
         ScoreInputs(options.scores, options.act_norms, options.mask_in, options.of),
         OutputRequest(
             options.output, options.report, options.mask_out, options.force, options.in_place, options.dry_run
@@ -118,8 +127,7 @@ def _spool_input(stack: ExitStack, options: SharedOptions) -> Path:
 
 def _show(report: Report, paths: Sequence[Path], options: SharedOptions) -> None:
     """Print the summary on standard output, or on standard error if the checkpoint went to standard output."""
-    for warning in report.warnings:
-        say(f"warning: {warning}")
+    _warn(report.warnings)
     to_pipe, hint = options.output == "-" and not options.dry_run, Argument("reports", ["PATH.json"])
     with printing(to_stderr=to_pipe, written=report.output_path, hint=hint) as stream:
         if options.json:
@@ -130,3 +138,11 @@ def _show(report: Report, paths: Sequence[Path], options: SharedOptions) -> None
             from prunecli.report.text import write_report
 
             write_report(report, stream, reports=[str(path) for path in paths])
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    """Print warnings, each with its hint if it has one."""
+    for warning in warnings:
+        say(f"warning: {warning}")
+        if hint := spelled(getattr(warning, "hint_parts", None), as_options, " "):
+            say(f"hint: {printable(hint)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prunecli.engine.score_files import open_score_sources, open_side_input
 from prunecli.engine.work import Job, Work
 from prunecli.errors import Argument, CheckpointError, SelectionError, UsageError
+from prunecli.selection.notices import left_out_notice
 from prunecli.selection.select import Selection, Selector, select
 from prunecli.strategies.strategy import Strategy
 from prunecli.text.escape import printable
@@ -29,7 +30,8 @@ def prepare_work(checkpoint: Checkpoint, selector: Selector, strategy: Strategy,
     followers: dict[int, int] = {}
     if strategy.prunes_bias:
         selection, followers = _with_biases(checkpoint, selection, selector)
-    return Work(selection, (job,), {**strategy.describe(), **inputs.describe()}, followers)
+    notices = tuple(notice for notice in [left_out_notice(selection)] if notice and not selector.include)
+    return Work(selection, (job,), {**strategy.describe(), **inputs.describe()}, followers, warnings=notices)
 
 
 def select_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector, inputs: ScoreInputs) -> Selection:
@@ -68,7 +70,7 @@ def _selector_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector
     names = [_masked_name(known, tensor.name, path) for tensor in masks]
     # `$` would match before a line break at the end of a name, and globs would read brackets in names as sets.
     exactly = "re:^(?:" + "|".join(re.escape(name) for name in names) + r")\Z"
-    return replace(selector, include=(exactly,))
+    return replace(selector, include=(exactly,), min_dim=selector.min_dim or 0)
 
 
 def _masked_name(known: Collection[str], name: str, path: str) -> str:

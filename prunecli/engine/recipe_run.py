@@ -58,6 +58,7 @@ class RecipeRun:
             exclude=(*rule.selector.exclude, *selector.exclude),
             min_dim=selector.min_dim if rule.selector.min_dim is None else rule.selector.min_dim,
             min_numel=max(selector.min_numel, rule.selector.min_numel),
+            layout={**rule.selector.layout, **selector.layout},
         )
         try:
             return select_for(rule.strategy, checkpoint, own, self.inputs)

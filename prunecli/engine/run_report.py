@@ -38,7 +38,7 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
         seconds=round(seconds, 3),
         command=options.command,
         dry_run=output is None,
-        warnings=warnings_for(rows),
+        warnings=(*run.work.warnings, *warnings_for(rows)),
         facts=(*checkpoint.notes, *facts_about(checkpoint.unprunable_entries)),
         compressed=result.compressed,
         histograms={

@@ -28,7 +28,8 @@ class Work:
     """Jobs that together prune every target once.
 
     `description` is the name and the parameters for the report. `followers` maps a target to another one that gets
-    the same plan. `rules` has the report's words for targets where they are not those of the strategy.
+    the same plan. `rules` has the report's words for targets where they are not those of the strategy. `warnings` are
+    what the report warns about before anything is measured; a `Notice` has a hint.
     """
 
     selection: Selection
@@ -36,3 +37,4 @@ class Work:
     description: Mapping[str, object]
     followers: Mapping[int, int] = field(default_factory=dict)
     rules: Mapping[int, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import Checkpoint, CheckpointFile, PathLike, TensorInfo
 from prunecli.errors import CheckpointError
+from prunecli.formats.config import model_type_in
 from prunecli.formats.detect import ForeignKind, detect_format, not_a_checkpoint
 from prunecli.formats.format import HEAD
 from prunecli.formats.registry import family_of
 from prunecli.formats.shards import check_index, find_shards, is_index
 from prunecli.formats.torch.format import TORCH_ZIP
+from prunecli.layouts.decide import with_layouts
 from prunecli.text.closest import closest
 from prunecli.text.escape import quoted
 
@@ -67,7 +69,7 @@ def open_checkpoint(path: PathLike, *, key: str | None = None, label: str | None
         return _open_directory(path.parent, path, key)
     opened = _open_file(path, name, key)
     listing = opened.listing
-    return Checkpoint(
+    checkpoint = Checkpoint(
         path,
         listing.format,
         (opened.file,),
@@ -75,7 +77,9 @@ def open_checkpoint(path: PathLike, *, key: str | None = None, label: str | None
         key=listing.key,
         notes=(*listing.notes, *_stored_once(listing.metadata.items(), listing.tensors)),
         unprunable_entries=listing.unprunable_entries,
+        model_type="" if label else model_type_in(path.parent),
     )
+    return with_layouts(checkpoint)
 
 
 def _file_mode(path: Path, name: str) -> int:
@@ -133,7 +137,7 @@ def _open_directory(directory: Path, index: Path | None, key: str | None) -> Che
     if layout.index:
         notes += check_index(layout.index, _shard_of_each_name(layout.shards, listings))
         metadata += layout.index.metadata.items()
-    return Checkpoint(
+    checkpoint = Checkpoint(
         directory,
         listings[0].format,
         tuple(shard.file for shard in shards),
@@ -143,7 +147,9 @@ def _open_directory(directory: Path, index: Path | None, key: str | None) -> Che
         key=listings[0].key,
         notes=tuple(dict.fromkeys([*notes, *_stored_once(metadata, tensors)])),
         unprunable_entries=tuple(entry for listing in listings for entry in listing.unprunable_entries),
+        model_type=model_type_in(directory),
     )
+    return with_layouts(checkpoint)
 
 
 def _check_consistent(shards: list[_OpenedFile]) -> None:

@@ -22,6 +22,9 @@ ASP_MASK = "ASP mask"
 PRUNED_HALF = "half of a weight under torch.nn.utils.prune (weight_orig * weight_mask): bake the checkpoint first"
 """The reason to skip a tensor that torch stores with its mask."""
 
+NOT_BY_NAME = "not a weight by name"
+"""The reason to skip a tensor without `weight` in its name."""
+
 _SUFFIXES = (
     ("_g", "a magnitude of weight_norm, not a weight"),
     ("_u", "a vector of spectral_norm, not a weight"),
@@ -71,7 +74,7 @@ def why_not_a_weight(name: str, names: Collection[str]) -> str | None:
     if last.endswith(("_orig", "_mask")):
         return _why_leftover(name, names)
     if not {"weight", "weights"} & set(last.split("_")):
-        return "not a weight by name"
+        return NOT_BY_NAME
     if "_scale" in last:
         return "a scale, not a weight"
     return next((why for suffix, why in _SUFFIXES if last.endswith(suffix)), None)

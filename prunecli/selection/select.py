@@ -7,20 +7,21 @@ dtypes, shapes and positions decide; no weight is read.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from glob import escape
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import why_not_prunable
 from prunecli.errors import Argument, Call, SelectionError, UsageError
-from prunecli.layouts.reparametrized import PRUNED_HALF, why_not_a_weight
+from prunecli.layouts.overrides import check_order, stated_layout
+from prunecli.layouts.reparametrized import PRUNED_HALF
 from prunecli.selection.aliases import overlapping, tied
 from prunecli.selection.patterns import matching, matching_any
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.errors import Hint
@@ -36,17 +37,23 @@ class Selector:
             shell glob over the whole dotted name (`*` matches dots too), or after `re:` a regular expression that is
             searched in it.
         exclude: Patterns of the names to skip; they win over `include`.
-        min_dim: The smallest number of dimensions. None means 2, or 0 if `include` is given.
+        min_dim: The smallest number of dimensions. None means 2, except for tensors that a pattern of `include` names
+            in full.
         min_numel: The smallest number of elements.
+        layout: The layouts of tensors by pattern, in place of the decided ones: "out-in", "in-out", "experts" or
+            "experts-in-out". Of several patterns that match a tensor, the last one counts.
     """
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     min_dim: int | None = None
     min_numel: int = 0
+    layout: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Keep the patterns as tuples; UsageError for one text, whose characters would be patterns."""
+        for pattern, order in self.layout.items():
+            check_order(pattern, order)
         for name in ("include", "exclude"):
             patterns = getattr(self, name)
             if isinstance(patterns, str):
@@ -56,9 +63,7 @@ class Selector:
     @property
     def fewest_dims(self) -> int:
         """The smallest number of dimensions, with the default filled in."""
-        if self.min_dim is not None:
-            return self.min_dim
-        return 0 if self.include else 2
+        return 2 if self.min_dim is None else self.min_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ def select(checkpoint: Checkpoint, selector: Selector) -> Selection:
     Raises SelectionError if a pattern is malformed, matches nothing or only tensors that cannot be pruned, if no
     tensor is left to prune, and if a target shares some but not all of its elements with another tensor.
     """
-    tensors = checkpoint.tensors
+    tensors = laid_out(checkpoint.tensors, selector.layout)
     excluded = matching_any("exclude", selector.exclude, tensors)
     reasons = _reasons(tensors, selector, excluded)
     groups = tied(tensors)
@@ -102,10 +107,22 @@ def select(checkpoint: Checkpoint, selector: Selector) -> Selection:
     _refuse_overlaps(groups, tensors, reasons)
     targets = dict(_targets(groups, tensors, reasons))
     if not targets:
-        raise _nothing_selected(checkpoint, reasons)
+        raise _nothing_selected(checkpoint, selector, reasons)
     written = {i for group in groups if any(j in targets for j in group) for i in group}
     skipped = (Skipped(tensors[i], why) for i, why in enumerate(reasons) if why is not None and i not in written)
     return Selection(tuple(targets[i] for i in sorted(targets)), tuple(skipped))
+
+
+def laid_out(tensors: Sequence[TensorInfo], layout: Mapping[str, str]) -> Sequence[TensorInfo]:
+    """Return the tensors with the layouts that the user states by pattern.
+
+    Raises SelectionError if a pattern matches nothing, or a tensor that cannot have its layout.
+    """
+    changed = list(tensors)
+    for pattern, order in layout.items():
+        for index in matching("layout", pattern, tensors):
+            changed[index] = replace(tensors[index], layout=stated_layout(tensors[index], order))
+    return changed if layout else tensors
 
 
 def _targets(
@@ -121,11 +138,10 @@ def _reasons(tensors: Sequence[TensorInfo], selector: Selector, excluded: dict[i
     """Return the reason to skip each tensor, None where it is selected; ties are not considered yet."""
     never = [_why_never(t) for t in tensors]
     included = _included(tensors, selector, never)
-    names = {t.name for t in tensors}
     return [
         why
         or (f"excluded by {excluded[i]!r}" if i in excluded else None)
-        or _why_not_included(i, tensor.name, included, names)
+        or _why_not_included(i, tensor, included)
         or _why_too_small(tensor, selector)
         for i, (tensor, why) in enumerate(zip(tensors, never, strict=True))
     ]
@@ -167,21 +183,22 @@ def _why_never(tensor: TensorInfo) -> str | None:
     return None
 
 
-def _why_not_included(index: int, name: str, included: set[int] | None, names: Collection[str]) -> str | None:
+def _why_not_included(index: int, tensor: TensorInfo, included: set[int] | None) -> str | None:
     if included is None:
-        return why_not_a_weight(name, names)
+        return tensor.layout.not_a_weight
     return None if index in included else "no include pattern matches it"
 
 
 def _why_too_small(tensor: TensorInfo, selector: Selector) -> str | None:
-    if len(tensor.shape) < selector.fewest_dims:
+    named_in_full = selector.min_dim is None and {tensor.name, escape(tensor.name)} & set(selector.include)
+    if len(tensor.shape) < selector.fewest_dims and not named_in_full:
         return f"fewer than {selector.fewest_dims} dimensions"
     if tensor.numel < selector.min_numel:
         return f"fewer than {selector.min_numel} weights"
     return None
 
 
-def _nothing_selected(checkpoint: Checkpoint, reasons: Sequence[str | None]) -> SelectionError:
+def _nothing_selected(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | None]) -> SelectionError:
     tensors = checkpoint.tensors
     if not tensors:
         return SelectionError("no tensor to prune: the checkpoint holds none")
@@ -191,6 +208,8 @@ def _nothing_selected(checkpoint: Checkpoint, reasons: Sequence[str | None]) -> 
     hint: Hint | None = None
     if PRUNED_HALF in reasons:
         hint = Call("bake", (printable(str(checkpoint.path)),))
+    elif selector.include and selector.min_dim is None and "fewer than 2 dimensions" in reasons:
+        hint = (Argument("min_dim", 1), " takes vectors as well")
     elif largest:
         hint = ("choose by name, for instance ", Argument("include", [_exact_pattern(t.name) for t in largest[:3]]))
     return SelectionError(f"no tensor to prune: all {len(tensors)} are skipped ({listed})", hint=hint)

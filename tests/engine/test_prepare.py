@@ -71,7 +71,7 @@ def test_hints_exclude_exactly_the_missing_tensor(tmp_path: Path) -> None:
 def test_a_scalar_has_no_rows(strategy: Strategy, tmp_path: Path) -> None:
     """A tensor without dimensions is refused by name before any weight is read; the hint does not propose dim -1."""
     with pytest.raises(SelectionError, match=r"'a.weight' has 0 dimensions, so it has no dim 0") as refused:
-        pruned(tmp_path, {"a.weight": torch.tensor(1.0)}, strategy, include=("*",))
+        pruned(tmp_path, {"a.weight": torch.tensor(1.0)}, strategy, include=("a.weight",))
 
     assert refused.value.hint == "exclude=['a.weight'] leaves it out"
 

@@ -10,6 +10,7 @@ import pytest
 
 from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo, row_major
 from prunecli.errors import SelectionError
+from prunecli.layouts.decide import with_layouts
 from prunecli.selection import aliases
 from prunecli.selection import select as selection_module
 from prunecli.selection.select import Selection, Selector, select
@@ -41,7 +42,7 @@ def tensor(  # noqa: PLR0913  - a test names only the values that matter to it
 def chosen(*tensors: TensorInfo, **rules: object) -> Selection:
     """Select among `tensors` by Selector(**rules)."""
     files = (CheckpointFile(Path("a.pth"), 0), CheckpointFile(Path("b.pth"), 0))
-    checkpoint = Checkpoint(Path("a.pth"), "zip", files, tensors)
+    checkpoint = with_layouts(Checkpoint(Path("a.pth"), "zip", files, tensors))
     return select(checkpoint, Selector(**rules))  # type: ignore[arg-type]
 
 
@@ -122,7 +123,9 @@ def test_the_reason_names_the_reparametrisation() -> None:
 
 def test_selection_keeps_checkpoint_order() -> None:
     """Targets and skipped tensors are in checkpoint order."""
-    selection = chosen(*(tensor(n) for n in ("z.weight", "z.bias", "a.weight", "a.bias")))
+    selection = chosen(
+        *(tensor(n, (4, 6)[: 2 - n.count("bias")]) for n in ("z.weight", "z.bias", "a.weight", "a.bias"))
+    )
 
     assert names(selection) == ["z.weight", "a.weight"]
     assert list(reasons(selection)) == ["z.bias", "a.bias"]
@@ -151,10 +154,22 @@ def test_min_numel_skips_small_tensors() -> None:
     ],
 )
 def test_include_replaces_the_name_rule(pattern: str, expected: list[str]) -> None:
-    """An include pattern replaces the rule on names, matches dots, and removes the default of two dimensions."""
+    """An include pattern replaces the rule on names, and matches dots."""
     tensors = (tensor("enc.0.weight"), tensor("enc.0.bias", (4,)), tensor("dec.bias", (4,)))
 
-    assert names(chosen(*tensors, include=(pattern,))) == expected
+    assert names(chosen(*tensors, include=(pattern,), min_dim=1)) == expected
+
+
+def test_include_takes_vectors_that_it_names_in_full() -> None:
+    """A pattern that matches a vector among others skips it; its full name, or the glob for this name, selects it."""
+    tensors = (tensor("enc.0.weight"), tensor("enc.0.bias", (4,)), tensor("h[0].bias", (4,)))
+
+    assert names(chosen(*tensors, include=("enc*",))) == ["enc.0.weight"]
+    assert names(chosen(*tensors, include=("enc*", "enc.0.bias"))) == ["enc.0.weight", "enc.0.bias"]
+    assert names(chosen(*tensors, include=("h[[]0].bias",))) == ["h[0].bias"]
+    with pytest.raises(SelectionError, match="fewer than 2 dimensions") as caught:
+        chosen(*tensors, include=("*.bias",))
+    assert "min_dim=1" in str(caught.value.hint)
 
 
 def test_glob_matches_the_whole_name_and_case() -> None:

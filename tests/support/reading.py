@@ -49,6 +49,6 @@ def prune_tensors(weights: Weights, strategy: Strategy, folder: Path) -> Weights
     """Save all `weights` with torch in `folder`, prune every one by `strategy`, and return the result."""
     path, output = folder / "in.pth", folder / "out.pth"
     torch.save(weights, path)
-    prune(path, strategy, output=output, reports=(), include=("*",), force=True)
+    prune(path, strategy, output=output, reports=(), include=("*",), min_dim=0, force=True)
     pruned: Weights = torch.load(output, weights_only=True)
     return pruned

@@ -1,0 +1,113 @@
+"""The layout of every tensor of a checkpoint: its role, outputs, inputs and experts, with the evidence.
+
+Names, shapes and the architecture that `config.json` names decide; no weight is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from prunecli.checkpoint import OUTSIDE
+from prunecli.layout import (
+    CONSTANT,
+    EMBEDDING,
+    EXPERTS,
+    GAIN,
+    KERNEL,
+    MATRIX,
+    REPARAMETRIZED,
+    TensorLayout,
+    assumed_layout,
+)
+from prunecli.layouts.evidence import is_bias, is_confirmed_by_norm, norm_lengths, out_in, own_evidence
+from prunecli.layouts.experts import expert_evidence, is_expert_stack, model_width
+from prunecli.layouts.names import bias_of, is_embedding, is_fixed_transform, is_norm, split_name, words
+from prunecli.layouts.reparametrized import NOT_BY_NAME, why_not_a_weight
+from prunecli.layouts.siblings import by_siblings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.layouts.evidence import Orientation
+
+_ORIENTED = frozenset({MATRIX, KERNEL, EXPERTS})
+
+
+def with_layouts(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint with the layout of every tensor decided."""
+    tensors = checkpoint.tensors
+    layouts = decide([t for t in tensors if t.unprunable_reason != OUTSIDE], checkpoint.model_type)
+    return replace(
+        checkpoint,
+        tensors=tuple(replace(t, layout=layouts[t.name]) if t.name in layouts else t for t in tensors),
+    )
+
+
+def decide(tensors: Sequence[TensorInfo], model_type: str = "") -> dict[str, TensorLayout]:
+    """Return the layout of each tensor of one state_dict by its name.
+
+    `model_type` is the architecture as `config.json` names it.
+    """
+    by_name = {tensor.name: tensor for tensor in tensors}
+    layouts = {tensor.name: _by_role(tensor, by_name) for tensor in tensors}
+    orientations = _orientations(
+        [t for t in tensors if layouts[t.name].role in _ORIENTED], layouts, by_name, model_type
+    )
+    for name, orientation in orientations.items():
+        outputs, inputs, groups, evidence = orientation
+        layouts[name] = replace(
+            layouts[name], outputs=outputs, inputs=inputs, groups=groups, evidence=evidence, proven=True
+        )
+    return layouts
+
+
+def _orientations(
+    tensors: Sequence[TensorInfo],
+    layouts: Mapping[str, TensorLayout],
+    by_name: Mapping[str, TensorInfo],
+    model_type: str,
+) -> dict[str, Orientation]:
+    """Return the orientation of every tensor for which there is evidence."""
+    width, lengths = model_width(by_name), norm_lengths(by_name)
+    proven: dict[str, Orientation] = {}
+    for tensor in tensors:
+        if layouts[tensor.name].role == EXPERTS:
+            own = expert_evidence(tensor, by_name, model_type, width)
+        else:
+            own = own_evidence(tensor, by_name, model_type)
+            if own is None and len(tensor.shape) > 2 and is_confirmed_by_norm(tensor, lengths):
+                own = out_in("a batch norm next to it has the length of dim 0")
+        if own is not None:
+            proven[tensor.name] = own
+    for stacks in (True, False):
+        members = [t for t in tensors if (layouts[t.name].role == EXPERTS) is stacks]
+        known = [(t, proven[t.name]) for t in members if t.name in proven]
+        proven |= by_siblings([t for t in members if t.name not in proven], known)
+    return proven
+
+
+def _by_role(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> TensorLayout:
+    """Return the layout with the tensor's role, and outputs and inputs as far as the role decides them."""
+    usual, dims = assumed_layout(len(tensor.shape)), len(tensor.shape)
+    reason = why_not_a_weight(tensor.name, by_name)
+    if is_expert_stack(tensor):
+        usual, reason = TensorLayout(EXPERTS, 1, 2, 0), None if reason == NOT_BY_NAME else reason
+    elif dims >= 2 and reason not in {None, NOT_BY_NAME}:
+        usual = replace(usual, role=REPARAMETRIZED)
+    elif dims >= 2 and _is_gain(tensor, by_name):
+        usual, reason = TensorLayout(GAIN, None, None, evidence=""), "a gain of a normalization, not a weight"
+    elif dims >= 2 and is_fixed_transform(tensor.name):
+        usual, reason = replace(usual, role=CONSTANT), "a fixed transform, not a weight"
+    elif dims == 2 and is_embedding(tensor.name):
+        usual = replace(usual, role=EMBEDDING, evidence="named as an embedding", proven=True)
+    return replace(usual, not_a_weight=reason)
+
+
+def _is_gain(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> bool:
+    """Return whether the tensor scales each element for itself: its bias has its shape, or its module is a norm."""
+    if is_bias(tensor.name) or not words(split_name(tensor.name)[1]) & {"weight", "weights"}:
+        return False
+    bias = by_name.get(bias_of(tensor.name))
+    return is_norm(tensor.name) if bias is None else bias.shape == tensor.shape

@@ -1,0 +1,135 @@
+"""Evidence about one tensor: which dimension of it counts outputs and which counts inputs.
+
+A hint is evidence only if it cannot be a coincidence, such as a bias whose length is one dimension and not the other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from prunecli.layouts.names import bias_of, is_transposed_by_name, split_name, words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from prunecli.checkpoint import TensorInfo
+
+Shape = tuple[int, ...]
+
+FUSED_QKV = frozenset({"c_attn", "qkv", "qkv_proj", "query_key_value", "in_proj_weight", "Wqkv"})
+"""Modules that compute queries, keys and values from one input."""
+
+CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+CONV1D_MODULES = frozenset({"c_attn", "c_fc", "c_proj", "q_attn"})
+"""Architectures of transformers with matrices of shape [in, out] (its class Conv1D), and the modules that have them."""
+
+
+class Orientation(NamedTuple):
+    """The dimensions of outputs and inputs, the groups of a transposed convolution, and the evidence in words."""
+
+    outputs: int
+    inputs: int
+    groups: int
+    evidence: str
+
+
+def out_in(evidence: str) -> Orientation:
+    """Return the orientation of Linear and Conv."""
+    return Orientation(0, 1, 1, evidence)
+
+
+def in_out(evidence: str, groups: int = 1) -> Orientation:
+    """Return the orientation of Conv1D of transformers and of ConvTranspose."""
+    return Orientation(1, 0, groups, evidence)
+
+
+def own_evidence(tensor: TensorInfo, tensors: Mapping[str, TensorInfo], model_type: str) -> Orientation | None:
+    """Return what the tensor's own name and shape, its bias and the batch norm after it prove; None if nothing."""
+    path, last = split_name(tensor.name)
+    dims = len(tensor.shape)
+    if last == "kernel":
+        return Orientation(dims - 1, dims - 2, 1, "named kernel: inputs and outputs are the last dimensions")
+    return (
+        _by_bias(tensor, tensors)
+        or _by_ratio(tensor.shape, path, last)
+        or _by_next_norm(tensor, tensors)
+        or _by_config(tensor.shape, path, model_type)
+        or (in_out("named as a transposed convolution") if dims > 2 and is_transposed_by_name(tensor.name) else None)
+    )
+
+
+def _by_bias(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientation | None:
+    bias = tensors.get(bias_of(tensor.name))
+    if bias is None or len(bias.shape) != 1 or not tensor.numel or not bias.numel:
+        return None
+    first, second, length = *tensor.shape[:2], bias.shape[0]
+    transposed = len(tensor.shape) > 2 and is_transposed_by_name(tensor.name)
+    if length == first != second and not transposed:
+        return out_in("bias has the length of dim 0")
+    if length == second != first:
+        return in_out("bias has the length of dim 1")
+    groups = length // second
+    if len(tensor.shape) > 2 and groups > 1 and length == groups * second and first % groups == 0:
+        if length != first:
+            return in_out(f"bias has {groups} times the length of dim 1", groups)
+        if transposed:
+            return in_out(f"named as a transposed convolution; bias has {groups} times the length of dim 1", groups)
+    return None
+
+
+def _by_ratio(shape: Shape, path: list[str], last: str) -> Orientation | None:
+    if len(shape) != 2 or not {last, *path[-1:]} & FUSED_QKV:
+        return None
+    if shape[0] == 3 * shape[1]:
+        return out_in("queries, keys and values: dim 0 is three times dim 1")
+    if shape[1] == 3 * shape[0]:
+        return in_out("queries, keys and values: dim 1 is three times dim 0")
+    return None
+
+
+def _by_next_norm(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientation | None:
+    """Use the batch norm that follows in a Sequential: it has one entry for each output."""
+    path, _ = split_name(tensor.name)
+    if not path or not path[-1].isdecimal() or len(path[-1]) > 6:
+        return None
+    norm = tensors.get(".".join([*path[:-1], str(int(path[-1]) + 1), "running_mean"]))
+    if norm is None or len(norm.shape) != 1:
+        return None
+    first, second = tensor.shape[:2]
+    if norm.shape[0] == first != second:
+        return out_in("the batch norm after it has the length of dim 0")
+    if norm.shape[0] == second != first:
+        return in_out("the batch norm after it has the length of dim 1")
+    return None
+
+
+def _by_config(shape: Shape, path: list[str], model_type: str) -> Orientation | None:
+    if len(shape) == 2 and model_type in CONV1D_MODELS and set(path[-1:]) & CONV1D_MODULES:
+        return in_out(f"config.json: {model_type}")
+    return None
+
+
+def is_confirmed_by_norm(tensor: TensorInfo, norm_lengths: Mapping[str, set[int]]) -> bool:
+    """Return whether a batch norm in the module around the tensor's own has the length of dim 0 and not of dim 1.
+
+    This supports the usual layout of Conv. It is no evidence against it, because a norm may also be before the
+    convolution.
+    """
+    path, _ = split_name(tensor.name)
+    first, second = tensor.shape[:2]
+    return first != second and first in norm_lengths.get(".".join(path[:-1]), ())
+
+
+def norm_lengths(tensors: Mapping[str, TensorInfo]) -> dict[str, set[int]]:
+    """Return the lengths of the batch norms in each module, by the module's dotted name."""
+    lengths: dict[str, set[int]] = {}
+    for name, tensor in tensors.items():
+        path, last = split_name(name)
+        if last == "running_mean" and len(tensor.shape) == 1:
+            lengths.setdefault(".".join(path[:-1]), set()).add(tensor.shape[0])
+    return lengths
+
+
+def is_bias(name: str) -> bool:
+    """Return whether `bias` is a word of the name's last part."""
+    return "bias" in words(name.rpartition(".")[2])

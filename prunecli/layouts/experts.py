@@ -1,0 +1,127 @@
+"""Stacks of experts: tensors of shape [experts, out, in] or [experts, in, out]."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from prunecli.layouts.evidence import Orientation, is_bias
+from prunecli.layouts.names import bias_of, is_embedding, split_name, words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from prunecli.checkpoint import TensorInfo
+
+LONGEST_KERNEL = 7
+"""Trailing dimensions that are longer are not those of a kernel."""
+
+_FIRST = frozenset(
+    {"gate_up_proj", "gate_up", "input_linear", "w13", "gate_proj", "up_proj", "w1", "w3", "v1", "wi", "fc1"}
+)
+_FUSED = frozenset({"gate_up_proj", "gate_up", "input_linear", "w13"})
+_SECOND = ("down_proj", "output_linear", "w2", "wo", "fc2")
+_ROUTERS = ("gate", "router", "router.layer", "router.linear", "gate.wg")
+_IN_OUT_MODELS = frozenset({"gpt_oss", "llama4", "llama4_text"})
+"""Names of the first and the second matrix of an expert, of routers, and architectures with [experts, in, out]."""
+
+
+def is_expert_stack(tensor: TensorInfo) -> bool:
+    """Return whether the tensor is a stack of matrices by its name and shape, such as `mlp.experts.gate_up_proj`."""
+    path, last = split_name(tensor.name)
+    if len(tensor.shape) != 3 or is_bias(tensor.name) or words(last) & {"scale", "scales", "zeros", "blocks"}:
+        return False
+    for part, following in zip(path, [*path[1:], last], strict=True):
+        if part == "experts" and not following.isdigit():
+            return True
+    named = any(words(part) & {"expert", "experts", "moe"} for part in path)
+    return named and min(tensor.shape[1:]) > LONGEST_KERNEL
+
+
+class _Stack(NamedTuple):
+    """The name of a stack as its parent module, its own name, and `.weight` or nothing."""
+
+    parent: str
+    own: str
+    suffix: str
+
+
+def _parts(name: str) -> _Stack:
+    suffix = ".weight" if name.endswith(".weight") else ""
+    parent, _, own = name.removesuffix(suffix).rpartition(".")
+    return _Stack(parent, own, suffix)
+
+
+def expert_evidence(
+    tensor: TensorInfo, tensors: Mapping[str, TensorInfo], model_type: str, width: int | None
+) -> Orientation | None:
+    """Return what proves the outputs and inputs of a stack, or None.
+
+    `width` is the length of the model's hidden states, if an embedding gives it.
+    """
+    return (
+        _by_bias(tensor, tensors)
+        or _by_pair(tensor, tensors)
+        or _by_width(tensor, tensors, width)
+        or (Orientation(2, 1, 1, f"config.json: {model_type}") if model_type in _IN_OUT_MODELS else None)
+    )
+
+
+def _by_bias(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientation | None:
+    bias = tensors.get(bias_of(tensor.name))
+    if bias is None or len(bias.shape) != 2 or bias.shape[0] != tensor.shape[0] or tensor.shape[1] == tensor.shape[2]:
+        return None
+    return _either(tensor, bias.shape[1], "bias has the length of dim {}", outputs=True)
+
+
+def _either(tensor: TensorInfo, length: int, evidence: str, *, outputs: bool) -> Orientation | None:
+    """Return the orientation in which the one dimension of this length is that of outputs, or of inputs."""
+    for dim, other in ((1, 2), (2, 1)):
+        if tensor.shape[dim] == length != tensor.shape[other]:
+            return Orientation(*((dim, other) if outputs else (other, dim)), 1, evidence.format(dim))
+    return None
+
+
+def _by_pair(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientation | None:
+    """Compare a fused first matrix with the second one: its outputs are twice the inputs of the second."""
+    stack = _parts(tensor.name)
+    firsts = [stack.own] if stack.own in _FUSED else sorted(_FUSED) if stack.own in _SECOND else []
+    seconds = [stack.own] if stack.own in _SECOND else _SECOND
+    for first in firsts:
+        for second in seconds:
+            pair = [tensors.get(f"{stack.parent}.{own}{stack.suffix}".lstrip(".")) for own in (first, second)]
+            if all(t is not None and len(t.shape) == 3 for t in pair):
+                a, b = (t.shape[1:] for t in pair if t is not None)
+                if a[0] == 2 * b[1] and a[1] == b[0]:
+                    return Orientation(1, 2, 1, f"dim 1 of {first} is twice dim 2 of {second}")
+                if a[1] == 2 * b[0] and a[0] == b[1]:
+                    return Orientation(2, 1, 1, f"dim 2 of {first} is twice dim 1 of {second}")
+    return None
+
+
+def _by_width(tensor: TensorInfo, tensors: Mapping[str, TensorInfo], width: int | None) -> Orientation | None:
+    """Compare with the length of the hidden states, which are the inputs of the first and the outputs of the second."""
+    stack = _parts(tensor.name)
+    if stack.own not in _FIRST and stack.own not in _SECOND:
+        return None
+    router = _router(tensor, tensors, stack.parent)
+    length = router.shape[1] if router is not None else width
+    if length is None:
+        return None
+    source = "the router's inputs" if router is not None else "an embedding's features"
+    return _either(tensor, length, f"{source} have the length of dim {{}}", outputs=stack.own in _SECOND)
+
+
+def _router(tensor: TensorInfo, tensors: Mapping[str, TensorInfo], parent: str) -> TensorInfo | None:
+    """Return the router of a stack: a matrix [experts, inputs] in the module around the experts, or in theirs."""
+    for module in (parent, parent.rpartition(".")[0]):
+        for name in _ROUTERS:
+            router = tensors.get(f"{module}.{name}.weight".lstrip("."))
+            if router is not None and len(router.shape) == 2 and router.shape[0] == tensor.shape[0]:
+                return router
+    return None
+
+
+def model_width(tensors: Mapping[str, TensorInfo]) -> int | None:
+    """Return the number of features of the embedding with the most entries, or None if there is no embedding."""
+    tables = [t.shape for name, t in tensors.items() if len(t.shape) == 2 and is_embedding(name)]
+    return max(tables)[1] if tables else None

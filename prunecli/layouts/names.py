@@ -1,0 +1,77 @@
+"""The parts of tensor names, and the roles that names alone decide."""
+
+from __future__ import annotations
+
+import re
+
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+
+_PROJECTIONS = frozenset({"attn", "conv", "dense", "fc", "linear", "lin", "mlp", "proj", "project", "projection"})
+"""Words of modules that multiply by a matrix or kernel, whatever else their name says."""
+
+_EMBEDDINGS = frozenset({"embed", "embedder", "embedding", "embeddings", "embeds", "wte", "wpe"})
+
+_NORMS = frozenset({"batchnorm", "bn", "gn", "groupnorm", "layernorm", "ln", "norm", "rmsnorm"})
+
+_TRANSPOSED = ("conv_trans", "convtr", "deconv", "transpose")
+"""Parts of the names that modules of transposed convolutions get."""
+
+_FIXED = re.compile(r"(?:^|[._])(?:dfl\.conv|i?stft|[a-z]+_i?stft|i?stft_[a-z]+)\.weight$")
+"""Names of fixed transforms: the bins of YOLOv8's distribution focal loss, windows of Fourier transforms."""
+
+NUMBER = re.compile(r"\d+")
+
+
+def split_name(name: str) -> tuple[list[str], str]:
+    """Return the path of a tensor's module and the last part of its name."""
+    *path, last = name.split(".")
+    return path, last
+
+
+def words(text: str) -> set[str]:
+    """Return the words of a part of a name, in lower case: `qProj_weight2` has q, proj and weight."""
+    return {word.lower() for word in _WORD.findall(text)}
+
+
+def module_words(name: str) -> set[str]:
+    """Return the words of the last part of the module's path that is no number: `embed_tokens` has embed and tokens."""
+    path, last = split_name(name)
+    named = [part for part in path if not part.isdigit()]
+    return words(named[-1] if named else last)
+
+
+def is_embedding(name: str) -> bool:
+    """Return whether the name is that of an embedding table."""
+    found = module_words(name) | (words(name.rpartition(".")[2]) & _EMBEDDINGS)
+    return bool(found & _EMBEDDINGS) and not found & _PROJECTIONS
+
+
+def is_norm(name: str) -> bool:
+    """Return whether the module is a normalization by its name."""
+    found = module_words(name)
+    return bool(found & _NORMS) and not found & _PROJECTIONS
+
+
+def is_fixed_transform(name: str) -> bool:
+    """Return whether the name is that of a transform with fixed entries."""
+    return _FIXED.search(name) is not None
+
+
+def is_transposed_by_name(name: str) -> bool:
+    """Return whether the module is named as a transposed convolution."""
+    return any(part in name.lower() for part in _TRANSPOSED)
+
+
+def bias_of(name: str) -> str:
+    """Return the name of a weight's bias: with `bias` for `weight` in the last part, or with `_bias` at its end."""
+    head, dot, last = name.rpartition(".")
+    changed = last.replace("weight", "bias", 1)
+    return f"{head}{dot}{last}_bias" if changed == last else f"{head}{dot}{changed}"
+
+
+def starred(name: str) -> str:
+    """Return the name with `*` for every number, except for a position in a Sequential just before the last part."""
+    path, last = split_name(name)
+    if path and path[-1].isdigit():
+        return ".".join([NUMBER.sub("*", part) for part in path[:-1]] + [path[-1], NUMBER.sub("*", last)])
+    return NUMBER.sub("*", name)

@@ -1,0 +1,78 @@
+"""Layouts that tensors have because their siblings have them: the same module in other blocks, or in the same block."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from prunecli.layouts.names import NUMBER, split_name, starred
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.layouts.evidence import Orientation
+
+MOST_LIKELY_SEQUENTIAL = 2
+"""Proven siblings of one kernel shape that a kernel in a Sequential needs, where modules of all types are mixed."""
+
+
+def by_siblings(
+    open_tensors: Sequence[TensorInfo], proven: Sequence[tuple[TensorInfo, Orientation]]
+) -> dict[str, Orientation]:
+    """Return the orientation of each of `open_tensors` whose proven siblings all have one and the same.
+
+    Siblings are, in this order: tensors of the same name with other numbers; for matrices those of the same block; for
+    kernels in a Sequential those with the same kernel shape.
+    """
+    found: dict[str, Orientation] = {}
+    for key, fewest in ((_same_name, 1), (_same_block, 1), (_same_sequential, MOST_LIKELY_SEQUENTIAL)):
+        groups = _groups(proven, key)
+        for tensor in open_tensors:
+            group = groups.get(key(tensor), [])
+            if tensor.name in found or len(group) < fewest or (shared := _shared(group)) is None:
+                continue
+            if tensor.shape[0] % shared.groups == 0:
+                found[tensor.name] = shared
+    return found
+
+
+def _shared(group: Sequence[tuple[TensorInfo, Orientation]]) -> Orientation | None:
+    """Return the orientation that all members have, or None if they differ."""
+    first, orientation = group[0]
+    if len({(other.outputs, other.inputs, other.groups) for _, other in group}) > 1:
+        return None
+    module = first.name.rpartition(".")[0]
+    name = NUMBER.sub("*", first.name if module.isdigit() or not module else module)
+    return orientation._replace(evidence=f"as its siblings {name}")
+
+
+def _groups(
+    proven: Sequence[tuple[TensorInfo, Orientation]], key: Callable[[TensorInfo], object]
+) -> Mapping[object, list[tuple[TensorInfo, Orientation]]]:
+    groups: dict[object, list[tuple[TensorInfo, Orientation]]] = defaultdict(list)
+    for tensor, orientation in proven:
+        groups[key(tensor)].append((tensor, orientation))
+    groups.pop(None, None)
+    return groups
+
+
+def _same_name(tensor: TensorInfo) -> object:
+    return len(tensor.shape), starred(tensor.name)
+
+
+def _same_block(tensor: TensorInfo) -> object:
+    """Return the block of a matrix: its path up to the last number, or its parent module."""
+    path, _ = split_name(tensor.name)
+    if len(tensor.shape) != 2 or (path and path[-1].isdigit()):
+        return None
+    numbered = [index for index, part in enumerate(path) if part.isdigit()]
+    block = path[: numbered[-1] + 1] if numbered else path[:-1]
+    return NUMBER.sub("*", ".".join(block))
+
+
+def _same_sequential(tensor: TensorInfo) -> object:
+    path, _ = split_name(tensor.name)
+    if len(tensor.shape) < 3 or not path or not path[-1].isdigit():
+        return None
+    return ".".join(path[:-1]), tensor.shape[2:]

@@ -1,0 +1,63 @@
+"""Warnings about a selection: what it leaves out, and the layouts that it relies on without evidence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prunecli.dtypes import why_not_prunable
+from prunecli.errors import Argument, Notice
+from prunecli.layout import EXPERTS, KERNEL
+from prunecli.text.escape import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.selection.select import Selection
+
+MOST_NAMED = 3
+"""The most tensors that a warning names."""
+
+
+def left_out_notice(selection: Selection) -> Notice | None:
+    """Return a warning if more weights are skipped for their names than selected; None if not.
+
+    Vectors and tensors of other dtypes are not counted.
+    """
+    skipped = [s for s in selection.skipped if s.reason == s.tensor.layout.not_a_weight and _is_matrix(s.tensor)]
+    count = sum(s.tensor.numel for s in skipped)
+    taken = sum(target.tensor.numel for target in selection.targets)
+    if count <= taken:
+        return None
+    largest = max(skipped, key=lambda s: s.tensor.numel)
+    return Notice(
+        f"more weights are left out for their names ({count:,}) than selected ({taken:,}); the largest is "
+        f"{printable(repr(largest.tensor.name))} ({largest.tensor.numel:,}): {largest.reason}"
+    )
+
+
+def _is_matrix(tensor: TensorInfo) -> bool:
+    return len(tensor.shape) >= 2 and why_not_prunable(tensor.dtype) is None and tensor.unprunable_reason is None
+
+
+def assumed_notice(tensors: Iterable[TensorInfo]) -> Notice | None:
+    """Return a warning that names the kernels and stacks whose outputs and inputs nothing proves; None without any.
+
+    A matrix without evidence is not named: [out, in] is the order of nearly all of them.
+    """
+    assumed = [t for t in tensors if t.layout.role in {KERNEL, EXPERTS} and not t.layout.proven]
+    if not assumed:
+        return None
+    names = [printable(t.name) for t in assumed]
+    listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
+    dims = assumed[0].layout
+    other = "experts-in-out" if dims.role == EXPERTS else "in-out"
+    return Notice(
+        f"nothing in the file proves which dimension of {listed} counts outputs: assumed are outputs in dim "
+        f"{dims.outputs} and inputs in dim {dims.inputs}, {_kind(assumed)}",
+        hint=("if they are the other way round: ", Argument("layout", {names[0]: other})),
+    )
+
+
+def _kind(tensors: Sequence[TensorInfo]) -> str:
+    return "as most experts have them" if tensors[0].layout.role == EXPERTS else "as in Conv, not ConvTranspose"

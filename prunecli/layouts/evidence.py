@@ -5,7 +5,7 @@ A hint is evidence only if it cannot be a coincidence, such as a bias whose leng
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from prunecli.layouts.names import bias_of, is_transposed_by_name, split_name, words
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import TensorInfo
 
-Shape = tuple[int, ...]
+Shape: TypeAlias = tuple[int, ...]
+Numbered: TypeAlias = tuple[str, str]
 
 FUSED_QKV = frozenset({"c_attn", "qkv", "qkv_proj", "query_key_value", "in_proj_weight", "Wqkv"})
 """Modules that compute queries, keys and values from one input."""
@@ -109,25 +110,30 @@ def _by_config(shape: Shape, path: list[str], model_type: str) -> Orientation | 
     return None
 
 
-def is_confirmed_by_norm(tensor: TensorInfo, norm_lengths: Mapping[str, set[int]]) -> bool:
-    """Return whether a batch norm in the module around the tensor's own has the length of dim 0 and not of dim 1.
+def is_confirmed_by_norm(tensor: TensorInfo, norm_lengths: Mapping[Numbered, set[int]]) -> bool:
+    """Return whether a batch norm next to the module, with the same number, has the length of dim 0 and not of dim 1.
 
     This supports the usual layout of Conv. It is no evidence against it, because a norm may also be before the
     convolution.
     """
-    path, _ = split_name(tensor.name)
     first, second = tensor.shape[:2]
-    return first != second and first in norm_lengths.get(".".join(path[:-1]), ())
+    return first != second and first in norm_lengths.get(_numbered(tensor.name), ())
 
 
-def norm_lengths(tensors: Mapping[str, TensorInfo]) -> dict[str, set[int]]:
-    """Return the lengths of the batch norms in each module, by the module's dotted name."""
-    lengths: dict[str, set[int]] = {}
+def norm_lengths(tensors: Mapping[str, TensorInfo]) -> dict[Numbered, set[int]]:
+    """Return the lengths of the batch norms in each module, by the module and the number in the norm's own name."""
+    lengths: dict[Numbered, set[int]] = {}
     for name, tensor in tensors.items():
-        path, last = split_name(name)
-        if last == "running_mean" and len(tensor.shape) == 1:
-            lengths.setdefault(".".join(path[:-1]), set()).add(tensor.shape[0])
+        if name.endswith("running_mean") and len(tensor.shape) == 1:
+            lengths.setdefault(_numbered(name), set()).add(tensor.shape[0])
     return lengths
+
+
+def _numbered(name: str) -> Numbered:
+    """Return the module around a tensor's own, and the number in the name of its own: `layer1.0` and 2 for bn2."""
+    path, _ = split_name(name)
+    own = path[-1] if path else ""
+    return ".".join(path[:-1]), own if own.isdigit() else "".join(filter(str.isdigit, own))
 
 
 def is_bias(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from prunecli.layouts.evidence import Orientation, is_bias
@@ -30,9 +31,8 @@ def is_expert_stack(tensor: TensorInfo) -> bool:
     path, last = split_name(tensor.name)
     if len(tensor.shape) != 3 or is_bias(tensor.name) or words(last) & {"scale", "scales", "zeros", "blocks"}:
         return False
-    for part, following in zip(path, [*path[1:], last], strict=True):
-        if part == "experts" and not following.isdigit():
-            return True
+    if any(part == "experts" and not following.isdigit() for part, following in pairwise([*path, last])):
+        return True
     named = any(words(part) & {"expert", "experts", "moe"} for part in path)
     return named and min(tensor.shape[1:]) > LONGEST_KERNEL
 

@@ -1,0 +1,60 @@
+"""The warnings about a selection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prunecli.checkpoint import Checkpoint, Span, TensorInfo, row_major
+from prunecli.layouts.decide import with_layouts
+from prunecli.selection.notices import assumed_notice, left_out_notice
+from prunecli.selection.select import Selection, Selector, select
+
+
+def selected(*tensors: tuple[str, tuple[int, ...], str]) -> Selection:
+    """Select among tensors of these names, shapes and dtypes."""
+    infos = [TensorInfo(n, d, s, row_major(s), 0, Span(i << 40, 1 << 40)) for i, (n, s, d) in enumerate(tensors)]
+    return select(with_layouts(Checkpoint(Path("a"), "zip", (), tuple(infos))), Selector())
+
+
+def test_the_largest_tensor_that_is_left_out_for_its_name_is_named() -> None:
+    """More weights skipped for their names than selected are a warning with the largest and the reason."""
+    notice = left_out_notice(
+        selected(("a.weight", (4, 4), "F32"), ("big.matrix", (8, 8), "F32"), ("m.matrix", (2, 2), "F32"))
+    )
+
+    assert notice is not None
+    assert "more weights are left out for their names (68) than selected (16)" in notice
+    assert "'big.matrix' (64): not a weight by name" in notice
+
+
+def test_vectors_and_integers_are_not_counted() -> None:
+    """Biases, tables of integers and as many weights as are selected are no reason to warn."""
+    assert left_out_notice(selected(("a.weight", (4, 4), "F32"), ("b.matrix", (4, 4), "F32"))) is None
+    assert left_out_notice(selected(("a.weight", (4, 4), "F32"), ("a.bias", (99,), "F32"))) is None
+    assert left_out_notice(selected(("a.weight", (4, 4), "F32"), ("table", (9, 9), "I64"))) is None
+
+
+def test_kernels_and_stacks_without_evidence_are_named() -> None:
+    """The warning has the assumption, and its hint has the option for the other order; matrices are not named."""
+    square = selected(("fc.weight", (4, 4), "F32"), ("up.weight", (4, 4, 3, 3), "F32"))
+    stack = selected(("x.experts.w9", (4, 8, 8), "F32"))
+
+    kernel = assumed_notice(target.tensor for target in square.targets)
+    experts = assumed_notice(target.tensor for target in stack.targets)
+
+    assert kernel is not None
+    assert experts is not None
+    assert "of up.weight counts outputs: assumed are outputs in dim 0 and inputs in dim 1" in kernel
+    assert "{'up.weight': 'in-out'}" in str(kernel.hint_parts)
+    assert "'experts-in-out'" in str(experts.hint_parts)
+    assert assumed_notice(t.tensor for t in square.targets if "up" not in t.tensor.name) is None
+
+
+def test_many_names_are_counted() -> None:
+    """After three names the rest are counted."""
+    kernels = [(f"k{i}.weight", (4, 4, 3, 3), "F32") for i in range(5)]
+
+    notice = assumed_notice(target.tensor for target in selected(*kernels).targets)
+
+    assert notice is not None
+    assert "k0.weight, k1.weight, k2.weight and 2 more" in notice

@@ -6,6 +6,7 @@ Names, shapes and the architecture that `config.json` names decide; no weight is
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
@@ -102,7 +103,12 @@ def _by_role(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> TensorLay
         usual, reason = replace(usual, role=CONSTANT), "a fixed transform, not a weight"
     elif dims == 2 and is_embedding(tensor.name):
         usual = replace(usual, role=EMBEDDING, evidence="named as an embedding", proven=True)
-    return replace(usual, not_a_weight=reason)
+    return _with_reason(usual, reason)
+
+
+@lru_cache(maxsize=1024)
+def _with_reason(layout: TensorLayout, reason: str | None) -> TensorLayout:
+    return replace(layout, not_a_weight=reason)
 
 
 def _is_gain(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> bool:

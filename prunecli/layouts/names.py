@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
@@ -28,12 +29,13 @@ def split_name(name: str) -> tuple[list[str], str]:
     return path, last
 
 
-def words(text: str) -> set[str]:
+@lru_cache(maxsize=1024)
+def words(text: str) -> frozenset[str]:
     """Return the words of a part of a name, in lower case: `qProj_weight2` has q, proj and weight."""
-    return {word.lower() for word in _WORD.findall(text)}
+    return frozenset(word.lower() for word in _WORD.findall(text))
 
 
-def module_words(name: str) -> set[str]:
+def module_words(name: str) -> frozenset[str]:
     """Return the words of the last part of the module's path that is no number: `embed_tokens` has embed and tokens."""
     path, last = split_name(name)
     named = [part for part in path if not part.isdigit()]

@@ -27,34 +27,33 @@ def by_siblings(
     """
     found: dict[str, Orientation] = {}
     for key, fewest in ((_same_name, 1), (_same_block, 1), (_same_sequential, MOST_LIKELY_SEQUENTIAL)):
-        groups = _groups(proven, key)
+        shared = _shared(proven, key, fewest)
         for tensor in open_tensors:
-            group = groups.get(key(tensor), [])
-            if tensor.name in found or len(group) < fewest or (shared := _shared(group)) is None:
-                continue
-            if tensor.shape[0] % shared.groups == 0:
-                found[tensor.name] = shared
+            orientation = shared.get(key(tensor))
+            if orientation and tensor.name not in found and tensor.shape[0] % orientation.groups == 0:
+                found[tensor.name] = orientation
     return found
 
 
-def _shared(group: Sequence[tuple[TensorInfo, Orientation]]) -> Orientation | None:
-    """Return the orientation that all members have, or None if they differ."""
-    first, orientation = group[0]
-    if len({(other.outputs, other.inputs, other.groups) for _, other in group}) > 1:
-        return None
-    module = first.name.rpartition(".")[0]
-    name = NUMBER.sub("*", first.name if module.isdigit() or not module else module)
-    return orientation._replace(evidence=f"as its siblings {name}")
-
-
-def _groups(
-    proven: Sequence[tuple[TensorInfo, Orientation]], key: Callable[[TensorInfo], object]
-) -> Mapping[object, list[tuple[TensorInfo, Orientation]]]:
+def _shared(
+    proven: Sequence[tuple[TensorInfo, Orientation]], key: Callable[[TensorInfo], object], fewest: int
+) -> Mapping[object, Orientation]:
+    """Return the orientation of each group of at least `fewest` tensors of one key, where all of them have the same."""
     groups: dict[object, list[tuple[TensorInfo, Orientation]]] = defaultdict(list)
     for tensor, orientation in proven:
         groups[key(tensor)].append((tensor, orientation))
     groups.pop(None, None)
-    return groups
+    return {
+        value: _as_sibling(*group[0])
+        for value, group in groups.items()
+        if len(group) >= fewest and len({(o.outputs, o.inputs, o.groups) for _, o in group}) == 1
+    }
+
+
+def _as_sibling(tensor: TensorInfo, orientation: Orientation) -> Orientation:
+    module = tensor.name.rpartition(".")[0]
+    name = NUMBER.sub("*", tensor.name if module.isdigit() or not module else module)
+    return orientation._replace(evidence=f"as its siblings {name}")
 
 
 def _same_name(tensor: TensorInfo) -> object:

@@ -6,7 +6,7 @@ Holds metadata only. Nothing here reads a file or depends on a format.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
@@ -61,6 +61,8 @@ class TensorInfo:
         big_endian: Whether the elements are stored in big-endian byte order.
         unprunable_reason: A phrase that says why the tensor is never pruned, or None.
         layout: Its role and the meaning of its dimensions. By default those of Linear and Conv are assumed.
+        scale: The scale that its elements are multiplied by, or None if they are the weights themselves.
+        packed: The weights that its numbers hold, or None if each element is one weight or part of one.
     """
 
     name: str
@@ -73,11 +75,23 @@ class TensorInfo:
     big_endian: bool = False
     unprunable_reason: str | None = None
     layout: TensorLayout = field(default=_UNKNOWN, compare=False, repr=False)
+    scale: ScaledBy | None = field(default=None, compare=False, repr=False)
+    packed: PackedWeights | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Assume a layout if none is given."""
         if self.layout is _UNKNOWN:
             object.__setattr__(self, "layout", assumed_layout(len(self.shape)))
+
+    @property
+    def value_dtype(self) -> str:
+        """The dtype of the weights: float64 for codes, whose products with a scale it holds, else `dtype`."""
+        return self.dtype if self.scale is None else "F64"
+
+    @property
+    def codes(self) -> TensorInfo:
+        """The tensor without its scale, to read the elements themselves."""
+        return self if self.scale is None else replace(self, scale=None)
 
     @property
     def numel(self) -> int:
@@ -120,6 +134,39 @@ class TensorInfo:
     def overlaps_itself(self) -> bool:
         """Whether two positions may be the same element, as in an expanded view."""
         return self_overlap(self.shape, self.strides) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledBy:
+    """The scale of a tensor of codes: each weight is a code times an entry of the scale.
+
+    The codes are seen as (stacks, rows, cols) in row-major order. Every stack is cut into blocks, of which those at
+    its edges may be smaller. The scale has one entry per block, in row-major order.
+
+    Attributes:
+        tensor: The scale.
+        rows: The rows of a stack.
+        cols: The columns of a stack.
+        block: The (rows, columns) of a block.
+    """
+
+    tensor: TensorInfo
+    rows: int
+    cols: int
+    block: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The (rows, columns) of blocks of a stack."""
+        return -(-self.rows // self.block[0]), -(-self.cols // self.block[1])
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeights:
+    """The weights that a tensor of packed or quantized numbers holds: their number, and the format ("GPTQ, 4 bits")."""
+
+    format: str
+    weights: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,9 @@ BITS: dict[str, int] = {
 }
 """The bits of an element of each known dtype, by safetensors' names, and of C128, which only torch has."""
 
+SCALE_DTYPES = frozenset({"F64", "F32", "BF16", "F16", "F8_E8M0"})
+"""The dtypes of scales. F8_E8M0 has exponents alone: Open Compute Project, Microscaling Formats 1.0, section 5.4."""
+
 MASK_DTYPES = frozenset(FLOATS) | {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"}
 """The dtypes in which a mask of zeros and ones may be stored; torch.nn.utils.prune stores masks as floats."""
 

@@ -14,6 +14,7 @@ from prunecli.errors import CheckpointError, PruneError
 from prunecli.io.crc32 import combine
 from prunecli.io.layout import Layout, TargetRange, UntouchedRange, Window
 from prunecli.io.reader import flat_native, store_flat, view_elements
+from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Stopped
 from prunecli.kernels.squares import sum_of_squares
 from prunecli.plans import Chunk, without_masks
@@ -106,6 +107,7 @@ class Applier:
     def __init__(self, context: ApplyContext) -> None:
         """Start without results."""
         self.context = context
+        self._scales = ScaleReader(context.sources)
         self.results: dict[int, TensorStats] = {}
         self._budgets: dict[int, TieBudget] = {}
         self._collectors: dict[int, dict[int, StatsCollector]] = {}
@@ -182,15 +184,13 @@ class Applier:
         context = self.context
         tensor, plan = context.targets[piece.target], context.plans[piece.target]
         scorer = context.scorers.get(piece.target)
-        dtype, ops, host = FLOATS[tensor.dtype], worker.ops, worker.host
-        squares_before = sum_of_squares(host, x[own], dtype)
-        # Measured on the host, so that the report is the same for every device.
-        before = host.magnitudes(x, dtype)
+        ops, host = worker.ops, worker.host
+        before, squares_before = self._measured(worker, tensor, x, start, own, "y")
         weights = x if ops is host else ops.load(x)
         if scorer is not None:
             y = ops.load(scorer.patterns(worker, piece.target, x, start))
         else:
-            y = before if ops is host else ops.magnitudes(weights, dtype)
+            y = before if ops is host else ops.magnitudes(weights, FLOATS[tensor.dtype])
         keep = plan.keep(ops, y, Chunk(tensor.shape, start, x.size, lambda equal: self._grant(worker, piece, equal)))
         if scorer is not None:
             ops.drop_pruned(keep, y)
@@ -199,10 +199,24 @@ class Applier:
             context.masks.write(piece.target, first, ops.as_flags(keep)[own])
         ops.store_masked(weights, keep, x)
         # The keep array has been applied, so its scratch memory is free for the sums and the remaining magnitudes.
-        squares_after = sum_of_squares(host, x[own], dtype)
-        after = host.magnitudes(x[own], dtype, "keep")
+        after, squares_after = self._measured(worker, tensor, x[own], first, slice(None), "keep")
         self._collector(piece.target).add(first, before[own], after, (squares_before, squares_after))
         self._finish(piece.target, after.size)
+
+    def _measured(
+        self, worker: Worker, tensor: TensorInfo, x: NDArray[Any], first: int, own: slice, slot: str
+    ) -> tuple[NDArray[Any], float]:
+        """Return the magnitudes of the weights `x` from element `first`, and the sum of squares of those in `own`.
+
+        Magnitudes are patterns of `tensor.value_dtype`, in the scratch memory `slot`. The sum uses that of keep arrays.
+        """
+        # Measured on the host, so that the report is the same for every device.
+        dtype, host = FLOATS[tensor.value_dtype], worker.host
+        if tensor.scale is not None:
+            y = self._scales.magnitudes(worker, tensor, x, first, f"{slot} of values")
+            return y, sum_of_squares(host, y[own], dtype)
+        squares = sum_of_squares(host, x[own], dtype)
+        return host.magnitudes(x, dtype, slot), squares
 
     def _grant(self, worker: Worker, piece: Piece, equal: int) -> int:
         with worker.waiting():  # the thread that it waits for may need the compute lock
@@ -225,7 +239,7 @@ class Applier:
             tensor, plans = self.context.targets[target], self.context.plans
             bounds = None if target in self.context.scorers else plans[target].bounds
             collector = by_thread[get_ident()] = StatsCollector(
-                tensor.shape, FLOATS[tensor.dtype], bounds, histogram=self.context.histograms
+                tensor.shape, FLOATS[tensor.value_dtype], bounds, histogram=self.context.histograms
             )
         return collector
 

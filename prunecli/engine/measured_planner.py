@@ -10,6 +10,7 @@ import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.engine.rank_planner import in_batches
+from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import results
 from prunecli.kernels.bit_patterns import floats
 from prunecli.kernels.norms import magnitude_values
@@ -57,7 +58,7 @@ class MeasuredPlanner:
         values = _WorkerValues(self.tensors, worker, index)
         measured, alive = self.strategy.measure(values)
         with self._lock:
-            return self.strategy.plan_from(values.tensor, measured, alive)
+            return self.strategy.plan_from(self.tensors.as_ranked(index), measured, alive)
 
     def store(self, index: int, plan: TensorPlan) -> None:
         """Store the plan of a target, also for its follower."""
@@ -111,11 +112,15 @@ class _WorkerValues:
     def signed(self) -> Values:
         if (scorer := self.tensors.scorer) is None:
             return self._weights()
-        dtype, read = FLOATS[self.tensor.dtype], self.tensors.reader.range_reader(self.worker, self.tensor)
+        read = self.tensors.reader.range_reader(self.worker, self.tensor)
+        scales = ScaleReader(self.tensors.reader.sources)
 
         def signed(first: int, stop: int) -> NDArray[np.float64]:
             weights = read(first, stop)
-            numbers = floats(self.worker.host, weights, dtype)
+            if self.tensor.scale is None:
+                numbers = floats(self.worker.host, weights, FLOATS[self.tensor.dtype])
+            else:
+                numbers = scales.values(self.worker, self.tensor, weights, first, "signed")
             numbers[scorer.patterns(self.worker, self.index, weights, first) < 0] = np.nan
             return numbers
 

@@ -11,10 +11,11 @@ from prunecli.engine.apply import Applier, ApplyContext
 from prunecli.engine.options import RunOptions
 from prunecli.engine.planner import plan_batches
 from prunecli.engine.scored_tensors import ScoredTensors, count_remaining
-from prunecli.engine.scorers import make_scorer
+from prunecli.engine.scorers import MagnitudeScorer, make_scorer
 from prunecli.engine.windows import WindowSchedule
 from prunecli.errors import Argument, CheckpointError
 from prunecli.io.reader import Reader, open_sources
+from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.text.escape import printable
 
@@ -81,7 +82,7 @@ class Run:
         during the run, or has weights that are not finite where the options are strict.
         """
         with ExitStack() as stack, Pool(self._threads, self.options.device) as pool:
-            scorers = [self._scorer(job, stack) for job in self.work.jobs]
+            scorers = [self._scorer(job, sources, stack) for job in self.work.jobs]
             tensors = self._plan_and_apply(pool, scorers, sources, sinks, masks)
         input_sha256, output_sha256 = self._digests(sources, sinks)
         compressed = self._estimate(sources, sinks)
@@ -92,11 +93,12 @@ class Run:
             _check_finite(self.targets, tensors)
         return RunResult(self._plans, tensors, input_sha256, output_sha256, compressed)
 
-    def _scorer(self, job: Job, stack: ExitStack) -> Scorer | None:
+    def _scorer(self, job: Job, sources: Sequence[Input], stack: ExitStack) -> Scorer | None:
         def open_reader(matched: MatchedTensors) -> Reader:
             return Reader(stack.enter_context(open_sources(matched.checkpoint)))
 
-        return make_scorer(job.strategy, job.sources, self.targets, open_reader)
+        magnitudes = MagnitudeScorer(self.targets, ScaleReader(sources))
+        return make_scorer(job.strategy, job.sources, magnitudes, open_reader)
 
     def _plan_and_apply(
         self,

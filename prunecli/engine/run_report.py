@@ -97,4 +97,5 @@ def _target_row(checkpoint: Checkpoint, work: Work, jobs: Mapping[int, Job], res
         two_four=stats.two_four,
         nonfinite=stats.nonfinite,
         aliases=target.aliases,
+        scaled_by=None if tensor.scale is None else tensor.scale.tensor.name,
     )

@@ -1,7 +1,7 @@
 """Scores as sortable integers ("patterns"). -1 marks a weight that is already pruned.
 
-A scorer gives the patterns of a run of a target's elements, for planning and for pruning alike. Plain magnitudes need
-no scorer. All scores are computed on the CPU, so every device ranks the same bits.
+A scorer gives the patterns of a run of a target's elements, for planning and for pruning alike. Plain magnitudes of
+elements need no scorer. All scores are computed on the CPU, so every device ranks the same bits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
     from prunecli.engine.score_files import MatchedTensors, ScoreSources
     from prunecli.io.reader import Reader
+    from prunecli.io.scales import ScaleReader
     from prunecli.strategies.strategy import Strategy
 
 _F64, _F32 = FLOATS["F64"], FLOATS["F32"]
@@ -52,26 +53,22 @@ class Scorer(Protocol):
 
 
 class MagnitudeScorer:
-    """Magnitudes of the weights, for another scorer to mark the already pruned ones in."""
+    """Magnitudes of the weights. Codes are multiplied by their scale first."""
 
     reads_weights = True
 
-    def __init__(self, targets: Sequence[TensorInfo]) -> None:
-        """Score these targets."""
-        self.targets = targets
+    def __init__(self, targets: Sequence[TensorInfo], scales: ScaleReader) -> None:
+        """Score these targets; read their scales through `scales`."""
+        self.targets, self.scales = targets, scales
 
     def dtype(self, index: int) -> Float:
-        """Return the weights' own format."""
-        return FLOATS[self.targets[index].dtype]
+        """Return the weights' own format, and float64 for codes with a scale."""
+        return FLOATS[self.targets[index].value_dtype]
 
-    def patterns(
-        self,
-        worker: Worker,
-        index: int,
-        weights: NDArray[Any],
-        first: int,  # noqa: ARG002 - protocol
-    ) -> NDArray[Any]:
-        """Return the weights without their signs."""
+    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
+        """Return the weights without their signs; CheckpointError where a scale cannot be used."""
+        if self.targets[index].scale is not None:
+            return self.scales.magnitudes(worker, self.targets[index], weights, first)
         y: NDArray[Any] = worker.scoring.magnitudes(weights, self.dtype(index))
         return y
 
@@ -106,21 +103,22 @@ class ActNormScorer:
 
     reads_weights = True
 
-    def __init__(self, targets: Sequence[TensorInfo], norms: MatchedTensors, reader: Reader, worker: Worker) -> None:
+    def __init__(self, magnitudes: MagnitudeScorer, norms: MatchedTensors, reader: Reader, worker: Worker) -> None:
         """Read the norms; CheckpointError where one is negative or not finite."""
-        self.targets = targets
+        self.magnitudes = magnitudes
         self.norms = {index: _read_norms(norms, reader, worker, tensor) for index, tensor in norms.tensors.items()}
 
     def dtype(self, index: int) -> Float:  # noqa: ARG002 - protocol
-        """Return float64, in which products of two float32 numbers are exact."""
+        """Return float64, which has products of two float32 numbers, and of a code, a scale and a norm, exactly."""
         return _F64
 
     def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
         """Return magnitude times activation norm."""
-        dtype, shape, norms = FLOATS[self.targets[index].dtype], self.targets[index].shape, self.norms[index]
+        shape, norms = self.magnitudes.targets[index].shape, self.norms[index]
         columns = np.arange(first, first + weights.size) // prod(shape[2:]) % shape[1]
+        y = self.magnitudes.patterns(worker, index, weights, first)
         with np.errstate(over="ignore", invalid="ignore"):
-            products = values(worker.scoring.magnitudes(weights, dtype), dtype) * norms[columns]
+            products = values(y, self.magnitudes.dtype(index)) * norms[columns]
         # Infinity times zero is NaN of either sign. Without its sign, its pattern is above all others.
         # Infinity times 0 is NaN, whose sign may be set.
         return products.view(np.int64) & np.int64(_F64.mask)
@@ -222,28 +220,28 @@ class RemainingScorer:
 def make_scorer(
     strategy: Strategy,
     sources: ScoreSources,
-    targets: Sequence[TensorInfo],
+    magnitudes: MagnitudeScorer,
     open_reader: Callable[[MatchedTensors], Reader],
 ) -> Scorer | None:
-    """Return the scorer that ranks the `targets` for `strategy`; None for their plain magnitudes.
+    """Return the scorer that ranks the targets of `magnitudes` for `strategy`; None for the plain ones of elements.
 
     `open_reader` opens the files of another checkpoint.
     """
-    scorer = _base_scorer(strategy, sources, targets, open_reader)
+    scorer = _base_scorer(strategy, sources, magnitudes, open_reader)
     if not sources.has_pruned:
         return scorer
     mask = None if sources.mask is None else MaskReader(sources.mask, open_reader(sources.mask))
-    return RemainingScorer(scorer or MagnitudeScorer(targets), mask, targets)
+    return RemainingScorer(scorer or magnitudes, mask, magnitudes.targets)
 
 
 def _base_scorer(
     strategy: Strategy,
     sources: ScoreSources,
-    targets: Sequence[TensorInfo],
+    magnitudes: MagnitudeScorer,
     open_reader: Callable[[MatchedTensors], Reader],
 ) -> Scorer | None:
-    """Return the scorer that ignores already pruned weights; None for plain magnitudes."""
-    own = {index: strategy.own_scores(tensor) for index, tensor in enumerate(targets)}
+    """Return the scorer that ignores already pruned weights; None for plain magnitudes of elements."""
+    own = {index: strategy.own_scores(tensor) for index, tensor in enumerate(magnitudes.targets)}
     generated = {index: scores for index, scores in own.items() if scores is not None}
     if generated:
         return GeneratedScorer(generated)
@@ -252,8 +250,8 @@ def _base_scorer(
     if sources.scores is not None:
         return FileScorer(sources.scores, open_reader(sources.scores))
     if sources.norms is not None:
-        return ActNormScorer(targets, sources.norms, open_reader(sources.norms), Worker(None))
-    return None
+        return ActNormScorer(magnitudes, sources.norms, open_reader(sources.norms), Worker(None))
+    return magnitudes if any(tensor.scale is not None for tensor in magnitudes.targets) else None
 
 
 def placeholder(tensor: TensorInfo, count: int) -> NDArray[Any]:

@@ -20,6 +20,7 @@ from prunecli.io.threads import Pool, Worker, default_threads, results
 from prunecli.kernels.bit_patterns import values
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import UINTS
+from prunecli.kernels.scales import scale_values
 from prunecli.progress import start
 from prunecli.text.escape import printable
 
@@ -43,7 +44,6 @@ OVERLAP_LIMIT = 1 << 24
 """The largest number of entries of two views that overlap themselves, because they are expanded to compare them."""
 
 _COMPLEX = {"C64": "F32", "C128": "F64"}
-_E8M0_NAN, _E8M0_BIAS = 255, 127  # Open Compute Project, Microscaling Formats 1.0, section 5.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,6 @@ def _values(ops: NumpyOps, x: NDArray[Any], dtype: str) -> NDArray[np.float64]:
         sizes = values(ops.magnitudes(x.reshape(-1), FLOATS[dtype]), FLOATS[dtype]).reshape(x.shape)
         return np.where(x < 0, -sizes, sizes)
     if dtype == "F8_E8M0":
-        exponents = x.view(np.uint8).astype(np.float64)
-        return np.where(exponents == _E8M0_NAN, np.nan, np.exp2(exponents - _E8M0_BIAS))
+        return scale_values(x, dtype)
     numbers: NDArray[np.float64] = (x if dtype[0] == "I" else x.view(UINTS[x.itemsize])).astype(np.float64)
     return numbers

@@ -59,6 +59,7 @@ class Entry:
         nonfinite: The number of elements that are NaN or infinite; None also for integers and booleans.
         aliases: Other names of the same weights.
         reason: The reason for which a pruning command with the same options skips the tensor, or None.
+        scaled_by: The name of the tensor that the elements are multiplied by, or None.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Entry:
     nonfinite: int | None
     aliases: tuple[str, ...]
     reason: str | None
+    scaled_by: str | None = None
 
     @property
     def sparsity(self) -> float | None:
@@ -284,7 +286,17 @@ def _entry(checkpoint: Checkpoint, named: _NamedTensor, counts: _Counts, reason:
     file = checkpoint.files[tensor.file].path.name if len(checkpoint.files) > 1 else ""
     zeros, nonfinite = counts.get(id(tensor), (None, None))
     return Entry(
-        tensor.name, tensor.dtype, tensor.shape, tensor.numel, tensor.nbytes, file, zeros, nonfinite, aliases, reason
+        tensor.name,
+        tensor.dtype,
+        tensor.shape,
+        tensor.numel,
+        tensor.nbytes,
+        file,
+        zeros,
+        nonfinite,
+        aliases,
+        reason,
+        scaled_by=None if tensor.scale is None else tensor.scale.tensor.name,
     )
 
 

@@ -79,6 +79,7 @@ def _entry(entry: Entry) -> dict[str, object]:
         "aliases": entry.aliases,
         "prunable": entry.reason is None,
         "reason": entry.reason,
+        "scaled_by": entry.scaled_by,
     }
 
 

@@ -103,11 +103,13 @@ def _note(group: Sequence[Entry], parts: dict[str, Leftover]) -> str:
     odd = sum(e.nonfinite or 0 for e in group)
     kinds = dict.fromkeys(parts[e.name].kind for e in group if e.name in parts)
     aliases = [alias for e in group for alias in e.aliases]
+    scales = dict.fromkeys(e.scaled_by.rpartition(".")[2] for e in group if e.scaled_by)
     tied = f"= {printable(aliases[0])}" if len(aliases) == 1 else f"{len(aliases)} more names" if aliases else ""
     notes = [
         f"{odd:,} not finite" if odd else "",
         tied,
         *(kind if kind != PRUNE else "half of a pruned weight" for kind in kinds),
+        *(f"times {printable(scale)}" for scale in scales),
     ]
     return ", ".join(note for note in notes if note)
 

@@ -53,7 +53,7 @@ def magnitude_histogram(passes: Passes, pattern: str, tensors: Sequence[TensorIn
     edges = _edges(percentiles)
     cuts = {
         dtype: [1, *(FLOATS[dtype].ceil(edge) for edge in edges[1:]), FLOATS[dtype].finite_max + 1]
-        for dtype in {tensor.dtype for tensor in tensors}
+        for dtype in {tensor.value_dtype for tensor in tensors}
     }
     counts = count_between(passes, tensors, cuts)
     zeros, first, *bars, nonfinite = counts.tolist()

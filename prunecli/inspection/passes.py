@@ -31,12 +31,19 @@ class Passes:
     progress: Progress | None = None
 
     def measure(
-        self, phase: str, tensors: Sequence[TensorInfo], measure: Callable[[Worker, TensorInfo, Read], T]
+        self,
+        phase: str,
+        tensors: Sequence[TensorInfo],
+        measure: Callable[[Worker, TensorInfo, Read], T],
+        *,
+        scaled: bool = False,
     ) -> list[T]:
         """Read `tensors` once and return `measure(worker, tensor, read)` for each; `phase` is a word for the user.
 
+        Codes are read as they are: a zero is a zero whatever its scale. With `scaled`, they are multiplied by it.
         Raises CheckpointError if a file cannot be read or changes during the pass.
         """
+        tensors = tensors if scaled else [tensor.codes for tensor in tensors]
         advance = start(self.progress, phase, bytes_to_read(tensors))
         return scan_tensors(self.checkpoint, tensors, measure, threads=self.threads, advance=advance)
 

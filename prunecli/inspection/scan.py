@@ -113,7 +113,8 @@ def scan(  # noqa: PLR0913 - one keyword for each option
     """
     checkpoint = opened(path, key, label)
     targets = select(checkpoint, Selector(include, exclude, min_dim, min_numel)).targets
-    measured = Passes(checkpoint, threads, progress).measure("measuring", [t.tensor for t in targets], _measure)
+    passes, tensors = Passes(checkpoint, threads, progress), [target.tensor for target in targets]
+    measured = passes.measure("measuring", tensors, _measure, scaled=True)
     curves = [replace(curve, aliases=target.aliases) for curve, target in zip(measured, targets, strict=True)]
     ranked = tuple(sorted(curves, key=lambda curve: curve.strength))
     return Scan(name_of(path, label), checkpoint.format, checkpoint.key, ranked)
@@ -121,7 +122,7 @@ def scan(  # noqa: PLR0913 - one keyword for each option
 
 def _measure(_: Worker, tensor: TensorInfo, read: Read) -> SensitivityCurve:
     """Return the curve of a tensor, without aliases."""
-    dtype = FLOATS[tensor.dtype]
+    dtype = FLOATS[tensor.value_dtype]
     shift = dtype.mantissa - _MANTISSA_BITS if dtype.itemsize > 2 else 0
     builder, nonzeros = HistogramBuilder(dtype, shift=shift), 0
     for y in magnitudes(read, tensor):

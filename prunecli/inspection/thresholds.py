@@ -124,7 +124,7 @@ class _JointRanks:
 
     def __init__(self, tensors: Sequence[TensorInfo], percents: Sequence[int]) -> None:
         self.numel = sum(t.numel for t in tensors)
-        self.keys = Keys([FLOATS[t.dtype] for t in tensors])
+        self.keys = Keys([FLOATS[t.value_dtype] for t in tensors])
         self.ranks = TensorRanks(self.keys.common, ranks_of(self.numel, percents).values())
         self._lock, self._table = Lock(), _CountTable(self.ranks, self.ranks.lows())
 
@@ -156,7 +156,7 @@ def threshold_tables(
     read.
     """
     advance = start(passes.progress, "ranking", _bytes_read(tensors))
-    own = {id(t): TensorRanks(FLOATS[t.dtype], ranks_of(t.numel, percents).values()) for t in tensors}
+    own = {id(t): TensorRanks(FLOATS[t.value_dtype], ranks_of(t.numel, percents).values()) for t in tensors}
     joint = _JointRanks(tensors, percents)
 
     def count(_: Worker, tensor: TensorInfo, read: Read) -> None:
@@ -165,7 +165,7 @@ def threshold_tables(
     while unfinished := [t for t in tensors if not (own[id(t)].done and joint.ranks.done)]:
         scan_tensors(passes.checkpoint, unfinished, count, threads=passes.threads, advance=advance)
         joint.advance()
-    each = (_steps(own[id(t)], t.numel, percents, {FLOATS[t.dtype]}) for t in tensors)
+    each = (_steps(own[id(t)], t.numel, percents, {FLOATS[t.value_dtype]}) for t in tensors)
     dtypes = set(joint.keys.dtypes)
     steps = _steps(joint.ranks, joint.numel, percents, dtypes)
     if len(dtypes) > 1:
@@ -179,10 +179,10 @@ def _bytes_read(tensors: Sequence[TensorInfo]) -> int:
 
     If dtypes are mixed, a contiguous tensor is read again to rank its weights in the common dtype.
     """
-    common, size = Keys([FLOATS[t.dtype] for t in tensors]).common, 0
+    common, size = Keys([FLOATS[t.value_dtype] for t in tensors]).common, 0
     for tensor in tensors:
-        own, whole = (-(-8 * dtype.itemsize // LEVEL) for dtype in (FLOATS[tensor.dtype], common))
-        alike = FLOATS[tensor.dtype] is common
+        own, whole = (-(-8 * dtype.itemsize // LEVEL) for dtype in (FLOATS[tensor.value_dtype], common))
+        alike = FLOATS[tensor.value_dtype] is common
         size += (tensor.end - tensor.start) * (own if alike else own + whole if tensor.contiguous else max(own, whole))
     return size
 
@@ -192,7 +192,7 @@ def _count_tensor(tensor: TensorInfo, read: Read, own: TensorRanks, joint: _Join
 
     The tensor is read once if its dtype is the common one, else once for each of the two.
     """
-    dtype, common = FLOATS[tensor.dtype], joint.ranks
+    dtype, common = FLOATS[tensor.value_dtype], joint.ranks
     alike = dtype is common.dtype
     searches = [ranks for ranks, applies in ((own, True), (common, alike)) if applies and not ranks.done]
     if searches:
@@ -270,11 +270,11 @@ def count_between(
 ) -> NDArray[np.int64]:
     """Count the weights below the first cut, between neighbouring cuts, and from the last cut on: shape (cuts + 1,).
 
-    `cuts` has ascending patterns for the dtype of each tensor. Raises CheckpointError if a file cannot be read.
+    `cuts` has ascending patterns for the `value_dtype` of each tensor. Raises CheckpointError if a file cannot be read.
     """
 
     def count(_: Worker, tensor: TensorInfo, read: Read) -> NDArray[np.int64]:
-        edges = cuts[tensor.dtype]
+        edges = cuts[tensor.value_dtype]
         counts = np.zeros(len(edges) + 1, np.int64)
         for y in magnitudes(read, tensor):
             unsigned = UINTS[y.itemsize]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunecli.dtypes import FLOATS
 from prunecli.io.reader import Reader, open_sources
+from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Pool, Worker, default_threads, results
 from prunecli.kernels.numpy_ops import NumpyOps
 
@@ -36,17 +37,20 @@ def scan_tensors(
     threads: int = 0,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[T]:
-    """Return `measure(worker, tensor, read)` for each tensor; `read(first, stop)` returns its elements.
+    """Return `measure(worker, tensor, read)` for each tensor; `read(first, stop)` returns its weights as integers.
+
+    The integers are patterns of `tensor.value_dtype`: of products for codes with a scale, else the elements themselves.
 
     Several threads measure tensors at once, in file order; `threads` 0 means the number that suits the machine.
     `advance` receives the number of bytes of each read. Raises CheckpointError where a file cannot be read or changes
     during the pass.
     """
     with open_sources(checkpoint) as sources:
-        reader = Reader(sources, advance)
+        reader, scales = Reader(sources, advance), ScaleReader(sources)
 
         def measure_one(worker: Worker, tensor: TensorInfo) -> T:
-            return measure(worker, tensor, reader.range_reader(worker, tensor))
+            read = reader.range_reader(worker, tensor)
+            return measure(worker, tensor, scales.range_reader(worker, tensor, read) if tensor.scale else read)
 
         order = sorted(range(len(tensors)), key=lambda index: (tensors[index].file, tensors[index].start))
         with Pool(threads or default_threads(), None) as pool:
@@ -57,7 +61,7 @@ def scan_tensors(
 
 
 def magnitudes(read: Read, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
-    """Yield the sign-cleared patterns of a tensor in chunks; each array is valid until the next one is requested."""
+    """Yield the sign-cleared patterns of `tensor.value_dtype` in chunks; each is valid until the next is requested."""
     ops = NumpyOps()
     for first in range(0, tensor.numel, CHUNK):
-        yield ops.magnitudes(read(first, min(first + CHUNK, tensor.numel)), FLOATS[tensor.dtype])
+        yield ops.magnitudes(read(first, min(first + CHUNK, tensor.numel)), FLOATS[tensor.value_dtype])

@@ -25,6 +25,7 @@ from prunecli.layouts.evidence import is_bias, is_confirmed_by_norm, norm_length
 from prunecli.layouts.experts import expert_evidence, is_expert_stack, model_width
 from prunecli.layouts.names import bias_of, is_embedding, is_fixed_transform, is_norm, split_name, words
 from prunecli.layouts.reparametrized import NOT_BY_NAME, why_not_a_weight
+from prunecli.layouts.scales import with_scales
 from prunecli.layouts.siblings import by_siblings
 
 if TYPE_CHECKING:
@@ -37,13 +38,11 @@ _ORIENTED = frozenset({MATRIX, KERNEL, EXPERTS})
 
 
 def with_layouts(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint with the layout of every tensor decided."""
+    """Return the checkpoint with the layout and the scale of every tensor decided."""
     tensors = checkpoint.tensors
     layouts = decide([t for t in tensors if t.unprunable_reason != OUTSIDE], checkpoint.model_type)
-    return replace(
-        checkpoint,
-        tensors=tuple(replace(t, layout=layouts[t.name]) if t.name in layouts else t for t in tensors),
-    )
+    tensors = tuple(replace(t, layout=layouts[t.name]) if t.name in layouts else t for t in tensors)
+    return replace(checkpoint, tensors=with_scales(tensors))
 
 
 def decide(tensors: Sequence[TensorInfo], model_type: str = "") -> dict[str, TensorLayout]:

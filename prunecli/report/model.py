@@ -58,6 +58,8 @@ class Row:
         two_four: Whether each aligned group of 4 along dim 1 has at most 2 non-zeros.
         nonfinite: Weights that are NaN or infinite.
         aliases: Other names of the same tensor (tied weights).
+        scaled_by: The tensor that the elements are multiplied by, None if they are the weights themselves. All
+            magnitudes are of the products.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Row:
     two_four: bool | None = None
     nonfinite: int | None = None
     aliases: tuple[str, ...] = ()
+    scaled_by: str | None = None
 
     @property
     def sparsity_before(self) -> float | None:

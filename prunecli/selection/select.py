@@ -16,6 +16,7 @@ from prunecli.dtypes import why_not_prunable
 from prunecli.errors import Argument, Call, SelectionError, UsageError
 from prunecli.layouts.overrides import check_order, stated_layout
 from prunecli.layouts.reparametrized import PRUNED_HALF
+from prunecli.layouts.scales import with_scales
 from prunecli.selection.aliases import overlapping, tied
 from prunecli.selection.patterns import matching, matching_any
 from prunecli.text.escape import printable
@@ -116,13 +117,14 @@ def select(checkpoint: Checkpoint, selector: Selector) -> Selection:
 def laid_out(tensors: Sequence[TensorInfo], layout: Mapping[str, str]) -> Sequence[TensorInfo]:
     """Return the tensors with the layouts that the user states by pattern.
 
-    Raises SelectionError if a pattern matches nothing, or a tensor that cannot have its layout.
+    Scales with an entry per output are matched again. Raises SelectionError if a pattern matches nothing, or a tensor
+    that cannot have its layout.
     """
     changed = list(tensors)
     for pattern, order in layout.items():
         for index in matching("layout", pattern, tensors):
             changed[index] = replace(tensors[index], layout=stated_layout(tensors[index], order))
-    return changed if layout else tensors
+    return with_scales(changed) if layout else tensors
 
 
 def _targets(
@@ -131,7 +133,10 @@ def _targets(
     for group in groups:
         first = next((i for i in group if reasons[i] is None), None)
         if first is not None:
-            yield first, Target(tensors[first], tuple(tensors[i].name for i in group if i != first))
+            # The scale may be stored for one of the names alone.
+            scale = next((tensors[i].scale for i in (first, *group) if tensors[i].scale is not None), None)
+            tensor = tensors[first] if scale is None else replace(tensors[first], scale=scale)
+            yield first, Target(tensor, tuple(tensors[i].name for i in group if i != first))
 
 
 def _reasons(tensors: Sequence[TensorInfo], selector: Selector, excluded: dict[int, str]) -> list[str | None]:

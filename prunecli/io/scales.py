@@ -1,0 +1,116 @@
+"""Reading the weights of tensors that hold codes, as codes times their scale.
+
+Only the entries of the scale that a run of codes needs are read with it, so that memory does not depend on the scale.
+"""
+
+from __future__ import annotations
+
+from glob import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.dtypes import FLOATS
+from prunecli.errors import Argument, CheckpointError
+from prunecli.io.reader import Reader
+from prunecli.kernels.scales import code_values, multiply_blocks, scale_values
+from prunecli.text.escape import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from prunecli.checkpoint import ScaledBy, TensorInfo
+    from prunecli.io.files import Input
+    from prunecli.io.threads import Worker
+    from prunecli.kernels.ops import Read
+
+SCALE_SLOT = 3
+"""The read buffer of a worker for scales."""
+
+SMALLEST, LARGEST = 2.0**-900, 2.0**900
+"""The magnitudes of usable scales: products with codes stay normal numbers of float64."""
+
+_F64 = FLOATS["F64"]
+
+
+class ScaleReader:
+    """Multiplies codes by the scales of a checkpoint, read from its open files."""
+
+    def __init__(self, sources: Sequence[Input]) -> None:
+        """Read from `sources`."""
+        self._reader = Reader(sources)
+
+    def values(
+        self, worker: Worker, tensor: TensorInfo, codes: NDArray[Any], first: int, slot: str = "y"
+    ) -> NDArray[np.float64]:
+        """Return the weights of the run of `codes` from row-major element `first`.
+
+        They are in the scratch memory `slot` of the worker's scores. Raises CheckpointError where a scale is zero, not
+        finite, or too small or large to multiply by.
+        """
+        numbers = code_values(worker.scoring, codes, FLOATS[tensor.dtype], slot)
+        scale = tensor.scale
+        if scale is None:
+            raise ValueError(tensor.name)
+        for low, high, rows in _parts(scale.cols, first, first + codes.size):
+            part = numbers[low - first : high - first].reshape(rows, -1)
+            row, column = divmod(low, scale.cols)
+            entries = self._entries(worker, tensor, scale, row, column, part.shape)
+            multiply_blocks(part, column % scale.block[1], scale.block[1], entries)
+        return numbers
+
+    def magnitudes(
+        self, worker: Worker, tensor: TensorInfo, codes: NDArray[Any], first: int, slot: str = "y"
+    ) -> NDArray[np.int64]:
+        """Return the patterns of the magnitudes of a run, as `values` does."""
+        patterns = self.values(worker, tensor, codes, first, slot).view(np.int64)
+        return np.bitwise_and(patterns, np.int64(_F64.mask), out=patterns)
+
+    def range_reader(self, worker: Worker, tensor: TensorInfo, read: Read) -> Read:
+        """Return a function that reads the weights [first, stop) as patterns of float64; `read` reads the codes."""
+        return lambda first, stop: self.values(worker, tensor, read(first, stop), first).view(np.int64)
+
+    def _entries(
+        self,
+        worker: Worker,
+        tensor: TensorInfo,
+        scale: ScaledBy,
+        row: int,
+        column: int,
+        shape: tuple[int, ...],
+    ) -> NDArray[np.float64]:
+        """Return the entries for whole rows from `row`, or for a part of one row from `column`: (rows, blocks)."""
+        (high, wide), (bands, blocks) = scale.block, scale.grid
+        rows = np.arange(row, row + shape[0])
+        lines = rows // scale.rows * bands + rows % scale.rows // high
+        left, right = column // wide, -(-(column + shape[1]) // wide)
+        start, stop = int(lines[0]) * blocks + left, int(lines[-1]) * blocks + right
+        raw = self._reader.read_range(worker, scale.tensor, start, stop, slot=SCALE_SLOT)
+        entries = scale_values(raw, scale.tensor.dtype)
+        _check(tensor, scale, entries)
+        grid: NDArray[np.float64] = entries.reshape(-1, right - left)
+        return grid[lines - lines[0]]
+
+
+def _parts(cols: int, first: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (low, high, rows): a part of a row, whole rows, and a part of a row that together are [first, stop)."""
+    while first < stop:
+        column = first % cols
+        rows = (stop - first) // cols if not column else 0
+        high = first + rows * cols if rows else min(first - column + cols, stop)
+        yield first, high, max(rows, 1)
+        first = high
+
+
+def _check(tensor: TensorInfo, scale: ScaledBy, entries: NDArray[np.float64]) -> None:
+    sizes = np.abs(entries)
+    usable = (sizes >= SMALLEST) & (sizes <= LARGEST)
+    if usable.all():
+        return
+    raise CheckpointError(
+        f"the scale {printable(repr(scale.tensor.name))} of {printable(repr(tensor.name))} has the entry "
+        f"{entries[~usable][0]:g}, and codes cannot be ranked with it",
+        hint=(Argument("exclude", [printable(escape(tensor.name))]), " leaves the tensor as it is"),
+    )

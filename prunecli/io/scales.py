@@ -90,8 +90,8 @@ class ScaleReader:
         raw = self._reader.read_range(worker, scale.tensor, start, stop, slot=SCALE_SLOT)
         entries = scale_values(raw, scale.tensor.dtype)
         _check(tensor, scale, entries)
-        grid: NDArray[np.float64] = entries.reshape(-1, right - left)
-        return grid[lines - lines[0]]
+        grid: NDArray[np.float64] = entries.reshape(-1, right - left)[lines - lines[0]]
+        return grid
 
 
 def _parts(cols: int, first: int, stop: int) -> Iterator[tuple[int, int, int]]:

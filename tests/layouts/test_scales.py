@@ -61,7 +61,7 @@ def test_scales_are_no_weights() -> None:
 def test_a_vector_belongs_to_the_outputs(
     shape: tuple[int, ...], outputs: int, scale: tuple[int, ...], block: tuple[int, int]
 ) -> None:
-    """An entry per output goes by the layout; where only one other dimension has this length, it is that one."""
+    """Entries per output are matched by the layout; else by the only dimension of this length, if there is one."""
     layout = TensorLayout(MATRIX, outputs, None, evidence="test", proven=True)
 
     found = matched(tensor("x.weight", shape, layout=layout), tensor("x.weight_scale", scale, "F32"))

@@ -211,6 +211,7 @@ class Checkpoint:
         tensors: The tensors, in checkpoint order.
         is_directory: Whether `path` is a directory of shards.
         other_files: The directory's remaining files, relative to it. A copy of the checkpoint includes them.
+        index: The index of the shards, relative to the directory, or None.
         key: The dotted path of the state_dict inside a nested checkpoint; "" for the top.
         notes: Sentences about the file that a user may want to know.
         unprunable_entries: The name and kind of each entry that has no plain tensor, such as a sparse tensor.
@@ -223,6 +224,7 @@ class Checkpoint:
     tensors: tuple[TensorInfo, ...]
     is_directory: bool = False
     other_files: tuple[Path, ...] = ()
+    index: Path | None = None
     key: str = ""
     notes: tuple[str, ...] = ()
     unprunable_entries: tuple[tuple[str, str], ...] = ()

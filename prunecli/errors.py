@@ -44,8 +44,26 @@ class Call:
         return f"prunecli.{self.function}({', '.join([*map(repr, self.paths), *map(str, self.arguments)])})"
 
 
-Hint: TypeAlias = "str | Argument | Call | tuple[str | Argument | Call, ...]"
-"""What to do next: a text, an argument, a call, or a sequence of them.
+@dataclass(frozen=True, slots=True)
+class SameCall:
+    """The user's own call once more, with the path `new` in place of the path `old`.
+
+    On the command line it is the whole command that was typed. `str()` is the spelling of Python: the new path.
+    """
+
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        """Return the new path as Python code."""
+        return repr(self.new)
+
+
+HintValue: TypeAlias = "Argument | Call | SameCall"
+"""A part of a hint whose spelling depends on the place where the user types it."""
+
+Hint: TypeAlias = "str | HintValue | tuple[str | HintValue, ...]"
+"""What to do next: a text, a value, or a sequence of them.
 
 Texts of a sequence contain their own spaces; arguments that follow each other belong together, as in one call.
 """
@@ -98,10 +116,10 @@ class PruneError(Exception):
         """The hint in the spelling of Python, or None."""
         return self.hint_as(str)
 
-    def hint_as(self, spell: Callable[[Argument | Call], str], separator: str = ", ") -> str | None:
+    def hint_as(self, spell: Callable[[HintValue], str], separator: str = ", ") -> str | None:
         """Return the hint, or None where there is none.
 
-        `spell` writes an argument or a call, and `separator` is put between arguments that follow each other.
+        `spell` writes a value of a hint, and `separator` is put between arguments that follow each other.
         """
         return spelled(self.hint_parts, spell, separator)
 

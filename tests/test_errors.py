@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from prunecli.cli.hints import as_options, as_toml
-from prunecli.errors import Argument, Call, Hint, UsageError
+from prunecli.errors import Argument, Call, Hint, PruneError, SameCall, UsageError
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,22 @@ def test_a_hint_is_spelled_for_its_place(
         error.hint_as(as_options, " "),
         error.hint_as(as_toml, " and "),
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["l1", "d", "--amount", "0.5"], "prune l1 'd/a b' --amount 0.5"),
+        (["l1", "./d/", "-o", "out dir"], "prune l1 'd/a b' -o 'out dir'"),
+        (["l1", "c.pth", "--scores=d"], "prune l1 c.pth '--scores=d/a b'"),
+        (["l1", "c.pth", "--scores", "d", "-i", "d"], "prune l1 c.pth --scores 'd/a b' -i d"),
+        (["l1", "c.pth"], "'d/a b'"),
+        ([], "'d/a b'"),
+    ],
+    ids=str,
+)
+def test_the_same_call_with_another_path_is_the_whole_command(words: list[str], command: str) -> None:
+    """The command line is repeated with the path replaced; without that path in it, the path alone is named."""
+    error = PruneError("x", hint=SameCall("d", "d/a b"))
+
+    assert (error.hint, command) == ("'d/a b'", error.hint_as(partial(as_options, words=words)))

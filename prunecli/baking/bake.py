@@ -20,7 +20,6 @@ from prunecli.formats.json_rewrite import rewrite_index
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.output_names import default_output
 from prunecli.formats.registry import format_of
-from prunecli.formats.shards import INDEX_SUFFIX
 from prunecli.formats.strict_json import HEADER_LIMIT
 from prunecli.io.output_files import output_files
 from prunecli.io.parts import FilePlan, write_parts
@@ -218,9 +217,9 @@ def _outputs(job: _Job, plans: Sequence[FilePlan], sources: Sequence[Source]) ->
 
 
 def _new_index(checkpoint: Checkpoint, names: Mapping[str, str | None], relative: Path) -> bytes | None:
-    """Return the new content of an index that lists folded tensors; None for all other files of the directory."""
+    """Return the new content of the index of the shards; None for all other files of the directory."""
     path = checkpoint.path / relative
-    if not relative.name.endswith(INDEX_SUFFIX) or len(relative.parts) > 1 or path.stat().st_size > HEADER_LIMIT:
+    if relative != checkpoint.index or path.stat().st_size > HEADER_LIMIT:
         return None
     sizes = {tensor.name: tensor.nbytes for tensor in checkpoint.tensors}
     return rewrite_index(path.read_bytes(), names, sizes, str(path))

@@ -14,7 +14,7 @@ from prunecli.errors import PruneError
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import FrameType
     from typing import TextIO
 
@@ -58,23 +58,25 @@ def _terminate(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)  # unlike the default action, it lets `finally` blocks remove temporary files
 
 
-def report_error(error: Exception) -> int:
-    """Print the error and its hint, and return the exit code."""
+def report_error(error: Exception, words: Sequence[str] = ()) -> int:
+    """Print the error and its hint, and return the exit code; `words` are the arguments of the command line."""
     if isinstance(error, OSError):
         silence(sys.stdout)
         where = "" if error.filename is None else f": {error.filename}"
         error = PruneError(f"{error.strerror or error}{where}")
-    message, hint = _message(error) if isinstance(error, PruneError) else _usage(error)
+    message, hint = _message(error, words) if isinstance(error, PruneError) else _usage(error)
     say(f"error: {printable(message)}")
     if hint:
         say(f"hint: {printable(hint)}")
     return WRONG
 
 
-def _message(error: PruneError) -> tuple[str, str | None]:
+def _message(error: PruneError, words: Sequence[str]) -> tuple[str, str | None]:
+    from functools import partial
+
     from prunecli.cli.hints import as_options
 
-    return str(error), error.hint_as(as_options, " ")
+    return str(error), error.hint_as(partial(as_options, words=words), " ")
 
 
 def _usage(error: Any) -> tuple[str, str]:  # noqa: ANN401 - a TyperError

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prunecli.errors import Argument, Call
+from prunecli.errors import Argument, Call, SameCall
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prunecli.errors import HintValue
 
 _FLAGS = {
     "amounts": "--at",
@@ -19,11 +26,25 @@ _FLAGS = {
 """The parameters whose option is not `--` and their name, or has a short form that is used more."""
 
 
-def as_options(part: Argument | Call) -> str:
-    """Return an argument as options (`--amount 0.5`) or a call as a command (`prune inspect ckpt.pth`)."""
+def as_options(part: HintValue, words: Sequence[str] = ()) -> str:
+    """Return an argument as options (`--amount 0.5`) or a call as a command (`prune inspect ckpt.pth`).
+
+    `words` are the arguments of the command line, for a hint that repeats it with another path.
+    """
+    if isinstance(part, SameCall):
+        return _same_call(part, words)
     if isinstance(part, Call):
         return shlex.join(["prune", part.function, *part.paths, *(w for a in part.arguments for w in option_words(a))])
     return " ".join(map(_quoted, option_words(part)))
+
+
+def _same_call(call: SameCall, words: Sequence[str]) -> str:
+    """Return the command line `words` with the path replaced, or the path alone if no word is the old path."""
+    for index, word in enumerate(words):
+        flag, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+        if value and Path(value) == Path(call.old):
+            return shlex.join(["prune", *words[:index], f"{flag}{equals}{call.new}", *words[index + 1 :]])
+    return shlex.quote(call.new)
 
 
 def _quoted(word: str) -> str:
@@ -43,9 +64,9 @@ def option_words(argument: Argument) -> list[str]:
     return [word for value in values for word in (flag, str(value))]
 
 
-def as_toml(part: Argument | Call) -> str:
+def as_toml(part: HintValue) -> str:
     """Return an argument as a key of a recipe (`amount = 0.5`), or a call as a command."""
-    if isinstance(part, Call):
+    if not isinstance(part, Argument):
         return as_options(part)
     name = "thr_std" if part.name == "deviations" else part.name
     return f"{name} = {json.dumps(_pairs(part.value))}"  # JSON spells texts, numbers, booleans and lists as TOML does

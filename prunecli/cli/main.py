@@ -66,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> int:
         silence(sys.stdout)
         return BROKEN_PIPE
     except (PruneError, TyperError, OSError) as error:
-        return report_error(error)
+        return report_error(error, words)
     return code if isinstance(code, int) else DONE
 
 

@@ -12,7 +12,7 @@ import typer
 from typer import Argument, Context, Option
 
 from prunecli.cli.value_options import fraction_option, text_option, whole_option
-from prunecli.errors import PruneError
+from prunecli.errors import PruneError, UsageError
 
 _COMPLETED = re.compile(r"[A-Za-z0-9._/][A-Za-z0-9._/-]*")
 """The tensor names that completion offers.
@@ -97,9 +97,12 @@ Output = Annotated[
 Reports = Annotated[
     list[Path] | None,
     text_option(
-        "--report", "PATH", "Report, by its suffix .json, .csv, .md or .html; repeatable. [default: OUTPUT.report.json]"
+        "--report",
+        "PATH",
+        "Report, by its suffix .json, .csv, .md or .html; `-` prints JSON. Repeatable. [default: OUTPUT.report.json]",
     ),
 ]
+NoReport = Annotated[bool, Option("--no-report", help="Write no report.")]
 MaskOut = Annotated[
     str | None, text_option("--mask-out", "PATH", "Write the mask (safetensors, 1 = kept) for a later --mask-in.")
 ]
@@ -155,6 +158,7 @@ class SharedOptions:
     ckpt: Ckpt
     output: Output = None
     report: Reports = None
+    no_report: NoReport = False
     json: ReportJson = False
     dry_run: DryRun = False
     force: Force = False
@@ -181,3 +185,22 @@ class SharedOptions:
     quiet: Quiet = False
     verbose: Verbose = False
     no_progress: NoProgress = False
+
+    @property
+    def prints_json(self) -> bool:
+        """Whether the JSON report is printed in place of the table."""
+        return self.json or (self.report_paths is not None and len(self.report_paths) < len(self.report or ()))
+
+    @property
+    def report_paths(self) -> list[Path] | None:
+        """The paths of the report files; empty for none, None for the default."""
+        return report_paths(self.report, no_report=self.no_report)
+
+
+def report_paths(reports: list[Path] | None, *, no_report: bool) -> list[Path] | None:
+    """Return the paths of the report files, without `-`; UsageError if the options contradict each other."""
+    if not no_report:
+        return None if reports is None else [path for path in reports if str(path) != "-"]
+    if reports is not None:
+        raise UsageError("--report and --no-report contradict each other", hint="leave out one of them")
+    return []

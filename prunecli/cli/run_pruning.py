@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from prunecli.api import PruneRequest
     from prunecli.cli.options import SharedOptions
+    from prunecli.engine.outputs import OutputRequest
     from prunecli.report.model import Report
     from prunecli.strategies.recipe import Recipe
     from prunecli.strategies.strategy import Strategy
@@ -35,7 +36,7 @@ def run_pruning(strategy: Strategy | Recipe, options: SharedOptions) -> int:
             request = _through_pipes(stack, _request(stack, strategy, options), options)
             report, paths = prune_request(request)
     except GateError as error:
-        _show(error.report, options.report or (), options)
+        _show(error.report, options.report_paths or (), options)
         say("failed: the result does not meet the gates, so no checkpoint was written")
         return FAILED
     _show(report, paths, options)
@@ -46,9 +47,12 @@ def _check(options: SharedOptions) -> None:
     """Raise UsageError for options that contradict each other."""
     if options.quiet and options.verbose:
         raise UsageError("--quiet and --verbose contradict each other", hint="leave out one of them")
-    if options.output == "-" and options.json and not options.dry_run:
+    printed = ["--json"] * options.json + ["--report -"] * (options.report or []).count(Path("-"))
+    if len(printed) > 1:
+        raise UsageError(f"{printed[0]} and {printed[1]} both print the report", hint="leave out one of them")
+    if options.output == "-" and printed and not options.dry_run:
         raise UsageError(
-            "--json and -o - both write to standard output",
+            f"{printed[0]} and -o - both write to standard output",
             hint=(Argument("reports", ["PATH.json"]), ", or ", Argument("output", "FILE")),
         )
     if options.ckpt != "-":
@@ -83,7 +87,7 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
         ),
         ScoreInputs(options.scores, options.act_norms, options.mask_in, options.of),
         OutputRequest(
-            options.output, options.report, options.mask_out, options.force, options.in_place, options.dry_run
+            options.output, options.report_paths, options.mask_out, options.force, options.in_place, options.dry_run
         ),
         RunOptions(
             threads=options.threads,
@@ -102,7 +106,7 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
 def _through_pipes(stack: ExitStack, request: PruneRequest, options: SharedOptions) -> PruneRequest:
     """Replace `-` by temporary files: standard input is copied to one now, standard output from one at the end."""
     if options.ckpt == "-":
-        path = _spool_input(stack, options)
+        path = _spool_input(stack, request.outputs)
         request = replace(request, path=path, options=replace(request.options, label="standard input"))
     if options.output == "-" and not options.dry_run:
         from prunecli.cli.pipes import spooled_output
@@ -112,16 +116,14 @@ def _through_pipes(stack: ExitStack, request: PruneRequest, options: SharedOptio
     return request
 
 
-def _spool_input(stack: ExitStack, options: SharedOptions) -> Path:
+def _spool_input(stack: ExitStack, outputs: OutputRequest) -> Path:
     """Copy standard input to a temporary file, in the folder of the output if there is one, and return its path."""
     from prunecli.cli.pipes import spooled_input
-    from prunecli.io.targets import check_output
+    from prunecli.engine.outputs import check_paths
 
-    folder = None
-    if options.output not in {None, "-"} and not options.dry_run:
-        target = Path(options.output or "")
-        check_output(target, sources=(), force=options.force, in_place=False)  # before a long pipe is read
-        folder = target.absolute().parent
+    check_paths(outputs)  # before a long pipe is read
+    nowhere = outputs.output in {None, "-"} or outputs.dry_run
+    folder = None if nowhere else Path(str(outputs.output)).absolute().parent
     return stack.enter_context(spooled_input(folder))
 
 
@@ -130,7 +132,7 @@ def _show(report: Report, paths: Sequence[Path], options: SharedOptions) -> None
     _warn(report.warnings)
     to_pipe, hint = options.output == "-" and not options.dry_run, Argument("reports", ["PATH.json"])
     with printing(to_stderr=to_pipe, written=report.output_path, hint=hint) as stream:
-        if options.json:
+        if options.prints_json:
             from prunecli.report.json import to_json
 
             stream.write(to_json(report))

@@ -14,7 +14,7 @@ from prunecli.cli import evaluation, options, strategy_arguments
 from prunecli.cli.evaluation import Table
 from prunecli.cli.exit import DONE, FAILED, say
 from prunecli.cli.value_options import number_option, text_option, whole_option
-from prunecli.errors import UsageError
+from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import printable
 from prunecli.text.numbers import format_bytes, percent
 
@@ -55,6 +55,7 @@ class Arguments(evaluation.TrialArguments):
     tries: Tries = None
     output: Output = None
     report: options.Reports = None
+    no_report: options.NoReport = False
     state: State = None
     dry_run: DryRun = False
     force: options.Force = False
@@ -70,6 +71,10 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
     limit = _limit(arguments.max_drop)
     if arguments.output == "-":
         raise UsageError("a search prints its tries on standard output, so the checkpoint needs a file", hint="-o PATH")
+    if Path("-") in (arguments.report or ()):
+        hint = Argument("reports", ["PATH.json"])
+        raise UsageError("a search prints its tries on standard output, so the report needs a file", hint=hint)
+    reports = options.report_paths(arguments.report, no_report=arguments.no_report)
     target = default_output(arguments.ckpt) if arguments.output is None else Path(arguments.output)
     state = default_state(arguments.ckpt, target) if arguments.state is None else arguments.state
     table = Table(quiet=arguments.quiet or arguments.json)
@@ -80,7 +85,7 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
         evaluation.print_json(_document(result, limit, arguments))
     else:
         _print_result(table, result, limit, state)
-        _print_output(table, result, arguments.report)
+        _print_output(table, result, reports)
     if result.best is None:
         say(f"nothing found: every amount that was tried drops by more than {_short(limit)}")
         return FAILED
@@ -114,7 +119,7 @@ def _search(
             tolerance=arguments.tolerance,
             tries=arguments.tries,
             output=target,
-            reports=arguments.report,
+            reports=options.report_paths(arguments.report, no_report=arguments.no_report),
             state=state,
             dry_run=arguments.dry_run,
             force=arguments.force,

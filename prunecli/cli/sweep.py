@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 At = Annotated[str, text_option("--at", "A,A,...", "The amounts to try, as in 0.5,0.8,90%.")]
 Csv = Annotated[Path | None, text_option("--csv", "PATH", "Write the table as CSV as well.")]
 Svg = Annotated[Path | None, text_option("--svg", "PATH", "Write the plot as SVG as well.")]
-State = Annotated[Path | None, evaluation.state_option("CKPT.pruned.search.json")]
+State = Annotated[Path | None, evaluation.state_option("CKPT.pruned.EXT.search.json")]
 Force = Annotated[bool, Option("-f", "--force", help="Replace an existing table or plot.")]
 
 CONTEXT_SETTINGS = strategy_arguments.CONTEXT_SETTINGS

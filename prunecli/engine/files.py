@@ -51,9 +51,7 @@ def prune_files(checkpoint: Checkpoint, work: Work, outputs: Outputs, options: R
     with ExitStack() as stack:
         sources = stack.enter_context(open_sources(checkpoint))
         masks = None if outputs.mask is None else stack.enter_context(_mask(run, outputs.mask, force=outputs.force))
-        sinks: Sequence[Sink | None] = [None] * len(sources)
-        if outputs.checkpoint is not None:
-            sinks = stack.enter_context(_sinks(run, sources, outputs.checkpoint, force=outputs.force))
+        sinks = stack.enter_context(_sinks(run, sources, outputs))
         result = run.execute(sources, sinks, masks)
         report = make_report(run, result, outputs.checkpoint, time.monotonic() - started)
         if options.gates is not None:
@@ -80,9 +78,13 @@ def _mask(run: Run, path: Path | int, *, force: bool) -> Iterator[MaskSink]:
 
 
 @contextmanager
-def _sinks(run: Run, sources: Sequence[Source], output: Path | int, *, force: bool) -> Iterator[list[Sink]]:
+def _sinks(run: Run, sources: Sequence[Source], outputs: Outputs) -> Iterator[Sequence[Sink | None]]:
     """Open one sink per file; all are published together when the block ends without an error."""
-    sizes = [file.size for file in run.checkpoint.files]
+    sizes, output = [file.size for file in run.checkpoint.files], outputs.checkpoint
+    if output is None:
+        yield [None] * len(sources)
+        return
+    force = outputs.force or outputs.in_place
     with ExitStack() as stack:
         fds = stack.enter_context(output_files(run.checkpoint, sources, output, sizes, force=force))
         direct = _is_large(sum(sizes)) if run.options.direct is None else run.options.direct

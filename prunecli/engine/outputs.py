@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, OutputError, UsageError
 from prunecli.formats.output_names import default_output, default_report
+from prunecli.formats.own_files import is_report_of
 from prunecli.io.publish import UnflushedError, publish_text
-from prunecli.io.targets import check_checkpoint_output, check_side_outputs, output_target, refuse_overwriting
+from prunecli.io.targets import (
+    check_checkpoint_output,
+    check_output,
+    check_side_outputs,
+    check_writable_target,
+    output_target,
+    refuse_overwriting,
+)
 from prunecli.report.renderers import check_suffixes, render_report
 from prunecli.text.escape import printable
 
@@ -26,7 +34,7 @@ class OutputRequest:
 
     Attributes:
         output: A path, an open and seekable file descriptor, or None for the default name next to the input.
-        reports: The paths of the reports; None for one JSON report next to the output.
+        reports: The paths of the reports; empty for none, None for one JSON report next to the output.
         mask_out: The path of the mask, or None for no mask.
         force: Whether existing files are replaced.
         in_place: Whether the input is replaced.
@@ -59,12 +67,20 @@ class Outputs:
         reports: The paths of the reports.
         mask: The path of the mask, an open file descriptor, or None.
         force: Whether existing files are replaced.
+        in_place: Whether the checkpoint replaces the input.
     """
 
     checkpoint: Path | int | None = None
     reports: tuple[Path, ...] = ()
     mask: Path | int | None = None
     force: bool = False
+    in_place: bool = False
+
+    def replaces(self, path: Path) -> bool:
+        """Return whether an existing report or mask at `path` is replaced: with force, or if it is our own report."""
+        if self.force or not isinstance(self.checkpoint, Path):
+            return self.force
+        return path in self.reports and is_report_of(path, self.checkpoint)
 
 
 def plan_outputs(
@@ -79,20 +95,37 @@ def plan_outputs(
     target = None
     if not request.dry_run:
         target = output_target(checkpoint, request.output, lambda: default_output(path), in_place=request.in_place)
-    force = request.force or request.in_place
     mask = None if request.mask_out is None else Path(request.mask_out)
-    outputs = Outputs(target, _report_paths(target, request.reports), mask, force)
+    reports = _report_paths(target, request.reports)
+    outputs = Outputs(target, reports, mask, force=request.force, in_place=request.in_place)
     written = [target] if isinstance(target, Path) else []
     masks = [] if mask is None else [mask]
     for output in written:
-        check_checkpoint_output(checkpoint, output, force=force, in_place=request.in_place)
-    check_side_outputs(checkpoint, written, outputs.reports, masks, force=force)
+        check_checkpoint_output(checkpoint, output, force=request.force, in_place=request.in_place)
+    check_side_outputs(checkpoint, written, reports, masks, outputs.replaces)
     read = kept if mask_in is None else [*kept, Path(mask_in)]
-    for output in (*outputs.reports, *written):
+    for output in (*reports, *written):
         refuse_overwriting(output, read)
     for output in masks:
         refuse_overwriting(output, kept)
     return outputs
+
+
+def check_paths(request: OutputRequest) -> None:
+    """Raise OutputError where an output cannot be written, before the input, such as a long pipe, is read.
+
+    `plan_outputs` checks the same and more, when the input is known.
+    """
+    target = None if request.output is None or request.dry_run else Path(str(request.output))
+    if target == Path("-"):
+        target = None
+    if target is not None:
+        check_output(target, sources=(), force=request.force, in_place=False)
+    outputs = Outputs(target, _report_paths(target, request.reports), force=request.force)
+    for path in outputs.reports:
+        check_writable_target(path, force=outputs.replaces(path), argument="reports")
+    if request.mask_out is not None:
+        check_writable_target(Path(request.mask_out), force=request.force, argument="mask_out")
 
 
 def _report_paths(target: Path | int | None, reports: Sequence[PathLike] | None) -> tuple[Path, ...]:
@@ -110,7 +143,7 @@ def publish_reports(report: Report, outputs: Outputs) -> None:
     """
     try:
         for path in outputs.reports:
-            publish_text(path, render_report(report, path.suffix), force=outputs.force)
+            publish_text(path, render_report(report, path.suffix), force=outputs.replaces(path))
     except OutputError as error:
         if report.output_path is None or isinstance(error, UnflushedError):
             raise

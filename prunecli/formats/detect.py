@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
+from prunecli.formats.model_files import DCP_TO_TORCH
 from prunecli.formats.registry import FORMATS
 from prunecli.formats.safetensors.format import SAFETENSORS
-from prunecli.formats.shards import DCP_TO_TORCH
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:

@@ -144,6 +144,7 @@ def _open_directory(directory: Path, index: Path | None, key: str | None) -> Che
         tensors,
         is_directory=True,
         other_files=layout.other_files,
+        index=Path(layout.index.path.name) if layout.index else None,
         key=listings[0].key,
         notes=tuple(dict.fromkeys([*notes, *_stored_once(metadata, tensors)])),
         unprunable_entries=tuple(entry for listing in listings for entry in listing.unprunable_entries),

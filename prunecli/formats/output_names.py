@@ -28,12 +28,11 @@ def default_output(checkpoint_path: PathLike) -> Path:
 
 
 def default_report(output: PathLike) -> Path:
-    """Return the report path: `.report.json` instead of a file's suffix, or after a directory's name."""
+    """Return the report path: the whole name of the output and `.report.json`, so that no two outputs share one."""
     path = Path(output)
     if path.name in {"", ".."}:
         path = Path(os.path.realpath(path))
-    stem = path.name if path.is_dir() else path.name.removesuffix(_suffix(path.name))
-    return path.with_name(f"{stem}.report.json") if path.name else path / "report.json"
+    return path.with_name(f"{path.name}.report.json") if path.name else path / "report.json"
 
 
 def _suffix(name: str) -> str:

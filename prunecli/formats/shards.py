@@ -6,7 +6,6 @@ No tensor file is opened here: the caller passes a function that recognizes torc
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import stat
 from dataclasses import dataclass
@@ -14,24 +13,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NoReturn
 
 from prunecli.errors import CheckpointError
+from prunecli.formats.model_files import WEIGHT_SUFFIXES, choose_model, is_index_name, missing_shard, stem_of_index
+from prunecli.formats.own_files import is_own_folder, is_own_result
 from prunecli.formats.strict_json import HEADER_LIMIT, parse_json_object
 from prunecli.text.escape import listed, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-INDEX_SUFFIX = ".index.json"
-TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".th")
-"""The suffixes of torch files that are searched in a directory. A file that the user names may have any suffix."""
-
-_WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 _NAMED = 5  # names that a message lists before it counts the rest
-_SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
-
-DCP_TO_TORCH = ("python", "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch")
-"""The command that converts a distributed checkpoint to a torch file; the directory and the new file are appended."""
-
-_ZERO_TO_FP32 = ("python", "-m", "deepspeed.utils.zero_to_fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +52,26 @@ class Layout:
 
 def is_index(path: Path) -> bool:
     """Return whether `path` has the name of an index of shards."""
-    return path.name.endswith(INDEX_SUFFIX)
+    return is_index_name(path.name)
 
 
 def find_shards(directory: Path, index: Path | None, is_torch: Callable[[Path], bool]) -> Layout:
-    """Find the shards of `directory`: those in `index`, or in its only index, or the files that are present.
+    """Find the shards of `directory`: those in `index`, or those that `choose_model` finds if it is None.
 
-    Without an index, the shards are all `*.safetensors` files; if there are none, the only torch file or the complete
-    set of torch shards. `is_torch` returns whether a file is a torch file. Raises CheckpointError if there are no
-    shards, if they are incomplete, or if the choice is ambiguous.
+    `is_torch` returns whether a file is a torch file. Raises CheckpointError if there are no shards, if they are
+    incomplete, or if the directory may hold several models.
     """
-    names = _file_names(directory)
-    index = index or _only_index(directory, names)
+    shards: tuple[str, ...] = ()
+    if index is None:
+        model = choose_model(directory, _file_names(directory), is_torch)
+        index, shards = model.index, model.shards
     parsed = _read_index(index) if index else None
-    shards = sorted(set(parsed.weight_map.values())) if parsed else _unindexed(directory, names, is_torch)
+    if parsed:
+        shards = tuple(sorted(set(parsed.weight_map.values())))
     for name in shards:
         _check_shard(directory, name)
     other_files, notes = _other_files(directory, frozenset(shards))
-    return Layout(tuple(shards), other_files, parsed, notes)
+    return Layout(shards, other_files, parsed, notes)
 
 
 def check_index(index: Index, shards: dict[str, str]) -> tuple[str, ...]:
@@ -112,20 +104,6 @@ def _may_be_read(entry: os.DirEntry[str]) -> bool:
 
 def _unreadable(error: OSError) -> NoReturn:
     raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
-
-
-def _only_index(directory: Path, names: list[str]) -> Path | None:
-    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
-    _refuse_several(directory, indexes, "indexes")
-    return directory / indexes[0] if indexes else None
-
-
-def _refuse_several(directory: Path, names: list[str], noun: str) -> None:
-    if len(names) > 1:
-        raise CheckpointError(
-            f"{directory} has {len(names)} {noun}: {listed(names, _NAMED)}",
-            hint=f"name the one you mean: {directory / names[0]}",
-        )
 
 
 def _read_index(path: Path) -> Index:
@@ -173,7 +151,7 @@ def _check_name(index: Path, name: str) -> None:
 
 def _check_suffixes(index: Path, names: list[str]) -> None:
     # A loader would unpickle a .bin file that a safetensors index names.
-    wanted = PurePosixPath(index.name[: -len(INDEX_SUFFIX)]).suffix or PurePosixPath(names[0]).suffix
+    wanted = PurePosixPath(stem_of_index(index.name)).suffix or PurePosixPath(names[0]).suffix
     for name in names:
         if PurePosixPath(name).suffix != wanted:
             raise CheckpointError(f"{index} names a shard {quoted(name)}, which is not a {wanted} file")
@@ -185,7 +163,7 @@ def _check_shard(directory: Path, name: str) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise _lacks(directory, name) from None
+        raise missing_shard(directory, name) from None
     except OSError as error:
         _unreadable(error)
     if not stat.S_ISREG(mode):
@@ -201,7 +179,8 @@ def check_link(directory: Path, path: Path) -> None:
     home = Path(os.path.realpath(directory))
     target = Path(os.path.realpath(path))
     snapshots = (folder.parent for folder in (home, *home.parents) if folder.parent.name == "snapshots")
-    blobs = (Path(os.path.realpath(folder.parent / "blobs")) for folder in snapshots)
+    # A `blobs` that is itself a link may lead to any folder.
+    blobs = (folder.parent / "blobs" for folder in snapshots if not (folder.parent / "blobs").is_symlink())
     if any(target.is_relative_to(folder) for folder in (home, *blobs)):
         return
     raise CheckpointError(
@@ -210,94 +189,45 @@ def check_link(directory: Path, path: Path) -> None:
     )
 
 
-def _unindexed(directory: Path, names: list[str], is_torch: Callable[[Path], bool]) -> list[str]:
-    """Return the shards of a directory without an index."""
-    safetensors = [name for name in names if name.endswith(".safetensors")]
-    if safetensors:
-        _check_complete(directory, safetensors)
-        return safetensors
-    _refuse_foreign(directory, names)
-    torch = [name for name in names if name.endswith(TORCH_SUFFIXES) and is_torch(directory / name)]
-    # transformers writes this name; next to it, training_args.bin and optimizer.pt hold no weights.
-    if "pytorch_model.bin" in torch:
-        return ["pytorch_model.bin"]
-    sharded = [name for name in torch if _SHARD_NAME.fullmatch(name)]
-    if sharded:
-        _check_complete(directory, sharded)
-        return sharded
-    _refuse_several(directory, torch, "checkpoints")
-    return torch or _no_checkpoint(directory, names)
-
-
-def _check_complete(directory: Path, names: list[str]) -> None:
-    """Refuse a set of shards if some of the numbers that its names announce are missing."""
-    present = frozenset(names)
-    matches = [match for name in names if (match := _SHARD_NAME.fullmatch(name))]
-    sets = sorted({(match["stem"], match["count"], match["suffix"]) for match in matches})
-    expected = (
-        f"{stem}-{number:05}-of-{count}{suffix}" for stem, count, suffix in sets for number in range(1, int(count) + 1)
-    )
-    missing = next((name for name in expected if name not in present), None)
-    if missing:
-        raise _lacks(directory, missing)
-
-
-def _lacks(directory: Path, shard: str) -> CheckpointError:
-    return CheckpointError(f"{directory} lacks the shard {shard}", hint=f"download or copy it to {directory / shard}")
-
-
-def _refuse_foreign(directory: Path, names: list[str]) -> None:
-    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
-        raise CheckpointError(
-            f"{directory} is a distributed checkpoint (torch.distributed.checkpoint)",
-            hint=shlex.join([*DCP_TO_TORCH, str(directory), f"{directory.name or 'model'}.pth"]),
-        )
-    if "saved_model.pb" in names:
-        raise CheckpointError(f"{directory} is a TensorFlow SavedModel", hint="save its variables as safetensors first")
-    if any(".data-00000-of-" in name for name in names):
-        raise CheckpointError(f"{directory} is a TensorFlow checkpoint", hint="save its variables as safetensors first")
-
-
-def _no_checkpoint(directory: Path, names: list[str]) -> NoReturn:
-    """Raise the error for a directory without a checkpoint; its hint names a folder below that has one."""
-    if "zero_to_fp32.py" in names:
-        raise CheckpointError(
-            f"{directory} is a DeepSpeed checkpoint, whose weights are split over several files",
-            hint=shlex.join([*_ZERO_TO_FP32, str(directory), f"{directory.name or 'model'}.whole"]),
-        )
-    below = (*directory.glob("*/*.safetensors"), *directory.glob("*/*/*.safetensors"))
-    folders = sorted(str(path.parent) for path in below)
-    raise CheckpointError(
-        f"{directory} holds no checkpoint: none of its {len(names)} files is a *.safetensors file or a torch file",
-        hint=f"name the folder with the checkpoint: {folders[0]}" if folders else shlex.join(["ls", str(directory)]),
-    )
-
-
 def _other_files(directory: Path, shards: frozenset[str]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Return the regular files that are not shards, and notes about those that may hold weights or are left out."""
     files: list[Path] = []
     notes: list[str] = []
-    for path in _walk(directory):
+    own: list[str] = []
+    for path in _walk(directory, own):
         name = path.relative_to(directory)
         if name.as_posix() in shards:
             continue
         if path.is_dir():
             notes.append(f"the linked folder {name} is left out")
-            continue
-        check_link(directory, path)
-        if not path.exists():
-            raise CheckpointError(f"{path} is a dangling link", hint=shlex.join(["rm", str(path)]))
-        if path.is_file():
+        elif is_own_result(path):
+            own.append(str(name))
+        elif _is_member(directory, path):
             files.append(name)
-    weights = [str(name) for name in files if name.suffix in _WEIGHT_SUFFIXES]
+    weights = [str(name) for name in files if name.suffix in WEIGHT_SUFFIXES]
+    if own:
+        notes.append(f"left out, as results of this tool: {listed(own, _NAMED)}")
     if weights:
         notes.append(f"copied unchanged, though they may hold weights: {listed(weights, _NAMED)}")
     return tuple(files), tuple(notes)
 
 
-def _walk(directory: Path) -> Iterator[Path]:
-    """Yield every file below `directory` in name order, and every link to a folder; links are not followed."""
+def _is_member(directory: Path, path: Path) -> bool:
+    """Return whether `path` is a regular file; CheckpointError for a link that dangles or leaves the directory."""
+    check_link(directory, path)
+    if not path.exists():
+        raise CheckpointError(f"{path} is a dangling link", hint=shlex.join(["rm", str(path)]))
+    return path.is_file()
+
+
+def _walk(directory: Path, own: list[str]) -> Iterator[Path]:
+    """Yield every file below `directory` in name order, and every link to a folder; links are not followed.
+
+    Folders that this tool wrote are not entered; their relative paths are added to `own`.
+    """
     for root, folders, names in os.walk(directory, onerror=_unreadable):
-        folders.sort()
+        results = [name for name in folders if is_own_folder(name, folders)]
+        own += [str(Path(root, name).relative_to(directory)) for name in results]
+        folders[:] = sorted(name for name in folders if name not in results)
         links = [name for name in folders if Path(root, name).is_symlink()]
         yield from (Path(root, name) for name in sorted(names + links))

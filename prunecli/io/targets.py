@@ -55,18 +55,23 @@ def check_checkpoint_output(checkpoint: Checkpoint, target: Path, *, force: bool
 
 
 def check_side_outputs(
-    checkpoint: Checkpoint, target: Sequence[Path], reports: Sequence[Path], masks: Sequence[Path], *, force: bool
+    checkpoint: Checkpoint,
+    target: Sequence[Path],
+    reports: Sequence[Path],
+    masks: Sequence[Path],
+    replaceable: Callable[[Path], bool],
 ) -> None:
     """Raise OutputError where a report or a mask cannot be written, or would overwrite another file of the run.
 
-    `target` holds the path of the checkpoint's output, if there is one.
+    `target` holds the path of the checkpoint's output, if there is one. `replaceable` returns whether an existing
+    file may be replaced.
     """
     paths = [*reports, *masks]
     for index, path in enumerate(paths):
         argument = "reports" if index < len(reports) else "mask_out"
         _refuse_directory_of_shards(checkpoint, path, target, argument)
         others = [*_input_paths(checkpoint), *paths[:index], *target]
-        check_writable_target(path, force=force, others=others, argument=argument)
+        check_writable_target(path, force=replaceable(path), others=others, argument=argument)
 
 
 def _refuse_directory_of_shards(checkpoint: Checkpoint, path: Path, target: Sequence[Path], argument: str) -> None:

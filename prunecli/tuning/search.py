@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.api import prune
+from prunecli.engine.outputs import OutputRequest, plan_outputs
 from prunecli.errors import Argument, UsageError
-from prunecli.formats.output_names import default_output, default_report
-from prunecli.io.targets import check_output, check_writable_target
-from prunecli.report.renderers import check_suffixes
+from prunecli.formats.output_names import default_output
 from prunecli.selection.select import Selector
 from prunecli.tuning.evaluate import EvaluationError
 from prunecli.tuning.trials import set_up, trials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from prunecli.checkpoint import Checkpoint, PathLike
+    from prunecli.checkpoint import PathLike
     from prunecli.report.model import Report
     from prunecli.tuning.evaluate import Evaluate
     from prunecli.tuning.trial_file import Trial
@@ -200,7 +199,8 @@ def search(  # noqa: PLR0913 - one keyword for each option
     setup = set_up(path, evaluate, metric, Selector(include, exclude, min_dim, min_numel), key)
     target = default_output(path) if output is None else Path(output)
     if not dry_run:
-        _check_outputs(setup.checkpoint, target, reports, force=force)
+        # The result is written at the end, so its paths are checked before the search.
+        plan_outputs(setup.checkpoint, path, OutputRequest(target, reports, force=force), (), None)
     with trials(setup, state, target, fresh=fresh) as made:
         result = bisect(made, strategy, goal, grid, on_attempt)
         if result.best is None or dry_run:
@@ -234,24 +234,3 @@ def bisect(
         on_attempt(attempts[-1])
         low, high = (middle, high) if attempts[-1].within else (low, middle)
     return SearchResult(unpruned, tuple(attempts), complete=high - low <= 1)
-
-
-def _check_outputs(checkpoint: Checkpoint, target: Path, reports: Sequence[PathLike] | None, *, force: bool) -> None:
-    """Raise OutputError before the search if the result or a report cannot be written after it."""
-    inputs = [file.path for file in checkpoint.files]
-    names = set(_member_names(checkpoint)) if checkpoint.is_directory else None
-    if checkpoint.is_directory:
-        inputs.append(checkpoint.path)
-    check_output(target, sources=inputs, force=force, in_place=False, names=names)
-    report_paths = [default_report(target)] if reports is None else [Path(report) for report in reports]
-    check_suffixes([] if reports is None else report_paths)
-    for report in report_paths:
-        check_writable_target(report, force=force, others=[*inputs, target])
-
-
-def _member_names(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield the relative paths that a directory of shards has, folders included."""
-    for file in checkpoint.files:
-        yield file.path.relative_to(checkpoint.path).as_posix()
-    for other in checkpoint.other_files:
-        yield from (part.as_posix() for part in (other, *other.parents[:-1]))

@@ -80,7 +80,7 @@ def set_up(
 
 
 def default_state(path: PathLike, output: PathLike | None = None) -> Path:
-    """Return the default state file of a checkpoint: the name of the output with the suffix `.search.json`."""
+    """Return the default state file of a checkpoint: the name of the output and `.search.json`."""
     report = default_report(default_output(path) if output is None else output)
     return report.with_name(f"{report.name.removesuffix('.report.json')}.search.json")
 

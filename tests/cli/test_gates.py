@@ -68,7 +68,7 @@ def test_a_result_that_passes_is_written(ckpt: Path) -> None:
 
     assert main(["l1", ckpt.name, "--amount", "50%", "-q", *gates]) == 0
 
-    assert names(ckpt.parent) == {ckpt.name, "c.pruned.safetensors", "c.pruned.report.json"}
+    assert names(ckpt.parent) == {ckpt.name, "c.pruned.safetensors", "c.pruned.safetensors.report.json"}
 
 
 def test_a_failed_gate_still_writes_requested_reports(ckpt: Path) -> None:
@@ -132,7 +132,7 @@ def test_an_estimate_is_made_from_the_output(ckpt: Path, capsys: pytest.CaptureF
     """--estimate adds the compressed sizes to the table and to the report; it needs an output."""
     assert main(["l1", ckpt.name, "--amount", "50%", "--estimate"]) == 0
     assert "compressed" in capsys.readouterr().out
-    report = json.loads((ckpt.parent / "c.pruned.report.json").read_text())
+    report = json.loads((ckpt.parent / "c.pruned.safetensors.report.json").read_text())
     packed = report["on_disk"]["compressed"]
     assert 0 < packed["bytes_after"] < packed["bytes_before"]
 

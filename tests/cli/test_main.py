@@ -33,7 +33,7 @@ def test_the_table_goes_to_standard_output_alone(prune: Prune, ckpt: Path) -> No
     assert re.search(r"^fc1\.weight +F32 +8x8 +64 ", ran.out, re.MULTILINE)
     assert "zeroed 48 of 96 weights" in ran.out
     assert str(ckpt.with_name("ckpt.pruned.safetensors")) in ran.out
-    assert listing(ckpt.parent) == {ckpt.name, "ckpt.pruned.safetensors", "ckpt.pruned.report.json"}
+    assert listing(ckpt.parent) == {ckpt.name, "ckpt.pruned.safetensors", "ckpt.pruned.safetensors.report.json"}
 
 
 def test_topk_prints_its_pattern_in_words(prune: Prune, ckpt: Path) -> None:
@@ -100,7 +100,7 @@ def test_two_reports_are_written(prune: Prune, ckpt: Path, tmp_path: Path) -> No
     assert a.read_text() == b.read_text()
     assert str(a) in ran.out
     assert str(b) in ran.out
-    assert "ckpt.pruned.report.json" not in listing(ckpt.parent)
+    assert "ckpt.pruned.safetensors.report.json" not in listing(ckpt.parent)
 
 
 def test_quiet_prints_nothing(prune: Prune, ckpt: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_input_can_be_replaced(prune: Prune, ckpt: Path, tmp_path: Path) -> 
 
     assert (ran.code, ran.err) == (0, "")
     assert expected.read_bytes() == ckpt.read_bytes()
-    assert listing(ckpt.parent) == {ckpt.name, "ckpt.report.json"}
+    assert listing(ckpt.parent) == {ckpt.name, "ckpt.safetensors.report.json"}
 
 
 def test_in_place_through_links(prune: Prune, ckpt: Path) -> None:

@@ -159,7 +159,7 @@ def test_the_command_follows_a_recipe(
     assert "enc.0.weight" in capsys.readouterr().out
     assert not (tmp_path / "in.pruned.safetensors").exists()
     assert main(["run", "r.toml", "in.safetensors", "-q"]) == 0
-    report = json.loads((tmp_path / "in.pruned.report.json").read_text())
+    report = json.loads((tmp_path / "in.pruned.safetensors.report.json").read_text())
     assert report["strategy"]["rules"] == [
         {"name": "l1", "amount": 0.5, "count": None, "scope": "tensor", "include": ["enc.*"]}
     ]

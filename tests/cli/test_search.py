@@ -53,7 +53,7 @@ def test_the_result_is_written_with_a_report(
     assert output.exists() == bool(expected)
     if expected:
         assert zeros(output) == expected
-        report = json.loads(ckpt.with_name("c.pruned.report.json").read_text())
+        report = json.loads(ckpt.with_name("c.pruned.safetensors.report.json").read_text())
         assert report["totals"]["selected"]["zeros_after"] == expected
         assert report["command"][1:2] == ["search"]
     assert not [name for name in names(ckpt.parent) if name.startswith(".prune")]
@@ -129,7 +129,7 @@ def test_a_failing_evaluation_is_shown(
     err = capsys.readouterr().err
     assert all(message in err for message in messages), err
     assert "\x1b" not in err
-    assert names(ckpt.parent) <= {"c.safetensors", "c.pruned.search.json"}
+    assert names(ckpt.parent) <= {"c.safetensors", "c.pruned.safetensors.search.json"}
 
 
 @pytest.mark.parametrize(

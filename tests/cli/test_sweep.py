@@ -58,7 +58,7 @@ def test_only_the_requested_files_are_written(ckpt: Path) -> None:
     assert run(ckpt, "--eval", density_command(), "l1", "--at", "0.5", "-q", "--svg", ckpt.with_name("p.svg")) == 0
 
     assert before == ckpt.read_bytes()
-    assert names(ckpt.parent) == {"c.safetensors", "c.pruned.search.json", "p.svg"}
+    assert names(ckpt.parent) == {"c.safetensors", "c.pruned.safetensors.search.json", "p.svg"}
 
 
 @pytest.mark.parametrize("metric", ["float('nan')", "float('-inf')"])

@@ -16,10 +16,10 @@ from prunecli.formats.open import open_checkpoint
 
 
 def sharded(folder: Path) -> Path:
-    """Write a directory of two safetensors files."""
+    """Write a directory of two numbered safetensors files."""
     folder.mkdir()
     for i in range(2):
-        save_file(weights(i), folder / f"m{i}.safetensors")
+        save_file(weights(i), folder / f"m-{i + 1:05}-of-00002.safetensors")
     return folder
 
 

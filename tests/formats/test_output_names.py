@@ -11,23 +11,30 @@ from prunecli.formats.output_names import default_output, default_report
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "output", "report"),
+    ("checkpoint", "output"),
     [
-        ("ckpt.pth", "ckpt.pruned.pth", "ckpt.pruned.report.json"),
-        ("a/nested.pth.tar", "a/nested.pruned.pth.tar", "a/nested.pruned.report.json"),
-        ("model.v1.2.safetensors", "model.v1.2.pruned.safetensors", "model.v1.2.pruned.report.json"),
-        ("model", "model.pruned", "model.pruned.report.json"),
-        ("model.v1.2", "model.v1.2.pruned", "model.v1.2.pruned.report.json"),
-        (".hidden", ".hidden.pruned", ".hidden.pruned.report.json"),
-        ("m.tar", "m.pruned.tar", "m.pruned.report.json"),
-        ("ckpt.pruned.pth", "ckpt.pruned.pruned.pth", "ckpt.pruned.pruned.report.json"),
-        ("w w/ü.pt", "w w/ü.pruned.pt", "w w/ü.pruned.report.json"),
+        ("ckpt.pth", "ckpt.pruned.pth"),
+        ("a/nested.pth.tar", "a/nested.pruned.pth.tar"),
+        ("model.v1.2.safetensors", "model.v1.2.pruned.safetensors"),
+        ("model", "model.pruned"),
+        ("model.v1.2", "model.v1.2.pruned"),
+        (".hidden", ".hidden.pruned"),
+        ("m.tar", "m.pruned.tar"),
+        ("ckpt.pruned.pth", "ckpt.pruned.pruned.pth"),
+        ("w w/ü.pt", "w w/ü.pruned.pt"),
     ],
 )
-def test_results_of_a_file_are_next_to_it(checkpoint: str, output: str, report: str) -> None:
-    """The output keeps the suffix, also a double one; the report replaces it."""
+def test_results_of_a_file_are_next_to_it(checkpoint: str, output: str) -> None:
+    """The output keeps the suffix, also a double one; the report has the whole name of the output."""
     assert Path(output) == default_output(checkpoint)
-    assert Path(report) == default_report(output)
+    assert Path(f"{output}.report.json") == default_report(output)
+
+
+def test_no_two_outputs_share_a_report() -> None:
+    """Files that differ only in the suffix have reports of their own."""
+    names = ["m", "m.pth", "m.pt", "m.safetensors", "m.pth.tar", "m.pruned", "m.pruned.pth"]
+
+    assert len({default_report(default_output(name)) for name in names}) == len(names)
 
 
 @pytest.mark.parametrize(

@@ -84,36 +84,6 @@ def test_torch_shards_with_an_index_open(tmp_path: Path) -> None:
     assert all(file.checksums for file in checkpoint.files)
 
 
-def test_without_an_index_the_shards_are_the_safetensors_files(tmp_path: Path) -> None:
-    """Without an index, every *.safetensors file is a shard, and torch files next to them are not."""
-    shards = {"b.safetensors": weights(0), "a.safetensors": weights(1), "old.bin": weights(2)}
-
-    checkpoint = open_checkpoint(write_shards(tmp_path / "d", shards))
-
-    assert [file.path.name for file in checkpoint.files] == ["a.safetensors", "b.safetensors"]
-    assert [t.name for t in checkpoint.tensors] == ["l0.bias", "l0.weight", "l1.bias", "l1.weight"]
-    assert [t.file for t in checkpoint.tensors] == [1, 1, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["model.pt"], ["model.pt"]),
-        (["pytorch_model.bin", "training_args.bin", "optimizer.pt"], ["pytorch_model.bin"]),
-        (
-            ["m-00001-of-00002.bin", "m-00002-of-00002.bin", "extra.bin"],
-            ["m-00001-of-00002.bin", "m-00002-of-00002.bin"],
-        ),
-    ],
-)
-def test_without_an_index_torch_files_are_chosen_by_name(tmp_path: Path, names: list[str], expected: list[str]) -> None:
-    """The only torch file, transformers' own name, or a set of shards is chosen; a foreign .bin file is ignored."""
-    folder = write_shards(tmp_path / "d", {name: weights(i) for i, name in enumerate(names)})
-    (folder / "raw.bin").write_bytes(b"\1\2\3")
-
-    assert expected == [file.path.name for file in open_checkpoint(folder).files]
-
-
 def test_an_extra_tensor_in_a_shard_is_noted(tmp_path: Path) -> None:
     """A tensor that is missing in the index is listed, and a note says so."""
     folder = write_shards(tmp_path / "d", {"m.safetensors": weights()})
@@ -167,32 +137,6 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
     assert Path("loop") not in checkpoint.other_files
 
 
-def test_missing_shards_are_noticed_without_an_index(tmp_path: Path) -> None:
-    """Numbered shards must be complete, also without an index."""
-    safetensors = write_shards(tmp_path / "s", {"m-00001-of-00002.safetensors": weights()})
-    bins = write_shards(tmp_path / "t", {"m-00002-of-00003.bin": weights()})
-
-    assert "lacks the shard m-00002-of-00002.safetensors" in str(refused(safetensors))
-    assert "lacks the shard m-00001-of-00003.bin" in str(refused(bins))
-
-
-def test_the_same_name_in_two_files_is_refused(tmp_path: Path) -> None:
-    """If two files have a tensor of the same name, the error asks for one of the files."""
-    folder = write_shards(tmp_path / "d", {"a.safetensors": weights(), "b.safetensors": weights()})
-
-    error = refused(folder)
-
-    assert "tensor 'l0.bias' is in " in str(error)
-    assert f"name one of the files: {folder / 'a.safetensors'}" == error.hint
-
-
-def test_several_torch_files_are_refused(tmp_path: Path) -> None:
-    """If there are two torch files without shard names, the error lists them."""
-    folder = write_shards(tmp_path / "d", {"a.pth": weights(0), "b.pt": weights(1)})
-
-    assert "has 2 checkpoints: a.pth, b.pt" in str(refused(folder))
-
-
 FOLDERS = {
     "distributed": ([".metadata", "__0_0.distcp"], "is a distributed checkpoint", "dcp_to_torch {folder} d.pth"),
     "SavedModel": (["saved_model.pb", "variables.index"], "is a TensorFlow SavedModel", "safetensors"),
@@ -203,7 +147,11 @@ FOLDERS = {
     ),
     "DeepSpeed": (["zero_to_fp32.py", "latest"], "is a DeepSpeed checkpoint", "deepspeed.utils.zero_to_fp32"),
     "no checkpoint": (["readme.md"], "holds no checkpoint: none of its 1 files", "ls {folder}"),
-    "checkpoint below": (["x/m.safetensors"], "holds no checkpoint", "name the folder with the checkpoint: {folder}/x"),
+    "checkpoint below": (
+        ["x/m.safetensors", "a/b/m.bin"],
+        "holds no checkpoint itself, but its folders may: a/b, x",
+        "name the folder with the checkpoint: '{folder}/a/b'",
+    ),
 }
 
 

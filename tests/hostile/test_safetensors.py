@@ -140,10 +140,11 @@ def test_25_names_are_escaped_in_all_output(
     end = ran(capfd, "threshold", source, "--thr", "0.5", *options)
 
     assert end.code == 0, end.err
-    printable = (end.out + end.err + (tmp_path / "in.pruned.report.json").read_text()).replace("\n", "")
+    report = (tmp_path / "in.pruned.safetensors.report.json").read_text()
+    printable = (end.out + end.err + report).replace("\n", "")
     assert printable.isprintable()
     assert "warning: " in end.err
-    assert name in {row["name"] for row in json.loads((tmp_path / "in.pruned.report.json").read_text())["tensors"]}
+    assert name in {row["name"] for row in json.loads(report)["tensors"]}
 
 
 @pytest.mark.parametrize("what", NAMES)

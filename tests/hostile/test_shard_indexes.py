@@ -114,8 +114,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard is a link to itself": (lambda d: (moved(d) / SHARDS[0]).symlink_to(SHARDS[0]), "cannot read"),
     "dangling other file": (lambda d: (d / "tokenizer.json").symlink_to("missing"), "a dangling link"),
     "two indexes": (
-        lambda d: (d / "pytorch_model.bin.index.json").write_text("{}"),
-        "has 2 indexes: model.safetensors.index.json, pytorch_model.bin.index.json",
+        lambda d: (d / "model.fp16.safetensors.index.json").write_text("{}"),
+        "has 2 indexes: model.fp16.safetensors.index.json, model.safetensors.index.json",
     ),
     "torch content in a safetensors shard": (lambda d: (d / SHARDS[0]).write_bytes(checkpoint()), "is torch zip, but "),
     "shard truncated": (lambda d: (d / SHARDS[0]).write_bytes((d / SHARDS[0]).read_bytes()[:-1]), "is truncated"),
@@ -142,7 +142,8 @@ def test_62_names_of_shards_are_escaped(tmp_path: Path, capfd: Capture) -> None:
     """Control characters in file names are escaped in messages."""
     folder = tmp_path / "in"
     folder.mkdir()
-    for index in range(2):
-        (folder / f"a\x1b[2J\n{index}.safetensors").write_bytes(container({"a.weight": entry((9, 9))}, W))
+    for number in (1, 2):
+        name = f"a\x1b[2J\n-{number:05}-of-00002.safetensors"
+        (folder / name).write_bytes(container({"a.weight": entry((9, 9))}, W))
 
     refused(capfd, tmp_path, "does not match the", *prune(folder, "-o", tmp_path / "out"))

@@ -157,7 +157,7 @@ def test_names_are_escaped_in_all_output(
 
     end = ran(capfd, "threshold", tmp_path / "in.pth", "--thr", "0.5", *options)
 
-    report = tmp_path / "in.pruned.report.json"
+    report = tmp_path / "in.pruned.pth.report.json"
     printable = end.out + end.err + (report.read_text() if end.code == 0 else "")
     assert printable.replace("\n", "").isprintable()
     if end.code:

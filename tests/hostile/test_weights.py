@@ -157,7 +157,7 @@ def test_69_any_path_works(name: str | bytes, tmp_path: Path, capfd: Capture) ->
 
     assert end.code == 0, end.err
     assert (folder / "in.pruned.pth").read_bytes() == checkpoint(data=P)
-    report = (folder / "in.pruned.report.json").read_text()
+    report = (folder / "in.pruned.pth.report.json").read_text()
     assert (end.out + end.err + report).replace("\n", "").isprintable()
     assert json.loads(report)["input"]["path"] == str(folder / "in.pth")
 
@@ -223,7 +223,8 @@ def test_names_that_look_like_paths_or_options_are_names(tmp_path: Path, capfd: 
 
     assert end.code == 0, end.err
     assert (tmp_path / "in.pruned.safetensors").read_bytes() == container(header, P * len(names))
-    assert {"in.safetensors", "in.pruned.safetensors", "in.pruned.report.json"} == {p.name for p in tmp_path.iterdir()}
+    written = {"in.safetensors", "in.pruned.safetensors", "in.pruned.safetensors.report.json"}
+    assert written == {path.name for path in tmp_path.iterdir()}
 
 
 def test_many_small_tensors_take_little_time(forks: Forks, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     generator = np.random.default_rng(0)
     (folder / "directory").mkdir()
-    for name in ("file", "directory/one.safetensors", "directory/two.safetensors"):
+    for name in ("file", *(f"directory/model-{i:05}-of-00002.safetensors" for i in (1, 2))):
         names = [f"{name}.{i}.weight" for i in range(2)]
         save_file({n: generator.standard_normal((1024, 1024), dtype=np.float32) for n in names}, folder / name)
     (folder / "directory" / "config.json").write_text("{}")

@@ -109,7 +109,9 @@ def test_an_interrupted_directory_is_absent(
     forks: Forks, small: Path, out: Path, number: signal.Signals, moment: tuple[str, int]
 ) -> None:
     """An interrupted run removes the directory of shards that it began."""
-    small.with_name("two.safetensors").write_bytes(small.read_bytes().replace(b"fc.w", b"gc.w"))
+    shards = [small.with_name(f"model-{number:05}-of-00002.safetensors") for number in (1, 2)]
+    shards[1].write_bytes(small.read_bytes().replace(b"fc.w", b"gc.w"))
+    small.rename(shards[0])
 
     run = forks.run(["threshold", str(small.parent), "--thr", "0.5", "-o", str(out), "-q"], number, before=moment)
 
@@ -183,4 +185,4 @@ def test_a_kill_between_link_and_rename_is_cleaned_up(forks: Forks, big: Path, o
     assert len(names_in(out.parent)) == 2
     assert main(command(big, out, "--force")) == 0
     assert out.read_bytes() == expected
-    assert names_in(out.parent) == {out.name, "pruned.report.json"}
+    assert names_in(out.parent) == {out.name, f"{out.name}.report.json"}

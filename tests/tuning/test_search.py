@@ -91,7 +91,7 @@ def test_the_largest_amount_within_the_drop_is_written(ckpt: Path, drop: float, 
     assert zeros(ckpt.with_name("c.pruned.safetensors")) == expected
     assert result.report is not None
     assert result.report.selected.zeros_after == expected
-    assert names(ckpt.parent) == {"c.safetensors", "c.pruned.safetensors", "c.pruned.report.json"}
+    assert names(ckpt.parent) == {"c.safetensors", "c.pruned.safetensors", "c.pruned.safetensors.report.json"}
 
 
 def test_nothing_is_written_without_an_amount_within_the_drop(ckpt: Path) -> None:

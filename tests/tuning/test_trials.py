@@ -92,7 +92,7 @@ def test_a_failed_search_continues(ckpt: Path) -> None:
     with pytest.raises(EvaluationError, match="exit code 3"):
         search(ckpt, globally, command, max_drop=0.9)
     assert evaluations(ckpt) == 3
-    assert names(ckpt.parent) == {"c.safetensors", "c.pruned.search.json"}
+    assert names(ckpt.parent) == {"c.safetensors", "c.pruned.safetensors.search.json"}
     broken.unlink()
     search(ckpt, globally, command, max_drop=0.9)
     made = evaluations(ckpt)

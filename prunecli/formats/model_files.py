@@ -1,0 +1,224 @@
+"""Decide which files of a directory are its model: by an index, by numbered names, or because there is only one file.
+
+Nothing else makes several files one model: a folder of adapters, or of variants of a model, is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from prunecli.errors import CheckpointError, SameCall
+from prunecli.formats.own_files import is_own_name
+from prunecli.text.escape import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".th")
+"""The suffixes of torch files that are searched in a directory. A file that the user names may have any suffix."""
+
+WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+"""The suffixes of files that may hold weights."""
+
+DCP_TO_TORCH = ("python", "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch")
+"""The command that converts a distributed checkpoint to a torch file; the directory and the new file are appended."""
+
+_ZERO_TO_FP32 = ("python", "-m", "deepspeed.utils.zero_to_fp32")
+_NAMED = 5  # names that a message lists before it counts the rest
+_INDEX = re.compile(r"(?P<stem>.+)\.index(\.[\w-]+)?\.json", re.DOTALL)  # diffusers puts the variant after `index`
+_FOREIGN_INDEXES = (".h5", ".msgpack")  # TensorFlow's and Flax's, which transformers writes too
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5,6})-of-(?P<count>\d{5,6})(?P<suffix>\.\w+)", re.DOTALL)
+_PART_OF_TENSORS = re.compile(r"consolidated\.\d+\.pth")
+# The trainers of transformers and accelerate write these next to the model; they hold no weights.
+_TRAINING_STATE = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states|dl_state)(_\d+)*\.(bin|pt|pth)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The files of a model: an index, or else the names of all files with its tensors."""
+
+    index: Path | None = None
+    shards: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """The names of a directory that may be a model: indexes, numbered sets, and single files."""
+
+    indexes: tuple[str, ...]
+    sets: tuple[tuple[str, ...], ...]
+    files: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """All names, those that are likely to be meant first."""
+        single = [*self.files, *(name for members in self.sets for name in members)]
+        return [*self.indexes, *sorted(single, key=lambda name: (not _is_safe(name), len(name), name))]
+
+    def of(self, *, safe: bool) -> _Candidates:
+        """Return the candidates that are safetensors files, or those that are not."""
+        return _Candidates(
+            tuple(name for name in self.indexes if _is_safe(stem_of_index(name)) == safe),
+            tuple(members for members in self.sets if _is_safe(members[0]) == safe),
+            tuple(name for name in self.files if _is_safe(name) == safe),
+        )
+
+
+def is_index_name(name: str) -> bool:
+    """Return whether a file of this name is an index of shards."""
+    return _INDEX.fullmatch(name) is not None
+
+
+def stem_of_index(name: str) -> str:
+    """Return the name of an index without its suffix: the name that the model would have as one file."""
+    match = _INDEX.fullmatch(name)
+    return match["stem"] if match else name
+
+
+def choose_model(directory: Path, names: Sequence[str], is_torch: Callable[[Path], bool]) -> Model:
+    """Return the model among the files `names` of `directory`.
+
+    Outputs of this tool are considered only if there is no other checkpoint. `is_torch` returns whether a file is a
+    torch file. Raises CheckpointError if there is no checkpoint, if shards are missing, or if there may be several.
+    """
+
+    def candidates(chosen: Iterable[str]) -> _Candidates:
+        weights = [name for name in chosen if not _TRAINING_STATE.fullmatch(name) and not name.startswith(".")]
+        return _candidates(weights, lambda name: is_torch(directory / name))
+
+    found = candidates(name for name in names if not is_own_name(name))
+    if not found.of(safe=True).names:
+        _refuse_foreign(directory, names)
+    found = found if found.names else candidates(names)
+    if not found.names:
+        _refuse_empty(directory, names)
+    return _chosen(directory, found)
+
+
+def _candidates(names: Sequence[str], is_torch: Callable[[str], bool]) -> _Candidates:
+    indexes = tuple(n for n in names if is_index_name(n) and not stem_of_index(n).endswith(_FOREIGN_INDEXES))
+    weights = [n for n in names if _is_safe(n) or (n.endswith(TORCH_SUFFIXES) and is_torch(n))]
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for name in weights:
+        if match := _SHARD.fullmatch(name):
+            sets.setdefault((match["stem"], match["count"], match["suffix"]), []).append(name)
+    single = tuple(name for name in weights if not _SHARD.fullmatch(name))
+    return _Candidates(indexes, tuple(map(tuple, sets.values())), single)
+
+
+def _is_safe(name: str) -> bool:
+    return name.endswith(".safetensors")
+
+
+def _chosen(directory: Path, found: _Candidates) -> Model:
+    """Return the model among candidates: safetensors before torch, an index before a set before a single file."""
+    safe, torch = found.of(safe=True), found.of(safe=False)
+    if not safe.indexes and torch.indexes and safe.names:
+        _refuse_two_formats(directory, found)
+    for group in (safe, torch):
+        if group.indexes:
+            if len(group.indexes) > 1:
+                _refuse_indexes(directory, group.indexes)
+            return Model(directory / group.indexes[0])
+        if len(group.sets) == 1:
+            _check_complete(directory, group.sets[0])
+            return Model(shards=group.sets[0])
+        if group.names:
+            break
+    if len(found.names) > 1:
+        _refuse_several(directory, found)
+    return Model(shards=(found.names[0],))
+
+
+def _refuse_indexes(directory: Path, indexes: Sequence[str]) -> NoReturn:
+    raise CheckpointError(
+        f"{directory} has {len(indexes)} indexes: {listed(indexes, _NAMED)}",
+        hint=("name the one you mean: ", SameCall(str(directory), str(directory / indexes[0]))),
+    )
+
+
+def _refuse_two_formats(directory: Path, found: _Candidates) -> NoReturn:
+    raise CheckpointError(
+        f"{directory} has an index of torch files and, not in it, safetensors files, and loaders differ in which they "
+        f"take: {listed(found.names, _NAMED)}",
+        hint=("name the one you mean: ", SameCall(str(directory), str(directory / found.names[0]))),
+    )
+
+
+def _refuse_several(directory: Path, found: _Candidates) -> NoReturn:
+    """Raise the error for a directory that may hold several models."""
+    names = found.names
+    first = SameCall(str(directory), str(directory / names[0]))
+    parts = [name for name in names if _PART_OF_TENSORS.fullmatch(name)]
+    if len(parts) == len(names):
+        raise CheckpointError(
+            f"{directory} has {len(parts)} files that each hold a part of every tensor, and parts cannot be ranked"
+            f" together: {listed(parts, _NAMED)}",
+            hint=("each file can be pruned alone: ", first),
+        )
+    raise CheckpointError(
+        f"{directory} has {len(names)} checkpoint files, and nothing says that they are one model: "
+        f"{listed(names, _NAMED)}",
+        hint=("name the one you mean: ", first),
+    )
+
+
+def _check_complete(directory: Path, members: tuple[str, ...]) -> None:
+    """Refuse a set of shards if some of the numbers that its names announce are missing, or if others are there."""
+    match = _SHARD.fullmatch(members[0])
+    if match is None:
+        return
+    present, (start, end), count = set(members), match.span("number"), int(match["count"])
+    for number in range(1, count + 1):
+        name = f"{members[0][:start]}{number:0{end - start}}{members[0][end:]}"
+        if name not in present:
+            raise missing_shard(directory, name)
+        present.remove(name)
+    if present:
+        raise CheckpointError(
+            f"{directory / min(present)} is not one of the shards 1 to {count}",
+            hint=("name one of the files: ", SameCall(str(directory), str(directory / members[0]))),
+        )
+
+
+def missing_shard(directory: Path, shard: str) -> CheckpointError:
+    """Return the error for a shard that is not in its directory."""
+    return CheckpointError(f"{directory} lacks the shard {shard}", hint=f"download or copy it to {directory / shard}")
+
+
+def _refuse_foreign(directory: Path, names: Sequence[str]) -> None:
+    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
+        raise CheckpointError(
+            f"{directory} is a distributed checkpoint (torch.distributed.checkpoint)",
+            hint=shlex.join([*DCP_TO_TORCH, str(directory), f"{directory.name or 'model'}.pth"]),
+        )
+    if "saved_model.pb" in names:
+        raise CheckpointError(f"{directory} is a TensorFlow SavedModel", hint="save its variables as safetensors first")
+    if any(".data-00000-of-" in name for name in names):
+        raise CheckpointError(f"{directory} is a TensorFlow checkpoint", hint="save its variables as safetensors first")
+
+
+def _refuse_empty(directory: Path, names: Sequence[str]) -> NoReturn:
+    """Raise the error for a directory without a checkpoint; its hint names a folder below that has one."""
+    if "zero_to_fp32.py" in names:
+        raise CheckpointError(
+            f"{directory} is a DeepSpeed checkpoint, whose weights are split over several files",
+            hint=shlex.join([*_ZERO_TO_FP32, str(directory), f"{directory.name or 'model'}.whole"]),
+        )
+    below = (*directory.glob("*/*"), *directory.glob("*/*/*"))
+    folders = sorted({str(path.parent.relative_to(directory)) for path in below if path.suffix in WEIGHT_SUFFIXES})
+    if folders:
+        raise CheckpointError(
+            f"{directory} holds no checkpoint itself, but its folders may: {listed(folders, _NAMED)}",
+            hint=("name the folder with the checkpoint: ", SameCall(str(directory), str(directory / folders[0]))),
+        )
+    raise CheckpointError(
+        f"{directory} holds no checkpoint: none of its {len(names)} files is a *.safetensors file or a torch file",
+        hint=shlex.join(["ls", str(directory)]),
+    )

@@ -264,8 +264,22 @@ def test_a_directory_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"extra_mask has the value 0\.5 at \[0\]"):
         bake(source)
     save_file({name: t for name, t in load_file(shard).items() if name in weights}, shard)
-    (source / "other.index.json").write_bytes('{"weight_map": {}}'.encode("utf-16"))
+    index = source / "model.safetensors.index.json"
+    index.write_text(f'{{"long": {"7" * 5000},{index.read_text().lstrip()[1:]}')
     with pytest.raises(CheckpointError, match="cannot be updated"):
-        bake(source / "model.safetensors.index.json")
+        bake(source)
 
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_only_the_index_of_the_shards_is_rewritten(tmp_path: Path) -> None:
+    """An index of other files in the directory is copied unchanged, also if it lists the same names."""
+    source, _ = save_pruned("safetensors-shards", tmp_path)
+    index = (source / "model.safetensors.index.json").read_bytes()
+    (source / "pytorch_model.bin.index.json").write_bytes(index)
+
+    bake(source)
+
+    baked = tmp_path / "model.baked"
+    assert (baked / "pytorch_model.bin.index.json").read_bytes() == index
+    assert (baked / "model.safetensors.index.json").read_bytes() != index

@@ -81,6 +81,12 @@ class TensorLayout:
         order = "out-in" if self.outputs < self.inputs else "in-out"
         return order if self.experts is None else f"experts {order}"
 
+    @property
+    def label(self) -> str:
+        """The role, and the order of outputs and inputs where there is one: "matrix out-in", "gain"."""
+        words = "" if self.words == "-" else self.words.removeprefix(f"{self.role} ")
+        return f"{self.role} {words}".rstrip()
+
     def dim_words(self, dim: int) -> str:
         """Return a dimension, counted from the front, with its meaning if it has one: "inputs (dim 1)", "dim 2"."""
         for meaning in ("experts", "outputs", "inputs"):

@@ -32,6 +32,18 @@ def test_without_inputs_there_is_no_order(layout: TensorLayout) -> None:
     assert layout.words == "-"
 
 
+def test_a_label_names_the_role_once() -> None:
+    """The label has the role and the order; a stack of experts is not named twice, and a vector has no order."""
+    assert [layout.label for layout in LAYOUTS.values()] == [
+        "matrix out-in",
+        "kernel in-out",
+        "experts out-in",
+        "experts in-out",
+    ]
+    assert TensorLayout("code", 1, 2, 0).label == "code experts out-in"
+    assert (assumed_layout(1).label, TensorLayout("gain", None, None).label) == ("vector", "gain")
+
+
 def test_a_dimension_is_named_by_its_meaning() -> None:
     """Outputs, inputs and experts are named; a dimension without a meaning has its number."""
     layout = TensorLayout("experts", 2, 1, 0)

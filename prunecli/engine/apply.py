@@ -10,6 +10,7 @@ from zlib import crc32
 
 from prunecli.dtypes import FLOATS
 from prunecli.engine.measure import StatsCollector
+from prunecli.engine.two_four import TwoFour, two_four_of
 from prunecli.errors import CheckpointError, PruneError
 from prunecli.io.crc32 import combine
 from prunecli.io.layout import Layout, TargetRange, UntouchedRange, Window
@@ -111,6 +112,7 @@ class Applier:
         self.results: dict[int, TensorStats] = {}
         self._budgets: dict[int, TieBudget] = {}
         self._collectors: dict[int, dict[int, StatsCollector]] = {}
+        self._two_four: dict[int, TwoFour | None] = {}
         self._remaining: dict[int, int] = {}
         self._parts: dict[tuple[int, int], list[_Part]] = {}
         self._lock = Lock()
@@ -238,8 +240,9 @@ class Applier:
         if collector is None:
             tensor, plans = self.context.targets[target], self.context.plans
             bounds = None if target in self.context.scorers else plans[target].bounds
+            two_four = self._two_four.setdefault(target, two_four_of(tensor))
             collector = by_thread[get_ident()] = StatsCollector(
-                tensor.shape, FLOATS[tensor.value_dtype], bounds, histogram=self.context.histograms
+                tensor, bounds, two_four=two_four, histogram=self.context.histograms
             )
         return collector
 
@@ -250,6 +253,7 @@ class Applier:
             if self._remaining[target]:
                 return
             first, *others = self._collectors.pop(target).values()
+            del self._two_four[target]
             # Plans live as long as the run, and a mask of blocks can be large.
             self.context.plans[target] = without_masks(self.context.plans[target])
         for collector in others:

@@ -7,30 +7,24 @@ short runs and in float64 across them.
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from dataclasses import dataclass
-from math import fsum, inf, prod
+from math import fsum, inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.kernels.groups import nonzeros_per_group
+from prunecli.dtypes import FLOATS
+from prunecli.engine.alive_slices import AliveSlices
 from prunecli.kernels.ops import UINTS
 from prunecli.report.histogram import BeforeAfter, bins_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from prunecli.checkpoint import TensorInfo
     from prunecli.dtypes import Float
-
-SHORT_ROW = 32
-"""Rows shorter than this are reduced column by column: a reduction over few entries costs more than its work."""
-
-FIRST_ROWS = 32
-"""Rows in which nearly all columns show a non-zero, if they have one."""
-
-CONFORM_RUN = 1 << 16
-"""Elements checked at once for a 2:4 pattern; most tensors without the pattern fail in the first run."""
+    from prunecli.engine.two_four import TwoFour
+    from prunecli.layout import SliceView
 
 COUNT_RUN = 1 << 15
 """Elements sorted into bins at once: their indices stay in the cache until they are counted."""
@@ -40,8 +34,9 @@ COUNT_RUN = 1 << 15
 class TensorStats:
     """The measurements of one tensor, as in a report's `Row`, and its histogram if it was requested.
 
-    Magnitudes are in the weights' units. Statements about rows, columns and groups are None for tensors with fewer
-    than two dimensions.
+    Magnitudes are in the weights' units. Rows are outputs and columns are inputs, of each expert for itself. Statements
+    about them are None for a tensor of fewer than two dimensions or without them, and the statement about groups also
+    for one with fewer inputs than a group has.
     """
 
     zeros_before: int
@@ -57,37 +52,34 @@ class TensorStats:
 
 
 class StatsCollector:
-    """The running counts of one tensor, seen as (rows, cols, inner): dim 0, dim 1, and the other dimensions."""
+    """The running counts of one tensor."""
 
     def __init__(
         self,
-        shape: tuple[int, ...],
-        dtype: Float,
+        tensor: TensorInfo,
         bounds: tuple[int, int] | None = None,
         *,
+        two_four: TwoFour | None = None,
         histogram: bool = False,
     ) -> None:
         """Start without a chunk.
 
         `bounds` are the largest pattern that can be pruned and the smallest that can be kept, where they are known:
-        after both have been seen, later chunks are not searched for them. With `histogram` magnitudes are counted as
-        well, which takes 8 kB and some time.
+        after both have been seen, later chunks are not searched for them. `two_four` is the check that all collectors
+        of the tensor share, or None if it is not checked. With `histogram` magnitudes are counted as well, which takes
+        8 kB and some time.
         """
-        self._most, self._least = (dtype.top, 1) if bounds is None else bounds
-        self.dtype, self.numel = dtype, prod(shape)
-        self.dims = len(shape)
-        self.rows, self.cols, self.inner = (*shape, 1, 1)[0], (*shape, 1, 1)[1], prod(shape[2:])
-        self._row = self.cols * self.inner
+        self.dtype = FLOATS[tensor.value_dtype]
+        self._most, self._least = (self.dtype.top, 1) if bounds is None else bounds
         self._zeros_before = self._zeros_after = self._nonfinite = 0
         self._squares_before: list[float] = []
         self._squares_after: list[float] = []
-        self._largest_pruned, self._smallest_kept = 0, dtype.top + 1
-        self._rows_alive = np.zeros(self.rows, bool)
-        self._cols_alive = np.zeros(self.cols, bool)
-        self._cols_done = False
-        self._two_four = self.dims >= 2
-        self._split_groups: dict[int, int] = {}
-        self._counts = _Counts(dtype) if histogram else None
+        self._largest_pruned, self._smallest_kept = 0, self.dtype.top + 1
+        sliced = len(tensor.shape) >= 2
+        self._outputs = _alive(tensor.layout.output_view(tensor.shape) if sliced else None)
+        self._inputs = _alive(tensor.layout.input_view(tensor.shape) if sliced else None)
+        self._two_four = two_four
+        self._counts = _Counts(self.dtype) if histogram else None
 
     def merge(self, other: StatsCollector) -> None:
         """Add the counts of another collector of the same tensor."""
@@ -98,11 +90,9 @@ class StatsCollector:
         self._squares_after += other._squares_after
         self._largest_pruned = max(self._largest_pruned, other._largest_pruned)
         self._smallest_kept = min(self._smallest_kept, other._smallest_kept)
-        self._rows_alive |= other._rows_alive
-        self._cols_alive |= other._cols_alive
-        self._two_four &= other._two_four
-        for key, count in other._split_groups.items():
-            self._add_to_group(key, count)
+        for own, others in ((self._outputs, other._outputs), (self._inputs, other._inputs)):
+            if own is not None and others is not None:
+                own.merge(others)
         if self._counts is not None and other._counts is not None:
             self._counts.merge(other._counts)
 
@@ -121,8 +111,9 @@ class StatsCollector:
         self._squares_after.append(squares[1])
         if self._counts is not None:
             self._counts.add(before, after)
-        if self.dims >= 2:
-            self._add_slices(start, after)
+        for part in (self._outputs, self._inputs, self._two_four):
+            if part is not None:
+                part.add(start, after)
         self._add_extremes(before, after, alive)
 
     def _add_extremes(self, before: NDArray[Any], after: NDArray[Any], alive: int) -> None:
@@ -134,66 +125,8 @@ class StatsCollector:
             lowered = np.subtract(after, after.dtype.type(1), out=after).view(UINTS[after.itemsize])
             self._smallest_kept = min(self._smallest_kept, int(lowered.min()) + 1)
 
-    def _add_slices(self, start: int, after: NDArray[Any]) -> None:
-        """Split the chunk where rows start: a part of a row, whole rows, a part of a row."""
-        head = min(-start % self._row, after.size)
-        body = (after.size - head) // self._row * self._row
-        if head:
-            self._add_part_of_row(start, after[:head])
-        if body:
-            self._add_rows((start + head) // self._row, after[head : head + body].reshape(-1, self._row))
-        if head + body < after.size:
-            self._add_part_of_row(start + head + body, after[head + body :])
-
-    def _add_part_of_row(self, start: int, after: NDArray[Any]) -> None:
-        row, offset = divmod(start, self._row)
-        if not self._rows_alive[row]:
-            self._rows_alive[row] = bool(after.max())
-        if not self._cols_done:
-            self._cols_alive[(offset + np.flatnonzero(after)) // self.inner] = True
-        if self._two_four:
-            self._check_part_of_row(row, offset, after)
-
-    def _add_rows(self, first: int, after: NDArray[Any]) -> None:
-        if self._row < SHORT_ROW:
-            alive = np.bitwise_or.reduce([after[:, column] for column in range(self._row)]) != 0
-        else:
-            alive = _rows_alive(after)
-        self._rows_alive[first : first + len(after)] |= alive
-        if not self._cols_done:
-            self._add_columns(after.reshape(len(after), self.cols, self.inner))
-        if self._two_four:
-            self._two_four = conforms(after.reshape(len(after), self.cols, self.inner))
-
-    def _add_columns(self, after: NDArray[Any]) -> None:
-        """Mark columns with a non-zero; after the first rows few columns are unmarked."""
-        self._cols_alive |= after[:2].any(axis=(0, 2))
-        for rows in (after[2:FIRST_ROWS], after[FIRST_ROWS:]):
-            open_columns = np.flatnonzero(~self._cols_alive)
-            if not len(open_columns):
-                self._cols_done = True
-                return
-            self._cols_alive[open_columns] = rows[:, open_columns].any(axis=(0, 2))
-
-    def _check_part_of_row(self, row: int, offset: int, after: NDArray[Any]) -> None:
-        """Check the whole groups of a part of a row, and count the split ones at its edges until they are complete."""
-        unit = 4 * self.inner
-        head = min(-offset % unit, after.size)
-        tail = head + (after.size - head) // unit * unit
-        self._two_four = conforms(after[head:tail].reshape(1, -1, self.inner))
-        for low, part in ((offset, after[:head]), (offset + tail, after[tail:])):
-            places = low + np.flatnonzero(part)
-            for column, count in Counter((places // unit * self.inner + places % self.inner).tolist()).items():
-                self._add_to_group(row * self._row + column, count)
-
-    def _add_to_group(self, key: int, count: int) -> None:
-        """Add the non-zeros of a part of a group that is split between chunks."""
-        self._split_groups[key] = self._split_groups.get(key, 0) + count
-        self._two_four &= self._split_groups[key] <= 2
-
     def stats(self) -> TensorStats:
         """Return the measurements of all chunks together."""
-        sliced = self.dims >= 2
         before, after = _sum(self._squares_before), _sum(self._squares_after)
         has_kept = self._smallest_kept <= self.dtype.top
         return TensorStats(
@@ -203,9 +136,9 @@ class StatsCollector:
             l2_kept=after / before if 0 < before < inf and after < inf else None,
             largest_pruned=finite(self.dtype.decode(self._largest_pruned)) if self._largest_pruned else None,
             smallest_kept=finite(self.dtype.decode(self._smallest_kept)) if has_kept else None,
-            zero_rows=int(self.rows - np.count_nonzero(self._rows_alive)) if sliced else None,
-            zero_cols=int(self.cols - np.count_nonzero(self._cols_alive)) if sliced else None,
-            two_four=bool(self._two_four) if sliced else None,
+            zero_rows=None if self._outputs is None else self._outputs.dead,
+            zero_cols=None if self._inputs is None else self._inputs.dead,
+            two_four=None if self._two_four is None else self._two_four.holds,
             histogram=None if self._counts is None else self._counts.histogram(),
         )
 
@@ -243,18 +176,8 @@ class _Counts:
         return BeforeAfter(self.dtype.name, self.bins.first + low, before, after)
 
 
-def _rows_alive(after: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which rows have a non-zero: a long row nearly always has one near its front."""
-    rows, length = after.shape
-    front = SHORT_ROW if length >= 8 * SHORT_ROW else length
-    alive: NDArray[np.bool_] = np.maximum.reduce(after[:, :front], axis=1) != 0
-    if front == length or np.count_nonzero(alive) == rows:
-        return alive
-    unknown = np.flatnonzero(~alive)
-    if len(unknown) > rows // 4:
-        return np.asarray(after.max(axis=1) != 0)
-    alive[unknown] = after[unknown].max(axis=1) != 0
-    return alive
+def _alive(view: SliceView | None) -> AliveSlices | None:
+    return None if view is None else AliveSlices(view)
 
 
 def _sum(parts: list[float]) -> float:
@@ -263,14 +186,6 @@ def _sum(parts: list[float]) -> float:
         return fsum(parts)
     except OverflowError:
         return inf
-
-
-def conforms(after: NDArray[Any]) -> bool:
-    """Return whether every group of 4 along axis 1 of (rows, cols, inner) has at most 2 non-zeros."""
-    rows, cols, inner = after.shape
-    step = max(1, CONFORM_RUN // max(cols * inner, 1))
-    runs = (after[row : row + step] != 0 for row in range(0, rows, step))
-    return all(nonzeros_per_group(nonzero, 4).max(initial=0) <= 2 for nonzero in runs)
 
 
 def finite(value: float) -> float | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.engine.run import Run, RunResult
     from prunecli.engine.work import Job, Work
+    from prunecli.selection.select import Skipped
 
 
 def make_report(run: Run, result: RunResult, output: Path | int | None, seconds: float) -> Report:
@@ -54,11 +55,23 @@ def _rows(checkpoint: Checkpoint, work: Work, result: RunResult) -> tuple[Row, .
     position = {tensor.name: index for index, tensor in enumerate(checkpoint.tensors)}
     jobs = _jobs_by_target(work)
     rows = [_target_row(checkpoint, work, jobs, result, index) for index in range(len(work.selection.targets))]
-    for skipped in work.selection.skipped:
-        tensor, file = skipped.tensor, _file_name(checkpoint, skipped.tensor)
-        row = Row(tensor.name, tensor.dtype, tensor.shape, tensor.numel, file, selected=False, reason=skipped.reason)
-        rows.append(row)
+    rows += [_skipped_row(one, _file_name(checkpoint, one.tensor)) for one in work.selection.skipped]
     return tuple(sorted(rows, key=lambda row: position[row.name]))
+
+
+def _skipped_row(skipped: Skipped, file: str) -> Row:
+    tensor = skipped.tensor
+    return Row(
+        name=tensor.name,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        numel=tensor.numel,
+        file=file,
+        selected=False,
+        reason=skipped.reason,
+        tied_to=skipped.tied_to,
+        meaning=tensor.layout,
+    )
 
 
 def _jobs_by_target(work: Work) -> Mapping[int, Job]:
@@ -98,4 +111,5 @@ def _target_row(checkpoint: Checkpoint, work: Work, jobs: Mapping[int, Job], res
         nonfinite=stats.nonfinite,
         aliases=target.aliases,
         scaled_by=None if tensor.scale is None else tensor.scale.tensor.name,
+        meaning=tensor.layout,
     )

@@ -244,8 +244,8 @@ class OnlyZerosAdded(_OtherCheckpoint):
                 failed.append(Finding(self, holds=False, tensor=tensor.name, wanted="unchanged or zero", got=got))
         yield from failed
         if not failed:
-            zeroed = sum(change.changed for change in changes.values())
-            entries = sum(change.entries for change in changes.values())
+            counted = [changes[pair.name] for pair in pairs if pair.tied_to is None and pair.name in changes]
+            zeroed, entries = sum(change.changed for change in counted), sum(change.entries for change in counted)
             got = f"{zeroed:,} of {entries:,} became zero, 0 changed otherwise"
             yield Finding(self, holds=True, tensor=None, wanted="unchanged or zero", got=got)
 

@@ -34,13 +34,14 @@ class TensorDifference:
     """One tensor: its form in each checkpoint (None if it is not there), and the changes of its entries.
 
     `change` is None if the entries cannot be compared: the tensor is in one checkpoint only, or its dtype or shape
-    differs.
+    differs. `tied_to` names an earlier tensor of the same elements in both checkpoints; counts leave the others out.
     """
 
     name: str
     a: TensorForm | None
     b: TensorForm | None
     change: Change | None = None
+    tied_to: str | None = None
 
     @property
     def same(self) -> bool:
@@ -82,6 +83,11 @@ class Difference:
     def same(self) -> bool:
         """Whether no tensor and no other content differs."""
         return not self.contents and all(tensor.same for tensor in self.tensors)
+
+    @property
+    def distinct(self) -> tuple[TensorDifference, ...]:
+        """The tensors without those that are tied to an earlier one."""
+        return tuple(tensor for tensor in self.tensors if tensor.tied_to is None)
 
     @property
     def only_zeros_added(self) -> bool:
@@ -135,7 +141,7 @@ def diff(  # noqa: PLR0913 - one keyword for each option
     from prunecli.inspection.compare import compare  # noqa: PLC0415 - NumPy, which an error must not wait for
 
     changes = compare(first, second, pairs, threads=threads, progress=progress)
-    tensors = tuple(TensorDifference(pair.name, *pair.forms, changes.get(pair.name)) for pair in pairs)
+    tensors = tuple(TensorDifference(p.name, *p.forms, changes.get(p.name), p.tied_to) for p in pairs)
     contents, notes = ((), ()) if include else _contents(first, second, alike=alike)
     return Difference(
         labels[0] or os.fspath(a), labels[1] or os.fspath(b), (first.format, second.format), tensors, contents, notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, TextIO
 
 from prunecli.text.escape import printable
@@ -35,19 +36,21 @@ _COLUMNS = (
 
 def write_difference(difference: Difference, stream: TextIO) -> None:
     """Write a table of changed tensors, the other differences and a verdict. OSError if the stream takes no more."""
-    rows = [_cells(tensor) for tensor in difference.tensors if tensor.change is not None and not tensor.same]
+    tied = Counter(tensor.tied_to for tensor in difference.tensors)
+    changed = (tensor for tensor in difference.distinct if tensor.change is not None and not tensor.same)
+    rows = [_cells(tensor, tied[tensor.name]) for tensor in changed]
     shown, more = first_rows(rows, terminal=stream.isatty())
     write_blocks([Block("", _COLUMNS, tuple(shown), more), Block(lines=tuple(_lines(difference)))], stream)
 
 
-def _cells(tensor: TensorDifference) -> tuple[str, ...]:
+def _cells(tensor: TensorDifference, tied: int) -> tuple[str, ...]:
     if tensor.change is None or tensor.a is None:
         raise ValueError(tensor.name)
     change, kind = tensor.change, tensor.a
     unit = " bytes" if kind.dtype in {"F4", "F6_E2M3", "F6_E3M2"} else ""
     odd = f" ({change.nonfinite:,} not finite)" if change.nonfinite else ""
     return (
-        printable(tensor.name),
+        printable(tensor.name) + (f" (+{tied} tied)" if tied else ""),
         kind.dtype,
         format_shape(kind.shape),
         f"{change.entries:,}{unit}",
@@ -89,7 +92,7 @@ def _item(item: ContentDifference) -> str:
 
 
 def _verdict(difference: Difference) -> str:
-    tensors = difference.tensors
+    tensors = difference.distinct
     different = [tensor for tensor in tensors if not tensor.same]
     changes = [tensor.change for tensor in tensors if tensor.change is not None]
     entries, changed = sum(change.entries for change in changes), sum(change.changed for change in changes)
@@ -107,7 +110,7 @@ def _verdict(difference: Difference) -> str:
 def difference_json(difference: Difference) -> str:
     """Return the difference as JSON (ASCII, finite, stable key order), names verbatim; unknown numbers are null.
 
-    Tensors that are the same are only counted.
+    Tensors that are the same are only counted, tied ones once.
     """
     return dump_json(
         {
@@ -116,7 +119,7 @@ def difference_json(difference: Difference) -> str:
             "b": {"path": difference.b, "format": difference.formats[1]},
             "same": difference.same,
             "only_zeros_added": difference.only_zeros_added,
-            "tensors_compared": len(difference.tensors),
+            "tensors_compared": len(difference.distinct),
             "tensors": [_record(tensor) for tensor in difference.tensors if not tensor.same],
             "beside": [{"name": item.name, "a": item.a, "b": item.b} for item in difference.contents],
             "notes": difference.notes,
@@ -128,6 +131,7 @@ def _record(tensor: TensorDifference) -> dict[str, object]:
     change = tensor.change
     return {
         "name": tensor.name,
+        "tied_to": tensor.tied_to,
         "a": _kind(tensor.a),
         "b": _kind(tensor.b),
         "entries": None if change is None else change.entries,

@@ -156,7 +156,8 @@ def _prunable(inspection: Inspection) -> str:
 def _remarks(inspection: Inspection) -> Iterator[str]:
     tied = [e for e in inspection.inside if e.aliases]
     for entry in tied[:_NAMED]:
-        yield f"tied         {' = '.join(map(printable, (entry.name, *entry.aliases)))}: one tensor, pruned once"
+        what = "one tensor, pruned once" if entry.reason is None else "one tensor"
+        yield f"tied         {' = '.join(map(printable, (entry.name, *entry.aliases)))}: {what}"
     if len(tied) > _NAMED:
         yield f"tied         {len(tied) - _NAMED:,} more; the JSON output lists all"
     odd = [f"{printable(e.name)} ({e.nonfinite:,})" for e in inspection.inside if e.nonfinite]

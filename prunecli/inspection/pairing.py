@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.safetensors.format import SAFETENSORS
+from prunecli.selection.aliases import tied
 from prunecli.selection.patterns import matching_any
 from prunecli.text.numbers import format_shape
 
@@ -34,11 +35,15 @@ class TensorForm:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A name, and the tensors with this name in the first and in the second checkpoint; at most one is None."""
+    """A name, and the tensors with this name in the first and in the second checkpoint; at most one is None.
+
+    `tied_to` is the name of an earlier pair of the same elements in both checkpoints, or None.
+    """
 
     name: str
     a: TensorInfo | None
     b: TensorInfo | None
+    tied_to: str | None = None
 
     @property
     def forms(self) -> tuple[TensorForm | None, TensorForm | None]:
@@ -85,8 +90,26 @@ def pair_up(
     include = tuple(include)
     included = matching_any("include", include, tensors)
     excluded = matching_any("exclude", exclude, tensors)
-    return [
+    pairs = (
         Pair(tensor.name, first.get(tensor.name), second.get(tensor.name))
         for i, tensor in enumerate(tensors)
         if (not include or i in included) and i not in excluded
-    ]
+    )
+    return _with_ties(list(pairs))
+
+
+def _with_ties(pairs: Sequence[Pair]) -> list[Pair]:
+    groups = _group_numbers([pair.a for pair in pairs]), _group_numbers([pair.b for pair in pairs])
+    first: dict[tuple[int, int], str] = {}
+    result = []
+    for pair in pairs:
+        key = groups[0].get(pair.name), groups[1].get(pair.name)
+        name = pair.name if key[0] is None or key[1] is None else first.setdefault((key[0], key[1]), pair.name)
+        result.append(pair if name == pair.name else replace(pair, tied_to=name))
+    return result
+
+
+def _group_numbers(tensors: Iterable[TensorInfo | None]) -> dict[str, int]:
+    """Return a number for each name of a tensor that is not empty; tied tensors have the same number."""
+    some = [tensor for tensor in tensors if tensor is not None]
+    return {some[i].name: number for number, group in enumerate(tied(some)) for i in group}

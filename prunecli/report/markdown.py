@@ -32,8 +32,8 @@ _TEXT = 300  # characters of a sentence
 _LINES = 8  # warnings, facts, reasons
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
 _HEAD = """\
-| tensor | dtype | shape | weights | zero before | zero after | zeroed | cut |
-|:--|:--|:--|--:|--:|--:|--:|--:|"""
+| tensor | dtype | shape | layout | weights | zero before | zero after | zeroed | cut |
+|:--|:--|:--|:--|--:|--:|--:|--:|--:|"""
 
 
 def to_markdown(report: Report) -> str:
@@ -140,6 +140,7 @@ def _line(row: Row) -> str:
         code(row.name) + tied,
         text(row.dtype),
         shortened(format_shape(row.shape), _NAME).replace("x", "&times;"),
+        row.meaning.label,
         f"{row.numel:,}",
         percent(row.sparsity_before),
         percent(row.sparsity_after),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import BITS, FLOATS
+from prunecli.layout import TensorLayout, assumed_layout
 from prunecli.text.escape import listed, printable
 from prunecli.text.numbers import plural
 
@@ -24,6 +25,8 @@ NOT_READ = "tensors that are not selected are not read: their zeros are unknown 
 
 ON_DISK = "a dense file with zeros is neither smaller nor faster by itself"
 """The note on the sizes on disk."""
+
+_NO_LAYOUT = assumed_layout(0)
 
 _NAMED = 5  # names that a warning lists before it counts the rest
 
@@ -53,13 +56,16 @@ class Row:
         l2_kept: The fraction (0-1) of the sum of squares that remains.
         largest_pruned: The largest magnitude that became zero.
         smallest_kept: The smallest magnitude that remains.
-        zero_rows: Slices along dim 0 that are all zero.
-        zero_cols: Slices along dim 1 that are all zero.
-        two_four: Whether each aligned group of 4 along dim 1 has at most 2 non-zeros.
+        zero_rows: Outputs that are all zero, of each expert for itself; None for a tensor without outputs.
+        zero_cols: Inputs that are all zero, of each expert for itself; None for a tensor without inputs.
+        two_four: Whether each aligned group of 4 along the inputs has at most 2 non-zeros; None with fewer inputs.
         nonfinite: Weights that are NaN or infinite.
         aliases: Other names of the same tensor (tied weights).
         scaled_by: The tensor that the elements are multiplied by, None if they are the weights themselves. All
             magnitudes are of the products.
+        tied_to: For a tensor that is not selected, the name of another row with the same elements. Totals count them
+            once.
+        meaning: Its role and the meaning of its dimensions.
     """
 
     name: str
@@ -85,6 +91,38 @@ class Row:
     nonfinite: int | None = None
     aliases: tuple[str, ...] = ()
     scaled_by: str | None = None
+    tied_to: str | None = None
+    meaning: TensorLayout = _NO_LAYOUT
+
+    @property
+    def role(self) -> str:
+        """The role, such as "matrix" or "embedding"."""
+        return self.meaning.role
+
+    @property
+    def layout(self) -> str:
+        """The order of outputs and inputs, such as "out-in", or "-"."""
+        return self.meaning.words
+
+    @property
+    def outputs(self) -> int | None:
+        """The dimension that counts outputs, None if there is none."""
+        return self.meaning.outputs
+
+    @property
+    def inputs(self) -> int | None:
+        """The dimension that counts inputs, None if there is none."""
+        return self.meaning.inputs
+
+    @property
+    def experts(self) -> int | None:
+        """The dimension that counts experts, None for one matrix."""
+        return self.meaning.experts
+
+    @property
+    def layout_evidence(self) -> str:
+        """What the outputs and inputs were decided from, in words."""
+        return self.meaning.evidence
 
     @property
     def sparsity_before(self) -> float | None:
@@ -97,7 +135,9 @@ class Row:
         return _fraction(self.zeros_after, self.numel)
 
 
-COLUMNS = (*(f.name for f in fields(Row)), "sparsity_before", "sparsity_after")
+_LAYOUT = ("role", "layout", "outputs", "inputs", "experts", "layout_evidence")
+
+COLUMNS = (*(f.name for f in fields(Row) if f.name != "meaning"), *_LAYOUT, "sparsity_before", "sparsity_after")
 """The attributes of a row that the JSON and CSV forms list, in this order."""
 
 
@@ -126,7 +166,7 @@ class SelectedTotals:
 
 @dataclass(frozen=True, slots=True)
 class AllTotals:
-    """Sums over all floating-point tensors of the state_dict, selected or not.
+    """Sums over all floating-point tensors of the state_dict, selected or not. Tied tensors count once.
 
     Attributes:
         tensors: The number of tensors.
@@ -244,7 +284,7 @@ class Report:
     @property
     def all(self) -> AllTotals:
         """The totals over all floating-point tensors of the state_dict."""
-        rows = [row for row in self.rows if row.dtype in FLOATS and row.reason != OUTSIDE]
+        rows = [row for row in self.rows if row.dtype in FLOATS and row.reason != OUTSIDE and row.tied_to is None]
         numel = sum(row.numel for row in rows)
         selected = self.selected
         return AllTotals(

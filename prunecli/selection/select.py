@@ -77,10 +77,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A tensor that is not pruned, and the reason."""
+    """A tensor that is not pruned, and the reason; `tied_to` names another skipped one with the same elements."""
 
     tensor: TensorInfo
     reason: str
+    tied_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,19 @@ def select(checkpoint: Checkpoint, selector: Selector) -> Selection:
     if not targets:
         raise _nothing_selected(checkpoint, selector, reasons)
     written = {i for group in groups if any(j in targets for j in group) for i in group}
-    skipped = (Skipped(tensors[i], why) for i, why in enumerate(reasons) if why is not None and i not in written)
-    return Selection(tuple(targets[i] for i in sorted(targets)), tuple(skipped))
+    leaders = _leaders(groups, tensors)
+    left_out = ((i, why) for i, why in enumerate(reasons) if why is not None and i not in written)
+    skipped = tuple(Skipped(tensors[i], why, leaders.get(i)) for i, why in left_out)
+    return Selection(tuple(targets[i] for i in sorted(targets)), skipped)
+
+
+def _leaders(groups: Iterable[AliasGroup], tensors: Sequence[TensorInfo]) -> dict[int, str]:
+    """Return the name of the first tensor of a group, of the state_dict if it has one, for each of the others."""
+    leaders: dict[int, str] = {}
+    for group in groups:
+        first = min(group, key=lambda i: (tensors[i].unprunable_reason == OUTSIDE, i))
+        leaders |= {i: tensors[first].name for i in group if i != first}
+    return leaders
 
 
 def laid_out(tensors: Sequence[TensorInfo], layout: Mapping[str, str]) -> Sequence[TensorInfo]:

@@ -74,6 +74,7 @@ def test_json_has_every_difference(prune: Prune, tmp_path: Path) -> None:
     assert document["tensors"] == [
         {
             "name": "w",
+            "tied_to": None,
             "a": form,
             "b": form,
             "entries": 2,

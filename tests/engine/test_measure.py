@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import examples
+from support.layouts import described, layouts_of, most_of_four, pieces, zero_inputs, zero_outputs
 
 from prunecli.dtypes import FLOATS, Float
-from prunecli.engine.measure import StatsCollector, TensorStats, conforms
+from prunecli.engine.measure import StatsCollector, TensorStats
+from prunecli.engine.two_four import two_four_of
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import INTS
 from prunecli.kernels.squares import sum_of_squares
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from prunecli.checkpoint import TensorInfo
 
 
 def magnitudes(x: NDArray[Any], dtype: Float) -> NDArray[Any]:
@@ -35,16 +39,16 @@ def magnitudes(x: NDArray[Any], dtype: Float) -> NDArray[Any]:
 def measured(
     x: NDArray[Any],
     keep: NDArray[np.bool_],
-    shape: tuple[int, ...],
-    dtype: Float,
-    pieces: Sequence[tuple[int, int, int]],
+    tensor: TensorInfo,
+    parts: Sequence[tuple[int, int, int]],
     *,
     histogram: bool = False,
 ) -> TensorStats:
-    """Measure a tensor in `pieces` of (start, stop, number of the collector), and merge the collectors."""
-    collectors = {number: StatsCollector(shape, dtype, histogram=histogram) for *_, number in pieces}
+    """Measure a tensor in `parts` of (start, stop, number of the collector), and merge the collectors."""
+    two_four, dtype = two_four_of(tensor), FLOATS[tensor.dtype]
+    collectors = {number: StatsCollector(tensor, two_four=two_four, histogram=histogram) for *_, number in parts}
     ops = NumpyOps()
-    for start, stop, number in pieces:
+    for start, stop, number in parts:
         before, after = x[start:stop].copy(), np.where(keep, x, 0).astype(x.dtype)[start:stop]
         sums = sum_of_squares(ops, before, dtype), sum_of_squares(ops, after, dtype)
         collectors[number].add(start, magnitudes(before, dtype), magnitudes(after, dtype), sums)
@@ -54,9 +58,9 @@ def measured(
     return first.stats()
 
 
-def at_once(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtype: Float) -> TensorStats:
+def at_once(x: NDArray[Any], keep: NDArray[np.bool_], tensor: TensorInfo) -> TensorStats:
     """Measure a tensor in one piece."""
-    return measured(x, keep, shape, dtype, [(0, x.size, 0)])
+    return measured(x, keep, tensor, [(0, x.size, 0)])
 
 
 def decoded(x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
@@ -64,9 +68,9 @@ def decoded(x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
     return np.array([dtype.decode(bits) for bits in magnitudes(x, dtype).tolist()])
 
 
-def plain(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtype: Float) -> TensorStats:
+def plain(x: NDArray[Any], keep: NDArray[np.bool_], tensor: TensorInfo) -> TensorStats:
     """Return the measurements by their definitions."""
-    before = decoded(x, dtype)
+    before = decoded(x, FLOATS[tensor.dtype])
     after = np.where(keep, before, 0.0)
     finite = np.isfinite(before)
     pruned, kept = before[(before != 0) & (after == 0)], after[after != 0]
@@ -74,7 +78,7 @@ def plain(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtyp
         total, rest = float((before[finite] ** 2).sum()), float((after[finite] ** 2).sum())
     # NaN is the largest magnitude, so it affects the maximum and not the minimum.
     largest, smallest = np.maximum.reduce(pruned, initial=0.0), np.fmin.reduce(kept, initial=inf)
-    sliced = after.reshape(shape) if len(shape) >= 2 else None
+    array, most = after.reshape(tensor.shape), most_of_four(after.reshape(tensor.shape), tensor.layout)
     return TensorStats(
         zeros_before=int((before == 0).sum()),
         zeros_after=int((after == 0).sum()),
@@ -82,16 +86,10 @@ def plain(x: NDArray[Any], keep: NDArray[np.bool_], shape: tuple[int, ...], dtyp
         l2_kept=rest / total if 0 < total < inf else None,
         largest_pruned=float(largest) if np.isfinite(largest) and largest else None,
         smallest_kept=float(smallest) if np.isfinite(smallest) else None,
-        zero_rows=None if sliced is None else sum(not row.any() for row in sliced),
-        zero_cols=None if sliced is None else sum(not col.any() for col in np.moveaxis(sliced, 1, 0)),
-        two_four=None if sliced is None else fits_two_four(sliced),
+        zero_rows=zero_outputs(array, tensor.layout),
+        zero_cols=zero_inputs(array, tensor.layout),
+        two_four=None if most is None else most <= 2,
     )
-
-
-def fits_two_four(after: NDArray[Any]) -> bool:
-    """Check each group of 4 along dim 1 separately."""
-    lines = np.moveaxis(after, 1, -1).reshape(-1, after.shape[1])
-    return all(np.count_nonzero(line[index : index + 4]) <= 2 for line in lines for index in range(0, len(line), 4))
 
 
 def check(expected: TensorStats, got: TensorStats) -> None:
@@ -109,8 +107,8 @@ def from_values(numbers: NDArray[Any], dtype: Float) -> NDArray[Any]:
 
 
 @st.composite
-def tensors(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[int, ...], Float]:
-    """Draw weights with zeros, zero rows and columns, and masks of several kinds."""
+def tensors(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[np.bool_], TensorInfo]:
+    """Draw weights with zeros, zero rows and columns, layouts and masks of several kinds."""
     dtype = FLOATS[draw(st.sampled_from(list(FLOATS)))]
     shape = tuple(draw(st.lists(st.integers(1, 9), min_size=0, max_size=5).filter(lambda s: prod(s) <= 2000)))
     random = np.random.default_rng(draw(st.integers(0, 1000)))
@@ -125,45 +123,26 @@ def tensors(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[int
     if draw(st.booleans()):
         index = random.integers(0, x.size)
         x[index] = random.choice([dtype.top if dtype.itemsize > 1 else -1, dtype.finite_max])
-    return x, keep.reshape(-1), shape, dtype
+    layout = draw(st.sampled_from(layouts_of(shape)))
+    return x, keep.reshape(-1), described(shape, layout, dtype.name)
 
 
 @settings(max_examples=examples(250))
 @given(case=tensors(), data=st.data())
 def test_pieces_in_any_order_give_the_same_measurements(case: Any, data: Any) -> None:  # noqa: ANN401
     """The measurements do not depend on the pieces, their order and the number of collectors."""
-    x, keep, shape, dtype = case
-    edges = sorted({0, x.size, *data.draw(st.sets(st.integers(0, x.size), max_size=6))})
-    ranges = data.draw(st.permutations([(a, b) for a, b in itertools.pairwise(edges)]))
-    pieces = [(start, stop, data.draw(st.integers(0, 2))) for start, stop in ranges]
+    x, keep, tensor = case
+    ranges = data.draw(st.composite(pieces)(x.size))
+    parts = [(start, stop, data.draw(st.integers(0, 2))) for start, stop in ranges]
 
-    check(plain(x, keep, shape, dtype), measured(x, keep, shape, dtype, pieces))
-
-
-@settings(max_examples=examples(60))
-@given(shape=st.tuples(st.integers(1, 4), st.integers(1, 11), st.integers(1, 3)), data=st.data())
-def test_one_element_too_many_breaks_two_of_four(shape: tuple[int, ...], data: Any) -> None:  # noqa: ANN401
-    """A third non-zero in any group breaks the 2:4 pattern, wherever the tensor is cut."""
-    dtype = FLOATS["F32"]
-    keep = np.zeros(shape, bool)
-    keep[:, 1::4], keep[:, 2::4] = True, True
-    extra = data.draw(st.integers(0, keep.size - 1))
-    more = keep.reshape(-1).copy()
-    more[extra] = True
-    x = np.full(keep.size, 1.5, np.float32).view(np.int32)
-    edge = data.draw(st.integers(0, keep.size))
-    pieces = [(a, b, n) for n, (a, b) in enumerate([(edge, keep.size), (0, edge)]) if a < b]
-
-    assert measured(x, keep.reshape(-1), shape, dtype, pieces).two_four
-    expected = fits_two_four(more.reshape(shape))
-    assert expected == measured(x, more, shape, dtype, pieces).two_four
+    check(plain(x, keep, tensor), measured(x, keep, tensor, parts))
 
 
 def test_a_scalar_has_no_rows() -> None:
     """A scalar and a vector have no numbers of rows, columns and groups."""
     x = np.array([1.5], np.float32).view(np.int32)
     for shape in ((), (1,)):
-        stats = at_once(x, np.array([True]), shape, FLOATS["F32"])
+        stats = at_once(x, np.array([True]), described(shape))
         assert (stats.zero_rows, stats.zero_cols, stats.two_four) == (None, None, None)
 
 
@@ -175,7 +154,8 @@ def test_squares_beyond_float32_are_counted(name: str, scale: float) -> None:
     x = from_values(np.arange(1, 65) * scale, dtype)
     keep = np.arange(64) >= 32
 
-    check(plain(x, keep, (8, 8), dtype), at_once(x, keep, (8, 8), dtype))
+    tensor = described((8, 8), dtype=name)
+    check(plain(x, keep, tensor), at_once(x, keep, tensor))
 
 
 @pytest.mark.parametrize("scale", [1e200, 1.3e154, 1e-200])
@@ -184,7 +164,7 @@ def test_squares_beyond_float64_give_no_wrong_fraction(scale: float) -> None:
     x = (np.arange(1, 65) * scale).view(np.int64)
     keep = np.arange(64) >= 32
 
-    fraction = measured(x, keep, (8, 8), FLOATS["F64"], [(0, 30, 0), (30, 64, 0)]).l2_kept
+    fraction = measured(x, keep, described((8, 8), dtype="F64"), [(0, 30, 0), (30, 64, 0)]).l2_kept
 
     assert fraction is None or isclose(fraction, float((np.arange(33, 65) ** 2).sum() / (np.arange(1, 65) ** 2).sum()))
 
@@ -198,9 +178,10 @@ def test_nan_and_infinity_are_counted_and_left_out_of_sums(name: str) -> None:
     x[5] = x[4] if dtype.infinity is None else dtype.infinity
     keep = np.array([True, True, False, True, True, False, True, True])
 
-    stats = at_once(x, keep, (2, 4), dtype)
+    tensor = described((2, 4), dtype=name)
+    stats = at_once(x, keep, tensor)
 
-    check(plain(x, keep, (2, 4), dtype), stats)
+    check(plain(x, keep, tensor), stats)
     assert stats.nonfinite == 2
     assert stats.largest_pruned is None
     assert stats.smallest_kept == 1.0
@@ -231,27 +212,14 @@ def test_scratch_memory_can_be_reused() -> None:
     assert sum_of_squares(ops, one, dtype) == 7.0
 
 
-@settings(max_examples=examples(60))
-@given(
-    shape=st.tuples(st.integers(1, 70), st.integers(1, 9), st.integers(1, 3)),
-    density=st.sampled_from([0.1, 0.3, 0.5]),
-    seed=st.integers(0, 99),
-)
-def test_conforms_equals_its_definition(shape: tuple[int, ...], density: float, seed: int) -> None:
-    """An array conforms if no group of 4 along axis 1, nor a short last one, has more than 2 non-zeros."""
-    after = (np.random.default_rng(seed).random(shape) < density).astype(np.int32)
-
-    assert fits_two_four(after) == conforms(after)
-
-
 # --- magnitudes
 
 
 def counted(
-    x: NDArray[Any], keep: NDArray[np.bool_], dtype: Float, pieces: Sequence[tuple[int, int, int]]
+    x: NDArray[Any], keep: NDArray[np.bool_], dtype: Float, parts: Sequence[tuple[int, int, int]]
 ) -> BeforeAfter:
-    """Count the magnitudes of a vector in `pieces`, as `measured` does."""
-    histogram = measured(x, keep, (x.size,), dtype, pieces, histogram=True).histogram
+    """Count the magnitudes of a vector in `parts`, as `measured` does."""
+    histogram = measured(x, keep, described((x.size,), dtype=dtype.name), parts, histogram=True).histogram
     assert histogram is not None
     return histogram
 
@@ -260,11 +228,11 @@ def counted(
 @given(case=tensors(), data=st.data())
 def test_bins_count_the_weights_between_their_edges(case: Any, data: Any) -> None:  # noqa: ANN401
     """Every finite non-zero weight is in the bin where NumPy puts it, whatever the pieces."""
-    x, keep, _, dtype = case
-    edges = sorted({0, x.size, *data.draw(st.sets(st.integers(0, x.size), max_size=6))})
-    pieces = [(a, b, data.draw(st.integers(0, 2))) for a, b in itertools.pairwise(edges)]
+    x, keep, tensor = case
+    dtype = FLOATS[tensor.dtype]
+    parts = [(start, stop, data.draw(st.integers(0, 2))) for start, stop in data.draw(st.composite(pieces)(x.size))]
 
-    histogram = counted(x, keep, dtype, pieces)
+    histogram = counted(x, keep, dtype, parts)
 
     numbers = decoded(x, dtype)
     for counts, had in ((histogram.before, numbers), (histogram.after, np.where(keep, numbers, 0.0))):
@@ -305,7 +273,7 @@ def test_without_histogram_magnitudes_are_not_counted() -> None:
     """Without `histogram` there is none, and with it the other measurements are the same."""
     x, keep = np.arange(1, 65, dtype=np.float32).view(np.int32), np.arange(64) >= 32
     plainly, counting = (
-        measured(x, keep, (8, 8), FLOATS["F32"], [(0, 64, 0)], histogram=histogram) for histogram in (False, True)
+        measured(x, keep, described((8, 8)), [(0, 64, 0)], histogram=histogram) for histogram in (False, True)
     )
 
     assert plainly.histogram is None

@@ -23,7 +23,7 @@ from prunecli.inspection.check import check
 from prunecli.inspection.compare import Change
 from prunecli.inspection.conditions import OnlyZerosAdded, SameStructure
 from prunecli.inspection.diff import ContentDifference, Difference, diff
-from prunecli.inspection.diff_text import write_difference
+from prunecli.inspection.diff_text import difference_json, write_difference
 from prunecli.inspection.pairing import TensorForm
 
 if TYPE_CHECKING:
@@ -181,8 +181,28 @@ def test_pruning_only_adds_zeros(container: str, tmp_path: Path) -> None:
     assert difference.contents == ()
     (finding,) = check(output, [OnlyZerosAdded(path)])
     assert finding.holds
-    assert finding.got.startswith(f"{sum(wanted.values()):,} of ")
+    assert finding.got.startswith(f"{report.selected.pruned:,} of ")
+    assert f", {report.selected.pruned:,} of " in written(write_difference, difference)
     assert not check(path, [OnlyZerosAdded(output)])[0].holds
+
+
+def test_tied_names_count_once(tmp_path: Path) -> None:
+    """Names of the same elements in both checkpoints count once; where one of them is a copy they count twice."""
+    shared, other = torch.ones(5, 5), torch.ones(5, 5)
+    shared[0, :3] = 0
+    dense = saved(tmp_path / "a.pth", dict.fromkeys(("emb.weight", "head.weight"), other))
+    tied = saved(tmp_path / "b.pth", dict.fromkeys(("emb.weight", "head.weight"), shared))
+    copied = saved(tmp_path / "c.pth", {"emb.weight": shared, "head.weight": shared.clone()})
+
+    difference = diff(dense, tied)
+
+    assert [tensor.tied_to for tensor in difference.tensors] == [None, "emb.weight"]
+    assert json.loads(difference_json(difference))["tensors_compared"] == 1
+    text = written(write_difference, difference)
+    assert "emb.weight (+1 tied)" in text
+    assert "different   1 of 1 tensor, 3 of 25 entries, all of them to zero" in text
+    assert "different   2 of 2 tensors, 6 of 50 entries" in written(write_difference, diff(dense, copied))
+    assert check(tied, [OnlyZerosAdded(dense)])[0].got == "3 of 25 became zero, 0 changed otherwise"
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import examples
 
 from prunecli.checkpoint import Span, TensorInfo, row_major
-from prunecli.engine.measure import conforms
+from prunecli.engine.two_four import conforms
 from prunecli.inspection import group_counts
 from prunecli.inspection.group_counts import OverfullGroups, TensorCounts, count_overfull_groups, count_weights
 from prunecli.io import scan

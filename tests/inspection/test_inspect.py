@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import CONTAINERS, SHARED, make_weights
 from support.reports import written
-from support.small import write
+from support.small import saved, write
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
@@ -23,7 +23,7 @@ from prunecli.formats.open import open_checkpoint
 from prunecli.inspection.inspect import Inspection, inspect, totals
 from prunecli.inspection.inspect_text import number, write_inspection
 from prunecli.inspection.thresholds import SPARSITIES
-from prunecli.strategies.unstructured import Threshold
+from prunecli.strategies.unstructured import L1, Threshold
 from prunecli.text.tables import View
 
 if TYPE_CHECKING:
@@ -83,6 +83,20 @@ def test_tied_tensors_count_once_and_name_each_other(source: Callable[[str], Pat
     assert (entry.name, entry.aliases) == ("embed.weight", ("head.weight",))
     assert totals(inspection.entries).numel == sum(t.numel() for t in make_weights().values())
     assert "tied         embed.weight = head.weight: one tensor, pruned once" in text_of(inspection)
+
+
+def test_totals_are_those_of_a_report_also_for_tied_names_that_are_skipped(tmp_path: Path) -> None:
+    """Tied names count once in the totals of `inspect` and of a report, whether they are selected or skipped."""
+    bias, weight, table = torch.ones(7), torch.randn(5, 7), torch.ones(5, 5)
+    names = {"a.bias": bias, "b.bias": bias, "a.weight": weight, "b.weight": weight, "t": table, "u": table.T}
+    path = saved(tmp_path / "a.pth", names)
+
+    inspection, report = inspect(path), prune(path, L1(amount=0.4), dry_run=True)
+
+    floats = totals(inspection.inside)
+    assert (floats.tensors, floats.numel) == (report.all.tensors, report.all.numel) == (3, 7 + 35 + 25)
+    assert report.all.pruned_fraction == 14 / 67
+    assert "tied         a.bias = b.bias: one tensor\n" in text_of(inspection)
 
 
 def test_tensors_outside_the_state_dict_are_not_read(source: Callable[[str], Path]) -> None:

@@ -13,6 +13,7 @@ from support import DEMO, ROOT
 from support.reports import EVIL, REPORTS, parsed, report, row, sample_report
 
 from prunecli.api import prune
+from prunecli.layout import TensorLayout
 from prunecli.report.json import to_json
 from prunecli.report.model import Row
 from prunecli.strategies.semi_structured import TopK
@@ -121,10 +122,14 @@ def test_keys_have_a_stable_order() -> None:
 
 
 def test_a_record_has_every_field_of_a_row() -> None:
-    """A tensor's record has the fields of a row in order, and both sparsities."""
-    (record,) = parsed(report(row(aliases=("head",), two_four=True)))["tensors"]
+    """A tensor's record has the fields of a row in order, the parts of its layout, and both sparsities."""
+    layout = TensorLayout("experts", 2, 1, 0, evidence="config.json: llama4")
+    (record,) = parsed(report(row(aliases=("head",), two_four=True, meaning=layout)))["tensors"]
 
-    assert list(record) == [*Row.__dataclass_fields__, "sparsity_before", "sparsity_after"]
+    names = [name for name in Row.__dataclass_fields__ if name != "meaning"]
+    of_layout = ["role", "layout", "outputs", "inputs", "experts", "layout_evidence"]
+    assert list(record) == [*names, *of_layout, "sparsity_before", "sparsity_after"]
+    assert [record[name] for name in of_layout] == ["experts", "experts in-out", 2, 1, 0, "config.json: llama4"]
     assert (record["aliases"], record["two_four"], record["sparsity_after"]) == (["head"], True, 0.5)
 
 

@@ -75,7 +75,7 @@ def test_the_report_has_every_part() -> None:
 
     assert ["selected", "1", "100", "50", "0.0%", "50.0%"] in page.rows
     assert ["all parameters", "2", "110", "50 (45.5%)", "", "at least 45.5%"] in page.rows
-    assert ["fc.weight", "F32", "100", "100", "0.0%", "50.0%", "50", "0.25"] in page.rows
+    assert ["fc.weight", "F32", "100", "vector", "100", "0.0%", "50.0%", "50", "0.25"] in page.rows
     for part in (
         "50.0% of 100 selected weights are zero",
         "in.pth → out.pth, by l1 amount=0.5",
@@ -124,7 +124,7 @@ def test_it_always_fits_a_comment(name: str) -> None:
     words = to_markdown(
         report(*rows, warnings=(name,) * 99, facts=(name,) * 99, command=(name,) * 9, input_path=name, output_path=name)
     )
-    listed = sum(len(cells) == 8 and cells[0] != "tensor" for cells in rendered(words).rows)
+    listed = sum(len(cells) == 9 and cells[0] != "tensor" for cells in rendered(words).rows)
 
     assert len(words) <= LIMIT
     assert f"and {3000 - listed:,} more" in words
@@ -156,7 +156,7 @@ def test_hostile_names_are_only_text(name: str) -> None:
     assert set(page.tags) <= ALLOWED
     assert page.tags.count("table") == harmless.tags.count("table") == 2
     assert page.tags.count("li") == harmless.tags.count("li")
-    cells = next(cells for cells in page.rows if len(cells) == 8 and cells[0] != "tensor")
+    cells = next(cells for cells in page.rows if len(cells) == 9 and cells[0] != "tensor")
     assert cells[0].strip() == printable(name).strip()
 
 

@@ -21,6 +21,13 @@ def test_totals_over_selected_and_over_all() -> None:
     assert r.all.sparsity_at_least == 80 / 410
 
 
+def test_tied_names_count_once_in_all_totals() -> None:
+    """A skipped name of the same elements as another one is in no total; an alias of a selected tensor has no row."""
+    r = report(row(numel=100, zeros=50, aliases=("a",)), skipped("b"), skipped("c", tied_to="b"))
+
+    assert (r.all.tensors, r.all.numel, r.all.pruned_fraction) == (2, 110, 50 / 110)
+
+
 def test_earlier_zeros_are_not_pruned_ones() -> None:
     """Sparsity counts the zeros of the input; `pruned` does not."""
     r = report(row(numel=100, zeros=60, zeros_before=20, pruned=40))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo, row_major
+from prunecli.checkpoint import OUTSIDE, Checkpoint, CheckpointFile, Span, TensorInfo, row_major
 from prunecli.errors import SelectionError
 from prunecli.layouts.decide import with_layouts
 from prunecli.selection import aliases
@@ -278,6 +278,17 @@ def test_alias_outside_the_rule_is_listed_once() -> None:
     assert names(selection) == ["emb.weight"]
     assert selection.targets[0].aliases == ("table",)
     assert selection.skipped == ()
+
+
+def test_skipped_tied_tensors_name_the_first_of_them() -> None:
+    """Each skipped name of a tied tensor has an entry, and all but the first, of the state_dict if any, name it."""
+    first = tensor("moment", start=0, unprunable_reason=OUTSIDE)
+    rest = tensor("emb.table", start=0), tensor("head.bias", start=0, shape=(24,), strides=(1,))
+
+    selection = chosen(tensor("a.weight"), first, *rest, tensor("b.bias", start=500))
+
+    tied = {skipped.tensor.name: skipped.tied_to for skipped in selection.skipped}
+    assert tied == {"moment": "emb.table", "emb.table": None, "head.bias": "emb.table", "b.bias": None}
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,16 @@ def row(name: str = "fc.weight", numel: int = 100, zeros: int = 50, **more: obje
     return Row(name=name, numel=numel, **values)  # type: ignore[arg-type]
 
 
-def skipped(name: str, reason: str = "fewer than 2 dimensions", *, dtype: str = "F32", numel: int = 10) -> Row:
+def skipped(
+    name: str,
+    reason: str = "fewer than 2 dimensions",
+    *,
+    dtype: str = "F32",
+    numel: int = 10,
+    tied_to: str | None = None,
+) -> Row:
     """Return the row of a tensor that was not read."""
-    return Row(name, dtype, (numel,), numel, selected=False, reason=reason)
+    return Row(name, dtype, (numel,), numel, selected=False, reason=reason, tied_to=tied_to)
 
 
 def report(*rows: Row, **more: object) -> Report:

@@ -86,7 +86,7 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
             "out-in", "in-out", "experts" or "experts-in-out". By default it is decided from the checkpoint.
         key: The dotted path of the state_dict in a nested checkpoint. By default it is found.
         scores: A checkpoint with a score for every weight; the scores are ranked in place of the magnitudes.
-        act_norms: A checkpoint with a norm for every input column; magnitudes are multiplied by them before ranking.
+        act_norms: A checkpoint with a norm for every input; magnitudes are multiplied by them before ranking.
         mask_in: A mask, 1 = kept. Weights with a 0 become zero and are not counted: amounts are of the others.
         of: "all", or "remaining" to treat the zeros of the weights as such a mask.
         mask_out: A path that gets the mask of the kept weights, 1 = kept.
@@ -256,7 +256,7 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
         min_numel: The fewest elements of a tensor that is pruned.
         layout: The meaning of dimensions by pattern.
         scores: A checkpoint with a score for every weight.
-        act_norms: A checkpoint with a norm for every input column.
+        act_norms: A checkpoint with a norm for every input.
         mask_in: A mask whose zeros become zero and are not counted.
         of: "all", or "remaining".
         device: The device that compares numbers. The tensors stay where they are.

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from prunecli.layout import SliceView
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -92,6 +94,11 @@ class TensorPlan(ABC):
         """The computed cut in the units of the ranked values, for the report."""
         return None
 
+    @property
+    def of_bias(self) -> TensorPlan:
+        """The plan for a bias with an entry per output; plans for whole slices differ from it."""
+        return self
+
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - for subclasses
         """Return the range of elements that must be in one chunk to decide about [start, stop).
 
@@ -136,17 +143,19 @@ class Cut(TensorPlan):
 class KeepLargestOfGroup(TensorPlan):
     """Keep the `count` largest of each `group` consecutive weights along `dim`, which counts from the front.
 
-    The tensor is seen as (outer, length, inner), with groups along the middle. `zero_tail` prunes a short last group.
+    The tensor is seen as (outer, length, inner), with groups along the middle. Of a dimension that consists of several
+    `parts`, each has groups of its own. `zero_tail` prunes a short last group.
     """
 
     count: int
     group: int
     dim: int
     zero_tail: bool
+    parts: int = 1
 
     def _view(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return `length` and `inner`."""
-        return shape[self.dim], prod(shape[self.dim + 1 :])
+        return shape[self.dim] // self.parts, prod(shape[self.dim + 1 :])
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
         """Return the range widened to whole groups."""
@@ -198,21 +207,26 @@ class KeepLargestOfGroup(TensorPlan):
 
 @dataclass(frozen=True, slots=True)
 class PruneSmallestOfRow(TensorPlan):
-    """Prune the smallest weights of each row of (shape[0], all other dims); of equals the lowest index first.
+    """Prune the smallest weights of each row, which is a slice of `view`; of equals the lowest index first.
 
     `wanted(n)` returns how many of a row's `n` remaining weights to prune.
     """
 
+    view: SliceView
     wanted: Callable[[int], int]
 
-    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
-        """Return the range widened to whole rows."""
-        row = prod(shape[1:])
-        return start - start % row, stop + -stop % row
+    @property
+    def rows_are_contiguous(self) -> bool:
+        """Whether the weights of a row follow each other. If not, a `CutPerSlice` has to be made from this plan."""
+        return self.view.before == 1
 
-    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+    def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - as the base
+        """Return the range widened to whole rows."""
+        return start - start % self.view.after, stop + -stop % self.view.after
+
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:  # noqa: ARG002 - as the base
         """Return the keep array of whole rows."""
-        row = prod(chunk.shape[1:])
+        row = self.view.after
         rows, keep = y.reshape(-1, row), ops.at_least(y, 0)
         remaining = ops.remaining_of_rows(rows)
         # Rows with equal numbers of remaining weights are ranked in one call.
@@ -225,36 +239,60 @@ class PruneSmallestOfRow(TensorPlan):
         return keep
 
 
-@dataclass(frozen=True, slots=True)
-class PruneSlices(TensorPlan):
-    """Prune the slices along `dim` whose byte in `alive` is 0. `value` is the largest norm of a pruned slice."""
+@dataclass(frozen=True, slots=True, eq=False)
+class CutPerSlice(TensorPlan):
+    """Prune the magnitudes below the cut of their slice of `view`, and the equals up to the position `limits`.
 
-    dim: int
-    alive: bytes
-    value: float | None = None
+    `cuts` and `limits` are arrays with one number per slice.
+    """
+
+    view: SliceView
+    cuts: Array
+    limits: Array
 
     def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
         """Return the keep array of the chunk's magnitudes `y`."""
-        return ops.keep_slices(y, chunk.start, prod(chunk.shape[self.dim + 1 :]), self.alive)
+        return ops.keep_above(y, chunk.start, self.view, self.cuts, self.limits)
+
+
+@dataclass(frozen=True, slots=True)
+class PruneSlices(TensorPlan):
+    """Prune the slices of `view` whose byte in `alive` is 0. `value` is the largest norm of a pruned slice."""
+
+    view: SliceView
+    alive: bytes
+    value: float | None = None
+
+    @property
+    def of_bias(self) -> PruneSlices:
+        """The plan for a tensor with one entry per slice."""
+        return replace(self, view=SliceView(1, 1, self.view.total, 1))
+
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+        """Return the keep array of the chunk's magnitudes `y`."""
+        return ops.keep_slices(y, chunk.start, self.view, self.alive)
 
 
 @dataclass(frozen=True, slots=True)
 class PruneBlocks(TensorPlan):
-    """Prune blocks of the matrix (shape[0], all other dims).
+    """Prune blocks of the matrices of `view`: of its slices, and a column for each position in a slice.
 
-    `block` is the (rows, columns) of a block; `alive` has one byte per block in row-major order, 0 for a pruned one;
-    `value` is the largest norm of a pruned block.
+    `block` is the (slices, columns) of a block; `alive` has one byte per block in row-major order, matrix by matrix, 0
+    for a pruned one; `value` is the largest norm of a pruned block.
     """
 
+    view: SliceView
     block: tuple[int, int]
     alive: bytes
     value: float | None = None
 
     def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
         """Return the keep array of the chunk's magnitudes `y`."""
-        return ops.keep_blocks(y, chunk.start, prod(chunk.shape[1:]), self.block, self.alive)
+        return ops.keep_blocks(y, chunk.start, self.view, self.block, self.alive)
 
 
 def without_masks(plan: TensorPlan) -> TensorPlan:
-    """Return the plan without its mask of slices or blocks. Reports need no mask, and plans live as long as the run."""
+    """Return the plan without its numbers of slices or blocks. Reports need none, and plans live as long as the run."""
+    if isinstance(plan, CutPerSlice):
+        return replace(plan, cuts=None, limits=None)
     return replace(plan, alive=b"") if isinstance(plan, (PruneSlices, PruneBlocks)) else plan

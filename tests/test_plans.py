@@ -15,6 +15,7 @@ from support import examples
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import Ops
 from prunecli.kernels.torch_ops import TorchOps
+from prunecli.layout import slice_view
 from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, PruneBlocks, PruneSlices, TensorPlan, without_masks
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OPS: dict[str, Callable[[], Ops]] = {"numpy": NumpyOps, "torch": lambda: TorchOps("cpu")}
+
+VIEW = slice_view((2, 2), 0)
 
 
 def nothing(_: int) -> int:
@@ -184,7 +187,7 @@ def test_the_extremes_of_a_width_rank_in_groups(kind: type[np.signedinteger], gr
         assert [group - 1, group] == np.flatnonzero(got).tolist()
 
 
-@pytest.mark.parametrize("plan", [Cut(3, 2), PruneSlices(0, b"\x01"), PruneBlocks((2, 2), b"\x01")])
+@pytest.mark.parametrize("plan", [Cut(3, 2), PruneSlices(VIEW, b"\x01"), PruneBlocks(VIEW, (2, 2), b"\x01")])
 def test_cuts_slices_and_blocks_decide_each_weight_alone(plan: TensorPlan) -> None:
     """The reach of a range is the range."""
     assert plan.reach((10, 10), 7, 31) == (7, 31)
@@ -194,6 +197,6 @@ def test_plans_without_masks_keep_their_cut() -> None:
     """The mask of slices or blocks is removed; a plan without a mask is not changed."""
     cut = Cut(7, ties=2, value=0.5)
 
-    assert without_masks(PruneSlices(1, b"\x00\x01", value=0.5)) == PruneSlices(1, b"", value=0.5)
-    assert without_masks(PruneBlocks((2, 2), b"\x00\x01", value=0.5)) == PruneBlocks((2, 2), b"", value=0.5)
+    assert without_masks(PruneSlices(VIEW, b"\x00\x01", value=0.5)) == PruneSlices(VIEW, b"", value=0.5)
+    assert without_masks(PruneBlocks(VIEW, (2, 2), b"\x00\x01", value=0.5)) == PruneBlocks(VIEW, (2, 2), b"", value=0.5)
     assert without_masks(cut) is cut

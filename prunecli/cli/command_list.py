@@ -8,7 +8,7 @@ PRUNING = {
     "l1": "Zero the smallest weights of each tensor.",
     "global": "Zero the smallest weights of all tensors.",
     "topk": "Keep K of every G consecutive weights.",
-    "structured": "Zero whole slices of each tensor.",
+    "structured": "Zero whole outputs of each tensor.",
     "block": "Zero whole blocks of each tensor.",
     "random": "Zero weights of each tensor at random.",
     "mask": "Zero the weights where a mask is 0.",

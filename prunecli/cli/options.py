@@ -78,9 +78,7 @@ Key = Annotated[
 Scores = Annotated[
     str | None, text_option("--scores", "FILE", "Rank by these scores (same names and shapes) instead of magnitudes.")
 ]
-ActNorms = Annotated[
-    str | None, text_option("--act-norms", "FILE", "Rank by |w| times a norm for each input column (Wanda).")
-]
+ActNorms = Annotated[str | None, text_option("--act-norms", "FILE", "Rank by |w| times a norm for each input (Wanda).")]
 MaskIn = Annotated[
     str | None,
     text_option("--mask-in", "FILE", "Keep this mask's pruned weights pruned; apply the amount to the rest."),

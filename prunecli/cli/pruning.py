@@ -105,12 +105,15 @@ def topk(
     keep: Annotated[int | None, whole_option("--keep", "K", 2, "Keep the K largest weights ...")] = None,
     group: Annotated[int | None, whole_option("--group", "G", 4, "... of every G consecutive ones.")] = None,
     pattern: Annotated[str | None, text_option("--pattern", "K:G", "Both in one: 2:4 keeps 2 of every 4.")] = None,
-    dim: Annotated[int, whole_option("--dim", "D", 1, "Groups run along this dimension.")] = 1,
+    dim: Annotated[
+        int | None, whole_option("--dim", "D", 1, "Groups run along this dimension, by default along the inputs.")
+    ] = None,
     tail: Annotated[str, text_option("--tail", "keep|zero|error", "Handling of a shorter last group.")] = "keep",
 ) -> Strategy:
     """Keep K of every G consecutive weights.
 
-    In every group of G along a dimension the K largest stay, and the others become zero.
+    In every group of G inputs of an output the K largest stay, and the others become zero. `prune inspect` shows which
+    dimension of each tensor counts its inputs.
     """
     both = (Argument("keep", 2), Argument("group", 4))
     if (pattern is None) == (keep is None and group is None):
@@ -126,15 +129,16 @@ def topk(
 def structured(
     amount: Amount = None,
     count: Count = None,
-    dim: Annotated[int, whole_option("--dim", "D", 0, "Slices along this dimension.")] = 0,
+    dim: Annotated[int | None, whole_option("--dim", "D", 0, "Slices along this dimension instead of outputs.")] = None,
     n: Annotated[float, number_option("--n", "1|2|inf|-inf", 2, "The norm that ranks the slices.")] = 2.0,
     with_bias: Annotated[
-        bool, Option("--with-bias", help="Zero the matching entries of each tensor's bias as well.")
+        bool, Option("--with-bias", help="Zero the entries of the pruned outputs in each tensor's bias as well.")
     ] = False,
 ) -> Strategy:
-    """Zero whole slices of each tensor.
+    """Zero whole outputs of each tensor.
 
-    The slices along a dimension (0: output rows or channels) with the smallest Ln norm, summed in float64.
+    The outputs (rows or channels) with the smallest Ln norm, summed in float64. `prune inspect` shows which dimension
+    of each tensor counts its outputs.
     """
     return Structured(*_one_amount("structured", amount, count), dim, n, with_bias)
 
@@ -148,7 +152,8 @@ def block(
 ) -> Strategy:
     """Zero whole blocks of each tensor.
 
-    The RxC blocks with the smallest root mean square; dimensions after the first count as one.
+    The blocks of R outputs and C inputs with the smallest root mean square; of a convolution, all dimensions but the
+    outputs count as one.
     """
     if shape is None:
         raise UsageError("block needs a shape", hint=Argument("shape", "4x4"))
@@ -159,8 +164,8 @@ def random(
     amount: Amount = None,
     count: Count = None,
     seed: Annotated[int, whole_option("--seed", "S", 0, "Random seed. A different seed prunes different weights.")] = 0,
-    structured: Annotated[bool, Option("--structured", help="Prune whole slices instead of single weights.")] = False,
-    dim: Annotated[int | None, whole_option("--dim", "D", 0, "Slices along this dimension. [default: 0]")] = None,
+    structured: Annotated[bool, Option("--structured", help="Prune whole outputs instead of single weights.")] = False,
+    dim: Annotated[int | None, whole_option("--dim", "D", 0, "Slices along this dimension instead of outputs.")] = None,
 ) -> Strategy:
     """Zero weights of each tensor at random.
 
@@ -168,7 +173,7 @@ def random(
     """
     amounts = _one_amount("random", amount, count)
     if structured:
-        return RandomStructured(*amounts, dim or 0, seed)
+        return RandomStructured(*amounts, dim, seed)
     if dim is not None:
         raise UsageError("dim needs structured", hint=(Argument("structured", value=True), Argument("dim", dim)))
     return Random(*amounts, seed)

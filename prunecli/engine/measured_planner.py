@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class MeasuredPlanner:
     """Plans each tensor of a strategy from its own measured numbers.
 
-    The plans go to `plans`; `followers` maps a target to another one that gets the same plan.
+    The plans go to `plans`; `followers` maps a target to its bias.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class MeasuredPlanner:
             return self.strategy.plan_from(self.tensors.as_ranked(index), measured, alive)
 
     def store(self, index: int, plan: TensorPlan) -> None:
-        """Store the plan of a target, also for its follower."""
+        """Store the plan of a target, and that of its bias."""
         self.plans[index] = plan
         if index in self.followers:
-            self.plans[self.followers[index]] = plan
+            self.plans[self.followers[index]] = plan.of_bias
 
 
 class MeasuredBatch:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from prunecli.engine.measured_planner import MeasuredPlanner
 from prunecli.engine.rank_planner import RankPlanner
+from prunecli.plans import PruneSmallestOfRow
 from prunecli.strategies.strategy import PlansFromMeasure, PlansFromRanks, PlansFromShape
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def plan_batches(
     """Return the batches of a job, which store the plans of its members in `plans`.
 
     Plans that need the shape alone are stored at once, without a batch. `remaining` has the number of weights of each
-    target that are not already pruned. `followers` maps a target to another one that gets the same plan.
+    target that are not already pruned. `followers` maps a target to its bias.
     """
     strategy, members = job.strategy, job.members
     # No other module distinguishes the kinds of strategies.
@@ -62,4 +63,21 @@ def plan_batches(
         return [NormalizedBatch(normalization, group, tensors, remaining, plans)]
     if isinstance(strategy, PlansFromShape):
         plans.update((index, strategy.plan(tensors.as_ranked(index))) for index in members)
+        return _rows_in_pieces(tensors, members, plans)
     return []
+
+
+def _rows_in_pieces(tensors: ScoredTensors, members: Sequence[int], plans: dict[int, TensorPlan]) -> Sequence[Batch]:
+    """Take the plans for rows that do not lie in one piece out of `plans`, and return the batches that make others."""
+    rows = {
+        index: plan
+        for index in members
+        if isinstance(plan := plans[index], PruneSmallestOfRow) and not plan.rows_are_contiguous
+    }
+    if not rows:
+        return []
+    from prunecli.engine.row_planner import row_batches  # noqa: PLC0415 - most runs do not need it
+
+    for index in rows:
+        del plans[index]
+    return row_batches(tensors, rows, plans)

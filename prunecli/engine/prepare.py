@@ -1,4 +1,4 @@
-"""Turn a request into a `Work`: select the tensors, open the score files, pair weights with biases."""
+"""Turn a request into a `Work`: select the tensors, open the score files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from prunecli.engine.biases import PairedBiases, pair_biases
 from prunecli.engine.score_files import open_score_sources, open_side_input
 from prunecli.engine.work import Job, Work
 from prunecli.errors import Argument, CheckpointError, SelectionError, UsageError
@@ -19,19 +20,27 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint
     from prunecli.engine.score_files import ScoreInputs
-    from prunecli.selection.select import Target
 
 
 def prepare_work(checkpoint: Checkpoint, selector: Selector, strategy: Strategy, inputs: ScoreInputs) -> Work:
     """Return the work of one strategy; PruneError where the request does not fit the checkpoint."""
     selection = select_for(strategy, checkpoint, selector, inputs)
     targets = dict(enumerate(selection.targets))
-    job = Job(strategy, tuple(targets), open_score_sources(targets, inputs, strategy.mask_file))
-    followers: dict[int, int] = {}
+    paired = PairedBiases(selection)
     if strategy.prunes_bias:
-        selection, followers = _with_biases(checkpoint, selection, selector)
-    notices = tuple(notice for notice in [left_out_notice(selection)] if notice and not selector.include)
-    return Work(selection, (job,), {**strategy.describe(), **inputs.describe()}, followers, warnings=notices)
+        paired = pair_biases(checkpoint, selection, selector)
+    for bias in set(paired.followers.values()) & targets.keys():  # it is pruned with its weight, not for itself
+        del targets[bias]
+    job = Job(strategy, tuple(targets), open_score_sources(targets, inputs, strategy.mask_file))
+    notices = [notice for notice in [left_out_notice(selection)] if notice and not selector.include]
+    return Work(
+        paired.selection,
+        (job,),
+        {**strategy.describe(), **inputs.describe()},
+        paired.followers,
+        warnings=(*notices, *strategy.warnings([target.tensor for target in targets.values()]), *paired.warnings),
+        facts=paired.facts,
+    )
 
 
 def select_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector, inputs: ScoreInputs) -> Selection:
@@ -81,28 +90,3 @@ def _masked_name(known: Collection[str], name: str, path: str) -> str:
         f"the mask in {printable(path)} has {printable(repr(name))}, and the checkpoint has no such tensor",
         hint=("choose the tensors with ", Argument("include", ["PATTERN"])),
     )
-
-
-def _with_biases(checkpoint: Checkpoint, selection: Selection, selector: Selector) -> tuple[Selection, dict[int, int]]:
-    """Add the biases of the targets as targets of their own, and return {target: its bias} by position."""
-    vectors = replace(selector, include=("*",), min_dim=1, min_numel=0)
-    prunable = {t.tensor.name: t for t in select(checkpoint, vectors).targets if len(t.tensor.shape) == 1}
-    targets, followers = list(selection.targets), {}
-    for index, target in enumerate(selection.targets):
-        bias = prunable.get(_bias_of(target))
-        if bias is not None and bias.tensor.shape == target.tensor.shape[:1]:
-            followers[index] = len(targets)
-            targets.append(bias)
-    if not followers:
-        raise SelectionError(
-            "no selected tensor has a bias with one entry per row", hint=("leave out ", Argument("with_bias", True))
-        )
-    names = {target.tensor.name for target in targets}
-    skipped = tuple(s for s in selection.skipped if s.tensor.name not in names)
-    return Selection(tuple(targets), skipped), followers
-
-
-def _bias_of(target: Target) -> str:
-    """Return the name of a target's bias: its own with `bias` for the `weight` in the last part."""
-    head, dot, last = target.tensor.name.rpartition(".")
-    return f"{head}{dot}{last.replace('weight', 'bias', 1)}"

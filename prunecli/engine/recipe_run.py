@@ -86,7 +86,7 @@ class RecipeRun:
         if idle:
             jobs.append(Job(Keep(), idle, self._already_pruned(idle, mask)))
         description = {**self.recipe.describe(), **self.inputs.describe()}
-        return Work(self.selection, tuple(jobs), description, rules=self._rules())
+        return Work(self.selection, tuple(jobs), description, rules=self._rules(), warnings=self._warnings())
 
     def _sources(self, number: int, mask: Path | None) -> ScoreSources:
         members = self._members[number]
@@ -102,6 +102,15 @@ class RecipeRun:
         if mask is not None:
             return ScoreSources(mask=match_masks(mask, targets))
         return open_score_sources(targets, ScoreInputs(mask_in=self.inputs.mask_in, of=self.inputs.of))
+
+    def _warnings(self) -> tuple[str, ...]:
+        """Return what the strategies say about their tensors."""
+        targets = self.selection.targets
+        return tuple(
+            sentence
+            for rule, members in zip(self.recipe.rules, self._members, strict=True)
+            for sentence in rule.strategy.warnings([targets[member].tensor for member in members])
+        )
 
     def _rules(self) -> Mapping[int, str]:
         """Return the words for the report: all rules of each target, in order."""

@@ -40,7 +40,7 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
         command=options.command,
         dry_run=output is None,
         warnings=(*run.work.warnings, *warnings_for(rows)),
-        facts=(*checkpoint.notes, *facts_about(checkpoint.unprunable_entries)),
+        facts=(*checkpoint.notes, *run.work.facts, *facts_about(checkpoint.unprunable_entries)),
         compressed=result.compressed,
         histograms={
             run.targets[index].name: stats.histogram

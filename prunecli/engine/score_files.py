@@ -82,24 +82,34 @@ def match_scores(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensor
 
     Raises CheckpointError where one is missing, has another shape, or is not a floating-point tensor.
     """
-    scores = _match(path, targets, "scores", lambda shape: shape)
+    scores = _match(path, targets, "scores", _same_shape)
     _refuse_integers(scores, targets)
     return scores
 
 
 def match_norms(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors:
-    """Match activation norms: for each target a floating-point vector with a norm for each index of dim 1.
+    """Match activation norms: for each target a floating-point vector with a norm for each input.
 
-    Raises CheckpointError as `match_scores` does, and where a target has fewer than two dimensions.
+    Of stacked experts, each expert may have norms of its own. Raises CheckpointError as `match_scores` does, and where
+    a target has no inputs.
     """
     for target in targets.values():
-        if len(target.tensor.shape) < 2:
+        if target.tensor.layout.inputs is None:
             raise CheckpointError(
-                f"{_name(target)} has no input columns to scale by norms", hint=Argument("min_dim", 2)
+                f"{_name(target)} has no inputs to scale by norms",
+                hint=Argument("min_dim", 2) if len(target.tensor.shape) < 2 else _exclude(target),
             )
-    norms = _match(path, targets, "activation norms", lambda shape: shape[1:2])
+    norms = _match(path, targets, "activation norms", _norm_shapes)
     _refuse_integers(norms, targets)
     return norms
+
+
+def _norm_shapes(tensor: TensorInfo) -> _Shapes:
+    layout, shape = tensor.layout, tensor.shape
+    inputs = layout.inputs or 0
+    vector = (shape[inputs],)
+    shapes = (vector,) if layout.experts is None else (vector, (shape[0], *vector))
+    return _Shapes(shapes, f" for its {layout.dim_words(inputs)}")
 
 
 def match_masks(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors:
@@ -107,7 +117,7 @@ def match_masks(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors
 
     Raises CheckpointError where one is missing, has another shape, or has a dtype that masks cannot have.
     """
-    masks = _match(path, targets, "mask", lambda shape: shape, "_mask")
+    masks = _match(path, targets, "mask", _same_shape, "_mask")
     for index, tensor in masks.tensors.items():
         if tensor.dtype not in MASK_DTYPES:
             raise CheckpointError(
@@ -170,14 +180,29 @@ def open_score_sources(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Shapes:
+    """The shapes that a tensor of another file may have, and words for what they follow from."""
+
+    accepted: tuple[tuple[int, ...], ...]
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return " or ".join(str(list(shape)) for shape in self.accepted) + self.reason
+
+
+def _same_shape(tensor: TensorInfo) -> _Shapes:
+    return _Shapes((tensor.shape,))
+
+
 def _match(
     path: PathLike,
     targets: Mapping[int, Target],
     label: str,
-    shape_of: Callable[[tuple[int, ...]], tuple[int, ...]],
+    shapes_of: Callable[[TensorInfo], _Shapes],
     suffix: str = "",
 ) -> MatchedTensors:
-    """Return the tensor of each target; `shape_of` maps a target's shape to that of its tensor."""
+    """Return the tensor of each target; `shapes_of` returns the shapes that it may have."""
     checkpoint = open_side_input(path, label)
     by_name = {tensor.name: tensor for tensor in checkpoint.tensors}
     named = {index: _named(by_name, target, suffix) for index, target in targets.items()}
@@ -185,11 +210,11 @@ def _match(
     if missing := [target for index, target in targets.items() if index not in tensors]:
         raise _missing(missing, list(by_name), label, path)
     for index, tensor in tensors.items():
-        shape = shape_of(targets[index].tensor.shape)
-        if tensor.shape != shape:
+        shapes = shapes_of(targets[index].tensor)
+        if tensor.shape not in shapes.accepted:
             what = "a mask" if label == "mask" else label
             raise CheckpointError(
-                f"{_name(targets[index])} needs {what} of shape {list(shape)}, not {list(tensor.shape)} as "
+                f"{_name(targets[index])} needs {what} of shape {shapes}, not {list(tensor.shape)} as "
                 f"in {printable(str(path))}",
                 hint=_exclude(targets[index]),
             )

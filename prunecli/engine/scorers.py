@@ -6,7 +6,7 @@ elements need no scorer. All scores are computed on the CPU, so every device ran
 
 from __future__ import annotations
 
-from math import prod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from prunecli.errors import CheckpointError
 from prunecli.io.threads import Worker
 from prunecli.kernels.bit_patterns import ones_and_zeros, values
 from prunecli.kernels.ops import INTS
+from prunecli.kernels.views import of_elements
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from prunecli.engine.score_files import MatchedTensors, ScoreSources
     from prunecli.io.reader import Reader
     from prunecli.io.scales import ScaleReader
+    from prunecli.layout import SliceView
     from prunecli.strategies.strategy import Strategy
 
 _F64, _F32 = FLOATS["F64"], FLOATS["F32"]
@@ -99,7 +101,7 @@ class FileScorer:
 
 
 class ActNormScorer:
-    """Magnitude times the norm of the input column, in float64 (Wanda, https://arxiv.org/abs/2306.11695)."""
+    """Magnitude times the norm of the weight's input, in float64 (Wanda, https://arxiv.org/abs/2306.11695)."""
 
     reads_weights = True
 
@@ -107,6 +109,8 @@ class ActNormScorer:
         """Read the norms; CheckpointError where one is negative or not finite."""
         self.magnitudes = magnitudes
         self.norms = {index: _read_norms(norms, reader, worker, tensor) for index, tensor in norms.tensors.items()}
+        targets = magnitudes.targets
+        self.views = {index: _input_view(targets[index], norms.size) for index, norms in self.norms.items()}
 
     def dtype(self, index: int) -> Float:  # noqa: ARG002 - protocol
         """Return float64, which has products of two float32 numbers, and of a code, a scale and a norm, exactly."""
@@ -114,14 +118,23 @@ class ActNormScorer:
 
     def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
         """Return magnitude times activation norm."""
-        shape, norms = self.magnitudes.targets[index].shape, self.norms[index]
-        columns = np.arange(first, first + weights.size) // prod(shape[2:]) % shape[1]
-        y = self.magnitudes.patterns(worker, index, weights, first)
+        y, norms = self.magnitudes.patterns(worker, index, weights, first), self.norms[index]
+        factors = of_elements(norms, first, weights.size, self.views[index])
         with np.errstate(over="ignore", invalid="ignore"):
-            products = values(y, self.magnitudes.dtype(index)) * norms[columns]
+            products = values(y, self.magnitudes.dtype(index)) * factors
         # Infinity times zero is NaN of either sign. Without its sign, its pattern is above all others.
-        # Infinity times 0 is NaN, whose sign may be set.
-        return products.view(np.int64) & np.int64(_F64.mask)
+        patterns: NDArray[np.int64] = products.view(np.int64) & np.int64(_F64.mask)
+        return patterns
+
+
+def _input_view(tensor: TensorInfo, norms: int) -> SliceView:
+    """Return the view with a slice for each of `norms` norms: the inputs of each expert, or those of all of them."""
+    view = tensor.layout.input_view(tensor.shape)
+    if view is None:
+        raise AssertionError  # norms are matched with tensors that have inputs
+    if norms == view.total:
+        return view
+    return replace(view, stacks=1, before=view.stacks * view.before)
 
 
 def _read_norms(norms: MatchedTensors, reader: Reader, worker: Worker, tensor: TensorInfo) -> NDArray[np.float64]:

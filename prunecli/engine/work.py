@@ -27,9 +27,10 @@ class Job:
 class Work:
     """Jobs that together prune every target once.
 
-    `description` is the name and the parameters for the report. `followers` maps a target to another one that gets
-    the same plan. `rules` has the report's words for targets where they are not those of the strategy. `warnings` are
-    what the report warns about before anything is measured; a `Notice` has a hint.
+    `description` is the name and the parameters for the report. `followers` maps a target to its bias, another target
+    that is pruned with it. `rules` has the report's words for targets where they are not those of the strategy.
+    `warnings` are what the report warns about before anything is measured; a `Notice` has a hint. `facts` are other
+    sentences for the report.
     """
 
     selection: Selection
@@ -38,3 +39,4 @@ class Work:
     followers: Mapping[int, int] = field(default_factory=dict)
     rules: Mapping[int, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()

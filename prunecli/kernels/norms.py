@@ -8,13 +8,14 @@ not depend on the CPU. So the norms have the same bits everywhere. NaN makes a n
 from __future__ import annotations
 
 import mmap
-from math import fsum, prod, sqrt
+from math import fsum, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prunecli.kernels.bit_patterns import values
 from prunecli.kernels.ops import Values
+from prunecli.kernels.views import block_grid, block_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.layout import SliceView
 
 
 _SMALLER = 2.0**-600
@@ -56,26 +58,60 @@ def standard_deviation(read: Values, numel: int, *, scale: float = 1.0) -> float
     return sqrt(max(fsum(squares) - fsum(sums) ** 2 / count, 0.0) / (count - 1))
 
 
-def slice_norms(read: Values, shape: tuple[int, ...], dim: int, n: float) -> NDArray[np.float64]:
-    """Return the Ln norm (n: 1, 2, inf or -inf) of each slice along `dim`, shape (shape[dim],)."""
-    length, inner = shape[dim], prod(shape[dim + 1 :])
-    reduce = {np.inf: np.maximum, -np.inf: np.minimum}.get(n, np.add)
-    start = np.inf if n == -np.inf else 0.0
+def slice_norms(read: Values, view: SliceView, n: float) -> NDArray[np.float64]:
+    """Return the Ln norm (n: 1, 2, inf or -inf) of each slice of `view`, shape (view.total,)."""
     with np.errstate(over="ignore"):
-        if length * inner <= RUN:
-            # Rows of whole slabs are added up first: a sum over a short inner axis costs more than its additions.
-            slab = np.full(length * inner, start)
-            for first, stop in _runs(prod(shape), RUN // slab.size * slab.size):
-                parts = _powers(read(first, stop), n).reshape(-1, slab.size)
-                reduce(slab, reduce.reduce(parts, axis=0), out=slab)
-            norms: NDArray[np.float64] = reduce.reduce(slab.reshape(length, inner), axis=1)
+        if view.before == 1:  # the slices of all stacks follow each other
+            norms = _matrix_norms(read, 1, view.total, view.after, n)
+        elif view.stacks == 1 or view.size * view.slices > RUN:
+            size = view.size * view.slices
+            parts = (
+                _matrix_norms(_from(read, stack * size), view.before, view.slices, view.after, n)
+                for stack in range(view.stacks)
+            )
+            norms = np.concatenate(list(parts))
         else:
-            norms = np.full(length, start)
-            for low, high, first, stop in _slice_runs(prod(shape), length, inner):
-                parts = _powers(read(first, stop), n).reshape(high - low, -1)
-                reduce(norms[low:high], reduce.reduce(parts, axis=1), out=norms[low:high])
+            norms = _norms_of_small_stacks(read, view, n)
     norms[np.isnan(norms)] = np.inf  # NaN has no order: as infinity the slice is pruned last
     return np.sqrt(norms, out=norms) if n == 2 else norms
+
+
+def _from(read: Values, origin: int) -> Values:
+    return lambda first, stop: read(origin + first, origin + stop)
+
+
+def _matrix_norms(read: Values, before: int, length: int, inner: int, n: float) -> NDArray[np.float64]:
+    """Return what the norms of the `length` slices of one stack are computed from."""
+    reduce, start = _reduction(n)
+    if length * inner <= RUN:
+        # Rows of whole slabs are added up first: a sum over a short inner axis costs more than its additions.
+        slab = np.full(length * inner, start)
+        for first, stop in _runs(before * slab.size, RUN // slab.size * slab.size):
+            parts = _powers(read(first, stop), n).reshape(-1, slab.size)
+            reduce(slab, reduce.reduce(parts, axis=0), out=slab)
+        norms: NDArray[np.float64] = reduce.reduce(slab.reshape(length, inner), axis=1)
+        return norms
+    norms = np.full(length, start)
+    for low, high, first, stop in _slice_runs(before * length * inner, length, inner):
+        parts = _powers(read(first, stop), n).reshape(high - low, -1)
+        reduce(norms[low:high], reduce.reduce(parts, axis=1), out=norms[low:high])
+    return norms
+
+
+def _norms_of_small_stacks(read: Values, view: SliceView, n: float) -> NDArray[np.float64]:
+    """Return the same for several stacks, of which each is shorter than a run."""
+    reduce, _ = _reduction(n)
+    size, norms = view.size * view.slices, np.empty((view.stacks, view.slices))
+    for first, stop in _runs(view.stacks, RUN // size):
+        parts = _powers(read(first * size, stop * size), n).reshape(-1, view.before, view.slices * view.after)
+        slabs = reduce.reduce(parts, axis=1).reshape(stop - first, view.slices, view.after)
+        reduce.reduce(slabs, axis=2, out=norms[first:stop])
+    return norms.reshape(-1)
+
+
+def _reduction(n: float) -> tuple[np.ufunc, float]:
+    """Return the operation that joins numbers of an Ln norm, and its neutral element."""
+    return {np.inf: np.maximum, -np.inf: np.minimum}.get(n, np.add), np.inf if n == -np.inf else 0.0
 
 
 def _slice_runs(numel: int, length: int, inner: int) -> Iterator[tuple[int, int, int, int]]:
@@ -90,21 +126,53 @@ def _slice_runs(numel: int, length: int, inner: int) -> Iterator[tuple[int, int,
                 yield low, high, origin + first, origin + stop
 
 
-def block_norms(read: Values, shape: tuple[int, ...], block: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the root mean square of each block of the matrix (shape[0], the rest), shape (bands, blocks of a band).
+def block_norms(read: Values, view: SliceView, block: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the root mean square of each block of `view`, shape (stacks, bands, blocks of a band).
 
-    A block at an edge counts by the weights that it has.
+    Blocks are those of `prunecli.kernels.views.block_flags`. A block at an edge counts by the weights that it has.
     """
-    rows, cols, (high, wide) = shape[0], prod(shape[1:]), block
-    counts = np.diff(np.r_[np.arange(0, cols, wide), cols])
+    grid, (high, wide) = block_grid(view, block), block
+    if view.before == 1 and (view.stacks == 1 or view.slices % high == 0):
+        means = _matrix_blocks(read, view.total, view.after, high, wide).reshape(grid)
+    elif view.after == 1 and (view.stacks == 1 or view.before % wide == 0):
+        # The matrix lies transposed in the file.
+        transposed = _matrix_blocks(read, view.stacks * view.before, view.slices, wide, high)
+        means = transposed.reshape(view.stacks, -1, grid[1]).transpose(0, 2, 1)
+    else:
+        means = _any_blocks(read, view, block).reshape(grid)
+    means[np.isnan(means)] = np.inf
+    return means
+
+
+def _matrix_blocks(read: Values, rows: int, cols: int, high: int, wide: int) -> NDArray[np.float64]:
+    """Return the root mean squares of the blocks of a matrix, shape (bands, blocks of a band)."""
+    counts = _lengths(cols, wide)
     means = _large(-(-rows // high) * len(counts)).reshape(-1, len(counts))
     with np.errstate(over="ignore"):
         for first, stop in _runs(len(means), max(1, RUN // (high * cols))):
             heights = np.minimum(rows - np.arange(first, stop) * high, high)
             sums = _column_groups(_band_sums(read, first * high, min(stop * high, rows), cols, high), wide)
             np.sqrt(np.divide(sums, counts * heights[:, None], out=sums), out=means[first:stop])
-    means[np.isnan(means)] = np.inf
     return means
+
+
+def _any_blocks(read: Values, view: SliceView, block: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the root mean squares of blocks that do not lie in rows of the file, element by element."""
+    grid = block_grid(view, block)
+    sums = _large(grid[0] * grid[1] * grid[2])
+    with np.errstate(over="ignore"):
+        for first, stop in _runs(view.total * view.size, RUN):
+            np.add.at(sums, block_numbers(first, stop - first, view, block), _powers(read(first, stop), 2))
+        for matrix in sums.reshape(grid):
+            heights = _lengths(view.slices, block[0])[:, None]
+            np.sqrt(np.divide(matrix, heights * _lengths(view.size, block[1]), out=matrix), out=matrix)
+    return sums
+
+
+def _lengths(total: int, step: int) -> NDArray[np.int64]:
+    """Return the lengths of the parts of `total` entries: `step`, and the rest at the end."""
+    lengths: NDArray[np.int64] = np.diff(np.r_[np.arange(0, total, step), total])
+    return lengths
 
 
 def _band_sums(read: Values, first: int, stop: int, cols: int, high: int) -> NDArray[np.float64]:

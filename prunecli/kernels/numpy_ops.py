@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.kernels.ops import UINTS, Array, before_in_group, block_flags, middle_index, slice_flags
+from prunecli.kernels.ops import UINTS, Array, before_in_group, middle_index
+from prunecli.kernels.views import block_flags, of_elements, positions, slice_flags
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.layout import SliceView
 
 
 EXTRACT_LIMIT = 8
@@ -103,13 +105,25 @@ class NumpyOps:
         """Set `keep` to 0 where `y` is negative (already pruned)."""
         np.bitwise_and(keep, ~(y >> y.dtype.type(8 * y.itemsize - 1)), out=keep)
 
-    def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
+    def keep_slices(self, y: Array, start: int, view: SliceView, alive: bytes) -> Array:
         """Repeat the flag of each slice over its elements."""
-        return self._widened(y, slice_flags(start, y.size, inner, alive))
+        return self._widened(y, slice_flags(start, y.size, view, alive))
 
-    def keep_blocks(self, y: Array, start: int, row: int, block: tuple[int, int], alive: bytes) -> Array:
+    def keep_blocks(self, y: Array, start: int, view: SliceView, block: tuple[int, int], alive: bytes) -> Array:
         """Repeat the flag of each block over its columns and rows."""
-        return self._widened(y, block_flags(start, y.size, row, block, alive))
+        return self._widened(y, block_flags(start, y.size, view, block, alive))
+
+    def keep_above(self, y: Array, start: int, view: SliceView, cuts: NDArray[Any], limits: NDArray[np.int64]) -> Array:
+        """Compare with the cut of each element's slice, and look at the positions of the equals alone."""
+        integer = y.dtype.type
+        cut = of_elements(cuts, start, y.size, view)
+        # As in `at_least`. No difference overflows, because -1 is the smallest entry and no cut is negative.
+        keep = np.subtract(cut, integer(1), out=self.scratch("keep", y.size, y.dtype))
+        np.right_shift(np.subtract(keep, y, out=keep), integer(8 * y.itemsize - 1), out=keep)
+        equal = np.flatnonzero(cut == y)
+        number, position = positions(start + equal, view)
+        keep[equal[position <= limits[number]]] = 0
+        return keep
 
     def _widened(self, y: Array, flags: NDArray[np.int8]) -> Array:
         """Return `flags` (-1 or 0) as a keep array of the width of `y`."""

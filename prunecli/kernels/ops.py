@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.layout import SliceView
 
 Array: TypeAlias = Any
 """A flat array of integers: NumPy's, or a torch tensor on some device."""
@@ -82,16 +83,20 @@ class Ops(Protocol):
     def drop_pruned(self, keep: Array, y: Array) -> None:
         """Clear `keep` where `y` is -1."""
 
-    def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
-        """Return the keep array of a run, from element `start`, of an (outer, len(alive), inner) array.
+    def keep_slices(self, y: Array, start: int, view: SliceView, alive: bytes) -> Array:
+        """Return the keep array of a run from element `start`.
 
-        A slice survives if its byte in `alive` is not 0.
+        A slice of `view` survives if its byte in `alive` is not 0.
         """
 
-    def keep_blocks(self, y: Array, start: int, row: int, block: tuple[int, int], alive: bytes) -> Array:
-        """Return the keep array of a run, from element `start`, of a matrix with rows of `row` elements.
+    def keep_blocks(self, y: Array, start: int, view: SliceView, block: tuple[int, int], alive: bytes) -> Array:
+        """Return the keep array of a run from element `start`, as `prunecli.kernels.views.block_flags` does."""
 
-        The matrix is cut into blocks of `block` (rows, columns); `alive` has a byte per block, row by row.
+    def keep_above(self, y: Array, start: int, view: SliceView, cuts: NDArray[Any], limits: NDArray[np.int64]) -> Array:
+        """Return the keep array of a run from element `start`: the entries above the cut of their slice.
+
+        Of those equal to the cut, the ones behind the position `limits` in their slice survive as well. `cuts` (of the
+        type of `y`) and `limits` have one number per slice of `view`.
         """
 
     def smallest(self, y: Array, rank: int) -> int:
@@ -136,35 +141,3 @@ def _cached_places(count: int, span: int, inner: int, group: int) -> NDArray[np.
 def _cycle(once: NDArray[np.int8], count: int) -> NDArray[np.int8]:
     # `np.resize` would make a list of all repetitions first.
     return np.tile(once, -(-count // once.size))[:count]
-
-
-def slice_flags(start: int, count: int, inner: int, alive: bytes) -> NDArray[np.int8]:
-    """Return -1 (survives) or 0 for `count` elements from `start` of an (outer, len(alive), inner) array."""
-    first, skipped = divmod(start, inner)
-    flags = _flags(alive)
-    runs = _cycle(np.roll(flags, -(first % len(alive))), _runs(start, count, inner))
-    if inner == 1:
-        return runs
-    lengths = np.full(len(runs), inner)
-    lengths[0] -= skipped
-    lengths[-1] -= lengths.sum() - count
-    return np.repeat(runs, lengths)
-
-
-def block_flags(start: int, count: int, row: int, block: tuple[int, int], alive: bytes) -> NDArray[np.int8]:
-    """Return -1 (survives) or 0 for `count` elements from `start` of a matrix cut into blocks, as in `keep_blocks`."""
-    high, wide = block
-    first, skipped = divmod(start, row)
-    bands = np.arange(first, first + _runs(start, count, row)) // high
-    flags = _flags(alive).reshape(-1, -(-row // wide))
-    return np.repeat(flags[bands], wide, axis=1)[:, :row].reshape(-1)[skipped : skipped + count]
-
-
-def _flags(alive: bytes) -> NDArray[np.int8]:
-    flags: NDArray[np.int8] = -(np.frombuffer(alive, np.int8) != 0).astype(np.int8)
-    return flags
-
-
-def _runs(start: int, count: int, inner: int) -> int:
-    """Return the number of runs of `inner` elements that the `count` elements from `start` touch."""
-    return (start + count - 1) // inner - start // inner + 1

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.kernels.ops import Array, before_in_group, block_flags, middle_index, slice_flags
+from prunecli.kernels.ops import Array, before_in_group, middle_index
+from prunecli.kernels.views import block_flags, of_elements, positions, slice_flags
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.layout import SliceView
 
 
 class TorchOps:
@@ -74,13 +76,23 @@ class TorchOps:
         """Set `keep` to 0 where `y` is negative (already pruned)."""
         keep &= ~(y >> (8 * y.element_size() - 1))
 
-    def keep_slices(self, y: Array, start: int, inner: int, alive: bytes) -> Array:
+    def keep_slices(self, y: Array, start: int, view: SliceView, alive: bytes) -> Array:
         """Repeat the flag of each slice over its elements."""
-        return self._to_device(slice_flags(start, len(y), inner, alive)).to(y.dtype)
+        return self._to_device(slice_flags(start, len(y), view, alive)).to(y.dtype)
 
-    def keep_blocks(self, y: Array, start: int, row: int, block: tuple[int, int], alive: bytes) -> Array:
+    def keep_blocks(self, y: Array, start: int, view: SliceView, block: tuple[int, int], alive: bytes) -> Array:
         """Repeat the flag of each block over its columns and rows."""
-        return self._to_device(block_flags(start, len(y), row, block, alive)).to(y.dtype)
+        return self._to_device(block_flags(start, len(y), view, block, alive)).to(y.dtype)
+
+    def keep_above(self, y: Array, start: int, view: SliceView, cuts: NDArray[Any], limits: NDArray[np.int64]) -> Array:
+        """Compare with the cut of each element's slice, and look at the positions of the equals on the host."""
+        # Copied, because an array of a plan may be read-only.
+        cut = self._to_device(of_elements(cuts, start, len(y), view).copy())
+        keep = (cut - 1 - y) >> (8 * y.element_size() - 1)
+        equal = (cut == y).nonzero().flatten().cpu().numpy()
+        number, position = positions(start + equal, view)
+        keep[self._to_device(equal[position <= limits[number]])] = 0
+        return keep
 
     def _to_device(self, flags: NDArray[Any]) -> Array:
         return self.torch.from_numpy(flags).to(self.device)

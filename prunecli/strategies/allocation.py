@@ -16,6 +16,8 @@ from prunecli.text.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from prunecli.checkpoint import TensorInfo
+
 ALLOCATIONS = ("uniform", "erk", "uniform+")
 """The names of the distributions."""
 
@@ -30,8 +32,15 @@ def check_allocation(name: str) -> None:
         raise UsageError(f"the allocation is {names}, not {printable(repr(name))}", hint=Argument("allocate", "erk"))
 
 
+def matrix_shape(tensor: TensorInfo) -> tuple[int, ...]:
+    """Return the shape that the shares of a tensor follow from: its own, or that of one matrix of a stack."""
+    return tensor.shape if tensor.layout.experts is None else tensor.shape[1:]
+
+
 def allocate(name: str, shapes: Sequence[tuple[int, ...]], remaining: Sequence[int], amount: float) -> list[int]:
     """Return how many weights to prune in each tensor, round(amount * sum(remaining)) in all, half to even.
+
+    `shapes` are those of `matrix_shape`: E stacked matrices have the density of one, and are no kernel.
 
     "uniform": the same fraction of each. "erk": Erdos-Renyi-Kernel, a tensor's density is proportional to sum(shape) /
     prod(shape), and tensors whose density would exceed 1 stay dense (google-research/rigl, sparse_utils.py; Evci et

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.errors import Hint
+    from prunecli.layout import SliceView
     from prunecli.plans import OrderStatistic
 
 _EITHER = (Argument("amount", 1.0), " for all of them, ", Argument("count", 1), " for one")
@@ -161,6 +162,31 @@ def front_dim(tensor: TensorInfo, dim: int) -> int:
             hint=(exclude, " leaves it out", *last),
         )
     return dim % rank
+
+
+def outputs_of(tensor: TensorInfo) -> SliceView:
+    """Return the view whose slices are the outputs; SelectionError for a tensor without outputs."""
+    view = tensor.layout.output_view(tensor.shape)
+    if view is None:
+        raise _without("outputs", tensor)
+    return view
+
+
+def inputs_dim(tensor: TensorInfo) -> int:
+    """Return the dimension of the inputs; SelectionError for a tensor without inputs."""
+    if tensor.layout.inputs is None:
+        raise _without("inputs", tensor)
+    return tensor.layout.inputs
+
+
+def _without(what: str, tensor: TensorInfo) -> SelectionError:
+    rank = len(tensor.shape)
+    why = f"is a {tensor.layout.role}" if rank > 1 else f"has {rank} dimension{'s' * (rank != 1)}"
+    last = (", ", Argument("dim", 0), " takes its first dimension") if rank and what == "inputs" else ()
+    exclude = Argument("exclude", [printable(escape(tensor.name))])
+    return SelectionError(
+        f"{printable(repr(tensor.name))} {why}, so it has no {what}", hint=(exclude, " leaves it out", *last)
+    )
 
 
 def to_float32(value: float) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, SelectionError, UsageError
 from prunecli.plans import KeepLargestOfGroup, TensorPlan
-from prunecli.strategies.amounts import front_dim
+from prunecli.strategies.amounts import front_dim, inputs_dim
 from prunecli.strategies.strategy import PlansFromShape
 from prunecli.text.escape import printable
 
@@ -29,7 +29,8 @@ class TopK(PlansFromShape):
     Args:
         keep: The number of weights to keep in each group, 0 to `group`.
         group: The length of a group, 1 to 32767.
-        dim: The dimension along which groups run; negative counts from the end.
+        dim: The dimension along which groups run; negative counts from the end. None means the inputs of each tensor,
+            and groups that lie within one expert.
         tail: The treatment of a short last group of r weights: "keep" keeps min(keep, r) of them, "zero" prunes them
             all, "error" raises SelectionError.
 
@@ -39,7 +40,7 @@ class TopK(PlansFromShape):
 
     keep: int
     group: int
-    dim: int = 1
+    dim: int | None = None
     tail: str = "keep"
 
     def __post_init__(self) -> None:
@@ -66,19 +67,42 @@ class TopK(PlansFromShape):
     @property
     def rule(self) -> str:
         """The rule in words."""
-        return f"keeps {self.keep} of every {self.group} along dim {self.dim}"
+        along = "inputs" if self.dim is None else f"along dim {self.dim}"
+        return f"keeps {self.keep} of every {self.group} {along}"
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
         """Raise SelectionError for a tensor without the dimension, or with a tail under tail="error"."""
         for tensor in tensors:
             self.plan(tensor)
 
+    def warnings(self, tensors: Sequence[TensorInfo]) -> tuple[str, ...]:
+        """Return a sentence about tensors that are shorter than a group."""
+        places = [(tensor, self._place(tensor)[2]) for tensor in tensors]
+        short = [(tensor, length) for tensor, length in places if length < self.group]
+        if not short:
+            return ()
+        tensor, length = max(short, key=lambda pair: pair[0].numel)
+        along = "inputs" if self.dim is None else f"weights along dim {self.dim}"
+        name, rule = printable(tensor.name), f"{self.keep}:{self.group} does not apply"
+        if len(short) == 1:
+            return (f"{rule} to {name}, which has {length} {along}: fewer than the {self.group} of a group",)
+        count = f"{len(short):,} tensors with fewer {along} than the {self.group} of a group"
+        return (f"{rule} to {count}; the largest is {name} with {length}",)
+
+    def _place(self, tensor: TensorInfo) -> tuple[int, int, int]:
+        """Return the dimension, the number of parts with groups of their own, and the length of a part."""
+        if self.dim is not None:
+            dim = front_dim(tensor, self.dim)
+            return dim, 1, tensor.shape[dim]
+        dim, parts = inputs_dim(tensor), tensor.layout.groups
+        return dim, parts, tensor.shape[dim] // parts
+
     def plan(self, tensor: TensorInfo) -> TensorPlan:
         """Return the plan for `tensor`; SelectionError where `dim` or the tail does not fit its shape."""
-        dim = front_dim(tensor, self.dim)
-        if self.tail == "error" and tensor.shape[dim] % self.group:
+        dim, parts, length = self._place(tensor)
+        if self.tail == "error" and length % self.group:
             raise SelectionError(
-                f"{printable(repr(tensor.name))} has {tensor.shape[dim]} weights along dim {dim}, "
+                f"{printable(repr(tensor.name))} has {length} weights along dim {dim}, "
                 f"which is not a multiple of {self.group}",
                 hint=(
                     Argument("tail", "keep"),
@@ -87,4 +111,4 @@ class TopK(PlansFromShape):
                     " zeroes it",
                 ),
             )
-        return KeepLargestOfGroup(self.keep, self.group, dim, zero_tail=self.tail == "zero")
+        return KeepLargestOfGroup(self.keep, self.group, dim, zero_tail=self.tail == "zero", parts=parts)

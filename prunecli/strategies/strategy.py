@@ -45,7 +45,7 @@ class Strategy(ABC):
 
     @property
     def prunes_bias(self) -> bool:
-        """Whether the bias of a tensor is pruned with it, by the same plan."""
+        """Whether the bias of a tensor is pruned with its outputs."""
         return False
 
     @abstractmethod
@@ -59,6 +59,10 @@ class Strategy(ABC):
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:  # noqa: B027 - most strategies fit every tensor
         """Raise PruneError if the shape of one of `tensors` does not fit. No weight has been read yet."""
+
+    def warnings(self, tensors: Sequence[TensorInfo]) -> tuple[str, ...]:  # noqa: ARG002 - for subclasses
+        """Return sentences about tensors of which less is pruned than the request lets expect."""
+        return ()
 
     def own_scores(self, tensor: TensorInfo) -> Callable[[int, int], NDArray[np.int32]] | None:  # noqa: ARG002
         """Return the function that makes the scores of `tensor`, or None if its weights are ranked.

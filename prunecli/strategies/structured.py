@@ -10,40 +10,55 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING, ClassVar
 
 from prunecli.errors import Argument, UsageError
+from prunecli.layout import slice_view
 from prunecli.plans import PruneBlocks, PruneSlices, TensorPlan
-from prunecli.strategies.amounts import check_amount, front_dim, resolve_count
+from prunecli.strategies.amounts import check_amount, front_dim, outputs_of, resolve_count
 from prunecli.strategies.strategy import PlansFromMeasure
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.layout import SliceView
     from prunecli.strategies.strategy import TensorValues
 
 
 @dataclass(frozen=True, slots=True)
 class _Slices(PlansFromMeasure):
-    """Prunes the slices along `dim` for which `measure` returns the smallest numbers."""
+    """Prunes the outputs, or the slices along `dim`, for which `measure` returns the smallest numbers."""
 
     amount: float | None = None
     count: int | None = None
-    dim: int = 0
+    dim: int | None = None
 
     def __post_init__(self) -> None:
         """Check the amount."""
         check_amount(self.amount, self.count)
 
     @property
-    def _unit(self) -> str:
-        return f"slices along dim {self.dim}"
+    def _slices(self) -> str:
+        return "outputs" if self.dim is None else f"slices along dim {self.dim}"
+
+    def _view(self, tensor: TensorInfo) -> SliceView:
+        """Return the view of the slices; SelectionError for a tensor without them."""
+        return outputs_of(tensor) if self.dim is None else slice_view(tensor.shape, front_dim(tensor, self.dim))
+
+    def _unit(self, tensor: TensorInfo) -> str:
+        """Return the words for the slices of which a part is pruned."""
+        layout = tensor.layout
+        if self.dim is not None or layout.outputs is None:
+            return self._slices
+        each = "an expert" if layout.experts is not None else "a group" if layout.groups > 1 else ""
+        return layout.dim_words(layout.outputs) + (f" of {each}" if each else "")
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
-        """Raise PruneError for a tensor without the dimension, or with fewer slices than `count`."""
+        """Raise PruneError for a tensor without the slices, or with fewer of them than `count`."""
         for tensor in tensors:
-            resolve_count(self.amount, self.count, tensor.shape[front_dim(tensor, self.dim)], self._unit, tensor)
+            resolve_count(self.amount, self.count, self._view(tensor).slices, self._unit(tensor), tensor)
 
     def _alive(self, values: TensorValues) -> NDArray[np.bool_] | None:
         """Return which slices have a remaining weight; None if no weight is already pruned."""
@@ -52,27 +67,29 @@ class _Slices(PlansFromMeasure):
         remaining = values.remaining()
         if remaining is None:
             return None
-        return slice_norms(remaining, values.tensor.shape, front_dim(values.tensor, self.dim), inf) > 0
+        return slice_norms(remaining, self._view(values.tensor), inf) > 0
 
     def plan_from(
         self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None
     ) -> PruneSlices:
         """Return the plan that prunes the slices with the smallest numbers."""
-        return PruneSlices(front_dim(tensor, self.dim), *_smallest(self, self._unit, tensor, measured, alive))
+        view = self._view(tensor)
+        return PruneSlices(view, *_smallest(self, self._unit(tensor), tensor, _Parts(measured, alive, view.stacks)))
 
 
 @dataclass(frozen=True, slots=True)
 class Structured(_Slices):
-    """Prune the whole slices along `dim` with the smallest Ln norms, as torch.nn.utils.prune.ln_structured does.
+    """Prune the whole outputs with the smallest Ln norms, as torch.nn.utils.prune.ln_structured does along `dim`.
 
     Norms are computed in float64. Of slices with equal norms the lower index is pruned first.
 
     Args:
-        amount: The fraction of the slices of each tensor to prune, 0 to 1: round(amount * shape[dim]) slices.
-        count: The number of slices of each tensor to prune, in place of `amount`.
-        dim: The dimension that slices are taken along; negative counts from the end.
+        amount: The fraction of the slices of each tensor to prune, 0 to 1: round(amount * slices). Of stacked experts
+            it is the fraction of each expert's outputs.
+        count: The number of slices of each tensor or expert to prune, in place of `amount`.
+        dim: The dimension that slices are taken along; negative counts from the end. None means each tensor's outputs.
         n: The norm: 1, 2, inf or -inf.
-        with_bias: Zero the entries of the tensor's bias that belong to the pruned slices; `dim` is 0 then.
+        with_bias: Zero the entries of the tensor's bias that belong to the pruned outputs.
 
     Raises:
         UsageError: An argument is out of range, or not exactly one of `amount` and `count` is set.
@@ -84,11 +101,6 @@ class Structured(_Slices):
     def __post_init__(self) -> None:
         """Check the arguments."""
         _Slices.__post_init__(self)  # `super()` fails in a dataclass with slots, which is a copy of the class
-        if self.with_bias and self.dim != 0:
-            raise UsageError(
-                f"a bias belongs to dim 0, not to dim {self.dim}",
-                hint=(Argument("dim", 0), Argument("with_bias", True)),
-            )
         if self.n not in {1, 2, inf, -inf}:
             raise UsageError(f"the norm n is 1, 2, inf or -inf, not {self.n:g}", hint=Argument("n", 2))
 
@@ -107,26 +119,38 @@ class Structured(_Slices):
     @property
     def rule(self) -> str:
         """The rule in words."""
-        return f"slices along dim {self.dim} of smallest L{self.n:g} norm"
+        return f"{self._slices} of smallest L{self.n:g} norm"
+
+    def check(self, tensors: Sequence[TensorInfo]) -> None:
+        """Raise PruneError as for other slices, and where a bias belongs to another dimension than `dim`."""
+        _Slices.check(self, tensors)
+        if not self.with_bias or self.dim is None:
+            return
+        for tensor in tensors:
+            layout, dim = tensor.layout, front_dim(tensor, self.dim)
+            if dim != layout.outputs or layout.experts is not None or layout.groups > 1:
+                raise UsageError(
+                    f"the bias of {printable(repr(tensor.name))} belongs to its outputs, not to slices along dim {dim}",
+                    hint=("leave out ", Argument("dim", self.dim), " to prune outputs"),
+                )
 
     def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
         """Return the norm of each slice, and which slices have remaining weights."""
         from prunecli.kernels.norms import slice_norms
 
-        dim = front_dim(values.tensor, self.dim)
-        return slice_norms(values.ranked(), values.tensor.shape, dim, self.n), self._alive(values)
+        return slice_norms(values.ranked(), self._view(values.tensor), self.n), self._alive(values)
 
 
 @dataclass(frozen=True, slots=True)
 class RandomStructured(_Slices):
-    """Prune whole slices along `dim` at random, as torch.nn.utils.prune.random_structured does.
+    """Prune whole outputs at random, as torch.nn.utils.prune.random_structured does along `dim`.
 
     The choice depends on `seed` and on the tensor's name and shape alone. The generator is not torch's.
 
     Args:
-        amount: The fraction of the slices of each tensor to prune, 0 to 1: round(amount * shape[dim]) slices.
-        count: The number of slices of each tensor to prune, in place of `amount`.
-        dim: The dimension that slices are taken along; negative counts from the end.
+        amount: The fraction of the slices of each tensor or expert to prune, 0 to 1: round(amount * slices).
+        count: The number of slices of each tensor or expert to prune, in place of `amount`.
+        dim: The dimension that slices are taken along; negative counts from the end. None means each tensor's outputs.
         seed: The random seed.
 
     Raises:
@@ -145,14 +169,14 @@ class RandomStructured(_Slices):
     @property
     def rule(self) -> str:
         """The rule in words."""
-        return f"slices along dim {self.dim} at random, seed {self.seed}"
+        return f"{self._slices} at random, seed {self.seed}"
 
     def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
         """Return a random number for each slice, and which slices have remaining weights."""
         from prunecli.kernels.random_bits import draw, random_key
 
-        slices = values.tensor.shape[front_dim(values.tensor, self.dim)]
-        return draw(random_key(self.seed, values.tensor), 0, slices).astype("f8"), self._alive(values)
+        numbers = draw(random_key(self.seed, values.tensor), 0, self._view(values.tensor).total)
+        return numbers.astype("f8"), self._alive(values)
 
     def plan_from(
         self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None
@@ -163,16 +187,16 @@ class RandomStructured(_Slices):
 
 @dataclass(frozen=True, slots=True)
 class Block(PlansFromMeasure):
-    """Prune whole blocks of the matrix (shape[0], all other dims) with the smallest root mean squares.
+    """Prune whole blocks of the matrix (outputs, all other dimensions) with the smallest root mean squares.
 
     Blocks at the edges may be smaller; their mean is over the weights they have. Norms are computed in float64. Of
-    blocks with equal norms the first in row-major order is pruned first.
+    blocks with equal norms the first in row-major order of the matrix is pruned first. No block crosses experts.
 
     Args:
-        rows: The height of a block, at least 1.
-        cols: The width of a block, at least 1.
-        amount: The fraction of the blocks of each tensor to prune, 0 to 1.
-        count: The number of blocks of each tensor to prune, in place of `amount`.
+        rows: The height of a block in outputs, at least 1.
+        cols: The width of a block in inputs, at least 1.
+        amount: The fraction of the blocks of each tensor or expert to prune, 0 to 1.
+        count: The number of blocks of each tensor or expert to prune, in place of `amount`.
 
     Raises:
         UsageError: An argument is out of range, or not exactly one of `amount` and `count` is set.
@@ -202,36 +226,53 @@ class Block(PlansFromMeasure):
         return f"{self.rows}x{self.cols} tiles of smallest root mean square"
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
-        """Raise SelectionError for a tensor without dimensions."""
+        """Raise SelectionError for a tensor without outputs."""
         for tensor in tensors:
-            front_dim(tensor, 0)
+            outputs_of(tensor)
 
     def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
         """Return the root mean square of each block in row-major order, and which blocks have remaining weights."""
         from prunecli.kernels.norms import block_norms
 
-        shape, block = values.tensor.shape, (self.rows, self.cols)
-        norms = block_norms(values.ranked(), shape, block).reshape(-1)
+        view, block = outputs_of(values.tensor), (self.rows, self.cols)
+        norms = block_norms(values.ranked(), view, block).reshape(-1)
         remaining = values.remaining()
-        return norms, None if remaining is None else block_norms(remaining, shape, block).reshape(-1) > 0
+        return norms, None if remaining is None else block_norms(remaining, view, block).reshape(-1) > 0
 
     def plan_from(
         self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None
     ) -> TensorPlan:
         """Return the plan that prunes the blocks with the smallest norms."""
-        unit = f"blocks of {self.rows}x{self.cols}"
-        return PruneBlocks((self.rows, self.cols), *_smallest(self, unit, tensor, measured, alive))
+        unit, view = f"blocks of {self.rows}x{self.cols}", outputs_of(tensor)
+        parts = _Parts(measured, alive, view.stacks)
+        return PruneBlocks(view, (self.rows, self.cols), *_smallest(self, unit, tensor, parts))
 
 
-def _smallest(
-    strategy: _Slices | Block,
-    unit: str,
-    tensor: TensorInfo,
-    measured: NDArray[np.float64],
-    alive: NDArray[np.bool_] | None,
-) -> tuple[bytes, float | None]:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Numbers of slices or blocks, and which of them are alive, in so many stacks that are ranked for themselves."""
+
+    measured: NDArray[np.float64]
+    alive: NDArray[np.bool_] | None
+    stacks: int
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_] | None]]:
+        """Yield the numbers of each stack."""
+        size = self.measured.size // self.stacks
+        for first in range(0, self.measured.size, size):
+            alive = None if self.alive is None else self.alive[first : first + size]
+            yield self.measured[first : first + size], alive
+
+
+def _smallest(strategy: _Slices | Block, unit: str, tensor: TensorInfo, parts: _Parts) -> tuple[bytes, float | None]:
     """Return one byte per slice or block, 0 for the pruned ones, and the largest number of a pruned one."""
     from prunecli.kernels.norms import smallest_norms
 
-    remaining = measured.size if alive is None else int(alive.sum())
-    return smallest_norms(measured, resolve_count(strategy.amount, strategy.count, remaining, unit, tensor), alive)
+    flags, largest = [], []
+    for measured, alive in parts:
+        remaining = measured.size if alive is None else int(alive.sum())
+        count = resolve_count(strategy.amount, strategy.count, remaining, unit, tensor)
+        kept, value = smallest_norms(measured, count, alive)
+        flags.append(kept)
+        largest += [] if value is None else [value]
+    return b"".join(flags), max(largest, default=None)

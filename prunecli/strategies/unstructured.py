@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, ClassVar
 from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, UsageError
 from prunecli.plans import Cut, Normalization, OrderStatistic, PruneSmallestOfRow, RankGroup, TensorPlan
-from prunecli.strategies.allocation import ALLOCATIONS, allocate, check_allocation
+from prunecli.strategies.allocation import ALLOCATIONS, allocate, check_allocation, matrix_shape
 from prunecli.strategies.amounts import (
     check_amount,
     cut_above,
-    front_dim,
     group_per_tensor,
+    outputs_of,
     resolve_count,
     resolve_counts,
     to_float32,
@@ -264,7 +264,7 @@ class L1(PlansFromRanks, PlansFromShape):
     Args:
         amount: The fraction to prune, 0 to 1.
         count: The number of weights to prune in each tensor or row, in place of `amount`.
-        scope: "tensor" ranks the weights of a tensor, "row" those of each output row (index of dim 0).
+        scope: "tensor" ranks the weights of a tensor, "row" those of each output (of each expert).
         allocate: The distribution of `amount` over the tensors: "uniform", "erk" or "uniform+", see
             `prunecli.strategies.allocation`. None prunes the same fraction of each.
 
@@ -318,16 +318,17 @@ class L1(PlansFromRanks, PlansFromShape):
 
     def plan(self, tensor: TensorInfo) -> TensorPlan:
         """Return the plan for scope="row"; UsageError if a row has fewer weights than `count`."""
-        row = tensor.numel // tensor.shape[front_dim(tensor, 0)]
-        resolve_count(self.amount, self.count, row, "weights in a row", tensor)
+        view = outputs_of(tensor)
+        resolve_count(self.amount, self.count, view.size, "weights in a row", tensor)
         return PruneSmallestOfRow(
-            lambda remaining: resolve_count(self.amount, self.count, remaining, "remaining weights in a row", tensor)
+            view,
+            lambda remaining: resolve_count(self.amount, self.count, remaining, "remaining weights in a row", tensor),
         )
 
     def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
         """Return each tensor as a group of its own."""
         if self.allocate is not None and self.amount is not None:
-            shapes = [tensor.shape for tensor in tensors]
+            shapes = [matrix_shape(tensor) for tensor in tensors]
             return group_per_tensor(allocate(self.allocate, shapes, remaining, self.amount))
         return group_per_tensor(resolve_counts(self.amount, self.count, tensors, remaining))
 

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         ("structured CKPT", "structured needs an amount or a count", "--amount 0.5"),
         ("structured CKPT --amount 0.5 --n 3", "the norm n is 1, 2, inf or -inf, not 3", "--n 2"),
         ("structured CKPT --amount 0.5 --dim 5", "has no dim 5", "--dim -1"),
-        ("structured CKPT --count 1000", "slices along dim 0 of", "--count"),
+        ("structured CKPT --count 1000", "outputs (dim 0) of", "--count"),
         ("block CKPT --amount 0.5", "block needs a shape", "--shape 4x4"),
         ("block CKPT --amount 0.5 --shape 4", "not '4'", "--shape 4x4"),
         ("block CKPT --amount 0.5 --shape 0x4", "not 0x4", "4x4 has four rows"),

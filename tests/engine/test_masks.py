@@ -78,7 +78,7 @@ def test_masks_of_two_runs_compose_as_in_torch(strategy: Strategy, weights: Weig
     module.weight.data = weights["big.weight"].clone()
     for _ in range(2):
         if isinstance(strategy, Structured):
-            torch_prune.ln_structured(module, "weight", strategy.amount or 0, n=strategy.n, dim=strategy.dim)
+            torch_prune.ln_structured(module, "weight", strategy.amount or 0, n=strategy.n, dim=strategy.dim or 0)
         else:
             torch_prune.l1_unstructured(module, "weight", amount=0.5)
     first, second = tmp_path / "1.safetensors", tmp_path / "2.safetensors"

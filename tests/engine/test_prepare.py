@@ -70,7 +70,7 @@ def test_hints_exclude_exactly_the_missing_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", [L1(amount=0.5, scope="row"), Block(2, 2, amount=0.5), Structured(amount=0.5)])
 def test_a_scalar_has_no_rows(strategy: Strategy, tmp_path: Path) -> None:
     """A tensor without dimensions is refused by name before any weight is read; the hint does not propose dim -1."""
-    with pytest.raises(SelectionError, match=r"'a.weight' has 0 dimensions, so it has no dim 0") as refused:
+    with pytest.raises(SelectionError, match=r"'a.weight' has 0 dimensions, so it has no outputs") as refused:
         pruned(tmp_path, {"a.weight": torch.tensor(1.0)}, strategy, include=("a.weight",))
 
     assert refused.value.hint == "exclude=['a.weight'] leaves it out"
@@ -153,8 +153,18 @@ def test_biases_follow_rows_that_are_ranked_by_a_file(option: str, tmp_path: Pat
 
 
 def test_missing_biases_are_an_error(tmp_path: Path) -> None:
-    """`with_bias` is an error where no tensor has a bias of that length, and for other dimensions."""
-    with pytest.raises(SelectionError, match="no selected tensor has a bias with one entry per row"):
+    """`with_bias` is an error where no tensor has a bias of that length."""
+    with pytest.raises(SelectionError, match="no selected tensor has a bias with one entry per output"):
         pruned(tmp_path, {"a.weight": torch.eye(3)}, Structured(amount=0.5, with_bias=True))
-    with pytest.raises(UsageError, match="a bias belongs to dim 0, not to dim 1"):
-        Structured(amount=0.5, dim=1, with_bias=True)
+
+
+def test_a_bias_belongs_to_the_outputs(tmp_path: Path) -> None:
+    """`with_bias` takes the dim of the outputs, and no other."""
+    weights = {"a.weight": torch.tensor([[1.0, 2], [3, 4]]), "a.bias": torch.ones(2)}
+
+    with pytest.raises(UsageError, match=r"the bias of 'a\.weight' belongs to its outputs, not to slices") as refused:
+        pruned(tmp_path, weights, Structured(amount=0.5, dim=1, with_bias=True))
+
+    assert refused.value.hint == "leave out dim=1 to prune outputs"
+    actual = pruned(tmp_path, weights, Structured(amount=0.5, dim=-2, with_bias=True))
+    assert actual["a.bias"].tolist() == [0, 1]

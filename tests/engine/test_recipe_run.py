@@ -126,7 +126,7 @@ def test_rules_for_different_tensors_share_one_pass(weights: Weights, tmp_path: 
     assert rules == {
         "enc.0.weight": "|w| <= 0.5",
         "enc.1.weight": "|w| <= percentile 30",
-        "dec.weight": "keeps 1 of every 2 along dim 1",
+        "dec.weight": "keeps 1 of every 2 inputs",
     }
 
 

@@ -88,7 +88,7 @@ def test_large_tensors_with_other_strides_are_sampled_in_row_major_order(tmp_pat
         (
             "act_norms",
             {"a.weight": torch.ones(3)},
-            r"'a.weight' needs activation norms of shape \[4\], not \[3\] as in",
+            r"'a.weight' needs activation norms of shape \[4\] for its inputs \(dim 1\), not \[3\] as in",
         ),
         ("act_norms", {"a.weight": torch.tensor([1.0, -1.0, 1.0, 1.0])}, "are not all finite and 0 or more"),
         ("act_norms", {"a.weight": torch.tensor([1.0, torch.inf, 1.0, 1.0])}, "are not all finite and 0 or more"),

@@ -11,7 +11,7 @@ import pytest
 from prunecli.dtypes import FLOATS
 from prunecli.kernels import norms
 from prunecli.kernels.norms import block_norms, magnitude_values, slice_norms, smallest_norms, standard_deviation
-from prunecli.kernels.ops import block_flags, slice_flags
+from prunecli.layout import slice_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ def test_slice_norms_are_numpys(shape: tuple[int, ...], n: float, run: int, monk
     for dim in range(len(shape)):
         slices = np.moveaxis(weights.astype(np.float64), dim, 0).reshape(shape[dim], -1)
         expected = np.linalg.norm(slices, n, axis=1)
-        np.testing.assert_allclose(slice_norms(reader(weights), shape, dim, n), expected, rtol=1e-14)
+        np.testing.assert_allclose(slice_norms(reader(weights), slice_view(shape, dim), n), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("run", [1, 50, 1 << 17])
@@ -66,7 +66,7 @@ def test_block_norms_are_root_mean_squares(
     rows, cols = range(0, matrix.shape[0], block[0]), range(0, matrix.shape[1], block[1])
     expected = [[math.sqrt(np.mean(np.square(matrix[r : r + block[0], c : c + block[1]]))) for c in cols] for r in rows]
 
-    np.testing.assert_allclose(block_norms(reader(weights), shape, block), expected, rtol=1e-14)
+    np.testing.assert_allclose(block_norms(reader(weights), slice_view(shape, 0), block)[0], expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["F64", "F16", "BF16", "F8_E4M3", "F8_E4M3FNUZ"])
@@ -77,7 +77,7 @@ def test_norms_of_every_dtype_are_summed_in_float64(name: str) -> None:
     patterns = np.full((2, 600), dtype.finite_max, integer)
 
     actual = slice_norms(
-        lambda first, stop: magnitude_values(patterns.reshape(-1)[first:stop], dtype), (2, 600), 0, 1.0
+        lambda first, stop: magnitude_values(patterns.reshape(-1)[first:stop], dtype), slice_view((2, 600), 0), 1.0
     )
 
     expected = 600 * dtype.decode(dtype.finite_max)
@@ -88,7 +88,7 @@ def test_nan_and_infinity_make_a_norm_infinite() -> None:
     """The norm of a slice with NaN or infinity is infinite, so the slice is pruned last."""
     weights = np.array([[1.0, np.nan], [np.inf, 0.0], [3.0, 4.0]], np.float32)
 
-    assert slice_norms(reader(weights), (3, 2), 0, 2.0).tolist() == [math.inf, math.inf, 5.0]
+    assert slice_norms(reader(weights), slice_view((3, 2), 0), 2.0).tolist() == [math.inf, math.inf, 5.0]
 
 
 @pytest.mark.parametrize("size", [2, 1000, 300_000])
@@ -105,27 +105,6 @@ def test_standard_deviation_is_numpys_with_ddof_1(size: int) -> None:
 def test_a_single_weight_has_no_deviation() -> None:
     """The standard deviation of one weight is 0."""
     assert standard_deviation(signed(np.ones(1, np.float32)), 1) == 0.0
-
-
-@pytest.mark.parametrize(("outer", "inner"), [(1, 1), (3, 1), (1, 5), (4, 3)])
-def test_slice_flags_of_any_run_are_that_run_of_all_flags(outer: int, inner: int) -> None:
-    """The flags of a run of elements are the same run of the flags of the whole array."""
-    alive = bytes([1, 0, 0, 1, 0])
-    whole = np.tile(np.repeat([-1, 0, 0, -1, 0], inner), outer)
-
-    for start in range(len(whole)):
-        for count in range(1, len(whole) - start + 1):
-            assert np.array_equal(whole[start : start + count], slice_flags(start, count, inner, alive))
-
-
-def test_block_flags_of_any_run_are_that_run_of_all_flags() -> None:
-    """Each element has the flag of its block, also in blocks at an edge, wherever the run starts."""
-    whole = np.ravel([[-1, -1, 0], [-1, -1, 0], [0, 0, -1]])
-
-    for start in range(9):
-        for count in range(1, 10 - start):
-            actual = block_flags(start, count, 3, (2, 2), bytes([1, 0, 0, 1]))
-            assert np.array_equal(whole[start : start + count], actual)
 
 
 @pytest.mark.parametrize("k", range(8))

@@ -257,7 +257,8 @@ def test_global_ranks_all_tensors_in_one_group() -> None:
         (StdThreshold(0.5), "threshold", "|w| <= 0.5 std"),
         (Percentile(60), "percentile", "|w| <= percentile 60"),
         (Global(0.5), "global", "smallest of all selected"),
-        (TopK(2, 4), "topk", "keeps 2 of every 4 along dim 1"),
+        (TopK(2, 4, dim=0), "topk", "keeps 2 of every 4 along dim 0"),
+        (TopK(2, 4), "topk", "keeps 2 of every 4 inputs"),
     ],
 )
 def test_a_strategy_describes_itself(strategy: Any, name: str, words: str) -> None:  # noqa: ANN401

@@ -60,14 +60,10 @@ def _keep_one(strategy: Strategy, t: torch.Tensor) -> torch.Tensor:  # noqa: PLR
         rows = magnitude.reshape(t.shape[0] if strategy.scope == "row" else 1, -1)
         return torch.stack([_without_lowest(row, strategy) for row in rows]).reshape(t.shape)
     if isinstance(strategy, Structured):
-        slices = magnitude.double().movedim(strategy.dim, 0).flatten(1)
-        keep = _without_lowest(torch.linalg.vector_norm(slices, strategy.n, dim=1), strategy)
-        return (
-            keep[:, None]
-            .expand(slices.shape)
-            .reshape(magnitude.movedim(strategy.dim, 0).shape)
-            .movedim(0, strategy.dim)
-        )
+        dim = strategy.dim or 0  # None means the outputs, which are dim 0 of Linear and Conv
+        slices = magnitude.double().movedim(dim, 0)
+        keep = _without_lowest(torch.linalg.vector_norm(slices.flatten(1), strategy.n, dim=1), strategy)
+        return keep.view(-1, *[1] * (t.dim() - 1)).expand(slices.shape).movedim(0, dim)
     if isinstance(strategy, Block):
         return _keep_blocks(strategy, magnitude)
     if not isinstance(strategy, TopK):
@@ -93,7 +89,8 @@ def _keep_blocks(strategy: Block, magnitude: torch.Tensor) -> torch.Tensor:
 
 
 def _keep_groups(strategy: TopK, magnitude: torch.Tensor) -> torch.Tensor:
-    rows = magnitude.movedim(strategy.dim, -1).contiguous()
+    dim = 1 if strategy.dim is None else strategy.dim  # None means the inputs
+    rows = magnitude.movedim(dim, -1).contiguous()
     keep = torch.zeros(rows.shape, dtype=torch.bool)
     for start in range(0, rows.shape[-1], strategy.group):
         group = rows[..., start : start + strategy.group]
@@ -101,7 +98,7 @@ def _keep_groups(strategy: TopK, magnitude: torch.Tensor) -> torch.Tensor:
             continue
         best = torch.sort(group, dim=-1, descending=True, stable=True).indices[..., : strategy.keep]
         keep[..., start : start + strategy.group].scatter_(-1, best, value=True)
-    return keep.movedim(-1, strategy.dim)
+    return keep.movedim(-1, dim)
 
 
 def _keep_global(strategy: Global, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -106,6 +106,15 @@ class TensorLayout:
         """Return the view whose slices are the inputs, of each expert for itself; None without inputs."""
         return None if self.inputs is None else self._view(shape, self.inputs)
 
+    def input_run(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """Return the number of inputs of one output, and the elements from one input to the next; None without inputs.
+
+        Groups of consecutive weights, as of 2:4, run along these inputs.
+        """
+        if self.inputs is None:
+            return None
+        return shape[self.inputs] // self.groups, prod(shape[self.inputs + 1 :])
+
     def _view(self, shape: tuple[int, ...], dim: int) -> SliceView:
         if self.experts is None:
             return slice_view(shape, dim)

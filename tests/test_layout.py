@@ -79,4 +79,5 @@ def test_each_group_of_a_transposed_convolution_has_outputs_of_its_own() -> None
 
     view = TensorLayout("kernel", 1, 0, groups=2).output_view(array.shape)
 
+    assert TensorLayout("kernel", 1, 0, groups=2).input_run(array.shape) == (3, 20)
     assert sums(view, array) == array.reshape(2, 3, 5, 4).sum(axis=(1, 3)).ravel().tolist()

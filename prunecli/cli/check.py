@@ -47,7 +47,8 @@ Pattern = Annotated[
     str | None, text_option("--pattern", "K:G", "At most K of every G consecutive weights are not zero.")
 ]
 Dim = Annotated[
-    int | None, whole_option("--dim", "D", 1, "Groups of --pattern run along this dimension.  [default: 1]")
+    int | None,
+    whole_option("--dim", "D", 1, "Groups of --pattern run along this dimension.  [default: the inputs]"),
 ]
 Finite = Annotated[bool, Option("--finite", help="No weight is NaN or infinite.")]
 NoAllZero = Annotated[bool, Option("--no-all-zero", help="No tensor is all zero.")]
@@ -173,6 +174,6 @@ def _pattern(pattern: str | None, dim: int | None) -> Iterator[Condition]:
     from prunecli.inspection.conditions import GroupPattern
 
     if pattern is not None:
-        yield GroupPattern(*parsers.parse_pattern(pattern), 1 if dim is None else dim)
+        yield GroupPattern(*parsers.parse_pattern(pattern), dim)
     elif dim is not None:
         raise UsageError("--dim is the dimension of --pattern", hint=f"--pattern 2:4 --dim {dim}")

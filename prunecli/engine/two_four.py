@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +93,8 @@ class TwoFour:
 
 def two_four_of(tensor: TensorInfo) -> TwoFour | None:
     """Return the check along the inputs of a tensor, or None if it has no inputs or fewer than a group."""
-    dim = tensor.layout.inputs
-    if dim is None or tensor.shape[dim] < GROUP:
-        return None
-    return TwoFour(tensor.shape[dim], prod(tensor.shape[dim + 1 :]))
+    run = tensor.layout.input_run(tensor.shape)
+    return None if run is None or run[0] < GROUP else TwoFour(*run)
 
 
 def conforms(y: NDArray[Any]) -> bool:

@@ -12,14 +12,24 @@ from prunecli.inspection.pairing import Pair, open_with_key, pair_up
 from prunecli.report.gates import Count
 from prunecli.selection.patterns import matching
 from prunecli.selection.select import Selector, select
-from prunecli.strategies.amounts import front_dim
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.inspection.group_counts import OverfullGroups, TensorCounts
     from prunecli.inspection.passes import Passes
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The entries along the dimension `dim` of a tensor: `length` of them, `inner` elements apart."""
+
+    dim: int
+    length: int
+    inner: int
 
 
 @dataclass(frozen=True)
@@ -48,15 +58,17 @@ class CheckedCheckpoint:
         indices = range(len(self.tensors)) if pattern is None else matching(argument, pattern, self.tensors)
         return [Count(self.tensors[i].name, self.counts[i].zeros, self.tensors[i].numel) for i in indices]
 
-    def overfull_groups(self, pattern: tuple[int, int], dim: int) -> list[OverfullGroups]:
-        """Return the groups of each selected tensor that have too many non-zeros."""
-        dims = {tensor.name: front_dim(tensor, dim) for tensor in self.tensors}
+    def overfull_groups(self, pattern: tuple[int, int], runs: Sequence[Run | None]) -> list[OverfullGroups | None]:
+        """Return the groups with too many non-zeros along the run of each selected tensor; None without a run."""
+        chosen = [(tensor, run) for tensor, run in zip(self.tensors, runs, strict=True) if run is not None]
+        by_name = {tensor.name: (run.length, run.inner) for tensor, run in chosen}
         from prunecli.inspection.group_counts import count_overfull_groups  # noqa: PLC0415 - NumPy, as above
 
         def measure(worker: Worker, tensor: TensorInfo, read: Read) -> OverfullGroups:
-            return count_overfull_groups(worker.host, tensor, read, pattern, dims[tensor.name])
+            return count_overfull_groups(worker.host, tensor, read, pattern, by_name[tensor.name])
 
-        return self.passes.measure("grouping", self.tensors, measure)
+        counted = iter(self.passes.measure("grouping", [tensor for tensor, _ in chosen], measure) if chosen else ())
+        return [None if run is None else next(counted) for run in runs]
 
     def paired_with(self, path: PathLike) -> tuple[Checkpoint, list[Pair]]:
         """Open another checkpoint and pair the tensors of both state_dicts by name; those of `path` come first."""

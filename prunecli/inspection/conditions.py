@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from prunecli.checkpoint import PathLike
 from prunecli.errors import Argument, UsageError
+from prunecli.inspection.checked import Run
 from prunecli.inspection.findings import Finding
 from prunecli.report.gates import Bound, percentage
 from prunecli.strategies.amounts import front_dim
 from prunecli.strategies.semi_structured import MAX_GROUP
 from prunecli.text.escape import printable
+from prunecli.text.numbers import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,17 +102,19 @@ class MaxSparsity(_SparsityCondition):
 class GroupPattern:
     """Every group of consecutive weights along a dimension has a limited number of non-zeros.
 
-    A last group that is shorter may have as many non-zeros as a full one.
+    A last group that is shorter may have as many non-zeros as a full one. The pattern does not apply to a tensor that
+    is shorter than one group, which neither meets it nor fails it. If it applies to no tensor, the condition fails.
 
     Args:
         keep: The largest number of non-zeros in a group, 0 to `group`.
         group: The number of weights in a group, 1 to 32,767.
-        dim: The dimension along which groups run. Negative numbers count from the last one.
+        dim: The dimension along which groups run; negative numbers count from the last one. None means the inputs of
+            each tensor.
     """
 
     keep: int
     group: int
-    dim: int = 1
+    dim: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for numbers that no group can have."""
@@ -121,23 +126,59 @@ class GroupPattern:
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        """The pattern, and the dimension if it is not 1."""
+        """The pattern, and the dimension if there is one."""
         pattern = Argument("pattern", f"{self.keep}:{self.group}")
-        return (pattern,) if self.dim == 1 else (pattern, Argument("dim", self.dim))
+        return (pattern,) if self.dim is None else (pattern, Argument("dim", self.dim))
 
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield the first overfull group of each tensor that has one, and how many it has."""
-        wanted = f"at most {self.keep} of every {self.group} along dim {self.dim}"
-        counted = checked.overfull_groups((self.keep, self.group), self.dim)
-        failures = [self._failure(tensor, groups) for tensor, groups in zip(checked.tensors, counted, strict=True)]
-        total = sum(groups.groups for groups in counted)
-        yield from _per_tensor(self, checked.tensors, failures, wanted, f"0 of {total:,} groups have more")
+        runs = [self._run(tensor) for tensor in checked.tensors]
+        counted = checked.overfull_groups((self.keep, self.group), runs)
+        examined = [
+            (tensor, run, groups)
+            for tensor, run, groups in zip(checked.tensors, runs, counted, strict=True)
+            if run is not None and groups is not None
+        ]
+        for tensor, run, groups in examined:
+            if groups.first is not None:
+                got = f"{_group(tensor, groups, run, self.group)}; {groups.overfull:,} of {groups.groups:,} groups"
+                yield Finding(self, holds=False, tensor=tensor.name, wanted=self._wanted([(tensor, run)]), got=got)
+        if all(groups.first is None for _, _, groups in examined):
+            got = self._success(sum(groups.groups for _, _, groups in examined), runs.count(None), len(runs))
+            wanted = self._wanted([(tensor, run) for tensor, run, _ in examined])
+            yield Finding(self, holds=bool(examined), tensor=None, wanted=wanted, got=got)
 
-    def _failure(self, tensor: TensorInfo, groups: OverfullGroups) -> str | None:
-        if groups.first is None:
-            return None
-        position = _position(tensor, groups.first, front_dim(tensor, self.dim), self.group)
-        return f"{groups.nonzeros} at {position}; {groups.overfull:,} of {groups.groups:,} groups"
+    def _run(self, tensor: TensorInfo) -> Run | None:
+        """Return the entries that groups of `tensor` consist of, or None if they are fewer than a group."""
+        if self.dim is None:
+            dim, run = tensor.layout.inputs, tensor.layout.input_run(tensor.shape)
+        else:
+            dim = front_dim(tensor, self.dim)
+            run = tensor.shape[dim], prod(tensor.shape[dim + 1 :])
+        return None if dim is None or run is None or run[0] < self.group else Run(dim, *run)
+
+    def _wanted(self, examined: Sequence[tuple[TensorInfo, Run]]) -> str:
+        """Return the pattern in words, with the dimension if it is the same for all tensors."""
+        along = {tensor.layout.dim_words(run.dim) for tensor, run in examined}
+        usual = "inputs" if self.dim is None else f"dim {self.dim}"
+        return f"at most {self.keep} of every {self.group} along {along.pop() if len(along) == 1 else usual}"
+
+    def _success(self, groups: int, short: int, tensors: int) -> str:
+        """Return the text for `tensors` without an overfull group, of which `short` are shorter than a group."""
+        along = "inputs" if self.dim is None else f"weights along dim {self.dim}"
+        if short == tensors:
+            return f"n/a: no tensor has {self.group} {along}"
+        text = f"0 of {groups:,} groups have more"
+        return f"{text}; n/a to {counted(short, 'tensor')} with fewer than {self.group} {along}" if short else text
+
+
+def _group(tensor: TensorInfo, groups: OverfullGroups, run: Run, length: int) -> str:
+    """Return the non-zeros of the first overfull group and its position: "3 at [1, 4:8]"."""
+    indices = list(_indices(tensor, groups.first or 0))
+    start = indices[run.dim]
+    stop = min(start + length, start - start % run.length + run.length)
+    texts = [f"{start}:{stop}" if dim == run.dim else str(index) for dim, index in enumerate(indices)]
+    return f"{groups.nonzeros} at [{', '.join(texts)}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,11 +302,15 @@ def _structure(condition: Condition, pairs: Sequence[Pair]) -> Iterator[Finding]
         yield Finding(condition, holds=True, tensor=None, wanted="its names, dtypes and shapes", got=got)
 
 
-def _position(tensor: TensorInfo, index: int, dim: int | None = None, group: int = 1) -> str:
-    """Return a row-major index as indices, with the range of a group along `dim`: "[12, 4:8]"."""
-    indices: list[str] = []
-    for axis in reversed(range(len(tensor.shape))):
-        index, along = divmod(index, tensor.shape[axis])
-        stop = min(along + group, tensor.shape[axis])
-        indices.append(f"{along}:{stop}" if axis == dim else str(along))
-    return f"[{', '.join(reversed(indices))}]"
+def _position(tensor: TensorInfo, index: int) -> str:
+    """Return a row-major index as indices: "[12, 4]"."""
+    return f"[{', '.join(map(str, _indices(tensor, index)))}]"
+
+
+def _indices(tensor: TensorInfo, index: int) -> tuple[int, ...]:
+    """Return a row-major index as one index per dimension."""
+    indices: list[int] = []
+    for size in reversed(tensor.shape):
+        index, along = divmod(index, size)
+        indices.append(along)
+    return tuple(reversed(indices))

@@ -6,7 +6,6 @@ The functions take a reader of ranges of a tensor. They know nothing about files
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,15 +85,16 @@ class _Block:
 
 
 def count_overfull_groups(
-    ops: NumpyOps, tensor: TensorInfo, read: Read, pattern: tuple[int, int], dim: int
+    ops: NumpyOps, tensor: TensorInfo, read: Read, pattern: tuple[int, int], run: tuple[int, int]
 ) -> OverfullGroups:
-    """Count the groups with too many non-zeros. The pattern (2, 4) allows 2 in every 4 entries along `dim`.
+    """Count the groups with too many non-zeros. The pattern (2, 4) allows 2 in every 4 entries of a run.
 
-    A last group of r < 4 entries may have min(2, r) non-zeros, as after pruning with `TopK`.
+    A run is the length of a dimension, or of a part of it, and the elements between its entries. Its last group of
+    r < 4 entries may have min(2, r) non-zeros, as after pruning with `TopK`.
     """
     keep, group = pattern
-    length, inner = tensor.shape[dim], prod(tensor.shape[dim + 1 :])
-    groups = prod(tensor.shape[:dim]) * -(-length // group) * inner
+    length, inner = run
+    groups = tensor.numel // (length * inner) * -(-length // group) * inner
     overfull, first = 0, None
     for block in _blocks(tensor.numel, length, inner, group):
         sums = _nonzeros(ops, tensor, read, block, group)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prunecli.report import figures
 from prunecli.report.model import NOT_READ, skipped_names
 from prunecli.report.page import NAME, render_page
-from prunecli.report.text import at_cut, request
+from prunecli.report.text import at_cut, examined, request
 from prunecli.text.escape import shortened
 from prunecli.text.numbers import format_shape
 from prunecli.text.tables import largest_in_order
@@ -54,6 +54,7 @@ def _values(report: Report) -> dict[str, object]:
         "selected": report.selected,
         "every": report.all,
         "disk": report.on_disk,
+        "examined": examined(report),
         "sizes": _sizes(report),
         "request": request(report),
         "command": shlex.join(report.command),

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prunecli.report.model import ON_DISK, skipped_names
-from prunecli.report.text import request
+from prunecli.report.text import examined, request
 from prunecli.text.escape import printable, shortened
 from prunecli.text.numbers import counted, format_bytes, format_shape, magnitude, number, percent, plural
 
@@ -107,8 +107,7 @@ def _sizes(report: Report) -> str:
     if disk.compressed is not None:
         after, before = format_bytes(disk.compressed.bytes_after), format_bytes(disk.compressed.bytes_before)
         parts.append(f"about {after} with {disk.compressed.method} ({before} before)")
-    total = counted(report.selected.tensors, "tensor")
-    fits = "" if disk.two_four is None else f" 2:4 fits {disk.two_four:,} of {total}."
+    fits = "" if disk.two_four is None else f" 2:4 fits {disk.two_four:,} of {examined(report)}."
     return f"**On disk:** {', '.join(parts)}.{fits} {ON_DISK.capitalize()}."
 
 

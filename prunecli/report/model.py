@@ -210,12 +210,14 @@ class OnDisk:
         dense_bytes: The bytes that they take in the checkpoint.
         bitmask_bytes: The bytes of one bit per weight plus the non-zeros, None if zeros were not counted.
         two_four: The number of tensors that fit the 2:4 pattern, None if it was not examined.
+        two_four_examined: The number of tensors that were examined: those with 4 inputs or more.
         compressed: The estimate of the compressed size, None if none was requested.
     """
 
     dense_bytes: int
     bitmask_bytes: int | None
     two_four: int | None = None
+    two_four_examined: int = 0
     compressed: Compressed | None = None
 
 
@@ -305,6 +307,7 @@ class Report:
             dense_bytes=sum(_dense_bytes(row) for row in rows),
             bitmask_bytes=_sum(_bitmask_bytes(row) for row in rows),
             two_four=sum(examined) if examined else None,
+            two_four_examined=len(examined),
             compressed=self.compressed,
         )
 

@@ -149,8 +149,14 @@ def _estimate(report: Report) -> list[str]:
     sampled = format_bytes(estimate.sampled_bytes)
     return [
         f"estimate  about {after} compressed, {before} before ({estimate.method} on a sample of {sampled})",
-        f"2:4       {report.on_disk.two_four or 0:,} of {counted(report.selected.tensors, 'tensor')} fit",
+        f"2:4       {report.on_disk.two_four or 0:,} of {examined(report)} fit",
     ]
+
+
+def examined(report: Report) -> str:
+    """Return how many tensors were examined for 2:4: "3 tensors", or "3 tensors with 4 inputs or more"."""
+    count = report.on_disk.two_four_examined
+    return counted(count, "tensor") + (" with 4 inputs or more" if count < report.selected.tensors else "")
 
 
 def _output(report: Report) -> str:

@@ -33,9 +33,9 @@ def test_exit_codes_and_the_table(prune: Prune, tmp_path: Path) -> None:
     path = store(tmp_path, w__weight=torch.tensor([[0.0, 1.0, 2.0, 0.0]]))
 
     held = (
-        "result  condition           tensor  wanted                            got\n"
-        "ok      --min-sparsity 50%  all     at least 50%                      50.0% (2 of 4)\n"
-        "ok      --pattern 2:4       all     at most 2 of every 4 along dim 1  0 of 1 groups have more\n"
+        "result  condition           tensor  wanted                                     got\n"
+        "ok      --min-sparsity 50%  all     at least 50%                               50.0% (2 of 4)\n"
+        "ok      --pattern 2:4       all     at most 2 of every 4 along inputs (dim 1)  0 of 1 groups have more\n"
         "\n"
         "all 2 conditions hold\n"
     )

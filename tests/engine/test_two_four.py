@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import examples
-from support.layouts import described, layouts_of, most_of_four, pieces, tensors
+from support.layouts import canonical, described, layouts_of, most_of_four, pieces, tensors
 
 from prunecli.engine.two_four import TwoFour, conforms, two_four_of
 from prunecli.layout import TensorLayout
@@ -41,8 +41,9 @@ def test_one_non_zero_too_many_breaks_the_pattern(tensor: TensorInfo, data: st.D
     """For every layout and cut, an array with the pattern holds, and a third non-zero in any group breaks it."""
     array = np.zeros(tensor.shape, np.int32)
     if tensor.layout.inputs is not None:
-        lines = np.moveaxis(array, tensor.layout.inputs, 0)
-        lines[1::4], lines[2::4] = 5, 1 << 30
+        indices = canonical(np.arange(array.size).reshape(tensor.shape), tensor.layout)
+        array.reshape(-1)[indices[:, :, 1::4].ravel()] = 5
+        array.reshape(-1)[indices[:, :, 2::4].ravel()] = 1 << 30
     parts = data.draw(st.composite(pieces)(array.size))
     most = most_of_four(array, tensor.layout)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import CONTAINERS, SHARED, bits, chosen, examples, make_checkpoint, make_weights
+from support.layouts import most_of_four, tensors
 from support.small import write
 
 import prunecli
@@ -25,12 +28,16 @@ from prunecli.inspection.conditions import (
     SameStructure,
 )
 from prunecli.inspection.findings import Finding
+from prunecli.layout import TensorLayout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from support import Weights
+
+    from prunecli.checkpoint import Checkpoint, TensorInfo
 
 
 def sparse_weights() -> Weights:
@@ -158,6 +165,63 @@ def test_a_checkpoint_pruned_by_topk_conforms(container: str, tmp_path: Path) ->
 
     assert failed(check(output, [GroupPattern(2, 7, dim=0)])) == []
     assert failed(check(path, [GroupPattern(2, 7, dim=0)])) != []
+
+
+def with_layout(path: Path, layout: TensorLayout) -> Checkpoint:
+    """Open a checkpoint and give all of its tensors a layout."""
+    checkpoint = prunecli.open_checkpoint(path)
+    return replace(checkpoint, tensors=tuple(replace(tensor, layout=layout) for tensor in checkpoint.tensors))
+
+
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tensor=tensors(fewest=2, most=400), density=st.sampled_from([0.2, 0.4, 0.6]), seed=st.integers(0, 99))
+def test_groups_run_along_the_inputs(tensor: TensorInfo, density: float, seed: int, tmp_path: Path) -> None:
+    """For every layout, 2:4 holds if no group along the inputs of one output has more; too few inputs have no group."""
+    w = (np.random.default_rng(seed).random(tensor.shape) < density).astype(np.float32)
+    checkpoint = with_layout(store(tmp_path, w__weight=torch.from_numpy(w)), tensor.layout)
+
+    first, *_ = check(checkpoint, [GroupPattern(2, 4)], include=["*"])
+
+    most = most_of_four(w, tensor.layout)
+    assert first.holds == (most is not None and most <= 2)
+    assert first.got.startswith("n/a: no tensor has 4 inputs") == (most is None)
+    if most is not None:
+        assert first.wanted == f"at most 2 of every 4 along inputs (dim {tensor.layout.inputs})"
+        if most > 2:
+            assert first.got.startswith(f"{count_at(w, first.got)} at ")
+
+
+def count_at(w: NDArray[np.float32], got: str) -> int:
+    """Return the non-zeros at the position of a finding: "3 at [1, 4:8]; ..."."""
+    places = got.split("[")[1].split("]", maxsplit=1)[0].split(", ")
+    index = tuple(slice(*map(int, place.split(":"))) if ":" in place else int(place) for place in places)
+    return int(np.count_nonzero(w[index]))
+
+
+def test_the_text_names_the_dimension_and_its_meaning(tmp_path: Path) -> None:
+    """A failure names the dimension and its meaning; a given dimension is named with its meaning as well."""
+    path = store(tmp_path, w__weight=torch.ones(8, 8))
+    checkpoint = with_layout(path, TensorLayout("matrix", 1, 0))
+
+    texts = [check(checkpoint, [GroupPattern(2, 4, dim)])[0].wanted for dim in (None, 0, 1, -1)]
+
+    inputs, outputs = "along inputs (dim 0)", "along outputs (dim 1)"
+    assert texts == [f"at most 2 of every 4 {along}" for along in (inputs, inputs, outputs, outputs)]
+
+
+def test_a_dimension_shorter_than_a_group_is_neither_met_nor_failed(tmp_path: Path) -> None:
+    """Tensors that are shorter than a group are counted; if all are, the condition fails with a sentence."""
+    long, short = torch.zeros(5, 8), torch.ones(8, 3)
+    path = store(tmp_path, a__weight=long, b__weight=short)
+
+    (both,) = check(path, [GroupPattern(2, 4)])
+    (alone,) = check(path, [GroupPattern(2, 4)], include=["b.weight"])
+    (given,) = check(path, [GroupPattern(2, 4, dim=1)], include=["b.weight"])
+
+    assert (both.holds, both.got) == (True, "0 of 10 groups have more; n/a to 1 tensor with fewer than 4 inputs")
+    assert (alone.holds, alone.tensor, alone.got) == (False, None, "n/a: no tensor has 4 inputs")
+    assert (given.holds, given.got) == (False, "n/a: no tensor has 4 weights along dim 1")
+    assert check(path, [GroupPattern(2, 4, dim=0)], include=["b.weight"])[0].tensor == "b.weight"
 
 
 @pytest.mark.parametrize(("keep", "group"), [(5, 4), (-1, 4), (1, 0), (1, 40000)])

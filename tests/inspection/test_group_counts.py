@@ -60,7 +60,8 @@ def test_overfull_groups_equal_those_of_a_loop(
     w = np.random.default_rng(seed).integers(0, 2, shape).astype(np.float32)
     tensor = TensorOf(w)
 
-    found = count_overfull_groups(NumpyOps(), tensor.info, tensor.read, (keep, group), dim)
+    run = shape[dim], math.prod(shape[dim + 1 :])
+    found = count_overfull_groups(NumpyOps(), tensor.info, tensor.read, (keep, group), run)
 
     rows = np.moveaxis(np.arange(w.size).reshape(shape), dim, -1).reshape(-1, shape[dim])
     groups = [row[at : at + group] for row in rows for at in range(0, len(row), group)]
@@ -78,7 +79,8 @@ def test_groups_larger_than_a_run_are_counted(monkeypatch: pytest.MonkeyPatch, w
         tensor = TensorOf(np.random.default_rng(group).integers(0, 2, shape).astype(np.float32))
 
         def found(tensor: TensorOf = tensor, group: int = group, dim: int = dim) -> OverfullGroups:
-            return count_overfull_groups(NumpyOps(), tensor.info, tensor.read, (1, group), dim)
+            run = tensor.info.shape[dim], math.prod(tensor.info.shape[dim + 1 :])
+            return count_overfull_groups(NumpyOps(), tensor.info, tensor.read, (1, group), run)
 
         expected = found()
         with monkeypatch.context() as patch:
@@ -93,6 +95,6 @@ def test_the_pattern_2_of_4_agrees_with_the_report(rows: int, cols: int, inner: 
     w = (np.random.default_rng(seed).random((rows, cols, inner)) < 0.45).astype(np.float32)
     tensor = TensorOf(w)
 
-    found = count_overfull_groups(NumpyOps(), tensor.info, tensor.read, (2, 4), 1)
+    found = count_overfull_groups(NumpyOps(), tensor.info, tensor.read, (2, 4), (cols, inner))
 
     assert (found.overfull == 0) == conforms(w.view(np.int32))

@@ -64,7 +64,8 @@ def test_two_four_counts_the_tensors_that_fit() -> None:
     """Selected tensors that fit 2:4 are counted; the count is None if no tensor was examined."""
     rows = [row("a", two_four=True), row("b", two_four=False), row("c", two_four=True), row("d"), skipped("e")]
 
-    assert report(*rows).on_disk.two_four == 2
+    disk = report(*rows).on_disk
+    assert (disk.two_four, disk.two_four_examined) == (2, 3)
     assert report(row()).on_disk.two_four is None
 
 

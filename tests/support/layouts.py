@@ -78,10 +78,13 @@ def zero_inputs(array: NDArray[Any], layout: TensorLayout) -> int | None:
 
 
 def most_of_four(array: NDArray[Any], layout: TensorLayout) -> int | None:
-    """Return the most non-zeros in a group of 4 along the inputs; None with fewer than 4 inputs."""
-    dim = layout.inputs
-    if array.ndim < 2 or dim is None or array.shape[dim] < 4:
+    """Return the most non-zeros in a group of 4 along the inputs of an output; None with fewer than 4 inputs."""
+    if array.ndim < 2 or layout.inputs is None:
         return None
-    lines = np.moveaxis(array, dim, -1).reshape(-1, array.shape[dim])
-    starts = range(0, array.shape[dim], 4)
+    cube = canonical(array, layout)
+    inputs = cube.shape[2]
+    if inputs < 4:
+        return None
+    lines = np.moveaxis(cube, 2, -1).reshape(-1, inputs)
+    starts = range(0, inputs, 4)
     return max(int(np.count_nonzero(line[start : start + 4])) for line in lines for start in starts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prunecli.errors import Argument, SelectionError
 from prunecli.selection.select import Selection, select
 from prunecli.text.escape import printable
+from prunecli.text.numbers import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +112,8 @@ def _about_unfit(unfit: Sequence[tuple[TensorInfo, TensorInfo]]) -> tuple[str, .
     weight, bias = max(unfit, key=lambda pair: pair[0].numel)
     wanted = _bias_shape(weight)
     outputs = "has no outputs" if wanted is None else f"has {' x '.join(map(str, wanted))} outputs"
-    more = f"; {len(unfit) - 1:,} other biases do not fit either" if len(unfit) > 1 else ""
+    others = plural(len(unfit) - 1, "other bias does", "other biases do")
+    more = f"; {len(unfit) - 1:,} {others} not fit either" if len(unfit) > 1 else ""
     sentence = (
         f"the bias {printable(bias.name)} stays as it is: it has the shape {list(bias.shape)}, and "
         f"{printable(weight.name)} {outputs}{more}"

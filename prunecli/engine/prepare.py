@@ -10,15 +10,15 @@ from prunecli.engine.biases import PairedBiases, pair_biases
 from prunecli.engine.score_files import open_score_sources, open_side_input
 from prunecli.engine.work import Job, Work
 from prunecli.errors import Argument, CheckpointError, SelectionError, UsageError
-from prunecli.selection.notices import left_out_notice
+from prunecli.selection.notices import assumed_notice, left_out_notice
 from prunecli.selection.select import Selection, Selector, select
 from prunecli.strategies.strategy import Strategy
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
-    from prunecli.checkpoint import Checkpoint
+    from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.engine.score_files import ScoreInputs
 
 
@@ -32,15 +32,32 @@ def prepare_work(checkpoint: Checkpoint, selector: Selector, strategy: Strategy,
     for bias in set(paired.followers.values()) & targets.keys():  # it is pruned with its weight, not for itself
         del targets[bias]
     job = Job(strategy, tuple(targets), open_score_sources(targets, inputs, strategy.mask_file))
-    notices = [notice for notice in [left_out_notice(selection)] if notice and not selector.include]
+    left_out = left_out_notice(selection)
     return Work(
         paired.selection,
         (job,),
         {**strategy.describe(), **inputs.describe()},
         paired.followers,
-        warnings=(*notices, *strategy.warnings([target.tensor for target in targets.values()]), *paired.warnings),
+        warnings=(
+            *([left_out] if left_out and not selector.include else []),
+            *warnings_about([(strategy, [target.tensor for target in targets.values()])], inputs),
+            *paired.warnings,
+        ),
         facts=paired.facts,
     )
+
+
+def warnings_about(work: Sequence[tuple[Strategy, Sequence[TensorInfo]]], inputs: ScoreInputs) -> tuple[str, ...]:
+    """Return the warnings about tensors and their strategies that need no weight to be read."""
+    laid_out = {
+        tensor.name: tensor
+        for strategy, tensors in work
+        if strategy.follows_layout or inputs.act_norms is not None
+        for tensor in tensors
+    }
+    assumed = assumed_notice(laid_out.values())
+    own = (sentence for strategy, tensors in work for sentence in strategy.warnings(tensors))
+    return (*([] if assumed is None else [assumed]), *own)
 
 
 def select_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector, inputs: ScoreInputs) -> Selection:

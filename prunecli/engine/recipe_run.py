@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.engine.prepare import select_for
+from prunecli.engine.prepare import select_for, warnings_about
 from prunecli.engine.score_files import ScoreInputs, ScoreSources, match_masks, open_score_sources
 from prunecli.engine.work import Job, Work
 from prunecli.errors import Argument, PruneError, UsageError
@@ -104,13 +104,10 @@ class RecipeRun:
         return open_score_sources(targets, ScoreInputs(mask_in=self.inputs.mask_in, of=self.inputs.of))
 
     def _warnings(self) -> tuple[str, ...]:
-        """Return what the strategies say about their tensors."""
-        targets = self.selection.targets
-        return tuple(
-            sentence
-            for rule, members in zip(self.recipe.rules, self._members, strict=True)
-            for sentence in rule.strategy.warnings([targets[member].tensor for member in members])
-        )
+        """Return the warnings about the tensors of all rules."""
+        targets, pairs = self.selection.targets, zip(self.recipe.rules, self._members, strict=True)
+        work = [(rule.strategy, [targets[member].tensor for member in members]) for rule, members in pairs]
+        return warnings_about(work, self.inputs)
 
     def _rules(self) -> Mapping[int, str]:
         """Return the words for the report: all rules of each target, in order."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 from glob import escape
+from math import isfinite
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS, Float, cast
-from prunecli.errors import Argument, SelectionError, UsageError
+from prunecli.errors import Argument, Notice, SelectionError, UsageError
 from prunecli.plans import Cut, RankGroup
 from prunecli.text.escape import printable
 
@@ -87,6 +88,18 @@ def _check_types(amount: object, count: object) -> None:
         raise UsageError(f"the count is a whole number, not {printable(repr(count))}", hint=Argument("count", 1000))
 
 
+def check_finite(value: float, name: str, example: Argument) -> None:
+    """Raise UsageError for a negative number and one that is not finite."""
+    if not (isfinite(value) and value >= 0):
+        raise UsageError(f"{name} is a finite number of 0 or more, not {value}", hint=example)
+
+
+def check_counts(count: int | None, tensors: Sequence[TensorInfo]) -> None:
+    """Raise UsageError for a tensor with fewer weights than `count`."""
+    if count is not None:
+        resolve_counts(None, count, tensors, [tensor.numel for tensor in tensors])
+
+
 def resolve_count(
     amount: float | None,
     count: int | None,
@@ -104,6 +117,21 @@ def resolve_count(
         where = "" if tensor is None else f" of {printable(repr(tensor.name))}"
         raise UsageError(f"the count {count} is more than the {total} {unit}{where}", hint=Argument("count", total))
     return count
+
+
+def rounds_to_none(amount: float | None, totals: Sequence[tuple[TensorInfo, int]], unit: str) -> tuple[Notice, ...]:
+    """Return a warning about tensors of whose `totals` the amount rounds to 0; `unit` names what is counted."""
+    none = [(tensor, total) for tensor, total in totals if amount and not round(amount * total)]
+    if not none:
+        return ()
+    tensor, total = max(none, key=lambda pair: pair[0].numel)
+    more = "" if len(none) == 1 else f" and of {len(none) - 1:,} other tensor{'s' * (len(none) > 2)}"
+    return (
+        Notice(
+            f"nothing is pruned of {printable(tensor.name)}{more}: {amount:g} of its {total} {unit} rounds to 0",
+            hint=(Argument("count", 1), " prunes one"),
+        ),
+    )
 
 
 def resolve_counts(

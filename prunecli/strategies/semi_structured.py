@@ -60,6 +60,11 @@ class TopK(PlansFromShape):
                 f"the tail is keep, zero or error, not {printable(repr(self.tail))}", hint=Argument("tail", "keep")
             )
 
+    @property
+    def follows_layout(self) -> bool:
+        """Whether groups run along inputs."""
+        return self.dim is None
+
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         return {"name": "topk", "keep": self.keep, "group": self.group, "dim": self.dim, "tail": self.tail}

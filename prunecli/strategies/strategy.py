@@ -48,6 +48,11 @@ class Strategy(ABC):
         """Whether the bias of a tensor is pruned with its outputs."""
         return False
 
+    @property
+    def follows_layout(self) -> bool:
+        """Whether the result depends on which dimensions of a tensor count outputs and inputs."""
+        return False
+
     @abstractmethod
     def describe(self) -> dict[str, object]:
         """Return the strategy's name (`name`) and parameters, for the report."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from prunecli.errors import Argument, UsageError
 from prunecli.layout import slice_view
 from prunecli.plans import PruneBlocks, PruneSlices, TensorPlan
-from prunecli.strategies.amounts import check_amount, front_dim, outputs_of, resolve_count
+from prunecli.strategies.amounts import check_amount, front_dim, outputs_of, resolve_count, rounds_to_none
 from prunecli.strategies.strategy import PlansFromMeasure
 from prunecli.text.escape import printable
 
@@ -59,6 +59,15 @@ class _Slices(PlansFromMeasure):
         """Raise PruneError for a tensor without the slices, or with fewer of them than `count`."""
         for tensor in tensors:
             resolve_count(self.amount, self.count, self._view(tensor).slices, self._unit(tensor), tensor)
+
+    @property
+    def follows_layout(self) -> bool:
+        """Whether slices are outputs."""
+        return self.dim is None
+
+    def warnings(self, tensors: Sequence[TensorInfo]) -> tuple[str, ...]:
+        """Return a sentence about tensors of which no slice is pruned."""
+        return rounds_to_none(self.amount, [(t, self._view(t).slices) for t in tensors], self._slices)
 
     def _alive(self, values: TensorValues) -> NDArray[np.bool_] | None:
         """Return which slices have a remaining weight; None if no weight is already pruned."""
@@ -216,6 +225,11 @@ class Block(PlansFromMeasure):
                 hint="4x4 has four rows and four columns",
             )
 
+    @property
+    def follows_layout(self) -> bool:
+        """Whether the rows of a block are outputs."""
+        return True
+
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         return {"name": "block", "shape": f"{self.rows}x{self.cols}", "amount": self.amount, "count": self.count}
@@ -229,6 +243,12 @@ class Block(PlansFromMeasure):
         """Raise SelectionError for a tensor without outputs."""
         for tensor in tensors:
             outputs_of(tensor)
+
+    def warnings(self, tensors: Sequence[TensorInfo]) -> tuple[str, ...]:
+        """Return a sentence about tensors of which no block is pruned."""
+        views = [(tensor, outputs_of(tensor)) for tensor in tensors]
+        blocks = [(tensor, -(-view.slices // self.rows) * -(-view.size // self.cols)) for tensor, view in views]
+        return rounds_to_none(self.amount, blocks, f"blocks of {self.rows}x{self.cols}")
 
     def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
         """Return the root mean square of each block in row-major order, and which blocks have remaining weights."""

@@ -16,11 +16,14 @@ from prunecli.plans import Cut, Normalization, OrderStatistic, PruneSmallestOfRo
 from prunecli.strategies.allocation import ALLOCATIONS, allocate, check_allocation, matrix_shape
 from prunecli.strategies.amounts import (
     check_amount,
+    check_counts,
+    check_finite,
     cut_above,
     group_per_tensor,
     outputs_of,
     resolve_count,
     resolve_counts,
+    rounds_to_none,
     to_float32,
 )
 from prunecli.strategies.strategy import PlansFromMeasure, PlansFromRanks, PlansFromShape
@@ -55,7 +58,7 @@ class Threshold(PlansFromShape):
 
     def __post_init__(self) -> None:
         """Check the threshold."""
-        _check_finite(self.thr, "the threshold", Argument("thr", 0.1))
+        check_finite(self.thr, "the threshold", Argument("thr", 0.1))
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
@@ -90,7 +93,7 @@ class StdThreshold(PlansFromMeasure):
 
     def __post_init__(self) -> None:
         """Check the multiple."""
-        _check_finite(self.deviations, "the multiple of the standard deviation", Argument("deviations", 0.5))
+        check_finite(self.deviations, "the multiple of the standard deviation", Argument("deviations", 0.5))
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
@@ -283,11 +286,11 @@ class L1(PlansFromRanks, PlansFromShape):
         check_amount(self.amount, self.count)
         if self.allocate is not None:
             check_allocation(self.allocate)
-        if self.allocate is not None and (self.amount is None or self.scope == "row"):
-            raise UsageError(
-                "an allocation distributes an amount over whole tensors",
-                hint=(Argument("allocate", ALLOCATIONS[1]), Argument("amount", 0.5)),
-            )
+            if self.amount is None or self.scope == "row":
+                raise UsageError(
+                    "an allocation distributes an amount over whole tensors",
+                    hint=(Argument("allocate", ALLOCATIONS[1]), Argument("amount", 0.5)),
+                )
         if self.scope not in {"tensor", "row"}:
             raise UsageError(
                 f"the scope is tensor or row, not {printable(repr(self.scope))}", hint=Argument("scope", "row")
@@ -297,6 +300,11 @@ class L1(PlansFromRanks, PlansFromShape):
     def needs_ranks(self) -> bool:
         """Whether whole tensors are ranked; rows are ranked when they are pruned."""
         return self.scope == "tensor"
+
+    @property
+    def follows_layout(self) -> bool:
+        """Whether outputs are ranked for themselves."""
+        return self.scope == "row"
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
@@ -310,20 +318,21 @@ class L1(PlansFromRanks, PlansFromShape):
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
         """Raise PruneError for a tensor or row with fewer weights than `count`, or a tensor without rows."""
-        if self.needs_ranks:
-            _check_counts(self.count, tensors)
-            return
-        for tensor in tensors:
+        check_counts(self.count if self.needs_ranks else None, tensors)
+        for tensor in () if self.needs_ranks else tensors:
             self.plan(tensor)
+
+    def warnings(self, tensors: Sequence[TensorInfo]) -> tuple[str, ...]:
+        """Return a sentence about tensors of which no weight of a row is pruned."""
+        rows = () if self.needs_ranks else [(tensor, outputs_of(tensor).size) for tensor in tensors]
+        return rounds_to_none(self.amount, rows, "weights in a row")
 
     def plan(self, tensor: TensorInfo) -> TensorPlan:
         """Return the plan for scope="row"; UsageError if a row has fewer weights than `count`."""
         view = outputs_of(tensor)
         resolve_count(self.amount, self.count, view.size, "weights in a row", tensor)
-        return PruneSmallestOfRow(
-            view,
-            lambda remaining: resolve_count(self.amount, self.count, remaining, "remaining weights in a row", tensor),
-        )
+        unit = "remaining weights in a row"
+        return PruneSmallestOfRow(view, partial(resolve_count, self.amount, self.count, unit=unit, tensor=tensor))
 
     def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
         """Return each tensor as a group of its own."""
@@ -370,7 +379,7 @@ class Random(PlansFromRanks):
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
         """Raise UsageError for a tensor with fewer weights than `count`."""
-        _check_counts(self.count, tensors)
+        check_counts(self.count, tensors)
 
     def own_scores(self, tensor: TensorInfo) -> Callable[[int, int], NDArray[np.int32]]:
         """Return the function that makes the random numbers of `tensor`."""
@@ -388,14 +397,3 @@ class Random(PlansFromRanks):
         """Return the cut at the k-th smallest random number. The report does not show it."""
         # `super()` fails in a dataclass with slots, which is a copy of the class.
         return [Cut(cut.bits, cut.ties) for cut in PlansFromRanks.cuts(self, tensors, statistics, remaining)]
-
-
-def _check_finite(value: float, name: str, example: Argument) -> None:
-    if not (isfinite(value) and value >= 0):
-        raise UsageError(f"{name} is a finite number of 0 or more, not {value}", hint=example)
-
-
-def _check_counts(count: int | None, tensors: Sequence[TensorInfo]) -> None:
-    """Raise UsageError for a tensor with fewer weights than `count`."""
-    if count is not None:
-        resolve_counts(None, count, tensors, [tensor.numel for tensor in tensors])

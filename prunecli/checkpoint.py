@@ -216,6 +216,7 @@ class Checkpoint:
         notes: Sentences about the file that a user may want to know.
         unprunable_entries: The name and kind of each entry that has no plain tensor, such as a sparse tensor.
         model_type: The architecture that `config.json` next to the file names, or "".
+        is_module: Whether the state_dict is that of a whole pickled module.
     """
 
     path: Path
@@ -229,6 +230,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     unprunable_entries: tuple[tuple[str, str], ...] = ()
     model_type: str = ""
+    is_module: bool = False
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.baking.pairs import REMOVE, find_pairs
+from prunecli.baking.pairs import find_pairs
 from prunecli.checkpoint import OUTSIDE, PathLike, Span
 from prunecli.errors import Argument, CheckpointError, UsageError
 from prunecli.formats.json_rewrite import rewrite_index
@@ -25,6 +25,7 @@ from prunecli.io.output_files import output_files
 from prunecli.io.parts import FilePlan, write_parts
 from prunecli.io.scan import bytes_to_read
 from prunecli.io.targets import check_checkpoint_output, output_target
+from prunecli.layouts.reparametrized import REMOVE
 from prunecli.progress import start
 from prunecli.text.escape import printable
 
@@ -110,6 +111,7 @@ def bake(  # noqa: PLR0913 - one keyword for each option
     label = label or str(path)
     _check_formats(checkpoint, label)
     pruned = find_pairs(checkpoint, label)
+    _refuse_module(checkpoint, label)
     target = None if dry_run else output_target(checkpoint, output, lambda: baked_output(path), in_place=in_place)
     if isinstance(target, Path):
         check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)
@@ -138,6 +140,14 @@ def _check_formats(checkpoint: Checkpoint, label: str) -> None:
             raise CheckpointError(
                 f"{label} is {file.format}: only files of torch.save and safetensors files can be folded", hint=REMOVE
             )
+
+
+def _refuse_module(checkpoint: Checkpoint, label: str) -> None:
+    if checkpoint.is_module:
+        raise CheckpointError(
+            f"{label} is a whole pickled module, whose hooks apply the masks: they cannot be folded in the file",
+            hint=REMOVE,
+        )
 
 
 def baked_output(path: PathLike) -> Path:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.baking.pairs import REMOVE
 from prunecli.checkpoint import row_major
 from prunecli.dtypes import FLOATS
 from prunecli.errors import CheckpointError
@@ -23,6 +22,7 @@ from prunecli.io.reader import Reader, view_elements
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.kernels.bit_patterns import ones_and_zeros
 from prunecli.kernels.ops import INTS
+from prunecli.layouts.reparametrized import REMOVE
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:

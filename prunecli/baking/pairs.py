@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import BITS, MASK_DTYPES
 from prunecli.errors import Call, CheckpointError
-from prunecli.layouts.reparametrized import PRUNE, leftovers
+from prunecli.layouts.reparametrized import PRUNE, REMOVE, leftovers
 from prunecli.selection.aliases import overlapping, tied
 from prunecli.text.escape import printable
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.layouts.reparametrized import Leftover
-
-REMOVE = "torch.nn.utils.prune.remove(module, name) in Python, then save again"
-"""The hint for a weight that cannot be folded in the file."""
 
 MOST_NAMED = 3
 """The most weights without a mask that get a note each."""

@@ -24,6 +24,7 @@ class Listing:
         metadata: The file's own key-value texts (safetensors only).
         notes: Sentences about the file that a user may want to know.
         unprunable_entries: The name and kind of each entry that has no plain tensor, such as a sparse tensor.
+        is_module: Whether the state_dict is that of a whole pickled module.
     """
 
     format: str
@@ -33,3 +34,4 @@ class Listing:
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unprunable_entries: tuple[tuple[str, str], ...] = ()
+    is_module: bool = False

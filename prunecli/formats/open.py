@@ -78,6 +78,7 @@ def open_checkpoint(path: PathLike, *, key: str | None = None, label: str | None
         notes=(*listing.notes, *_stored_once(listing.metadata.items(), listing.tensors)),
         unprunable_entries=listing.unprunable_entries,
         model_type="" if label else model_type_in(path.parent),
+        is_module=listing.is_module,
     )
     return with_layouts(checkpoint)
 
@@ -149,6 +150,7 @@ def _open_directory(directory: Path, index: Path | None, key: str | None) -> Che
         notes=tuple(dict.fromkeys([*notes, *_stored_once(metadata, tensors)])),
         unprunable_entries=tuple(entry for listing in listings for entry in listing.unprunable_entries),
         model_type=model_type_in(directory),
+        is_module=any(listing.is_module for listing in listings),
     )
     return with_layouts(checkpoint)
 

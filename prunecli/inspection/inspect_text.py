@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from prunecli.dtypes import FLOATS
 from prunecli.inspection.inspect import totals
-from prunecli.layouts.reparametrized import PRUNE
+from prunecli.layouts.reparametrized import PRUNE, fold_call
 from prunecli.text.escape import listed, printable
 from prunecli.text.name_ranges import grouped
 from prunecli.text.numbers import counted, format_bytes, format_shape, percent
@@ -180,8 +180,10 @@ def _remarks(inspection: Inspection) -> Iterator[str]:
 
 def _leftovers(inspection: Inspection) -> Iterator[str]:
     for kind, count in Counter(leftover.kind for leftover in inspection.leftovers).items():
-        names = [printable(leftover.name) for leftover in inspection.leftovers if leftover.kind == kind]
-        hint = "; bake folds them" if kind == PRUNE else ""
+        weights = [leftover for leftover in inspection.leftovers if leftover.kind == kind]
+        names = [printable(leftover.name) for leftover in weights]
+        call = "bake" if kind == PRUNE else fold_call(weights[0])
+        hint = f"; {call} folds them" if call else ""
         yield f"leftover     {counted(count, 'weight')} under {kind}: {listed(names, _NAMED)}{hint}"
 
 

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prunecli.text.escape import printable
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -19,11 +21,27 @@ WEIGHT_NORM = "weight_norm"
 PARAMETRIZATION = "parametrization"
 ASP_MASK = "ASP mask"
 
-PRUNED_HALF = "half of a weight under torch.nn.utils.prune (weight_orig * weight_mask): bake the checkpoint first"
+PRUNED_HALF = "half of a weight under torch.nn.utils.prune (weight_orig * weight_mask): fold it first"
 """The reason to skip a tensor that torch stores with its mask."""
 
 NOT_BY_NAME = "not a weight by name"
 """The reason to skip a tensor without `weight` in its name."""
+
+REMOVE = "where the model is made, call torch.nn.utils.prune.remove(module, 'weight') for each module, then save again"
+"""The hint for a weight with a mask that cannot be folded in the file."""
+
+BARE = "tensor"
+"""The name of a tensor that is saved alone, without a dict."""
+
+NAMELESS = re.compile(rf"{BARE}|\d+(\.\d+)*")
+"""Names of tensors that have none: a bare tensor, and the elements of a list. They are weights."""
+
+_FOLDS = {
+    SPECTRAL_NORM: "torch.nn.utils.remove_spectral_norm(module{})",
+    WEIGHT_NORM: "torch.nn.utils.remove_weight_norm(module{})",
+    PARAMETRIZATION: "torch.nn.utils.parametrize.remove_parametrizations(module, {!r})",
+}
+"""The calls that fold a reparametrised weight, by kind."""
 
 _SUFFIXES = (
     ("_g", "a magnitude of weight_norm, not a weight"),
@@ -32,6 +50,8 @@ _SUFFIXES = (
     ("_zero_point", "a zero point, not a weight"),
 )
 """Endings of names that have `weight` in them, and the reason to skip such a tensor."""
+
+_MOST_CALLS = 3  # calls that a hint names
 
 _PARAMETRIZED = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<weight>[^.]+)\.(?P<part>.+)", re.DOTALL)
 _ORIGINAL = re.compile(r"original\d*")
@@ -69,6 +89,8 @@ def why_not_a_weight(name: str, names: Collection[str]) -> str | None:
     A weight has `weight` or `weights` as a word, between underscores, in the last part of its dotted name.
     """
     *path, last = name.split(".")
+    if NAMELESS.fullmatch(name):
+        return None
     if "parametrizations" in path and last.startswith("original"):
         return "part of a parametrization, not the weight itself: fold it first"
     if last.endswith(("_orig", "_mask")):
@@ -78,6 +100,22 @@ def why_not_a_weight(name: str, names: Collection[str]) -> str | None:
     if "_scale" in last:
         return "a scale, not a weight"
     return next((why for suffix, why in _SUFFIXES if last.endswith(suffix)), None)
+
+
+def how_to_fold(weights: Iterable[Leftover]) -> str | None:
+    """Return the calls in Python that fold `weights`, as a hint; None if there is no weight to fold."""
+    calls = list(dict.fromkeys(filter(None, map(fold_call, weights))))[:_MOST_CALLS]
+    return f"where the model is made, call {' and '.join(calls)} for each module, then save again" if calls else None
+
+
+def fold_call(weight: Leftover) -> str | None:
+    """Return the call in Python that folds one weight, or None if there is none."""
+    if weight.kind not in _FOLDS:
+        return None
+    attribute = printable(weight.name.rpartition(".")[2])
+    if weight.kind != PARAMETRIZATION:
+        attribute = "" if attribute == "weight" else f", {attribute!r}"
+    return _FOLDS[weight.kind].format(attribute)
 
 
 def _why_leftover(name: str, names: Collection[str]) -> str:

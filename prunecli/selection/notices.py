@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from prunecli.dtypes import why_not_prunable
 from prunecli.errors import Argument, Notice
 from prunecli.layout import EXPERTS, KERNEL
+from prunecli.layouts.reparametrized import how_to_fold, leftovers
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ def left_out_notice(selection: Selection) -> Notice | None:
     largest = max(skipped, key=lambda s: s.tensor.numel)
     return Notice(
         f"more weights are left out for their names ({count:,}) than selected ({taken:,}); the largest is "
-        f"{printable(repr(largest.tensor.name))} ({largest.tensor.numel:,}): {largest.reason}"
+        f"{printable(repr(largest.tensor.name))} ({largest.tensor.numel:,}): {largest.reason}",
+        hint=how_to_fold(
+            one for one in leftovers([s.tensor.name for s in selection.skipped]) if largest.tensor.name in one.parts
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from fnmatch import translate
 from typing import TYPE_CHECKING
 
 from prunecli.errors import SelectionError
+from prunecli.layouts.other_names import is_other_by_name
 from prunecli.text.closest import closest
 from prunecli.text.escape import printable
 
@@ -40,7 +41,7 @@ def matching(
     matches = _matcher(argument, pattern)
     matched = [i for i, candidates in enumerate(names) if any(map(matches, candidates))]
     if not matched:
-        nearest = _nearest(pattern, [tensor.name for tensor in tensors])
+        nearest = _nearest(pattern, [tensor.name for tensor in tensors], only_weights=argument == "include")
         raise SelectionError(
             f"the {_words(argument)} pattern {pattern!r} matches none of {len(tensors)} tensors",
             hint=f"the nearest names: {', '.join(nearest)}" if nearest else None,
@@ -67,10 +68,15 @@ def _matcher(argument: str, pattern: str) -> Callable[[str], object]:
         ) from None
 
 
-def _nearest(pattern: str, names: Iterable[str]) -> list[str]:
-    """Return up to three names that contain the pattern's text or resemble it."""
+def _nearest(pattern: str, names: Sequence[str], *, only_weights: bool) -> list[str]:
+    """Return up to three names that contain the pattern's text or resemble it.
+
+    With `only_weights` names such as `scales` are left out, unless the pattern has almost their text.
+    """
     text = re.sub(r"[*?\[\]^$\\()|+]", "", pattern.removeprefix("re:")).lower()
     by_key = {name.lower(): name for name in names}
     containing = [key for key in by_key if text and text in key]
-    nearest = containing[:3] or closest(text, by_key, 3, cutoff=0.2) or list(by_key)[:3]
+    weights = [key for key, name in by_key.items() if not (only_weights and is_other_by_name(name))]
+    nearest = containing or closest(text, by_key, 3, cutoff=0.8) or closest(text, weights, 3, cutoff=0.2) or weights
+    nearest = nearest[:3]
     return [f"`{printable(by_key[key])}`" for key in nearest]

@@ -6,18 +6,17 @@ dtypes, shapes and positions decide; no weight is read.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from glob import escape
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import why_not_prunable
-from prunecli.errors import Argument, Call, SelectionError, UsageError
+from prunecli.errors import Argument, SelectionError, UsageError
 from prunecli.layouts.overrides import check_order, stated_layout
-from prunecli.layouts.reparametrized import PRUNED_HALF
 from prunecli.layouts.scales import with_scales
 from prunecli.selection.aliases import overlapping, tied
+from prunecli.selection.hints import exact_pattern, nothing_selected, only_unprunable
 from prunecli.selection.patterns import matching, matching_any
 from prunecli.text.escape import printable
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
-    from prunecli.errors import Hint
     from prunecli.selection.aliases import AliasGroup
 
 
@@ -101,15 +99,16 @@ def select(checkpoint: Checkpoint, selector: Selector) -> Selection:
     tensor is left to prune, and if a target shares some but not all of its elements with another tensor.
     """
     tensors = laid_out(checkpoint.tensors, selector.layout)
+    checkpoint = replace(checkpoint, tensors=tuple(tensors))
     excluded = matching_any("exclude", selector.exclude, tensors)
-    reasons = _reasons(tensors, selector, excluded)
+    reasons = _reasons(checkpoint, selector, excluded)
     groups = tied(tensors)
     for group in groups:
         _protect(group, tensors, reasons, excluded)
     _refuse_overlaps(groups, tensors, reasons)
     targets = dict(_targets(groups, tensors, reasons))
     if not targets:
-        raise _nothing_selected(checkpoint, selector, reasons)
+        raise nothing_selected(checkpoint, selector, reasons)
     written = {i for group in groups if any(j in targets for j in group) for i in group}
     leaders = _leaders(groups, tensors)
     left_out = ((i, why) for i, why in enumerate(reasons) if why is not None and i not in written)
@@ -151,10 +150,11 @@ def _targets(
             yield first, Target(tensor, tuple(tensors[i].name for i in group if i != first))
 
 
-def _reasons(tensors: Sequence[TensorInfo], selector: Selector, excluded: dict[int, str]) -> list[str | None]:
+def _reasons(checkpoint: Checkpoint, selector: Selector, excluded: dict[int, str]) -> list[str | None]:
     """Return the reason to skip each tensor, None where it is selected; ties are not considered yet."""
+    tensors = checkpoint.tensors
     never = [_why_never(t) for t in tensors]
-    included = _included(tensors, selector, never)
+    included = _included(checkpoint, selector, never)
     return [
         why
         or (f"excluded by {excluded[i]!r}" if i in excluded else None)
@@ -164,27 +164,17 @@ def _reasons(tensors: Sequence[TensorInfo], selector: Selector, excluded: dict[i
     ]
 
 
-def _included(tensors: Sequence[TensorInfo], selector: Selector, never: Sequence[str | None]) -> set[int] | None:
+def _included(checkpoint: Checkpoint, selector: Selector, never: Sequence[str | None]) -> set[int] | None:
     """Return the indices that include patterns match, or None without such patterns."""
     if not selector.include:
         return None
     included: set[int] = set()
     for pattern in selector.include:
-        indices = matching("include", pattern, tensors)
+        indices = matching("include", pattern, checkpoint.tensors)
         if all(never[i] for i in indices):
-            raise _only_unprunable(pattern, [(tensors[i].name, never[i]) for i in indices])
+            raise only_unprunable(checkpoint, pattern, [(checkpoint.tensors[i], never[i]) for i in indices])
         included.update(indices)
     return included
-
-
-def _only_unprunable(pattern: str, matched: Sequence[tuple[str, str | None]]) -> SelectionError:
-    name, why = matched[0]
-    more = f", and {len(matched) - 1} more" if len(matched) > 1 else ""
-    return SelectionError(
-        f"the include pattern {pattern!r} matches only tensors that cannot be pruned: "
-        f"`{printable(name)}` ({why}){more}",
-        hint=("drop the pattern, or choose floating-point tensors with ", Argument("include", ["*.weight"])),
-    )
 
 
 def _why_never(tensor: TensorInfo) -> str | None:
@@ -215,28 +205,6 @@ def _why_too_small(tensor: TensorInfo, selector: Selector) -> str | None:
     return None
 
 
-def _nothing_selected(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | None]) -> SelectionError:
-    tensors = checkpoint.tensors
-    if not tensors:
-        return SelectionError("no tensor to prune: the checkpoint holds none")
-    counts = Counter(why for why in reasons if why is not None).most_common(4)
-    listed = "; ".join(f"{count} x {printable(why)}" for why, count in counts)
-    largest = sorted((t for t in tensors if _why_never(t) is None), key=lambda t: (-len(t.shape), -t.numel))
-    hint: Hint | None = None
-    if PRUNED_HALF in reasons:
-        hint = Call("bake", (printable(str(checkpoint.path)),))
-    elif selector.include and selector.min_dim is None and "fewer than 2 dimensions" in reasons:
-        hint = (Argument("min_dim", 1), " takes vectors as well")
-    elif largest:
-        hint = ("choose by name, for instance ", Argument("include", [_exact_pattern(t.name) for t in largest[:3]]))
-    return SelectionError(f"no tensor to prune: all {len(tensors)} are skipped ({listed})", hint=hint)
-
-
-def _exact_pattern(name: str) -> str:
-    """Return the glob that matches `name` alone."""
-    return printable(escape(name))
-
-
 def _protect(
     group: AliasGroup, tensors: Sequence[TensorInfo], reasons: list[str | None], excluded: Collection[int]
 ) -> None:
@@ -258,7 +226,7 @@ def _refuse_overlaps(
     if pair is None:
         return
     names = {tensors[i].name for i in chosen}
-    exclude = [_exact_pattern(t.name) for t in pair if t.name in names]
+    exclude = [exact_pattern(t.name) for t in pair if t.name in names]
     raise SelectionError(
         f"`{printable(pair[0].name)}` and `{printable(pair[1].name)}` are different views that overlap or interleave"
         " in one storage: pruning one could change the other",

@@ -22,6 +22,8 @@ _UNPRUNABLE = {
     "_rebuild_wrapper_subclass": "tensor of a wrapper subclass",
 }
 
+_DISTRIBUTED = {"DTensor", "ShardedTensor"}  # wrapper subclasses whose parts are on several machines
+
 _ARRAYS = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -82,6 +84,8 @@ def other_kind(value: object) -> str:
             return "bare storage"
         case Call(func=Global(module=module, name=name)) if (module, name) in _ARRAYS:
             return "NumPy array"
+        case Call(func=Global(name="_rebuild_wrapper_subclass"), args=(Global(name=name), *_)) if name in _DISTRIBUTED:
+            return name
         case Call(func=Global(module=module, name=name)):
             return _UNPRUNABLE.get(name, f"tensor rebuilt by {module}.{name}")
         case _:

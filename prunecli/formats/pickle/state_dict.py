@@ -14,6 +14,7 @@ from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.pickle.leaves import is_leaf
 from prunecli.formats.pickle.opcodes import Blob
 from prunecli.formats.pickle.reader import Call, Key, Persistent
+from prunecli.layouts.reparametrized import BARE
 from prunecli.text.closest import closest
 
 if TYPE_CHECKING:
@@ -66,20 +67,25 @@ class Leaf:
 class StateDictLeaves:
     """The leaves inside and outside the state_dict at `key` ("" for the top of the pickled object).
 
-    Names of the leaves inside start at the state_dict, names of those outside at the top.
+    Names of the leaves inside start at the state_dict, names of those outside at the top. With `is_module` the
+    state_dict is that of a pickled module.
     """
 
     key: str
     inside: tuple[Leaf, ...]
     outside: tuple[Leaf, ...]
+    is_module: bool = False
 
 
 def find_leaves(root: object, label: str, key: str | None) -> StateDictLeaves:
     """Return the leaves of `root`, inside and outside its state_dict.
 
-    `key` is the dotted path of the state_dict, or None to look for it under STATE_DICT_KEYS. Raises CheckpointError,
+    `key` is the dotted path of the state_dict, or None to look for it under STATE_DICT_KEYS. A leaf without a container
+    around it is named BARE. Raises CheckpointError,
     naming `label`, if there is no tensor at `key`, or if containers are nested or shared beyond the limits.
     """
+    if is_leaf(root) and not key:
+        return StateDictLeaves("", (Leaf(BARE, root),), ())
     try:
         path, chosen = (key, _resolve(root, key)) if key else _choose(root)
         if key and (is_leaf(chosen) or not _holds_leaf(chosen)):
@@ -99,7 +105,8 @@ def _split(root: object, key: str, chosen: object) -> StateDictLeaves:
     if chosen is not root:
         rest = [(None, root)]
     outside = (leaf for path, node in rest for leaf in _leaves(node, path, seen, once=True))
-    return StateDictLeaves(key, inside, tuple(leaf for leaf in outside if id(leaf.value) not in listed))
+    others = tuple(leaf for leaf in outside if id(leaf.value) not in listed)
+    return StateDictLeaves(key, inside, others, is_module=bool(_registries(chosen)))
 
 
 def _choose(root: object) -> tuple[str, object]:

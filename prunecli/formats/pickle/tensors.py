@@ -49,7 +49,14 @@ def with_tensors(
             tensors.append(entry if index < len(result.inside) else replace(entry, unprunable_reason=OUTSIDE))
     repeated = [name for name, leaf in zip(names, leaves, strict=True) if name != leaf.name]
     notes = (*listing.notes, *_note_on_repeated(repeated))
-    return replace(listing, tensors=tuple(tensors), key=result.key, notes=notes, unprunable_entries=tuple(others))
+    return replace(
+        listing,
+        tensors=tuple(tensors),
+        key=result.key,
+        notes=notes,
+        unprunable_entries=tuple(others),
+        is_module=result.is_module,
+    )
 
 
 def _unique(names: Iterable[str]) -> list[str]:

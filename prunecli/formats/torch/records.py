@@ -89,5 +89,6 @@ def compressed(record: Record, label: str) -> CheckpointError:
 
 def resave(label: str, module: str = "torch", suffix: str = ".pth") -> str:
     """Return a command that loads the file at `label` with `module` and saves it again, uncompressed."""
-    code = f"import {module}; {module}.save({module}.load({label!r}), {label + '.resaved' + suffix!r})"
+    only = ", weights_only=True" if module == "torch" else ""
+    code = f"import {module}; {module}.save({module}.load({label!r}{only}), {label + '.resaved' + suffix!r})"
     return f"python -c {shlex.quote(code)}"

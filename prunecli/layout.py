@@ -17,6 +17,9 @@ CODE, PACKED, REPARAMETRIZED, OTHER = "code", "packed", "reparametrized", "other
 ASSUMED = "assumed: outputs first"
 """The evidence of a layout that nothing in the checkpoint proves."""
 
+SIBLINGS = "as its siblings"
+"""The first words of the evidence that a tensor has the layout of others."""
+
 
 @dataclass(frozen=True, slots=True)
 class SliceView:

@@ -78,6 +78,7 @@ def check(
     exclude: options.Exclude = None,
     min_dim: options.MinDim = None,
     min_numel: options.MinNumel = 0,
+    layout: options.Layout = None,
     key: options.Key = None,
     threads: options.Threads = 0,
     json: options.Json = False,
@@ -117,6 +118,7 @@ def check(
         exclude=exclude or (),
         min_dim=min_dim,
         min_numel=min_numel,
+        layout=options.layouts(layout),
         key=key,
         threads=threads,
     )

@@ -23,6 +23,7 @@ Thresholds = Annotated[
 Hist = Annotated[
     str | None, text_option("--hist", "NAME", "Draw the magnitudes of a tensor, or of all that match a glob or `re:`.")
 ]
+Evidence = Annotated[bool, Option("-v", "--verbose", help="Show what each layout was decided from.")]
 NoRead = Annotated[bool, Option("--no-read", help="Read no weights: names, dtypes and sizes only.")]
 
 
@@ -34,17 +35,20 @@ def inspect(
     top: options.Top = None,
     all_tensors: options.AllTensors = False,
     no_read: NoRead = False,
+    verbose: Evidence = False,
     include: options.Include = None,
     exclude: options.Exclude = None,
     min_dim: options.MinDim = None,
+    layout: options.Layout = None,
     key: options.Key = None,
     json: options.Json = False,
     no_progress: options.NoProgress = False,
 ) -> int:
     """Show what is in a checkpoint.
 
-    Lists the tensors with their zeros, tied names, leftovers of pruning and values that are not finite. --thresholds
-    and --hist help to choose a --thr. With -i, -x or --min-dim it lists only the tensors that would be pruned.
+    Lists the tensors with their layouts, zeros, tied names, leftovers of pruning and values that are not finite.
+    --thresholds and --hist help to choose a --thr. With -i, -x or --min-dim it lists only the tensors that would be
+    pruned.
     """
     _refuse_no_read(no_read=no_read, thresholds=thresholds, hist=hist)
     shown = view(top, all_tensors=all_tensors, json=json)
@@ -57,13 +61,14 @@ def inspect(
             include=include or (),
             exclude=exclude or (),
             min_dim=min_dim,
+            layout=options.layouts(layout),
             read=not no_read,
             thresholds=thresholds,
             hist=hist,
             label=label,
             progress=progress,
         )
-    _print(result, shown, json=json)
+    _print(result, shown, json=json, evidence=verbose)
     return 0
 
 
@@ -73,7 +78,7 @@ def _refuse_no_read(*, no_read: bool, thresholds: bool, hist: str | None) -> Non
         raise UsageError(f"{option} reads the weights, which --no-read forbids", hint="leave out --no-read")
 
 
-def _print(result: Inspection, shown: View, *, json: bool) -> None:
+def _print(result: Inspection, shown: View, *, json: bool, evidence: bool) -> None:
     from prunecli.inspection.inspect_json import to_json
     from prunecli.inspection.inspect_text import write_inspection
 
@@ -81,4 +86,4 @@ def _print(result: Inspection, shown: View, *, json: bool) -> None:
         if json:
             stream.write(to_json(result))
         else:
-            write_inspection(result, stream, shown)
+            write_inspection(result, stream, shown, evidence=evidence)

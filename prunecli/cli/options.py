@@ -145,6 +145,13 @@ Verbose = Annotated[bool, Option("-v", "--verbose", help="Print details of the r
 NoProgress = Annotated[bool, Option("--no-progress", help="Print no progress bars or lines.")]
 
 
+def layouts(texts: list[str] | None) -> dict[str, str]:
+    """Return the layouts by pattern that the options --layout state; UsageError for one that is malformed."""
+    from prunecli.layouts.overrides import parse_layout
+
+    return dict(map(parse_layout, texts or ()))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class SharedOptions:
     """The options that every pruning command has besides its own.

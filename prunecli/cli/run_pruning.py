@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.cli.exit import DONE, FAILED, say
 from prunecli.cli.hints import as_options
+from prunecli.cli.options import layouts
 from prunecli.cli.output import printing
 from prunecli.cli.progress import show_progress
 from prunecli.errors import Argument, UsageError, spelled
@@ -69,7 +70,6 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
     from prunecli.engine.options import RunOptions
     from prunecli.engine.outputs import OutputRequest
     from prunecli.engine.score_files import ScoreInputs
-    from prunecli.layouts.overrides import parse_layout
     from prunecli.selection.select import Selector
 
     progress = show_progress(
@@ -83,7 +83,7 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
             options.exclude or (),
             options.min_dim,
             options.min_numel,
-            dict(map(parse_layout, options.layout or ())),
+            layouts(options.layout),
         ),
         ScoreInputs(options.scores, options.act_norms, options.mask_in, options.of),
         OutputRequest(

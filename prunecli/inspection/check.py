@@ -14,7 +14,7 @@ from prunecli.inspection.passes import Passes, opened
 from prunecli.selection.select import Selector
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, PathLike
     from prunecli.inspection.findings import Condition, Finding
@@ -29,6 +29,7 @@ def check(  # noqa: PLR0913 - one keyword for each option
     exclude: Sequence[str] = (),
     min_dim: int | None = None,
     min_numel: int = 0,
+    layout: Mapping[str, str] | None = None,
     key: str | None = None,
     threads: int = 0,
     label: str | None = None,
@@ -47,6 +48,7 @@ def check(  # noqa: PLR0913 - one keyword for each option
         exclude: Patterns of tensors to leave out.
         min_dim: The smallest number of dimensions of a selected tensor (None: as in `prunecli.prune`).
         min_numel: The smallest number of elements of a selected tensor.
+        layout: The meaning of dimensions by pattern, as in `prunecli.prune`.
         key: The dotted path of the state_dict in a nested checkpoint.
         threads: The number of threads, 0 for the number that suits the machine.
         label: A name of the checkpoint for messages.
@@ -62,6 +64,6 @@ def check(  # noqa: PLR0913 - one keyword for each option
     """
     if not conditions:
         raise UsageError("check needs a condition", hint="pass a list such as [MinSparsity(0.5), Finite()]")
-    selector = Selector(include, exclude, min_dim, min_numel)
+    selector = Selector(include, exclude, min_dim, min_numel, layout or {})
     checked = CheckedCheckpoint(Passes(opened(path, key, label), threads, progress), selector, key)
     return tuple(finding for condition in conditions for finding in condition.judge(checked))

@@ -22,15 +22,16 @@ from prunecli.io.scan import CHUNK
 from prunecli.layouts.reparametrized import leftovers
 from prunecli.selection.aliases import tied
 from prunecli.selection.patterns import matching
-from prunecli.selection.select import Selector, select
+from prunecli.selection.select import Selector, laid_out, select
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, PathLike, TensorInfo
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
+    from prunecli.layout import TensorLayout
     from prunecli.layouts.reparametrized import Leftover
     from prunecli.progress import Progress
     from prunecli.selection.select import Selection
@@ -59,6 +60,7 @@ class Entry:
         nonfinite: The number of elements that are NaN or infinite; None also for integers and booleans.
         aliases: Other names of the same weights.
         reason: The reason for which a pruning command with the same options skips the tensor, or None.
+        layout: The tensor's role, and which of its dimensions are outputs, inputs and experts.
         scaled_by: The name of the tensor that the elements are multiplied by, or None.
     """
 
@@ -72,6 +74,7 @@ class Entry:
     nonfinite: int | None
     aliases: tuple[str, ...]
     reason: str | None
+    layout: TensorLayout
     scaled_by: str | None = None
 
     @property
@@ -175,6 +178,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
     exclude: Sequence[str] = (),
     min_dim: int | None = None,
     min_numel: int = 0,
+    layout: Mapping[str, str] | None = None,
     key: str | None = None,
     read: bool = True,
     thresholds: bool = False,
@@ -194,6 +198,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         exclude: Patterns of tensors to leave out.
         min_dim: The smallest number of dimensions of a selected tensor.
         min_numel: The smallest number of elements of a selected tensor.
+        layout: The meaning of dimensions by pattern, as in `prunecli.prune`.
         key: The dotted path of the state_dict in a nested checkpoint.
         read: Whether to read the weights and count their zeros.
         thresholds: Whether to compute threshold tables of the selected tensors.
@@ -210,6 +215,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         CheckpointError: If the checkpoint cannot be read.
     """
     checkpoint = opened(path, key, label)
+    checkpoint = replace(checkpoint, tensors=tuple(laid_out(checkpoint.tensors, layout or {})))
     passes = Passes(checkpoint, threads, progress)
     selector = Selector(include, exclude, min_dim, min_numel)
     selected_only = selector != Selector()
@@ -296,6 +302,7 @@ def _entry(checkpoint: Checkpoint, named: _NamedTensor, counts: _Counts, reason:
         nonfinite,
         aliases,
         reason,
+        tensor.layout,
         scaled_by=None if tensor.scale is None else tensor.scale.tensor.name,
     )
 

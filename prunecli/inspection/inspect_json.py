@@ -79,6 +79,14 @@ def _entry(entry: Entry) -> dict[str, object]:
         "aliases": entry.aliases,
         "prunable": entry.reason is None,
         "reason": entry.reason,
+        "role": entry.layout.role,
+        "layout": entry.layout.words,
+        "outputs": entry.layout.outputs,
+        "inputs": entry.layout.inputs,
+        "experts": entry.layout.experts,
+        "groups": entry.layout.groups,
+        "layout_evidence": entry.layout.evidence,
+        "layout_proven": entry.layout.proven,
         "scaled_by": entry.scaled_by,
     }
 

@@ -7,10 +7,11 @@ reads no weights.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from prunecli.dtypes import FLOATS
 from prunecli.inspection.inspect import totals
+from prunecli.layout import SIBLINGS
 from prunecli.layouts.reparametrized import PRUNE, fold_call
 from prunecli.text.escape import listed, printable
 from prunecli.text.name_ranges import grouped
@@ -32,23 +33,30 @@ _NAMED = 4  # names that a summary line lists before it counts the rest
 _COLUMNS = (
     Column("tensor", fold=12),
     Column("tensors", right=True),
-    Column("dtype", optional=2),
+    Column("dtype", optional=4),
     Column("shape", optional=1),
-    Column("parameters", right=True),
-    Column("bytes", right=True, optional=3),
+    Column("layout", optional=2),
+    Column("parameters", right=True, optional=3),
+    Column("bytes", right=True, optional=5),
     Column("zero", right=True),
-    Column("note", optional=4),
+    Column("note", optional=6),
 )
 
 
-def write_inspection(inspection: Inspection, stream: TextIO, view: View) -> None:
-    """Write the tensors, a summary, and the thresholds and histogram if there are any."""
-    write_blocks(_blocks(inspection, view, terminal=stream.isatty()), stream)
+def write_inspection(inspection: Inspection, stream: TextIO, view: View, *, evidence: bool = False) -> None:
+    """Write the tensors, a summary, and the thresholds and histogram if there are any.
+
+    `evidence` adds a table with the evidence for the layout of each tensor.
+    """
+    write_blocks(_blocks(inspection, view, evidence=evidence, terminal=stream.isatty()), stream)
 
 
-def _blocks(inspection: Inspection, view: View, *, terminal: bool) -> Iterator[Block]:
+def _blocks(inspection: Inspection, view: View, *, evidence: bool, terminal: bool) -> Iterator[Block]:
     if inspection.inside:
-        yield _listing(inspection, view, terminal=terminal)
+        lines = _lines(inspection, view, terminal=terminal)
+        yield _listing(inspection, lines, view)
+        if evidence:
+            yield _evidence(lines)
     yield Block(lines=tuple(_summary(inspection)))
     if inspection.thresholds is not None:
         together, each = inspection.thresholds
@@ -61,12 +69,20 @@ def _blocks(inspection: Inspection, view: View, *, terminal: bool) -> Iterator[B
 # --- the tensors
 
 
-def _listing(inspection: Inspection, view: View, *, terminal: bool) -> Block:
+_Line: TypeAlias = "tuple[str, list[Entry]]"
+"""The entries that share a line, and their merged name."""
+
+
+def _lines(inspection: Inspection, view: View, *, terminal: bool) -> list[_Line]:
+    """Return the lines to show; the entries of a line have the same dtype, shape and layout."""
     entries = inspection.inside
     lines = [(entry.name, [entry]) for entry in entries]
     if view.top is None and not view.every and len(entries) > FOLDED_FROM:
-        lines = grouped(entries, lambda e: e.name, lambda e: (e.dtype, e.shape))
-    shown = largest(lines, lambda line: sum(e.nbytes for e in line[1]), view, terminal=terminal)
+        lines = grouped(entries, lambda e: e.name, lambda e: (e.dtype, e.shape, e.layout.label))
+    return largest(lines, lambda line: sum(e.nbytes for e in line[1]), view, terminal=terminal)
+
+
+def _listing(inspection: Inspection, shown: Sequence[_Line], view: View) -> Block:
     parts = {part: leftover for leftover in inspection.leftovers for part in leftover.parts}
     rows = [_cells(name, group, parts) for name, group in shown]
     single = all(len(group) == 1 for _, group in shown)
@@ -75,7 +91,7 @@ def _listing(inspection: Inspection, view: View, *, terminal: bool) -> Block:
     return Block(
         columns=tuple(_COLUMNS[i] for i in kept),
         rows=tuple(tuple(row[i] for i in kept) for row in rows),
-        lines=_hidden(len(entries) - sum(len(group) for _, group in shown), view),
+        lines=_hidden(len(inspection.inside) - sum(len(group) for _, group in shown), view),
     )
 
 
@@ -92,6 +108,7 @@ def _cells(name: str, group: Sequence[Entry], parts: dict[str, Leftover]) -> tup
         f"{len(group):,}",
         first.dtype,
         format_shape(first.shape),
+        first.layout.label,
         f"{numel:,}",
         format_bytes(sum(e.nbytes for e in group)),
         percent(zeros / numel if zeros is not None and numel else None),
@@ -114,6 +131,21 @@ def _note(group: Sequence[Entry], parts: dict[str, Leftover]) -> str:
     return ", ".join(note for note in notes if note)
 
 
+def _evidence(lines: Sequence[_Line]) -> Block:
+    """Return the evidence for the outputs and inputs of each line that has them."""
+    rows = [
+        (printable(name), group[0].layout.words, listed([printable(one) for one in _distinct(group)], _NAMED))
+        for name, group in lines
+        if group[0].layout.words != "-"
+    ]
+    columns = Column("tensor", fold=12), Column("layout"), Column("evidence", fold=20)
+    return Block("Evidence for the layouts", columns, tuple(rows))
+
+
+def _distinct(group: Sequence[Entry]) -> list[str]:
+    return list(dict.fromkeys(entry.layout.evidence for entry in group))
+
+
 # --- the summary
 
 
@@ -129,6 +161,7 @@ def _summary(inspection: Inspection) -> Iterator[str]:
     if not inspection.selected_only:
         yield f"all          {_tensors(every)}, {every.numel:,} parameters, {format_bytes(every.nbytes)}"
         yield _prunable(inspection)
+    yield from _layouts(inspection)
     yield from _remarks(inspection)
     yield from (f"note         {printable(fact)}" for fact in inspection.notes)
 
@@ -151,6 +184,17 @@ def _prunable(inspection: Inspection) -> str:
         return f"prunable     none by default: {printable(inspection.refusal)}"
     part = totals(inspection.prunable)
     return f"prunable     {_tensors(part)}, {part.numel:,} weights{_zeros(part)}: the default selection for pruning"
+
+
+def _layouts(inspection: Inspection) -> Iterator[str]:
+    """Yield a line that counts the evidence for the layouts of the prunable tensors."""
+    layouts = [entry.layout for entry in inspection.prunable if entry.layout.words != "-"]
+    if len(layouts) == 1:
+        yield f"layout       {layouts[0].label}: {printable(layouts[0].evidence)}"
+    elif layouts:
+        evidence = (layout.evidence for layout in layouts)
+        kinds = Counter(SIBLINGS if one.startswith(SIBLINGS) else one for one in evidence).most_common()
+        yield f"layouts      {listed([f'{printable(kind)} ({count:,})' for kind, count in kinds], _NAMED)}"
 
 
 def _remarks(inspection: Inspection) -> Iterator[str]:

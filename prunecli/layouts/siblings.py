@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from prunecli.layout import SIBLINGS
 from prunecli.layouts.names import NUMBER, split_name, starred
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _shared(
 def _as_sibling(tensor: TensorInfo, orientation: Orientation) -> Orientation:
     module = tensor.name.rpartition(".")[0]
     name = NUMBER.sub("*", tensor.name if module.isdigit() or not module else module)
-    return orientation._replace(evidence=f"as its siblings {name}")
+    return orientation._replace(evidence=f"{SIBLINGS} {name}")
 
 
 def _same_name(tensor: TensorInfo) -> object:

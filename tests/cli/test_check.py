@@ -28,6 +28,18 @@ def store(folder: Path, **tensors: torch.Tensor) -> Path:
     return path
 
 
+def test_a_stated_layout_decides_where_groups_run(prune: Prune, tmp_path: Path) -> None:
+    """With --layout in-out the groups of --pattern run along dim 0."""
+    w = torch.ones(8, 8)
+    w[::2] = 0
+    path = store(tmp_path, w__weight=w)
+
+    usual, stated = (prune("check", path, "--pattern", "2:4", *more) for more in ((), ("--layout", "*=in-out")))
+
+    assert (usual[0], "along inputs (dim 1)" in usual[1]) == (1, True)
+    assert (stated[0], "along inputs (dim 0)" in stated[1]) == (0, True)
+
+
 def test_exit_codes_and_the_table(prune: Prune, tmp_path: Path) -> None:
     """The exit code is 0 if all conditions hold and 1 if one fails; the table has a line for each finding."""
     path = store(tmp_path, w__weight=torch.tensor([[0.0, 1.0, 2.0, 0.0]]))

@@ -53,6 +53,24 @@ def test_json_is_complete(prune: Prune, tmp_path: Path) -> None:
     assert json.loads(to_json(inspect(path, read=False)))["tensors"][0]["zeros"] is None
 
 
+def test_layouts_are_shown_and_can_be_stated(prune: Prune, tmp_path: Path) -> None:
+    """JSON has all parts of a layout; -v adds the evidence to the text; --layout states another one."""
+    path = write(tmp_path, {"fc.weight": torch.ones(4, 8), "fc.bias": torch.ones(8), "b.weight": torch.ones(3, 5)})
+
+    record = json.loads(prune("inspect", path, "--json")[1])["tensors"][2]
+    text, verbose = (prune("inspect", path, "--layout", "b.*=in-out", *more)[1] for more in ((), ("-v",)))
+
+    wanted = {"role": "matrix", "layout": "in-out", "outputs": 1, "inputs": 0, "experts": None, "groups": 1}
+    wanted |= {"layout_evidence": "bias has the length of dim 1", "layout_proven": True}
+    assert wanted.items() <= record.items()
+    assert "layouts      stated by the user (1), bias has the length of dim 1 (1)\n" in text
+    assert "fc.weight  in-out  bias has the length of dim 1\n" in verbose
+    assert "stated by the user\n" not in text
+    assert "b.weight   in-out  stated by the user\n" in verbose
+    code, _, error = prune("inspect", path, "--layout", "b.*=out-inn")
+    assert (code, "hint: --layout" in error) == (2, True)
+
+
 def test_json_has_the_thresholds_and_contents(prune: Prune, tmp_path: Path) -> None:
     """The JSON form has the threshold tables and the contents besides the tensors."""
     path = tmp_path / "c.ckpt"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prunecli.layouts.packed import packed_sentence
+from prunecli.layouts.scales import scaled_sentence
 from prunecli.plans import Cut
 from prunecli.report.model import Report, Row, facts_about, warnings_for
 from prunecli.version import __version__
@@ -40,7 +42,7 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
         command=options.command,
         dry_run=output is None,
         warnings=(*run.work.warnings, *warnings_for(rows)),
-        facts=(*checkpoint.notes, *run.work.facts, *facts_about(checkpoint.unprunable_entries)),
+        facts=_facts(checkpoint, run),
         compressed=result.compressed,
         histograms={
             run.targets[index].name: stats.histogram
@@ -48,6 +50,12 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
             if stats.histogram is not None
         },
     )
+
+
+def _facts(checkpoint: Checkpoint, run: Run) -> tuple[str, ...]:
+    packed = packed_sentence(tensor.packed for tensor in checkpoint.tensors)
+    others = facts_about(checkpoint.unprunable_entries)
+    return (*checkpoint.notes, *run.work.facts, *others, *filter(None, (packed, scaled_sentence(run.targets))))
 
 
 def _rows(checkpoint: Checkpoint, work: Work, result: RunResult) -> tuple[Row, ...]:
@@ -69,6 +77,7 @@ def _skipped_row(skipped: Skipped, file: str) -> Row:
         file=file,
         selected=False,
         reason=skipped.reason,
+        packed=None if tensor.packed is None else tensor.packed.weights,
         tied_to=skipped.tied_to,
         meaning=tensor.layout,
     )

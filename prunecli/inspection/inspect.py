@@ -28,7 +28,7 @@ from prunecli.text.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from prunecli.checkpoint import Checkpoint, PathLike, TensorInfo
+    from prunecli.checkpoint import Checkpoint, PackedWeights, PathLike, TensorInfo
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
     from prunecli.layout import TensorLayout
@@ -62,6 +62,7 @@ class Entry:
         reason: The reason for which a pruning command with the same options skips the tensor, or None.
         layout: The tensor's role, and which of its dimensions are outputs, inputs and experts.
         scaled_by: The name of the tensor that the elements are multiplied by, or None.
+        packed: The weights that the elements of a packed tensor hold, or None.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Entry:
     reason: str | None
     layout: TensorLayout
     scaled_by: str | None = None
+    packed: PackedWeights | None = None
 
     @property
     def sparsity(self) -> float | None:
@@ -304,6 +306,7 @@ def _entry(checkpoint: Checkpoint, named: _NamedTensor, counts: _Counts, reason:
         reason,
         tensor.layout,
         scaled_by=None if tensor.scale is None else tensor.scale.tensor.name,
+        packed=tensor.packed,
     )
 
 

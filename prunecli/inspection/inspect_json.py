@@ -28,6 +28,7 @@ def to_json(inspection: Inspection) -> str:
 
 def _document(inspection: Inspection) -> dict[str, object]:
     histogram = inspection.histogram
+    packed = [entry.packed for entry in inspection.inside if entry.packed is not None]
     return {
         "schema": SCHEMA,
         "tool": {"name": "prunecli", "version": __version__},
@@ -42,6 +43,7 @@ def _document(inspection: Inspection) -> dict[str, object]:
             "all": _totals(totals(inspection.inside)),
             "prunable": _totals(totals(inspection.prunable)),
             "outside": _totals(totals(inspection.outside)),
+            "packed": {"tensors": len(packed), "weights": sum(one.weights for one in packed)},
         },
         "not_prunable_because": inspection.refusal,
         "facts": inspection.notes,
@@ -88,6 +90,7 @@ def _entry(entry: Entry) -> dict[str, object]:
         "layout_evidence": entry.layout.evidence,
         "layout_proven": entry.layout.proven,
         "scaled_by": entry.scaled_by,
+        "packed": entry.packed and asdict(entry.packed),
     }
 
 

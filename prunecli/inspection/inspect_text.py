@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO, TypeAlias
 from prunecli.dtypes import FLOATS
 from prunecli.inspection.inspect import totals
 from prunecli.layout import SIBLINGS
+from prunecli.layouts.packed import packed_sentence
 from prunecli.layouts.reparametrized import PRUNE, fold_call
 from prunecli.text.escape import listed, printable
 from prunecli.text.name_ranges import grouped
@@ -127,6 +128,7 @@ def _note(group: Sequence[Entry], parts: dict[str, Leftover]) -> str:
         tied,
         *(kind if kind != PRUNE else "half of a pruned weight" for kind in kinds),
         *(f"times {printable(scale)}" for scale in scales),
+        *dict.fromkeys(e.packed.format for e in group if e.packed),
     ]
     return ", ".join(note for note in notes if note)
 
@@ -160,6 +162,9 @@ def _summary(inspection: Inspection) -> Iterator[str]:
     yield f"{label:<11}  {_tensors(floats)}, {floats.numel:,} parameters{_zeros(floats)}"
     if not inspection.selected_only:
         yield f"all          {_tensors(every)}, {every.numel:,} parameters, {format_bytes(every.nbytes)}"
+        packed = packed_sentence(entry.packed for entry in inspection.inside)
+        if packed is not None:
+            yield f"packed       {packed}"
         yield _prunable(inspection)
     yield from _layouts(inspection)
     yield from _remarks(inspection)

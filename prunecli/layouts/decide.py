@@ -24,6 +24,7 @@ from prunecli.layout import (
 from prunecli.layouts.evidence import is_bias, is_confirmed_by_norm, norm_lengths, out_in, own_evidence
 from prunecli.layouts.experts import expert_evidence, is_expert_stack, model_width
 from prunecli.layouts.names import bias_of, is_embedding, is_fixed_transform, is_norm, split_name, words
+from prunecli.layouts.packed import with_packed
 from prunecli.layouts.reparametrized import NOT_BY_NAME, why_not_a_weight
 from prunecli.layouts.scales import with_scales
 from prunecli.layouts.siblings import by_siblings
@@ -38,11 +39,11 @@ _ORIENTED = frozenset({MATRIX, KERNEL, EXPERTS})
 
 
 def with_layouts(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint with the layout and the scale of every tensor decided."""
+    """Return the checkpoint with the layout of every tensor decided, and its scale or packed weights."""
     tensors = checkpoint.tensors
     layouts = decide([t for t in tensors if t.unprunable_reason != OUTSIDE], checkpoint.model_type)
     tensors = tuple(replace(t, layout=layouts[t.name]) if t.name in layouts else t for t in tensors)
-    return replace(checkpoint, tensors=with_scales(tensors))
+    return replace(checkpoint, tensors=with_packed(with_scales(tensors)))
 
 
 def decide(tensors: Sequence[TensorInfo], model_type: str = "") -> dict[str, TensorLayout]:

@@ -14,9 +14,10 @@ from prunecli.checkpoint import OUTSIDE, ScaledBy
 from prunecli.dtypes import FLOATS, SCALE_DTYPES
 from prunecli.layout import CODE, SCALE, TensorLayout, slice_view
 from prunecli.text.escape import printable
+from prunecli.text.numbers import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from prunecli.checkpoint import TensorInfo
 
@@ -45,6 +46,13 @@ def with_scales(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
         layout = TensorLayout(SCALE, None, None, evidence="", not_a_weight=A_SCALE)
         result[scale] = replace(tensors[scale], unprunable_reason=A_SCALE, layout=layout)
     return tuple(result)
+
+
+def scaled_sentence(tensors: Iterable[TensorInfo]) -> str | None:
+    """Return a sentence about the tensors that hold codes with a scale; None without any."""
+    count = sum(tensor.scale is not None for tensor in tensors)
+    verb = plural(count, "tensor holds", "tensors hold")
+    return f"{count:,} {verb} FP8 codes with a scale: weights and magnitudes are code x scale" if count else None
 
 
 def _scale_of(tensor: TensorInfo, by_name: dict[str, int]) -> int | None:

@@ -63,6 +63,7 @@ class Row:
         aliases: Other names of the same tensor (tied weights).
         scaled_by: The tensor that the elements are multiplied by, None if they are the weights themselves. All
             magnitudes are of the products.
+        packed: The weights that the elements of a packed tensor hold, None for other tensors.
         tied_to: For a tensor that is not selected, the name of another row with the same elements. Totals count them
             once.
         meaning: Its role and the meaning of its dimensions.
@@ -91,6 +92,7 @@ class Row:
     nonfinite: int | None = None
     aliases: tuple[str, ...] = ()
     scaled_by: str | None = None
+    packed: int | None = None
     tied_to: str | None = None
     meaning: TensorLayout = _NO_LAYOUT
 
@@ -166,15 +168,16 @@ class SelectedTotals:
 
 @dataclass(frozen=True, slots=True)
 class AllTotals:
-    """Sums over all floating-point tensors of the state_dict, selected or not. Tied tensors count once.
+    """Sums over all floating-point and packed tensors of the state_dict, selected or not. Tied tensors count once.
 
     Attributes:
         tensors: The number of tensors.
-        numel: Their elements.
+        numel: Their elements, and for packed tensors the weights that they hold.
         numel_read: Elements of the selected tensors. The zeros of the other elements are unknown.
         pruned: Weights that this run set to zero.
         pruned_fraction: `pruned / numel` (0-1), None without elements.
         sparsity_at_least: A lower bound (0-1) of the sparsity over all tensors: known zeros divided by `numel`.
+        packed: The weights of packed tensors among `numel`.
     """
 
     tensors: int
@@ -183,6 +186,7 @@ class AllTotals:
     pruned: int | None
     pruned_fraction: float | None
     sparsity_at_least: float | None
+    packed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,17 +289,20 @@ class Report:
 
     @property
     def all(self) -> AllTotals:
-        """The totals over all floating-point tensors of the state_dict."""
-        rows = [row for row in self.rows if row.dtype in FLOATS and row.reason != OUTSIDE and row.tied_to is None]
-        numel = sum(row.numel for row in rows)
+        """The totals over all floating-point and packed tensors of the state_dict."""
+        first = [row for row in self.rows if row.reason != OUTSIDE and row.tied_to is None]
+        rows = [row for row in first if row.dtype in FLOATS]
+        packed = [row.packed for row in first if row.packed is not None]
+        numel = sum(row.numel for row in rows) + sum(packed)
         selected = self.selected
         return AllTotals(
-            tensors=len(rows),
+            tensors=len(rows) + len(packed),
             numel=numel,
             numel_read=selected.numel,
             pruned=selected.pruned,
             pruned_fraction=_fraction(selected.pruned, numel),
             sparsity_at_least=_fraction(selected.zeros_after, numel),
+            packed=sum(packed),
         )
 
     @property

@@ -32,19 +32,20 @@ _LISTED = 4  # reasons that an error lists
 _OTHER_ROLES = {GAIN, CONSTANT, SCALE, PACKED, REPARAMETRIZED, VECTOR}
 _TRIED = 8  # globs that are matched with all names
 
+QUANTIZE_LATER = "prune the model from before quantization, then quantize it again"
+"""What to do about quantized weights."""
+
 _KIND_HINTS = {
     "sparse tensor": "replace each by tensor.to_dense() in Python, then save again",
     "DTensor": "replace each by tensor.full_tensor() where the model is trained, then save again",
     "ShardedTensor": "save a full state_dict where the model is trained: StateDictType.FULL_STATE_DICT of FSDP",
-    "quantized tensor": "prune the model from before quantization, then quantize it again",
+    "quantized tensor": QUANTIZE_LATER,
     "NumPy array": "replace each by torch.from_numpy(array) in Python, then save again",
     "meta tensor": "save the model with its weights: a meta tensor has none",
     "nested tensor": "replace each by its parts, tensor.unbind(), in Python, then save again",
     "bare storage": "save tensors instead of their storages",
 }
 """What to do about entries that are no plain tensors, by their kind."""
-
-_QUANTIZED = "prune the model from before quantization, then quantize it again"
 
 
 def nothing_selected(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | None]) -> SelectionError:
@@ -100,7 +101,7 @@ def _hint(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | No
         how_to_fold(leftovers(names))
         or _left_out_hint(checkpoint, selector, reasons)
         or _entries_hint(checkpoint)
-        or (_QUANTIZED if _is_mostly_packed(tensors) else None)
+        or (QUANTIZE_LATER if _is_mostly_packed(tensors) else None)
         or _weights_hint(checkpoint)
         or _inspect(checkpoint)
     )

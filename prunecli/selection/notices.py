@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.dtypes import why_not_prunable
 from prunecli.errors import Argument, Notice
-from prunecli.layout import EXPERTS, KERNEL
+from prunecli.layout import CODE, EXPERTS, KERNEL
 from prunecli.layouts.reparametrized import how_to_fold, leftovers
 from prunecli.text.escape import printable
 
@@ -49,13 +49,14 @@ def assumed_notice(tensors: Iterable[TensorInfo]) -> Notice | None:
 
     A matrix without evidence is not named: [out, in] is the order of nearly all of them.
     """
-    assumed = [t for t in tensors if t.layout.role in {KERNEL, EXPERTS} and not t.layout.proven]
+    roles = {KERNEL, EXPERTS, CODE}
+    assumed = [t for t in tensors if t.layout.role in roles and len(t.shape) > 2 and not t.layout.proven]
     if not assumed:
         return None
     names = [printable(t.name) for t in assumed]
     listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
     dims = assumed[0].layout
-    other = "experts-in-out" if dims.role == EXPERTS else "in-out"
+    other = "in-out" if dims.experts is None else "experts-in-out"
     return Notice(
         f"nothing in the file proves which dimension of {listed} counts outputs: assumed are outputs in dim "
         f"{dims.outputs} and inputs in dim {dims.inputs}, {_kind(assumed)}",
@@ -64,4 +65,4 @@ def assumed_notice(tensors: Iterable[TensorInfo]) -> Notice | None:
 
 
 def _kind(tensors: Sequence[TensorInfo]) -> str:
-    return "as most experts have them" if tensors[0].layout.role == EXPERTS else "as in Conv, not ConvTranspose"
+    return "as in Conv, not ConvTranspose" if tensors[0].layout.experts is None else "as most experts have them"

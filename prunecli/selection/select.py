@@ -17,6 +17,7 @@ from prunecli.layouts.overrides import check_order, stated_layout
 from prunecli.layouts.scales import with_scales
 from prunecli.selection.aliases import overlapping, tied
 from prunecli.selection.hints import exact_pattern, nothing_selected, only_unprunable
+from prunecli.selection.packed import refuse_packed
 from prunecli.selection.patterns import matching, matching_any
 from prunecli.text.escape import printable
 
@@ -96,11 +97,14 @@ def select(checkpoint: Checkpoint, selector: Selector) -> Selection:
     Tied tensors are one target, named by the first selected one. If one of them is excluded, all are skipped.
 
     Raises SelectionError if a pattern is malformed, matches nothing or only tensors that cannot be pruned, if no
-    tensor is left to prune, and if a target shares some but not all of its elements with another tensor.
+    tensor is left to prune, if most weights are packed and no pattern names others, and if a target shares some but
+    not all of its elements with another tensor.
     """
     tensors = laid_out(checkpoint.tensors, selector.layout)
     checkpoint = replace(checkpoint, tensors=tuple(tensors))
     excluded = matching_any("exclude", selector.exclude, tensors)
+    if not selector.include:
+        refuse_packed(tensors)
     reasons = _reasons(checkpoint, selector, excluded)
     groups = tied(tensors)
     for group in groups:

@@ -1,0 +1,41 @@
+"""The refusal of a checkpoint whose weights are packed, where no pattern names others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prunecli.errors import Argument, SelectionError
+from prunecli.layouts.packed import ADVICE, formats
+from prunecli.selection.hints import QUANTIZE_LATER, exact_pattern, is_floating
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.errors import Hint
+
+MOST_NAMED = 3
+"""The most tensors that the hint names."""
+
+
+def refuse_packed(tensors: Sequence[TensorInfo]) -> None:
+    """Raise SelectionError if most weights of the state_dict are packed; the hint names matrices that are not."""
+    packed = [tensor.packed for tensor in tensors if tensor.packed is not None]
+    count = sum(one.weights for one in packed)
+    every = count + sum(tensor.numel for tensor in tensors if is_floating(tensor))
+    if 2 * count <= every:
+        return
+    raise SelectionError(
+        f"{count:,} of {every:,} weights ({100 * count // every}%) are packed ({formats(packed)}) and cannot be pruned "
+        f"here: {ADVICE}",
+        hint=_hint(tensors),
+    )
+
+
+def _hint(tensors: Sequence[TensorInfo]) -> Hint:
+    others = [t for t in tensors if is_floating(t) and t.layout.not_a_weight is None and len(t.shape) >= 2]
+    if not others:
+        return QUANTIZE_LATER
+    largest = sorted(others, key=lambda tensor: -tensor.numel)[:MOST_NAMED]
+    include = Argument("include", [exact_pattern(tensor.name) for tensor in largest])
+    return (f"{QUANTIZE_LATER}; ", include, " prunes weights that are not packed")

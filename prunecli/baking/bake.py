@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from prunecli.baking.fold import FoldedWeight, Output
     from prunecli.baking.pairs import Pair
     from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.io.descriptors import Descriptor
     from prunecli.io.files import Source
     from prunecli.progress import Progress
 
@@ -198,12 +199,13 @@ def _write(job: _Job, plans: Sequence[FilePlan]) -> tuple[FoldedWeight, ...]:
     from prunecli.baking.fold import Output, fold_all  # noqa: PLC0415 - imports NumPy, which errors do not need
     from prunecli.io.reader import open_sources  # noqa: PLC0415
 
-    with open_sources(job.checkpoint) as sources, _outputs(job, plans, sources) as fds:
+    with open_sources(job.checkpoint) as sources, _outputs(job, plans, sources) as files:
         outputs: list[Output | None] = []
-        for source, plan, fd in zip(sources, plans, fds, strict=True):
-            if fd is not None:
-                write_parts(source, fd, plan.parts, advance=start(job.progress, "copying", plan.size))
-            outputs.append(None if fd is None else Output(fd, plan, plan.copied_ranges()))
+        for source, plan, file in zip(sources, plans, files, strict=True):
+            if file is not None:
+                with file.opened() as fd:
+                    write_parts(source, fd, plan.parts, advance=start(job.progress, "copying", plan.size))
+            outputs.append(None if file is None else Output(file, plan, plan.copied_ranges()))
         size = bytes_to_read(tensor for pair in job.pairs for tensor in (pair.orig, pair.mask))
         folded = fold_all(job.checkpoint, sources, job.pairs, outputs, start(job.progress, "folding", size))
         for source in sources:
@@ -215,15 +217,15 @@ def _write(job: _Job, plans: Sequence[FilePlan]) -> tuple[FoldedWeight, ...]:
 
 
 @contextmanager
-def _outputs(job: _Job, plans: Sequence[FilePlan], sources: Sequence[Source]) -> Iterator[Sequence[int | None]]:
+def _outputs(job: _Job, plans: Sequence[FilePlan], sources: Sequence[Source]) -> Iterator[Sequence[Descriptor | None]]:
     """Open one output per file, published together at the end; None for each on a dry run."""
     if job.target is None:
         yield [None] * len(plans)
         return
     sizes = [plan.size for plan in plans]
     replacement = partial(_new_index, job.checkpoint, job.names)
-    with output_files(job.checkpoint, sources, job.target, sizes, force=job.force, replacement=replacement) as fds:
-        yield fds
+    with output_files(job.checkpoint, sources, job.target, sizes, force=job.force, replacement=replacement) as files:
+        yield files
 
 
 def _new_index(checkpoint: Checkpoint, names: Mapping[str, str | None], relative: Path) -> bytes | None:
@@ -243,7 +245,7 @@ def _check_output(job: _Job, index: int, output: Output) -> None:
             offset = output.offset_of(tensor.span.start, tensor.span.end) if tensor.span.length else 0
             expected[new] = _layout(tensor, offset)
     file = job.checkpoint.files[index]
-    with os.fdopen(os.dup(output.fd), "rb") as stream:
+    with output.file.opened() as fd, os.fdopen(os.dup(fd), "rb") as stream:
         tensors = format_of(file).read(stream, str(file.path), job.checkpoint.key or None).tensors
     actual = {tensor.name: _layout(tensor, tensor.span.start if tensor.span.length else 0) for tensor in tensors}
     if actual != expected:

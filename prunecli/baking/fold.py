@@ -6,7 +6,6 @@ file format.
 
 from __future__ import annotations
 
-import os
 import zlib
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,9 +16,9 @@ import numpy as np
 from prunecli.checkpoint import row_major
 from prunecli.dtypes import FLOATS
 from prunecli.errors import CheckpointError
-from prunecli.io.files import write_all
 from prunecli.io.reader import Reader, view_elements
 from prunecli.io.threads import Pool, default_threads, results
+from prunecli.io.transfer import read_all, write_all
 from prunecli.kernels.bit_patterns import ones_and_zeros
 from prunecli.kernels.ops import INTS
 from prunecli.layouts.reparametrized import REMOVE
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from prunecli.baking.pairs import Pair
     from prunecli.checkpoint import Checkpoint, Checksum, Span, TensorInfo
+    from prunecli.io.descriptors import Descriptor
     from prunecli.io.files import Source
     from prunecli.io.parts import CopiedRanges, FilePlan
     from prunecli.io.threads import Worker
@@ -61,11 +61,22 @@ class FoldedWeight:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output file, open as `fd` and written according to `plan`; `offset_of` maps ranges of the input to offsets."""
+    """An output `file`, written according to `plan`; `offset_of` maps ranges of the input to offsets."""
 
-    fd: int
+    file: Descriptor
     plan: FilePlan
     offset_of: CopiedRanges
+
+    def read(self, into: memoryview, offset: int) -> None:
+        """Fill `into` from the byte `offset` of the output on."""
+        with self.file.opened() as fd:
+            if read_all(fd, into, offset) < len(into):
+                raise CheckpointError("the output became shorter while it was written")
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write all of `data` at the byte `offset` of the output."""
+        with self.file.opened() as fd:
+            write_all(fd, data, offset)
 
 
 def fold_all(
@@ -121,13 +132,9 @@ def _verify(worker: Worker, source: Source, span: Span, checksums: Mapping[Span,
 
 def _update_checksum(worker: Worker, output: Output, checksum: Checksum) -> None:
     span = checksum.span
-
-    def read(into: memoryview, offset: int) -> None:
-        _read_all(output.fd, into, offset)
-
-    value = _crc(worker, read, output.offset_of(span.start, span.end), span.length)
+    value = _crc(worker, output.read, output.offset_of(span.start, span.end), span.length)
     for place in checksum.places:
-        write_all(output.fd, memoryview(value.to_bytes(4, "little")), place)
+        output.write(memoryview(value.to_bytes(4, "little")), place)
 
 
 def _crc(worker: Worker, read: Callable[[memoryview, int], None], start: int, length: int) -> int:
@@ -137,15 +144,6 @@ def _crc(worker: Worker, read: Callable[[memoryview, int], None], start: int, le
         read(chunk, offset)
         value = zlib.crc32(chunk, value)
     return value
-
-
-def _read_all(fd: int, into: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(into):
-        count = os.preadv(fd, [into[done:]], offset + done)
-        if count <= 0:
-            raise CheckpointError("the output became shorter while it was written")
-        done += count
 
 
 # --- one weight
@@ -170,7 +168,7 @@ def _fold(worker: Worker, reader: Reader, pair: Pair, output: Output | None) -> 
         if output is not None:
             offset = output.offset_of(orig.start, orig.end) + low * orig.itemsize
             data = weights.astype(INTS[orig.itemsize].newbyteorder(">" if orig.big_endian else "<"), copy=False)
-            write_all(output.fd, data.data.cast("B"), offset)
+            output.write(data.data.cast("B"), offset)
     return FoldedWeight(pair.name, orig.dtype, pair.orig.shape, orig.numel, masked, zeros)
 
 
@@ -201,11 +199,11 @@ def _fold_strided(
     if output is None:
         reader.sources[orig.file].read(memory, orig.start)
     else:
-        _read_all(output.fd, memory, output.offset_of(orig.start, orig.end))
+        output.read(memory, output.offset_of(orig.start, orig.end))
     view = view_elements(memory, 0, orig, 0, orig.numel)
     np.multiply(view, keep.reshape(orig.shape), out=view)
     if output is not None:
-        write_all(output.fd, memory, output.offset_of(orig.start, orig.end))
+        output.write(memory, output.offset_of(orig.start, orig.end))
     return _count_zeros(view, orig)
 
 

@@ -87,9 +87,15 @@ def _usage(error: Any) -> tuple[str, str]:  # noqa: ANN401 - a TyperError
 
 
 def say(line: str) -> None:
-    """Print `line` on standard error, if it is open."""
-    if sys.stderr is not None:
-        print(line, file=sys.stderr)  # noqa: T201
+    """Print `line` on standard error, if it is open. If it is full, the line is lost; the exit code still counts."""
+    if sys.stderr is None:
+        return
+    try:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+    except BrokenPipeError:  # `exit_codes` ends the run quietly
+        raise
+    except OSError:
+        silence(sys.stderr)
 
 
 def escape_unencodable() -> None:

@@ -24,8 +24,8 @@ def printing(
 ) -> Iterator[TextIO]:
     """Return the stream for the result: standard output, or standard error if a checkpoint goes to standard output.
 
-    A closed stream is replaced by a buffer that is not printed. Raises OutputError, with `hint`, if printing fails; the
-    message says that the file `written` exists in spite of the error.
+    A closed stream is replaced by a buffer that is not printed. Raises OutputError, with `hint`, if standard output
+    takes no more; the message says that the file `written` exists in spite of the error.
     """
     stream = sys.stderr if to_stderr else sys.stdout
     try:
@@ -36,6 +36,8 @@ def printing(
         raise
     except OSError as error:
         silence(stream)
+        if to_stderr:
+            return
         done = "" if written is None else f"{written} is written, but "
         raise OutputError(f"{done}the result cannot be printed: {error.strerror}", hint=hint) from error
 

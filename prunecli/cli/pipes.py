@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from prunecli.cli.progress import show_progress
 from prunecli.errors import CheckpointError, OutputError, UsageError
 from prunecli.io.temporary import DESCRIPTORS, no_space_error, temporary_file
+from prunecli.io.transfer import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +115,9 @@ def _write_copy(file: IO[bytes], data: bytes, folder: Path | None) -> None:
 def _copy(source: int, target: int) -> None:
     size, offset = os.fstat(source).st_size, 0
     while offset < size:
-        data = memoryview(os.pread(source, CHUNK, offset))
+        data = memoryview(bytearray(min(CHUNK, size - offset)))
+        if read_all(source, data, offset) < len(data):
+            raise OutputError("the temporary copy of the checkpoint became shorter while it was being read")
         offset += len(data)
         while data:
             data = data[_write(target, data) :]

@@ -7,6 +7,8 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from prunecli.cli.exit import say
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import TextIO
@@ -59,8 +61,7 @@ class Details:
                 self._print(text)
 
     def _print(self, text: str) -> None:
-        if sys.stderr is not None:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
+        say(text)
 
 
 class Lines(Details):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from threading import Condition, Event, Lock, get_ident
 from typing import TYPE_CHECKING, Any
@@ -108,6 +107,10 @@ class Applier:
     def __init__(self, context: ApplyContext) -> None:
         """Start without results."""
         self.context = context
+        self._by_file: dict[int, list[tuple[int, TensorInfo]]] = {}
+        for index, tensor in enumerate(context.targets):
+            if tensor.numel:
+                self._by_file.setdefault(tensor.file, []).append((index, tensor))
         self._scales = ScaleReader(context.sources)
         self.results: dict[int, TensorStats] = {}
         self._budgets: dict[int, TieBudget] = {}
@@ -119,8 +122,7 @@ class Applier:
 
     def layout(self, number: int, file: CheckpointFile, *, window: int) -> Layout:
         """Return the layout of file `number`: the ranges of its targets, and the records whose checksum changes."""
-        targets = [(index, t) for index, t in enumerate(self.context.targets) if t.file == number and t.numel]
-        ranges = [self._range(index, tensor) for index, tensor in targets]
+        ranges = [self._range(index, tensor) for index, tensor in self._by_file.get(number, ())]
         # A record of which a byte changes is read whole, because its checksum covers all of its bytes.
         return Layout(file.size, ranges, [c.span for c in self.changed_checksums(number, file)], window=window)
 
@@ -136,7 +138,7 @@ class Applier:
 
     def changed_checksums(self, number: int, file: CheckpointFile) -> list[Checksum]:
         """Return the checksums over bytes of a target of file `number`."""
-        storages = {t.span for t in self.context.targets if t.file == number and t.numel}
+        storages = {tensor.span for _, tensor in self._by_file.get(number, ())}
         return [checksum for checksum in file.checksums if checksum.span in storages]
 
     def copy(self, number: int, sink: Output | None, part: UntouchedRange) -> None:
@@ -176,7 +178,7 @@ class Applier:
             else:
                 self._prune(worker, flat, piece, 0, slice(0, flat.size))
             store_flat(flat, elements)
-        except (PruneError, Stopped):
+        except (PruneError, OSError, Stopped):
             raise
         except Exception as error:
             raise RuntimeError(f"while pruning tensor {tensor.name!r}") from error
@@ -260,8 +262,8 @@ class Applier:
             first.merge(collector)
         self.results[target] = first.stats()
 
-    def write_checksums(self, number: int, file: CheckpointFile, fd: int | None) -> None:
-        """Verify the old checksums of the records that changed, and write the new ones to `fd`, if there is one.
+    def write_checksums(self, number: int, file: CheckpointFile, sink: Output | None) -> None:
+        """Verify the old checksums of the records that changed, and write the new ones to `sink`, if there is one.
 
         Raises CheckpointError if a checksum of the input does not match its bytes.
         """
@@ -273,8 +275,9 @@ class Applier:
                     f"{checksum.span.start} have the CRC-32 {before:08x}, and the file says {checksum.value:08x}",
                     hint="get a fresh copy; `unzip -t` names the damaged record",
                 )
-            for place in checksum.places if fd is not None else ():
-                os.pwrite(fd, after.to_bytes(4, "little"), place)  # type: ignore[arg-type] # not None in here
+            if sink is not None:
+                for place in checksum.places:
+                    sink.write(memoryview(after.to_bytes(4, "little")), place)
 
 
 def _overlap(window: Window, checksum: Checksum) -> tuple[int, int]:

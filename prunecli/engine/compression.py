@@ -6,7 +6,6 @@ The compressor is zstd where it is installed, as in filesystems and archives, el
 from __future__ import annotations
 
 import importlib
-import os
 import zlib
 from bisect import bisect_right
 from contextlib import suppress
@@ -14,12 +13,14 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
+from prunecli.io.transfer import read_all
 from prunecli.report.model import Compressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.io.descriptors import Descriptor
 
 RUNS = 32
 """Runs of bytes in a sample, at even distances: the estimate takes milliseconds, whatever the size of the file."""
@@ -31,17 +32,19 @@ ZSTD_LEVEL, DEFLATE_LEVEL = 3, 6
 """The default levels of these compressors."""
 
 
-def sample(files: Sequence[int], tensors: Sequence[TensorInfo]) -> bytes:
-    """Return a sample of the bytes of `tensors`, or all of them if there are few, read from the descriptors `files`.
+def sample(files: Sequence[Descriptor], tensors: Sequence[TensorInfo]) -> bytes:
+    """Return a sample of the bytes of `tensors`, or all of them if there are few, read from `files`.
 
     The places depend on the tensors alone, so the samples of two files with the same layout can be compared. Raises
     CheckpointError if a file ends early.
     """
     parts = []
     for file, start, length in _places(tensors):
-        part = os.pread(files[file], length, start)
-        if len(part) != length:
-            raise CheckpointError(f"a file ends at {start + len(part)} bytes, before the end of its tensors")
+        part = bytearray(length)
+        with files[file].opened() as fd:
+            got = read_all(fd, memoryview(part), start)
+        if got < length:
+            raise CheckpointError(f"a file ends at {start + got} bytes, before the end of its tensors")
         parts.append(part)
     return b"".join(parts)
 

@@ -6,22 +6,24 @@ import os
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import Outputs
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
+from prunecli.errors import OutputError
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.files import Sink
 from prunecli.io.output_files import output_files
-from prunecli.io.publish import new_file
+from prunecli.io.publish import UnflushedError, new_file
 from prunecli.io.reader import open_sources
 from prunecli.report.gates import GateError, Gates, failures
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from prunecli.checkpoint import Checkpoint
     from prunecli.engine.work import Work
@@ -50,7 +52,7 @@ def prune_files(checkpoint: Checkpoint, work: Work, outputs: Outputs, options: R
     run = Run(checkpoint, work, options)
     with ExitStack() as stack:
         sources = stack.enter_context(open_sources(checkpoint))
-        masks = None if outputs.mask is None else stack.enter_context(_mask(run, outputs.mask, force=outputs.force))
+        masks = stack.enter_context(_mask(run, outputs))
         sinks = stack.enter_context(_sinks(run, sources, outputs))
         result = run.execute(sources, sinks, masks)
         report = make_report(run, result, outputs.checkpoint, time.monotonic() - started)
@@ -67,14 +69,43 @@ def _refuse_failures(report: Report, gates: Gates) -> None:
 
 
 @contextmanager
-def _mask(run: Run, path: Path | int, *, force: bool) -> Iterator[MaskSink]:
+def _mask(run: Run, outputs: Outputs) -> Iterator[MaskSink | None]:
+    """Open the mask, if one is written; the block publishes the checkpoint, and the mask follows at its end."""
     layout = MaskLayout(run.targets)
-    if isinstance(path, int):
-        os.ftruncate(path, layout.size)
-        yield MaskSink(path, layout)
-        return
-    with new_file(path, size=layout.size, force=force) as fd:
-        yield MaskSink(fd, layout)
+    if outputs.mask is None:
+        yield None
+    elif isinstance(outputs.mask, int):
+        os.ftruncate(outputs.mask, layout.size)
+        yield MaskSink(outputs.mask, layout)
+    else:
+        with (
+            _published_after(outputs.checkpoint, outputs.mask) as end_of_block,
+            new_file(outputs.mask, size=layout.size, force=outputs.replaces(outputs.mask)) as fd,
+        ):
+            yield MaskSink(fd, layout)
+            end_of_block()
+
+
+@contextmanager
+def _published_after(checkpoint: Path | int | None, mask: Path) -> Iterator[Callable[[], None]]:
+    """Add to an error that the checkpoint is written and its mask is not, where that is so.
+
+    Yields a function to call when the checkpoint is published.
+    """
+    published: list[bool] = []
+    try:
+        yield lambda: published.append(isinstance(checkpoint, Path))
+    except UnflushedError as error:
+        if published:
+            raise
+        raise UnflushedError(
+            f"{error}; the mask {printable(str(mask))} is not written", hint=error.hint_parts
+        ) from error
+    except OutputError as error:
+        if not any(published):
+            raise
+        message = f"{printable(str(checkpoint))} is written, but its mask is not: {error}"
+        raise OutputError(message, hint=error.hint_parts) from error
 
 
 @contextmanager
@@ -86,11 +117,11 @@ def _sinks(run: Run, sources: Sequence[Source], outputs: Outputs) -> Iterator[Se
         return
     force = outputs.force or outputs.in_place
     with ExitStack() as stack:
-        fds = stack.enter_context(output_files(run.checkpoint, sources, output, sizes, force=force))
+        files = stack.enter_context(output_files(run.checkpoint, sources, output, sizes, force=force))
         direct = _is_large(sum(sizes)) if run.options.direct is None else run.options.direct
         sinks = []
-        for fd in fds:
-            sink = Sink(fd, direct=direct and not isinstance(output, int))
+        for file in files:
+            sink = Sink(file, direct=direct and not isinstance(output, int))
             stack.callback(sink.close)
             sinks.append(sink)
         yield sinks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,9 +13,11 @@ from prunecli.engine.scored_tensors import ScoredTensors, count_remaining
 from prunecli.engine.scorers import MagnitudeScorer, make_scorer
 from prunecli.engine.windows import WindowSchedule
 from prunecli.errors import Argument, CheckpointError
+from prunecli.io.files import Sink, Source
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Pool, default_threads, results
+from prunecli.io.transfer import read_all
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from prunecli.engine.scorers import Scorer
     from prunecli.engine.work import Job, Work
     from prunecli.formats.safetensors.mask_writer import MaskSink
+    from prunecli.io.descriptors import Descriptor
     from prunecli.io.files import Input, Output
     from prunecli.plans import TensorPlan
     from prunecli.report.model import Compressed
@@ -133,7 +135,7 @@ class Run:
         schedule.submit_planned()
         schedule.wait()
         for number, (file, sink) in enumerate(zip(self.checkpoint.files, sinks, strict=True)):
-            applier.write_checksums(number, file, None if sink is None else sink.fd)
+            applier.write_checksums(number, file, sink)
         return applier.results
 
     def _batches(self, pool: Pool, job: Job, scorer: Scorer | None, sources: Sequence[Input]) -> Sequence[Batch]:
@@ -167,25 +169,39 @@ class Run:
             return None, None
         (source,), (sink,) = sources, sinks
         # Both files are read again, so the digests are those of the bytes that are stored.
-        return _sha256(source.fd, source.size), None if sink is None else _sha256(sink.fd, source.size)
+        output = None if sink is None else _sha256(_file(sink), source.size)
+        return _sha256(_file(source), source.size), output
 
     def _estimate(self, sources: Sequence[Input], sinks: Sequence[Output | None]) -> Compressed | None:
         if not self.options.estimate or not all(sinks):
             return None
         from prunecli.engine.compression import estimate, sample  # noqa: PLC0415 - most runs do not need it
 
-        before = sample([source.fd for source in sources], self.targets)
-        after = sample([sink.fd for sink in sinks if sink is not None], self.targets)
+        before = sample([_file(source) for source in sources], self.targets)
+        after = sample([_file(sink) for sink in sinks if sink is not None], self.targets)
         return estimate(before, after, self.targets)
 
 
-def _sha256(fd: int, size: int) -> str:
-    """Return the SHA-256 of the first `size` bytes of `fd`, in hexadecimal."""
+def _file(stream: Input | Output) -> Descriptor:
+    """Return the file of an input or output; only files are read again, and tensors in memory never are."""
+    if isinstance(stream, Source):
+        return stream
+    if isinstance(stream, Sink):
+        return stream.file
+    raise TypeError
+
+
+def _sha256(file: Descriptor, size: int) -> str:
+    """Return the SHA-256 of the first `size` bytes of `file`, in hexadecimal; CheckpointError if it has fewer."""
     import hashlib  # noqa: PLC0415 - its import takes longer than a small run, and most runs do not need it
 
-    digest = hashlib.sha256()
-    for offset in range(0, size, 1 << 20):
-        digest.update(os.pread(fd, min(1 << 20, size - offset), offset))
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    with file.opened() as fd:
+        for offset in range(0, size, len(buffer)):
+            chunk = buffer[: size - offset]
+            if read_all(fd, chunk, offset) < len(chunk):
+                raise CheckpointError(f"a file of {size:,} bytes became shorter while it was being read")
+            digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -10,7 +10,8 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunecli.io.files import COPY_RUN, PAGE
+from prunecli.io.files import PAGE
+from prunecli.io.transfer import COPY_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -34,12 +34,7 @@ _ADDRESSED = {"cpu", "cuda", "xpu"}
 
 
 class Region:
-    """The bytes of one storage, as input and as output of a run.
-
-    `fd` is no descriptor: a run in memory does nothing that needs a file.
-    """
-
-    fd = -1
+    """The bytes of one storage, as input and as output of a run."""
 
     def __init__(self, data: Tensor) -> None:
         """Use the bytes `data`: uint8, one dimension, on any device."""

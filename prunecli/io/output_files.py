@@ -6,13 +6,16 @@ Their content is written by the caller; a directory's other files are copied her
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import Span
+from prunecli.io.descriptors import Descriptor
 from prunecli.io.files import Source
 from prunecli.io.parts import FilePlan, write_parts
-from prunecli.io.publish import new_directory, new_file
+from prunecli.io.publish import finish_member, make_member, new_directory, new_file, write_failure
+from prunecli.io.transfer import WriteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,31 +33,52 @@ def output_files(
     *,
     force: bool,
     replacement: Callable[[Path], bytes | None] = lambda _: None,
-) -> Iterator[list[int]]:
-    """Open one output file per file of `checkpoint` and publish all of them when the block ends without an error.
+) -> Iterator[list[Descriptor]]:
+    """Make one output file per file of `checkpoint` and publish all of them when the block ends without an error.
 
-    Yields their descriptors. `sources` are the open input files, `sizes` the sizes of the output files in bytes.
-    `output` is the path of the file or directory, or the descriptor of an open file. Of a directory's other files
-    those are copied for which `replacement`, called with the relative path, returns None; the others get the bytes
-    it returns. With `force` an existing output is replaced. Raises OutputError if the output cannot be written.
+    Those of a directory are opened when they are used. `sources` are the input files, `sizes` the sizes of the output
+    files in bytes. `output` is the path of the file or directory, or the descriptor of an open file. Of a directory's
+    other files those are copied for which `replacement`, called with the relative path, returns None; the others get
+    the bytes it returns. With `force` an existing output is replaced. Raises OutputError if the output cannot be
+    written.
     """
     if isinstance(output, int):
         os.ftruncate(output, sizes[0])
-        yield [output]
-        return
-    with ExitStack() as stack:
-        directory = None
-        if checkpoint.is_directory:
-            mode = checkpoint.path.stat().st_mode
-            directory = stack.enter_context(new_directory(output, mode=mode, force=force))
+        yield [Descriptor(fd=output)]
+    elif checkpoint.is_directory:
+        with new_directory(output, mode=checkpoint.path.stat().st_mode, force=force) as directory:
             _copy_other_files(checkpoint, directory, replacement)
-        fds = []
-        for file, source, size in zip(checkpoint.files, sources, sizes, strict=True):
-            path = output if directory is None else directory / file.path.relative_to(checkpoint.path)
-            mode = os.fstat(source.fd).st_mode
-            replace = force and directory is None
-            fds.append(stack.enter_context(new_file(path, size=size, mode=mode, force=replace)))
-        yield fds
+            paths = [directory / file.path.relative_to(checkpoint.path) for file in checkpoint.files]
+            with _members(output, paths, sizes, [source.mode for source in sources]) as members:
+                yield members
+    else:
+        with new_file(output, size=sizes[0], mode=sources[0].mode, force=force) as fd:
+            yield [Descriptor(fd=fd)]
+
+
+@contextmanager
+def _members(
+    output: Path, paths: Sequence[Path], sizes: Sequence[int], modes: Sequence[int]
+) -> Iterator[list[Descriptor]]:
+    """Make the files `paths` of the directory that becomes `output`, and flush them when the block ends."""
+    members = [Descriptor(partial(os.open, path, os.O_RDWR | os.O_CLOEXEC)) for path in paths]
+    try:
+        for path, size in zip(paths, sizes, strict=True):
+            make_member(path, size)
+        yield members
+        for member, mode in zip(members, modes, strict=True):
+            with member.opened() as fd:
+                finish_member(fd, mode)
+    except OSError as error:
+        if isinstance(error, WriteError) and isinstance(error.output, int):  # an error of another file
+            raise
+        failure = write_failure(output, sum(sizes), error)
+        if failure is None:
+            raise
+        raise failure from error
+    finally:
+        for member in members:
+            member.close()
 
 
 def _copy_other_files(checkpoint: Checkpoint, directory: Path, replacement: Callable[[Path], bytes | None]) -> None:

@@ -11,7 +11,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import Checksum, Span
-from prunecli.io.files import Source, copy_range, write_all
+from prunecli.io.files import Source, copy_range
+from prunecli.io.transfer import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, OutputError
-from prunecli.io.files import write_all
 from prunecli.io.targets import destination_for, exists, failed, refuse_losses
 from prunecli.io.temporary import (
     DESCRIPTORS,
@@ -31,6 +30,7 @@ from prunecli.io.temporary import (
     temporary_name,
     temporary_next_to,
 )
+from prunecli.io.transfer import WriteError, write_all
 from prunecli.text.escape import printable
 from prunecli.text.numbers import format_bytes
 
@@ -69,12 +69,22 @@ def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False)
             _reserve(fd, size)
             yield fd
         except OSError as error:
-            if error.errno in _FULL:
-                raise _no_space_error(destination, size, error) from error
-            if error.errno is None or error.filename is not None:  # an error of another file
+            if isinstance(error, WriteError) and error.output != fd:  # an error of another file
                 raise
-            raise failed("write", destination, error) from error
+            failure = write_failure(destination, size, error)
+            if failure is None:
+                raise
+            raise failure from error
         _publish_file(fd, temporary, destination, mode=mode, force=force)
+
+
+def write_failure(destination: Path, size: int, error: OSError) -> OutputError | None:
+    """Return the error for an output of `size` bytes that could not be written; None for an error of another file."""
+    if error.errno in _FULL:
+        return _no_space_error(destination, size, error)
+    if error.errno is None or error.filename is not None:
+        return None
+    return failed("write", destination, error)
 
 
 def publish_text(target: Path, text: str, *, force: bool = False) -> None:
@@ -112,6 +122,22 @@ def _open_nameless(parent: Path) -> int | None:
         if error.errno not in _NO_TMPFILE:
             raise
     return None
+
+
+def make_member(path: Path, size: int) -> None:
+    """Create the file `path` in a directory that is not published yet, and reserve `size` bytes for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = make_file(path)
+    try:
+        _reserve(fd, size)
+    finally:
+        os.close(fd)
+
+
+def finish_member(fd: int, mode: int) -> None:
+    """Flush a file of a directory that is not published yet, and give it `mode` minus the umask."""
+    os.fchmod(fd, mode & 0o777 & ~_umask())
+    os.fsync(fd)
 
 
 def _reserve(fd: int, size: int) -> None:

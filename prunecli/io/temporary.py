@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, OutputError
 from prunecli.io.targets import failed
+from prunecli.io.transfer import WriteError
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ DESCRIPTORS = Path("/proc/self/fd")
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _TEMPORARY = re.compile(r"\.prune-\w+-[0-9a-f]{16}\.tmp")
+_TRIES = 100  # other runs may delete a new file before it is locked, and /proc takes no new files at all
 _NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP}
 
 
@@ -53,20 +55,19 @@ def temporary_next_to(destination: Path, make: Callable[[Path], int]) -> Iterato
 
     Yields its descriptor and its path. `make` creates and opens it. Raises OutputError where it cannot be created.
     """
-    locked = False
-    while not locked:
+    for tries_left in reversed(range(_TRIES)):
         path = temporary_name(destination.parent)
         with removed_at_end(path):
             try:
                 fd = make(path)
             except OSError as error:
-                if isinstance(error, FileNotFoundError) and destination.parent.is_dir():
+                if isinstance(error, FileNotFoundError) and destination.parent.is_dir() and tries_left:
                     continue  # another run deleted it between its creation and its opening
                 raise failed("write in", destination.parent, error) from error
             try:
-                locked = _lock_new(fd, path)
-                if locked:
+                if _lock_new(fd, path) or not tries_left:
                     yield fd, path
+                    return
             finally:
                 os.close(fd)
 
@@ -178,7 +179,12 @@ def open_descriptor(path: Path, flags: int) -> Iterator[int]:
 def scratch_file(folder: Path | None) -> Iterator[tuple[int, Path]]:
     """Create a temporary file in `folder` (None: the system's); yields its descriptor and a path that opens it."""
     with temporary_file(folder) as file:
-        yield file.fileno(), DESCRIPTORS / str(file.fileno()) if DESCRIPTORS.is_dir() else Path(file.name)
+        try:
+            yield file.fileno(), DESCRIPTORS / str(file.fileno()) if DESCRIPTORS.is_dir() else Path(file.name)
+        except WriteError as error:
+            if error.output != file.fileno():
+                raise
+            raise no_space_error(folder, error) from error
 
 
 def temporary_file(folder: Path | None) -> IO[bytes]:

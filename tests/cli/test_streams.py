@@ -72,6 +72,31 @@ def test_a_closed_reader_ends_the_run_without_a_message(ckpt: Path, options: str
 
 
 @FULL
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("l1 CKPT --amount 0.5 -v", 0),
+        ("threshold CKPT --thr 100 -n", 0),
+        ("l1 CKPT --amount 0.5 -o -", 0),
+        ("l1 CKPT --amount 0.5 -i none", 2),
+        ("l1 CKPT", 2),
+        ("l1 CKPT --nonsense", 2),
+        ("l1 CKPT --amount 0.5 --min-sparsity 0.9", 1),
+        ("check CKPT --min-sparsity 0.9", 1),
+        ("bake CKPT -v", 2),
+        ("", 2),
+    ],
+)
+def test_a_full_standard_error_changes_no_exit_code(ckpt: Path, command: str, code: int) -> None:
+    """Messages that cannot be printed are lost; the result is the same, and there is no traceback."""
+    ran = shell(f"prune {command.replace('CKPT', str(ckpt))} 2> /dev/full")
+
+    assert ran.returncode == code
+    if "-o -" in command:
+        assert ran.stdout == shell(f"prune l1 {ckpt} --amount 0.5 -q -o -").stdout
+
+
+@FULL
 @pytest.mark.parametrize("options", ["-n", "-n --json", "-o - -q"])
 def test_a_full_standard_output_is_one_sentence(ckpt: Path, options: str) -> None:
     """If standard output is full, the run prints one sentence and a hint and exits with 2."""

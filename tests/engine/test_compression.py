@@ -20,6 +20,7 @@ from support import examples
 from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.engine.compression import RUN_BYTES, RUNS, estimate, sample
 from prunecli.errors import CheckpointError
+from prunecli.io.descriptors import Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,7 +63,7 @@ def test_few_bytes_are_sampled_completely(counts: list[int], data: st.DataObject
     for fd in (read, write):
         os.pwrite(fd, np.random.default_rng(fd).bytes(position), 0)
 
-    actual = sample([read, write], data.draw(st.permutations(tensors)))
+    actual = sample([Descriptor(fd=read), Descriptor(fd=write)], data.draw(st.permutations(tensors)))
     expected = content([read, write], tensors)
     os.close(read)
     os.close(write)
@@ -73,7 +74,7 @@ def test_few_bytes_are_sampled_completely(counts: list[int], data: st.DataObject
 def test_a_large_tensor_is_sampled_at_even_distances(files: list[int]) -> None:
     """A sample of a large tensor has a fixed size and covers it from the start to near the end."""
     big = tensor("w", 4096, 1_000_000)
-    actual, whole = sample(files, [big]), content(files, [big])
+    actual, whole = sample([Descriptor(fd=fd) for fd in files], [big]), content(files, [big])
     places = [whole.index(actual[position : position + RUN_BYTES]) for position in range(0, len(actual), RUN_BYTES)]
 
     assert len(actual) == RUNS * RUN_BYTES
@@ -84,7 +85,7 @@ def test_a_large_tensor_is_sampled_at_even_distances(files: list[int]) -> None:
 def test_a_file_that_ends_early_is_an_error(files: list[int]) -> None:
     """A tensor beyond the end of its file is an error."""
     with pytest.raises(CheckpointError, match="ends at"):
-        sample(files, [tensor("w", (1 << 22) - 8, 100)])
+        sample([Descriptor(fd=fd) for fd in files], [tensor("w", (1 << 22) - 8, 100)])
 
 
 def normal(count: int, sparsity: float) -> bytes:
@@ -100,7 +101,7 @@ def test_the_estimate_is_close_to_the_compressed_size(tmp_path: Path, sparsity: 
     path.write_bytes(data)
     weights = tensor("w", 0, 2_000_000)
     with path.open("rb") as file:
-        part = sample([file.fileno()], [weights])
+        part = sample([Descriptor(fd=file.fileno())], [weights])
     actual = estimate(part, part, [weights])
     if actual.method.startswith("zstd"):
         zstd = pytest.importorskip("zstandard")

@@ -109,6 +109,20 @@ def test_62_a_link_out_of_the_directory_is_refused(name: str, target: str, tmp_p
     refused(capfd, tmp_path, "is a link that leaves its directory", *prune(folder, "-o", tmp_path / "out"))
 
 
+def test_62_a_blobs_folder_that_is_a_link_is_no_hub_cache(tmp_path: Path, capfd: Capture) -> None:
+    """`blobs` of a repository must be a real folder: as a link it would let any file into the output."""
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "key").write_text("secret")
+    repository = tmp_path / "repository"
+    (repository / "snapshots").mkdir(parents=True)
+    (repository / "blobs").symlink_to(private)
+    folder = sharded(repository / "snapshots" / "0123abc")
+    (folder / "config.json").symlink_to("../../blobs/key")
+
+    refused(capfd, tmp_path, "is a link that leaves its directory", *prune(folder, "-o", tmp_path / "out"))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard is a directory": (lambda d: (moved(d) / SHARDS[0]).mkdir(), "not a regular file"),
     "shard is a link to itself": (lambda d: (moved(d) / SHARDS[0]).symlink_to(SHARDS[0]), "cannot read"),

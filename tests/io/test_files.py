@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from prunecli.errors import CheckpointError, OutputError
-from prunecli.io.files import PAGE, Sink, Source, write_all
+from prunecli.errors import CheckpointError
+from prunecli.io.files import PAGE, Sink, Source
+from prunecli.io.transfer import WriteError, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,7 +148,7 @@ def test_partial_writes_are_continued(target: int, tmp_path: Path, monkeypatch: 
     assert (tmp_path / "out").read_bytes() == b"\0\x000123456789"
 
     monkeypatch.setattr(os, "pwrite", lambda *_: 0)
-    with pytest.raises(OutputError, match="offset 7"):
+    with pytest.raises(WriteError, match="offset 7"):
         write_all(target, memoryview(b"more"), 7)
 
 
@@ -167,6 +168,7 @@ COPIERS: dict[str, Any] = {
     "old kernel": refuses(errno.ENOSYS),
     "not for this file": refuses(errno.EOPNOTSUPP),
     "sandbox": refuses(errno.EPERM),
+    "a broken kernel": refuses(errno.EIO),
     "nothing copied": lambda *_: 0,
     "a few bytes": "few",
 }
@@ -200,12 +202,14 @@ def test_a_copy_is_complete_with_or_without_the_kernel(  # noqa: PLR0913, PLR091
     assert bytes(start) + content[start:end] + bytes(60_000 - end) == (tmp_path / "out").read_bytes()
 
 
-def test_a_copy_with_another_error_fails(source: Source, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other errors of copy_file_range, such as a broken disk, are raised."""
-    monkeypatch.setattr(os, "copy_file_range", refuses(errno.EIO), raising=False)
+def test_a_copy_that_cannot_be_written_fails(source: Source, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If both the kernel's copy and the one through memory fail, the error names the output."""
+    for name in ("copy_file_range", "pwrite"):
+        monkeypatch.setattr(os, name, refuses(errno.EIO), raising=False)
 
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+    with pytest.raises(WriteError, match=os.strerror(errno.EIO)) as caught:
         Sink(target, direct=False).copy(source, 0, 10)
+    assert caught.value.output == target
 
 
 def test_a_copy_of_a_truncated_source_fails(source: Source, target: int) -> None:

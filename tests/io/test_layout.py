@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from support import examples
 
 from prunecli.checkpoint import Span
-from prunecli.io.files import COPY_RUN, PAGE
+from prunecli.io.files import PAGE
 from prunecli.io.layout import COPY_MIN, Layout, Piece, TargetRange, UntouchedRange, Window, merged
+from prunecli.io.transfer import COPY_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

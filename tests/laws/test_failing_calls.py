@@ -96,6 +96,76 @@ def test_a_failed_report_is_reported_separately(
     assert names_in(out.parent) == {out.name}
 
 
+def test_a_mask_that_cannot_be_written_is_reported_as_the_mask(
+    small: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk at the first weight of the mask is one sentence with the mask's path, and no file is written."""
+    mask = out.with_name("mask")
+    monkeypatch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC, 1))  # the first call writes the mask's header
+
+    code = main(command(small, out, "--mask-out", str(mask)))
+
+    monkeypatch.undo()
+    assert code == 2
+    assert capfd.readouterr().err.startswith(f"error: not enough space for {mask}: ")
+    assert names_in(out.parent) == set()
+
+
+def test_a_mask_that_cannot_be_published_is_reported_after_the_checkpoint(
+    small: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint is published first; the message says that it is there and the mask is not."""
+    mask = out.with_name("mask")
+    monkeypatch.setattr(os, "link", failing(os.link, errno.EIO, 1))
+
+    code = main(command(small, out, "--mask-out", str(mask)))
+
+    monkeypatch.undo()
+    assert code == 2
+    assert capfd.readouterr().err.startswith(
+        f"error: {out} is written, but its mask is not: cannot publish {mask}: Input/output error"
+    )
+    assert names_in(out.parent) == {out.name}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_unflushed_checkpoint_says_that_the_mask_is_missing(
+    small: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: int
+) -> None:
+    """Fsync is called for the checkpoint, its folder and the mask: after each the message says what is there."""
+    mask = out.with_name("mask")
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, errno.EIO, number - 1))
+
+    assert main(command(small, out, "--mask-out", str(mask))) == 2
+
+    monkeypatch.undo()
+    err = capfd.readouterr().err
+    assert names_in(out.parent) == (set() if number == 1 else {out.name})
+    assert (f"error: {out} is written, but" in err) == (number > 1)
+    assert (f"the mask {mask} is not written" in err) == (number == 2)
+    assert ("its mask is not" in err) == (number == 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no /proc here")
+@pytest.mark.parametrize("path", ["/dev/fd/99", "/proc/self/new", "/proc/new", "/proc/self/fd/new"])
+@pytest.mark.parametrize("option", ["-o", "--report", "--mask-out"])
+def test_a_path_that_takes_no_new_files_is_an_error(
+    small: Path, out: Path, capfd: pytest.CaptureFixture[str], path: str, option: str
+) -> None:
+    """In /proc a new file is neither created nor denied; the run ends with an error, also for root."""
+    words = ["threshold", str(small), "--thr", "0.5", "-q", option, path + ".json" * (option == "--report")]
+
+    assert main(words if option == "-o" else [*words, "-o", str(out)]) == 2
+    assert capfd.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no /proc here")
+def test_a_directory_at_a_path_that_takes_none_is_an_error(inputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A directory of shards cannot be made in /proc."""
+    assert main(command(inputs / "directory", Path("/proc/self/new"))) == 2
+    assert capfd.readouterr().err.startswith("error: ")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failed_last_flush_says_that_the_output_is_written(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], kind: str

@@ -6,7 +6,7 @@ import json
 from math import prod
 from typing import TYPE_CHECKING
 
-from prunecli.io.files import write_all
+from prunecli.io.transfer import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -75,7 +75,7 @@ def test_the_limit_of_the_process_counts(files: list[Descriptor], monkeypatch: p
 
 
 def test_if_none_is_left_unused_files_are_closed(tmp_path: Path, files: list[Descriptor]) -> None:
-    """Where the process has no descriptor left, the files that are not in use make room."""
+    """Where the process has no descriptor left, files that are not in use are closed."""
     for file in files:
         with file.opened():
             pass

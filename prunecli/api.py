@@ -16,6 +16,7 @@ from prunecli.engine.recipe_run import RecipeRun
 from prunecli.engine.score_files import ScoreInputs
 from prunecli.errors import Argument, UsageError
 from prunecli.formats.open import open_checkpoint
+from prunecli.io.limits import check_threads
 from prunecli.kernels.devices import resolve
 from prunecli.layouts.decide import with_layouts
 from prunecli.progress import NoProgress, Progress
@@ -148,15 +149,10 @@ class PruneRequest:
 
     def __post_init__(self) -> None:
         """Raise UsageError for arguments that are out of range or contradict each other."""
-        _check_threads(self.options.threads)
+        check_threads(self.options.threads)
         if self.options.estimate and self.outputs.dry_run:
             hint = ("leave out ", Argument("dry_run", True), " or ", Argument("estimate", True))
             raise UsageError("an estimate compresses a sample of the output, and a dry run writes none", hint=hint)
-
-
-def _check_threads(threads: int) -> None:
-    if threads < 0:
-        raise UsageError(f"the number of threads is 0 or more, not {threads}", hint=Argument("threads", 2))
 
 
 def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
@@ -275,7 +271,7 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
     from prunecli.engine.in_memory import FETCHED_WINDOW, prune_in_memory  # it imports NumPy
     from prunecli.io.memory import state_dict_checkpoint
 
-    _check_threads(threads)
+    check_threads(threads)
     memory = state_dict_checkpoint(state_dict)
     window = FETCHED_WINDOW if memory.on_device else 0
     options = RunOptions(device=resolve(device), threads=threads, window=window, strict=strict)

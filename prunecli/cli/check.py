@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Argument as Positional
+from typer import Option
 
 from prunecli.cli import options, parsers
 from prunecli.cli.hints import option_words
@@ -14,7 +15,7 @@ from prunecli.cli.output import printing
 from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
 from prunecli.cli.value_options import text_option, whole_option
-from prunecli.errors import UsageError
+from prunecli.errors import Argument, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 HOLDS, FAILED = 0, 1
 
 Ckpts = Annotated[
-    list[str], Argument(metavar="CKPT...", help="Files (.pth, safetensors), directories or indexes of shards, or `-`.")
+    list[str],
+    Positional(metavar="CKPT...", help="Files (.pth, safetensors), directories or indexes of shards, or `-`."),
 ]
 MinSparsity = Annotated[
     list[str] | None,
@@ -106,7 +108,7 @@ def check(
         *([] if only_zeros_added_since is None else [OnlyZerosAdded(only_zeros_added_since)]),
     ]
     if not conditions:
-        raise UsageError("check needs a condition", hint="--min-sparsity 50%, --pattern 2:4, --finite, or another")
+        raise UsageError("check needs a condition", hint=Argument("min_sparsity", "50%"))
 
     from prunecli.inspection.check import check as check_checkpoint
     from prunecli.inspection.check_text import findings_json, write_findings
@@ -178,4 +180,4 @@ def _pattern(pattern: str | None, dim: int | None) -> Iterator[Condition]:
     if pattern is not None:
         yield GroupPattern(*parsers.parse_pattern(pattern), dim)
     elif dim is not None:
-        raise UsageError("--dim is the dimension of --pattern", hint=f"--pattern 2:4 --dim {dim}")
+        raise UsageError("--dim is the dimension of --pattern", hint=(Argument("pattern", "2:4"), Argument("dim", dim)))

@@ -58,13 +58,16 @@ def _terminate(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)  # unlike the default action, it lets `finally` blocks remove temporary files
 
 
-def report_error(error: Exception, words: Sequence[str] = ()) -> int:
-    """Print the error and its hint, and return the exit code; `words` are the arguments of the command line."""
+def report_error(error: Exception, words: Sequence[str]) -> int:
+    """Print the error of `prune WORDS` and its hint, and return the exit code."""
     if isinstance(error, OSError):
         silence(sys.stdout)
         where = "" if error.filename is None else f": {error.filename}"
         error = PruneError(f"{error.strerror or error}{where}")
+    from prunecli.cli.meant import meant
+
     message, hint = _message(error, words) if isinstance(error, PruneError) else _usage(error)
+    hint = meant(words, error) or hint
     say(f"error: {printable(message)}")
     if hint:
         say(f"hint: {printable(hint)}")
@@ -79,9 +82,10 @@ def _message(error: PruneError, words: Sequence[str]) -> tuple[str, str | None]:
     return str(error), error.hint_as(partial(as_options, words=words), " ")
 
 
-def _usage(error: Any) -> tuple[str, str]:  # noqa: ANN401 - a TyperError
+def _usage(error: Any) -> tuple[str, str | None]:  # noqa: ANN401 - a TyperError
     """Return Typer's message in the form of the other messages, and a hint."""
-    text = str(error.format_message()).rstrip(".")
+    # Typer adds similar options to the message, and our hint is a better one.
+    text = str(error.message if hasattr(error, "possibilities") else error.format_message()).rstrip(".")
     context = getattr(error, "ctx", None)
     return text[:1].lower() + text[1:], f"{context.command_path if context else 'prune COMMAND'} --help"
 

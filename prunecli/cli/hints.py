@@ -35,7 +35,7 @@ def as_options(part: HintValue, words: Sequence[str] = ()) -> str:
         return _same_call(part, words)
     if isinstance(part, Call):
         return shlex.join(["prune", part.function, *part.paths, *(w for a in part.arguments for w in option_words(a))])
-    return " ".join(map(_quoted, option_words(part)))
+    return " ".join(map(shell_word, option_words(part)))
 
 
 def _same_call(call: SameCall, words: Sequence[str]) -> str:
@@ -47,7 +47,7 @@ def _same_call(call: SameCall, words: Sequence[str]) -> str:
     return shlex.quote(call.new)
 
 
-def _quoted(word: str) -> str:
+def shell_word(word: str) -> str:
     """Quote a word for a shell; a word with single quotes gets double quotes, which are easier to read."""
     if "'" in word and not set('"`\\!') & set(word):
         return '"' + word.replace("$", "\\$") + '"'

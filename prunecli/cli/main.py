@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Errors of usage and input print one sentence on standard error; any other exception keeps its traceback.
     """
-    words = sys.argv[1:] if args is None else list(args)
+    words = _without_help(sys.argv[1:] if args is None else list(args))
     escape_unencodable()
     try:
         with terminate_cleanly():
@@ -74,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _prune_alone(
     context: typer.Context,
     *,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("-V", "--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
         print("prune", __version__)  # noqa: T201
@@ -148,6 +148,13 @@ def register(names: Sequence[str]) -> None:
             add_command(getattr(module, name), context_settings=getattr(module, "CONTEXT_SETTINGS", None))
     order = [*PRUNING, *OTHER]
     app.registered_commands.sort(key=lambda command: order.index(command.name or ""))
+
+
+def _without_help(words: list[str]) -> list[str]:
+    """Return `prune help COMMAND` and `prune version` as the options that they mean."""
+    if words[:1] == ["help"]:
+        return [*words[1:2], "--help"]
+    return ["--version"] if words == ["version"] else words
 
 
 def _program(words: Sequence[str]) -> typer.Typer:

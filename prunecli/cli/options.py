@@ -13,6 +13,7 @@ from typer import Argument, Context, Option
 
 from prunecli.cli.value_options import fraction_option, text_option, whole_option
 from prunecli.errors import PruneError, UsageError
+from prunecli.io.limits import MAX_THREADS
 
 _COMPLETED = re.compile(r"[A-Za-z0-9._/][A-Za-z0-9._/-]*")
 """The tensor names that completion offers.
@@ -132,7 +133,9 @@ MaxTensorSparsity = Annotated[
 Device = Annotated[
     str, text_option("--device", "DEVICE", "cpu, auto, cuda, cuda:1, mps or xpu; all give the same result.")
 ]
-Threads = Annotated[int, whole_option("--threads", "N", 2, "Number of threads; 0 chooses it by the CPUs.", least=0)]
+Threads = Annotated[
+    int, whole_option("--threads", "N", 2, "Number of threads; 0 chooses it by the CPUs.", least=0, most=MAX_THREADS)
+]
 
 # --- printing
 

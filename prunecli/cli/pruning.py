@@ -27,9 +27,6 @@ Amount = Annotated[
 ]
 Count = Annotated[int | None, whole_option("--count", "K", 1000, "This number instead of a fraction.")]
 
-_EITHER_THRESHOLD = (Argument("thr", 0.1), " or ", Argument("thr_std", 0.5))
-_EITHER_AMOUNT = (Argument("amount", 0.5), " or ", Argument("count", 1000))
-
 
 def threshold(
     thr: Annotated[float | None, number_option("--thr", "T", 0.1, "Zero weights with |w| <= T.")] = None,
@@ -39,16 +36,19 @@ def threshold(
 ) -> Strategy:
     """Zero the weights of magnitude T or less."""
     if thr is not None and thr_std is not None:
-        raise UsageError("thr and thr_std exclude each other", hint=_EITHER_THRESHOLD)
+        raise UsageError("thr and thr_std exclude each other", hint=Argument("thr", thr))
     if thr is not None:
         return Threshold(thr)
     if thr_std is not None:
         return StdThreshold(thr_std)
-    raise UsageError("threshold needs thr or thr_std", hint=_EITHER_THRESHOLD)
+    raise UsageError("threshold needs thr or thr_std", hint=Argument("thr", 0.1))
 
 
 def percentile(
-    q: Annotated[float | None, number_option("--q", "Q", 60, "Percentile of |w|, 0 to 100.  [required]")] = None,
+    q: Annotated[
+        float | None,
+        text_option("--q", "Q", "Percentile of |w|, as in 90, 99.5 or 0.9%.  [required]", parser=parsers.percentile),
+    ] = None,
 ) -> Strategy:
     """Zero weights up to each tensor's percentile.
 
@@ -115,14 +115,14 @@ def topk(
     In every group of G inputs of an output the K largest stay, and the others become zero. `prune inspect` shows which
     dimension of each tensor counts its inputs.
     """
-    both = (Argument("keep", 2), Argument("group", 4))
     if (pattern is None) == (keep is None and group is None):
-        hint = (*both, ", or ", Argument("pattern", "2:4"))
+        hint = Argument("pattern", pattern or "2:4")
         raise UsageError("topk needs either keep and group, or a pattern", hint=hint)
     if pattern is not None:
         return TopK(*parsers.parse_pattern(pattern), dim, tail)
     if keep is None or group is None:
-        raise UsageError("keep and group go together", hint=both)
+        missing = Argument("group", 2 * (keep or 2)) if group is None else Argument("keep", group // 2)
+        raise UsageError("keep and group go together", hint=missing)
     return TopK(keep, group, dim, tail)
 
 
@@ -196,9 +196,9 @@ def mask(
 def _one_amount(name: str, amount: float | None, count: int | None) -> tuple[float | None, int | None]:
     """Return both, of which exactly one is given; UsageError otherwise."""
     if amount is None and count is None:
-        raise UsageError(f"{name} needs an amount or a count", hint=_EITHER_AMOUNT)
+        raise UsageError(f"{name} needs an amount or a count", hint=Argument("amount", 0.5))
     if amount is not None and count is not None:
-        raise UsageError("an amount and a count exclude each other", hint=_EITHER_AMOUNT)
+        raise UsageError("an amount and a count exclude each other", hint=Argument("amount", amount))
     return amount, count
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from prunecli.cli import pruning
 from prunecli.cli.hints import as_toml
+from prunecli.cli.synonyms import COMMANDS, OPTIONS
 from prunecli.errors import Argument, PruneError, UsageError
 from prunecli.layouts.overrides import parse_layout
 from prunecli.selection.select import Selector
 from prunecli.strategies.recipe import Recipe, Rule
+from prunecli.text.closest import closest
 from prunecli.text.escape import printable
+from prunecli.text.nearest import nearest_whole
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +28,7 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from prunecli.errors import Hint
 
 SIZE_LIMIT = 1 << 20
 """The largest recipe in bytes."""
@@ -105,7 +110,9 @@ def _strategy(table: Mapping[str, Any], number: int, text: str) -> str:
     if isinstance(name, str) and name in _MAKERS:
         return name
     got = "" if name is None else f" {printable(repr(name))}{_line(text, 'strategy', number)}"
-    raise UsageError(f"rule {number} has no strategy{got}", hint=f"strategy = one of {', '.join(_MAKERS)}")
+    near = COMMANDS.get(str(name)) or (*closest(str(name)[:100].lower(), _MAKERS), None)[0]
+    hint = f'strategy = "{near}"' if near in _MAKERS else f"strategy = one of {', '.join(_MAKERS)}"
+    raise UsageError(f"rule {number} has no strategy{got}", hint=hint)
 
 
 def _values(table: Mapping[str, Any], known: list[str], label: str, number: int, text: str) -> dict[str, Any]:
@@ -116,7 +123,7 @@ def _values(table: Mapping[str, Any], known: list[str], label: str, number: int,
         if name not in {"strategy", *known}:
             raise UsageError(
                 f"{label} has an unknown key {printable(repr(key))}{_line(text, key, number)}",
-                hint=f"it takes {', '.join(known)}",
+                hint=_nearest_key(name, value, known),
             )
         if name in values:
             dashed = name.replace("_", "-")
@@ -128,6 +135,14 @@ def _values(table: Mapping[str, Any], known: list[str], label: str, number: int,
     return values
 
 
+def _nearest_key(name: str, value: object, known: list[str]) -> Hint:
+    """Return the key that was meant, with its value, or all keys that the strategy takes."""
+    meant = [key for key in OPTIONS.get(name.lower().replace("_", "-"), ()) if key in known]
+    near = meant or closest(name[:100].lower(), known, cutoff=0.7)
+    return Argument(near[0], value) if near and isinstance(value, (str, int, float)) else f"it takes {', '.join(known)}"
+
+
+@cache
 def _parsers(name: str) -> dict[str, Callable[[object], object]]:
     """Return a parser of TOML values for each option of a pruning command.
 
@@ -145,7 +160,8 @@ def _parser(command: str, name: str, annotation: Any) -> Callable[[object], obje
         if type_ is bool and isinstance(value, bool):
             return value
         if type_ is bool:
-            raise UsageError(f"{name} is true or false, not {printable(repr(value))}", hint=Argument(name, value=True))
+            near = str(value).lower() not in {"false", "no", "off", "0"}
+            raise UsageError(f"{name} is true or false, not {printable(repr(value))}", hint=Argument(name, near))
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             wrong = str(value).lower() if isinstance(value, bool) else str(value)
             raise UsageError(f"{name} is a number or a text, not {printable(wrong)}", hint=f"prune {command} -h")
@@ -160,7 +176,7 @@ def _selection(values: Mapping[str, Any]) -> Selector:
         value = values.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             message = f"{key} is a whole number of 0 or more, not {printable(repr(value))}"
-            raise UsageError(message, hint=Argument(key, 2))
+            raise UsageError(message, hint=Argument(key, max(nearest_whole(str(value), 2), 0)))
     return Selector(
         patterns["include"],
         patterns["exclude"],

@@ -16,6 +16,7 @@ from prunecli.cli.exit import DONE, FAILED, say
 from prunecli.cli.value_options import number_option, text_option, whole_option
 from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import printable
+from prunecli.text.nearest import nearest_number
 from prunecli.text.numbers import format_bytes, percent
 
 if TYPE_CHECKING:
@@ -95,12 +96,12 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
 def _limit(text: str | None) -> Decimal:
     """Return the exact number, so that a drop that equals the limit is within it."""
     if text is None:
-        raise UsageError("--max-drop is missing: how much worse the metric may get", hint="--max-drop 0.01")
+        raise UsageError("--max-drop is missing: how much worse the metric may get", hint=Argument("max_drop", 0.01))
     try:
         return Decimal(text)
     except InvalidOperation:
         message = f"--max-drop is a number in the metric's own units, not {text!r}"
-        raise UsageError(message, hint="--max-drop 0.01") from None
+        raise UsageError(message, hint=Argument("max_drop", nearest_number(text, 0.01))) from None
 
 
 def _search(

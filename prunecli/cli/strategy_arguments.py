@@ -64,6 +64,12 @@ def parse(context: typer.Context, words: Sequence[str], arguments: type[T]) -> T
         return value
 
 
+def command_for(arguments: type[Any], words: Sequence[str]) -> Any:  # noqa: ANN401 - Typer's own
+    """Return the Typer command for `words`: that of `arguments`, with the options of a strategy that they name."""
+    functions = strategy_functions()
+    return _command(arguments, functions.get(next((word for word in words if word in functions), "")))
+
+
 def _strategy_in(context: typer.Context, words: Sequence[str], arguments: type[object]) -> str:
     """Return the first word after the checkpoint that names a strategy and is not the value of an option, or ""."""
     lenient = {"resilient_parsing": True, "ignore_unknown_options": True, "allow_extra_args": True}

@@ -28,9 +28,9 @@ def number_option(flags: str, metavar: str, example: float, description: str) ->
     return text_option(flags, metavar, description, parser=parsers.number(_name(flags), example))
 
 
-def whole_option(flags: str, metavar: str, example: int, description: str, *, least: int | None = None) -> Any:  # noqa: ANN401
-    """Return an option for a whole number, which is `least` or more; its hint proposes `example`."""
-    return text_option(flags, metavar, description, parser=parsers.whole(_name(flags), example, least=least))
+def whole_option(flags: str, metavar: str, example: int, description: str, **limits: int) -> Any:  # noqa: ANN401
+    """Return an option for a whole number; `limits` are the `least` and the `most` it can be."""
+    return text_option(flags, metavar, description, parser=parsers.whole(_name(flags), example, **limits))
 
 
 def _name(flags: str) -> str:

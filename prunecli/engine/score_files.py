@@ -20,6 +20,7 @@ from prunecli.errors import Argument, CheckpointError, PruneError, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.text.closest import closest
 from prunecli.text.escape import printable
+from prunecli.text.nearest import nearest_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -162,7 +163,7 @@ def open_score_sources(
     if inputs.of not in {"all", "remaining"}:
         raise UsageError(
             f"amounts are of all or of remaining weights, not of {printable(repr(inputs.of))}",
-            hint=Argument("of", "remaining"),
+            hint=Argument("of", nearest_choice(inputs.of, ("remaining", "all"), "remaining")),
         )
     if inputs.scores is not None and inputs.act_norms is not None:
         raise UsageError("scores and activation norms cannot be combined", hint="give one of them")

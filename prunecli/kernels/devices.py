@@ -25,8 +25,7 @@ def resolve(name: str) -> str | None:
         return None
     match = _NAME.fullmatch(name)
     if match is None and name != "auto":
-        choices = (", ", Argument("device", "cuda:1"), " or ", Argument("device", "cpu"))
-        raise UsageError(f"there is no device {name!r}", hint=(Argument("device", "auto"), *choices))
+        raise UsageError(f"there is no device {name[:100]!r}", hint=Argument("device", _nearest(name)))
     # Looked up before it is imported: without torch, "auto" is the CPU and no error.
     if importlib.util.find_spec("torch") is None:
         if match is None:
@@ -43,6 +42,16 @@ def resolve(name: str) -> str | None:
         proposal = Argument("device", (*available, "cpu")[0])
         raise DeviceError(f"there is no device {name} here, only: {others}", hint=proposal)
     return wanted
+
+
+def _nearest(name: str) -> str:
+    """Return the device that `name` means: "cuda" for "GPU", "cuda:1" for "cuda1" or "1"."""
+    import difflib  # noqa: PLC0415 - only errors need it
+
+    kind, index = "".join(re.findall(r"[a-z]", name[:40].lower())), "".join(re.findall(r"[0-9]", name[:40]))
+    known = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps", "intel": "xpu", "": "cuda" if index else "auto"}
+    near = known.get(kind) or (*difflib.get_close_matches(kind, ("cpu", "auto", *KINDS), 1, 0.5), "auto")[0]
+    return f"{near}:{index}" if index and near in {"cuda", "xpu"} else near
 
 
 def available_devices(torch: Any) -> list[str]:  # noqa: ANN401 - the module

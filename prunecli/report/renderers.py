@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
 from prunecli.errors import Argument, UsageError
+from prunecli.text.nearest import nearest_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -68,5 +69,5 @@ def render_report(report: Report, suffix: str) -> str:
 def _unknown(path: PurePath) -> UsageError:
     known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
     actual = repr(path.suffix) if path.suffix else "without a suffix"
-    better = path.with_suffix(".json") if path.name else PurePath("report.json")
+    better = path.with_suffix(nearest_choice(path.suffix, SUFFIXES, ".json")) if path.name else PurePath("report.json")
     return UsageError(f"a report is written as {known}, not {actual}", hint=Argument("reports", [str(better)]))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from prunecli.errors import Argument, UsageError
 from prunecli.strategies.amounts import check_amount, resolve_count
 from prunecli.text.escape import printable
+from prunecli.text.nearest import nearest_choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,8 @@ def check_allocation(name: str) -> None:
     """Raise UsageError if `name` is not one of `ALLOCATIONS`."""
     if name not in ALLOCATIONS:
         names = f"{', '.join(ALLOCATIONS[:-1])} or {ALLOCATIONS[-1]}"
-        raise UsageError(f"the allocation is {names}, not {printable(repr(name))}", hint=Argument("allocate", "erk"))
+        hint = Argument("allocate", nearest_choice(name, ALLOCATIONS, "erk"))
+        raise UsageError(f"the allocation is {names}, not {printable(repr(name))}", hint=hint)
 
 
 def matrix_shape(tensor: TensorInfo) -> tuple[int, ...]:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from prunecli.dtypes import FLOATS, Float, cast
 from prunecli.errors import Argument, Notice, SelectionError, UsageError
 from prunecli.plans import Cut, RankGroup
-from prunecli.text.escape import printable
+from prunecli.strategies.nearest import nearest_amount, nearest_fraction
+from prunecli.text.escape import printable, quoted, shortened
+from prunecli.text.nearest import nearest_number, nearest_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
     from prunecli.layout import SliceView
     from prunecli.plans import OrderStatistic
 
-_EITHER = (Argument("amount", 1.0), " for all of them, ", Argument("count", 1), " for one")
+
+def _either(number: int) -> Hint:
+    part = Argument("amount", nearest_fraction(float(max(min(number, 100), -100))) if abs(number) != 1 else 1.0)
+    return part, " for that part of them, ", Argument("count", abs(number)), " for the number"
 
 
 def parse_amount(text: str, name: str = "amount", *, allow_whole: bool = False) -> float:
@@ -35,32 +40,34 @@ def parse_amount(text: str, name: str = "amount", *, allow_whole: bool = False) 
     """
     digits = text.removesuffix("%").strip()
     label = f"the {name.replace('_', ' ')}"
-    example: Hint = (Argument(name, 0.5), " or ", Argument(name, "50%"))
     try:
         value = Decimal(digits)
     except InvalidOperation:
-        raise UsageError(f"{label} is a fraction or a percentage, not {text!r}", hint=example) from None
+        hint = Argument(name, nearest_amount(text))
+        raise UsageError(f"{label} is a fraction or a percentage, not {quoted(text)}", hint=hint) from None
     percent = text.endswith("%")
     if not (percent or allow_whole) and digits.removeprefix("+").isdecimal() and value:
-        raise _ambiguous(int(digits))
+        raise _ambiguous(digits)
     # Decimal, because 33.3 / 100 is not the float of 0.333.
     value = value.scaleb(-2) if percent and value.is_finite() else value
     if value.is_nan() or not 0 <= value <= 1:
-        if not percent and value.is_finite() and 1 < value <= 100:
-            example = (Argument(name, f"{value:f}%"), " or ", Argument(name, float(value / 100)))
-        raise UsageError(f"{label} is 0 to 1 (or 0% to 100%), not {printable(text)}", hint=example)
+        message = f"{label} is 0 to 1 (or 0% to 100%), not {printable(shortened(text, 40))}"
+        raise UsageError(message, hint=Argument(name, nearest_amount(text)))
     return float(value)
 
 
-def _ambiguous(number: int) -> UsageError:
-    part: tuple[str | Argument, ...] = ()
-    if number <= 100:
-        what = "all of them" if number == 1 else "that part of them"
-        part = (", ", Argument("amount", "100%" if number == 1 else f"{number}%"), f" for {what}")
-    return UsageError(
-        f"the amount {number} could mean a part or a number of weights",
-        hint=(Argument("count", number), " for the number", *part),
-    )
+def _ambiguous(digits: str) -> UsageError:
+    """Return the error for a whole number: a part, or a number of weights."""
+    shown = shortened(digits, 40)
+    message = f"the amount {shown} could mean a part or a number of weights"
+    if digits.strip("+0") == "1":
+        hint: Hint = (Argument("amount", "100%"), " for all of them, ", Argument("count", 1), " for one")
+    elif len(digits) <= 9 and int(digits) <= 100:
+        message = f"the amount {shown} could mean {int(digits)}% or a count of {int(digits)} weights"
+        hint = Argument("amount", f"{int(digits)}%")
+    else:
+        hint = Argument("count", int(digits) if len(digits) <= 18 else 1000)
+    return UsageError(message, hint=hint)
 
 
 def check_amount(amount: float | None, count: int | None) -> None:
@@ -71,27 +78,31 @@ def check_amount(amount: float | None, count: int | None) -> None:
         )
     _check_types(amount, count)
     if amount is not None and not 0 <= amount <= 1:
-        raise UsageError(f"the amount is 0 to 1 (or 0% to 100%), not {amount:g}", hint=Argument("amount", 0.5))
+        hint = Argument("amount", nearest_fraction(amount))
+        raise UsageError(f"the amount is 0 to 1 (or 0% to 100%), not {amount:g}", hint=hint)
     if count is not None and count < 0:
-        raise UsageError(f"the count is 0 or more, not {count}", hint=Argument("count", 1000))
+        raise UsageError(f"the count is 0 or more, not {count}", hint=Argument("count", -count))
 
 
 def _check_types(amount: object, count: object) -> None:
     """Refuse `amount=1`: in torch, 1 means one weight and 1.0 means all of them."""
     if isinstance(amount, Integral) and amount != 0:
-        raise UsageError(f"the amount {amount} could mean a part or a number of weights", hint=_EITHER)
+        raise UsageError(f"the amount {amount} could mean a part or a number of weights", hint=_either(int(amount)))
     if amount is not None and not isinstance(amount, Real):
         raise UsageError(
-            f"the amount is a number from 0 to 1, not {printable(repr(amount))}", hint=Argument("amount", 0.5)
+            f"the amount is a number from 0 to 1, not {printable(repr(amount))}",
+            hint=Argument("amount", nearest_fraction(nearest_number(str(amount), 0.5))),
         )
     if count is not None and not isinstance(count, Integral):
-        raise UsageError(f"the count is a whole number, not {printable(repr(count))}", hint=Argument("count", 1000))
+        hint = Argument("count", nearest_whole(str(count), 1000))
+        raise UsageError(f"the count is a whole number, not {printable(repr(count))}", hint=hint)
 
 
 def check_finite(value: float, name: str, example: Argument) -> None:
     """Raise UsageError for a negative number and one that is not finite."""
     if not (isfinite(value) and value >= 0):
-        raise UsageError(f"{name} is a finite number of 0 or more, not {value}", hint=example)
+        hint = Argument(example.name, -value) if isfinite(value) else example
+        raise UsageError(f"{name} is a finite number of 0 or more, not {value}", hint=hint)
 
 
 def check_counts(count: int | None, tensors: Sequence[TensorInfo]) -> None:
@@ -184,7 +195,8 @@ def front_dim(tensor: TensorInfo, dim: int) -> int:
     rank = len(tensor.shape)
     if not -rank <= dim < rank:
         exclude = Argument("exclude", [printable(escape(tensor.name))])
-        last = (", ", Argument("dim", -1), " takes its last dimension") if rank else ()
+        near = Argument("dim", rank - 1 if dim > 0 else -rank)
+        last = (", ", near, f" takes its {'last' if dim > 0 else 'first'} dimension") if rank else ()
         raise SelectionError(
             f"{printable(repr(tensor.name))} has {rank} dimension{'s' * (rank != 1)}, so it has no dim {dim}",
             hint=(exclude, " leaves it out", *last),

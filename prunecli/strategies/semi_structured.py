@@ -10,6 +10,7 @@ from prunecli.plans import KeepLargestOfGroup, TensorPlan
 from prunecli.strategies.amounts import front_dim, inputs_dim
 from prunecli.strategies.strategy import PlansFromShape
 from prunecli.text.escape import printable
+from prunecli.text.nearest import nearest_choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,22 +49,29 @@ class TopK(PlansFromShape):
         if not 1 <= self.group <= MAX_GROUP:
             raise UsageError(
                 f"a group has 1 to {MAX_GROUP} weights, not {self.group}",
-                hint=(Argument("keep", 2), Argument("group", 4)),
+                hint=self._nearest_group(),
             )
         if not 0 <= self.keep <= self.group:
             raise UsageError(
                 f"cannot keep {self.keep} of every {self.group}: keep 0 to {self.group}",
-                hint=(Argument("keep", self.group // 2), Argument("group", self.group)),
+                hint=(Argument("keep", self.group), Argument("group", self.keep))
+                if self.keep > 0
+                else Argument("keep", min(-self.keep, self.group)),
             )
         if self.tail not in ("keep", "zero", "error"):
             raise UsageError(
-                f"the tail is keep, zero or error, not {printable(repr(self.tail))}", hint=Argument("tail", "keep")
+                f"the tail is keep, zero or error, not {printable(repr(self.tail))}",
+                hint=Argument("tail", nearest_choice(self.tail, ("keep", "zero", "error"), "keep")),
             )
 
     @property
     def follows_layout(self) -> bool:
         """Whether groups run along inputs."""
         return self.dim is None
+
+    def _nearest_group(self) -> tuple[Argument, Argument]:
+        group = min(abs(self.group), MAX_GROUP) or 4
+        return Argument("keep", min(abs(self.keep), group) if self.group else 2), Argument("group", group)
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""

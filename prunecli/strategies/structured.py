@@ -111,7 +111,8 @@ class Structured(_Slices):
         """Check the arguments."""
         _Slices.__post_init__(self)  # `super()` fails in a dataclass with slots, which is a copy of the class
         if self.n not in {1, 2, inf, -inf}:
-            raise UsageError(f"the norm n is 1, 2, inf or -inf, not {self.n:g}", hint=Argument("n", 2))
+            near = min((2, 1, inf, -inf), key=lambda n: abs(n - self.n))
+            raise UsageError(f"the norm n is 1, 2, inf or -inf, not {self.n:g}", hint=Argument("n", near))
 
     @property
     def prunes_bias(self) -> bool:
@@ -222,7 +223,7 @@ class Block(PlansFromMeasure):
         if self.rows < 1 or self.cols < 1:
             raise UsageError(
                 f"a block has at least one row and one column, not {self.rows}x{self.cols}",
-                hint="4x4 has four rows and four columns",
+                hint=(Argument("rows", abs(self.rows) or 1), Argument("cols", abs(self.cols) or 1)),
             )
 
     @property

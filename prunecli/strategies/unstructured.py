@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, UsageError
 from prunecli.plans import Cut, Normalization, OrderStatistic, PruneSmallestOfRow, RankGroup, TensorPlan
-from prunecli.strategies.allocation import ALLOCATIONS, allocate, check_allocation, matrix_shape
+from prunecli.strategies.allocation import allocate, check_allocation, matrix_shape
 from prunecli.strategies.amounts import (
     check_amount,
     check_counts,
@@ -26,8 +26,8 @@ from prunecli.strategies.amounts import (
     rounds_to_none,
     to_float32,
 )
+from prunecli.strategies.nearest import nearest_limits, nearest_of, nearest_percentile
 from prunecli.strategies.strategy import PlansFromMeasure, PlansFromRanks, PlansFromShape
-from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -130,7 +130,7 @@ class Percentile(PlansFromRanks):
     16- and 8-bit dtypes, as if NumPy got them as float32.
 
     Args:
-        q: The percentile, 0 to 100.
+        q: The percentile, 0 to 100, as NumPy takes it: 0.9 is 0.9 %. (The command line asks which is meant.)
 
     Raises:
         UsageError: `q` is out of range.
@@ -141,7 +141,7 @@ class Percentile(PlansFromRanks):
     def __post_init__(self) -> None:
         """Check the percentile."""
         if not 0 <= self.q <= 100:
-            raise UsageError(f"the percentile is 0 to 100, not {self.q:g}", hint=Argument("q", 60))
+            raise UsageError(f"the percentile is 0 to 100, not {self.q:g}", hint=nearest_percentile(self.q))
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
@@ -215,14 +215,14 @@ class Global(PlansFromRanks):
         check_amount(self.amount, self.count)
         if self.normalize not in NORMALIZE:
             raise UsageError(
-                f"the normalization is none, l2, rms or lamp, not {printable(repr(self.normalize))}",
-                hint=Argument("normalize", "rms"),
+                f"the normalization is none, l2, rms or lamp, not {self.normalize!r}",
+                hint=nearest_of("normalize", self.normalize, NORMALIZE, "rms"),
             )
         if not 0 <= self.min_per_tensor <= self.max_per_tensor <= 1:
             raise UsageError(
                 "the minimum and the maximum per tensor are 0 to 1 and in this order, "
                 f"not {self.min_per_tensor:g} and {self.max_per_tensor:g}",
-                hint=(Argument("min_per_tensor", 0.1), Argument("max_per_tensor", 0.9)),
+                hint=nearest_limits(self.min_per_tensor, self.max_per_tensor),
             )
 
     @property
@@ -289,11 +289,12 @@ class L1(PlansFromRanks, PlansFromShape):
             if self.amount is None or self.scope == "row":
                 raise UsageError(
                     "an allocation distributes an amount over whole tensors",
-                    hint=(Argument("allocate", ALLOCATIONS[1]), Argument("amount", 0.5)),
+                    hint=Argument("amount", 0.5) if self.amount is None else Argument("scope", "tensor"),
                 )
         if self.scope not in {"tensor", "row"}:
             raise UsageError(
-                f"the scope is tensor or row, not {printable(repr(self.scope))}", hint=Argument("scope", "row")
+                f"the scope is tensor or row, not {self.scope!r}",
+                hint=nearest_of("scope", self.scope, ("row", "tensor"), "row"),
             )
 
     @property

@@ -43,7 +43,8 @@ class MetricGoal:
         """Raise UsageError for a drop that is negative or not finite."""
         if not (self.max_drop.is_finite() and self.max_drop >= 0):
             raise UsageError(
-                f"the largest drop is a number of 0 or more, not {self.max_drop}", hint=Argument("max_drop", 0.01)
+                f"the largest drop is a number of 0 or more, not {self.max_drop}",
+                hint=Argument("max_drop", str(-self.max_drop) if self.max_drop.is_finite() else 0.01),
             )
 
     def attempt(self, amount: float, trial: Trial, unpruned: Trial) -> Attempt:
@@ -67,10 +68,12 @@ class AmountGrid:
         if not 0 < self.tolerance <= 0.5:
             raise UsageError(
                 f"the tolerance is more than 0 and at most 0.5, not {self.tolerance:g}",
-                hint=Argument("tolerance", 0.01),
+                hint=Argument("tolerance", min(abs(self.tolerance) or 0.01, 0.5)),
             )
         if self.tries is not None and self.tries < 1:
-            raise UsageError(f"the number of tries is 1 or more, not {self.tries}", hint=Argument("tries", 5))
+            raise UsageError(
+                f"the number of tries is 1 or more, not {self.tries}", hint=Argument("tries", -self.tries or 1)
+            )
 
     @property
     def count(self) -> int:

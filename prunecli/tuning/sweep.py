@@ -39,10 +39,18 @@ class SweepPoint:
 
 def parse_amounts(text: str) -> tuple[float, ...]:
     """Return the amounts (0-1) in "0.5,80%", ascending and without duplicates; UsageError if one is malformed."""
+    parts = [part.strip() for part in text.split(",")]
+    return tuple(sorted({_amount(parts, index) for index in range(len(parts))}))
+
+
+def _amount(parts: Sequence[str], index: int) -> float:
+    """Return the amount of one part; the hint of UsageError is the list with the nearest amount in its place."""
     try:
-        return tuple(sorted({parse_amount(part.strip(), allow_whole=True) for part in text.split(",")}))
+        return parse_amount(parts[index], allow_whole=True)
     except UsageError as error:
-        raise UsageError(str(error), hint=_EXAMPLE) from None
+        near = [str(error.hint_parts.value)] if isinstance(error.hint_parts, Argument) and parts[index] else []
+        fixed = ",".join([*parts[:index], *near, *parts[index + 1 :]])
+        raise UsageError(str(error), hint=Argument("amounts", fixed) if fixed else _EXAMPLE) from None
 
 
 def sweep(  # noqa: PLR0913 - one keyword for each option

@@ -109,7 +109,7 @@ def test_several_checkpoints_are_checked_one_by_one(prune: Prune, tmp_path: Path
         (("--max-tensor-sparsity", "w*="), "is a fraction or a percentage, not ''"),
         (("--min-sparsity", "fc9*=50%"), "the min sparsity pattern 'fc9*' matches none of 1 tensors"),
         (("--pattern", "2-4"), "the pattern is K:G"),
-        (("--pattern", "4:2"), "is no K of every G"),
+        (("--pattern", "4:2"), "cannot keep 4 of every 2"),
         (("--pattern", "2:4", "--dim", "5"), "no dim 5"),
         (("--dim", "1", "--finite"), "--dim is the dimension of --pattern"),
         (("--finite", "-i", "nope"), "the include pattern 'nope' matches none"),

@@ -191,9 +191,15 @@ def test_a_full_disk_does_not_hide_the_written_file(ckpt: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("scan CKPT --html -", "--html scan.html"),
-        ("sweep CKPT global --at 0.5 --eval EVAL --csv -", "--csv sweep.csv"),
-        ("sweep CKPT global --at 0.5 --eval EVAL --svg -", "--svg sweep.svg"),
+        ("scan CKPT --html -", "prune scan CKPT --html scan.html"),
+        (
+            "sweep CKPT l1 --at .5 --eval EVAL --csv -",
+            "prune sweep CKPT l1 --at .5 --eval EVAL --csv sweep.csv",
+        ),
+        (
+            "sweep CKPT l1 --at .5 --eval EVAL --svg -",
+            "prune sweep CKPT l1 --at .5 --eval EVAL --svg sweep.svg",
+        ),
         ("check CKPT --same-structure-as -", "prune check - --same-structure-as OTHER < CKPT"),
         ("check CKPT --only-zeros-added-since -", "prune check - --only-zeros-added-since OTHER < CKPT"),
     ],
@@ -206,7 +212,8 @@ def test_a_dash_is_not_a_file_name(
 
     assert main(words(line, ckpt)) == 2
 
-    assert capsys.readouterr().err.splitlines()[-1] == f"hint: {hint}"
+    expected = hint.replace(" CKPT ", f" {ckpt} ").replace("EVAL", "'echo 1 {}'")
+    assert capsys.readouterr().err.splitlines()[-1] == f"hint: {expected}"
     assert [path.name for path in ckpt.parent.iterdir()] == [ckpt.name]
 
 

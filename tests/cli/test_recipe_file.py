@@ -105,10 +105,10 @@ def test_files_that_are_not_recipes_are_refused(content: bytes, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("rule", "hint"),
     [
-        ("strategy = 'l1'", "amount = 0.5 or count = 1000"),
-        ("strategy = 'l1'\namount = 1", 'count = 1 for the number, amount = "100%" for all of them'),
-        ("strategy = 'topk'\npattern = '5:4'", "keep = 2 and group = 4"),
-        ("strategy = 'topk'", 'keep = 2 and group = 4, or pattern = "2:4"'),
+        ("strategy = 'l1'", "amount = 0.5"),
+        ("strategy = 'l1'\namount = 1", 'amount = "100%" for all of them, count = 1 for one'),
+        ("strategy = 'topk'\npattern = '5:4'", 'pattern = "4:5"'),
+        ("strategy = 'topk'", 'pattern = "2:4"'),
         ("strategy = 'block'\namount = 0.5", 'shape = "4x4"'),
         ("strategy = 'l1'\namount = 0.5\nscope = 'x'", 'scope = "row"'),
         ("strategy = 'random'\namount = 0.5\ndim = 1", "structured = true and dim = 1"),

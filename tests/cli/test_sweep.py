@@ -80,7 +80,7 @@ def test_a_metric_that_is_not_finite_has_a_row(ckpt: Path, capsys: pytest.Captur
     [
         ("CKPT --eval EVAL global --at 0.5,x", "the amount is a fraction or a percentage, not 'x'"),
         ("CKPT --eval EVAL global --at ,", "the amount is a fraction or a percentage, not ''"),
-        ("CKPT --eval EVAL global --at 50", "hint: --at 0.5,0.8,90%"),
+        ("CKPT --eval EVAL global --at 50", "global --at 50%"),
         ("CKPT --eval EVAL global --at nan", "the amount is 0 to 1 (or 0% to 100%), not nan"),
         ("CKPT --eval EVAL global --csv CKPT", "this run needs"),
         ("CKPT --eval EVAL global --csv FOLDER/a --svg FOLDER/a", "would overwrite"),

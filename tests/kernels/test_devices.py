@@ -42,14 +42,30 @@ def test_cpu_does_not_import_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve("cpu") is None
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda 0", "cpu:0", "cuda:0\n"])
-def test_an_unknown_name_is_a_usage_error(name: str) -> None:
-    """The error shows the name, and the hint proposes names that exist."""
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("", "auto"),
+        ("banana", "auto"),
+        ("gpu", "cuda"),
+        ("CUDA", "cuda"),
+        ("cuda:", "cuda"),
+        ("cuda:x", "cuda"),
+        ("cuda:-1", "cuda:1"),
+        ("cuda 0", "cuda:0"),
+        ("1", "cuda:1"),
+        ("cpu:0", "cpu"),
+        ("metal", "mps"),
+        ("cuda:0\n", "cuda:0"),
+    ],
+)
+def test_an_unknown_name_is_a_usage_error(name: str, near: str) -> None:
+    """The error shows the name, and the hint proposes the nearest one that exists."""
     with pytest.raises(UsageError) as caught:
         resolve(name)
 
     assert repr(name) in str(caught.value)
-    assert "device='auto'" in (caught.value.hint or "")
+    assert caught.value.hint == f"device={near!r}"
 
 
 def test_without_torch_only_the_cpu_is_available(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,193 @@
+"""A command line as items: options with their values, and other words, also where it is wrong.
+
+Typer's parser stops at the first fault. Here a word that no command knows is an item of its own, so that
+`prunecli.cli.meant` can find out what it means.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from prunecli.cli.command_list import OTHER, PRUNING
+from prunecli.errors import PruneError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VARIED = ("search", "sweep")
+"""The commands that take a strategy as an argument, and its options."""
+
+_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?%?", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of a command. `name` is its parameter; `flags` are its spellings, the longest first."""
+
+    name: str
+    flags: tuple[str, ...]
+    has_value: bool
+    repeatable: bool
+    metavar: str
+
+    @property
+    def flag(self) -> str:
+        """The flag as a hint spells it: `-i`, `-x` and `-o` are shorter, the others are words."""
+        return next((flag for flag in self.flags if flag in {"-i", "-x", "-o"}), self.flags[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: the metavars of its arguments, whether the last one may be repeated, and its options."""
+
+    name: str
+    arguments: tuple[str, ...]
+    variadic: bool
+    options: tuple[Option, ...]
+
+    def of_flag(self, flag: str) -> Option | None:
+        """Return the option with this flag."""
+        return next((option for option in self.options if flag in option.flags), None)
+
+    def of_name(self, name: str) -> Option | None:
+        """Return the option of this parameter."""
+        return next((option for option in self.options if option.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An option of the command with its value, or a word: an unknown option or an argument."""
+
+    words: tuple[str, ...]
+    option: Option | None = None
+    value: str | None = None
+
+    @property
+    def unknown(self) -> bool:
+        """Whether this is an option that the command does not have."""
+        return self.option is None and is_flag(self.words[0])
+
+    @property
+    def bare(self) -> bool:
+        """Whether this is a word that is no option."""
+        return self.option is None and not is_flag(self.words[0])
+
+
+def is_flag(word: str) -> bool:
+    """Return whether `word` is an option; `-` and negative numbers are not."""
+    return len(word) > 1 and word.startswith("-") and not is_number(word)
+
+
+def is_number(word: str) -> bool:
+    """Return whether `word` is a number or a percentage."""
+    return _NUMBER.fullmatch(word) is not None
+
+
+def items_of(command: Command, words: Sequence[str]) -> list[Item]:
+    """Return the items of the words after the name of the command."""
+    items: list[Item] = []
+    rest = list(words)
+    while rest:
+        item = _item(command, rest)
+        items.append(item)
+        rest = rest[len(item.words) :]
+    return items
+
+
+def _item(command: Command, words: list[str]) -> Item:
+    first, has_equals, joined = words[0].partition("=")
+    option = command.of_flag(first) if has_equals and first.startswith("--") else command.of_flag(words[0])
+    if option is None:
+        return _short(command, words[0])
+    if not option.has_value:
+        return Item((words[0],), option, joined or None)
+    if has_equals and option.flags and words[0] not in option.flags:
+        return Item((words[0],), option, joined)
+    return Item(tuple(words[:2]), option, words[1] if len(words) > 1 else None)
+
+
+def _short(command: Command, word: str) -> Item:
+    """Return the item of `-oPATH` or `-nq`, or of a word that is no option of the command."""
+    unknown = Item((word,))
+    if not is_flag(word) or word.startswith("--") or command.of_flag(f"-{word}") is not None:
+        return unknown
+    first = command.of_flag(word[:2])
+    if first is not None and first.has_value:
+        return Item((word,), first, word[2:])
+    flags = [command.of_flag(f"-{letter}") for letter in word[1:]]
+    if first is None or any(flag is None or flag.has_value for flag in flags):
+        return unknown
+    return Item((word,), first)
+
+
+# --- the commands that Typer knows
+
+
+@cache
+def commands() -> dict[str, Command]:
+    """Return all commands by name; `search` and `sweep` have the options of no strategy."""
+    return {name: _described(name, _typer_command(name, ())) for name in (*PRUNING, *OTHER)}
+
+
+def command_for(words: Sequence[str]) -> Command | None:
+    """Return the command that the first of `words` names; `search` and `sweep` with the named strategy's options."""
+    if not words or words[0] not in commands():
+        return None
+    if words[0] in VARIED:
+        return _described(words[0], _typer_command(words[0], words[1:]))
+    return commands()[words[0]]
+
+
+def _typer_command(name: str, words: Sequence[str]) -> Any:  # noqa: ANN401 - Typer's own
+    from prunecli.cli import search, strategy_arguments, sweep
+
+    if name in VARIED:
+        arguments = {"search": search, "sweep": sweep}[name].Arguments
+        return strategy_arguments.command_for(arguments, words)
+    return _group().commands[name]
+
+
+@cache
+def _group() -> Any:  # noqa: ANN401 - Typer's own
+    """Return Typer's group of all commands."""
+    from typer.main import get_command
+
+    from prunecli.cli import main
+
+    main.register((*PRUNING, *OTHER))
+    return get_command(main.app)
+
+
+def _described(name: str, command: Any) -> Command:  # noqa: ANN401 - Typer's own
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
+    return Command(
+        name,
+        tuple(p.metavar for p in arguments),
+        any(p.nargs < 0 for p in arguments),
+        tuple(
+            Option(p.name, tuple(sorted(p.opts, key=len, reverse=True)), not p.is_flag, p.multiple, p.metavar or "")
+            for p in options
+        ),
+    )
+
+
+def rehearse(words: Sequence[str]) -> Exception | None:
+    """Return the error of this command line, or None. It is parsed and its strategy made, and no file is opened."""
+    from prunecli.cli import pruning
+    from prunecli.cli.exit import TyperError
+
+    makers = {make.__name__.rstrip("_"): make for make in pruning.ALL}
+    name, *rest = (word for word in words if word not in {"-h", "--help"})
+    try:
+        context = _typer_command(name, rest).make_context(name, rest)
+        if name in makers:
+            make = makers[name]
+            names = make.__code__.co_varnames[: make.__code__.co_argcount]
+            make(**{argument: context.params[argument] for argument in names})
+    except (PruneError, TyperError) as error:
+        return error
+    return None

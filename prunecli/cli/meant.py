@@ -1,0 +1,273 @@
+"""The command line that was meant: a wrong one is repaired step by step, and proposed only if it can be parsed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunecli.cli.command_line import VARIED, Item, Option, command_for, commands, is_flag, rehearse
+from prunecli.cli.draft import Draft
+from prunecli.cli.extra_words import place_extra_word
+from prunecli.cli.forgotten import name_the_command
+from prunecli.cli.hints import option_words
+from prunecli.cli.synonyms import CHECKPOINTS, DEVICES, EXAMPLES, OPTIONS
+from prunecli.errors import Argument
+from prunecli.text.closest import closest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from prunecli.cli.command_line import Command
+
+_HELP = {"-h", "--help"}
+_STEPS = 30
+_LONGEST = 1000
+"""The most characters of a line that is proposed."""
+
+_EXCLUSIVE = (("amount",), ("count",)), (("thr",), ("thr_std",)), (("pattern",), ("keep", "group"))
+"""Parameters of which only one side can be given."""
+
+
+def meant(words: Sequence[str], error: Exception) -> str | None:
+    """Return the line that was meant by `prune WORDS`, which ended in `error`; None if it cannot be found out."""
+    if not all(word.isprintable() for word in words):
+        return None
+    typed = Draft(tuple(words))
+    draft = _named(typed) if _HELP & set(words) else _repaired(typed, error)
+    line = None if draft is None or draft == typed else draft.line()
+    return None if line is None or len(line) > _LONGEST else line
+
+
+def _named(draft: Draft) -> Draft | None:
+    """Return the call for the help of the command."""
+    for rule in _FIRST:
+        draft = rule(draft) or draft
+    return None if command_for(draft.words) is None else replace(draft, words=(draft.words[0], "--help"))
+
+
+def _repaired(draft: Draft, error: Exception | None) -> Draft | None:
+    """Return a draft that can be parsed, or None; `error` is what the line as it was typed ended in."""
+    for _ in range(_STEPS):
+        step = _step(draft)
+        if step is None and command_for(draft.words) is None:
+            return None
+        if step is None:
+            error = rehearse(draft.words) or error
+            if error is None:
+                return draft
+            step = _with_hint(draft, error)
+        if step is None or step == draft:
+            return None
+        draft, error = step, None
+    return None
+
+
+def _step(draft: Draft) -> Draft | None:
+    """Return the draft after the first rule that changes it."""
+    step = next((new for rule in _FIRST if (new := rule(draft)) is not None), None)
+    if step is not None or command_for(draft.words) is None:
+        return step
+    return next((new for rule in _RULES if (new := rule(draft)) is not None), None)
+
+
+# --- the hint of an error
+
+
+def _with_hint(draft: Draft, error: Exception) -> Draft | None:
+    """Return the draft with the arguments that the hint of `error` proposes; None for another kind of hint."""
+    hint = getattr(error, "hint_parts", None)
+    arguments = hint if isinstance(hint, tuple) else (hint,)
+    command = command_for(draft.words)
+    if command is None or not hint:
+        return None
+    for argument in arguments:
+        if not isinstance(argument, Argument) or isinstance(argument.value, (list, tuple)):
+            return None
+        option = command.of_flag(option_words(argument)[0])
+        if option is None:
+            return None
+        draft = draft.with_items(_set(draft.items(), option, option_words(argument)))
+    return draft
+
+
+def _set(items: list[Item], option: Option, words: list[str]) -> list[Item]:
+    """Return the items with one option set, and without those that exclude it."""
+    dropped = {name for sides in _EXCLUSIVE for side in sides for name in side if _excludes(sides, option.name, name)}
+    kept = [item for item in items if item.option is None or item.option.name not in dropped]
+    places = [index for index, item in enumerate(kept) if item.option == option]
+    new = Item(tuple(words), option, words[-1])
+    if not places:
+        return [*kept, new]
+    given = kept[places[-1]]
+    flag = given.words[0].partition("=")[0] if given.words[0].startswith("--") else words[0]
+    kept[places[-1]] = replace(new, words=(flag, *words[1:]))
+    return kept
+
+
+def _excludes(sides: tuple[tuple[str, ...], ...], name: str, other: str) -> bool:
+    return any(name in side for side in sides) and not any(name in side and other in side for side in sides)
+
+
+# --- repairs: each changes one fault, or returns None
+
+
+def _dashes(draft: Draft) -> Draft | None:
+    """Replace the long dashes of typeset text."""
+    words = tuple(re.sub(r"^[\u2010-\u2015\u2212]+(?=[a-zA-Z])", "--", word) for word in draft.words)
+    return None if words == draft.words else replace(draft, words=words)
+
+
+def _program_name(draft: Draft) -> Draft | None:
+    """Drop a second `prune`."""
+    if draft.words[:1] in {("prune",), ("prunecli",)} and len(draft.words) > 1:
+        return replace(draft, words=draft.words[1:])
+    return None
+
+
+def _option_value(draft: Draft) -> Draft | None:
+    """Give a value to an option without one."""
+    command, items = draft.command, draft.items()
+    for index, item in enumerate(items):
+        if item.option is None or not item.option.has_value or item.option.name not in EXAMPLES:
+            continue
+        example = EXAMPLES[item.option.name]
+        if item.value is None:
+            return draft.with_items(
+                [*items[:index], replace(item, words=(item.words[0], example)), *items[index + 1 :]]
+            )
+        if len(item.words) > 1 and command.of_flag(item.value) is not None:
+            return draft.with_items(
+                [*items[:index], Item((item.words[0], example)), Item(item.words[1:]), *items[index + 1 :]]
+            )
+    return None
+
+
+def _unknown_option(draft: Draft) -> Draft | None:
+    """Replace an option that the command does not have."""
+    items = draft.items()
+    index = next((index for index, item in enumerate(items) if item.unknown), None)
+    if index is None:
+        return None
+    word, has_value, value = items[index].words[0].partition("=")
+    joined = (value,) if has_value else ()
+    if (new := _renamed(draft.command, word)) is not None:
+        return draft.with_items([*items[:index], Item((*new, *joined)), *items[index + 1 :]])
+    key = _key(word)
+    if key in CHECKPOINTS:
+        return draft.with_items([*items[:index], *(Item((v,)) for v in joined), *items[index + 1 :]])
+    return _other_command(draft, word) or _misspelt(draft, index)
+
+
+def _renamed(command: Command, word: str) -> tuple[str, ...] | None:
+    """Return the option that has another name or spelling here."""
+    key = _key(word)
+    if (option := command.of_flag(f"--{key}")) is not None:
+        return (option.flag,)
+    if (device := command.of_name("device")) is not None and key in DEVICES:
+        return device.flag, DEVICES[key]
+    for name in OPTIONS.get(key, ()):
+        if (option := command.of_name(name)) is not None:
+            return (option.flag,)
+    return None
+
+
+def _other_command(draft: Draft, word: str) -> Draft | None:
+    """Return the draft with the command that has this option and all the others."""
+    if draft.command.name in VARIED:
+        return None
+    flags = [item.words[0].partition("=")[0] for item in draft.items() if is_flag(item.words[0])]
+    for name, other in commands().items():
+        if name not in VARIED and other.of_flag(word) and all(map(other.of_flag, flags)):
+            return replace(draft, words=(name, *draft.words[1:]))
+    return None
+
+
+def _misspelt(draft: Draft, index: int) -> Draft | None:
+    """Replace an unknown option by the most similar one."""
+    items, command = draft.items(), draft.command
+    word, has_value, value = items[index].words[0].partition("=")
+    own = {flag[2:]: option.flag for option in command.options for flag in option.flags if flag.startswith("--")}
+    other = {key: new[0] for key in OPTIONS if len(key) > 3 and (new := _renamed(command, key)) is not None}
+    known = {**other, **own}
+    near = [key for key in own if len(_key(word)) > 2 and key.startswith(_key(word))]
+    if len(near) != 1:
+        near = closest(_key(word), known, cutoff=0.7)
+    if not near:
+        return None
+    return draft.with_items(
+        [*items[:index], Item((known[near[0]], *([value] if has_value else []))), *items[index + 1 :]]
+    )
+
+
+def _key(word: str) -> str:
+    return word.lstrip("-").lower().replace("_", "-")
+
+
+def _swapped(draft: Draft) -> Draft | None:
+    """Exchange the recipe and the checkpoint of `run`, or the strategy and the checkpoint of `search`."""
+    items = draft.items()
+    bare = [index for index, item in enumerate(items) if item.bare]
+    if len(bare) < 2:
+        return None
+    first, second = bare[:2]
+    one, two = items[first].words[0], items[second].words[0]
+    name = draft.command.name
+    is_swapped = (name == "run" and two.endswith(".toml") and not one.endswith(".toml")) or (
+        name in VARIED and one in commands() and two not in commands() and not Path(one).exists()
+    )
+    if not is_swapped:
+        return None
+    items[first], items[second] = items[second], items[first]
+    return draft.with_items(items)
+
+
+def _strategy(draft: Draft) -> Draft | None:
+    """Correct the name of the strategy of `search` and `sweep`."""
+    items = draft.items()
+    bare = [index for index, item in enumerate(items) if item.bare]
+    if draft.command.name not in VARIED or len(bare) < 2:
+        return None
+    from prunecli.cli.strategy_arguments import strategy_functions
+
+    known = strategy_functions()
+    word = items[bare[1]].words[0]
+    near = closest(_key(word), known) if word not in known else []
+    if not near:
+        return None
+    items[bare[1]] = Item((near[0],))
+    return draft.with_items(items)
+
+
+def _missing_argument(draft: Draft) -> Draft | None:
+    """Put the name of a missing argument at its place."""
+    command, items = draft.command, draft.items()
+    bare = [item.words[0] for item in items if item.bare]
+    if len(bare) >= len(command.arguments):
+        return None
+    missing = command.arguments[len(bare) :]
+    if command.name == "run" and bare and not bare[0].endswith(".toml"):
+        return draft.with_items([Item(("RECIPE.toml",)), *items])
+    if command.name in VARIED and bare and bare[0] in commands():
+        return draft.with_items([Item(("CKPT",)), *items])
+    place = 1 + max((index for index, item in enumerate(items) if item.bare), default=-1)
+    words = ("l1" if metavar == "STRATEGY" else metavar.removesuffix("...") for metavar in missing)
+    return draft.with_items([*items[:place], *(Item((word,)) for word in words), *items[place:]])
+
+
+def _no_name(draft: Draft) -> Draft | None:
+    """Find the command of a line without one; the other rules need it."""
+    return None if draft.words and draft.words[0] in commands() else name_the_command(draft)
+
+
+_FIRST: tuple[Callable[[Draft], Draft | None], ...] = (_dashes, _program_name, _no_name)
+_RULES: tuple[Callable[[Draft], Draft | None], ...] = (
+    _option_value,
+    _unknown_option,
+    _swapped,
+    _strategy,
+    place_extra_word,
+    _missing_argument,
+)
+"""In this order, after those that find the command: a rule may rely on what the rules before it leave."""

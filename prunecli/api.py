@@ -30,7 +30,7 @@ from prunecli.text.numbers import format_shape
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from prunecli.checkpoint import Checkpoint, PathLike
+    from prunecli.checkpoint import Checkpoint, Keys, PathLike
     from prunecli.engine.outputs import Outputs
     from prunecli.engine.work import Work
     from prunecli.report.model import Report
@@ -49,7 +49,7 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
     min_dim: int | None = None,
     min_numel: int = 0,
     layout: Mapping[str, str] | None = None,
-    key: str | None = None,
+    key: Keys = None,
     scores: PathLike | None = None,
     act_norms: PathLike | None = None,
     mask_in: PathLike | None = None,
@@ -85,7 +85,8 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
         min_numel: The fewest elements of a tensor that is pruned.
         layout: The meaning of dimensions by pattern over tensor names, such as `{"*.c_fc.weight": "in-out"}`:
             "out-in", "in-out", "experts" or "experts-in-out". By default it is decided from the checkpoint.
-        key: The dotted path of the state_dict in a nested checkpoint. By default it is found.
+        key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them. By
+            default it is found. Each of several is ranked for itself, and the names of its tensors start with its key.
         scores: A checkpoint with a score for every weight; the scores are ranked in place of the magnitudes.
         act_norms: A checkpoint with a norm for every input; magnitudes are multiplied by them before ranking.
         mask_in: A mask, 1 = kept. Weights with a 0 become zero and are not counted: amounts are of the others.
@@ -144,7 +145,7 @@ class PruneRequest:
     scores: ScoreInputs = field(default_factory=ScoreInputs)
     outputs: OutputRequest = field(default_factory=OutputRequest)
     options: RunOptions = field(default_factory=RunOptions)
-    key: str | None = None
+    key: Keys = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -202,7 +203,7 @@ def _run(checkpoint: Checkpoint, plan: RecipeRun | Work, outputs: Outputs, optio
 def _note_selection(progress: Progress, checkpoint: Checkpoint, selection: Selection) -> None:
     """Note what the checkpoint is, and which of its tensors are selected and skipped."""
     size = sum(file.size for file in checkpoint.files)
-    key = f", state_dict at {printable(checkpoint.key)}" if checkpoint.key else ""
+    key = f", state_dict at {printable(', '.join(checkpoint.keys))}" if checkpoint.keys else ""
     path, count = printable(str(checkpoint.path)), len(checkpoint.tensors)
     progress.note(f"{path}: {checkpoint.format}, {size:,} bytes, {count} tensors{key}")
     for target in selection.targets:

@@ -15,10 +15,14 @@ from prunecli.dtypes import BITS
 from prunecli.layout import TensorLayout, assumed_layout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 PathLike: TypeAlias = str | os.PathLike[str]
 """A path as users pass it to functions."""
+
+Keys: TypeAlias = "str | Sequence[str] | None"
+"""The keys of state_dicts as users pass them: dotted paths or globs over them; None looks for the state_dict."""
 
 MAX_RANK = 64
 """The largest number of dimensions that a tensor may have; NumPy has the same limit."""
@@ -60,6 +64,8 @@ class TensorInfo:
         offset: The position of element [0, ..., 0] in the storage, in elements.
         big_endian: Whether the elements are stored in big-endian byte order.
         unprunable_reason: A phrase that says why the tensor is never pruned, or None.
+        key: The dotted path of its state_dict if the name starts with it: if several state_dicts are taken, or if this
+            one is not taken. Else "".
         layout: Its role and the meaning of its dimensions. By default those of Linear and Conv are assumed.
         scale: The scale that its elements are multiplied by, or None if they are the weights themselves.
         packed: The weights that its numbers hold, or None if each element is one weight or part of one.
@@ -74,6 +80,7 @@ class TensorInfo:
     offset: int = 0
     big_endian: bool = False
     unprunable_reason: str | None = None
+    key: str = ""
     layout: TensorLayout = field(default=_UNKNOWN, compare=False, repr=False)
     scale: ScaledBy | None = field(default=None, compare=False, repr=False)
     packed: PackedWeights | None = field(default=None, compare=False, repr=False)
@@ -92,6 +99,11 @@ class TensorInfo:
     def codes(self) -> TensorInfo:
         """The tensor without its scale, to read the elements themselves."""
         return self if self.scale is None else replace(self, scale=None)
+
+    @property
+    def local_name(self) -> str:
+        """The name inside the state_dict."""
+        return self.name[len(self.key) + 1 :] if self.key else self.name
 
     @property
     def numel(self) -> int:
@@ -212,7 +224,8 @@ class Checkpoint:
         is_directory: Whether `path` is a directory of shards.
         other_files: The directory's remaining files, relative to it. A copy of the checkpoint includes them.
         index: The index of the shards, relative to the directory, or None.
-        key: The dotted path of the state_dict inside a nested checkpoint; "" for the top.
+        keys: The dotted paths of the state_dicts inside a nested checkpoint that are taken; none for the top.
+        parts: The keys of the state_dicts that the top consists of, where it is taken as one.
         notes: Sentences about the file that a user may want to know.
         unprunable_entries: The name and kind of each entry that has no plain tensor, such as a sparse tensor.
         model_type: The architecture that `config.json` next to the file names, or "".
@@ -226,11 +239,22 @@ class Checkpoint:
     is_directory: bool = False
     other_files: tuple[Path, ...] = ()
     index: Path | None = None
-    key: str = ""
+    keys: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unprunable_entries: tuple[tuple[str, str], ...] = ()
     model_type: str = ""
     is_module: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key of the state_dict if one is taken, "" for the top or for several."""
+        return self.keys[0] if len(self.keys) == 1 else ""
+
+
+def key_patterns(keys: Keys) -> tuple[str, ...]:
+    """Return the keys that a user passes as a tuple; an empty text stands for no key."""
+    return tuple(key for key in ([keys] if isinstance(keys, str) else keys or ()) if key)
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -59,7 +59,21 @@ class SameCall:
         return repr(self.new)
 
 
-HintValue: TypeAlias = "Argument | Call | SameCall"
+@dataclass(frozen=True, slots=True)
+class SameCallWith:
+    """The user's own call once more, with another argument.
+
+    On the command line it is the whole command that was typed. `str()` is the spelling of Python: the argument.
+    """
+
+    argument: Argument
+
+    def __str__(self) -> str:
+        """Return the argument as Python code."""
+        return str(self.argument)
+
+
+HintValue: TypeAlias = "Argument | Call | SameCall | SameCallWith"
 """A part of a hint whose spelling depends on the place where the user types it."""
 
 Hint: TypeAlias = "str | HintValue | tuple[str | HintValue, ...]"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.baking.pairs import find_pairs
-from prunecli.checkpoint import OUTSIDE, PathLike, Span
+from prunecli.checkpoint import OUTSIDE, Keys, PathLike, Span
 from prunecli.errors import Argument, CheckpointError, UsageError
 from prunecli.formats.json_rewrite import rewrite_index
 from prunecli.formats.open import open_checkpoint
@@ -50,7 +50,8 @@ class BakeResult:
         input_path: The path of the input, or its label.
         output_path: The path of the output, "-" for a descriptor, None after a dry run.
         format: The format of the checkpoint.
-        key: The dotted path of the state_dict, "" for the top of the file.
+        key: The dotted path of the state_dict, "" for the top of the file or for several.
+        keys: The dotted paths of all state_dicts. If there are several, names start with the path.
         input_bytes: The size of all input files that contain tensors.
         output_bytes: The size of all output files that contain tensors.
     """
@@ -61,6 +62,7 @@ class BakeResult:
     output_path: str | None
     format: str
     key: str
+    keys: tuple[str, ...]
     input_bytes: int
     output_bytes: int
 
@@ -75,7 +77,7 @@ def bake(  # noqa: PLR0913 - one keyword for each option
     path: PathLike,
     output: PathLike | int | None = None,
     *,
-    key: str | None = None,
+    key: Keys = None,
     force: bool = False,
     in_place: bool = False,
     dry_run: bool = False,
@@ -91,7 +93,7 @@ def bake(  # noqa: PLR0913 - one keyword for each option
         path: The checkpoint: a file of torch.save, a safetensors file, or a directory or index of shards of these.
         output: The path of the result, or an open and writable file descriptor. None means `ckpt.baked.pth` next to
             `ckpt.pth`.
-        key: The dotted path of the state_dict inside the file. None looks for it.
+        key: The dotted path of the state_dict inside the file, or several of them, or globs. None looks for it.
         force: Whether an existing output is replaced.
         in_place: Whether the input is replaced.
         dry_run: Whether to measure the result without writing it.
@@ -125,6 +127,7 @@ def bake(  # noqa: PLR0913 - one keyword for each option
         output_path=None if target is None else "-" if isinstance(target, int) else str(target),
         format=checkpoint.format,
         key=checkpoint.key,
+        keys=checkpoint.keys,
         input_bytes=sum(file.size for file in checkpoint.files),
         output_bytes=sum(plan.size for plan in plans),
     )
@@ -246,7 +249,7 @@ def _check_output(job: _Job, index: int, output: Output) -> None:
             expected[new] = _layout(tensor, offset)
     file = job.checkpoint.files[index]
     with output.file.opened() as fd, os.fdopen(os.dup(fd), "rb") as stream:
-        tensors = format_of(file).read(stream, str(file.path), job.checkpoint.key or None).tensors
+        tensors = format_of(file).read(stream, str(file.path), job.checkpoint.keys).tensors
     actual = {tensor.name: _layout(tensor, tensor.span.start if tensor.span.length else 0) for tensor in tensors}
     if actual != expected:
         wrong = sorted(name for name in actual.keys() | expected.keys() if actual.get(name) != expected.get(name))

@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.errors import Argument, Call, SameCall
+from prunecli.errors import Argument, Call, SameCall, SameCallWith
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from prunecli.errors import HintValue
 
@@ -29,10 +29,12 @@ _FLAGS = {
 def as_options(part: HintValue, words: Sequence[str] = ()) -> str:
     """Return an argument as options (`--amount 0.5`) or a call as a command (`prune inspect ckpt.pth`).
 
-    `words` are the arguments of the command line, for a hint that repeats it with another path.
+    `words` are the arguments of the command line, for a hint that repeats them with a change.
     """
     if isinstance(part, SameCall):
         return _same_call(part, words)
+    if isinstance(part, SameCallWith):
+        return _same_call_with(part.argument, words)
     if isinstance(part, Call):
         return shlex.join(["prune", part.function, *part.paths, *(w for a in part.arguments for w in option_words(a))])
     return " ".join(map(shell_word, option_words(part)))
@@ -45,6 +47,22 @@ def _same_call(call: SameCall, words: Sequence[str]) -> str:
         if value and Path(value) == Path(call.old):
             return shlex.join(["prune", *words[:index], f"{flag}{equals}{call.new}", *words[index + 1 :]])
     return shlex.quote(call.new)
+
+
+def _same_call_with(argument: Argument, words: Sequence[str]) -> str:
+    """Return the command line `words` with an argument in place of other keys; the argument alone without words."""
+    if not words:
+        return as_options(argument)
+    kept = list(_without(words, "--key") if argument.name == "key" else words)
+    again = [] if {"-f", "--force", "-n", "--dry-run", "--in-place"} & set(kept) else ["--force"]
+    return shlex.join(["prune", *kept, *option_words(argument), *again])
+
+
+def _without(words: Sequence[str], flag: str) -> Iterator[str]:
+    """Yield `words` without `flag` and its values."""
+    for before, word in zip(("", *words), words, strict=False):
+        if flag not in {word, before} and not word.startswith(f"{flag}="):
+            yield word
 
 
 def shell_word(word: str) -> str:

@@ -71,7 +71,13 @@ Layout = Annotated[
     ),
 ]
 Key = Annotated[
-    str | None, text_option("--key", "DOTTED.PATH", "The nested dict that is the state_dict. [default: detected]")
+    list[str] | None,
+    text_option(
+        "--key",
+        "DOTTED.PATH",
+        "The nested dict that is the state_dict; globs and several are allowed, each ranked for itself. Repeatable."
+        " [default: detected]",
+    ),
 ]
 
 # --- ranking

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-    from prunecli.checkpoint import Checkpoint
+    from prunecli.checkpoint import Checkpoint, Keys
     from prunecli.cli.progress import Details
 
 CHUNK = 1 << 20
@@ -37,7 +37,7 @@ def readable(stack: ExitStack, ckpt: str) -> tuple[str | Path, str | None]:
 
 
 @contextmanager
-def opened_checkpoint(ckpt: str, key: str | None, *, progress: bool) -> Iterator[tuple[Checkpoint, str, Details]]:
+def opened_checkpoint(ckpt: str, key: Keys, *, progress: bool) -> Iterator[tuple[Checkpoint, str, Details]]:
     """Return the checkpoint for the argument `ckpt`, its name in messages, and the receiver of progress."""
     from prunecli.formats.open import open_checkpoint
 

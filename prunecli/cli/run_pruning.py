@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,7 +130,7 @@ def _spool_input(stack: ExitStack, outputs: OutputRequest) -> Path:
 
 def _show(report: Report, paths: Sequence[Path], options: SharedOptions) -> None:
     """Print the summary on standard output, or on standard error if the checkpoint went to standard output."""
-    _warn(report.warnings)
+    _warn(report.warnings, (options.context.obj or ())[1:])
     to_pipe, hint = options.output == "-" and not options.dry_run, Argument("reports", ["PATH.json"])
     with printing(to_stderr=to_pipe, written=report.output_path, hint=hint) as stream:
         if options.prints_json:
@@ -142,9 +143,9 @@ def _show(report: Report, paths: Sequence[Path], options: SharedOptions) -> None
             write_report(report, stream, reports=[str(path) for path in paths])
 
 
-def _warn(warnings: Sequence[str]) -> None:
-    """Print warnings, each with its hint if it has one."""
+def _warn(warnings: Sequence[str], words: Sequence[str]) -> None:
+    """Print warnings, each with its hint if it has one; `words` are the arguments of the command line."""
     for warning in warnings:
         say(f"warning: {warning}")
-        if hint := spelled(getattr(warning, "hint_parts", None), as_options, " "):
+        if hint := spelled(getattr(warning, "hint_parts", None), partial(as_options, words=words), " "):
             say(f"hint: {printable(hint)}")

@@ -10,16 +10,18 @@ from prunecli.engine.biases import PairedBiases, pair_biases
 from prunecli.engine.score_files import open_score_sources, open_side_input
 from prunecli.engine.work import Job, Work
 from prunecli.errors import Argument, CheckpointError, SelectionError, UsageError
+from prunecli.layouts.copies import ema_prefixes
 from prunecli.selection.notices import assumed_notice, left_out_notice
 from prunecli.selection.select import Selection, Selector, select
 from prunecli.strategies.strategy import Strategy
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.engine.score_files import ScoreInputs
+    from prunecli.selection.select import Target
 
 
 def prepare_work(checkpoint: Checkpoint, selector: Selector, strategy: Strategy, inputs: ScoreInputs) -> Work:
@@ -31,11 +33,14 @@ def prepare_work(checkpoint: Checkpoint, selector: Selector, strategy: Strategy,
         paired = pair_biases(checkpoint, selection, selector)
     for bias in set(paired.followers.values()) & targets.keys():  # it is pruned with its weight, not for itself
         del targets[bias]
-    job = Job(strategy, tuple(targets), open_score_sources(targets, inputs, strategy.mask_file))
+    jobs = []
+    for members in ranked_together(targets, selection.targets):
+        sources = open_score_sources({i: targets[i] for i in members}, inputs, strategy.mask_file)
+        jobs.append(Job(strategy, members, sources))
     left_out = left_out_notice(selection)
     return Work(
         paired.selection,
-        (job,),
+        tuple(jobs),
         {**strategy.describe(), **inputs.describe()},
         paired.followers,
         warnings=(
@@ -60,6 +65,21 @@ def warnings_about(work: Sequence[tuple[Strategy, Sequence[TensorInfo]]], inputs
     return (*([] if assumed is None else [assumed]), *own)
 
 
+def ranked_together(members: Iterable[int], targets: Sequence[Target]) -> list[tuple[int, ...]]:
+    """Divide `members`, positions of `targets`, into those that are ranked together: each copy of the weights apart."""
+    by_key: dict[str, list[int]] = {}
+    for member in members:
+        by_key.setdefault(targets[member].tensor.key, []).append(member)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for key, own in by_key.items():
+        names = [targets[member].tensor.local_name for member in own]
+        copies = ema_prefixes(names)
+        for member, name in zip(own, names, strict=True):
+            head = name.partition(".")[0]
+            groups.setdefault((key, head if head in copies else ""), []).append(member)
+    return [tuple(group) for group in groups.values()]
+
+
 def select_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector, inputs: ScoreInputs) -> Selection:
     """Return the tensors that `strategy` prunes.
 
@@ -75,7 +95,9 @@ def select_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector, i
             hint="use a strategy that ranks weights, such as l1",
         )
     selection = select(checkpoint, _selector_for(strategy, checkpoint, selector))
-    strategy.check([target.tensor for target in selection.targets])
+    targets = selection.targets
+    for members in ranked_together(range(len(targets)), targets):
+        strategy.check([targets[member].tensor for member in members])
     return selection
 
 

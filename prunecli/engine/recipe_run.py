@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.engine.prepare import select_for, warnings_about
+from prunecli.engine.prepare import ranked_together, select_for, warnings_about
 from prunecli.engine.score_files import ScoreInputs, ScoreSources, match_masks, open_score_sources
 from prunecli.engine.work import Job, Work
 from prunecli.errors import Argument, PruneError, UsageError
@@ -80,7 +80,11 @@ class RecipeRun:
 
     def _work(self, rules: Sequence[int], mask: Path | None) -> Work:
         """Return the work of one pass; tensors without a rule in it are kept."""
-        jobs = [Job(self.recipe.rules[n].strategy, self._members[n], self._sources(n, mask)) for n in rules]
+        jobs = [
+            Job(self.recipe.rules[n].strategy, members, self._sources(n, members, mask))
+            for n in rules
+            for members in ranked_together(self._members[n], self.selection.targets)
+        ]
         busy = {member for job in jobs for member in job.members}
         idle = tuple(index for index in range(len(self.selection.targets)) if index not in busy)
         if idle:
@@ -88,8 +92,7 @@ class RecipeRun:
         description = {**self.recipe.describe(), **self.inputs.describe()}
         return Work(self.selection, tuple(jobs), description, rules=self._rules(), warnings=self._warnings())
 
-    def _sources(self, number: int, mask: Path | None) -> ScoreSources:
-        members = self._members[number]
+    def _sources(self, number: int, members: Sequence[int], mask: Path | None) -> ScoreSources:
         targets = {member: self.selection.targets[member] for member in members}
         inputs = ScoreInputs(self.inputs.scores, self.inputs.act_norms)
         sources = open_score_sources(targets, inputs, self.recipe.rules[number].strategy.mask_file)

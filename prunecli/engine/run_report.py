@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prunecli.engine.run_copies import about_copies
 from prunecli.layouts.packed import packed_sentence
 from prunecli.layouts.scales import scaled_sentence
 from prunecli.plans import Cut
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def make_report(run: Run, result: RunResult, output: Path | int | None, seconds: float) -> Report:
     """Return the report of an executed run that wrote `output` (a path, a descriptor, or None) in `seconds`."""
     checkpoint, options = run.checkpoint, run.options
-    rows = _rows(checkpoint, run.work, result)
+    rows, copies = _rows(checkpoint, run.work, result), about_copies(checkpoint, run.work.selection)
     size = sum(file.size for file in checkpoint.files)
     return Report(
         rows=rows,
@@ -36,13 +37,15 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
         output_bytes=None if output is None else size,
         input_sha256=result.input_sha256,
         output_sha256=result.output_sha256,
-        key=checkpoint.key,
+        keys=checkpoint.keys,
+        parts=checkpoint.parts,
+        left_alone=copies.left_alone,
         device=options.device or "cpu",
         seconds=round(seconds, 3),
         command=options.command,
         dry_run=output is None,
-        warnings=(*run.work.warnings, *warnings_for(rows)),
-        facts=_facts(checkpoint, run),
+        warnings=(*run.work.warnings, *copies.warnings, *warnings_for(rows)),
+        facts=(*_facts(checkpoint, run), *copies.facts),
         compressed=result.compressed,
         histograms={
             run.targets[index].name: stats.histogram

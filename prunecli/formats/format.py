@@ -6,7 +6,7 @@ and the rewriter when they are called, so that detecting a format imports no rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
@@ -19,7 +19,7 @@ HEAD = 4096
 """The number of bytes at the start of a file that `Format.detect` receives."""
 
 Detect: TypeAlias = Callable[[bytes], bool]
-Read: TypeAlias = "Callable[[BinaryIO, str, str | None], Listing]"
+Read: TypeAlias = "Callable[[BinaryIO, str, Sequence[str]], Listing]"
 Contents: TypeAlias = "Callable[[BinaryIO, str, Collection[Span]], Iterable[tuple[str, str]]]"
 Rewrite: TypeAlias = "Callable[[BinaryIO, str, Mapping[str, str | None]], FilePlan]"
 
@@ -33,7 +33,8 @@ class Format:
         family: Formats of one family may be shards of one checkpoint, and `contents` can be compared within a family.
         detect: `detect(head)` returns whether a file that begins with `head` (at most HEAD bytes) has this format.
             None for a variant that only the reader of another format can recognize.
-        read: `read(file, label, key)` returns the Listing. `key` is the path of the state_dict, or None to look for it.
+        read: `read(file, label, keys)` returns the Listing. `keys` are the paths of the state_dicts or globs over them;
+            without any, the state_dict is looked for.
         contents: `contents(file, label, tensor_spans)` yields a name and an identifying text for everything in the
             file that is not a tensor. Bytes in `tensor_spans` are tensor data.
         rewrite: `rewrite(file, label, names)` returns a plan of the file with entries renamed, or removed where the

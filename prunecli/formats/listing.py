@@ -20,7 +20,8 @@ class Listing:
         tensors: The tensors of the state_dict in file order (safetensors: in name order), then those outside it. All
             have `file` = 0.
         checksums: The checksums that cover tensor data.
-        key: The dotted path of the state_dict inside the file; "" for the top.
+        keys: The dotted paths of the state_dicts inside the file that are taken; none for the top.
+        parts: The keys of the state_dicts that the top consists of, where it is taken as one.
         metadata: The file's own key-value texts (safetensors only).
         notes: Sentences about the file that a user may want to know.
         unprunable_entries: The name and kind of each entry that has no plain tensor, such as a sparse tensor.
@@ -30,8 +31,14 @@ class Listing:
     format: str
     tensors: tuple[TensorInfo, ...]
     checksums: tuple[Checksum, ...] = ()
-    key: str = ""
+    keys: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unprunable_entries: tuple[tuple[str, str], ...] = ()
     is_module: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key of the state_dict if one is taken, "" for the top or for several."""
+        return self.keys[0] if len(self.keys) == 1 else ""

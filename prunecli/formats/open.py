@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import Checkpoint, CheckpointFile, PathLike, TensorInfo
+from prunecli.checkpoint import Checkpoint, CheckpointFile, Keys, PathLike, TensorInfo, key_patterns
 from prunecli.errors import CheckpointError
 from prunecli.formats.config import model_type_in
 from prunecli.formats.detect import ForeignKind, detect_format, not_a_checkpoint
@@ -27,7 +27,7 @@ from prunecli.text.closest import closest
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from prunecli.formats.listing import Listing
 
@@ -38,12 +38,13 @@ class _OpenedFile:
     listing: Listing
 
 
-def open_checkpoint(path: PathLike, *, key: str | None = None, label: str | None = None) -> Checkpoint:
+def open_checkpoint(path: PathLike, *, key: Keys = None, label: str | None = None) -> Checkpoint:
     """Return the metadata of the checkpoint at `path`.
 
     Args:
         path: A checkpoint file, a directory of shards, or an index of shards (`*.index.json`).
-        key: The dotted path of the state_dict inside a nested torch file. None looks for it at the usual places.
+        key: The dotted paths of the state_dicts inside a nested torch file, or globs over them. None looks for the
+            state_dict at the usual places.
         label: A name for the file in messages, instead of its path.
 
     Returns:
@@ -56,25 +57,26 @@ def open_checkpoint(path: PathLike, *, key: str | None = None, label: str | None
     if not os.fspath(path):
         raise CheckpointError("the path of the checkpoint is empty", hint="ls")
     path = Path(path)
-    name = label or str(path)
+    name, keys = label or str(path), key_patterns(key)
     mode = _file_mode(path, name)
     if stat.S_ISDIR(mode):
-        return _open_directory(path, None, key)
+        return _open_directory(path, None, keys)
     if not stat.S_ISREG(mode):
         raise CheckpointError(
             f"{name} is not a regular file or a directory",
             hint=f"cat {shlex.quote(str(path))} > checkpoint.pth",
         )
     if is_index(path):
-        return _open_directory(path.parent, path, key)
-    opened = _open_file(path, name, key)
+        return _open_directory(path.parent, path, keys)
+    opened = _open_file(path, name, keys)
     listing = opened.listing
     checkpoint = Checkpoint(
         path,
         listing.format,
         (opened.file,),
         listing.tensors,
-        key=listing.key,
+        keys=listing.keys,
+        parts=listing.parts,
         notes=(*listing.notes, *_stored_once(listing.metadata.items(), listing.tensors)),
         unprunable_entries=listing.unprunable_entries,
         model_type="" if label else model_type_in(path.parent),
@@ -103,7 +105,7 @@ def _hint_for_missing(path: Path) -> str:
     return f"closest name is {path.parent / similar[0]}" if similar else shlex.join(["ls", str(path.parent)])
 
 
-def _open_file(path: Path, label: str, key: str | None) -> _OpenedFile:
+def _open_file(path: Path, label: str, keys: Sequence[str]) -> _OpenedFile:
     try:
         with path.open("rb") as file:
             modified = os.fstat(file.fileno()).st_mtime_ns
@@ -112,7 +114,7 @@ def _open_file(path: Path, label: str, key: str | None) -> _OpenedFile:
                 raise not_a_checkpoint(detected, path, label)
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            listing = detected.read(file, label, key)
+            listing = detected.read(file, label, keys)
             return _OpenedFile(CheckpointFile(path, size, listing.checksums, modified, listing.format), listing)
     except OSError as error:
         raise CheckpointError(f"cannot read {label}: {error.strerror or error}") from error
@@ -127,9 +129,9 @@ def _is_torch(path: Path) -> bool:
     return not isinstance(detected, ForeignKind) and detected.family == TORCH_ZIP.family
 
 
-def _open_directory(directory: Path, index: Path | None, key: str | None) -> Checkpoint:
+def _open_directory(directory: Path, index: Path | None, keys: Sequence[str]) -> Checkpoint:
     layout = find_shards(directory, index, _is_torch)
-    shards = [_open_file(directory / name, str(directory / name), key) for name in layout.shards]
+    shards = [_open_file(directory / name, str(directory / name), keys) for name in layout.shards]
     _check_consistent(shards)
     listings = [shard.listing for shard in shards]
     tensors = _merged(shards)
@@ -146,7 +148,8 @@ def _open_directory(directory: Path, index: Path | None, key: str | None) -> Che
         is_directory=True,
         other_files=layout.other_files,
         index=Path(layout.index.path.name) if layout.index else None,
-        key=listings[0].key,
+        keys=listings[0].keys,
+        parts=listings[0].parts,
         notes=tuple(dict.fromkeys([*notes, *_stored_once(metadata, tensors)])),
         unprunable_entries=tuple(entry for listing in listings for entry in listing.unprunable_entries),
         model_type=model_type_in(directory),
@@ -162,10 +165,10 @@ def _check_consistent(shards: list[_OpenedFile]) -> None:
         a, b = first.listing, shard.listing
         if family_of(a.format) != family_of(b.format):
             raise CheckpointError(f"{first.file.path} is {a.format}, but {shard.file.path} is {b.format}")
-        if a.key != b.key:
+        if a.keys != b.keys:
+            one, other = (quoted(", ".join(listing.keys)) for listing in (a, b))
             raise CheckpointError(
-                f"{first.file.path} has its weights under {quoted(a.key)}, but {shard.file.path} has them under"
-                f" {quoted(b.key)}"
+                f"{first.file.path} has its weights under {one}, but {shard.file.path} has them under {other}"
             )
 
 

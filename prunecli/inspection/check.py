@@ -16,7 +16,7 @@ from prunecli.selection.select import Selector
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from prunecli.checkpoint import Checkpoint, PathLike
+    from prunecli.checkpoint import Checkpoint, Keys, PathLike
     from prunecli.inspection.findings import Condition, Finding
     from prunecli.progress import Progress
 
@@ -30,7 +30,7 @@ def check(  # noqa: PLR0913 - one keyword for each option
     min_dim: int | None = None,
     min_numel: int = 0,
     layout: Mapping[str, str] | None = None,
-    key: str | None = None,
+    key: Keys = None,
     threads: int = 0,
     label: str | None = None,
     progress: Progress | None = None,
@@ -49,7 +49,7 @@ def check(  # noqa: PLR0913 - one keyword for each option
         min_dim: The smallest number of dimensions of a selected tensor (None: as in `prunecli.prune`).
         min_numel: The smallest number of elements of a selected tensor.
         layout: The meaning of dimensions by pattern, as in `prunecli.prune`.
-        key: The dotted path of the state_dict in a nested checkpoint.
+        key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them.
         threads: The number of threads, 0 for the number that suits the machine.
         label: A name of the checkpoint for messages.
         progress: A receiver of progress.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import OUTSIDE, PathLike
+from prunecli.checkpoint import OUTSIDE, Keys, PathLike
 from prunecli.errors import Argument, CheckpointError
 from prunecli.inspection.pairing import Pair, open_with_key, pair_up
 from prunecli.report.gates import Count
@@ -38,7 +38,7 @@ class CheckedCheckpoint:
 
     passes: Passes
     selector: Selector
-    key: str | None
+    key: Keys
 
     @cached_property
     def tensors(self) -> list[TensorInfo]:

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import OUTSIDE, PathLike
+from prunecli.checkpoint import OUTSIDE, Keys, PathLike, key_patterns
 from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, UsageError
 from prunecli.formats.contents import other_contents
@@ -101,7 +101,7 @@ def diff(  # noqa: PLR0913 - one keyword for each option
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    key: str | None = None,
+    key: Keys = None,
     threads: int = 0,
     labels: tuple[str | None, str | None] = (None, None),
     progress: Progress | None = None,
@@ -117,7 +117,7 @@ def diff(  # noqa: PLR0913 - one keyword for each option
         b: The second checkpoint.
         include: Patterns of the tensors to compare. If there is one, nothing but tensors is compared.
         exclude: Patterns of tensors to leave out.
-        key: The dotted path of the state_dict in nested checkpoints.
+        key: The dotted path of the state_dict in nested checkpoints, or several of them, or globs over them.
         threads: The number of threads, 0 for the number that suits the machine.
         labels: Names of the checkpoints for messages and the result (None: the path).
         progress: A receiver of progress.
@@ -132,9 +132,9 @@ def diff(  # noqa: PLR0913 - one keyword for each option
     """
     selector = Selector(include, exclude)
     first, second = (open_with_key(path, key, label) for path, label in zip((a, b), labels, strict=True))
-    if key and first.format == second.format == SAFETENSORS.name:
-        hint = ("drop ", Argument("key", key))
-        raise UsageError(f"neither checkpoint has a key {key!r}: both are safetensors", hint=hint)
+    if (keys := key_patterns(key)) and first.format == second.format == SAFETENSORS.name:
+        hint = ("drop ", Argument("key", keys[0] if len(keys) == 1 else list(keys)))
+        raise UsageError(f"neither checkpoint has a key {keys[0]!r}: both are safetensors", hint=hint)
     alike = format_of(first.files[0]).family == format_of(second.files[0]).family
     sides = [_tensors(checkpoint, outside=alike) for checkpoint in (first, second)]
     pairs = pair_up(sides[0], sides[1], selector.include, selector.exclude)

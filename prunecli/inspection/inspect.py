@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from prunecli.checkpoint import OUTSIDE
+from prunecli.checkpoint import OUTSIDE, Keys
 from prunecli.dtypes import FLOATS, why_not_prunable
 from prunecli.errors import Argument, CheckpointError, SelectionError
 from prunecli.formats.contents import other_contents
@@ -21,6 +21,7 @@ from prunecli.inspection.thresholds import SPARSITIES, ThresholdTable, threshold
 from prunecli.io.scan import CHUNK
 from prunecli.layouts.reparametrized import leftovers
 from prunecli.selection.aliases import tied
+from prunecli.selection.copies import left_alone
 from prunecli.selection.patterns import matching
 from prunecli.selection.select import Selector, laid_out, select
 from prunecli.text.escape import printable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from prunecli.layout import TensorLayout
     from prunecli.layouts.reparametrized import Leftover
     from prunecli.progress import Progress
+    from prunecli.selection.copies import LeftAlone
     from prunecli.selection.select import Selection
 
 _COUNTED_DTYPES = ("BOOL", "I", "U")
@@ -117,7 +119,9 @@ class Inspection:
     Attributes:
         path: The label or the path of the checkpoint.
         format: The name of the format.
-        key: The dotted path of the state_dict, "" if the checkpoint is not nested.
+        keys: The dotted paths of the state_dicts that are listed; none if the checkpoint is not nested.
+        parts: The keys of the state_dicts that the top of the file consists of, if that is listed as one.
+        left_alone: The other state_dicts of the file that hold weights.
         files: The name and the size in bytes of each file.
         notes: Remarks on the container.
         unprunable_entries: The name and the kind of each entry that is tensor-like but cannot be pruned.
@@ -132,7 +136,9 @@ class Inspection:
 
     path: str
     format: str
-    key: str
+    keys: tuple[str, ...]
+    parts: tuple[str, ...]
+    left_alone: tuple[LeftAlone, ...]
     files: tuple[tuple[str, int], ...]
     notes: tuple[str, ...]
     unprunable_entries: tuple[tuple[str, str], ...]
@@ -143,6 +149,11 @@ class Inspection:
     thresholds: tuple[ThresholdTable, tuple[ThresholdTable, ...]] | None = None
     histogram: MagnitudeHistogram | None = None
     contents: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The key of the state_dict if one is listed, "" for the top of the file or for several."""
+        return self.keys[0] if len(self.keys) == 1 else ""
 
     @property
     def inside(self) -> tuple[Entry, ...]:
@@ -181,7 +192,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
     min_dim: int | None = None,
     min_numel: int = 0,
     layout: Mapping[str, str] | None = None,
-    key: str | None = None,
+    key: Keys = None,
     read: bool = True,
     thresholds: bool = False,
     hist: str | None = None,
@@ -201,7 +212,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         min_dim: The smallest number of dimensions of a selected tensor.
         min_numel: The smallest number of elements of a selected tensor.
         layout: The meaning of dimensions by pattern, as in `prunecli.prune`.
-        key: The dotted path of the state_dict in a nested checkpoint.
+        key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them.
         read: Whether to read the weights and count their zeros.
         thresholds: Whether to compute threshold tables of the selected tensors.
         hist: A tensor's name or a pattern; the result has the histogram of the floating-point tensors that match.
@@ -231,7 +242,9 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
     return Inspection(
         path=name_of(path, label),
         format=checkpoint.format,
-        key=checkpoint.key,
+        keys=checkpoint.keys,
+        parts=checkpoint.parts,
+        left_alone=left_alone(checkpoint, _with_names(named)),
         files=tuple((file.path.name, file.size) for file in checkpoint.files),
         notes=(*checkpoint.notes, *notes),
         unprunable_entries=checkpoint.unprunable_entries,
@@ -243,6 +256,12 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         histogram=None if hist is None else magnitude_histogram(passes, hist, drawn),
         contents=contents,
     )
+
+
+def _with_names(named: Sequence[_NamedTensor]) -> set[str]:
+    """Return all names of the tensors in the state_dict: a run that prunes one name prunes the others as well."""
+    inside = ((tensor.name, *aliases) for tensor, aliases in named if tensor.unprunable_reason != OUTSIDE)
+    return {name for names in inside for name in names}
 
 
 def _contents(checkpoint: Checkpoint) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:

@@ -36,6 +36,8 @@ def _document(inspection: Inspection) -> dict[str, object]:
             "path": inspection.path,
             "format": inspection.format,
             "key": inspection.key,
+            "keys": inspection.keys,
+            "left_alone": [asdict(one) for one in inspection.left_alone],
             "files": [{"name": name, "bytes": size} for name, size in inspection.files],
         },
         "totals": {

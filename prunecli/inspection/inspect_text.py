@@ -14,6 +14,7 @@ from prunecli.inspection.inspect import totals
 from prunecli.layout import SIBLINGS
 from prunecli.layouts.packed import packed_sentence
 from prunecli.layouts.reparametrized import PRUNE, fold_call
+from prunecli.report.state_dicts import ema_left, ema_warning, taken_in_words
 from prunecli.text.escape import listed, printable
 from prunecli.text.name_ranges import grouped
 from prunecli.text.numbers import counted, format_bytes, format_shape, percent
@@ -154,8 +155,11 @@ def _distinct(group: Sequence[Entry]) -> list[str]:
 def _summary(inspection: Inspection) -> Iterator[str]:
     size = sum(size for _, size in inspection.files)
     shards = f" in {len(inspection.files)} files" if len(inspection.files) > 1 else ""
-    key = f", state_dict under {printable(repr(inspection.key))}" if inspection.key else ""
-    yield f"file         {printable(inspection.path)}: {inspection.format}, {format_bytes(size)}{shards}{key}"
+    yield f"file         {printable(inspection.path)}: {inspection.format}, {format_bytes(size)}{shards}"
+    if taken := taken_in_words("takes", inspection.keys, inspection.parts, inspection.left_alone):
+        yield f"state_dict   {taken}"
+    if copies := ema_left(inspection.left_alone):
+        yield f"copies       {ema_warning(copies)} unless its key is given"
     floats = totals(e for e in inspection.inside if e.dtype in FLOATS)
     every = totals(inspection.inside)
     label = "selected" if inspection.selected_only else "floating"

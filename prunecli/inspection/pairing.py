@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import PathLike
+from prunecli.checkpoint import Keys, PathLike, key_patterns
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.selection.aliases import tied
@@ -66,15 +66,15 @@ def form_of(tensor: TensorInfo | None) -> TensorForm | None:
     return TensorForm(tensor.dtype, tensor.shape, view if view in _VIEWS else "")
 
 
-def open_with_key(path: PathLike, key: str | None, label: str | None = None) -> Checkpoint:
+def open_with_key(path: PathLike, key: Keys, label: str | None = None) -> Checkpoint:
     """Open one of two checkpoints; `key` applies to a nested one and is ignored for a safetensors file.
 
     Raises CheckpointError as `open_checkpoint` does.
     """
-    checkpoint = open_checkpoint(path, label=label)
-    if not key or checkpoint.key == key or checkpoint.format == SAFETENSORS.name:
+    checkpoint, keys = open_checkpoint(path, label=label), key_patterns(key)
+    if not keys or checkpoint.keys == keys or checkpoint.format == SAFETENSORS.name:
         return checkpoint
-    return open_checkpoint(path, key=key, label=label)
+    return open_checkpoint(path, key=keys, label=label)
 
 
 def pair_up(

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from prunecli.checkpoint import Checkpoint
+from prunecli.checkpoint import Checkpoint, Keys
 from prunecli.formats.open import open_checkpoint
 from prunecli.io.scan import bytes_to_read, scan_tensors
 from prunecli.progress import start
@@ -48,7 +48,7 @@ class Passes:
         return scan_tensors(self.checkpoint, tensors, measure, threads=self.threads, advance=advance)
 
 
-def opened(path: PathLike | Checkpoint, key: str | None, label: str | None) -> Checkpoint:
+def opened(path: PathLike | Checkpoint, key: Keys, label: str | None) -> Checkpoint:
     """Return `path` if it is an open checkpoint, else the checkpoint at this path."""
     return path if isinstance(path, Checkpoint) else open_checkpoint(path, key=key, label=label)
 

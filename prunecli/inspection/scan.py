@@ -22,7 +22,7 @@ from prunecli.selection.select import Selector, select
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prunecli.checkpoint import Checkpoint, PathLike, TensorInfo
+    from prunecli.checkpoint import Checkpoint, Keys, PathLike, TensorInfo
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Read
     from prunecli.progress import Progress
@@ -75,7 +75,7 @@ class Scan:
 
     path: str
     format: str
-    key: str
+    keys: tuple[str, ...]
     curves: tuple[SensitivityCurve, ...]
 
 
@@ -86,7 +86,7 @@ def scan(  # noqa: PLR0913 - one keyword for each option
     exclude: Sequence[str] = (),
     min_dim: int | None = None,
     min_numel: int = 0,
-    key: str | None = None,
+    key: Keys = None,
     threads: int = 0,
     label: str | None = None,
     progress: Progress | None = None,
@@ -99,7 +99,7 @@ def scan(  # noqa: PLR0913 - one keyword for each option
         exclude: Patterns of tensors to leave out.
         min_dim: The smallest number of dimensions of a selected tensor (None: as in `prunecli.prune`).
         min_numel: The smallest number of elements of a selected tensor.
-        key: The dotted path of the state_dict in a nested checkpoint.
+        key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them.
         threads: The number of threads, 0 for the number that suits the machine.
         label: A name of the checkpoint for messages and the result (None: the path).
         progress: A receiver of progress.
@@ -117,7 +117,7 @@ def scan(  # noqa: PLR0913 - one keyword for each option
     measured = passes.measure("measuring", tensors, _measure, scaled=True)
     curves = [replace(curve, aliases=target.aliases) for curve, target in zip(measured, targets, strict=True)]
     ranked = tuple(sorted(curves, key=lambda curve: curve.strength))
-    return Scan(name_of(path, label), checkpoint.format, checkpoint.key, ranked)
+    return Scan(name_of(path, label), checkpoint.format, checkpoint.keys, ranked)
 
 
 def _measure(_: Worker, tensor: TensorInfo, read: Read) -> SensitivityCurve:

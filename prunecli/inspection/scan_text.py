@@ -91,7 +91,12 @@ def to_json(scan: Scan) -> str:
         {
             "schema": SCHEMA,
             "tool": {"name": "prunecli", "version": __version__},
-            "input": {"path": scan.path, "format": scan.format, "key": scan.key},
+            "input": {
+                "path": scan.path,
+                "format": scan.format,
+                "key": scan.keys[0] if len(scan.keys) == 1 else "",
+                "keys": scan.keys,
+            },
             "sparsities_percent": SPARSITIES,
             "ranked_at_percent": RANKED_AT,
             "enough": ENOUGH,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def random_key(seed: int, tensor: TensorInfo) -> int:
     """Return the 128-bit key of a tensor's random numbers."""
-    text = f"{seed}\n{tensor.shape}\n{tensor.name}".encode("utf-8", "surrogatepass")
+    text = f"{seed}\n{tensor.shape}\n{tensor.local_name}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
 
 

@@ -45,6 +45,8 @@ def _document(report: Report) -> dict[str, object]:
             "path": report.input_path,
             "format": report.format,
             "key": report.key,
+            "keys": report.keys,
+            "left_alone": [asdict(one) for one in report.left_alone],
             "bytes": report.input_bytes,
             "sha256": report.input_sha256,
         },

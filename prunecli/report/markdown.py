@@ -79,7 +79,8 @@ def _heading(report: Report) -> str:
         if report.output_path
         else f"Dry run of {code(report.input_path)}: nothing was written"
     )
-    return f"{title}\n\n{files}, by {code(request(report), _TEXT)}"
+    taken = f". {text(report.taken[:1].upper() + report.taken[1:])}." if report.taken else ""
+    return f"{title}\n\n{files}, by {code(request(report), _TEXT)}{taken}"
 
 
 def _warnings(report: Report) -> list[str]:

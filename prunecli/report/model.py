@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import BITS, FLOATS
 from prunecli.layout import TensorLayout, assumed_layout
+from prunecli.report.state_dicts import taken_in_words
 from prunecli.text.escape import listed, printable
 from prunecli.text.numbers import plural
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from prunecli.report.histogram import BeforeAfter
+    from prunecli.selection.copies import LeftAlone
 
 
 NOT_READ = "tensors that are not selected are not read: their zeros are unknown and not counted"
@@ -240,7 +242,9 @@ class Report:
         output_bytes: Its size in bytes.
         input_sha256: The hash of the input (hexadecimal), None if it was not requested.
         output_sha256: The hash of the output (hexadecimal), None if it was not requested.
-        key: The key that holds the state_dict in the checkpoint, "" for the top level.
+        keys: The keys of the state_dicts that were pruned; none for the top level.
+        parts: The keys of the state_dicts that the top level consists of, where it was pruned as one.
+        left_alone: The other state_dicts of the file that hold weights.
         device: The device that computed.
         seconds: The duration of the run.
         command: The command line, empty for a call from Python.
@@ -261,7 +265,9 @@ class Report:
     output_bytes: int | None = None
     input_sha256: str | None = None
     output_sha256: str | None = None
-    key: str = ""
+    keys: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    left_alone: tuple[LeftAlone, ...] = ()
     device: str = "cpu"
     seconds: float = 0.0
     command: tuple[str, ...] = ()
@@ -270,6 +276,16 @@ class Report:
     facts: tuple[str, ...] = ()
     compressed: Compressed | None = None
     histograms: Mapping[str, BeforeAfter] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The key of the state_dict if one was pruned, "" for the top level or for several."""
+        return self.keys[0] if len(self.keys) == 1 else ""
+
+    @property
+    def taken(self) -> str:
+        """The line about the state_dicts: which are pruned and which are left alone; "" if there is only one."""
+        return taken_in_words("would prune" if self.dry_run else "pruned", self.keys, self.parts, self.left_alone)
 
     @property
     def selected(self) -> SelectedTotals:

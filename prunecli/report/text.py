@@ -44,7 +44,7 @@ def _blocks(report: Report, reports: Sequence[str], *, terminal: bool) -> Iterat
     hidden = len(selected) - len(rows)
     where = printable(reports[0]) if reports else "the JSON output"
     more = (f"{hidden:,} tensors pruned less are not shown; {where} lists all",) if hidden else ()
-    yield Block("", _COLUMNS, tuple(map(_cells, rows)), more)
+    yield Block(report.taken, _COLUMNS, tuple(map(_cells, rows)), more)
     yield Block(lines=tuple(_summary(report, reports)))
 
 

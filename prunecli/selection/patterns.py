@@ -1,6 +1,7 @@
 """Patterns over tensor names: shell globs, and regular expressions after the prefix `re:`.
 
-A glob matches a whole dotted name, and `*` matches dots too. A regular expression is searched in the name.
+A glob matches a whole dotted name, and `*` matches dots too. A regular expression is searched in the name. If several
+state_dicts are taken, a pattern matches the name inside the state_dict or the whole name, which starts with the key.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import re
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
+from prunecli.checkpoint import OUTSIDE
 from prunecli.errors import SelectionError
 from prunecli.layouts.other_names import is_other_by_name
 from prunecli.text.closest import closest
@@ -37,7 +39,8 @@ def matching(
     `argument` is the name of the argument in messages. Raises SelectionError if the pattern is malformed or matches
     nothing.
     """
-    names = [(tensor.name, *more) for tensor, more in zip(tensors, aliases or [()] * len(tensors), strict=True)]
+    others = aliases or [()] * len(tensors)
+    names = [(*_own_names(tensor), *more) for tensor, more in zip(tensors, others, strict=True)]
     matches = _matcher(argument, pattern)
     matched = [i for i, candidates in enumerate(names) if any(map(matches, candidates))]
     if not matched:
@@ -47,6 +50,12 @@ def matching(
             hint=f"the nearest names: {', '.join(nearest)}" if nearest else None,
         )
     return matched
+
+
+def _own_names(tensor: TensorInfo) -> tuple[str, ...]:
+    """Return the name of a tensor, and the name inside its state_dict if that is one of several that are taken."""
+    taken_with_others = tensor.key and tensor.unprunable_reason != OUTSIDE
+    return (tensor.local_name, tensor.name) if taken_with_others else (tensor.name,)
 
 
 def _words(argument: str) -> str:

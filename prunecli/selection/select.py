@@ -201,7 +201,8 @@ def _why_not_included(index: int, tensor: TensorInfo, included: set[int] | None)
 
 
 def _why_too_small(tensor: TensorInfo, selector: Selector) -> str | None:
-    named_in_full = selector.min_dim is None and {tensor.name, escape(tensor.name)} & set(selector.include)
+    names = {tensor.name, tensor.local_name}
+    named_in_full = selector.min_dim is None and {*names, *map(escape, names)} & set(selector.include)
     if len(tensor.shape) < selector.fewest_dims and not named_in_full:
         return f"fewer than {selector.fewest_dims} dimensions"
     if tensor.numel < selector.min_numel:

@@ -10,7 +10,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from prunecli.checkpoint import PathLike
+from prunecli.checkpoint import Keys, PathLike
 from prunecli.dtypes import FLOATS, MASK_DTYPES
 from prunecli.engine.score_files import MatchedTensors
 from prunecli.engine.scorers import MaskReader
@@ -72,7 +72,7 @@ def mask_from_checkpoint(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    key: str | None = None,
+    key: Keys = None,
 ) -> dict[str, Tensor]:
     """Return masks that are True where the weights of a pruned checkpoint or state_dict are not zero.
 

@@ -23,7 +23,7 @@ from prunecli.tuning.trials import set_up, trials
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from prunecli.checkpoint import PathLike
+    from prunecli.checkpoint import Keys, PathLike
     from prunecli.report.model import Report
     from prunecli.tuning.evaluate import Evaluate
     from prunecli.tuning.trial_file import Trial
@@ -151,7 +151,7 @@ def search(  # noqa: PLR0913 - one keyword for each option
     exclude: Sequence[str] = (),
     min_dim: int | None = None,
     min_numel: int = 0,
-    key: str | None = None,
+    key: Keys = None,
     command: Sequence[str] = (),
     on_attempt: Callable[[Attempt], None] = lambda _: None,
 ) -> SearchResult:
@@ -184,7 +184,7 @@ def search(  # noqa: PLR0913 - one keyword for each option
         exclude: Patterns of tensors to leave out.
         min_dim: The smallest number of dimensions of a tensor to prune.
         min_numel: The smallest number of elements of a tensor to prune.
-        key: The dotted path of the state_dict in a nested checkpoint.
+        key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them.
         command: The command line to record in the report.
         on_attempt: A function that receives the unpruned checkpoint's attempt and then each attempt after it is made.
 

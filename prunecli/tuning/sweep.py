@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from decimal import Decimal
 
-    from prunecli.checkpoint import PathLike
+    from prunecli.checkpoint import Keys, PathLike
     from prunecli.tuning.evaluate import Evaluate
     from prunecli.tuning.trial_file import Trial
     from prunecli.tuning.trials import MakeStrategy
@@ -66,7 +66,7 @@ def sweep(  # noqa: PLR0913 - one keyword for each option
     exclude: Sequence[str] = (),
     min_dim: int | None = None,
     min_numel: int = 0,
-    key: str | None = None,
+    key: Keys = None,
     on_point: Callable[[SweepPoint], None] = lambda _: None,
 ) -> list[SweepPoint]:
     """Evaluate the checkpoint at several amounts of pruning. The checkpoint itself does not change.
@@ -89,7 +89,7 @@ def sweep(  # noqa: PLR0913 - one keyword for each option
         exclude: Patterns of tensors to leave out.
         min_dim: The smallest number of dimensions of a tensor to prune.
         min_numel: The smallest number of elements of a tensor to prune.
-        key: The dotted path of the state_dict in a nested checkpoint.
+        key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them.
         on_point: A function that receives each point after it is measured.
 
     Returns:

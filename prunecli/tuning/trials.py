@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.api import prune
+from prunecli.checkpoint import key_patterns
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.output_names import default_output, default_report
@@ -26,7 +27,7 @@ from prunecli.tuning.trial_file import Trial, as_json, file_identity, read_trial
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from prunecli.checkpoint import Checkpoint, PathLike
+    from prunecli.checkpoint import Checkpoint, Keys, PathLike
     from prunecli.report.model import Report
     from prunecli.strategies.strategy import Strategy
     from prunecli.tuning.evaluate import Evaluate, Evaluation
@@ -62,19 +63,18 @@ class TrialSetup:
         return as_json({"checkpoint": files, "selection": selection, **self.evaluation.identity()})
 
 
-def set_up(
-    path: PathLike, evaluate: Evaluate, metric: str | None, selector: Selector, key: str | None = None
-) -> TrialSetup:
+def set_up(path: PathLike, evaluate: Evaluate, metric: str | None, selector: Selector, key: Keys = None) -> TrialSetup:
     """Open the checkpoint and check the evaluation and the selection before any work starts."""
     evaluation = evaluation_of(evaluate, metric)
     checkpoint = open_checkpoint(path, key=key)
     select(checkpoint, selector)
+    keys = key_patterns(key)
     selection = {
         "include": list(selector.include),
         "exclude": list(selector.exclude),
         "min_dim": selector.min_dim,
         "min_numel": selector.min_numel,
-        "key": key,
+        "key": keys[0] if len(keys) == 1 else list(keys) or None,
     }
     return TrialSetup(path, checkpoint, evaluation, selection)
 

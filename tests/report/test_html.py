@@ -165,7 +165,7 @@ def test_hostile_names_are_only_text(name: str) -> None:
                     format=words,
                     device=words,
                     version=words,
-                    key=words or "k",
+                    keys=(words or "k",),
                     histograms={r.name: histogram() for r in rows},
                 )
             )

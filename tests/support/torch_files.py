@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from prunecli.checkpoint import OUTSIDE
+from prunecli.checkpoint import OUTSIDE, Keys, key_patterns
 from prunecli.formats.detect import ForeignKind, detect_format, not_a_checkpoint
 from prunecli.formats.format import HEAD
 from prunecli.formats.zip.directory import read_records
@@ -34,12 +34,12 @@ def saved(value: object, protocol: int = 2, *, legacy: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def listing(data: bytes, key: str | None = None) -> Listing:
+def listing(data: bytes, key: Keys = None) -> Listing:
     """List the checkpoint `data`."""
     detected = detect_format(data[:HEAD])
     if isinstance(detected, ForeignKind):
         raise not_a_checkpoint(detected, Path("x.pth"), "x.pth")
-    return detected.read(io.BytesIO(data), "x.pth", key)
+    return detected.read(io.BytesIO(data), "x.pth", key_patterns(key))
 
 
 def names(data: bytes, key: str | None = None) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from prunecli.formats.format import Format
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from prunecli.checkpoint import Span
     from prunecli.formats.listing import Listing
@@ -18,10 +18,10 @@ def _detect(head: bytes) -> bool:
     return head[:1] == b"\x80" and head[1:2] in {b"\2", b"\3", b"\4", b"\5"}
 
 
-def _read(file: BinaryIO, label: str, key: str | None) -> Listing:
+def _read(file: BinaryIO, label: str, keys: Sequence[str]) -> Listing:
     from prunecli.formats.numpy_pickle.reader import read_numpy_pickle
 
-    return read_numpy_pickle(file, label, key)
+    return read_numpy_pickle(file, label, keys)
 
 
 def _contents(file: BinaryIO, label: str, _: Collection[Span]) -> Iterator[tuple[str, str]]:

@@ -59,11 +59,11 @@ class _Array:
     order: str | tuple[object, ...]
 
 
-def read_numpy_pickle(file: BinaryIO, label: str, key: str | None = None) -> Listing:
+def read_numpy_pickle(file: BinaryIO, label: str, keys: Sequence[str] = ()) -> Listing:
     """List the NumPy arrays in the pickle `file`; `Listing.format` is "Paddle" or "pickle of NumPy arrays".
 
-    `key` is the dotted path of the state_dict; None looks for it at the usual places. Raises CheckpointError, with
-    `label`, if the pickle is damaged, if an array is stored as text, or if there is no array.
+    `keys` are the dotted paths of the state_dicts or globs over them; without any, it is looked for. Raises
+    CheckpointError, with `label`, if the pickle is damaged, if an array is stored as text, or if there is no array.
     """
     size = file.seek(0, os.SEEK_END)
     stream = bounded(file, PICKLE_LIMIT)
@@ -73,7 +73,7 @@ def read_numpy_pickle(file: BinaryIO, label: str, key: str | None = None) -> Lis
     paddle = isinstance(root, dict) and _PADDLE_KEY in root
     listing = Listing((PADDLE if paddle else NUMPY_PICKLE).name, (), notes=notes)
     describe = partial(_tensor_or_kind, label=label, paddle=paddle)
-    listing = with_tensors(listing, root, label, key, describe)
+    listing = with_tensors(listing, root, label, keys, describe)
     if not listing.tensors:
         raise _no_arrays(label, listing.unprunable_entries)
     return listing

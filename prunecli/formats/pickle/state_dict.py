@@ -1,24 +1,28 @@
-"""Find the state_dict in a pickled object, and name the tensors inside and outside it.
+"""Find the state_dicts in a pickled object: those to take, and the others that hold weights.
 
-The search is iterative, visits cycles and shared parts in bounded time, and reads no file.
+The search is iterative, enters each container once, and reads no file.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from fnmatch import fnmatchcase
+from itertools import combinations, islice
+from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.pickle.leaves import is_leaf
-from prunecli.formats.pickle.opcodes import Blob
-from prunecli.formats.pickle.reader import Call, Key, Persistent
+from prunecli.formats.pickle.tree import NODES, Leaf, children, entries, leaves, registries, text
+from prunecli.layouts.copies import is_ema
 from prunecli.layouts.reparametrized import BARE
 from prunecli.text.closest import closest
+from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Sequence
+
+    from prunecli.formats.pickle.tree import Path
 
 STATE_DICT_KEYS = (
     "state_dict",
@@ -33,235 +37,276 @@ STATE_DICT_KEYS = (
 )
 """The keys of a nested checkpoint under which its state_dict is looked for, in this order."""
 
-MAX_DEPTH = 256
-"""The most levels of containers."""
-
-MAX_NAME = 1000
-"""The most characters of a tensor's name."""
-
-MIN_STEPS, MAX_STEPS = 1 << 20, 1 << 25
-"""The steps that a search may take at its start, and at most. A leaf that is reached again costs 100 steps; a container
-that is entered again costs 16 and its length."""
-
-STEPS_PER_LEAF = 400
-"""The steps that each new leaf adds, so that it may have several names."""
-
 _NOT_WEIGHTS = re.compile(
-    r"optim|schedul|scaler|rng|^(opt|ema|amp|callbacks|loops)$|^(opt|ema)_|_(opt|ema)$", re.IGNORECASE
+    r"optim|schedul|scaler|rng|master_(params|weights)|^fp32_|^(opt|amp|callbacks|loops|masks?)$|^opt_|_(opt|masks?)$",
+    re.IGNORECASE,
 )
-_NODES = (dict, list, tuple, Call, Persistent)
-_REGISTRIES = ("_parameters", "_buffers", "_modules")  # in the order of nn.Module.state_dict
-
-Path: TypeAlias = "tuple[Path, object] | None"
+_MOST_COPIES = 16  # more parts than this are layers or blocks
+_MOST_LEVELS = 8  # levels of containers above a state_dict
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """A tensor, array or storage of the pickle, and its dotted name."""
-
-    name: str
-    value: object
-
-
-@dataclass(frozen=True, slots=True)
-class StateDictLeaves:
-    """The leaves inside and outside the state_dict at `key` ("" for the top of the pickled object).
-
-    Names of the leaves inside start at the state_dict, names of those outside at the top. With `is_module` the
-    state_dict is that of a pickled module.
-    """
+@dataclass(frozen=True, slots=True, eq=False)
+class StateDict:
+    """A container of weights in the pickle, and its dotted key ("" for the top)."""
 
     key: str
+    node: object
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLeaves:
+    """The leaves inside and outside the state_dicts that are taken.
+
+    `keys` are the dotted keys of the state_dicts; none for the top of the pickled object. If there are several, the
+    name of a leaf inside starts with the key. Names of the leaves outside start at the top. `parts` are the keys of the
+    state_dicts that the top consists of, where it is taken as one. With `is_module` a state_dict is that of a pickled
+    module.
+    """
+
+    keys: tuple[str, ...]
+    parts: tuple[str, ...]
     inside: tuple[Leaf, ...]
     outside: tuple[Leaf, ...]
     is_module: bool = False
 
 
-def find_leaves(root: object, label: str, key: str | None) -> StateDictLeaves:
-    """Return the leaves of `root`, inside and outside its state_dict.
+def find_leaves(
+    root: object, label: str, patterns: Sequence[str], shape_of: Callable[[object], tuple[int, ...] | None]
+) -> FoundLeaves:
+    """Return the leaves of `root`, inside and outside its state_dicts.
 
-    `key` is the dotted path of the state_dict, or None to look for it under STATE_DICT_KEYS. A leaf without a container
-    around it is named BARE. Raises CheckpointError,
-    naming `label`, if there is no tensor at `key`, or if containers are nested or shared beyond the limits.
+    `patterns` are the dotted paths of state_dicts or globs over them; without any, the state_dict is looked for.
+    `shape_of` returns the shape of a leaf that is a plain tensor. A leaf without a container around it is named BARE.
+    Raises CheckpointError, naming `label`, if there is no tensor at a key, or if containers are nested or shared beyond
+    the limits.
     """
-    if is_leaf(root) and not key:
-        return StateDictLeaves("", (Leaf(BARE, root),), ())
+    if is_leaf(root) and not patterns:
+        return FoundLeaves((), (), (Leaf(BARE, root),), ())
+    weights = _Search(root, lambda leaf: _is_matrix(shape_of(leaf)), shape_of)
     try:
-        path, chosen = (key, _resolve(root, key)) if key else _choose(root)
-        if key and (is_leaf(chosen) or not _holds_leaf(chosen)):
-            raise _no_state_dict(root, label, key)
-        return _split(root, path, chosen)
+        taken = _named(weights, label, patterns) if patterns else weights.chosen() or _anything(weights).chosen()
+        return _split(weights, taken or [StateDict("", root)])
     except ValueError as problem:
         raise CheckpointError(f"{label} cannot be listed: {problem}") from problem
 
 
-def _split(root: object, key: str, chosen: object) -> StateDictLeaves:
-    """List the leaves below `chosen`, then the other leaves of `root`."""
-    excluded = _not_weights(root) if chosen is root else {}
-    seen: set[int] = set()
-    inside = tuple(_leaves(chosen, None, seen, excluded={id(node) for node in excluded.values()}))
-    listed = {id(leaf.value) for leaf in inside}
-    rest: list[tuple[Path, object]] = [((None, part), node) for part, node in excluded.items()]
-    if chosen is not root:
-        rest = [(None, root)]
-    outside = (leaf for path, node in rest for leaf in _leaves(node, path, seen, once=True))
-    others = tuple(leaf for leaf in outside if id(leaf.value) not in listed)
-    return StateDictLeaves(key, inside, others, is_module=bool(_registries(chosen)))
+def _is_matrix(shape: tuple[int, ...] | None) -> bool:
+    """Return whether a tensor of this shape may be a weight, in contrast to a vector such as a mean."""
+    return shape is not None and sum(n > 1 for n in shape) > 1
 
 
-def _choose(root: object) -> tuple[str, object]:
-    entries = _entries(root)
-    for name in STATE_DICT_KEYS:
-        child = entries.get(name)
-        if (_entries(child) or _registries(child)) and _holds_leaf(child):
-            return name, child
-    return "", root
+def _anything(search: _Search) -> _Search:
+    """Return the same search for containers of any leaves: some state_dicts have vectors only."""
+    return _Search(search.root, lambda _: True, search.shape_of)
 
 
-def _entries(node: object) -> Mapping[object, object]:
-    """Return the entries of a dict or of an object of a dict subclass; nothing for other values."""
-    if isinstance(node, Call):
-        return node.entries
-    return node if isinstance(node, dict) else {}
+class _Search:
+    """Looks for the state_dicts of one pickled object. A container counts if it holds a leaf that `accepts` takes."""
+
+    def __init__(
+        self,
+        root: object,
+        accepts: Callable[[object], bool],
+        shape_of: Callable[[object], tuple[int, ...] | None],
+    ) -> None:
+        self.root, self.accepts, self.shape_of = root, accepts, shape_of
+        self._known: dict[int, bool] = {}  # by the id of a container, whether it holds such a leaf
+
+    def chosen(self) -> list[StateDict]:
+        """Return the state_dicts that are taken if the user names none; nothing if there is no such leaf."""
+        top = StateDict("", self.root)
+        main, copies = self._parts(top)
+        by_key = {part.key: part for part in (*main, *copies)}
+        if usual := next((by_key[key] for key in STATE_DICT_KEYS if key in by_key), None):
+            return self._inner(usual)
+        if self._holds_directly(top):
+            return [top]
+        if not main:
+            return self._inner(copies[0]) if copies else []
+        if self._are_copies(main):
+            return [inner for part in main for inner in self._inner(part)]
+        inner = self._inner(main[0])
+        return inner if len(main) == 1 and inner[0] is not main[0] else [top]
+
+    def candidates(self) -> list[StateDict]:
+        """Return every state_dict below the top, moving averages included, without those of optimizers."""
+        pending = [(part, 0) for part in reversed(self._all_parts(StateDict("", self.root)))]
+        found: list[StateDict] = []
+        while pending:
+            part, level = pending.pop()
+            if level < _MOST_LEVELS and self._within(part):
+                pending += [(inner, level + 1) for inner in reversed(self._all_parts(part))]
+            else:
+                found.append(part)
+        return found
+
+    def parts_of_top(self) -> tuple[str, ...]:
+        """Return the keys of the state_dicts that the top consists of; nothing if it is itself a state_dict."""
+        top = StateDict("", self.root)
+        main, _ = self._parts(top)
+        alone = self._holds_directly(top) or len(main) > _MOST_COPIES
+        return () if alone or not all(self._signature(part.node) for part in main) else tuple(part.key for part in main)
+
+    def holds(self, node: object) -> bool:
+        """Return whether there is an accepted leaf below `node`."""
+        if id(node) in self._known:
+            return self._known[id(node)]
+        stack, entered = [(node, children(node))], {id(node)}
+        while stack:
+            current, rest = stack[-1]
+            for _, child in rest:
+                if self.accepts(child) if is_leaf(child) else self._known.get(id(child), False):
+                    self._known.update((id(above), True) for above, _ in stack)
+                    return True
+                if not is_leaf(child) and id(child) not in self._known and id(child) not in entered:
+                    entered.add(id(child))
+                    stack.append((child, children(child)))
+                    break
+            else:
+                self._known[id(current)] = False
+                stack.pop()
+        return False
+
+    def _inner(self, part: StateDict, level: int = 0) -> list[StateDict]:
+        """Return the state_dicts to take inside `part`, or `part` itself if it is one."""
+        within = self._within(part) if level < _MOST_LEVELS else []
+        return [inner for child in within for inner in self._inner(child, level + 1)] or [part]
+
+    def _within(self, part: StateDict) -> list[StateDict]:
+        """Return the parts to take in place of `part`; none if it is itself a state_dict."""
+        if registries(part.node) or self._holds_directly(part):
+            return []
+        main, _ = self._parts(part)
+        copies = self._are_copies(main)
+        by_key = {child.key[len(part.key) + 1 :]: child for child in main}
+        usual = next((by_key[key] for key in STATE_DICT_KEYS if key in by_key), None)
+        if usual is not None and (copies or len(main) == 1):
+            return [usual]
+        return main if copies else []
+
+    def _holds_directly(self, part: StateDict) -> bool:
+        return any(is_leaf(child) and self.accepts(child) for _, child in children(part.node))
+
+    def _parts(self, part: StateDict) -> tuple[list[StateDict], list[StateDict]]:
+        """Return the containers of weights in a dict or list, and separately the moving averages."""
+        parts = self._all_parts(part)
+        copies = [child for child in parts if is_ema(child.key[len(part.key) :])]
+        return [child for child in parts if not is_ema(child.key[len(part.key) :])], copies
+
+    def _all_parts(self, part: StateDict) -> list[StateDict]:
+        """Return the containers of weights in a dict or list, in the order of the file."""
+        prefix = f"{part.key}." if part.key else ""
+        return [
+            StateDict(prefix + name, child)
+            for name, child in _containers(part.node)
+            if not _NOT_WEIGHTS.search(name) and self.holds(child)
+        ]
+
+    def _are_copies(self, parts: Sequence[StateDict]) -> bool:
+        """Return whether two of a few state_dicts have mostly the same names and shapes."""
+        if not 1 < len(parts) <= _MOST_COPIES:
+            return False
+        signatures = [self._signature(part.node) for part in parts]
+        return any(a and b and 2 * len(a & b) >= min(len(a), len(b)) for a, b in combinations(signatures, 2))
+
+    def _signature(self, node: object) -> set[tuple[str, tuple[int, ...] | None]]:
+        """Return the dotted names of a state_dict with their shapes: names without dots are those of one layer."""
+        named: Iterator[tuple[str, object]] = ((text(part), child) for part, child in entries(node).items())
+        if registries(node):
+            named = ((leaf.name, leaf.value) for leaf in leaves(node, None, set()))
+        return {
+            (name.removeprefix("module."), self.shape_of(child))
+            for name, child in named
+            if "." in name and is_leaf(child)
+        }
 
 
-def _registries(node: object) -> list[dict[object, object]]:
-    """Return the dicts of an nn.Module with its tensors and children; nothing for other objects."""
-    if not isinstance(node, Call) or not isinstance(node.state, dict):
-        return []
-    # All three must be there: other classes may have one attribute of such a name.
-    registries = [node.state.get(name) for name in _REGISTRIES]
-    return [registry for registry in registries if isinstance(registry, dict)] if None not in registries else []
+def _containers(node: object) -> Iterator[tuple[str, object]]:
+    """Yield the name and value of each part of a dict or list that may contain a tensor."""
+    parts = enumerate(node) if isinstance(node, (list, tuple)) else entries(node).items()
+    return ((text(part), child) for part, child in parts if child and isinstance(child, NODES) and not is_leaf(child))
 
 
-def _not_weights(root: object) -> dict[object, object]:
-    return {
-        part: child
-        for part, child in _entries(root).items()
-        if isinstance(part, str) and isinstance(child, _NODES) and not is_leaf(child) and _NOT_WEIGHTS.search(part)
-    }
+# --- the state_dicts that the user names
+
+
+def _named(search: _Search, label: str, patterns: Sequence[str]) -> list[StateDict]:
+    """Return the state_dicts at the keys that `patterns` name or match, in this order, each once."""
+    found: dict[str, StateDict] = {}
+    for pattern in patterns:
+        node = _resolve(search.root, pattern)
+        exact = [StateDict(pattern, node)] if not is_leaf(node) and _anything(search).holds(node) else []
+        matched = exact or [part for part in search.candidates() if fnmatchcase(part.key, pattern)]
+        if not matched:
+            raise _no_state_dict(search, label, pattern)
+        found.update((part.key, part) for part in matched if part.key not in found)
+    for outer, inner in ((a, b) for a in found for b in found if b.startswith(f"{a}.")):
+        raise CheckpointError(
+            f"{label}: the key {quoted(inner)} is inside the key {quoted(outer)}", hint=Argument("key", [outer])
+        )
+    return list(found.values())
 
 
 def _resolve(node: object, dotted: str) -> object:
     """Return the value at the path `dotted` below `node`, or None; keys may contain dots."""
-    for part, child in _children(node):
-        text = _text(part)
-        if dotted == text:
+    for part, child in children(node):
+        name = text(part)
+        if dotted == name:
             return child
-        if dotted.startswith(f"{text}.") and (value := _resolve(child, dotted[len(text) + 1 :])) is not None:
+        if dotted.startswith(f"{name}.") and (value := _resolve(child, dotted[len(name) + 1 :])) is not None:
             return value
     return None
 
 
-def _no_state_dict(root: object, label: str, key: str) -> CheckpointError:
-    message = f"{label} has no tensors at the key {key!r}"
-    near = closest(key, _keys_of_tensors(root), count=6, cutoff=0)
+def _no_state_dict(search: _Search, label: str, pattern: str) -> CheckpointError:
+    globbed = any(mark in pattern for mark in "*?[")
+    what = f"at a key that matches {quoted(pattern)}" if globbed else f"at the key {quoted(pattern)}"
+    parts = search.candidates() or _anything(search).candidates()
+    keys = [part.key for part in islice(parts, 1000) if part.key.isprintable()]
+    message = f"{label} has no tensors {what}"
+    near = closest(pattern, keys, count=6, cutoff=0) or keys[:6]
     if not near:
         return CheckpointError(message, hint="leave the key out: the tensors are at the top of the file")
     more = f" (other keys: {', '.join(near[1:])})" if near[1:] else ""
     return CheckpointError(message, hint=(Argument("key", near[0]), more))
 
 
-def _keys_of_tensors(root: object) -> list[str]:
-    """Return the printable keys of `root` that lead to tensors."""
-    seen: set[int] = set()  # entries may share parts: each is visited once, so the hint costs no more than a listing
-    names = []
-    for part, child in itertools.islice(_children(root), 1000):
-        if is_leaf(child) or id(child) in seen:
-            continue
-        leaf = next(_leaves(child, None, seen, once=True), None)
-        seen.add(id(child))
-        if leaf is not None and (name := _text(part)).isprintable():
-            names.append(name)
-    return names
+# --- the leaves
 
 
-def _holds_leaf(node: object) -> bool:
-    return next(_leaves(node, None, set()), None) is not None
+def _split(search: _Search, taken: Sequence[StateDict]) -> FoundLeaves:
+    """List the leaves below the state_dicts that are taken, then the other leaves of the root."""
+    seen: set[int] = set()
+    top = taken[0].node is search.root and not taken[0].key
+    excluded = dict(_not_weights(search.root)) if top else {}
+    apart = {id(node) for node in excluded.values()}
+    inside = [
+        Leaf(f"{part.key}.{leaf.name}", leaf.value, part.key) if len(taken) > 1 else leaf
+        for part in taken
+        for leaf in leaves(part.node, None, seen, excluded=apart)
+    ]
+    listed = {id(leaf.value) for leaf in inside}
+    rest: list[tuple[Path, object]] = [((None, name), node) for name, node in excluded.items()] if top else []
+    outside = [
+        leaf for path, node in (rest if top else [(None, search.root)]) for leaf in leaves(node, path, seen, once=True)
+    ]
+    others = {part.key for part in search.candidates()}.difference(part.key for part in taken)
+    return FoundLeaves(
+        tuple(part.key for part in taken if part.key),
+        search.parts_of_top() if top else (),
+        tuple(inside),
+        tuple(_tagged(leaf, others) for leaf in outside if id(leaf.value) not in listed),
+        is_module=any(registries(part.node) for part in taken),
+    )
 
 
-def _leaves(
-    root: object, path: Path, seen: set[int], *, excluded: Collection[int] = (), once: bool = False
-) -> Iterator[Leaf]:
-    """Yield the leaves below `root` in order, and add the containers on the way to `seen`.
-
-    Plain containers and modules are listed under each of their names, unless `once`; other objects and containers
-    without leaves are entered once. The containers whose ids are `excluded` are skipped. Raises ValueError past
-    MAX_DEPTH, MAX_STEPS and MAX_NAME.
-    """
-    stack = [(root, path, _children(root), 0)]
-    closed = {id(root), *excluded}  # the containers on the current path, and those without leaves
-    # 60 lists, each of which holds the next one twice, have 2^60 paths: `steps` bounds the search.
-    steps, leaves, known = MIN_STEPS, 0, set[int]()
-    while stack:
-        node, path, children, before = stack[-1]
-        for part, child in children:
-            if is_leaf(child):
-                leaves += 1
-                steps = steps - 100 if id(child) in known else min(steps + STEPS_PER_LEAF, MAX_STEPS)
-                known.add(id(child))
-                yield Leaf(_name((path, part)), child)
-            elif id(child) not in closed and not (id(child) in seen and (once or not _is_plain(child))):
-                steps -= 16 + _width(child) if id(child) in seen else 0
-                stack.append((child, (path, part), _children(child), leaves))
-                closed.add(id(child))
-                seen.add(id(child))
-                break
-        else:
-            stack.pop()
-            if leaves > before:
-                closed.discard(id(node))
-        if len(stack) > MAX_DEPTH or steps < 0:
-            raise ValueError("its objects are nested too deeply or share too many parts")
+def _not_weights(root: object) -> Iterator[tuple[str, object]]:
+    return ((name, node) for name, node in _containers(root) if _NOT_WEIGHTS.search(name) or is_ema(name))
 
 
-def _is_plain(node: object) -> bool:
-    return not isinstance(node, Call) or bool(_registries(node))
-
-
-def _width(node: object) -> int:
-    if isinstance(node, Call):
-        return len(node.args) + len(node.items) + len(node.entries)
-    return len(node) if isinstance(node, (dict, list, tuple)) else 0
-
-
-def _children(node: object) -> Iterator[tuple[object, object]]:
-    """Yield the key, index or attribute, and the value, of each part of `node` that may contain a tensor."""
-    return ((part, child) for part, child in _parts(node) if child and isinstance(child, _NODES))
-
-
-def _parts(node: object) -> Iterable[tuple[object, object]]:
-    if isinstance(node, dict):
-        return node.items()
-    if isinstance(node, (list, tuple)):
-        return enumerate(node)
-    if not isinstance(node, Call):
-        return ()
-    if registries := _registries(node):
-        return itertools.chain.from_iterable(registry.items() for registry in registries)
-    return node.parts()
-
-
-def _name(path: Path) -> str:
-    parts: list[str] = []
-    length = 0
-    while path is not None:
-        path, part = path
-        parts.append(_text(part))
-        length += len(parts[-1]) + 1
-    if length > MAX_NAME:
-        raise ValueError(f"the name of a tensor has {length - 1:,} characters, at most {MAX_NAME:,}")
-    return ".".join(reversed(parts))
-
-
-def _text(part: object) -> str:
-    """Return the text of a dict key or list index in a name, with lone surrogates escaped."""
-    if isinstance(part, Key):
-        part = part.value
-    if isinstance(part, Blob) and part.content is not None:
-        return part.content.decode("utf-8", "backslashreplace")
-    if part is None or isinstance(part, (int, float)):
-        return str(part) if not isinstance(part, int) or part.bit_length() < 64 else "<int>"
-    if not isinstance(part, str):
-        return f"<{type(part).__name__}>"
-    return part if part.isascii() else part.encode("utf-8", "backslashreplace").decode("utf-8")
+def _tagged(leaf: Leaf, keys: set[str]) -> Leaf:
+    """Return `leaf` with the one of `keys` that its name starts with."""
+    key = leaf.name
+    while key and key not in keys:
+        key = key.rpartition(".")[0]
+    return Leaf(leaf.name, leaf.value, key)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import MAX_RANK, MAX_SIZE, OUTSIDE
+from prunecli.checkpoint import MAX_RANK, MAX_SIZE, OUTSIDE, TensorInfo
+from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.leaves import unwrapped
 from prunecli.formats.pickle.state_dict import find_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from prunecli.checkpoint import TensorInfo
     from prunecli.formats.listing import Listing
 
 
@@ -28,15 +28,15 @@ def with_tensors(
     listing: Listing,
     root: object,
     label: str,
-    key: str | None,
+    keys: Sequence[str],
     describe: Callable[[str, object], TensorInfo | str],
 ) -> Listing:
     """Return `listing` with the tensors below the symbolic value `root`.
 
-    `describe(name, value)` returns the metadata of one tensor, or the kind of an entry that is not a plain tensor.
-    Raises CheckpointError as `find_leaves` does.
+    `keys` are the keys of the state_dicts or globs over them. `describe(name, value)` returns the metadata of one
+    tensor, or the kind of an entry that is not a plain tensor. Raises CheckpointError as `find_leaves` does.
     """
-    result = find_leaves(root, label, key)
+    result = find_leaves(root, label, keys, lambda leaf: _shape(describe, leaf))
     leaves = (*result.inside, *result.outside)
     names = _unique(leaf.name for leaf in leaves)
     tensors: list[TensorInfo] = []
@@ -46,17 +46,29 @@ def with_tensors(
         if isinstance(entry, str):
             others.append((name, entry))
         else:
-            tensors.append(entry if index < len(result.inside) else replace(entry, unprunable_reason=OUTSIDE))
+            outside = index >= len(result.inside)
+            reason = OUTSIDE if outside else entry.unprunable_reason
+            tensors.append(replace(entry, unprunable_reason=reason, key=leaf.key) if outside or leaf.key else entry)
     repeated = [name for name, leaf in zip(names, leaves, strict=True) if name != leaf.name]
     notes = (*listing.notes, *_note_on_repeated(repeated))
     return replace(
         listing,
         tensors=tuple(tensors),
-        key=result.key,
+        keys=result.keys,
+        parts=result.parts,
         notes=notes,
         unprunable_entries=tuple(others),
         is_module=result.is_module,
     )
+
+
+def _shape(describe: Callable[[str, object], TensorInfo | str], leaf: object) -> tuple[int, ...] | None:
+    """Return the shape of a leaf, or None for one that is not a plain tensor, or damaged: its listing says so later."""
+    try:
+        entry = describe("", unwrapped(leaf))
+    except CheckpointError:
+        return None
+    return entry.shape if isinstance(entry, TensorInfo) else None
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from prunecli.formats.format import Format
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from prunecli.checkpoint import Span
     from prunecli.formats.listing import Listing
@@ -21,12 +21,13 @@ def _detect(head: bytes) -> bool:
     return head[5:8] == b"\0\0\0" and head[8:].lstrip(b" \t\r\n").startswith(b"{")
 
 
-def _read(file: BinaryIO, label: str, key: str | None) -> Listing:
+def _read(file: BinaryIO, label: str, keys: Sequence[str]) -> Listing:
     from prunecli.formats.safetensors.reader import read_safetensors
 
-    if key:
+    if keys:
         raise CheckpointError(
-            f"{label} is a safetensors file, which has no key {quoted(key)}", hint=("leave out ", Argument("key", key))
+            f"{label} is a safetensors file, which has no key {quoted(keys[0])}",
+            hint=("leave out ", Argument("key", keys[0] if len(keys) == 1 else list(keys))),
         )
     return read_safetensors(file, label)
 

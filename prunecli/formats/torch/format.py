@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from prunecli.formats.format import Format
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from prunecli.checkpoint import Span
     from prunecli.formats.listing import Listing
@@ -30,16 +30,16 @@ def is_legacy(head: bytes) -> bool:
     return head[:1] == b"\x80" and LEGACY_MAGIC.to_bytes(10, "little") in head[:32]
 
 
-def _read_zip(file: BinaryIO, label: str, key: str | None) -> Listing:
+def _read_zip(file: BinaryIO, label: str, keys: Sequence[str]) -> Listing:
     from prunecli.formats.torch.reader import read_torch_zip
 
-    return read_torch_zip(file, label, key)
+    return read_torch_zip(file, label, keys)
 
 
-def _read_legacy(file: BinaryIO, label: str, key: str | None) -> Listing:
+def _read_legacy(file: BinaryIO, label: str, keys: Sequence[str]) -> Listing:
     from prunecli.formats.torch.reader import read_torch_legacy
 
-    return read_torch_legacy(file, label, key)
+    return read_torch_legacy(file, label, keys)
 
 
 def _zip_contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ from prunecli.formats.torch.rebuild import Storage, is_strided, storage_claim, t
 from prunecli.formats.torch.records import Archive, compressed, torch_archive
 from prunecli.formats.torch.torchscript import is_script, read_classes, sort_attributes
 from prunecli.formats.zip.directory import read_records
+from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,15 +33,15 @@ if TYPE_CHECKING:
     from prunecli.formats.zip.directory import Record
 
 
-def read_torch_zip(file: BinaryIO, label: str, key: str | None = None) -> Listing:
+def read_torch_zip(file: BinaryIO, label: str, keys: Sequence[str] = ()) -> Listing:
     """List the tensors of a zip archive; `Listing.format` is "torch zip", "TorchScript" or "torch.export".
 
-    `key` is the dotted path of the state_dict; None looks for it at the usual places. Raises CheckpointError, with
-    `label`, if the zip is damaged, is not one of torch, or has no tensors at `key`.
+    `keys` are the dotted paths of the state_dicts or globs over them; without any, the state_dict is looked for. Raises
+    CheckpointError, with `label`, if the zip is damaged, is not one of torch, or has no tensors at a key.
     """
     records = read_records(file, label)
     if is_exported(records):
-        return _exported(file, records, label, key)
+        return _exported(file, records, label, keys)
     archive = torch_archive(file, records, label)
     if "data.pkl" not in archive.records:
         raise CheckpointError(f"{label} is a zip, but not one of torch: it has no data.pkl in {archive.folder!r}")
@@ -48,9 +49,9 @@ def read_torch_zip(file: BinaryIO, label: str, key: str | None = None) -> Listin
     storages = {persistent: _storage(persistent, archive) for persistent in pickle.persistent}
     listing = Listing(TORCH_ZIP.name, (), archive.checksums("data/"), notes=archive.notes)
     if not is_script(records):
-        return _with_tensors(listing, pickle.value, storages, label, key)
+        return _with_tensors(listing, pickle.value, storages, label, keys)
     sort_attributes(pickle.value, read_classes(archive))
-    listing = _with_tensors(replace(listing, format=TORCHSCRIPT.name), pickle.value, storages, label, key)
+    listing = _with_tensors(replace(listing, format=TORCHSCRIPT.name), pickle.value, storages, label, keys)
     if not listing.tensors and not listing.unprunable_entries:
         raise CheckpointError(
             f"{label} is a TorchScript archive without named weights: torch.jit.freeze turns weights into constants",
@@ -59,23 +60,23 @@ def read_torch_zip(file: BinaryIO, label: str, key: str | None = None) -> Listin
     return listing
 
 
-def read_torch_legacy(file: BinaryIO, label: str, key: str | None = None) -> Listing:
+def read_torch_legacy(file: BinaryIO, label: str, keys: Sequence[str] = ()) -> Listing:
     """List the tensors of a file in the format before torch 1.6; see `read_torch_zip` for the arguments."""
     legacy = read_legacy(file, label)
     extra = file.seek(0, os.SEEK_END) - legacy.end
     notes = (f"{extra:,} bytes after the last storage are copied unchanged",) if extra else ()
-    return _with_tensors(Listing(TORCH_LEGACY.name, (), notes=notes), legacy.root, legacy.storages, label, key)
+    return _with_tensors(Listing(TORCH_LEGACY.name, (), notes=notes), legacy.root, legacy.storages, label, keys)
 
 
 def _with_tensors(
-    listing: Listing, root: object, storages: dict[Persistent, Storage], label: str, key: str | None
+    listing: Listing, root: object, storages: dict[Persistent, Storage], label: str, keys: Sequence[str]
 ) -> Listing:
     """Return `listing` with the tensors of the symbolic value `root`."""
 
     def describe(name: str, value: object) -> TensorInfo | str:
         return tensor_info(name, value, storages) if is_strided(value) else other_kind(value)
 
-    listing = with_tensors(listing, root, label, key, describe)
+    listing = with_tensors(listing, root, label, keys, describe)
     return replace(listing, tensors=_mark_disputed(listing.tensors))
 
 
@@ -93,10 +94,11 @@ def _mark_disputed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
     )
 
 
-def _exported(file: BinaryIO, records: dict[str, Record], label: str, key: str | None) -> Listing:
-    if key:
+def _exported(file: BinaryIO, records: dict[str, Record], label: str, keys: Sequence[str]) -> Listing:
+    if keys:
         raise CheckpointError(
-            f"{label} is an exported program, which has no key {key!r}", hint=("leave out ", Argument("key", key))
+            f"{label} is an exported program, which has no key {quoted(keys[0])}",
+            hint=("leave out ", Argument("key", keys[0] if len(keys) == 1 else list(keys))),
         )
     listing = read_exported(file, records, label)
     return replace(listing, tensors=_mark_disputed(listing.tensors))

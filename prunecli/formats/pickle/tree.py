@@ -1,0 +1,150 @@
+"""The containers of a pickled object as a tree with named leaves: the tensors, arrays and storages.
+
+The walk is iterative, visits cycles and shared parts in bounded time, and reads no file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from prunecli.formats.pickle.leaves import is_leaf
+from prunecli.formats.pickle.opcodes import Blob
+from prunecli.formats.pickle.reader import Call, Key, Persistent
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+MAX_DEPTH = 256
+"""The most levels of containers."""
+
+MAX_NAME = 1000
+"""The most characters of a tensor's name."""
+
+MIN_STEPS, MAX_STEPS = 1 << 20, 1 << 25
+"""The steps that a search may take at its start, and at most. A leaf that is reached again costs 100 steps; a container
+that is entered again costs 16 and its length."""
+
+STEPS_PER_LEAF = 400
+"""The steps that each new leaf adds, so that it may have several names."""
+
+NODES = (dict, list, tuple, Call, Persistent)
+_REGISTRIES = ("_parameters", "_buffers", "_modules")  # in the order of nn.Module.state_dict
+
+Path: TypeAlias = "tuple[Path, object] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A tensor, array or storage of the pickle, and its dotted name.
+
+    `key` is the dotted path of its state_dict if the name starts with it, else "".
+    """
+
+    name: str
+    value: object
+    key: str = ""
+
+
+def entries(node: object) -> Mapping[object, object]:
+    """Return the entries of a dict or of an object of a dict subclass; nothing for other values."""
+    if isinstance(node, Call):
+        return node.entries
+    return node if isinstance(node, dict) else {}
+
+
+def registries(node: object) -> list[dict[object, object]]:
+    """Return the dicts of an nn.Module with its tensors and children; nothing for other objects."""
+    if not isinstance(node, Call) or not isinstance(node.state, dict):
+        return []
+    # All three must be there: other classes may have one attribute of such a name.
+    found = [node.state.get(name) for name in _REGISTRIES]
+    return [registry for registry in found if isinstance(registry, dict)] if None not in found else []
+
+
+def leaves(
+    root: object, path: Path, seen: set[int], *, excluded: Collection[int] = (), once: bool = False
+) -> Iterator[Leaf]:
+    """Yield the leaves below `root` in order, and add the containers on the way to `seen`.
+
+    Plain containers and modules are listed under each of their names, unless `once`; other objects and containers
+    without leaves are entered once. The containers whose ids are `excluded` are skipped. Raises ValueError past
+    MAX_DEPTH, MAX_STEPS and MAX_NAME.
+    """
+    stack = [(root, path, children(root), 0)]
+    closed = {id(root), *excluded}  # the containers on the current path, and those without leaves
+    # 60 lists, each of which holds the next one twice, have 2^60 paths: `steps` bounds the search.
+    steps, count, known = MIN_STEPS, 0, set[int]()
+    while stack:
+        node, path, rest, before = stack[-1]
+        for part, child in rest:
+            if is_leaf(child):
+                count += 1
+                steps = steps - 100 if id(child) in known else min(steps + STEPS_PER_LEAF, MAX_STEPS)
+                known.add(id(child))
+                yield Leaf(_name((path, part)), child)
+            elif id(child) not in closed and not (id(child) in seen and (once or not _is_plain(child))):
+                steps -= 16 + _width(child) if id(child) in seen else 0
+                stack.append((child, (path, part), children(child), count))
+                closed.add(id(child))
+                seen.add(id(child))
+                break
+        else:
+            stack.pop()
+            if count > before:
+                closed.discard(id(node))
+        if len(stack) > MAX_DEPTH or steps < 0:
+            raise ValueError("its objects are nested too deeply or share too many parts")
+
+
+def _is_plain(node: object) -> bool:
+    return not isinstance(node, Call) or bool(registries(node))
+
+
+def _width(node: object) -> int:
+    if isinstance(node, Call):
+        return len(node.args) + len(node.items) + len(node.entries)
+    return len(node) if isinstance(node, (dict, list, tuple)) else 0
+
+
+def children(node: object) -> Iterator[tuple[object, object]]:
+    """Yield the key, index or attribute, and the value, of each part of `node` that may contain a tensor."""
+    return ((part, child) for part, child in _parts(node) if child and isinstance(child, NODES))
+
+
+def _parts(node: object) -> Iterable[tuple[object, object]]:
+    if isinstance(node, dict):
+        return node.items()
+    if isinstance(node, (list, tuple)):
+        return enumerate(node)
+    if not isinstance(node, Call):
+        return ()
+    if found := registries(node):
+        return itertools.chain.from_iterable(registry.items() for registry in found)
+    return node.parts()
+
+
+def _name(path: Path) -> str:
+    parts: list[str] = []
+    length = 0
+    while path is not None:
+        path, part = path
+        parts.append(text(part))
+        length += len(parts[-1]) + 1
+    if length > MAX_NAME:
+        raise ValueError(f"the name of a tensor has {length - 1:,} characters, at most {MAX_NAME:,}")
+    return ".".join(reversed(parts))
+
+
+def text(part: object) -> str:
+    """Return the text of a dict key or list index in a name, with lone surrogates escaped."""
+    if isinstance(part, Key):
+        part = part.value
+    if isinstance(part, Blob) and part.content is not None:
+        return part.content.decode("utf-8", "backslashreplace")
+    if part is None or isinstance(part, (int, float)):
+        return str(part) if not isinstance(part, int) or part.bit_length() < 64 else "<int>"
+    if not isinstance(part, str):
+        return f"<{type(part).__name__}>"
+    return part if part.isascii() else part.encode("utf-8", "backslashreplace").decode("utf-8")

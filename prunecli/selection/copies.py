@@ -1,0 +1,62 @@
+"""What a run leaves alone: other state_dicts in the file, EMA copies in the state_dict, fp32 copies of optimizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prunecli.checkpoint import OUTSIDE
+from prunecli.dtypes import FLOATS
+from prunecli.layouts.copies import ema_prefixes, is_master
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from prunecli.checkpoint import Checkpoint, TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """A state_dict that is not pruned: its key, and the numbers of its tensors and of its floating-point weights."""
+
+    key: str
+    tensors: int
+    weights: int
+
+
+def left_alone(checkpoint: Checkpoint, pruned: Collection[str] = ()) -> tuple[LeftAlone, ...]:
+    """Return the other state_dicts of the file that hold weights, without those whose tensors are all in `pruned`."""
+    groups: dict[str, list[TensorInfo]] = {}
+    for tensor in checkpoint.tensors:
+        if tensor.key and tensor.unprunable_reason == OUTSIDE:
+            groups.setdefault(tensor.key, []).append(tensor)
+    return tuple(
+        _counted(key, group) for key, group in groups.items() if not all(tensor.name in pruned for tensor in group)
+    )
+
+
+def unpruned_ema(checkpoint: Checkpoint, pruned: Collection[str]) -> tuple[LeftAlone, ...]:
+    """Return the EMA copies that are a part of the state_dict, such as `model_ema.*`, of which no tensor is pruned."""
+    tensors = [t for t in checkpoint.tensors if t.unprunable_reason != OUTSIDE and len(t.shape) > 1]
+    found = []
+    for prefix in sorted(ema_prefixes([tensor.local_name for tensor in tensors])):
+        group = [tensor for tensor in tensors if tensor.local_name.startswith(f"{prefix}.")]
+        if not any(tensor.name in pruned for tensor in group):
+            found.append(_counted(f"{prefix}.*", group))
+    return tuple(found)
+
+
+def masters(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the names of the tensors outside the state_dict that an optimizer updates in place of the weights."""
+    outside = (
+        tensor for tensor in checkpoint.tensors if tensor.unprunable_reason == OUTSIDE and tensor.dtype in FLOATS
+    )
+    return tuple(tensor.name for tensor in outside if is_master(tensor.name))
+
+
+def _counted(key: str, tensors: Collection[TensorInfo]) -> LeftAlone:
+    return LeftAlone(key, len(tensors), _weights(tensors))
+
+
+def _weights(tensors: Iterable[TensorInfo]) -> int:
+    return sum(tensor.numel for tensor in tensors if tensor.dtype in FLOATS)

@@ -95,6 +95,11 @@ class TensorPlan(ABC):
         return None
 
     @property
+    def asked(self) -> int | None:
+        """The number of weights of a tensor without zeros that become zero, if the request has such a number."""
+        return None
+
+    @property
     def of_bias(self) -> TensorPlan:
         """The plan for a bias with an entry per output; plans for whole slices differ from it."""
         return self
@@ -214,6 +219,11 @@ class PruneSmallestOfRow(TensorPlan):
 
     view: SliceView
     wanted: Callable[[int], int]
+
+    @property
+    def asked(self) -> int:
+        """The number of weights that become zero in all rows together, if no weight is already pruned."""
+        return self.view.total * self.wanted(self.view.size)
 
     @property
     def rows_are_contiguous(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prunecli.engine.outcome import outcome_notices
 from prunecli.engine.run_copies import about_copies
 from prunecli.layouts.packed import packed_sentence
 from prunecli.layouts.scales import scaled_sentence
@@ -12,7 +13,7 @@ from prunecli.report.model import Report, Row, facts_about, warnings_for
 from prunecli.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 def make_report(run: Run, result: RunResult, output: Path | int | None, seconds: float) -> Report:
     """Return the report of an executed run that wrote `output` (a path, a descriptor, or None) in `seconds`."""
     checkpoint, options = run.checkpoint, run.options
-    rows, copies = _rows(checkpoint, run.work, result), about_copies(checkpoint, run.work.selection)
+    targets = _target_rows(checkpoint, run.work, result)
+    rows, copies = _rows(checkpoint, run.work, targets), about_copies(checkpoint, run.work.selection)
     size = sum(file.size for file in checkpoint.files)
     return Report(
         rows=rows,
@@ -44,7 +46,7 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
         seconds=round(seconds, 3),
         command=options.command,
         dry_run=output is None,
-        warnings=(*run.work.warnings, *copies.warnings, *warnings_for(rows)),
+        warnings=(*run.work.warnings, *copies.warnings, *outcome_notices(run.work, targets), *warnings_for(rows)),
         facts=(*_facts(checkpoint, run), *copies.facts),
         compressed=result.compressed,
         histograms={
@@ -61,13 +63,17 @@ def _facts(checkpoint: Checkpoint, run: Run) -> tuple[str, ...]:
     return (*checkpoint.notes, *run.work.facts, *others, *filter(None, (packed, scaled_sentence(run.targets))))
 
 
-def _rows(checkpoint: Checkpoint, work: Work, result: RunResult) -> tuple[Row, ...]:
+def _target_rows(checkpoint: Checkpoint, work: Work, result: RunResult) -> list[Row]:
+    """Return a row per target."""
+    jobs = _jobs_by_target(work)
+    return [_target_row(checkpoint, work, jobs, result, index) for index in range(len(work.selection.targets))]
+
+
+def _rows(checkpoint: Checkpoint, work: Work, targets: Sequence[Row]) -> tuple[Row, ...]:
     """Return a row per tensor, in checkpoint order."""
     position = {tensor.name: index for index, tensor in enumerate(checkpoint.tensors)}
-    jobs = _jobs_by_target(work)
-    rows = [_target_row(checkpoint, work, jobs, result, index) for index in range(len(work.selection.targets))]
-    rows += [_skipped_row(one, _file_name(checkpoint, one.tensor)) for one in work.selection.skipped]
-    return tuple(sorted(rows, key=lambda row: position[row.name]))
+    skipped = [_skipped_row(one, _file_name(checkpoint, one.tensor)) for one in work.selection.skipped]
+    return tuple(sorted([*targets, *skipped], key=lambda row: position[row.name]))
 
 
 def _skipped_row(skipped: Skipped, file: str) -> Row:

@@ -69,6 +69,13 @@ class Strategy(ABC):
         """Return sentences about tensors of which less is pruned than the request lets expect."""
         return ()
 
+    def asked(self, tensors: Sequence[TensorInfo]) -> list[tuple[tuple[int, ...], int]]:  # noqa: ARG002
+        """Return how many weights the request asks to be zero: the positions of tensors ranked together, and a number.
+
+        Empty if the request has no number of weights.
+        """
+        return []
+
     def own_scores(self, tensor: TensorInfo) -> Callable[[int, int], NDArray[np.int32]] | None:  # noqa: ARG002
         """Return the function that makes the scores of `tensor`, or None if its weights are ranked.
 
@@ -82,6 +89,11 @@ class PlansFromShape(Strategy):
     """A strategy whose plan needs the tensor's shape and dtype alone."""
 
     __slots__ = ()
+
+    def asked(self, tensors: Sequence[TensorInfo]) -> list[tuple[tuple[int, ...], int]]:
+        """Return the number of each plan that has one."""
+        numbers = [self.plan(tensor).asked for tensor in tensors]
+        return [((index,), number) for index, number in enumerate(numbers) if number is not None]
 
     @abstractmethod
     def plan(self, tensor: TensorInfo) -> TensorPlan:
@@ -105,6 +117,13 @@ class PlansFromRanks(Strategy):
     def normalization(self, remaining: Sequence[int]) -> Normalization | None:  # noqa: ARG002 - for subclasses
         """Return how the scores of several tensors are made comparable, or None to rank plain magnitudes."""
         return None
+
+    def asked(self, tensors: Sequence[TensorInfo]) -> list[tuple[tuple[int, ...], int]]:
+        """Return the first rank of each group of tensors."""
+        if not self.needs_ranks:
+            return super().asked(tensors)
+        groups = self.groups(tensors, [tensor.numel for tensor in tensors])
+        return [(group.members, group.ranks[0] if group.ranks else 0) for group in groups]
 
     @abstractmethod
     def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:

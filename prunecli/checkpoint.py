@@ -96,6 +96,11 @@ class TensorInfo:
         return self.dtype if self.scale is None else "F64"
 
     @property
+    def value_size(self) -> int:
+        """The bytes of a weight as it is ranked: 8 for codes with a scale, else `itemsize`."""
+        return BITS[self.value_dtype] // 8
+
+    @property
     def codes(self) -> TensorInfo:
         """The tensor without its scale, to read the elements themselves."""
         return self if self.scale is None else replace(self, scale=None)

@@ -147,7 +147,8 @@ class RankBatch:
         self._searches, self._small, self._counting = [], [], None
 
     def _is_small(self, group: RankGroup) -> bool:
-        return len(group.members) == 1 and self._tensors.targets[group.members[0]].nbytes <= SMALL_TENSOR
+        first = self._tensors.targets[group.members[0]]
+        return len(group.members) == 1 and first.numel * first.value_size <= SMALL_TENSOR
 
     def _rank_in_memory(self, worker: Worker, group: RankGroup) -> list[OrderStatistic]:
         tensors, member = self._tensors, group.members[0]

@@ -13,7 +13,7 @@ from prunecli.engine.scored_tensors import ScoredTensors, count_remaining
 from prunecli.engine.scorers import MagnitudeScorer, make_scorer
 from prunecli.engine.windows import WindowSchedule
 from prunecli.errors import Argument, CheckpointError
-from prunecli.io.files import Sink, Source
+from prunecli.io.files import PAGE, Sink, Source
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Pool, default_threads, results
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 HOST_WINDOW = 1 << 21
 """Bytes of a window on the CPU: it is read, pruned and written while it is in the CPU's caches."""
+
+PRODUCT_SIZE = 8
+"""The bytes of a product of a code and its scale: windows with codes are smaller by this factor."""
 
 DEVICE_WINDOW = 1 << 26
 """Bytes of a window on a device: enough to hide the latency of transfers."""
@@ -73,6 +76,8 @@ class Run:
         self.targets = [target.tensor for target in work.selection.targets]
         self._threads = options.threads or default_threads()
         self._window = options.window or (DEVICE_WINDOW if options.device else HOST_WINDOW)
+        if any(target.scale is not None for target in self.targets):
+            self._window = max(self._window // PRODUCT_SIZE // PAGE, 1) * PAGE
         self._plans: dict[int, TensorPlan] = {}
 
     def execute(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prunecli.kernels.ops import Read
 
 SCAN_BYTES = 1 << 20
-"""The size of one read of a scan."""
+"""The bytes of weights of one step of a scan; those of codes are products of 8 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class ScoredTensors:
 
 def scan_ranges(tensor: TensorInfo) -> Iterator[tuple[int, int]]:
     """Yield the element ranges of a scan: pieces of a contiguous tensor, the whole of another one."""
-    step = SCAN_BYTES // tensor.itemsize if tensor.contiguous else tensor.numel
+    step = SCAN_BYTES // tensor.value_size if tensor.contiguous else tensor.numel
     for first in range(0, tensor.numel, step):
         yield first, min(first + step, tensor.numel)
 

@@ -56,7 +56,7 @@ def stated_layout(tensor: TensorInfo, order: str) -> TensorLayout:
             hint="state it for matrices, kernels and stacks of matrices",
         )
     if stack:
-        in_out = order == "experts-in-out" or (known.role == EXPERTS and known.words == "experts in-out")
+        in_out = order == "experts-in-out" or known.words == "experts in-out"
         outputs, inputs = (2, 1) if in_out else (1, 2)
         reason = None if known.not_a_weight == NOT_BY_NAME else known.not_a_weight
         usual = replace(assumed_layout(dims), role=EXPERTS, experts=0, not_a_weight=reason)

@@ -75,12 +75,12 @@ def _scale_names(name: str) -> Iterator[str]:
 
 
 def _scaled(tensor: TensorInfo, scale: TensorInfo) -> TensorInfo:
-    reason = _why_not_usable(scale)
+    reason, layout = _why_not_usable(scale), replace(tensor.layout, role=CODE)
     fit = None if reason else _fit(tensor, scale)
-    if fit is None:
-        shapes = f"the shape {list(scale.shape)}, which does not fit {list(tensor.shape)}"
-        return replace(tensor, unprunable_reason=f"its scale {printable(repr(scale.name))} {reason or f'has {shapes}'}")
-    return replace(tensor, scale=fit, layout=replace(tensor.layout, role=CODE))
+    if fit is not None:
+        return replace(tensor, scale=fit, layout=layout)
+    reason = reason or f"has the shape {list(scale.shape)}, which does not fit {list(tensor.shape)}"
+    return replace(tensor, unprunable_reason=f"its scale {printable(repr(scale.name))} {reason}", layout=layout)
 
 
 def _why_not_usable(scale: TensorInfo) -> str | None:

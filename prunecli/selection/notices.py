@@ -9,6 +9,7 @@ from prunecli.errors import Argument, Notice
 from prunecli.layout import CODE, EXPERTS, KERNEL
 from prunecli.layouts.reparametrized import how_to_fold, leftovers
 from prunecli.text.escape import printable
+from prunecli.text.numbers import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,6 +38,19 @@ def left_out_notice(selection: Selection) -> Notice | None:
         hint=how_to_fold(
             one for one in leftovers([s.tensor.name for s in selection.skipped]) if largest.tensor.name in one.parts
         ),
+    )
+
+
+def unscaled_notice(selection: Selection) -> Notice | None:
+    """Return a warning about FP8 codes that are left out because their scales cannot be used; None without any."""
+    skipped = [s for s in selection.skipped if s.tensor.layout.role == CODE and s.tensor.unprunable_reason == s.reason]
+    if not skipped:
+        return None
+    largest = max(skipped, key=lambda s: s.tensor.numel)
+    count = sum(s.tensor.numel for s in skipped)
+    return Notice(
+        f"{counted(len(skipped), 'tensor')} of FP8 codes ({count:,} weights) cannot be pruned, as the scale cannot "
+        f"be used; the largest is {printable(repr(largest.tensor.name))}: {largest.reason}"
     )
 
 

@@ -262,6 +262,44 @@ def test_recipes_with_two_rules_for_a_scaled_tensor(tmp_path: Path) -> None:
     assert all(torch.equal(actual[n].float() == 0, wanted[n].float() == 0) for n in PRUNED)
 
 
+@pytest.mark.parametrize("name", ["topk", "structured", "structured-inf", "block", "l1-row", "global", "random-slices"])
+def test_stacks_of_experts_are_pruned_as_their_products(name: str, tmp_path: Path) -> None:
+    """Rows, slices, groups and tiles of experts in codes are those of a file with the products."""
+    before, exact = {}, {}
+    for part in ("gate_up_proj", "down_proj"):
+        full = f"mlp.experts.{part}"
+        before[full], before[f"{full}_scale_inv"] = make_scaled("stack of blocks, ragged")
+        exact[full] = dequantized("stack of blocks, ragged", before[full], before[f"{full}_scale_inv"])
+
+    actual, wanted = pruned(tmp_path, before, COUNTED[name]), pruned(tmp_path, exact, COUNTED[name])
+
+    assert all(torch.equal(actual[full].float() == 0, t.float() == 0) for full, t in wanted.items())
+
+
+@pytest.mark.parametrize("name", ["global", "topk", "structured", "thr-std"])
+def test_devices_prune_the_same_codes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products are computed on the CPU, so torch's devices get the same numbers."""
+    before, _ = model("blocks of 16, ragged")
+    reference = pruned(tmp_path, before, COUNTED[name])
+    monkeypatch.setattr("prunecli.api.resolve", lambda _: "cpu")
+
+    actual = pruned(tmp_path, before, COUNTED[name])
+
+    assert all(same_bits(actual[n], t) for n, t in reference.items())
+
+
+@pytest.mark.parametrize(("order", "dim"), [("out-in", 0), ("in-out", 1)])
+def test_a_stated_layout_moves_a_scale_of_outputs(order: str, dim: int, tmp_path: Path) -> None:
+    """A vector of scales belongs to the outputs, which the user may state for a square matrix."""
+    codes, scale = make_scaled("per output, square")
+    exact = codes.float().double() * scale.double().unsqueeze(1 - dim)
+
+    actual = pruned(tmp_path, {"a.weight": codes, "a.weight_scale": scale}, L1(amount=0.5), layout={"a.weight": order})
+
+    (keep,) = expected(L1(amount=0.5), [exact])
+    assert same_bits(actual["a.weight"], zeroed(codes, keep))
+
+
 def test_a_tied_name_finds_the_scale_of_the_other(tmp_path: Path) -> None:
     """Codes with two names are multiplied by the scale that only one name has."""
     codes, scale = make_scaled("per output")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prunecli.checkpoint import Checkpoint, Span, TensorInfo, row_major
 from prunecli.layouts.decide import with_layouts
-from prunecli.selection.notices import assumed_notice, left_out_notice
+from prunecli.selection.notices import assumed_notice, left_out_notice, unscaled_notice
 from prunecli.selection.select import Selection, Selector, select
 
 
@@ -48,6 +48,22 @@ def test_kernels_and_stacks_without_evidence_are_named() -> None:
     assert "{'up.weight': 'in-out'}" in str(kernel.hint_parts)
     assert "'experts-in-out'" in str(experts.hint_parts)
     assert assumed_notice(t.tensor for t in square.targets if "up" not in t.tensor.name) is None
+
+
+def test_codes_whose_scale_does_not_fit_are_named() -> None:
+    """FP8 tensors that are left out for their scale are a warning; a scale that fits is none."""
+    notice = unscaled_notice(
+        selected(("a.weight", (4, 4), "F8_E4M3"), ("a.weight_scale", (3,), "F32"), ("b.weight", (4, 4), "F32"))
+    )
+    stack = selected(("x.experts.w9", (4, 8, 8), "F8_E4M3"), ("x.experts.w9_scale", (4, 1, 1), "F32"))
+    assumed = assumed_notice(target.tensor for target in stack.targets)
+
+    assert notice is not None
+    assert assumed is not None
+    assert "1 tensor of FP8 codes (16 weights) cannot be pruned" in notice
+    assert "'a.weight': its scale 'a.weight_scale' has the shape [3], which does not fit [4, 4]" in notice
+    assert unscaled_notice(stack) is None
+    assert "'experts-in-out'" in str(assumed.hint_parts)
 
 
 def test_many_names_are_counted() -> None:

@@ -43,6 +43,11 @@ def check_order(pattern: str, order: str) -> str:
     return order
 
 
+def has_dimensions_for(order: str, tensor: TensorInfo) -> bool:
+    """Return whether the tensor has as many dimensions as the layout: 3 for a stack of experts, 2 for others."""
+    return len(tensor.shape) >= (3 if order.startswith("experts") else 2)
+
+
 def stated_layout(tensor: TensorInfo, order: str) -> TensorLayout:
     """Return the tensor's layout with the outputs and inputs that `order` states.
 
@@ -50,7 +55,7 @@ def stated_layout(tensor: TensorInfo, order: str) -> TensorLayout:
     """
     dims, known = len(tensor.shape), tensor.layout
     stack = order.startswith("experts")
-    if dims < (3 if stack else 2):
+    if not has_dimensions_for(order, tensor):
         raise SelectionError(
             f"{printable(repr(tensor.name))} has {dims} dimension{'s' * (dims != 1)}, too few for the layout {order}",
             hint="state it for matrices, kernels and stacks of matrices",

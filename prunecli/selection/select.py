@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import why_not_prunable
 from prunecli.errors import Argument, SelectionError, UsageError
-from prunecli.layouts.overrides import check_order, stated_layout
+from prunecli.layouts.overrides import check_order, has_dimensions_for, stated_layout
 from prunecli.layouts.scales import with_scales
 from prunecli.selection.aliases import overlapping, tied
 from prunecli.selection.hints import exact_pattern, nothing_selected, only_unprunable
@@ -132,12 +132,13 @@ def _leaders(groups: Iterable[AliasGroup], tensors: Sequence[TensorInfo]) -> dic
 def laid_out(tensors: Sequence[TensorInfo], layout: Mapping[str, str]) -> Sequence[TensorInfo]:
     """Return the tensors with the layouts that the user states by pattern.
 
-    Scales with an entry per output are matched again. Raises SelectionError if a pattern matches nothing, or a tensor
-    that cannot have its layout.
+    Scales with an entry per output are matched again. Raises SelectionError if a pattern matches nothing, or only
+    tensors with too few dimensions.
     """
     changed = list(tensors)
     for pattern, order in layout.items():
-        for index in matching("layout", pattern, tensors):
+        matched = matching("layout", pattern, tensors)
+        for index in [i for i in matched if has_dimensions_for(order, tensors[i])] or matched[:1]:
             changed[index] = replace(tensors[index], layout=stated_layout(tensors[index], order))
     return with_scales(changed) if layout else tensors
 

@@ -62,8 +62,8 @@ class _Slices(PlansFromMeasure):
 
     @property
     def follows_layout(self) -> bool:
-        """Whether slices are outputs."""
-        return self.dim is None
+        """Whether slices are outputs, or biases belong to them."""
+        return self.dim is None or self.prunes_bias
 
     def warnings(self, tensors: Sequence[TensorInfo]) -> tuple[str, ...]:
         """Return a sentence about tensors of which no slice is pruned."""

@@ -84,6 +84,18 @@ def test_a_layout_needs_enough_dimensions(shape: tuple[int, ...], order: str) ->
         stated(shape, order)
 
 
+def test_a_pattern_may_match_vectors_too() -> None:
+    """A pattern over a module states the layout of its weight; the bias has none to state."""
+    tensors = tuple(
+        TensorInfo(name, "F32", shape, row_major(shape), file, Span(0, 1 << 30))
+        for file, (name, shape) in enumerate({"up.bias": (8,), "up.weight": (8, 8, 3, 3)}.items())
+    )
+
+    (target,) = select(Checkpoint(Path("a"), "zip", (), tensors), Selector(layout={"up.*": "in-out"})).targets
+
+    assert target.tensor.layout.words == "in-out"
+
+
 def test_a_pattern_that_matches_nothing_is_an_error() -> None:
     """A layout for a tensor that is not there is a mistake, and the message names the pattern."""
     tensor = TensorInfo("a.weight", "F32", (4, 8), (8, 1), 0, Span(0, 1 << 30))

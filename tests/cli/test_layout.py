@@ -84,13 +84,15 @@ def test_a_rule_of_a_recipe_states_a_layout(square: Path, prune: Prune) -> None:
     assert [row["outputs"] for row in overruled["tensors"] if row["name"] == "up.weight"] == [0]
 
 
-def test_check_takes_stated_layouts(square: Path, prune: Prune) -> None:
-    """A 2:4 pattern along dim 0 holds for inputs first, and only then."""
+def test_inspect_and_check_take_stated_layouts(square: Path, prune: Prune) -> None:
+    """A 2:4 pattern along dim 0 holds for inputs first, and only then; inspect shows the stated order."""
     output = square.with_name(f"out{square.suffix}")
     prune("topk", square, "--pattern", "2:4", "--layout", "*=in-out", "-o", output)
 
     assert prune("check", output, "--pattern", "2:4", "--layout", "*=in-out")[0] == 0
     assert prune("check", output, "--pattern", "2:4")[0] == 1
+    assert "in-out" in prune("inspect", output, "--layout", "*=in-out")[1]
+    assert "in-out" not in prune("inspect", output)[1]
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,6 @@ def complete_names(ctx: Context, incomplete: str) -> list[str]:
     return []
 
 
-def layouts(values: list[str] | None) -> dict[str, str]:
-    """Return the layouts of the option by pattern; UsageError if one is not of the form PATTERN=ORDER."""
-    from prunecli.layouts.overrides import parse_layout
-
-    return dict(map(parse_layout, values or ()))
-
-
 # --- the checkpoint and its tensors
 
 Ckpt = Annotated[

@@ -100,8 +100,8 @@ def test_inspect_and_check_take_stated_layouts(square: Path, prune: Prune) -> No
     [("up.weight", "--layout up.weight=in-out"), ("up.weight=inout", "--layout up.weight=in-out")],
 )
 def test_a_wrong_layout_is_refused_with_the_right_one(value: str, hint: str, square: Path, prune: Prune) -> None:
-    """The hint is the option as it was meant."""
+    """The hint is the command line as it was meant."""
     code, _, errors = prune("structured", square, "--amount", "50%", "--layout", value)
 
     assert code == 2
-    assert f"hint: {hint}" in errors
+    assert f"hint: prune structured {square} --amount 50% {hint}" in errors

@@ -77,8 +77,9 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
         strategy: Decides which weights of each tensor become zero, such as `Threshold(0.1)`, or a `Recipe` of rules.
         output: A path, or an open, writable, seekable file descriptor. By default `ckpt.pruned.pth` next to
             `ckpt.pth`.
-        reports: Paths that get a report, as JSON, CSV, Markdown or HTML by their suffix. By default one JSON report
-            next to the output; none on a dry run or for a descriptor.
+        reports: Paths that get a report, as JSON, CSV, Markdown or HTML by their suffix; `()` writes none. By default
+            one JSON report next to the output; none on a dry run or for a descriptor. A JSON report of an earlier run
+            about the same output is replaced.
         include: Patterns over tensor names: globs, or regular expressions after `re:`. By default all weights.
         exclude: Patterns of the tensors that stay unchanged.
         min_dim: The fewest dimensions of a tensor that is pruned. By default 2.

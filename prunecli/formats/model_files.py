@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from prunecli.errors import CheckpointError, SameCall
-from prunecli.formats.own_files import is_own_name
+from prunecli.formats.own_files import is_own_folder, is_own_name
 from prunecli.text.escape import listed
 
 if TYPE_CHECKING:
@@ -212,7 +212,8 @@ def _refuse_empty(directory: Path, names: Sequence[str]) -> NoReturn:
             hint=shlex.join([*_ZERO_TO_FP32, str(directory), f"{directory.name or 'model'}.whole"]),
         )
     below = (*directory.glob("*/*"), *directory.glob("*/*/*"))
-    folders = sorted({str(path.parent.relative_to(directory)) for path in below if path.suffix in WEIGHT_SUFFIXES})
+    found = {str(path.parent.relative_to(directory)) for path in below if path.suffix in WEIGHT_SUFFIXES}
+    folders = sorted(name for name in found if not is_own_folder(name, found))
     if folders:
         raise CheckpointError(
             f"{directory} holds no checkpoint itself, but its folders may: {listed(folders, _NAMED)}",

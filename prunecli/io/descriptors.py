@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING
 
@@ -32,14 +32,23 @@ class Descriptor:
     def __init__(self, open_file: Callable[[], int] | None = None, *, fd: int = -1) -> None:
         """Use `open_file`, or the descriptor `fd`, which the caller closes."""
         self._open_file, self._fd, self._users = open_file, fd, 0
+        self._kept = _Kept(fd) if open_file is None else None
+
+    def opened(self) -> AbstractContextManager[int]:
+        """Return the descriptor, which stays open until the block ends.
+
+        Errors of writing to a file that is opened here name this object.
+        """
+        return self._kept or self._opened_for_now()
+
+    def keep_open(self) -> None:
+        """Open the file until it is closed: its uses then cost less."""
+        if self._kept is None:
+            self._kept = _Kept(self._acquire())
 
     @contextmanager
-    def opened(self) -> Iterator[int]:
-        """Return the descriptor, which stays open until the block ends. Errors of writing to it name this object."""
-        if self._open_file is None:
-            yield self._fd
-            return
-        fd = self._acquire(self._open_file)
+    def _opened_for_now(self) -> Iterator[int]:
+        fd = self._acquire()
         try:
             yield fd
         except WriteError as error:
@@ -55,17 +64,34 @@ class Descriptor:
         """Close the file if it is open."""
         with _lock:
             if _open.pop(self, False):
+                self._kept = None
                 os.close(self._fd)
 
-    def _acquire(self, open_file: Callable[[], int]) -> int:
+    def _acquire(self) -> int:
+        open_file = self._open_file
         with _lock:
-            if self not in _open:
+            if self not in _open and open_file is not None:
                 _close_unused(_most_open() - 1)
                 self._fd = _opened(open_file)
                 _open[self] = True
             _open.move_to_end(self)
             self._users += 1
             return self._fd
+
+
+class _Kept:
+    """The context of a file that stays open."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 _lock = RLock()  # a file may be opened by way of another one

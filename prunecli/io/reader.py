@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from prunecli.kernels.ops import Read
 
 
+KEPT_OPEN = 8
+"""The most files of a checkpoint that stay open during a run; more of them are opened when they are used."""
+
+
 @contextmanager
 def open_sources(checkpoint: Checkpoint) -> Iterator[list[Source]]:
     """Open the files of a checkpoint for reading; CheckpointError for one that cannot be read or has changed."""
@@ -38,6 +42,8 @@ def open_sources(checkpoint: Checkpoint) -> Iterator[list[Source]]:
             except OSError as error:
                 raise CheckpointError(f"cannot read {printable(str(file.path))}: {error.strerror}") from error
             stack.callback(source.close)
+            if len(checkpoint.files) <= KEPT_OPEN:
+                source.keep_open()
             sources.append(source)
         yield sources
 

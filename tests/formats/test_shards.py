@@ -148,7 +148,7 @@ FOLDERS = {
     "DeepSpeed": (["zero_to_fp32.py", "latest"], "is a DeepSpeed checkpoint", "deepspeed.utils.zero_to_fp32"),
     "no checkpoint": (["readme.md"], "holds no checkpoint: none of its 1 files", "ls {folder}"),
     "checkpoint below": (
-        ["x/m.safetensors", "a/b/m.bin"],
+        ["x/m.safetensors", "x.pruned/m.safetensors", "a/b/m.bin"],
         "holds no checkpoint itself, but its folders may: a/b, x",
         "name the folder with the checkpoint: '{folder}/a/b'",
     ),

@@ -55,6 +55,24 @@ def test_the_files_used_last_stay_open(files: list[Descriptor]) -> None:
 
 
 @pytest.mark.usefixtures("two")
+def test_a_file_can_be_kept_open(files: list[Descriptor]) -> None:
+    """A file that is kept open has the same descriptor until it is closed."""
+    files[1].keep_open()
+    with files[1].opened() as first:
+        pass
+    for file in files:
+        with file.opened():
+            pass
+
+    with files[1].opened() as again:
+        assert (again, os.pread(again, 1, 0)) == (first, b"1")
+    files[1].close()
+    assert 1 not in open_files(files)
+    with files[1].opened() as fd:
+        assert os.pread(fd, 1, 0) == b"1"
+
+
+@pytest.mark.usefixtures("two")
 def test_a_file_in_use_stays_open(files: list[Descriptor]) -> None:
     """Files in use are not closed, even if they are more than the limit; afterwards the oldest are."""
     with ExitStack() as stack:

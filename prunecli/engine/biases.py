@@ -39,11 +39,12 @@ def pair_biases(checkpoint: Checkpoint, selection: Selection, selector: Selector
 
     A bias that the selector excludes stays as it is.
     """
-    pairs = _Pairs(selection)
+    pairs, existing = _Pairs(selection), {tensor.name for tensor in checkpoint.tensors}
     everything = replace(selector, include=("*",), min_dim=1, min_numel=0)
     prunable = {target.tensor.name: target for target in select(checkpoint, everything).targets}
     for index, target in enumerate(selection.targets):
-        pairs.add(index, [prunable[name] for name in _names(target) if name in prunable])
+        names = [name for name in _names(target) if name in existing]
+        pairs.add(index, [prunable[name] for name in names if name in prunable], exists=bool(names))
     if not pairs.followers:
         raise SelectionError(
             "no selected tensor has a bias with one entry per output", hint=("leave out ", Argument("with_bias", True))
@@ -61,8 +62,8 @@ class _Pairs:
         self.missing: list[int] = []
         self.unfit: list[tuple[TensorInfo, TensorInfo]] = []
 
-    def add(self, index: int, named: Sequence[Target]) -> None:
-        """Pair a target with the first of the biases `named` after it that fits."""
+    def add(self, index: int, named: Sequence[Target], *, exists: bool) -> None:
+        """Pair a target with the first of the biases `named` after it that fits; `exists` counts excluded ones, too."""
         tensor = self.targets[index].tensor
         fitting = next((bias for bias in named if bias.tensor.shape == _bias_shape(tensor)), None)
         if fitting is not None:
@@ -73,7 +74,7 @@ class _Pairs:
             self.followers[index] = self.position[name]
         elif named:
             self.unfit.append((tensor, named[0].tensor))
-        else:
+        elif not exists:
             self.missing.append(index)
 
     def result(self) -> PairedBiases:

@@ -11,6 +11,7 @@ from prunecli.strategies.amounts import front_dim, inputs_dim
 from prunecli.strategies.strategy import PlansFromShape
 from prunecli.text.escape import printable
 from prunecli.text.nearest import nearest_choice
+from prunecli.text.numbers import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,12 +96,13 @@ class TopK(PlansFromShape):
         if not short:
             return ()
         tensor, length = max(short, key=lambda pair: pair[0].numel)
-        along = "inputs" if self.dim is None else f"weights along dim {self.dim}"
-        name, rule = printable(tensor.name), f"{self.keep}:{self.group} does not apply"
-        if len(short) == 1:
-            return (f"{rule} to {name}, which has {length} {along}: fewer than the {self.group} of a group",)
-        count = f"{len(short):,} tensors with fewer {along} than the {self.group} of a group"
-        return (f"{rule} to {count}; the largest is {name} with {length}",)
+        along = "" if self.dim is None else f" along dim {self.dim}"
+        one, several = ("input", "inputs") if self.dim is None else (f"weight{along}", f"weights{along}")
+        name, fewer = printable(tensor.name), f"than the {self.group} of a group"
+        where = f"{name}, which has {length} {plural(length, one, several)}: fewer {fewer}"
+        if len(short) > 1:
+            where = f"{len(short):,} tensors with fewer {several} {fewer}; the largest is {name} with {length}"
+        return (f"{self.keep}:{self.group} does not apply to {where}",)
 
     def _place(self, tensor: TensorInfo) -> tuple[int, int, int]:
         """Return the dimension, the number of parts with groups of their own, and the length of a part."""

@@ -241,15 +241,22 @@ class Block(PlansFromMeasure):
         return f"{self.rows}x{self.cols} tiles of smallest root mean square"
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
-        """Raise SelectionError for a tensor without outputs."""
+        """Raise PruneError for a tensor without outputs, or with fewer blocks than `count`."""
         for tensor in tensors:
-            outputs_of(tensor)
+            resolve_count(self.amount, self.count, self._blocks(tensor), self._unit, tensor)
+
+    def _blocks(self, tensor: TensorInfo) -> int:
+        """Return the number of blocks of a tensor or expert."""
+        view = outputs_of(tensor)
+        return -(-view.slices // self.rows) * -(-view.size // self.cols)
+
+    @property
+    def _unit(self) -> str:
+        return f"blocks of {self.rows}x{self.cols}"
 
     def warnings(self, tensors: Sequence[TensorInfo]) -> tuple[str, ...]:
         """Return a sentence about tensors of which no block is pruned."""
-        views = [(tensor, outputs_of(tensor)) for tensor in tensors]
-        blocks = [(tensor, -(-view.slices // self.rows) * -(-view.size // self.cols)) for tensor, view in views]
-        return rounds_to_none(self.amount, blocks, f"blocks of {self.rows}x{self.cols}")
+        return rounds_to_none(self.amount, [(tensor, self._blocks(tensor)) for tensor in tensors], self._unit)
 
     def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
         """Return the root mean square of each block in row-major order, and which blocks have remaining weights."""
@@ -264,9 +271,9 @@ class Block(PlansFromMeasure):
         self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None
     ) -> TensorPlan:
         """Return the plan that prunes the blocks with the smallest norms."""
-        unit, view = f"blocks of {self.rows}x{self.cols}", outputs_of(tensor)
+        view = outputs_of(tensor)
         parts = _Parts(measured, alive, view.stacks)
-        return PruneBlocks(view, (self.rows, self.cols), *_smallest(self, unit, tensor, parts))
+        return PruneBlocks(view, (self.rows, self.cols), *_smallest(self, self._unit, tensor, parts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,16 @@ def test_weights_without_a_bias_are_counted(others: list[str], words: str, tmp_p
     assert [words] == [fact.partition(";")[0] for fact in report.facts]
 
 
+def test_an_excluded_bias_is_not_missing(tmp_path: Path) -> None:
+    """A bias that the user excludes stays as it is, without a note."""
+    weights = {f"{name}.weight": weak((3, 4), 0, 1) for name in "ab"} | {f"{name}.bias": torch.ones(3) for name in "ab"}
+
+    actual, report = pruned(tmp_path, weights, exclude=("b.bias",))
+
+    assert (actual["a.bias"].tolist(), actual["b.bias"].tolist()) == ([1, 0, 1], [1, 1, 1])
+    assert report.facts == ()
+
+
 def test_a_selected_bias_follows_its_weight(tmp_path: Path) -> None:
     """A bias that the patterns select as well is pruned with its weight, not for itself."""
     weights = {"a.weight": weak((3, 4), 0, 1), "a.bias": torch.tensor([0.1, 2, 3])}

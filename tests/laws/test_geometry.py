@@ -15,7 +15,9 @@ from support import examples
 from support.geometry import GEOMETRIES, Geometry, kept, laid_out, sizes, small_pieces
 from support.pruning import stored
 
-from prunecli import prune
+from prunecli import prune, prune_state_dict
+from prunecli.selection.select import Selector
+from prunecli.strategies.recipe import Recipe, Rule
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.structured import Block, RandomStructured, Structured
 from prunecli.strategies.unstructured import L1
@@ -51,7 +53,7 @@ def integers(shape: tuple[int, ...], seed: int, most: int = 4) -> NDArray[np.flo
 def pruned(
     geometry: Geometry,
     weight: NDArray[Any],
-    strategy: Strategy,
+    strategy: Strategy | Recipe,
     *,
     strided: bool = False,
     **options: Any,  # noqa: ANN401 - those of `prune`
@@ -63,7 +65,7 @@ def pruned(
     with tempfile.TemporaryDirectory() as name, laid_out({"a.weight": geometry.layout}):
         path, output = Path(name) / "in.pth", Path(name) / "out.pth"
         torch.save({"a.weight": tensor}, path)
-        prune(path, strategy, output=output, reports=(), include=("a.weight",), **options)
+        prune(path, strategy, output=output, reports=(), **options)
         result: NDArray[Any] = torch.load(output)["a.weight"].numpy()
     return result
 
@@ -114,7 +116,7 @@ def test_a_vector_has_outputs(strategy: Strategy) -> None:
 
     expected = np.where(kept(strategy, GEOMETRIES["vector"], weight), weight, 0)
 
-    assert np.array_equal(expected, pruned(GEOMETRIES["vector"], weight, strategy))
+    assert np.array_equal(expected, pruned(GEOMETRIES["vector"], weight, strategy, include=("a.weight",)))
 
 
 @pytest.mark.parametrize("kind", MATRICES)
@@ -173,6 +175,33 @@ def test_rows_count_their_remaining_weights(kind: str, tmp_path: Path, *, stride
         expected = np.where(own, row, 0)
         expected[order[: round(0.5 * len(order))]] = 0
         assert np.array_equal(expected, result)
+
+
+@pytest.mark.parametrize("of", ["all", "remaining"])
+def test_recipes_prune_the_transposed_tensor_alike(of: str) -> None:
+    """The rules of a recipe, one after the other, prune [in, out] as they prune the same matrix as [out, in]."""
+    weight = integers((40, 30), 7, 9)
+    strategies = (Structured(count=3), L1(amount=0.4, scope="row"), Block(4, 2, amount=0.3), TopK(3, 4))
+    recipe = Recipe(tuple(Rule(strategy, Selector(include=("a.weight",))) for strategy in strategies))
+
+    with small_pieces():
+        actual = pruned(GEOMETRIES["conv1d-in-out"], weight, recipe, of=of)
+
+    assert np.array_equal(pruned(GEOMETRIES["linear"], np.ascontiguousarray(weight.T), recipe, of=of).T, actual)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("order", ["in-out", "experts-in-out"])
+def test_tensors_in_memory_have_layouts_too(order: str, name: str) -> None:
+    """`prune_state_dict` follows a stated layout as `prune` does."""
+    geometry = GEOMETRIES["conv1d-in-out" if order == "in-out" else "experts in-out"]
+    weight = integers((20, 30) if order == "in-out" else (3, 20, 30), 7, 9)
+    tensors = {"a.weight": torch.from_numpy(weight.copy())}
+
+    prune_state_dict(tensors, STRATEGIES[name], layout={"a.weight": order})
+
+    expected = np.where(kept(STRATEGIES[name], geometry, weight), weight, 0)
+    assert np.array_equal(expected, tensors["a.weight"].numpy())
 
 
 def test_experts_can_have_norms_of_their_own(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING
@@ -12,10 +13,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import SHARED, examples
 
+from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.errors import UsageError
 from prunecli.formats.open import open_checkpoint
+from prunecli.layout import TensorLayout
 from prunecli.selection.select import Selector, select
-from prunecli.strategies.allocation import ALLOCATIONS, allocate
+from prunecli.strategies.allocation import ALLOCATIONS, allocate, matrix_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,6 +168,18 @@ def test_no_tensors_and_empty_tensors(name: str) -> None:
     assert allocate(name, [], [], 0.5) == []
     assert allocate(name, [(0, 4), (3, 0)], [0, 0], 1.0) == [0, 0]
     assert sum(allocate(name, [(), (5,), (0,)], [1, 5, 0], 0.5)) == 3
+
+
+def test_a_stack_of_experts_is_matrices() -> None:
+    """A stack of 4 matrices is pruned as 4 matrices are; it can be the last matrix, and is no convolution."""
+    stack = TensorInfo("e", "F32", (4, 30, 20), row_major((4, 30, 20)), 0, Span(0, 9600))
+    stack = replace(stack, layout=TensorLayout("experts", 1, 2, 0))
+    shapes = [(50, 30), matrix_shape(stack)]
+
+    apart = allocate("erk", [(50, 30), *[(30, 20)] * 4], [1500, *[600] * 4], 0.7)
+    assert allocate("erk", shapes, [1500, 2400], 0.7) == [apart[0], sum(apart[1:])]
+    assert allocate("uniform+", shapes, [1500, 2400], 0.85) == [1395, 1920]
+    assert matrix_shape(replace(stack, layout=TensorLayout("kernel", 0, 1))) == (4, 30, 20)
 
 
 def test_all_and_no_weights() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, nan
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,16 @@ from support import examples
 
 from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.dtypes import FLOATS
-from prunecli.errors import SelectionError, UsageError
+from prunecli.errors import Argument, SelectionError, UsageError
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import INTS
+from prunecli.layout import TensorLayout
 from prunecli.plans import Cut, KeepLargestOfGroup
 from prunecli.ranking.kth_smallest import statistics_of
 from prunecli.strategies.amounts import cut_above
 from prunecli.strategies.semi_structured import TopK
-from prunecli.strategies.unstructured import Global, Percentile, StdThreshold, Threshold
+from prunecli.strategies.structured import Block, RandomStructured, Structured
+from prunecli.strategies.unstructured import L1, Global, Percentile, StdThreshold, Threshold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -233,6 +236,65 @@ def test_topk_refuses_a_short_tail_on_request() -> None:
 
     assert KeepLargestOfGroup(2, 4, 0, zero_tail=False) == TopK(2, 4, 0, "error").plan(tensor(8, 6))
     assert KeepLargestOfGroup(2, 4, 1, zero_tail=True) == TopK(2, 4, 1, "zero").plan(tensor(8, 6))
+
+
+def test_topk_names_the_largest_tensor_that_is_shorter_than_a_group() -> None:
+    """A pattern does not apply to tensors with fewer inputs than a group, and one sentence counts them."""
+    short = [tensor(8, 3, 3, 3, name="first"), tensor(8, 1, 3, 3, name="second"), tensor(8, 4, name="fc")]
+
+    assert TopK(2, 4).warnings(short) == (
+        "2:4 does not apply to 2 tensors with fewer inputs than the 4 of a group; the largest is first with 3",
+    )
+    assert TopK(2, 4).warnings(short[1:]) == (
+        "2:4 does not apply to second, which has 1 input: fewer than the 4 of a group",
+    )
+    assert TopK(2, 4, dim=0).warnings(short) == ()
+
+
+def test_groups_stay_in_the_groups_of_a_transposed_convolution() -> None:
+    """A tail is that of one group of inputs."""
+    grouped = replace(tensor(12, 4, 3), layout=TensorLayout("kernel", 1, 0, groups=2))
+
+    with pytest.raises(SelectionError, match="6 weights along dim 0"):
+        TopK(2, 4, tail="error").plan(grouped)
+    assert KeepLargestOfGroup(2, 3, 0, zero_tail=False, parts=2) == TopK(2, 3).plan(grouped)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "follows"),
+    [
+        (TopK(2, 4), True),
+        (TopK(2, 4, dim=1), False),
+        (L1(amount=0.5, scope="row"), True),
+        (L1(amount=0.5), False),
+        (Structured(amount=0.5), True),
+        (Structured(amount=0.5, dim=0), False),
+        (RandomStructured(amount=0.5), True),
+        (Block(4, 4, amount=0.5), True),
+        (Global(amount=0.5), False),
+    ],
+)
+def test_strategies_follow_the_layout_unless_a_dim_is_given(strategy: Any, *, follows: bool) -> None:  # noqa: ANN401
+    """An assumed layout is worth a warning only where the result depends on it."""
+    assert strategy.follows_layout == follows
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        (Structured(amount=0.05), "0.05 of its 8 outputs rounds to 0"),
+        (Structured(amount=0.05, dim=1), "0.05 of its 6 slices along dim 1 rounds to 0"),
+        (Block(4, 4, amount=0.05), "0.05 of its 4 blocks of 4x4 rounds to 0"),
+        (L1(amount=0.05, scope="row"), "0.05 of its 6 weights in a row rounds to 0"),
+    ],
+)
+def test_an_amount_that_rounds_to_nothing_is_said(strategy: Any, words: str) -> None:  # noqa: ANN401
+    """The warning names the tensor, and the hint a count."""
+    (notice,) = strategy.warnings([tensor(8, 6), tensor(800, 600, name="large")])
+
+    assert str(notice) == f"nothing is pruned of a.weight: {words}"
+    assert notice.hint_parts == (Argument("count", 1), " prunes one")
+    assert type(strategy)(*[4, 4][: 2 * isinstance(strategy, Block)], amount=0.0).warnings([tensor(8, 6)]) == ()
 
 
 # --- global

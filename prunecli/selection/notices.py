@@ -74,9 +74,11 @@ def assumed_notice(tensors: Iterable[TensorInfo]) -> Notice | None:
     return Notice(
         f"nothing in the file proves which dimension of {listed} counts outputs: assumed are outputs in dim "
         f"{dims.outputs} and inputs in dim {dims.inputs}, {_kind(assumed)}",
-        hint=("if they are the other way round: ", Argument("layout", {names[0]: other})),
+        hint=("for the other order: ", Argument("layout", {names[0]: other})),
     )
 
 
 def _kind(tensors: Sequence[TensorInfo]) -> str:
-    return "as in Conv, not ConvTranspose" if tensors[0].layout.experts is None else "as most experts have them"
+    if tensors[0].layout.experts is not None:
+        return "as most experts have them"
+    return "as in Conv; transposed convolutions have them the other way round"

@@ -76,8 +76,9 @@ def formats(packed: Iterable[PackedWeights]) -> str:
 
 
 def _found(tensor: TensorInfo, by_name: Named) -> _Found | None:
-    if tensor.dtype == "I32":
-        return _gptq_or_awq(tensor, by_name) or _packed_integers(tensor, by_name)
+    if tensor.dtype in {"I32", "U32"}:
+        finders = (_gptq_or_awq, _packed_integers, _mlx, _exllama)
+        return next((found for find in finders if (found := find(tensor, by_name)) is not None), None)
     if tensor.dtype == "U8":
         return _bitsandbytes(tensor, by_name) or _blocks(tensor, by_name) or _bytes(tensor, by_name)
     if tensor.dtype == "I8":
@@ -121,7 +122,7 @@ def _gptq_or_awq(tensor: TensorInfo, by_name: Named) -> _Found | None:
 def _bits(words: int, values: int) -> int:
     """Return the bits of each of `values` numbers in so many words of 32 bits; 4, the usual ones, if that cannot be."""
     bits = words * 32 // values if values else 0
-    return bits if bits in {2, 3, 4, 8} else 4
+    return bits if bits in {2, 3, 4, 6, 8} else 4
 
 
 def _packed_integers(tensor: TensorInfo, by_name: Named) -> _Found | None:
@@ -132,6 +133,27 @@ def _packed_integers(tensor: TensorInfo, by_name: Named) -> _Found | None:
     index = by_name.get(f"{stem}_g_idx")
     bits = _bits(tensor.shape[-1] if tensor.shape else 0, index.numel if index is not None else 0)
     return _found_as(f"compressed-tensors, {bits} bits", tensor.numel * 32 // bits, *_scales_of(stem))
+
+
+def _mlx(tensor: TensorInfo, by_name: Named) -> _Found | None:
+    """Find `weight` of MLX with `scales` and `biases` (outputs, groups), whose groups have 64 weights by default."""
+    module, dot, last = tensor.name.rpartition(".")
+    scales = by_name.get(f"{module}{dot}scales")
+    if last != "weight" or scales is None or f"{module}{dot}biases" not in by_name:
+        return None
+    if not tensor.shape or not scales.shape:
+        return None
+    bits = _bits(tensor.shape[-1], 64 * scales.shape[-1])
+    return _found_as(f"MLX, {bits} bits", tensor.numel * 32 // bits, f"{module}{dot}scales", f"{module}{dot}biases")
+
+
+def _exllama(tensor: TensorInfo, by_name: Named) -> _Found | None:
+    """Find `q_weight` of ExLlamaV2, whose groups have 2 to 8 bits; they are counted as 4."""
+    module, dot, last = tensor.name.rpartition(".")
+    if last != "q_weight" or f"{module}{dot}q_scale" not in by_name:
+        return None
+    parts = (f"{module}{dot}{part}" for part in ("q_scale", "q_scale_max", "q_groups", "q_group_map", "q_perm"))
+    return _found_as("ExLlamaV2", tensor.numel * 8, *parts)
 
 
 def _bitsandbytes(tensor: TensorInfo, by_name: Named) -> _Found | None:
@@ -173,6 +195,8 @@ def _integers(tensor: TensorInfo, by_name: Named) -> _Found | None:
     scales = [f"{tensor.name}_scale"]
     if last == "weight":
         scales += [f"{module}{dot}{name}" for name in ("SCB", "scale", "scales")]
+    if last == "_data":  # of quanto
+        scales = [f"{module}{dot}_scale"]
     if not any(name in by_name for name in scales):
         return None
-    return _found_as("8-bit integers", tensor.numel, *_scales_of(tensor.name))
+    return _found_as("8-bit integers", tensor.numel, *scales, *_scales_of(tensor.name))

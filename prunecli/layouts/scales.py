@@ -1,8 +1,9 @@
 """Scales of FP8 tensors: which tensor scales which codes, and with which block, from names, shapes and dtypes.
 
-A weight is a code times an entry of its scale. Four conventions name the scale of `x.weight`: `x.weight_scale_inv`
-(DeepSeek, Qwen), `x.weight_scale` (compressed-tensors, ModelOpt), `x.scale` (DeepSeek's own files), and
-`x.scale_weight` (ComfyUI). `_inv` says that the scale is the inverse of the one that weights were multiplied by.
+A weight is a code times an entry of its scale. The scale of `x.weight` is named `x.weight_scale_inv` (DeepSeek, Qwen),
+`x.weight_scale` (compressed-tensors, ModelOpt), `x.scale` (DeepSeek's own files) or `x.scale_weight` (ComfyUI), that of
+`x.weight._data` is named `x.weight._scale` (quanto). `_inv` says that the scale is the inverse of the one that weights
+were multiplied by.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 A_SCALE = "a scale, not a weight"
 """The reason why a scale is never pruned."""
 
-STRIDED_LIMIT = 1 << 20
+STRIDED_LIMIT = 1 << 18
 """The most elements of a scale with gaps or other strides, which is read whole for every run of codes."""
 
 
@@ -72,6 +73,8 @@ def _scale_names(name: str) -> Iterator[str]:
     if last == "weight":
         yield f"{module}{dot}scale"
         yield f"{module}{dot}scale_weight"
+    if last == "_data":
+        yield f"{module}{dot}_scale"
 
 
 def _scaled(tensor: TensorInfo, scale: TensorInfo) -> TensorInfo:

@@ -96,12 +96,13 @@ def test_scales_of_every_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
         ("x.weight", "x.weight_scale"),
         ("x.weight", "x.scale"),
         ("x.weight", "x.scale_weight"),
+        ("x.weight._data", "x.weight._scale"),
         ("mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_scale_inv"),
         ("mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_scale"),
     ],
 )
 def test_scales_of_every_name(weight: str, scale: str, tmp_path: Path) -> None:
-    """The names of DeepSeek, Qwen, compressed-tensors, ModelOpt and ComfyUI are known."""
+    """The names of DeepSeek, Qwen, compressed-tensors, ModelOpt, ComfyUI and quanto are known."""
     codes, entries = make_scaled("stack of blocks, ragged")
 
     actual = pruned(tmp_path, {weight: codes, scale: entries}, Threshold(0.01), include=(weight,))

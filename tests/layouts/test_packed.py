@@ -115,6 +115,19 @@ FILES: dict[str, tuple[str, Weights]] = {
             "x.weight_shape": ints(2, dtype=torch.int64),
         },
     ),
+    "mlx": (
+        "MLX, 4 bits",
+        {
+            "x.weight": ints(OUT, IN // 8, dtype=torch.uint32),
+            "x.scales": torch.rand(OUT, IN // 64).half(),
+            "x.biases": torch.rand(OUT, IN // 64).half(),
+        },
+    ),
+    "exllama": ("ExLlamaV2", {"x.q_weight": ints(IN // 8, OUT), "x.q_scale": ints(2, 4), "x.q_perm": ints(IN)}),
+    "quanto": (
+        "8-bit integers",
+        {"x.weight._data": ints(OUT, IN, dtype=torch.int8), "x.weight._scale": torch.rand(OUT, 1)},
+    ),
     "compressed-tensors int8": (
         "compressed-tensors, 8 bits",
         {

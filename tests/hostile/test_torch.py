@@ -86,7 +86,7 @@ CASES = [
         47,
         "one key, two dtypes",
         checkpoint(state_dict({"a.weight": rebuilt(), "b.weight": rebuilt(storage="IntStorage")})),
-        "read as F32 and as I32",
+        "storage '0' has two dtypes: F32 and I32",
     ),
     refusal(48, "overlapping records", overlapping(), "overlap"),
     refusal(48, "directory points at 0", patched(SOUND, DATA, bytes(4), -4, last=True), "does not start at the offset"),

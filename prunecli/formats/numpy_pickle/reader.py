@@ -18,10 +18,10 @@ from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
 from prunecli.formats.listing import Listing
 from prunecli.formats.numpy_pickle.format import NUMPY_PICKLE, PADDLE
-from prunecli.formats.pickle.leaves import is_array, other_kind
+from prunecli.formats.pickle.leaves import is_array, other_kind, unwrapped
 from prunecli.formats.pickle.opcodes import Blob, bounded
 from prunecli.formats.pickle.reader import Call, Global, read_pickle
-from prunecli.formats.pickle.tensors import dimensions, with_tensors
+from prunecli.formats.pickle.tensors import dimensions, usual_strides, with_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +89,7 @@ def _no_arrays(label: str, others: Sequence[tuple[str, str]]) -> CheckpointError
 
 def _tensor_or_kind(name: str, value: object, label: str, *, paddle: bool) -> TensorInfo | str:
     """Return the metadata of an array, or the kind of any other value; raise CheckpointError for a damaged array."""
+    value = unwrapped(value)
     if not is_array(value) or not isinstance(value, Call):
         return other_kind(value) if value is not None else "object"
     array = _array(value)
@@ -154,5 +155,6 @@ def _tensor(name: str, dtype: str, array: _Array, data: Blob, *, big_endian: boo
         if sorted(axes) != list(range(len(shape))):
             raise ValueError("its order of axes is impossible")
         shape, strides = tuple(shape[axis] for axis in axes), tuple(strides[axis] for axis in axes)
+    strides = usual_strides(shape, strides)
     reason = "its bytes are used twice in the pickle" if data.reused else None
     return TensorInfo(name, dtype, shape, strides, 0, Span(data.start, data.length), 0, big_endian, reason)

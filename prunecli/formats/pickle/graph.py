@@ -123,7 +123,7 @@ class _TermMachine(StackMachine):
         self._term(tuple(value for value, _ in items), items[0][1])
 
     binpersid = StackMachine.tuple1
-    stack_global = call = StackMachine.tuple2
+    stack_global = call = new = StackMachine.tuple2
     newobj_ex = StackMachine.tuple3
 
     def mark(self, _: object) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prunecli.formats.pickle.reader import Call, Global, Persistent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _WRAPPERS = {
     "_rebuild_parameter",
@@ -11,6 +16,8 @@ _WRAPPERS = {
 }
 _SUBCLASSES = {"_rebuild_from_type", "_rebuild_from_type_v2"}
 _MODULES = {"torch._utils", "torch._tensor", "torch.tensor"}  # the last two are those of old versions
+
+_PARAMETER = Global("torch.nn.parameter", "Parameter")  # called by torch 0.4 and older
 
 _UNPRUNABLE = {
     # Their parts look like tensors: a zero among the indices of a sparse tensor would move a value.
@@ -40,7 +47,14 @@ def is_leaf(value: object) -> bool:
         return _is_named_array(value)
     if not isinstance(value, Call) or not isinstance(value.func, Global):
         return False
+    if value.func == _PARAMETER:
+        return bool(value.args) and is_leaf(value.args[0])
     return value.func.name.startswith("_rebuild_") and value.func.module.partition(".")[0] == "torch"
+
+
+def is_parameter(value: object) -> bool:
+    """Return whether `value` calls the class of parameters itself, as torch 0.4 and older wrote them."""
+    return isinstance(value, Call) and value.func == _PARAMETER
 
 
 def is_array(value: object) -> bool:
@@ -62,19 +76,26 @@ def unwrapped(value: object) -> object:
     """
     if isinstance(value, tuple):
         return value[1]
+    *_, inner = wrappers(value)
+    return inner
+
+
+def wrappers(value: object) -> Iterator[object]:
+    """Yield the calls around a tensor, from the outside to the inside, then the call that rebuilds the tensor."""
     for _ in range(8):  # a Parameter of a subclass has two wrappers; a hostile file may have any number
+        yield value
         match value:
             case Call(func=Global(module=module, name=name), args=(inner, *_)) if (
                 module in _MODULES and name in _WRAPPERS
-            ):
+            ) or is_parameter(value):
                 value = inner
             case Call(func=Global(module=module, name=name), args=(func, _, tuple(args), *_)) if (
                 module in _MODULES and name in _SUBCLASSES
             ):
                 value = Call(func, args)
             case _:
-                return value
-    return value
+                return
+    yield value
 
 
 def other_kind(value: object) -> str:

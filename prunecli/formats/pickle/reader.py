@@ -11,14 +11,18 @@ from types import MappingProxyType
 from typing import IO, TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
+from prunecli.formats.pickle.containers import MAKERS
+from prunecli.formats.pickle.global_names import renamed
+from prunecli.formats.pickle.keys import Key, encoded_key, key_of
 from prunecli.formats.pickle.machine import StackMachine, opcodes_of
 from prunecli.formats.pickle.opcodes import Blob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["Call", "Global", "Key", "Persistent", "Pickle", "read_pickle"]
 
 _EMPTY: Mapping[object, object] = MappingProxyType({})
-_PLAIN_INT = 1 << 60  # a smaller int is its own hash, so a file cannot make the keys of a dict collide
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +66,25 @@ class Persistent:
     pid: object
 
 
-@dataclass(eq=False, frozen=True, slots=True)
-class Key:
-    """A dict key that is no str, small int, bool or None. Compared by identity, so that its value is never hashed."""
-
-    value: object
-
-
 @dataclass(frozen=True, slots=True)
 class Pickle:
-    """The description of one pickle: its `value`, and all persistent ids in the order of their opcodes."""
+    """The description of one pickle.
+
+    Attributes:
+        value: The value that it builds.
+        persistent: All persistent ids, in the order of their opcodes.
+        calls: All calls, in the order of their opcodes.
+        attributes: The states that containers are given: their items are attributes, which are no part of `value`.
+        doubts: Reasons why a loader may see other values.
+        globals: All globals.
+    """
 
     value: object
     persistent: tuple[Persistent, ...]
+    calls: tuple[Call, ...] = ()
+    attributes: tuple[object, ...] = ()
+    doubts: tuple[str, ...] = ()
+    globals: frozenset[Global] = frozenset()
 
 
 def read_pickle(stream: IO[bytes], label: str) -> Pickle:
@@ -88,18 +98,30 @@ def read_pickle(stream: IO[bytes], label: str) -> Pickle:
         value = machine.run(stream)
     except ValueError as error:
         raise CheckpointError(f"{label} is damaged or truncated: in its pickle, {error}") from error
-    return Pickle(value, tuple(machine.persistent))
+    return Pickle(
+        value,
+        tuple(machine.persistent),
+        tuple(machine.calls),
+        tuple(machine.attributes),
+        tuple(machine.doubts),
+        frozenset(machine.globals),
+    )
 
 
 class _ValueMachine(StackMachine):
     """A stack machine whose items are symbolic values."""
 
-    __slots__ = ("copied", "persistent")
+    __slots__ = ("attributes", "calls", "copied", "doubts", "globals", "marked", "persistent")
 
     def __init__(self) -> None:
         super().__init__()
         self.persistent: list[Persistent] = []
-        self.copied = 0  # items copied from lists of pairs into dicts
+        self.calls: list[Call] = []
+        self.attributes: list[object] = []
+        self.doubts: dict[str, None] = {}
+        self.globals: set[Global] = set()
+        self.marked: dict[int, object] = {}  # by id, the tuples that are fetched again
+        self.copied = 0  # items copied from containers into others
 
     byte_string = binfloat = StackMachine.push
 
@@ -114,9 +136,15 @@ class _ValueMachine(StackMachine):
         self._push_again(self.stack[-1])
 
     def _push_again(self, value: object) -> None:
-        if isinstance(value, Blob):
-            value.reused = True
         self.stack.append(value)
+        pending = [value]
+        while pending:
+            item = pending.pop()
+            if isinstance(item, Blob):
+                item.reused = True
+            elif isinstance(item, tuple) and id(item) not in self.marked:  # the state of an array holds its bytes
+                self.marked[id(item)] = item
+                pending.extend(item)
 
     def empty_tuple(self, _: object) -> None:
         self.stack.append(())
@@ -154,7 +182,7 @@ class _ValueMachine(StackMachine):
     def setitem(self, _: object) -> None:
         value = self.stack.pop()
         key = self.stack.pop()
-        _entries_of(self.stack[-1])[_key(key)] = value
+        _entries_of(self.stack[-1])[self.key(key)] = value
 
     def setitems(self, _: object) -> None:
         items = self.pop_mark()
@@ -162,24 +190,35 @@ class _ValueMachine(StackMachine):
             raise ValueError("a key has no value")
         entries = _entries_of(self.stack[-1])
         for key, value in zip(items[::2], items[1::2], strict=True):
-            entries[_key(key)] = value
+            entries[self.key(key)] = value
 
     def named_global(self, module_and_name: str) -> None:
-        module, _, name = module_and_name.partition(" ")
-        self.stack.append(Global(module, name))
+        self._push_global(*module_and_name.split(" ", 1))
 
     def stack_global(self, _: object) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise TypeError("the name of a global is not text")
-        self.stack.append(Global(module, name))
+        self._push_global(module, name)
+
+    def _push_global(self, module: str, name: str) -> None:
+        value = Global(*renamed(module, name))
+        self.globals.add(value)
+        self.stack.append(value)
 
     def call(self, _: object) -> None:
+        self._make(0)
+
+    def new(self, _: object) -> None:
+        self._make(1)
+
+    def _make(self, number: int) -> None:
+        """Call a global, or its __new__ if `number` is 1, with the arguments on the stack."""
         args, func = self.stack.pop(), self.stack.pop()
         if not isinstance(args, tuple):
             raise TypeError("the arguments of a call are not a tuple")
-        maker = _MAKERS.get((func.module, func.name)) if isinstance(func, Global) else None
-        self.stack.append(maker(self, args) if maker else self._call(func, args))
+        makers = MAKERS.get((func.module, func.name)) if isinstance(func, Global) else None
+        self.stack.append(makers[number](self, args) if makers else self._call(func, args))
 
     def newobj_ex(self, _: object) -> None:
         keywords, args, cls = self.stack.pop(), self.stack.pop(), self.stack.pop()
@@ -187,19 +226,47 @@ class _ValueMachine(StackMachine):
 
     def _call(self, func: object, args: tuple[object, ...]) -> Call:
         self.count_object()
-        return Call(func, args)
+        call = Call(func, args)
+        self.calls.append(call)
+        return call
 
     def build(self, _: object) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        if isinstance(target, Call):  # the state of a plain dict is an attribute such as OrderedDict._metadata
-            target.state = state
+        if not isinstance(target, Call):  # the state of a plain dict is an attribute such as OrderedDict._metadata
+            self.attributes.append(state)
+            return
+        if target.state is not None:
+            self.doubt("an object is given two states")
+        target.state = state
 
     def binpersid(self, _: object) -> None:
         self.count_object()
         persistent = Persistent(self.stack.pop())
         self.persistent.append(persistent)
         self.stack.append(persistent)
+
+    def count_copies(self, count: int) -> None:
+        self.copied += count
+        if self.copied > self.opcode_count:  # each item was written by an opcode and may be copied once
+            raise ValueError("the same items are copied too often")
+
+    def doubt(self, reason: str) -> None:
+        self.doubts[reason] = None
+
+    def key(self, value: object) -> object:
+        match value:
+            case Call(func=Global(module="_codecs", name="encode"), args=args):
+                key: object = encoded_key(value, args)
+            case Global():
+                key = Key(value, value)
+            case Blob(content=bytes(content)):
+                key = Key(value, ("bytes", content))
+            case _:
+                key = key_of(value)
+        if isinstance(key, Key) and not key.comparable:
+            self.doubt("the key of a dict is neither text nor a number")
+        return key
 
 
 _ValueMachine.opcodes = opcodes_of(_ValueMachine)
@@ -224,39 +291,3 @@ def _entries_of(target: object) -> dict[object, object]:
         return target.entries
     # torch before 2.10 set keys on any object that a pickle named (CVE-2026-24747).
     raise TypeError(f"keys are set on a {type(target).__name__}")
-
-
-def _key(key: object) -> object:
-    if key is None or isinstance(key, str):
-        return key
-    return key if isinstance(key, int) and abs(key) < _PLAIN_INT else Key(key)
-
-
-def _make_dict(machine: _ValueMachine, args: tuple[object, ...]) -> dict[object, object]:
-    source = args[-1] if args else None  # the other argument of a defaultdict is its factory
-    if isinstance(source, dict):
-        return source
-    machine.count_object()
-    made: dict[object, object] = {}
-    if isinstance(source, (list, tuple)):  # Python 2 wrote OrderedDict([[key, value], ...])
-        machine.copied += len(source)
-        if machine.copied > machine.opcode_count:  # each item was written by an opcode and may be copied once
-            raise ValueError("the same items are copied too often")
-        made.update((_key(pair[0]), pair[1]) for pair in source if isinstance(pair, (list, tuple)))
-    return made
-
-
-def _make_list(_: _ValueMachine, args: tuple[object, ...]) -> object:
-    return args[0] if args and isinstance(args[0], (list, tuple)) else []
-
-
-_BUILTINS = ("builtins", "__builtin__")  # of Python 3 and Python 2
-
-_MAKERS: dict[tuple[str, str], Callable[[_ValueMachine, tuple[object, ...]], object]] = {
-    ("collections", "OrderedDict"): _make_dict,
-    ("collections", "defaultdict"): _make_dict,
-    ("collections", "Counter"): _make_dict,
-    ("torch", "Size"): _make_list,
-    **{(module, "dict"): _make_dict for module in _BUILTINS},
-    **{(module, name): _make_list for module in _BUILTINS for name in ("list", "tuple", "set", "frozenset")},
-}

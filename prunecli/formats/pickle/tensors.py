@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import MAX_RANK, MAX_SIZE, OUTSIDE, TensorInfo
+from prunecli.checkpoint import MAX_RANK, MAX_SIZE, OUTSIDE, TensorInfo, row_major
 from prunecli.errors import CheckpointError
-from prunecli.formats.pickle.leaves import unwrapped
 from prunecli.formats.pickle.state_dict import find_leaves
 
 if TYPE_CHECKING:
@@ -16,12 +16,31 @@ if TYPE_CHECKING:
     from prunecli.formats.listing import Listing
 
 
+_HUGE = 1 << 40  # elements; a stride that has an effect stays inside its storage
+
+
 def dimensions(numbers: Sequence[object]) -> tuple[int, ...]:
     """Return sizes or strides as integers; raise ValueError unless they are possible for a tensor."""
-    values = tuple(n for n in numbers if isinstance(n, int) and 0 <= n <= MAX_SIZE)
+    # A bool is an int in Python, but no loader takes it for a size.
+    values = tuple(n for n in numbers if type(n) is int and 0 <= n <= MAX_SIZE)
     if len(values) != len(numbers) or len(values) > MAX_RANK:
         raise ValueError("one of its sizes or strides is negative, too large or not a number")
     return values
+
+
+def usual_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides with huge ones that have no effect replaced: array libraries cannot count them in bytes."""
+    if 0 not in shape and 1 not in shape:
+        return strides
+    usual = row_major(shape)
+    unused = (0 in shape or n == 1 for n in shape)
+    return tuple(u if no and s > _HUGE else s for no, s, u in zip(unused, strides, usual, strict=True))
+
+
+def check_size(shape: tuple[int, ...]) -> None:
+    """Raise ValueError if a tensor has more elements than loaders can count, as an expanded view may."""
+    if prod(max(n, 1) for n in shape) > MAX_SIZE:
+        raise ValueError("it has too many elements")
 
 
 def with_tensors(
@@ -33,8 +52,8 @@ def with_tensors(
 ) -> Listing:
     """Return `listing` with the tensors below the symbolic value `root`.
 
-    `keys` are the keys of the state_dicts or globs over them. `describe(name, value)` returns the metadata of one
-    tensor, or the kind of an entry that is not a plain tensor. Raises CheckpointError as `find_leaves` does.
+    `keys` are the keys of the state_dicts or globs over them. `describe(name, value)` returns the metadata of one leaf,
+    or its kind if it is not a plain tensor. Raises CheckpointError as `find_leaves` does.
     """
     result = find_leaves(root, label, keys, lambda leaf: _shape(describe, leaf))
     leaves = (*result.inside, *result.outside)
@@ -42,7 +61,7 @@ def with_tensors(
     tensors: list[TensorInfo] = []
     others: list[tuple[str, str]] = []
     for index, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
-        entry = describe(name, unwrapped(leaf.value))
+        entry = describe(name, leaf.value)
         if isinstance(entry, str):
             others.append((name, entry))
         else:
@@ -65,7 +84,7 @@ def with_tensors(
 def _shape(describe: Callable[[str, object], TensorInfo | str], leaf: object) -> tuple[int, ...] | None:
     """Return the shape of a leaf, or None for one that is not a plain tensor, or damaged: its listing says so later."""
     try:
-        entry = describe("", unwrapped(leaf))
+        entry = describe("", leaf)
     except CheckpointError:
         return None
     return entry.shape if isinstance(entry, TensorInfo) else None

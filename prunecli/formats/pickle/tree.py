@@ -142,7 +142,9 @@ def text(part: object) -> str:
     if isinstance(part, Key):
         part = part.value
     if isinstance(part, Blob) and part.content is not None:
-        return part.content.decode("utf-8", "backslashreplace")
+        part = part.content
+    if isinstance(part, bytes):
+        return part.decode("utf-8", "backslashreplace")
     if part is None or isinstance(part, (int, float)):
         return str(part) if not isinstance(part, int) or part.bit_length() < 64 else "<int>"
     if not isinstance(part, str):

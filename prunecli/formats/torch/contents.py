@@ -33,4 +33,4 @@ def zip_contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) -> 
 
 def legacy_contents(file: BinaryIO, label: str) -> Iterator[tuple[str, str]]:
     """Yield the entries of the pickled object of a legacy file."""
-    return entries(read_legacy(file, label).root, file, label)
+    return entries(read_legacy(file, label).pickle.value, file, label)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from prunecli.checkpoint import MAX_RANK, MAX_SIZE, TensorInfo, self_overlap
 from prunecli.errors import CheckpointError
 from prunecli.formats.listing import Listing
+from prunecli.formats.pickle.tensors import check_size, usual_strides
 from prunecli.formats.strict_json import parse_json_object
 from prunecli.formats.torch.format import TORCH_EXPORT
 from prunecli.formats.torch.records import Archive, resave, torch_archive
@@ -130,6 +131,7 @@ def _weight(name: str, entry: dict[str, object], archive: Archive) -> TensorInfo
     shape, strides = _integers(fields.get("sizes")), _integers(fields.get("strides"))
     if len(shape) != len(strides):
         raise ValueError(f"it has {len(shape)} sizes and {len(strides)} strides")
+    strides = usual_strides(shape, strides)
     start = _as_int(fields.get("storage_offset")) if prod(shape) else 0
     reason = self_overlap(shape, strides)
     return _checked(TensorInfo(name, dtype, shape, strides, 0, record.span, start, archive.big_endian, reason))
@@ -144,6 +146,7 @@ def _checked(tensor: TensorInfo) -> TensorInfo | str:
         raise ValueError(
             f"it reaches to element {tensor.offset + tensor.extent:,}, but its record has {elements:,} elements"
         )
+    check_size(tensor.shape)
     return tensor
 
 

@@ -15,7 +15,7 @@ from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.opcodes import bounded
 from prunecli.formats.pickle.reader import read_pickle
 from prunecli.formats.torch.format import LEGACY_MAGIC
-from prunecli.formats.torch.rebuild import Storage, StorageClaim, storage_claim
+from prunecli.formats.torch.rebuild import Storage, StorageClaim, storage_claims
 
 if TYPE_CHECKING:
     from prunecli.formats.pickle.reader import Persistent, Pickle
@@ -32,14 +32,14 @@ class LegacyFile:
     """The parts of a legacy file.
 
     Attributes:
-        root: The object that was saved, as a symbolic value.
+        pickle: The pickle of the object that was saved.
         object_span: The bytes of the pickle of that object.
         spans: The bytes of each storage by key, without its count, in file order; they follow the last pickle.
         storages: The storage of each persistent id in the object.
         end: The end of the last storage, in bytes from the start of the file.
     """
 
-    root: object
+    pickle: Pickle
     object_span: Span
     spans: dict[str, Span]
     storages: dict[Persistent, Storage]
@@ -69,23 +69,13 @@ def read_legacy(file: BinaryIO, label: str) -> LegacyFile:
         storages = {persistent: _storage(claim, spans[claim.key]) for persistent, claim in claims.items()}
     except ValueError as problem:
         raise CheckpointError(f"{label} is damaged or truncated: {problem}") from problem
-    return LegacyFile(pickle.value, Span(ends[2], ends[3] - ends[2]), spans, storages, end)
+    return LegacyFile(pickle, Span(ends[2], ends[3] - ends[2]), spans, storages, end)
 
 
 def _short(protocol: object) -> str:
     """Return a protocol version as text: a damaged file may have a number or an object of any size there."""
     small = isinstance(protocol, int) and abs(protocol) < 1 << 64
     return str(protocol) if small else type(protocol).__name__
-
-
-def storage_claims(pickle: Pickle) -> dict[Persistent, StorageClaim]:
-    """Return the storage of each persistent id; ValueError if one is damaged."""
-    return {
-        persistent: storage_claim(persistent)
-        for persistent in pickle.persistent
-        # A pickled module stores its class and source code under a persistent id too.
-        if not (isinstance(persistent.pid, tuple) and persistent.pid[:1] == ("module",))
-    }
 
 
 def _storage(claim: StorageClaim, span: Span) -> Storage:

@@ -11,25 +11,28 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
+from prunecli.checkpoint import OUTSIDE
 from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.listing import Listing
-from prunecli.formats.pickle.leaves import other_kind
+from prunecli.formats.pickle.leaves import other_kind, unwrapped
 from prunecli.formats.pickle.reader import read_pickle
 from prunecli.formats.pickle.tensors import with_tensors
 from prunecli.formats.torch.export import is_exported, read_exported
 from prunecli.formats.torch.format import TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
 from prunecli.formats.torch.legacy import read_legacy
-from prunecli.formats.torch.rebuild import Storage, is_strided, storage_claim, tensor_info
+from prunecli.formats.torch.loader_rules import check_rules
+from prunecli.formats.torch.rebuild import Storage, conversion, is_strided, storage_claims, storages_below, tensor_info
 from prunecli.formats.torch.records import Archive, compressed, torch_archive
 from prunecli.formats.torch.torchscript import is_script, read_classes, sort_attributes
 from prunecli.formats.zip.directory import read_records
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from prunecli.checkpoint import Span, TensorInfo
     from prunecli.formats.pickle.reader import Persistent, Pickle
+    from prunecli.formats.torch.rebuild import StorageClaim
     from prunecli.formats.zip.directory import Record
 
 
@@ -46,12 +49,12 @@ def read_torch_zip(file: BinaryIO, label: str, keys: Sequence[str] = ()) -> List
     if "data.pkl" not in archive.records:
         raise CheckpointError(f"{label} is a zip, but not one of torch: it has no data.pkl in {archive.folder!r}")
     pickle = _read_pickle(archive)
-    storages = {persistent: _storage(persistent, archive) for persistent in pickle.persistent}
+    storages = _storages(pickle, archive)
     listing = Listing(TORCH_ZIP.name, (), archive.checksums("data/"), notes=archive.notes)
     if not is_script(records):
-        return _with_tensors(listing, pickle.value, storages, label, keys)
+        return _with_tensors(listing, pickle, storages, label, keys)
     sort_attributes(pickle.value, read_classes(archive))
-    listing = _with_tensors(replace(listing, format=TORCHSCRIPT.name), pickle.value, storages, label, keys)
+    listing = _with_tensors(replace(listing, format=TORCHSCRIPT.name), pickle, storages, label, keys)
     if not listing.tensors and not listing.unprunable_entries:
         raise CheckpointError(
             f"{label} is a TorchScript archive without named weights: torch.jit.freeze turns weights into constants",
@@ -65,19 +68,33 @@ def read_torch_legacy(file: BinaryIO, label: str, keys: Sequence[str] = ()) -> L
     legacy = read_legacy(file, label)
     extra = file.seek(0, os.SEEK_END) - legacy.end
     notes = (f"{extra:,} bytes after the last storage are copied unchanged",) if extra else ()
-    return _with_tensors(Listing(TORCH_LEGACY.name, (), notes=notes), legacy.root, legacy.storages, label, keys)
+    return _with_tensors(Listing(TORCH_LEGACY.name, (), notes=notes), legacy.pickle, legacy.storages, label, keys)
 
 
 def _with_tensors(
-    listing: Listing, root: object, storages: dict[Persistent, Storage], label: str, keys: Sequence[str]
+    listing: Listing, pickle: Pickle, storages: dict[Persistent, Storage], label: str, keys: Sequence[str]
 ) -> Listing:
-    """Return `listing` with the tensors of the symbolic value `root`."""
+    """Return `listing` with the tensors of `pickle`."""
+    check_rules(pickle, label)
+    others: list[object] = []
 
     def describe(name: str, value: object) -> TensorInfo | str:
-        return tensor_info(name, value, storages) if is_strided(value) else other_kind(value)
+        inner = unwrapped(value)
+        if not is_strided(inner):
+            others.append(inner)
+            return other_kind(inner)
+        info = tensor_info(name, inner, storages)
+        return conversion(value, info.dtype) or info
 
-    listing = with_tensors(listing, root, label, keys, describe)
-    return replace(listing, tensors=_mark_disputed(listing.tensors))
+    listing = with_tensors(listing, pickle.value, label, keys, describe)
+    tensors = _mark_disputed(listing.tensors)
+    return replace(listing, tensors=_mark_shared(tensors, {storages[p].span for p in storages_below(others, storages)}))
+
+
+def _mark_shared(tensors: Sequence[TensorInfo], spans: Container[Span]) -> tuple[TensorInfo, ...]:
+    """Make the tensors unprunable whose storage is in `spans`: those of other kinds of tensors."""
+    reason = "its storage is also that of another kind of tensor"
+    return tuple(_unprunable(t, reason) if t.span.length and t.span in spans else t for t in tensors)
 
 
 def _mark_disputed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
@@ -87,11 +104,15 @@ def _mark_disputed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
     for tensor in tensors:
         dtypes[tensor.span].add(tensor.dtype)
     return tuple(
-        replace(tensor, unprunable_reason=f"its storage is read as {' and as '.join(sorted(dtypes[tensor.span]))}")
+        _unprunable(tensor, f"its storage is read as {' and as '.join(sorted(dtypes[tensor.span]))}")
         if len(dtypes[tensor.span]) > 1 and tensor.span.length
         else tensor
         for tensor in tensors
     )
+
+
+def _unprunable(tensor: TensorInfo, reason: str) -> TensorInfo:
+    return tensor if tensor.unprunable_reason == OUTSIDE else replace(tensor, unprunable_reason=reason)
 
 
 def _exported(file: BinaryIO, records: dict[str, Record], label: str, keys: Sequence[str]) -> Listing:
@@ -113,12 +134,16 @@ def _read_pickle(archive: Archive) -> Pickle:
     return pickle
 
 
-def _storage(persistent: Persistent, archive: Archive) -> Storage:
-    label = archive.label
+def _storages(pickle: Pickle, archive: Archive) -> dict[Persistent, Storage]:
     try:
-        claim = storage_claim(persistent)
+        claims = storage_claims(pickle)
     except ValueError as problem:
-        raise CheckpointError(f"{label} is damaged: {problem}") from problem
+        raise CheckpointError(f"{archive.label} is damaged: {problem}") from problem
+    return {persistent: _storage(claim, archive) for persistent, claim in claims.items()}
+
+
+def _storage(claim: StorageClaim, archive: Archive) -> Storage:
+    label = archive.label
     record = archive.records.get(f"data/{claim.key}")
     # A key with a slash could name a record outside data/.
     if record is None or "/" in claim.key or claim.view:

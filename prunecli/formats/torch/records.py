@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Checksum
 from prunecli.errors import CheckpointError
+from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from prunecli.formats.zip.directory import Record
 
 RECORD_LIMIT = 1 << 28
 """The longest record, in bytes, that is read into memory; storages are not."""
+
+
+_KNOWN = ("data.pkl", "byteorder", "version", "constants.pkl", ".format_version", ".storage_alignment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +78,25 @@ def torch_archive(file: BinaryIO, records: dict[str, Record], label: str) -> Arc
         raise CheckpointError(f"{label} is a zip, but not one of torch: its records are not all in one folder")
     folder = folders.pop()
     inside = {name.removeprefix(f"{folder}/"): record for name, record in records.items()}
+    _check_case(inside, label)
     archive = Archive(file, label, folder, inside)
     # Old versions of torch write no such record.
     order = archive.read("byteorder") if "byteorder" in inside else b"little"
     if order not in {b"little", b"big"}:
         raise CheckpointError(f"{label} has the unknown byte order {order[:16]!r}")
     return replace(archive, big_endian=order == b"big")
+
+
+def _check_case(names: Collection[str], label: str) -> None:
+    """Refuse records that torch, which ignores the case of names, may take for others. Code has classes of any name."""
+    seen: dict[str, str] = dict.fromkeys(_KNOWN, "")
+    for name in names:
+        if name.startswith("code/"):
+            continue
+        lower = name.lower()
+        if seen.setdefault(lower, name) not in {"", name} or (not seen[lower] and name != lower):
+            other = seen[lower] or lower
+            raise CheckpointError(f"{label} is damaged: its record {quoted(name)} can be taken for {quoted(other)}")
 
 
 def compressed(record: Record, label: str) -> CheckpointError:

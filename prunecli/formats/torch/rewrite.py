@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from prunecli.checkpoint import Span
 from prunecli.formats.pickle.reader import read_pickle
 from prunecli.formats.pickle.rewrite import rewrite_pickle
-from prunecli.formats.torch.legacy import COUNT_SIZE, read_legacy, storage_claims
+from prunecli.formats.torch.legacy import COUNT_SIZE, read_legacy
+from prunecli.formats.torch.rebuild import storage_claims
 from prunecli.formats.torch.records import resave, torch_archive
 from prunecli.formats.zip.directory import read_records
 from prunecli.formats.zip.rewrite import rewrite_zip

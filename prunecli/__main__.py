@@ -33,5 +33,20 @@ def _occupy_descriptors() -> None:
     os.close(fd)
 
 
+def _leave_out_current_folder() -> None:
+    """Remove the current folder, which `python -m` puts first, from the places of modules.
+
+    A file `numpy.py` that came with a checkpoint would be run there. A folder with this package stays.
+    """
+    is_safe = sys.flags.isolated or getattr(sys.flags, "safe_path", False)  # safe_path: from Python 3.11
+    try:
+        here = os.getcwd()  # noqa: PTH109 - a module `pathlib` would be imported from there
+    except OSError:  # the folder is gone
+        return
+    if not is_safe and sys.path[0] == here and __file__ != f"{here}{os.sep}prunecli{os.sep}__main__.py":
+        del sys.path[0]
+
+
 if __name__ == "__main__":
+    _leave_out_current_folder()
     main()

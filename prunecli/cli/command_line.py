@@ -6,6 +6,7 @@ Typer's parser stops at the first fault. Here a word that no command knows is an
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -84,6 +85,11 @@ def is_flag(word: str) -> bool:
 def is_number(word: str) -> bool:
     """Return whether `word` is a number or a percentage."""
     return _NUMBER.fullmatch(word) is not None
+
+
+def exists(word: str) -> bool:
+    """Return whether `word` is the path of a file or a folder; a word that can be no path is none."""
+    return os.path.exists(word)  # noqa: PTH110 - Path.exists raises OSError for a name that is too long
 
 
 def items_of(command: Command, words: Sequence[str]) -> list[Item]:

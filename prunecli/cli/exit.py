@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from prunecli.errors import PruneError
-from prunecli.text.escape import printable
+from prunecli.text.escape import printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DONE, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 """Exit codes; the code for a signal is its number plus 128."""
+
+_LONGEST, _LONGEST_HINT = 400, 1000
+"""The most characters of a message and of a hint: names, paths and values in them can be of any length."""
 
 TyperError: type[Exception] = typer.BadParameter.__base__ or Exception
 """The base class of all usage errors, which Typer does not export: `BadParameter` derives from it in every version."""
@@ -68,9 +71,9 @@ def report_error(error: Exception, words: Sequence[str]) -> int:
 
     message, hint = _message(error, words) if isinstance(error, PruneError) else _usage(error)
     hint = meant(words, error) or hint
-    say(f"error: {printable(message)}")
+    say(f"error: {shortened(printable(message), _LONGEST)}")
     if hint:
-        say(f"hint: {printable(hint)}")
+        say(f"hint: {shortened(printable(hint), _LONGEST_HINT)}")
     return WRONG
 
 

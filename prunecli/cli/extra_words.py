@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.cli.command_line import Item, is_number
+from prunecli.cli.command_line import Item, exists, is_number
 from prunecli.cli.draft import EACH
 from prunecli.cli.forgotten import PATTERN, SHAPE
 from prunecli.cli.synonyms import OPTIONS
@@ -44,7 +43,7 @@ def _odd(items: list[Item], bare: list[int]) -> bool:
 
 def _likeness(word: str) -> int:
     """Return how much `word` looks like the path of a checkpoint."""
-    if word == EACH or Path(word).exists():
+    if word == EACH or exists(word):
         return 2
     if is_number(word) or PATTERN.fullmatch(word) or SHAPE.fullmatch(word) or "=" in word or "*" in word:
         return -1
@@ -65,8 +64,8 @@ def _placed(draft: Draft, items: list[Item], index: int) -> Iterator[Draft]:
     if (option := _option_for(draft, items, word)) is not None:
         value = word.partition("=")[2] if "=" in word else word
         yield draft.with_items([*before, *after, Item((option.flag, value))])
-    if Path(word).exists() and not any(item.option and item.option.name == "output" for item in items):
-        yield _repeated(draft, items, index)
+    if exists(word) and not any(item.option and item.option.name == "output" for item in items):
+        yield _repeated(draft, items)
 
 
 def _after_flag(previous: Item, word: str) -> list[Item] | None:
@@ -116,9 +115,9 @@ def _names_for(command: str, word: str) -> Iterator[str]:
     elif is_number(word):
         yield from (("count",) if word.isdecimal() and int(word[:9]) > 100 and command != "threshold" else ())
         yield from _VALUES
-    elif "*" in word or word.startswith("re:") or (word.endswith((".weight", ".bias")) and not Path(word).exists()):
+    elif "*" in word or word.startswith("re:") or (word.endswith((".weight", ".bias")) and not exists(word)):
         yield "include"
-    elif not Path(word).exists():
+    elif not exists(word):
         yield from (("report",) if word.endswith(_REPORTS) else ())
         yield from (("mask",) if command == "mask" else ())
         yield from (("output",) if re.search(r"[./\\]", word) else ())
@@ -126,10 +125,10 @@ def _names_for(command: str, word: str) -> Iterator[str]:
         yield "mask"
 
 
-def _repeated(draft: Draft, items: list[Item], index: int) -> Draft:
-    """Return the draft that is applied to one more file."""
-    word = items[index].words[0]
-    first = next(place for place, item in enumerate(items) if item.bare and _likeness(item.words[0]) == 2)
-    files = (*(draft.files or (items[first].words[0],)), word)
-    items[first] = Item((EACH,))
-    return replace(draft.with_items([*items[:index], *items[index + 1 :]]), files=files)
+def _repeated(draft: Draft, items: list[Item]) -> Draft:
+    """Return the draft that is applied to each of the files among its words."""
+    files = [place for place, item in enumerate(items) if item.bare and exists(item.words[0])]
+    others = [
+        Item((EACH,)) if place == files[0] else item for place, item in enumerate(items) if place not in files[1:]
+    ]
+    return replace(draft.with_items(others), files=tuple(items[place].words[0] for place in files))

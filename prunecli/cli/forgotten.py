@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.cli.command_line import commands, is_flag, is_number
+from prunecli.cli.command_line import commands, exists, is_flag, is_number
 from prunecli.cli.synonyms import COMMANDS, DEVICES, OPTIONS
 from prunecli.text.closest import closest
 
@@ -64,7 +63,7 @@ def _likely(words: tuple[str, ...]) -> str | None:
 
 
 def _is_path(word: str) -> bool:
-    return word == "-" or Path(word).exists() or (re.search(r"[./\\]", word) is not None and not is_number(word))
+    return word == "-" or exists(word) or (re.search(r"[./\\]", word) is not None and not is_number(word))
 
 
 def _by_value(word: str) -> str | None:

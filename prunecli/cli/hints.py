@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,8 +68,8 @@ def _without(words: Sequence[str], flag: str) -> Iterator[str]:
 
 def shell_word(word: str) -> str:
     """Quote a word for a shell; a word with single quotes gets double quotes, which are easier to read."""
-    if "'" in word and not set('"`\\!') & set(word):
-        return '"' + word.replace("$", "\\$") + '"'
+    if "'" in word and "!" not in word:
+        return '"' + re.sub(r'([\\"$`])', r"\\\1", word) + '"'
     return shlex.quote(word)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.cli.command_line import VARIED, Item, Option, command_for, commands, is_flag, rehearse
+from prunecli.cli.command_line import VARIED, Item, Option, command_for, commands, exists, is_flag, rehearse
 from prunecli.cli.draft import Draft
 from prunecli.cli.extra_words import place_extra_word
 from prunecli.cli.forgotten import name_the_command
@@ -32,7 +31,7 @@ _EXCLUSIVE = (("amount",), ("count",)), (("thr",), ("thr_std",)), (("pattern",),
 
 def meant(words: Sequence[str], error: Exception) -> str | None:
     """Return the line that was meant by `prune WORDS`, which ended in `error`; None if it cannot be found out."""
-    if not all(word.isprintable() for word in words):
+    if not all(word.isprintable() and len(word) <= _LONGEST for word in words):
         return None
     typed = Draft(tuple(words))
     draft = _named(typed) if _HELP & set(words) else _repaired(typed, error)
@@ -215,7 +214,7 @@ def _swapped(draft: Draft) -> Draft | None:
     one, two = items[first].words[0], items[second].words[0]
     name = draft.command.name
     is_swapped = (name == "run" and two.endswith(".toml") and not one.endswith(".toml")) or (
-        name in VARIED and one in commands() and two not in commands() and not Path(one).exists()
+        name in VARIED and one in commands() and two not in commands() and not exists(one)
     )
     if not is_swapped:
         return None

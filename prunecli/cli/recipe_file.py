@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 SIZE_LIMIT = 1 << 20
 """The largest recipe in bytes."""
 
+RULES_LIMIT = 2000
+"""The most rules: each is matched with the name of every tensor."""
+
+_PARTS, _LONGEST_KEY = 32, 200
+_LONG_KEY = re.compile(
+    rf"""(?<![\w"'-])(?:(?:[\w-]{{1,999}}|"[^"\n]{{0,999}}"|'[^'\n]{{0,999}}')[ \t]*\.[ \t]*){{{_PARTS}}}""", re.ASCII
+)
+"""A dotted key of more parts than that; the parser makes a table of each, and copies the key for each."""
+
 _PATTERNS, _COUNTS = ("include", "exclude", "layout"), ("min_dim", "min_numel")
 _MAKERS = {make.__name__.rstrip("_"): make for make in pruning.ALL}
 
@@ -75,6 +84,8 @@ def parse_recipe(text: str, path: str = "") -> Recipe:
 
 
 def _recipe(text: str, path: str) -> Recipe:
+    if _LONG_KEY.search(text):
+        raise UsageError(f"a key in the recipe {printable(path)} has more than {_PARTS} parts", hint=_EXAMPLE)
     document = tomllib.loads(text)
     for key in document:
         if key != "rule":
@@ -88,6 +99,9 @@ def _recipe(text: str, path: str) -> Recipe:
         raise UsageError("the rules of a recipe are tables in a list", hint=hint)
     if not rules:
         raise UsageError("a recipe has at least one rule", hint=_EXAMPLE)
+    if len(rules) > RULES_LIMIT:
+        message = f"the recipe {printable(path)} has {len(rules):,} rules, more than {RULES_LIMIT:,}"
+        raise UsageError(message, hint="one pattern can choose many tensors: *.weight")
     return Recipe(tuple(_rule(rule, number, text) for number, rule in enumerate(rules, 1)), path)
 
 
@@ -196,6 +210,8 @@ def _patterns(key: str, value: object) -> tuple[str, ...]:
 def _line(text: str, key: str, rule: int) -> str:
     """Return " (line N)" for the line of `key` in rule number `rule` (0: anywhere), or "" if it is not found."""
     current = 0
+    if len(key) > _LONGEST_KEY:  # its expression takes seconds to compile
+        return ""
     for number, line in enumerate(text.splitlines(), 1):
         current += bool(re.match(r"\s*\[\[\s*rule\s*\]\]", line))
         if (not rule or current == rule) and re.match(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""", line):

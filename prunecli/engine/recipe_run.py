@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from prunecli.strategies.recipe import Recipe
 
 
+PASSES_LIMIT = 100
+"""The most rules for one tensor: each reads the checkpoint once more."""
+
+
 class RecipeRun:
     """A recipe for one checkpoint, divided into passes in which every tensor has one rule."""
 
@@ -50,6 +54,9 @@ class RecipeRun:
         skipped = tuple(s for s in selections[0].skipped if s.tensor.name not in pruned)
         self.selection = Selection(tuple(by_name[name] for name in names), skipped)
         self.passes = _passes(self._members)
+        if len(self.passes) > PASSES_LIMIT:
+            message = f"{len(self.passes):,} rules of the recipe match one tensor, more than {PASSES_LIMIT}"
+            raise UsageError(message, hint="give each tensor one rule, or a few")
 
     def _select(self, checkpoint: Checkpoint, selector: Selector, number: int) -> Selection:
         rule = self.recipe.rules[number]

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import OUTSIDE
 from prunecli.errors import SelectionError
 from prunecli.layouts.other_names import is_other_by_name
+from prunecli.selection.time_limit import SECONDS, TooSlowError, limited_time
 from prunecli.text.closest import closest
-from prunecli.text.escape import printable
+from prunecli.text.escape import printable, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -42,11 +43,16 @@ def matching(
     others = aliases or [()] * len(tensors)
     names = [(*_own_names(tensor), *more) for tensor, more in zip(tensors, others, strict=True)]
     matches = _matcher(argument, pattern)
-    matched = [i for i, candidates in enumerate(names) if any(map(matches, candidates))]
+    try:
+        with limited_time():
+            matched = [i for i, candidates in enumerate(names) if any(map(matches, candidates))]
+    except TooSlowError:
+        message = f"the {_words(argument)} pattern {quoted(pattern)} takes more than {SECONDS:g} seconds to match"
+        raise SelectionError(message, hint="a glob such as '*.weight' has no repetitions within repetitions") from None
     if not matched:
         nearest = _nearest(pattern, [tensor.name for tensor in tensors], only_weights=argument == "include")
         raise SelectionError(
-            f"the {_words(argument)} pattern {pattern!r} matches none of {len(tensors)} tensors",
+            f"the {_words(argument)} pattern {quoted(pattern)} matches none of {len(tensors)} tensors",
             hint=f"the nearest names: {', '.join(nearest)}" if nearest else None,
         )
     return matched
@@ -69,10 +75,13 @@ def _matcher(argument: str, pattern: str) -> Callable[[str], object]:
         return lambda name: name == pattern or glob.match(name)
     try:
         return re.compile(pattern[3:]).search
-    except re.error as error:
-        position = "" if error.pos is None else f" at position {error.pos} after `re:`"
+    except (re.error, RecursionError, OverflowError) as error:
+        # The compiler calls itself for each nested group, and a repetition has at most 4 billion times.
+        reason = "it has too many groups within groups" if isinstance(error, RecursionError) else str(error)
+        if isinstance(error, re.error):
+            reason = error.msg + ("" if error.pos is None else f" at position {error.pos} after `re:`")
         raise SelectionError(
-            f"the {_words(argument)} pattern {pattern!r} is no regular expression: {error.msg}{position}",
+            f"the {_words(argument)} pattern {quoted(pattern)} is no regular expression: {reason}",
             hint="a glob such as '*.weight' needs no prefix",
         ) from None
 

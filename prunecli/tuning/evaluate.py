@@ -15,6 +15,7 @@ import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, ClassVar, Protocol, TypeAlias
@@ -34,6 +35,11 @@ PLACEHOLDER = "{}"
 """The part of a command that the checkpoint's path replaces."""
 
 EXAMPLE = Argument("evaluate", "python eval.py {}")
+_FILE = (
+    'write the line to a file, with "$1" for the checkpoint, and use ',
+    Argument("evaluate", "sh eval.sh {}"),
+)
+_SHELLS = {"sh", "bash", "dash", "zsh", "ksh"}
 """A hint that shows an evaluation command."""
 
 _OUTPUT_LIMIT = 1 << 20  # bytes from the end of each output that are read
@@ -195,16 +201,31 @@ def _refuse_shell(words: tuple[str, ...], text: str) -> None:
             f"the evaluation runs without a shell, so {words[0]!r} sets no variable",
             hint=Argument("evaluate", f"env {text}"),
         )
+    _refuse_path_in_script(words)
     if any("\0" in word for word in words):
         raise UsageError("the evaluation command has a NUL character in it", hint=EXAMPLE)
+
+
+def _refuse_path_in_script(words: tuple[str, ...]) -> None:
+    """Raise UsageError for `sh -c 'python eval.py {}'`: a shell would read the path as a part of the script."""
+    if os.path.basename(words[0]) not in _SHELLS:  # noqa: PTH119 - a word, not a path
+        return
+    for index, (option, script) in enumerate(pairwise(words), 1):
+        if option.startswith("-") and option.endswith("c") and PLACEHOLDER in script:
+            argument = script.replace(f'"{PLACEHOLDER}"', PLACEHOLDER).replace(PLACEHOLDER, '"$0"')
+            simple = "'" not in script and index == len(words) - 1
+            raise UsageError(
+                f"the shell would run the checkpoint's path as a part of its script: {printable(script)}",
+                hint=Argument("evaluate", f"{' '.join(words[:index])} '{argument}' {PLACEHOLDER}") if simple else _FILE,
+            )
 
 
 def _with_shell(text: str) -> Argument | tuple[str | Argument, ...]:
     """Return a hint that runs `text` in a shell: in quotes, or from a file if `text` has quotes itself."""
     if set("'\"\\$`") & set(text):
-        script = Argument("evaluate", "sh eval.sh {}")
-        return ("write the line to a file, with $1 for the checkpoint, and use ", script)
-    return Argument("evaluate", f"sh -c '{text.replace(PLACEHOLDER, '$0')}' {{}}")
+        return _FILE
+    script = text.replace(PLACEHOLDER, '"$0"')
+    return Argument("evaluate", f"sh -c '{script}' {{}}")
 
 
 def _run(words: list[str]) -> tuple[int, str, str]:

@@ -116,7 +116,7 @@ def test_a_metric_that_never_changes_gives_a_warning(ckpt: Path, capsys: pytest.
         (python_command("print('fine')"), ["  | fine", "printed no number on its standard output", " CKPT\n"]),
         (python_command("print(float('nan'))"), ["the unpruned checkpoint's metric is NaN"]),
         ("python eval.py", ["has no {}", " --eval 'python eval.py {}'"]),
-        ("python eval.py {} | tail", ["without a shell", " --eval \"sh -c 'python eval.py \\$0 | tail' {}\""]),
+        ("python eval.py {} | tail", ["without a shell", ' --eval "sh -c \'python eval.py \\"\\$0\\" | tail\' {}"']),
         ("A=1 python eval.py {}", ["without a shell", " --eval 'env A=1 python eval.py {}'"]),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from support.children import start_python
 from support.evaluation import names, python_command, save_weights
 
-from prunecli.errors import UsageError
+from prunecli.errors import Argument, UsageError
 from prunecli.tuning.evaluate import EvaluationError, evaluation_of, parse_command
 
 
@@ -40,8 +40,8 @@ def test_a_command_that_fails_is_an_error(command: str, message: str, output: tu
     ("command", "message", "hint"),
     [
         ("python eval.py", "has no {}", "evaluate='python eval.py {}'"),
-        ("python eval.py {} | tail", "without a shell", "evaluate=\"sh -c 'python eval.py $0 | tail' {}\""),
-        ("sh -c 'x {}' ; y", "without a shell", "write the line to a file, with $1 for the checkpoint"),
+        ("python eval.py {} | tail", "without a shell", "evaluate='sh -c \\'python eval.py \"$0\" | tail\\' {}'"),
+        ("sh -c 'x {}' ; y", "without a shell", 'write the line to a file, with "$1" for the checkpoint'),
         ("A=1 python eval.py {}", "without a shell", "evaluate='env A=1 python eval.py {}'"),
         ("python 'eval.py {}", "cannot be split into words: no closing quotation", "evaluate='python eval.py {}'"),
         ("python a\0b {}", "has a NUL character", "evaluate='python eval.py {}'"),
@@ -128,3 +128,25 @@ def test_an_interrupt_ends_the_command_and_removes_the_candidate(tmp_path: Path)
     assert names(ckpt.parent) == {"c.safetensors"}
     while running(int(mark.read_text())):  # it would sleep for 600 s
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("sh -c 'python eval.py {}'", """sh -c 'python eval.py "$0"' {}"""),
+        ("bash -ec 'python eval.py \"{}\" | tail -1'", """bash -ec 'python eval.py "$0" | tail -1' {}"""),
+        ('/bin/sh -c "x {} y {}"', """/bin/sh -c 'x "$0" y "$0"' {}"""),
+        ("""sh -c "x '{}'" """, "sh eval.sh {}"),
+        ("sh -c 'x {} $0' y", "sh eval.sh {}"),
+    ],
+)
+def test_a_path_in_the_script_of_a_shell_is_refused(text: str, hint: str) -> None:
+    """A shell reads its script as a program: a path in it could be one. The path is an argument in the hint."""
+    with pytest.raises(UsageError, match="would run the checkpoint's path as a part of its script") as error:
+        parse_command(text)
+
+    parts = error.value.hint_parts
+    argument = parts[-1] if isinstance(parts, tuple) else parts
+    assert isinstance(argument, Argument)
+    assert argument.value == hint
+    parse_command(str(argument.value))

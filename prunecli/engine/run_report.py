@@ -10,6 +10,7 @@ from prunecli.layouts.packed import packed_sentence
 from prunecli.layouts.scales import scaled_sentence
 from prunecli.plans import Cut
 from prunecli.report.model import Report, Row, facts_about, warnings_for
+from prunecli.selection.notices import stacks_fact
 from prunecli.version import __version__
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
 def _facts(checkpoint: Checkpoint, run: Run) -> tuple[str, ...]:
     packed = packed_sentence(tensor.packed for tensor in checkpoint.tensors)
     others = facts_about(checkpoint.unprunable_entries)
-    return (*checkpoint.notes, *run.work.facts, *others, *filter(None, (packed, scaled_sentence(run.targets))))
+    kinds = (packed, scaled_sentence(run.targets), stacks_fact(run.targets))
+    return (*checkpoint.notes, *run.work.facts, *others, *filter(None, kinds))
 
 
 def _target_rows(checkpoint: Checkpoint, work: Work, result: RunResult) -> list[Row]:

@@ -82,3 +82,14 @@ def _kind(tensors: Sequence[TensorInfo]) -> str:
     if tensors[0].layout.experts is not None:
         return "as most experts have them"
     return "as in Conv; transposed convolutions have them the other way round"
+
+
+def stacks_fact(tensors: Iterable[TensorInfo]) -> str | None:
+    """Return a sentence about the stacks of experts among `tensors`; None without any."""
+    stacks = [tensor for tensor in tensors if tensor.layout.experts is not None]
+    if not stacks:
+        return None
+    first = f"{printable(repr(stacks[0].name))} ({stacks[0].shape[0]} experts)"
+    if len(stacks) == 1:
+        return f"{first} is a stack of expert matrices"
+    return f"{len(stacks)} tensors are stacks of expert matrices, such as {first}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prunecli.checkpoint import Checkpoint, Span, TensorInfo, row_major
 from prunecli.layouts.decide import with_layouts
-from prunecli.selection.notices import assumed_notice, left_out_notice, unscaled_notice
+from prunecli.selection.notices import assumed_notice, left_out_notice, stacks_fact, unscaled_notice
 from prunecli.selection.select import Selection, Selector, select
 
 
@@ -74,3 +74,15 @@ def test_many_names_are_counted() -> None:
 
     assert notice is not None
     assert "k0.weight, k1.weight, k2.weight and 2 more" in notice
+
+
+def test_stacks_of_experts_are_counted() -> None:
+    """The fact names the first stack and its number of experts, and counts the stacks."""
+    one = selected(("l.0.experts.w1", (4, 8, 8), "F32"), ("fc.weight", (4, 4), "F32"))
+    two = selected(("l.0.experts.w1", (4, 8, 8), "F32"), ("l.0.experts.w2", (4, 8, 8), "F32"))
+
+    assert stacks_fact(t.tensor for t in one.targets) == "'l.0.experts.w1' (4 experts) is a stack of expert matrices"
+    assert stacks_fact(t.tensor for t in two.targets) == (
+        "2 tensors are stacks of expert matrices, such as 'l.0.experts.w1' (4 experts)"
+    )
+    assert stacks_fact(t.tensor for t in one.targets[1:] if "fc" in t.tensor.name) is None

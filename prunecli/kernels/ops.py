@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
+from prunecli.kernels.views import repeat_runs, runs_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -115,10 +117,15 @@ class Ops(Protocol):
         """Write `x & keep` to the host integers `out`."""
 
 
-def middle_index(start: int, count: int, length: int, inner: int) -> NDArray[np.int64]:
-    """Return the middle index of `count` elements from `start` of an (outer, length, inner) array."""
-    index = np.arange(start, start + count)
-    return (index // inner if inner > 1 else index) % length
+def is_from(start: int, count: int, length: int, inner: int, first: int) -> NDArray[np.bool_]:
+    """Return whether the middle index of each of `count` elements from `start` is `first` or more."""
+    flags: NDArray[np.bool_] = repeat_runs(_middle_of_runs(start, count, length, inner) >= first, start, count, inner)
+    return flags
+
+
+def _middle_of_runs(start: int, count: int, length: int, inner: int) -> NDArray[np.int64]:
+    first = start // inner
+    return np.arange(first, first + runs_of(start, count, inner)) % length
 
 
 def before_in_group(start: int, count: int, length: int, inner: int, group: int) -> NDArray[np.int8]:
@@ -127,7 +134,9 @@ def before_in_group(start: int, count: int, length: int, inner: int, group: int)
     span = group if length % group == 0 else length
     period = span * inner
     if period > PERIOD_LIMIT:
-        return (middle_index(start, count, length, inner) % group).astype(np.int8)
+        # Runs of `inner` elements have the same place, so no number of eight bytes is needed for each element.
+        runs = (_middle_of_runs(start, count, length, inner) % group).astype(np.int8)
+        return repeat_runs(runs, start, count, inner)
     places = _cached_places(-(-count // KEPT_STEP) * KEPT_STEP + period, span, inner, group)
     return places[start % period : start % period + count]
 

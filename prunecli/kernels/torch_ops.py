@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.kernels.ops import Array, before_in_group, middle_index
+from prunecli.kernels.ops import Array, before_in_group, is_from
 from prunecli.kernels.views import block_flags, of_elements, positions, slice_flags
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class TorchOps:
 
     def drop_from(self, keep: Array, start: int, length: int, inner: int, first: int) -> None:
         """Clear `keep` from index `first` of the middle dimension on."""
-        keep.masked_fill_(self._to_device(middle_index(start, len(keep), length, inner) >= first), 0)
+        keep.masked_fill_(self._to_device(is_from(start, len(keep), length, inner, first)), 0)
 
     def remaining_of_rows(self, rows: Array) -> NDArray[np.int64]:
         """Return the number of non-negative entries of each row."""

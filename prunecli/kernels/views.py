@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def of_elements(numbers: NDArray[Any], start: int, count: int, view: SliceView) -> NDArray[Any]:
     """Return the number of the slice of each of `count` elements from `start`; `numbers` has one per slice."""
-    return _repeated(_of_runs(numbers, start, count, view), start, count, view.after)
+    return repeat_runs(_of_runs(numbers, start, count, view), start, count, view.after)
 
 
 def slice_flags(start: int, count: int, view: SliceView, alive: bytes) -> NDArray[np.int8]:
     """Return -1 (survives) or 0 for `count` elements from `start`; `alive` has a byte per slice, 0 for a pruned one."""
-    return _repeated(_flags(_of_runs(np.frombuffer(alive, np.int8), start, count, view)), start, count, view.after)
+    return repeat_runs(_flags(_of_runs(np.frombuffer(alive, np.int8), start, count, view)), start, count, view.after)
 
 
 def positions(elements: NDArray[np.int64], view: SliceView) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -59,7 +59,7 @@ def block_flags(start: int, count: int, view: SliceView, block: tuple[int, int],
         return _flags(grid.reshape(-1)[block_numbers(start, count, view, block)])
     # The rows of the file are the rows or the columns of the matrix.
     first, skipped = divmod(start, row)
-    rows = np.arange(first, first + _runs(start, count, row))
+    rows = np.arange(first, first + runs_of(start, count, row))
     if view.before == 1:
         picked, wide = grid[rows // view.slices, rows % view.slices // block[0]], block[1]
     else:
@@ -69,7 +69,7 @@ def block_flags(start: int, count: int, view: SliceView, block: tuple[int, int],
 
 def _of_runs(numbers: NDArray[Any], start: int, count: int, view: SliceView) -> NDArray[Any]:
     """Return the number of each run of `after` elements that the elements touch."""
-    first, length = start // view.after, _runs(start, count, view.after)
+    first, length = start // view.after, runs_of(start, count, view.after)
     if view.before == 1:
         found: NDArray[Any] = numbers[first : first + length]
     elif view.stacks > 1:
@@ -91,7 +91,8 @@ def _cycle(numbers: NDArray[Any], at: int, length: int) -> NDArray[Any]:
     return repeated
 
 
-def _repeated(runs: NDArray[Any], start: int, count: int, inner: int) -> NDArray[Any]:
+def repeat_runs(runs: NDArray[Any], start: int, count: int, inner: int) -> NDArray[Any]:
+    """Return an entry for each of `count` elements from `start`; `runs` has one for each run of `inner` elements."""
     if inner == 1:
         return runs
     lengths = np.full(len(runs), inner)
@@ -105,6 +106,6 @@ def _flags(alive: NDArray[np.int8]) -> NDArray[np.int8]:
     return flags
 
 
-def _runs(start: int, count: int, inner: int) -> int:
+def runs_of(start: int, count: int, inner: int) -> int:
     """Return the number of runs of `inner` elements that the `count` elements from `start` touch."""
     return (start + count - 1) // inner - start // inner + 1

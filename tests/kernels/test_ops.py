@@ -13,7 +13,7 @@ from support import examples
 
 from prunecli.dtypes import FLOATS, Float
 from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import INTS, Ops, middle_index
+from prunecli.kernels.ops import INTS, Ops, before_in_group
 from prunecli.kernels.torch_ops import TorchOps
 
 if TYPE_CHECKING:
@@ -248,6 +248,24 @@ def test_rows_keep_their_largest(ops: Ops, integer: type[np.signedinteger], keep
     assert expected == host(ops.keep_largest_of_rows(ops.load(rows), keep))
 
 
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+@settings(max_examples=examples(60))
+@given(
+    length=st.integers(1, 9),
+    inner=st.integers(1, 4),
+    group=st.integers(1, 12),
+    start=st.integers(0, 100),
+    count=st.integers(1, 60),
+)
+def test_places_in_groups(limit: int, length: int, inner: int, group: int, start: int, count: int) -> None:
+    """An element comes after as many members of its group as its place says, whether places are cached or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prunecli.kernels.ops.PERIOD_LIMIT", limit)
+        places = before_in_group(start, count, length, inner, group)
+
+    assert [index // inner % length % group for index in range(start, start + count)] == places.tolist()
+
+
 @settings(max_examples=examples(60))
 @given(
     length=st.integers(1, 9),
@@ -260,7 +278,6 @@ def test_drop_from_clears_the_tail(length: int, inner: int, start: int, count: i
     """Entries from a middle index on are cleared, wherever the run begins and ends."""
     first = data.draw(st.integers(0, length))
     middles = [(index // inner) % length for index in range(start, start + count)]
-    assert middles == middle_index(start, count, length, inner).tolist()
 
     for make in OPS.values():
         ops = make()

@@ -45,10 +45,12 @@ def about_copies(checkpoint: Checkpoint, selection: Selection) -> AboutCopies:
     return AboutCopies(others, tuple(warnings), facts)
 
 
-def _hint(checkpoint: Checkpoint, copies: Sequence[str]) -> Hint | None:
-    """Return the call that prunes the EMA copies as well, if the weights themselves have a key."""
+def _hint(checkpoint: Checkpoint, copies: Sequence[str]) -> Hint:
+    """Return the call that prunes the EMA copies as well; a second one, if the weights themselves have no key."""
     keys = checkpoint.keys or checkpoint.parts
-    return SameCallWith(Argument("key", [*map(printable, keys), *map(printable, copies)])) if keys else None
+    if not keys:
+        return ("prune the output once more, with ", Argument("key", [*map(printable, copies)]))
+    return SameCallWith(Argument("key", [*map(printable, keys), *map(printable, copies)]))
 
 
 def _unpruned_within(checkpoint: Checkpoint, selection: Selection, pruned: Collection[str]) -> Sequence[LeftAlone]:

@@ -51,7 +51,10 @@ def ema_warning(keys: Sequence[str]) -> str:
 def masters_warning(names: Sequence[str]) -> str:
     """Return a sentence about copies of the weights in an optimizer, by their full names."""
     ranges = [printable(quoted(name)) for name, _ in grouped(names, lambda name: name, lambda _: None)]
+    subject = (
+        f"{counted(len(names), 'tensor')} of the optimizer {plural(len(names), 'holds', 'hold')} the weights as well"
+    )
     return (
-        f"{counted(len(names), 'tensor')} of the optimizer hold the weights as well, in fp32 and not pruned: training "
-        f"that resumes from the output takes these and brings the pruned weights back ({listed(ranges, 2)})"
+        f"{subject}, in fp32 and not pruned ({listed(ranges, 2)}): training that resumes from the output takes these, "
+        "and the pruned weights come back"
     )

@@ -15,6 +15,7 @@ from prunecli.errors import Argument, Call, SelectionError
 from prunecli.layout import CONSTANT, GAIN, PACKED, REPARAMETRIZED, SCALE, VECTOR
 from prunecli.layouts.other_names import is_other_by_name
 from prunecli.layouts.reparametrized import PRUNED_HALF, REMOVE, how_to_fold, leftovers, why_not_a_weight
+from prunecli.selection.copies import left_alone
 from prunecli.selection.patterns import matching
 from prunecli.text.escape import printable
 
@@ -103,8 +104,16 @@ def _hint(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | No
         or _entries_hint(checkpoint)
         or (QUANTIZE_LATER if _is_mostly_packed(tensors) else None)
         or _weights_hint(checkpoint)
+        or _keys_hint(checkpoint)
         or _inspect(checkpoint)
     )
+
+
+def _keys_hint(checkpoint: Checkpoint) -> Hint | None:
+    """Return the key of another state_dict that holds weights."""
+    keys = [one.key for one in left_alone(checkpoint) if one.key.isprintable()]
+    more = f" (other keys: {', '.join(keys[1:_LISTED])})" if keys[1:] else ""
+    return (Argument("key", keys[0]), more) if keys else None
 
 
 def _left_out_hint(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | None]) -> Hint | None:

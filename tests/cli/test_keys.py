@@ -122,8 +122,8 @@ def test_fp32_copies_of_an_optimizer_are_warned_about(optimizer: object, prune: 
     ran = prune("l1", save(tmp_path / "a.pth", {"module": half, "optimizer": optimizer}), *HALF, "-n")
 
     assert ran.code == 0
-    assert "warning: 1 tensor of the optimizer hold" in ran.err
-    assert "brings the pruned weights back" in ran.err
+    assert "warning: 1 tensor of the optimizer holds the weights" in ran.err
+    assert "the pruned weights come back" in ran.err
 
 
 def test_moments_are_no_copies(prune: Prune, tmp_path: Path) -> None:
@@ -143,6 +143,24 @@ def test_a_key_that_matches_nothing_names_the_keys(prune: Prune, tmp_path: Path)
     assert "no tensors at a key that matches 'model*'" in ran.err
     assert "--key state_dict" in ran.err
     assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_a_key_of_statistics_proposes_the_keys_of_weights(prune: Prune, tmp_path: Path) -> None:
+    """The mean of the inputs is not proposed."""
+    value = {"stats": {"mean": torch.rand(3), "std": torch.rand(3)}, "encoder": state(), "decoder": state(5)}
+
+    ran = prune("l1", save(tmp_path / "a.pth", value), *HALF, "--key", "stats")
+
+    assert ran.code == 2
+    assert hints(ran) == ["--key encoder (other keys: decoder)"]
+
+
+def test_an_ema_copy_next_to_weights_without_a_key(prune: Prune, tmp_path: Path) -> None:
+    """Weights at the top of the file have no key that could be given together with another one."""
+    ran = prune("l1", save(tmp_path / "a.pth", {**state(), "ema": state()}), *HALF, "-o", tmp_path / "o.pth")
+
+    assert hints(ran) == ["prune the output once more, with --key ema"]
+    assert prune("l1", tmp_path / "o.pth", *HALF, "--key", "ema", "-n").code == 0
 
 
 def test_other_commands_take_several_keys(prune: Prune, tmp_path: Path) -> None:

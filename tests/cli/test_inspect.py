@@ -68,7 +68,7 @@ def test_layouts_are_shown_and_can_be_stated(prune: Prune, tmp_path: Path) -> No
     assert "stated by the user\n" not in text
     assert "b.weight   in-out  stated by the user\n" in verbose
     code, _, error = prune("inspect", path, "--layout", "b.*=out-inn")
-    assert (code, "hint: --layout" in error) == (2, True)
+    assert (code, f"hint: prune inspect {path} --layout " in error) == (2, True)
 
 
 def test_json_has_the_thresholds_and_contents(prune: Prune, tmp_path: Path) -> None:

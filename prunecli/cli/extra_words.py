@@ -64,7 +64,8 @@ def _placed(draft: Draft, items: list[Item], index: int) -> Iterator[Draft]:
     if (option := _option_for(draft, items, word)) is not None:
         value = word.partition("=")[2] if "=" in word else word
         yield draft.with_items([*before, *after, Item((option.flag, value))])
-    if exists(word) and not any(item.option and item.option.name == "output" for item in items):
+    is_given = any(item.option and item.option.name == "output" for item in items)
+    if _is_checkpoint(word) and not is_given and draft.command.name != "diff":
         yield _repeated(draft, items)
 
 
@@ -126,9 +127,12 @@ def _names_for(command: str, word: str) -> Iterator[str]:
 
 
 def _repeated(draft: Draft, items: list[Item]) -> Draft:
-    """Return the draft that is applied to each of the files among its words."""
-    files = [place for place, item in enumerate(items) if item.bare and exists(item.words[0])]
-    others = [
-        Item((EACH,)) if place == files[0] else item for place, item in enumerate(items) if place not in files[1:]
-    ]
-    return replace(draft.with_items(others), files=tuple(items[place].words[0] for place in files))
+    """Return the draft that is applied to each of the checkpoints among its words."""
+    places = [place for place, item in enumerate(items) if item.bare and _is_checkpoint(item.words[0])]
+    kept = [item for place, item in enumerate(items) if place not in set(places[1:])]
+    kept[places[0]] = Item((EACH,))
+    return replace(draft.with_items(kept), files=tuple(items[place].words[0] for place in places))
+
+
+def _is_checkpoint(word: str) -> bool:
+    return exists(word) and not word.endswith(".toml")

@@ -34,7 +34,8 @@ def meant(words: Sequence[str], error: Exception) -> str | None:
     if not all(word.isprintable() and len(word) <= _LONGEST for word in words):
         return None
     typed = Draft(tuple(words))
-    draft = _named(typed) if _HELP & set(words) else _repaired(typed, error)
+    asks = _HELP & set(words) or ("help" in words and not exists("help"))
+    draft = _named(typed) if asks else _repaired(typed, error)
     line = None if draft is None or draft == typed else draft.line()
     return None if line is None or len(line) > _LONGEST else line
 

@@ -186,7 +186,7 @@ class NormalizedCutSearch:
             if lo > hi:
                 raise UsageError(
                     f"a tensor of {total} weights must lose at least {lo} of them, but can lose only {hi}",
-                    hint=Argument("min_per_tensor", 0.5),
+                    hint=Argument("min_per_tensor", 1000 * hi // total / 1000),
                 )
         least, most = sum(self._lo), sum(self._hi)
         if self.k < least:

@@ -181,7 +181,10 @@ NOT_RUN = [
     ("l1 m.pth --amount .5 --device cuda1", "prune l1 m.pth --amount .5 --device cuda:1"),
     ("l1 m.pth --amount .5 --gpu", "prune l1 m.pth --amount .5 --device cuda"),
     ("l1 m.pth --amount .5 -i 'fc1 x' fc2.weight", "prune l1 m.pth --amount .5 -i 'fc1 x' -i fc2.weight"),
+    ("l1 help", "prune l1 --help"),
+    ("treshold m.pth help", "prune threshold --help"),
     # nothing is meant
+    ("diff m.pth n.pth 'a b.pth'", "prune diff --help"),
     ("bogus", "prune --help"),
     ("bogus m.pth", "prune --help"),
     ("l1 m.pth --amount .5 --bogus", "prune l1 --help"),
@@ -190,6 +193,7 @@ NOT_RUN = [
 LOOPS = [
     ("l1 m.pth 'a b.pth' --amount .5", """for f in m.pth 'a b.pth'; do prune l1 "$f" --amount .5; done"""),
     ("m.pth 'a b.pth' n.pth --amount 50", """for f in m.pth 'a b.pth' n.pth; do prune l1 "$f" --amount 50%; done"""),
+    ("run r.toml n.pth m.pth", 'for f in n.pth m.pth; do prune run r.toml "$f"; done'),
     ("inspect n.pth m.pth", 'for f in n.pth m.pth; do prune inspect "$f"; done'),
     ("topk 2:4 n.pth m.pth", 'for f in n.pth m.pth; do prune topk "$f" --pattern 2:4; done'),
 ]

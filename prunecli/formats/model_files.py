@@ -33,7 +33,7 @@ _INDEX = re.compile(r"(?P<stem>.+)\.index(\.[\w-]+)?\.json", re.DOTALL)  # diffu
 _FOREIGN_INDEXES = (".h5", ".msgpack")  # TensorFlow's and Flax's, which transformers writes too
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5,6})-of-(?P<count>\d{5,6})(?P<suffix>\.\w+)", re.DOTALL)
 _PART_OF_TENSORS = re.compile(r"consolidated\.\d+\.pth")
-# The trainers of transformers and accelerate write these next to the model; they hold no weights.
+# Of transformers and accelerate.
 _TRAINING_STATE = re.compile(
     r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states|dl_state)(_\d+)*\.(bin|pt|pth)"
 )
@@ -75,6 +75,11 @@ def is_index_name(name: str) -> bool:
     return _INDEX.fullmatch(name) is not None
 
 
+def is_training_state(name: str) -> bool:
+    """Return whether trainers write a file of this name next to the model; it holds no weights."""
+    return _TRAINING_STATE.fullmatch(name) is not None
+
+
 def stem_of_index(name: str) -> str:
     """Return the name of an index without its suffix: the name that the model would have as one file."""
     match = _INDEX.fullmatch(name)
@@ -89,7 +94,7 @@ def choose_model(directory: Path, names: Sequence[str], is_torch: Callable[[Path
     """
 
     def candidates(chosen: Iterable[str]) -> _Candidates:
-        weights = [name for name in chosen if not _TRAINING_STATE.fullmatch(name) and not name.startswith(".")]
+        weights = [name for name in chosen if not is_training_state(name) and not name.startswith(".")]
         return _candidates(weights, lambda name: is_torch(directory / name))
 
     found = candidates(name for name in names if not is_own_name(name))

@@ -13,7 +13,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NoReturn
 
 from prunecli.errors import CheckpointError
-from prunecli.formats.model_files import WEIGHT_SUFFIXES, choose_model, is_index_name, missing_shard, stem_of_index
+from prunecli.formats.model_files import (
+    WEIGHT_SUFFIXES,
+    choose_model,
+    is_index_name,
+    is_training_state,
+    missing_shard,
+    stem_of_index,
+)
 from prunecli.formats.own_files import is_own_folder, is_own_result
 from prunecli.formats.strict_json import HEADER_LIMIT, parse_json_object
 from prunecli.text.escape import listed, quoted
@@ -71,7 +78,14 @@ def find_shards(directory: Path, index: Path | None, is_torch: Callable[[Path], 
     for name in shards:
         _check_shard(directory, name)
     other_files, notes = _other_files(directory, frozenset(shards))
-    return Layout(shards, other_files, parsed, notes)
+    return Layout(shards, other_files, parsed, (*_choice(index, shards, other_files), *notes))
+
+
+def _choice(index: Path | None, shards: tuple[str, ...], other_files: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return a note that names the model, if files next to it may be other models."""
+    if not any(file.suffix in WEIGHT_SUFFIXES and not is_training_state(file.name) for file in other_files):
+        return ()
+    return (f"the model is that of {index.name if index else listed(shards, 1)}",)
 
 
 def check_index(index: Index, shards: dict[str, str]) -> tuple[str, ...]:

@@ -129,7 +129,18 @@ def test_an_index_wins_over_other_files(tmp_path: Path, names: tuple[str, ...]) 
     checkpoint = open_checkpoint(folder)
 
     assert list(names) == [file.path.name for file in checkpoint.files]
-    assert "copied unchanged, though they may hold weights: consolidated.00.pth, old.bin" in checkpoint.notes
+    assert checkpoint.notes == (
+        f"the model is that of {index}",
+        "copied unchanged, though they may hold weights: consolidated.00.pth, old.bin",
+    )
+
+
+def test_a_set_that_wins_over_other_files_is_named(tmp_path: Path) -> None:
+    """Without an index the note names the first file of the set; a trainer's own files need no such note."""
+    alone, others = folder_of(tmp_path, *SET, "optimizer.pt"), folder_of(tmp_path / "e", *SET, "old.bin")
+
+    assert not any("the model is" in note for note in open_checkpoint(alone).notes)
+    assert f"the model is that of {SET[0]} and 1 more" in open_checkpoint(others).notes
 
 
 def test_a_safetensors_index_wins_over_an_index_of_torch_files(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from support.covering import in_turn
 from support.runs import (
     KINDS,
     SIGNALS,
@@ -35,6 +36,8 @@ ROUNDS = int(os.environ.get("PRUNECLI_FAULT_ROUNDS", "2"))
 MOMENTS = [("write", n) for n in [1, *sorted(random.Random(7).sample(range(2, 16), 9))]]
 MOMENTS += [("posix_fallocate", 1), ("fsync", 1)]
 """Twelve moments between opening the output and publishing it."""
+
+CALLS = ("pwrite", "copy_file_range", "posix_fallocate", "fsync", "fchmod", "link", "replace", "mkdir", "open")
 
 polite = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 every_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -154,6 +157,34 @@ def test_a_signal_at_any_moment_leaves_old_or_new(
             assert forks.run(arguments).code == 0
             assert contents(target) == after
         assert names_in(folder) <= {"out", "report.json"}
+
+
+@pytest.mark.parametrize(("kind", "call"), in_turn(KINDS, CALLS))
+def test_a_kill_before_each_call_leaves_old_or_new(
+    forks: Forks, inputs: Path, tmp_path: Path, kind: str, call: str
+) -> None:
+    """SIGKILL before any one call of a function leaves the old or the new state; the next run cleans up."""
+    folder = tmp_path / "run"
+    target, arguments = prepare(kind, inputs, folder)
+    before = contents(target)
+    assert forks.run(arguments).code == 0
+    after, number, code = contents(target), 0, -signal.SIGKILL
+
+    while code == -signal.SIGKILL:
+        number += 1
+        _, arguments = prepare(kind, inputs, folder)
+        code = forks.run(arguments, signal.SIGKILL, before=(call, number)).code
+        assert contents(target) in (before, after), number
+        assert forks.run(prepare_again(kind, inputs, folder)).code == 0
+        assert (contents(target), names_in(folder)) == (after, {"out", "report.json"}), number
+
+    assert code == 0
+
+
+def prepare_again(kind: str, inputs: Path, folder: Path) -> list[str]:
+    """Return the command line for the state that a killed run left: it may replace a new output."""
+    arguments = prepare(kind, inputs, folder.with_name("unused"))[1]
+    return [word.replace("/unused/", "/run/") for word in arguments]
 
 
 @pytest.mark.parametrize("option", ["", "--force", "--in-place"])

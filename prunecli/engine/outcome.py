@@ -95,8 +95,10 @@ def _nothing(work: Work, rows: Sequence[Row]) -> Iterator[Notice]:
         return
     rules = listed([printable(rule) for rule in dict.fromkeys(row.rule or "" for row in rows)], _NAMED)
     amounts = any(job.strategy.describe().get("amount") and not job.sources.has_pruned for job in work.jobs)
+    before = f"; {zeros:,} of {sum(row.numel for row in rows):,} weights were zero before" if zeros else ""
+    detail = before if amounts else _smallest(rows) or before
     yield Notice(
-        f"nothing is pruned: the rule ({rules}) chooses no weight that is not zero{_smallest(rows)}",
+        f"nothing is pruned: the rule ({rules}) chooses no weight that is not zero{detail}",
         hint=REMAINING if zeros and amounts and not said else None,
     )
 

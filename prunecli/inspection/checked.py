@@ -61,11 +61,11 @@ class CheckedCheckpoint:
     def overfull_groups(self, pattern: tuple[int, int], runs: Sequence[Run | None]) -> list[OverfullGroups | None]:
         """Return the groups with too many non-zeros along the run of each selected tensor; None without a run."""
         chosen = [(tensor, run) for tensor, run in zip(self.tensors, runs, strict=True) if run is not None]
-        by_name = {tensor.name: (run.length, run.inner) for tensor, run in chosen}
+        by_id = {id(tensor): (run.length, run.inner) for tensor, run in chosen}  # names may repeat
         from prunecli.inspection.group_counts import count_overfull_groups  # noqa: PLC0415 - NumPy, as above
 
         def measure(worker: Worker, tensor: TensorInfo, read: Read) -> OverfullGroups:
-            return count_overfull_groups(worker.host, tensor, read, pattern, by_name[tensor.name])
+            return count_overfull_groups(worker.host, tensor, read, pattern, by_id[id(tensor)])
 
         counted = iter(self.passes.measure("grouping", [tensor for tensor, _ in chosen], measure) if chosen else ())
         return [None if run is None else next(counted) for run in runs]

@@ -134,6 +134,7 @@ def test_slices_that_are_zero_already_use_up_the_amount(tmp_path: Path) -> None:
     for strategy in (Structured(amount=0.5), Block(2, 2, amount=0.5)):
         (found,) = warnings(path, strategy)
         assert found[0].startswith("nothing is pruned: the rule (")
+        assert found[0].endswith("; 32 of 64 weights were zero before")
         assert found[1] == REMAINING
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE, Keys, PathLike
 from prunecli.errors import Argument, CheckpointError
-from prunecli.inspection.pairing import Pair, open_with_key, pair_up
+from prunecli.inspection.pairing import Pair, open_with_key, pair_up, with_alike_names
 from prunecli.report.gates import Count
 from prunecli.selection.patterns import matching
 from prunecli.selection.select import Selector, select
@@ -72,10 +72,10 @@ class CheckedCheckpoint:
 
     def paired_with(self, path: PathLike) -> tuple[Checkpoint, list[Pair]]:
         """Open another checkpoint and pair the tensors of both state_dicts by name; those of `path` come first."""
-        other = open_with_key(path, self.key)
+        mine, other = with_alike_names(self.passes.checkpoint, open_with_key(path, self.key))
         own, others = (
             [tensor for tensor in checkpoint.tensors if tensor.unprunable_reason != OUTSIDE]
-            for checkpoint in (self.passes.checkpoint, other)
+            for checkpoint in (mine, other)
         )
         exclude = list(self.selector.exclude)
         pairs = pair_up(others, own, self.selector.include, exclude)

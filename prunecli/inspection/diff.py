@@ -18,7 +18,7 @@ from prunecli.errors import Argument, UsageError
 from prunecli.formats.contents import other_contents
 from prunecli.formats.registry import format_of
 from prunecli.formats.safetensors.format import SAFETENSORS
-from prunecli.inspection.pairing import TensorForm, open_with_key, pair_up
+from prunecli.inspection.pairing import TensorForm, open_with_key, pair_up, with_alike_names
 from prunecli.selection.select import Selector
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def diff(  # noqa: PLR0913 - one keyword for each option
     if (keys := key_patterns(key)) and first.format == second.format == SAFETENSORS.name:
         hint = ("drop ", Argument("key", keys[0] if len(keys) == 1 else list(keys)))
         raise UsageError(f"neither checkpoint has a key {keys[0]!r}: both are safetensors", hint=hint)
+    first, second = with_alike_names(first, second)
     alike = format_of(first.files[0]).family == format_of(second.files[0]).family
     sides = [_tensors(checkpoint, outside=alike) for checkpoint in (first, second)]
     pairs = pair_up(sides[0], sides[1], selector.include, selector.exclude)

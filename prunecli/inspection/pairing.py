@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import Keys, PathLike, key_patterns
+from prunecli.checkpoint import OUTSIDE, Keys, PathLike, key_patterns
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.selection.aliases import tied
@@ -75,6 +75,23 @@ def open_with_key(path: PathLike, key: Keys, label: str | None = None) -> Checkp
     if not keys or checkpoint.keys == keys or checkpoint.format == SAFETENSORS.name:
         return checkpoint
     return open_checkpoint(path, key=keys, label=label)
+
+
+def with_alike_names(a: Checkpoint, b: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+    """Return two checkpoints; if several state_dicts of one are taken, names of both start with the key."""
+    if (len(a.keys) > 1) == (len(b.keys) > 1):
+        return a, b
+    return _with_key(a), _with_key(b)
+
+
+def _with_key(checkpoint: Checkpoint) -> Checkpoint:
+    if not checkpoint.key:
+        return checkpoint
+    tensors = (
+        t if t.unprunable_reason == OUTSIDE else replace(t, name=f"{checkpoint.key}.{t.name}", key=checkpoint.key)
+        for t in checkpoint.tensors
+    )
+    return replace(checkpoint, tensors=tuple(tensors))
 
 
 def pair_up(

@@ -187,6 +187,18 @@ def test_other_commands_take_several_keys(prune: Prune, tmp_path: Path) -> None:
     assert changed == [name for name in names if name.endswith("weight")]
 
 
+def test_two_files_with_different_state_dicts_are_compared_by_key(prune: Prune, tmp_path: Path) -> None:
+    """The names of both start with the key, although one of them has a single state_dict."""
+    model, ema = state(), state()
+    both = save(tmp_path / "a.pth", {"model": model, "ema": ema})
+    single = save(tmp_path / "b.pth", {"model": model})
+
+    different = json.loads(prune("diff", both, single, "--key", "*", "--json").out)
+
+    assert {tensor["name"] for tensor in different["tensors"]} == {f"ema.{name}" for name in ema}
+    assert prune("check", both, "--key", "*", "-i", "model.*", "--same-structure-as", single).code == 0
+
+
 def test_inspect_says_what_is_taken(prune: Prune, tmp_path: Path) -> None:
     """It has the same line as the pruning commands."""
     out = prune("inspect", save(tmp_path / "a.pth", FILES["timm"][0])).out

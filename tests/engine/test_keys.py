@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections import OrderedDict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from support.profiles import examples
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
@@ -20,7 +25,6 @@ from prunecli.strategies.unstructured import L1, Global, Random, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from prunecli.report.model import Report
 
@@ -250,6 +254,26 @@ def test_a_key_that_matches_nothing(key: str | list[str], tmp_path: Path) -> Non
 
     assert "nothing" in str(caught.value)
     assert re.search("key='(model|ema)'", str(caught.value.hint))
+
+
+@settings(max_examples=examples(20))
+@given(
+    st.lists(st.sampled_from(["a", "b", "c", "d"]), unique=True, min_size=1),
+    st.sampled_from([*STRATEGIES.values(), Random(amount=0.3), Threshold(0.1)]),
+)
+def test_a_run_for_several_keys_equals_one_run_for_each(keys: list[str], strategy: Strategy) -> None:
+    """In any order, for any choice of keys, the result has the bytes of the runs for one key after the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = saved(Path(folder) / "0.pth", {key: state(seed) for seed, key in enumerate("abcd")})
+        step = path
+        for number, key in enumerate(keys, 1):
+            output = path.with_name(f"{number}.pth")
+            prunecli.prune(step, strategy, output=output, reports=(), key=key)
+            step = output
+
+        prunecli.prune(path, strategy, output=path.with_name("all.pth"), reports=(), key=keys)
+
+        assert step.read_bytes() == path.with_name("all.pth").read_bytes()
 
 
 # --- Stable Diffusion: an EMA copy inside one state_dict

@@ -295,6 +295,13 @@ def _too_slow(_number: int, _frame: FrameType | None) -> None:
     raise TooSlow
 
 
+def _build_once() -> None:
+    """Build the command line once: Typer builds it for every call, which takes longer than a run."""
+    cli.register(sorted({words[0] for words in COMMANDS}))
+    program = get_command(cli.app)
+    cli._program = lambda _: program  # type: ignore[assignment, return-value] # noqa: SLF001 - there is no other way
+
+
 def main(args: Iterable[str]) -> int:
     """Search, or examine files again; return 1 if there is a finding."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -306,8 +313,8 @@ def main(args: Iterable[str]) -> int:
     warnings.simplefilter("error")
     signal.signal(signal.SIGPROF, _too_slow)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    # Typer builds the command line for every call, which takes longer than a run
-    cli.app = get_command(cli.app)  # type: ignore[assignment]
+    _build_once()
+    seeds()  # takes seconds, which are not those of the search
     end = time.monotonic() + 60 * options.minutes
     if not options.files:
         return int(bool(search(lambda _: time.monotonic() < end, options.crashers, random.Random(options.seed))))

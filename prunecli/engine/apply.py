@@ -201,7 +201,7 @@ class Applier:
         first = start + (own.start or 0)
         if context.masks is not None:
             context.masks.write(piece.target, first, ops.as_flags(keep)[own])
-        ops.store_masked(weights, keep, x)
+        ops.store_masked(weights, keep, x, FLOATS[tensor.dtype])
         # The keep array has been applied, so its scratch memory is free for the sums and the remaining magnitudes.
         after, squares_after = self._measured(worker, tensor, x[own], first, slice(None), "keep")
         self._collector(piece.target).add(first, before[own], after, (squares_before, squares_after))

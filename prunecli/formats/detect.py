@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
-from prunecli.formats.model_files import DCP_TO_TORCH
+from prunecli.formats.model_files import SAVE_FULL
 from prunecli.formats.registry import FORMATS
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.text.escape import quoted
@@ -35,6 +36,8 @@ class ForeignKind:
     hint: str = "file {path}"
 
 
+_PART = ForeignKind("part of a distributed checkpoint", SAVE_FULL)
+
 _BY_MAGIC = (
     (0, b"\x1f\x8b", ForeignKind("gzip-compressed", "gzip -dc {path} > {out}")),
     (0, b"\x28\xb5\x2f\xfd", ForeignKind("zstd-compressed", "zstd -dc {path} > {out}")),
@@ -59,8 +62,42 @@ _BY_MAGIC = (
     (4, b"TFL3", ForeignKind("a TensorFlow Lite model", _CONVERT_AGAIN)),
     (0, b"SQLite format 3\0", ForeignKind("an SQLite database")),
     (0, b"\x7fELF", ForeignKind("an executable or a shared library")),
+    (0, b"lmgg", ForeignKind("a ggml model, the format before GGUF", _CONVERT_AGAIN)),
+    (0, b"fmgg", ForeignKind("a ggml model, the format before GGUF", _CONVERT_AGAIN)),
+    (0, b"tjgg", ForeignKind("a ggml model, the format before GGUF", _CONVERT_AGAIN)),
+    (0, b"algg", ForeignKind("a ggml LoRA adapter", _CONVERT_AGAIN)),
+    (0, b"MATLAB ", ForeignKind("a MATLAB .mat file", _SAVE_AGAIN)),
+    (0, b"\x47\x6b\x30\x01", ForeignKind("weights of an ncnn model", _CONVERT_AGAIN)),
+    (0, b"7767517\n", ForeignKind("the layers of an ncnn model", _CONVERT_AGAIN)),
+    (0, b"\x08\x01\x12", ForeignKind("a TensorFlow SavedModel (saved_model.pb), or another protobuf", _SAVE_AGAIN)),
 )
 """The offset of the magic bytes, the magic bytes, and the kind of file that they identify."""
+
+
+_BY_NAME = (
+    (r"\.data-\d{5}-of-\d{5}$", ForeignKind("part of a TensorFlow checkpoint", _SAVE_AGAIN)),
+    (r"(^variables|ckpt(-\d+)?)\.index$", ForeignKind("the index of a TensorFlow checkpoint", _SAVE_AGAIN)),
+    (r"^group\d+-shard\d+of\d+(\.bin)?$", ForeignKind("weights of a TensorFlow.js model", _CONVERT_AGAIN)),
+    (r"\.caffemodel$", ForeignKind("a Caffe model", _SAVE_AGAIN)),
+    (r"\.msgpack$", ForeignKind("a msgpack file, perhaps of Flax", _SAVE_AGAIN)),
+)
+"""Regular expressions for the names of files without a magic number, and their kinds."""
+
+_PROTOBUFS = (
+    (
+        rb"\n.{1,4}\x08\x00\x10\xff{9}\x01",
+        ForeignKind("the program of an exported Paddle model (.pdmodel)", _EXPORT_AGAIN),
+    ),
+    (
+        rb"\n.{1,5}\n.{1,300}?\x12.{1,5}\x08.{1,40}?\x12.(Float|BFloat|Int|UInt|Bool)",
+        ForeignKind("a MindSpore checkpoint", _SAVE_AGAIN),
+    ),
+    (rb"\n.\n.{1,30}?\x15.{4}\x18[\x01-\x06]", ForeignKind("a SentencePiece tokenizer, not a model", "ls {folder}")),
+)
+"""The first bytes of protobufs with a known structure, and their kinds."""
+
+_OLD_PICKLE = re.compile(rb"[}\]]q\x00|\((?:dp|lp)\d*\n|c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n")
+"""The first opcodes of a pickle of protocol 0 or 1, which has no header."""
 
 
 def detect_format(head: bytes, name: str = "") -> Format | ForeignKind:
@@ -71,6 +108,8 @@ def detect_format(head: bytes, name: str = "") -> Format | ForeignKind:
     """
     if not head:
         return ForeignKind("empty", "download or save it again")
+    if name.endswith(".distcp"):  # even where it is whole safetensors: it holds the part of one rank
+        return _PART
     # Safetensors comes first: the length of its header, in the first bytes, can equal any magic number.
     for format_ in FORMATS:
         if format_.detect is not None and format_.detect(head):
@@ -93,8 +132,8 @@ def not_a_checkpoint(kind: ForeignKind, path: Path, label: str) -> CheckpointErr
 def _foreign_kind(head: bytes, name: str) -> ForeignKind | None:
     """Return the kind of a foreign file that its name or magic bytes identify, or None."""
     # A distributed checkpoint's parts contain whole torch files, one after the other.
-    if name.endswith(".distcp") or (name == ".metadata" and b"torch.distributed.checkpoint" in head):
-        return ForeignKind("part of a distributed checkpoint", f"{shlex.join(DCP_TO_TORCH)} {{folder}} model.pth")
+    if name == ".metadata" and b"torch.distributed.checkpoint" in head:
+        return _PART
     for offset, magic, kind in _BY_MAGIC:
         if head.startswith(magic, offset):
             return kind
@@ -102,7 +141,16 @@ def _foreign_kind(head: bytes, name: str) -> ForeignKind | None:
         return _zip_kind(head)
     if head[:16] == bytes(16) and head[20:21] == b"\x08":  # a LoDTensor: versions of 0, no levels, a protobuf
         return ForeignKind("parameters of an exported Paddle model (.pdiparams)", _EXPORT_AGAIN)
-    return None
+    return _by_structure(head, name)
+
+
+def _by_structure(head: bytes, name: str) -> ForeignKind | None:
+    """Return the kind of a file without a magic number that its name or its first fields show, or None."""
+    if by_name := next((kind for pattern, kind in _BY_NAME if re.search(pattern, name)), None):
+        return by_name
+    if _OLD_PICKLE.match(head):
+        return ForeignKind("a pickle of protocol 0 or 1", _SAVE_AGAIN)
+    return next((kind for start, kind in _PROTOBUFS if re.match(start, head, re.DOTALL)), None)
 
 
 def _zip_kind(head: bytes) -> ForeignKind | None:
@@ -112,6 +160,10 @@ def _zip_kind(head: bytes) -> ForeignKind | None:
         return ForeignKind("a NumPy .npz archive", _SAVE_AGAIN)
     if first in {b"metadata.json", b"config.json", b"model.weights.h5"}:
         return ForeignKind("a Keras archive", _SAVE_AGAIN)
+    if first in {b"policy.pth", b"_stable_baselines3_version"} or (first == b"data" and b"policy_class" in head):
+        return ForeignKind(
+            "a Stable-Baselines3 archive, which contains the checkpoint policy.pth", "unzip {path} policy.pth"
+        )
     return None
 
 
@@ -131,6 +183,8 @@ def _text_kind(head: bytes) -> ForeignKind:
         return ForeignKind("a git-lfs pointer, which stands for the real file", "git lfs pull")
     if start.startswith((b"<!doctype html", b"<html")):
         return ForeignKind("an HTML page", "download the file itself; on a hub, from /resolve/ and not /blob/")
+    if head.startswith(b"{") and (b'"weightsManifest"' in head or b'"modelTopology"' in head):
+        return ForeignKind("the description of a TensorFlow.js model", _CONVERT_AGAIN)
     if head.startswith(b"{"):
         return ForeignKind("JSON text", "name the folder it is in: {folder}")
     return ForeignKind(f"text, beginning {quoted(head[:40].decode('utf-8', 'replace'))}", "head {path}")

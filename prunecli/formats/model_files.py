@@ -24,10 +24,9 @@ TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".th")
 WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 """The suffixes of files that may hold weights."""
 
-DCP_TO_TORCH = ("python", "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch")
-"""The command that converts a distributed checkpoint to a torch file; the directory and the new file are appended."""
+SAVE_FULL = "where the model is trained, save a full state_dict: StateDictOptions(full_state_dict=True)"
+"""The hint for a distributed checkpoint. No command: torch's own converter unpickles the file, which runs its code."""
 
-_ZERO_TO_FP32 = ("python", "-m", "deepspeed.utils.zero_to_fp32")
 _NAMED = 5  # names that a message lists before it counts the rest
 _INDEX = re.compile(r"(?P<stem>.+)\.index(\.[\w-]+)?\.json", re.DOTALL)  # diffusers puts the variant after `index`
 _FOREIGN_INDEXES = (".h5", ".msgpack")  # TensorFlow's and Flax's, which transformers writes too
@@ -201,7 +200,7 @@ def _refuse_foreign(directory: Path, names: Sequence[str]) -> None:
     if ".metadata" in names and any(name.endswith(".distcp") for name in names):
         raise CheckpointError(
             f"{directory} is a distributed checkpoint (torch.distributed.checkpoint)",
-            hint=shlex.join([*DCP_TO_TORCH, str(directory), f"{directory.name or 'model'}.pth"]),
+            hint=SAVE_FULL,
         )
     if "saved_model.pb" in names:
         raise CheckpointError(f"{directory} is a TensorFlow SavedModel", hint="save its variables as safetensors first")
@@ -214,7 +213,7 @@ def _refuse_empty(directory: Path, names: Sequence[str]) -> NoReturn:
     if "zero_to_fp32.py" in names:
         raise CheckpointError(
             f"{directory} is a DeepSpeed checkpoint, whose weights are split over several files",
-            hint=shlex.join([*_ZERO_TO_FP32, str(directory), f"{directory.name or 'model'}.whole"]),
+            hint="where the model is trained, save one file: model_engine.save_16bit_model(folder)",
         )
     below = (*directory.glob("*/*"), *directory.glob("*/*/*"))
     found = {str(path.parent.relative_to(directory)) for path in below if path.suffix in WEIGHT_SUFFIXES}

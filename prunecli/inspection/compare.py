@@ -54,16 +54,18 @@ class Change:
         entries: The number of entries; an entry that both tensors repeat, as expanded views do, is compared once. For
             4- and 6-bit dtypes, `entries` and all counts are bytes.
         changed: The number of entries with another bit pattern.
-        to_zero: The number of changed entries that are zero in the second checkpoint, of either sign.
+        to_zero: The number of entries that became zero, of either sign, from another value.
+        zero_signs: The number of zeros that changed their sign.
         largest: The largest finite |b - a| of the changed entries, or None if there is none.
         nonfinite: The number of changed entries whose difference is not finite.
         first: The row-major index of the first change.
-        first_other: The row-major index of the first change that is not to zero.
+        first_other: The row-major index of the first change after which the entry is not zero.
     """
 
     entries: int
     changed: int = 0
     to_zero: int = 0
+    zero_signs: int = 0
     largest: float | None = None
     nonfinite: int = 0
     first: int | None = None
@@ -72,7 +74,7 @@ class Change:
     @property
     def otherwise(self) -> int:
         """The number of entries that changed to another value than zero."""
-        return self.changed - self.to_zero
+        return self.changed - self.to_zero - self.zero_signs
 
 
 def compare(
@@ -110,6 +112,7 @@ def _total(parts: Sequence[Change]) -> Change:
         0,
         sum(part.changed for part in parts),
         sum(part.to_zero for part in parts),
+        sum(part.zero_signs for part in parts),
         max((part.largest for part in parts if part.largest is not None), default=None),
         sum(part.nonfinite for part in parts),
         min((part.first for part in parts if part.first is not None), default=None),
@@ -204,15 +207,17 @@ def _change(ops: NumpyOps, job: _Job, start: int, x: NDArray[Any], y: NDArray[An
     # Each row is one entry: a complex entry has changed if its real or its imaginary part has.
     indices = np.flatnonzero((x != y).any(axis=1) if job.parts > 1 else x != y)
     before, after = _values(ops, x[indices], job.a.dtype), _values(ops, y[indices], job.a.dtype)
-    to_zero = (after == 0).all(axis=1)
+    zero = (after == 0).all(axis=1)
+    signs = zero & (before == 0).all(axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
         sizes = np.hypot.reduce(after - before, axis=1, initial=0.0)
     finite = sizes[np.isfinite(sizes)]
-    others = indices[~to_zero]
+    others = indices[~zero]
     return Change(
         0,
         indices.size,
-        int(np.count_nonzero(to_zero)),
+        int(np.count_nonzero(zero & ~signs)),
+        int(np.count_nonzero(signs)),
         float(finite.max()) if finite.size else None,
         indices.size - finite.size,
         start + int(indices[0]),

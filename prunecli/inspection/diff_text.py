@@ -102,7 +102,9 @@ def _verdict(difference: Difference) -> str:
         others = f"; {items}" if difference.contents else ""
         return f"same        {counted(len(tensors), 'tensor')}, {all_entries}{others}"
     to_zero = sum(change.to_zero for change in changes)
+    signs = sum(change.zero_signs for change in changes)
     how = "all of them to zero" if changed == to_zero else f"{to_zero:,} of them to zero"
+    how += f", {signs:,} zeros of another sign" if signs else ""
     detail = f", {changed:,} of {all_entries}, {how}" if changed else ""
     return f"different   {len(different):,} of {counted(len(tensors), 'tensor')}{detail}"
 
@@ -137,6 +139,7 @@ def _record(tensor: TensorDifference) -> dict[str, object]:
         "entries": None if change is None else change.entries,
         "changed": None if change is None else change.changed,
         "to_zero": None if change is None else change.to_zero,
+        "zero_signs": None if change is None else change.zero_signs,
         "otherwise": None if change is None else change.otherwise,
         "largest_change": None if change is None else change.largest,
         "changes_not_finite": None if change is None else change.nonfinite,

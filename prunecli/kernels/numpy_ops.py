@@ -166,8 +166,14 @@ class NumpyOps:
         flags: NDArray[np.uint8] = (keep != 0).view(np.uint8)
         return flags
 
-    def store_masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
-        """Write `x & keep` to `out`; a keep array wider than the weights is cut to their width."""
+    def store_masked(self, x: Array, keep: Array, out: NDArray[Any], dtype: Float) -> None:
+        """Write `x & keep` to `out`; a keep array wider than the weights is cut to their width.
+
+        -0.0 is the smallest integer, so one pass finds out whether there is any.
+        """
         if keep.dtype != x.dtype:
             keep = keep.astype(x.dtype)
+        negative_zero = np.iinfo(x.dtype).min
+        if x.size and not dtype.negative_zero_is_nan and x.min() == negative_zero:
+            keep = keep | -(x == negative_zero).astype(x.dtype)
         np.bitwise_and(x, keep, out=out)

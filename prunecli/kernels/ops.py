@@ -2,7 +2,8 @@
 
 A weight is seen as a signed integer of its own width. Its magnitude is that integer with the sign bit cleared: in
 every float format these integers have the order of the absolute values. A *keep* array has all bits set where a weight
-survives and none where it is pruned, so `weights & keep` is the pruned tensor. All backends give the same bits.
+survives and none where it is pruned, so `weights & keep` is the pruned tensor, except that
+-0.0 stays as it is. All backends give the same bits.
 """
 
 from __future__ import annotations
@@ -113,8 +114,8 @@ class Ops(Protocol):
     def as_flags(self, keep: Array) -> NDArray[np.uint8]:
         """Return a keep array as ones (survives) and zeros on the host."""
 
-    def store_masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
-        """Write `x & keep` to the host integers `out`."""
+    def store_masked(self, x: Array, keep: Array, out: NDArray[Any], dtype: Float) -> None:
+        """Write `x & keep` to the host integers `out`; a zero of either sign keeps its bits."""
 
 
 def is_from(start: int, count: int, length: int, inner: int, first: int) -> NDArray[np.bool_]:

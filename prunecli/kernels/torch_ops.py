@@ -120,6 +120,9 @@ class TorchOps:
         flags: NDArray[np.uint8] = (keep != 0).to(self.torch.uint8).cpu().numpy()
         return flags
 
-    def store_masked(self, x: Array, keep: Array, out: NDArray[Any]) -> None:
-        """Copy `x & keep` to the host integers `out`."""
-        out[...] = (x & keep.to(x.dtype)).cpu().numpy()
+    def store_masked(self, x: Array, keep: Array, out: NDArray[Any], dtype: Float) -> None:
+        """Copy `x & keep` to the host integers `out`; -0.0, the smallest integer, is kept."""
+        keep = keep.to(x.dtype)
+        if not dtype.negative_zero_is_nan:
+            keep = keep | -(x == self.torch.iinfo(x.dtype).min).to(x.dtype)
+        out[...] = (x & keep).cpu().numpy()

@@ -80,6 +80,7 @@ def test_json_has_every_difference(prune: Prune, tmp_path: Path) -> None:
             "entries": 2,
             "changed": 2,
             "to_zero": 1,
+            "zero_signs": 0,
             "otherwise": 1,
             "largest_change": 1.0,
             "changes_not_finite": 1,

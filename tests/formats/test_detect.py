@@ -68,6 +68,35 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "GGUF": (b"GGUF\3\0\0\0", "a GGUF model", "convert again"),
     "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x05", "perhaps an ONNX model", "export again"),
     "TFLite": (b"\x1c\0\0\0TFL3\x14\0", "a TensorFlow Lite model", "convert again"),
+    "saved_model.pb": (b"\x08\x01\x12\x9a\x42\x0a\x20\x0a", "a TensorFlow SavedModel", "safetensors"),
+    "ggml": (b"lmgg\0\x7d\0\0", "a ggml model", "convert again"),
+    "mat": (b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + b" " * 90 + b"\0\1IM", "a MATLAB .mat file", "safetensors"),
+    "ncnn": (b"7767517\n75 83\nInput data 0 1 data\n", "the layers of an ncnn model", "convert again"),
+    "ncnn weights": (b"\x47\x6b\x30\x01\x33\x3c", "weights of an ncnn model", "convert again"),
+    "TF.js": (b'{"format": "graph-model", "modelTopology": {}}', "the description of a TensorFlow.js model", "convert"),
+    "Paddle program": (
+        b"\n\xfe\x05\x08\x00\x10" + b"\xff" * 9 + b"\x01\x1a\x20\n\x04feed",
+        "the program of an exported Paddle model",
+        "export again",
+    ),
+    "MindSpore": (
+        b"\n\xa1\x01\n\x0cconv1.weight\x12\x90\x01\x08\x06\x08\x03\x12\x07Float32\x1a\x80\x01" + bytes(range(99)),
+        "a MindSpore checkpoint",
+        "safetensors",
+    ),
+    "SentencePiece": (
+        b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02\n\x0c\n\x03<s>\x15\0\0\0\0\x18\x03",
+        "a SentencePiece tokenizer",
+        "ls ",
+    ),
+    "pickle of protocol 0": (pickle.dumps({"w": [1.0]}, 0), "a pickle of protocol 0 or 1", "safetensors"),
+    "pickle of protocol 1": (pickle.dumps({"w": [1.0]}, 1), "a pickle of protocol 0 or 1", "safetensors"),
+    "array in protocol 1": (pickle.dumps(np.ones(3), 1), "a pickle of protocol 0 or 1", "safetensors"),
+    "Stable-Baselines3": (
+        archive({"data": b'{"policy_class": {}}', "policy.pth": b"PK"}),
+        "a Stable-Baselines3 archive",
+        "unzip ",
+    ),
     "tar": (tar(), "a tar archive of torch 0.1", "torch.save again"),
     "pickle": (pickle.dumps({"w": [1.0]}, protocol=4), "a pickle, not written by torch.save", "safetensors"),
     "zeros": (bytes(5000), "zero bytes only", "download it again"),
@@ -144,6 +173,32 @@ def test_formats_are_detected(head: bytes, name: str) -> None:
 
     assert not isinstance(detected, ForeignKind)
     assert name == detected.name
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("variables.data-00000-of-00001", "part of a TensorFlow checkpoint"),
+        ("model.ckpt-7.index", "the index of a TensorFlow checkpoint"),
+        ("group1-shard1of4.bin", "weights of a TensorFlow.js model"),
+        ("net.caffemodel", "a Caffe model"),
+        ("flax_model.msgpack", "a msgpack file, perhaps of Flax"),
+    ],
+)
+def test_files_without_a_magic_number_are_named_by_their_names(name: str, what: str) -> None:
+    """Binary files of other programs without a magic number are refused by kind if their name says it."""
+    detected = detect_format(b"\x93\x12\x88\xf1\0\0\0\1", name)
+
+    assert isinstance(detected, ForeignKind)
+    assert detected.what == what
+
+
+def test_the_safetensors_file_of_one_rank_is_refused(tmp_path: Path) -> None:
+    """A part of a distributed checkpoint is refused, although it is a whole safetensors file."""
+    path = tmp_path / "__0_0.distcp"
+    path.write_bytes(b"\2\0\0\0\0\0\0\0{}")
+
+    assert "it is part of a distributed checkpoint" in str(refused(path))
 
 
 @pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata"])

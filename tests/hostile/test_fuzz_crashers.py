@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
+import subprocess
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import examples, load_script
+from support import ROOT, examples, load_script
 from support.handmade import checkpoint, rebuilt, state_dict
 
 from prunecli.formats.torch.reader import read_torch_zip
@@ -77,6 +80,39 @@ def test_a_harmful_input_is_found_and_kept(tmp_path: Path, monkeypatch: pytest.M
     assert found[0].with_name(f"{found[0].name}.txt").read_text().startswith("KeyError at ")
     with pytest.raises(KeyError):
         fuzz.examine(found[0].read_bytes(), tmp_path / "crashers" / "again", found[0].name[13:])
+
+
+PLANTED = """
+import sys
+sys.path.insert(0, {folder!r})
+import fuzz
+
+def broken(data, *_):
+    raise ZeroDivisionError
+
+if {planted}:
+    fuzz.{place} = broken
+sys.exit(fuzz.main(["--minutes", "0.08", "--crashers", {crashers!r}]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["", "_check_output"])
+def test_the_program_finds_a_planted_fault(place: str, tmp_path: Path) -> None:
+    """The script examines many inputs in seconds. It finds a planted fault, and none without it."""
+    crashers = tmp_path / "crashers"
+    code = PLANTED.format(folder=str(ROOT / "scripts"), planted=bool(place), place=place or "x", crashers=str(crashers))
+
+    end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert end.returncode == bool(place), end.stdout + end.stderr
+    count, answers = re.findall(r"([\d,]+) inputs, ([\d,]+) different answers", end.stdout)[-1]
+    assert int(count.replace(",", "")) > 5
+    if place:
+        assert "ZeroDivisionError" in end.stdout
+        assert list(crashers.glob("*.txt"))
+    else:
+        assert int(answers) > 3
 
 
 def test_a_changed_byte_that_is_no_weight_is_found(tmp_path: Path) -> None:

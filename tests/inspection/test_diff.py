@@ -132,13 +132,14 @@ def test_changes_equal_those_of_numpy(
     differ = (bits(old) if dtype != torch.complex64 else a.view(pattern)).ne(b).numpy()
     with np.errstate(all="ignore"):
         sizes = np.abs(as_numbers(new) - as_numbers(old))[differ]
-    zero = differ & (as_numbers(new) == 0)
-    other = np.flatnonzero(differ & ~zero)
+    signs = differ & (as_numbers(new) == 0) & (as_numbers(old) == 0)
+    zero = differ & (as_numbers(new) == 0) & ~signs
+    other = np.flatnonzero(differ & ~zero & ~signs)
     finite = sizes[np.isfinite(sizes)]
     change = tensor.change
     assert change is not None
     assert (change.entries, change.changed, change.to_zero) == (n, int(differ.sum()), int(zero.sum()))
-    assert change.otherwise == len(other)
+    assert (change.zero_signs, change.otherwise) == (int(signs.sum()), len(other))
     assert change.nonfinite == len(sizes) - len(finite)
     assert (change.first, change.first_other) == (
         int(differ.argmax()) if differ.any() else None,
@@ -159,7 +160,7 @@ def test_bits_are_compared_and_not_values(tmp_path: Path) -> None:
 
     difference = diff(saved(tmp_path / "a.pth", {"w": old}), saved(tmp_path / "b.pth", {"w": new}))
 
-    assert changes(difference) == {"w": Change(4, 2, 1, 0.0, 1, 1, 1)}
+    assert changes(difference) == {"w": Change(4, 2, 0, 1, 0.0, 1, 1, 1)}
     assert not difference.only_zeros_added
 
 

@@ -124,23 +124,26 @@ def test_drop_first_equal_clears_in_order(ops: Ops, dtype: Float, count: int) ->
 
 
 def test_store_masked_writes_positive_zero_and_keeps_survivors(ops: Ops, dtype: Float) -> None:
-    """A pruned weight becomes the pattern 0, a kept one keeps its sign and every other bit."""
+    """A pruned weight becomes the pattern 0; a kept one, and a zero of either sign, keeps every bit."""
     x = weights(dtype)
     loaded = ops.load(x.copy())
     keep = ops.at_least(ops.magnitudes(loaded, dtype), dtype.mask // 2)
     out = np.ones_like(x)
 
-    ops.store_masked(loaded, keep, out)
+    ops.store_masked(loaded, keep, out, dtype)
 
     values = plain(x, dtype)
-    assert [int(w) if y >= dtype.mask // 2 else 0 for w, y in zip(x, values, strict=True)] == out.tolist()
+    kept = [y >= dtype.mask // 2 or y == 0 for y in values]
+    assert [int(w) if keep else 0 for w, keep in zip(x, kept, strict=True)] == out.tolist()
+    assert dtype.negative_zero_is_nan or out.min() == x.min()
 
 
 def test_store_masked_may_overwrite_its_input(dtype: Float) -> None:
     """On the host the weights can be pruned in place."""
     ops, x = NumpyOps(), weights(dtype)
+    x = x[np.array(plain(x, dtype)) != 0]
 
-    ops.store_masked(x, ops.at_least(ops.magnitudes(x, dtype), dtype.top + 1), x)
+    ops.store_masked(x, ops.at_least(ops.magnitudes(x, dtype), dtype.top + 1), x, dtype)
 
     assert not x.any()
 

@@ -48,8 +48,9 @@ def make_weights(seed: int = 0, dtype: torch.dtype = torch.float32) -> Weights:
 
 
 def zeroed(t: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """Return a copy of `t` with +0.0 where `keep` is False; all other bits are unchanged."""
-    return torch.where(keep, bits(t), 0).view(t.dtype)
+    """Return a copy of `t` with +0.0 where `keep` is False, except for -0.0; all other bits are unchanged."""
+    zero = (t.float() if t.element_size() == 1 else t) == 0
+    return torch.where(keep | zero, bits(t), 0).view(t.dtype)
 
 
 def bits(t: torch.Tensor) -> torch.Tensor:

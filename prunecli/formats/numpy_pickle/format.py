@@ -24,14 +24,14 @@ def _read(file: BinaryIO, label: str, keys: Sequence[str]) -> Listing:
     return read_numpy_pickle(file, label, keys)
 
 
-def _contents(file: BinaryIO, label: str, _: Collection[Span]) -> Iterator[tuple[str, str]]:
-    from prunecli.formats.numpy_pickle.reader import PICKLE_LIMIT
-    from prunecli.formats.pickle.contents import entries
+def _contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) -> Iterator[tuple[str, str]]:
+    from prunecli.formats.numpy_pickle.reader import PICKLE_LIMIT, span_of
+    from prunecli.formats.pickle.contents import Source, entries
     from prunecli.formats.pickle.opcodes import bounded
     from prunecli.formats.pickle.reader import read_pickle
 
     root = read_pickle(bounded(file, PICKLE_LIMIT), label).value
-    return entries(root, file, label)
+    return entries(root, Source(file, label, lambda leaf: span_of(leaf) in tensor_spans))
 
 
 NUMPY_PICKLE = Format("pickle of NumPy arrays", "pickle of NumPy arrays", _detect, _read, _contents)

@@ -117,6 +117,15 @@ def _stored_as_text(name: str, label: str, *, paddle: bool) -> CheckpointError:
     )
 
 
+def span_of(leaf: object) -> Span | None:
+    """Return the bytes of an array's elements, or None for other values and for arrays that are stored as text."""
+    value = unwrapped(leaf)
+    array = _array(value) if is_array(value) and isinstance(value, Call) else None
+    if array is None or not isinstance(array.data, Blob):
+        return None
+    return Span(array.data.start, array.data.length)
+
+
 def _array(call: Call) -> _Array | None:
     """Return the arguments of the calls that rebuild NumPy arrays, or None for an unknown form.
 

@@ -6,17 +6,18 @@ Relies on the symbolic values of the pickle reader. Nothing is unpickled.
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from prunecli.checkpoint import Span
 from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.fingerprints import TEXT_LIMIT, shortened, span_digest, text_digest
-from prunecli.formats.pickle.leaves import is_leaf
+from prunecli.formats.pickle.leaves import is_leaf, state_of
 from prunecli.formats.pickle.opcodes import Blob
-from prunecli.formats.pickle.reader import Call, Global, Key
+from prunecli.formats.pickle.reader import Call, Global, Key, Persistent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import TypeGuard
 
 NAME_LIMIT = 300
@@ -30,11 +31,25 @@ _CONTAINERS = (dict, list, tuple)
 _PLAIN = (bool, int, float, str)
 
 
-def entries(root: object, stream: IO[bytes], label: str) -> Iterator[tuple[str, str]]:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file around a pickled object: the `stream` that holds the pickle, and its name in messages.
+
+    `is_tensor(leaf)` returns whether a leaf is listed as a tensor, whose values are compared as such.
+    `storage_text(persistent)` identifies the bytes of a storage; it returns None for other persistent ids.
+    """
+
+    stream: IO[bytes]
+    label: str
+    is_tensor: Callable[[object], bool]
+    storage_text: Callable[[Persistent], str | None] = lambda _: None
+
+
+def entries(root: object, source: Source) -> Iterator[tuple[str, str]]:
     """Yield the name and text of each entry below `root` that is not a tensor.
 
-    `stream` holds the pickle. An object that several entries share is listed under each of them. Raises
-    CheckpointError, with `label`, if the entries exceed MAX_COST.
+    An object that several entries share is listed under each of them. Raises CheckpointError if the entries exceed
+    MAX_COST.
     """
     stack: list[tuple[str, object, bool]] = [("", root, True)]
     ancestors: set[int] = set()
@@ -44,15 +59,16 @@ def entries(root: object, stream: IO[bytes], label: str) -> Iterator[tuple[str, 
         node = _decoded(node)
         if not enter:
             ancestors.discard(id(node))
-        elif id(node) not in ancestors and not is_leaf(node):
-            children = list(_children(node))
+        elif id(node) not in ancestors:
+            listed = is_leaf(node) and source.is_tensor(node)
+            children = list(state_of(node) if listed else _children(node))
             cost += 1 + _cost(node) + sum(1 + _cost(part) for part, _ in children)
             if cost > MAX_COST:
                 raise CheckpointError(
-                    f"{label} has too many entries besides its tensors to compare: more than {MAX_COST:,}",
+                    f"{source.label} has too many entries besides its tensors to compare: more than {MAX_COST:,}",
                     hint=("compare only the tensors: ", Argument("include", ["*"])),
                 )
-            text = _own_text(node, cast("BinaryIO", stream))
+            text = None if listed else _own_text(node, source)
             if text is not None:
                 yield (f"entry {name}" if name else "the object itself"), text
             if children:
@@ -61,19 +77,25 @@ def entries(root: object, stream: IO[bytes], label: str) -> Iterator[tuple[str, 
                 stack += [(_joined(name, part), child, True) for part, child in reversed(children)]
 
 
-def _own_text(node: object, stream: BinaryIO) -> str | None:
+def _own_text(node: object, source: Source) -> str | None:
     """Return the text of `node` without its children, or None if only its children are listed."""
+    if isinstance(node, Persistent):
+        return source.storage_text(node)
     if isinstance(node, Call):
         return f"a {shortened(_scalar(node.func))}" if isinstance(node.func, Global) else None
     if isinstance(node, Blob):
-        if node.content is None or node.length > TEXT_LIMIT:
-            return span_digest(stream, Span(node.start, node.length))
-        return _scalar(node.content)
+        return _blob_text(node, cast("BinaryIO", source.stream))
     if isinstance(node, bytes) and len(node) > TEXT_LIMIT:
         return span_digest(io.BytesIO(node), Span(0, len(node)))
     if _is_row(node):
         return _row(node)
     return _scalar(node) if not isinstance(node, _CONTAINERS) or not node else None
+
+
+def _blob_text(blob: Blob, stream: BinaryIO) -> str:
+    if blob.content is None or blob.length > TEXT_LIMIT:
+        return span_digest(stream, Span(blob.start, blob.length))
+    return _scalar(blob.content)
 
 
 def _decoded(node: object) -> object:
@@ -89,6 +111,9 @@ def _children(node: object) -> Iterable[tuple[object, object]]:
         return node.items()
     if isinstance(node, (list, tuple)):
         return () if _is_row(node) else enumerate(node)
+    if isinstance(node, Persistent):
+        # The key of a storage is the writer's own number.
+        return [] if isinstance(node.pid, tuple) and node.pid[:1] == ("storage",) else [("id", node.pid)]
     return node.parts() if isinstance(node, Call) else ()
 
 

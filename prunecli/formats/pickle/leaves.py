@@ -17,6 +17,8 @@ _WRAPPERS = {
 _SUBCLASSES = {"_rebuild_from_type", "_rebuild_from_type_v2"}
 _MODULES = {"torch._utils", "torch._tensor", "torch.tensor"}  # the last two are those of old versions
 
+STRIDED = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
+
 _PARAMETER = Global("torch.nn.parameter", "Parameter")  # called by torch 0.4 and older
 
 _UNPRUNABLE = {
@@ -96,6 +98,22 @@ def wrappers(value: object) -> Iterator[object]:
             case _:
                 return
     yield value
+
+
+def state_of(value: object) -> list[tuple[object, object]]:
+    """Return the values, with names, that a leaf carries besides its tensor: attributes, and the flags of a view."""
+    states: list[tuple[object, object]] = []
+    for call in wrappers(value) if isinstance(value, Call) else ():
+        match call:
+            case Call(func=Global(name=name), args=(_, _, _, state)) if name == "_rebuild_parameter_with_state":
+                states.append(("state", state))
+            case Call(func=Global(name=name), args=(_, _, _, state)) if name in _SUBCLASSES:
+                states.append(("state", state))
+            case Call(func=Global(name=name), args=(_, _, _, _, _, _, *rest)) if name in STRIDED:
+                states += [("flags", flags) for flags in rest if isinstance(flags, dict) and flags]
+            case _:
+                continue
+    return states
 
 
 def other_kind(value: object) -> str:

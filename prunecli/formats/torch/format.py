@@ -48,10 +48,10 @@ def _zip_contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) ->
     return zip_contents(file, label, tensor_spans)
 
 
-def _legacy_contents(file: BinaryIO, label: str, _: Collection[Span]) -> Iterator[tuple[str, str]]:
+def _legacy_contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) -> Iterator[tuple[str, str]]:
     from prunecli.formats.torch.contents import legacy_contents
 
-    return legacy_contents(file, label)
+    return legacy_contents(file, label, tensor_spans)
 
 
 def _rewrite_zip(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> FilePlan:

@@ -21,7 +21,15 @@ from prunecli.formats.torch.export import is_exported, read_exported
 from prunecli.formats.torch.format import TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
 from prunecli.formats.torch.legacy import read_legacy
 from prunecli.formats.torch.loader_rules import check_rules
-from prunecli.formats.torch.rebuild import Storage, conversion, is_strided, storage_claims, storages_below, tensor_info
+from prunecli.formats.torch.rebuild import (
+    Storage,
+    conversion,
+    is_strided,
+    storage_claims,
+    storages_below,
+    tensor_info,
+    unknown_dtype,
+)
 from prunecli.formats.torch.records import Archive, compressed, torch_archive
 from prunecli.formats.torch.torchscript import is_script, read_classes, sort_attributes
 from prunecli.formats.zip.directory import read_records
@@ -49,7 +57,7 @@ def read_torch_zip(file: BinaryIO, label: str, keys: Sequence[str] = ()) -> List
     if "data.pkl" not in archive.records:
         raise CheckpointError(f"{label} is a zip, but not one of torch: it has no data.pkl in {archive.folder!r}")
     pickle = _read_pickle(archive)
-    storages = _storages(pickle, archive)
+    storages = zip_storages(pickle, archive)
     listing = Listing(TORCH_ZIP.name, (), archive.checksums("data/"), notes=archive.notes)
     if not is_script(records):
         return _with_tensors(listing, pickle, storages, label, keys)
@@ -80,9 +88,10 @@ def _with_tensors(
 
     def describe(name: str, value: object) -> TensorInfo | str:
         inner = unwrapped(value)
-        if not is_strided(inner):
+        dtype = unknown_dtype(inner)
+        if dtype is not None or not is_strided(inner):
             others.append(inner)
-            return other_kind(inner)
+            return other_kind(inner) if dtype is None else f"tensor of {dtype}"
         info = tensor_info(name, inner, storages)
         return conversion(value, info.dtype) or info
 
@@ -134,7 +143,8 @@ def _read_pickle(archive: Archive) -> Pickle:
     return pickle
 
 
-def _storages(pickle: Pickle, archive: Archive) -> dict[Persistent, Storage]:
+def zip_storages(pickle: Pickle, archive: Archive) -> dict[Persistent, Storage]:
+    """Return the storage of each persistent id; CheckpointError if a record is missing or does not fit."""
     try:
         claims = storage_claims(pickle)
     except ValueError as problem:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import MAX_SIZE, Span, TensorInfo, self_overlap
 from prunecli.dtypes import BITS, TORCH_DTYPES
 from prunecli.errors import CheckpointError
-from prunecli.formats.pickle.leaves import _MODULES, wrappers
+from prunecli.formats.pickle.leaves import _MODULES, STRIDED, wrappers
 from prunecli.formats.pickle.reader import Call, Global, Persistent
 from prunecli.formats.pickle.tensors import check_size, dimensions, usual_strides
 
@@ -43,8 +43,6 @@ _STORAGES = {
     "QUInt4x2Storage": "U8",
     "QUInt2x4Storage": "U8",
 }
-
-_STRIDED = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +151,20 @@ def is_strided(value: object) -> bool:
     """Return whether `value`, already unwrapped, rebuilds an ordinary tensor: a view of a storage with strides."""
     match value:
         case Call(func=Global(module=module, name=name)):
-            return module in _MODULES and name in _STRIDED
+            return module in _MODULES and name in STRIDED
         case _:
             return False
+
+
+def unknown_dtype(value: object) -> str | None:
+    """Return the dtype of a strided tensor if it is one of torch that this package cannot read, such as bits8."""
+    match value:
+        case Call(
+            func=Global(name="_rebuild_tensor_v3"), args=(_, _, _, _, _, _, Global(module="torch", name=name), *_)
+        ):
+            return None if name in TORCH_DTYPES else name
+        case _:
+            return None
 
 
 def tensor_info(name: str, value: object, storages: dict[Persistent, Storage]) -> TensorInfo:

@@ -145,3 +145,38 @@ def test_other_kinds_next_to_plain_tensors_are_named(tmp_path: Path) -> None:
         prune(path, L1(amount=0.5), dry_run=True)
 
     assert "to_dense" in str(caught.value.hint)
+
+
+@FORMATS
+def test_parameters_of_old_modules_have_their_names(old_format: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """Torch before 0.4.1 pickled a parameter as a call of its class with a tensor and a state."""
+
+    class Old:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor = tensor
+
+        def __reduce__(self) -> object:
+            return nn.Parameter, (self.tensor,), (True, False, None)
+
+    module = nn.Linear(3, 3)
+    weight = module.weight.detach().clone()
+    module.__dict__["_parameters"]["weight"] = Old(weight)
+    path = stored(tmp_path, {"model": module}, old_format=old_format)
+
+    assert [t.name for t in open_checkpoint(path).tensors] == ["weight", "bias"]
+    report = prune(path, L1(amount=0.5), output=tmp_path / "b.pth")
+    assert [row.name for row in report.rows if row.selected] == ["weight"]
+
+
+@pytest.mark.parametrize("dtype", ["float4_e2m1fn_x2", "bits8", "bits16"])
+def test_tensors_of_other_dtypes_are_skipped(dtype: str, tmp_path: Path) -> None:
+    """A dtype without numbers is named as what it is, and the other tensors are pruned."""
+    if not hasattr(torch, dtype):
+        pytest.skip(f"this torch has no {dtype}")
+    packed = torch.ones(4, 4, dtype=torch.uint8).view(getattr(torch, dtype))
+    path = saved(tmp_path / "a.pth", {"a.weight": packed, "b.weight": torch.randn(4, 4)})
+
+    report = prune(path, L1(amount=0.5), output=tmp_path / "b.pth")
+
+    assert inspect(path).unprunable_entries == (("a.weight", f"tensor of {dtype}"),)
+    assert [row.name for row in report.rows if row.selected] == ["b.weight"]

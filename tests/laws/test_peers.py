@@ -1,6 +1,7 @@
 """The weights that torch.nn.utils.prune and NumPy zero, on random weights.
 
-Torch and NumPy do not define ties and the sign of zero. The rule here: +0.0, and exactly k weights, earlier ones first.
+Torch and NumPy do not define ties and the sign of zero. The rule here: +0.0 for a weight that becomes zero, the bits of
+an existing zero, and exactly k weights, earlier ones first.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def tutorial_groups(t: torch.Tensor, group: int, keep: int) -> torch.Tensor:
 
 
 def unlike(peer: Weights, actual: Weights) -> list[str]:
-    """Return the names of the tensors that differ from a peer's, where `mask * w` also gives -0.0."""
-    return different({n: torch.where(t == 0, torch.zeros_like(t), t) for n, t in peer.items()}, actual)
+    """Return the names of the tensors that differ from a peer's in more than the sign of a zero."""
+    return different(*({n: torch.where(t == 0, 0, t) for n, t in side.items()} for side in (peer, actual)))
 
 
 # --- random weights

@@ -252,7 +252,7 @@ def test_a_slice_of_complex_numbers_is_compared_by_entry(tmp_path: Path) -> None
     a, b = saved(tmp_path / "a.pth", {"z": base[3::2]}), saved(tmp_path / "b.pth", {"z": new})
 
     size = float(base[7].abs())
-    assert changes(diff(a, b)) == {"z": Change(5, 2, 1, pytest.approx(size), 0, 1, 1)}
+    assert changes(diff(a, b)) == {"z": Change(5, 2, 1, 0, pytest.approx(size), 0, 1, 1)}
 
 
 def test_integers_that_became_zero_are_other_changes(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_packed_numbers_are_compared_by_the_byte(tmp_path: Path) -> None:
 
     difference = diff(*paths)
 
-    assert changes(difference) == {"w": Change(4, 2, 1, 2.0, 0, 1, 3)}
+    assert changes(difference) == {"w": Change(4, 2, 1, 0, 2.0, 0, 1, 3)}
     assert "4 bytes" in written(write_difference, difference)
 
 

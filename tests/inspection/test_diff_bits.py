@@ -145,6 +145,7 @@ def test_a_sign_of_zero_is_no_pruned_weight(tmp_path: Path) -> None:
     assert difference.only_zeros_added
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_storages_that_no_entry_has_are_compared(tmp_path: Path) -> None:
     """Tensors of a subclass with parts in the old format are compared by the bytes of the parts."""
     a = saved(tmp_path / "a.pth", [torch.eye(4).to_sparse_csr()], _use_new_zipfile_serialization=False)

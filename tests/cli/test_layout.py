@@ -45,7 +45,7 @@ def test_an_assumed_layout_that_matters_is_said(words: str, square: Path, prune:
     code, _, stated = prune(command, square, *options, "-n", "--layout", "up.weight=out-in")
 
     assert assumed.count("nothing in the file proves") == 1
-    assert "hint: if they are the other way round: --layout up.weight=in-out" in assumed
+    assert "hint: for the other order: --layout up.weight=in-out" in assumed
     assert (code, stated) == (0, "")
 
 

@@ -104,7 +104,9 @@ def _disagreements(loaded: object, listing: Listing, data: bytes) -> Iterator[st
         else:
             missing.append((one, min(differences.values(), default="is not listed")))
     for one, why in missing:
-        if id(one.value) not in named or (one.path is not None and why != "is not listed"):
+        # A tensor that is listed in the state_dict is not listed again outside it, where another may have the name.
+        inside = one.path is not None and ".".join(one.path).startswith(one_key)
+        if id(one.value) not in named or (inside and why != "is not listed"):
             yield f"a {_kind(one.value)} that torch sees {why}"
     if any(id(tensor) not in matched for tensor in listing.tensors):
         yield "a tensor is listed that torch does not see"

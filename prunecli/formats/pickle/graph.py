@@ -14,7 +14,7 @@ from prunecli.formats.pickle.machine import StackMachine, opcodes_of
 from prunecli.formats.pickle.opcodes import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 SET, ADD, BUILD = "set", "add", "build"
 """The effects on a value after it is made: a key is set, an item is added, a state is given."""
@@ -25,12 +25,19 @@ class Term:
     """A value: the bytes of the opcode that made it (argument included), the values it is made of, and its effects.
 
     `effects` are (SET, key, value), (ADD, value) and (BUILD, state), in order. Text, integers, booleans and None
-    stand for themselves, without a Term.
+    stand for themselves, without a Term. `partner` is the equal term of the other graph while two are compared.
     """
 
     opcode: bytes
     parts: tuple[object, ...] = ()
-    effects: list[tuple[Any, ...]] = field(default_factory=list)
+    effects: Sequence[tuple[Any, ...]] = ()
+    partner: Term | None = None
+
+    def add(self, effects: Iterable[tuple[Any, ...]]) -> None:
+        """Add effects; most terms have none, and no list for them."""
+        if not isinstance(self.effects, list):
+            self.effects = []
+        self.effects.extend(effects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +99,13 @@ def trace(data: bytes) -> Trace:
 class _TermMachine(StackMachine):
     """A stack machine whose items are pairs: a value, and the offset where the bytes begin that build it."""
 
-    __slots__ = ("data", "definitions", "end", "mark_start", "mark_starts", "start", "stream", "trace")
+    __slots__ = ("data", "definitions", "end", "mark_start", "mark_starts", "opcodes_seen", "start", "stream", "trace")
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
         self.data, self.stream = data, bounded(io.BytesIO(data), len(data))
         self.trace = Trace()
+        self.opcodes_seen: dict[bytes, bytes] = {}  # equal bytes are stored once
         self.definitions: dict[int, int] = {}  # by memo index
         self.mark_starts: list[int] = []  # the offsets of the open MARKs
         self.mark_start = 0  # the offset of the MARK that was removed last
@@ -107,7 +115,9 @@ class _TermMachine(StackMachine):
         self.stack.append((value, self.start))
 
     def _term(self, parts: tuple[object, ...], start: int) -> None:
-        self.stack.append((Term(self.data[self.start : self.end], parts), start))
+        self.spend(2)
+        opcode = self.data[self.start : self.end]
+        self.stack.append((Term(self.opcodes_seen.setdefault(opcode, opcode), parts), start))
 
     def _literal(self, _: object) -> None:
         self._term((), self.start)
@@ -152,11 +162,11 @@ class _TermMachine(StackMachine):
 
     def append(self, _: object) -> None:
         item, _ = self.stack.pop()
-        self._target().effects.append((ADD, item))
+        self._target().add([(ADD, item)])
 
     def extend(self, _: object) -> None:
         items = self.pop_mark()
-        self._target().effects.extend((ADD, item) for item, _ in items)
+        self._target().add((ADD, item) for item, _ in items)
 
     def setitem(self, _: object) -> None:
         (item, value), (key, start) = self.stack.pop(), self.stack.pop()
@@ -173,14 +183,13 @@ class _TermMachine(StackMachine):
             self._set(key, item, Entry(target, 0, start, ends[i], ends[i + 1], alone=False))
 
     def _set(self, key: object, item: object, entry: Entry) -> None:
-        effects = entry.target.effects
         if isinstance(key, str):
-            self.trace.entries.append(replace(entry, order=len(effects)))
-        effects.append((SET, key, item))
+            self.trace.entries.append(replace(entry, order=len(entry.target.effects)))
+        entry.target.add([(SET, key, item)])
 
     def build(self, _: object) -> None:
         state, _ = self.stack.pop()
-        self._target().effects.append((BUILD, state))
+        self._target().add([(BUILD, state)])
 
     def put(self, index: int | None) -> None:
         slot = len(self.memo) if index is None else index
@@ -241,8 +250,6 @@ def same_graph(old: object, new: object, edits: Mapping[int, Mapping[int, str | 
     `edits` maps the id of a term of the old graph to its changed effects: the new key of a SET, or None if the effect
     is removed.
     """
-    partners: dict[int, int] = {}
-    matched: set[int] = set()
     pending = [(old, new)]
     while pending:
         a, b = pending.pop()
@@ -250,12 +257,11 @@ def same_graph(old: object, new: object, edits: Mapping[int, Mapping[int, str | 
             if type(a) is not type(b) or a != b:
                 return False
             continue
-        if id(a) in partners or id(b) in matched:
-            if partners.get(id(a)) != id(b):
+        if a.partner is not None or b.partner is not None:
+            if a.partner is not b:
                 return False
             continue
-        partners[id(a)] = id(b)
-        matched.add(id(b))
+        a.partner, b.partner = b, a
         effects = _edited(a, edits.get(id(a), {}))
         if a.opcode != b.opcode or [len(a.parts), *map(len, effects)] != [len(b.parts), *map(len, b.effects)]:
             return False
@@ -265,7 +271,7 @@ def same_graph(old: object, new: object, edits: Mapping[int, Mapping[int, str | 
     return True
 
 
-def _edited(term: Term, edits: Mapping[int, str | None]) -> list[tuple[Any, ...]]:
+def _edited(term: Term, edits: Mapping[int, str | None]) -> Sequence[tuple[Any, ...]]:
     """Return the effects of a term with `edits` applied."""
     if not edits:
         return term.effects

@@ -57,13 +57,13 @@ def encoded_key(value: object, args: tuple[object, ...]) -> Key:
 def _number_key(value: object, number: int) -> object:
     if 0 <= number < _SMALL:
         return value
-    return Key(value, ("number", hex(number))) if number.bit_length() <= _LONGEST else Key(value)
+    return Key(value, f"number {number:x}") if number.bit_length() <= _LONGEST else Key(value)
 
 
 def _key_of_float(value: float) -> object:
     if isfinite(value) and value.is_integer():
         return _number_key(value, int(value))
-    return Key(value, ("number", value.hex())) if value == value else Key(value)  # noqa: PLR0124 - NaN equals nothing
+    return Key(value, f"number {value.hex()}") if value == value else Key(value)  # noqa: PLR0124 - NaN equals nothing
 
 
 def _key_of_tuple(value: tuple[object, ...]) -> Key:

@@ -24,6 +24,13 @@ MAX_OBJECTS = 2_000_000
 MAX_MEMO = 4_000_000
 """The most entries of the memo; a tensor takes ten. Together the three limits bound the memory."""
 
+FREE_UNITS, BYTES_PER_UNIT = 200_000, 2
+"""The values that a pickle may have, in units of about 70 bytes of memory: so many, and one more for so many bytes.
+
+A pickle of one-byte opcodes could otherwise take a hundred times its size. A tensor takes 20 to 28 units, and 65 bytes
+or more.
+"""
+
 MAX_PROTOCOL = 5
 
 Opcodes: TypeAlias = "dict[bytes, tuple[ArgumentReader, Callable[[Any, Any], object]]]"
@@ -36,7 +43,7 @@ class StackMachine:
     Subclasses define the methods of METHODS that are not defined here. Items of the stack are opaque to this class.
     """
 
-    __slots__ = ("marks", "memo", "object_count", "opcode_count", "stack")
+    __slots__ = ("marks", "memo", "object_count", "opcode_count", "stack", "tell", "units")
 
     opcodes: ClassVar[Opcodes]
 
@@ -47,6 +54,8 @@ class StackMachine:
         self.memo: dict[int, Any] = {}
         self.opcode_count = 0
         self.object_count = 0
+        self.units = 0
+        self.tell: Callable[[], int] = int  # the position in the stream
 
     def run(self, stream: IO[bytes]) -> Any:  # noqa: ANN401 - an item of the stack
         """Follow the pickle at the position of `stream` and return the top of the stack at its end.
@@ -66,6 +75,7 @@ class StackMachine:
 
     def _follow(self, stream: IO[bytes]) -> None:
         opcodes, code = self.opcodes, b""
+        self.tell = stream.tell
         while code != STOP:
             code = stream.read(1)
             if code not in opcodes:
@@ -81,6 +91,13 @@ class StackMachine:
         self.object_count += 1
         if self.object_count > MAX_OBJECTS:
             raise ValueError(f"there are more than {MAX_OBJECTS:,} objects")
+        self.spend(1)
+
+    def spend(self, units: int) -> None:
+        """Count the memory of values; ValueError if they are too many for the bytes that make them."""
+        self.units += units
+        if self.units > FREE_UNITS and self.units - FREE_UNITS > self.tell() // BYTES_PER_UNIT:
+            raise ValueError("there are too many values for its length")
 
     def push(self, value: object) -> None:
         """Push a value that needs no further description."""
@@ -154,6 +171,7 @@ class StackMachine:
         """Store the top item in the memo, at the next free index if `index` is None."""
         if len(self.memo) >= MAX_MEMO:
             raise ValueError(f"there are more than {MAX_MEMO:,} memo entries")
+        self.spend(1)
         self.memo[len(self.memo) if index is None else index] = self.stack[-1]
 
 

@@ -123,7 +123,11 @@ class _ValueMachine(StackMachine):
         self.marked: dict[int, object] = {}  # by id, the tuples that are fetched again
         self.copied = 0  # items copied from containers into others
 
-    byte_string = binfloat = StackMachine.push
+    binfloat = StackMachine.push
+
+    def byte_string(self, value: Blob) -> None:
+        self.spend(1)
+        self.stack.append(value)
 
     def python2_text(self, latin: str) -> None:
         # Python 2 wrote str as bytes; torch.load reads them as UTF-8.
@@ -159,16 +163,19 @@ class _ValueMachine(StackMachine):
 
     def tuple_to_mark(self, _: object) -> None:
         items = tuple(self.pop_mark())
+        self.spend(1)
         self.stack.append(items)
 
     def short_tuple(self, count: int) -> None:
         if len(self.stack) < count:
             raise IndexError
+        self.spend(1)
         self.stack[-count:] = [tuple(self.stack[-count:])]
 
     def frozenset_to_mark(self, _: object) -> None:
         # A list: a set would have to hash its items, and tuples can nest deeper than C can hash.
         items = self.pop_mark()
+        self.spend(1)
         self.stack.append(items)
 
     def append(self, _: object) -> None:
@@ -202,6 +209,7 @@ class _ValueMachine(StackMachine):
         self._push_global(module, name)
 
     def _push_global(self, module: str, name: str) -> None:
+        self.spend(1)
         value = Global(*renamed(module, name))
         self.globals.add(value)
         self.stack.append(value)
@@ -226,6 +234,7 @@ class _ValueMachine(StackMachine):
 
     def _call(self, func: object, args: tuple[object, ...]) -> Call:
         self.count_object()
+        self.spend(2)
         call = Call(func, args)
         self.calls.append(call)
         return call
@@ -247,6 +256,7 @@ class _ValueMachine(StackMachine):
         self.stack.append(persistent)
 
     def count_copies(self, count: int) -> None:
+        self.spend(count)
         self.copied += count
         if self.copied > self.opcode_count:  # each item was written by an opcode and may be copied once
             raise ValueError("the same items are copied too often")
@@ -264,8 +274,10 @@ class _ValueMachine(StackMachine):
                 key = Key(value, ("bytes", content))
             case _:
                 key = key_of(value)
-        if isinstance(key, Key) and not key.comparable:
-            self.doubt("the key of a dict is neither text nor a number")
+        if isinstance(key, Key):
+            self.spend(8)
+            if not key.comparable:
+                self.doubt("the key of a dict is neither text nor a number")
         return key
 
 

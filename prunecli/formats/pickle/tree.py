@@ -22,12 +22,16 @@ MAX_DEPTH = 256
 MAX_NAME = 1000
 """The most characters of a tensor's name."""
 
-MIN_STEPS, MAX_STEPS = 1 << 20, 1 << 25
+MIN_STEPS, MAX_STEPS = 1 << 19, 1 << 25
 """The steps that a search may take at its start, and at most. A leaf that is reached again costs 100 steps; a container
 that is entered again costs 16 and its length."""
 
-STEPS_PER_LEAF = 400
+STEPS_PER_LEAF = 200
 """The steps that each new leaf adds, so that it may have several names."""
+
+MIN_CHARACTERS, CHARACTERS_PER_LEAF = 1 << 21, 300
+"""The characters that all names may have at the start, and those that each new leaf adds: long keys of a few containers
+that share each other stand for any number of characters."""
 
 NODES = (dict, list, tuple, Call, Persistent)
 _REGISTRIES = ("_parameters", "_buffers", "_modules")  # in the order of nn.Module.state_dict
@@ -75,15 +79,19 @@ def leaves(
     stack = [(root, path, children(root), 0)]
     closed = {id(root), *excluded}  # the containers on the current path, and those without leaves
     # 60 lists, each of which holds the next one twice, have 2^60 paths: `steps` bounds the search.
-    steps, count, known = MIN_STEPS, 0, set[int]()
+    steps, characters, count, known = MIN_STEPS, MIN_CHARACTERS, 0, set[int]()
     while stack:
         node, path, rest, before = stack[-1]
         for part, child in rest:
             if is_leaf(child):
                 count += 1
+                name = _name((path, part))
                 steps = steps - 100 if id(child) in known else min(steps + STEPS_PER_LEAF, MAX_STEPS)
+                characters += (0 if id(child) in known else CHARACTERS_PER_LEAF) - len(name)
                 known.add(id(child))
-                yield Leaf(_name((path, part)), child)
+                yield Leaf(name, child)
+                if characters < 0:
+                    raise ValueError("the names of its tensors are too long")
             elif id(child) not in closed and not (id(child) in seen and (once or not _is_plain(child))):
                 steps -= 16 + _width(child) if id(child) in seen else 0
                 stack.append((child, (path, part), children(child), count))

@@ -67,7 +67,7 @@ def report_error(error: Exception, words: Sequence[str]) -> int:
         silence(sys.stdout)
         where = "" if error.filename is None else f": {error.filename}"
         error = PruneError(f"{error.strerror or error}{where}")
-    from prunecli.cli.meant import meant
+    from prunecli.cli.repair.meant import meant
 
     message, hint = _message(error, words) if isinstance(error, PruneError) else _usage(error)
     hint = meant(words, error) or hint

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from prunecli.cli import pruning
 from prunecli.cli.hints import as_toml
-from prunecli.cli.synonyms import COMMANDS, OPTIONS
+from prunecli.cli.repair.synonyms import COMMANDS, OPTIONS
 from prunecli.errors import Argument, PruneError, UsageError
 from prunecli.layouts.overrides import parse_layout
 from prunecli.selection.select import Selector

@@ -6,19 +6,19 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from prunecli.cli.command_line import VARIED, Item, Option, command_for, commands, exists, is_flag, rehearse
-from prunecli.cli.draft import Draft
-from prunecli.cli.extra_words import place_extra_word
-from prunecli.cli.forgotten import name_the_command
 from prunecli.cli.hints import option_words
-from prunecli.cli.synonyms import CHECKPOINTS, DEVICES, EXAMPLES, OPTIONS
+from prunecli.cli.repair.command_line import VARIED, Item, Option, command_for, commands, exists, is_flag, rehearse
+from prunecli.cli.repair.draft import Draft
+from prunecli.cli.repair.extra_words import place_extra_word
+from prunecli.cli.repair.forgotten import name_the_command
+from prunecli.cli.repair.synonyms import CHECKPOINTS, DEVICES, EXAMPLES, OPTIONS
 from prunecli.errors import Argument
 from prunecli.text.closest import closest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from prunecli.cli.command_line import Command
+    from prunecli.cli.repair.command_line import Command
 
 _HELP = {"-h", "--help"}
 _STEPS = 30

@@ -1,7 +1,7 @@
 """A command line as items: options with their values, and other words, also where it is wrong.
 
 Typer's parser stops at the first fault. Here a word that no command knows is an item of its own, so that
-`prunecli.cli.meant` can find out what it means.
+`prunecli.cli.repair.meant` can give it a meaning.
 """
 
 from __future__ import annotations

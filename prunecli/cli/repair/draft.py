@@ -8,13 +8,13 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.cli.command_line import command_for, items_of
 from prunecli.cli.hints import shell_word
+from prunecli.cli.repair.command_line import command_for, items_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prunecli.cli.command_line import Command, Item
+    from prunecli.cli.repair.command_line import Command, Item
 
 EACH = "$f"
 """The word for the file in a loop."""

@@ -6,16 +6,16 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from prunecli.cli.command_line import Item, exists, is_number
-from prunecli.cli.draft import EACH
-from prunecli.cli.forgotten import PATTERN, SHAPE
-from prunecli.cli.synonyms import OPTIONS
+from prunecli.cli.repair.command_line import Item, exists, is_number
+from prunecli.cli.repair.draft import EACH
+from prunecli.cli.repair.forgotten import PATTERN, SHAPE
+from prunecli.cli.repair.synonyms import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from prunecli.cli.command_line import Option
-    from prunecli.cli.draft import Draft
+    from prunecli.cli.repair.command_line import Option
+    from prunecli.cli.repair.draft import Draft
 
 _YES, _NO = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _REPORTS = (".json", ".csv", ".md", ".html")

@@ -16,9 +16,9 @@ from safetensors.numpy import save_file
 from support.children import environment
 from support.command_line import Ran, save_two_layers, shell
 
-from prunecli.cli.draft import Draft
 from prunecli.cli.main import main
-from prunecli.cli.meant import meant
+from prunecli.cli.repair.draft import Draft
+from prunecli.cli.repair.meant import meant
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from prunecli.cli.command_line import commands, exists, is_flag, is_number
-from prunecli.cli.synonyms import COMMANDS, DEVICES, OPTIONS
+from prunecli.cli.repair.command_line import commands, exists, is_flag, is_number
+from prunecli.cli.repair.synonyms import COMMANDS, DEVICES, OPTIONS
 from prunecli.text.closest import closest
 
 if TYPE_CHECKING:
-    from prunecli.cli.command_line import Command
-    from prunecli.cli.draft import Draft
+    from prunecli.cli.repair.command_line import Command
+    from prunecli.cli.repair.draft import Draft
 
 _PREFERRED = ("l1", "threshold", "percentile", "topk", "structured", "block", "global", "random", "mask")
 _OTHERS = ("inspect", "check", "scan", "diff", "bake")

@@ -1,0 +1,1 @@
+"""Repair a wrong command line: the hint for it is the whole line that was meant."""

@@ -25,14 +25,20 @@ class LeftAlone:
 
 
 def left_alone(checkpoint: Checkpoint, pruned: Collection[str] = ()) -> tuple[LeftAlone, ...]:
-    """Return the other state_dicts of the file that hold weights, without those whose tensors are all in `pruned`."""
+    """Return the other state_dicts of the file that hold weights.
+
+    Those are left out whose matrices and kernels are all in `pruned`, because they are stored once with pruned ones.
+    """
     groups: dict[str, list[TensorInfo]] = {}
     for tensor in checkpoint.tensors:
         if tensor.key and tensor.unprunable_reason == OUTSIDE:
             groups.setdefault(tensor.key, []).append(tensor)
-    return tuple(
-        _counted(key, group) for key, group in groups.items() if not all(tensor.name in pruned for tensor in group)
-    )
+    return tuple(_counted(key, group) for key, group in groups.items() if not _is_pruned(group, pruned))
+
+
+def _is_pruned(tensors: Collection[TensorInfo], pruned: Collection[str]) -> bool:
+    """Return whether some of the tensors are in `pruned`, and none of two dimensions or more is not."""
+    return any(t.name in pruned for t in tensors) and all(t.name in pruned for t in tensors if len(t.shape) > 1)
 
 
 def unpruned_ema(checkpoint: Checkpoint, pruned: Collection[str]) -> tuple[LeftAlone, ...]:

@@ -330,3 +330,15 @@ def test_a_module_called_ema_is_no_copy(tmp_path: Path) -> None:
 
     assert not loaded["ema.conv.weight"].any()
     assert loaded["body.fc.weight"].all()
+
+
+def test_a_copy_that_is_stored_once_with_the_weights_is_not_left_alone(tmp_path: Path) -> None:
+    """The EMA copy of a first epoch is the model's own storage: it is pruned with it, and nothing else is said."""
+    weights = state(0)
+    path = saved(tmp_path / "in.pth", {"model": weights, "ema": dict(weights)})
+
+    loaded, report = run(path, L1(amount=0.4))
+
+    assert torch.equal(loaded["ema"]["0.weight"], loaded["model"]["0.weight"])
+    assert not report.left_alone
+    assert not report.warnings

@@ -22,8 +22,23 @@ from prunecli.layout import (
     assumed_layout,
 )
 from prunecli.layouts.evidence import is_bias, is_confirmed_by_norm, norm_lengths, out_in, own_evidence
-from prunecli.layouts.experts import expert_evidence, is_expert_stack, model_width
-from prunecli.layouts.names import bias_of, is_embedding, is_fixed_transform, is_norm, split_name, words
+from prunecli.layouts.experts import (
+    LONGEST_KERNEL,
+    expert_evidence,
+    flat_stack_evidence,
+    is_expert_stack,
+    model_width,
+)
+from prunecli.layouts.names import (
+    bias_of,
+    is_embedding,
+    is_fixed_transform,
+    is_norm,
+    is_scale_module,
+    other_half,
+    split_name,
+    words,
+)
 from prunecli.layouts.packed import with_packed
 from prunecli.layouts.reparametrized import NOT_BY_NAME, why_not_a_weight
 from prunecli.layouts.scales import with_scales
@@ -36,6 +51,9 @@ if TYPE_CHECKING:
     from prunecli.layouts.evidence import Orientation
 
 _ORIENTED = frozenset({MATRIX, KERNEL, EXPERTS})
+
+HALF_OF_LORA = "half of a LoRA product: it is pruned only if a pattern names it"
+"""The reason to skip `lora_A` and `lora_B`, whose product is the change of a weight."""
 
 
 def with_layouts(checkpoint: Checkpoint) -> Checkpoint:
@@ -77,7 +95,7 @@ def _orientations(
         if layouts[tensor.name].role == EXPERTS:
             own = expert_evidence(tensor, by_name, model_type, width)
         else:
-            own = own_evidence(tensor, by_name, model_type)
+            own = flat_stack_evidence(tensor, by_name) or own_evidence(tensor, by_name, model_type)
             if own is None and len(tensor.shape) > 2 and is_confirmed_by_norm(tensor, lengths):
                 own = out_in("a batch norm next to it has the length of dim 0")
         if own is not None:
@@ -93,7 +111,9 @@ def _by_role(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> TensorLay
     """Return the layout with the tensor's role, and outputs and inputs as far as the role decides them."""
     usual, dims = assumed_layout(len(tensor.shape)), len(tensor.shape)
     reason = why_not_a_weight(tensor.name, by_name)
-    if is_expert_stack(tensor):
+    if reason == NOT_BY_NAME and flat_stack_evidence(tensor, by_name):
+        reason = None
+    elif is_expert_stack(tensor, by_name):
         usual, reason = TensorLayout(EXPERTS, 1, 2, 0), None if reason == NOT_BY_NAME else reason
     elif dims >= 2 and reason not in {None, NOT_BY_NAME}:
         usual = replace(usual, role=REPARAMETRIZED)
@@ -101,6 +121,12 @@ def _by_role(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> TensorLay
         usual, reason = TensorLayout(GAIN, None, None, evidence=""), "a gain of a normalization, not a weight"
     elif dims >= 2 and is_fixed_transform(tensor.name):
         usual, reason = replace(usual, role=CONSTANT), "a fixed transform, not a weight"
+    elif reason is None and other_half(tensor.name) in by_name:
+        reason = HALF_OF_LORA
+    elif _is_modulated(tensor.shape):
+        usual = replace(
+            usual, outputs=1, inputs=2, evidence="dim 0 is 1: outputs and inputs are dim 1 and 2", proven=True
+        )
     elif dims == 2 and is_embedding(tensor.name):
         usual = replace(usual, role=EMBEDDING, evidence="named as an embedding", proven=True)
     return _with_reason(usual, reason)
@@ -111,9 +137,22 @@ def _with_reason(layout: TensorLayout, reason: str | None) -> TensorLayout:
     return replace(layout, not_a_weight=reason)
 
 
+def _is_modulated(shape: tuple[int, ...]) -> bool:
+    """Return whether this is the shape of a modulated convolution of StyleGAN2: [1, out, in, k, k].
+
+    A kernel of three dimensions is not as long as there are inputs.
+    """
+    return len(shape) == 5 and shape[0] == 1 and shape[2] > LONGEST_KERNEL >= max(shape[3:])
+
+
 def _is_gain(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> bool:
-    """Return whether the tensor scales each element for itself: its bias has its shape, or its module is a norm."""
+    """Return whether the tensor scales each element for itself: its bias has its shape, or its module is a norm.
+
+    A tensor with one dimension longer than 1 is also a gain if its module is named so.
+    """
     if is_bias(tensor.name) or not words(split_name(tensor.name)[1]) & {"weight", "weights"}:
         return False
     bias = by_name.get(bias_of(tensor.name))
-    return is_norm(tensor.name) if bias is None else bias.shape == tensor.shape
+    if bias is not None:
+        return bias.shape == tensor.shape
+    return is_norm(tensor.name) or (is_scale_module(tensor.name) and max(tensor.shape) == tensor.numel)

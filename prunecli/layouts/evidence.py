@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from prunecli.layouts.names import bias_of, is_transposed_by_name, split_name, words
+from prunecli.layouts.names import bias_of, is_transposed_by_name, other_half, split_name, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,16 +47,63 @@ def in_out(evidence: str, groups: int = 1) -> Orientation:
 def own_evidence(tensor: TensorInfo, tensors: Mapping[str, TensorInfo], model_type: str) -> Orientation | None:
     """Return what the tensor's own name and shape, its bias and the batch norm after it prove; None if nothing."""
     path, last = split_name(tensor.name)
-    dims = len(tensor.shape)
     if last == "kernel":
-        return Orientation(dims - 1, dims - 2, 1, "named kernel: inputs and outputs are the last dimensions")
+        return _of_kernel(tensor, tensors.get(bias_of(tensor.name)))
     return (
         _by_bias(tensor, tensors)
+        or _by_lora(tensor, tensors)
         or _by_ratio(tensor.shape, path, last)
         or _by_next_norm(tensor, tensors)
         or _by_config(tensor.shape, path, model_type)
-        or (in_out("named as a transposed convolution") if dims > 2 and is_transposed_by_name(tensor.name) else None)
+        or (in_out("named as a transposed convolution") if _is_transposed(tensor) else None)
     )
+
+
+def _of_kernel(tensor: TensorInfo, bias: TensorInfo | None) -> Orientation | None:
+    """Return the orientation of a kernel of TensorFlow or JAX: inputs and outputs are its last dimensions.
+
+    The kernel of a transposed convolution of Keras has outputs before inputs, that of Flax has not. A kernel of three
+    dimensions without a bias can be that of a convolution, or one of several heads.
+    """
+    *_, first, second = tensor.shape
+    dims = len(tensor.shape)
+    if bias is not None and bias.shape == (first,) != (second,):
+        return Orientation(dims - 2, dims - 1, 1, f"bias has the length of dim {dims - 2}")
+    if bias is not None and bias.shape == (second,) != (first,):
+        return Orientation(dims - 1, dims - 2, 1, f"bias has the length of dim {dims - 1}")
+    if (bias is None and dims == 3) or (bias is not None and bias.shape != (second,)):
+        return None
+    if dims > 2 and is_transposed_by_name(tensor.name):
+        return None
+    return Orientation(dims - 1, dims - 2, 1, "named kernel: inputs and outputs are the last dimensions")
+
+
+def _is_transposed(tensor: TensorInfo) -> bool:
+    """Return whether the name says that a kernel is transposed.
+
+    In a Sequential of that name, the kernel must also be even: an odd one can be that of a convolution that follows.
+    """
+    path, _ = split_name(tensor.name)
+    if len(tensor.shape) <= 2 or not is_transposed_by_name(tensor.name):
+        return False
+    return not (path and path[-1].isdigit()) or all(size % 2 == 0 for size in tensor.shape[2:])
+
+
+def _by_lora(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientation | None:
+    """Compare the two matrices of LoRA: the outputs of the first, the rank, are the inputs of the second.
+
+    The rank is the smaller number where both fit.
+    """
+    name = other_half(tensor.name)
+    other = tensors.get(name) if name else None
+    if other is None or len(other.shape) < 2:
+        return None
+    first = tensor.name.rpartition("lora")[2][1:].startswith(("A", "down"))
+    a, b = (tensor.shape, other.shape) if first else (other.shape, tensor.shape)
+    ranks = [(a[dim], dim) for dim in (0, 1) if a[dim] == b[1 - dim]]
+    if not ranks or a[0] == a[1]:
+        return None
+    return (in_out if min(ranks)[1] else out_in)("the rank of LoRA is the dimension that both its matrices have")
 
 
 def _by_bias(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientation | None:
@@ -64,8 +111,8 @@ def _by_bias(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientati
     if bias is None or len(bias.shape) != 1 or not tensor.numel or not bias.numel:
         return None
     first, second, length = *tensor.shape[:2], bias.shape[0]
-    transposed = len(tensor.shape) > 2 and is_transposed_by_name(tensor.name)
-    if length == first != second and not transposed:
+    transposed = _is_transposed(tensor)
+    if length == first != second and not (transposed and length % second == 0):
         return out_in("bias has the length of dim 0")
     if length == second != first:
         return in_out("bias has the length of dim 1")

@@ -9,7 +9,7 @@ from prunecli.layouts.evidence import Orientation, is_bias
 from prunecli.layouts.names import bias_of, is_embedding, split_name, words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from prunecli.checkpoint import TensorInfo
 
@@ -26,15 +26,47 @@ _IN_OUT_MODELS = frozenset({"gpt_oss", "llama4", "llama4_text"})
 """Names of the first and the second matrix of an expert, of routers, and architectures with [experts, in, out]."""
 
 
-def is_expert_stack(tensor: TensorInfo) -> bool:
-    """Return whether the tensor is a stack of matrices by its name and shape, such as `mlp.experts.gate_up_proj`."""
+def is_expert_stack(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether the tensor is a stack of matrices, such as `mlp.experts.gate_up_proj`.
+
+    Its name and shape say so, or the router in its module has an output for each matrix, and their inputs.
+    """
     path, last = split_name(tensor.name)
     if len(tensor.shape) != 3 or is_bias(tensor.name) or words(last) & {"scale", "scales", "zeros", "blocks"}:
         return False
-    if any(part == "experts" and not following.isdigit() for part, following in pairwise([*path, last])):
+    if (named := _is_named_as_stack(path, last)) is not None:
+        return named and not any("conv" in part.lower() for part in path)
+    if any(words(part) & {"moe"} for part in path) and min(tensor.shape[1:]) > LONGEST_KERNEL:
         return True
-    named = any(words(part) & {"expert", "experts", "moe"} for part in path)
-    return named and min(tensor.shape[1:]) > LONGEST_KERNEL
+    stack = _parts(tensor.name)
+    router = _router(tensor, tensors, stack.parent) if _is_first_or_second(stack) else None
+    return router is not None and router.shape[1] in tensor.shape[1:]
+
+
+def _is_named_as_stack(path: Sequence[str], last: str) -> bool | None:
+    """Return whether the name is that of all experts, not of one of them (`experts.0`, `expert_1`); None for others."""
+    following = dict(pairwise([*path, last]))
+    named = [part for part in path if words(part) & {"expert", "experts"}]
+    if not named:
+        return None
+    return not (any(map(str.isdigit, named[-1])) or following[named[-1]].isdigit())
+
+
+def flat_stack_evidence(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientation | None:
+    """Return the orientation of a matrix of the rows of all experts, such as `ffn.experts.mlp.w1` of DBRX, or None.
+
+    Its columns are the hidden states, as those of the router: inputs of the first matrices, outputs of the second.
+    """
+    path, last = split_name(tensor.name)
+    stack = _parts(tensor.name)
+    if len(tensor.shape) != 2 or not _is_named_as_stack(path, last) or not _is_first_or_second(stack):
+        return None
+    router = _router(tensor, tensors, stack.parent)
+    if router is None or router.shape[1] != tensor.shape[1] or tensor.shape[0] == router.shape[0]:
+        return None
+    experts = router.shape[0]
+    evidence = f"rows of {experts} experts: the router's inputs have the length of dim 1"
+    return Orientation(1, 0, experts, evidence) if stack.own in _SECOND else Orientation(0, 1, 1, evidence)
 
 
 class _Stack(NamedTuple):
@@ -49,6 +81,10 @@ def _parts(name: str) -> _Stack:
     suffix = ".weight" if name.endswith(".weight") else ""
     parent, _, own = name.removesuffix(suffix).rpartition(".")
     return _Stack(parent, own, suffix)
+
+
+def _is_first_or_second(stack: _Stack) -> bool:
+    return stack.own in _FIRST or stack.own in _SECOND
 
 
 def expert_evidence(
@@ -101,7 +137,7 @@ def _by_pair(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientati
 def _by_width(tensor: TensorInfo, tensors: Mapping[str, TensorInfo], width: int | None) -> Orientation | None:
     """Compare with the length of the hidden states, which are the inputs of the first and the outputs of the second."""
     stack = _parts(tensor.name)
-    if stack.own not in _FIRST and stack.own not in _SECOND:
+    if not _is_first_or_second(stack):
         return None
     router = _router(tensor, tensors, stack.parent)
     length = router.shape[1] if router is not None else width
@@ -112,11 +148,14 @@ def _by_width(tensor: TensorInfo, tensors: Mapping[str, TensorInfo], width: int 
 
 
 def _router(tensor: TensorInfo, tensors: Mapping[str, TensorInfo], parent: str) -> TensorInfo | None:
-    """Return the router of a stack: a matrix [experts, inputs] in the module around the experts, or in theirs."""
-    for module in (parent, parent.rpartition(".")[0]):
+    """Return the router of a stack: a matrix [experts, inputs] in the module of the experts, or one around it."""
+    rows, dims = tensor.shape[0], len(tensor.shape)
+    for module in (parent, parent.rpartition(".")[0], ".".join(parent.split(".")[:-2])):
         for name in _ROUTERS:
             router = tensors.get(f"{module}.{name}.weight".lstrip("."))
-            if router is not None and len(router.shape) == 2 and router.shape[0] == tensor.shape[0]:
+            if router is None or len(router.shape) != 2 or not router.numel:
+                continue
+            if rows == router.shape[0] or (dims == 2 and rows % router.shape[0] == 0):
                 return router
     return None
 

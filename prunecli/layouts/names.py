@@ -14,8 +14,13 @@ _EMBEDDINGS = frozenset({"embed", "embedder", "embedding", "embeddings", "embeds
 
 _NORMS = frozenset({"batchnorm", "bn", "gn", "groupnorm", "layernorm", "ln", "norm", "rmsnorm"})
 
-_TRANSPOSED = ("conv_trans", "convtr", "deconv", "transpose")
-"""Parts of the names that modules of transposed convolutions get."""
+_TRANSPOSED = frozenset({"convtr", "convtranspose", "convtransposed", "transpose", "transposed"})
+"""Words of the names that modules of transposed convolutions get, and `deconv` with any end."""
+
+_SCALES = frozenset({"layerscale", "ls", "scale"})
+
+_LORA = re.compile(r"(?<![A-Za-z])lora(?P<mark>[._])(?P<half>A|B|down|up)(?![A-Za-z])")
+_OTHER_HALF = {"A": "B", "B": "A", "down": "up", "up": "down"}
 
 _FIXED = re.compile(r"(?:^|[._])(?:dfl\.conv|i?stft|[a-z]+_i?stft|i?stft_[a-z]+)\.weight$")
 """Names of fixed transforms: the bins of YOLOv8's distribution focal loss, windows of Fourier transforms."""
@@ -60,14 +65,31 @@ def is_fixed_transform(name: str) -> bool:
 
 
 def is_transposed_by_name(name: str) -> bool:
-    """Return whether the module is named as a transposed convolution."""
-    return any(part in name.lower() for part in _TRANSPOSED)
+    """Return whether the module itself, or the Sequential that it is a part of, is named as a transposed convolution.
+
+    Modules inside of others are not: `deconv_block.conv` is a convolution.
+    """
+    return any(word in _TRANSPOSED or word.startswith("deconv") for word in module_words(name))
+
+
+def is_scale_module(name: str) -> bool:
+    """Return whether the module is named as one that scales its input, such as `layer_scale`."""
+    return bool(module_words(name) & _SCALES)
+
+
+def other_half(name: str) -> str | None:
+    """Return the name of the matrix that a LoRA matrix is multiplied with: `lora_B` for `lora_A`; None for others."""
+    match = _LORA.search(name)
+    if match is None:
+        return None
+    half = "lora" + match["mark"] + _OTHER_HALF[match["half"]]
+    return name[: match.start()] + half + name[match.end() :]
 
 
 def bias_of(name: str) -> str:
-    """Return the name of a weight's bias: with `bias` for `weight` in the last part, or with `_bias` at its end."""
+    """Return the name of a weight's bias: with `bias` for `weight` or `kernel`, or with `_bias` at its end."""
     head, dot, last = name.rpartition(".")
-    changed = last.replace("weight", "bias", 1)
+    changed = "bias" if last == "kernel" else last.replace("weight", "bias", 1)
     return f"{head}{dot}{last}_bias" if changed == last else f"{head}{dot}{changed}"
 
 

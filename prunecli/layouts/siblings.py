@@ -23,11 +23,12 @@ def by_siblings(
 ) -> dict[str, Orientation]:
     """Return the orientation of each of `open_tensors` whose proven siblings all have one and the same.
 
-    Siblings are, in this order: tensors of the same name with other numbers; for matrices those of the same block; for
-    kernels in a Sequential those with the same kernel shape.
+    Siblings are, in this order: tensors of the same name with other numbers; for matrices those of the same block, then
+    those of modules with the same own name; for kernels in a Sequential those with the same kernel shape.
     """
     found: dict[str, Orientation] = {}
-    for key, fewest in ((_same_name, 1), (_same_block, 1), (_same_sequential, MOST_LIKELY_SEQUENTIAL)):
+    keys = ((_same_name, 1), (_same_block, 1), (_same_module, 1), (_same_sequential, MOST_LIKELY_SEQUENTIAL))
+    for key, fewest in keys:
         shared = _shared(proven, key, fewest)
         for tensor in open_tensors:
             orientation = shared.get(key(tensor))
@@ -69,6 +70,12 @@ def _same_block(tensor: TensorInfo) -> object:
     numbered = [index for index, part in enumerate(path) if part.isdigit()]
     block = path[: numbered[-1] + 1] if numbered else path[:-1]
     return NUMBER.sub("*", ".".join(block))
+
+
+def _same_module(tensor: TensorInfo) -> object:
+    """Return the own name of a matrix's module, such as `c_proj`, with that of the matrix."""
+    path, last = split_name(tensor.name)
+    return (path[-1], last) if len(tensor.shape) == 2 and path and not path[-1].isdigit() else None
 
 
 def _same_sequential(tensor: TensorInfo) -> object:

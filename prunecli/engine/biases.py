@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, SelectionError
+from prunecli.layouts.names import bias_names
 from prunecli.selection.select import Selection, select
 from prunecli.text.escape import printable
 from prunecli.text.numbers import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.selection.select import Selector, Target
@@ -43,7 +44,8 @@ def pair_biases(checkpoint: Checkpoint, selection: Selection, selector: Selector
     everything = replace(selector, include=("*",), min_dim=1, min_numel=0)
     prunable = {target.tensor.name: target for target in select(checkpoint, everything).targets}
     for index, target in enumerate(selection.targets):
-        names = [name for name in _names(target) if name in existing]
+        own = (target.tensor.name, *target.aliases)
+        names = [bias for name in own for bias in bias_names(name) if bias in existing]
         pairs.add(index, [prunable[name] for name in names if name in prunable], exists=bool(names))
     if not pairs.followers:
         raise SelectionError(
@@ -84,19 +86,6 @@ class _Pairs:
         skipped = tuple(s for s in self.skipped if s.tensor.name not in self.position)
         selection = Selection(tuple(self.targets), skipped)
         return PairedBiases(selection, self.followers, _about_unfit(self.unfit), _about_missing(missing))
-
-
-def _names(target: Target) -> Iterator[str]:
-    """Yield the names that the bias of a target may have: its own with `bias` for the `weight` in the last part.
-
-    Parameters that are no weight by name, such as the experts' `down_proj`, have `_bias` at the end.
-    """
-    for name in (target.tensor.name, *target.aliases):
-        head, dot, last = name.rpartition(".")
-        for word in ("weight", "kernel"):
-            if word in last:
-                yield f"{head}{dot}{last.replace(word, 'bias', 1)}"
-        yield f"{name}_bias"
 
 
 def _bias_shape(tensor: TensorInfo) -> tuple[int, ...] | None:

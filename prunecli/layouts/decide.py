@@ -152,7 +152,7 @@ def _is_gain(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> bool:
     """
     if is_bias(tensor.name) or not words(split_name(tensor.name)[1]) & {"weight", "weights"}:
         return False
-    bias = by_name.get(bias_of(tensor.name))
+    bias = bias_of(tensor.name, by_name)
     if bias is not None:
         return bias.shape == tensor.shape
     return is_norm(tensor.name) or (is_scale_module(tensor.name) and max(tensor.shape) == tensor.numel)

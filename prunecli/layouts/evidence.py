@@ -48,7 +48,7 @@ def own_evidence(tensor: TensorInfo, tensors: Mapping[str, TensorInfo], model_ty
     """Return what the tensor's own name and shape, its bias and the batch norm after it prove; None if nothing."""
     path, last = split_name(tensor.name)
     if last == "kernel":
-        return _of_kernel(tensor, tensors.get(bias_of(tensor.name)))
+        return _of_kernel(tensor, bias_of(tensor.name, tensors))
     return (
         _by_bias(tensor, tensors)
         or _by_lora(tensor, tensors)
@@ -107,7 +107,7 @@ def _by_lora(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientati
 
 
 def _by_bias(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientation | None:
-    bias = tensors.get(bias_of(tensor.name))
+    bias = bias_of(tensor.name, tensors)
     if bias is None or len(bias.shape) != 1 or not tensor.numel or not bias.numel:
         return None
     first, second, length = *tensor.shape[:2], bias.shape[0]

@@ -103,7 +103,7 @@ def expert_evidence(
 
 
 def _by_bias(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientation | None:
-    bias = tensors.get(bias_of(tensor.name))
+    bias = bias_of(tensor.name, tensors)
     if bias is None or len(bias.shape) != 2 or bias.shape[0] != tensor.shape[0] or tensor.shape[1] == tensor.shape[2]:
         return None
     return _either(tensor, bias.shape[1], "bias has the length of dim {}", outputs=True)

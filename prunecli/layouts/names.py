@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from prunecli.checkpoint import TensorInfo
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
@@ -86,11 +92,21 @@ def other_half(name: str) -> str | None:
     return name[: match.start()] + half + name[match.end() :]
 
 
-def bias_of(name: str) -> str:
-    """Return the name of a weight's bias: with `bias` for `weight` or `kernel`, or with `_bias` at its end."""
+def bias_names(name: str) -> Iterator[str]:
+    """Yield the names that the bias of a weight may have: with `bias` for `weight` in the last part, or at its end.
+
+    Parameters that are no weight by name, such as the experts' `down_proj`, have `_bias` at the end.
+    """
     head, dot, last = name.rpartition(".")
-    changed = "bias" if last == "kernel" else last.replace("weight", "bias", 1)
-    return f"{head}{dot}{last}_bias" if changed == last else f"{head}{dot}{changed}"
+    for word in ("weight", "kernel"):
+        if word in last:
+            yield f"{head}{dot}{last.replace(word, 'bias', 1)}"
+    yield f"{name}_bias"
+
+
+def bias_of(name: str, tensors: Mapping[str, TensorInfo]) -> TensorInfo | None:
+    """Return the bias of the weight `name` among `tensors`, or None."""
+    return next((tensors[bias] for bias in bias_names(name) if bias in tensors), None)
 
 
 def starred(name: str) -> str:

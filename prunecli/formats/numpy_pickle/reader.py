@@ -20,11 +20,15 @@ from prunecli.formats.listing import Listing
 from prunecli.formats.numpy_pickle.format import NUMPY_PICKLE, PADDLE
 from prunecli.formats.pickle.leaves import is_array, other_kind, unwrapped
 from prunecli.formats.pickle.opcodes import Blob, bounded
-from prunecli.formats.pickle.reader import Call, Global, read_pickle
+from prunecli.formats.pickle.places import Empty
+from prunecli.formats.pickle.reader import ODD_KEY, Call, Global, read_pickle
 from prunecli.formats.pickle.tensors import dimensions, usual_strides, with_tensors
+from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from prunecli.formats.pickle.reader import Pickle
 
 PICKLE_LIMIT = 1 << 28
 """Bytes of a pickle that are read, without its arrays."""
@@ -67,7 +71,9 @@ def read_numpy_pickle(file: BinaryIO, label: str, keys: Sequence[str] = ()) -> L
     """
     size = file.seek(0, os.SEEK_END)
     stream = bounded(file, PICKLE_LIMIT)
-    root = read_pickle(stream, label).value
+    pickle = read_pickle(stream, label)
+    _check_places(pickle, label)
+    root = pickle.value
     extra = size - stream.tell()
     notes = (f"{extra:,} bytes after the pickle are copied unchanged",) if extra else ()
     paddle = isinstance(root, dict) and _PADDLE_KEY in root
@@ -77,6 +83,17 @@ def read_numpy_pickle(file: BinaryIO, label: str, keys: Sequence[str] = ()) -> L
     if not listing.tensors:
         raise _no_arrays(label, listing.unprunable_entries)
     return listing
+
+
+def _check_places(pickle: Pickle, label: str) -> None:
+    """Refuse arrays where they cannot be listed, and containers that a loader may fill with other values."""
+    problem = next((doubt for doubt in pickle.doubts if doubt != ODD_KEY), None)  # NumPy's scalars are usual keys
+    if problem is not None:
+        raise CheckpointError(f"{label} cannot be read safely: {problem}")
+    try:
+        Empty().check(pickle.attributes, "an attribute of a dict")
+    except ValueError as error:
+        raise CheckpointError(f"{label} cannot be read safely: {error}") from error
 
 
 def _no_arrays(label: str, others: Sequence[tuple[str, str]]) -> CheckpointError:
@@ -92,6 +109,8 @@ def _tensor_or_kind(name: str, value: object, label: str, *, paddle: bool) -> Te
     value = unwrapped(value)
     if not is_array(value) or not isinstance(value, Call):
         return other_kind(value) if value is not None else "object"
+    if value.items or value.entries:
+        raise CheckpointError(f"{label} cannot be read safely: the array {quoted(name)} is changed after it is made")
     array = _array(value)
     if array is None:
         return "NumPy array of an unusual kind"
@@ -132,11 +151,13 @@ def _array(call: Call) -> _Array | None:
     Up to protocol 4 NumPy pickles an empty array with a state; protocol 5 pickles a call with a buffer.
     """
     match call:
-        case Call(args=(Global(name="ndarray"), _, _), state=(1, tuple(shape), Call() as dtype, bool(fortran), data)):
+        case Call(
+            args=(Global("numpy", "ndarray"), _, _), state=(1, tuple(shape), Call() as dtype, bool(fortran), data)
+        ):
             return _Array(data, dtype, shape, "F" if fortran else "C")
-        case Call(args=(data, Call() as dtype, tuple(shape), "K", tuple(axes))):
+        case Call(args=(data, Call() as dtype, tuple(shape), "K", tuple(axes)), state=None):
             return _Array(data, dtype, shape, axes)
-        case Call(args=(data, Call() as dtype, tuple(shape), "C" | "F" as order, *_)):
+        case Call(args=(data, Call() as dtype, tuple(shape), "C" | "F" as order, *_), state=None):
             return _Array(data, dtype, shape, order)
         case _:
             return None
@@ -145,7 +166,8 @@ def _array(call: Call) -> _Array | None:
 def _dtype(call: Call) -> tuple[str, bool]:
     """Return NumPy's letter and size of an element, such as "f4", and whether it is big-endian."""
     match call:
-        case Call(func=Global(module="numpy", name="dtype"), args=(str(letter), *_), state=(_, str(order), *_)):
+        # The three values after the order make a structured dtype.
+        case Call(Global("numpy", "dtype"), (str(letter), *_), state=(_, str(order), None, None, None, *_)):
             return letter, order == ">"
         case _:
             return "", False

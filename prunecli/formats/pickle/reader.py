@@ -20,7 +20,10 @@ from prunecli.formats.pickle.opcodes import Blob
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Call", "Global", "Key", "Persistent", "Pickle", "read_pickle"]
+__all__ = ["ODD_KEY", "Call", "Global", "Key", "Persistent", "Pickle", "read_pickle"]
+
+ODD_KEY = "the key of a dict is neither text nor a number"
+"""The doubt about a key whose equality with others is unknown."""
 
 _EMPTY: Mapping[object, object] = MappingProxyType({})
 
@@ -277,7 +280,7 @@ class _ValueMachine(StackMachine):
         if isinstance(key, Key):
             self.spend(8)
             if not key.comparable:
-                self.doubt("the key of a dict is neither text nor a number")
+                self.doubt(ODD_KEY)
         return key
 
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.global_names import may_load_weights_only
 from prunecli.formats.pickle.leaves import is_leaf, is_parameter
-from prunecli.formats.pickle.reader import Call, Global, Key, Persistent
+from prunecli.formats.pickle.places import Empty
+from prunecli.formats.pickle.reader import Call, Global
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from prunecli.formats.pickle.reader import Pickle
 
 SETTABLE = frozenset(
@@ -82,7 +81,7 @@ def check_rules(pickle: Pickle, label: str) -> None:
 def _check(pickle: Pickle) -> None:
     for doubt in pickle.doubts:
         raise ValueError(doubt)
-    empty = _Empty()
+    empty = Empty()
     for state in pickle.attributes:
         _check_attributes(state, _CONTAINER_METHODS)
         empty.check(state, "an attribute of a dict")
@@ -90,7 +89,7 @@ def _check(pickle: Pickle) -> None:
         _check_call(call, empty)
 
 
-def _check_call(call: Call, empty: _Empty) -> None:
+def _check_call(call: Call, empty: Empty) -> None:
     if not isinstance(call.func, Global):
         return  # torch calls nothing but globals
     if is_parameter(call):
@@ -108,14 +107,14 @@ def _check_call(call: Call, empty: _Empty) -> None:
         empty.check([call.args, call.state], f"an argument of {quoted(call.func.name)}")
 
 
-def _check_parameter_state(state: object, empty: _Empty) -> None:
+def _check_parameter_state(state: object, empty: Empty) -> None:
     # torch before 0.4 wrote (requires_grad, volatile, hooks). Longer states give the parameter other values.
     if state is not None and (not isinstance(state, tuple) or len(state) != 3):
         raise ValueError("a tensor is changed after it is made")
     empty.check(state, "the state of a tensor")
 
 
-def _check_rebuilt(name: str, args: tuple[object, ...], empty: _Empty, depth: int = 0) -> None:
+def _check_rebuilt(name: str, args: tuple[object, ...], empty: Empty, depth: int = 0) -> None:
     form = _FORMS[name]
     if not form.least <= len(args) <= form.most or depth > _MOST_NESTED:
         raise ValueError(f"{name} is called with other arguments than torch writes")
@@ -135,7 +134,7 @@ def _check_rebuilt(name: str, args: tuple[object, ...], empty: _Empty, depth: in
                 raise ValueError(f"{name} is called with other arguments than torch writes")
 
 
-def _check_state(state: object, empty: _Empty) -> None:
+def _check_state(state: object, empty: Empty) -> None:
     """Check the state of a tensor: attributes, or a pair of attributes and slots."""
     for part in state if isinstance(state, tuple) else (state,):
         _check_attributes(part, SETTABLE)
@@ -146,31 +145,3 @@ def _check_attributes(state: object, forbidden: frozenset[str]) -> None:
     for part in state if isinstance(state, tuple) else (state,):
         if not (part is None or isinstance(part, dict)) or (part and not forbidden.isdisjoint(part)):
             raise ValueError("an object is given a state that changes what it contains")
-
-
-class _Empty:
-    """Checks that values contain no tensor; each value is visited once."""
-
-    def __init__(self) -> None:
-        self.seen: dict[int, object] = {}  # by id, the containers that contain no tensor
-
-    def check(self, value: object, place: str) -> None:
-        """Raise ValueError if there is a tensor or storage below `value`; `place` describes it in the message."""
-        pending = [value]
-        while pending:
-            item = pending.pop()
-            if isinstance(item, Persistent) or is_leaf(item):
-                raise ValueError(f"a tensor is {place}, where it cannot be listed")
-            if isinstance(item, (dict, list, tuple, Call)) and id(item) not in self.seen:
-                self.seen[id(item)] = item
-                pending.extend(_parts(item))
-
-
-def _parts(item: object) -> Iterator[object]:
-    if isinstance(item, dict):
-        yield from item.values()
-        yield from (key.value for key in item if isinstance(key, Key))
-    elif isinstance(item, (list, tuple)):
-        yield from item
-    elif isinstance(item, Call):
-        yield from (part for _, part in item.parts())

@@ -15,7 +15,7 @@ from prunecli.checkpoint import OUTSIDE
 from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.listing import Listing
 from prunecli.formats.pickle.leaves import other_kind, unwrapped
-from prunecli.formats.pickle.reader import read_pickle
+from prunecli.formats.pickle.reader import Call, read_pickle
 from prunecli.formats.pickle.tensors import with_tensors
 from prunecli.formats.torch.export import is_exported, read_exported
 from prunecli.formats.torch.format import TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
@@ -92,6 +92,10 @@ def _with_tensors(
         if dtype is not None or not is_strided(inner):
             others.append(inner)
             return other_kind(inner) if dtype is None else f"tensor of {dtype}"
+        if isinstance(inner, Call) and (inner.items or inner.entries):
+            raise CheckpointError(
+                f"{label} cannot be read safely: the tensor {quoted(name)} is changed after it is made"
+            )
         info = tensor_info(name, inner, storages)
         return conversion(value, info.dtype) or info
 

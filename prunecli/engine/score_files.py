@@ -18,6 +18,7 @@ from prunecli.checkpoint import PathLike
 from prunecli.dtypes import FLOATS, MASK_DTYPES
 from prunecli.errors import Argument, CheckpointError, PruneError, UsageError
 from prunecli.formats.open import open_checkpoint
+from prunecli.selection.notices import other_order
 from prunecli.text.closest import closest
 from prunecli.text.escape import printable
 from prunecli.text.nearest import nearest_choice
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 3
 """The most tensors that a hint names."""
+
+NORMS = "activation norms"
+"""The label of norms in messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ def match_norms(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors
                 f"{_name(target)} has no inputs to scale by norms",
                 hint=Argument("min_dim", 2) if len(target.tensor.shape) < 2 else _exclude(target),
             )
-    norms = _match(path, targets, "activation norms", _norm_shapes)
+    norms = _match(path, targets, NORMS, _norm_shapes)
     _refuse_integers(norms, targets)
     return norms
 
@@ -217,9 +221,18 @@ def _match(
             raise CheckpointError(
                 f"{_name(targets[index])} needs {what} of shape {shapes}, not {list(tensor.shape)} as "
                 f"in {printable(str(path))}",
-                hint=_exclude(targets[index]),
+                hint=_shape_hint(targets[index], tensor, label),
             )
     return MatchedTensors(f"{label} in {printable(str(path))}", checkpoint, tensors)
+
+
+def _shape_hint(target: Target, other: TensorInfo, label: str) -> Hint:
+    """Return what to do about a tensor of another shape; norms of assumed outputs may be those of inputs."""
+    tensor, layout = target.tensor, target.tensor.layout
+    outputs = None if layout.outputs is None else tensor.shape[layout.outputs]
+    if label == NORMS and not layout.proven and other.shape[-1:] == (outputs,):
+        return ("its layout is assumed; if these are its inputs: ", other_order(tensor))
+    return _exclude(target)
 
 
 def _named(tensors: Mapping[str, TensorInfo], target: Target, suffix: str) -> TensorInfo | None:

@@ -127,7 +127,7 @@ def _by_role(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> TensorLay
         usual = replace(
             usual, outputs=1, inputs=2, evidence="dim 0 is 1: outputs and inputs are dim 1 and 2", proven=True
         )
-    elif dims == 2 and is_embedding(tensor.name):
+    elif dims == 2 and is_embedding(tensor.name) and bias_of(tensor.name) not in by_name:
         usual = replace(usual, role=EMBEDDING, evidence="named as an embedding", proven=True)
     return _with_reason(usual, reason)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from prunecli.layouts.names import bias_of, is_transposed_by_name, other_half, split_name, words
+from prunecli.layouts.names import bias_of, is_transposed_by_name, module_words, other_half, split_name, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,13 +116,33 @@ def _by_bias(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientati
         return out_in("bias has the length of dim 0")
     if length == second != first:
         return in_out("bias has the length of dim 1")
+    if len(tensor.shape) == 2:
+        return None
+    return _by_bias_of_groups(tensor, length, transposed=transposed) or _by_bias_of_last(tensor.shape, length)
+
+
+def _by_bias_of_groups(tensor: TensorInfo, length: int, *, transposed: bool) -> Orientation | None:
+    """Use a bias that is a multiple of dim 1, as that of a grouped transposed convolution is."""
+    first, second = tensor.shape[:2]
     groups = length // second
-    if len(tensor.shape) > 2 and groups > 1 and length == groups * second and first % groups == 0:
-        if length != first:
-            return in_out(f"bias has {groups} times the length of dim 1", groups)
-        if transposed:
-            return in_out(f"named as a transposed convolution; bias has {groups} times the length of dim 1", groups)
+    if groups <= 1 or length != groups * second or first % groups:
+        return None
+    if length != first:
+        return in_out(f"bias has {groups} times the length of dim 1", groups)
+    if transposed:
+        return in_out(f"named as a transposed convolution; bias has {groups} times the length of dim 1", groups)
     return None
+
+
+def _by_bias_of_last(shape: Shape, length: int) -> Orientation | None:
+    """Use a bias of the last dimension: kernels of TensorFlow have one, and matrices for each relation of a graph.
+
+    No convolution of torch does, if the bias is neither dim 0 nor a multiple of dim 1.
+    """
+    if length != shape[-1] or length == shape[0] or length % shape[1] == 0:
+        return None
+    last = len(shape) - 1
+    return Orientation(last, last - 1, 1, f"bias has the length of dim {last}")
 
 
 def _by_ratio(shape: Shape, path: list[str], last: str) -> Orientation | None:
@@ -158,13 +178,14 @@ def _by_config(shape: Shape, path: list[str], model_type: str) -> Orientation | 
 
 
 def is_confirmed_by_norm(tensor: TensorInfo, norm_lengths: Mapping[Numbered, set[int]]) -> bool:
-    """Return whether a batch norm next to the module, with the same number, has the length of dim 0 and not of dim 1.
+    """Return whether a batch norm next to a `conv`, with the same number, has the length of dim 0 and not of dim 1.
 
     This supports the usual layout of Conv. It is no evidence against it, because a norm may also be before the
     convolution.
     """
     first, second = tensor.shape[:2]
-    return first != second and first in norm_lengths.get(_numbered(tensor.name), ())
+    named = any(word.startswith("conv") for word in module_words(tensor.name))
+    return named and first != second and first in norm_lengths.get(_numbered(tensor.name), ())
 
 
 def norm_lengths(tensors: Mapping[str, TensorInfo]) -> dict[Numbered, set[int]]:

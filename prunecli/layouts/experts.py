@@ -29,14 +29,17 @@ _IN_OUT_MODELS = frozenset({"gpt_oss", "llama4", "llama4_text"})
 def is_expert_stack(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether the tensor is a stack of matrices, such as `mlp.experts.gate_up_proj`.
 
-    Its name and shape say so, or the router in its module has an output for each matrix, and their inputs.
+    Its name and shape say so; or its bias has an entry for each output of each matrix; or the router in its module has
+    an output for each matrix, and their inputs.
     """
     path, last = split_name(tensor.name)
     if len(tensor.shape) != 3 or is_bias(tensor.name) or words(last) & {"scale", "scales", "zeros", "blocks"}:
         return False
     if (named := _is_named_as_stack(path, last)) is not None:
         return named and not any("conv" in part.lower() for part in path)
-    if any(words(part) & {"moe"} for part in path) and min(tensor.shape[1:]) > LONGEST_KERNEL:
+    if any("moe" in words(part) for part in path) and min(tensor.shape[1:]) > LONGEST_KERNEL:
+        return True
+    if _by_bias(tensor, tensors):
         return True
     stack = _parts(tensor.name)
     router = _router(tensor, tensors, stack.parent) if _is_first_or_second(stack) else None
@@ -59,7 +62,8 @@ def flat_stack_evidence(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -
     """
     path, last = split_name(tensor.name)
     stack = _parts(tensor.name)
-    if len(tensor.shape) != 2 or not _is_named_as_stack(path, last) or not _is_first_or_second(stack):
+    named = _is_named_as_stack(path, last) or any("moe" in words(part) for part in path)
+    if len(tensor.shape) != 2 or stack.suffix or not named or not _is_first_or_second(stack):
         return None
     router = _router(tensor, tensors, stack.parent)
     if router is None or router.shape[1] != tensor.shape[1] or tensor.shape[0] == router.shape[0]:

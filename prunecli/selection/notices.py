@@ -8,6 +8,7 @@ from prunecli.dtypes import why_not_prunable
 from prunecli.errors import Argument, Notice
 from prunecli.layout import CODE, EXPERTS, KERNEL
 from prunecli.layouts.reparametrized import how_to_fold, leftovers
+from prunecli.selection.hints import exact_pattern
 from prunecli.text.escape import printable
 from prunecli.text.numbers import counted
 
@@ -70,12 +71,17 @@ def assumed_notice(tensors: Iterable[TensorInfo]) -> Notice | None:
     names = [printable(t.name) for t in assumed]
     listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
     dims = assumed[0].layout
-    other = "in-out" if dims.experts is None else "experts-in-out"
     return Notice(
         f"nothing in the file proves which dimension of {listed} counts outputs: assumed are outputs in dim "
         f"{dims.outputs} and inputs in dim {dims.inputs}, {_kind(assumed)}",
-        hint=("for the other order: ", Argument("layout", {names[0]: other})),
+        hint=("for the other order: ", other_order(assumed[0])),
     )
+
+
+def other_order(tensor: TensorInfo) -> Argument:
+    """Return the argument that states the other order for a tensor whose outputs are assumed to be first."""
+    order = "in-out" if tensor.layout.experts is None else "experts-in-out"
+    return Argument("layout", {exact_pattern(tensor.name): order})
 
 
 def _kind(tensors: Sequence[TensorInfo]) -> str:

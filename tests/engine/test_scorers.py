@@ -102,6 +102,18 @@ def test_files_that_do_not_fit_are_refused(option: str, file: Weights, message: 
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize(("bias", "hint"), [((), "layout={'a.weight': 'in-out'}"), ((3,), "exclude=['a.weight']")])
+def test_norms_of_the_other_dimension_hint_at_the_layout(bias: tuple[int, ...], hint: str, tmp_path: Path) -> None:
+    """Where the layout is assumed, norms as long as the outputs may mean that they are the inputs."""
+    weights = {"a.weight": torch.ones(3, 5), **({"a.bias": torch.ones(bias)} if bias else {})}
+    norms = stored(tmp_path, "norms", {"a.weight": torch.ones(3)})
+
+    with pytest.raises(CheckpointError) as caught:
+        pruned(tmp_path, weights, L1(amount=0.5), act_norms=norms)
+
+    assert hint in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("strategy", [Random(amount=0.5), RandomStructured(amount=0.5), StdThreshold(1.0)])
 def test_scores_are_refused_for_strategies_that_rank_nothing(strategy: Strategy, tmp_path: Path) -> None:
     """A file that would have no effect is an error."""

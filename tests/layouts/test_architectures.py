@@ -81,6 +81,14 @@ def test_names_that_say_transposed(name: str, size: int) -> None:
     assert (layout.words, layout.proven) == ("in-out", True)
 
 
+def test_a_batch_norm_before_a_module_that_may_be_transposed_proves_nothing() -> None:
+    """A ConvTranspose `up1` after `bn1` has the length of the norm in dim 0, as a Conv before it has."""
+    layouts = decided({"up1.weight": (32, 16, 3, 3), "bn1.running_mean": (32,), "conv.weight": (8, 4, 3, 3)})
+
+    assert not layouts["up1.weight"].proven
+    assert not layouts["conv.weight"].proven
+
+
 # --- experts
 
 
@@ -114,7 +122,34 @@ def test_rows_of_all_experts_are_weights() -> None:
     assert decided(shapes)[f"{path}w1"].not_a_weight is not None
 
 
+@pytest.mark.parametrize("name", ["experts.shared.w2.weight", "shared.w2"])
+def test_matrices_of_one_expert_are_not_rows_of_all(name: str) -> None:
+    """A Linear next to the router, or a parameter without a name for experts, is as wide as the model by chance."""
+    layouts = decided({f"l.mlp.{name}": (16, 16), "l.mlp.router.weight": (4, 16)})
+
+    assert not layouts[f"l.mlp.{name}"].proven
+
+
+@pytest.mark.parametrize(
+    ("shape", "bias", "words"),
+    [((7, 8, 4), (7, 4), "experts in-out"), ((7, 8, 4), (7, 8), "experts out-in"), ((7, 8, 4), (8, 4), "out-in")],
+)
+def test_a_bias_for_each_matrix_makes_a_stack(shape: tuple[int, ...], bias: tuple[int, ...], words: str) -> None:
+    """An ensemble of Linear has a bias [members, outputs]."""
+    assert decided({"nn1.weight": shape, "nn1.bias": bias})["nn1.weight"].words == words
+
+
 # --- kernels of other libraries
+
+
+@pytest.mark.parametrize(
+    ("shape", "length", "dims"), [((30, 8, 4), 4, (2, 1)), ((3, 3, 8, 4), 4, (3, 2)), ((4, 2, 8), 8, (1, 0))]
+)
+def test_the_bias_of_the_last_dimension(shape: tuple[int, ...], length: int, dims: tuple[int, int]) -> None:
+    """RGCN has [relations, in, out]; a bias that is a multiple of dim 1 can be that of a grouped ConvTranspose."""
+    layout = decided({"conv.weight": shape, "conv.bias": (length,)})["conv.weight"]
+
+    assert (layout.outputs, layout.inputs, layout.proven) == (*dims, True)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +172,14 @@ def test_kernels_of_keras_and_flax(shapes: Shapes, dims: tuple[int, int] | None)
 
 
 # --- other shapes
+
+
+def test_a_module_with_a_bias_is_no_embedding() -> None:
+    """DETR calls its classifier `class_embed`, and Stable Diffusion an MLP `time_embed`."""
+    layouts = decided(with_biases({"class_embed.weight": (92, 16), "time_embed.0.weight": (64, 16)}))
+
+    assert {layout.role for name, layout in layouts.items() if "weight" in name} == {"matrix"}
+    assert decided({"query_embed.weight": (100, 16)})["query_embed.weight"].role == "embedding"
 
 
 def test_modulated_convolutions_have_a_dimension_before_the_outputs() -> None:

@@ -71,9 +71,8 @@ def decide(tensors: Sequence[TensorInfo], model_type: str = "") -> dict[str, Ten
     """
     by_name = {tensor.name: tensor for tensor in tensors}
     layouts = {tensor.name: _by_role(tensor, by_name) for tensor in tensors}
-    orientations = _orientations(
-        [t for t in tensors if layouts[t.name].role in _ORIENTED], layouts, by_name, model_type
-    )
+    oriented = [t for t in tensors if layouts[t.name].role in _ORIENTED and not layouts[t.name].proven]
+    orientations = _orientations(oriented, layouts, by_name, model_type)
     for name, orientation in orientations.items():
         outputs, inputs, groups, evidence = orientation
         layouts[name] = replace(
@@ -127,7 +126,7 @@ def _by_role(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> TensorLay
         usual = replace(
             usual, outputs=1, inputs=2, evidence="dim 0 is 1: outputs and inputs are dim 1 and 2", proven=True
         )
-    elif dims == 2 and is_embedding(tensor.name) and bias_of(tensor.name) not in by_name:
+    elif dims == 2 and is_embedding(tensor.name) and bias_of(tensor.name, by_name) is None:
         usual = replace(usual, role=EMBEDDING, evidence="named as an embedding", proven=True)
     return _with_reason(usual, reason)
 

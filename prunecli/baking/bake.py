@@ -18,7 +18,7 @@ from prunecli.checkpoint import OUTSIDE, Keys, PathLike, Span
 from prunecli.errors import Argument, CheckpointError, UsageError
 from prunecli.formats.json_rewrite import rewrite_index
 from prunecli.formats.open import open_checkpoint
-from prunecli.formats.output_names import default_output
+from prunecli.formats.output_names import check_format, default_output
 from prunecli.formats.registry import format_of
 from prunecli.formats.strict_json import HEADER_LIMIT
 from prunecli.io.output_files import output_files
@@ -117,6 +117,7 @@ def bake(  # noqa: PLR0913 - one keyword for each option
     _refuse_module(checkpoint, label)
     target = None if dry_run else output_target(checkpoint, output, lambda: baked_output(path), in_place=in_place)
     if isinstance(target, Path):
+        check_format(checkpoint, target)
         check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)
     job = _Job(checkpoint, pruned.pairs, _new_names(pruned.pairs), target, force or in_place, progress)
     plans = [job.plan(index) for index in range(len(checkpoint.files))]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, OutputError, UsageError
-from prunecli.formats.output_names import default_output, default_report
+from prunecli.formats.output_names import check_format, default_output, default_report
 from prunecli.formats.own_files import is_report_of
 from prunecli.io.publish import UnflushedError, publish_text
 from prunecli.io.targets import (
@@ -101,6 +101,7 @@ def plan_outputs(
     written = [target] if isinstance(target, Path) else []
     masks = [] if mask is None else [mask]
     for output in written:
+        check_format(checkpoint, output)
         check_checkpoint_output(checkpoint, output, force=request.force, in_place=request.in_place)
     check_side_outputs(checkpoint, written, reports, masks, outputs.replaces)
     read = kept if mask_in is None else [*kept, Path(mask_in)]

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
-from prunecli.errors import Argument, CheckpointError
+from prunecli.errors import Argument, CheckpointError, OutputError
+from prunecli.formats.registry import family_of
+from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.shards import is_index
+from prunecli.text.escape import printable
+
+if TYPE_CHECKING:
+    from prunecli.checkpoint import Checkpoint
+
+_SAFETENSORS = ".safetensors"
+_TORCH = frozenset({".bin", ".ckpt", ".pt", ".pth", ".tar", ".th"})
 
 
 def default_output(checkpoint_path: PathLike) -> Path:
@@ -33,6 +43,23 @@ def default_report(output: PathLike) -> Path:
     if path.name in {"", ".."}:
         path = Path(os.path.realpath(path))
     return path.with_name(f"{path.name}.report.json") if path.name else path / "report.json"
+
+
+def check_format(checkpoint: Checkpoint, output: Path) -> None:
+    """Raise OutputError for an output whose suffix belongs to another format: the output has that of the input.
+
+    The suffix of the input itself is always accepted.
+    """
+    suffix, safetensors = output.suffix.lower(), family_of(checkpoint.format) == SAFETENSORS.family
+    if checkpoint.is_directory or suffix == checkpoint.path.suffix.lower():
+        return
+    if safetensors if suffix in _TORCH else suffix == _SAFETENSORS and not safetensors:
+        own = checkpoint.path.suffix or (_SAFETENSORS if safetensors else ".pth")
+        raise OutputError(
+            f"{printable(str(output))} would not be what its suffix says: the output has the format of the input, "
+            f"{checkpoint.format}",
+            hint=Argument("output", printable(str(output.with_suffix(own)))),
+        )
 
 
 def _suffix(name: str) -> str:

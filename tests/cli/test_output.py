@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ from prunecli.progress import NoProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    Prune = Callable[..., tuple[int, str, str]]
 
 FULL = Path("/dev/full")
 COMMANDS = {
@@ -237,3 +240,41 @@ def test_the_hint_names_the_option_of_the_file(
     hint = capsys.readouterr().err.splitlines()[-1]
     assert hint == f"hint: write elsewhere with {option} PATH, or replace it with --force"
     assert old.read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["l1 CKPT --amount 0.5", "search CKPT global --max-drop 1 --eval 'true {}'"])
+@pytest.mark.parametrize(
+    ("suffix", "output", "hint"),
+    [
+        (".pth", "out.safetensors", "out.pth"),
+        (".pt", "out.SAFETENSORS", "out.pt"),
+        (".safetensors", "out.pth", "out.safetensors"),
+        (".safetensors", "out.bin", "out.safetensors"),
+        ("", "out.safetensors", "out.pth"),
+    ],
+)
+def test_an_output_with_the_suffix_of_another_format_is_refused(
+    command: str, suffix: str, output: str, hint: str, prune: Prune, tmp_path: Path
+) -> None:
+    """The output has the format of the input, so a suffix of another one would be false."""
+    path = tmp_path / f"model{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)({"a.weight": torch.rand(4, 4)}, path)
+    words = [path if word == "CKPT" else word for word in shlex.split(command)]
+
+    code, _, errors = prune(*words, "-o", tmp_path / output)
+
+    assert code == 2
+    assert "would not be what its suffix says" in errors
+    assert f"-o {tmp_path / hint}" in errors
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("output", ["out.pt", "out.weights", "out", "out.pth.tar"])
+def test_other_suffixes_of_the_same_format_are_accepted(output: str, prune: Prune, tmp_path: Path) -> None:
+    """Suffixes of the same format, unknown ones, and the one that the input has are the user's choice."""
+    for suffix in (".pth", ".safetensors"):  # a torch file that is named otherwise keeps its name
+        path = tmp_path / f"model{suffix}"
+        torch.save({"a.weight": torch.rand(4, 4)}, path)
+
+        assert prune("l1", path, "--amount", "0.5", "-f", "-o", tmp_path / output)[0] == 0
+        assert prune("l1", path, "--amount", "0.5", "-f", "-o", tmp_path / f"other{suffix}")[0] == 0

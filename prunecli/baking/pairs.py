@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import BITS, MASK_DTYPES
-from prunecli.errors import Call, CheckpointError
-from prunecli.layouts.reparametrized import PRUNE, REMOVE, leftovers
+from prunecli.errors import Argument, Call, CheckpointError, SameCallWith
+from prunecli.layouts.reparametrized import PRUNE, REMOVE, how_to_fold, leftovers
 from prunecli.selection.aliases import overlapping, tied
 from prunecli.text.escape import printable
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.errors import Hint
     from prunecli.layouts.reparametrized import Leftover
 
 MOST_NAMED = 3
@@ -58,7 +59,9 @@ def find_pairs(checkpoint: Checkpoint, label: str) -> Pairs:
     if not pairs:
         raise CheckpointError(
             "; ".join((f"nothing to fold: {label} has no tensor x_orig with a mask x_mask", *notes)),
-            hint=Call("inspect", (label,)),
+            hint=how_to_fold(reparametrized)
+            or _other_keys(checkpoint)
+            or Call("inspect", (printable(str(checkpoint.path)),)),
         )
     names = inside.keys() | {name for name, _ in checkpoint.unprunable_entries}
     for pair in pairs:
@@ -99,6 +102,14 @@ def _notes_outside(checkpoint: Checkpoint) -> list[str]:
     if not names:
         return []
     return [f"not folded: {_some(len(names), names[0])} outside the state_dict; another key chooses another dict"]
+
+
+def _other_keys(checkpoint: Checkpoint) -> Hint | None:
+    """Return the keys of the other state_dicts that have pruned weights."""
+    names = [tensor.name for tensor in checkpoint.tensors if tensor.unprunable_reason == OUTSIDE]
+    pruned = {part for one in leftovers(names) if one.kind == PRUNE for part in one.parts}
+    keys = dict.fromkeys(printable(tensor.key) for tensor in checkpoint.tensors if tensor.name in pruned and tensor.key)
+    return SameCallWith(Argument("key", list(keys))) if keys else None
 
 
 def _some(count: int, first: str) -> str:

@@ -70,7 +70,8 @@ def report_error(error: Exception, words: Sequence[str]) -> int:
     from prunecli.cli.repair.meant import meant
 
     message, hint = _message(error, words) if isinstance(error, PruneError) else _usage(error)
-    hint = meant(words, error) or hint
+    if (line := meant(words, error)) is not None:
+        message, hint = message.partition(". Did you mean ")[0], line
     say(f"error: {shortened(printable(message), _LONGEST)}")
     if hint:
         say(f"hint: {shortened(printable(hint), _LONGEST_HINT)}")

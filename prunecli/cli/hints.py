@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, Call, SameCall, SameCallWith
+from prunecli.io.temporary import DESCRIPTORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,8 +38,14 @@ def as_options(part: HintValue, words: Sequence[str] = ()) -> str:
     if isinstance(part, SameCallWith):
         return _same_call_with(part.argument, words)
     if isinstance(part, Call):
-        return shlex.join(["prune", part.function, *part.paths, *(w for a in part.arguments for w in option_words(a))])
+        paths = [_typed_path(path, words) for path in part.paths]
+        return shlex.join(["prune", part.function, *paths, *(w for a in part.arguments for w in option_words(a))])
     return " ".join(map(shell_word, option_words(part)))
+
+
+def _typed_path(path: str, words: Sequence[str]) -> str:
+    """Return `path` as it was typed: `-` for a copy of standard input."""
+    return "-" if "-" in words and Path(path).parent == DESCRIPTORS else path
 
 
 def _same_call(call: SameCall, words: Sequence[str]) -> str:

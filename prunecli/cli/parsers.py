@@ -5,6 +5,7 @@ Each raises UsageError in words that hold for a recipe as well; `name` is the na
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, UsageError
@@ -67,7 +68,9 @@ def whole(name: str, example: int, *, least: int | None = None, most: int | None
         try:
             value = int(text)
         except ValueError:  # also for more digits than Python converts
-            hint = Argument(name, _within(nearest_whole(text, example), least, most))
+            hint = Argument(name, _within(nearest_whole(text, example) or example, least, most))
+            if name == "count" and re.fullmatch(r"0?\.\d+|\d+(\.\d*)?%", text):
+                hint = Argument("amount", text)
             raise UsageError(f"{name} takes a whole number, not {quoted(text)}", hint=hint) from None
         if value != _within(value, least, most):
             wanted = f"{least} or more" if most is None else f"{least or 0} to {most}"

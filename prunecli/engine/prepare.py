@@ -11,7 +11,7 @@ from prunecli.engine.score_files import open_score_sources, open_side_input
 from prunecli.engine.work import Job, Work
 from prunecli.errors import Argument, CheckpointError, SelectionError, UsageError
 from prunecli.layouts.copies import ema_prefixes
-from prunecli.selection.notices import assumed_notice, left_out_notice, unscaled_notice
+from prunecli.selection.notices import assumed_notice, left_out_notice, unfolded_notice, unscaled_notice
 from prunecli.selection.select import Selection, Selector, select
 from prunecli.strategies.strategy import Strategy
 from prunecli.text.escape import printable
@@ -37,7 +37,7 @@ def prepare_work(checkpoint: Checkpoint, selector: Selector, strategy: Strategy,
     for members in ranked_together(targets, selection.targets):
         sources = open_score_sources({i: targets[i] for i in members}, inputs, strategy.mask_file)
         jobs.append(Job(strategy, members, sources))
-    notices = (left_out_notice(selection), unscaled_notice(selection))
+    notices = (left_out_notice(selection), unfolded_notice(checkpoint, selection), unscaled_notice(selection))
     return Work(
         paired.selection,
         tuple(jobs),

@@ -39,6 +39,7 @@ def about_copies(checkpoint: Checkpoint, selection: Selection) -> AboutCopies:
         warnings.append(Notice(ema_warning(copies), hint=_hint(checkpoint, copies)))
     if within:
         warnings.append(Notice(ema_warning([one.key for one in within]), hint=_hint_within(selection, within)))
+    warnings += _empty_keys(checkpoint, selection)
     if optimizer := masters(checkpoint):
         warnings.append(masters_warning(optimizer))
     facts = (*_ranked_apart(checkpoint, selection), *_shared(checkpoint, selection))
@@ -64,6 +65,15 @@ def _hint_within(selection: Selection, within: Sequence[LeftAlone]) -> Hint:
     """Return the call that prunes EMA copies too: with their names, or with any name that ends in `weight`."""
     patterned = any(skipped.reason == "no include pattern matches it" for skipped in selection.skipped)
     return SameCallWith(Argument("include", [printable(one.key) for one in within] if patterned else ["*weight"]))
+
+
+def _empty_keys(checkpoint: Checkpoint, selection: Selection) -> Iterator[str]:
+    """Yield a warning for each of several state_dicts of which no tensor is pruned."""
+    keys = {tensor.name: tensor.key for tensor in checkpoint.tensors}
+    pruned = {keys[name] for target in selection.targets for name in (target.tensor.name, *target.aliases)}
+    for key in checkpoint.keys if len(checkpoint.keys) > 1 else ():
+        if key not in pruned:
+            yield f"no tensor of {printable(quoted(key))} is pruned: all of them are skipped"
 
 
 def _ranked_apart(checkpoint: Checkpoint, selection: Selection) -> Iterator[str]:

@@ -101,7 +101,7 @@ def _hint_for_missing(path: Path) -> str:
         names = [sibling.name for sibling in path.parent.iterdir()]
     except OSError:
         return f"there is no folder {path.parent} either"
-    similar = closest(path.name, names)
+    similar = [name for name in names if name.lower() == path.name.lower()] or closest(path.name, names)
     return f"closest name is {path.parent / similar[0]}" if similar else shlex.join(["ls", str(path.parent)])
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_EMA = re.compile(r"(?<![a-z])ema(?![a-z])|(?<![A-Z])EMA(?![A-Za-z])|(?<![A-Z])Ema(?![a-z])")
+_EMA = re.compile(
+    r"(?<![a-z])shadow_params(?![a-z])|(?<![a-z])ema(?![a-z])|(?<![A-Z])EMA(?![A-Za-z])|(?<![A-Z])Ema(?![a-z])"
+)
 
 _MASTERS = re.compile(
     r"(^|[._])(fp32_(flat_)?groups(_flat)?|single_partition_of_fp32_groups|fp32_from_\w+|fp32_(flat_)?params?"

@@ -27,14 +27,20 @@ PRUNED_HALF = "half of a weight under torch.nn.utils.prune (weight_orig * weight
 NOT_BY_NAME = "not a weight by name"
 """The reason to skip a tensor without `weight` in its name."""
 
-REMOVE = "where the model is made, call torch.nn.utils.prune.remove(module, 'weight') for each module, then save again"
+REMOVE = (
+    "where the model is made, call torch.nn.utils.prune.remove(module, 'weight') for each module that has weight_orig, "
+    "then save again"
+)
 """The hint for a weight with a mask that cannot be folded in the file."""
 
 BARE = "tensor"
 """The name of a tensor that is saved alone, without a dict."""
 
-NAMELESS = re.compile(rf"{BARE}|\d+(\.\d+)*")
-"""Names of tensors that have none: a bare tensor, and the elements of a list. They are weights."""
+NAMELESS = re.compile(rf"{BARE}|(.*\.)?shadow_params\.\d+|\d+(\.\d+)*", re.DOTALL)
+"""Names of tensors that have none: a bare tensor, and the elements of a list. They are weights.
+
+`shadow_params` is the list of the averaged weights in torch_ema and in diffusers.
+"""
 
 _FOLDS = {
     SPECTRAL_NORM: "torch.nn.utils.remove_spectral_norm(module{})",
@@ -105,7 +111,9 @@ def why_not_a_weight(name: str, names: Collection[str]) -> str | None:
 def how_to_fold(weights: Iterable[Leftover]) -> str | None:
     """Return the calls in Python that fold `weights`, as a hint; None if there is no weight to fold."""
     calls = list(dict.fromkeys(filter(None, map(fold_call, weights))))[:_MOST_CALLS]
-    return f"where the model is made, call {' and '.join(calls)} for each module, then save again" if calls else None
+    return (
+        f"where the model is made, call {' and '.join(calls)} for each such module, then save again" if calls else None
+    )
 
 
 def fold_call(weight: Leftover) -> str | None:

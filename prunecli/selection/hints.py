@@ -92,8 +92,7 @@ def _inspect(checkpoint: Checkpoint) -> Call:
 def _hint(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | None]) -> Hint:
     """Return what to do about a selection of nothing."""
     if PRUNED_HALF in reasons:
-        # The hooks of a pickled module apply the masks, so its masks cannot be folded in the file.
-        return REMOVE if checkpoint.is_module else Call("bake", (printable(str(checkpoint.path)),))
+        return fold_pruned(checkpoint)
     if selector.include and selector.min_dim is None and f"fewer than {selector.fewest_dims} dimensions" in reasons:
         return (Argument("min_dim", 1), " takes vectors as well")
     tensors = checkpoint.tensors
@@ -107,6 +106,15 @@ def _hint(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | No
         or _keys_hint(checkpoint)
         or _inspect(checkpoint)
     )
+
+
+def fold_pruned(checkpoint: Checkpoint) -> Hint:
+    """Return what folds the weights that torch.nn.utils.prune stores with masks, in the state_dicts that are taken."""
+    if checkpoint.is_module:  # hooks of the module apply the masks, so they cannot be folded in the file
+        return REMOVE
+    keys = checkpoint.keys if len(checkpoint.keys) > 1 or left_alone(checkpoint) else ()
+    arguments = (Argument("key", [*map(printable, keys)]),) if keys else ()
+    return Call("bake", (printable(str(checkpoint.path)),), arguments)
 
 
 def _keys_hint(checkpoint: Checkpoint) -> Hint | None:
@@ -133,7 +141,8 @@ def _left_out_hint(checkpoint: Checkpoint, selector: Selector, reasons: Sequence
 def _entries_hint(checkpoint: Checkpoint) -> Hint | None:
     """Return what to do about the entries that are no plain tensors, if they are the weights of the checkpoint."""
     entries = checkpoint.unprunable_entries
-    weights = [kind for name, kind in entries if not checkpoint.tensors or why_not_a_weight(name, ()) is None]
+    alone = not any(map(_is_matrix, checkpoint.tensors))
+    weights = [kind for name, kind in entries if alone or why_not_a_weight(name, ()) is None]
     return next((_KIND_HINTS[kind] for kind, _ in Counter(weights).most_common() if kind in _KIND_HINTS), None)
 
 

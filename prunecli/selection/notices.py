@@ -7,27 +7,41 @@ from typing import TYPE_CHECKING
 from prunecli.dtypes import why_not_prunable
 from prunecli.errors import Argument, Notice
 from prunecli.layout import CODE, EXPERTS, KERNEL
-from prunecli.layouts.reparametrized import how_to_fold, leftovers
-from prunecli.selection.hints import exact_pattern
+from prunecli.layouts.reparametrized import PRUNED_HALF, how_to_fold, leftovers
+from prunecli.selection.hints import exact_pattern, fold_pruned
 from prunecli.text.escape import printable
-from prunecli.text.numbers import counted
+from prunecli.text.numbers import counted, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from prunecli.checkpoint import TensorInfo
+    from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.selection.select import Selection
 
 MOST_NAMED = 3
 """The most tensors that a warning names."""
 
 
+def unfolded_notice(checkpoint: Checkpoint, selection: Selection) -> Notice | None:
+    """Return a warning about weights that are left out because torch.nn.utils.prune stores them with masks."""
+    halves = [s.tensor for s in selection.skipped if s.reason == PRUNED_HALF and s.tensor.name.endswith("_orig")]
+    if not halves:
+        return None
+    largest = max(halves, key=lambda tensor: tensor.numel)
+    return Notice(
+        f"{counted(len(halves), 'weight tensor')} under torch.nn.utils.prune (weight_orig * weight_mask) "
+        f"{plural(len(halves), 'is', 'are')} left out; the largest is {printable(repr(largest.name))}",
+        hint=fold_pruned(checkpoint),
+    )
+
+
 def left_out_notice(selection: Selection) -> Notice | None:
     """Return a warning if more weights are skipped for their names than selected; None if not.
 
-    Vectors and tensors of other dtypes are not counted.
+    Vectors, weights with masks and tensors of other dtypes are not counted.
     """
-    skipped = [s for s in selection.skipped if s.reason == s.tensor.layout.not_a_weight and _is_matrix(s.tensor)]
+    named = [s for s in selection.skipped if s.reason == s.tensor.layout.not_a_weight and _is_matrix(s.tensor)]
+    skipped = [s for s in named if s.reason != PRUNED_HALF]
     count = sum(s.tensor.numel for s in skipped)
     taken = sum(target.tensor.numel for target in selection.targets)
     if count <= taken:

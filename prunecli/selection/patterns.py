@@ -11,7 +11,7 @@ from fnmatch import translate
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
-from prunecli.errors import SelectionError
+from prunecli.errors import Argument, SelectionError
 from prunecli.layouts.other_names import is_other_by_name
 from prunecli.selection.time_limit import SECONDS, TooSlowError, limited_time
 from prunecli.text.closest import closest
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.errors import Hint
+
+_MOST_PARTS = 16
+"""The most patterns that one text is taken apart into."""
 
 
 def matching_any(argument: str, patterns: Iterable[str], tensors: Sequence[TensorInfo]) -> dict[int, str]:
@@ -50,12 +54,22 @@ def matching(
         message = f"the {_words(argument)} pattern {quoted(pattern)} takes more than {SECONDS:g} seconds to match"
         raise SelectionError(message, hint="a glob such as '*.weight' has no repetitions within repetitions") from None
     if not matched:
-        nearest = _nearest(pattern, [tensor.name for tensor in tensors], only_weights=argument == "include")
         raise SelectionError(
             f"the {_words(argument)} pattern {quoted(pattern)} matches none of {len(tensors)} tensors",
-            hint=f"the nearest names: {', '.join(nearest)}" if nearest else None,
+            hint=_hint_for_nothing(argument, pattern, tensors),
         )
     return matched
+
+
+def _hint_for_nothing(argument: str, pattern: str, tensors: Sequence[TensorInfo]) -> Hint | None:
+    """Return the patterns that were meant by several in one text, or the names that are nearest to `pattern`."""
+    names = [tensor.name for tensor in tensors]
+    parts = [part for part in re.split(r"[,;\s]+", pattern) if part]
+    is_list = argument in {"include", "exclude"} and 1 < len(parts) <= _MOST_PARTS
+    if is_list and all(any(map(re.compile(translate(part)).match, names)) for part in parts):
+        return Argument(argument, [printable(part) for part in parts])
+    nearest = _nearest(pattern, names, only_weights=argument == "include")
+    return f"the nearest names: {', '.join(nearest)}" if nearest else None
 
 
 def _own_names(tensor: TensorInfo) -> tuple[str, ...]:

@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 NORMALIZE = ("none", "l2", "rms", "lamp")
 """The scores that `Global` can rank tensors by."""
 
+SCOPES = ("tensor", "row")
+"""The parts of a tensor that `L1` can take an amount of."""
+
+_WHOLE = {"layer", "layers", "local", "module", "weight", "global"}
+"""What people call the scope of a whole tensor."""
+
 
 @dataclass(frozen=True, slots=True)
 class Threshold(PlansFromShape):
@@ -291,10 +297,10 @@ class L1(PlansFromRanks, PlansFromShape):
                     "an allocation distributes an amount over whole tensors",
                     hint=Argument("amount", 0.5) if self.amount is None else Argument("scope", "tensor"),
                 )
-        if self.scope not in {"tensor", "row"}:
+        if self.scope not in SCOPES:
             raise UsageError(
                 f"the scope is tensor or row, not {self.scope!r}",
-                hint=nearest_of("scope", self.scope, ("row", "tensor"), "row"),
+                hint=nearest_of("scope", self.scope, SCOPES, "tensor" if str(self.scope) in _WHOLE else "row"),
             )
 
     @property

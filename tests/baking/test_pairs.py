@@ -67,6 +67,20 @@ def test_a_pickled_module_is_an_error(tmp_path: Path) -> None:
     assert "is a whole pickled module" in error(tmp_path, {"model": model})
 
 
+def test_the_hint_folds_what_bake_does_not(tmp_path: Path) -> None:
+    """A weight under another reparametrisation gets torch's call; a pruned one outside the state_dict its key."""
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    torch.save({"model": {"w": W, "v.x": W}, "model_ema": {"w_orig": W + 1, "w_mask": M}}, tmp_path / "b.pth")
+
+    with pytest.raises(CheckpointError) as caught:
+        bake(tmp_path / "a.pth")
+    assert "remove_parametrizations(module, 'weight')" in str(caught.value.hint)
+    with pytest.raises(CheckpointError) as caught:
+        bake(tmp_path / "b.pth")
+    assert caught.value.hint == "key=['model_ema']"
+
+
 def test_an_exported_model_is_an_error(tmp_path: Path) -> None:
     """A TorchScript archive cannot be folded, because its code names the original weight and the mask."""
     model = nn.Linear(2, 2)

@@ -163,6 +163,29 @@ def test_an_ema_copy_next_to_weights_without_a_key(prune: Prune, tmp_path: Path)
     assert prune("l1", tmp_path / "o.pth", *HALF, "--key", "ema", "-n").code == 0
 
 
+def test_a_list_of_averages_is_an_ema_copy(prune: Prune, tmp_path: Path) -> None:
+    """torch_ema stores the averages in a list without names; the hint prunes the matrices among them."""
+    shadow = {"decay": 0.9, "shadow_params": [*state().values()]}
+    path = save(tmp_path / "a.pth", {"state_dict": state(), "ema": shadow})
+
+    ran = prune("l1", str(path), *HALF, "-o", str(tmp_path / "b.pth"))
+    again = prune(*shlex.split(hints(ran)[0])[1:])
+
+    saved = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert "no tensor of" not in again.err
+    assert [int((tensor == 0).sum()) for tensor in saved["ema"]["shadow_params"]] == [64, 0, 16, 0]
+    assert zeros(saved["state_dict"]) == [64, 16]
+
+
+def test_a_key_of_which_nothing_is_pruned_is_warned_about(prune: Prune, tmp_path: Path) -> None:
+    """Several keys are all named in the first line, so one without a weight is a warning."""
+    path = save(tmp_path / "a.pth", {"a": state(), "b": {"scales": torch.rand(4, 4)}})
+
+    ran = prune("l1", str(path), *HALF, "-n", "--key", "a", "--key", "b")
+
+    assert "warning: no tensor of 'b' is pruned: all of them are skipped\n" in ran.err
+
+
 def test_other_commands_take_several_keys(prune: Prune, tmp_path: Path) -> None:
     """`inspect`, `scan`, `check`, `diff`, `search` and recipes name the tensors of all of them."""
     path, output = save(tmp_path / "a.pth", FILES["timm"][0]), tmp_path / "b.pth"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 from support import CONTAINERS, make_checkpoint
 from support.children import run_python, start_python
@@ -106,6 +108,15 @@ def test_pipes_chain(container: str, tmp_path: Path) -> None:
     ran = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, check=True)  # noqa: S602
 
     assert ran.stdout == expected
+
+
+@needs_descriptors
+def test_a_hint_about_a_pipe_has_no_path_of_a_copy() -> None:
+    """A command that a hint proposes reads standard input too."""
+    buffer = io.BytesIO()
+    torch.save({"w_orig": torch.ones(2, 2), "w_mask": torch.ones(2, 2)}, buffer)
+
+    assert piped("l1", "-", "--amount", "50%", "-n", stdin=buffer.getvalue()).stderr.endswith(b"hint: prune bake -\n")
 
 
 def test_a_pipe_into_a_file_and_a_file_into_a_pipe(ckpt: Path, tmp_path: Path) -> None:

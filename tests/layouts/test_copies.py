@@ -20,6 +20,7 @@ from prunecli.layouts.copies import ema_prefixes, is_ema, is_master
         "ema.module",
         "EMA",
         "netEMA",
+        "shadow_params",
     ],
 )
 def test_ema_copies(key: str) -> None:

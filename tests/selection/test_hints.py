@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm
 from prunecli import L1, PruneError, SelectionError, bake
 from prunecli import prune as zero
 from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo, row_major
+from prunecli.errors import Argument, Call
 from prunecli.layouts.decide import with_layouts
 from prunecli.selection.select import Selector, select
 
@@ -126,6 +127,55 @@ def test_an_include_pattern_of_integers_proposes_no_scales() -> None:
 # --- files of torch
 
 
+def test_an_optimizer_is_not_counted_as_weights(tmp_path: Path) -> None:
+    """The moments of Adam, saved next to the weights in a tuple, are no weights that are left out for their names."""
+    model = nn.Linear(8, 8)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.rand(1, 8)).sum().backward()
+    optimizer.step()
+    torch.save((model.state_dict(), optimizer.state_dict()), tmp_path / "a.pth")
+
+    assert not zero(tmp_path / "a.pth", L1(amount=0.5), dry_run=True).warnings
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor")
+def test_a_module_of_quantized_parts_is_pruned_before_quantization(tmp_path: Path) -> None:
+    """The packed parameters of torch's quantized modules have names that are no weights'."""
+    packed = torch.quantize_per_tensor(torch.rand(4, 4), 0.1, 0, torch.qint8)
+    torch.save(
+        {"fc._packed_params._packed_params": (packed, torch.rand(4)), "fc.scale": torch.ones(())}, tmp_path / "a"
+    )
+
+    with pytest.raises(SelectionError) as caught:
+        zero(tmp_path / "a", L1(amount=0.5))
+
+    assert caught.value.hint == "prune the model from before quantization, then quantize it again"
+
+
+def masked() -> dict[str, torch.Tensor]:
+    """Return the state_dict of a layer under torch.nn.utils.prune and a plain one."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    state: dict[str, torch.Tensor] = model.state_dict()
+    return state
+
+
+@pytest.mark.parametrize("keys", [(), ("G", "D")])
+def test_weights_with_masks_next_to_plain_ones_are_warned_about(keys: tuple[str, ...], tmp_path: Path) -> None:
+    """The hint folds the weights in the same state_dicts, and then they are plain weights."""
+    torch.save({key: masked() for key in keys} or masked(), tmp_path / "a.pth")
+
+    warning, *_ = zero(tmp_path / "a.pth", L1(amount=0.5), dry_run=True).warnings
+
+    assert "under torch.nn.utils.prune" in str(warning)
+    expected = Call("bake", (str(tmp_path / "a.pth"),), (Argument("key", [*keys]),) if keys else ())
+    assert warning.hint_parts == expected
+    bake(tmp_path / "a.pth", tmp_path / "b.pth", key=keys)
+    folded = zero(tmp_path / "b.pth", L1(amount=0.5), dry_run=True)
+    assert not any("under torch.nn.utils.prune" in warning for warning in folded.warnings)
+    assert {row.name.rpartition(".")[2] for row in folded.rows} == {"weight", "bias"}
+
+
 def old_weight_norm(module: nn.Module) -> nn.Module:
     """Return a module under the weight_norm of torch before 2.0."""
     with pytest.warns(FutureWarning):
@@ -152,7 +202,7 @@ def test_a_reparametrised_model_gets_the_call_that_folds_it(
     with pytest.raises(SelectionError) as caught:
         zero(tmp_path / "a.pth", L1(amount=0.5), dry_run=True)
 
-    assert caught.value.hint == f"where the model is made, call {call} for each module, then save again"
+    assert caught.value.hint == f"where the model is made, call {call} for each such module, then save again"
     eval(call, {"torch": torch, "module": model})  # noqa: S307 - the call that the hint proposes
     torch.save(model.state_dict(), tmp_path / "b.pth")
     assert zero(tmp_path / "b.pth", L1(amount=0.5), dry_run=True).selected.pruned == 32

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from prunecli.cli.command_list import PRUNING
 from prunecli.cli.hints import option_words
 from prunecli.cli.repair.command_line import VARIED, Item, Option, command_for, commands, exists, is_flag, rehearse
 from prunecli.cli.repair.draft import Draft
 from prunecli.cli.repair.extra_words import place_extra_word
 from prunecli.cli.repair.forgotten import name_the_command
-from prunecli.cli.repair.synonyms import CHECKPOINTS, DEVICES, EXAMPLES, OPTIONS
+from prunecli.cli.repair.synonyms import CHECKPOINTS, COMMANDS, DEVICES, EXAMPLES, KEPT, OPTIONS
 from prunecli.errors import Argument
 from prunecli.text.closest import closest
 
@@ -25,6 +27,7 @@ _STEPS = 30
 _LONGEST = 1000
 """The most characters of a line that is proposed."""
 
+_PART = re.compile(r"(0?\.\d{1,9})|(\d{1,2}(?:\.\d{1,9})?)%", re.ASCII)
 _EXCLUSIVE = (("amount",), ("count",)), (("thr",), ("thr_std",)), (("pattern",), ("keep", "group"))
 """Parameters of which only one side can be given."""
 
@@ -144,6 +147,28 @@ def _option_value(draft: Draft) -> Draft | None:
     return None
 
 
+def _kept_part(draft: Draft) -> Draft | None:
+    """Replace the part of the weights to keep, as in `--density 0.3`, by the amount to prune."""
+    items = draft.items()
+    words = [item.words[0].partition("=") for item in items] + [("", "", "")]
+    index = next((i for i, item in enumerate(items) if item.unknown and _key(words[i][0]) in KEPT), None)
+    if index is None or draft.command.of_name("amount") is None:
+        return None
+    _, is_joined, joined = words[index]
+    match = _PART.fullmatch(joined if is_joined else words[index + 1][0])
+    if match is None:
+        return None
+    amount = f"{1 - Decimal(match[1])}" if match[1] else f"{100 - Decimal(match[2])}%"
+    return draft.with_items([*items[:index], Item(("--amount", amount)), *items[index + (1 if is_joined else 2) :]])
+
+
+def _global_scope(draft: Draft) -> Draft | None:
+    """Return the call of `global` for `l1 --scope global`."""
+    items = draft.items()
+    kept = [item for item in items if not (item.option and item.option.name == "scope" and item.value == "global")]
+    return None if len(kept) == len(items) else replace(draft, words=("global", *draft.with_items(kept).words[1:]))
+
+
 def _unknown_option(draft: Draft) -> Draft | None:
     """Replace an option that the command does not have."""
     items = draft.items()
@@ -157,7 +182,7 @@ def _unknown_option(draft: Draft) -> Draft | None:
     key = _key(word)
     if key in CHECKPOINTS:
         return draft.with_items([*items[:index], *(Item((v,)) for v in joined), *items[index + 1 :]])
-    return _other_command(draft, word) or _misspelt(draft, index)
+    return _named_by_flag(draft, index) or _other_command(draft, word) or _misspelt(draft, index)
 
 
 def _renamed(command: Command, word: str) -> tuple[str, ...] | None:
@@ -171,6 +196,16 @@ def _renamed(command: Command, word: str) -> tuple[str, ...] | None:
         if (option := command.of_name(name)) is not None:
             return (option.flag,)
     return None
+
+
+def _named_by_flag(draft: Draft, index: int) -> Draft | None:
+    """Return the draft with the strategy that a flag names: `l1 --global`."""
+    items = draft.items()
+    key = _key(items[index].words[0])
+    name = COMMANDS.get(key, key)
+    if name not in PRUNING or draft.command.name not in PRUNING:
+        return None
+    return replace(draft, words=(name, *draft.words[1:])).with_items([*items[:index], *items[index + 1 :]])
 
 
 def _other_command(draft: Draft, word: str) -> Draft | None:
@@ -264,6 +299,8 @@ def _no_name(draft: Draft) -> Draft | None:
 _FIRST: tuple[Callable[[Draft], Draft | None], ...] = (_dashes, _program_name, _no_name)
 _RULES: tuple[Callable[[Draft], Draft | None], ...] = (
     _option_value,
+    _global_scope,
+    _kept_part,
     _unknown_option,
     _swapped,
     _strategy,

@@ -60,7 +60,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bias", "biases"), ("with_bias",)),
     "random-seed": ("seed",),
     "granularity": ("scope",),
-    "keep-ratio": (),
     **dict.fromkeys(("output-file", "output-path", "out", "outfile", "out-file", "save", "save-to", "to"), ("output",)),
     **dict.fromkeys(("dst", "destination", "output-dir", "result"), ("output",)),
     **dict.fromkeys(("overwrite", "yes", "y", "replace"), ("force",)),
@@ -88,6 +87,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 DEVICES = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu", "mps": "mps", "xpu": "xpu"}
 """Flags that name a device."""
+
+KEPT = ("density", "keep", "kept", "keep-ratio", "keep-rate", "keep-fraction", "keep-percent", "remaining", "retain")
+"""Options for the part of the weights that stays."""
 
 CHECKPOINTS = ("ckpt", "checkpoint", "model", "model-path", "input", "input-file", "file", "path", "weights", "m", "c")
 """Options that name the checkpoint, which is an argument here."""

@@ -199,7 +199,7 @@ class _Search:
         return [
             StateDict(prefix + name, child)
             for name, child in _containers(part.node)
-            if not _NOT_WEIGHTS.search(name) and self.holds(child)
+            if not _is_of_training(name, child) and self.holds(child)
         ]
 
     def _are_copies(self, parts: Sequence[StateDict]) -> bool:
@@ -219,6 +219,11 @@ class _Search:
             for name, child in named
             if "." in name and is_leaf(child)
         }
+
+
+def _is_of_training(name: str, node: object) -> bool:
+    """Return whether a container is the state of an optimizer or of another part of the training, not of a model."""
+    return _NOT_WEIGHTS.search(name) is not None or {"state", "param_groups"} <= entries(node).keys()
 
 
 def _containers(node: object) -> Iterator[tuple[str, object]]:
@@ -301,7 +306,7 @@ def _split(search: _Search, taken: Sequence[StateDict]) -> FoundLeaves:
 
 
 def _not_weights(root: object) -> Iterator[tuple[str, object]]:
-    return ((name, node) for name, node in _containers(root) if _NOT_WEIGHTS.search(name) or is_ema(name))
+    return ((name, node) for name, node in _containers(root) if _is_of_training(name, node) or is_ema(name))
 
 
 def _tagged(leaf: Leaf, keys: set[str]) -> Leaf:

@@ -79,6 +79,13 @@ LINES = [
     ("topk m.pth --nm 2:4 --axis 1", "topk m.pth --pattern 2:4 --dim 1"),
     ("l1 m.pth --pattern 2:4", "topk m.pth --pattern 2:4"),
     ("l1 m.pth --thr 0.1", "threshold m.pth --thr 0.1"),
+    ("l1 m.pth --density 0.3", "l1 m.pth --amount 0.7"),
+    ("l1 m.pth --keep=30% -n", "l1 m.pth --amount 70% -n"),
+    ("m.pth --keep-ratio .25", "l1 m.pth --amount 0.75"),
+    ("l1 m.pth --keep 2", "topk m.pth --keep 2 --group 4"),
+    ("l1 m.pth --amount .5 --global", "global m.pth --amount .5"),
+    ("l1 m.pth --structured --amount .5", "structured m.pth --amount .5"),
+    ("l1 m.pth --amount .5 --scope global", "global m.pth --amount .5"),
     # options that are misspelt
     ("l1 m.pth --amuont 0.5", "l1 m.pth --amount 0.5"),
     ("l1 m.pth --sparcity 0.5", "l1 m.pth --amount 0.5"),
@@ -137,6 +144,11 @@ LINES = [
     ("global m.pth --count 97", "global m.pth --count 96"),
     ("l1 m.pth --amount .5 --count 3", "l1 m.pth --amount 0.5"),
     ("l1 m.pth --amount .5 --scope rows", "l1 m.pth --amount .5 --scope row"),
+    ("l1 m.pth --amount .5 --scope layer", "l1 m.pth --amount .5 --scope tensor"),
+    ("l1 m.pth --count 0.5", "l1 m.pth --amount 0.5"),
+    ("l1 m.pth --count 50%", "l1 m.pth --amount 50%"),
+    ("topk m.pth --keep 0.4", "topk m.pth --keep 2 --group 4"),
+    ("l1_unstructured m.pth --amount .5", "l1 m.pth --amount .5"),
     ("l1 m.pth --amount .5 --allocate ERK", "l1 m.pth --amount .5 --allocate erk"),
     ("l1 m.pth --amount .5 --allocate erk --scope row", "l1 m.pth --amount .5 --allocate erk --scope tensor"),
     ("global m.pth --amount .5 --normalize L2", "global m.pth --amount .5 --normalize l2"),
@@ -266,6 +278,19 @@ def test_a_strange_name_is_quoted(prune: Prune, folder: Path) -> None:
 def test_help_of_a_command(prune: Prune, command: str) -> None:
     """`prune help COMMAND` prints what `prune COMMAND --help` prints."""
     assert prune("help", command) == prune(command, "--help")
+
+
+def test_help_after_a_command(prune: Prune) -> None:
+    """`prune topk help` asks for the help of the command."""
+    assert hinted(prune("topk", "help")) == "prune topk --help"
+
+
+def test_an_error_names_no_command_that_its_hint_does_not(prune: Prune) -> None:
+    """Typer's guess is left out where there is a line that was meant."""
+    error = prune("l1_unstructured", "m.pth", "--amount", ".5").err
+
+    assert "no such command 'l1_unstructured'" in error
+    assert "Did you mean" not in error
 
 
 def test_help_and_version_are_commands(prune: Prune) -> None:

@@ -49,6 +49,8 @@ def others(found: Listing) -> list[str]:
 
 STATISTICS = {"mean": torch.rand(3), "std": torch.rand(3)}
 
+ADAM = {"state": {0: {"exp_avg": torch.rand(9, 9)}}, "param_groups": [{"lr": 0.1}]}
+
 CHOICES: dict[str, tuple[Any, list[str], list[str]]] = {
     "plain": (state(), [], []),
     "timm": ({"state_dict": state(), "state_dict_ema": state(), "optimizer": {}}, ["state_dict"], ["state_dict_ema"]),
@@ -90,6 +92,8 @@ CHOICES: dict[str, tuple[Any, list[str], list[str]]] = {
         [],
     ),
     "an ensemble": ([state(), state()], ["0", "1"], []),
+    "an optimizer of any name": ({"model": state(), "adam": ADAM}, ["model"], []),
+    "a model and its optimizer": ((state(), ADAM), [], []),
     "vectors only": ({"model": {"w": torch.ones(3)}, "ema": {"w": torch.ones(3)}}, ["model"], []),
     "a head in ema's word": ({"model": state(), "schema": state(5)}, ["model"], ["schema"]),
 }

@@ -183,3 +183,25 @@ def test_53_a_wrong_key_takes_little_time(forks: Forks, tmp_path: Path) -> None:
     end = measured(forks, tmp_path, "threshold", "in.pth", "--thr", "0.5", "--key", "nope")
 
     assert_refusal(end, "has no tensors at the key 'nope'")
+
+
+FILLERS = {
+    "None": b"](" + b"N" * MEGA + b"e",
+    "lists": b"](" + b"]" * MEGA + b"e",
+    "tuples": b"](" + b"K\x01K\x02\x86q\x05h\x05\x86" * (MEGA // 10) + b"e",
+    "keys": b"}(" + b"".join(text(f"{i}") + b"N" for i in range(MEGA // 11)) + b"u",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILLERS)
+def test_bake_takes_little_memory(name: str, forks: Forks, tmp_path: Path) -> None:
+    """To fold a mask in a pickle of a megabyte takes less than 250 MB, whatever values are in the pickle."""
+    pair = text("l.weight_orig") + rebuilt() + text("l.weight_mask") + rebuilt(key="1")
+    pickled_pair = b"\x80\x02}(" + pair + text("x") + FILLERS[name] + b"u."
+    (tmp_path / "in.pth").write_bytes(checkpoint(pickled_pair, **{"data/1": struct.pack("<4f", 1, 0, 1, 0)}))
+
+    end = measured(forks, tmp_path, "bake", "in.pth", "-o", "out.pth")
+
+    assert end.peak < 250
+    assert end.code in {0, 2}

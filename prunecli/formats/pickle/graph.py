@@ -7,6 +7,7 @@ Comparing two graphs therefore proves that a rewritten pickle builds the same ob
 from __future__ import annotations
 
 import io
+from array import array
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 SET, ADD, BUILD = "set", "add", "build"
-"""The effects on a value after it is made: a key is set, an item is added, a state is given."""
+"""The effects on a value after it is made: a key is set, items are added, a state is given."""
 
 
 @dataclass(eq=False, slots=True)
 class Term:
     """A value: the bytes of the opcode that made it (argument included), the values it is made of, and its effects.
 
-    `effects` are (SET, key, value), (ADD, value) and (BUILD, state), in order. Text, integers, booleans and None
+    `effects` are (SET, key, value), (ADD, *values) and (BUILD, state), in order. Text, integers, booleans and None
     stand for themselves, without a Term. `partner` is the equal term of the other graph while two are compared.
     """
 
@@ -91,15 +92,21 @@ class Trace:
 def trace(data: bytes) -> Trace:
     """Trace the pickle at the start of `data`; ValueError, with the reason, if it is damaged or exceeds a limit."""
     machine = _TermMachine(data)
-    machine.trace.root, _ = machine.run(machine.stream)
+    machine.trace.root = machine.run(machine.stream)
     machine.trace.length = machine.end
     return machine.trace
 
 
 class _TermMachine(StackMachine):
-    """A stack machine whose items are pairs: a value, and the offset where the bytes begin that build it."""
+    """A stack machine that also knows, for each item, the offset where the bytes begin that build it.
 
-    __slots__ = ("data", "definitions", "end", "mark_start", "mark_starts", "opcodes_seen", "start", "stream", "trace")
+    The offsets are in `starts`, apart from the items: a pair for each item would take ten times the memory.
+    """
+
+    __slots__ = (
+        *("data", "definitions", "end", "item_starts", "mark_start", "mark_starts"),
+        *("opcodes_seen", "start", "starts", "stream", "trace"),
+    )
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
@@ -107,17 +114,33 @@ class _TermMachine(StackMachine):
         self.trace = Trace()
         self.opcodes_seen: dict[bytes, bytes] = {}  # equal bytes are stored once
         self.definitions: dict[int, int] = {}  # by memo index
-        self.mark_starts: list[int] = []  # the offsets of the open MARKs
+        self.starts = array("q")  # of the items on the stack
+        self.mark_starts: list[tuple[int, array[int]]] = []  # the offset of each open MARK, and the starts below it
         self.mark_start = 0  # the offset of the MARK that was removed last
+        self.item_starts = self.starts  # of the items above it
         self.start = self.end = 0  # the bytes of the current opcode
 
     def push(self, value: object) -> None:
-        self.stack.append((value, self.start))
+        self._push(value, self.start)
+
+    def _push(self, value: object, start: int) -> None:
+        self.stack.append(value)
+        self.starts.append(start)
+
+    def pop(self, _: object) -> None:
+        if self.stack:
+            self._pop()
+        else:
+            self.pop_mark()
+
+    def _pop(self) -> tuple[object, int]:
+        """Remove the top item; return it and the offset where its bytes begin."""
+        return self.stack.pop(), self.starts.pop()
 
     def _term(self, parts: tuple[object, ...], start: int) -> None:
         self.spend(2)
         opcode = self.data[self.start : self.end]
-        self.stack.append((Term(self.opcodes_seen.setdefault(opcode, opcode), parts), start))
+        self._push(Term(self.opcodes_seen.setdefault(opcode, opcode), parts), start)
 
     def _literal(self, _: object) -> None:
         self._term((), self.start)
@@ -128,9 +151,9 @@ class _TermMachine(StackMachine):
     def short_tuple(self, count: int) -> None:
         if len(self.stack) < count:
             raise IndexError
-        items = self.stack[-count:]
-        del self.stack[-count:]
-        self._term(tuple(value for value, _ in items), items[0][1])
+        items, start = tuple(self.stack[-count:]), self.starts[-count]
+        del self.stack[-count:], self.starts[-count:]
+        self._term(items, start)
 
     binpersid = StackMachine.tuple1
     stack_global = call = new = StackMachine.tuple2
@@ -138,49 +161,52 @@ class _TermMachine(StackMachine):
 
     def mark(self, _: object) -> None:
         super().mark(None)
-        self.mark_starts.append(self.start)
+        self.mark_starts.append((self.start, self.starts))
+        self.starts = array("q")
 
     def pop_mark(self) -> list[Any]:
         items = super().pop_mark()
-        self.mark_start = self.mark_starts.pop()
+        self.item_starts = self.starts
+        self.mark_start, self.starts = self.mark_starts.pop()
         return items
 
     def tuple_to_mark(self, _: object) -> None:
-        items = self.pop_mark()
-        self._term(tuple(value for value, _ in items), self.mark_start)
+        items = tuple(self.pop_mark())
+        self._term(items, self.mark_start)
 
     frozenset_to_mark = tuple_to_mark
 
     def dup(self, _: object) -> None:
-        self.push(self.stack[-1][0])
+        self.push(self.stack[-1])
 
     def _target(self) -> Term:
-        target, _ = self.stack[-1]
+        target = self.stack[-1]
         if not isinstance(target, Term):
             raise TypeError(f"items or keys are set on a {type(target).__name__}")
         return target
 
     def append(self, _: object) -> None:
-        item, _ = self.stack.pop()
+        item, _ = self._pop()
         self._target().add([(ADD, item)])
 
     def extend(self, _: object) -> None:
         items = self.pop_mark()
-        self._target().add((ADD, item) for item, _ in items)
+        self._target().add([(ADD, *items)])
 
     def setitem(self, _: object) -> None:
-        (item, value), (key, start) = self.stack.pop(), self.stack.pop()
+        (item, value), (key, start) = self._pop(), self._pop()
         self._set(key, item, Entry(self._target(), 0, start, value, self.end, alone=True))
 
     def setitems(self, _: object) -> None:
         items = self.pop_mark()
         if len(items) % 2:
             raise ValueError("a key has no value")
-        ends = [*(start for _, start in items[1:]), self.start]
+        starts = self.item_starts
+        starts.append(self.start)
         target = self._target()
         for i in range(0, len(items), 2):
-            (key, start), (item, _) = items[i : i + 2]
-            self._set(key, item, Entry(target, 0, start, ends[i], ends[i + 1], alone=False))
+            start, value, end = starts[i : i + 3]
+            self._set(items[i], items[i + 1], Entry(target, 0, start, value, end, alone=False))
 
     def _set(self, key: object, item: object, entry: Entry) -> None:
         if isinstance(key, str):
@@ -188,19 +214,19 @@ class _TermMachine(StackMachine):
         entry.target.add([(SET, key, item)])
 
     def build(self, _: object) -> None:
-        state, _ = self.stack.pop()
+        state, _ = self._pop()
         self._target().add([(BUILD, state)])
 
     def put(self, index: int | None) -> None:
         slot = len(self.memo) if index is None else index
         super().put(slot)
         definition = self.definitions[slot] = len(self.trace.slots)
-        self.trace.memos.append(Memo(self.start, self.end, definition, self.stack[-1][1]))
+        self.trace.memos.append(Memo(self.start, self.end, definition, self.starts[-1]))
         self.trace.slots.append(slot)
         self.trace.implicit.append(index is None)
 
     def get(self, index: int) -> None:
-        value, _ = self.memo[index]
+        value = self.memo[index]
         definition = self.definitions[index]
         self.trace.memos.append(Memo(self.start, self.end, definition, -1))
         self.trace.fetched.add(definition)
@@ -235,12 +261,9 @@ def holders(root: object, values: Collection[int]) -> Iterator[tuple[Term, int]]
         if not isinstance(term, Term) or id(term) in seen:
             continue
         seen.add(id(term))
-        pending.extend(term.parts)
-        if any(id(part) in values for part in term.parts):
-            yield term, -1
-        for order, effect in enumerate(term.effects):
-            pending.extend(effect[1:])
-            if any(id(part) in values for part in effect[1:]):
+        for order, parts in enumerate((term.parts, *(effect[1:] for effect in term.effects)), -1):
+            pending.extend(part for part in parts if isinstance(part, Term))
+            if any(id(part) in values for part in parts):
                 yield term, order
 
 
@@ -265,10 +288,15 @@ def same_graph(old: object, new: object, edits: Mapping[int, Mapping[int, str | 
         effects = _edited(a, edits.get(id(a), {}))
         if a.opcode != b.opcode or [len(a.parts), *map(len, effects)] != [len(b.parts), *map(len, b.effects)]:
             return False
-        pending.extend(zip(a.parts, b.parts, strict=True))
-        for before, after in zip(effects, b.effects, strict=True):
-            pending.extend(zip(before, after, strict=True))
+        for before, after in zip((a.parts, *effects), (b.parts, *b.effects), strict=True):
+            # Pairs without a term are compared at once: a list may have millions of them.
+            pending.extend(pair for pair in zip(before, after, strict=True) if not _same_value(*pair))
     return True
+
+
+def _same_value(a: object, b: object) -> bool:
+    """Return whether two values without a term are equal."""
+    return type(a) is type(b) and not isinstance(a, Term) and a == b
 
 
 def _edited(term: Term, edits: Mapping[int, str | None]) -> Sequence[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ from prunecli.engine.score_files import open_score_sources, open_side_input
 from prunecli.engine.work import Job, Work
 from prunecli.errors import Argument, CheckpointError, SelectionError, UsageError
 from prunecli.layouts.copies import ema_prefixes
-from prunecli.selection.notices import assumed_notice, left_out_notice, unfolded_notice, unscaled_notice
+from prunecli.selection.notices import assumed_notices, left_out_notice, unfolded_notice, unscaled_notice
 from prunecli.selection.select import Selection, Selector, select
 from prunecli.strategies.strategy import Strategy
 from prunecli.text.escape import printable
@@ -60,9 +60,8 @@ def warnings_about(work: Sequence[tuple[Strategy, Sequence[TensorInfo]]], inputs
         if strategy.follows_layout or inputs.act_norms is not None
         for tensor in tensors
     }
-    assumed = assumed_notice(laid_out.values())
     own = (sentence for strategy, tensors in work for sentence in strategy.warnings(tensors))
-    return (*([] if assumed is None else [assumed]), *own)
+    return (*assumed_notices(laid_out.values()), *own)
 
 
 def ranked_together(members: Iterable[int], targets: Sequence[Target]) -> list[tuple[int, ...]]:

@@ -73,15 +73,19 @@ def _is_matrix(tensor: TensorInfo) -> bool:
     return len(tensor.shape) >= 2 and why_not_prunable(tensor.dtype) is None and tensor.unprunable_reason is None
 
 
-def assumed_notice(tensors: Iterable[TensorInfo]) -> Notice | None:
-    """Return a warning that names the kernels and stacks whose outputs and inputs nothing proves; None without any.
+def assumed_notices(tensors: Iterable[TensorInfo]) -> tuple[Notice, ...]:
+    """Return a warning about the kernels, and one about the stacks, whose outputs and inputs nothing proves.
 
     A matrix without evidence is not named: [out, in] is the order of nearly all of them.
     """
     roles = {KERNEL, EXPERTS, CODE}
     assumed = [t for t in tensors if t.layout.role in roles and len(t.shape) > 2 and not t.layout.proven]
-    if not assumed:
-        return None
+    kernels = [t for t in assumed if t.layout.experts is None]
+    stacks = [t for t in assumed if t.layout.experts is not None]
+    return tuple(_assumed_notice(group) for group in (kernels, stacks) if group)
+
+
+def _assumed_notice(assumed: Sequence[TensorInfo]) -> Notice:
     names = [printable(t.name) for t in assumed]
     listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
     dims = assumed[0].layout

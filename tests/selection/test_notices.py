@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prunecli.checkpoint import Checkpoint, Span, TensorInfo, row_major
 from prunecli.layouts.decide import with_layouts
-from prunecli.selection.notices import assumed_notice, left_out_notice, stacks_fact, unscaled_notice
+from prunecli.selection.notices import assumed_notices, left_out_notice, stacks_fact, unscaled_notice
 from prunecli.selection.select import Selection, Selector, select
 
 
@@ -39,15 +39,24 @@ def test_kernels_and_stacks_without_evidence_are_named() -> None:
     square = selected(("fc.weight", (4, 4), "F32"), ("up.weight", (4, 4, 3, 3), "F32"))
     stack = selected(("x.experts.w9", (4, 8, 8), "F32"))
 
-    kernel = assumed_notice(target.tensor for target in square.targets)
-    experts = assumed_notice(target.tensor for target in stack.targets)
+    (kernel,) = assumed_notices(target.tensor for target in square.targets)
+    (experts,) = assumed_notices(target.tensor for target in stack.targets)
 
-    assert kernel is not None
-    assert experts is not None
     assert "of up.weight counts outputs: assumed are outputs in dim 0 and inputs in dim 1" in kernel
     assert "{'up.weight': 'in-out'}" in str(kernel.hint_parts)
     assert "'experts-in-out'" in str(experts.hint_parts)
-    assert assumed_notice(t.tensor for t in square.targets if "up" not in t.tensor.name) is None
+    assert assumed_notices(t.tensor for t in square.targets if "up" not in t.tensor.name) == ()
+
+
+def test_kernels_and_stacks_have_warnings_of_their_own() -> None:
+    """Each names its own tensors with their own dimensions, and its hint matches a name with brackets."""
+    both = selected(("x.experts.w9", (4, 8, 8), "F32"), ("u[0].weight", (4, 4, 3, 3), "F32"))
+
+    kernels, stacks = assumed_notices(target.tensor for target in both.targets)
+
+    assert "of u[0].weight counts outputs: assumed are outputs in dim 0 and inputs in dim 1" in kernels
+    assert "{'u[[]0].weight': 'in-out'}" in str(kernels.hint_parts)
+    assert "of x.experts.w9 counts outputs: assumed are outputs in dim 1 and inputs in dim 2" in stacks
 
 
 def test_codes_whose_scale_does_not_fit_are_named() -> None:
@@ -56,10 +65,9 @@ def test_codes_whose_scale_does_not_fit_are_named() -> None:
         selected(("a.weight", (4, 4), "F8_E4M3"), ("a.weight_scale", (3,), "F32"), ("b.weight", (4, 4), "F32"))
     )
     stack = selected(("x.experts.w9", (4, 8, 8), "F8_E4M3"), ("x.experts.w9_scale", (4, 1, 1), "F32"))
-    assumed = assumed_notice(target.tensor for target in stack.targets)
+    (assumed,) = assumed_notices(target.tensor for target in stack.targets)
 
     assert notice is not None
-    assert assumed is not None
     assert "1 tensor of FP8 codes (16 weights) cannot be pruned" in notice
     assert "'a.weight': its scale 'a.weight_scale' has the shape [3], which does not fit [4, 4]" in notice
     assert unscaled_notice(stack) is None
@@ -70,9 +78,8 @@ def test_many_names_are_counted() -> None:
     """After three names the rest are counted."""
     kernels = [(f"k{i}.weight", (4, 4, 3, 3), "F32") for i in range(5)]
 
-    notice = assumed_notice(target.tensor for target in selected(*kernels).targets)
+    (notice,) = assumed_notices(target.tensor for target in selected(*kernels).targets)
 
-    assert notice is not None
     assert "k0.weight, k1.weight, k2.weight and 2 more" in notice
 
 

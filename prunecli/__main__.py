@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-GARBAGE = 50_000
+GARBAGE = 500_000
 """The number of new objects after which Python collects garbage."""
 
 

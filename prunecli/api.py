@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import OutputRequest, plan_outputs, publish_reports
 from prunecli.engine.prepare import prepare_work
-from prunecli.engine.recipe_run import RecipeRun
 from prunecli.engine.score_files import ScoreInputs
+from prunecli.engine.work import Work
 from prunecli.errors import Argument, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.io.limits import check_threads
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint, Keys, PathLike
     from prunecli.engine.outputs import Outputs
-    from prunecli.engine.work import Work
+    from prunecli.engine.recipe_run import RecipeRun
     from prunecli.report.model import Report
     from prunecli.selection.select import Selection
     from prunecli.strategies.strategy import Strategy
@@ -180,6 +180,8 @@ def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
 
 def _plan(checkpoint: Checkpoint, request: PruneRequest) -> RecipeRun | Work:
     if isinstance(request.strategy, Recipe):
+        from prunecli.engine.recipe_run import RecipeRun
+
         return RecipeRun(checkpoint, request.selector, request.strategy, request.scores)
     return prepare_work(checkpoint, request.selector, request.strategy, request.scores)
 
@@ -188,7 +190,7 @@ def _run(checkpoint: Checkpoint, plan: RecipeRun | Work, outputs: Outputs, optio
     """Write the outputs of one strategy, or of a recipe, of which all passes but the last write only a mask."""
     from prunecli.engine.files import prune_files  # it imports NumPy
 
-    if not isinstance(plan, RecipeRun):
+    if isinstance(plan, Work):
         return prune_files(checkpoint, plan, outputs, options)
 
     def run_pass(work: Work, mask: int | None) -> Report:
@@ -285,5 +287,7 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
     chosen = Selector(include, exclude, min_dim, min_numel, layout or {})
     ranked, checkpoint = ScoreInputs(scores, act_norms, mask_in, of), with_layouts(memory.checkpoint)
     if isinstance(strategy, Recipe):
+        from prunecli.engine.recipe_run import RecipeRun
+
         return RecipeRun(checkpoint, chosen, strategy, ranked).run(run_pass, None)
     return run_pass(prepare_work(checkpoint, chosen, strategy, ranked), None)

@@ -1,5 +1,6 @@
 """The pruning commands. Each is a function from its own options to a strategy, and does nothing else.
 
+Strategies are used through the package, which imports the module of a class when the class is first used.
 `prunecli.cli.main` adds the options that all pruning commands share; `prunecli.cli.recipe_file` calls the same
 functions for the rules of a recipe. Messages therefore name arguments, not flags.
 """
@@ -10,14 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
+import prunecli
 from prunecli.cli import parsers
 from prunecli.cli.value_options import fraction_option, number_option, text_option, whole_option
 from prunecli.errors import Argument, UsageError
-from prunecli.strategies.mask import Mask
-from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.strategy import Strategy
-from prunecli.strategies.structured import Block, RandomStructured, Structured
-from prunecli.strategies.unstructured import L1, Global, Percentile, Random, StdThreshold, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,9 +36,9 @@ def threshold(
     if thr is not None and thr_std is not None:
         raise UsageError("thr and thr_std exclude each other", hint=Argument("thr", thr))
     if thr is not None:
-        return Threshold(thr)
+        return prunecli.Threshold(thr)
     if thr_std is not None:
-        return StdThreshold(thr_std)
+        return prunecli.StdThreshold(thr_std)
     raise UsageError("threshold needs thr or thr_std", hint=Argument("thr", 0.1))
 
 
@@ -56,7 +54,7 @@ def percentile(
     """
     if q is None:
         raise UsageError("percentile needs q", hint=Argument("q", 60))
-    return Percentile(q)
+    return prunecli.Percentile(q)
 
 
 def global_(
@@ -80,7 +78,7 @@ def global_(
     All selected tensors are ranked together, and exactly the requested number of weights becomes zero.
     """
     least, most = min_per_tensor or 0.0, 1.0 if max_per_tensor is None else max_per_tensor
-    return Global(*_one_amount("global", amount, count), normalize, least, most)
+    return prunecli.Global(*_one_amount("global", amount, count), normalize, least, most)
 
 
 def l1(
@@ -98,7 +96,7 @@ def l1(
 
     Exactly the requested number in each tensor, or in each of its output rows.
     """
-    return L1(*_one_amount("l1", amount, count), scope, allocate)
+    return prunecli.L1(*_one_amount("l1", amount, count), scope, allocate)
 
 
 def topk(
@@ -119,11 +117,11 @@ def topk(
         hint = Argument("pattern", pattern or "2:4")
         raise UsageError("topk needs either keep and group, or a pattern", hint=hint)
     if pattern is not None:
-        return TopK(*parsers.parse_pattern(pattern), dim, tail)
+        return prunecli.TopK(*parsers.parse_pattern(pattern), dim, tail)
     if keep is None or group is None:
         missing = Argument("group", 2 * (keep or 2)) if group is None else Argument("keep", group // 2)
         raise UsageError("keep and group go together", hint=missing)
-    return TopK(keep, group, dim, tail)
+    return prunecli.TopK(keep, group, dim, tail)
 
 
 def structured(
@@ -140,7 +138,7 @@ def structured(
     The outputs (rows or channels) with the smallest Ln norm, summed in float64. `prune inspect` shows which dimension
     of each tensor counts its outputs.
     """
-    return Structured(*_one_amount("structured", amount, count), dim, n, with_bias)
+    return prunecli.Structured(*_one_amount("structured", amount, count), dim, n, with_bias)
 
 
 def block(
@@ -157,7 +155,7 @@ def block(
     """
     if shape is None:
         raise UsageError("block needs a shape", hint=Argument("shape", "4x4"))
-    return Block(*parsers.parse_shape(shape), *_one_amount("block", amount, count))
+    return prunecli.Block(*parsers.parse_shape(shape), *_one_amount("block", amount, count))
 
 
 def random(
@@ -173,10 +171,10 @@ def random(
     """
     amounts = _one_amount("random", amount, count)
     if structured:
-        return RandomStructured(*amounts, dim, seed)
+        return prunecli.RandomStructured(*amounts, dim, seed)
     if dim is not None:
         raise UsageError("dim needs structured", hint=(Argument("structured", value=True), Argument("dim", dim)))
-    return Random(*amounts, seed)
+    return prunecli.Random(*amounts, seed)
 
 
 def mask(
@@ -190,7 +188,7 @@ def mask(
     """
     if mask is None:
         raise UsageError("mask needs a mask file", hint=Argument("mask", "FILE"))
-    return Mask(mask)
+    return prunecli.Mask(mask)
 
 
 def _one_amount(name: str, amount: float | None, count: int | None) -> tuple[float | None, int | None]:

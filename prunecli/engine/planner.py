@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from prunecli.engine.measured_planner import MeasuredPlanner
-from prunecli.engine.rank_planner import RankPlanner
 from prunecli.plans import PruneSmallestOfRow
 from prunecli.strategies.strategy import PlansFromMeasure, PlansFromRanks, PlansFromShape
 
@@ -51,8 +49,12 @@ def plan_batches(
     strategy, members = job.strategy, job.members
     # No other module distinguishes the kinds of strategies.
     if isinstance(strategy, PlansFromMeasure):
+        from prunecli.engine.measured_planner import MeasuredPlanner  # noqa: PLC0415 - most runs measure nothing
+
         return MeasuredPlanner(strategy, tensors, plans, followers).batches(members)
     if isinstance(strategy, PlansFromRanks) and strategy.needs_ranks:
+        from prunecli.engine.rank_planner import RankPlanner  # noqa: PLC0415 - a threshold ranks nothing
+
         normalization = strategy.normalization([remaining[m] for m in members])
         planner = RankPlanner(strategy, tensors, remaining, plans)
         if normalization is None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import Ops
-from prunecli.kernels.torch_ops import TorchOps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,7 +43,7 @@ class Worker:
         self._compute_lock, self._has_lock = compute_lock or threading.Lock(), False
         self.host = NumpyOps()
         self.scoring = NumpyOps()  # scores are computed while `host` holds the weights' magnitudes
-        self.ops: Ops = self.host if device is None else TorchOps(device)
+        self.ops: Ops = self.host if device is None else _device_ops(device)
         self._memory: dict[int, mmap.mmap] = {}
 
     @contextmanager
@@ -82,6 +81,12 @@ class Worker:
             # At least the size of a window, so that it seldom grows; from mmap, because it must start at a page.
             memory = self._memory[slot] = mmap.mmap(-1, max(size, 1 << 21))
         return memoryview(memory)[:size]
+
+
+def _device_ops(device: str) -> Ops:
+    from prunecli.kernels.torch_ops import TorchOps  # noqa: PLC0415 - for devices only
+
+    return TorchOps(device)
 
 
 class Pool:

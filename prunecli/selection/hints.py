@@ -7,16 +7,15 @@ prune: pruning them would ruin the model.
 from __future__ import annotations
 
 from collections import Counter
-from glob import escape
 from typing import TYPE_CHECKING
 
-from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, Call, SelectionError
 from prunecli.layout import CONSTANT, GAIN, PACKED, REPARAMETRIZED, SCALE, VECTOR
 from prunecli.layouts.other_names import is_other_by_name
 from prunecli.layouts.reparametrized import PRUNED_HALF, REMOVE, how_to_fold, leftovers, why_not_a_weight
 from prunecli.selection.copies import left_alone
-from prunecli.selection.patterns import matching
+from prunecli.selection.packed import QUANTIZE_LATER, is_floating
+from prunecli.selection.patterns import exact_pattern, matching
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -32,9 +31,6 @@ MOST_GLOBS = 3
 _LISTED = 4  # reasons that an error lists
 _OTHER_ROLES = {GAIN, CONSTANT, SCALE, PACKED, REPARAMETRIZED, VECTOR}
 _TRIED = 8  # globs that are matched with all names
-
-QUANTIZE_LATER = "prune the model from before quantization, then quantize it again"
-"""What to do about quantized weights."""
 
 _KIND_HINTS = {
     "sparse tensor": "replace each by tensor.to_dense() in Python, then save again",
@@ -155,11 +151,6 @@ def _is_mostly_packed(tensors: Sequence[TensorInfo]) -> bool:
 # --- globs of weights
 
 
-def is_floating(tensor: TensorInfo) -> bool:
-    """Return whether the tensor holds prunable numbers."""
-    return tensor.dtype in FLOATS and bool(tensor.numel) and tensor.unprunable_reason is None
-
-
 def _weights_hint(checkpoint: Checkpoint) -> Hint | None:
     """Return globs that match matrices and kernels with names that could be those of weights, and nothing else."""
     tensors = checkpoint.tensors
@@ -218,8 +209,3 @@ def _common_part(lasts: Collection[str]) -> str | None:
 def _glob(last: str, tensors: Iterable[TensorInfo]) -> str:
     dotted = any(tensor.name.endswith(f".{last}") for tensor in tensors)
     return f"*.{exact_pattern(last)}" if dotted else exact_pattern(last)
-
-
-def exact_pattern(name: str) -> str:
-    """Return the glob that matches `name` alone."""
-    return printable(escape(name))

@@ -8,7 +8,7 @@ from prunecli.dtypes import why_not_prunable
 from prunecli.errors import Argument, Notice
 from prunecli.layout import CODE, EXPERTS, KERNEL
 from prunecli.layouts.reparametrized import PRUNED_HALF, how_to_fold, leftovers
-from prunecli.selection.hints import exact_pattern, fold_pruned
+from prunecli.selection.patterns import exact_pattern
 from prunecli.text.escape import printable
 from prunecli.text.numbers import counted, plural
 
@@ -27,6 +27,8 @@ def unfolded_notice(checkpoint: Checkpoint, selection: Selection) -> Notice | No
     halves = [s.tensor for s in selection.skipped if s.reason == PRUNED_HALF and s.tensor.name.endswith("_orig")]
     if not halves:
         return None
+    from prunecli.selection.hints import fold_pruned  # noqa: PLC0415 - most checkpoints have no such weights
+
     largest = max(halves, key=lambda tensor: tensor.numel)
     return Notice(
         f"{counted(len(halves), 'weight tensor')} under torch.nn.utils.prune (weight_orig * weight_mask) "

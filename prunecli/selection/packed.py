@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, SelectionError
 from prunecli.layouts.packed import ADVICE, formats
-from prunecli.selection.hints import QUANTIZE_LATER, exact_pattern, is_floating
+from prunecli.selection.patterns import exact_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.errors import Hint
+
+QUANTIZE_LATER = "prune the model from before quantization, then quantize it again"
+"""What to do about quantized weights."""
 
 MOST_NAMED = 3
 """The most tensors that the hint names."""
@@ -30,6 +34,11 @@ def refuse_packed(tensors: Sequence[TensorInfo]) -> None:
         f"here: {ADVICE}",
         hint=_hint(tensors),
     )
+
+
+def is_floating(tensor: TensorInfo) -> bool:
+    """Return whether the tensor holds prunable numbers."""
+    return tensor.dtype in FLOATS and bool(tensor.numel) and tensor.unprunable_reason is None
 
 
 def _hint(tensors: Sequence[TensorInfo]) -> Hint:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fnmatch import translate
+from glob import escape
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
@@ -70,6 +71,11 @@ def _hint_for_nothing(argument: str, pattern: str, tensors: Sequence[TensorInfo]
         return Argument(argument, [printable(part) for part in parts])
     nearest = _nearest(pattern, names, only_weights=argument == "include")
     return f"the nearest names: {', '.join(nearest)}" if nearest else None
+
+
+def exact_pattern(name: str) -> str:
+    """Return the glob that matches `name` alone."""
+    return printable(escape(name))
 
 
 def _own_names(tensor: TensorInfo) -> tuple[str, ...]:

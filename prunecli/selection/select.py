@@ -16,9 +16,8 @@ from prunecli.errors import Argument, SelectionError, UsageError
 from prunecli.layouts.overrides import check_order, has_dimensions_for, stated_layout
 from prunecli.layouts.scales import with_scales
 from prunecli.selection.aliases import overlapping, tied
-from prunecli.selection.hints import exact_pattern, nothing_selected, only_unprunable
 from prunecli.selection.packed import refuse_packed
-from prunecli.selection.patterns import matching, matching_any
+from prunecli.selection.patterns import exact_pattern, matching, matching_any
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -112,6 +111,8 @@ def select(checkpoint: Checkpoint, selector: Selector) -> Selection:
     _refuse_overlaps(groups, tensors, reasons)
     targets = dict(_targets(groups, tensors, reasons))
     if not targets:
+        from prunecli.selection.hints import nothing_selected  # noqa: PLC0415 - for a refusal only
+
         raise nothing_selected(checkpoint, selector, reasons)
     written = {i for group in groups if any(j in targets for j in group) for i in group}
     leaders = _leaders(groups, tensors)
@@ -177,6 +178,8 @@ def _included(checkpoint: Checkpoint, selector: Selector, never: Sequence[str | 
     for pattern in selector.include:
         indices = matching("include", pattern, checkpoint.tensors)
         if all(never[i] for i in indices):
+            from prunecli.selection.hints import only_unprunable  # noqa: PLC0415 - for a refusal only
+
             raise only_unprunable(checkpoint, pattern, [(checkpoint.tensors[i], never[i]) for i in indices])
         included.update(indices)
     return included

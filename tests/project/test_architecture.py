@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
 import pytest
-from support import ROOT
+from support import ROOT, make_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,3 +126,41 @@ def test_the_start_is_light(line: str) -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert run.stderr.splitlines()[-1] == "[]"
+
+
+UNUSED = {
+    "cli.pipes",
+    "cli.recipe_file",
+    "cli.repair",
+    "engine.compression",
+    "engine.measured_planner",
+    "engine.rank_planner",
+    "engine.recipe_run",
+    "engine.row_planner",
+    "kernels.torch_ops",
+    "ranking",
+    "report.html",
+    "report.markdown",
+    "selection.hints",
+    "strategies.mask",
+    "strategies.semi_structured",
+    "strategies.structured",
+}
+"""Modules for other strategies, for errors and for reports that a plain run does not write."""
+
+
+def test_a_plain_run_imports_what_it_needs(tmp_path: Path) -> None:
+    """A run with a threshold imports no module that only other runs need."""
+    path = make_checkpoint("safetensors", tmp_path)
+    code = (
+        "import sys\nfrom prunecli.cli.main import main\n"
+        f"assert main(['threshold', {str(path)!r}, '--thr', '0.1', '-q']) == 0\n"
+        "print(*[name.removeprefix('prunecli.') for name in sys.modules if name.startswith('prunecli.')])"
+    )
+
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    loaded = set(run.stdout.split())
+    assert {"cli.pruning", "engine.apply", "strategies.unstructured"} <= loaded
+    assert UNUSED & loaded == set()
+    assert {name for name in UNUSED if f"prunecli.{name}" not in MODULES} == set()

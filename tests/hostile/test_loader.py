@@ -176,6 +176,18 @@ def test_rules_cover_all_globals_that_torch_allows() -> None:
     assert [path for path in paths if not may_load_weights_only(path[0], path[2])] == []
 
 
+def test_a_function_that_torch_no_longer_allows_is_only_named() -> None:
+    """A tensor that an old function rebuilds is named as such: `weights_only` loads no file with it."""
+    sparse = UTILS + b"_rebuild_sparse_csr_tensor\n(" + text("layout") + b"(" + OTHER + b"K\2\x85ttR"
+
+    found = listing(pickled(b"](" + TENSOR + sparse + b"e"))
+
+    assert ([tensor.name for tensor in found.tensors], found.unprunable_entries) == (
+        ["w.0"],
+        (("w.1", "sparse tensor"),),
+    )
+
+
 def test_every_settable_attribute_of_a_tensor_is_refused_in_states() -> None:
     """Each attribute whose setter changes a tensor is in the list, so that new ones are not forgotten."""
     tensor = torch.nn.Parameter(torch.zeros(2))

@@ -23,6 +23,23 @@ _MODULES = {
 }
 """The modules of all globals that torch.load allows with `weights_only=True`."""
 
+_REBUILDING = {
+    "_rebuild_device_tensor_from_cpu_tensor",
+    "_rebuild_device_tensor_from_numpy",
+    "_rebuild_from_type_v2",
+    "_rebuild_meta_tensor_no_storage",
+    "_rebuild_nested_tensor",
+    "_rebuild_parameter",
+    "_rebuild_parameter_with_state",
+    "_rebuild_qtensor",
+    "_rebuild_sparse_tensor",
+    "_rebuild_tensor",
+    "_rebuild_tensor_v2",
+    "_rebuild_tensor_v3",
+    "_rebuild_wrapper_subclass",
+}
+"""The functions of `torch._utils` and `torch._tensor` among them; others rebuild tensors of old versions."""
+
 _BUILT_IN = {
     ("_codecs", "encode"),
     ("builtins", "bytearray"),
@@ -48,6 +65,8 @@ def renamed(module: str, name: str) -> tuple[str, str]:
 
 def may_load_weights_only(module: str, name: str) -> bool:
     """Return whether torch.load may allow a global with `weights_only=True`."""
+    if module in {"torch._utils", "torch._tensor"}:
+        return name in _REBUILDING
     if module.startswith("torch"):
         return module in _MODULES
     return (module, name) in _BUILT_IN

@@ -87,20 +87,19 @@ def pruned(command: str, checkpoint: Path, folder: Path) -> str:
     for path in (output, mask, report):
         path.unlink(missing_ok=True)
     words = command.format(mask=mask, recipe=folder / "recipe.toml").split()
-    code, _ = prune(*words, str(checkpoint), "-o", str(output), "--report", str(report), "-q")
-    return f"{code} {digest(output)} {digest(mask)} {report_digest(report)} {command} {checkpoint.name}"
+    run = prune(*words, str(checkpoint), "-o", str(output), "--report", str(report), "-q")
+    return f"{run.returncode} {digest(output)} {digest(mask)} {report_digest(report)} {command} {checkpoint.name}"
 
 
 def looked(command: str, checkpoint: Path) -> str:
     """Run a command that only reads and return its line."""
-    code, output = prune(*command.format(ckpt=checkpoint).split())
-    return f"{code} {_json_digest(output.decode())} {command} {checkpoint.name}"
+    run = prune(*command.format(ckpt=checkpoint).split())
+    return f"{run.returncode} {_json_digest(run.stdout.decode())} {command} {checkpoint.name}"
 
 
-def prune(*arguments: str) -> tuple[int, bytes]:
-    """Run `prune` and return its exit code and standard output."""
-    result = subprocess.run([sys.executable, "-m", "prunecli", *arguments], capture_output=True, check=False)
-    return result.returncode, result.stdout
+def prune(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run `prune` and return its exit code, standard output and standard error."""
+    return subprocess.run([sys.executable, "-m", "prunecli", *arguments], capture_output=True, check=False)
 
 
 def digest(path: Path) -> str:

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from byte_oracle import Finding, check_bytes, check_places, check_refusal, check_sentence
 from fuzz_inputs import Made, damaged, seeds
 from typer.main import get_command
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import FrameType
 
-    from prunecli.checkpoint import Checksum, TensorInfo
+    from prunecli.checkpoint import TensorInfo
 
 SECONDS = 10
 """An input that takes more CPU time is a finding. One that takes WAIT times as many seconds ends the program."""
@@ -84,10 +85,6 @@ COMMANDS = (
 READERS: tuple[Callable[[io.BytesIO, str], Any], ...] = (read_safetensors, read_torch_zip, read_torch_legacy)
 
 
-class Finding(Exception):  # noqa: N818 - a result of the search
-    """The tool broke a promise."""
-
-
 class TooSlow(BaseException):
     """An input took too much time. It is no Exception, so that the code under test does not catch it."""
 
@@ -113,7 +110,7 @@ def examine(data: bytes, folder: Path, name: str = "in.pth") -> str:
     if code == 0:
         _check_output(data, output.read_bytes(), path, output, json.loads(report.read_text(encoding="ascii")))
         return _gist("pruned: " + "; ".join(line for line in said.splitlines() if line[:8] in {"skipped ", "note    "}))
-    _check_refusal(code, said)
+    check_refusal(code, said)
     if output.exists() or report.exists():
         raise Finding("there is an output after an error")
     return _gist(said.replace(str(folder), ""))
@@ -130,12 +127,12 @@ def _read(reader: Callable[[io.BytesIO, str], Any], data: bytes) -> None:
     try:
         listing = reader(io.BytesIO(data), "x")
     except CheckpointError as error:
-        _check_sentence(f"{error}{error.hint or ''}".replace("\n", "\\n"))
+        check_sentence(f"{error}{error.hint or ''}".replace("\n", "\\n"))
         return
     for tensor in listing.tensors:
         _check_tensor(tensor, len(data))
     for checksum in getattr(listing, "checksums", ()):
-        _check_checksum(checksum, data)
+        check_places(checksum, data)
 
 
 def _check_tensor(tensor: TensorInfo, size: int) -> None:
@@ -145,12 +142,6 @@ def _check_tensor(tensor: TensorInfo, size: int) -> None:
         raise Finding(f"{tensor} is not in the file of {size} bytes")
     if tensor.numel and tensor.unprunable_reason is None and not span.start <= tensor.start <= tensor.end <= span.end:
         raise Finding(f"{tensor} looks outside its storage")
-
-
-def _check_checksum(checksum: Checksum, data: bytes) -> None:
-    for place in checksum.places:
-        if data[place : place + 4] != checksum.value.to_bytes(4, "little"):
-            raise Finding(f"{checksum} is not where it should be")
 
 
 def _run(args: Sequence[str]) -> tuple[int, str]:
@@ -166,54 +157,12 @@ def _run(args: Sequence[str]) -> tuple[int, str]:
         return code, err.read() if code else out.read()
 
 
-def _check_refusal(code: int, said: str) -> None:
-    lines = said.splitlines()
-    if code != 2 or not 1 <= len(lines) <= 2 or not lines[0].startswith("error: "):
-        raise Finding(f"exit code {code} with {said[:2000]!r}")
-    if lines[1:] and not lines[1].startswith("hint: "):
-        raise Finding(f"{lines[1]!r} is no hint")
-    for line in lines:
-        _check_sentence(line)
-
-
-def _check_sentence(line: str) -> None:
-    if len(line) > 20_000:
-        raise Finding(f"a message has {len(line)} characters: {line[:200]}")
-
-
 def _check_output(data: bytes, result: bytes, path: Path, output: Path, report: dict[str, Any]) -> None:
     """Check that selected weights became zero, that checksums are correct, and that no other byte changed."""
     before, after = open_checkpoint(path, key=report["input"]["key"]), open_checkpoint(output)
     selected = {row["name"] for row in report["tensors"] if row["selected"]}
     old, new = (np.frombuffer(raw, np.uint8) for raw in (data, result))
-    if len(old) != len(new):
-        raise Finding(f"{len(new)} bytes came out of {len(old)}")
-    may_change = np.zeros(len(old), bool)
-    for tensor in before.tensors:
-        if tensor.name in selected:
-            _mark(tensor, may_change, old != new, new)
-    for checksum in after.files[0].checksums:
-        _check_checksum(checksum, result)
-        if checksum.value != zlib.crc32(result[checksum.span.start : checksum.span.end]) and selected:
-            untouched = data[checksum.span.start : checksum.span.end] == result[checksum.span.start : checksum.span.end]
-            if not untouched:
-                raise Finding(f"the new {checksum} is wrong")
-        for place in checksum.places:
-            may_change[place : place + 4] = True
-    if (wrong := np.flatnonzero((old != new) & ~may_change)).size:
-        raise Finding(f"bytes changed that must not: {wrong[:10].tolist()}")
-
-
-def _mark(tensor: TensorInfo, may_change: np.ndarray[Any, Any], changed: np.ndarray[Any, Any], new: Any) -> None:  # noqa: ANN401
-    shape = (*tensor.shape, tensor.itemsize)
-    strides = (*(s * tensor.itemsize for s in tensor.strides), 1)
-
-    def elements(array: Any) -> Any:  # noqa: ANN401 - of bools or bytes
-        return np.lib.stride_tricks.as_strided(array[tensor.start :], shape, strides)
-
-    elements(may_change)[...] = True
-    if (elements(new)[elements(changed).any(-1)] != 0).any():
-        raise Finding(f"a weight of {tensor.name!r} became another number than zero")
+    check_bytes(old, new, [t for t in before.tensors if t.name in selected], after.files[0].checksums)
 
 
 # --- the search

@@ -63,10 +63,20 @@ class Source(Descriptor):
         )
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError if the file was written to since it was opened."""
+        """Raise CheckpointError if the file was written to since it was opened, or if its name is another file's now.
+
+        A file that was opened once is read to its end after another one took its name, which must not be overwritten.
+        """
         with self.opened() as fd:
-            if self._seen != _state(fd):
+            if self._seen != _state(fd) or self._seen != self._named(fd):
                 raise self._changed()
+
+    def _named(self, fd: int) -> tuple[int, ...]:
+        """Return the state of the file that has the name now; that of `fd` if there is none."""
+        try:
+            return _state(self.path)
+        except OSError:
+            return _state(fd)
 
     def read(self, into: memoryview, offset: int) -> None:
         """Fill `into` from the byte `offset` on; CheckpointError if the file ends before."""
@@ -79,9 +89,9 @@ class Source(Descriptor):
             raise self._changed()
 
 
-def _state(fd: int) -> tuple[int, ...]:
-    """Return what changes if the file of `fd` is written to, or replaced by another one."""
-    status = os.fstat(fd)
+def _state(file: int | Path) -> tuple[int, ...]:
+    """Return what changes if the open or named `file` is written to, or replaced by another one."""
+    status = os.stat(file)  # noqa: PTH116 - of a descriptor as well
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

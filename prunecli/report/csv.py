@@ -7,6 +7,7 @@ formulas; only the JSON form has them verbatim.
 from __future__ import annotations
 
 import csv
+import re
 from io import StringIO
 from math import isinf
 from typing import TYPE_CHECKING
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20", "|", "%")
 """Beginnings that a spreadsheet runs: formulas, their full-width forms, and DDE calls (OWASP)."""
 
+_BEGINNING = re.compile(rf'(^|;[\s"]*)(?=[{re.escape("".join(FORMULA))}])')
+"""The places before FORMULA: the start of a text, and after a semicolon, at which many spreadsheets divide a line."""
+
 
 def to_csv(report: Report) -> str:
     r"""Return one line per tensor, in the order of the checkpoint, each ending in \r\n (RFC 4180).
 
     Unknown values are empty, booleans are `true` or `false`, shapes read `16x3x3` and aliases are joined by "; ".
-    Characters that are not printable become escapes. A text that a spreadsheet would run gets a `'` in front.
+    Characters that are not printable become escapes. A text that a spreadsheet would run gets a `'` in front, also
+    after a semicolon, where a spreadsheet may begin another cell.
     """
     out = StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
@@ -47,5 +52,4 @@ def _cell(name: str, value: object) -> str:
         return repr(value)
     if isinstance(value, (tuple, list)):
         value = ("x" if name == "shape" else "; ").join(map(str, value))
-    text = printable(str(value))
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return _BEGINNING.sub(r"\1'", printable(str(value)))

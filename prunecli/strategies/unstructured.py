@@ -132,8 +132,9 @@ class StdThreshold(PlansFromMeasure):
 class Percentile(PlansFromRanks):
     """Prune, per tensor, every weight with |w| <= np.percentile(|w|, q), method "linear".
 
-    The arithmetic is NumPy's: the rank in float64, the interpolation in the tensor's own precision, or in float32 for
-    16- and 8-bit dtypes, as if NumPy got them as float32.
+    The arithmetic is NumPy's: the rank in float64, the interpolation in the tensor's own precision. Weights of 16 and 8
+    bits are first converted to float32, `w.astype(np.float32)`: np.percentile of a float16 array itself rounds the
+    result to float16, and may prune more or fewer weights. Weights that are codes times a scale are float64.
 
     Args:
         q: The percentile, 0 to 100, as NumPy takes it: 0.9 is 0.9 %. (The command line asks which is meant.)

@@ -64,6 +64,29 @@ def test_an_input_replaced_after_its_header_was_read_is_refused(
     assert names_in(out.parent) == set()
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_an_input_replaced_during_the_run_is_refused(
+    small: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *, in_place: bool
+) -> None:
+    """If another file gets the input's name while it is read, there is no output, and the other file stays."""
+    other, real = small.with_name("other"), Sink.write
+    new = small.read_bytes().replace(b"fc.weight", b"weight.fc")
+    other.write_bytes(new)
+    target = ["--in-place"] if in_place else ["-o", str(out)]
+
+    def write(self: Sink, data: memoryview, offset: int) -> None:
+        if other.exists():
+            other.replace(small)
+        real(self, data, offset)
+
+    monkeypatch.setattr(Sink, "write", write)
+
+    assert main(["threshold", str(small), "--thr", "0.5", *target, "-q"]) == 2
+    assert "changed while it was being read" in capfd.readouterr().err
+    assert small.read_bytes() == new
+    assert names_in(out.parent) == set()
+
+
 def test_an_output_that_appears_during_the_run_is_kept(small: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --force, a file that another program creates under the output's name during the run stays."""
     real = os.fsync

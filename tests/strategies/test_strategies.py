@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from support import examples
+from support import ROOT, examples, prune_tensors
 
 from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.dtypes import FLOATS
@@ -28,6 +28,8 @@ from prunecli.strategies.structured import Block, RandomStructured, Structured
 from prunecli.strategies.unstructured import L1, Global, Percentile, StdThreshold, Threshold
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 Q_IS_DOUBLE = np.lib.NumpyVersion(np.__version__) >= "2.4.0"
@@ -174,6 +176,20 @@ def test_a_percentile_of_few_or_equal_values_is_numpys(kind: type[np.floating], 
 
     assert expected == cut.value
     assert (array <= expected).tolist() == pruned_by(cut, array)
+
+
+def test_a_percentile_of_float16_is_the_sentence_of_the_readme(tmp_path: Path) -> None:
+    """The expression in the README, with `w` as float32, gives the pruned weights; of the float16 array it does not."""
+    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `percentile"))
+    formula = row.split("`")[3]
+    assert "in NumPy; `w` of 16 or 8 bits as float32" in row
+    half = np.random.default_rng(0).standard_normal((10, 10)).astype(np.float16)
+
+    after = prune_tensors({"w": torch.from_numpy(half)}, Percentile(33.3), tmp_path)["w"].numpy()
+
+    single = eval(formula, {"np": np, "w": half.astype(np.float32), "Q": 33.3})  # noqa: S307 - it is our own
+    assert ((after == 0) == single).all()
+    assert (np.abs(half) <= np.percentile(np.abs(half), 33.3)).sum() != single.sum()
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32])

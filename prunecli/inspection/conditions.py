@@ -15,6 +15,7 @@ from prunecli.errors import Argument, UsageError
 from prunecli.inspection.checked import Run
 from prunecli.inspection.findings import Finding
 from prunecli.report.gates import Bound, percentage
+from prunecli.selection.notices import is_assumed
 from prunecli.strategies.amounts import front_dim
 from prunecli.strategies.semi_structured import MAX_GROUP
 from prunecli.text.escape import printable
@@ -142,9 +143,11 @@ class GroupPattern:
         for tensor, run, groups in examined:
             if groups.first is not None:
                 got = f"{_group(tensor, groups, run, self.group)}; {groups.overfull:,} of {groups.groups:,} groups"
+                got += self._assumed([tensor])
                 yield Finding(self, holds=False, tensor=tensor.name, wanted=self._wanted([(tensor, run)]), got=got)
         if all(groups.first is None for _, _, groups in examined):
             got = self._success(sum(groups.groups for _, _, groups in examined), runs.count(None), len(runs))
+            got += self._assumed([tensor for tensor, _, _ in examined])
             wanted = self._wanted([(tensor, run) for tensor, run, _ in examined])
             yield Finding(self, holds=bool(examined), tensor=None, wanted=wanted, got=got)
 
@@ -162,6 +165,14 @@ class GroupPattern:
         along = {tensor.layout.dim_words(run.dim) for tensor, run in examined}
         usual = "inputs" if self.dim is None else f"dim {self.dim}"
         return f"at most {self.keep} of every {self.group} along {along.pop() if len(along) == 1 else usual}"
+
+    def _assumed(self, examined: Sequence[TensorInfo]) -> str:
+        """Return a remark about tensors whose inputs nothing proves, or ""."""
+        assumed = [tensor for tensor in examined if self.dim is None and is_assumed(tensor)]
+        if not assumed:
+            return ""
+        which = printable(assumed[0].name) if len(assumed) == 1 else f"{len(assumed)} tensors"
+        return "; the layout is assumed" if len(examined) == 1 else f"; the layout of {which} is assumed"
 
     def _success(self, groups: int, short: int, tensors: int) -> str:
         """Return the text for `tensors` without an overfull group, of which `short` are shorter than a group."""

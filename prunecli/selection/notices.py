@@ -75,13 +75,17 @@ def _is_matrix(tensor: TensorInfo) -> bool:
     return len(tensor.shape) >= 2 and why_not_prunable(tensor.dtype) is None and tensor.unprunable_reason is None
 
 
+def is_assumed(tensor: TensorInfo) -> bool:
+    """Return whether nothing proves the outputs and inputs of a kernel or a stack."""
+    return tensor.layout.role in {KERNEL, EXPERTS, CODE} and len(tensor.shape) > 2 and not tensor.layout.proven
+
+
 def assumed_notices(tensors: Iterable[TensorInfo]) -> tuple[Notice, ...]:
     """Return a warning about the kernels, and one about the stacks, whose outputs and inputs nothing proves.
 
     A matrix without evidence is not named: [out, in] is the order of nearly all of them.
     """
-    roles = {KERNEL, EXPERTS, CODE}
-    assumed = [t for t in tensors if t.layout.role in roles and len(t.shape) > 2 and not t.layout.proven]
+    assumed = [tensor for tensor in tensors if is_assumed(tensor)]
     kernels = [t for t in assumed if t.layout.experts is None]
     stacks = [t for t in assumed if t.layout.experts is not None]
     return tuple(_assumed_notice(group) for group in (kernels, stacks) if group)

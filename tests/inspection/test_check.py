@@ -224,6 +224,22 @@ def test_a_dimension_shorter_than_a_group_is_neither_met_nor_failed(tmp_path: Pa
     assert check(path, [GroupPattern(2, 4, dim=0)], include=["b.weight"])[0].tensor == "b.weight"
 
 
+def test_a_pattern_along_inputs_that_nothing_proves_says_so(tmp_path: Path) -> None:
+    """Square kernels may be transposed, so the result depends on an assumption; a stated layout is none."""
+    kernel = torch.ones(4, 4, 2, 2)
+    kernel[:2] = 0  # 2:4 along dim 0 alone
+    path = tmp_path / "up.pth"
+    torch.save({"up.weight": kernel, "fc.weight": torch.tensor([[0.0, 0, 1, 1]])}, path)
+
+    (assumed,) = check(path, [GroupPattern(2, 4)])
+    (stated,) = check(path, [GroupPattern(2, 4)], layout={"up.weight": "in-out"})
+    (loose,) = check(path, [GroupPattern(4, 4)])
+
+    assert (assumed.holds, assumed.got.endswith("; the layout is assumed")) == (False, True)
+    assert (stated.holds, stated.got) == (True, "0 of 17 groups have more")
+    assert loose.got == "0 of 17 groups have more; the layout of up.weight is assumed"
+
+
 @pytest.mark.parametrize(("keep", "group"), [(5, 4), (-1, 4), (1, 0), (1, 40000)])
 def test_an_impossible_group_pattern_is_an_error(keep: int, group: int) -> None:
     """K of every G needs 0 <= K <= G and 1 <= G <= 32,767."""

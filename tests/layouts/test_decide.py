@@ -18,6 +18,28 @@ from prunecli.layouts.decide import decide, with_layouts
 
 Shapes = dict[str, tuple[int, ...]]
 
+WORDS = [
+    "h",
+    "0",
+    "12",
+    "experts",
+    "moe",
+    "mlp",
+    "router",
+    "conv",
+    "deconv",
+    "bn",
+    "scale",
+    "weight",
+    "bias",
+    "kernel",
+    "c_attn",
+    "w1",
+    "w2",
+    "lora_A",
+    "lora_B",
+]
+
 
 def tensor(name: str, shape: tuple[int, ...], unprunable_reason: str | None = None) -> TensorInfo:
     """Make a tensor."""
@@ -305,9 +327,7 @@ def test_tensors_outside_the_state_dict_keep_their_layout() -> None:
 @given(
     st.dictionaries(
         st.lists(
-            st.sampled_from(
-                ["h", "0", "12", "experts", "moe", "conv", "bn", "weight", "bias", "kernel", "c_attn", "w1"]
-            ),
+            st.sampled_from(WORDS),
             min_size=1,
             max_size=5,
         ).map(".".join),

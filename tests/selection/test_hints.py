@@ -64,6 +64,7 @@ def floats(*names: str) -> list[tuple[str, tuple[int, ...], str]]:
         (["rnn.W_ih", "rnn.W_hh", "rnn.W_scale"], ["*.W_ih", "*.W_hh"]),
         (["a.q_kernel", "a.k_kernel"], ["*_kernel"]),
         (["kernel", "mean"], ["kernel"]),
+        (["q.lora_A", "q.lora_B"], ["*lora_*"]),
         (["a.w[0]", "a.absmax"], ["*.w[[]0]"]),
         (["a.x\u202e", "a.y"], ["*.y"]),
     ],

@@ -63,10 +63,12 @@ class SameCall:
 class SameCallWith:
     """The user's own call once more, with another argument.
 
-    On the command line it is the whole command that was typed. `str()` is the spelling of Python: the argument.
+    On the command line it is the whole command that was typed; with `replaces` it replaces what the call has written.
+    `str()` is the spelling of Python: the argument.
     """
 
     argument: Argument
+    replaces: bool = False
 
     def __str__(self) -> str:
         """Return the argument as Python code."""

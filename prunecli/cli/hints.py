@@ -36,7 +36,7 @@ def as_options(part: HintValue, words: Sequence[str] = ()) -> str:
     if isinstance(part, SameCall):
         return _same_call(part, words)
     if isinstance(part, SameCallWith):
-        return _same_call_with(part.argument, words)
+        return _same_call_with(part, words)
     if isinstance(part, Call):
         paths = [_typed_path(path, words) for path in part.paths]
         return shlex.join(["prune", part.function, *paths, *(w for a in part.arguments for w in option_words(a))])
@@ -57,13 +57,13 @@ def _same_call(call: SameCall, words: Sequence[str]) -> str:
     return shlex.quote(call.new)
 
 
-def _same_call_with(argument: Argument, words: Sequence[str]) -> str:
+def _same_call_with(call: SameCallWith, words: Sequence[str]) -> str:
     """Return the command line `words` with an argument in place of other keys; the argument alone without words."""
     if not words:
-        return as_options(argument)
-    kept = list(_without(words, "--key") if argument.name == "key" else words)
-    again = [] if {"-f", "--force", "-n", "--dry-run", "--in-place"} & set(kept) else ["--force"]
-    return shlex.join(["prune", *kept, *option_words(argument), *again])
+        return as_options(call.argument)
+    kept = list(_without(words, "--key") if call.argument.name == "key" else words)
+    forced = not call.replaces or {"-f", "--force", "-n", "--dry-run", "--in-place"} & set(kept)
+    return shlex.join(["prune", *kept, *option_words(call.argument), *([] if forced else ["--force"])])
 
 
 def _without(words: Sequence[str], flag: str) -> Iterator[str]:

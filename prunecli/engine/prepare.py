@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from prunecli.engine.biases import PairedBiases, pair_biases
 from prunecli.engine.score_files import open_score_sources, open_side_input
 from prunecli.engine.work import Job, Work
-from prunecli.errors import Argument, CheckpointError, SelectionError, UsageError
+from prunecli.errors import Argument, CheckpointError, SameCallWith, SelectionError, UsageError
 from prunecli.layouts.copies import ema_prefixes
+from prunecli.selection.copies import left_alone
 from prunecli.selection.notices import assumed_notices, left_out_notice, unfolded_notice, unscaled_notice
 from prunecli.selection.select import Selection, Selector, select
 from prunecli.strategies.strategy import Strategy
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.engine.score_files import ScoreInputs
+    from prunecli.errors import Hint
     from prunecli.selection.select import Target
 
 
@@ -114,17 +116,28 @@ def _selector_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector
             f"there is no mask in {printable(path)}",
             hint=("a run with ", Argument("mask_out", "mask.safetensors"), " writes one"),
         )
-    names = [_masked_name(known, tensor.name, path) for tensor in masks]
+    names = [_masked_name(checkpoint, known, tensor.name, path) for tensor in masks]
     # `$` would match before a line break at the end of a name, and globs would read brackets in names as sets.
     exactly = "re:^(?:" + "|".join(re.escape(name) for name in names) + r")\Z"
     return replace(selector, include=(exactly,), min_dim=selector.min_dim or 0)
 
 
-def _masked_name(known: Collection[str], name: str, path: str) -> str:
-    for candidate in (name, name.removesuffix("_mask")):
-        if candidate in known:
-            return candidate
-    raise SelectionError(
-        f"the mask in {printable(path)} has {printable(repr(name))}, and the checkpoint has no such tensor",
-        hint=("choose the tensors with ", Argument("include", ["PATTERN"])),
-    )
+def _masked_name(checkpoint: Checkpoint, known: Collection[str], name: str, path: str) -> str:
+    candidates = (name, name.removesuffix("_mask"))
+    found = next((candidate for candidate in candidates if candidate in known), None)
+    if found is None:
+        raise SelectionError(
+            f"the mask in {printable(path)} has {printable(repr(name))}, and the checkpoint has no such tensor",
+            hint=_keys_hint(checkpoint, candidates) or ("choose the tensors with ", Argument("include", ["PATTERN"])),
+        )
+    return found
+
+
+def _keys_hint(checkpoint: Checkpoint, names: Collection[str]) -> Hint | None:
+    """Return the keys with which one of `names` is that of a tensor: of all state_dicts, or of one of those taken."""
+    key = checkpoint.key
+    if key and any(f"{key}.{tensor.name}" in names for tensor in checkpoint.tensors):
+        return SameCallWith(Argument("key", [printable(key), *(printable(one.key) for one in left_alone(checkpoint))]))
+    inside = dict.fromkeys(tensor.key for tensor in checkpoint.tensors if tensor.key and tensor.local_name in names)
+    arguments = [part for one in inside for part in (" or ", Argument("key", [printable(one)]))]
+    return ("the mask is one of a single state_dict: ", *arguments[1:]) if arguments else None

@@ -51,7 +51,7 @@ def _hint(checkpoint: Checkpoint, copies: Sequence[str]) -> Hint:
     keys = checkpoint.keys or checkpoint.parts
     if not keys:
         return ("prune the output once more, with ", Argument("key", [*map(printable, copies)]))
-    return SameCallWith(Argument("key", [*map(printable, keys), *map(printable, copies)]))
+    return SameCallWith(Argument("key", [*map(printable, keys), *map(printable, copies)]), replaces=True)
 
 
 def _unpruned_within(checkpoint: Checkpoint, selection: Selection, pruned: Collection[str]) -> Sequence[LeftAlone]:
@@ -64,7 +64,8 @@ def _unpruned_within(checkpoint: Checkpoint, selection: Selection, pruned: Colle
 def _hint_within(selection: Selection, within: Sequence[LeftAlone]) -> Hint:
     """Return the call that prunes EMA copies too: with their names, or with any name that ends in `weight`."""
     patterned = any(skipped.reason == "no include pattern matches it" for skipped in selection.skipped)
-    return SameCallWith(Argument("include", [printable(one.key) for one in within] if patterned else ["*weight"]))
+    patterns = [printable(one.key) for one in within] if patterned else ["*weight"]
+    return SameCallWith(Argument("include", patterns), replaces=True)
 
 
 def _empty_keys(checkpoint: Checkpoint, selection: Selection) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from prunecli.errors import Argument, Call, SelectionError
+from prunecli.errors import Argument, Call, SameCallWith, SelectionError
 from prunecli.layout import CONSTANT, GAIN, PACKED, REPARAMETRIZED, SCALE, VECTOR
 from prunecli.layouts.other_names import is_other_by_name
 from prunecli.layouts.reparametrized import PRUNED_HALF, REMOVE, how_to_fold, leftovers, why_not_a_weight
@@ -66,8 +66,10 @@ def only_unprunable(
     """Return the error for an include pattern that matches only tensors that cannot be pruned, with their reasons."""
     tensor, why = matched[0]
     more = f", and {len(matched) - 1} more" if len(matched) > 1 else ""
-    if any(_is_weight(t) for t in checkpoint.tensors):
-        include: Hint = ("drop the pattern, or choose floating-point tensors with ", Argument("include", ["*.weight"]))
+    if keys := dict.fromkeys(t.key for t, _ in matched if t.key and t.key.isprintable()):
+        include: Hint = SameCallWith(Argument("key", [*(checkpoint.keys or checkpoint.parts), *keys]))
+    elif any(_is_weight(t) for t in checkpoint.tensors):
+        include = ("drop the pattern, or choose floating-point tensors with ", Argument("include", ["*.weight"]))
     else:
         include = _weights_hint(checkpoint) or _inspect(checkpoint)
     return SelectionError(

@@ -94,7 +94,9 @@ def _check_types(amount: object, count: object) -> None:
             hint=Argument("amount", nearest_fraction(nearest_number(str(amount), 0.5))),
         )
     if count is not None and not isinstance(count, Integral):
-        hint = Argument("count", nearest_whole(str(count), 1000))
+        hint = Argument("count", nearest_whole(str(count), 1000) or 1000)
+        if isinstance(count, Real) and 0 < float(count) < 1:
+            hint = Argument("amount", count)
         raise UsageError(f"the count is a whole number, not {printable(repr(count))}", hint=hint)
 
 

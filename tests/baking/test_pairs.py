@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from prunecli.baking.bake import bake
-from prunecli.errors import CheckpointError
+from prunecli.cli.hints import as_options
+from prunecli.errors import Argument, CheckpointError, SameCallWith
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +80,14 @@ def test_the_hint_folds_what_bake_does_not(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         bake(tmp_path / "b.pth")
     assert caught.value.hint == "key=['model_ema']"
+
+
+def test_a_refused_call_is_not_forced() -> None:
+    """A hint that repeats a call replaces an output only if the call has written it."""
+    argument, words = Argument("key", ["ema"]), ["bake", "a.pth"]
+
+    assert as_options(SameCallWith(argument), words) == "prune bake a.pth --key ema"
+    assert as_options(SameCallWith(argument, replaces=True), words) == "prune bake a.pth --key ema --force"
 
 
 def test_an_exported_model_is_an_error(tmp_path: Path) -> None:

@@ -177,6 +177,33 @@ def test_a_list_of_averages_is_an_ema_copy(prune: Prune, tmp_path: Path) -> None
     assert zeros(saved["state_dict"]) == [64, 16]
 
 
+def test_a_mask_of_other_keys_names_them(prune: Prune, tmp_path: Path) -> None:
+    """A mask has the names of the run that wrote it; the hint has the keys for them, and works."""
+    path = str(save(tmp_path / "a.pth", {"a": state(), "b": state()}))
+    masks, both = [str(tmp_path / name) for name in ("1.safetensors", "2.safetensors")], ["--key", "a", "--key", "b"]
+    prune("l1", path, *HALF, "-n", "--mask-out", masks[0], "--key", "b")
+    prune("l1", path, *HALF, "-n", "--mask-out", masks[1], *both)
+
+    one = prune("mask", path, "--mask", masks[0], *both)
+    several = prune("mask", path, "--mask", masks[1], "--key", "a")
+
+    assert hints(one) == ["the mask is one of a single state_dict: --key a or --key b"]
+    assert hints(several) == [shlex.join(["prune", "mask", path, "--mask", masks[1], *both])]
+    assert prune(*shlex.split(hints(several)[0])[1:]).code == 0
+
+
+def test_a_pattern_of_another_state_dict_gets_its_key(prune: Prune, tmp_path: Path) -> None:
+    """The key is added to the one that is taken, because a pattern has the key only where several are taken."""
+    path = str(save(tmp_path / "a.pth", {"model": state(), "ema": state()}))
+
+    refused = prune("l1", path, *HALF, "-i", "ema.*", "-o", str(tmp_path / "o.pth"))
+
+    assert hints(refused)[0].endswith("--key model --key ema")
+    assert prune(*shlex.split(hints(refused)[0])[1:]).code == 0
+    saved = torch.load(tmp_path / "o.pth", weights_only=True)
+    assert (zeros(saved["model"]), zeros(saved["ema"])) == ([0, 0], [64, 16])
+
+
 def test_a_key_of_which_nothing_is_pruned_is_warned_about(prune: Prune, tmp_path: Path) -> None:
     """Several keys are all named in the first line, so one without a weight is a warning."""
     path = save(tmp_path / "a.pth", {"a": state(), "b": {"scales": torch.rand(4, 4)}})

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         ("bogus CKPT", "no such command 'bogus'", "prune --help"),
         ("global", "missing argument 'CKPT'", "prune global CKPT --amount 0.5"),
         ("global CKPT --bogus", "no such option", "prune global --help"),
-        ("global CKPT --amoun 0.5", "no such option: --amoun", "prune global ckpt.safetensors --amount 0.5"),
+        ("global CKPT --amoun 0.5", "no such option", "prune global ckpt.safetensors --amount 0.5"),
         ("global CKPT extra --amount 0.5", "extra", "prune global --help"),
         ("global CKPT --amount", "requires an argument", "prune global ckpt.safetensors --amount 0.5"),
         ("global CKPT", "needs an amount or a count", "--amount 0.5"),

@@ -217,6 +217,10 @@ class CheckpointFile:
     format: str = ""
 
 
+IN_MEMORY = "tensors in memory"
+"""The format of a checkpoint that is no file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint file, or a directory of shards.

@@ -28,7 +28,6 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from prunecli.errors import Hint
 
 SIZE_LIMIT = 1 << 20
 """The largest recipe in bytes."""
@@ -149,11 +148,13 @@ def _values(table: Mapping[str, Any], known: list[str], label: str, number: int,
     return values
 
 
-def _nearest_key(name: str, value: object, known: list[str]) -> Hint:
+def _nearest_key(name: str, value: object, known: list[str]) -> str:
     """Return the key that was meant, with its value, or all keys that the strategy takes."""
     meant = [key for key in OPTIONS.get(name.lower().replace("_", "-"), ()) if key in known]
     near = meant or closest(name[:100].lower(), known, cutoff=0.7)
-    return Argument(near[0], value) if near and isinstance(value, (str, int, float)) else f"it takes {', '.join(known)}"
+    if near and isinstance(value, (str, int, float)):
+        return as_toml(Argument(near[0], value))
+    return f"it takes {', '.join(known)}"
 
 
 @cache

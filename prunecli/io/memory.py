@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo, self_overlap
+from prunecli.checkpoint import IN_MEMORY, Checkpoint, CheckpointFile, Span, TensorInfo, self_overlap
 from prunecli.dtypes import TORCH_DTYPES
 from prunecli.errors import CheckpointError, UsageError
 from prunecli.text.escape import printable
@@ -127,7 +127,7 @@ def state_dict_checkpoint(state_dict: Mapping[str, object]) -> TensorsInMemory:
     regions = tuple(Region(_bytes_of(storage.storage)) for storage in storages)
     infos = tuple(_info(name, t, file, storages[file]) for (name, t), file in zip(tensors.items(), homes, strict=True))
     files = tuple(CheckpointFile(Path(NAME), region.size) for region in regions)
-    checkpoint = Checkpoint(Path(NAME), "tensors in memory", files, infos, unprunable_entries=others)
+    checkpoint = Checkpoint(Path(NAME), IN_MEMORY, files, infos, unprunable_entries=others)
     return TensorsInMemory(checkpoint, regions, tensors)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from prunecli.checkpoint import IN_MEMORY
 from prunecli.errors import Argument, Call, SameCallWith, SelectionError
 from prunecli.layout import CONSTANT, GAIN, PACKED, REPARAMETRIZED, SCALE, VECTOR
 from prunecli.layouts.other_names import is_other_by_name
-from prunecli.layouts.reparametrized import PRUNED_HALF, REMOVE, how_to_fold, leftovers, why_not_a_weight
+from prunecli.layouts.reparametrized import NAMELESS, PRUNED_HALF, REMOVE, how_to_fold, leftovers, why_not_a_weight
 from prunecli.selection.copies import left_alone
 from prunecli.selection.packed import QUANTIZE_LATER, is_floating
 from prunecli.selection.patterns import exact_pattern, matching
@@ -31,6 +32,9 @@ MOST_GLOBS = 3
 _LISTED = 4  # reasons that an error lists
 _OTHER_ROLES = {GAIN, CONSTANT, SCALE, PACKED, REPARAMETRIZED, VECTOR}
 _TRIED = 8  # globs that are matched with all names
+
+FOLD_IN_MEMORY = "call torch.nn.utils.prune.remove(module, 'weight') for each module that has weight_orig, then prune"
+"""What to do about the masks of a model in memory."""
 
 _KIND_HINTS = {
     "sparse tensor": "replace each by tensor.to_dense() in Python, then save again",
@@ -83,7 +87,9 @@ def _counted(counts: Counter[str]) -> str:
     return "; ".join(f"{count} x {printable(text)}" for text, count in counts.most_common(_LISTED))
 
 
-def _inspect(checkpoint: Checkpoint) -> Call:
+def _inspect(checkpoint: Checkpoint) -> Call | str:
+    if checkpoint.format == IN_MEMORY:
+        return "list(state_dict) has the names of all tensors"
     return Call("inspect", (printable(str(checkpoint.path)),))
 
 
@@ -91,7 +97,8 @@ def _hint(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | No
     """Return what to do about a selection of nothing."""
     if PRUNED_HALF in reasons:
         return fold_pruned(checkpoint)
-    if selector.include and selector.min_dim is None and f"fewer than {selector.fewest_dims} dimensions" in reasons:
+    named = selector.include or all(NAMELESS.fullmatch(tensor.name) for tensor in checkpoint.tensors)
+    if named and selector.min_dim is None and f"fewer than {selector.fewest_dims} dimensions" in reasons:
         return (Argument("min_dim", 1), " takes vectors as well")
     tensors = checkpoint.tensors
     names = [t.name for t in tensors]
@@ -108,6 +115,8 @@ def _hint(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | No
 
 def fold_pruned(checkpoint: Checkpoint) -> Hint:
     """Return what folds the weights that torch.nn.utils.prune stores with masks, in the state_dicts that are taken."""
+    if checkpoint.format == IN_MEMORY:
+        return FOLD_IN_MEMORY
     if checkpoint.is_module:  # hooks of the module apply the masks, so they cannot be folded in the file
         return REMOVE
     keys = checkpoint.keys if len(checkpoint.keys) > 1 or left_alone(checkpoint) else ()

@@ -105,6 +105,8 @@ def test_files_that_are_not_recipes_are_refused(content: bytes, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("rule", "hint"),
     [
+        ("strategy = 'l1'\nsparsity = 0.3", "amount = 0.3"),
+        ("strategy = 'l1'\ncount = 0.3", 'amount = "0.3"'),
         ("strategy = 'l1'", "amount = 0.5"),
         ("strategy = 'l1'\namount = 1", 'amount = "100%" for all of them, count = 1 for one'),
         ("strategy = 'topk'\npattern = '5:4'", 'pattern = "4:5"'),

@@ -13,7 +13,7 @@ from support import examples
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm
 
-from prunecli import L1, PruneError, SelectionError, bake
+from prunecli import L1, PruneError, SelectionError, bake, prune_state_dict
 from prunecli import prune as zero
 from prunecli.checkpoint import Checkpoint, CheckpointFile, Span, TensorInfo, row_major
 from prunecli.errors import Argument, Call
@@ -125,6 +125,12 @@ def test_an_include_pattern_of_integers_proposes_no_scales() -> None:
     )
 
 
+def test_a_bare_vector_is_named() -> None:
+    """A vector that is saved alone is what the user wants to prune."""
+    assert hint(("tensor", (9,), "F32")) == "min_dim=1 takes vectors as well"
+    assert hint(("fc.bias", (9,), "F32")) == "prunecli.inspect('a.pth')"
+
+
 # --- files of torch
 
 
@@ -159,6 +165,18 @@ def masked() -> dict[str, torch.Tensor]:
     prune.l1_unstructured(model[0], "weight", 0.5)
     state: dict[str, torch.Tensor] = model.state_dict()
     return state
+
+
+def test_tensors_in_memory_are_no_file() -> None:
+    """A hint about a state_dict in memory names no file."""
+    half = {name: tensor for name, tensor in masked().items() if name.startswith("0.")}
+
+    with pytest.raises(SelectionError) as caught:
+        prune_state_dict(half, L1(amount=0.5))
+    assert str(caught.value.hint).startswith("call torch.nn.utils.prune.remove(module, 'weight')")
+    with pytest.raises(SelectionError) as caught:
+        prune_state_dict({"fc.bias": torch.ones(3)}, L1(amount=0.5))
+    assert caught.value.hint == "list(state_dict) has the names of all tensors"
 
 
 @pytest.mark.parametrize("keys", [(), ("G", "D")])

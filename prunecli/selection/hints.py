@@ -97,8 +97,7 @@ def _hint(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | No
     """Return what to do about a selection of nothing."""
     if PRUNED_HALF in reasons:
         return fold_pruned(checkpoint)
-    named = selector.include or all(NAMELESS.fullmatch(tensor.name) for tensor in checkpoint.tensors)
-    if named and selector.min_dim is None and f"fewer than {selector.fewest_dims} dimensions" in reasons:
+    if _are_vectors_wanted(checkpoint, selector, reasons):
         return (Argument("min_dim", 1), " takes vectors as well")
     tensors = checkpoint.tensors
     names = [t.name for t in tensors]
@@ -111,6 +110,16 @@ def _hint(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | No
         or _keys_hint(checkpoint)
         or _inspect(checkpoint)
     )
+
+
+def _are_vectors_wanted(checkpoint: Checkpoint, selector: Selector, reasons: Sequence[str | None]) -> bool:
+    """Return whether the user named vectors, or saved nothing else, and none is a bias, a gain or a statistic."""
+    too_few = f"fewer than {selector.fewest_dims} dimensions"
+    vectors = [tensor.name for tensor, why in zip(checkpoint.tensors, reasons, strict=True) if why == too_few]
+    bare = [name for name in vectors if NAMELESS.fullmatch(name)]
+    unknown = [name for name in vectors if not is_other_by_name(name) and why_not_a_weight(name, ()) is not None]
+    wanted = [*bare, *unknown] if selector.include else bare
+    return selector.min_dim is None and bool(wanted) and len(wanted) == len(vectors)
 
 
 def fold_pruned(checkpoint: Checkpoint) -> Hint:

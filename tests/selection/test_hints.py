@@ -125,6 +125,16 @@ def test_an_include_pattern_of_integers_proposes_no_scales() -> None:
     )
 
 
+@pytest.mark.parametrize("pattern", ["bn*", "*bias", "bn.weight*", "*"])
+def test_a_pattern_of_gains_and_biases_proposes_weights(pattern: str) -> None:
+    """With all vectors that match, statistics, gains and biases would be pruned."""
+    vectors = [(f"bn.{name}", (4,), "F32") for name in ("weight", "bias", "running_mean")]
+    fewer = {"min_numel": 99} if pattern == "*" else {}
+
+    assert "min_dim" not in hint(*vectors, *floats("fc.weight"), include=[pattern], **fewer)
+    assert hint(("mixing", (4,), "F32"), *floats("fc.weight"), include=["mix*"]) == "min_dim=1 takes vectors as well"
+
+
 def test_a_bare_vector_is_named() -> None:
     """A vector that is saved alone is what the user wants to prune."""
     assert hint(("tensor", (9,), "F32")) == "min_dim=1 takes vectors as well"

@@ -167,9 +167,8 @@ def test_include_takes_vectors_that_it_names_in_full() -> None:
     assert names(chosen(*tensors, include=("enc*",))) == ["enc.0.weight"]
     assert names(chosen(*tensors, include=("enc*", "enc.0.bias"))) == ["enc.0.weight", "enc.0.bias"]
     assert names(chosen(*tensors, include=("h[[]0].bias",))) == ["h[0].bias"]
-    with pytest.raises(SelectionError, match="fewer than 2 dimensions") as caught:
+    with pytest.raises(SelectionError, match="fewer than 2 dimensions"):
         chosen(*tensors, include=("*.bias",))
-    assert "min_dim=1" in str(caught.value.hint)
 
 
 def test_glob_matches_the_whole_name_and_case() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _YES, _NO = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _REPORTS = (".json", ".csv", ".md", ".html")
-_VALUES = ("thr", "q", "amount", "min_sparsity")
+_VALUES = ("thr", "q", "amount", "at", "min_sparsity")
 """The options that take the number of a command, the first that it has."""
 
 
@@ -115,7 +115,7 @@ def _names_for(command: str, word: str) -> Iterator[str]:
         yield "shape"
     elif is_number(word):
         yield from (("count",) if word.isdecimal() and int(word[:9]) > 100 and command != "threshold" else ())
-        yield from _VALUES
+        yield from (name for name in _VALUES if name != "min_sparsity" or command == "check")
     elif "*" in word or word.startswith("re:") or (word.endswith((".weight", ".bias")) and not exists(word)):
         yield "include"
     elif not exists(word):

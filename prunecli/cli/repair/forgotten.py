@@ -38,11 +38,11 @@ def _misspelt(word: str) -> str | None:
     """Return the command that `word` means; None for a path, a number or a pattern."""
     key = word.lower().replace("_", "-")
     if key in commands() or key in COMMANDS:
-        return COMMANDS.get(key, key)
+        return COMMANDS.get(key, key) or None
     if is_number(word) or re.search(r"[./:*\\]", word):
         return None
     near = closest(key, [*commands(), *(name for name in COMMANDS if len(name) > 3)], cutoff=0.7)
-    return COMMANDS.get(near[0], near[0]) if near else None
+    return (COMMANDS.get(near[0], near[0]) or None) if near else None
 
 
 def _likely(words: tuple[str, ...]) -> str | None:

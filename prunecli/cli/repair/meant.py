@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 from prunecli.cli.command_list import PRUNING
 from prunecli.cli.hints import option_words
-from prunecli.cli.repair.command_line import VARIED, Item, Option, command_for, commands, exists, is_flag, rehearse
+from prunecli.cli.repair.command_line import (
+    VARIED,
+    Item,
+    Option,
+    command_for,
+    commands,
+    exists,
+    is_flag,
+    is_number,
+    rehearse,
+)
 from prunecli.cli.repair.draft import Draft
 from prunecli.cli.repair.extra_words import place_extra_word
 from prunecli.cli.repair.forgotten import name_the_command
@@ -59,12 +69,18 @@ def _repaired(draft: Draft, error: Exception | None) -> Draft | None:
         if step is None:
             error = rehearse(draft.words) or error
             if error is None:
-                return draft
+                return None if _is_repeated(draft) else draft
             step = _with_hint(draft, error)
         if step is None or step == draft:
             return None
         draft, error = step, None
     return None
+
+
+def _is_repeated(draft: Draft) -> bool:
+    """Return whether an option that takes one value is given twice."""
+    given = [item.option.name for item in draft.items() if item.option is not None and not item.option.repeatable]
+    return len(given) > len(set(given))
 
 
 def _step(draft: Draft) -> Draft | None:
@@ -177,6 +193,9 @@ def _unknown_option(draft: Draft) -> Draft | None:
         return None
     word, has_value, value = items[index].words[0].partition("=")
     joined = (value,) if has_value else ()
+    after = [item.words[0] for item in items[index + 1 : index + 2]]
+    if word == "-k" and not is_number("".join((*joined, *after)[:1])):
+        word = "--key"
     if (new := _renamed(draft.command, word)) is not None:
         return draft.with_items([*items[:index], Item((*new, *joined)), *items[index + 1 :]])
     key = _key(word)

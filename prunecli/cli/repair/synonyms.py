@@ -37,8 +37,10 @@ COMMANDS = {
     "remove": "bake",
     "fold": "bake",
     "tune": "search",
+    "quantize": "",
+    "quantise": "",
 }
-"""Other names of commands."""
+"""Other names of commands; "" for what no command does, although its name is similar to one."""
 
 _AMOUNT = ("amount", "min_sparsity")
 OPTIONS: dict[str, tuple[str, ...]] = {

@@ -269,6 +269,9 @@ def _no_state_dict(search: _Search, label: str, pattern: str) -> CheckpointError
     parts = search.candidates() or _anything(search).candidates()
     keys = [part.key for part in islice(parts, 1000) if part.key.isprintable()]
     message = f"{label} has no tensors {what}"
+    listed = [part for part in re.split(r"[,;\s]+", pattern) if part]
+    if listed[1:] and set(listed) <= set(keys):
+        return CheckpointError(message, hint=Argument("key", listed))
     near = closest(pattern, keys, count=6, cutoff=0) or keys[:6]
     if not near:
         return CheckpointError(message, hint="leave the key out: the tensors are at the top of the file")

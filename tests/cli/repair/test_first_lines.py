@@ -79,6 +79,7 @@ LINES = [
     ("topk m.pth --nm 2:4 --axis 1", "topk m.pth --pattern 2:4 --dim 1"),
     ("l1 m.pth --pattern 2:4", "topk m.pth --pattern 2:4"),
     ("l1 m.pth --thr 0.1", "threshold m.pth --thr 0.1"),
+    ("sweep m.pth l1 0.5 --eval 'echo 1 {}'", "sweep m.pth l1 --eval 'echo 1 {}' --at 0.5"),
     ("l1 m.pth --density 0.3", "l1 m.pth --amount 0.7"),
     ("l1 m.pth --keep=30% -n", "l1 m.pth --amount 70% -n"),
     ("m.pth --keep-ratio .25", "l1 m.pth --amount 0.75"),
@@ -278,6 +279,17 @@ def test_a_strange_name_is_quoted(prune: Prune, folder: Path) -> None:
 def test_help_of_a_command(prune: Prune, command: str) -> None:
     """`prune help COMMAND` prints what `prune COMMAND --help` prints."""
     assert prune("help", command) == prune(command, "--help")
+
+
+@pytest.mark.parametrize("line", ["l1 m.pth --amount .5 --log-level debug", "quantize m.pth", "global m.pth .5 .6"])
+def test_a_line_without_a_likely_meaning_gets_the_help(prune: Prune, line: str) -> None:
+    """A guess neither repeats an option nor replaces a command that does something else."""
+    assert hinted(prune(*shlex.split(line))).endswith("--help")
+
+
+def test_a_short_option_may_name_the_key(prune: Prune) -> None:
+    """`-k` with a number is a count, and with a name a key."""
+    assert hinted(prune("l1", "m.pth", "50%", "-k", "model")) == "prune l1 m.pth --key model --amount 50%"
 
 
 def test_help_after_a_command(prune: Prune) -> None:

@@ -181,6 +181,14 @@ def test_wrong_keys(patterns: tuple[str, ...], message: str, hint: str) -> None:
     assert not {"stats", "optimizer"} & set(str(caught.value.hint).replace(",", " ").split())
 
 
+def test_several_keys_in_one_text_are_taken_apart() -> None:
+    """The hint has one key for each."""
+    with pytest.raises(CheckpointError) as caught:
+        listing(saved({"model": state(), "ema": state()}), ("model,ema",))
+
+    assert caught.value.hint == "key=['model', 'ema']"
+
+
 def test_a_glob_for_a_plain_state_dict_is_refused() -> None:
     """A file that is one state_dict has no keys."""
     with pytest.raises(CheckpointError, match="no tensors at a key that matches"):

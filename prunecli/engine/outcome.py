@@ -1,8 +1,9 @@
-"""Warnings about a result in which less became zero than the request asks for."""
+"""Warnings about a result: fixed filters among the weights, and less zeros than the request asks for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from glob import escape
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, Notice
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 REMAINING: Hint = (Argument("of", "remaining"), " takes the amount of the weights that are not zero yet")
 """What to do where zeros of the input use up the amount."""
 
-_NAMED = 2  # rules that a warning lists before it counts the rest
+MOSTLY, FEW = 0.9, 0.1
+"""The part of zeros above which a tensor may be a fixed filter, and below which others are not pruned yet."""
+
+_NAMED = 2  # rules and tensors that a warning lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +52,32 @@ class _Request:
 
 
 def outcome_notices(work: Work, rows: Sequence[Row]) -> tuple[Notice, ...]:
-    """Return a warning if zeros of the input use up the amount, or if no weight became zero for another reason.
+    """Return warnings about tensors that may be fixed filters, and about less pruning than was asked for.
 
-    `rows` are the rows of the targets, in their order.
+    The latter is due to zeros of the input that use up the amount, or no weight became zero for another reason. `rows`
+    are the rows of the targets, in their order.
     """
+    return (*_fixed_filters(rows), *_less_than_asked(work, rows))
+
+
+def _fixed_filters(rows: Sequence[Row]) -> Iterator[Notice]:
+    """Yield a warning if most of the weights are in tensors that are mostly zeros, and the other tensors are not."""
+    sparse = [row for row in rows if (row.zeros_before or 0) > MOSTLY * row.numel]
+    others = [row for row in rows if (row.zeros_before or 0) <= MOSTLY * row.numel]
+    count, rest = (sum(row.numel for row in part) for part in (sparse, others))
+    if not others or count <= rest or sum(row.zeros_before or 0 for row in others) > FEW * rest:
+        return
+    largest = max(sparse, key=lambda row: row.numel)
+    more = f" and of {counted(len(sparse) - 1, 'other tensor')}" if len(sparse) > 1 else ""
+    yield Notice(
+        f"{count:,} of the {count + rest:,} selected weights are those of {printable(largest.name)}{more}, over "
+        f"{MOSTLY:.0%} zero before: fixed filters, such as mel filter banks, are no trained weights",
+        hint=(Argument("exclude", [printable(escape(row.name)) for row in sparse[:_NAMED]]), " leaves them out"),
+    )
+
+
+def _less_than_asked(work: Work, rows: Sequence[Row]) -> tuple[Notice, ...]:
+    """Return the warning about an amount that zeros use up, or the one that says why no weight became zero."""
     requests = [request for job in work.jobs for request in _requests(work, job, rows)]
     used_up = [request for request in requests if request.used_up]
     if used_up:

@@ -33,6 +33,7 @@ from prunecli.layouts.names import (
     bias_of,
     is_embedding,
     is_fixed_transform,
+    is_loss_weight,
     is_norm,
     is_scale_module,
     other_half,
@@ -120,6 +121,8 @@ def _by_role(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> TensorLay
         usual, reason = TensorLayout(GAIN, None, None, evidence=""), "a gain of a normalization, not a weight"
     elif dims >= 2 and is_fixed_transform(tensor.name):
         usual, reason = replace(usual, role=CONSTANT), "a fixed transform, not a weight"
+    elif reason is None and dims >= 2 and is_loss_weight(tensor.name):
+        usual, reason = replace(usual, role=CONSTANT), "a factor of a loss, not a weight of the model"
     elif reason is None and other_half(tensor.name) in by_name:
         reason = HALF_OF_LORA
     elif _is_modulated(tensor.shape):

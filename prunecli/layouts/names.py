@@ -28,8 +28,14 @@ _SCALES = frozenset({"layerscale", "ls", "scale"})
 _LORA = re.compile(r"(?<![A-Za-z])lora(?P<mark>[._])(?P<half>A|B|down|up)(?![A-Za-z])")
 _OTHER_HALF = {"A": "B", "B": "A", "down": "up", "up": "down"}
 
-_FIXED = re.compile(r"(?:^|[._])(?:dfl\.conv|i?stft|[a-z]+_i?stft|i?stft_[a-z]+)\.weight$")
+_FIXED = re.compile(r"(?:^|[._])(?:dfl\.conv|i?stft(?:\.conv_(?:real|imag))?|[a-z]+_i?stft|i?stft_[a-z]+)\.weight$")
 """Names of fixed transforms: the bins of YOLOv8's distribution focal loss, windows of Fourier transforms."""
+
+_LOSS = re.compile(
+    r"(?:^|[._])(?:(?:loss(?:es|_fn|_func|_function)?|criterions?|criteria|(?:[A-Z]\w*)?Loss)(?:\.\d+)?\.weights?"
+    r"|(?:class|loss|pos)_weights?)$"
+)
+"""Names of the weights of classes and of the parts of a loss: `criterion.weight`, `class_weights`."""
 
 NUMBER = re.compile(r"\d+")
 
@@ -68,6 +74,11 @@ def is_norm(name: str) -> bool:
 def is_fixed_transform(name: str) -> bool:
     """Return whether the name is that of a transform with fixed entries."""
     return _FIXED.search(name) is not None
+
+
+def is_loss_weight(name: str) -> bool:
+    """Return whether the name is that of a factor of a loss, which the model does not use after training."""
+    return _LOSS.search(name) is not None
 
 
 def is_transposed_by_name(name: str) -> bool:

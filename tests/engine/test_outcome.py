@@ -69,6 +69,30 @@ def test_tensors_that_are_ranked_together_are_counted_together(tmp_path: Path) -
     assert alone[0].startswith("40 of the 80 weights of a.weight are already zero")
 
 
+def test_fixed_filters_that_dominate_are_named(tmp_path: Path) -> None:
+    """A bank of filters with more weights than the rest is named, and the hint leaves it out."""
+    bank, dense = torch.eye(40), torch.rand(8, 8) + 1
+    path = write(tmp_path, {"mel.weight": bank, "fc.weight": dense})
+
+    (found, hint), *_ = warnings(path, Global(amount=0.9))
+
+    assert found.startswith("1,600 of the 1,664 selected weights are those of mel.weight, over 90% zero before: fixed")
+    assert hint == (Argument("exclude", ["mel.weight"]), " leaves them out")
+    assert warnings(path, Global(amount=0.9), exclude=["mel.weight"]) == []
+
+
+def test_a_pruned_model_has_no_fixed_filters(tmp_path: Path) -> None:
+    """Tensors of zeros are no reason to warn where the others are pruned as well, are larger, or are missing."""
+    bank, pruned, dense = torch.eye(40), torch.rand(8, 8) + 1, torch.rand(80, 80) + 1
+    pruned[:, ::2] = 0
+
+    for tensors in ({"a": bank, "b": pruned}, {"a": bank, "b": dense}, {"a": bank}):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        path = write(folder, {f"{name}.weight": t for name, t in tensors.items()})
+        assert not [text for text, _ in warnings(path, Global(amount=0.9)) if "fixed filters" in text]
+
+
 @pytest.mark.parametrize("amount", [0.9, 1.0])
 def test_few_zeros_are_no_reason_to_warn(tmp_path: Path, amount: float) -> None:
     """If most of the requested weights become zero there is no warning but that tensors become all zero."""

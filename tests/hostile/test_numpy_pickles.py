@@ -38,6 +38,24 @@ def test_an_array_with_a_state_that_is_used_again_is_not_pruned() -> None:
     assert tensor.unprunable_reason == "its bytes are used twice in the pickle"
 
 
+BYTES = ARRAY.index(b"C\x10")
+SLOT = ARRAY[BYTES + 19 : BYTES + 20]
+"""The slot of the memo that holds the bytes of the array."""
+
+
+@pytest.mark.parametrize("other", [VALUES, VALUES.T, VALUES.reshape(4), VALUES.view(np.int32)])
+def test_arrays_with_the_same_bytes_are_not_pruned(other: np.ndarray) -> None:  # type: ignore[type-arg]
+    """Two arrays whose states share their bytes, also under another shape or dtype, are left alone."""
+    own = pickle.dumps(other, 3)[2:-1]
+    place = own.index(b"C\x10")
+    shared = own[:place] + b"h" + SLOT + own[place + 20 :]
+
+    tensors = listing(ARRAY + b"s" + text("v") + shared).tensors
+
+    assert [t.name for t in tensors] == ["w", "v"]
+    assert {t.unprunable_reason for t in tensors} == {"its bytes are used twice in the pickle"}
+
+
 CHANGED = {
     "an element set": ARRAY + b"K\0K\5s",
     "two states": ARRAY + b"(tb",

@@ -295,6 +295,11 @@ def test_config_names_the_order_of_experts(model_type: str, words: str) -> None:
         ({"encoder.norm.weight": (4, 1, 1)}, "encoder.norm.weight", "gain"),
         ({"model.22.dfl.conv.weight": (1, 16, 1, 1)}, "model.22.dfl.conv.weight", "constant"),
         ({"stft_conv.weight": (258, 1, 256)}, "stft_conv.weight", "constant"),
+        ({"extractor.stft.conv_real.weight": (513, 1, 1024)}, "extractor.stft.conv_real.weight", "constant"),
+        ({"criterion.weight": (1, 19)}, "criterion.weight", "constant"),
+        ({"heads.loss.0.weight": (1, 19)}, "heads.loss.0.weight", "constant"),
+        ({"focalLoss.class_weights": (1, 19)}, "focalLoss.class_weights", "constant"),
+        ({"CrossEntropyLoss.weight": (1, 19)}, "CrossEntropyLoss.weight", "constant"),
         ({"a.parametrizations.weight.original1": (8, 8)}, "a.parametrizations.weight.original1", "reparametrized"),
         ({"a.weight_v": (8, 8), "a.weight_g": (8, 1)}, "a.weight_v", "reparametrized"),
     ],
@@ -307,9 +312,15 @@ def test_gains_and_constants_are_not_weights(shapes: Shapes, name: str, role: st
     assert layout.not_a_weight is not None
 
 
-@pytest.mark.parametrize("name", ["norm_proj.weight", "input_projection.weight", "normalizer_fc.weight"])
-def test_projections_of_norms_are_weights(name: str) -> None:
-    """A matrix that has `norm` in its name and is a projection is a weight."""
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("norm_proj.weight", "input_projection.weight", "normalizer_fc.weight"),
+        *("loss.discriminator.main.0.weight", "lossy.weight", "gloss.weight", "loss_head.weight", "class_embed.weight"),
+    ],
+)
+def test_projections_and_modules_of_a_loss_are_weights(name: str) -> None:
+    """A matrix that has `norm` or `loss` in its name and is a projection, or inside a module of a loss, is a weight."""
     assert decided({name: (4, 8)})[name].not_a_weight is None
 
 

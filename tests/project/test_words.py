@@ -24,6 +24,12 @@ SOURCES = [p for folder in ("prunecli", "scripts", "tests") for p in sorted((ROO
 FILES = [path.relative_to(ROOT).as_posix() for path in [*PAGES, *SOURCES] if path != Path(__file__)]
 
 
+LOADERS = re.compile(
+    r"(?:torch|joblib|paddle|pickle|dill|cloudpickle|export|np|numpy)\.load\((?!\.\.\.|mmap=)[^)\n]*\)?|dcp_to_torch"
+)
+"""Calls that unpickle a file. A user who types one for a stranger's file runs the stranger's code."""
+
+
 def texts(source: str) -> Iterator[tuple[int, str]]:
     """Yield the line and the text of each comment, string of more than one word, and test name."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -44,3 +50,11 @@ def test_words_are_plain(name: str) -> None:
     lines = texts(text) if name.endswith(".py") else enumerate(text.splitlines(), 1)
 
     assert [f"{name}:{number}: {line}" for number, line in lines if UNWANTED.search(line)] == []
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if not n.startswith(("tests/", "scripts/", "CHANGELOG"))])
+def test_no_text_advises_to_run_the_code_in_a_file(name: str) -> None:
+    """No hint, message or page loads a file in a way that unpickles it, except torch.load with weights_only=True."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+
+    assert [found for found in LOADERS.findall(text) if "weights_only=True" not in found] == []

@@ -7,7 +7,6 @@ length than other numbers: such arrays cannot be pruned in place.
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -128,11 +127,14 @@ def _tensor_or_kind(name: str, value: object, label: str, *, paddle: bool) -> Te
         raise CheckpointError(f"{label} is damaged: the array {name!r}: {problem}") from problem
 
 
+PROTOCOL_4 = "where the model is made, save it again: paddle.save(layer.state_dict(), path, protocol=4)"
+"""The hint for arrays stored as text. No command: paddle.load unpickles the file, which runs its code."""
+
+
 def _stored_as_text(name: str, label: str, *, paddle: bool) -> CheckpointError:
-    code = f"import paddle; paddle.save(paddle.load({label!r}), {label + '.resaved.pdparams'!r}, protocol=4)"
     return CheckpointError(
         f"{label} cannot be pruned in place: its pickle of protocol 2 stores the array {name!r} as text",
-        hint=f"python -c {shlex.quote(code)}" if paddle else "save it again with pickle protocol 4",
+        hint=PROTOCOL_4 if paddle else "save it again with pickle protocol 4",
     )
 
 

@@ -14,7 +14,7 @@ from prunecli.formats.listing import Listing
 from prunecli.formats.pickle.tensors import check_size, usual_strides
 from prunecli.formats.strict_json import parse_json_object
 from prunecli.formats.torch.format import TORCH_EXPORT
-from prunecli.formats.torch.records import Archive, resave, torch_archive
+from prunecli.formats.torch.records import Archive, torch_archive
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ def is_exported(records: Collection[str]) -> bool:
     return any(name.endswith(("/archive_format", _CONFIG)) or _is_old(name) for name in records)
 
 
+EXPORT_AGAIN = "where the model is made, export it again with torch 2.8 or newer: torch.export.save(program, path)"
+"""The hint for an old program. No command: torch.export.load unpickles it without weights_only, which runs its code."""
+
+
 def _is_old(name: str) -> bool:
     return name.rpartition("/")[2] == "serialized_exported_program.json"
 
@@ -68,7 +72,7 @@ def read_exported(file: BinaryIO, records: dict[str, Record], label: str) -> Lis
     if any(_is_old(name) for name in records):
         raise CheckpointError(
             f"{label} is an exported program of torch before 2.8, which stores all weights in one pickle",
-            hint=resave(label, "torch.export", ".pt2"),
+            hint=EXPORT_AGAIN,
         )
     archive = torch_archive(file, records, label)
     tables = [name for name in archive.records if name.startswith(_WEIGHTS) and name.endswith(_CONFIG)]

@@ -106,8 +106,7 @@ def compressed(record: Record, label: str) -> CheckpointError:
     )
 
 
-def resave(label: str, module: str = "torch", suffix: str = ".pth") -> str:
-    """Return a command that loads the file at `label` with `module` and saves it again, uncompressed."""
-    only = ", weights_only=True" if module == "torch" else ""
-    code = f"import {module}; {module}.save({module}.load({label!r}{only}), {label + '.resaved' + suffix!r})"
+def resave(label: str) -> str:
+    """Return a command that loads the torch file at `label` without running its code and saves it uncompressed."""
+    code = f"import torch; torch.save(torch.load({label!r}, weights_only=True), {label + '.resaved.pth'!r})"
     return f"python -c {shlex.quote(code)}"

@@ -212,7 +212,9 @@ def _renamed(command: Command, word: str) -> tuple[str, ...] | None:
     if (device := command.of_name("device")) is not None and key in DEVICES:
         return device.flag, DEVICES[key]
     for name in OPTIONS.get(key, ()):
-        if (option := command.of_name(name)) is not None:
+        # For a strategy this is a gate on the result, and not what it does.
+        is_gate = name == "min_sparsity" and command.name != "check"
+        if not is_gate and (option := command.of_name(name)) is not None:
             return (option.flag,)
     return None
 
@@ -231,9 +233,10 @@ def _other_command(draft: Draft, word: str) -> Draft | None:
     """Return the draft with the command that has this option and all the others."""
     if draft.command.name in VARIED:
         return None
-    flags = [item.words[0].partition("=")[0] for item in draft.items() if is_flag(item.words[0])]
+    flags = {item.words[0].partition("=")[0] for item in draft.items() if is_flag(item.words[0])} - {word}
     for name, other in commands().items():
-        if name not in VARIED and other.of_flag(word) and all(map(other.of_flag, flags)):
+        has_word = other.of_flag(word) or _renamed(other, word)
+        if name not in VARIED and has_word and all(map(other.of_flag, flags)):
             return replace(draft, words=(name, *draft.words[1:]))
     return None
 

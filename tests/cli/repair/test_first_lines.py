@@ -80,6 +80,8 @@ LINES = [
     ("l1 m.pth --pattern 2:4", "topk m.pth --pattern 2:4"),
     ("l1 m.pth --thr 0.1", "threshold m.pth --thr 0.1"),
     ("sweep m.pth l1 0.5 --eval 'echo 1 {}'", "sweep m.pth l1 --eval 'echo 1 {}' --at 0.5"),
+    ("threshold m.pth --sparsity 0.5", "l1 m.pth --amount 0.5"),
+    ("topk m.pth --ratio .5 -n", "l1 m.pth --amount .5 -n"),
     ("l1 m.pth --density 0.3", "l1 m.pth --amount 0.7"),
     ("l1 m.pth --keep=30% -n", "l1 m.pth --amount 70% -n"),
     ("m.pth --keep-ratio .25", "l1 m.pth --amount 0.75"),

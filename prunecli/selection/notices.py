@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.dtypes import why_not_prunable
 from prunecli.errors import Argument, Notice
-from prunecli.layout import CODE, EXPERTS, KERNEL
+from prunecli.layout import CODE, CONSTANT, EXPERTS, KERNEL
 from prunecli.layouts.reparametrized import PRUNED_HALF, how_to_fold, leftovers
 from prunecli.selection.patterns import exact_pattern
 from prunecli.text.escape import printable
@@ -40,9 +40,9 @@ def unfolded_notice(checkpoint: Checkpoint, selection: Selection) -> Notice | No
 def left_out_notice(selection: Selection) -> Notice | None:
     """Return a warning if more weights are skipped for their names than selected; None if not.
 
-    Vectors, weights with masks and tensors of other dtypes are not counted.
+    Vectors, constants, weights with masks and tensors of other dtypes are not counted.
     """
-    named = [s for s in selection.skipped if s.reason == s.tensor.layout.not_a_weight and _is_matrix(s.tensor)]
+    named = [s for s in selection.skipped if s.reason == s.tensor.layout.not_a_weight and _may_be_weight(s.tensor)]
     skipped = [s for s in named if s.reason != PRUNED_HALF]
     count = sum(s.tensor.numel for s in skipped)
     taken = sum(target.tensor.numel for target in selection.targets)
@@ -71,8 +71,9 @@ def unscaled_notice(selection: Selection) -> Notice | None:
     )
 
 
-def _is_matrix(tensor: TensorInfo) -> bool:
-    return len(tensor.shape) >= 2 and why_not_prunable(tensor.dtype) is None and tensor.unprunable_reason is None
+def _may_be_weight(tensor: TensorInfo) -> bool:
+    prunable = why_not_prunable(tensor.dtype) is None and tensor.unprunable_reason is None
+    return prunable and len(tensor.shape) >= 2 and tensor.layout.role != CONSTANT
 
 
 def is_assumed(tensor: TensorInfo) -> bool:

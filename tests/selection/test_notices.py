@@ -27,8 +27,10 @@ def test_the_largest_tensor_that_is_left_out_for_its_name_is_named() -> None:
     assert "'big.matrix' (64): not a weight by name" in notice
 
 
-def test_vectors_and_integers_are_not_counted() -> None:
-    """Biases, tables of integers and as many weights as are selected are no reason to warn."""
+def test_vectors_constants_and_integers_are_not_counted() -> None:
+    """Biases, transforms, tables of integers and as many weights as are selected are no reason to warn."""
+    assert left_out_notice(selected(("a.weight", (4, 4), "F32"), ("stft.weight", (99, 1, 9), "F32"))) is None
+    assert left_out_notice(selected(("a.weight", (4, 4), "F32"), ("loss.weight", (9, 99), "F32"))) is None
     assert left_out_notice(selected(("a.weight", (4, 4), "F32"), ("b.matrix", (4, 4), "F32"))) is None
     assert left_out_notice(selected(("a.weight", (4, 4), "F32"), ("a.bias", (99,), "F32"))) is None
     assert left_out_notice(selected(("a.weight", (4, 4), "F32"), ("table", (9, 9), "I64"))) is None

@@ -5,7 +5,8 @@
 
 NumPy computes which weights must be zero. All other bytes must be those of the input, checksums must be right, and the
 output must list the same tensors. A refusal must be exit code 2, one sentence, and no output. The exit code is 1 if
-anything differs. Outputs go to a temporary folder, which is removed; nothing is written into the folders.
+anything differs. Outputs go to a temporary folder, which is removed; nothing is written into the folders. A check takes
+several times the size of a checkpoint in memory: leave out large ones with --limit-bytes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 INDEX = "*.index.json"
 """The pattern of the index of a directory of shards, which is one checkpoint."""
+
+LONGEST = 300
+"""The most characters of a message of a crash in the table."""
 
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -129,8 +133,9 @@ def _try_one(path: Path, name: str, folder: Path, results: Results) -> None:
     files = {"mask": folder / "mask.safetensors", "recipe": folder / "recipe.toml"}
     files["recipe"].write_text(RECIPE, encoding="utf-8")
     before = stats_of(path)
-    if strategy.before:
-        prune(*_words(strategy.before, files), str(path), "-q")
+    if strategy.before and (first := prune(*_words(strategy.before, files), str(path), "-q")).returncode:
+        _count_refusal(path, name, first.returncode, first.stderr, results)
+        return
     run = prune(*_words(strategy.words, files), str(path), "-o", str(output), "--report", str(report), "-q")
     if stats_of(path) != before:
         results.mismatches.append(f"{name}  {path}: the input changed")
@@ -160,8 +165,9 @@ def _count_refusal(path: Path, name: str, code: int, said: bytes, results: Resul
     try:
         text = said.decode()
         check_refusal(code, text)
-    except (Finding, UnicodeDecodeError) as error:
-        results.mismatches.append(f"{name}  {path}: {error}")
+    except (Finding, UnicodeDecodeError):
+        last = said.decode(errors="backslashreplace").strip().rpartition("\n")[2]
+        results.mismatches.append(f"{name}  {path}: exit code {code} is no refusal in one sentence: {last[:LONGEST]}")
     else:
         results.refusals[text.splitlines()[0].removeprefix("error: ").replace(str(path), path.name)] += 1
 

@@ -12,8 +12,8 @@ from prunecli.engine.measure import StatsCollector
 from prunecli.engine.two_four import TwoFour, two_four_of
 from prunecli.errors import CheckpointError, PruneError
 from prunecli.io.crc32 import combine
-from prunecli.io.layout import Layout, TargetRange, UntouchedRange, Window
-from prunecli.io.reader import flat_native, store_flat, view_elements
+from prunecli.io.layout import Layout, Piece, TargetRange, UntouchedRange, Window
+from prunecli.io.reader import flat_native, gather, scatter, store_flat, view_elements
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Stopped
 from prunecli.kernels.squares import sum_of_squares
@@ -21,7 +21,7 @@ from prunecli.plans import Chunk, without_masks
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from prunecli.engine.scorers import Scorer
     from prunecli.formats.safetensors.mask_writer import MaskSink
     from prunecli.io.files import Input, Output
-    from prunecli.io.layout import Piece
     from prunecli.io.threads import Worker
     from prunecli.plans import TensorPlan
 
+
+STRIDED_RUN = 1 << 22
+"""The bytes of a run of a tensor that is not contiguous."""
 
 MANY_PIECES = 4
 """In a window with this many pieces or more, the pieces are small: see `Worker.computing`."""
@@ -172,16 +174,33 @@ class Applier:
         tensor = self.context.targets[piece.target]
         try:
             elements = view_elements(view, tensor.start - window.read_start, tensor, piece.low, piece.high)
-            flat = flat_native(elements, tensor)
             if tensor.contiguous:
+                flat = flat_native(elements, tensor)
                 self._prune(worker, flat, piece, piece.low, slice(piece.first - piece.low, piece.stop - piece.low))
+                store_flat(flat, elements)
             else:
-                self._prune(worker, flat, piece, 0, slice(0, flat.size))
-            store_flat(flat, elements)
+                self._prune_strided(worker, elements, piece.target)
         except (PruneError, OSError, Stopped):
             raise
         except Exception as error:
             raise RuntimeError(f"while pruning tensor {tensor.name!r}") from error
+
+    def _prune_strided(self, worker: Worker, view: NDArray[Any], target: int) -> None:
+        """Prune a whole tensor that is not contiguous, in runs that are copied out of its `view` and back."""
+        for run in self._strided_runs(target):
+            flat = gather(view, run.first, run.stop)
+            self._prune(worker, flat, run, run.first, slice(0, flat.size))
+            scatter(flat, view, run.first)
+
+    def _strided_runs(self, target: int) -> Iterator[Piece]:
+        """Yield the row-major runs of a target, each with all elements that its plan needs to decide about it."""
+        tensor, plan = self.context.targets[target], self.context.plans[target]
+        first = ordinal = 0
+        while first < tensor.numel:
+            stop = min(first + STRIDED_RUN // tensor.value_size, tensor.numel)
+            _, stop = plan.reach(tensor.shape, first, stop)
+            yield Piece(target, first, stop, first, stop, ordinal)
+            first, ordinal = stop, ordinal + 1
 
     def _prune(self, worker: Worker, x: NDArray[Any], piece: Piece, start: int, own: slice) -> None:
         """Prune the weights `x` (from row-major element `start`) in place, and measure those in the slice `own`."""

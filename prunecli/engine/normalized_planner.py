@@ -73,9 +73,10 @@ class NormalizedBatch:
     def _count_chunk(
         self, worker: Worker, search: NormalizedCutSearch, request: CountRequest, index: int, first: int, stop: int
     ) -> None:
-        weights, scorer = self._tensors.weights(worker, index, first, stop), self._tensors.scorer
-        if scorer is None:
-            y = worker.host.magnitudes(weights, request.dtype)
-        else:
-            y = scorer.patterns(worker, index, weights, first)
-        search.add(request, request.count(y))
+        scorer = self._tensors.scorer
+        for start, weights in self._tensors.runs(worker, index, first, stop):
+            if scorer is None:
+                y = worker.host.magnitudes(weights, request.dtype)
+            else:
+                y = scorer.patterns(worker, index, weights, start)
+            search.add(request, request.count(y))

@@ -170,16 +170,15 @@ class RankBatch:
     def _count_chunk(
         self, worker: Worker, search: RankSearch, member: int, low: int, width: int, first: int, stop: int
     ) -> None:
-        tensors = self._tensors
-        weights = tensors.weights(worker, member, first, stop)
-        with worker.computing(small=tensors.scorer is None and weights.nbytes <= SMALL_CHUNK):
-            y = tensors.patterns(worker, member, first, weights)
-            if low > tensors.dtype(member).top:  # in mixed dtypes, the bracket may lie above all numbers of one
-                below, patterns, counts = stop - first, np.empty(0, np.int64), None
-            else:
-                below, patterns, counts = worker.ops.below_and_inside(y, low, width)
-            with search.lock:
-                search.add(member, below, patterns, counts)
+        for start, weights in self._tensors.runs(worker, member, first, stop):
+            with worker.computing(small=self._tensors.scorer is None and weights.nbytes <= SMALL_CHUNK):
+                y = self._tensors.patterns(worker, member, start, weights)
+                if low > self._tensors.dtype(member).top:  # in mixed dtypes, the bracket may lie above all of one
+                    below, patterns, counts = weights.size, np.empty(0, np.int64), None
+                else:
+                    below, patterns, counts = worker.ops.below_and_inside(y, low, width)
+                with search.lock:
+                    search.add(member, below, patterns, counts)
 
 
 class Sampler:

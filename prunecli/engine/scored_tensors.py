@@ -53,12 +53,18 @@ class ScoredTensors:
     def reader_of(self, worker: Worker, index: int) -> Read:
         """Return the function that returns runs of weights, as `weights` does.
 
-        A tensor that is not contiguous is read whole, once.
+        The bytes of a tensor that is not contiguous are read once, now.
         """
         tensor = self.targets[index]
         if not self.reads_weights:
             return lambda first, stop: placeholder(tensor, stop - first)
         return self.reader.range_reader(worker, tensor)
+
+    def runs(self, worker: Worker, index: int, first: int, stop: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield the weights [first, stop) in runs of one step of a scan, each with its first element."""
+        read, step = self.reader_of(worker, index), SCAN_BYTES // self.targets[index].value_size
+        for low in range(first, stop, step):
+            yield low, read(low, min(low + step, stop))
 
     def patterns(self, worker: Worker, index: int, first: int, weights: NDArray[Any]) -> Any:  # noqa: ANN401 - an Array
         """Return the patterns of `weights`, which start at element `first`, on the worker's device."""
@@ -77,7 +83,6 @@ def scan_ranges(tensor: TensorInfo) -> Iterator[tuple[int, int]]:
 def count_remaining(worker: Worker, tensors: ScoredTensors, scorer: Scorer, index: int) -> int:
     """Return how many weights of a target are not already pruned, which is where the pattern is not -1."""
     count = 0
-    for first, stop in scan_ranges(tensors.targets[index]):
-        weights = tensors.weights(worker, index, first, stop)
+    for first, weights in tensors.runs(worker, index, 0, tensors.targets[index].numel):
         count += int(np.count_nonzero(scorer.patterns(worker, index, weights, first) >= 0))
     return count

@@ -65,22 +65,36 @@ class Reader:
 
         All elements of a tensor that is not contiguous are returned, because its rows are spread over its bytes.
         """
-        start, end = tensor.start, tensor.end
-        if tensor.contiguous:
-            start, end = tensor.start + low * tensor.itemsize, tensor.start + high * tensor.itemsize
+        if not tensor.contiguous:
+            return flat_native(self._whole_view(worker, tensor, slot), tensor)
+        start, end = tensor.start + low * tensor.itemsize, tensor.start + high * tensor.itemsize
+        data, offset = self._bytes(worker, tensor, start, end, slot)
+        return flat_native(view_elements(data, tensor.start - offset, tensor, low, high), tensor)
+
+    def _whole_view(self, worker: Worker, tensor: TensorInfo, slot: int) -> NDArray[Any]:
+        """Read a tensor that is not contiguous, and return it as a view of the worker's buffer."""
+        data, offset = self._bytes(worker, tensor, tensor.start, tensor.end, slot)
+        return view_elements(data, tensor.start - offset, tensor, 0, tensor.numel)
+
+    def _bytes(self, worker: Worker, tensor: TensorInfo, start: int, end: int, slot: int) -> tuple[memoryview, int]:
+        """Read the bytes [start, end) of a file and those before them in their page; return them and their offset."""
         # From the start of a page: a copy out of the page cache to an aligned buffer is twice as fast.
         offset = start - start % PAGE
         view = worker.buffer(end - offset, slot)
         self.sources[tensor.file].read(view, offset)
         self._advance(end - start)
-        return flat_native(view_elements(view, tensor.start - offset, tensor, low, high), tensor)
+        return view, offset
 
     def range_reader(self, worker: Worker, tensor: TensorInfo) -> Read:
-        """Return a function that reads the row-major elements [first, stop) of a tensor."""
+        """Return a function that reads the row-major elements [first, stop) of a tensor.
+
+        The bytes of a tensor that is not contiguous are read now, and its elements are copied out of them in runs. It
+        must be read before the worker reads another tensor.
+        """
         if tensor.contiguous:
             return lambda first, stop: self.read(worker, tensor, first, stop)
-        whole = self.read(worker, tensor, 0, tensor.numel)
-        return lambda first, stop: whole[first:stop]
+        view = self._whole_view(worker, tensor, 0)
+        return lambda first, stop: gather(view, first, stop)
 
 
 def view_elements(data: memoryview, offset: int, tensor: TensorInfo, low: int, high: int) -> NDArray[Any]:
@@ -101,6 +115,41 @@ def flat_native(view: NDArray[Any], tensor: TensorInfo) -> NDArray[Any]:
     if tensor.contiguous and view.dtype.isnative:
         return view
     return np.ascontiguousarray(view, INTS[tensor.itemsize]).reshape(-1)
+
+
+def gather(view: NDArray[Any], first: int, stop: int) -> NDArray[Any]:
+    """Return a copy of the row-major elements [first, stop) of a view of a tensor, as a flat native array."""
+    flat = np.empty(stop - first, view.dtype.newbyteorder("="))
+    for place, block in _blocks(view, first, stop):
+        np.copyto(flat[place : place + block.size].reshape(block.shape), block)
+    return flat
+
+
+def scatter(flat: NDArray[Any], view: NDArray[Any], first: int) -> None:
+    """Store `flat` in the row-major elements from `first` of a view of a tensor."""
+    for place, block in _blocks(view, first, first + flat.size):
+        np.copyto(block, flat[place : place + block.size].reshape(block.shape))
+
+
+def _blocks(view: NDArray[Any], first: int, stop: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the parts of a view that together are the row-major elements [first, stop): whole rows and parts of rows.
+
+    Each comes with the number of elements before it.
+    """
+    if view.ndim == 1:
+        yield 0, view[first:stop]
+        return
+    size, place = view[0].size, 0
+    while first + place < stop:
+        row, start = divmod(first + place, size)
+        rows = (stop - first - place) // size
+        if start or not rows:
+            end = min(size, start + stop - first - place)
+            yield from ((place + before, block) for before, block in _blocks(view[row], start, end))
+            place += end - start
+        else:
+            yield place, view[row : row + rows]
+            place += rows * size
 
 
 def store_flat(flat: NDArray[Any], view: NDArray[Any]) -> None:

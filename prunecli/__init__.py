@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from prunecli.strategies.recipe import Recipe, Rule
     from prunecli.strategies.semi_structured import TopK
     from prunecli.strategies.structured import Block, RandomStructured, Structured
-    from prunecli.strategies.unstructured import L1, Global, Percentile, Random, StdThreshold, Threshold
+    from prunecli.strategies.thresholds import StdThreshold, Threshold
+    from prunecli.strategies.unstructured import L1, Global, Percentile, Random
     from prunecli.training.keep_sparse import keep_sparse
     from prunecli.training.masks import load_mask, mask_from_checkpoint
     from prunecli.tuning.search import search
@@ -73,7 +74,8 @@ _PUBLIC = {
     "strategies.recipe": ("Recipe", "Rule"),
     "strategies.semi_structured": ("TopK",),
     "strategies.structured": ("Block", "RandomStructured", "Structured"),
-    "strategies.unstructured": ("L1", "Global", "Percentile", "Random", "StdThreshold", "Threshold"),
+    "strategies.thresholds": ("StdThreshold", "Threshold"),
+    "strategies.unstructured": ("L1", "Global", "Percentile", "Random"),
     "training.keep_sparse": ("keep_sparse",),
     "training.masks": ("load_mask", "mask_from_checkpoint"),
     "tuning.search": ("search",),

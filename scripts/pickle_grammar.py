@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from pickle_pieces import call, global_, number, text, tuple_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -36,32 +38,6 @@ STORAGES = {
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool", "uint16", "float8_e5m2")
 
 UTILS = b"ctorch._utils\n"
-
-
-def number(value: int) -> bytes:
-    """Return the opcode that pushes a number."""
-    return pickle.dumps(value, 2)[2:-1]
-
-
-def text(value: str) -> bytes:
-    """Return the opcode that pushes a text."""
-    raw = value.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def tuple_of(*items: bytes) -> bytes:
-    """Return the opcodes of a tuple."""
-    return b"(" + b"".join(items) + b"t"
-
-
-def global_(module: str, name: str) -> bytes:
-    """Return the opcode that pushes a global."""
-    return f"c{module}\n{name}\n".encode()
-
-
-def call(function: bytes, *args: bytes) -> bytes:
-    """Return the opcodes of a call."""
-    return function + tuple_of(*args) + b"R"
 
 
 @dataclass(frozen=True)

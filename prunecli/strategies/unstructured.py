@@ -1,6 +1,6 @@
-"""The unstructured strategies: each decides about single weights, by a threshold or by rank.
+"""The unstructured strategies: each decides about single weights by their rank.
 
-NumPy is imported when a strategy measures or draws, because strategies are also made to print help.
+NumPy is imported when a strategy draws, because strategies are also made to print help.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from prunecli.strategies.allocation import allocate, check_allocation, matrix_sh
 from prunecli.strategies.amounts import (
     check_amount,
     check_counts,
-    check_finite,
-    cut_above,
     group_per_tensor,
     outputs_of,
     resolve_count,
@@ -27,7 +25,7 @@ from prunecli.strategies.amounts import (
     to_float32,
 )
 from prunecli.strategies.nearest import nearest_limits, nearest_of, nearest_percentile
-from prunecli.strategies.strategy import PlansFromMeasure, PlansFromRanks, PlansFromShape
+from prunecli.strategies.strategy import PlansFromRanks, PlansFromShape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
-    from prunecli.strategies.strategy import TensorValues
 
 NORMALIZE = ("none", "l2", "rms", "lamp")
 """The scores that `Global` can rank tensors by."""
@@ -46,86 +43,6 @@ SCOPES = ("tensor", "row")
 
 _WHOLE = {"layer", "layers", "local", "module", "weight", "global"}
 """What people call the scope of a whole tensor."""
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold(PlansFromShape):
-    """Prune every weight whose magnitude is `thr` or less. Infinities and NaN are kept.
-
-    Args:
-        thr: The threshold in the tensor's own units, finite and 0 or more. It is rounded to the tensor's dtype first,
-            as `tensor.abs() > thr` does in torch.
-
-    Raises:
-        UsageError: `thr` is negative or not finite.
-    """
-
-    thr: float
-
-    def __post_init__(self) -> None:
-        """Check the threshold."""
-        check_finite(self.thr, "the threshold", Argument("thr", 0.1))
-
-    def describe(self) -> dict[str, object]:
-        """Return the strategy's name and parameters, for the report."""
-        return {"name": "threshold", "thr": self.thr}
-
-    @property
-    def rule(self) -> str:
-        """The rule in words."""
-        return f"|w| <= {self.thr:g}"
-
-    def plan(self, tensor: TensorInfo) -> TensorPlan:
-        """Return the cut just above `thr` in the tensor's dtype."""
-        return cut_above(self.thr, FLOATS[tensor.dtype])
-
-
-@dataclass(frozen=True, slots=True)
-class StdThreshold(PlansFromMeasure):
-    """Prune, per tensor, every weight whose magnitude is `deviations` standard deviations of its weights or less.
-
-    The deviation is torch's `Tensor.std` (n - 1 in the denominator), computed in float64 over the finite weights.
-
-    Args:
-        deviations: The multiple of the standard deviation, finite and 0 or more.
-
-    Raises:
-        UsageError: `deviations` is negative or not finite.
-    """
-
-    ranks_weights: ClassVar[bool] = False
-
-    deviations: float
-
-    def __post_init__(self) -> None:
-        """Check the multiple."""
-        check_finite(self.deviations, "the multiple of the standard deviation", Argument("deviations", 0.5))
-
-    def describe(self) -> dict[str, object]:
-        """Return the strategy's name and parameters, for the report."""
-        return {"name": "threshold", "thr_std": self.deviations}
-
-    @property
-    def rule(self) -> str:
-        """The rule in words."""
-        return f"|w| <= {self.deviations:g} std"
-
-    def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
-        """Return the standard deviation of the remaining weights, as an array of one number."""
-        import numpy as np
-
-        from prunecli.kernels.norms import standard_deviation
-
-        return np.array([standard_deviation(values.signed(), values.tensor.numel)]), None
-
-    def plan_from(
-        self,
-        tensor: TensorInfo,
-        measured: NDArray[np.float64],
-        alive: NDArray[np.bool_] | None,  # noqa: ARG002 - one number for all weights
-    ) -> TensorPlan:
-        """Return the cut just above `deviations` times the measured deviation."""
-        return cut_above(self.deviations * float(measured[0]), FLOATS[tensor.dtype])
 
 
 @dataclass(frozen=True, slots=True)

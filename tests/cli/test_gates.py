@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from prunecli import GateError, Gates, UsageError, prune
 from prunecli.cli.main import main
-from prunecli.strategies.unstructured import L1, Threshold
+from prunecli.strategies.thresholds import Threshold
+from prunecli.strategies.unstructured import L1
 
 if TYPE_CHECKING:
     from pathlib import Path

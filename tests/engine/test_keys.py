@@ -21,7 +21,8 @@ import prunecli
 from prunecli.errors import CheckpointError, Notice, PruneError, UsageError
 from prunecli.strategies.strategy import Strategy
 from prunecli.strategies.structured import Structured
-from prunecli.strategies.unstructured import L1, Global, Random, Threshold
+from prunecli.strategies.thresholds import Threshold
+from prunecli.strategies.unstructured import L1, Global, Random
 
 if TYPE_CHECKING:
     from collections.abc import Callable

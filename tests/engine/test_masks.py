@@ -17,7 +17,8 @@ from prunecli import CheckpointError, SelectionError, UsageError, prune
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.strategy import Strategy
 from prunecli.strategies.structured import RandomStructured, Structured
-from prunecli.strategies.unstructured import L1, Global, Percentile, Random, Threshold
+from prunecli.strategies.thresholds import Threshold
+from prunecli.strategies.unstructured import L1, Global, Percentile, Random
 
 
 @pytest.mark.parametrize(

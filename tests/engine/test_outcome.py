@@ -13,7 +13,8 @@ from prunecli.errors import Argument, Notice
 from prunecli.strategies.recipe import Recipe, Rule
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.structured import Block, Structured
-from prunecli.strategies.unstructured import L1, Global, Percentile, Random, Threshold
+from prunecli.strategies.thresholds import Threshold
+from prunecli.strategies.unstructured import L1, Global, Percentile, Random
 
 if TYPE_CHECKING:
     from pathlib import Path

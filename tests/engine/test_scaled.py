@@ -16,7 +16,8 @@ from support.small import saved
 from prunecli import CheckpointError, Recipe, Rule, prune, prune_state_dict
 from prunecli.engine import rank_planner, scored_tensors
 from prunecli.strategies.structured import Block
-from prunecli.strategies.unstructured import L1, Global, StdThreshold, Threshold
+from prunecli.strategies.thresholds import StdThreshold, Threshold
+from prunecli.strategies.unstructured import L1, Global
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,8 @@ from prunecli import CheckpointError, UsageError, prune
 from prunecli.engine import rank_planner, scored_tensors
 from prunecli.strategies.strategy import Strategy
 from prunecli.strategies.structured import RandomStructured
-from prunecli.strategies.unstructured import L1, Random, StdThreshold
+from prunecli.strategies.thresholds import StdThreshold
+from prunecli.strategies.unstructured import L1, Random
 
 
 @pytest.mark.parametrize("strategy", RANKING.values(), ids=RANKING)

@@ -25,7 +25,7 @@ from prunecli.checkpoint import OUTSIDE
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.zip.directory import read_records
 from prunecli.io.crc32 import combine
-from prunecli.strategies.unstructured import Threshold
+from prunecli.strategies.thresholds import Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable

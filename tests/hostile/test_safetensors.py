@@ -17,7 +17,7 @@ from prunecli.api import prune
 from prunecli.formats.safetensors.reader import FORMAT_LIMIT
 from prunecli.formats.strict_json import HEADER_LIMIT
 from prunecli.report.text import write_report
-from prunecli.strategies.unstructured import Threshold
+from prunecli.strategies.thresholds import Threshold
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:

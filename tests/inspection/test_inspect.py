@@ -23,7 +23,8 @@ from prunecli.formats.open import open_checkpoint
 from prunecli.inspection.inspect import Inspection, inspect, totals
 from prunecli.inspection.inspect_text import number, write_inspection
 from prunecli.inspection.thresholds import SPARSITIES
-from prunecli.strategies.unstructured import L1, Threshold
+from prunecli.strategies.thresholds import Threshold
+from prunecli.strategies.unstructured import L1
 from prunecli.text.tables import View
 
 if TYPE_CHECKING:

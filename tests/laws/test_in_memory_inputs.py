@@ -20,7 +20,8 @@ from prunecli.api import prune, prune_state_dict
 from prunecli.errors import CheckpointError, DeviceError, PruneError, SelectionError, UsageError
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.structured import Structured
-from prunecli.strategies.unstructured import L1, Threshold
+from prunecli.strategies.thresholds import Threshold
+from prunecli.strategies.unstructured import L1
 
 if TYPE_CHECKING:
     from collections.abc import Callable

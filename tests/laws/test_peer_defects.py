@@ -15,7 +15,8 @@ from prunecli.cli.main import main
 from prunecli.strategies.mask import Mask
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.structured import Block, Structured
-from prunecli.strategies.unstructured import L1, Global, Percentile, Threshold
+from prunecli.strategies.thresholds import Threshold
+from prunecli.strategies.unstructured import L1, Global, Percentile
 
 if TYPE_CHECKING:
     from pathlib import Path

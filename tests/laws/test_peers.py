@@ -33,7 +33,8 @@ from torch.nn.utils import prune as torch_prune
 from prunecli.api import prune
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.strategy import Strategy
-from prunecli.strategies.unstructured import Global, Percentile, StdThreshold, Threshold
+from prunecli.strategies.thresholds import StdThreshold, Threshold
+from prunecli.strategies.unstructured import Global, Percentile
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 Weights = dict[str, torch.Tensor]

@@ -18,7 +18,8 @@ from prunecli.api import prune
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.strategy import Strategy
 from prunecli.strategies.structured import Structured
-from prunecli.strategies.unstructured import L1, Global, Percentile, Threshold
+from prunecli.strategies.thresholds import Threshold
+from prunecli.strategies.unstructured import L1, Global, Percentile
 
 if TYPE_CHECKING:
     from collections.abc import Callable

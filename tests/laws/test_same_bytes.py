@@ -28,7 +28,8 @@ from prunecli.selection.select import Selector
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.strategy import Strategy
 from prunecli.strategies.structured import RandomStructured
-from prunecli.strategies.unstructured import Global, Percentile, Random, StdThreshold, Threshold
+from prunecli.strategies.thresholds import StdThreshold, Threshold
+from prunecli.strategies.unstructured import Global, Percentile, Random
 
 if TYPE_CHECKING:
     from collections.abc import Callable

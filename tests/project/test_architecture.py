@@ -161,6 +161,6 @@ def test_a_plain_run_imports_what_it_needs(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     loaded = set(run.stdout.split())
-    assert {"cli.pruning", "engine.apply", "strategies.unstructured"} <= loaded
+    assert {"cli.pruning", "engine.apply", "strategies.thresholds"} <= loaded
     assert UNUSED & loaded == set()
     assert {name for name in UNUSED if f"prunecli.{name}" not in MODULES} == set()

@@ -25,7 +25,8 @@ from prunecli.ranking.kth_smallest import statistics_of
 from prunecli.strategies.amounts import cut_above
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.structured import Block, RandomStructured, Structured
-from prunecli.strategies.unstructured import L1, Global, Percentile, StdThreshold, Threshold
+from prunecli.strategies.thresholds import StdThreshold, Threshold
+from prunecli.strategies.unstructured import L1, Global, Percentile
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,8 @@ import torch
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.strategy import Strategy
 from prunecli.strategies.structured import Block, Structured
-from prunecli.strategies.unstructured import L1, Global, Percentile, StdThreshold, Threshold
+from prunecli.strategies.thresholds import StdThreshold, Threshold
+from prunecli.strategies.unstructured import L1, Global, Percentile
 from support.weights import Weights, zeroed
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from prunecli.strategies.recipe import Recipe
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.strategy import Strategy
 from prunecli.strategies.structured import Block, RandomStructured, Structured
-from prunecli.strategies.unstructured import L1, Global, Percentile, Random, StdThreshold, Threshold
+from prunecli.strategies.thresholds import StdThreshold, Threshold
+from prunecli.strategies.unstructured import L1, Global, Percentile, Random
 
 Weights = dict[str, torch.Tensor]
 

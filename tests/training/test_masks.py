@@ -15,7 +15,8 @@ from torch.nn.utils import prune as torch_prune
 
 from prunecli.api import prune
 from prunecli.errors import CheckpointError, PruneError, SelectionError
-from prunecli.strategies.unstructured import L1, Threshold
+from prunecli.strategies.thresholds import Threshold
+from prunecli.strategies.unstructured import L1
 from prunecli.training.masks import load_mask, mask_from_checkpoint
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from prunecli.checkpoint import OUTSIDE
 from prunecli.errors import CheckpointError
 from prunecli.formats.numpy_pickle.reader import read_numpy_pickle
 from prunecli.formats.open import open_checkpoint
-from prunecli.strategies.unstructured import Threshold
+from prunecli.strategies.thresholds import Threshold
 
 if TYPE_CHECKING:
     from pathlib import Path

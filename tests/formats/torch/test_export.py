@@ -15,7 +15,7 @@ from torch import nn
 from prunecli.api import prune
 from prunecli.errors import CheckpointError
 from prunecli.formats.open import open_checkpoint
-from prunecli.strategies.unstructured import Threshold
+from prunecli.strategies.thresholds import Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ from prunecli.api import prune
 from prunecli.errors import CheckpointError, SelectionError
 from prunecli.formats.open import open_checkpoint
 from prunecli.selection.select import Selector, select
-from prunecli.strategies.unstructured import Threshold
+from prunecli.strategies.thresholds import Threshold
 
 if TYPE_CHECKING:
     from pathlib import Path

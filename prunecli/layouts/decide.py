@@ -21,7 +21,7 @@ from prunecli.layout import (
     TensorLayout,
     assumed_layout,
 )
-from prunecli.layouts.evidence import is_bias, is_confirmed_by_norm, norm_lengths, out_in, own_evidence
+from prunecli.layouts.evidence import is_confirmed_by_norm, norm_lengths, out_in, own_evidence
 from prunecli.layouts.experts import (
     LONGEST_KERNEL,
     expert_evidence,
@@ -152,7 +152,7 @@ def _is_gain(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> bool:
 
     A tensor with one dimension longer than 1 is also a gain if its module is named so.
     """
-    if is_bias(tensor.name) or not words(split_name(tensor.name)[1]) & {"weight", "weights"}:
+    if not words(split_name(tensor.name)[1]) & {"weight", "weights"}:
         return False
     bias = bias_of(tensor.name, by_name)
     if bias is not None:

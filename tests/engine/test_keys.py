@@ -336,7 +336,7 @@ def test_a_module_called_ema_is_no_copy(tmp_path: Path) -> None:
 def test_a_copy_that_is_stored_once_with_the_weights_is_not_left_alone(tmp_path: Path) -> None:
     """The EMA copy of a first epoch is the model's own storage: it is pruned with it, and nothing else is said."""
     weights = state(0)
-    path = saved(tmp_path / "in.pth", {"model": weights, "ema": dict(weights)})
+    path = saved(tmp_path / "in.pth", {"model": weights, "ema": {name: t.detach() for name, t in weights.items()}})
 
     loaded, report = run(path, L1(amount=0.4))
 

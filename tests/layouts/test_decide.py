@@ -271,11 +271,26 @@ def test_the_router_proves_stacks_that_are_not_fused(order: int) -> None:
         ("l.experts.0.conv.weight", (8, 32, 3), "kernel"),
         ("l.experts.gate_up_proj_scale_inv", (8, 32, 16), "kernel"),
         ("l.mlp.conv.weight", (8, 32, 16), "kernel"),
+        ("l.experts.gate_up_proj_bias", (8, 1, 32), "kernel"),
     ],
 )
 def test_a_stack_needs_a_name_and_three_dimensions(name: str, shape: tuple[int, ...], role: str) -> None:
     """The word for experts in the path and dimensions longer than a kernel make a stack."""
     assert decided({name: shape})[name].role == role
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_embedding_has_the_width_of_the_model(order: int) -> None:
+    """Without a router, the largest embedding has the inputs of the first matrix and the outputs of the second."""
+    shapes = {"embed_tokens.weight": (100, 24), "type_embedding.weight": (2, 16)}
+    shapes |= {"m.experts.w1": (4, *(16, 24)[::order]), "m.experts.w2": (4, *(24, 16)[::order])}
+
+    layouts = decided(shapes)
+
+    words = "experts out-in" if order == 1 else "experts in-out"
+    assert [(layouts[f"m.experts.{name}"].words, layouts[f"m.experts.{name}"].proven) for name in ("w1", "w2")] == [
+        (words, True)
+    ] * 2
 
 
 @pytest.mark.parametrize(("model_type", "words"), [("gpt_oss", "experts in-out"), ("mixtral", "experts out-in")])

@@ -1,0 +1,49 @@
+/* What all kernels share: names, widths, and the description of a float format.
+ *
+ * A weight is an unsigned integer of its own width, its bit pattern. Its magnitude is the pattern without the sign bit;
+ * magnitudes have the order of the absolute values. Each .c file is compiled once per instruction set, and each of its
+ * kernels once per width: the file defines BODY and includes "each_width.h". No kernel allocates memory, takes a lock or
+ * calls Python, and none depends on the alignment of its arguments.
+ */
+#ifndef PRUNECLI_COMMON_H
+#define PRUNECLI_COMMON_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef _MSC_VER
+#define EXPORT __declspec(dllexport)
+#define RESTRICT __restrict
+#pragma fp_contract(off)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#define RESTRICT restrict
+#endif
+
+#ifndef LEVEL
+#define LEVEL base /* the instruction set: base, v3 (AVX2) or v4 (AVX-512) */
+#endif
+
+#define JOIN2(a, b) a##_##b
+#define JOIN3(a, b, c) a##_##b##_##c
+#define EXPAND2(a, b) JOIN2(a, b)
+#define EXPAND3(a, b, c) JOIN3(a, b, c)
+
+/* The exported name of a kernel for one instruction set, and for one width and one instruction set. */
+#define KERNEL(name) EXPAND2(name, LEVEL)
+#define WIDTH_KERNEL(name) EXPAND3(name, BITS, LEVEL)
+/* The name of a function that is not exported, for one width. */
+#define WIDTH_NAME(name) EXPAND2(name, BITS)
+
+/* A float format, as prunecli.dtypes.Float describes it. */
+typedef struct {
+    uint64_t finite_max; /* the largest finite magnitude */
+    uint64_t top;        /* the largest magnitude, NaN included */
+    int32_t mantissa;    /* stored mantissa bits */
+    int32_t bias;        /* of the exponent */
+    int32_t itemsize;    /* bytes */
+    int32_t fnuz;        /* whether the pattern of -0.0 is the one NaN; its magnitude is `top` */
+} format_t;
+
+#endif

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Array: TypeAlias = Any
 """A flat array of integers: NumPy's, or a torch tensor on some device."""
 
+Keep: TypeAlias = Any
+"""Which weights of a run survive, in a form of the backend's own."""
+
 Read: TypeAlias = Callable[[int, int], "NDArray[Any]"]
 """Returns the elements [first, stop) of a tensor in row-major order, as integers, valid until the next call."""
 

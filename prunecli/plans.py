@@ -16,10 +16,7 @@ from prunecli.layout import SliceView
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prunecli.kernels.ops import Array, Ops
-
-FLAT_GROUP_LIMIT = 16
-"""Groups shorter than this are ranked by comparing shifted copies, longer ones by partitioning rows."""
+    from prunecli.kernels.ops import Array, Keep, Ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ class TensorPlan(ABC):
         return start, stop
 
     @abstractmethod
-    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:
         """Return the keep array (all bits set = kept) for `y`, the chunk's magnitudes as integers."""
 
 
@@ -136,7 +133,7 @@ class Cut(TensorPlan):
         """The largest pattern that may be pruned and the smallest that may be kept; with ties they are equal."""
         return (self.bits if self.ties else self.bits - 1), max(self.bits, 1)
 
-    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:
         """Return the keep array of the chunk's magnitudes `y`."""
         keep = ops.at_least(y, self.bits)
         if self.ties:  # torch.topk leaves the order of equals open; the lowest indices are pruned here
@@ -170,44 +167,13 @@ class KeepLargestOfGroup(TensorPlan):
         first, last = start % slab, (stop - 1) % slab
         return start - first % unit, min(stop - 1 - last % unit + unit, stop - 1 - last + slab)
 
-    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:
         """Return the keep array of a chunk that starts and ends between groups."""
         length, inner = self._view(chunk.shape)
-        if self.group < FLAT_GROUP_LIMIT:
-            keep = ops.keep_largest(y, chunk.start, length, inner, self.group, self.count)
-        else:
-            keep = self._keep_rows(ops, y, chunk)
+        keep = ops.keep_largest(y, chunk.start, length, inner, self.group, self.count)
         if self.zero_tail and length % self.group:
             ops.drop_from(keep, chunk.start, length, inner, length - length % self.group)
         return keep
-
-    def _keep_rows(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
-        """Rank long groups as the rows of a matrix, slab by slab."""
-        length, inner = self._view(chunk.shape)
-        slab, keep, offset = length * inner, ops.at_least(y, 0), 0
-        while offset < chunk.count:
-            first = (chunk.start + offset) % slab
-            slabs = (chunk.count - offset) // slab if first == 0 else 0
-            rows = length if slabs else min(slab - first, chunk.count - offset) // inner
-            size = max(slabs, 1) * rows * inner
-            shape = (max(slabs, 1), rows, inner)
-            self._keep_slabs(ops, y[offset : offset + size].reshape(shape), keep[offset : offset + size].reshape(shape))
-            offset += size
-        return keep
-
-    def _keep_slabs(self, ops: Ops, y: Array, keep: Array) -> None:
-        """Fill `keep` (slabs, rows, inner): the full groups, then the short last one."""
-        if not self.count:
-            keep[...] = 0
-            return
-        slabs, rows, inner = y.shape
-        full = rows // self.group * self.group
-        for low, high, size in ((0, full, self.group), (full, rows, rows - full)):
-            if low == high:
-                continue
-            groups = y[:, low:high].reshape(slabs, -1, size, inner).swapaxes(2, 3)
-            flat = ops.keep_largest_of_rows(groups.reshape(-1, size), min(self.count, size))
-            keep[:, low:high] = flat.reshape(slabs, -1, inner, size).swapaxes(2, 3).reshape(slabs, high - low, inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,19 +200,9 @@ class PruneSmallestOfRow(TensorPlan):
         """Return the range widened to whole rows."""
         return start - start % self.view.after, stop + -stop % self.view.after
 
-    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:  # noqa: ARG002 - as the base
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:  # noqa: ARG002 - as the base
         """Return the keep array of whole rows."""
-        row = self.view.after
-        rows, keep = y.reshape(-1, row), ops.at_least(y, 0)
-        remaining = ops.remaining_of_rows(rows)
-        # Rows with equal numbers of remaining weights are ranked in one call.
-        for size in sorted(set(remaining.tolist())):
-            alike = (remaining == size).nonzero()[0]
-            kept, chosen = size - self.wanted(size), slice(None) if len(alike) == len(rows) else alike
-            if kept == row:
-                continue
-            keep.reshape(-1, row)[chosen] = ops.keep_largest_of_rows(rows[chosen], kept, last=True) if kept else 0
-        return keep
+        return ops.keep_rows(y, self.view.after, self.wanted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -260,7 +216,7 @@ class CutPerSlice(TensorPlan):
     cuts: Array
     limits: Array
 
-    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:
         """Return the keep array of the chunk's magnitudes `y`."""
         return ops.keep_above(y, chunk.start, self.view, self.cuts, self.limits)
 
@@ -278,7 +234,7 @@ class PruneSlices(TensorPlan):
         """The plan for a tensor with one entry per slice."""
         return replace(self, view=SliceView(1, 1, self.view.total, 1))
 
-    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:
         """Return the keep array of the chunk's magnitudes `y`."""
         return ops.keep_slices(y, chunk.start, self.view, self.alive)
 
@@ -296,7 +252,7 @@ class PruneBlocks(TensorPlan):
     alive: bytes
     value: float | None = None
 
-    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Array:
+    def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:
         """Return the keep array of the chunk's magnitudes `y`."""
         return ops.keep_blocks(y, chunk.start, self.view, self.block, self.alive)
 

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from prunecli.dtypes import FLOATS
-from prunecli.engine.measure import StatsCollector
-from prunecli.engine.two_four import TwoFour, two_four_of
+from prunecli.engine.measure import statistics_of, stats_from
 from prunecli.errors import CheckpointError, PruneError
 from prunecli.io.crc32 import combine
 from prunecli.io.layout import Layout, Piece, TargetRange, UntouchedRange, Window
 from prunecli.io.reader import flat_native, gather, scatter, store_flat, view_elements
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Stopped
-from prunecli.kernels.squares import sum_of_squares
+from prunecli.kernels.tally import Shared
 from prunecli.plans import Chunk, without_masks
 from prunecli.text.escape import printable
 
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from prunecli.formats.safetensors.mask_writer import MaskSink
     from prunecli.io.files import Input, Output
     from prunecli.io.threads import Worker
+    from prunecli.kernels.ops import Array, Keep
+    from prunecli.kernels.tally import Tally
     from prunecli.plans import TensorPlan
 
 
@@ -116,8 +117,8 @@ class Applier:
         self._scales = ScaleReader(context.sources)
         self.results: dict[int, TensorStats] = {}
         self._budgets: dict[int, TieBudget] = {}
-        self._collectors: dict[int, dict[int, StatsCollector]] = {}
-        self._two_four: dict[int, TwoFour | None] = {}
+        self._tallies: dict[int, dict[int, Tally]] = {}
+        self._shared: dict[int, Shared] = {}
         self._remaining: dict[int, int] = {}
         self._parts: dict[tuple[int, int], list[_Part]] = {}
         self._lock = Lock()
@@ -204,42 +205,33 @@ class Applier:
 
     def _prune(self, worker: Worker, x: NDArray[Any], piece: Piece, start: int, own: slice) -> None:
         """Prune the weights `x` (from row-major element `start`) in place, and measure those in the slice `own`."""
-        context = self.context
+        context, ops = self.context, worker.ops
         tensor, plan = context.targets[piece.target], context.plans[piece.target]
         scorer = context.scorers.get(piece.target)
-        ops, host = worker.ops, worker.host
-        before, squares_before = self._measured(worker, tensor, x, start, own, "y")
-        weights = x if ops is host else ops.load(x)
+        weights = ops.load(x)
         if scorer is not None:
             y = ops.load(scorer.patterns(worker, piece.target, x, start))
         else:
-            y = before if ops is host else ops.magnitudes(weights, FLOATS[tensor.dtype])
+            y = ops.magnitudes(weights, FLOATS[tensor.dtype])
         keep = plan.keep(ops, y, Chunk(tensor.shape, start, x.size, lambda equal: self._grant(worker, piece, equal)))
         if scorer is not None:
             ops.drop_pruned(keep, y)
-        first = start + (own.start or 0)
+        first, keep = start + (own.start or 0), ops.part(keep, own)
         if context.masks is not None:
-            context.masks.write(piece.target, first, ops.as_flags(keep)[own])
-        ops.store_masked(weights, keep, x, FLOATS[tensor.dtype])
-        # The keep array has been applied, so its scratch memory is free for the sums and the remaining magnitudes.
-        after, squares_after = self._measured(worker, tensor, x[own], first, slice(None), "keep")
-        self._collector(piece.target).add(first, before[own], after, (squares_before, squares_after))
-        self._finish(piece.target, after.size)
+            context.masks.write(piece.target, first, ops.as_flags(keep))
+        self._apply_keep(worker, piece.target, x[own], weights[own], keep, first)
+        self._finish(piece.target, x[own].size)
 
-    def _measured(
-        self, worker: Worker, tensor: TensorInfo, x: NDArray[Any], first: int, own: slice, slot: str
-    ) -> tuple[NDArray[Any], float]:
-        """Return the magnitudes of the weights `x` from element `first`, and the sum of squares of those in `own`.
-
-        Magnitudes are patterns of `tensor.value_dtype`, in the scratch memory `slot`. The sum uses that of keep arrays.
-        """
-        # Measured on the host, so that the report is the same for every device.
-        dtype, host = FLOATS[tensor.value_dtype], worker.host
-        if tensor.scale is not None:
-            y = self._scales.magnitudes(worker, tensor, x, first, f"{slot} of values")
-            return y, sum_of_squares(host, y[own], dtype)
-        squares = sum_of_squares(host, x[own], dtype)
-        return host.magnitudes(x, dtype, slot), squares
+    def _apply_keep(self, worker: Worker, target: int, x: NDArray[Any], weights: Array, keep: Keep, first: int) -> None:
+        """Prune the host integers `x`, from element `first`, which are `weights` on the device, and count them."""
+        tensor, ops, tally = self.context.targets[target], worker.ops, self._tally(worker, target)
+        if tensor.scale is None:
+            tally.prune(weights, keep, first, write=True)
+            ops.unload(weights, x)
+        else:
+            # Measured as products, which are the weights that the codes stand for.
+            tally.add(ops.load(self._scales.magnitudes(worker, tensor, x, first, "values")), keep, first)
+            ops.store_masked(weights, keep, x, FLOATS[tensor.dtype])
 
     def _grant(self, worker: Worker, piece: Piece, equal: int) -> int:
         with worker.waiting():  # the thread that it waits for may need the compute lock
@@ -253,19 +245,18 @@ class Applier:
                 budget = self._budgets[piece.target] = TieBudget(ties, self.context.stopped)
             return budget
 
-    def _collector(self, target: int) -> StatsCollector:
-        """Return this thread's collector of a target: with one per thread, threads do not wait to count."""
+    def _tally(self, worker: Worker, target: int) -> Tally:
+        """Return this thread's tally of a target: with one per thread, threads do not wait to count."""
         # Without the lock: `setdefault` is one step, and each thread has a key of its own.
-        by_thread = self._collectors.setdefault(target, {})
-        collector = by_thread.get(get_ident())
-        if collector is None:
+        by_thread = self._tallies.setdefault(target, {})
+        tally = by_thread.get(get_ident())
+        if tally is None:
             tensor, plans = self.context.targets[target], self.context.plans
             bounds = None if target in self.context.scorers else plans[target].bounds
-            two_four = self._two_four.setdefault(target, two_four_of(tensor))
-            collector = by_thread[get_ident()] = StatsCollector(
-                tensor, bounds, two_four=two_four, histogram=self.context.histograms
-            )
-        return collector
+            statistics = statistics_of(tensor, bounds, histogram=self.context.histograms)
+            shared = self._shared.setdefault(target, Shared())
+            tally = by_thread[get_ident()] = worker.ops.tally(statistics, shared)
+        return tally
 
     def _finish(self, target: int, count: int) -> None:
         """Record that `count` more weights of a target are done; after the last one, keep only its result."""
@@ -273,13 +264,14 @@ class Applier:
             self._remaining[target] = self._remaining.get(target, self.context.targets[target].numel) - count
             if self._remaining[target]:
                 return
-            first, *others = self._collectors.pop(target).values()
-            del self._two_four[target]
+            first, *others = self._tallies.pop(target).values()
+            del self._shared[target]
             # Plans live as long as the run, and a mask of blocks can be large.
             self.context.plans[target] = without_masks(self.context.plans[target])
-        for collector in others:
-            first.merge(collector)
-        self.results[target] = first.stats()
+        for tally in others:
+            first.merge(tally)
+        dtype = FLOATS[self.context.targets[target].value_dtype]
+        self.results[target] = stats_from(first.counts(), dtype, histogram=self.context.histograms)
 
     def write_checksums(self, number: int, file: CheckpointFile, sink: Output | None) -> None:
         """Verify the old checksums of the records that changed, and write the new ones to `sink`, if there is one.

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.kernels.ops import UINTS, Array, before_in_group, is_from
+from prunecli.kernels.numpy_tally import NumpyTally
+from prunecli.kernels.ops import FLAT_GROUP_LIMIT, UINTS, Array, before_in_group, is_from, slabs
 from prunecli.kernels.views import block_flags, of_elements, positions, slice_flags
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.kernels.tally import Shared, Statistics
     from prunecli.layout import SliceView
 
 
@@ -46,6 +50,17 @@ class NumpyOps:
         """Return `raw` itself."""
         return raw
 
+    def unload(self, x: Array, raw: NDArray[Any]) -> None:
+        """Do nothing: `x` is `raw`."""
+
+    def tally(self, statistics: Statistics, shared: Shared) -> NumpyTally:
+        """Return the empty counts of a tensor."""
+        return NumpyTally(self, statistics, shared)
+
+    def part(self, keep: Array, own: slice) -> Array:
+        """Return a view."""
+        return keep[own]
+
     def magnitudes(self, x: Array, dtype: Float, slot: str = "y") -> Array:
         """Return the sign-cleared patterns in the scratch memory `slot`, which the next call reuses."""
         if dtype.itemsize > 1:
@@ -74,6 +89,29 @@ class NumpyOps:
             keep[np.flatnonzero(y == y.dtype.type(value))[:count]] = 0
 
     def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
+        """Rank short groups by comparing shifted copies, longer ones by partitioning rows."""
+        if group < FLAT_GROUP_LIMIT:
+            return self._keep_largest_flat(y, start, length, inner, group, keep)
+        kept = self.at_least(y, 0)
+        for part, shape in slabs(start, y.size, length, inner):
+            self._keep_largest_of_slabs(y[part].reshape(shape), kept[part].reshape(shape), group, keep)
+        return kept
+
+    def _keep_largest_of_slabs(self, y: Array, kept: Array, group: int, keep: int) -> None:
+        """Fill `kept` (slabs, rows, inner): the full groups, then the short last one."""
+        if not keep:
+            kept[...] = 0
+            return
+        number, rows, inner = y.shape
+        full = rows // group * group
+        for low, high, size in ((0, full, group), (full, rows, rows - full)):
+            if low < high:
+                groups = y[:, low:high].reshape(number, -1, size, inner).swapaxes(2, 3)
+                flat = self.keep_largest_of_rows(groups.reshape(-1, size), min(keep, size))
+                flags = flat.reshape(number, -1, inner, size).swapaxes(2, 3)
+                kept[:, low:high] = flags.reshape(number, high - low, inner)
+
+    def _keep_largest_flat(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
         """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
         before = before_in_group(start, y.size, length, inner, group)
         beaten = np.subtract(before, np.int8(keep), out=self.scratch("beaten", y.size, np.int8))
@@ -97,9 +135,16 @@ class NumpyOps:
         """Clear `keep` from index `first` of the middle dimension on."""
         keep[is_from(start, keep.size, length, inner, first)] = 0
 
-    def remaining_of_rows(self, rows: Array) -> NDArray[np.int64]:
-        """Return the number of non-negative entries of each row."""
-        return np.asarray(np.count_nonzero(rows >= 0, axis=1))
+    def keep_rows(self, y: Array, row: int, wanted: Callable[[int], int]) -> Array:
+        """Rank the rows with equal numbers of remaining weights in one call."""
+        rows, keep = y.reshape(-1, row), self.at_least(y, 0)
+        remaining = np.count_nonzero(rows >= 0, axis=1)
+        for size in np.unique(remaining).tolist():
+            alike, kept = np.flatnonzero(remaining == size), size - wanted(size)
+            chosen = slice(None) if len(alike) == len(rows) else alike
+            if kept != row:
+                keep.reshape(-1, row)[chosen] = self.keep_largest_of_rows(rows[chosen], kept, last=True) if kept else 0
+        return keep
 
     def drop_pruned(self, keep: Array, y: Array) -> None:
         """Set `keep` to 0 where `y` is negative (already pruned)."""

@@ -8,7 +8,7 @@ survives and none where it is pruned, so `weights & keep` is the pruned tensor, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.kernels.tally import Shared, Statistics, Tally
     from prunecli.layout import SliceView
 
 Array: TypeAlias = Any
@@ -43,6 +44,9 @@ UINTS: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.
 PERIOD_LIMIT = 1 << 20
 """The places of elements in their groups repeat after a period; up to so many elements the places are cached."""
 
+FLAT_GROUP_LIMIT = 16
+"""Groups shorter than this are ranked by comparing shifted copies, longer ones by partitioning rows."""
+
 KEPT_STEP = 1 << 20
 """Cached places are rounded up to a multiple of this many elements, so that chunks of similar size share one array."""
 
@@ -53,52 +57,59 @@ class Ops(Protocol):
     device: str
 
     def load(self, raw: NDArray[Any]) -> Array:
-        """Return the host integers `raw` on the device."""
+        """Return the host integers `raw` on the device; on the host, the same memory."""
+
+    def unload(self, x: Array, raw: NDArray[Any]) -> None:
+        """Copy what `load` returned, after it was changed, back to `raw`; on the host it is the same memory."""
+
+    def tally(self, statistics: Statistics, shared: Shared) -> Tally:
+        """Return the empty counts of a tensor for the calling thread; all threads have the same `shared`."""
+
+    def part(self, keep: Keep, own: slice) -> Keep:
+        """Return a part of what survives."""
 
     def magnitudes(self, x: Array, dtype: Float) -> Array:
         """Return the sign-cleared patterns. The NaN of fnuz formats becomes the largest."""
 
-    def at_least(self, y: Array, cut: int) -> Array:
+    def at_least(self, y: Array, cut: int) -> Keep:
         """Return the keep array of `y >= cut`, for 0 <= cut <= 1 + the largest magnitude."""
 
     def count_equal(self, y: Array, value: int) -> int:
         """Return the number of entries equal to `value`."""
 
-    def drop_first_equal(self, keep: Array, y: Array, value: int, count: int) -> None:
+    def drop_first_equal(self, keep: Keep, y: Array, value: int, count: int) -> None:
         """Clear `keep` at the first `count` entries equal to `value`."""
 
-    def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
+    def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Keep:
         """Return the keep array of the `keep` largest of each group; among equals the lower index survives.
 
-        `y` is a run, from element `start`, of an (outer, length, inner) array. Groups are `group` (< 128) consecutive
-        entries of the middle dimension. The run starts and ends between groups.
+        `y` is a run, from element `start`, of an (outer, length, inner) array. Groups are `group` consecutive entries
+        of the middle dimension. The run starts and ends between groups.
         """
 
-    def drop_from(self, keep: Array, start: int, length: int, inner: int, first: int) -> None:
+    def drop_from(self, keep: Keep, start: int, length: int, inner: int, first: int) -> None:
         """Clear `keep` where the index in the middle dimension, as in `keep_largest`, is `first` or more."""
 
-    def keep_largest_of_rows(self, rows: Array, keep: int, *, last: bool = False) -> Array:
-        """Return the keep array of the `keep` largest of each row of a matrix.
+    def keep_rows(self, y: Array, row: int, wanted: Callable[[int], int]) -> Keep:
+        """Return what survives if the smallest of each row are pruned; of equals the lower index is pruned first.
 
-        Among equals the lower index survives, or with `last` the higher one.
+        `y` has whole rows of `row` entries. `wanted(n)` is the number of weights to prune in a row with `n` entries
+        that are not -1, which marks pruned weights.
         """
 
-    def remaining_of_rows(self, rows: Array) -> NDArray[np.int64]:
-        """Return the number of entries of each row of a matrix that are not -1, which marks pruned weights."""
-
-    def drop_pruned(self, keep: Array, y: Array) -> None:
+    def drop_pruned(self, keep: Keep, y: Array) -> None:
         """Clear `keep` where `y` is -1."""
 
-    def keep_slices(self, y: Array, start: int, view: SliceView, alive: bytes) -> Array:
+    def keep_slices(self, y: Array, start: int, view: SliceView, alive: bytes) -> Keep:
         """Return the keep array of a run from element `start`.
 
         A slice of `view` survives if its byte in `alive` is not 0.
         """
 
-    def keep_blocks(self, y: Array, start: int, view: SliceView, block: tuple[int, int], alive: bytes) -> Array:
+    def keep_blocks(self, y: Array, start: int, view: SliceView, block: tuple[int, int], alive: bytes) -> Keep:
         """Return the keep array of a run from element `start`, as `prunecli.kernels.views.block_flags` does."""
 
-    def keep_above(self, y: Array, start: int, view: SliceView, cuts: NDArray[Any], limits: NDArray[np.int64]) -> Array:
+    def keep_above(self, y: Array, start: int, view: SliceView, cuts: NDArray[Any], limits: NDArray[np.int64]) -> Keep:
         """Return the keep array of a run from element `start`: the entries above the cut of their slice.
 
         Of those equal to the cut, the ones behind the position `limits` in their slice survive as well. `cuts` (of the
@@ -114,10 +125,10 @@ class Ops(Protocol):
         A pattern may be listed several times. Counts of None mean one each.
         """
 
-    def as_flags(self, keep: Array) -> NDArray[np.uint8]:
+    def as_flags(self, keep: Keep) -> NDArray[np.uint8]:
         """Return a keep array as ones (survives) and zeros on the host."""
 
-    def store_masked(self, x: Array, keep: Array, out: NDArray[Any], dtype: Float) -> None:
+    def store_masked(self, x: Array, keep: Keep, out: NDArray[Any], dtype: Float) -> None:
         """Write `x & keep` to the host integers `out`; a zero of either sign keeps its bits."""
 
 
@@ -154,3 +165,18 @@ def _cached_places(count: int, span: int, inner: int, group: int) -> NDArray[np.
 def _cycle(once: NDArray[np.int8], count: int) -> NDArray[np.int8]:
     # `np.resize` would make a list of all repetitions first.
     return np.tile(once, -(-count // once.size))[:count]
+
+
+def slabs(start: int, count: int, length: int, inner: int) -> Iterator[tuple[slice, tuple[int, int, int]]]:
+    """Yield parts of a run of an (outer, length, inner) array as (slice of the run, shape (slabs, rows, inner)).
+
+    The run starts and ends between rows of `inner` elements. Whole slabs come together, parts of slabs alone.
+    """
+    slab, offset = length * inner, 0
+    while offset < count:
+        first = (start + offset) % slab
+        whole = (count - offset) // slab if first == 0 else 0
+        rows = length if whole else min(slab - first, count - offset) // inner
+        size = max(whole, 1) * rows * inner
+        yield slice(offset, offset + size), (max(whole, 1), rows, inner)
+        offset += size

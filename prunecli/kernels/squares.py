@@ -1,4 +1,4 @@
-"""Sums of squares: exact ones of magnitude patterns, and fast ones of weights.
+"""Sums of squares: exact ones of magnitude patterns, and those of blocks of weights.
 
 A magnitude of a format is a whole number of quanta, the smallest positive magnitude. So an exact sum of squares is a
 whole number of squared quanta, a Python integer, and does not depend on the order in which parts are added.
@@ -6,12 +6,13 @@ whole number of squared quanta, a Python integer, and does not depend on the ord
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prunecli.kernels.bit_patterns import float8_table, values
+from prunecli.kernels.tally import BLOCK, SMALLEST_SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
-    from prunecli.kernels.numpy_ops import NumpyOps
 
 RUN = 1 << 16
 """Patterns summed together: few enough for the cache, and for sums of `PIECE` bits to fit a float64."""
@@ -27,11 +27,11 @@ RUN = 1 << 16
 LIMB, PIECE = 27, 28
 """Bits of a mantissa that are multiplied together, and bits of a product that are summed together."""
 
-DOT_RUN = 1 << 14
-"""Elements summed in the weights' own precision before float64 takes over."""
+BLOCKS_RUN = 64 * BLOCK
+"""Elements whose squares are added together: few enough for the cache."""
 
-WIDEN_RUN = 1 << 18
-"""Elements of up to 16 bits widened at once, where that takes more memory than they do."""
+UNIT = 1074
+"""The smallest positive float64 is 2 to the power of minus this."""
 
 
 def quantum(dtype: Float) -> int:
@@ -98,64 +98,81 @@ def root(squares: int, dtype: Float, over: int = 1) -> tuple[float, int]:
     return sqrt(mean), exponent + quantum(dtype)
 
 
-def sum_of_squares(ops: NumpyOps, x: NDArray[Any], dtype: Float) -> float:
-    """Return the sum of squares of the finite weights `x` (integers of the dtype's width).
+class ExactSum:
+    """A sum of float64 numbers without rounding, rounded once at the end, so that their order has no effect."""
 
-    Uses the scratch memory of keep arrays: call it before there is one, or after it has been applied.
+    def __init__(self) -> None:
+        """Start at zero."""
+        self._units, self._overflowed = 0, False  # in units of the smallest positive number, 2**-1074
+
+    def add(self, numbers: NDArray[np.float64]) -> None:
+        """Add `numbers` (n,), none of which is NaN."""
+        finite = numbers[np.isfinite(numbers)]
+        self._overflowed |= len(finite) < len(numbers)
+        mantissas, exponents = np.frexp(finite)
+        whole = np.ldexp(mantissas, 53).astype(np.int64)
+        for exponent in np.unique(exponents).tolist():
+            shift = exponent - 53 + UNIT
+            total = sum(whole[exponents == exponent].tolist())
+            self._units += total << shift if shift >= 0 else total >> -shift
+
+    def add_units(self, units: int, *, overflowed: bool = False) -> None:
+        """Add a number of units of 2**-1074."""
+        self._units += units
+        self._overflowed |= overflowed
+
+    def merge(self, other: ExactSum) -> None:
+        """Add another sum."""
+        self.add_units(other._units, overflowed=other._overflowed)
+
+    @property
+    def value(self) -> float:
+        """The sum, rounded once; infinity if a number was infinite or the sum is too large."""
+        try:
+            return inf if self._overflowed else self._units / (1 << UNIT)
+        except OverflowError:
+            return inf
+
+
+def block_sums(y: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
+    """Return the sum of squares of each block of magnitudes, as `prunecli.kernels.tally` defines it.
+
+    `y` has whole blocks.
     """
+    parts = [_block_sums(y[first : first + BLOCKS_RUN], dtype) for first in range(0, y.size, BLOCKS_RUN)]
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _block_sums(y: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
+    blocks = y.reshape(-1, BLOCK)
     with np.errstate(over="ignore", invalid="ignore"):
-        total = sum(_dot(floats) for floats in _floats(ops, x, dtype))
-    # The squares of finite weights can overflow float32, and tiny ones lose digits in it.
-    if not 1e-20 < total < np.inf:
-        return _careful_sum(x, dtype)
-    return total
+        sums = _halved(np.square(_wide(blocks, dtype))).astype(np.float64)
+    unsure = np.flatnonzero(~((sums > SMALLEST_SINGLE) & (sums < inf)))
+    for block in unsure[(blocks[unsure] != 0).any(axis=1)].tolist():
+        with np.errstate(over="ignore"):
+            finite = values(np.where(blocks[block] > dtype.finite_max, 0, blocks[block]), dtype)
+            sums[block] = _halved(np.square(finite)[None])[0]
+    return sums
 
 
-def _floats(ops: NumpyOps, x: NDArray[Any], dtype: Float) -> Iterator[NDArray[Any]]:
-    """Yield the weights as floats; each array is valid until the next one is requested."""
-    if dtype.name == "BF16":
-        yield from _from_bf16(ops, x)
-    elif dtype.itemsize >= 4:
-        yield x.view(f"<f{dtype.itemsize}")
-    else:
-        for first in range(0, x.size, WIDEN_RUN):
-            run = x[first : first + WIDEN_RUN]
-            wide = ops.scratch("keep", run.size, np.float32)
-            if dtype.name == "F16":
-                np.copyto(wide, run.view("<f2"))
-            else:
-                np.take(float8_table(dtype), run.view(np.uint8), out=wide)
-            yield wide
+def _halved(squares: NDArray[Any]) -> NDArray[Any]:
+    """Return the sum of each row: the second half is added to the first one until one number is left."""
+    half = squares.shape[1] // 2
+    while half:
+        squares = squares[:, :half] + squares[:, half : 2 * half]
+        half //= 2
+    return squares[:, 0]
 
 
-def _from_bf16(ops: NumpyOps, x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-    """Widen bfloat16 two at a time: each half of a 32-bit word is the upper half of a float32."""
-    even = x.size // 2 * 2
-    pairs = x[:even].view(np.uint32)
-    wide = ops.scratch("keep", pairs.size, np.uint32)
-    yield np.bitwise_and(pairs, np.uint32(0xFFFF0000), out=wide).view(np.float32)
-    yield np.left_shift(pairs, np.uint32(16), out=wide).view(np.float32)
-    if even < x.size:
-        yield (x[even:].astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
-def _dot(floats: NDArray[Any]) -> float:
-    """Return the sum of squares in few NumPy calls, between which threads would wait for each other."""
-    whole = floats.size // DOT_RUN * DOT_RUN
-    total, rest = 0.0, floats[whole:]
-    if whole:
-        runs = floats[:whole].reshape(-1, 1, DOT_RUN)
-        # A row times itself as a column is a dot product. `np.vecdot` needs NumPy 2.0.
-        total = sum(np.matmul(runs, runs.transpose(0, 2, 1)).ravel().tolist())
-    return total + float(np.dot(rest, rest)) if rest.size else total
-
-
-def _careful_sum(x: NDArray[Any], dtype: Float) -> float:
-    """Return the same sum as `sum_of_squares`, in float64 and over finite values only."""
-    if dtype.itemsize == 1:
-        wide = float8_table(dtype)[x.view(np.uint8)].astype(np.float64)
-    else:
-        wide = values(x & x.dtype.type(dtype.mask), dtype)
-    wide = wide[np.isfinite(wide)]
-    with np.errstate(over="ignore"):
-        return float(np.dot(wide, wide))
+def _wide(y: NDArray[Any], dtype: Float) -> NDArray[Any]:
+    """Return magnitudes as float32, or as float64 if they are."""
+    if dtype.itemsize >= 4:
+        wide: NDArray[Any] = y.view(f"<f{dtype.itemsize}")
+        return wide
+    if dtype.name == "BF16":  # the upper half of a float32; NumPy has no such type
+        return (y.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if dtype.name == "F16":
+        return y.view("<f2").astype(np.float32)
+    # The NaN of fnuz formats is 128, which the table has as NaN.
+    single: NDArray[np.float32] = float8_table(dtype)[y]
+    return single

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from prunecli.dtypes import Float
     from prunecli.kernels.ops import Array, Keep
     from prunecli.layout import SliceView
+
+Part: TypeAlias = Any
+"""What a tally keeps about a part of a block or of a group, such as arrays of its backend."""
 
 BLOCK = 1 << 10
 """Elements of a block of the sum of squares."""
@@ -100,7 +103,7 @@ class Tally(Protocol):
     def add(self, y: Array, keep: Keep, first: int) -> None:
         """Count magnitudes `y` in place of weights, such as products of codes and scales; `y` may be overwritten."""
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: Any) -> None:  # noqa: ANN401 - a tally of the same backend
         """Add the counts of the tally of another thread for the same tensor."""
 
     def counts(self) -> Counts:
@@ -109,26 +112,30 @@ class Tally(Protocol):
 
 @dataclass(slots=True)
 class Shared:
-    """What the tallies of one tensor share: the parts of blocks that lie in several chunks, until they are complete.
+    """What the tallies of one tensor share: the parts of blocks and groups that lie in several chunks."""
 
-    A part is (offset in the block, magnitudes before, magnitudes after); arrays are those of the backend.
-    """
-
-    numel: int
-    _parts: dict[int, list[tuple[int, Array, Array]]] = field(default_factory=dict)
-    _missing: dict[int, int] = field(default_factory=dict)
+    overfull: bool = False
+    """Whether a group of the 2:4 pattern has too many non-zeros, so that no other group need be checked."""
+    _parts: dict[tuple[str, int], list[tuple[int, Part]]] = field(default_factory=dict)
+    _missing: dict[tuple[str, int], int] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
-    def join(self, block: int, part: tuple[int, Array, Array], size: int) -> list[tuple[int, Array, Array]] | None:
-        """Keep a part of `size` elements; return all parts of its block in order once the block is complete."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether no part waits for others."""
+        return not self._parts
+
+    def join(self, kind: str, number: int, whole: int, part: tuple[int, int, Part]) -> list[Part] | None:
+        """Keep a part of something; return all its parts in order once it is complete, and forget them.
+
+        `kind` and `number` name what has `whole` elements; `part` is (offset in it, elements, value of the caller).
+        """
+        key, (offset, size, value) = (kind, number), part
         with self._lock:
-            whole = min(BLOCK, self.numel - block * BLOCK)
-            missing = self._missing.get(block, whole) - size
-            parts = self._parts.setdefault(block, [])
-            parts.append(part)
+            missing = self._missing.pop(key, whole) - size
+            parts = self._parts.pop(key, [])
+            parts.append((offset, value))
             if missing:
-                self._missing[block] = missing
+                self._missing[key], self._parts[key] = missing, parts
                 return None
-            del self._parts[block]
-            self._missing.pop(block, None)
-        return sorted(parts, key=lambda p: p[0])
+        return [value for _, value in sorted(parts, key=lambda p: p[0])]

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.kernels.ops import Array, before_in_group, is_from
+from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.numpy_tally import NumpyTally
+from prunecli.kernels.ops import FLAT_GROUP_LIMIT, Array, before_in_group, is_from, slabs
 from prunecli.kernels.views import block_flags, of_elements, positions, slice_flags
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.kernels.tally import Counts, Shared, Statistics, Tally
     from prunecli.layout import SliceView
 
 
@@ -29,6 +34,18 @@ class TorchOps:
         """Copy the host integers `raw` to the device."""
         # Copied even on the CPU, where the tensor would share the buffer that is pruned in place.
         return self.torch.from_numpy(np.ascontiguousarray(raw)).to(self.device, copy=True)
+
+    def unload(self, x: Array, raw: NDArray[Any]) -> None:
+        """Copy `x` to the host."""
+        raw[...] = x.cpu().numpy()
+
+    def tally(self, statistics: Statistics, shared: Shared) -> Tally:
+        """Return the empty counts of a tensor, which are taken on the host."""
+        return _HostTally(self, NumpyTally(NumpyOps(), statistics, shared))
+
+    def part(self, keep: Array, own: slice) -> Array:
+        """Return a view."""
+        return keep[own]
 
     def magnitudes(self, x: Array, dtype: Float) -> Array:
         """Return the sign-cleared patterns. The NaN of fnuz formats becomes the largest."""
@@ -51,6 +68,26 @@ class TorchOps:
             keep[(y == value).nonzero().flatten()[:count]] = 0
 
     def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
+        """Rank short groups by comparing shifted copies, longer ones by sorting rows."""
+        if group < FLAT_GROUP_LIMIT:
+            return self._keep_largest_flat(y, start, length, inner, group, keep)
+        kept = self.at_least(y, 0)
+        for part, shape in slabs(start, len(y), length, inner):
+            self._keep_largest_of_slabs(y[part].reshape(shape), kept[part].reshape(shape), group, keep)
+        return kept
+
+    def _keep_largest_of_slabs(self, y: Array, kept: Array, group: int, keep: int) -> None:
+        """Fill `kept` (slabs, rows, inner): the full groups, then the short last one."""
+        number, rows, inner = y.shape
+        full = rows // group * group
+        for low, high, size in ((0, full, group), (full, rows, rows - full)):
+            if low < high:
+                groups = y[:, low:high].reshape(number, -1, size, inner).swapaxes(2, 3)
+                flat = self.keep_largest_of_rows(groups.reshape(-1, size), min(keep, size))
+                flags = flat.reshape(number, -1, inner, size).swapaxes(2, 3)
+                kept[:, low:high] = flags.reshape(number, high - low, inner)
+
+    def _keep_largest_flat(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
         """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
         before = self._to_device(before_in_group(start, len(y), length, inner, group).copy())
         beaten = before - keep
@@ -67,10 +104,15 @@ class TorchOps:
         """Clear `keep` from index `first` of the middle dimension on."""
         keep.masked_fill_(self._to_device(is_from(start, len(keep), length, inner, first)), 0)
 
-    def remaining_of_rows(self, rows: Array) -> NDArray[np.int64]:
-        """Return the number of non-negative entries of each row."""
-        counts: NDArray[np.int64] = (rows >= 0).sum(1).cpu().numpy()
-        return counts
+    def keep_rows(self, y: Array, row: int, wanted: Callable[[int], int]) -> Array:
+        """Rank the rows with equal numbers of remaining weights in one call."""
+        rows, keep = y.reshape(-1, row), self.at_least(y, 0)
+        remaining = (rows >= 0).sum(1)
+        for size in remaining.unique().tolist():
+            alike, kept = remaining == size, size - wanted(size)
+            if kept != row:
+                keep.reshape(-1, row)[alike] = self.keep_largest_of_rows(rows[alike], kept, last=True)
+        return keep
 
     def drop_pruned(self, keep: Array, y: Array) -> None:
         """Set `keep` to 0 where `y` is negative (already pruned)."""
@@ -126,3 +168,25 @@ class TorchOps:
         if not dtype.negative_zero_is_nan:
             keep = keep | -(x == self.torch.iinfo(x.dtype).min).to(x.dtype)
         out[...] = (x & keep).cpu().numpy()
+
+
+class _HostTally:
+    """The counts of a tensor on a device, taken on the host."""
+
+    def __init__(self, ops: TorchOps, tally: NumpyTally) -> None:
+        self._ops, self.tally = ops, tally
+
+    def prune(self, x: Array, keep: Array, first: int, *, write: bool) -> None:
+        host = x.cpu().numpy()
+        self.tally.prune(host, keep.cpu().numpy(), first, write=write)
+        if write:
+            x.copy_(self._ops.torch.from_numpy(host))
+
+    def add(self, y: Array, keep: Array, first: int) -> None:
+        self.tally.add(y.cpu().numpy().copy(), keep.cpu().numpy(), first)
+
+    def merge(self, other: Any) -> None:  # noqa: ANN401 - a tally of the same kind
+        self.tally.merge(other.tally)
+
+    def counts(self) -> Counts:
+        return self.tally.counts()

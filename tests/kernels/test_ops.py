@@ -241,14 +241,21 @@ def test_keep_largest_does_not_overflow(ops: Ops, integer: type[np.signedinteger
 
 
 @pytest.mark.parametrize("integer", [np.int16, np.int32, np.int64])
-@pytest.mark.parametrize("keep", [1, 3, 16, 19, 20])
-def test_rows_keep_their_largest(ops: Ops, integer: type[np.signedinteger], keep: int) -> None:
-    """Each row of a matrix keeps its largest, among equals the lower index."""
-    rows = np.random.default_rng(keep).integers(0, 9, (7, 20)).astype(integer)
+@pytest.mark.parametrize("prune", [0, 1, 3, 16, 19, 20])
+def test_rows_lose_their_smallest(ops: Ops, integer: type[np.signedinteger], prune: int) -> None:
+    """Each row loses its smallest, of equals the lower index first; -1 is no weight and is not counted."""
+    rows = np.random.default_rng(prune).integers(-1, 9, (7, 20)).astype(integer)
     rows[0], rows[1], rows[2] = 5, np.iinfo(integer).max, np.arange(20)
-    expected = [entry for row in rows.tolist() for entry in largest(row, keep)]
+    expected = []
+    for row in rows.tolist():
+        order = sorted(range(20), key=lambda index: (row[index], index))
+        gone = order[: row.count(-1) + min(prune, 20 - row.count(-1))]
+        expected += [-(index not in gone) for index in range(20)]
 
-    assert expected == host(ops.keep_largest_of_rows(ops.load(rows), keep))
+    keep = ops.keep_rows(ops.load(rows.reshape(-1)), 20, lambda left: min(prune, left))
+    ops.drop_pruned(keep, ops.load(rows.reshape(-1)))
+
+    assert expected == host(keep)
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 20])

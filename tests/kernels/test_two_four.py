@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from support import examples
 from support.layouts import canonical, described, layouts_of, most_of_four, pieces, tensors
 
-from prunecli.engine.two_four import TwoFour, conforms, two_four_of
+from prunecli.engine.measure import statistics_of
+from prunecli.kernels.tally import Shared
+from prunecli.kernels.two_four import TwoFour, conforms
 from prunecli.layout import TensorLayout
 
 if TYPE_CHECKING:
@@ -24,14 +26,21 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
 
 
+def two_four_of(tensor: TensorInfo, shared: Shared) -> TwoFour | None:
+    """Return the check along the inputs of a tensor, or None if it has none."""
+    groups = statistics_of(tensor).groups
+    return None if groups is None else TwoFour(*groups, shared)
+
+
 def holds(tensor: TensorInfo, array: NDArray[np.int32], parts: Sequence[tuple[int, int]]) -> bool | None:
     """Return the result for an array that is added in parts, and check that no group is left over."""
-    check = two_four_of(tensor)
+    shared = Shared()
+    check = two_four_of(tensor, shared)
     if check is None:
         return None
     for start, stop in parts:
         check.add(start, array.reshape(-1)[start:stop])
-    assert not check._split
+    assert shared.is_empty or not check.holds
     return check.holds
 
 
@@ -66,14 +75,14 @@ def test_conforms_equals_its_definition(shape: tuple[int, ...], density: float, 
     groups = [after[:, low : low + 4] for low in range(0, shape[1], 4)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prunecli.engine.two_four.RUN", run)
+        patch.setattr("prunecli.kernels.two_four.RUN", run)
         assert conforms(after) == all((np.count_nonzero(group, axis=1) <= 2).all() for group in groups)
 
 
 @pytest.mark.parametrize("layout", [TensorLayout("vector", 0, None), TensorLayout("gain", None, None)])
 def test_without_inputs_there_is_no_pattern(layout: TensorLayout) -> None:
     """A tensor without inputs is not checked."""
-    assert two_four_of(described((8, 8), layout)) is None
+    assert two_four_of(described((8, 8), layout), Shared()) is None
 
 
 @pytest.mark.parametrize("words", ["out-in", "in-out", "experts out-in", "experts in-out"])
@@ -82,7 +91,7 @@ def test_fewer_inputs_than_a_group_are_not_checked(words: str) -> None:
     for inputs in (3, 4):
         layout = next(one for one in layouts_of((8, 8, 8)) if one.words == words)
         shape = tuple(inputs if dim == layout.inputs else 8 for dim in range(3))
-        assert (two_four_of(described(shape, layout)) is not None) is (inputs == 4)
+        assert (two_four_of(described(shape, layout), Shared()) is not None) is (inputs == 4)
 
 
 def test_complete_groups_take_no_memory() -> None:
@@ -90,15 +99,16 @@ def test_complete_groups_take_no_memory() -> None:
     tensor = described((400, 100), TensorLayout("matrix", 1, 0))
     array = np.zeros(tensor.shape, np.int32)
     array[::2] = 1
-    check = two_four_of(tensor)
+    shared = Shared()
+    check = two_four_of(tensor, shared)
     assert check is not None
 
     for start in range(0, array.size, 730):
         check.add(start, array.reshape(-1)[start : start + 730])
-        assert len(check._split) <= 1
+        assert len(shared._parts) <= 1
 
     assert check.holds
-    assert not check._split
+    assert shared.is_empty
 
 
 def test_threads_share_the_counts_of_split_groups() -> None:
@@ -108,11 +118,12 @@ def test_threads_share_the_counts_of_split_groups() -> None:
         array = np.zeros(shape, np.int32)
         array[::2] = 1
         array[33, 500] = extra
-        check = TwoFour(shape[0], shape[1])
+        shared = Shared()
         flat, step = array.reshape(-1), 777
         starts = range(0, prod(shape), step)
 
-        def add(own: Sequence[int], check: TwoFour = check, flat: NDArray[np.int32] = flat, step: int = step) -> None:
+        def add(own: Sequence[int], shared: Shared = shared, flat: NDArray[np.int32] = flat, step: int = step) -> None:
+            check = TwoFour(shape[0], shape[1], shared)
             for start in own:
                 check.add(start, flat[start : start + step])
 
@@ -122,5 +133,5 @@ def test_threads_share_the_counts_of_split_groups() -> None:
         for thread in threads:
             thread.join()
 
-        assert check.holds is expected
-        assert not check._split
+        assert shared.overfull is not expected
+        assert shared.is_empty or shared.overfull

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support import examples
 from support.layouts import canonical, layouts_of, pieces, tensors, zero_inputs, zero_outputs
 
-from prunecli.engine import alive_slices
-from prunecli.engine.alive_slices import AliveSlices
+from prunecli.kernels import alive_slices
+from prunecli.kernels.alive_slices import AliveSlices
 from prunecli.layout import SliceView
 
 if TYPE_CHECKING:

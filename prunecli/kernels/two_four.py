@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.engine.alive_slices import aligned
+from prunecli.kernels.alive_slices import aligned
 from prunecli.kernels.groups import nonzeros_per_group
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from prunecli.checkpoint import TensorInfo
+    from prunecli.kernels.tally import Shared
 
 GROUP, MOST = 4, 2
 """The length of a group, and the most non-zeros it may have."""
@@ -25,25 +24,21 @@ RUN = 1 << 16
 class TwoFour:
     """Whether every group of 4 along the middle dimension of (outer, length, inner) has at most 2 non-zeros.
 
-    The threads of a run share one object. Groups that lie in several chunks are counted until all of their chunks have
-    been added.
+    Each thread has one object for a tensor. Groups that lie in several chunks are counted in `shared`.
     """
 
-    def __init__(self, length: int, inner: int) -> None:
+    def __init__(self, length: int, inner: int, shared: Shared) -> None:
         """Start without a chunk."""
-        self._holds = True
-        self._length, self._inner = length, inner
-        self._split: dict[int, tuple[int, NDArray[np.uint8]]] = {}
-        self._lock = Lock()
+        self._length, self._inner, self._shared = length, inner, shared
 
     @property
     def holds(self) -> bool:
-        """Whether no group so far has too many non-zeros."""
-        return self._holds
+        """Whether no group so far, of any thread, has too many non-zeros."""
+        return not self._shared.overfull
 
     def add(self, start: int, y: NDArray[Any]) -> None:
         """Add the magnitudes of a chunk from row-major element `start`."""
-        if not self._holds:
+        if self._shared.overfull:
             return
         slab = self._length * self._inner
         head, body = aligned(start, y.size, slab)
@@ -72,29 +67,18 @@ class TwoFour:
         place = start % (self._length * self._inner)
         row, inner = place % (GROUP * self._inner), self._inner
         size = min(GROUP * inner, self._length * inner - (place - row))
-        with self._lock:
-            missing, counts = self._split.pop(start - row, (size, None))
-            if counts is None:
-                counts = np.zeros(inner, np.uint8)
-            for low in range(-(row % inner), y.size, inner):  # a part of one row at a time
-                nonzero = y[max(low, 0) : low + inner] != 0
-                column = max(-low, 0)
-                counts[column : column + nonzero.size] += nonzero
-            if missing > y.size and self._holds:
-                self._split[start - row] = missing - y.size, counts
-        self._require(int(counts.max()) <= MOST)
+        counts = np.zeros(inner, np.uint8)
+        for low in range(-(row % inner), y.size, inner):  # a part of one row at a time
+            nonzero = y[max(low, 0) : low + inner] != 0
+            column = max(-low, 0)
+            counts[column : column + nonzero.size] += nonzero
+        parts = self._shared.join("group", start - row, size, (row, y.size, counts))
+        if parts is not None:
+            self._require(int(np.sum(parts, axis=0).max()) <= MOST)
 
     def _require(self, conforming: bool) -> None:  # noqa: FBT001 - the only argument
         if not conforming:
-            self._holds = False
-            with self._lock:
-                self._split.clear()
-
-
-def two_four_of(tensor: TensorInfo) -> TwoFour | None:
-    """Return the check along the inputs of a tensor, or None if it has no inputs or fewer than a group."""
-    run = tensor.layout.input_run(tensor.shape)
-    return None if run is None or run[0] < GROUP else TwoFour(*run)
+            self._shared.overfull = True
 
 
 def conforms(y: NDArray[Any]) -> bool:

@@ -1,27 +1,28 @@
 """Build the compiled kernels: a shared library without Python's headers, which ctypes loads.
 
-One wheel per platform serves every Python version. Where there is no compiler, or PRUNECLI_BUILD_NATIVE=0, the package
-is installed without the library and computes with NumPy.
+One wheel per platform serves every Python version. Where there is no compiler, the package is installed without the
+library and computes with NumPy. PRUNECLI_BUILD_NATIVE=0 leaves the library out; 1 makes a failed build an error.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CCompilerError, ExecError, PlatformError
+from setuptools.errors import CompileError
+from setuptools.modified import newer_group
 
 NATIVE = Path("prunecli/kernels/native")
-"""The folder of the sources; the library is built into it."""
+"""The folder of the sources."""
 
-X86 = platform.machine().lower() in {"x86_64", "amd64"}
-
-FLAGS = {"msvc": ["/O2", "/fp:precise"], "unix": ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden"]}
+FLAGS = {
+    "msvc": ["/O2", "/std:c11", "/fp:precise"],
+    "unix": ["-std=c11", "-O3", "-g0", "-fno-fast-math", "-ffp-contract=off", "-fvisibility=hidden"],
+}
 """Compiler flags. A fused multiply and add would round differently from NumPy and torch, so none is made."""
 
 LEVELS: dict[str, dict[str, list[str]]] = {
@@ -29,59 +30,71 @@ LEVELS: dict[str, dict[str, list[str]]] = {
     "v3": {"msvc": ["/arch:AVX2"], "unix": ["-march=x86-64-v3"]},
     "v4": {"msvc": ["/arch:AVX512"], "unix": ["-march=x86-64-v4", "-mprefer-vector-width=512"]},
 }
-"""The flags of each instruction set; `prune_level` of levels.c chooses at run time."""
+"""The flags of each instruction set. All but "base" are of x86-64; levels.c says which of them a CPU has."""
 
 
 class BuildLibrary(build_ext):
-    """Compile each kernel once per instruction set, and link all objects into one library."""
+    """Compile each source once per instruction set, and link all objects into one library."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Build the library, or say why there is none."""
-        try:
-            self._build(ext)
-        except (CCompilerError, ExecError, PlatformError, OSError) as error:
-            if os.environ.get("PRUNECLI_BUILD_NATIVE") == "1":
-                raise
-            print(f"no compiled kernels ({error}): prunecli will compute with NumPy", file=sys.stderr)  # noqa: T201
+        """Build the library; instruction sets that the compiler does not know are left out."""
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.unlink(missing_ok=True)  # one that is out of date is worse than none
+        objects = self._objects(ext, "base")
+        if self.plat_name.endswith(("x86_64", "amd64")):
+            try:
+                for level in ("v3", "v4"):
+                    objects += self._objects(ext, level)
+            except CompileError as error:
+                self.warn(f"kernels for {level} are left out: {error}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(objects, str(target))
 
     def get_ext_filename(self, fullname: str) -> str:
         """Return a name without a Python version."""
-        suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-        return str(Path(*fullname.split("."))) + suffix
+        return str(Path(*fullname.split("."))) + (".dll" if sys.platform == "win32" else ".so")
 
-    def get_export_symbols(self, ext: Extension) -> list[str]:  # noqa: ARG002 - overrides
-        """Return none: the sources mark what they export."""
-        return []
-
-    def _build(self, ext: Extension) -> None:
+    def _objects(self, ext: Extension, level: str) -> list[str]:
+        """Return the object files of all sources for one instruction set; compile those that are out of date."""
         kind = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
+        place = str(Path(self.build_temp) / level)
         objects: list[str] = []
-        for level in ("base", "v3", "v4") if X86 else ("base",):
-            sources = [source for source in ext.sources if level == "base" or not source.endswith("levels.c")]
-            objects += self.compiler.compile(
-                sources,
-                output_dir=str(Path(self.build_temp) / level),
-                macros=[("LEVEL", level)],
-                extra_postargs=[*FLAGS[kind], *LEVELS[level][kind]],
-                depends=ext.depends,
-            )
-        target = self.get_ext_fullpath(ext.name)
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        self.compiler.link_shared_object(objects, target)
+        for source in ext.sources:
+            found = self.compiler.object_filenames([source], output_dir=place)
+            if self.force or newer_group([source, *ext.depends], found[0]):
+                flags = [*FLAGS[kind], *LEVELS[level][kind]]
+                self.compiler.compile([source], output_dir=place, macros=[("LEVEL", level)], extra_postargs=flags)
+            objects += found
+        return objects
 
 
 class PlatformWheel(bdist_wheel):
-    """Name the wheel for the platform alone, or for any where there is no library."""
+    """Name the wheel for its platform and any Python 3, or for any platform where there is no library."""
+
+    def run(self) -> None:
+        """Build first: whether there is a library decides where files go."""
+        self.run_command("build")
+        if not any(Path(path).is_file() for path in self.get_finalized_command("build_ext").get_outputs()):
+            self.distribution.ext_modules = []
+            self.root_is_pure = True
+        self.skip_build = True
+        super().run()
 
     def get_tag(self) -> tuple[str, str, str]:
         """Return ("py3", "none", platform)."""
         return "py3", "none", super().get_tag()[2]
 
 
-sources = sorted(str(path) for path in NATIVE.glob("*.c"))
-depends = sorted(str(path) for pattern in ("*.h", "*.inc") for path in NATIVE.glob(pattern))
-wanted = os.environ.get("PRUNECLI_BUILD_NATIVE") != "0"
+wanted = os.environ.get("PRUNECLI_BUILD_NATIVE") or "if possible"
+if wanted not in {"0", "1", "if possible"}:
+    sys.exit(f"PRUNECLI_BUILD_NATIVE is {wanted!r}, and the values are 0 and 1")
+library = Extension(
+    "prunecli.kernels.native.kernels",
+    sorted((path.as_posix() for path in NATIVE.glob("*.c")), key=lambda path: (not path.endswith("/levels.c"), path)),
+    depends=["setup.py", *sorted(path.as_posix() for path in NATIVE.glob("*.[hi]*"))],
+    optional=wanted != "1",
+)
 setup(
-    ext_modules=[Extension("prunecli.kernels.native.kernels", sources, depends=depends)] if wanted else [],
+    ext_modules=[] if wanted == "0" else [library],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
 )

@@ -28,6 +28,17 @@ find_python() {
   die "needs Python 3.10 or newer, tried: ${PYTHONS[*]}; install one or set PYTHON=/path/to/python"
 }
 
+# located NAME: print a path of this Python that runs; pyenv has versions that are not on PATH.
+located() {
+  local path
+  for path in "$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/${1#python}".*/bin/"$1"; do
+    if "$path" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+      printf '%s\n' "$path"
+      return
+    fi
+  done
+}
+
 # make_venv DIR: make an environment in DIR, unless its Python still runs.
 make_venv() {
   local python
@@ -57,16 +68,18 @@ unchanged() {
   [[ -f $stamp && $(<"$stamp") == "$(fingerprint "$@")" ]]
 }
 
-# install_groups GROUP...: the project, editable, and dependency groups of pyproject.toml, into .venv.
+# install_groups GROUP...: the project, editable, and dependency groups of pyproject.toml, into .venv. The kernels are
+# compiled if a source has changed, also after a `git pull`.
 install_groups() {
   local group stamp files=(pyproject.toml .ci/constraints.txt)
   make_venv .venv
   for group in "$@"; do
     stamp=.venv/.installed-$group
     if ! unchanged "$stamp" "${files[@]}"; then
-      pip_install .venv 'pip>=25.1' # the first with --group
+      pip_install .venv 'pip>=25.1' 'setuptools>=77' # the first with --group; setup.py needs the other
       pip_install .venv --constraint .ci/constraints.txt --editable . --group "$group"
       fingerprint "${files[@]}" >"$stamp"
     fi
   done
+  .venv/bin/python setup.py -q build_ext --inplace
 }

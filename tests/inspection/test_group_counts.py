@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from support import examples
 
 from prunecli.checkpoint import Span, TensorInfo, row_major
-from prunecli.engine.two_four import conforms
 from prunecli.inspection import group_counts
 from prunecli.inspection.group_counts import OverfullGroups, TensorCounts, count_overfull_groups, count_weights
 from prunecli.io import scan
 from prunecli.kernels.numpy_ops import NumpyOps
+from prunecli.kernels.two_four import conforms
 
 
 class TensorOf:

@@ -1,4 +1,5 @@
-/* The instruction sets of this CPU. Compiled once, for the baseline of the platform. */
+/* The instruction sets of this CPU. `prune_level_base` runs on any; a library has `prune_level_v4` if it has the kernels
+ * for v4. */
 #include "common.h"
 
 #if defined(_MSC_VER) && (defined(_M_X64) || defined(_M_IX86))
@@ -7,10 +8,11 @@
 #endif
 
 /* 0: the baseline. 3: x86-64-v3 (AVX2, BMI, FMA, F16C). 4: x86-64-v4 (AVX-512 F, BW, CD, DQ, VL). */
-EXPORT int32_t prune_level(void) {
-#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
+EXPORT int32_t KERNEL(prune_level)(void) {
+#if defined(__GNUC__) && defined(__x86_64__)
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2")) {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi") ||
+        !__builtin_cpu_supports("bmi2")) {
         return 0;
     }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&

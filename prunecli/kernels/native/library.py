@@ -54,7 +54,7 @@ def library() -> ctypes.CDLL | None:
         raise UsageError(f"{VARIABLE} is {wanted[:40]!r}, and the kernels are native or numpy")
     if wanted == "numpy":
         return None
-    for suffix in (".so", ".dylib", ".dll"):
+    for suffix in (".so", ".dll"):
         path = Path(__file__).with_name(f"kernels{suffix}")
         if path.is_file():
             try:
@@ -68,10 +68,17 @@ def library() -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=1)
 def level() -> str:
-    """Return the instruction set that the kernels use here: "base", "v3" (AVX2) or "v4" (AVX-512)."""
+    """Return the instruction set that the kernels use here: "base", "v3" (AVX2) or "v4" (AVX-512).
+
+    The compiler that built the library may have lacked the highest that the CPU has.
+    """
     found = library()
-    number = 0 if found is None else int(found.prune_level())
-    return {3: "v3", 4: "v4"}.get(number, "base")
+    if found is not None:
+        number = int(found.prune_level_base())
+        for least, name in ((4, "v4"), (3, "v3")):
+            if number >= least and hasattr(found, f"prune_level_{name}"):
+                return name
+    return "base"
 
 
 def function(name: str, arguments: Sequence[Any], result: Any = None) -> Callable[..., Any]:  # noqa: ANN401 - ctypes

@@ -35,6 +35,33 @@ class Format(ctypes.Structure):
     )
 
 
+class _View(ctypes.Structure):
+    """CPython's `Py_buffer`."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_void_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+def address(buffer: Any) -> int:  # noqa: ANN401 - anything with the buffer protocol, also read-only
+    """Return the address of the bytes of a contiguous buffer, which the caller keeps while it uses them."""
+    view = _View()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(view), 0)
+    found: int = view.buf or 0
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+    return found
+
+
 @lru_cache(maxsize=16)
 def format_of(dtype: Float) -> Format:
     """Return the description of a format for the kernels."""

@@ -3,11 +3,13 @@
     python scripts/bench.py --dir /big/disk                  # 2 GB files, 3 rounds
     python scripts/bench.py --dir /big/disk --only fp32 --rivals
     python scripts/bench.py --dir /big/disk --grow 1 2 5 10  # how cost grows with the file
+    python scripts/bench.py --dir /dev/shm --gb 1 --only bf16 --scaling --strategy threshold global  # over threads
 
 Whole processes are timed, including their start. In each round every command runs once, in a rotating order. The disks
 are synced before each command and its output is deleted afterwards, so that no command waits for the dirty pages of
 another. Ratios are computed within a round, to `cp SRC DST && sync DST`; the table shows medians. Memory is the peak of
-the process, without the page cache. NumPy generates the files; the nested .pth and the rivals need torch.
+the process, without the page cache. CPU seconds per GB of the file are the figure that holds on a busy machine. A star
+marks a missed goal. NumPy generates the files; .pth files and the rivals need torch.
 """
 
 from __future__ import annotations
@@ -20,88 +22,31 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
+
+from bench_commands import READERS, RIVALS, STRATEGIES, commands, report_of, tool
+from bench_tables import Results, Run, show, show_comparisons, show_scaling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-COPY = "cp && sync"
-HOT = "cp, hot"
-
-STRATEGIES = {
-    "threshold": ("threshold", "--thr", "0.0135"),
-    "global": ("global", "--amount", "0.5"),
-    "percentile": ("percentile", "--q", "50"),
-    "l1": ("l1", "--amount", "0.5"),
-    "topk 2:4": ("topk", "--pattern", "2:4"),
-    "topk 2:7": ("topk", "--pattern", "2:7"),
-    "structured": ("structured", "--amount", "0.25"),
-    "structured dim 1": ("structured", "--amount", "0.25", "--dim", "1"),
-    "block 4x4": ("block", "--shape", "4x4", "--amount", "0.5"),
-}
-
-LOAD = """
-import sys, torch
-src, dst = sys.argv[1:]
-if src.endswith(".pth"):
-    ckpt = torch.load(src, map_location="cpu", weights_only=True); sd = ckpt.get("state_dict", ckpt)
-    save = lambda: torch.save(ckpt, dst)
-else:
-    from safetensors.torch import load_file, save_file
-    sd = ckpt = load_file(src); save = lambda: save_file(sd, dst)
-weights = {k: v for k, v in sd.items() if v.is_floating_point() and v.dim() >= 2}
-"""
-
-MODULE = """
-import torch.nn.utils.prune as prune
-class Holder(torch.nn.Module):
-    def __init__(self, w): super().__init__(); self.weight = torch.nn.Parameter(w, requires_grad=False)
-held = {k: Holder(w) for k, w in weights.items()}
-"""
-
-RIVALS = {
-    "load, mask, save": LOAD + "for w in weights.values(): w.mul_(w.abs() > 0.0135)\nsave()",
-    "np.percentile per layer": LOAD
-    + "import numpy as np\nfor w in weights.values():\n"
-    + "    w.mul_(w.abs() > float(np.percentile(w.float().abs().numpy(), 50)))\nsave()",
-    "topk + scatter, 2:4": LOAD
-    + "for w in weights.values():\n    g = w.view(-1, 4); keep = g.abs().topk(2, 1).indices\n"
-    + "    g.mul_(torch.zeros_like(g).scatter_(1, keep, 1))\nsave()",
-    "l1_unstructured": LOAD
-    + MODULE
-    + "for k, h in held.items():\n    prune.l1_unstructured(h, 'weight', 0.5); prune.remove(h, 'weight')\n"
-    + "    sd[k] = h.weight.data\nsave()",
-    "global_unstructured": LOAD
-    + MODULE
-    + "prune.global_unstructured([(h, 'weight') for h in held.values()], prune.L1Unstructured, amount=0.5)\n"
-    + "for k, h in held.items():\n    prune.remove(h, 'weight'); sd[k] = h.weight.data\nsave()",
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One process: wall-clock and CPU seconds, peak memory in MB, and its exit code."""
-
-    seconds: float
-    cpu: float
-    peak_mb: float
-    code: int = 0
 
 
 def main() -> None:
     """Build the files, run the rounds, print the tables and save the numbers."""
     options = arguments()
     options.dir.mkdir(parents=True, exist_ok=True)
-    results: dict[str, dict[str, list[Run]]] = {}
+    results: dict[str, Results] = {}
     for name, source in chosen_cases(options):
-        results[name] = rounds(source, options)
-        show(name, source, results[name])
+        results[name], size = rounds(source, options), size_of(source)
+        show(name, size, results[name], goals=not options.cgroup)
+        if len(options.threads) > 1:
+            show_scaling(results[name], size, options.strategy, options.threads)
         if not options.keep:
             remove(source)
+    show_comparisons(results)
     if options.json:
         numbers = {case: {c: [asdict(r) for r in runs] for c, runs in of.items()} for case, of in results.items()}
         options.json.write_text(json.dumps({"machine": machine(), "cases": numbers}, indent=1) + "\n")
@@ -116,16 +61,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gb", type=float, default=2.0, help="size of the large files")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[*CASES, "real"], help="the files to measure")
-    parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument(
+        "--strategy",
+        nargs="+",
+        choices=[*STRATEGIES, *READERS],
+        default=list(STRATEGIES),
+        metavar="NAME",
+        help="the commands to measure: " + ", ".join([*STRATEGIES, *READERS]),
+    )
     parser.add_argument("--grow", nargs="+", type=float, metavar="GB", help="bf16 files of these sizes instead")
     parser.add_argument("--rivals", nargs="*", choices=RIVALS, help="run the usual scripts as well: all, or these")
-    installed = shutil.which("prune", path=str(Path(sys.executable).parent)) or "prune"
-    parser.add_argument("--tool", default=installed, help="the `prune` to measure; an editable install starts slower")
+    parser.add_argument("--tool", type=tool, default="", metavar="WORDS", help="the command of the `prune` to measure")
     parser.add_argument("--cgroup", type=int, metavar="MB", help="give each command this much memory, cold; needs root")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", nargs="+", type=int, default=[0], help="several: a table over threads as well")
+    parser.add_argument("--scaling", action="store_true", help="--threads 1 2 4 8 ... up to the CPUs")
     parser.add_argument("--keep", action="store_true", help="keep the generated files")
     parser.add_argument("--json", type=Path, help="write every number to this file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.scaling:
+        cpus = len(os.sched_getaffinity(0))
+        options.threads = [*(1 << power for power in range(cpus.bit_length()) if 1 << power < cpus), cpus]
+    return options
 
 
 CASES: dict[str, tuple[str, str, tuple[object, ...]]] = {
@@ -133,8 +89,11 @@ CASES: dict[str, tuple[str, str, tuple[object, ...]]] = {
     "fp32": ("transformer", "fp32.safetensors", (("F32",),)),
     "mixed": ("transformer", "mixed.safetensors", (("BF16", "F32"),)),
     "shards": ("shards", "shards", (5,)),
-    "pth": ("nested_pth", "nested.pth", ()),
+    "pth": ("plain_pth", "fp32.pth", ("F32",)),
+    "bf16 pth": ("plain_pth", "bf16.pth", ("BF16",)),
+    "nested pth": ("nested_pth", "nested.pth", ()),
     "small": ("many", "small.safetensors", (10_000,)),
+    "tiny": ("many", "tiny.safetensors", (10_000,)),
     "46MB": ("transformer", "46mb.safetensors", (("F32",),)),
     "1MB": ("transformer", "1mb.safetensors", (("F32",),)),
 }
@@ -142,7 +101,7 @@ CASES: dict[str, tuple[str, str, tuple[object, ...]]] = {
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "checkpoints"
 
-SMALL_SIZES = {"46MB": 46_000_000, "1MB": 1_000_000}
+SMALL_SIZES = {"tiny": 50_000_000, "46MB": 46_000_000, "1MB": 1_000_000}
 
 
 def chosen_cases(options: argparse.Namespace) -> Iterator[tuple[str, Path]]:
@@ -182,26 +141,12 @@ def _build(maker: str, path: Path, size: int, rest: tuple[object, ...]) -> None:
     getattr(importlib.import_module("bench_files"), maker)(path, size, *rest)
 
 
-def commands(source: Path, out: Path, options: argparse.Namespace) -> dict[str, list[str]]:
-    """Return the commands by name; `cp` is first."""
-    arguments = {
-        COPY: ["sh", "-c", 'cp -r "$1" "$2" && find "$2" -type f -exec sync {} +', "sh", str(source), str(out)],
-        HOT: ["cp", "-r", str(source), str(out)],
-    }
-    report_options = ["-q", "--report", str(report_of(out)), "--threads", str(options.threads)]
-    for name in options.strategy:
-        arguments[name] = [options.tool, *STRATEGIES[name], str(source), "-o", str(out), *report_options]
-    if options.rivals is not None and source.is_file():
-        for name in options.rivals or RIVALS:
-            arguments[name] = [sys.executable, "-c", RIVALS[name], str(source), str(out)]
-    return arguments
-
-
-def rounds(source: Path, options: argparse.Namespace) -> dict[str, list[Run]]:
+def rounds(source: Path, options: argparse.Namespace) -> Results:
     """Run every command once per round, in a rotating order."""
     out = source.with_name(f"out-{source.name}")
-    todo = list(commands(source, out, options).items())
-    results: dict[str, list[Run]] = {name: [] for name, _ in todo}
+    rivals = () if options.rivals is None or source.is_dir() else options.rivals or RIVALS
+    todo = list(commands(source, out, options.tool, options.strategy, options.threads, tuple(rivals)).items())
+    results: Results = {name: [] for name, _ in todo}
     if not options.cgroup:
         warm(source)
     for turn in range(options.rounds):
@@ -225,28 +170,7 @@ def timed(command: Sequence[str]) -> Run:
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, process.returncode)
-
-
-def show(name: str, source: Path, results: dict[str, list[Run]]) -> None:
-    """Print one case as a table of medians."""
-    copies = results[COPY]
-    size = size_of(source)
-    print(f"\n{name}: {size / 1e6:,.0f} MB, `{COPY}` {median(r.seconds for r in copies):.2f} s")
-    print(f"  {'':26} {'x cp':>6} {'(min':>6} {'max)':>6} {'seconds':>8} {'cpu s':>7} {'peak MB':>8}")
-    for command, runs in results.items():
-        if ended := next((run.code for run in runs if run.code), 0):
-            peak = max(run.peak_mb for run in runs)
-            why = f"killed by signal {-ended}" if ended < 0 else f"exit {ended}"
-            print(f"  {command:26} failed: {why}, with {peak:.0f} MB", flush=True)
-            continue
-        ratios = [run.seconds / copy.seconds for run, copy in zip(runs, copies, strict=True)]
-        print(
-            f"  {command:26} {median(ratios):6.2f} {min(ratios):6.2f} {max(ratios):6.2f} "
-            f"{median(r.seconds for r in runs):8.2f} {median(r.cpu for r in runs):7.2f} "
-            f"{max(r.peak_mb for r in runs):8.0f}",
-            flush=True,
-        )
+    return Run(seconds, usage.ru_utime, usage.ru_stime, usage.ru_maxrss / 1024, process.returncode)
 
 
 def warm(source: Path) -> None:
@@ -272,11 +196,6 @@ def confined(megabytes: int) -> list[str]:
     group.mkdir(exist_ok=True)
     (group / limit).write_text(str(megabytes << 20))
     return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
-
-
-def report_of(out: Path) -> Path:
-    """Return the path of the report of an output."""
-    return Path(f"{out}.report.json")
 
 
 def clean(out: Path) -> None:

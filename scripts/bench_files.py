@@ -53,6 +53,19 @@ def many(path: Path, size: int, number: int) -> Path:
     return path
 
 
+def plain_pth(path: Path, size: int, dtype: str) -> Path:
+    """Write a state_dict with torch.save."""
+    if path.exists():
+        return path
+    import torch  # noqa: PLC0415 - the other files do without it
+
+    generator = torch.Generator().manual_seed(0)
+    as_type = {"F32": torch.float32, "BF16": torch.bfloat16}[dtype]
+    sizes = layers(size, (dtype,))
+    torch.save({k: (torch.randn(shape, generator=generator) * 0.02).to(as_type) for k, _, shape in sizes}, path)
+    return path
+
+
 def nested_pth(path: Path, size: int) -> Path:
     """Write {"state_dict", "optimizer", "epoch"} with torch.save: fp32, Adam's two moments, a tied head."""
     if path.exists():

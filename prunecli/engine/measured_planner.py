@@ -13,7 +13,7 @@ from prunecli.engine.rank_planner import in_batches
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import results
 from prunecli.kernels.bit_patterns import floats
-from prunecli.kernels.norms import magnitude_values
+from prunecli.kernels.folds import Numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prunecli.engine.scored_tensors import ScoredTensors
     from prunecli.engine.scorers import Scorer
     from prunecli.io.threads import Pool, Worker
-    from prunecli.kernels.ops import Values
+    from prunecli.kernels.ops import Read
     from prunecli.plans import TensorPlan
     from prunecli.strategies.strategy import PlansFromMeasure
 
@@ -103,38 +103,37 @@ class _WorkerValues:
     def tensor(self) -> TensorInfo:
         return self.tensors.targets[self.index]
 
-    def ranked(self) -> Values:
+    def ranked(self) -> Numbers:
         if (scorer := self.tensors.scorer) is None:
             return self._weights()
-        dtype = scorer.dtype(self.index)
-        return self._patterns(scorer, lambda y: magnitude_values(y, dtype))
+        return Numbers(self._patterns(scorer, lambda y: y), scorer.dtype(self.index), ranked=True)
 
-    def signed(self) -> Values:
+    def signed(self) -> Numbers:
         if (scorer := self.tensors.scorer) is None:
             return self._weights()
         read = self.tensors.reader.range_reader(self.worker, self.tensor)
         scales = ScaleReader(self.tensors.reader.sources)
 
-        def signed(first: int, stop: int) -> NDArray[np.float64]:
+        def signed(first: int, stop: int) -> NDArray[Any]:
             weights = read(first, stop)
             if self.tensor.scale is None:
                 numbers = floats(self.worker.host, weights, FLOATS[self.tensor.dtype])
             else:
                 numbers = scales.values(self.worker, self.tensor, weights, first, "signed")
             numbers[scorer.patterns(self.worker, self.index, weights, first) < 0] = np.nan
-            return numbers
+            return numbers.view(np.int64)
 
-        return signed
+        return Numbers(signed, FLOATS["F64"])
 
-    def remaining(self) -> Values | None:
+    def remaining(self) -> Numbers | None:
         if (scorer := self.tensors.scorer) is None:
             return None
-        return self._patterns(scorer, lambda y: (y >= 0).astype(np.float64))
+        # The smallest positive pattern of any format is more than 0.
+        return Numbers(self._patterns(scorer, lambda y: (y >= 0).astype(np.int16)), FLOATS["F16"], ranked=True)
 
-    def _weights(self) -> Values:
-        read, dtype = self.tensors.reader.range_reader(self.worker, self.tensor), FLOATS[self.tensor.dtype]
-        return lambda first, stop: floats(self.worker.host, read(first, stop), dtype)
+    def _weights(self) -> Numbers:
+        return Numbers(self.tensors.reader.range_reader(self.worker, self.tensor), FLOATS[self.tensor.dtype])
 
-    def _patterns(self, scorer: Scorer, to_values: Callable[[NDArray[Any]], NDArray[np.float64]]) -> Values:
+    def _patterns(self, scorer: Scorer, convert: Callable[[NDArray[Any]], NDArray[Any]]) -> Read:
         read = self.tensors.reader_of(self.worker, self.index)
-        return lambda first, stop: to_values(scorer.patterns(self.worker, self.index, read(first, stop), first))
+        return lambda first, stop: convert(scorer.patterns(self.worker, self.index, read(first, stop), first))

@@ -1,172 +1,226 @@
 """Standard deviations of tensors and norms of their slices and blocks.
 
-Sums are in float64, because a sum in the weights' own type stops growing (in bfloat16 at 256 ones). Weights are read
-in runs whose edges depend on the tensor's shape alone, and NumPy adds them up: unlike BLAS, its order of additions does
-not depend on the CPU. So the norms have the same bits everywhere. NaN makes a norm infinite.
+Sums are in float64, because a sum in the weights' own type stops growing (in bfloat16 at 256 ones). Their order is that
+of a fold (`prunecli.kernels.folds`), so that norms have the same bits in all backends:
+
+- An Ln norm of a slice of a `SliceView` is the fold over the elements that follow each other in the slice (`after`),
+  and then the fold of these results over `before`. L1 adds up magnitudes, L2 squares, and takes the root of the sum.
+- The root mean square of a block is that of the fold over its slices (outputs) for each of its columns, and then the
+  fold of these results over the columns. Column b * after + a of a matrix has the elements [s, b, :, a] of the view.
+- A standard deviation comes from the folds of all finite weights and of their squares.
+
+NaN counts as infinity. Weights are read in runs, most of them of up to RUN elements.
 """
 
 from __future__ import annotations
 
 import mmap
-from math import fsum, sqrt
-from typing import TYPE_CHECKING, Any
+from math import sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunecli.kernels.bit_patterns import values
-from prunecli.kernels.ops import Values
-from prunecli.kernels.views import block_grid, block_numbers
+from prunecli.kernels import folds
+from prunecli.kernels.folds import Fold, FoldKernels, Numbers
+from prunecli.kernels.views import block_grid
+from prunecli.layout import SliceView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from prunecli.dtypes import Float
-    from prunecli.layout import SliceView
-
 
 _SMALLER = 2.0**-600
 """A factor that brings any weight's square into the range of float64; a power of two, so it rounds nothing."""
 
 RUN = 1 << 18
-"""Elements read at once: enough that threads seldom wait for each other, few enough to stay near the cache."""
+"""Elements read at once, a power of two: threads seldom wait for each other, and a cache has space for them."""
 
-NARROW = 32
-"""Blocks narrower than this are summed column by column: a reduction over few entries costs more than its additions."""
+COLUMNS_LIMIT = 1 << 20
+"""Column sums of blocks that are held at once, where blocks do not lie in rows of the file."""
 
 BINS_SHIFT, RANKED_AT_ONCE = 48, 1 << 20
 """More than RANKED_AT_ONCE norms are ranked by their leading 16 bits (>> BINS_SHIFT) first."""
 
 
-def standard_deviation(read: Values, numel: int, *, scale: float = 1.0) -> float:
+def _backend() -> FoldKernels:
+    """Return the functions that compute folds."""
+    return folds
+
+
+def standard_deviation(numbers: Numbers, numel: int, *, scale: float = 1.0) -> float:
     """Return the standard deviation (n - 1 in the denominator) of the finite numbers times `scale`."""
-    sums, squares, count = [], [], 0
-    for first, stop in _runs(numel, RUN):
-        weights = read(first, stop)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if not np.isfinite(weights.sum()):
-                weights = weights[np.isfinite(weights)]
-            weights *= scale
-            count += weights.size
-            sums.append(float(weights.sum()))
-            squares.append(float(np.square(weights, out=weights).sum()))
-    if count < 2:
-        return 0.0
-    if numel * max(squares) > 1e290:  # the squares of weights beyond 1e145 overflow float64
-        return standard_deviation(read, numel, scale=_SMALLER) / _SMALLER
-    return sqrt(max(fsum(squares) - fsum(sums) ** 2 / count, 0.0) / (count - 1))
-
-
-def slice_norms(read: Values, view: SliceView, n: float) -> NDArray[np.float64]:
-    """Return the Ln norm (n: 1, 2, inf or -inf) of each slice of `view`, shape (view.total,)."""
+    compute, sums, count = _backend(), Fold(1.0), 0
     with np.errstate(over="ignore"):
-        if view.before == 1:  # the slices of all stacks follow each other
-            norms = _matrix_norms(read, 1, view.total, view.after, n)
-        elif view.stacks == 1 or view.size * view.slices > RUN:
-            size = view.size * view.slices
-            parts = (
-                _matrix_norms(_from(read, stack * size), view.before, view.slices, view.after, n)
-                for stack in range(view.stacks)
-            )
-            norms = np.concatenate(list(parts))
+        for first, stop in _runs(numel, RUN):
+            *both, finite = compute.moments(numbers.read(first, stop), numbers, scale)
+            sums.add(np.array(both))
+            count += finite
+        if count < 2:
+            return 0.0
+        total, squares = sums.result().tolist()
+    if squares > 1e290:  # the squares of weights beyond 1e145 overflow float64
+        return standard_deviation(numbers, numel, scale=_SMALLER) / _SMALLER
+    return sqrt(max(squares - total**2 / count, 0.0) / (count - 1))
+
+
+def slice_norms(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
+    """Return the Ln norm (n: 1, 2, inf or -inf) of each slice of `view`, shape (view.total,)."""
+    if view.before == 1:  # the slices of all stacks follow each other
+        view = SliceView(1, 1, view.total, view.after)
+    size = view.size * view.slices
+    with np.errstate(over="ignore"):
+        if size <= RUN:
+            norms = _norms_of_small_stacks(numbers, view, n)
         else:
-            norms = _norms_of_small_stacks(read, view, n)
-    norms[np.isnan(norms)] = np.inf  # NaN has no order: as infinity the slice is pruned last
+            stacks = (_norms_of_stack(numbers.after(at * size), view, n) for at in range(view.stacks))
+            norms = np.concatenate(list(stacks))
     return np.sqrt(norms, out=norms) if n == 2 else norms
 
 
-def _from(read: Values, origin: int) -> Values:
-    return lambda first, stop: read(origin + first, origin + stop)
-
-
-def _matrix_norms(read: Values, before: int, length: int, inner: int, n: float) -> NDArray[np.float64]:
-    """Return what the norms of the `length` slices of one stack are computed from."""
-    reduce, start = _reduction(n)
-    if length * inner <= RUN:
-        # Rows of whole slabs are added up first: a sum over a short inner axis costs more than its additions.
-        slab = np.full(length * inner, start)
-        for first, stop in _runs(before * slab.size, RUN // slab.size * slab.size):
-            parts = _powers(read(first, stop), n).reshape(-1, slab.size)
-            reduce(slab, reduce.reduce(parts, axis=0), out=slab)
-        norms: NDArray[np.float64] = reduce.reduce(slab.reshape(length, inner), axis=1)
-        return norms
-    norms = np.full(length, start)
-    for low, high, first, stop in _slice_runs(before * length * inner, length, inner):
-        parts = _powers(read(first, stop), n).reshape(high - low, -1)
-        reduce(norms[low:high], reduce.reduce(parts, axis=1), out=norms[low:high])
-    return norms
-
-
-def _norms_of_small_stacks(read: Values, view: SliceView, n: float) -> NDArray[np.float64]:
-    """Return the same for several stacks, of which each is shorter than a run."""
-    reduce, _ = _reduction(n)
-    size, norms = view.size * view.slices, np.empty((view.stacks, view.slices))
+def _norms_of_small_stacks(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
+    """Return what the norms are computed from, for stacks of which each is not longer than a run."""
+    compute, size, norms = _backend(), view.size * view.slices, np.empty((view.stacks, view.slices))
     for first, stop in _runs(view.stacks, RUN // size):
-        parts = _powers(read(first * size, stop * size), n).reshape(-1, view.before, view.slices * view.after)
-        slabs = reduce.reduce(parts, axis=1).reshape(stop - first, view.slices, view.after)
-        reduce.reduce(slabs, axis=2, out=norms[first:stop])
+        rows = ((stop - first) * view.before * view.slices, view.after, 1)
+        sums = compute.fold(numbers.read(first * size, stop * size), numbers, n, rows, view.after)
+        slabs = (stop - first, view.before, view.slices)
+        norms[first:stop] = compute.fold_again(sums, n, slabs, view.before).reshape(-1, view.slices)
     return norms.reshape(-1)
 
 
-def _reduction(n: float) -> tuple[np.ufunc, float]:
-    """Return the operation that joins numbers of an Ln norm, and its neutral element."""
-    return {np.inf: np.maximum, -np.inf: np.minimum}.get(n, np.add), np.inf if n == -np.inf else 0.0
+def _norms_of_stack(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
+    """Return the same for the first stack."""
+    compute, slab, joined = _backend(), view.slices * view.after, Fold(n)
+    at_once = _power_of_two(RUN // slab)
+    for first, stop in _runs(view.before, at_once or 1):
+        here = numbers.after(first * slab)
+        if at_once:
+            rows = ((stop - first) * view.slices, view.after, 1)
+            sums = compute.fold(here.read(0, (stop - first) * slab), here, n, rows, view.after)
+            sums = compute.fold_again(sums, n, (1, stop - first, view.slices), stop - first).reshape(-1)
+        else:
+            sums = _norms_of_slab(here, view.slices, view.after, n)
+        joined.add(sums)
+    return joined.result()
 
 
-def _slice_runs(numel: int, length: int, inner: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (low, high, first, stop): runs of elements [first, stop) of the slices [low, high) of one slab.
+def _norms_of_slab(numbers: Numbers, slices: int, after: int, n: float) -> NDArray[np.float64]:
+    """Return the same for `slices` rows of `after` elements."""
+    compute, norms = _backend(), np.empty(slices)
+    if after <= RUN:
+        for low, high in _runs(slices, RUN // after):
+            rows = (high - low, after, 1)
+            sums = compute.fold(numbers.read(low * after, high * after), numbers, n, rows, after)
+            norms[low:high] = sums.reshape(-1)
+        return norms
+    for row in range(slices):
+        joined = Fold(n)
+        for first, stop in _runs(after, RUN):
+            x = numbers.read(row * after + first, row * after + stop)
+            joined.add(compute.fold(x, numbers, n, (1, x.size, 1), x.size).reshape(1))
+        norms[row] = joined.result()[0]
+    return norms
 
-    A run holds whole slices, or a part of one. Slabs are longer than a run.
-    """
-    for start in range(0, numel, length * inner):
-        for low, high in _runs(length, max(1, RUN // inner)):
-            origin = start + low * inner
-            for first, stop in _runs((high - low) * inner, RUN):
-                yield low, high, origin + first, origin + stop
 
-
-def block_norms(read: Values, view: SliceView, block: tuple[int, int]) -> NDArray[np.float64]:
+def block_norms(numbers: Numbers, view: SliceView, block: tuple[int, int]) -> NDArray[np.float64]:
     """Return the root mean square of each block of `view`, shape (stacks, bands, blocks of a band).
 
     Blocks are those of `prunecli.kernels.views.block_flags`. A block at an edge counts by the weights that it has.
     """
     grid, (high, wide) = block_grid(view, block), block
-    if view.before == 1 and (view.stacks == 1 or view.slices % high == 0):
-        means = _matrix_blocks(read, view.total, view.after, high, wide).reshape(grid)
-    elif view.after == 1 and (view.stacks == 1 or view.before % wide == 0):
-        # The matrix lies transposed in the file.
-        transposed = _matrix_blocks(read, view.stacks * view.before, view.slices, wide, high)
-        means = transposed.reshape(view.stacks, -1, grid[1]).transpose(0, 2, 1)
-    else:
-        means = _any_blocks(read, view, block).reshape(grid)
-    means[np.isnan(means)] = np.inf
-    return means
-
-
-def _matrix_blocks(read: Values, rows: int, cols: int, high: int, wide: int) -> NDArray[np.float64]:
-    """Return the root mean squares of the blocks of a matrix, shape (bands, blocks of a band)."""
-    counts = _lengths(cols, wide)
-    means = _large(-(-rows // high) * len(counts)).reshape(-1, len(counts))
+    sums = _large(grid[0] * grid[1] * grid[2]).reshape(grid)
     with np.errstate(over="ignore"):
-        for first, stop in _runs(len(means), max(1, RUN // (high * cols))):
-            heights = np.minimum(rows - np.arange(first, stop) * high, high)
-            sums = _column_groups(_band_sums(read, first * high, min(stop * high, rows), cols, high), wide)
-            np.sqrt(np.divide(sums, counts * heights[:, None], out=sums), out=means[first:stop])
-    return means
-
-
-def _any_blocks(read: Values, view: SliceView, block: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the root mean squares of blocks that do not lie in rows of the file, element by element."""
-    grid = block_grid(view, block)
-    sums = _large(grid[0] * grid[1] * grid[2])
-    with np.errstate(over="ignore"):
-        for first, stop in _runs(view.total * view.size, RUN):
-            np.add.at(sums, block_numbers(first, stop - first, view, block), _powers(read(first, stop), 2))
-        for matrix in sums.reshape(grid):
-            heights = _lengths(view.slices, block[0])[:, None]
-            np.sqrt(np.divide(matrix, heights * _lengths(view.size, block[1]), out=matrix), out=matrix)
+        if view.before == 1 and view.slices % high == 0:  # no band has slices of two stacks
+            _matrix_sums(numbers, (view.total, view.after), block, sums.reshape(-1, grid[2]))
+        else:
+            size = view.slices * view.size
+            for at, out in enumerate(sums):
+                _sums_of_stack(numbers.after(at * size), view, block, out)
+        heights, widths = _lengths(view.slices, high), _lengths(view.size, wide)
+        for out in sums:
+            for low, stop in _runs(len(heights), max(1, RUN // len(widths))):
+                part = out[low:stop]
+                part /= heights[low:stop, None] * widths
+                np.sqrt(part, out=part)
     return sums
+
+
+def _sums_of_stack(numbers: Numbers, view: SliceView, block: tuple[int, int], out: NDArray[np.float64]) -> None:
+    """Store the sums of squares of the blocks of the first stack in `out` (bands, blocks of a band)."""
+    if view.before == 1:
+        _matrix_sums(numbers, (view.slices, view.after), block, out)
+    elif view.after == 1:  # the matrix lies transposed in the file
+        _matrix_sums(numbers, (view.before, view.slices), (block[1], block[0]), out.T, transposed=True)
+    else:
+        _sums_between_rows(numbers, view, block, out)
+
+
+def _matrix_sums(
+    numbers: Numbers,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    out: NDArray[np.float64],
+    *,
+    transposed: bool = False,
+) -> None:
+    """Store the sums of the blocks of a matrix of the file; if it is `transposed`, rows of blocks are joined first."""
+    compute, (rows, cols), (high, wide) = _backend(), shape, block
+    step = cols if cols <= RUN else max(RUN // wide * wide, wide)
+    for left, right in _runs(cols, step):
+        columns = out[:, left // wide : -(-right // wide)]
+        for first, stop, sums in _bands(numbers, rows, (cols, left, right), high, wide if transposed else 0):
+            middle = (stop - first, right - left, 1)
+            joined = sums if transposed else compute.fold_again(sums, 2.0, middle, wide)
+            columns[first:stop] = joined.reshape(stop - first, -1)
+
+
+def _bands(
+    numbers: Numbers, rows: int, columns: tuple[int, int, int], high: int, wide: int
+) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
+    """Yield (first, stop, sums of columns) of the bands [first, stop) of `high` rows each; the last may be lower.
+
+    `columns` are the length of a row, and the first and the last of the columns. If `wide` is not 0, each `wide`
+    columns are joined first.
+    """
+    cols, left, right = columns
+    width, whole = right - left, rows // high
+    # Several bands are read at once where they follow each other in the file.
+    at_once = RUN // (high * width) if width == cols else 0
+    for first, stop in _runs(whole, at_once) if at_once else ():
+        x = numbers.read(first * high * cols, stop * high * cols)
+        yield first, stop, _joined_rows(x, numbers, (stop - first, high, width), wide)
+    for band in range(whole if at_once else 0, -(-rows // high)):
+        joined, height = Fold(2.0), min(high, rows - band * high)
+        step = _power_of_two(RUN // width) if width == cols else 1
+        for first, stop in _runs(height, step or 1):
+            origin = (band * high + first) * cols + left
+            x = numbers.read(origin, origin + (stop - first - 1) * cols + width)
+            joined.add(_joined_rows(x, numbers, (1, stop - first, width), wide))
+        yield band, band + 1, joined.result()
+
+
+def _joined_rows(x: NDArray[np.float64], numbers: Numbers, shape: folds.Shape, wide: int) -> NDArray[np.float64]:
+    """Return the sums of squares over the middle of `shape`, of each column or of each `wide` columns."""
+    compute, (outer, height, width) = _backend(), shape
+    if not wide:
+        return compute.fold(x, numbers, 2.0, shape, height)
+    groups = compute.fold(x, numbers, 2.0, (outer * height, width, 1), wide)
+    return compute.fold_again(groups, 2.0, (outer, height, -(-width // wide)), height)
+
+
+def _sums_between_rows(numbers: Numbers, view: SliceView, block: tuple[int, int], out: NDArray[np.float64]) -> None:
+    """Store the sums of blocks whose columns are neither rows nor columns of the file."""
+    compute, (high, wide), slab = _backend(), block, view.slices * view.after
+    for low, stop in _runs(len(out), max(1, COLUMNS_LIMIT // view.size)):
+        rows = min(stop * high, view.slices) - low * high
+        columns = np.empty((stop - low, view.before, view.after))
+        for before in range(view.before):
+            here = numbers.after(before * slab + low * high * view.after)
+            for first, end, sums in _bands(here, rows, (view.after, 0, view.after), high, 0):
+                columns[first:end, before] = sums.reshape(-1, view.after)
+        out[low:stop] = compute.fold_again(columns, 2.0, (stop - low, view.size, 1), wide).reshape(stop - low, -1)
 
 
 def _lengths(total: int, step: int) -> NDArray[np.int64]:
@@ -175,34 +229,9 @@ def _lengths(total: int, step: int) -> NDArray[np.int64]:
     return lengths
 
 
-def _band_sums(read: Values, first: int, stop: int, cols: int, high: int) -> NDArray[np.float64]:
-    """Return the column sums of squares of each band of `high` rows of [first, stop), shape (bands, cols)."""
-    bands = -(-(stop - first) // high)
-    if bands > 1 and (stop - first) % high == 0:
-        parts = _powers(read(first * cols, stop * cols), 2)
-        together: NDArray[np.float64] = np.add.reduce(parts.reshape(-1, high, cols), axis=1)
-        return together
-    sums = np.zeros((bands, cols))
-    for band, (low, end) in enumerate(_runs(stop - first, high)):
-        origin = (first + low) * cols
-        for start, past in _runs((end - low) * cols, max(1, RUN // cols) * cols):
-            parts = _powers(read(origin + start, origin + past), 2)
-            sums[band] += np.add.reduce(parts.reshape(-1, cols), axis=0)
-    return sums
-
-
-def _column_groups(sums: NDArray[np.float64], wide: int) -> NDArray[np.float64]:
-    """Return the sums of each `wide` columns of (bands, cols); the last group may be narrower."""
-    bands, cols = sums.shape
-    whole = cols // wide * wide
-    if wide >= NARROW or not whole:
-        return np.asarray(np.add.reduceat(sums, np.arange(0, cols, wide), axis=1))
-    grouped = np.zeros((bands, -(-cols // wide)))
-    for column in range(wide):
-        grouped[:, : whole // wide] += sums[:, column:whole:wide]
-    if whole < cols:
-        grouped[:, -1] = sums[:, whole:].sum(axis=1)
-    return grouped
+def _power_of_two(number: int) -> int:
+    """Return the largest power of two up to `number`, or 0."""
+    return 1 << number.bit_length() - 1 if number else 0
 
 
 def smallest_norms(
@@ -256,19 +285,3 @@ def _large(count: int) -> NDArray[np.float64]:
 def _runs(total: int, step: int) -> Iterator[tuple[int, int]]:
     for first in range(0, total, step):
         yield first, min(first + step, total)
-
-
-def magnitude_values(y: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
-    """Return the values of magnitude patterns; -1 (already pruned) counts as zero."""
-    pruned = y < 0
-    return values(np.where(pruned, y.dtype.type(0), y), dtype) if pruned.any() else values(y, dtype)
-
-
-def _powers(weights: NDArray[np.float64], n: float) -> NDArray[np.float64]:
-    """Overwrite `weights` with the numbers that an Ln norm adds up or compares."""
-    if n == 2:
-        return np.square(weights, out=weights)
-    np.abs(weights, out=weights)
-    if n == -np.inf:
-        weights[np.isnan(weights)] = np.inf
-    return weights

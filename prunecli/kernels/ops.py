@@ -32,12 +32,6 @@ Keep: TypeAlias = Any
 Read: TypeAlias = Callable[[int, int], "NDArray[Any]"]
 """Returns the elements [first, stop) of a tensor in row-major order, as integers, valid until the next call."""
 
-Values: TypeAlias = Callable[[int, int], "NDArray[np.float64]"]
-"""Returns the numbers [first, stop) of a tensor in row-major order: signed weights, or the scores that replace them.
-
-The array is valid until the next call, and the caller may overwrite it. NaN has no magnitude.
-"""
-
 INTS: dict[int, np.dtype[Any]] = {1: np.dtype("i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
 UINTS: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 

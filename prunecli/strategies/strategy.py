@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
-    from prunecli.kernels.ops import Values
+    from prunecli.kernels.folds import Numbers
     from prunecli.plans import Normalization, OrderStatistic, RankGroup, TensorPlan
 
 
@@ -149,14 +149,14 @@ class TensorValues(Protocol):
     def tensor(self) -> TensorInfo:
         """The tensor."""
 
-    def ranked(self) -> Values:
-        """Return the reader of the values that are ranked, of any sign; 0 where a weight is already pruned."""
+    def ranked(self) -> Numbers:
+        """Return the numbers that are ranked, of any sign; 0 where a weight is already pruned."""
 
-    def signed(self) -> Values:
-        """Return the reader of the weights with their signs; NaN where a weight is already pruned."""
+    def signed(self) -> Numbers:
+        """Return the weights with their signs; NaN where a weight is already pruned."""
 
-    def remaining(self) -> Values | None:
-        """Return the reader of 1.0 for remaining and 0.0 for already pruned weights; None if all remain."""
+    def remaining(self) -> Numbers | None:
+        """Return a positive number for remaining and 0 for already pruned weights; None if all remain."""
 
 
 class PlansFromMeasure(Strategy):

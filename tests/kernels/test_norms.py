@@ -10,28 +10,21 @@ import pytest
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels import norms
-from prunecli.kernels.norms import block_norms, magnitude_values, slice_norms, smallest_norms, standard_deviation
+from prunecli.kernels.folds import Numbers
+from prunecli.kernels.norms import block_norms, slice_norms, smallest_norms, standard_deviation
 from prunecli.layout import slice_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 F32 = FLOATS["F32"]
 SHAPES = [(5,), (1, 1), (7, 5), (4, 3, 2), (6, 5, 3, 3), (2, 300), (300, 2), (3, 1, 40)]
 
 
-def reader(weights: NDArray[np.float32]) -> Callable[[int, int], NDArray[np.float64]]:
-    """Return a function that reads runs of the magnitudes of `weights`."""
-    flat = weights.reshape(-1).view(np.int32) & 0x7FFFFFFF
-    return lambda first, stop: magnitude_values(flat[first:stop], F32)
-
-
-def signed(weights: NDArray[np.float32]) -> Callable[[int, int], NDArray[np.float64]]:
-    """Return a function that reads runs of `weights` with their signs."""
-    flat = weights.reshape(-1).astype(np.float64)
-    return lambda first, stop: flat[first:stop]
+def reader(weights: NDArray[np.float32]) -> Numbers:
+    """Return `weights` as numbers."""
+    flat = weights.reshape(-1).view(np.int32)
+    return Numbers(lambda first, stop: flat[first:stop], F32)
 
 
 def random(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -39,7 +32,7 @@ def random(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.random.default_rng(math.prod(shape)).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("run", [1, 7, 64, 1 << 17])
+@pytest.mark.parametrize("run", [1, 8, 64, 1 << 18])
 @pytest.mark.parametrize("n", [1.0, 2.0, math.inf, -math.inf])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_slice_norms_are_numpys(shape: tuple[int, ...], n: float, run: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +46,7 @@ def test_slice_norms_are_numpys(shape: tuple[int, ...], n: float, run: int, monk
         np.testing.assert_allclose(slice_norms(reader(weights), slice_view(shape, dim), n), expected, rtol=1e-14)
 
 
-@pytest.mark.parametrize("run", [1, 50, 1 << 17])
+@pytest.mark.parametrize("run", [1, 64, 1 << 18])
 @pytest.mark.parametrize("block", [(1, 1), (2, 3), (4, 4), (100, 2), (3, 1000)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_block_norms_are_root_mean_squares(
@@ -76,9 +69,9 @@ def test_norms_of_every_dtype_are_summed_in_float64(name: str) -> None:
     integer = np.dtype(f"i{dtype.itemsize}")
     patterns = np.full((2, 600), dtype.finite_max, integer)
 
-    actual = slice_norms(
-        lambda first, stop: magnitude_values(patterns.reshape(-1)[first:stop], dtype), slice_view((2, 600), 0), 1.0
-    )
+    numbers = Numbers(lambda first, stop: patterns.reshape(-1)[first:stop], dtype)
+
+    actual = slice_norms(numbers, slice_view((2, 600), 0), 1.0)
 
     expected = 600 * dtype.decode(dtype.finite_max)
     np.testing.assert_allclose(actual, [expected, expected], rtol=1e-15 if math.isfinite(expected) else 0)
@@ -98,13 +91,13 @@ def test_standard_deviation_is_numpys_with_ddof_1(size: int) -> None:
     expected = float(np.std(weights.astype(np.float64), ddof=1))
     with_nan = np.append(weights, np.float32(np.nan))
 
-    assert standard_deviation(signed(weights), size) == pytest.approx(expected, rel=1e-12)
-    assert standard_deviation(signed(with_nan), size + 1) == pytest.approx(expected, rel=1e-12)
+    assert standard_deviation(reader(weights), size) == pytest.approx(expected, rel=1e-12)
+    assert standard_deviation(reader(with_nan), size + 1) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_single_weight_has_no_deviation() -> None:
     """The standard deviation of one weight is 0."""
-    assert standard_deviation(signed(np.ones(1, np.float32)), 1) == 0.0
+    assert standard_deviation(reader(np.ones(1, np.float32)), 1) == 0.0
 
 
 @pytest.mark.parametrize("k", range(8))
@@ -147,4 +140,43 @@ def test_ranking_by_leading_bits_gives_the_same_norms(rank: int, equal: bool, mo
 
 def test_a_pruned_weight_has_the_value_zero() -> None:
     """A weight that is already pruned (-1) adds 0 to a norm."""
-    assert magnitude_values(np.array([0x3F80_0000, -1], np.int32), F32).tolist() == [1.0, 0.0]
+    patterns = np.array([0x3F80_0000, -1], np.int32)
+    numbers = Numbers(lambda first, stop: patterns[first:stop], F32, ranked=True)
+
+    assert slice_norms(numbers, slice_view((2,), 0), 1.0).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 1000, 1025])
+def test_a_fold_joins_neighbours_in_pairs(count: int) -> None:
+    """A fold adds neighbours, keeps the last of an odd number, and goes on until one number is left."""
+    weights = random((count,)).astype(np.float64)
+    expected = np.square(weights).tolist()
+    while len(expected) > 1:
+        expected = [sum(expected[place : place + 2]) for place in range(0, len(expected), 2)]
+    numbers = Numbers(lambda first, stop: weights[first:stop].view(np.int64), FLOATS["F64"])
+
+    norms_of_slices = slice_norms(numbers, slice_view((1, count), 0), 2.0)
+
+    assert norms_of_slices.tolist() == [math.sqrt(expected[0])]
+
+
+@pytest.mark.parametrize("run", [1, 8, 1024])
+@pytest.mark.parametrize("shape", [(3, 5), (4, 3, 2), (6, 5, 3, 3), (300, 2), (37, 40)])
+def test_the_length_of_the_runs_changes_no_bit(
+    shape: tuple[int, ...], run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Norms and deviations are the same whether tensors are read at once or in runs."""
+    numbers = reader(random(shape))
+    views = [slice_view(shape, dim) for dim in range(len(shape))]
+
+    def measured() -> list[bytes]:
+        slices = [slice_norms(numbers, view, n) for view in views for n in (1.0, 2.0)]
+        blocks = [block_norms(numbers, view, (3, 4)) for view in views]
+        deviation = np.array(standard_deviation(numbers, math.prod(shape)))
+        return [found.tobytes() for found in (*slices, *blocks, deviation)]
+
+    at_once = measured()
+    monkeypatch.setattr(norms, "RUN", run)
+    monkeypatch.setattr(norms, "COLUMNS_LIMIT", run)
+
+    assert measured() == at_once

@@ -1,0 +1,157 @@
+"""Sums, largest and smallest numbers in an order that does not depend on the backend: NumPy's version.
+
+The fold of numbers joins neighbours in pairs, the 0th with the 1st, the 2nd with the 3rd and so on. The last of an odd
+number stays as it is. The results are joined in the same way until one is left. To join two numbers is to add them, or
+to take the larger or the smaller one, always in float64. A run whose length is a power of two, and which starts at a
+multiple of it, is folded for itself, and the results of such runs are folded: this gives the same bits, so the length
+of the runs does not matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from prunecli.kernels.bit_patterns import values
+from prunecli.kernels.ops import UINTS, Read
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
+
+Shape = tuple[int, int, int]
+"""A run of numbers seen as an (outer, length, inner) array."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The numbers of a tensor.
+
+    Attributes:
+        read: Reads the elements [first, stop) in row-major order as integers; they are not changed.
+        dtype: The format of the integers.
+        ranked: Whether they are magnitudes as a scorer returns them: of any width, and -1, which counts as 0, for a
+            weight that is already pruned. Else they are weights with their signs.
+    """
+
+    read: Read
+    dtype: Float
+    ranked: bool = False
+
+    def after(self, origin: int) -> Numbers:
+        """Return the numbers from element `origin` on."""
+        return replace(self, read=lambda first, stop: self.read(origin + first, origin + stop))
+
+
+class FoldKernels(Protocol):
+    """The functions of this module that each backend has."""
+
+    def fold(self, x: NDArray[Any], numbers: Numbers, n: float, shape: Shape, part: int) -> NDArray[np.float64]:
+        """Return the folds of parts, as the function below."""
+
+    def fold_again(self, powers: NDArray[np.float64], n: float, shape: Shape, part: int) -> NDArray[np.float64]:
+        """Return the folds of folds, as the function below."""
+
+    def moments(self, x: NDArray[Any], numbers: Numbers, scale: float) -> tuple[float, float, int]:
+        """Return sums and a count, as the function below."""
+
+
+class Fold:
+    """The fold of arrays that arrive one after the other, element by element."""
+
+    def __init__(self, n: float) -> None:
+        """Join as an Ln norm does."""
+        self._join = join_of(n)
+        self._nodes: list[tuple[int, NDArray[np.float64]]] = []
+
+    def add(self, node: NDArray[np.float64]) -> None:
+        """Add the next array. Each but the last has the fold of equally many numbers, a power of two."""
+        size = 1
+        while self._nodes and self._nodes[-1][0] == size:
+            node = self._join(self._nodes.pop()[1], node)
+            size *= 2
+        self._nodes.append((size, node))
+
+    def result(self) -> NDArray[np.float64]:
+        """Return the fold of all arrays, of which there is at least one."""
+        _, node = self._nodes.pop()
+        while self._nodes:
+            node = self._join(self._nodes.pop()[1], node)
+        return node
+
+
+def join_of(n: float) -> np.ufunc:
+    """Return the operation that joins the numbers of an Ln norm."""
+    return {np.inf: np.maximum, -np.inf: np.minimum}.get(n, np.add)
+
+
+def fold(x: NDArray[Any], numbers: Numbers, n: float, shape: Shape, part: int) -> NDArray[np.float64]:
+    """Return the folds of what an Ln norm joins, for each `part` consecutive entries along the middle of `shape`.
+
+    `x` are integers as `numbers.read` returns them. The last part may be shorter. The result is of shape (outer, parts,
+    inner).
+    """
+    return fold_again(_powers(x, numbers, n), n, shape, part)
+
+
+def fold_again(powers: NDArray[np.float64], n: float, shape: Shape, part: int) -> NDArray[np.float64]:
+    """Return the folds of numbers that are folds themselves, as `fold` does."""
+    outer, length, inner = shape
+    part = min(part, length)
+    parts = -(-length // part)
+    powers = powers.reshape(shape)
+    if length % part:
+        neutral = np.inf if n == -np.inf else 0.0
+        missing = np.full((outer, parts * part - length, inner), neutral)
+        powers = np.concatenate([powers, missing], axis=1)
+    return _folded(powers.reshape(outer * parts, part, inner), n).reshape(outer, parts, inner)
+
+
+def _folded(powers: NDArray[np.float64], n: float) -> NDArray[np.float64]:
+    """Return the fold along the middle dimension."""
+    join = join_of(n)
+    while (length := powers.shape[1]) > 1:
+        even = length // 2 * 2
+        joined: NDArray[np.float64] = join(powers[:, 0:even:2], powers[:, 1:even:2])
+        powers = joined if even == length else np.concatenate([joined, powers[:, even:]], axis=1)
+    return powers
+
+
+def moments(x: NDArray[Any], numbers: Numbers, scale: float) -> tuple[float, float, int]:
+    """Return the folded sum of the finite numbers times `scale`, that of their squares, and their count.
+
+    A number that is not finite counts as 0 in the sums.
+    """
+    magnitudes = _magnitudes(x, numbers)
+    finite = np.isfinite(magnitudes)
+    weights = np.where(finite, magnitudes, 0.0) * scale
+    weights = np.where(x < 0, -weights, weights)
+    with np.errstate(over="ignore", under="ignore"):
+        sums = [_folded(y.reshape(1, -1, 1), 1.0).item() for y in (weights, np.square(weights))]
+    return sums[0], sums[1], int(np.count_nonzero(finite))
+
+
+def _powers(x: NDArray[Any], numbers: Numbers, n: float) -> NDArray[np.float64]:
+    """Return what an Ln norm joins: magnitudes or their squares. NaN, which has no order, counts as infinity."""
+    magnitudes = _magnitudes(x, numbers)
+    if n != 2:
+        return magnitudes
+    with np.errstate(over="ignore", under="ignore"):
+        return np.square(magnitudes, out=magnitudes)
+
+
+def _magnitudes(x: NDArray[Any], numbers: Numbers) -> NDArray[np.float64]:
+    """Return the magnitudes of a run, infinity for NaN."""
+    dtype = numbers.dtype
+    if numbers.ranked:
+        y = np.where(x < 0, x.dtype.type(0), x)
+    elif dtype.negative_zero_is_nan:
+        y = np.where(x == -128, np.int16(dtype.top), x & np.int8(dtype.mask))
+    else:
+        y = x & x.dtype.type(dtype.mask)
+    magnitudes = values(y.view(UINTS[y.itemsize]) if dtype.itemsize == 1 else y, dtype)
+    magnitudes[np.isnan(magnitudes)] = np.inf
+    return magnitudes

@@ -20,7 +20,7 @@ from pathlib import Path
 MISSING = "-" * 12
 """What stands for the digest of a file that was not written."""
 
-VARYING = {"seconds", "command", "version", "warnings", "facts", "path", "recipe", "rule", "reason", "note"}
+VARYING = {"seconds", "kernels", "command", "version", "warnings", "facts", "path", "recipe", "rule", "reason", "note"}
 """The keys of a report that are not compared."""
 
 PRUNING = (

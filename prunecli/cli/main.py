@@ -124,7 +124,10 @@ def _register(
     """Register `run` with the name and the help of `function` and with these parameters."""
 
     def command(**arguments: Any) -> int:  # noqa: ANN401 - typed by the signature below
+        from prunecli.kernels.backend import kernels_name
+
         with exit_codes():
+            kernels_name()  # a wrong choice of kernels is an error before anything is read
             return run(**arguments)
 
     keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]

@@ -18,6 +18,7 @@ from prunecli.io.reader import Reader, open_sources
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.io.transfer import read_all
+from prunecli.kernels.backend import kernels_name
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -165,8 +166,20 @@ class Run:
         for phase, file in zip(phases, files, strict=True):
             sizes[phase] += file.size
         progress.begin({RANKING: bytes_to_rank, **sizes})
-        progress.note(f"working with {self._threads} threads on {self.options.device or 'the CPU, with NumPy'}")
+        progress.note(f"working with {self._threads} threads on {self._where}")
         return phases
+
+    @property
+    def kernels(self) -> str:
+        """The kernels that compute, as a report names them."""
+        return "torch" if self.options.device else kernels_name()
+
+    @property
+    def _where(self) -> str:
+        """What computes, in words."""
+        kernels = self.kernels
+        words = "NumPy" if kernels == "numpy" else kernels.replace("native", "native kernels")
+        return self.options.device or f"the CPU, with {words}"
 
     def _digests(self, sources: Sequence[Input], sinks: Sequence[Output | None]) -> tuple[str | None, str | None]:
         """Return the SHA-256 of the input and of the output, where requested; a directory has none."""

@@ -44,6 +44,7 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
         parts=checkpoint.parts,
         left_alone=copies.left_alone,
         device=options.device or "cpu",
+        kernels=run.kernels,
         seconds=round(seconds, 3),
         command=options.command,
         dry_run=output is None,

@@ -40,6 +40,7 @@ def _document(report: Report) -> dict[str, object]:
         "dry_run": report.dry_run,
         "strategy": report.strategy,
         "device": report.device,
+        "kernels": report.kernels,
         "seconds": report.seconds,
         "input": {
             "path": report.input_path,

@@ -169,6 +169,7 @@ def _provenance(report: Report) -> str:
         f"input sha256: {code(report.input_sha256)}" if report.input_sha256 else "",
         f"output sha256: {code(report.output_sha256)}" if report.output_sha256 else "",
         f"prunecli {text(report.version)} on {text(report.device)}, {report.seconds:.3g} seconds",
+        f"kernels: {text(report.kernels)}",
         *(text(fact) for fact in report.facts[:_LINES]),
     ]
     items = "\n".join(f"- {line}" for line in lines if line)

@@ -246,6 +246,7 @@ class Report:
         parts: The keys of the state_dicts that the top level consists of, where it was pruned as one.
         left_alone: The other state_dicts of the file that hold weights.
         device: The device that computed.
+        kernels: The kernels that computed on it: "native" and the instruction set, "numpy" or "torch".
         seconds: The duration of the run.
         command: The command line, empty for a call from Python.
         dry_run: Whether the run was asked to write nothing.
@@ -269,6 +270,7 @@ class Report:
     parts: tuple[str, ...] = ()
     left_alone: tuple[LeftAlone, ...] = ()
     device: str = "cpu"
+    kernels: str = "numpy"
     seconds: float = 0.0
     command: tuple[str, ...] = ()
     dry_run: bool = False

@@ -110,6 +110,7 @@ def test_keys_have_a_stable_order() -> None:
         "dry_run",
         "strategy",
         "device",
+        "kernels",
         "seconds",
         "input",
         "output",

@@ -1,0 +1,101 @@
+"""What survives in a run, for the compiled kernels: a cut as long as possible, otherwise one flag per weight."""
+
+from __future__ import annotations
+
+from ctypes import c_int32, c_int64, c_uint64, c_void_p
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prunecli.kernels.native.library import Function, address, function
+from prunecli.kernels.native_ranks import PATTERNS, Buffer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prunecli.layout import SliceView
+
+
+def each_width(name: str, arguments: Sequence[Any], result: Any = None) -> dict[int, Function]:  # noqa: ANN401 - ctypes
+    """Return a kernel by the bytes of a weight."""
+    return {size: function(f"{name}_{8 * size}", arguments, result) for size in (1, 2, 4, 8)}
+
+
+_ARRAY = (c_void_p, c_int64, c_int32)
+"""Numbers, how many, and their form."""
+
+at_least = each_width("at_least", (*_ARRAY, c_uint64, c_void_p))
+count_value = each_width("count_value", (*_ARRAY, c_uint64), c_int64)
+drop_first = each_width("drop_first_equal", (*_ARRAY, c_uint64, c_int64, c_void_p))
+
+
+def size_of(x: Buffer) -> int:
+    """Return the number of elements of an array."""
+    view = memoryview(x)
+    return view.nbytes // view.itemsize
+
+
+def view_of(view: SliceView) -> Any:  # noqa: ANN401 - an array of ctypes
+    """Return the dimensions (before, slices, after) of a view for a kernel."""
+    return (c_int64 * 3)(view.before, view.slices, view.after)
+
+
+@dataclass(slots=True)
+class Ranked:
+    """Numbers that are ranked: the array `x`, and the form in which the kernels see it."""
+
+    x: Buffer
+    form: int
+
+    @property
+    def itemsize(self) -> int:
+        """The bytes of a number."""
+        return memoryview(self.x).itemsize
+
+    @property
+    def array(self) -> tuple[int, int, int]:
+        """The arguments of a kernel: address, number of elements, form."""
+        return address(self.x), size_of(self.x), self.form
+
+    def count(self, value: int) -> int:
+        """Return how many numbers equal `value`."""
+        found: int = count_value[self.itemsize](*self.array, value)
+        return found
+
+
+@dataclass(slots=True)
+class Keep:
+    """What survives: weights with the flag -1, or, without flags, those of `y` that are at least `cut`.
+
+    Of those equal to the cut, the first `ties` do not survive. The flags of those that do not are 0.
+    """
+
+    y: Ranked
+    cut: int = 0
+    ties: int = 0
+    flags: Buffer | None = None
+
+    def flags_in(self, memory: memoryview) -> Buffer:
+        """Return the flags; they are written to `memory`, if there are none."""
+        if self.flags is None:
+            self.flags = memory
+            at_least[self.y.itemsize](*self.y.array, self.cut, address(memory))
+            if self.ties:
+                drop_first[self.y.itemsize](*self.y.array, self.cut, self.ties, address(memory))
+        return self.flags
+
+    def part(self, own: slice) -> Keep:
+        """Return a part of what survives."""
+        start = own.start or 0
+        ties = self.ties
+        if ties and start:
+            ties -= min(Ranked(self.y.x[:start], self.y.form).count(self.cut), ties)
+        flags = None if self.flags is None else self.flags[own]
+        return Keep(Ranked(self.y.x[own], self.y.form), self.cut, ties, flags)
+
+
+def dropping(keep: Keep, x: Buffer) -> tuple[Buffer | None, int, int]:
+    """Return (flags, cut, ties) with which a kernel prunes `x`; flags are None where it ranks `x` itself."""
+    if keep.flags is None and keep.y.form != PATTERNS and address(keep.y.x) == address(x):
+        return None, keep.cut, keep.ties
+    memory = memoryview(bytearray(size_of(keep.y.x))).cast("b")
+    return keep.flags_in(memory), 0, 0

@@ -1,0 +1,198 @@
+"""The array operations of `Ops` with the compiled kernels, which hold no interpreter lock."""
+
+from __future__ import annotations
+
+import mmap
+from ctypes import c_int32, c_int64, c_void_p
+from typing import TYPE_CHECKING, Any
+
+from prunecli.kernels import native_ranks as ranks
+from prunecli.kernels.native.library import address, function
+from prunecli.kernels.native_flags import (
+    Keep,
+    Ranked,
+    drop_first,
+    each_width,
+    size_of,
+    view_of,
+)
+from prunecli.kernels.native_ranks import PATTERNS, Buffer, form_of
+from prunecli.kernels.native_tally import NativeTally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
+    from prunecli.kernels.tally import Shared, Statistics
+    from prunecli.layout import SliceView
+
+FEW = 8
+"""Patterns of a bracket of up to this width are counted, those of a wider one are extracted."""
+
+_keep_slices = function("keep_slices", (c_int64, c_int64, c_void_p, c_void_p, c_void_p))
+_keep_blocks = function("keep_blocks", (c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p))
+_drop_from = function("drop_from", (c_int64,) * 5 + (c_void_p,))
+_ones = function("ones", (c_void_p, c_int64, c_void_p))
+_drop_pruned = each_width("drop_pruned", (c_void_p, c_int64, c_void_p))
+_keep_above = each_width("keep_above", (c_void_p, c_int64, c_int32, c_int64, *(c_void_p,) * 4))
+_mask = each_width("mask", (c_void_p, c_int64, c_void_p, c_int32))
+
+
+class NativeOps:
+    """The compiled kernels on the CPU. Each thread needs an instance of its own, because calls reuse its memory.
+
+    The result of `magnitudes` is no array: the kernels clear the signs as they read the weights.
+    """
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        """Start without memory; it grows to the largest chunk."""
+        self._memory: dict[str, mmap.mmap] = {}
+
+    def scratch(self, slot: str, size: int) -> memoryview:
+        """Return `size` bytes of page-aligned memory, which the next call for the `slot` reuses."""
+        memory = self._memory.get(slot)
+        if memory is None or len(memory) < size:
+            memory = self._memory[slot] = mmap.mmap(-1, max(size, 1 << 16))
+        return memoryview(memory)[:size]
+
+    def load(self, raw: Buffer) -> Buffer:
+        """Return `raw` itself."""
+        return raw
+
+    def unload(self, x: Buffer, raw: Buffer) -> None:
+        """Do nothing: `x` is `raw`."""
+
+    def tally(self, statistics: Statistics, shared: Shared) -> NativeTally:
+        """Return the empty counts of a tensor."""
+        return NativeTally(self.scratch, statistics, shared)
+
+    def part(self, keep: Keep, own: slice) -> Keep:
+        """Return a part of what survives."""
+        return keep.part(own)
+
+    def magnitudes(self, x: Buffer, dtype: Float) -> Ranked:
+        """Return the weights, with how they are ranked."""
+        return Ranked(x, form_of(dtype))
+
+    def at_least(self, y: Ranked | Buffer, cut: int) -> Keep:
+        """Remember the cut."""
+        return Keep(_ranked(y), cut)
+
+    def count_equal(self, y: Ranked | Buffer, value: int) -> int:
+        """Return the number of entries equal to `value`."""
+        return _ranked(y).count(value)
+
+    def drop_first_equal(self, keep: Keep, y: Ranked | Buffer, value: int, count: int) -> None:
+        """Remember the number, if `value` is the cut; otherwise clear flags."""
+        ranked = _ranked(y)
+        if keep.flags is None and keep.cut == value and keep.y.x is ranked.x:
+            keep.ties = max(keep.ties, count)
+            return
+        flags = self._flags_of(keep)
+        drop_first[ranked.itemsize](*ranked.array, value, count, address(flags))
+
+    def keep_largest(self, y: Ranked | Buffer, start: int, length: int, inner: int, group: int, keep: int) -> Keep:
+        """Rank each group."""
+        kept = self._new(y)
+        ranks.keep_largest(kept.y.x, kept.y.form, start, length, inner, group, keep, kept.flags)
+        return kept
+
+    def drop_from(self, keep: Keep, start: int, length: int, inner: int, first: int) -> None:
+        """Clear flags from index `first` of the middle dimension on."""
+        flags = self._flags_of(keep)
+        _drop_from(size_of(flags), start, length, inner, first, address(flags))
+
+    def keep_rows(self, y: Ranked | Buffer, row: int, wanted: Callable[[int], int]) -> Keep:
+        """Rank each row; only patterns can be already pruned."""
+        kept = self._new(y)
+        numbers = [wanted(row)]
+        if kept.y.form == PATTERNS:
+            remaining = (c_int64 * (size_of(kept.y.x) // row))()
+            ranks.count_remaining(kept.y.x, row, remaining)
+            by_size = {size: row - size + wanted(size) for size in set(remaining)}
+            numbers = [by_size[size] for size in remaining]
+        ranks.drop_smallest(kept.y.x, kept.y.form, row, (c_int64 * len(numbers))(*numbers), kept.flags)
+        return kept
+
+    def drop_pruned(self, keep: Keep, y: Buffer) -> None:
+        """Clear the flags of negative patterns, which no cut keeps."""
+        if keep.flags is not None:
+            _drop_pruned[memoryview(y).itemsize](address(y), size_of(y), address(keep.flags))
+
+    def keep_slices(self, y: Ranked | Buffer, start: int, view: SliceView, alive: bytes) -> Keep:
+        """Repeat the flag of each slice over its elements."""
+        kept = self._new(y)
+        _keep_slices(size_of(kept.y.x), start, view_of(view), address(alive), address(kept.flags))
+        return kept
+
+    def keep_blocks(
+        self, y: Ranked | Buffer, start: int, view: SliceView, block: tuple[int, int], alive: bytes
+    ) -> Keep:
+        """Repeat the flag of each block over its columns and rows."""
+        kept, sizes = self._new(y), (c_int64 * 2)(*block)
+        _keep_blocks(size_of(kept.y.x), start, view_of(view), sizes, address(alive), address(kept.flags))
+        return kept
+
+    def keep_above(self, y: Ranked | Buffer, start: int, view: SliceView, cuts: Buffer, limits: Buffer) -> Keep:
+        """Compare with the cut of each element's slice."""
+        kept = self._new(y)
+        numbers = (address(cuts), address(limits), address(kept.flags))
+        _keep_above[kept.y.itemsize](*kept.y.array, start, view_of(view), *numbers)
+        return kept
+
+    def smallest(self, y: Ranked | Buffer, rank: int) -> int:
+        """Return the `rank`-th smallest entry (1-based)."""
+        ranked = _ranked(y)
+        return ranks.smallest(ranked.x, ranked.form, rank)[0]
+
+    def below_and_inside(
+        self, y: Ranked | Buffer, low: int, width: int
+    ) -> tuple[int, NDArray[Any], NDArray[Any] | None]:
+        """Count pattern by pattern in a narrow bracket; extract the patterns in a wide one."""
+        import numpy as np  # noqa: PLC0415 - small files are pruned without it
+
+        ranked, size = _ranked(y), _ranked(y).itemsize
+        if width <= FEW:
+            counts = np.zeros(width, np.int64)
+            below = ranks.count_bins(ranked.x, ranked.form, low, width, 0, counts)
+            return below, np.arange(low, low + width), counts
+        found = self.scratch("inside", size_of(ranked.x) * size)
+        below, inside = ranks.extract_inside(ranked.x, ranked.form, low, width, found)
+        # Magnitudes of float8 formats are unsigned, patterns are signed, and none of those here is negative.
+        return below, np.frombuffer(found, f"<u{size}" if size == 1 else f"<i{size}", inside), None
+
+    def as_flags(self, keep: Keep) -> NDArray[Any]:
+        """Return ones and zeros."""
+        import numpy as np  # noqa: PLC0415 - small files are pruned without it
+
+        flags = self._flags_of(keep)
+        ones = np.empty(size_of(flags), np.uint8)
+        _ones(address(flags), ones.size, address(ones))
+        return ones
+
+    def store_masked(self, x: Buffer, keep: Keep, out: Buffer, dtype: Float) -> None:
+        """Copy `x` to `out`, and zero there what does not survive."""
+        flags = self._flags_of(keep)
+        if out is not x:
+            memoryview(out).cast("B")[:] = memoryview(x).cast("B")
+        _mask[dtype.itemsize](address(out), size_of(out), address(flags), dtype.negative_zero_is_nan)
+
+    def _new(self, y: Ranked | Buffer) -> Keep:
+        """Return an object with flags that are not set."""
+        ranked = _ranked(y)
+        return Keep(ranked, flags=self._flag_memory(ranked))
+
+    def _flags_of(self, keep: Keep) -> Buffer:
+        return keep.flags_in(self._flag_memory(keep.y)) if keep.flags is None else keep.flags
+
+    def _flag_memory(self, y: Ranked) -> memoryview:
+        return self.scratch("keep", size_of(y.x)).cast("b")
+
+
+def _ranked(y: Ranked | Buffer) -> Ranked:
+    """Return what is ranked: the weights of `magnitudes`, or patterns as they are."""
+    return y if isinstance(y, Ranked) else Ranked(y, PATTERNS)

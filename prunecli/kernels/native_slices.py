@@ -1,0 +1,104 @@
+"""Slices with a non-zero, and the 2:4 pattern, with the compiled kernels: found in the pruned weights of a run."""
+
+from __future__ import annotations
+
+from ctypes import c_int32, c_int64, c_void_p
+from typing import TYPE_CHECKING
+
+from prunecli.kernels.native.library import address
+from prunecli.kernels.native_flags import each_width, size_of, view_of
+from prunecli.layout import SliceView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prunecli.dtypes import Float
+    from prunecli.kernels.native_ranks import Buffer
+    from prunecli.kernels.tally import Shared
+
+GROUP, MOST = 4, 2
+"""The length of a group, and the most non-zeros it may have."""
+
+_RUN = (c_void_p, c_int64, c_int64)
+"""Weights, their number, and the row-major element or the column of the first one."""
+
+_mark_alive = each_width("mark_alive", (*_RUN, c_void_p, c_int32, c_void_p, c_void_p))
+_overfull = each_width("overfull", (*_RUN, c_int64, c_int64, c_int32), c_int32)
+_count_columns = each_width("count_columns", (*_RUN, c_int64, c_int32, c_void_p))
+
+
+class AliveSlices:
+    """Marks the slices of a view (stacks, before, slices, after) that have a non-zero."""
+
+    def __init__(self, view: SliceView) -> None:
+        """Start without a mark."""
+        # With one run of each slice per stack, the slices of all stacks follow each other.
+        view = view if view.before > 1 else SliceView(1, 1, view.total, view.after)
+        self._view, self._alive = view_of(view), bytearray(view.total)
+        self._dead = (c_int64 * view.stacks)(*[view.slices] * view.stacks)  # slices without a mark, by stack
+
+    @property
+    def dead(self) -> int:
+        """The number of slices without a mark."""
+        return self._alive.count(0)
+
+    def merge(self, other: AliveSlices) -> None:
+        """Add the marks of another object for the same view."""
+        both = int.from_bytes(self._alive, "little") | int.from_bytes(other._alive, "little")
+        self._alive[:] = both.to_bytes(len(self._alive), "little")
+
+    def add(self, first: int, x: Buffer, dtype: Float) -> None:
+        """Add the weights of a run from row-major element `first`."""
+        kernel, fnuz = _mark_alive[dtype.itemsize], dtype.negative_zero_is_nan
+        kernel(address(x), size_of(x), first, self._view, fnuz, address(self._alive), self._dead)
+
+
+class TwoFour:
+    """Whether every group of 4 along the middle dimension of (outer, length, inner) has at most 2 non-zeros.
+
+    Each thread has one object for a tensor. Groups that lie in several runs are counted in `shared`.
+    """
+
+    def __init__(self, length: int, inner: int, shared: Shared) -> None:
+        """Start without a run."""
+        self._length, self._inner, self._shared = length, inner, shared
+
+    @property
+    def holds(self) -> bool:
+        """Whether no group so far, of any thread, has too many non-zeros."""
+        return not self._shared.overfull
+
+    def add(self, first: int, x: Buffer, dtype: Float) -> None:
+        """Add the weights of a run from row-major element `first`."""
+        if self._shared.overfull:
+            return
+        fnuz, stop = dtype.negative_zero_is_nan, first + size_of(x)
+        if _overfull[dtype.itemsize](address(x), stop - first, first, self._length, self._inner, fnuz):
+            self._shared.overfull = True
+            return
+        for low, high in self._split(first, stop):
+            start, end = max(low, first), min(high, stop)
+            self._add_split(low, high - low, start, memoryview(x)[start - first : end - first], dtype)
+
+    def _split(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the elements [low, high) of the `inner` neighbouring groups of which the run has only a part."""
+        for element in sorted({self._group(first), self._group(stop - 1)}):
+            low, high = element
+            if low < first or high > stop:
+                yield low, high
+
+    def _group(self, element: int) -> tuple[int, int]:
+        slab, unit = self._length * self._inner, GROUP * self._inner
+        start = element - element % slab
+        low = element - (element - start) % unit
+        return low, min(low + unit, start + slab)
+
+    def _add_split(self, low: int, whole: int, start: int, part: memoryview, dtype: Float) -> None:
+        """Count the non-zeros of a part; forget the groups once they are complete."""
+        counts, size, inner = bytearray(self._inner), len(part), self._inner
+        kernel, fnuz = _count_columns[dtype.itemsize], dtype.negative_zero_is_nan
+        kernel(address(part), size, (start - low) % inner, inner, fnuz, address(counts))
+        parts = self._shared.join("group", low, whole, (start - low, size, int.from_bytes(counts, "little")))
+        # No column has more than 4, so the bytes of the sum are the sums of the bytes.
+        if parts is not None and max(sum(parts).to_bytes(inner, "little")) > MOST:
+            self._shared.overfull = True

@@ -1,0 +1,179 @@
+"""The statistics of a tensor with the compiled kernels: a run is pruned and measured in one pass."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref, c_int64, c_uint64, c_void_p
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal
+
+from prunecli.kernels.native.library import Format, address, format_of
+from prunecli.kernels.native_flags import dropping, each_width, size_of
+from prunecli.kernels.native_slices import AliveSlices, TwoFour
+from prunecli.kernels.tally import BLOCK, Counts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from prunecli.kernels.native_flags import Keep
+    from prunecli.kernels.native_ranks import Buffer
+    from prunecli.kernels.tally import Shared, Statistics
+    from prunecli.layout import SliceView
+
+LIMBS, LIMB, UNIT = 68, 32, 1074
+"""The sum of squares is the sum of `LIMBS` limbs i, in units of 2**(LIMB * i - UNIT)."""
+
+NO_MAGNITUDE = (1 << 64) - 1
+
+_LETTERS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+"""The integers of each width in the format of a memoryview."""
+
+
+class _Counts(ctypes.Structure):
+    """`tally_t` of tally.h."""
+
+    _fields_ = (
+        ("format", Format),
+        ("numel", c_int64),
+        ("zeros", c_int64 * 2),
+        ("nonfinite", c_int64),
+        ("largest_pruned", c_uint64),
+        ("smallest_kept", c_uint64),
+        ("overflowed", c_int64 * 2),
+        ("limbs", c_int64 * LIMBS * 2),
+        ("bins", c_void_p * 2),
+        ("bin_shift", c_int64),
+        ("bin_first", c_int64),
+        ("bin_last", c_int64),
+    )
+
+
+_prune = each_width("prune", (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_uint64, c_int64, c_void_p))
+_add_block = each_width("add_block", (c_void_p, c_void_p, c_void_p))
+
+
+class NativeTally:
+    """The running counts of one tensor in one thread."""
+
+    def __init__(self, scratch: Callable[[str, int], memoryview], statistics: Statistics, shared: Shared) -> None:
+        """Start without a chunk; `scratch` returns memory by name and size."""
+        self._scratch, self._statistics, self._shared = scratch, statistics, shared
+        self._dtype = dtype = statistics.dtype
+        self._counts = _Counts(format=format_of(dtype), numel=statistics.numel, smallest_kept=NO_MAGNITUDE)
+        self._outputs, self._inputs = _alive(statistics.outputs), _alive(statistics.inputs)
+        groups = statistics.groups
+        self._two_four = None if groups is None else TwoFour(*groups, shared)
+        self._bins: list[Any] = []
+        if statistics.bins is not None:
+            shift, first, last = statistics.bins
+            self._bins = [(c_int64 * (last - first + 1))() for _ in range(2)]
+            self._counts.bins[:] = [ctypes.addressof(bins) for bins in self._bins]
+            self._counts.bin_shift, self._counts.bin_first, self._counts.bin_last = shift, first, last
+
+    def prune(self, x: Buffer, keep: Keep, first: int, *, write: bool) -> None:
+        """Count the weights before and after pruning, and zero those that `keep` drops, if `write`."""
+        flags, cut, ties = dropping(keep, x)
+        if not write:
+            copy = self._scratch("copy", memoryview(x).nbytes)
+            copy[:] = memoryview(x).cast("B")
+            x = copy.cast(_LETTERS[self._dtype.itemsize])
+        self._prune(x, first, flags, cut, ties)
+
+    def add(self, y: Buffer, keep: Keep, first: int) -> None:
+        """Count magnitudes, before and after what `keep` drops is zero; `y` is overwritten."""
+        flags, cut, ties = dropping(keep, y)
+        if memoryview(y).itemsize != self._dtype.itemsize:  # NumPy's magnitudes of float8 have 16 bits
+            y = y.astype(f"u{self._dtype.itemsize}")
+        self._prune(y, first, flags, cut, ties)
+
+    def _prune(self, x: Buffer, first: int, flags: Buffer | None, cut: int, ties: int) -> None:
+        count, width = size_of(x), self._dtype.itemsize
+        if not count:
+            return
+        edges = self._scratch("edges", 4 * BLOCK * width)
+        _prune[width](
+            byref(self._counts),
+            address(x),
+            count,
+            first,
+            None if flags is None else address(flags),
+            cut,
+            ties,
+            address(edges),
+        )
+        self._add_edges(first, first + count, edges)
+        for part in (self._outputs, self._inputs, self._two_four):
+            if part is not None:
+                part.add(first, x, self._dtype)
+
+    def _add_edges(self, first: int, stop: int, edges: memoryview) -> None:
+        """Keep or complete the blocks of which the run [first, stop) has a part; `edges` has their magnitudes."""
+        numel, width = self._statistics.numel, self._dtype.itemsize
+        for number in {first // BLOCK, (stop - 1) // BLOCK}:
+            low, high = number * BLOCK, min((number + 1) * BLOCK, numel)
+            start, end = max(low, first), min(high, stop)
+            if end - start == high - low:
+                continue
+            place = 0 if start > low else 2 * BLOCK
+            before, after = (bytes(edges[at * width : (at + end - start) * width]) for at in (place, place + BLOCK))
+            parts = self._shared.join("block", number, high - low, (start - low, end - start, (before, after)))
+            if parts is not None:
+                self._add_block(parts)
+
+    def _add_block(self, parts: Sequence[tuple[bytes, bytes]]) -> None:
+        size = BLOCK * self._dtype.itemsize
+        before, after = (b"".join(part[index] for part in parts).ljust(size, b"\0") for index in range(2))
+        _add_block[self._dtype.itemsize](byref(self._counts), before, after)
+
+    def merge(self, other: NativeTally) -> None:
+        """Add the counts of another tally of the same tensor."""
+        own, others = self._counts, other._counts
+        own.nonfinite += others.nonfinite
+        own.largest_pruned = max(own.largest_pruned, others.largest_pruned)
+        own.smallest_kept = min(own.smallest_kept, others.smallest_kept)
+        for index in range(2):
+            own.zeros[index] += others.zeros[index]
+            own.overflowed[index] |= others.overflowed[index]
+            _add(own.limbs[index], others.limbs[index])
+        for mine, theirs in zip(self._bins, other._bins, strict=True):
+            _add(mine, theirs)
+        for alive, marks in ((self._outputs, other._outputs), (self._inputs, other._inputs)):
+            if alive is not None and marks is not None:
+                alive.merge(marks)
+
+    def counts(self) -> Counts:
+        """Return the numbers of all chunks."""
+        counts = self._counts
+        return Counts(
+            zeros_before=counts.zeros[0],
+            zeros_after=counts.zeros[1],
+            nonfinite=counts.nonfinite,
+            squares_before=_total(counts, 0),
+            squares_after=_total(counts, 1),
+            largest_pruned=counts.largest_pruned,
+            smallest_kept=None if counts.smallest_kept == NO_MAGNITUDE else counts.smallest_kept,
+            dead_outputs=None if self._outputs is None else self._outputs.dead,
+            dead_inputs=None if self._inputs is None else self._inputs.dead,
+            two_four=None if self._two_four is None else self._two_four.holds,
+            bins_before=list(self._bins[0]) if self._bins else (),
+            bins_after=list(self._bins[1]) if self._bins else (),
+        )
+
+
+def _alive(view: SliceView | None) -> AliveSlices | None:
+    return None if view is None else AliveSlices(view)
+
+
+def _add(own: Any, others: Any) -> None:  # noqa: ANN401 - arrays of ctypes
+    own[:] = [mine + theirs for mine, theirs in zip(own, others, strict=True)]
+
+
+def _total(counts: _Counts, index: int) -> float:
+    """Return a sum of squares, rounded once; infinity if a block of it or the sum is too large."""
+    if counts.overflowed[index]:
+        return inf
+    units: int = sum(limb << (LIMB * place) for place, limb in enumerate(counts.limbs[index]))
+    try:
+        return units / (1 << UNIT)
+    except OverflowError:
+        return inf

@@ -163,6 +163,7 @@ class Applier:
         with worker.computing(small=not self.context.scorers and len(window.pieces) >= MANY_PIECES):
             for piece in window.pieces:
                 self._apply_piece(worker, view, window, piece)
+        worker.wait()
         for (checksum, (low, high)), old in zip(parts, before, strict=True):
             part = _Part(window.start + low, high - low, old, crc32(own[low:high]))
             with self._lock:

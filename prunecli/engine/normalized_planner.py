@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prunecli.engine.scored_tensors import scan_ranges
 from prunecli.io.threads import Tasks
 from prunecli.ranking.normalized_cut import NormalizedCutSearch
 
@@ -67,7 +66,7 @@ class NormalizedBatch:
         """Yield (search, request, target, first, stop)."""
         for request in search.requests():
             index = self._group.members[request.member]
-            for first, stop in scan_ranges(self._tensors.targets[index]):
+            for first, stop in self._tensors.ranges(index):
                 yield search, request, index, first, stop
 
     def _count_chunk(

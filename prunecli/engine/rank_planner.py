@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from prunecli.dtypes import FLOATS
-from prunecli.engine.scored_tensors import scan_ranges
 from prunecli.io.files import PAGE
 from prunecli.io.threads import Tasks, Worker, results
 from prunecli.kernels.numpy_ops import NumpyOps
@@ -164,7 +163,7 @@ class RankBatch:
         """Yield (search, member, low, width, first, stop): count the patterns from `low` in elements [first, stop)."""
         for search in searches:
             for member, low, width in search.brackets():
-                for first, stop in scan_ranges(self._tensors.targets[member]):
+                for first, stop in self._tensors.ranges(member):
                     yield search, member, low, width, first, stop
 
     def _count_chunk(

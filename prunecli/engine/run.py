@@ -42,8 +42,14 @@ HOST_WINDOW = 1 << 21
 PRODUCT_SIZE = 8
 """The bytes of a product of a code and its scale: windows with codes are smaller by this factor."""
 
-DEVICE_WINDOW = 1 << 26
-"""Bytes of a window on a device: enough to hide the latency of transfers."""
+DEVICE_WINDOW = (1 << 26) - (1 << 18)
+"""Bytes of a window on a device: enough to hide the latency of transfers.
+
+With the rest of a group or row around it, it fits into the power of two that torch reserves.
+"""
+
+SCORED_WINDOW = 1 << 23
+"""The most bytes of a window of tensors with scores, which the host computes, partly in float64."""
 
 RANKING, MOST_PHASES = "ranking", 8
 """The phase before writing, and the most files that have a phase each."""
@@ -91,6 +97,8 @@ class Run:
         """
         with ExitStack() as stack, Pool(self._threads, self.options.device) as pool:
             scorers = [self._scorer(job, sources, stack) for job in self.work.jobs]
+            if any(scorer is not None for scorer in scorers):
+                self._window = min(self._window, SCORED_WINDOW)
             tensors = self._plan_and_apply(pool, scorers, sources, sinks, masks)
         input_sha256, output_sha256 = self._digests(sources, sinks)
         compressed = self._estimate(sources, sinks)
@@ -153,7 +161,8 @@ class Run:
             for member, count in zip(job.members, results(tasks), strict=True):
                 remaining[member] = count
         reader = Reader(sources, lambda count: self.options.progress.advance(RANKING, count))
-        tensors = ScoredTensors(self.targets, reader, scorer)
+        step = self._window if self.options.device and scorer is None else None
+        tensors = ScoredTensors(self.targets, reader, scorer, step)
         return plan_batches(job, tensors, remaining, self._plans, self.work.followers)
 
     def _begin_progress(self, bytes_to_rank: int, *, writes: bool) -> list[str]:

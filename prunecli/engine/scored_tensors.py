@@ -27,11 +27,15 @@ SCAN_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ScoredTensors:
-    """The targets of a run, with the reader of their weights and the scorer; None ranks magnitudes."""
+    """The targets of a run, with the reader of their weights and the scorer; None ranks magnitudes.
+
+    `step` is the number of bytes of one step of a scan, if it is not the usual one.
+    """
 
     targets: Sequence[TensorInfo]
     reader: Reader
     scorer: Scorer | None = None
+    step: int | None = None
 
     @property
     def reads_weights(self) -> bool:
@@ -62,22 +66,22 @@ class ScoredTensors:
 
     def runs(self, worker: Worker, index: int, first: int, stop: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield the weights [first, stop) in runs of one step of a scan, each with its first element."""
-        read, step = self.reader_of(worker, index), SCAN_BYTES // self.targets[index].value_size
+        read, step = self.reader_of(worker, index), (self.step or SCAN_BYTES) // self.targets[index].value_size
         for low in range(first, stop, step):
             yield low, read(low, min(low + step, stop))
+
+    def ranges(self, index: int) -> Iterator[tuple[int, int]]:
+        """Yield the element ranges of a scan: pieces of a contiguous tensor, the whole of another one."""
+        tensor = self.targets[index]
+        step = (self.step or SCAN_BYTES) // tensor.value_size if tensor.contiguous else tensor.numel
+        for first in range(0, tensor.numel, step):
+            yield first, min(first + step, tensor.numel)
 
     def patterns(self, worker: Worker, index: int, first: int, weights: NDArray[Any]) -> Any:  # noqa: ANN401 - an Array
         """Return the patterns of `weights`, which start at element `first`, on the worker's device."""
         if self.scorer is None:
             return worker.ops.magnitudes(worker.ops.load(weights), self.dtype(index))
         return worker.ops.load(self.scorer.patterns(worker, index, weights, first))
-
-
-def scan_ranges(tensor: TensorInfo) -> Iterator[tuple[int, int]]:
-    """Yield the element ranges of a scan: pieces of a contiguous tensor, the whole of another one."""
-    step = SCAN_BYTES // tensor.value_size if tensor.contiguous else tensor.numel
-    for first in range(0, tensor.numel, step):
-        yield first, min(first + step, tensor.numel)
 
 
 def count_remaining(worker: Worker, tensors: ScoredTensors, scorer: Scorer, index: int) -> int:

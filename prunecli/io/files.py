@@ -134,9 +134,10 @@ class Sink:
             with self._direct.opened() as direct:
                 write_all(direct, data, offset)
         except WriteError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in {errno.EINVAL, errno.EFAULT}:
                 raise WriteError(error, fd) from error
-            # The filesystem accepted O_DIRECT at open and rejects it at write: continue through the cache.
+            # The filesystem accepted O_DIRECT at open and rejects it at write, or the memory of a device's driver:
+            # continue through the cache.
             self._use_direct = False
             write_all(fd, data, offset)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import Ops
+from prunecli.kernels.transfers import Transfers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,7 +48,8 @@ class Worker:
         self.host = NumpyOps()
         self.scoring = NumpyOps()  # scores are computed while `host` holds the weights' magnitudes
         self.ops: Ops = self.host if device is None else _device_ops(device)
-        self._memory: dict[int, mmap.mmap] = {}
+        self._transfers = None if device is None else Transfers(device)
+        self._memory: dict[int, mmap.mmap | memoryview] = {}
 
     @contextmanager
     def computing(self, *, small: bool) -> Iterator[None]:
@@ -79,14 +81,24 @@ class Worker:
 
     def buffer(self, size: int, slot: int = 0) -> memoryview:
         """Return `size` bytes of page-aligned memory; every call for a `slot` may return the same memory."""
+        self.wait()  # what was read into it before may still be on its way to the device
         if size > KEPT_BUFFER:
             self._memory.pop(slot, None)
             return memoryview(mmap.mmap(-1, size))
         memory = self._memory.get(slot)
         if memory is None or len(memory) < size:
             # At least the size of a window, so that it seldom grows; from mmap, because it must start at a page.
-            memory = self._memory[slot] = mmap.mmap(-1, max(size, 1 << 21))
+            memory = self._memory[slot] = self._allocate(max(size, 1 << 21))
         return memoryview(memory)[:size]
+
+    def _allocate(self, size: int) -> mmap.mmap | memoryview:
+        locked = None if self._transfers is None else self._transfers.memory(size)
+        return mmap.mmap(-1, size) if locked is None else locked
+
+    def wait(self) -> None:
+        """Wait until copies between the buffers and the device are done."""
+        if self._transfers is not None:
+            self._transfers.wait()
 
 
 def _device_ops(device: str) -> Ops:

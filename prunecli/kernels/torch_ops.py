@@ -10,6 +10,7 @@ import numpy as np
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.numpy_tally import NumpyTally
 from prunecli.kernels.ops import FLAT_GROUP_LIMIT, Array, before_in_group, is_from, slabs
+from prunecli.kernels.transfers import copies_in_background
 from prunecli.kernels.views import block_flags, of_elements, positions, slice_flags
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ class TorchOps:
     def load(self, raw: NDArray[Any]) -> Array:
         """Copy the host integers `raw` to the device."""
         # Copied even on the CPU, where the tensor would share the buffer that is pruned in place.
-        return self.torch.from_numpy(np.ascontiguousarray(raw)).to(self.device, copy=True)
+        host = self.torch.from_numpy(np.ascontiguousarray(raw))
+        return host.to(self.device, copy=True, non_blocking=copies_in_background(self.device))
 
     def unload(self, x: Array, raw: NDArray[Any]) -> None:
-        """Copy `x` to the host."""
-        raw[...] = x.cpu().numpy()
+        """Copy `x` to the host; from some devices in the background, see `Transfers`."""
+        self.torch.from_numpy(raw).copy_(x, non_blocking=copies_in_background(self.device))
 
     def tally(self, statistics: Statistics, shared: Shared) -> Tally:
         """Return the empty counts of a tensor, which are taken on the host."""

@@ -6,7 +6,6 @@ file format.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 from prunecli.checkpoint import row_major
 from prunecli.dtypes import FLOATS
 from prunecli.errors import CheckpointError
+from prunecli.io.crc32 import crc32
 from prunecli.io.reader import Reader, view_elements
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.io.transfer import read_all, write_all
@@ -142,7 +142,7 @@ def _crc(worker: Worker, read: Callable[[memoryview, int], None], start: int, le
     for offset in range(start, start + length, _CHUNK):
         chunk = worker.buffer(min(_CHUNK, start + length - offset))
         read(chunk, offset)
-        value = zlib.crc32(chunk, value)
+        value = crc32(chunk, value)
     return value
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from threading import Condition, Event, Lock, get_ident
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 from prunecli.dtypes import FLOATS
 from prunecli.engine.measure import statistics_of, stats_from
 from prunecli.errors import CheckpointError, PruneError
-from prunecli.io.crc32 import combine
+from prunecli.io.crc32 import combine, crc32
 from prunecli.io.layout import Layout, Piece, TargetRange, UntouchedRange, Window
 from prunecli.io.reader import flat_native, gather, scatter, store_flat, view_elements
 from prunecli.io.scales import ScaleReader
@@ -158,7 +157,7 @@ class Applier:
         self.context.sources[number].read(view, window.read_start)
         own = view[window.start - window.read_start : window.end - window.read_start]
         parts = [(checksum, _overlap(window, checksum)) for checksum in checksums]
-        # Computed now, because the pieces are pruned in place. zlib releases the interpreter lock meanwhile.
+        # Computed now, because the pieces are pruned in place.
         before = [crc32(own[low:high]) for _, (low, high) in parts]
         with worker.computing(small=not self.context.scorers and len(window.pieces) >= MANY_PIECES):
             for piece in window.pieces:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Checksum
 from prunecli.errors import CheckpointError
+from prunecli.io.crc32 import crc32
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Archive:
         self.file.seek(record.span.start)
         data = self.file.read(record.span.length)
         # torch.load does not check it.
-        if zlib.crc32(data) != record.crc:
+        if crc32(data) != record.crc:
             raise CheckpointError(f"{self.label} is damaged: the checksum of {record.name!r} is wrong")
         return data
 

@@ -6,7 +6,6 @@ updated where offsets or sizes change. The content of the records is not interpr
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import attrgetter
@@ -34,6 +33,7 @@ from prunecli.formats.zip.structs import (
     split_end,
     split_extra,
 )
+from prunecli.io.crc32 import crc32
 from prunecli.io.parts import FilePlan, length
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _new_record(file: BinaryIO, record: Record, start: int, content: bytes | Non
     """Return a record that begins at offset `start`; `content` is None if its data is copied."""
     contents = _Contents(record.crc, record.span.length, record.size)
     if content is not None:
-        contents = _Contents(zlib.crc32(content), len(content), len(content), content)
+        contents = _Contents(crc32(content), len(content), len(content), content)
     local = _local(file, record, start, contents, alignment)
     end = start + len(local) + contents.packed
     descriptor, places = b"", [start + LOCAL_CRC]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from prunecli.dtypes import FLOATS
 from prunecli.io.files import PAGE
 from prunecli.io.threads import Tasks, Worker, results
-from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import INTS
+from prunecli.kernels.key_arrays import CODES, joined, magnitudes
 from prunecli.plans import RankGroup
 from prunecli.ranking.kth_smallest import RankSearch, Sample, statistics_of
 
@@ -19,11 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
-    from numpy.typing import NDArray
-
     from prunecli.checkpoint import TensorInfo
     from prunecli.engine.scored_tensors import ScoredTensors
     from prunecli.io.threads import Pool
+    from prunecli.kernels.key_arrays import Keys
     from prunecli.plans import OrderStatistic, TensorPlan
     from prunecli.strategies.strategy import PlansFromRanks
 
@@ -173,11 +170,9 @@ class RankBatch:
             with worker.computing(small=self._tensors.scorer is None and weights.nbytes <= SMALL_CHUNK):
                 y = self._tensors.patterns(worker, member, start, weights)
                 if low > self._tensors.dtype(member).top:  # in mixed dtypes, the bracket may lie above all of one
-                    below, patterns, counts = weights.size, np.empty(0, np.int64), None
+                    search.add(member, weights.size, None, None)
                 else:
-                    below, patterns, counts = worker.ops.below_and_inside(y, low, width)
-                with search.lock:
-                    search.add(member, below, patterns, counts)
+                    search.add(member, *worker.ops.below_and_inside(y, low, width))
 
 
 class Sampler:
@@ -198,23 +193,25 @@ class Sampler:
             share = min(-(-size * tensor.numel // total), tensor.numel)
             length = min(PAGE // tensor.itemsize, share)
             blocks = self._magnitudes if self._tensors.scorer is None else self._scores
-            yield Sample(member, blocks(member, length, share // length))
+            yield Sample(member, blocks(member, length, share // length), length)
 
-    def _magnitudes(self, index: int, length: int, count: int) -> NDArray[Any]:
+    def _magnitudes(self, index: int, length: int, count: int) -> Keys:
         """Read `count` blocks of `length` elements of the storage between the tensor's first and last element."""
         # In a tensor with gaps, a block may hold other elements too. A bracket that misses costs only another pass.
         tensor = self._tensors.targets[index]
-        in_file = np.empty((count, length), INTS[tensor.itemsize].newbyteorder(">" if tensor.big_endian else "<"))
-        raw = memoryview(in_file.data).cast("B")
         size, step = length * tensor.itemsize, (tensor.extent - length) // max(count - 1, 1)
+        raw = bytearray(count * size)
+        source, blocks = self._tensors.reader.sources[tensor.file], memoryview(raw)
         for block in range(count):
             offset = tensor.start + block * step * tensor.itemsize
-            self._tensors.reader.sources[tensor.file].read(raw[block * size : (block + 1) * size], offset)
-        flat = in_file.astype(INTS[tensor.itemsize]).reshape(-1)
-        patterns: NDArray[Any] = NumpyOps().magnitudes(flat, FLOATS[tensor.dtype])
-        return patterns.reshape(count, length).copy()
+            source.read(blocks[block * size : (block + 1) * size], offset)
+        if tensor.big_endian:
+            in_file = array(CODES[tensor.itemsize], raw)
+            in_file.byteswap()
+            raw[:] = in_file.tobytes()
+        return magnitudes(raw, FLOATS[tensor.dtype])
 
-    def _scores(self, index: int, length: int, count: int) -> NDArray[Any]:
+    def _scores(self, index: int, length: int, count: int) -> Keys:
         """Return the patterns of `count` blocks of `length` elements in row-major order."""
         worker = self._worker = self._worker or Worker(None)
         read = self._tensors.reader_of(worker, index)
@@ -223,7 +220,7 @@ class Sampler:
         for first in [block * step for block in range(count)]:
             weights = read(first, first + length)
             blocks.append(self._tensors.patterns(worker, index, first, weights).copy())
-        return np.stack(blocks)
+        return joined(blocks)
 
 
 def in_batches(items: Sequence[T], tensors_of: Callable[[T], Sequence[TensorInfo]]) -> Iterator[list[T]]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.kernels.key_arrays import Keys
     from prunecli.kernels.numpy_ops import NumpyOps
 
 
@@ -52,12 +53,12 @@ def float8_table(dtype: Float) -> NDArray[np.float32]:
     return table
 
 
-def widen(patterns: NDArray[Any], dtype: Float, wide: Float) -> NDArray[Any]:
+def widen(patterns: Keys, dtype: Float, wide: Float) -> NDArray[Any]:
     """Return magnitude patterns of `dtype` as patterns of `wide` (F32 or F64), which encodes each value exactly.
 
     The order is preserved. NaN, which has no order, comes above infinity, by payload: it is pruned last in any format.
     """
-    integer = np.dtype(f"i{wide.itemsize}")
+    integer, patterns = np.dtype(f"i{wide.itemsize}"), np.asarray(patterns)
     bits, decoded = patterns.astype(integer), values(patterns, dtype)
     with np.errstate(invalid="ignore"):
         exact = decoded.astype(f"f{wide.itemsize}", copy=False).view(integer)

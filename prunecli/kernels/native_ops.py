@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import mmap
+from array import array
 from ctypes import c_int32, c_int64, c_void_p
 from typing import TYPE_CHECKING, Any
 
 from prunecli.kernels import native_ranks as ranks
+from prunecli.kernels.key_arrays import CODES, COUNTED
 from prunecli.kernels.native.library import address, function
 from prunecli.kernels.native_flags import (
     Keep,
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
     from prunecli.dtypes import Float
     from prunecli.kernels.tally import Shared, Statistics
     from prunecli.layout import SliceView
-
-FEW = 8
-"""Patterns of a bracket of up to this width are counted, those of a wider one are extracted."""
 
 _keep_slices = function("keep_slices", (c_int64, c_int64, c_void_p, c_void_p, c_void_p))
 _keep_blocks = function("keep_blocks", (c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p))
@@ -149,21 +148,16 @@ class NativeOps:
         ranked = _ranked(y)
         return ranks.smallest(ranked.x, ranked.form, rank)[0]
 
-    def below_and_inside(
-        self, y: Ranked | Buffer, low: int, width: int
-    ) -> tuple[int, NDArray[Any], NDArray[Any] | None]:
-        """Count pattern by pattern in a narrow bracket; extract the patterns in a wide one."""
-        import numpy as np  # noqa: PLC0415 - small files are pruned without it
-
-        ranked, size = _ranked(y), _ranked(y).itemsize
-        if width <= FEW:
-            counts = np.zeros(width, np.int64)
+    def below_and_inside(self, y: Ranked | Buffer, low: int, width: int) -> tuple[int, Buffer, list[int] | None]:
+        """Count the patterns of a narrow bracket; extract those in a wide one."""
+        ranked = _ranked(y)
+        if width <= COUNTED:
+            counts = array("q", bytes(8 * width))
             below = ranks.count_bins(ranked.x, ranked.form, low, width, 0, counts)
-            return below, np.arange(low, low + width), counts
-        found = self.scratch("inside", size_of(ranked.x) * size)
+            return below, None, counts.tolist()
+        found = self.scratch("inside", size_of(ranked.x) * ranked.itemsize)
         below, inside = ranks.extract_inside(ranked.x, ranked.form, low, width, found)
-        # Magnitudes of float8 formats are unsigned, patterns are signed, and none of those here is negative.
-        return below, np.frombuffer(found, f"<u{size}" if size == 1 else f"<i{size}", inside), None
+        return below, memoryview(bytes(found[: inside * ranked.itemsize])).cast(CODES[ranked.itemsize]), None
 
     def as_flags(self, keep: Keep) -> NDArray[Any]:
         """Return ones and zeros."""

@@ -2,7 +2,8 @@
 
 `x` is a flat contiguous array (anything with the buffer protocol) of integers of 1, 2, 4 or 8 bytes. What its numbers
 are is said by `form`: `WEIGHTS`, `WEIGHTS_FNUZ`, or `PATTERNS`. Weights are ranked by their magnitudes, which the
-kernels compute on the fly. Patterns are signed numbers of 2 bytes or more, -1 for a weight that is already pruned.
+kernels compute on the fly. Patterns are signed numbers, -1 for a weight that is already pruned; those of 1 byte are
+unsigned.
 Flags are bytes, one per weight: -1 for a kept weight, 0 for a pruned one. All results have the same bits as those of
 `NumpyOps`. No kernel holds the interpreter lock. Import this module only where `library()` is not None.
 """
@@ -32,14 +33,14 @@ _WIDTHS = (8, 16, 32, 64)
 _ARRAY = (c_void_p, c_int64, c_int32)
 """An array, its number of elements or rows, and its form."""
 
-_extract_inside, _count_bins, _keep_largest, _drop_smallest, _count_remaining, _smallest = (
+_extract_inside, _count_bins, _keep_largest, _drop_smallest, _count_of_rows, _smallest = (
     {width // 8: function(f"{name}_{width}", arguments, result) for width in _WIDTHS}
     for name, arguments, result in (
         ("extract_inside", (*_ARRAY, c_uint64, c_uint64, c_void_p, c_void_p), c_int64),
         ("count_bins", (*_ARRAY, c_uint64, c_uint64, c_int32, c_void_p), c_int64),
         ("keep_largest", (*_ARRAY, *(c_int64,) * 5, c_void_p, c_void_p), None),
         ("drop_smallest", (*_ARRAY, c_int64, c_void_p, c_int64, c_void_p, c_void_p), None),
-        ("count_remaining", (c_void_p, c_int64, c_int64, c_void_p), None),
+        ("count_of_rows", (*_ARRAY, c_int64, c_uint64, c_void_p), None),
         ("smallest", (*_ARRAY, c_int64, c_void_p, c_void_p), None),
     )
 )
@@ -105,10 +106,15 @@ def drop_smallest(x: Buffer, form: int, row: int, numbers: Buffer, flags: Buffer
     kernel(address(x), rows, form, row, address(numbers), step, _scratch(size), address(flags))
 
 
+def count_of_rows(x: Buffer, form: int, row: int, least: int, numbers: Buffer) -> None:
+    """Write the number of patterns that are `least` or more of each row of `row` elements to the int64 `numbers`."""
+    view = memoryview(x)
+    _count_of_rows[view.itemsize](address(x), _count(view) // row, form, row, least, address(numbers))
+
+
 def count_remaining(y: Buffer, row: int, numbers: Buffer) -> None:
     """Write the number of patterns that are not -1 of each row of `row` elements to the int64 `numbers`."""
-    view = memoryview(y)
-    _count_remaining[view.itemsize](address(y), _count(view) // row, row, address(numbers))
+    count_of_rows(y, PATTERNS, row, 0, numbers)
 
 
 def smallest(x: Buffer, form: int, rank: int) -> tuple[int, int, int]:

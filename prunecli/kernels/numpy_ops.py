@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.numpy_tally import NumpyTally
 from prunecli.kernels.ops import FLAT_GROUP_LIMIT, UINTS, Array, before_in_group, is_from, slabs
 from prunecli.kernels.views import block_flags, of_elements, positions, slice_flags
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from prunecli.layout import SliceView
 
 
-EXTRACT_LIMIT = 8
-"""Up to this many patterns in a bracket are counted one by one; more are extracted."""
+COMPARED = 8
+"""All entries are compared with each pattern of a bracket of up to this width."""
 
 
 class NumpyOps:
@@ -193,17 +194,17 @@ class NumpyOps:
         """Return the `rank`-th smallest entry (1-based)."""
         return int(np.partition(y, rank - 1)[rank - 1])
 
-    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
-        """Count pattern by pattern in a narrow bracket; extract the patterns in a wide one."""
+    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, Any, list[int] | None]:
+        """Compare with each pattern of a narrow bracket; extract the patterns in a wide one."""
         integer, flags = y.dtype.type, self.scratch("bool", y.size, bool)
         below = int(np.count_nonzero(np.less(y, integer(low), out=flags)))
-        if width <= EXTRACT_LIMIT:
-            patterns = np.array(range(low, low + width), y.dtype)
-            counts = [int(np.count_nonzero(np.equal(y, pattern, out=flags))) for pattern in patterns]
-            return below, patterns, np.array(counts, np.int64)
+        if width <= COMPARED:
+            return below, None, [self.count_equal(y, pattern) for pattern in range(low, low + width)]
         # As unsigned numbers, patterns below `low` are larger than all others, so one comparison tests both ends.
         shifted = np.subtract(y, integer(low), out=self.scratch("keep", y.size, y.dtype)).view(UINTS[y.itemsize])
         np.less(shifted, shifted.dtype.type(width), out=flags)
+        if width <= COUNTED:
+            return below, None, np.bincount(shifted[flags], minlength=width).tolist()
         return below, y[flags], None
 
     def as_flags(self, keep: Array) -> NDArray[np.uint8]:

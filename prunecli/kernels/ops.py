@@ -113,10 +113,11 @@ class Ops(Protocol):
     def smallest(self, y: Array, rank: int) -> int:
         """Return the `rank`-th smallest entry (1-based)."""
 
-    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
-        """Return the number of entries below `low`, and the patterns in [low, low + width) with their counts.
+    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, Any, list[int] | None]:
+        """Return the number of entries below `low`, and those in [low, low + width).
 
-        A pattern may be listed several times. Counts of None mean one each.
+        Of a bracket of at most `key_arrays.COUNTED` patterns these are None and the number of each pattern; otherwise
+        a host array of the patterns, one for each entry, and None.
         """
 
     def as_flags(self, keep: Keep) -> NDArray[np.uint8]:

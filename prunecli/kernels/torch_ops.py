@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.numpy_tally import NumpyTally
 from prunecli.kernels.ops import FLAT_GROUP_LIMIT, Array, before_in_group, is_from, slabs
@@ -152,12 +153,14 @@ class TorchOps:
         """Return the `rank`-th smallest entry (1-based)."""
         return int(self.torch.sort(y).values[rank - 1])
 
-    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, NDArray[Any], NDArray[np.int64] | None]:
-        """Return the number of entries below `low`, and the patterns in [low, low + width) with their counts."""
+    def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, Any, list[int] | None]:
+        """Count the patterns of a narrow bracket; extract those in a wide one."""
         below = int((y < low).sum())
         inside = y[(y >= low) & (y <= low + (width - 1))]
-        patterns, counts = self.torch.unique(inside, return_counts=True)
-        return below, patterns.cpu().numpy(), counts.cpu().numpy().astype(np.int64, copy=False)
+        if width <= COUNTED:
+            counts: list[int] = self.torch.bincount(inside - low, minlength=width).tolist()
+            return below, None, counts
+        return below, inside.cpu().numpy(), None
 
     def as_flags(self, keep: Array) -> NDArray[np.uint8]:
         """Compare with zero and copy to the host."""

@@ -8,22 +8,24 @@ order statistic is Floyd and Rivest's SELECT (1975).
 
 from __future__ import annotations
 
+import importlib
+from array import array
+from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from math import sqrt
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from prunecli.dtypes import FLOATS, Float
-from prunecli.kernels.bit_patterns import narrow, widen
+from prunecli.kernels.key_arrays import add_to_bins, count_equal, count_from, joined, smallest, within
 from prunecli.plans import OrderStatistic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
-
+    from prunecli.kernels import key_arrays
     from prunecli.kernels.ops import Array, Ops
     from prunecli.plans import RankGroup
 
@@ -33,8 +35,8 @@ HELD_LIMIT = 12 << 20
 BINS_BITS = 17
 """A bin is named by this many leading bits of a key's offset in the bracket: a megabyte of counts."""
 
-RUN = 1 << 17
-"""Keys that are processed together."""
+FEW_BINS_BITS = 10
+"""The same of the bins of kept keys; the keys of one bin are then ranked."""
 
 MARGIN = 5.0
 """Half the width of a bracket, in standard errors of the sample's rank. A miss costs one more pass."""
@@ -42,10 +44,11 @@ MARGIN = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some magnitudes of one member of a group: `patterns` has shape (blocks, neighbours per block)."""
+    """Some magnitudes of one member of a group: `patterns` has blocks of `length` neighbours."""
 
     member: int
-    patterns: NDArray[Any]
+    patterns: key_arrays.Keys
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +74,25 @@ class Keys:
         wider = FLOATS["F64" if FLOATS["F64"] in different else "F32"]
         self.common = self.dtypes[0] if len(different) == 1 else wider
 
-    def of(self, patterns: NDArray[Any], dtype: Float) -> NDArray[Any]:
+    def of(self, patterns: key_arrays.Keys, dtype: Float) -> key_arrays.Keys:
         """Return the keys of `patterns` of `dtype`, in the same order."""
         if dtype is self.common:
             return patterns
-        return widen(patterns, dtype, self.common)
+        return _bit_patterns().widen(patterns, dtype, self.common)
+
+    def of_range(self, low: int, width: int, dtype: Float) -> Sequence[int]:
+        """Return the keys of the patterns in [low, low + width)."""
+        if dtype is self.common:
+            return range(low, low + width)
+        keys: list[int] = self.of(array("q", range(low, low + width)), dtype).tolist()
+        return keys
 
     def first_pattern(self, key: int, dtype: Float) -> int:
         """Return the smallest pattern of `dtype` with a key of at least `key`; one above the largest if none has."""
         if dtype is self.common or key > self.common.top:
             return min(key, dtype.top + 1)
-        return narrow(key, dtype, self.common)
+        pattern: int = _bit_patterns().narrow(key, dtype, self.common)
+        return pattern
 
     def value(self, key: int) -> float:
         """Return the magnitude of a key."""
@@ -91,27 +102,27 @@ class Keys:
 class RankSearch:
     """Searches for the order statistics of one group.
 
-    Count what `brackets` names, pass the counts to `add`, and call `advance`; repeat until it returns True.
-    Invariants: keys in [low, high) are kept or binned, keys below `low` are only counted; ranks are 1-based. Threads
-    that call `add` hold `lock`.
+    Count what `brackets` names, pass the counts to `add`, from any thread, and call `advance`; repeat until it returns
+    True. Invariants: keys in [low, high) are kept, counted or binned, keys below `low` are only counted; ranks are
+    1-based.
     """
 
     def __init__(self, group: RankGroup, dtypes: Sequence[Float], numels: Sequence[int]) -> None:
         """Start with a bracket of all keys. `dtypes` and `numels` are those of the members."""
         self.group, self.ranks, self.total = group, group.ranks, sum(numels)
-        self.lock = Lock()
         self.keys = Keys(dtypes)
         self.low, self.high = 0, self.keys.common.top + 1
+        self._lock = Lock()
         self._index = {member: index for index, member in enumerate(group.members)}
         self._ranked: dict[int, RankedKey] = {}
         self._equals: dict[int, list[int]] = {}
         self._clear()
 
     def _clear(self) -> None:
-        self._below = 0
-        self._table: NDArray[np.int64] | None = None
-        self._entries: list[tuple[int, NDArray[Any], NDArray[np.int64] | None]] = []
-        self._held = 0
+        self._below = self._held = 0
+        self._bins: array[int] | None = None
+        self._kept: list[tuple[int, key_arrays.Keys]] = []
+        self._counted: dict[int, list[int]] = {}
 
     def narrow_to(self, samples: Sequence[Sample]) -> None:
         """Bracket the ranks by a sample, whose sizes are in proportion to the members' sizes.
@@ -119,113 +130,109 @@ class RankSearch:
         Neighbours in a tensor are correlated. The standard error is therefore estimated from the spread between
         blocks, and is at least that of independent draws.
         """
-        parts = [(s, self.keys.of(s.patterns.reshape(-1), self.keys.dtypes[self._index[s.member]])) for s in samples]
-        keys = np.concatenate([part for _, part in parts])
-        keys.sort()
+        parts = [self.keys.of(s.patterns, self.keys.dtypes[self._index[s.member]]) for s in samples]
+        keys = joined(parts)
         size, ends = len(keys), []
         for rank in (self.ranks[0], self.ranks[-1]):
             share = (rank - 0.5) / self.total  # the expected position of the rank, as a part of any sample
-            pivot = keys[min(int(share * size), size - 1)]
-            shares = np.concatenate([(part.reshape(s.patterns.shape) <= pivot).mean(axis=1) for s, part in parts])
-            error = max(float(shares.std()) / sqrt(len(shares)), sqrt(share * (1 - share) / size))
+            pivot = smallest(keys, min(int(share * size), size - 1) + 1)[0]
+            above = [
+                [number / s.length for number in count_from(part, s.length, pivot + 1)]
+                for s, part in zip(samples, parts, strict=True)
+            ]
+            error = max(_standard_error(list(chain(*above))), sqrt(share * (1 - share) / size))
             ends.append((share * size, MARGIN * error * size + 2))  # 2 more: positions are rounded
         first, last = int(ends[0][0] - ends[0][1]), int(ends[1][0] + ends[1][1]) + 1
-        self.low = int(keys[first]) if first > 0 else 0
-        self.high = int(keys[last]) + 1 if last < size else self.keys.common.top + 1
+        self.low = max(smallest(keys, first + 1)[0], 0) if first > 0 else 0
+        self.high = smallest(keys, last + 1)[0] + 1 if last < size else self.keys.common.top + 1
 
     def brackets(self) -> list[tuple[int, int, int]]:
         """Return (member, first pattern, number of patterns) to count for each member."""
-        brackets = []
-        for member, dtype in zip(self.group.members, self.keys.dtypes, strict=True):
-            low = self.keys.first_pattern(self.low, dtype)
-            brackets.append((member, low, self.keys.first_pattern(self.high, dtype) - low))
-        return brackets
+        return [(member, *self._bracket(index)) for index, member in enumerate(self.group.members)]
 
-    def add(self, member: int, below: int, patterns: NDArray[Any], counts: NDArray[np.int64] | None) -> None:
-        """Add the counts of one chunk: `below` the bracket, and patterns in it; `counts` None means one each."""
-        self._below += below
-        if not len(patterns):
-            return
+    def _bracket(self, index: int) -> tuple[int, int]:
+        dtype = self.keys.dtypes[index]
+        low = self.keys.first_pattern(self.low, dtype)
+        return low, self.keys.first_pattern(self.high, dtype) - low
+
+    def add(self, member: int, below: int, patterns: key_arrays.Keys | None, counts: Sequence[int] | None) -> None:
+        """Add the counts of one chunk, as `Ops.below_and_inside` returns them."""
         index = self._index[member]
-        keys = self.keys.of(patterns, self.keys.dtypes[index])
-        if self._table is not None:
-            self._table += self._binned(keys, counts)
-            return
-        self._entries.append((index, keys, counts))
-        self._held += keys.nbytes + (0 if counts is None else counts.nbytes)
-        # A bracket of one key is counted to learn each member's number of equals, which bins do not have.
-        if self._held > HELD_LIMIT and self.high - self.low > 1:
-            self._table, self._entries = self._bins_of_kept(), []
-
-    @property
-    def _shift(self) -> int:
-        return max((self.high - 1 - self.low).bit_length() - BINS_BITS, 0)
-
-    def _binned(self, keys: NDArray[Any], counts: NDArray[np.int64] | None) -> NDArray[np.int64]:
-        """Return the number of keys in each bin of the bracket."""
-        bins = (keys.astype(np.int64, copy=False) - self.low) >> self._shift
-        # bincount adds weights as float64, which is exact: a count is far below 2**53.
-        return np.bincount(bins, counts, ((self.high - 1 - self.low) >> self._shift) + 1).astype(np.int64, copy=False)
-
-    def _bins_of_kept(self) -> NDArray[np.int64]:
-        table = self._binned(np.empty(0, np.int64), None)
-        for keys, counts in self._runs():
-            table += self._binned(keys, counts)
-        return table
-
-    def _runs(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int64] | None]]:
-        """Yield the kept keys and their counts. Single keys come in arrays of about `RUN`, as small ones are slow."""
-        run: list[NDArray[Any]] = []
-        size = 0
-        for _, keys, counts in self._entries:
+        keys = self.keys.of(patterns, self.keys.dtypes[index]) if counts is None and patterns is not None else None
+        with self._lock:
+            self._below += below
             if counts is not None:
-                yield keys, counts
-                continue
-            run.append(keys)
-            size += len(keys)
-            if size >= RUN:
-                yield np.concatenate(run), None
-                run, size = [], 0
-        if run:
-            yield np.concatenate(run), None
+                before = self._counted.setdefault(index, [0] * len(counts))
+                self._counted[index] = [a + b for a, b in zip(before, counts, strict=True)]
+            elif keys is not None and len(keys):
+                self._keep(index, keys)
+
+    def _keep(self, index: int, keys: key_arrays.Keys) -> None:
+        if self._bins is None:
+            self._kept.append((index, keys))
+            self._held += memoryview(keys).nbytes
+            if self._held > HELD_LIMIT:
+                self._bins, self._kept = self._binned(BINS_BITS), []
+        else:
+            add_to_bins(keys, self.low, self.high - self.low, self._shift(BINS_BITS), self._bins)
+
+    def _shift(self, bits: int) -> int:
+        return max((self.high - 1 - self.low).bit_length() - bits, 0)
+
+    def _binned(self, bits: int) -> array[int]:
+        """Return the number of kept keys in each bin of the bracket."""
+        shift = self._shift(bits)
+        bins = array("q", bytes(8 * (((self.high - 1 - self.low) >> shift) + 1)))
+        for _, keys in self._kept:
+            add_to_bins(keys, self.low, self.high - self.low, shift, bins)
+        return bins
+
+    def _counted_keys(self) -> Iterator[tuple[int, int]]:
+        """Yield the keys that were counted one by one, with their counts; a key may come several times."""
+        for index, counts in self._counted.items():
+            keys = self.keys.of_range(*self._bracket(index), self.keys.dtypes[index])
+            yield from ((key, count) for key, count in zip(keys, counts, strict=True) if count)
 
     def advance(self) -> bool:
         """End a pass. Return True when every rank is known; otherwise `brackets` has changed for the next pass."""
-        table = self._bins_of_kept() if self._table is None else self._table
-        ends = self._below + np.cumsum(table)
+        bits = FEW_BINS_BITS if self._bins is None else BINS_BITS
+        bins, shift = self._binned(bits) if self._bins is None else self._bins, self._shift(bits)
+        for key, count in self._counted_keys():
+            bins[(key - self.low) >> shift] += count
+        ends = list(accumulate(bins, initial=self._below))
         for rank in (rank for rank in self.ranks if rank not in self._ranked):
             # The sample was not representative: look at all keys on that side of the bracket.
             if rank <= self._below:
                 return self._look_in(0, self.low)
             if rank > ends[-1]:
                 return self._look_in(self.high, self.keys.common.top + 1)
-            position = int(np.searchsorted(ends, rank))
-            less = int(ends[position] - table[position])
-            low = self.low + (position << self._shift)
-            high = min(low + (1 << self._shift), self.high)
-            if self._table is None:
-                self._ranked[rank] = self._ranked_in(low, high, rank, less)
-            elif self._shift:
-                return self._look_in(low, high)
+            position = bisect_left(ends, rank) - 1
+            less, low = ends[position], self.low + (position << shift)
+            if not shift:
+                self._ranked[rank] = RankedKey(low, less, bins[position])
+            elif self._bins is not None:
+                return self._look_in(low, min(low + (1 << shift), self.high))
             else:
-                self._ranked[rank] = RankedKey(low, less, int(table[position]))
+                self._ranked[rank] = self._ranked_in(low, min(1 << shift, self.high - low), rank, less)
         return self._count_equals()
 
-    def _ranked_in(self, low: int, high: int, rank: int, less: int) -> RankedKey:
-        """Return the key at a rank from the kept keys in [low, high), one bin; `less` keys are below the bin.
+    def _ranked_in(self, low: int, width: int, rank: int, less: int) -> RankedKey:
+        """Return the key at a rank from the keys in [low, low + width), one bin; `less` keys are below the bin.
 
-        Only this bin is sorted, and no copy of all keys is made.
+        Only this bin is ranked, and no copy of all keys is made.
         """
-        parts = []
-        for keys, counts in self._runs():
-            inside = (keys >= low) & (keys <= high - 1)  # `high` may be too large for the dtype of the keys
-            parts.append(
-                np.unique(keys[inside], return_counts=True) if counts is None else (keys[inside], counts[inside])
-            )
-        keys, counts = sum_equal(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-        ends = less + np.cumsum(counts)
-        position = int(np.searchsorted(ends, rank))
-        return RankedKey(int(keys[position]), int(ends[position] - counts[position]), int(counts[position]))
+        counted = [(key, count) for key, count in self._counted_keys() if low <= key < low + width]
+        parts = [within(keys, low, width) for _, keys in self._kept]
+        if not counted:
+            key, smaller, equal = smallest(joined(parts), rank - less)
+            return RankedKey(key, less + smaller, equal)
+        counts: Counter[int] = Counter(chain.from_iterable(part.tolist() for part in parts))
+        for key, count in counted:
+            counts[key] += count
+        keys = sorted(counts)
+        ends = list(accumulate((counts[key] for key in keys), initial=less))
+        position = bisect_left(ends, rank) - 1
+        return RankedKey(keys[position], ends[position], counts[keys[position]])
 
     def _look_in(self, low: int, high: int) -> bool:
         """Set the bracket for the next pass, and return False."""
@@ -238,7 +245,7 @@ class RankSearch:
         for rank, ranked in self._ranked.items():
             if rank in self._equals:
                 continue
-            kept = self._table is None and self.low <= ranked.key < self.high
+            kept = self._bins is None and self.low <= ranked.key < self.high
             # Without a cut through equals all of them are pruned, and their number per member is not needed.
             if not kept and self.group.ties and rank < ranked.less + ranked.equal:
                 return self._look_in(ranked.key, ranked.key + 1)
@@ -247,11 +254,13 @@ class RankSearch:
         return True
 
     def _equals_of(self, key: int) -> list[int]:
-        counts = [0] * len(self.group.members)
-        for index, keys, numbers in self._entries:
-            hits = keys == key
-            counts[index] += int(np.count_nonzero(hits) if numbers is None else numbers[hits].sum())
-        return counts
+        equals = [0] * len(self.group.members)
+        for index, keys in self._kept:
+            equals[index] += count_equal(keys, key)
+        for index, counts in self._counted.items():
+            keys = self.keys.of_range(*self._bracket(index), self.keys.dtypes[index])
+            equals[index] += sum(count for k, count in zip(keys, counts, strict=True) if k == key)
+        return equals
 
     def statistics(self) -> list[OrderStatistic]:
         """Return the order statistics, one per rank, after `advance` returned True."""
@@ -281,9 +290,12 @@ def statistics_of(ops: Ops, y: Array, ranks: Sequence[int], dtype: Float) -> lis
     return statistics
 
 
-def sum_equal(keys: NDArray[Any], counts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the keys (one or more) ascending and without repetition, with the sums of their counts."""
-    order = np.argsort(keys, kind="stable")
-    keys, counts = keys[order], counts[order]
-    firsts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
-    return keys[firsts], np.add.reduceat(counts, firsts, dtype=np.int64)
+def _standard_error(shares: Sequence[float]) -> float:
+    """Return the standard error of the mean of `shares`."""
+    mean = sum(shares) / len(shares)
+    return sqrt(sum((share - mean) ** 2 for share in shares)) / len(shares)
+
+
+def _bit_patterns() -> Any:  # noqa: ANN401 - the module
+    """Import the conversion of patterns, which needs NumPy; only groups of several dtypes need it."""
+    return importlib.import_module("prunecli.kernels.bit_patterns")

@@ -18,7 +18,6 @@ from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import Argument, CheckpointError, UsageError
 from prunecli.kernels.squares import square_sum
 from prunecli.plans import Cut
-from prunecli.ranking.kth_smallest import sum_equal
 from prunecli.ranking.normalized_scores import PatternRuns
 
 if TYPE_CHECKING:
@@ -314,7 +313,7 @@ def _merged(parts: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray
         return np.empty(0, np.uint8), np.empty(0, np.uint8)
     bins, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if len(parts) > 1 and bins.size:
-        bins, counts = sum_equal(bins, counts)
+        bins, counts = _sum_equal(bins, counts)
     return _in_smallest_dtype(bins), _in_smallest_dtype(counts)
 
 
@@ -342,3 +341,11 @@ def _cut(runs: PatternRuns, count: int) -> Cut:
     if ties == equal:
         return Cut(bits + 1, 0, equal, equal, value)
     return Cut(bits, ties, equal, ties, value)
+
+
+def _sum_equal(keys: NDArray[Any], counts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the keys (one or more) ascending and without repetition, with the sums of their counts."""
+    order = np.argsort(keys, kind="stable")
+    keys, counts = keys[order], counts[order]
+    firsts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+    return keys[firsts], np.add.reduceat(counts, firsts, dtype=np.int64)

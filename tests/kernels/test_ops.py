@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support import examples
 
 from prunecli.dtypes import FLOATS, Float
+from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import INTS, Ops, before_in_group
 from prunecli.kernels.torch_ops import TorchOps
@@ -165,10 +166,11 @@ def test_brackets_count_below_and_inside(ops: Ops, dtype: Float) -> None:
             if low + width > dtype.top + 1:
                 continue
             below, patterns, counts = ops.below_and_inside(y, low, width)
-            each = [1] * len(patterns) if counts is None else host(counts)
-            got: Counter[int] = Counter()
-            for bits, number in zip(host(patterns), each, strict=True):
-                got[bits] += number
+            assert (counts is None) == (width > COUNTED)
+            if counts is None:
+                got = Counter(host(patterns))
+            else:
+                got = Counter(dict(zip(range(low, low + width), counts, strict=True)))
             inside = [value for value in values if low <= value < low + width]
             assert sum(value < low for value in values) == below
             assert Counter(inside) == +got

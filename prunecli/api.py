@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunecli.engine.device_errors import device_errors
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import OutputRequest, plan_outputs, publish_reports
 from prunecli.engine.prepare import prepare_work
@@ -168,7 +169,8 @@ def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
     options = replace(options, device=device, histograms=draws_histograms(outputs.reports))
     _note_selection(options.progress, checkpoint, plan.selection)
     try:
-        report = _run(checkpoint, plan, outputs, options)
+        with device_errors(device):
+            report = _run(checkpoint, plan, outputs, options)
     except GateError as error:
         if request.outputs.reports is not None:
             publish_reports(error.report, outputs)

@@ -6,13 +6,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prunecli.dtypes import FLOATS
 from prunecli.engine.apply import Applier, ApplyContext
 from prunecli.engine.options import RunOptions
 from prunecli.engine.planner import plan_batches
 from prunecli.engine.scored_tensors import ScoredTensors, count_remaining
 from prunecli.engine.scorers import MagnitudeScorer, make_scorer
 from prunecli.engine.windows import WindowSchedule
-from prunecli.errors import Argument, CheckpointError
+from prunecli.errors import Argument, CheckpointError, DeviceError
 from prunecli.io.files import PAGE, Sink, Source
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.scales import ScaleReader
@@ -81,6 +82,7 @@ class Run:
         """Prepare the run without reading a file."""
         self.checkpoint, self.work, self.options = checkpoint, work, options
         self.targets = [target.tensor for target in work.selection.targets]
+        _check_dtypes(self.targets, options.device)
         self._threads = options.threads or default_threads()
         self._window = options.window or (DEVICE_WINDOW if options.device else HOST_WINDOW)
         if any(target.scale is not None for target in self.targets):
@@ -230,6 +232,16 @@ def _sha256(file: Descriptor, size: int) -> str:
                 raise CheckpointError(f"a file of {size:,} bytes became shorter while it was being read")
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _check_dtypes(targets: Sequence[TensorInfo], device: str | None) -> None:
+    """Raise DeviceError for a target whose numbers the device does not have."""
+    if device == "mps":
+        for tensor in targets:
+            if FLOATS[tensor.value_dtype].itemsize == FLOATS["F64"].itemsize:
+                name = printable(repr(tensor.name))
+                hint = Argument("device", "cpu")
+                raise DeviceError(f"the device mps has no float64, which pruning {name} needs", hint=hint)
 
 
 def _check_finite(targets: Sequence[TensorInfo], tensors: Mapping[int, TensorStats]) -> None:

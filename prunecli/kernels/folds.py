@@ -129,7 +129,7 @@ def moments(x: NDArray[Any], numbers: Numbers, scale: float) -> tuple[float, flo
     finite = np.isfinite(magnitudes)
     weights = np.where(finite, magnitudes, 0.0) * scale
     weights = np.where(x < 0, -weights, weights)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         sums = [_folded(y.reshape(1, -1, 1), 1.0).item() for y in (weights, np.square(weights))]
     return sums[0], sums[1], int(np.count_nonzero(finite))
 

@@ -15,12 +15,14 @@ NaN counts as infinity. Weights are read in runs, most of them of up to RUN elem
 from __future__ import annotations
 
 import mmap
+from dataclasses import replace
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prunecli.kernels import folds
+from prunecli.kernels.backend import has_native
 from prunecli.kernels.folds import Fold, FoldKernels, Numbers
 from prunecli.kernels.views import block_grid
 from prunecli.layout import SliceView
@@ -46,7 +48,11 @@ BINS_SHIFT, RANKED_AT_ONCE = 48, 1 << 20
 
 def _backend() -> FoldKernels:
     """Return the functions that compute folds."""
-    return folds
+    if not has_native():
+        return folds
+    from prunecli.kernels import native_folds  # noqa: PLC0415 - where there is the library
+
+    return native_folds
 
 
 def standard_deviation(numbers: Numbers, numel: int, *, scale: float = 1.0) -> float:
@@ -81,25 +87,34 @@ def slice_norms(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float
 
 def _norms_of_small_stacks(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
     """Return what the norms are computed from, for stacks of which each is not longer than a run."""
-    compute, size, norms = _backend(), view.size * view.slices, np.empty((view.stacks, view.slices))
+    size, norms = view.size * view.slices, np.empty((view.stacks, view.slices))
     for first, stop in _runs(view.stacks, RUN // size):
-        rows = ((stop - first) * view.before * view.slices, view.after, 1)
-        sums = compute.fold(numbers.read(first * size, stop * size), numbers, n, rows, view.after)
-        slabs = (stop - first, view.before, view.slices)
-        norms[first:stop] = compute.fold_again(sums, n, slabs, view.before).reshape(-1, view.slices)
+        x, stacks = numbers.read(first * size, stop * size), replace(view, stacks=stop - first)
+        norms[first:stop] = _norms_of_stacks(x, numbers, stacks, n)
     return norms.reshape(-1)
+
+
+def _norms_of_stacks(x: NDArray[Any], numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
+    """Return the same for the integers `x` of whole stacks, shape (stacks, slices)."""
+    compute, rows = _backend(), view.stacks * view.before * view.slices
+    if view.after == 1:
+        sums = compute.fold(x, numbers, n, (view.stacks, view.before, view.slices), view.before)
+    else:
+        sums = compute.fold(x, numbers, n, (rows, view.after, 1), view.after)
+        if view.before > 1:
+            sums = compute.fold_again(sums, n, (view.stacks, view.before, view.slices), view.before)
+    return sums.reshape(view.stacks, view.slices)
 
 
 def _norms_of_stack(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
     """Return the same for the first stack."""
-    compute, slab, joined = _backend(), view.slices * view.after, Fold(n)
+    slab, joined = view.slices * view.after, Fold(n)
     at_once = _power_of_two(RUN // slab)
     for first, stop in _runs(view.before, at_once or 1):
         here = numbers.after(first * slab)
         if at_once:
-            rows = ((stop - first) * view.slices, view.after, 1)
-            sums = compute.fold(here.read(0, (stop - first) * slab), here, n, rows, view.after)
-            sums = compute.fold_again(sums, n, (1, stop - first, view.slices), stop - first).reshape(-1)
+            x, part = here.read(0, (stop - first) * slab), SliceView(1, stop - first, view.slices, view.after)
+            sums = _norms_of_stacks(x, here, part, n)[0]
         else:
             sums = _norms_of_slab(here, view.slices, view.after, n)
         joined.add(sums)

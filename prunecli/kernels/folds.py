@@ -115,7 +115,8 @@ def _folded(powers: NDArray[np.float64], n: float) -> NDArray[np.float64]:
     join = join_of(n)
     while (length := powers.shape[1]) > 1:
         even = length // 2 * 2
-        joined: NDArray[np.float64] = join(powers[:, 0:even:2], powers[:, 1:even:2])
+        with np.errstate(over="ignore", invalid="ignore"):  # a sum of finite numbers, or of both infinities
+            joined: NDArray[np.float64] = join(powers[:, 0:even:2], powers[:, 1:even:2])
         powers = joined if even == length else np.concatenate([joined, powers[:, even:]], axis=1)
     return powers
 
@@ -129,7 +130,7 @@ def moments(x: NDArray[Any], numbers: Numbers, scale: float) -> tuple[float, flo
     finite = np.isfinite(magnitudes)
     weights = np.where(finite, magnitudes, 0.0) * scale
     weights = np.where(x < 0, -weights, weights)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         sums = [_folded(y.reshape(1, -1, 1), 1.0).item() for y in (weights, np.square(weights))]
     return sums[0], sums[1], int(np.count_nonzero(finite))
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from prunecli.kernels.backend import has_native
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import Ops
 from prunecli.kernels.transfers import Transfers
@@ -43,11 +44,12 @@ class Worker:
     """The resources of one thread: kernels with their scratch memory, and read buffers that grow as needed."""
 
     def __init__(self, device: str | None, compute_lock: threading.Lock | None = None) -> None:
-        """Compute on `device`, or with NumPy for None. The threads of a pool share a `compute_lock`."""
+        """Compute on `device`, or on the CPU for None. The threads of a pool share a `compute_lock`."""
         self._compute_lock, self._has_lock = compute_lock or threading.Lock(), False
         self.host = NumpyOps()
         self.scoring = NumpyOps()  # scores are computed while `host` holds the weights' magnitudes
-        self.ops: Ops = self.host if device is None else _device_ops(device)
+        host = _native_ops() if has_native() else self.host
+        self.ops: Ops = host if device is None else _device_ops(device)
         self._transfers = None if device is None else Transfers(device)
         self._memory: dict[int, mmap.mmap | memoryview] = {}
 
@@ -107,6 +109,12 @@ def _device_ops(device: str) -> Ops:
     return TorchOps(device)
 
 
+def _native_ops() -> Ops:
+    from prunecli.kernels.native_ops import NativeOps  # noqa: PLC0415 - it needs the library
+
+    return NativeOps()
+
+
 class Pool:
     """A pool of threads for tasks that are functions of a `Worker`.
 
@@ -115,7 +123,7 @@ class Pool:
     """
 
     def __init__(self, threads: int, device: str | None) -> None:
-        """Start `threads` threads that compute on `device` (None: NumPy)."""
+        """Start `threads` threads that compute on `device` (None: the CPU)."""
         self.threads, self._device = threads, device
         self._local, self._compute_lock = threading.local(), threading.Lock()
         self._free_places = threading.Semaphore(threads * BACKLOG)

@@ -24,7 +24,7 @@ _ARRAY = (c_void_p, c_int64, c_int32)
 """Numbers, how many, and their form."""
 
 at_least = each_width("at_least", (*_ARRAY, c_uint64, c_void_p))
-count_value = each_width("count_value", (*_ARRAY, c_uint64), c_int64)
+count_equal = each_width("count_equal", (*_ARRAY, c_uint64), c_int64)
 drop_first = each_width("drop_first_equal", (*_ARRAY, c_uint64, c_int64, c_void_p))
 
 
@@ -58,7 +58,7 @@ class Ranked:
 
     def count(self, value: int) -> int:
         """Return how many numbers equal `value`."""
-        found: int = count_value[self.itemsize](*self.array, value)
+        found: int = count_equal[self.itemsize](*self.array, value)
         return found
 
 

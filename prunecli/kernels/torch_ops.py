@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.kernels.key_arrays import COUNTED
-from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.numpy_tally import NumpyTally
-from prunecli.kernels.ops import FLAT_GROUP_LIMIT, Array, before_in_group, is_from, slabs
+from prunecli.kernels.ops import Array, slabs
+from prunecli.kernels.tally import BLOCK
+from prunecli.kernels.torch_blocks import RUN, Blocks, Cut, Groups, magnitudes, prune_blocks
+from prunecli.kernels.torch_groups import largest_of_rows, smallest_of_rows
+from prunecli.kernels.torch_tally import TorchTally
+from prunecli.kernels.torch_views import elements, of_blocks, of_elements, slice_numbers
 from prunecli.kernels.transfers import copies_in_background
-from prunecli.kernels.views import block_flags, of_elements, positions, slice_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,17 +22,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
-    from prunecli.kernels.tally import Counts, Shared, Statistics, Tally
+    from prunecli.kernels.tally import Shared, Statistics
     from prunecli.layout import SliceView
 
 
+FUSED_RUN = 1 << 28
+"""Elements that are pruned at once by kernels that need no memory for each of them."""
+
+WANTED_LIMIT = 1 << 16
+"""In rows of up to this many entries, the numbers to prune are computed for every number of remaining ones."""
+
+
 class TorchOps:
-    """The kernels on a torch device. They only compare and add integers, so the bits are those of NumPy."""
+    """The kernels on a torch device. They compare and add integers, so the bits are those of NumPy.
+
+    A keep array is a tensor with an entry for each weight, 0 for a pruned one, or a `Cut` or `Groups`.
+    """
 
     def __init__(self, device: str) -> None:
         """Compute on the torch `device`: "cuda:0", "mps", "xpu", or "cpu" for torch's kernels on the host."""
         self.torch = importlib.import_module("torch")
         self.device = device
+        self.fused = _fused(self.torch, device)
+        self.run = RUN if self.fused is None else FUSED_RUN
+        self._wanted: dict[tuple[int, Callable[[int], int]], Array] = {}
 
     def load(self, raw: NDArray[Any]) -> Array:
         """Copy the host integers `raw` to the device."""
@@ -42,9 +57,9 @@ class TorchOps:
         """Copy `x` to the host; from some devices in the background, see `Transfers`."""
         self.torch.from_numpy(raw).copy_(x, non_blocking=copies_in_background(self.device))
 
-    def tally(self, statistics: Statistics, shared: Shared) -> Tally:
-        """Return the empty counts of a tensor, which are taken on the host."""
-        return _HostTally(self, NumpyTally(NumpyOps(), statistics, shared))
+    def tally(self, statistics: Statistics, shared: Shared) -> TorchTally:
+        """Return the empty counts of a tensor, which stay on the device until they are asked for."""
+        return TorchTally(self, statistics, shared)
 
     def part(self, keep: Array, own: slice) -> Array:
         """Return a view."""
@@ -52,102 +67,169 @@ class TorchOps:
 
     def magnitudes(self, x: Array, dtype: Float) -> Array:
         """Return the sign-cleared patterns. The NaN of fnuz formats becomes the largest."""
-        if dtype.itemsize > 1:
-            return x & dtype.mask
-        y = x.to(self.torch.int16) & dtype.mask
-        return y.masked_fill_(x == -128, dtype.top) if dtype.negative_zero_is_nan else y
+        return magnitudes(self.torch, x, dtype)
+
+    def prune_blocks(self, x: Array, keep: Array, dtype: Float, *, patterns: bool = False) -> Blocks:
+        """Prune the run `x` in place and return what is counted about its blocks; see `torch_blocks`."""
+        if self.fused is not None and not patterns and self.fused.takes(x, keep):
+            blocks: Blocks = self.fused.prune_blocks(x, keep, dtype)
+            return blocks
+        return prune_blocks(self.torch, x, keep, dtype, patterns=patterns)
+
+    def mark_alive(self, alive: Array, after: Array, first: int, view: SliceView, dtype: Float, blocks: Blocks) -> bool:
+        """Mark the slices that have a non-zero, if there is a kernel for it; return whether there is."""
+        if self.fused is None:
+            return False
+        marked: bool = self.fused.mark_alive(alive, after, first, view, dtype, blocks)
+        return marked
+
+    def cut(self, x: Array, dtype: Float, bits: int, ties: int = 0) -> Cut:
+        """Return what survives of the weights `x` if those below `bits` and the first `ties` equal to it are pruned."""
+        return Cut(bits, self.limit(x, dtype, bits, ties) if ties else None)
+
+    def limit(self, x: Array, dtype: Float, bits: int, ties: int) -> Array:
+        """Return the position of the `ties`-th weight of the magnitude `bits` as an integer on the device.
+
+        If there are fewer such weights it is behind the end.
+        """
+        counts = self.equal_in_blocks(x, dtype, bits)
+        ends = counts.cumsum(0)
+        block = self.torch.searchsorted(ends, ties).clamp_(max=len(ends) - 1)
+        index = block * BLOCK + self.torch.arange(BLOCK, device=x.device)
+        weights = x[index.clamp(max=len(x) - 1)]
+        equal = (self.magnitudes(weights, dtype) == bits) & (index < len(x))
+        before = ends[block] - counts[block]
+        # As many entries are in front of the wanted one as have a smaller number of equals up to them.
+        return block * BLOCK + ((before + equal.cumsum(0)) < ties).sum()
+
+    def equal_in_blocks(self, x: Array, dtype: Float, bits: int) -> Array:
+        """Return how many weights of each block of `x` have the magnitude `bits`, as integers on the device."""
+        if self.fused is not None:
+            return self.fused.count_in_blocks(x, dtype, bits)
+        parts = []
+        for first in range(0, len(x), RUN):
+            equal = self.magnitudes(x[first : first + RUN], dtype) == bits
+            missing = -len(equal) % BLOCK
+            padded = self.torch.nn.functional.pad(equal, (0, missing)) if missing else equal
+            parts.append(padded.reshape(-1, BLOCK).sum(1))
+        return self.torch.cat(parts)
+
+    def groups(self, start: int, count: int, run: tuple[int, int], group: int, keep: int) -> Groups | None:
+        """Return what survives, as by `keep_largest`, if groups follow each other in a run of `count` elements.
+
+        `run` is `length` and `inner`. None: use `keep_largest`.
+        """
+        length, inner = run
+        flat = inner == 1 and length % group == 0 and BLOCK % group == 0
+        return Groups(keep, group) if flat and not (start % group or count % group) else None
 
     def at_least(self, y: Array, cut: int) -> Array:
-        """Subtract and spread the sign bit."""
-        return (cut - 1 - y) >> (8 * y.element_size() - 1)
+        """Compare; flags of one byte are enough."""
+        return self._flags(y > cut - 1)
+
+    def _flags(self, kept: Array) -> Array:
+        """Return booleans as -1 and 0."""
+        return -kept.to(self.torch.int8)
 
     def count_equal(self, y: Array, value: int) -> int:
         """Return the number of entries equal to `value`."""
         return int((y == value).sum())
 
     def drop_first_equal(self, keep: Array, y: Array, value: int, count: int) -> None:
-        """Clear `keep` at the first `count` entries equal to `value`."""
-        if count:
-            keep[(y == value).nonzero().flatten()[:count]] = 0
+        """Clear `keep` at the first `count` entries equal to `value`; their numbers are sums up to each entry."""
+        done = 0
+        for first in range(0, len(y) if count else 0, RUN):
+            equal = y[first : first + RUN] == value
+            ends = equal.cumsum(0, dtype=self.torch.int64) + done
+            keep[first : first + RUN].masked_fill_(equal.logical_and_(ends <= count), 0)
+            done = ends[-1]
 
     def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
-        """Rank short groups by comparing shifted copies, longer ones by sorting rows."""
-        if group < FLAT_GROUP_LIMIT:
-            return self._keep_largest_flat(y, start, length, inner, group, keep)
-        kept = self.at_least(y, 0)
+        """Rank the groups of each slab: the full groups, then the short last one."""
+        kept = self.torch.empty(len(y), dtype=self.torch.int8, device=y.device)
         for part, shape in slabs(start, len(y), length, inner):
-            self._keep_largest_of_slabs(y[part].reshape(shape), kept[part].reshape(shape), group, keep)
+            whole, flags = y[part].reshape(shape), kept[part].reshape(shape)
+            full = shape[1] // group * group
+            for low, high, size in ((0, full, group), (full, shape[1], shape[1] - full)):
+                if low < high:
+                    self._keep_largest(whole[:, low:high], flags[:, low:high], size, keep)
         return kept
 
-    def _keep_largest_of_slabs(self, y: Array, kept: Array, group: int, keep: int) -> None:
-        """Fill `kept` (slabs, rows, inner): the full groups, then the short last one."""
-        number, rows, inner = y.shape
-        full = rows // group * group
-        for low, high, size in ((0, full, group), (full, rows, rows - full)):
-            if low < high:
-                groups = y[:, low:high].reshape(number, -1, size, inner).swapaxes(2, 3)
-                flat = self.keep_largest_of_rows(groups.reshape(-1, size), min(keep, size))
-                flags = flat.reshape(number, -1, inner, size).swapaxes(2, 3)
-                kept[:, low:high] = flags.reshape(number, high - low, inner)
-
-    def _keep_largest_flat(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Array:
-        """Compare each entry with each later one of its group; an entry survives if fewer than `keep` beat it."""
-        before = self._to_device(before_in_group(start, len(y), length, inner, group).copy())
-        beaten = before - keep
-        for distance in range(1, group):
-            d = distance * inner
-            if d >= len(y):
-                break
-            wins = ((y[:-d] < y[d:]) & (before[d:] >= distance)).to(beaten.dtype)
-            beaten[d:] -= wins
-            beaten[:-d] += wins
-        return (beaten >> 7).to(y.dtype)
+    def _keep_largest(self, y: Array, flags: Array, group: int, keep: int) -> None:
+        """Fill `flags` (slabs, rows, inner) in runs; the rows of a slab are whole groups."""
+        step = max(RUN // y[0].numel(), 1)
+        for first in range(0, len(y), step):
+            part = y[first : first + step]
+            rows = max(RUN // (group * part.shape[2]), 1) * group
+            for low in range(0, y.shape[1], rows):
+                groups = part[:, low : low + rows]
+                kept = largest_of_rows(self.torch, groups.reshape(-1, group, y.shape[2]), keep)
+                flags[first : first + step, low : low + rows] = self._flags(kept).reshape(groups.shape)
 
     def drop_from(self, keep: Array, start: int, length: int, inner: int, first: int) -> None:
         """Clear `keep` from index `first` of the middle dimension on."""
-        keep.masked_fill_(self._to_device(is_from(start, len(keep), length, inner, first)), 0)
+        for low in range(0, len(keep), RUN):
+            part = keep[low : low + RUN]
+            index = elements(self.torch, start + low, len(part), keep.device)
+            part.masked_fill_(index // inner % length >= first, 0)
 
     def keep_rows(self, y: Array, row: int, wanted: Callable[[int], int]) -> Array:
-        """Rank the rows with equal numbers of remaining weights in one call."""
-        rows, keep = y.reshape(-1, row), self.at_least(y, 0)
+        """Find the rank of each row bit by bit."""
+        rows = y.reshape(-1, row)
+        kept = self.torch.empty(rows.shape, dtype=self.torch.int8, device=y.device)
+        if self.fused is not None and self.fused.keep_rows(rows, self._numbers_wanted(rows, wanted), kept):
+            return kept.flatten()
+        step = max(RUN // row, 1)
+        for first in range(0, len(rows), step):
+            part = rows[first : first + step]
+            kept[first : first + step] = self._flags(
+                smallest_of_rows(self.torch, part, self._numbers_wanted(part, wanted)[:, None])
+            )
+        return kept.flatten()
+
+    def _numbers_wanted(self, rows: Array, wanted: Callable[[int], int]) -> Array:
+        """Return how many weights of each row are pruned."""
+        torch, row = self.torch, rows.shape[1]
         remaining = (rows >= 0).sum(1)
-        for size in remaining.unique().tolist():
-            alike, kept = remaining == size, size - wanted(size)
-            if kept != row:
-                keep.reshape(-1, row)[alike] = self.keep_largest_of_rows(rows[alike], kept, last=True)
-        return keep
+        if row > WANTED_LIMIT:
+            sizes, index = remaining.unique(return_inverse=True)
+            return torch.tensor([wanted(size) for size in sizes.tolist()], device=rows.device)[index]
+        table = self._wanted.get((row, wanted))
+        if table is None:
+            self._wanted.clear()
+            numbers = [wanted(size) for size in range(row + 1)]
+            table = self._wanted[row, wanted] = torch.tensor(numbers, device=rows.device)
+        return table[remaining]
 
     def drop_pruned(self, keep: Array, y: Array) -> None:
-        """Set `keep` to 0 where `y` is negative (already pruned)."""
-        keep &= ~(y >> (8 * y.element_size() - 1))
+        """Clear `keep` where `y` is negative (already pruned)."""
+        keep.masked_fill_(y < 0, 0)
 
     def keep_slices(self, y: Array, start: int, view: SliceView, alive: bytes) -> Array:
         """Repeat the flag of each slice over its elements."""
-        return self._to_device(slice_flags(start, len(y), view, alive)).to(y.dtype)
+        return of_elements(self.torch, self._alive(alive), start, len(y), view)
 
     def keep_blocks(self, y: Array, start: int, view: SliceView, block: tuple[int, int], alive: bytes) -> Array:
         """Repeat the flag of each block over its columns and rows."""
-        return self._to_device(block_flags(start, len(y), view, block, alive)).to(y.dtype)
+        return of_blocks(self.torch, self._alive(alive), start, len(y), view, block)
+
+    def _alive(self, alive: bytes) -> Array:
+        flags = self.torch.frombuffer(bytearray(alive), dtype=self.torch.int8).to(self.device)
+        return self._flags(flags != 0)
 
     def keep_above(self, y: Array, start: int, view: SliceView, cuts: NDArray[Any], limits: NDArray[np.int64]) -> Array:
-        """Compare with the cut of each element's slice, and look at the positions of the equals on the host."""
+        """Compare with the cut of each element's slice, and the position of each equal with the limit of its slice."""
+        torch, kept = self.torch, self.torch.empty(len(y), dtype=self.torch.int8, device=y.device)
         # Copied, because an array of a plan may be read-only.
-        cut = self._to_device(of_elements(cuts, start, len(y), view).copy())
-        keep = (cut - 1 - y) >> (8 * y.element_size() - 1)
-        equal = (cut == y).nonzero().flatten().cpu().numpy()
-        number, position = positions(start + equal, view)
-        keep[self._to_device(equal[position <= limits[number]])] = 0
-        return keep
-
-    def _to_device(self, flags: NDArray[Any]) -> Array:
-        return self.torch.from_numpy(flags).to(self.device)
-
-    def keep_largest_of_rows(self, rows: Array, keep: int, *, last: bool = False) -> Array:
-        """Sort each row stably from the largest down and keep the first `keep`."""
-        if last:
-            return self.keep_largest_of_rows(rows.flip(1), keep).flip(1)
-        order = self.torch.argsort(rows, dim=1, descending=True, stable=True)[:, :keep]
-        return self.torch.zeros_like(rows).scatter_(1, order, -1)
+        cut_of, limit_of = (torch.from_numpy(np.array(numbers)).to(self.device) for numbers in (cuts, limits))
+        for first in range(0, len(y), RUN // 4):
+            part = y[first : first + RUN // 4]
+            number, position = slice_numbers(torch, elements(torch, start + first, len(part), y.device), view)
+            cut = cut_of[number]
+            kept[first : first + RUN // 4] = self._flags(
+                (part > cut - 1) & ((part != cut) | (position > limit_of[number]))
+            )
+        return kept
 
     def smallest(self, y: Array, rank: int) -> int:
         """Return the `rank`-th smallest entry (1-based)."""
@@ -168,30 +250,11 @@ class TorchOps:
         return flags
 
     def store_masked(self, x: Array, keep: Array, out: NDArray[Any], dtype: Float) -> None:
-        """Copy `x & keep` to the host integers `out`; -0.0, the smallest integer, is kept."""
-        keep = keep.to(x.dtype)
-        if not dtype.negative_zero_is_nan:
-            keep = keep | -(x == self.torch.iinfo(x.dtype).min).to(x.dtype)
-        out[...] = (x & keep).cpu().numpy()
+        """Copy `x`, with zeros where `keep` is 0, to the host integers `out`; a zero of either sign keeps its bits."""
+        kept = (keep != 0) | (self.magnitudes(x, dtype) == 0)
+        out[...] = (x * kept).cpu().numpy()
 
 
-class _HostTally:
-    """The counts of a tensor on a device, taken on the host."""
-
-    def __init__(self, ops: TorchOps, tally: NumpyTally) -> None:
-        self._ops, self.tally = ops, tally
-
-    def prune(self, x: Array, keep: Array, first: int, *, write: bool) -> None:
-        host = x.cpu().numpy()
-        self.tally.prune(host, keep.cpu().numpy(), first, write=write)
-        if write:
-            x.copy_(self._ops.torch.from_numpy(host))
-
-    def add(self, y: Array, keep: Array, first: int) -> None:
-        self.tally.add(y.cpu().numpy().copy(), keep.cpu().numpy(), first)
-
-    def merge(self, other: Any) -> None:  # noqa: ANN401 - a tally of the same kind
-        self.tally.merge(other.tally)
-
-    def counts(self) -> Counts:
-        return self.tally.counts()
+def _fused(torch: Any, device: str) -> Any:  # noqa: ANN401 - the module, and kernels if there are any
+    """Return the Triton kernels for a device, None where there is no Triton."""
+    del torch, device

@@ -1,0 +1,277 @@
+"""The statistics of a tensor on a torch device. Nothing is fetched before all chunks have been counted."""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from prunecli.kernels.tally import BLOCK, Counts
+from prunecli.kernels.torch_blocks import NONFINITE, OVERFULL, ZEROS_AFTER, ZEROS_BEFORE, flags_of, part_of
+from prunecli.kernels.torch_sums import bins_of, exact_bins, exact_sum
+from prunecli.kernels.torch_views import mark_alive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from prunecli.kernels.tally import Shared, Statistics
+    from prunecli.kernels.torch_blocks import Blocks
+    from prunecli.kernels.torch_ops import TorchOps
+    from prunecli.layout import SliceView
+
+Tensor: TypeAlias = Any
+
+NUMBERS = 6
+"""Zeros before and after, not finite, groups that are too full, the largest pruned, and the least kept."""
+
+HISTOGRAM_RUN = 1 << 22
+"""Elements sorted into bins at once; their places take 8 bytes each."""
+
+
+class TorchTally:
+    """The running counts of one tensor in one thread, as tensors on the device."""
+
+    def __init__(self, ops: TorchOps, statistics: Statistics, shared: Shared) -> None:
+        """Start without a chunk."""
+        self._ops, self.statistics, self._shared = ops, statistics, shared
+        self._torch, self._device = ops.torch, ops.device
+        torch = ops.torch
+        self._counts = torch.zeros(4, dtype=torch.int64, device=ops.device)
+        self._extremes = torch.tensor([0, -1], device=ops.device)
+        self._table: Tensor = None
+        self._alive = [self._new_alive(view) for view in (statistics.outputs, statistics.inputs)]
+        bins = statistics.bins
+        size = 0 if bins is None else bins[2] - bins[1] + 1
+        self._bins = torch.zeros((2, size), dtype=torch.int64, device=ops.device)
+
+    def _new_alive(self, view: SliceView | None) -> Tensor:
+        """Return a flag for each slice, and one behind them that has no meaning."""
+        if view is None:
+            return None
+        return self._torch.zeros(view.total + 1, dtype=self._torch.bool, device=self._device)
+
+    def prune(self, x: Tensor, keep: Tensor, first: int, *, write: bool) -> None:
+        """Count the weights before and after pruning, and zero those that `keep` drops, if `write`."""
+        run = self._ops.run
+        for low, high in _blockwise(first, len(x), run):
+            part = x[low:high] if write else x[low:high].clone()
+            self._prune(part, part_of(keep, low, high), first + low)
+
+    def add(self, y: Tensor, keep: Tensor, first: int) -> None:
+        """Count magnitudes, before and after what `keep` drops is zero."""
+        for low, high in _blockwise(first, len(y), self._ops.run):
+            self._prune(y[low:high], part_of(keep, low, high), first + low, patterns=True)
+
+    def _prune(self, x: Tensor, keep: Tensor, first: int, *, patterns: bool = False) -> None:
+        """Prune and count a run of whole blocks, or a part of one block."""
+        before = None
+        if self._bins.numel() or self._is_part(first, len(x)):
+            before = x if patterns else self._ops.magnitudes(x, self.statistics.dtype)
+        if patterns:
+            kept = flags_of(self._torch, keep, x)
+            blocks, after = self._ops.prune_blocks(x, kept, self.statistics.dtype, patterns=True), x * kept
+        else:
+            blocks, after = self._ops.prune_blocks(x, keep, self.statistics.dtype), x
+        self._add_blocks(blocks, first, len(x), before, after)
+        self._add_alive(after, first, blocks)
+        if self._bins.numel():
+            for row, y in enumerate((before, self._magnitudes(after))):
+                self._add_to_bins(self._bins[row], y)
+
+    def _magnitudes(self, after: Tensor) -> Tensor:
+        """Return the magnitudes of weights, or magnitudes themselves."""
+        return self._ops.magnitudes(after, self.statistics.dtype)
+
+    def _is_part(self, first: int, count: int) -> bool:
+        """Return whether a run is a part of a block that is not complete."""
+        return bool(first % BLOCK or (count % BLOCK and first + count != self.statistics.numel))
+
+    def _add_blocks(self, blocks: Blocks, first: int, count: int, before: Tensor, after: Tensor) -> None:
+        missing = -count % BLOCK
+        counts = blocks.counts.sum(1, dtype=self._torch.int64)
+        if missing:  # the entries behind the end counted as zeros
+            counts[: ZEROS_AFTER + 1] -= missing
+        groups = self.statistics.groups
+        if groups is None or not _flat(groups, first, count):
+            counts[OVERFULL] = 0
+        self._counts += counts
+        self._extremes = self._torch.maximum(self._extremes, blocks.extremes.amax(1))
+        if not self._is_part(first, count):
+            self._add_sums(blocks.sums)
+        else:
+            self._add_part(first, before, self._magnitudes(after))
+        if groups is not None and not _flat(groups, first, count):
+            self._add_groups(after, first, *groups)
+
+    def _add_sums(self, sums: Tensor) -> None:
+        table = exact_bins(self._torch, sums, self.statistics.dtype)[0]
+        self._table = table if self._table is None else self._table + table
+
+    def _add_part(self, first: int, before: Tensor, after: Tensor) -> None:
+        """Keep a part of a block until all its parts are there."""
+        number, offset = divmod(first, BLOCK)
+        size = min(BLOCK, self.statistics.numel - number * BLOCK)
+        parts = self._shared.join("block", number, size, (offset, len(before), (before, after.clone())))
+        if parts is not None:
+            torch = self._torch
+            both = [torch.cat([part[index] for part in parts]) for index in range(2)]
+            sums = [self._ops.prune_blocks(y, y >= 0, self.statistics.dtype, patterns=True).sums[0] for y in both]
+            self._add_sums(torch.stack(sums))
+
+    def _add_alive(self, after: Tensor, first: int, blocks: Blocks) -> None:
+        """Mark the outputs and the inputs that have a non-zero."""
+        nonzero: Tensor = None
+        for alive, view in zip(self._alive, (self.statistics.outputs, self.statistics.inputs), strict=True):
+            if view is None or self._ops.mark_alive(alive, after, first, view, self.statistics.dtype, blocks):
+                continue
+            if nonzero is None:
+                nonzero = self._nonzero(after)
+            mark_alive(self._torch, alive, nonzero, first, view)
+
+    def _nonzero(self, after: Tensor) -> Tensor:
+        """Return where weights, or magnitudes, are not zero; -0.0 is zero, except where it encodes NaN."""
+        if self.statistics.dtype.negative_zero_is_nan:
+            return after != 0
+        return (after << 1) != 0
+
+    def _add_groups(self, after: Tensor, first: int, length: int, inner: int) -> None:
+        """Count the groups of 4 that have more than 2 non-zeros, wherever they lie."""
+        slab, nonzero = length * inner, self._nonzero(after)
+        head = min(-first % slab, len(nonzero))
+        body = (len(nonzero) - head) // slab * slab
+        if body:
+            self._add_overfull(nonzero[head : head + body].reshape(-1, length, inner))
+        for low, part in ((first, nonzero[:head]), (first + head + body, nonzero[head + body :])):
+            self._add_part_of_slab(low, part, length, inner)
+
+    def _add_part_of_slab(self, first: int, nonzero: Tensor, length: int, inner: int) -> None:
+        """Count whole groups, and keep parts of groups until all their parts are there."""
+        unit, slab = 4 * inner, length * inner
+        while len(nonzero):
+            place = first % slab
+            size = min(unit, slab - (place - place % unit))
+            count = min(size - place % unit, len(nonzero))
+            whole = len(nonzero) // unit * unit if place % unit == 0 else 0
+            whole = min(whole, (slab - place) // unit * unit)
+            if whole:
+                count = whole
+                self._add_overfull(nonzero[:count].reshape(1, -1, inner))
+            else:
+                part = (place % unit, count, nonzero[:count].clone())
+                parts = self._shared.join("group", first - place % unit, size, part)
+                if parts is not None:
+                    self._add_overfull(self._torch.cat(parts).reshape(1, -1, inner))
+            first, nonzero = first + count, nonzero[count:]
+
+    def _add_overfull(self, nonzero: Tensor) -> None:
+        """Count groups of 4 along axis 1 of (outer, length, inner) with more than 2 non-zeros."""
+        length = nonzero.shape[1] // 4 * 4
+        for part in (nonzero[:, :length], nonzero[:, length:]):
+            if part.numel():
+                rows = part.unflatten(1, (-1, min(4, part.shape[1])))
+                self._counts[OVERFULL] += (rows.sum(2) > 2).sum()
+
+    def _add_to_bins(self, counts: Tensor, y: Tensor) -> None:
+        """Count the finite magnitudes that are not zero."""
+        bins = self.statistics.bins
+        if bins is None:
+            raise AssertionError
+        shift, first, last = bins
+        size = last - first + 1
+        for low in range(0, len(y), HISTOGRAM_RUN):
+            run = y[low : low + HISTOGRAM_RUN]
+            places = ((run >> shift).clamp_(first, last) - first).to(self._torch.int64)
+            places.masked_fill_((run == 0) | (run > self.statistics.dtype.finite_max), size)
+            table = self._torch.zeros(size + 1, dtype=self._torch.int64, device=self._device)
+            counts += table.index_add_(0, places, self._torch.ones_like(places))[:size]
+
+    def merge(self, other: TorchTally) -> None:
+        """Add the counts of another tally of the same tensor."""
+        self._counts += other._counts
+        self._extremes = self._torch.maximum(self._extremes, other._extremes)
+        if other._table is not None:
+            self._table = other._table if self._table is None else self._table + other._table
+        for own, others in zip(self._alive, other._alive, strict=True):
+            if own is not None:
+                own.logical_or_(others)
+        self._bins += other._bins
+
+    def numbers(self) -> Tensor:
+        """Return everything that is counted as one vector of integers on the device."""
+        torch = self._torch
+        dead = [(~alive[:-1]).sum()[None] for alive in self._alive if alive is not None]
+        if self._table is None:
+            self._table = torch.zeros((2, bins_of(self.statistics.dtype)[1], 2), dtype=torch.int64, device=self._device)
+        table = self._table.to(self._device).flatten()
+        return torch.cat([self._counts, self._extremes.to(torch.int64), *dead, table, self._bins.flatten()])
+
+    def counts(self) -> Counts:
+        """Return the numbers of all chunks."""
+        return counts_of([self])[0]
+
+
+def _blockwise(first: int, count: int, run: int) -> list[tuple[int, int]]:
+    """Return the parts of `count` elements from `first`: up to a block, whole blocks in runs, the rest of a block."""
+    head = min(-first % BLOCK, count)
+    body = (count - head) // BLOCK * BLOCK
+    edges = [0, *range(head, head + body, run), head + body, count]
+    return [(low, high) for low, high in pairwise(edges) if low < high]
+
+
+def _flat(groups: tuple[int, int], first: int, count: int) -> bool:
+    """Return whether the groups of 4 of a run are those of its elements, one after the other."""
+    return groups[1] == 1 and not (groups[0] % 4 or first % 4 or count % 4)
+
+
+def fetch(vectors: Sequence[Tensor]) -> list[list[int]]:
+    """Return vectors of integers, with one copy to the host for each device."""
+    by_device: dict[Any, list[int]] = {}
+    for index, vector in enumerate(vectors):
+        by_device.setdefault(vector.device, []).append(index)
+    fetched: list[list[int]] = [[]] * len(vectors)
+    for members in by_device.values():
+        flat = _joined([vectors[index] for index in members])
+        ends = list(accumulate(len(vectors[index]) for index in members))
+        for index, end in zip(members, ends, strict=True):
+            fetched[index] = flat[end - len(vectors[index]) : end]
+    return fetched
+
+
+def _joined(vectors: Sequence[Tensor]) -> list[int]:
+    import torch  # noqa: PLC0415 - there are tensors, so it is loaded
+
+    joined: list[int] = torch.cat(list(vectors)).cpu().tolist()
+    return joined
+
+
+def counts_of(tallies: Iterable[TorchTally]) -> list[Counts]:
+    """Return the numbers of several tensors, with one copy to the host for each device."""
+    tallies = list(tallies)
+    vectors = fetch([tally.numbers() for tally in tallies])
+    return [counts_from(tally.statistics, numbers) for tally, numbers in zip(tallies, vectors, strict=True)]
+
+
+def counts_from(statistics: Statistics, numbers: Sequence[int]) -> Counts:
+    """Return the counts in a vector of `TorchTally.numbers`."""
+    dtype, place = statistics.dtype, NUMBERS
+    dead: list[int | None] = []
+    for view in (statistics.outputs, statistics.inputs):
+        dead.append(None if view is None else numbers[place])
+        place += view is not None
+    size = 2 * bins_of(dtype)[1]
+    tables = numbers[place : place + size], numbers[place + size : place + 2 * size]
+    bins = numbers[place + 2 * size :]
+    least = numbers[5]
+    return Counts(
+        zeros_before=numbers[ZEROS_BEFORE],
+        zeros_after=numbers[ZEROS_AFTER],
+        nonfinite=numbers[NONFINITE],
+        squares_before=exact_sum(tables[0], dtype),
+        squares_after=exact_sum(tables[1], dtype),
+        largest_pruned=numbers[4],
+        smallest_kept=None if least < 0 else dtype.top - least,
+        dead_outputs=dead[0],
+        dead_inputs=dead[1],
+        two_four=None if statistics.groups is None else not numbers[OVERFULL],
+        bins_before=bins[: len(bins) // 2],
+        bins_after=bins[len(bins) // 2 :],
+    )

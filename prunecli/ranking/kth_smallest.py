@@ -133,7 +133,7 @@ class RankSearch:
         parts = [self.keys.of(s.patterns, self.keys.dtypes[self._index[s.member]]) for s in samples]
         keys = joined(parts)
         size, ends = len(keys), []
-        for rank in (self.ranks[0], self.ranks[-1]):
+        for rank in sorted({self.ranks[0], self.ranks[-1]}):
             share = (rank - 0.5) / self.total  # the expected position of the rank, as a part of any sample
             pivot = smallest(keys, min(int(share * size), size - 1) + 1)[0]
             above = [
@@ -142,7 +142,7 @@ class RankSearch:
             ]
             error = max(_standard_error(list(chain(*above))), sqrt(share * (1 - share) / size))
             ends.append((share * size, MARGIN * error * size + 2))  # 2 more: positions are rounded
-        first, last = int(ends[0][0] - ends[0][1]), int(ends[1][0] + ends[1][1]) + 1
+        first, last = int(ends[0][0] - ends[0][1]), int(ends[-1][0] + ends[-1][1]) + 1
         self.low = max(smallest(keys, first + 1)[0], 0) if first > 0 else 0
         self.high = smallest(keys, last + 1)[0] + 1 if last < size else self.keys.common.top + 1
 

@@ -274,13 +274,12 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
             before the second one changes them. If the second pass is interrupted, or its device fails, some weights
             are pruned and others are not: repeat it with a threshold or a mask, or load the weights again.
     """
-    from prunecli.engine.in_memory import FETCHED_WINDOW, prune_in_memory  # it imports NumPy
+    from prunecli.engine.in_memory import prune_in_memory  # it imports NumPy
     from prunecli.io.memory import state_dict_checkpoint
 
     check_threads(threads)
     memory = state_dict_checkpoint(state_dict)
-    window = FETCHED_WINDOW if memory.on_device else 0
-    options = RunOptions(device=resolve(device), threads=threads, window=window, strict=strict)
+    options = RunOptions(device=resolve(device), threads=threads, strict=strict)
 
     def run_pass(work: Work, mask: int | None) -> Report:
         rehearsal = prune_in_memory(memory, work, options, write=False, mask=mask)

@@ -5,21 +5,115 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
+from prunecli.io.memory_reader import MemoryReader, copied, copy_back, on_host
+from prunecli.io.threads import InlinePool, Pool, Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from prunecli.engine.measure import TensorStats
     from prunecli.engine.options import RunOptions
+    from prunecli.engine.planner import Batch
+    from prunecli.engine.pruner import ApplyContext
     from prunecli.engine.work import Work
-    from prunecli.io.files import Output
+    from prunecli.io.files import Input, Output
+    from prunecli.io.layout import Piece
     from prunecli.io.memory import TensorsInMemory
+    from prunecli.io.threads import Worker
+    from prunecli.kernels.ops import Array
     from prunecli.report.model import Report
 
-FETCHED_WINDOW = 1 << 24
-"""Bytes of a window of tensors on a device: each window is copied to the host and back."""
+LARGE_TENSOR = 1 << 19
+"""A tensor on the host of more bytes than this is pruned by several threads; for smaller ones they would wait."""
+
+LARGE_MODEL = 1 << 23
+"""The bytes of such tensors for which threads are worth their start."""
+
+TOGETHER = 1 << 20
+"""The bytes of small tensors that one task prunes."""
+
+
+class MemoryRun(Run):
+    """A run over tensors in memory, which are pruned where they lie."""
+
+    def __init__(self, memory: TensorsInMemory, work: Work, options: RunOptions, *, write: bool) -> None:
+        """Prepare the run; the tensors are changed only with `write`."""
+        super().__init__(memory.checkpoint, work, options)
+        self._memory, self._write = memory, write
+
+    def _pool(self) -> Pool:
+        sizes = (t.nbytes for t in self.targets if on_host(self._memory.tensors[t.name]))
+        if sum(size for size in sizes if size > LARGE_TENSOR) > LARGE_MODEL:
+            return super()._pool()
+        return InlinePool(self.options.device)
+
+    def _reader(self, sources: Sequence[Input], advance: Callable[[int], None] = lambda _: None) -> MemoryReader:  # noqa: ARG002 - as the base
+        return MemoryReader(self._memory, advance)
+
+    def _apply(
+        self,
+        pool: Pool,
+        batches: Sequence[Batch],
+        context: ApplyContext,
+        sinks: Sequence[Output | None],  # noqa: ARG002 - as the base
+    ) -> Mapping[int, TensorStats]:
+        """Make all plans, and then apply them: an error while planning leaves all tensors as they are."""
+        for batch in batches:
+            batch.start(pool)
+            batch.finish(pool)
+        pruner = InPlace(Pruner(context), self._reader(()), write=self._write)
+        tasks = Tasks(pool)
+        tasks.each(pruner.prune, pruner.parts())
+        tasks.wait()
+        return pruner.pruner.results
+
+
+class InPlace:
+    """Prunes tensors over their own memory; with `write` False they are only measured."""
+
+    def __init__(self, pruner: Pruner, reader: MemoryReader, *, write: bool) -> None:
+        """Prune the targets of `pruner`, which `reader` finds."""
+        self.pruner, self._reader, self._write = pruner, reader, write
+
+    def parts(self) -> Iterator[tuple[list[Piece]]]:
+        """Yield what one task prunes: a run of a large tensor, or some small tensors."""
+        part: list[Piece] = []
+        size = 0
+        for index, tensor in enumerate(self.pruner.context.targets):
+            if not tensor.numel:
+                continue
+            for piece in self.pruner.runs(index, self._run_size(index)):
+                part.append(piece)
+                size += (piece.stop - piece.first) * tensor.itemsize
+                if size >= TOGETHER:
+                    yield (part,)
+                    part, size = [], 0
+        if part:
+            yield (part,)
+
+    def _run_size(self, index: int) -> int:
+        tensor = self.pruner.context.targets[index]
+        return self._reader.run_size(tensor)
+
+    def prune(self, worker: Worker, pieces: Sequence[Piece]) -> None:
+        """Prune these runs."""
+        for piece in pieces:
+            tensor = self.pruner.context.targets[piece.target]
+            with naming(tensor):
+                self._prune(worker, self._reader.array(tensor), piece)
+            self.pruner.context.advance(tensor.file, (piece.stop - piece.first) * tensor.itemsize)
+        worker.wait()
+
+    def _prune(self, worker: Worker, array: Array, piece: Piece) -> None:
+        strided = not self.pruner.context.targets[piece.target].contiguous
+        x = copied(array, piece.first, piece.stop) if strided else array[piece.first : piece.stop]
+        self.pruner.prune(worker, x, piece, piece.first, slice(0, len(x)), write=self._write)
+        if strided and self._write:
+            copy_back(x, array, piece.first)
 
 
 def prune_in_memory(
@@ -30,13 +124,12 @@ def prune_in_memory(
     `mask` is a file descriptor that gets the mask of the kept weights.
     """
     started = time.monotonic()
-    run = Run(memory.checkpoint, work, options)
-    outputs: Sequence[Output | None] = memory.regions if write else [None] * len(memory.regions)
+    run = MemoryRun(memory, work, options, write=write)
     masks = None if mask is None else MaskSink(mask, MaskLayout(run.targets))
     memory.synchronize()
     # The versions are incremented also after an error, because some of the tensors may have been changed by then.
     try:
-        result = run.execute(memory.regions, outputs, masks)
+        result = run.execute(memory.regions, memory.regions if write else [None] * len(memory.regions), masks)
     finally:
         if write:
             memory.synchronize()

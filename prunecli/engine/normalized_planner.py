@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from prunecli.io.threads import Tasks
+from prunecli.kernels.ops import on_host
 from prunecli.ranking.normalized_cut import NormalizedCutSearch
 
 if TYPE_CHECKING:
@@ -72,10 +75,9 @@ class NormalizedBatch:
     def _count_chunk(
         self, worker: Worker, search: NormalizedCutSearch, request: CountRequest, index: int, first: int, stop: int
     ) -> None:
-        scorer = self._tensors.scorer
         for start, weights in self._tensors.runs(worker, index, first, stop):
-            if scorer is None:
+            if self._tensors.scorer is None and isinstance(weights, np.ndarray):
                 y = worker.host.magnitudes(weights, request.dtype)
             else:
-                y = scorer.patterns(worker, index, weights, start)
+                y = on_host(self._tensors.patterns(worker, index, start, weights))
             search.add(request, request.count(y))

@@ -148,9 +148,9 @@ class RankBatch:
 
     def _rank_in_memory(self, worker: Worker, group: RankGroup) -> list[OrderStatistic]:
         tensors, member = self._tensors, group.members[0]
-        weights = tensors.weights(worker, member, 0, tensors.targets[member].numel)
+        weights = tensors.array_reader_of(worker, member)(0, tensors.targets[member].numel)
         y = tensors.patterns(worker, member, 0, weights)
-        return statistics_of(worker.ops, y, group.ranks, tensors.dtype(member))
+        return statistics_of(worker.ops_of(weights), y, group.ranks, tensors.dtype(member))
 
     def _count(self, pool: Pool, searches: Sequence[RankSearch]) -> None:
         self._counting = Tasks(pool)
@@ -170,9 +170,9 @@ class RankBatch:
             with worker.computing(small=self._tensors.scorer is None and weights.nbytes <= SMALL_CHUNK):
                 y = self._tensors.patterns(worker, member, start, weights)
                 if low > self._tensors.dtype(member).top:  # in mixed dtypes, the bracket may lie above all of one
-                    search.add(member, weights.size, None, None)
+                    search.add(member, len(weights), None, None)
                 else:
-                    search.add(member, *worker.ops.below_and_inside(y, low, width))
+                    search.add(member, *worker.ops_of(weights).below_and_inside(y, low, width))
 
 
 class Sampler:

@@ -70,7 +70,8 @@ class RowBatch:
         index, read = searched.index, self._tensors.reader_of(worker, searched.index)
 
         def patterns(first: int, count: int) -> NDArray[np.int64]:
-            return self._scorer.patterns(worker, index, read(first, first + count), first)
+            found: NDArray[np.int64] = self._scorer.patterns(worker, index, read(first, first + count), first)
+            return found
 
         bits = self._scorer.dtype(index).top.bit_length()
         for tile in part:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS
-from prunecli.engine.apply import Applier, ApplyContext
+from prunecli.engine.apply import Applier
 from prunecli.engine.options import RunOptions
 from prunecli.engine.planner import plan_batches
+from prunecli.engine.pruner import ApplyContext
 from prunecli.engine.scored_tensors import ScoredTensors, count_remaining
 from prunecli.engine.scorers import MagnitudeScorer, make_scorer
 from prunecli.engine.windows import WindowSchedule
@@ -23,7 +24,7 @@ from prunecli.kernels.backend import kernels_name
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.engine.measure import TensorStats
@@ -97,7 +98,7 @@ class Run:
         `sinks` has None for files that are only measured. Raises CheckpointError if an input is damaged or changes
         during the run, or has weights that are not finite where the options are strict.
         """
-        with ExitStack() as stack, Pool(self._threads, self.options.device) as pool:
+        with ExitStack() as stack, self._pool() as pool:
             scorers = [self._scorer(job, sources, stack) for job in self.work.jobs]
             if any(scorer is not None for scorer in scorers):
                 self._window = min(self._window, SCORED_WINDOW)
@@ -110,6 +111,13 @@ class Run:
         if self.options.strict:
             _check_finite(self.targets, tensors)
         return RunResult(self._plans, tensors, input_sha256, output_sha256, compressed)
+
+    def _pool(self) -> Pool:
+        return Pool(self._threads, self.options.device)
+
+    def _reader(self, sources: Sequence[Input], advance: Callable[[int], None] = lambda _: None) -> Reader:
+        """Return a reader of the weights that reports the number of bytes of each read."""
+        return Reader(sources, advance)
 
     def _scorer(self, job: Job, sources: Sequence[Input], stack: ExitStack) -> Scorer | None:
         def open_reader(matched: MatchedTensors) -> Reader:
@@ -129,18 +137,23 @@ class Run:
         jobs = list(zip(self.work.jobs, scorers, strict=True))
         batches = [batch for job, scorer in jobs for batch in self._batches(pool, job, scorer, sources)]
         phases = self._begin_progress(sum(batch.size for batch in batches), writes=any(sinks))
-        applier = Applier(
-            ApplyContext(
-                self.targets,
-                self._plans,
-                sources,
-                pool.stopped,
-                lambda number, count: self.options.progress.advance(phases[number], count),
-                scorers={member: scorer for job, scorer in jobs if scorer for member in job.members},
-                masks=masks,
-                histograms=self.options.histograms,
-            )
+        context = ApplyContext(
+            self.targets,
+            self._plans,
+            sources,
+            pool.stopped,
+            lambda number, count: self.options.progress.advance(phases[number], count),
+            scorers={member: scorer for job, scorer in jobs if scorer for member in job.members},
+            masks=masks,
+            histograms=self.options.histograms,
         )
+        return self._apply(pool, batches, context, sinks)
+
+    def _apply(
+        self, pool: Pool, batches: Sequence[Batch], context: ApplyContext, sinks: Sequence[Output | None]
+    ) -> Mapping[int, TensorStats]:
+        """Plan each batch and apply its plans; return the measurements of each target."""
+        applier = Applier(context)
         schedule = WindowSchedule(pool, applier, self.checkpoint.files, sinks, self._window)
         for batch in batches:
             # The windows of the previous batch are processed before this one is read, so the weights that were read
@@ -152,17 +165,17 @@ class Run:
         schedule.wait()
         for number, (file, sink) in enumerate(zip(self.checkpoint.files, sinks, strict=True)):
             applier.write_checksums(number, file, sink)
-        return applier.results
+        return applier.pruner.results
 
     def _batches(self, pool: Pool, job: Job, scorer: Scorer | None, sources: Sequence[Input]) -> Sequence[Batch]:
         """Return the batches in which the targets of a job are planned."""
         remaining = [target.numel for target in self.targets]
         if scorer is not None and job.sources.has_pruned:
-            unreported = ScoredTensors(self.targets, Reader(sources), scorer)
+            unreported = ScoredTensors(self.targets, self._reader(sources), scorer)
             tasks = [pool.submit(count_remaining, unreported, scorer, member) for member in job.members]
             for member, count in zip(job.members, results(tasks), strict=True):
                 remaining[member] = count
-        reader = Reader(sources, lambda count: self.options.progress.advance(RANKING, count))
+        reader = self._reader(sources, lambda count: self.options.progress.advance(RANKING, count))
         step = self._window if self.options.device and scorer is None else None
         tensors = ScoredTensors(self.targets, reader, scorer, step)
         return plan_batches(job, tensors, remaining, self._plans, self.work.followers)

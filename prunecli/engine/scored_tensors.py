@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from prunecli.dtypes import FLOATS, Float
 from prunecli.engine.scorers import placeholder
+from prunecli.io.reader import SCAN_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -19,10 +18,9 @@ if TYPE_CHECKING:
     from prunecli.engine.scorers import Scorer
     from prunecli.io.reader import Reader
     from prunecli.io.threads import Worker
-    from prunecli.kernels.ops import Read
-
-SCAN_BYTES = 1 << 20
-"""The bytes of weights of one step of a scan; those of codes are products of 8 bytes."""
+    from prunecli.kernels.ops import Array, Read
+SCORE_SIZE = 8
+"""The most bytes of a score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +62,42 @@ class ScoredTensors:
             return lambda first, stop: placeholder(tensor, stop - first)
         return self.reader.range_reader(worker, tensor)
 
-    def runs(self, worker: Worker, index: int, first: int, stop: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield the weights [first, stop) in runs of one step of a scan, each with its first element."""
-        read, step = self.reader_of(worker, index), (self.step or SCAN_BYTES) // self.targets[index].value_size
-        for low in range(first, stop, step):
-            yield low, read(low, min(low + step, stop))
+    def array_reader_of(self, worker: Worker, index: int) -> Callable[[int, int], Array]:
+        """Return the function that shows runs of weights where they lie, for the kernels of `Worker.ops_of`."""
+        if not self.reads_weights:
+            return self.reader_of(worker, index)
+        return self.reader.array_reader(worker, self.targets[index])
+
+    def _step(self, index: int) -> int:
+        """Return the elements of one step of a scan; scores have up to 8 bytes for each."""
+        tensor = self.targets[index]
+        size = self.step or self.reader.run_size(tensor)
+        return size // (tensor.value_size if self.scorer is None or size <= SCAN_BYTES else SCORE_SIZE)
 
     def ranges(self, index: int) -> Iterator[tuple[int, int]]:
         """Yield the element ranges of a scan: pieces of a contiguous tensor, the whole of another one."""
         tensor = self.targets[index]
-        step = (self.step or SCAN_BYTES) // tensor.value_size if tensor.contiguous else tensor.numel
+        step = self._step(index) if tensor.contiguous else tensor.numel
         for first in range(0, tensor.numel, step):
             yield first, min(first + step, tensor.numel)
 
-    def patterns(self, worker: Worker, index: int, first: int, weights: NDArray[Any]) -> Any:  # noqa: ANN401 - an Array
-        """Return the patterns of `weights`, which start at element `first`, on the worker's device."""
+    def runs(self, worker: Worker, index: int, first: int, stop: int) -> Iterator[tuple[int, Array]]:
+        """Yield the weights [first, stop) where they lie, in runs of one step of a scan, with their first elements."""
+        read, step = self.array_reader_of(worker, index), self._step(index)
+        for low in range(first, stop, step):
+            yield low, read(low, min(low + step, stop))
+
+    def patterns(self, worker: Worker, index: int, first: int, weights: Array) -> Array:
+        """Return the patterns of `weights`, which start at element `first`, for `worker.ops_of(weights)`."""
+        ops = worker.ops_of(weights)
         if self.scorer is None:
-            return worker.ops.magnitudes(worker.ops.load(weights), self.dtype(index))
-        return worker.ops.load(self.scorer.patterns(worker, index, weights, first))
+            return ops.magnitudes(ops.load(weights), self.dtype(index))
+        return ops.load(self.scorer.patterns(worker, index, weights, first))
 
 
 def count_remaining(worker: Worker, tensors: ScoredTensors, scorer: Scorer, index: int) -> int:
     """Return how many weights of a target are not already pruned, which is where the pattern is not -1."""
     count = 0
     for first, weights in tensors.runs(worker, index, 0, tensors.targets[index].numel):
-        count += int(np.count_nonzero(scorer.patterns(worker, index, weights, first) >= 0))
+        count += int((scorer.patterns(worker, index, weights, first) >= 0).sum())
     return count

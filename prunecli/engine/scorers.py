@@ -14,6 +14,7 @@ import numpy as np
 from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import CheckpointError
 from prunecli.io.threads import Worker
+from prunecli.kernels import torch_values
 from prunecli.kernels.bit_patterns import ones_and_zeros, values
 from prunecli.kernels.ops import INTS
 from prunecli.kernels.views import of_elements
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from prunecli.engine.score_files import MatchedTensors, ScoreSources
     from prunecli.io.reader import Reader
     from prunecli.io.scales import ScaleReader
+    from prunecli.kernels.ops import Array
     from prunecli.layout import SliceView
     from prunecli.strategies.strategy import Strategy
 
@@ -38,7 +40,10 @@ SCORE_SLOT, MASK_SLOT = 1, 2
 
 
 class Scorer(Protocol):
-    """Computes the patterns that the weights of a target are ranked by. `index` is the target's position."""
+    """Computes the patterns that the weights of a target are ranked by. `index` is the target's position.
+
+    Weights are arrays of NumPy or, where they lie on a device, of torch. Patterns that depend on them lie with them.
+    """
 
     @property
     def reads_weights(self) -> bool:
@@ -47,7 +52,7 @@ class Scorer(Protocol):
     def dtype(self, index: int) -> Float:
         """Return the format of a target's patterns."""
 
-    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
+    def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the patterns of `weights`, which start at row-major element `first`.
 
         The array belongs to the worker and is valid until its next call.
@@ -67,12 +72,12 @@ class MagnitudeScorer:
         """Return the weights' own format, and float64 for codes with a scale."""
         return FLOATS[self.targets[index].value_dtype]
 
-    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
+    def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the weights without their signs; CheckpointError where a scale cannot be used."""
         if self.targets[index].scale is not None:
             return self.scales.magnitudes(worker, self.targets[index], weights, first)
-        y: NDArray[Any] = worker.scoring.magnitudes(weights, self.dtype(index))
-        return y
+        ops = worker.scoring if isinstance(weights, np.ndarray) else worker.ops_of(weights)
+        return ops.magnitudes(weights, self.dtype(index))
 
 
 class FileScorer:
@@ -88,10 +93,10 @@ class FileScorer:
         """Return the format of the scores."""
         return FLOATS[self.scores.tensors[index].dtype]
 
-    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
+    def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the scores without their signs; CheckpointError where one is NaN."""
         dtype = self.dtype(index)
-        raw = self.reader.read_range(worker, self.scores.tensors[index], first, first + weights.size, slot=SCORE_SLOT)
+        raw = self.reader.read_range(worker, self.scores.tensors[index], first, first + len(weights), slot=SCORE_SLOT)
         y: NDArray[Any] = worker.scoring.magnitudes(raw, dtype)
         largest = dtype.finite_max if dtype.infinity is None else dtype.infinity
         if y.size and int(y.max()) > largest:
@@ -116,10 +121,13 @@ class ActNormScorer:
         """Return float64, which has products of two float32 numbers, and of a code, a scale and a norm, exactly."""
         return _F64
 
-    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
+    def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return magnitude times activation norm."""
         y, norms = self.magnitudes.patterns(worker, index, weights, first), self.norms[index]
-        factors = of_elements(norms, first, weights.size, self.views[index])
+        if not isinstance(y, np.ndarray):
+            numbers = torch_values.values(y, self.magnitudes.dtype(index))
+            return torch_values.magnitudes(torch_values.times_slices(numbers, first, self.views[index], norms))
+        factors = of_elements(norms, first, len(weights), self.views[index])
         with np.errstate(over="ignore", invalid="ignore"):
             products = values(y, self.magnitudes.dtype(index)) * factors
         # Infinity times zero is NaN of either sign. Without its sign, its pattern is above all others.
@@ -164,11 +172,11 @@ class GeneratedScorer:
         self,
         worker: Worker,  # noqa: ARG002 - protocol
         index: int,
-        weights: NDArray[Any],
+        weights: Array,
         first: int,
     ) -> NDArray[Any]:
         """Return the scores of this run of weights."""
-        return self.scores[index](first, weights.size)
+        return self.scores[index](first, len(weights))
 
 
 class MaskReader:
@@ -184,9 +192,9 @@ class MaskReader:
         """Return a small format: 0 and 1 are patterns of any."""
         return FLOATS["F16"]
 
-    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
+    def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the mask as zeros and ones."""
-        return self.keep(worker, index, first, weights.size).astype(np.int16)
+        return self.keep(worker, index, first, len(weights)).astype(np.int16)
 
     def keep(self, worker: Worker, index: int, first: int, count: int) -> NDArray[np.bool_]:
         """Return where the mask is 1; CheckpointError where it is neither 0 nor 1."""
@@ -217,17 +225,28 @@ class RemainingScorer:
         """Return the format of the other scorer."""
         return self.inner.dtype(index)
 
-    def patterns(self, worker: Worker, index: int, weights: NDArray[Any], first: int) -> NDArray[Any]:
+    def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the other scorer's patterns, overwritten with -1 for already pruned weights."""
         # Found first, and in scratch memory of its own, because the patterns of the other scorer take the usual one.
+        if not isinstance(weights, np.ndarray):
+            return self._patterns_on_device(worker, index, weights, first)
         if self.mask is not None:
-            pruned = ~self.mask.keep(worker, index, first, weights.size)
+            pruned = ~self.mask.keep(worker, index, first, len(weights))
         else:
             pruned = worker.scoring.magnitudes(weights, FLOATS[self.targets[index].dtype], "pruned") == 0
         y = self.inner.patterns(worker, index, weights, first)
         # -1 is below every pattern: already pruned weights have the lowest ranks and fall below every cut.
         np.copyto(y, y.dtype.type(-1), where=pruned)
         return y
+
+    def _patterns_on_device(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
+        ops = worker.ops_of(weights)
+        y = ops.load(self.inner.patterns(worker, index, weights, first))
+        if self.mask is not None:
+            pruned = ops.load(~self.mask.keep(worker, index, first, len(weights)))
+        else:
+            pruned = ops.magnitudes(weights, FLOATS[self.targets[index].dtype]) == 0
+        return y.masked_fill_(pruned, -1)
 
 
 def make_scorer(

@@ -75,11 +75,6 @@ class TensorsInMemory:
     regions: tuple[Region, ...]
     tensors: Mapping[str, Tensor]
 
-    @property
-    def on_device(self) -> bool:
-        """Whether some of the bytes have to be copied from a device."""
-        return any(region.data.device.type != "cpu" for region in self.regions)
-
     def synchronize(self) -> None:
         """Wait until every device has finished its queued work, because our threads use streams of their own."""
         torch = importlib.import_module("torch")

@@ -6,6 +6,7 @@ Bytes are read into buffers of the reading thread: an array is valid until that 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.io.files import Input
-    from prunecli.kernels.ops import Read
+    from prunecli.kernels.ops import Array, Read
 
+
+SCAN_BYTES = 1 << 20
+"""The bytes of weights of one step of a scan; those of codes are products of 8 bytes."""
 
 KEPT_OPEN = 8
 """The most files of a checkpoint that stay open during a run; more of them are opened when they are used."""
@@ -96,6 +100,14 @@ class Reader:
         view = self._whole_view(worker, tensor, 0)
         return lambda first, stop: gather(view, first, stop)
 
+    def array_reader(self, worker: Worker, tensor: TensorInfo) -> Callable[[int, int], Array]:
+        """Return a function like `range_reader`, for kernels that compute where the elements lie."""
+        return self.range_reader(worker, tensor)
+
+    def run_size(self, tensor: TensorInfo) -> int:  # noqa: ARG002 - for subclasses
+        """Return the bytes of a tensor that are read and computed at once."""
+        return SCAN_BYTES
+
 
 def view_elements(data: memoryview, offset: int, tensor: TensorInfo, low: int, high: int) -> NDArray[Any]:
     """Return a view of the elements [low, high) of `tensor` in `data`, where element 0 is at byte `offset`.
@@ -120,18 +132,18 @@ def flat_native(view: NDArray[Any], tensor: TensorInfo) -> NDArray[Any]:
 def gather(view: NDArray[Any], first: int, stop: int) -> NDArray[Any]:
     """Return a copy of the row-major elements [first, stop) of a view of a tensor, as a flat native array."""
     flat = np.empty(stop - first, view.dtype.newbyteorder("="))
-    for place, block in _blocks(view, first, stop):
+    for place, block in row_blocks(view, first, stop):
         np.copyto(flat[place : place + block.size].reshape(block.shape), block)
     return flat
 
 
 def scatter(flat: NDArray[Any], view: NDArray[Any], first: int) -> None:
     """Store `flat` in the row-major elements from `first` of a view of a tensor."""
-    for place, block in _blocks(view, first, first + flat.size):
+    for place, block in row_blocks(view, first, first + flat.size):
         np.copyto(block, flat[place : place + block.size].reshape(block.shape))
 
 
-def _blocks(view: NDArray[Any], first: int, stop: int) -> Iterator[tuple[int, NDArray[Any]]]:
+def row_blocks(view: Array, first: int, stop: int) -> Iterator[tuple[int, Array]]:
     """Yield the parts of a view that together are the row-major elements [first, stop): whole rows and parts of rows.
 
     Each comes with the number of elements before it.
@@ -139,13 +151,13 @@ def _blocks(view: NDArray[Any], first: int, stop: int) -> Iterator[tuple[int, ND
     if view.ndim == 1:
         yield 0, view[first:stop]
         return
-    size, place = view[0].size, 0
+    size, place = prod(view.shape[1:]), 0
     while first + place < stop:
         row, start = divmod(first + place, size)
         rows = (stop - first - place) // size
         if start or not rows:
             end = min(size, start + stop - first - place)
-            yield from ((place + before, block) for before, block in _blocks(view[row], start, end))
+            yield from ((place + before, block) for before, block in row_blocks(view[row], start, end))
             place += end - start
         else:
             yield place, view[row : row + rows]

@@ -6,13 +6,14 @@ Only the entries of the scale that a run of codes needs are read with it, so tha
 from __future__ import annotations
 
 from glob import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, CheckpointError
 from prunecli.io.reader import Reader
+from prunecli.kernels import torch_values
 from prunecli.kernels.scales import code_values, multiply_blocks, scale_values
 from prunecli.text.escape import printable
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import ScaledBy, TensorInfo
     from prunecli.io.files import Input
     from prunecli.io.threads import Worker
-    from prunecli.kernels.ops import Read
+    from prunecli.kernels.ops import Array, Read
 
 SCALE_SLOT = 3
 """The read buffer of a worker for scales."""
@@ -42,29 +43,33 @@ class ScaleReader:
         """Read from `sources`."""
         self._reader = Reader(sources)
 
-    def values(
-        self, worker: Worker, tensor: TensorInfo, codes: NDArray[Any], first: int, slot: str = "y"
-    ) -> NDArray[np.float64]:
-        """Return the weights of the run of `codes` from row-major element `first`.
+    def values(self, worker: Worker, tensor: TensorInfo, codes: Array, first: int, slot: str = "y") -> Array:
+        """Return the weights of the run of `codes` from row-major element `first`, where the codes lie.
 
-        They are in the scratch memory `slot` of the worker's scores. Raises CheckpointError where a scale is zero, not
-        finite, or too small or large to multiply by.
+        On the host they are in the scratch memory `slot` of the worker's scores. Raises CheckpointError where a scale
+        is zero, not finite, or too small or large to multiply by.
         """
-        numbers = code_values(worker.scoring, codes, FLOATS[tensor.dtype], slot)
+        host = isinstance(codes, np.ndarray)
+        dtype = FLOATS[tensor.dtype]
+        numbers = code_values(worker.scoring, codes, dtype, slot) if host else torch_values.values(codes, dtype)
         scale = tensor.scale
         if scale is None:
             raise ValueError(tensor.name)
-        for low, high, rows in _parts(scale.cols, first, first + codes.size):
-            part = numbers[low - first : high - first].reshape(rows, -1)
+        for low, high, rows in _parts(scale.cols, first, first + len(codes)):
+            part, shape = numbers[low - first : high - first], (rows, (high - low) // rows)
             row, column = divmod(low, scale.cols)
-            entries = self._entries(worker, tensor, scale, row, column, part.shape)
-            multiply_blocks(part, column % scale.block[1], scale.block[1], entries)
+            entries = self._entries(worker, tensor, scale, row, column, shape)
+            offset, wide = column % scale.block[1], scale.block[1]
+            if host:
+                multiply_blocks(part.reshape(shape), offset, wide, entries)
+            else:
+                torch_values.multiply_blocks(part, shape, offset, wide, entries)
         return numbers
 
-    def magnitudes(
-        self, worker: Worker, tensor: TensorInfo, codes: NDArray[Any], first: int, slot: str = "y"
-    ) -> NDArray[np.int64]:
+    def magnitudes(self, worker: Worker, tensor: TensorInfo, codes: Array, first: int, slot: str = "y") -> Array:
         """Return the patterns of the magnitudes of a run, as `values` does."""
+        if not isinstance(codes, np.ndarray):
+            return torch_values.magnitudes(self.values(worker, tensor, codes, first))
         patterns = self.values(worker, tensor, codes, first, slot).view(np.int64)
         return np.bitwise_and(patterns, np.int64(_F64.mask), out=patterns)
 

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from prunecli.kernels.backend import has_native
 from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import Ops
+from prunecli.kernels.ops import Array, Ops
 from prunecli.kernels.transfers import Transfers
 
 if TYPE_CHECKING:
@@ -52,6 +54,17 @@ class Worker:
         self.ops: Ops = host if device is None else _device_ops(device)
         self._transfers = None if device is None else Transfers(device)
         self._memory: dict[int, mmap.mmap | memoryview] = {}
+        self._by_device: dict[str, Ops] = {}
+
+    def ops_of(self, x: Array) -> Ops:
+        """Return the kernels for an array: those of the run for host memory, and those of its device otherwise."""
+        if isinstance(x, (np.ndarray, memoryview)):
+            return self.ops
+        device = str(x.device)
+        ops = self._by_device.get(device)
+        if ops is None:
+            ops = self._by_device[device] = _device_ops(device)
+        return ops
 
     @contextmanager
     def computing(self, *, small: bool) -> Iterator[None]:
@@ -173,6 +186,26 @@ class Pool:
         return worker
 
 
+class InlinePool(Pool):
+    """A pool without threads: a task is done in the calling thread, while it is submitted."""
+
+    def __init__(self, device: str | None) -> None:
+        """Compute on `device` (None: on the CPU)."""
+        self.threads, self.stopped = 1, threading.Event()
+        self._inline = Worker(device)
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Do nothing: all tasks are done."""
+
+    def submit(self, work: Callable[..., T], *args: object) -> Future[T]:
+        """Return the result of `work(worker, *args)`."""
+        future: Future[T] = Future()
+        future.set_result(work(self._inline, *args))
+        return future
+
+
 class Tasks:
     """Tasks without results, which each thread takes from a shared iterator.
 
@@ -212,7 +245,8 @@ def results(futures: Iterable[Future[T]]) -> list[T]:
     Stopped if one failed; the end of the pool's block then raises its error.
     """
     futures = list(futures)
-    wait(futures, return_when=FIRST_EXCEPTION)
+    if not all(future.done() for future in futures):
+        wait(futures, return_when=FIRST_EXCEPTION)
     if any(future.done() and (future.cancelled() or future.exception()) for future in futures):
         raise Stopped
     return [future.result() for future in futures]

@@ -50,11 +50,11 @@ class Ops(Protocol):
 
     device: str
 
-    def load(self, raw: NDArray[Any]) -> Array:
-        """Return the host integers `raw` on the device; on the host, the same memory."""
+    def load(self, raw: Array) -> Array:
+        """Return the integers `raw` on the device; the same memory, if they lie there."""
 
-    def unload(self, x: Array, raw: NDArray[Any]) -> None:
-        """Copy what `load` returned, after it was changed, back to `raw`; on the host it is the same memory."""
+    def unload(self, x: Array, raw: Array) -> None:
+        """Copy what `load` returned, after it was changed, back to `raw`, unless it is the same memory."""
 
     def tally(self, statistics: Statistics, shared: Shared) -> Tally:
         """Return the empty counts of a tensor for the calling thread; all threads have the same `shared`."""
@@ -123,8 +123,16 @@ class Ops(Protocol):
     def as_flags(self, keep: Keep) -> NDArray[np.uint8]:
         """Return a keep array as ones (survives) and zeros on the host."""
 
-    def store_masked(self, x: Array, keep: Keep, out: NDArray[Any], dtype: Float) -> None:
-        """Write `x & keep` to the host integers `out`; a zero of either sign keeps its bits."""
+    def store_masked(self, x: Array, keep: Keep, out: Array, dtype: Float) -> None:
+        """Write `x & keep` to the integers `out`, on the host or the same as `x`.
+
+        A zero of either sign keeps its bits.
+        """
+
+
+def on_host(array: Array) -> NDArray[Any]:
+    """Return an array as NumPy's, copied if it lies on a device."""
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 def is_from(start: int, count: int, length: int, inner: int, first: int) -> NDArray[np.bool_]:

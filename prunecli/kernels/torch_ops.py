@@ -47,15 +47,18 @@ class TorchOps:
         self.run = RUN if self.fused is None else FUSED_RUN
         self._wanted: dict[tuple[int, Callable[[int], int]], Array] = {}
 
-    def load(self, raw: NDArray[Any]) -> Array:
-        """Copy the host integers `raw` to the device."""
+    def load(self, raw: Array) -> Array:
+        """Copy the host integers `raw` to the device; a tensor, which lies there, is returned."""
+        if not isinstance(raw, np.ndarray):
+            return raw
         # Copied even on the CPU, where the tensor would share the buffer that is pruned in place.
         host = self.torch.from_numpy(np.ascontiguousarray(raw))
         return host.to(self.device, copy=True, non_blocking=copies_in_background(self.device))
 
-    def unload(self, x: Array, raw: NDArray[Any]) -> None:
-        """Copy `x` to the host; from some devices in the background, see `Transfers`."""
-        self.torch.from_numpy(raw).copy_(x, non_blocking=copies_in_background(self.device))
+    def unload(self, x: Array, raw: Array) -> None:
+        """Copy `x` to the host, if `raw` is there; from some devices in the background, see `Transfers`."""
+        if isinstance(raw, np.ndarray):
+            self.torch.from_numpy(raw).copy_(x, non_blocking=copies_in_background(self.device))
 
     def tally(self, statistics: Statistics, shared: Shared) -> TorchTally:
         """Return the empty counts of a tensor, which stay on the device until they are asked for."""
@@ -249,10 +252,13 @@ class TorchOps:
         flags: NDArray[np.uint8] = (keep != 0).to(self.torch.uint8).cpu().numpy()
         return flags
 
-    def store_masked(self, x: Array, keep: Array, out: NDArray[Any], dtype: Float) -> None:
-        """Copy `x`, with zeros where `keep` is 0, to the host integers `out`; a zero of either sign keeps its bits."""
+    def store_masked(self, x: Array, keep: Array, out: Array, dtype: Float) -> None:
+        """Copy `x`, with zeros where `keep` is 0, to the integers `out`; a zero of either sign keeps its bits."""
         kept = (keep != 0) | (self.magnitudes(x, dtype) == 0)
-        out[...] = (x * kept).cpu().numpy()
+        if isinstance(out, np.ndarray):
+            out[...] = (x * kept).cpu().numpy()
+        else:
+            out.copy_(x * kept)
 
 
 def _fused(torch: Any, device: str) -> Any:  # noqa: ANN401 - the module, and kernels if there are any

@@ -1,0 +1,189 @@
+"""Pruning and measuring runs of tensors that lie in memory, in place: by the run of a file, and where tensors live."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Condition, Event, Lock, get_ident
+from typing import TYPE_CHECKING
+
+from prunecli.dtypes import FLOATS
+from prunecli.engine.measure import statistics_of, stats_from
+from prunecli.errors import PruneError
+from prunecli.io.layout import Piece
+from prunecli.io.scales import ScaleReader
+from prunecli.io.threads import Stopped
+from prunecli.kernels.tally import Shared
+from prunecli.plans import Chunk, without_masks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.engine.measure import TensorStats
+    from prunecli.engine.scorers import Scorer
+    from prunecli.formats.safetensors.mask_writer import MaskSink
+    from prunecli.io.files import Input
+    from prunecli.io.threads import Worker
+    from prunecli.kernels.ops import Array, Ops
+    from prunecli.kernels.tally import Tally
+    from prunecli.plans import TensorPlan
+
+
+class TieBudget:
+    """The number of weights equal to the cut of one tensor that are pruned, granted in the order of its pieces.
+
+    Ties are broken by position in the checkpoint, and threads process pieces in any order: so a piece waits until all
+    earlier pieces of its tensor have taken their share.
+    """
+
+    def __init__(self, ties: int, stopped: Event) -> None:
+        """Grant `ties` in all; waiting ends early when `stopped` is set."""
+        self._remaining, self._next = ties, 0
+        self._stopped = stopped
+        self._change = Condition()
+
+    def take(self, ordinal: int, equal: int) -> int:
+        """Return how many of the `equal` weights of piece number `ordinal` are pruned; waits for earlier pieces."""
+        with self._change:
+            while self._remaining and self._next != ordinal:
+                if self._stopped.is_set():
+                    raise Stopped
+                self._change.wait(0.05)  # not for ever: a thread that failed does not notify
+            granted = min(self._remaining, equal)
+            self._remaining -= granted
+            self._next += 1
+            self._change.notify_all()
+            return granted
+
+
+@contextmanager
+def naming(tensor: TensorInfo) -> Iterator[None]:
+    """Raise an error that nothing expects with the name of the tensor that it is about."""
+    try:
+        yield
+    except (PruneError, OSError, Stopped):
+        raise
+    except Exception as error:
+        raise RuntimeError(f"while pruning tensor {tensor.name!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyContext:
+    """The inputs of an `Applier`.
+
+    Attributes:
+        targets: The tensors to prune.
+        plans: Their plans by position; they are added during the run, before the windows that need them.
+        sources: The open input files.
+        stopped: Set when the run has failed and no thread should wait any more.
+        advance: Called with the number of a file and a number of processed bytes.
+        scorers: The scorers of targets that are not ranked by magnitude.
+        masks: Receives the kept weights of each target, if a mask file is written.
+        histograms: Whether to count magnitudes.
+    """
+
+    targets: Sequence[TensorInfo]
+    plans: dict[int, TensorPlan]
+    sources: Sequence[Input]
+    stopped: Event
+    advance: Callable[[int, int], None]
+    scorers: Mapping[int, Scorer] = field(default_factory=dict)
+    masks: MaskSink | None = None
+    histograms: bool = False
+
+
+class Pruner:
+    """Prunes the targets of a run piece by piece; `results` collects the measurements of each target."""
+
+    def __init__(self, context: ApplyContext) -> None:
+        """Start without results."""
+        self.context = context
+        self._scales = ScaleReader(context.sources)
+        self.results: dict[int, TensorStats] = {}
+        self._budgets: dict[int, TieBudget] = {}
+        self._tallies: dict[int, dict[int, Tally]] = {}
+        self._shared: dict[int, Shared] = {}
+        self._remaining: dict[int, int] = {}
+        self._lock = Lock()
+
+    def runs(self, target: int, size: int) -> Iterator[Piece]:
+        """Yield the row-major runs of a target of about `size` bytes.
+
+        Each has all elements that its plan needs to decide about it.
+        """
+        tensor, plan = self.context.targets[target], self.context.plans[target]
+        numel, step, shape = tensor.numel, size // tensor.value_size, tensor.shape
+        first = ordinal = 0
+        while first < numel:
+            stop = numel if numel - first <= step else plan.reach(shape, first, first + step)[1]
+            yield Piece(target, first, stop, first, stop, ordinal)
+            first, ordinal = stop, ordinal + 1
+
+    def prune(self, worker: Worker, x: Array, piece: Piece, start: int, own: slice, *, write: bool = True) -> None:
+        """Measure the weights `x` (from row-major element `start`) in the slice `own`, and with `write` prune them."""
+        context, ops = self.context, worker.ops_of(x)
+        tensor, plan = context.targets[piece.target], context.plans[piece.target]
+        scorer = context.scorers.get(piece.target)
+        weights = ops.load(x)
+        if scorer is not None:
+            y = ops.load(scorer.patterns(worker, piece.target, x, start))
+        else:
+            y = ops.magnitudes(weights, FLOATS[tensor.dtype])
+        keep = plan.keep(ops, y, Chunk(tensor.shape, start, len(x), lambda equal: self._grant(worker, piece, equal)))
+        if scorer is not None:
+            ops.drop_pruned(keep, y)
+        first, keep = start + (own.start or 0), ops.part(keep, own)
+        if context.masks is not None:
+            context.masks.write(piece.target, first, ops.as_flags(keep))
+        tally = self._tally(ops, piece.target)
+        if tensor.scale is None:
+            tally.prune(weights[own], keep, first, write=write)
+            if write:
+                ops.unload(weights[own], x[own])
+        else:
+            # Measured as products, which are the weights that the codes stand for.
+            tally.add(ops.load(self._scales.magnitudes(worker, tensor, x[own], first, "values")), keep, first)
+            if write:
+                ops.store_masked(weights[own], keep, x[own], FLOATS[tensor.dtype])
+        self._finish(piece.target, len(x[own]))
+
+    def _grant(self, worker: Worker, piece: Piece, equal: int) -> int:
+        with worker.waiting():  # the thread that it waits for may need the compute lock
+            return self._budget(piece).take(piece.ordinal, equal)
+
+    def _budget(self, piece: Piece) -> TieBudget:
+        with self._lock:
+            budget = self._budgets.get(piece.target)
+            if budget is None:
+                ties = getattr(self.context.plans[piece.target], "ties", 0)
+                budget = self._budgets[piece.target] = TieBudget(ties, self.context.stopped)
+            return budget
+
+    def _tally(self, ops: Ops, target: int) -> Tally:
+        """Return this thread's tally of a target: with one per thread, threads do not wait to count."""
+        # Without the lock: `setdefault` is one step, and each thread has a key of its own.
+        by_thread = self._tallies.setdefault(target, {})
+        tally = by_thread.get(get_ident())
+        if tally is None:
+            tensor, plans = self.context.targets[target], self.context.plans
+            bounds = None if target in self.context.scorers else plans[target].bounds
+            statistics = statistics_of(tensor, bounds, histogram=self.context.histograms)
+            shared = self._shared.setdefault(target, Shared())
+            tally = by_thread[get_ident()] = ops.tally(statistics, shared)
+        return tally
+
+    def _finish(self, target: int, count: int) -> None:
+        """Record that `count` more weights of a target are done; after the last one, keep only its result."""
+        with self._lock:
+            self._remaining[target] = self._remaining.get(target, self.context.targets[target].numel) - count
+            if self._remaining[target]:
+                return
+            first, *others = self._tallies.pop(target).values()
+            del self._shared[target]
+            # Plans live as long as the run, and a mask of blocks can be large.
+            self.context.plans[target] = without_masks(self.context.plans[target])
+        for tally in others:
+            first.merge(tally)
+        dtype = FLOATS[self.context.targets[target].value_dtype]
+        self.results[target] = stats_from(first.counts(), dtype, histogram=self.context.histograms)

@@ -1,0 +1,84 @@
+"""The elements of tensors where they lie: views of their memory as integers, on the host or on a device."""
+
+from __future__ import annotations
+
+import importlib
+from math import prod
+from typing import TYPE_CHECKING
+
+from prunecli.io.reader import Reader, gather, row_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.io.memory import TensorsInMemory
+    from prunecli.io.threads import Worker
+    from prunecli.kernels.ops import Array, Read
+
+HOST_RUN = 1 << 21
+"""The bytes of weights on the host that are computed at once: they stay in the CPU's caches."""
+
+DEVICE_RUN = 1 << 26
+"""The bytes of weights on a device that are computed at once; kernels need a few times as many for their results."""
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Return whether NumPy can share the memory of `tensor`."""
+    return tensor.device.type == "cpu"
+
+
+class MemoryReader(Reader):
+    """Reads tensors in memory. What lies on the host is not copied, except where a tensor is not contiguous."""
+
+    def __init__(self, memory: TensorsInMemory, advance: Callable[[int], None] = lambda _: None) -> None:
+        """Read the tensors of `memory`; `advance` receives the number of bytes of each read."""
+        super().__init__(memory.regions, advance)
+        self._memory = memory
+
+    def array(self, tensor: TensorInfo) -> Array:
+        """Return a tensor as integers that share its memory: flat if it is contiguous, else in its own shape."""
+        torch, live = importlib.import_module("torch"), self._memory.tensors[tensor.name]
+        integer = getattr(torch, f"int{8 * tensor.itemsize}")
+        shape, strides = ((tensor.numel,), (1,)) if tensor.contiguous else (tensor.shape, tensor.strides)
+        view = torch.empty(0, dtype=integer, device=live.device)
+        view.set_(live.untyped_storage(), live.storage_offset(), shape, strides)
+        return view.numpy() if on_host(live) else view
+
+    def run_size(self, tensor: TensorInfo) -> int:
+        """Return the bytes of a tensor that are computed at once."""
+        return HOST_RUN if on_host(self._memory.tensors[tensor.name]) else DEVICE_RUN
+
+    def range_reader(self, worker: Worker, tensor: TensorInfo) -> Read:
+        """Return a function that reads elements into host memory, or shows them where they lie in it."""
+        if on_host(self._memory.tensors[tensor.name]):
+            return self.array_reader(worker, tensor)
+        return super().range_reader(worker, tensor)
+
+    def array_reader(self, worker: Worker, tensor: TensorInfo) -> Callable[[int, int], Array]:  # noqa: ARG002 - as the base
+        """Return a function that shows the row-major elements [first, stop) of a tensor where they lie."""
+        array, itemsize = self.array(tensor), tensor.itemsize
+
+        def read(first: int, stop: int) -> Array:
+            self._advance((stop - first) * itemsize)
+            return array[first:stop] if tensor.contiguous else copied(array, first, stop)
+
+        return read
+
+
+def copied(array: Array, first: int, stop: int) -> Array:
+    """Return a copy of the row-major elements [first, stop) of a strided array, on its device."""
+    if not hasattr(array, "new_empty"):
+        return gather(array, first, stop)
+    flat = array.new_empty(stop - first)
+    for place, block in row_blocks(array, first, stop):
+        flat[place : place + block.numel()].view(block.shape).copy_(block)
+    return flat
+
+
+def copy_back(flat: Array, array: Array, first: int) -> None:
+    """Store `flat` in the row-major elements of a strided array from `first` on."""
+    for place, block in row_blocks(array, first, first + len(flat)):
+        block[...] = flat[place : place + prod(block.shape)].reshape(block.shape)

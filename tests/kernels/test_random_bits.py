@@ -1,0 +1,37 @@
+"""Random numbers: the compiled kernel gives the stream of NumPy's Philox, at any place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import examples
+
+from prunecli.kernels.native.library import library
+from prunecli.kernels.random_bits import draw
+
+PLACES = st.one_of(st.integers(0, 100), st.integers(0, 1 << 45))
+
+
+@settings(max_examples=examples(60))
+@given(key=st.integers(0, (1 << 128) - 1), first=PLACES, count=st.integers(0, 100))
+def test_any_place_of_the_stream_is_philox(key: int, first: int, count: int) -> None:
+    """The numbers are the upper 31 bits of the halves of Philox's words, whatever the place where they begin."""
+    step, skip = divmod(first, 8)
+    words = np.random.Philox(key=key, counter=step).random_raw(64)
+    halves = words.astype("<u8").view("<u4") >> 1
+
+    found = draw(key, first, count)
+
+    assert found.dtype == np.int32
+    assert found.tolist() == halves[skip : skip + count].tolist()
+
+
+@pytest.mark.skipif(library() is None, reason="the compiled kernels are not built")
+def test_numpy_draws_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the library the numbers are the same."""
+    native = draw(7 << 70 | 5, 12345, 1000)
+    monkeypatch.setattr("prunecli.kernels.random_bits.has_native", lambda: False)
+
+    assert np.array_equal(native, draw(7 << 70 | 5, 12345, 1000))

@@ -6,12 +6,16 @@ magnitudes, and where every pattern has a bin of its own the counts are exact.
 
 from __future__ import annotations
 
+from ctypes import byref, c_int32, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunecli.kernels.backend import has_native
 from prunecli.kernels.bit_patterns import values
+from prunecli.kernels.native.library import Function, address, format_of, function
 from prunecli.kernels.ops import UINTS
 
 if TYPE_CHECKING:
@@ -68,8 +72,16 @@ class HistogramBuilder:
 
     def add(self, y: NDArray[Any]) -> None:
         """Count the flat patterns `y`; those outside [low, high), and -1 for pruned weights, are left out."""
+        if has_native():
+            self._add_native(y)
+            return
         for first in range(0, y.size, RUN):
             self._add_run(y[first : first + RUN])
+
+    def _add_native(self, y: NDArray[Any]) -> None:
+        squares = address(self._squares) if self.shift else None
+        bins = (self.low, max(self.high, self.low), self.shift, self._first, byref(format_of(self.dtype)))
+        _kernel(y.itemsize)(address(y), y.size, *bins, address(self._counts), squares)
 
     def _add_run(self, y: NDArray[Any]) -> None:
         if not self._whole:
@@ -91,6 +103,12 @@ class HistogramBuilder:
         bins, counts = used + self._first, self._counts[used]
         squares = self._squares[used] if self.shift else counts * _squares(bins, self.dtype)
         return Histogram(self.dtype, self.shift, bins, counts, squares)
+
+
+@lru_cache(maxsize=4)
+def _kernel(itemsize: int) -> Function:
+    places = (c_uint64, c_uint64, c_int32, c_int64, c_void_p)
+    return function(f"histogram_{8 * itemsize}", (c_void_p, c_int64, *places, c_void_p, c_void_p))
 
 
 def _squares(patterns: NDArray[Any], dtype: Float) -> NDArray[np.float64]:

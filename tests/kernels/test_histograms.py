@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 from support.weights import TORCH_FLOATS
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.histograms import BINS_LIMIT, RUN, Histogram, HistogramBuilder
+from prunecli.kernels.native.library import library
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import INTS
 
@@ -128,3 +130,28 @@ def test_huge_weights_overflow_without_a_warning() -> None:
     actual = count(x, FLOATS["F64"])
 
     assert (actual.total, actual.squares.tolist()) == (10, [np.inf])
+
+
+@pytest.mark.skipif(library() is None, reason="the compiled kernels are not built")
+@settings(max_examples=examples(60))
+@given(data=st.data())
+@dtypes
+def test_the_compiled_kernel_gives_the_bits_of_numpys(dtype: Float, data: st.DataObject) -> None:
+    """Counts and sums of squares are the same with NumPy, for whole formats and ranges, with pruned weights."""
+    x = any_bits(dtype, data.draw(st.sampled_from([1, 9, 1023, 3000])), data.draw(st.integers(0, 9)))
+    y = NumpyOps().magnitudes(x, dtype).copy()
+    y[data.draw(st.integers(0, 5)) :: 7] = -1
+    shift = data.draw(st.integers(max(8 * dtype.itemsize - 20, 0), 8 * dtype.itemsize - 2))
+    low = data.draw(st.one_of(st.just(0), st.integers(0, dtype.top)))
+    high = data.draw(st.one_of(st.none(), st.integers(0, dtype.top + 1)))
+    found = []
+    for native in (True, False):
+        builder = HistogramBuilder(dtype, low, high, shift)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("prunecli.kernels.histograms.has_native", lambda native=native: native)
+            builder.add(y)
+            found.append(builder.histogram())
+
+    assert found[0].counts.tolist() == found[1].counts.tolist()
+    assert found[0].bins.tolist() == found[1].bins.tolist()
+    assert found[0].squares.tobytes() == found[1].squares.tobytes()

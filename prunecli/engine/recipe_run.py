@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
     from prunecli.selection.select import Target
     from prunecli.strategies.recipe import Recipe
+    from prunecli.strategies.strategy import Strategy
 
 
 PASSES_LIMIT = 100
@@ -57,6 +58,11 @@ class RecipeRun:
         if len(self.passes) > PASSES_LIMIT:
             message = f"{len(self.passes):,} rules of the recipe match one tensor, more than {PASSES_LIMIT}"
             raise UsageError(message, hint="give each tensor one rule, or a few")
+
+    @property
+    def pruned_by(self) -> list[tuple[Strategy, tuple[int, ...]]]:
+        """The strategies of the rules, each with the positions of its targets."""
+        return [(rule.strategy, members) for rule, members in zip(self.recipe.rules, self._members, strict=True)]
 
     def _select(self, checkpoint: Checkpoint, selector: Selector, number: int) -> Selection:
         rule = self.recipe.rules[number]

@@ -40,3 +40,8 @@ class Work:
     rules: Mapping[int, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
+
+    @property
+    def pruned_by(self) -> list[tuple[Strategy, tuple[int, ...]]]:
+        """The strategies, each with the positions of its targets."""
+        return [(job.strategy, job.members) for job in self.jobs]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAX_GROUP = 32_767
 """The longest group: positions in a group are 16-bit integers."""
 
+LONG_GROUP = 16
+"""Groups from this length on take much more time to rank than to read."""
+
 
 @dataclass(frozen=True, slots=True)
 class TopK(PlansFromShape):
@@ -64,6 +67,11 @@ class TopK(PlansFromShape):
                 f"the tail is keep, zero or error, not {printable(repr(self.tail))}",
                 hint=Argument("tail", nearest_choice(self.tail, ("keep", "zero", "error"), "keep")),
             )
+
+    @property
+    def ranks_within_rows(self) -> bool:
+        """Whether groups are long."""
+        return self.group >= LONG_GROUP
 
     @property
     def follows_layout(self) -> bool:

@@ -53,6 +53,11 @@ class Strategy(ABC):
         """Whether the result depends on which dimensions of a tensor count outputs and inputs."""
         return False
 
+    @property
+    def ranks_within_rows(self) -> bool:
+        """Whether weights are ranked within rows or long groups, which takes several times the usual arithmetic."""
+        return False
+
     @abstractmethod
     def describe(self) -> dict[str, object]:
         """Return the strategy's name (`name`) and parameters, for the report."""

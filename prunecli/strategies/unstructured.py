@@ -227,6 +227,11 @@ class L1(PlansFromRanks, PlansFromShape):
         return self.scope == "tensor"
 
     @property
+    def ranks_within_rows(self) -> bool:
+        """Whether outputs are ranked for themselves."""
+        return self.scope == "row"
+
+    @property
     def follows_layout(self) -> bool:
         """Whether outputs are ranked for themselves."""
         return self.scope == "row"

@@ -11,6 +11,7 @@ from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.ops import Array, slabs
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_blocks import RUN, Blocks, Cut, Groups, magnitudes, prune_blocks
+from prunecli.kernels.torch_fused import SPREAD, Fused, fused
 from prunecli.kernels.torch_groups import largest_of_rows, smallest_of_rows
 from prunecli.kernels.torch_tally import TorchTally
 from prunecli.kernels.torch_views import elements, of_blocks, of_elements, slice_numbers
@@ -43,7 +44,7 @@ class TorchOps:
         """Compute on the torch `device`: "cuda:0", "mps", "xpu", or "cpu" for torch's kernels on the host."""
         self.torch = importlib.import_module("torch")
         self.device = device
-        self.fused = _fused(self.torch, device)
+        self.fused: Fused | None = fused(device)
         self.run = RUN if self.fused is None else FUSED_RUN
         self._wanted: dict[tuple[int, Callable[[int], int]], Array] = {}
 
@@ -247,6 +248,26 @@ class TorchOps:
             return below, None, counts
         return below, inside.cpu().numpy(), None
 
+    def bracket(self, x: Array, dtype: Float, low: int, high: int, shift: int, *, marked: bool = False) -> Array:
+        """Count magnitudes on the device: those below `low`, and those in [low, high) by (magnitude - low) >> shift.
+
+        With `marked` `x` are patterns, of which -1 marks pruned weights. The result has 1 + bins integers.
+        """
+        if self.fused is not None and x.is_contiguous():
+            return self.fused.bracket(x, dtype, low, high, shift, marked=marked)
+        torch, bins = self.torch, ((high - 1 - low) >> shift) + 1
+        table = torch.zeros(1 + bins + SPREAD, dtype=torch.int64, device=x.device)
+        for first in range(0, len(x), RUN // 4):
+            part = x[first : first + RUN // 4]
+            y = part if marked else self.magnitudes(part, dtype)
+            inside = (y >= low) & (y <= high - 1)
+            table[0] += (y < low).sum()
+            # Entries that are not inside are counted behind the end, at places that do not wait for each other.
+            others = 1 + bins + torch.arange(len(y), device=x.device) % SPREAD
+            places = (((y - low) >> shift) + 1).to(torch.int64).where(inside, others)
+            table.index_add_(0, places, torch.ones_like(places))
+        return table[: 1 + bins]
+
     def as_flags(self, keep: Array) -> NDArray[np.uint8]:
         """Compare with zero and copy to the host."""
         flags: NDArray[np.uint8] = (keep != 0).to(self.torch.uint8).cpu().numpy()
@@ -259,8 +280,3 @@ class TorchOps:
             out[...] = (x * kept).cpu().numpy()
         else:
             out.copy_(x * kept)
-
-
-def _fused(torch: Any, device: str) -> Any:  # noqa: ANN401 - the module, and kernels if there are any
-    """Return the Triton kernels for a device, None where there is no Triton."""
-    del torch, device

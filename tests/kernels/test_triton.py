@@ -1,0 +1,105 @@
+"""The Triton kernels, run by Triton's interpreter, equal plain torch bit for bit."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kernels.test_torch_tally import statistics, weights
+
+from prunecli.dtypes import FLOATS
+from prunecli.kernels.tally import Shared
+from prunecli.kernels.torch_blocks import Blocks, Cut, Groups
+from prunecli.kernels.torch_ops import TorchOps
+
+pytest.importorskip("triton", reason="Triton is not installed")
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("the interpreter of Triton is switched on by TRITON_INTERPRET=1", allow_module_level=True)
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter computes with NumPy
+
+
+def interpreted() -> TorchOps:
+    """Return operations on the host that call the Triton kernels."""
+    from prunecli.kernels.torch_fused import Fused
+
+    ops = TorchOps("cpu")
+    ops.fused = Fused(torch)
+    return ops
+
+
+def rules(ops: TorchOps, x: Any, name: str) -> list[Any]:  # noqa: ANN401 - a tensor
+    """Return rules of every kind."""
+    dtype = FLOATS[name]
+    middle = int(ops.magnitudes(x, dtype).flatten().sort().values[len(x) // 2])
+    flags = torch.arange(len(x)) % 3 == 0
+    cuts = [Cut(0), Cut(middle), Cut(dtype.top + 1), ops.cut(x, dtype, middle, 1)]
+    return [*cuts, flags, -flags.to(torch.int8), Groups(2, 4), Groups(3, 8), Groups(8, 32), Groups(0, 16)]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_blocks_are_pruned_and_counted(name: str, seed: int) -> None:
+    """Every number of every block, and every weight, is the same."""
+    dtype, plain, fused = FLOATS[name], TorchOps("cpu"), interpreted()
+    x = torch.from_numpy(weights(dtype, 5 * 1024 + 96, seed, tiny=seed == 1))
+    if seed == 2:
+        x[1024:2048] = 0
+    for keep in rules(plain, x, name):
+        runs = [x.clone(), x.clone()]
+        first, second = (ops.prune_blocks(run, keep, dtype) for ops, run in zip((plain, fused), runs, strict=True))
+        assert torch.equal(*runs)
+        for field in fields(Blocks):
+            one, other = getattr(first, field.name), getattr(second, field.name)
+            assert one.tolist() == other.tolist(), (field.name, keep)
+
+
+@pytest.mark.parametrize("shape", [(8, 256), (33, 100), (2, 70, 300), (3, 2048), (80, 8), (300, 2)], ids=str)
+def test_tallies_are_equal(shape: tuple[int, ...]) -> None:
+    """Dead rows and columns are the same, too."""
+    for name in ("BF16", "F32", "F8_E4M3FNUZ"):
+        dtype = FLOATS[name]
+        x = weights(dtype, int(np.prod(shape)), 1).reshape(shape)
+        x[..., 1] = 0
+        x[1] = 0
+        counts = []
+        for ops in (TorchOps("cpu"), interpreted()):
+            tally, run = ops.tally(statistics(dtype, shape), Shared()), torch.from_numpy(x.copy()).flatten()
+            tally.prune(run, ops.cut(run, dtype, dtype.encode(0.011), 0), 0, write=True)
+            counts.append(tally.counts())
+        assert counts[0] == counts[1]
+        assert counts[0].dead_outputs or len(shape) == 3
+
+
+@pytest.mark.parametrize("integer", [np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("row", [1, 7, 32, 1500])
+def test_rows_lose_their_smallest(integer: type[np.signedinteger], row: int) -> None:
+    """Marks of pruned weights, equals and rows of any length are treated alike."""
+    rows = np.random.default_rng(row).integers(-1, 9, (9, row)).astype(integer)
+    rows[0], rows[1], rows[2] = np.iinfo(integer).max, -1, np.arange(row)
+    y = torch.from_numpy(rows).flatten()
+
+    for wanted in (lambda n: n // 2, lambda n: 0 * n, lambda n: n):
+        kept = [ops.keep_rows(y, row, wanted).tolist() for ops in (TorchOps("cpu"), interpreted())]
+        assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("name", ["BF16", "F32", "F64", "F8_E5M2", "F8_E4M3FNUZ"])
+def test_brackets_are_counted(name: str) -> None:
+    """Numbers below and inside equal those of plain torch, for narrow and wide brackets."""
+    dtype, plain, fused = FLOATS[name], TorchOps("cpu"), interpreted()
+    x = torch.from_numpy(weights(dtype, 5000, 1))
+    y = plain.magnitudes(x, dtype)
+    middle = int(y.sort().values[2500])
+    ends = (5, middle + 1, min(middle + 300, dtype.top + 1), dtype.top + 1)
+    for low, high, shift in zip(
+        (0, middle, max(middle - 9, 0), 0), ends, (0, 0, 2, 8 * y.element_size() - 9), strict=True
+    ):
+        expected = plain.bracket(x, dtype, low, high, shift)
+        assert torch.equal(expected, fused.bracket(x, dtype, low, high, shift).to(torch.int64))
+        for ops in (plain, fused):
+            assert torch.equal(expected, ops.bracket(y, dtype, low, high, shift, marked=True).to(torch.int64))

@@ -271,7 +271,8 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
         act_norms: A checkpoint with a norm for every input.
         mask_in: A mask whose zeros become zero and are not counted.
         of: "all", or "remaining".
-        device: The device that compares numbers. The tensors stay where they are.
+        device: The device that computes for tensors on the CPU: by default the CPU; another device gets them in
+            windows. Tensors on a device are computed there, and only counts and samples leave it.
         threads: The number of threads; 0 takes as many as help.
         dry_run: Measure, and change nothing.
         strict: Raise CheckpointError if a weight is not finite.
@@ -280,11 +281,13 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
         What was done.
 
     Raises:
-        PruneError: The request or a tensor is wrong. No tensor was changed, because a first pass reads all tensors
-            before the second one changes them. If the second pass is interrupted, or its device fails, some weights
-            are pruned and others are not: repeat it with a threshold or a mask, or load the weights again.
+        PruneError: The request or a tensor is wrong. No tensor was changed: what may be wrong with weights, scores,
+            masks and scales is found before the first weight changes, if need be by a first pass that only reads.
+        DeviceError: A device failed, was lost, or has too little memory; the message says what state the tensors are
+            in. If that happens while weights are changed, or the call is interrupted then, some weights are pruned
+            and others are not: repeat it with a threshold or a mask, or load the weights again.
     """
-    from prunecli.engine.in_memory import prune_in_memory  # it imports NumPy
+    from prunecli.engine.in_memory import needs_rehearsal, prune_in_memory  # it imports NumPy
     from prunecli.io.memory import state_dict_checkpoint
 
     check_threads(threads)
@@ -292,8 +295,12 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
     options = RunOptions(device=resolve(device), threads=threads, strict=strict)
 
     def run_pass(work: Work, mask: int | None) -> Report:
-        rehearsal = prune_in_memory(memory, work, options, write=False, mask=mask)
-        return rehearsal if dry_run or mask is not None else prune_in_memory(memory, work, options, write=True)
+        only_measured = dry_run or mask is not None
+        if only_measured or needs_rehearsal(work, options):
+            rehearsal = prune_in_memory(memory, work, options, write=False, mask=mask)
+            if only_measured:
+                return rehearsal
+        return prune_in_memory(memory, work, options, write=True)
 
     chosen = Selector(include, exclude, min_dim, min_numel, layout or {})
     ranked, checkpoint = ScoreInputs(scores, act_norms, mask_in, of), with_layouts(memory.checkpoint)

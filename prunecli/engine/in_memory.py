@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
+from prunecli.engine.score_files import ScoreSources
+from prunecli.errors import DeviceError
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.memory_reader import MemoryReader, copied, copy_back, on_host
 from prunecli.io.threads import InlinePool, Pool, Tasks
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +47,8 @@ class MemoryRun(Run):
         """Prepare the run; the tensors are changed only with `write`."""
         super().__init__(memory.checkpoint, work, options)
         self._memory, self._write = memory, write
+        self.pruning = False
+        """Whether weights may have been changed."""
 
     def _pool(self) -> Pool:
         sizes = (t.nbytes for t in self.targets if on_host(self._memory.tensors[t.name]))
@@ -65,10 +70,12 @@ class MemoryRun(Run):
         for batch in batches:
             batch.start(pool)
             batch.finish(pool)
+        self.pruning = self._write
         pruner = InPlace(Pruner(context), self._reader(()), write=self._write)
         tasks = Tasks(pool)
         tasks.each(pruner.prune, pruner.parts())
         tasks.wait()
+        pruner.pruner.resolve()
         return pruner.pruner.results
 
 
@@ -130,9 +137,29 @@ def prune_in_memory(
     # The versions are incremented also after an error, because some of the tensors may have been changed by then.
     try:
         result = run.execute(memory.regions, memory.regions if write else [None] * len(memory.regions), masks)
+        memory.synchronize()
+    except RuntimeError as error:
+        raise _of_device(error, run.pruning) from error
     finally:
         if write:
-            memory.synchronize()
             memory.mark_changed(name for t in work.selection.targets for name in (t.tensor.name, *t.aliases))
     output = memory.checkpoint.path if write else None
     return make_report(run, result, output, time.monotonic() - started)
+
+
+def needs_rehearsal(work: Work, options: RunOptions) -> bool:
+    """Return whether an error may be found in the numbers of tensors and score files while the plans are applied."""
+    scored = any(job.sources != ScoreSources() for job in work.jobs)
+    return options.strict or scored or any(target.tensor.scale is not None for target in work.selection.targets)
+
+
+def _of_device(error: RuntimeError, changed: bool) -> RuntimeError | DeviceError:  # noqa: FBT001
+    """Return the error to raise: one about the device and the state of the tensors, if a device failed."""
+    cause: BaseException = error.__cause__ or error
+    if not isinstance(cause, RuntimeError) or not type(cause).__module__.startswith("torch"):
+        lost = any(word in str(cause) for word in ("CUDA", "XPU", "MPS", "out of memory"))
+        if not lost:
+            return error
+    state = "some weights are pruned and others are not: load them again" if changed else "no tensor was changed"
+    reason = printable(str(cause).partition("\n")[0])
+    return DeviceError(f"a device failed ({reason}); {state}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Condition, Event, Lock, get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.engine.measure import statistics_of, stats_from
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from prunecli.io.files import Input
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Array, Ops
-    from prunecli.kernels.tally import Tally
+    from prunecli.kernels.tally import Counts, Tally
     from prunecli.plans import TensorPlan
 
 
@@ -98,6 +100,7 @@ class Pruner:
 
     def __init__(self, context: ApplyContext) -> None:
         """Start without results."""
+        self._unresolved: list[tuple[int, Any]] = []
         self.context = context
         self._scales = ScaleReader(context.sources)
         self.results: dict[int, TensorStats] = {}
@@ -146,7 +149,7 @@ class Pruner:
             tally.add(ops.load(self._scales.magnitudes(worker, tensor, x[own], first, "values")), keep, first)
             if write:
                 ops.store_masked(weights[own], keep, x[own], FLOATS[tensor.dtype])
-        self._finish(piece.target, len(x[own]))
+        self._finish(piece.target, len(x[own]), late=not isinstance(x, np.ndarray))
 
     def _grant(self, worker: Worker, piece: Piece, equal: int) -> int:
         with worker.waiting():  # the thread that it waits for may need the compute lock
@@ -173,7 +176,7 @@ class Pruner:
             tally = by_thread[get_ident()] = ops.tally(statistics, shared)
         return tally
 
-    def _finish(self, target: int, count: int) -> None:
+    def _finish(self, target: int, count: int, *, late: bool) -> None:
         """Record that `count` more weights of a target are done; after the last one, keep only its result."""
         with self._lock:
             self._remaining[target] = self._remaining.get(target, self.context.targets[target].numel) - count
@@ -185,5 +188,21 @@ class Pruner:
             self.context.plans[target] = without_masks(self.context.plans[target])
         for tally in others:
             first.merge(tally)
+        if late:
+            self._unresolved.append((target, first))
+        else:
+            self._store(target, first.counts())
+
+    def _store(self, target: int, counts: Counts) -> None:
         dtype = FLOATS[self.context.targets[target].value_dtype]
-        self.results[target] = stats_from(first.counts(), dtype, histogram=self.context.histograms)
+        self.results[target] = stats_from(counts, dtype, histogram=self.context.histograms)
+
+    def resolve(self) -> None:
+        """Fetch the numbers that are still on devices, with one copy for each device."""
+        if self._unresolved:
+            from prunecli.kernels.torch_tally import counts_of  # noqa: PLC0415 - for devices only
+
+            targets, tallies = zip(*self._unresolved, strict=True)
+            for target, counts in zip(targets, counts_of(tallies), strict=True):
+                self._store(target, counts)
+            self._unresolved = []

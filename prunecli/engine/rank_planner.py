@@ -35,11 +35,10 @@ SMALL_TENSOR = 1 << 22
 SMALL_CHUNK = 1 << 19
 """Chunks of up to this many bytes are counted by one thread at a time."""
 
-SAMPLE = 1 << 20
-"""The most elements of a sample of a group; it is taken in blocks of one page."""
-
 SAMPLE_SHARE, SAMPLE_LEAST = 32, 1 << 14
-"""The sample of a smaller group is one of this many elements, and at least the second number of them."""
+"""A sample is taken in blocks of one page.
+
+The sample of a smaller group is one of this many elements, and at least the second number of them."""
 
 
 class RankPlanner:
@@ -187,7 +186,8 @@ class Sampler:
         """Yield pages at even distances of each member, in proportion to its number of elements."""
         targets = self._tensors.targets
         total = sum(targets[member].numel for member in group.members)
-        size = min(SAMPLE, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
+        most = min(self._tensors.reader.sample_limit(targets[member]) for member in group.members)
+        size = min(most, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
         for member in group.members:
             tensor = targets[member]
             share = min(-(-size * tensor.numel // total), tensor.numel)
@@ -196,15 +196,9 @@ class Sampler:
             yield Sample(member, blocks(member, length, share // length), length)
 
     def _magnitudes(self, index: int, length: int, count: int) -> Keys:
-        """Read `count` blocks of `length` elements of the storage between the tensor's first and last element."""
-        # In a tensor with gaps, a block may hold other elements too. A bracket that misses costs only another pass.
+        """Return the magnitudes of `count` blocks of `length` elements."""
         tensor = self._tensors.targets[index]
-        size, step = length * tensor.itemsize, (tensor.extent - length) // max(count - 1, 1)
-        raw = bytearray(count * size)
-        source, blocks = self._tensors.reader.sources[tensor.file], memoryview(raw)
-        for block in range(count):
-            offset = tensor.start + block * step * tensor.itemsize
-            source.read(blocks[block * size : (block + 1) * size], offset)
+        raw = self._tensors.reader.sample(tensor, length, count)
         if tensor.big_endian:
             in_file = array(CODES[tensor.itemsize], raw)
             in_file.byteswap()

@@ -6,7 +6,7 @@ import importlib
 from math import prod
 from typing import TYPE_CHECKING
 
-from prunecli.io.reader import Reader, gather, row_blocks
+from prunecli.io.reader import SAMPLE, Reader, gather, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,9 @@ HOST_RUN = 1 << 21
 
 DEVICE_RUN = 1 << 26
 """The bytes of weights on a device that are computed at once; kernels need a few times as many for their results."""
+
+DEVICE_SAMPLE = 1 << 17
+"""The most elements of a sample of tensors on a device, which is copied to the host."""
 
 
 def on_host(tensor: Tensor) -> bool:
@@ -46,6 +49,20 @@ class MemoryReader(Reader):
         view = torch.empty(0, dtype=integer, device=live.device)
         view.set_(live.untyped_storage(), live.storage_offset(), shape, strides)
         return view.numpy() if on_host(live) else view
+
+    def sample(self, tensor: TensorInfo, length: int, count: int) -> bytearray:
+        """Return a sample, from a device in one copy."""
+        live = self._memory.tensors[tensor.name]
+        if on_host(live):
+            return super().sample(tensor, length, count)
+        torch, step = importlib.import_module("torch"), (tensor.extent - length) // max(count - 1, 1)
+        view = torch.empty(0, dtype=getattr(torch, f"int{8 * tensor.itemsize}"), device=live.device)
+        view.set_(live.untyped_storage(), live.storage_offset(), (count, length), (step, 1))
+        return bytearray(view.contiguous().cpu().numpy())
+
+    def sample_limit(self, tensor: TensorInfo) -> int:
+        """Return the most elements of a sample, fewer for a device."""
+        return SAMPLE if on_host(self._memory.tensors[tensor.name]) else DEVICE_SAMPLE
 
     def run_size(self, tensor: TensorInfo) -> int:
         """Return the bytes of a tensor that are computed at once."""

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 SCAN_BYTES = 1 << 20
 """The bytes of weights of one step of a scan; those of codes are products of 8 bytes."""
 
+SAMPLE = 1 << 20
+"""The most elements of a sample."""
+
 KEPT_OPEN = 8
 """The most files of a checkpoint that stay open during a run; more of them are opened when they are used."""
 
@@ -103,6 +106,22 @@ class Reader:
     def array_reader(self, worker: Worker, tensor: TensorInfo) -> Callable[[int, int], Array]:
         """Return a function like `range_reader`, for kernels that compute where the elements lie."""
         return self.range_reader(worker, tensor)
+
+    def sample(self, tensor: TensorInfo, length: int, count: int) -> bytearray:
+        """Return `count` blocks of `length` elements of the storage between a tensor's first and last element.
+
+        In a tensor with gaps, a block may hold other elements too.
+        """
+        size, step = length * tensor.itemsize, (tensor.extent - length) // max(count - 1, 1)
+        raw = bytearray(count * size)
+        source, blocks = self.sources[tensor.file], memoryview(raw)
+        for block in range(count):
+            source.read(blocks[block * size : (block + 1) * size], tensor.start + block * step * tensor.itemsize)
+        return raw
+
+    def sample_limit(self, tensor: TensorInfo) -> int:  # noqa: ARG002 - for subclasses
+        """Return the most elements of a sample of a group with this tensor."""
+        return SAMPLE
 
     def run_size(self, tensor: TensorInfo) -> int:  # noqa: ARG002 - for subclasses
         """Return the bytes of a tensor that are read and computed at once."""

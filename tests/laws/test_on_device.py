@@ -11,6 +11,10 @@ from support.containers import one_storage, sliced, transposed
 from support.weights import TORCH_FLOATS, contiguous_copies
 
 from prunecli.api import prune, prune_state_dict
+from prunecli.errors import DeviceError
+from prunecli.strategies.semi_structured import TopK
+from prunecli.strategies.thresholds import Threshold
+from prunecli.strategies.unstructured import L1, Global
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,3 +55,39 @@ def test_strided_tensors_are_pruned_on_the_device(
     prune_state_dict(live, STRATEGIES[strategy])
 
     assert different(pruned_weights(STRATEGIES[strategy], weights), live) == []
+
+
+@pytest.mark.parametrize("strategy", [Threshold(0.1), L1(amount=0.5), Global(amount=0.5), TopK(2, 4)], ids=str)
+def test_only_counts_and_samples_leave_the_device(strategy: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 4 MB of weights, less than a tenth is copied to the host."""
+    live = {f"{n}.weight": torch.randn(1024, 1024).to(torch.bfloat16) for n in range(2)}
+    copied: list[int] = []
+    for name in ("cpu", "numpy", "tolist", "item"):
+        real = getattr(torch.Tensor, name)
+
+        def counted(x: Tensor, *args: object, real: Callable[..., object] = real) -> object:
+            if x.dtype != torch.uint8:  # the bytes of a storage, which a region shows where NumPy can share them
+                copied.append(x.numel() * x.element_size())
+            return real(x, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    # Buffers are the other way to the host.
+    monkeypatch.setattr("prunecli.io.memory.Region.read", lambda *_: pytest.fail("weights are read into a buffer"))
+
+    prune_state_dict(live, strategy)
+
+    assert sum(copied) < 400_000 * (1 + isinstance(strategy, (L1, Global)))
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_device_without_memory_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, dry_run: bool) -> None:  # noqa: FBT001
+    """The message has the words of torch, and says what state the tensors are in."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("prunecli.kernels.torch_tally.TorchTally.prune", fail)
+    state = "no tensor was changed" if dry_run else "some weights are pruned and others are not"
+
+    with pytest.raises(DeviceError, match=rf"a device failed \(CUDA out of memory.*\); {state}"):
+        prune_state_dict(make_weights(), Threshold(0.1), dry_run=dry_run)

@@ -7,10 +7,14 @@ file: a pass counts the next bits of the keys that can still be the wanted one. 
 
 from __future__ import annotations
 
+import importlib
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from prunecli.kernels.backend import has_native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
 
     from prunecli.layout import SliceView
 
-COUNTERS = 1 << 20
-"""The counters of a pass, 8 bytes each, for all slices that are searched together."""
+COUNTERS = 1 << 17
+"""The counters of a pass, 8 bytes each, for all slices that are searched together; more do not fit the cache."""
 
 FEW = 1 << 18
 """So many keys are sorted instead of counted."""
@@ -34,16 +38,40 @@ TILE = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Elements in row-major order: `count` from `first`, as an array of shape (rows, slices, after).
+    """Elements in row-major order: `count` from `first`, as an array of shape (rows, slices, width).
 
-    `numbers` are the slices of the elements, from 0 in each tile, and `positions` the positions in the slice. Both
-    broadcast to the shape.
+    `row` is the first of its rows among those of the tile, and `column` the first column of each row of a slice.
     """
 
+    tile: Tile
     first: int
     count: int
-    numbers: NDArray[np.int64]
-    positions: NDArray[np.int64]
+    row: int
+    rows: int
+    column: int
+    width: int
+
+    @property
+    def geometry(self) -> array[int]:
+        """The run as the compiled kernels take it."""
+        view = self.tile.view
+        numbers = (self.row, self.rows, self.column, self.width, view.before, self.tile.slices, view.after)
+        return array("q", numbers)
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The slices of the elements, from 0 in each tile, of a shape that broadcasts."""
+        slices = np.arange(self.tile.slices)[:, None]
+        return self._rows() // self.tile.view.before * self.tile.slices + slices
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """The positions of the elements in their slice, of a shape that broadcasts."""
+        view = self.tile.view
+        return self._rows() % view.before * view.after + np.arange(self.column, self.column + self.width)
+
+    def _rows(self) -> NDArray[np.int64]:
+        return np.arange(self.row, self.row + self.rows)[:, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +103,13 @@ class Tile:
                 yield from self._row(b, (origin + b) * row + self.first_slice * view.after)
             return
         for low, high in _steps(self.stacks * view.before, max(1, RUN // row)):
-            rows = np.arange(low, high)[:, None, None]
-            numbers = rows // view.before * view.slices + np.arange(view.slices)[:, None]
-            positions = rows % view.before * view.after + np.arange(view.after)
-            yield Run((origin + low) * row, (high - low) * row, numbers, positions)
+            yield Run(self, (origin + low) * row, (high - low) * row, low, high - low, 0, view.after)
 
     def _row(self, b: int, first: int) -> Iterator[Run]:
         """Yield the elements of one row of the file, of which the tile's own begin at `first`."""
-        after, numbers = self.view.after, np.arange(self.slices)[None, :, None]
+        after = self.view.after
         for low, high in _steps(after, RUN if self.slices == 1 else after):
-            positions = (b * after + np.arange(low, high))[None, None]
-            yield Run(first + low, self.slices * (high - low), numbers, positions)
+            yield Run(self, first + low, self.slices * (high - low), b, 1, low, high - low)
 
 
 def tiles(view: SliceView) -> Iterator[Tile]:
@@ -113,6 +137,7 @@ class SliceSearch:
         self._pattern = _Digits(np.zeros(tile.total, np.int64), bits)
         self._position = _Digits(np.zeros(tile.total, np.int64), max(tile.view.size - 1, 1).bit_length())
         self._ranks = np.ones(tile.total, np.int64)
+        self._left = np.zeros(tile.total, np.int64)
 
     def cuts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the largest pruned pattern of each slice, and the last pruned position of a weight equal to it.
@@ -120,7 +145,7 @@ class SliceSearch:
         Where no weight of a slice is pruned they are 0 and -1.
         """
         counts = self._count()
-        sizes, which = np.unique(counts.sum(axis=1), return_inverse=True)
+        sizes, which = np.unique(counts.sum(axis=0), return_inverse=True)
         self._ranks = np.array([self._wanted(size) for size in sizes.tolist()], np.int64)[which.reshape(-1)]
         left = self._narrow(counts)
         while left > max(FEW, self._tile.total):
@@ -134,24 +159,35 @@ class SliceSearch:
         return digits, min(max(spare, 1), digits.shift)
 
     def _count(self) -> NDArray[np.int64]:
-        """Return the number of candidates of each slice by their next bits, shape (slices, numbers of the bits)."""
+        """Return the number of candidates by their next bits and by slice."""
         digits, bits = self._next()
-        counts = np.zeros(self._tile.total << bits, np.int64)
+        counts, low = np.zeros((1 << bits, self._tile.total), np.int64), digits.shift - bits
+        if native := _native():
+            known, of_position = self._known(), digits is self._position
+            for run in self._tile.runs():
+                y = self._patterns(run.first, run.count)
+                native.count_digits(y, run.geometry, known, low, bits, counts, of_position=of_position)
+            return counts
         for numbers, patterns, positions in self._candidates():
-            keys = patterns if digits is self._pattern else positions
-            np.add.at(counts, (numbers << bits) + (keys >> digits.shift - bits & (1 << bits) - 1), 1)
-        return counts.reshape(-1, 1 << bits)
+            keys = (patterns if digits is self._pattern else positions).astype(np.int64)
+            np.add.at(counts.reshape(-1), (keys >> low & (1 << bits) - 1) * self._tile.total + numbers, 1)
+        return counts
 
     def _narrow(self, counts: NDArray[np.int64]) -> int:
         """Fix the bits that were counted, and return how many candidates are left."""
         digits, bits = self._next()
-        ends = np.cumsum(counts, axis=1)
-        number = np.minimum((ends < self._ranks[:, None]).sum(axis=1), (1 << bits) - 1)
-        slices = np.arange(len(counts))
-        inside = counts[slices, number]
-        self._ranks -= ends[slices, number] - inside
+        slices, ends = np.arange(self._tile.total), np.cumsum(counts, axis=0)
+        number = np.minimum((ends < self._ranks).sum(axis=0), (1 << bits) - 1)
+        inside = counts[number, slices]
+        self._ranks -= ends[number, slices] - inside
         digits.fix(number, bits)
-        return int(inside[self._ranks > 0].sum())
+        self._left = np.where(self._ranks > 0, inside, 0)
+        return int(self._left.sum())
+
+    def _known(self) -> tuple[NDArray[np.int64], int, NDArray[np.int64], int]:
+        """Return the known bits of patterns and positions, as the compiled kernels take them."""
+        pattern, position = self._pattern, self._position
+        return pattern.prefixes(self._ranks), pattern.shift, position.prefixes(self._ranks), position.shift
 
     def _candidates(self) -> Iterator[tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]]:
         """Yield the slices, patterns and positions of the weights that can still be the last pruned one."""
@@ -167,6 +203,8 @@ class SliceSearch:
 
     def _sort(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the cuts by sorting the candidates that are left."""
+        if native := _native():
+            return self._select(native)
         found = [(numbers, patterns.astype(np.int64), positions) for numbers, patterns, positions in self._candidates()]
         numbers, patterns, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
         order = np.lexsort((positions, patterns, numbers))
@@ -174,6 +212,17 @@ class SliceSearch:
         last = order[np.searchsorted(numbers[order], pruned) + self._ranks[pruned] - 1]
         cuts, limits = np.zeros(self._tile.total, np.int64), np.full(self._tile.total, -1)
         cuts[pruned], limits[pruned] = patterns[last], positions[last]
+        return cuts, limits
+
+    def _select(self, native: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # noqa: ANN401 - the module
+        """Collect the candidates of each slice, and choose the cut among them."""
+        ends = np.cumsum(self._left)
+        starts, total, known = ends - self._left, int(ends[-1]), self._known()
+        patterns, positions, behind = np.empty(total, np.int64), np.empty(total, np.int64), starts.copy()
+        for run in self._tile.runs():
+            native.collect(self._patterns(run.first, run.count), run.geometry, known, behind, patterns, positions)
+        cuts, limits = np.zeros(self._tile.total, np.int64), np.full(self._tile.total, -1)
+        native.cut_slices(self._ranks, starts, ends, patterns, positions, cuts, limits)
         return cuts, limits
 
 
@@ -191,6 +240,11 @@ class _Digits:
     def prefixes(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the known bits of each slice; -2, which no key has, for slices of which nothing is pruned."""
         return np.where(ranks > 0, self.low >> self.shift, -2)
+
+
+def _native() -> Any:  # noqa: ANN401 - the module
+    """Return the compiled kernels of this search, or None."""
+    return importlib.import_module("prunecli.kernels.native_slice_cuts") if has_native() else None
 
 
 def _steps(total: int, step: int) -> Iterator[tuple[int, int]]:

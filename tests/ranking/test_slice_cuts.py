@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import examples
 
+from prunecli.kernels.backend import has_native
 from prunecli.layout import SliceView
 from prunecli.ranking import slice_cuts
 from prunecli.ranking.slice_cuts import SliceSearch, tiles
@@ -56,11 +57,18 @@ def expected(view: SliceView, y: NDArray[Any], wanted: Callable[[int], int]) -> 
     part=st.floats(0, 1),
     pieces=st.sampled_from([(1 << 20, 1 << 18, 1 << 18, 1 << 15), (4, 3, 5, 4), (64, 1, 20, 12)]),
     seed=st.integers(0, 999),
+    native=st.booleans(),
 )
 def test_cuts_are_those_of_sorting(
-    view: SliceView, kind: type[np.signedinteger], most: int, part: float, pieces: tuple[int, ...], seed: int
+    view: SliceView,
+    kind: type[np.signedinteger],
+    most: int,
+    part: float,
+    pieces: tuple[int, ...],
+    seed: int,
+    native: bool,  # noqa: FBT001
 ) -> None:
-    """For any width, ties, already pruned weights (-1) and sizes of pieces, every slice has the cut of a sort."""
+    """For any kernels, width, ties, pruned weights (-1) and sizes of pieces, every slice has the cut of a sort."""
     top = np.iinfo(kind).max
     y = np.random.default_rng(seed).integers(-1, top if most < 0 else most, view.total * view.size, kind, endpoint=True)
 
@@ -70,6 +78,7 @@ def test_cuts_are_those_of_sorting(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in zip(("COUNTERS", "FEW", "RUN", "TILE"), pieces, strict=True):
             patch.setattr(slice_cuts, name, value)
+        patch.setattr(slice_cuts, "has_native", lambda: native and has_native())
         cuts, limits = cuts_of(view, y, int(top).bit_length(), wanted)
 
     assert expected(view, y, wanted) == list(zip(cuts.tolist(), limits.tolist(), strict=True))

@@ -23,6 +23,7 @@ enum {
     SHORT_GROUP_64 = 24,
     UNIT = 512,          /* the numbers of a block of short groups */
     COLUMNS = 16,        /* columns that are copied into rows together */
+    SPARE = 16,          /* counters that are never read */
     TILE = 1 << 16       /* the most numbers of those */
 };
 
@@ -38,4 +39,6 @@ enum {
 #define BODY "select.inc"
 #include "each_width.h"
 #define BODY "groups.inc"
+#include "each_width.h"
+#define BODY "slices.inc"
 #include "each_width.h"

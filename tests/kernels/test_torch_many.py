@@ -1,0 +1,94 @@
+"""Many small tensors in one buffer are ranked, pruned and counted as each of them alone."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from kernels.test_torch_tally import statistics, weights
+
+from prunecli.dtypes import FLOATS
+from prunecli.kernels.tally import Shared
+from prunecli.kernels.torch_many import ManyTensors, fits
+from prunecli.kernels.torch_ops import TorchOps
+from prunecli.kernels.torch_tally import fetch
+
+if TYPE_CHECKING:
+    from prunecli.dtypes import Float
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Triton's interpreter computes with NumPy
+
+SHAPES = ((8, 256), (33, 100), (2, 3, 512), (5, 8), (3, 1024), (1500,), (1,), (1024,), (2, 2048))
+
+
+def backends() -> list[TorchOps]:
+    """Return plain torch, and the Triton kernels where their interpreter is switched on."""
+    ops = [TorchOps("cpu")]
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from prunecli.kernels.torch_fused import Fused
+
+        ops.append(TorchOps("cpu"))
+        ops[1].fused = Fused(torch)
+    return ops
+
+
+def tensors(dtype: Float) -> list[Any]:
+    """Return flat tensors of the shapes; some rows and columns are zero."""
+    made = []
+    for seed, shape in enumerate(SHAPES):
+        x = weights(dtype, int(np.prod(shape)), seed).reshape(shape)
+        if len(shape) > 1:
+            x[..., 2] = 0
+            x[0] = 0
+        made.append(torch.from_numpy(x.flatten()))
+    return made
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_ranks_cuts_and_counts_are_those_of_each_tensor(name: str) -> None:
+    """The ranks are exact, the first of equals are pruned, and every number equals that of a tally."""
+    dtype = FLOATS[name]
+    wanted = [statistics(dtype, shape) for shape in SHAPES if len(shape) < 3]
+    assert all(fits(each) for each in wanted)
+    for ops in backends():
+        xs = [x for x, shape in zip(tensors(dtype), SHAPES, strict=True) if len(shape) < 3]
+        alone, many = [x.clone() for x in xs], ManyTensors(ops, xs, wanted)
+        ranks = [(len(x) + 1) // 2 for x in xs]
+        found = many.ranked(ranks)
+        for x, rank, ranked in zip(alone, ranks, found, strict=True):
+            y = ops.magnitudes(x, dtype)
+            assert (int(y.sort().values[rank - 1]), int((y < ranked.bits).sum())) == (ranked.bits, ranked.less)
+            assert int((y == ranked.bits).sum()) == ranked.equal
+
+        many.prune([each.bits for each in found], [r - each.less for r, each in zip(ranks, found, strict=True)])
+        many.store()
+
+        counts = many.counts_in(fetch([many.numbers()])[0])
+        for x, own, rank, each, stats, count in zip(xs, alone, ranks, found, wanted, counts, strict=True):
+            tally = TorchOps("cpu").tally(stats, Shared())
+            tally.prune(own, TorchOps("cpu").cut(own, dtype, each.bits, rank - each.less), 0, write=True)
+            assert own.tolist() == x.tolist()
+            assert tally.counts() == count
+
+
+def test_groups_of_many_tensors() -> None:
+    """Each group of each tensor keeps its largest."""
+    dtype = FLOATS["BF16"]
+    shapes = [(4, 64), (3, 1028), (7, 4)]
+    for ops in backends():
+        xs = [torch.from_numpy(weights(dtype, int(np.prod(shape)), 1)) for shape in shapes]
+        alone, many = [x.clone() for x in xs], ManyTensors(ops, xs, [statistics(dtype, shape) for shape in shapes])
+        rule = ops.groups(0, 4 * 64, (64, 1), 4, 2)
+        assert rule is not None
+
+        many.prune_groups(rule)
+        many.store()
+
+        for x, own, count in zip(xs, alone, many.counts(), strict=True):
+            kept = ops.keep_largest(ops.magnitudes(own, dtype), 0, 4, 1, 4, 2)
+            own.masked_fill_((kept == 0) & (ops.magnitudes(own, dtype) != 0), 0)
+            assert own.tolist() == x.tolist()
+            assert count.two_four

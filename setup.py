@@ -1,13 +1,15 @@
 """Build the compiled kernels: a shared library without Python's headers, which ctypes loads.
 
 One wheel per platform serves every Python version. Where there is no compiler, the package is installed without the
-library and computes with NumPy. PRUNECLI_BUILD_NATIVE=0 leaves the library out; 1 makes a failed build an error.
+library and computes with NumPy. PRUNECLI_BUILD_NATIVE=0 leaves the library out. With 1, a library or an instruction set
+that cannot be compiled is an error.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -37,16 +39,12 @@ class BuildLibrary(build_ext):
     """Compile each source once per instruction set, and link all objects into one library."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Build the library; instruction sets that the compiler does not know are left out."""
+        """Build the library from the object files of all sources and instruction sets."""
         target = Path(self.get_ext_fullpath(ext.name))
         target.unlink(missing_ok=True)  # one that is out of date is worse than none
-        objects = self._objects(ext, "base")
-        if self.plat_name.endswith(("x86_64", "amd64")):
-            try:
-                for level in ("v3", "v4"):
-                    objects += self._objects(ext, level)
-            except CompileError as error:
-                self.warn(f"kernels for {level} are left out: {error}")
+        jobs = [(source, level) for level in self._levels(ext) for source in ext.sources]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda job: self._compiled(ext, *job), jobs))
         target.parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(objects, str(target))
 
@@ -54,18 +52,30 @@ class BuildLibrary(build_ext):
         """Return a name without a Python version."""
         return str(Path(*fullname.split("."))) + (".dll" if sys.platform == "win32" else ".so")
 
-    def _objects(self, ext: Extension, level: str) -> list[str]:
-        """Return the object files of all sources for one instruction set; compile those that are out of date."""
+    def _levels(self, ext: Extension) -> list[str]:
+        """Return the instruction sets that the compiler knows: those for which it compiles the first source."""
+        known = []
+        for level in LEVELS if self.plat_name.endswith(("x86_64", "amd64")) else ("base",):
+            try:
+                self._compiled(ext, ext.sources[0], level)
+            except CompileError as error:
+                if level == "base" or not ext.optional:
+                    raise
+                self.warn(f"the kernels for {level} are left out: {error}")
+                break
+            known.append(level)
+        return known
+
+    def _compiled(self, ext: Extension, source: str, level: str) -> str:
+        """Return the object file of a source for an instruction set; compile it if it is out of date."""
         kind = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
-        place = str(Path(self.build_temp) / level)
-        objects: list[str] = []
-        for source in ext.sources:
-            found = self.compiler.object_filenames([source], output_dir=place)
-            if self.force or newer_group([source, *ext.depends], found[0]):
-                flags = [*FLAGS[kind], *LEVELS[level][kind]]
-                self.compiler.compile([source], output_dir=place, macros=[("LEVEL", level)], extra_postargs=flags)
-            objects += found
-        return objects
+        place = Path(self.build_temp) / level
+        (found,) = self.compiler.object_filenames([source], output_dir=str(place))
+        if self.force or newer_group([source, *ext.depends], found):
+            Path(found).parent.mkdir(parents=True, exist_ok=True)  # the compiler is not made for threads
+            flags = [*FLAGS[kind], *LEVELS[level][kind]]
+            self.compiler.compile([source], output_dir=str(place), macros=[("LEVEL", level)], extra_postargs=flags)
+        return found
 
 
 class PlatformWheel(bdist_wheel):

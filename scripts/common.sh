@@ -68,6 +68,25 @@ unchanged() {
   [[ -f $stamp && $(<"$stamp") == "$(fingerprint "$@")" ]]
 }
 
+# package_sources: print the files that the package is built from.
+package_sources() {
+  find setup.py MANIFEST.in pyproject.toml README.md prunecli -type f ! -name '*.pyc' ! -name '*.so' | sort
+}
+
+# build_dist: build the source distribution, and from it the wheel with compiled kernels, into .venv/dist, if a source
+# has changed.
+build_dist() {
+  local sources
+  mapfile -t sources < <(package_sources)
+  unchanged .venv/.built "${sources[@]}" && return
+  make_venv .venv/build
+  pip_install .venv/build 'build>=1.2'
+  rm -rf .venv/dist
+  PRUNECLI_BUILD_NATIVE=1 .venv/build/bin/python -m build --outdir .venv/dist . >.venv/build.log 2>&1 ||
+    die "the build failed, see .venv/build.log"
+  fingerprint "${sources[@]}" >.venv/.built
+}
+
 # install_groups GROUP...: the project, editable, and dependency groups of pyproject.toml, into .venv. The kernels are
 # compiled if a source has changed, also after a `git pull`.
 install_groups() {
@@ -77,7 +96,7 @@ install_groups() {
     stamp=.venv/.installed-$group
     if ! unchanged "$stamp" "${files[@]}"; then
       pip_install .venv 'pip>=25.1' 'setuptools>=77' # the first with --group; setup.py needs the other
-      pip_install .venv --constraint .ci/constraints.txt --editable . --group "$group"
+      PRUNECLI_BUILD_NATIVE=0 pip_install .venv --constraint .ci/constraints.txt --editable . --group "$group"
       fingerprint "${files[@]}" >"$stamp"
     fi
   done

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from byte_oracle import Finding, check_bytes, check_refusal, elements
 from corpus_oracle import STRATEGIES, Strategy, Weights, numbers
-from digests import RECIPE, prune
+from digests import RECIPE
 
 from prunecli.formats.open import open_checkpoint
 
@@ -145,6 +146,11 @@ def _try_one(path: Path, name: str, folder: Path, results: Results) -> None:
         results.mismatches.append(f"{name}  {path}: there is an output after exit code {run.returncode}")
     else:
         _count_refusal(path, name, run.returncode, run.stderr, results)
+
+
+def prune(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run `prune` in a process of its own, and return its exit code, standard output and standard error."""
+    return subprocess.run([sys.executable, "-m", "prunecli", *arguments], capture_output=True, check=False)
 
 
 def _words(command: str, files: Mapping[str, Path]) -> list[str]:

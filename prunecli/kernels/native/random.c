@@ -1,7 +1,9 @@
 /* Random numbers: Philox 4x64-10 (Salmon et al., 2011, https://doi.org/10.1145/2063384.2063405). */
 #include "common.h"
 
-#if defined(_MSC_VER) && defined(_M_X64)
+#if defined(__SIZEOF_INT128__)
+__extension__ typedef unsigned __int128 uint128_t; /* no type of ISO C */
+#elif defined(_MSC_VER) && defined(_M_X64)
 #include <intrin.h>
 #endif
 
@@ -12,7 +14,7 @@ typedef struct {
 static inline wide_t multiply(uint64_t a, uint64_t b) {
     wide_t product;
 #if defined(__SIZEOF_INT128__)
-    const unsigned __int128 both = (unsigned __int128)a * b;
+    const uint128_t both = (uint128_t)a * b;
     product.high = (uint64_t)(both >> 64);
     product.low = (uint64_t)both;
 #elif defined(_MSC_VER) && defined(_M_X64)

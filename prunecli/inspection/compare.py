@@ -17,7 +17,9 @@ from prunecli.errors import Argument, CheckpointError
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.scan import bytes_to_read
 from prunecli.io.threads import Pool, Worker, default_threads, results
+from prunecli.kernels.backend import has_native
 from prunecli.kernels.bit_patterns import values
+from prunecli.kernels.changes import Changes, changes
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import UINTS
 from prunecli.kernels.scales import scale_values
@@ -198,8 +200,24 @@ def _changes(ops: NumpyOps, job: _Job, left: Read, right: Read) -> Iterator[Chan
     for low in range(job.low, job.high, RUN):
         high = min(low + RUN, job.high)
         x, y = left(low, high), right(low, high)
-        if not np.array_equal(x, y):
+        if job.parts == 1 and job.a.dtype in FLOATS and has_native():
+            yield _counted(changes(x, y, FLOATS[job.a.dtype]), low)
+        elif not np.array_equal(x, y):
             yield _change(ops, job, low // job.parts, x.reshape(-1, job.parts), y.reshape(-1, job.parts))
+
+
+def _counted(found: Changes, start: int) -> Change:
+    """Return the changes of two runs of weights whose first entry has the index `start`."""
+    return Change(
+        0,
+        found.changed,
+        found.to_zero,
+        found.zero_signs,
+        found.largest if found.changed > found.nonfinite else None,
+        found.nonfinite,
+        None if found.first < 0 else start + found.first,
+        None if found.first_other < 0 else start + found.first_other,
+    )
 
 
 def _change(ops: NumpyOps, job: _Job, start: int, x: NDArray[Any], y: NDArray[Any]) -> Change:

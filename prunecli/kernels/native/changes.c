@@ -1,0 +1,24 @@
+/* Comparisons of weights. */
+#include "common.h"
+
+#include <float.h>
+#include <math.h>
+
+enum { CHUNK = 1024 };
+
+typedef struct {
+    int64_t changed;     /* other bits */
+    int64_t to_zero;     /* zero now, of either sign, and not before */
+    int64_t zero_signs;  /* zeros with another sign */
+    int64_t nonfinite;   /* changed by a difference that is not finite */
+    int64_t first;       /* the first change, or -1 */
+    int64_t first_other; /* the first change to another value than zero, or -1 */
+    double largest;      /* the largest finite difference */
+} changes_t;
+
+#define BODY "magnitude.inc"
+#include "each_width.h"
+#define BODY "numbers.inc"
+#include "each_width.h"
+#define BODY "changes.inc"
+#include "each_width.h"

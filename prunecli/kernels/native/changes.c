@@ -1,8 +1,9 @@
 /* Comparisons of weights. */
 #include "common.h"
 
-#include <float.h>
 #include <math.h>
+
+#define INFINITE ((int64_t)0x7ff << 52) /* the pattern of infinity */
 
 enum { CHUNK = 1024 };
 

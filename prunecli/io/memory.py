@@ -121,8 +121,9 @@ def state_dict_checkpoint(state_dict: Mapping[str, object]) -> TensorsInMemory:
     homes, storages = _merged([_storage(name, t) for name, t in tensors.items()])
     regions = tuple(Region(_bytes_of(storage.storage)) for storage in storages)
     infos = tuple(_info(name, t, file, storages[file]) for (name, t), file in zip(tensors.items(), homes, strict=True))
-    files = tuple(CheckpointFile(Path(NAME), region.size) for region in regions)
-    checkpoint = Checkpoint(Path(NAME), IN_MEMORY, files, infos, unprunable_entries=others)
+    path = Path(NAME)
+    files = tuple(CheckpointFile(path, region.size) for region in regions)
+    checkpoint = Checkpoint(path, IN_MEMORY, files, infos, unprunable_entries=others)
     return TensorsInMemory(checkpoint, regions, tensors)
 
 

@@ -17,6 +17,7 @@ from prunecli.engine.scorers import MaskReader
 from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.open import open_checkpoint
 from prunecli.io.memory import state_dict_checkpoint
+from prunecli.io.memory_reader import MemoryReader, on_host
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Worker
 from prunecli.selection.select import Selector, select
@@ -84,7 +85,8 @@ def mask_from_checkpoint(
         key: Where the state_dict is in the checkpoint, as in `prunecli.prune`; only with a path.
 
     Returns:
-        A bool tensor for each selected tensor, in its shape, True = not zero. Of tied tensors the first name is used.
+        A bool tensor for each selected tensor, in its shape, True = not zero, and on the device of a tensor of a
+        state_dict. Of tied tensors the first name is used.
 
     Raises:
         PruneError: The checkpoint cannot be read, or the patterns select no tensor.
@@ -98,7 +100,11 @@ def mask_from_checkpoint(
     memory = state_dict_checkpoint(pruned)
     memory.synchronize()
     targets = [target.tensor for target in select(memory.checkpoint, selector).targets]
-    return _nonzero_masks(worker, Reader(memory.regions), targets)
+    reader = MemoryReader(memory)
+    there = [tensor for tensor in targets if not on_host(memory.tensors[tensor.name])]
+    masks = _nonzero_masks(worker, reader, [tensor for tensor in targets if tensor not in there])
+    masks.update((tensor.name, _on_device(worker, reader, tensor)) for tensor in there)
+    return {tensor.name: masks[tensor.name] for tensor in targets}
 
 
 def _nonzero_masks(worker: Worker, reader: Reader, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:
@@ -107,6 +113,18 @@ def _nonzero_masks(worker: Worker, reader: Reader, targets: Sequence[TensorInfo]
         return lambda first, count: worker.host.magnitudes(read(first, first + count), dtype) != 0
 
     return {tensor.name: _filled(tensor, keep(tensor)) for tensor in targets}
+
+
+def _on_device(worker: Worker, reader: MemoryReader, tensor: TensorInfo) -> Tensor:
+    """Return where a tensor on a device is not zero, in its shape and on that device."""
+    array, read = reader.array(tensor), reader.array_reader(worker, tensor)
+    mask: Tensor = array.new_empty(tensor.numel, dtype=importlib.import_module("torch").bool)
+    step = reader.run_size(tensor) // tensor.itemsize
+    for first in range(0, tensor.numel, step):
+        stop = min(first + step, tensor.numel)
+        weights = read(first, stop)
+        mask[first:stop] = worker.ops_of(weights).magnitudes(weights, FLOATS[tensor.dtype]) != 0
+    return mask.reshape(tensor.shape)
 
 
 def _filled(tensor: TensorInfo, keep: Callable[[int, int], NDArray[Any]]) -> Tensor:

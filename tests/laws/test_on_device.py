@@ -15,6 +15,7 @@ from prunecli.errors import DeviceError
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.thresholds import Threshold
 from prunecli.strategies.unstructured import L1, Global
+from prunecli.training.masks import mask_from_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all tensors count as those of a device."""
-    for module in ("io.memory_reader", "engine.in_memory"):
+    for module in ("io.memory_reader", "engine.in_memory", "training.masks"):
         monkeypatch.setattr(f"prunecli.{module}.on_host", lambda _: False)
 
 
@@ -91,3 +92,14 @@ def test_a_device_without_memory_is_one_clear_error(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(DeviceError, match=rf"a device failed \(CUDA out of memory.*\); {state}"):
         prune_state_dict(make_weights(), Threshold(0.1), dry_run=dry_run)
+
+
+@pytest.mark.parametrize("layout", [dict, transposed])
+def test_masks_are_made_on_the_device(layout: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """The masks of weights on a device say where they are not zero."""
+    live = layout(pruned_weights(STRATEGIES["global-amount"], make_weights()))
+
+    masks = mask_from_checkpoint(live)
+
+    assert masks
+    assert all(torch.equal(mask, live[name] != 0) for name, mask in masks.items())

@@ -155,21 +155,21 @@ class KeepLargestOfGroup(TensorPlan):
     zero_tail: bool
     parts: int = 1
 
-    def _view(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Return `length` and `inner`."""
+    def view(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return `length` and `inner` of a tensor of this shape."""
         return shape[self.dim] // self.parts, prod(shape[self.dim + 1 :])
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:
         """Return the range widened to whole groups."""
         # A group is `group * inner` consecutive elements, except that the last one ends with its slab.
-        length, inner = self._view(shape)
+        length, inner = self.view(shape)
         slab, unit = length * inner, self.group * inner
         first, last = start % slab, (stop - 1) % slab
         return start - first % unit, min(stop - 1 - last % unit + unit, stop - 1 - last + slab)
 
     def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:
         """Return the keep array of a chunk that starts and ends between groups."""
-        length, inner = self._view(chunk.shape)
+        length, inner = self.view(chunk.shape)
         keep = ops.keep_largest(y, chunk.start, length, inner, self.group, self.count)
         if self.zero_tail and length % self.group:
             ops.drop_from(keep, chunk.start, length, inner, length - length % self.group)

@@ -16,7 +16,7 @@ from prunecli.io.layout import Piece
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Stopped
 from prunecli.kernels.tally import Shared
-from prunecli.plans import Chunk, without_masks
+from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, without_masks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prunecli.formats.safetensors.mask_writer import MaskSink
     from prunecli.io.files import Input
     from prunecli.io.threads import Worker
-    from prunecli.kernels.ops import Array, Ops
+    from prunecli.kernels.ops import Array, Keep, Ops
     from prunecli.kernels.tally import Counts, Tally
     from prunecli.plans import TensorPlan
 
@@ -129,14 +129,20 @@ class Pruner:
         tensor, plan = context.targets[piece.target], context.plans[piece.target]
         scorer = context.scorers.get(piece.target)
         weights = ops.load(x)
-        if scorer is not None:
-            y = ops.load(scorer.patterns(worker, piece.target, x, start))
-        else:
-            y = ops.magnitudes(weights, FLOATS[tensor.dtype])
-        keep = plan.keep(ops, y, Chunk(tensor.shape, start, len(x), lambda equal: self._grant(worker, piece, equal)))
-        if scorer is not None:
-            ops.drop_pruned(keep, y)
-        first, keep = start + (own.start or 0), ops.part(keep, own)
+        count, first = len(x), start + (own.start or 0)
+        keep = None
+        if scorer is None and context.masks is None and not isinstance(x, np.ndarray):
+            keep = self._keep_on_device(worker, ops, weights, piece)
+        if keep is None:
+            if scorer is not None:
+                y = ops.load(scorer.patterns(worker, piece.target, x, start))
+            else:
+                y = ops.magnitudes(weights, FLOATS[tensor.dtype])
+            chunk = Chunk(tensor.shape, start, count, lambda equal: self._grant(worker, piece, equal))
+            keep = plan.keep(ops, y, chunk)
+            if scorer is not None:
+                ops.drop_pruned(keep, y)
+            keep = ops.part(keep, own)
         if context.masks is not None:
             context.masks.write(piece.target, first, ops.as_flags(keep))
         tally = self._tally(ops, piece.target)
@@ -150,6 +156,19 @@ class Pruner:
             if write:
                 ops.store_masked(weights[own], keep, x[own], FLOATS[tensor.dtype])
         self._finish(piece.target, len(x[own]), late=not isinstance(x, np.ndarray))
+
+    def _keep_on_device(self, worker: Worker, ops: Any, weights: Array, piece: Piece) -> Keep | None:  # noqa: ANN401 - TorchOps
+        """Return what survives as a rule that the kernels of a device apply in one pass; None if there is none."""
+        tensor, plan = self.context.targets[piece.target], self.context.plans[piece.target]
+        dtype = FLOATS[tensor.dtype]
+        if isinstance(plan, KeepLargestOfGroup):
+            return ops.groups(piece.first, len(weights), plan.view(tensor.shape), plan.group, plan.count)
+        if not isinstance(plan, Cut):
+            return None
+        ties = plan.ties
+        if ties and len(weights) < tensor.numel:
+            ties = self._grant(worker, piece, int(ops.equal_in_blocks(weights, dtype, plan.bits).sum()))
+        return ops.cut(weights, dtype, plan.bits, ties)
 
     def _grant(self, worker: Worker, piece: Piece, equal: int) -> int:
         with worker.waiting():  # the thread that it waits for may need the compute lock

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunecli.dtypes import FLOATS
 from prunecli.io.files import PAGE
 from prunecli.io.threads import Tasks, Worker, results
-from prunecli.kernels.key_arrays import CODES, joined, magnitudes
+from prunecli.kernels.key_arrays import CODES, COUNTED, joined, magnitudes
 from prunecli.plans import RankGroup
 from prunecli.ranking.kth_smallest import RankSearch, Sample, statistics_of
 
@@ -166,6 +166,12 @@ class RankBatch:
         self, worker: Worker, search: RankSearch, member: int, low: int, width: int, first: int, stop: int
     ) -> None:
         for start, weights in self._tensors.runs(worker, member, first, stop):
+            ops: Any = worker.ops_of(weights)
+            if self._tensors.scorer is None and hasattr(ops, "bracket") and 0 < width <= COUNTED:  # on a device
+                dtype = self._tensors.dtype(member)
+                table = ops.bracket(ops.load(weights), dtype, low, low + width, 0).tolist()
+                search.add(member, table[0], None, table[1:])
+                continue
             with worker.computing(small=self._tensors.scorer is None and weights.nbytes <= SMALL_CHUNK):
                 y = self._tensors.patterns(worker, member, start, weights)
                 if low > self._tensors.dtype(member).top:  # in mixed dtypes, the bracket may lie above all of one

@@ -121,6 +121,7 @@ class RankSearch:
     def _clear(self) -> None:
         self._below = self._held = 0
         self._bins: array[int] | None = None
+        self._elsewhere: tuple[int, array[int]] | None = None
         self._kept: list[tuple[int, key_arrays.Keys]] = []
         self._counted: dict[int, list[int]] = {}
 
@@ -176,6 +177,24 @@ class RankSearch:
         else:
             add_to_bins(keys, self.low, self.high - self.low, self._shift(BINS_BITS), self._bins)
 
+    def shift(self, bits: int) -> int:
+        """Return how far the offset of a key in the bracket is shifted to name one of about 2**bits bins."""
+        return self._shift(bits)
+
+    def add_bins(self, below: int, counts: Sequence[int], shift: int) -> None:
+        """Add keys of any members that were counted elsewhere: those below the bracket, and those of each bin of it.
+
+        The keys of a bin have the same (key - low) >> shift. Such a pass ends with `advance`, after which a bracket
+        that is not wider than a bin is left.
+        """
+        with self._lock:
+            self._below += below
+            known = self._elsewhere
+            if known is None:
+                self._elsewhere = (shift, array("q", counts))
+            else:
+                self._elsewhere = (shift, array("q", [a + b for a, b in zip(known[1], counts, strict=True)]))
+
     def _shift(self, bits: int) -> int:
         return max((self.high - 1 - self.low).bit_length() - bits, 0)
 
@@ -195,8 +214,7 @@ class RankSearch:
 
     def advance(self) -> bool:
         """End a pass. Return True when every rank is known; otherwise `brackets` has changed for the next pass."""
-        bits = FEW_BINS_BITS if self._bins is None else BINS_BITS
-        bins, shift = self._binned(bits) if self._bins is None else self._bins, self._shift(bits)
+        bins, shift = self._all_bins()
         for key, count in self._counted_keys():
             bins[(key - self.low) >> shift] += count
         ends = list(accumulate(bins, initial=self._below))
@@ -210,11 +228,19 @@ class RankSearch:
             less, low = ends[position], self.low + (position << shift)
             if not shift:
                 self._ranked[rank] = RankedKey(low, less, bins[position])
-            elif self._bins is not None:
+            elif self._bins is not None or self._elsewhere is not None:
                 return self._look_in(low, min(low + (1 << shift), self.high))
             else:
                 self._ranked[rank] = self._ranked_in(low, min(1 << shift, self.high - low), rank, less)
         return self._count_equals()
+
+    def _all_bins(self) -> tuple[array[int], int]:
+        """Return the bins without the keys that were counted one by one, and their shift."""
+        if self._elsewhere is not None:
+            return self._elsewhere[1], self._elsewhere[0]
+        if self._bins is not None:
+            return self._bins, self._shift(BINS_BITS)
+        return self._binned(FEW_BINS_BITS), self._shift(FEW_BINS_BITS)
 
     def _ranked_in(self, low: int, width: int, rank: int, less: int) -> RankedKey:
         """Return the key at a rank from the keys in [low, low + width), one bin; `less` keys are below the bin.
@@ -245,7 +271,7 @@ class RankSearch:
         for rank, ranked in self._ranked.items():
             if rank in self._equals:
                 continue
-            kept = self._bins is None and self.low <= ranked.key < self.high
+            kept = self._bins is None and self._elsewhere is None and self.low <= ranked.key < self.high
             # Without a cut through equals all of them are pruned, and their number per member is not needed.
             if not kept and self.group.ties and rank < ranked.less + ranked.equal:
                 return self._look_in(ranked.key, ranked.key + 1)

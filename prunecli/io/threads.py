@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from prunecli.io.limits import MAX_THREADS
 from prunecli.kernels.backend import has_native
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.ops import Array, Ops
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-THREADS_LIMIT = 4
-"""The most threads that are used by default: a file has one writer at a time, and more threads wait for it."""
+NUMPY_THREADS = 4
+"""The most threads that are used by default with NumPy's kernels: more of them wait for the interpreter lock."""
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """The CPU time that a container may use: microseconds and period, or "max" (control groups, version 2)."""
@@ -68,11 +69,12 @@ class Worker:
 
     @contextmanager
     def computing(self, *, small: bool) -> Iterator[None]:
-        """Hold the compute lock if the steps are `small`, so that one thread computes at a time; I/O still overlaps.
+        """Hold the compute lock if NumPy's steps are `small`, so that one thread computes at a time; I/O overlaps.
 
-        For steps of a few microseconds, contention for the interpreter lock costs more than the steps.
+        For steps of a few microseconds, contention for the interpreter lock costs more than the steps. Compiled kernels
+        take one step where NumPy takes twenty.
         """
-        if not small:
+        if not small or self.ops is not self.host:
             yield
             return
         with self._compute_lock:
@@ -253,8 +255,8 @@ def results(futures: Iterable[Future[T]]) -> list[T]:
 
 
 def default_threads() -> int:
-    """Return the number of threads that suits the machine: one per CPU and one for disk waits, up to the limit."""
-    return min(available_cpus() + 1, THREADS_LIMIT)
+    """Return the number of threads that suits the machine: one per CPU, and one that waits for the disk."""
+    return min(available_cpus() + 1, MAX_THREADS if has_native() else NUMPY_THREADS)
 
 
 def available_cpus() -> int:

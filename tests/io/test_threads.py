@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import time
@@ -12,11 +13,11 @@ import pytest
 
 from prunecli.io import threads
 from prunecli.io.threads import BACKLOG, Pool, Stopped, Tasks, Worker, results
+from prunecli.kernels.backend import has_native
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.torch_ops import TorchOps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -224,10 +225,13 @@ def test_the_buffer_grows(sizes: tuple[int, ...]) -> None:
         view[:] = bytes(size)
 
 
-@pytest.mark.parametrize(("device", "ops_class"), [(None, NumpyOps), ("cpu", TorchOps)])
-def test_a_worker_computes_on_its_device(device: str | None, ops_class: Callable[..., object]) -> None:
-    """A worker computes with NumPy, or with torch if it has a device."""
-    assert isinstance(Worker(device).ops, ops_class)  # type: ignore[arg-type] # both are classes
+def test_a_worker_computes_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker computes with the compiled kernels, without them with NumPy, and with torch if it has a device."""
+    if has_native():
+        assert isinstance(Worker(None).ops, importlib.import_module("prunecli.kernels.native_ops").NativeOps)
+    assert isinstance(Worker("cpu").ops, TorchOps)
+    monkeypatch.setattr(threads, "has_native", lambda: False)
+    assert isinstance(Worker(None).ops, NumpyOps)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -272,8 +276,9 @@ def test_waiting_for_no_tasks_returns() -> None:
         tasks.wait()
 
 
-def test_small_steps_run_in_one_thread_at_a_time() -> None:
+def test_small_steps_run_in_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only one thread holds the compute lock, and it releases the lock while it waits for another thread."""
+    monkeypatch.setattr(threads, "has_native", lambda: False)
     inside: list[int] = []
     most: list[int] = []
     second = threading.Event()
@@ -295,8 +300,9 @@ def test_small_steps_run_in_one_thread_at_a_time() -> None:
     assert set(most) == {1}
 
 
-def test_an_error_releases_the_compute_lock() -> None:
+def test_an_error_releases_the_compute_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """After an error the lock is free, and `waiting` without the lock changes nothing."""
+    monkeypatch.setattr(threads, "has_native", lambda: False)
     worker = Worker(None)
     with pytest.raises(ValueError, match="real"), worker.computing(small=True):
         fail(worker)
@@ -328,3 +334,12 @@ def test_the_quota_of_a_container_limits_the_cpus(
         (tmp_path / "cpu.max").write_text(quota)
 
     assert expected == threads.available_cpus()
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, 17), (False, 4)])
+def test_the_default_is_one_more_than_the_cpus(*, native: bool, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All CPUs are used, and one thread waits for the disk; NumPy's kernels do not scale as far."""
+    monkeypatch.setattr(threads, "available_cpus", lambda: 16)
+    monkeypatch.setattr(threads, "has_native", lambda: native)
+
+    assert expected == threads.default_threads()

@@ -44,7 +44,7 @@ REFERENCE = RunOptions(threads=1, window=1 << 20, direct=False)
 WITH_NUMPY = {
     "page": replace(REFERENCE, window=4096),
     "pages": replace(REFERENCE, window=3 * 4096, threads=2),
-    "threads": replace(REFERENCE, window=4096, threads=4),
+    "threads": replace(REFERENCE, window=4096, threads=16),
     "direct": replace(REFERENCE, window=2 * 4096, threads=3, direct=True),
 }
 WITH_TORCH = {

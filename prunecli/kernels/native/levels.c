@@ -1,38 +1,49 @@
 /* The instruction sets of this CPU. `prune_level_base` runs on any; a library has `prune_level_v4` if it has the kernels
- * for v4. */
+ * for v4. The CPU is asked directly: what `__builtin_cpu_supports` asks is not in the runtime library of each clang. */
 #include "common.h"
 
-#if defined(_MSC_VER) && (defined(_M_X64) || defined(_M_IX86))
-#include <intrin.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#define X86_64 1
+
+static void ask(uint32_t leaf, uint32_t *found) { __cpuid_count(leaf, 0, found[0], found[1], found[2], found[3]); }
+
+static uint32_t saved_registers(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+#elif defined(_MSC_VER) && defined(_M_X64)
 #include <immintrin.h>
+#include <intrin.h>
+#define X86_64 1
+
+static void ask(uint32_t leaf, uint32_t *found) { __cpuidex((int *)found, (int)leaf, 0); }
+
+static uint32_t saved_registers(void) { return (uint32_t)_xgetbv(0); }
 #endif
+
+#define BIT(n) ((uint32_t)1 << (n))
+#define ALL(value, bits) (((value) & (bits)) == (bits))
 
 /* 0: the baseline. 3: x86-64-v3 (AVX2, BMI, FMA, F16C). 4: x86-64-v4 (AVX-512 F, BW, CD, DQ, VL). */
 EXPORT int32_t KERNEL(prune_level)(void) {
-#if defined(__GNUC__) && defined(__x86_64__)
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi") ||
-        !__builtin_cpu_supports("bmi2")) {
+#ifdef X86_64
+    uint32_t leaf[4];
+    ask(0, leaf);
+    if (leaf[0] < 7) {
         return 0;
     }
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        return 4;
+    ask(1, leaf);
+    if (!ALL(leaf[2], BIT(12) | BIT(22) | BIT(27) | BIT(28) | BIT(29))) {
+        return 0; /* FMA, MOVBE, OSXSAVE, AVX, F16C */
     }
-    return 3;
-#elif defined(_MSC_VER) && defined(_M_X64)
-    int leaf[4];
-    __cpuid(leaf, 1);
-    if ((leaf[2] & ((1 << 12) | (1 << 27) | (1 << 28))) != ((1 << 12) | (1 << 27) | (1 << 28))) {
-        return 0; /* FMA, OSXSAVE, AVX */
+    const uint32_t saved = saved_registers();
+    ask(7, leaf);
+    if (!ALL(saved, 0x06) || !ALL(leaf[1], BIT(3) | BIT(5) | BIT(8))) {
+        return 0; /* BMI1, AVX2, BMI2 */
     }
-    uint64_t saved = _xgetbv(0);
-    __cpuidex(leaf, 7, 0);
-    if ((saved & 6) != 6 || (leaf[1] & ((1 << 5) | (1 << 8))) != ((1 << 5) | (1 << 8))) {
-        return 0; /* AVX2, BMI2 */
-    }
-    const int v4 = (1 << 16) | (1 << 17) | (1 << 28) | (1 << 30) | (int)(1u << 31);
-    return (saved & 0xe6) == 0xe6 && (leaf[1] & v4) == v4 ? 4 : 3;
+    return ALL(saved, 0xe6) && ALL(leaf[1], BIT(16) | BIT(17) | BIT(28) | BIT(30) | BIT(31)) ? 4 : 3;
 #else
     return 0;
 #endif

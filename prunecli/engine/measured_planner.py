@@ -132,7 +132,13 @@ class _WorkerValues:
         return Numbers(self._patterns(scorer, lambda y: (y >= 0).astype(np.int16)), FLOATS["F16"], ranked=True)
 
     def _weights(self) -> Numbers:
-        return Numbers(self.tensors.reader.range_reader(self.worker, self.tensor), FLOATS[self.tensor.dtype])
+        reader, dtype = self.tensors.reader, FLOATS[self.tensor.dtype]
+        if not reader.on_device(self.tensor):
+            return Numbers(reader.range_reader(self.worker, self.tensor), dtype)
+        from prunecli.kernels import torch_folds  # noqa: PLC0415 - it needs torch
+
+        read = reader.array_reader(self.worker, self.tensor)
+        return Numbers(read, dtype, kernels=torch_folds, run=torch_folds.RUN)
 
     def _patterns(self, scorer: Scorer, convert: Callable[[NDArray[Any]], NDArray[Any]]) -> Read:
         read = self.tensors.reader_of(self.worker, self.index)

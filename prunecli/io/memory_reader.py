@@ -64,6 +64,11 @@ class MemoryReader(Reader):
         """Return the most elements of a sample, fewer for a device."""
         return SAMPLE if on_host(self._memory.tensors[tensor.name]) else DEVICE_SAMPLE
 
+    def on_device(self, tensor: TensorInfo) -> bool:
+        """Return whether a tensor lies on a device that computes with float64."""
+        live = self._memory.tensors[tensor.name]
+        return not on_host(live) and live.device.type != "mps"
+
     def run_size(self, tensor: TensorInfo) -> int:
         """Return the bytes of a tensor that are computed at once."""
         return HOST_RUN if on_host(self._memory.tensors[tensor.name]) else DEVICE_RUN

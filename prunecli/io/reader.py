@@ -123,6 +123,10 @@ class Reader:
         """Return the most elements of a sample of a group with this tensor."""
         return SAMPLE
 
+    def on_device(self, tensor: TensorInfo) -> bool:  # noqa: ARG002 - for subclasses
+        """Return whether a tensor lies on a device that computes with float64."""
+        return False
+
     def run_size(self, tensor: TensorInfo) -> int:  # noqa: ARG002 - for subclasses
         """Return the bytes of a tensor that are read and computed at once."""
         return SCAN_BYTES

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from prunecli.kernels.bit_patterns import values
-from prunecli.kernels.ops import UINTS, Read
+from prunecli.kernels.ops import UINTS, Array
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
@@ -35,11 +37,15 @@ class Numbers:
         dtype: The format of the integers.
         ranked: Whether they are magnitudes as a scorer returns them: of any width, and -1, which counts as 0, for a
             weight that is already pruned. Else they are weights with their signs.
+        kernels: The functions that compute where the integers lie, if that is not on the host.
+        run: How many elements are read at once, a power of two; 0 for as many as suit the host.
     """
 
-    read: Read
+    read: Callable[[int, int], Array]
     dtype: Float
     ranked: bool = False
+    kernels: FoldKernels | None = None
+    run: int = 0
 
     def after(self, origin: int) -> Numbers:
         """Return the numbers from element `origin` on."""
@@ -49,13 +55,13 @@ class Numbers:
 class FoldKernels(Protocol):
     """The functions of this module that each backend has."""
 
-    def fold(self, x: NDArray[Any], numbers: Numbers, n: float, shape: Shape, part: int) -> NDArray[np.float64]:
-        """Return the folds of parts, as the function below."""
+    def fold(self, x: Array, numbers: Numbers, n: float, shape: Shape, part: int) -> Array:
+        """Return the folds of parts, as the function below, where `x` lies."""
 
-    def fold_again(self, powers: NDArray[np.float64], n: float, shape: Shape, part: int) -> NDArray[np.float64]:
+    def fold_again(self, powers: Array, n: float, shape: Shape, part: int) -> Array:
         """Return the folds of folds, as the function below."""
 
-    def moments(self, x: NDArray[Any], numbers: Numbers, scale: float) -> tuple[float, float, int]:
+    def moments(self, x: Array, numbers: Numbers, scale: float) -> tuple[float, float, int]:
         """Return sums and a count, as the function below."""
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import mmap
 from dataclasses import replace
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from prunecli.kernels.ops import Array
 
 
 _SMALLER = 2.0**-600
@@ -46,8 +48,10 @@ BINS_SHIFT, RANKED_AT_ONCE = 48, 1 << 20
 """More than RANKED_AT_ONCE norms are ranked by their leading 16 bits (>> BINS_SHIFT) first."""
 
 
-def _backend() -> FoldKernels:
+def _backend(numbers: Numbers) -> FoldKernels:
     """Return the functions that compute folds."""
+    if numbers.kernels is not None:
+        return numbers.kernels
     if not has_native():
         return folds
     from prunecli.kernels import native_folds  # noqa: PLC0415 - where there is the library
@@ -55,11 +59,22 @@ def _backend() -> FoldKernels:
     return native_folds
 
 
+def _run(numbers: Numbers) -> int:
+    """Return how many elements are read at once."""
+    return numbers.run or RUN
+
+
+def _host(array: Array) -> NDArray[np.float64]:
+    """Return an array that may lie on a device as NumPy's."""
+    found: NDArray[np.float64] = array if isinstance(array, np.ndarray) else array.cpu().numpy()
+    return found
+
+
 def standard_deviation(numbers: Numbers, numel: int, *, scale: float = 1.0) -> float:
     """Return the standard deviation (n - 1 in the denominator) of the finite numbers times `scale`."""
-    compute, sums, count = _backend(), Fold(1.0), 0
+    compute, sums, count = _backend(numbers), Fold(1.0), 0
     with np.errstate(over="ignore"):
-        for first, stop in _runs(numel, RUN):
+        for first, stop in _runs(numel, _run(numbers)):
             *both, finite = compute.moments(numbers.read(first, stop), numbers, scale)
             sums.add(np.array(both))
             count += finite
@@ -77,7 +92,7 @@ def slice_norms(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float
         view = SliceView(1, 1, view.total, view.after)
     size = view.size * view.slices
     with np.errstate(over="ignore"):
-        if size <= RUN:
+        if size <= _run(numbers):
             norms = _norms_of_small_stacks(numbers, view, n)
         else:
             stacks = (_norms_of_stack(numbers.after(at * size), view, n) for at in range(view.stacks))
@@ -88,15 +103,15 @@ def slice_norms(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float
 def _norms_of_small_stacks(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
     """Return what the norms are computed from, for stacks of which each is not longer than a run."""
     size, norms = view.size * view.slices, np.empty((view.stacks, view.slices))
-    for first, stop in _runs(view.stacks, RUN // size):
+    for first, stop in _runs(view.stacks, _run(numbers) // size):
         x, stacks = numbers.read(first * size, stop * size), replace(view, stacks=stop - first)
-        norms[first:stop] = _norms_of_stacks(x, numbers, stacks, n)
+        norms[first:stop] = _host(_norms_of_stacks(x, numbers, stacks, n))
     return norms.reshape(-1)
 
 
-def _norms_of_stacks(x: NDArray[Any], numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
+def _norms_of_stacks(x: Array, numbers: Numbers, view: SliceView, n: float) -> Array:
     """Return the same for the integers `x` of whole stacks, shape (stacks, slices)."""
-    compute, rows = _backend(), view.stacks * view.before * view.slices
+    compute, rows = _backend(numbers), view.stacks * view.before * view.slices
     if view.after == 1:
         sums = compute.fold(x, numbers, n, (view.stacks, view.before, view.slices), view.before)
     else:
@@ -109,7 +124,7 @@ def _norms_of_stacks(x: NDArray[Any], numbers: Numbers, view: SliceView, n: floa
 def _norms_of_stack(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
     """Return the same for the first stack."""
     slab, joined = view.slices * view.after, Fold(n)
-    at_once = _power_of_two(RUN // slab)
+    at_once = _power_of_two(_run(numbers) // slab)
     for first, stop in _runs(view.before, at_once or 1):
         here = numbers.after(first * slab)
         if at_once:
@@ -117,24 +132,24 @@ def _norms_of_stack(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.f
             sums = _norms_of_stacks(x, here, part, n)[0]
         else:
             sums = _norms_of_slab(here, view.slices, view.after, n)
-        joined.add(sums)
+        joined.add(_host(sums))
     return joined.result()
 
 
 def _norms_of_slab(numbers: Numbers, slices: int, after: int, n: float) -> NDArray[np.float64]:
     """Return the same for `slices` rows of `after` elements."""
-    compute, norms = _backend(), np.empty(slices)
-    if after <= RUN:
-        for low, high in _runs(slices, RUN // after):
+    compute, norms = _backend(numbers), np.empty(slices)
+    if after <= _run(numbers):
+        for low, high in _runs(slices, _run(numbers) // after):
             rows = (high - low, after, 1)
             sums = compute.fold(numbers.read(low * after, high * after), numbers, n, rows, after)
-            norms[low:high] = sums.reshape(-1)
+            norms[low:high] = _host(sums).reshape(-1)
         return norms
     for row in range(slices):
         joined = Fold(n)
-        for first, stop in _runs(after, RUN):
-            x = numbers.read(row * after + first, row * after + stop)
-            joined.add(compute.fold(x, numbers, n, (1, x.size, 1), x.size).reshape(1))
+        for first, stop in _runs(after, _run(numbers)):
+            x, size = numbers.read(row * after + first, row * after + stop), stop - first
+            joined.add(_host(compute.fold(x, numbers, n, (1, size, 1), size)).reshape(1))
         norms[row] = joined.result()[0]
     return norms
 
@@ -181,19 +196,19 @@ def _matrix_sums(
     transposed: bool = False,
 ) -> None:
     """Store the sums of the blocks of a matrix of the file; if it is `transposed`, rows of blocks are joined first."""
-    compute, (rows, cols), (high, wide) = _backend(), shape, block
-    step = cols if cols <= RUN else max(RUN // wide * wide, wide)
+    compute, (rows, cols), (high, wide) = _backend(numbers), shape, block
+    step = cols if cols <= _run(numbers) else max(_run(numbers) // wide * wide, wide)
     for left, right in _runs(cols, step):
         columns = out[:, left // wide : -(-right // wide)]
         for first, stop, sums in _bands(numbers, rows, (cols, left, right), high, wide if transposed else 0):
             middle = (stop - first, right - left, 1)
             joined = sums if transposed else compute.fold_again(sums, 2.0, middle, wide)
-            columns[first:stop] = joined.reshape(stop - first, -1)
+            columns[first:stop] = _host(joined).reshape(stop - first, -1)
 
 
 def _bands(
     numbers: Numbers, rows: int, columns: tuple[int, int, int], high: int, wide: int
-) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
+) -> Iterator[tuple[int, int, Array]]:
     """Yield (first, stop, sums of columns) of the bands [first, stop) of `high` rows each; the last may be lower.
 
     `columns` are the length of a row, and the first and the last of the columns. If `wide` is not 0, each `wide`
@@ -202,23 +217,23 @@ def _bands(
     cols, left, right = columns
     width, whole = right - left, rows // high
     # Several bands are read at once where they follow each other in the file.
-    at_once = RUN // (high * width) if width == cols else 0
+    at_once = _run(numbers) // (high * width) if width == cols else 0
     for first, stop in _runs(whole, at_once) if at_once else ():
         x = numbers.read(first * high * cols, stop * high * cols)
         yield first, stop, _joined_rows(x, numbers, (stop - first, high, width), wide)
     for band in range(whole if at_once else 0, -(-rows // high)):
         joined, height = Fold(2.0), min(high, rows - band * high)
-        step = _power_of_two(RUN // width) if width == cols else 1
+        step = _power_of_two(_run(numbers) // width) if width == cols else 1
         for first, stop in _runs(height, step or 1):
             origin = (band * high + first) * cols + left
             x = numbers.read(origin, origin + (stop - first - 1) * cols + width)
-            joined.add(_joined_rows(x, numbers, (1, stop - first, width), wide))
+            joined.add(_host(_joined_rows(x, numbers, (1, stop - first, width), wide)))
         yield band, band + 1, joined.result()
 
 
-def _joined_rows(x: NDArray[np.float64], numbers: Numbers, shape: folds.Shape, wide: int) -> NDArray[np.float64]:
+def _joined_rows(x: Array, numbers: Numbers, shape: folds.Shape, wide: int) -> Array:
     """Return the sums of squares over the middle of `shape`, of each column or of each `wide` columns."""
-    compute, (outer, height, width) = _backend(), shape
+    compute, (outer, height, width) = _backend(numbers), shape
     if not wide:
         return compute.fold(x, numbers, 2.0, shape, height)
     groups = compute.fold(x, numbers, 2.0, (outer * height, width, 1), wide)
@@ -227,15 +242,16 @@ def _joined_rows(x: NDArray[np.float64], numbers: Numbers, shape: folds.Shape, w
 
 def _sums_between_rows(numbers: Numbers, view: SliceView, block: tuple[int, int], out: NDArray[np.float64]) -> None:
     """Store the sums of blocks whose columns are neither rows nor columns of the file."""
-    compute, (high, wide), slab = _backend(), block, view.slices * view.after
+    compute, (high, wide), slab = _backend(numbers), block, view.slices * view.after
     for low, stop in _runs(len(out), max(1, COLUMNS_LIMIT // view.size)):
         rows = min(stop * high, view.slices) - low * high
         columns = np.empty((stop - low, view.before, view.after))
         for before in range(view.before):
             here = numbers.after(before * slab + low * high * view.after)
             for first, end, sums in _bands(here, rows, (view.after, 0, view.after), high, 0):
-                columns[first:end, before] = sums.reshape(-1, view.after)
-        out[low:stop] = compute.fold_again(columns, 2.0, (stop - low, view.size, 1), wide).reshape(stop - low, -1)
+                columns[first:end, before] = _host(sums).reshape(-1, view.after)
+        folded = compute.fold_again(columns, 2.0, (stop - low, view.size, 1), wide)
+        out[low:stop] = _host(folded).reshape(stop - low, -1)
 
 
 def _lengths(total: int, step: int) -> NDArray[np.int64]:

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import examples
 
 from prunecli.dtypes import FLOATS, Float
-from prunecli.kernels import folds
+from prunecli.kernels import folds, torch_folds
 from prunecli.kernels.folds import Numbers
 from prunecli.kernels.native.library import library
+from prunecli.kernels.norms import block_norms, slice_norms, standard_deviation
 from prunecli.kernels.ops import INTS
+from prunecli.layout import SliceView
 
 if library() is None:
     pytest.skip("the compiled kernels are not built", allow_module_level=True)
@@ -73,13 +76,21 @@ def test_folds_have_the_bits_of_numpys(data: Any, n: float) -> None:  # noqa: AN
     x, numbers = data.draw(runs(shape))
 
     expected = folds.fold(x, numbers, n, shape, part)
-    actual = native_folds.fold(x, numbers, n, shape, part)
-
-    assert actual.shape == expected.shape
-    assert actual.tobytes() == expected.tobytes()
     again = (1, expected.size, 1)
-    expected, actual = (module.fold_again(expected, n, again, part) for module in (folds, native_folds))
-    assert actual.tobytes() == expected.tobytes()
+    twice = folds.fold_again(expected.copy(), n, again, part)
+
+    before = x.copy()
+    for actual in (native_folds.fold(x, numbers, n, shape, part), on_device(x, numbers, n, shape, part)):
+        assert actual.shape == expected.shape
+        assert actual.tobytes() == expected.tobytes()
+    for module in (native_folds, torch_folds):
+        assert np.asarray(module.fold_again(expected.copy(), n, again, part)).tobytes() == twice.tobytes()
+    assert np.array_equal(x, before)
+
+
+def on_device(x: NDArray[Any], numbers: Numbers, n: float, shape: folds.Shape, part: int) -> NDArray[np.float64]:
+    """Return the folds that torch computes."""
+    return np.asarray(torch_folds.fold(torch.from_numpy(x), numbers, n, shape, part))
 
 
 @settings(max_examples=examples(200))
@@ -88,7 +99,9 @@ def test_moments_have_the_bits_of_numpys(data: Any, scale: float) -> None:  # no
     """The sums of weights with their signs and of their squares, and the number of finite ones, are the same."""
     x, numbers = data.draw(runs((data.draw(LENGTHS),)))
 
-    np.testing.assert_array_equal(native_folds.moments(x, numbers, scale), folds.moments(x, numbers, scale))
+    expected = folds.moments(x, numbers, scale)
+    np.testing.assert_array_equal(native_folds.moments(x, numbers, scale), expected)
+    np.testing.assert_array_equal(torch_folds.moments(torch.from_numpy(x), numbers, scale), expected)
 
 
 @pytest.mark.parametrize("name", ["F8_E5M2", "F8_E4M3", "F8_E5M2FNUZ", "F8_E4M3FNUZ", "F16", "BF16"])
@@ -105,3 +118,19 @@ def test_every_pattern_has_its_value(name: str) -> None:
     if dtype.negative_zero_is_nan:
         expected[dtype.mask + 1] = np.inf
     assert found[0].tolist() == found[1].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("run", [8, 64, 1 << 12])
+@pytest.mark.parametrize("name", FLOATS)
+def test_norms_and_deviations_are_the_same_where_weights_lie_on_a_device(name: str, run: int) -> None:
+    """Norms of slices of any view and of blocks, and deviations, have the bits of the host for any length of runs."""
+    dtype, view = FLOATS[name], SliceView(2, 3, 10, 4)
+    x = patterns(dtype, view.total * view.size, "near", 1)
+    tensor, host = torch.from_numpy(x), Numbers(lambda first, stop: x[first:stop], dtype)
+    device = Numbers(lambda first, stop: tensor[first:stop], dtype, kernels=torch_folds, run=run)
+
+    for one in (view, SliceView(1, 1, 20, 12), SliceView(2, 12, 10, 1), SliceView(1, 1, 1, 240)):
+        assert slice_norms(device, one, 2.0).tobytes() == slice_norms(host, one, 2.0).tobytes()
+        for block in ((4, 4), (3, 5), (100, 1)):
+            assert block_norms(device, one, block).tobytes() == block_norms(host, one, block).tobytes()
+    assert standard_deviation(device, x.size) == standard_deviation(host, x.size)

@@ -163,7 +163,7 @@ def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
     """Do what `prune` does, and return the report and the paths where reports were written."""
     options = request.options
     checkpoint = open_checkpoint(request.path, key=request.key, label=options.label)
-    plan = _plan(checkpoint, request)
+    plan = _plan(checkpoint, request.strategy, request.selector, request.scores)
     device = _device(request.device, plan, options)
     kept = _side_inputs(request.strategy, request.scores)
     outputs = plan_outputs(checkpoint, request.path, request.outputs, kept, request.scores.mask_in)
@@ -181,12 +181,14 @@ def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
     return report, outputs.reports
 
 
-def _plan(checkpoint: Checkpoint, request: PruneRequest) -> RecipeRun | Work:
-    if isinstance(request.strategy, Recipe):
+def _plan(
+    checkpoint: Checkpoint, strategy: Strategy | Recipe, selector: Selector, scores: ScoreInputs
+) -> RecipeRun | Work:
+    if isinstance(strategy, Recipe):
         from prunecli.engine.recipe_run import RecipeRun
 
-        return RecipeRun(checkpoint, request.selector, request.strategy, request.scores)
-    return prepare_work(checkpoint, request.selector, request.strategy, request.scores)
+        return RecipeRun(checkpoint, selector, strategy, scores)
+    return prepare_work(checkpoint, selector, strategy, scores)
 
 
 def _device(name: str, plan: RecipeRun | Work, options: RunOptions) -> str | None:
@@ -292,7 +294,10 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
 
     check_threads(threads)
     memory = state_dict_checkpoint(state_dict)
-    options = RunOptions(device=resolve(device), threads=threads, strict=strict)
+    chosen = Selector(include, exclude, min_dim, min_numel, layout or {})
+    plan = _plan(with_layouts(memory.checkpoint), strategy, chosen, ScoreInputs(scores, act_norms, mask_in, of))
+    options = RunOptions(threads=threads, strict=strict)
+    options = replace(options, device=_device(device, plan, options))
 
     def run_pass(work: Work, mask: int | None) -> Report:
         only_measured = dry_run or mask is not None
@@ -302,10 +307,4 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
                 return rehearsal
         return prune_in_memory(memory, work, options, write=True)
 
-    chosen = Selector(include, exclude, min_dim, min_numel, layout or {})
-    ranked, checkpoint = ScoreInputs(scores, act_norms, mask_in, of), with_layouts(memory.checkpoint)
-    if isinstance(strategy, Recipe):
-        from prunecli.engine.recipe_run import RecipeRun
-
-        return RecipeRun(checkpoint, chosen, strategy, ranked).run(run_pass, None)
-    return run_pass(prepare_work(checkpoint, chosen, strategy, ranked), None)
+    return run_pass(plan, None) if isinstance(plan, Work) else plan.run(run_pass, None)

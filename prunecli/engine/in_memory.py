@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from prunecli.engine.device_errors import device_problem
 from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
@@ -13,7 +14,6 @@ from prunecli.errors import DeviceError
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.memory_reader import MemoryReader, copied, copy_back, on_host
 from prunecli.io.threads import InlinePool, Pool, Tasks
-from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -138,8 +138,13 @@ def prune_in_memory(
     try:
         result = run.execute(memory.regions, memory.regions if write else [None] * len(memory.regions), masks)
         memory.synchronize()
-    except RuntimeError as error:
-        raise _of_device(error, run.pruning) from error
+    except Exception as error:
+        if (problem := device_problem(error)) is None:
+            raise
+        state = (
+            "some weights are pruned and others are not: load them again" if run.pruning else "no tensor was changed"
+        )
+        raise DeviceError(f"a device {problem}; {state}") from error
     finally:
         if write:
             memory.mark_changed(name for t in work.selection.targets for name in (t.tensor.name, *t.aliases))
@@ -151,15 +156,3 @@ def needs_rehearsal(work: Work, options: RunOptions) -> bool:
     """Return whether an error may be found in the numbers of tensors and score files while the plans are applied."""
     scored = any(job.sources != ScoreSources() for job in work.jobs)
     return options.strict or scored or any(target.tensor.scale is not None for target in work.selection.targets)
-
-
-def _of_device(error: RuntimeError, changed: bool) -> RuntimeError | DeviceError:  # noqa: FBT001
-    """Return the error to raise: one about the device and the state of the tensors, if a device failed."""
-    cause: BaseException = error.__cause__ or error
-    if not isinstance(cause, RuntimeError) or not type(cause).__module__.startswith("torch"):
-        lost = any(word in str(cause) for word in ("CUDA", "XPU", "MPS", "out of memory"))
-        if not lost:
-            return error
-    state = "some weights are pruned and others are not: load them again" if changed else "no tensor was changed"
-    reason = printable(str(cause).partition("\n")[0])
-    return DeviceError(f"a device failed ({reason}); {state}")

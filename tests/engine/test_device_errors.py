@@ -99,3 +99,26 @@ def test_mps_has_no_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     assert caught.value.hint == "device='cpu'"
     assert [path] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "state"),
+    [("smallest", "no tensor was changed"), ("unload", "some weights are pruned and others are not: load them again")],
+)
+def test_tensors_in_memory_are_in_a_known_state(kernel: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence says whether a tensor may be changed, and without a change they are as they were."""
+
+    def fail(*_: object) -> NoReturn:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(TorchOps, kernel, fail)
+    monkeypatch.setattr(api, "resolve", lambda _: "cpu")
+    weights = {"a.weight": torch.randn(40, 50), "b.weight": torch.randn(40, 50)}
+    before = {name: t.clone() for name, t in weights.items()}
+
+    with pytest.raises(DeviceError) as caught:
+        prunecli.prune_state_dict(weights, prunecli.L1(amount=0.5), device="cuda")
+
+    assert f"a device is out of memory; {state}" in str(caught.value)
+    if kernel == "smallest":
+        assert all(torch.equal(before[name], t) for name, t in weights.items())

@@ -82,7 +82,7 @@ def test_only_counts_and_samples_leave_the_device(strategy: object, monkeypatch:
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_device_without_memory_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, dry_run: bool) -> None:  # noqa: FBT001
-    """The message has the words of torch, and says what state the tensors are in."""
+    """The message says what is wrong and what state the tensors are in."""
 
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -90,7 +90,7 @@ def test_a_device_without_memory_is_one_clear_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("prunecli.kernels.torch_tally.TorchTally.prune", fail)
     state = "no tensor was changed" if dry_run else "some weights are pruned and others are not"
 
-    with pytest.raises(DeviceError, match=rf"a device failed \(CUDA out of memory.*\); {state}"):
+    with pytest.raises(DeviceError, match=f"a device is out of memory; {state}"):
         prune_state_dict(make_weights(), Threshold(0.1), dry_run=dry_run)
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernels, run by Triton's interpreter, equal plain torch bit for bit."""
+"""The Triton kernels, on a GPU or run by Triton's interpreter, equal plain torch on the host bit for bit."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from prunecli.kernels.torch_blocks import Blocks, Cut, Groups
 from prunecli.kernels.torch_ops import TorchOps
 
 pytest.importorskip("triton", reason="Triton is not installed")
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("the interpreter of Triton is switched on by TRITON_INTERPRET=1", allow_module_level=True)
+DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("no GPU; the interpreter of Triton is switched on by TRITON_INTERPRET=1", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter computes with NumPy
 
 
 def interpreted() -> TorchOps:
-    """Return operations on the host that call the Triton kernels."""
+    """Return operations that call the Triton kernels."""
     from prunecli.kernels.torch_fused import Fused
 
-    ops = TorchOps("cpu")
+    ops = TorchOps(DEVICE)
     ops.fused = Fused(torch)
     return ops
 
@@ -41,6 +42,13 @@ def rules(ops: TorchOps, x: Any, name: str) -> list[Any]:  # noqa: ANN401 - a te
     return [*cuts, flags, -flags.to(torch.int8), Groups(2, 4), Groups(3, 8), Groups(8, 32), Groups(0, 16)]
 
 
+def there(keep: Any) -> Any:  # noqa: ANN401 - a rule
+    """Return a rule on the device of the kernels."""
+    if isinstance(keep, Cut):
+        return Cut(keep.bits, None if keep.limit is None else keep.limit.to(DEVICE))
+    return keep if isinstance(keep, Groups) else keep.to(DEVICE)
+
+
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_blocks_are_pruned_and_counted(name: str, seed: int) -> None:
@@ -50,9 +58,11 @@ def test_blocks_are_pruned_and_counted(name: str, seed: int) -> None:
     if seed == 2:
         x[1024:2048] = 0
     for keep in rules(plain, x, name):
-        runs = [x.clone(), x.clone()]
-        first, second = (ops.prune_blocks(run, keep, dtype) for ops, run in zip((plain, fused), runs, strict=True))
-        assert torch.equal(*runs)
+        runs, keeps = [x.clone(), x.to(DEVICE, copy=True)], (keep, there(keep))
+        first, second = (
+            ops.prune_blocks(run, kept, dtype) for ops, run, kept in zip((plain, fused), runs, keeps, strict=True)
+        )
+        assert torch.equal(runs[0], runs[1].cpu())
         for field in fields(Blocks):
             one, other = getattr(first, field.name), getattr(second, field.name)
             assert one.tolist() == other.tolist(), (field.name, keep)
@@ -68,7 +78,10 @@ def test_tallies_are_equal(shape: tuple[int, ...]) -> None:
         x[1] = 0
         counts = []
         for ops in (TorchOps("cpu"), interpreted()):
-            tally, run = ops.tally(statistics(dtype, shape), Shared()), torch.from_numpy(x.copy()).flatten()
+            tally, run = (
+                ops.tally(statistics(dtype, shape), Shared()),
+                torch.from_numpy(x.copy()).flatten().to(ops.device),
+            )
             tally.prune(run, ops.cut(run, dtype, dtype.encode(0.011), 0), 0, write=True)
             counts.append(tally.counts())
         assert counts[0] == counts[1]
@@ -84,7 +97,7 @@ def test_rows_lose_their_smallest(integer: type[np.signedinteger], row: int) -> 
     y = torch.from_numpy(rows).flatten()
 
     for wanted in (lambda n: n // 2, lambda n: 0 * n, lambda n: n):
-        kept = [ops.keep_rows(y, row, wanted).tolist() for ops in (TorchOps("cpu"), interpreted())]
+        kept = [ops.keep_rows(y.to(ops.device), row, wanted).tolist() for ops in (TorchOps("cpu"), interpreted())]
         assert kept[0] == kept[1]
 
 
@@ -100,6 +113,6 @@ def test_brackets_are_counted(name: str) -> None:
         (0, middle, max(middle - 9, 0), 0), ends, (0, 0, 2, 8 * y.element_size() - 9), strict=True
     ):
         expected = plain.bracket(x, dtype, low, high, shift)
-        assert torch.equal(expected, fused.bracket(x, dtype, low, high, shift).to(torch.int64))
+        assert expected.tolist() == fused.bracket(x.to(DEVICE), dtype, low, high, shift).tolist()
         for ops in (plain, fused):
-            assert torch.equal(expected, ops.bracket(y, dtype, low, high, shift, marked=True).to(torch.int64))
+            assert expected.tolist() == ops.bracket(y.to(ops.device), dtype, low, high, shift, marked=True).tolist()

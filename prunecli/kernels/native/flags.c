@@ -30,6 +30,27 @@ EXPORT void KERNEL(keep_slices)(int64_t count, int64_t first, const int64_t view
     }
 }
 
+static inline void repeat_by(const uint8_t *RESTRICT alive, int64_t stride, int64_t blocks, int64_t size,
+                             int8_t *RESTRICT flags) {
+    for (int64_t block = 0; block < blocks; block++) {
+        const int8_t flag = flag_of(alive[block * stride]);
+        for (int64_t i = 0; i < size; i++) {
+            flags[block * size + i] = flag;
+        }
+    }
+}
+
+/* Write the flag of each of some blocks `size` times. */
+static void repeat(const uint8_t *alive, int64_t stride, int64_t blocks, int64_t size, int8_t *flags) {
+    switch (size) {
+    case 2: repeat_by(alive, stride, blocks, 2, flags); break;
+    case 4: repeat_by(alive, stride, blocks, 4, flags); break;
+    case 8: repeat_by(alive, stride, blocks, 8, flags); break;
+    case 16: repeat_by(alive, stride, blocks, 16, flags); break;
+    default: repeat_by(alive, stride, blocks, size, flags); break;
+    }
+}
+
 /* As `keep_slices`, for blocks of `block[0]` slices and `block[1]` positions in a slice; the order is that of their rows
  * in each stack. A segment is what consecutive elements have in one block.
  */
@@ -41,18 +62,18 @@ EXPORT void KERNEL(keep_blocks)(int64_t count, int64_t first, const int64_t view
         const int64_t run = first / after, number = run % slices, row = run / slices;
         const int64_t stack = row / before, column = row % before * after + first % after;
         const uint8_t *own = alive + (stack * bands + number / block[0]) * wide + column / block[1];
-        int64_t size, end;
-        if (after == 1) { /* the next element is in the next slice */
-            size = block[0] - number % block[0];
-            end = slices - number;
-        } else {
-            size = block[1] - column % block[1];
-            end = after - first % after;
-        }
-        size = size < end ? size : end;
-        size = size < count ? size : count;
-        for (int64_t i = 0; i < size; i++) {
-            flags[i] = flag_of(*own);
+        /* In a row of the file, blocks follow each other: bands of slices, or blocks of columns. */
+        const int64_t step = after == 1 ? block[0] : block[1], stride = after == 1 ? wide : 1;
+        const int64_t end = after == 1 ? slices - number : after - first % after, size = end < count ? end : count;
+        const int64_t head = step - (after == 1 ? number : column) % step;
+        int64_t done = head < size ? head : size;
+        memset(flags, flag_of(*own), (size_t)done);
+        own += stride;
+        const int64_t whole = (size - done) / step;
+        repeat(own, stride, whole, step, flags + done);
+        done += whole * step;
+        if (done < size) {
+            memset(flags + done, flag_of(own[whole * stride]), (size_t)(size - done));
         }
         flags += size;
         first += size;

@@ -46,7 +46,8 @@ class ScoredTensors:
 
     def as_ranked(self, index: int) -> TensorInfo:
         """Return a target with the dtype of what is ranked, as strategies see it."""
-        return replace(self.targets[index], dtype=self.dtype(index).name)
+        tensor, name = self.targets[index], self.dtype(index).name
+        return tensor if tensor.dtype == name else replace(tensor, dtype=name)
 
     def weights(self, worker: Worker, index: int, first: int, stop: int) -> NDArray[Any]:
         """Return the weights [first, stop) as integers, or a placeholder of that size if no pattern needs them."""

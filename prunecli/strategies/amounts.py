@@ -6,6 +6,7 @@ Pure arithmetic without NumPy; weights are never read here.
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from glob import escape
 from math import isfinite
 from numbers import Integral, Real
@@ -165,6 +166,7 @@ def group_per_tensor(counts: Sequence[int]) -> list[RankGroup]:
     return [RankGroup((index,), (k,) if k else ()) for index, k in enumerate(counts)]
 
 
+@lru_cache(maxsize=256)  # tensors share it: a checkpoint may have 10,000 of them
 def cut_above(value: float, dtype: Float) -> Cut:
     """Return the cut that prunes all finite magnitudes up to `value` rounded to `dtype`, inclusive."""
     bits = min(cast(value, dtype), dtype.finite_max)

@@ -49,8 +49,8 @@ class BuildLibrary(build_ext):
         self.compiler.link_shared_object(objects, str(target))
 
     def get_ext_filename(self, fullname: str) -> str:
-        """Return a name without a Python version."""
-        return str(Path(*fullname.split("."))) + (".dll" if sys.platform == "win32" else ".so")
+        """Return a name without a Python version, and with a dot, so that Python takes it for no module."""
+        return str(Path(*fullname.split("."))) + (".native.dll" if sys.platform == "win32" else ".native.so")
 
     def _levels(self, ext: Extension) -> list[str]:
         """Return the instruction sets that the compiler knows: those for which it compiles the first source."""

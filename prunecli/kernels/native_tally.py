@@ -172,7 +172,10 @@ def _total(counts: _Counts, index: int) -> float:
     """Return a sum of squares, rounded once; infinity if a block of it or the sum is too large."""
     if counts.overflowed[index]:
         return inf
-    units: int = sum(limb << (LIMB * place) for place, limb in enumerate(counts.limbs[index]))
+    # Every other limb, of 64 bits and never negative, are the bytes of one long number.
+    limbs = memoryview(counts.limbs[index]).cast("B").cast("Q")
+    even, odd = (int.from_bytes(limbs[start::2].tobytes(), "little") for start in range(2))
+    units = even + (odd << LIMB)
     try:
         return units / (1 << UNIT)
     except OverflowError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 from support.paths import ROOT
@@ -30,3 +31,15 @@ def test_sources_compile_without_a_warning(compiler: str) -> None:
         pytest.skip(f"no {compiler}")
     ran = subprocess.run([compiler, "-fsyntax-only", *WARNINGS, *SOURCES], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kernels", ["numpy", ""])
+def test_every_module_can_be_imported(monkeypatch: pytest.MonkeyPatch, kernels: str) -> None:
+    """Programs that import all modules of a package meet no library that Python takes for a module."""
+    monkeypatch.setenv("PRUNECLI_KERNELS", kernels)
+    program = (
+        "import importlib, pkgutil, prunecli.kernels as k\n"
+        "for module in pkgutil.walk_packages(k.__path__, 'prunecli.kernels.'):\n"
+        "    if 'triton' not in module.name: importlib.import_module(module.name)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

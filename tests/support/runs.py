@@ -33,7 +33,8 @@ import prunecli
 from prunecli.io import files
 
 for module in pkgutil.walk_packages(prunecli.__path__, "prunecli."):
-    importlib.import_module(module.name)
+    if not module.name.startswith("prunecli.kernels.triton_"):  # it imports triton, which few machines have
+        importlib.import_module(module.name)
 from prunecli import __main__
 from prunecli.cli.main import main
 

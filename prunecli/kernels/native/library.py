@@ -6,7 +6,7 @@ import ctypes
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from prunecli.errors import UsageError
 
@@ -82,7 +82,7 @@ def library() -> ctypes.CDLL | None:
     if wanted == "numpy":
         return None
     for suffix in (".so", ".dll"):
-        path = Path(__file__).with_name(f"kernels{suffix}")
+        path = Path(__file__).with_name(f"kernels.native{suffix}")
         if path.is_file():
             try:
                 return ctypes.CDLL(str(path))
@@ -109,15 +109,20 @@ def level() -> str:
 
 
 def function(name: str, arguments: Sequence[Any], result: Any = None) -> Callable[..., Any]:  # noqa: ANN401 - ctypes
-    """Return a kernel for the instruction set of this CPU.
+    """Return a kernel for the instruction set of this CPU; without a library, a function that fails.
 
     `name` has the width, if there is one kernel per width: "count_equal_16". `arguments` and `result` are types of
     ctypes.
     """
     found = library()
     if found is None:
-        raise AssertionError  # callers ask `library()` first
+        return _missing
     kernel: Function = getattr(found, f"{name}_{level()}")
     kernel.argtypes, kernel.restype = list(arguments), result
     typed: Callable[..., Any] = kernel
     return typed
+
+
+def _missing(*_: Any) -> NoReturn:  # noqa: ANN401 - the arguments of any kernel
+    """Fail: callers ask `library()` first."""
+    raise RuntimeError

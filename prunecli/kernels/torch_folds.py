@@ -23,9 +23,7 @@ RUN = 1 << 24
 
 def fold(x: Array, numbers: Numbers, n: float, shape: Shape, part: int) -> Array:
     """Return the folds of parts, as `folds.fold` does."""
-    powers = values(x.clamp(min=0) if numbers.ranked else x, numbers.dtype)
-    if numbers.dtype.itemsize == 8:  # the values of float64 are the weights themselves
-        powers = powers.clone()
+    powers = _own_values(x, numbers)
     powers = powers.square_() if n == 2 else powers.abs_()
     return fold_again(powers.nan_to_num_(nan=inf, posinf=inf), n, shape, part)
 
@@ -46,11 +44,18 @@ def fold_again(powers: Array, n: float, shape: Shape, part: int) -> Array:
 def moments(x: Array, numbers: Numbers, scale: float) -> tuple[float, float, int]:
     """Return the folded sums of the finite numbers and of their squares, and their count, as `folds.moments` does."""
     torch = importlib.import_module("torch")
-    weights = values(x.clamp(min=0) if numbers.ranked else x, numbers.dtype)
+    weights = _own_values(x, numbers)
     finite = weights.isfinite()
     weights = weights.masked_fill_(~finite, 0.0).mul_(scale).reshape(1, -1, 1)
     sums = torch.stack([_folded(y, 1.0).reshape(()) for y in (weights, weights.square())]).tolist()
     return sums[0], sums[1], int(finite.sum())
+
+
+def _own_values(x: Array, numbers: Numbers) -> Array:
+    """Return what integers encode, in memory of its own."""
+    wide = values(x.clamp(min=0) if numbers.ranked else x, numbers.dtype)
+    # The values of float64 are the weights themselves, seen as numbers.
+    return wide.clone() if numbers.dtype.itemsize == 8 else wide
 
 
 def _folded(powers: Array, n: float) -> Array:

@@ -10,13 +10,15 @@ from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
 from prunecli.engine.score_files import ScoreSources
+from prunecli.engine.small_tensors import SMALL, kind_of, prune_together
+from prunecli.engine.small_tensors import TOGETHER as SMALL_TOGETHER
 from prunecli.errors import DeviceError
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.memory_reader import MemoryReader, copied, copy_back, on_host
-from prunecli.io.threads import InlinePool, Pool, Tasks
+from prunecli.io.threads import InlinePool, Pool, Tasks, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from prunecli.engine.measure import TensorStats
     from prunecli.engine.options import RunOptions
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from prunecli.io.files import Input, Output
     from prunecli.io.layout import Piece
     from prunecli.io.memory import TensorsInMemory
-    from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Array
     from prunecli.report.model import Report
 
@@ -73,6 +74,8 @@ class MemoryRun(Run):
         self.pruning = self._write
         pruner = InPlace(Pruner(context), self._reader(()), write=self._write)
         tasks = Tasks(pool)
+        tasks.each(pruner.prune_small, pruner.small_parts())
+        tasks.wait()
         tasks.each(pruner.prune, pruner.parts())
         tasks.wait()
         pruner.pruner.resolve()
@@ -85,13 +88,46 @@ class InPlace:
     def __init__(self, pruner: Pruner, reader: MemoryReader, *, write: bool) -> None:
         """Prune the targets of `pruner`, which `reader` finds."""
         self.pruner, self._reader, self._write = pruner, reader, write
+        self._small: set[int] = set()
+
+    def small_parts(self) -> Iterator[tuple[list[int]]]:
+        """Yield the small tensors on devices that one task prunes together."""
+        kinds: dict[Hashable, list[int]] = {}
+        worker = Worker(None)
+        for index, tensor in enumerate(self.pruner.context.targets):
+            if not tensor.numel or tensor.nbytes > SMALL or self._reader.lies_on_host(tensor):
+                continue
+            array = self._reader.array(tensor)
+            kind = kind_of(self.pruner, index, array, worker.ops_of(array))
+            if kind is not None:
+                kinds.setdefault(kind, []).append(index)
+        for indices in kinds.values():
+            if len(indices) == 1:
+                continue
+            self._small.update(indices)
+            part: list[int] = []
+            size = 0
+            for index in indices:
+                part.append(index)
+                size += self.pruner.context.targets[index].nbytes
+                if size >= SMALL_TOGETHER or index == indices[-1]:
+                    yield (part,)
+                    part, size = [], 0
+
+    def prune_small(self, worker: Worker, targets: Sequence[int]) -> None:
+        """Prune small tensors on one device together."""
+        arrays = [self._reader.array(self.pruner.context.targets[target]) for target in targets]
+        prune_together(self.pruner, targets, arrays, worker.ops_of(arrays[0]), write=self._write)
+        for target in targets:
+            tensor = self.pruner.context.targets[target]
+            self.pruner.context.advance(tensor.file, tensor.nbytes)
 
     def parts(self) -> Iterator[tuple[list[Piece]]]:
         """Yield what one task prunes: a run of a large tensor, or some small tensors."""
         part: list[Piece] = []
         size = 0
         for index, tensor in enumerate(self.pruner.context.targets):
-            if not tensor.numel:
+            if not tensor.numel or index in self._small:
                 continue
             for piece in self.pruner.runs(index, self._run_size(index)):
                 part.append(piece)

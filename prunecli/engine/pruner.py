@@ -210,9 +210,10 @@ class Pruner:
         if late:
             self._unresolved.append((target, first))
         else:
-            self._store(target, first.counts())
+            self.store(target, first.counts())
 
-    def _store(self, target: int, counts: Counts) -> None:
+    def store(self, target: int, counts: Counts) -> None:
+        """Keep what was counted about a target."""
         dtype = FLOATS[self.context.targets[target].value_dtype]
         self.results[target] = stats_from(counts, dtype, histogram=self.context.histograms)
 
@@ -223,5 +224,5 @@ class Pruner:
 
             targets, tallies = zip(*self._unresolved, strict=True)
             for target, counts in zip(targets, counts_of(tallies), strict=True):
-                self._store(target, counts)
+                self.store(target, counts)
             self._unresolved = []

@@ -41,6 +41,10 @@ class MemoryReader(Reader):
         super().__init__(memory.regions, advance)
         self._memory = memory
 
+    def lies_on_host(self, tensor: TensorInfo) -> bool:
+        """Return whether NumPy can share the memory of a tensor."""
+        return on_host(self._memory.tensors[tensor.name])
+
     def array(self, tensor: TensorInfo) -> Array:
         """Return a tensor as integers that share its memory: flat if it is contiguous, else in its own shape."""
         torch, live = importlib.import_module("torch"), self._memory.tensors[tensor.name]

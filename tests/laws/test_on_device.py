@@ -88,6 +88,7 @@ def test_a_device_without_memory_is_one_clear_error(monkeypatch: pytest.MonkeyPa
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr("prunecli.kernels.torch_tally.TorchTally.prune", fail)
+    monkeypatch.setattr("prunecli.kernels.torch_many.ManyTensors.prune", fail)
     state = "no tensor was changed" if dry_run else "some weights are pruned and others are not"
 
     with pytest.raises(DeviceError, match=f"a device is out of memory; {state}"):
@@ -103,3 +104,23 @@ def test_masks_are_made_on_the_device(layout: Callable[[dict[str, Tensor]], dict
 
     assert masks
     assert all(torch.equal(mask, live[name] != 0) for name, mask in masks.items())
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_many_small_tensors_are_pruned_together(strategy: str, dry_run: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """Small tensors of several dtypes and shapes have the bytes and rows of a file; a dry run changes none."""
+    torch.manual_seed(0)
+    shapes = [(16, 16), (8, 32), (4, 300), (64, 16), (16, 16)]
+    dtypes = [torch.float32, torch.bfloat16, torch.float64, torch.float16]
+    weights = {
+        f"layers.{n}.weight": torch.randn(shapes[n % 5], dtype=torch.float64).to(dtypes[n % 4]) for n in range(40)
+    }
+    torch.save(weights, tmp_path / "in.pth")
+    before = contiguous_copies(weights)
+    from_file = prune(tmp_path / "in.pth", STRATEGIES[strategy], output=tmp_path / "out.pth", reports=())
+
+    report = prune_state_dict(weights, STRATEGIES[strategy], dry_run=dry_run)
+
+    expected = before if dry_run else torch.load(tmp_path / "out.pth", weights_only=True)
+    assert different(expected, weights) == []
+    assert from_file.rows == report.rows

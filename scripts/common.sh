@@ -77,9 +77,9 @@ package_sources() {
 # has changed.
 build_dist() {
   local sources
+  make_venv .venv/build
   mapfile -t sources < <(package_sources)
   unchanged .venv/.built "${sources[@]}" && return
-  make_venv .venv/build
   pip_install .venv/build 'build>=1.2'
   rm -rf .venv/dist
   PRUNECLI_BUILD_NATIVE=1 .venv/build/bin/python -m build --outdir .venv/dist . >.venv/build.log 2>&1 ||

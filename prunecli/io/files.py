@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from threading import Lock
 from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.errors import CheckpointError
@@ -103,6 +104,8 @@ class Sink:
         self.file = Descriptor(fd=file) if isinstance(file, int) else file
         self._direct = Descriptor(self._open_direct)
         self._use_direct = direct and self._can_open_direct()
+        # The system lets one thread at a time write to a file through its cache. The others would spin.
+        self._through_cache = Lock()
 
     def _open_direct(self) -> int:
         # By its descriptor, because the file may have no name yet.
@@ -123,7 +126,8 @@ class Sink:
         body = (len(data) - head) // PAGE * PAGE
         with self.file.opened() as fd:
             if not self._use_direct or not body:
-                write_all(fd, data, offset)
+                with self._through_cache:
+                    write_all(fd, data, offset)
                 return
             write_all(fd, data[:head], offset)
             self._write_direct(fd, data[head : head + body], offset + head)

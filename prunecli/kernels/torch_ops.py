@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunecli.errors import PruneError
 from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.ops import Array, slabs
 from prunecli.kernels.tally import BLOCK
@@ -46,7 +47,7 @@ class TorchOps:
         self.device = device
         self.fused: Fused | None = fused(device)
         self.run = RUN if self.fused is None else FUSED_RUN
-        self._wanted: dict[tuple[int, Callable[[int], int]], Array] = {}
+        self._wanted: dict[tuple[int, Callable[[int], int]], Array | None] = {}
 
     def load(self, raw: Array) -> Array:
         """Copy the host integers `raw` to the device; a tensor, which lies there, is returned."""
@@ -193,17 +194,29 @@ class TorchOps:
 
     def _numbers_wanted(self, rows: Array, wanted: Callable[[int], int]) -> Array:
         """Return how many weights of each row are pruned."""
-        torch, row = self.torch, rows.shape[1]
         remaining = (rows >= 0).sum(1)
+        table = self._table_of_wanted(rows, wanted)
+        if table is not None:
+            return table[remaining]
+        sizes, index = remaining.unique(return_inverse=True)
+        return self.torch.tensor([wanted(size) for size in sizes.tolist()], device=rows.device)[index]
+
+    def _table_of_wanted(self, rows: Array, wanted: Callable[[int], int]) -> Array | None:
+        """Return how many weights are pruned of a row by its number of remaining ones, if every number has an answer.
+
+        A count may be more than some numbers, which is an error only where a row has one of them.
+        """
+        row = rows.shape[1]
         if row > WANTED_LIMIT:
-            sizes, index = remaining.unique(return_inverse=True)
-            return torch.tensor([wanted(size) for size in sizes.tolist()], device=rows.device)[index]
-        table = self._wanted.get((row, wanted))
-        if table is None:
+            return None
+        if (row, wanted) not in self._wanted:
             self._wanted.clear()
-            numbers = [wanted(size) for size in range(row + 1)]
-            table = self._wanted[row, wanted] = torch.tensor(numbers, device=rows.device)
-        return table[remaining]
+            try:
+                numbers = [wanted(size) for size in range(row + 1)]
+                self._wanted[row, wanted] = self.torch.tensor(numbers, device=rows.device)
+            except PruneError:
+                self._wanted[row, wanted] = None
+        return self._wanted[row, wanted]
 
     def drop_pruned(self, keep: Array, y: Array) -> None:
         """Clear `keep` where `y` is negative (already pruned)."""

@@ -10,8 +10,7 @@ from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
 from prunecli.engine.score_files import ScoreSources
-from prunecli.engine.small_tensors import SMALL, kind_of, prune_together
-from prunecli.engine.small_tensors import TOGETHER as SMALL_TOGETHER
+from prunecli.engine.small_tensors import BATCH_BYTES, SMALL, kind_of, prune_together
 from prunecli.errors import DeviceError
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.memory_reader import MemoryReader, copied, copy_back, on_host
@@ -110,7 +109,7 @@ class InPlace:
             for index in indices:
                 part.append(index)
                 size += self.pruner.context.targets[index].nbytes
-                if size >= SMALL_TOGETHER or index == indices[-1]:
+                if size >= BATCH_BYTES or index == indices[-1]:
                     yield (part,)
                     part, size = [], 0
 

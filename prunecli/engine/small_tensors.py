@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SMALL = 1 << 20
 """The most bytes of a small tensor."""
 
-TOGETHER = 1 << 25
+BATCH_BYTES = 1 << 25
 """The bytes of tensors that are copied into one buffer and back."""
 
 

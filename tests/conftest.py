@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
 
 load_profiles()
+torch.set_num_threads(1)  # the workers of a run share the CPUs: threads of torch would spin while they wait
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell; child processes inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import quoted, shortened
-from prunecli.text.nearest import nearest_number, nearest_whole, two_numbers
+from prunecli.text.nearest import nearest_choice, nearest_number, nearest_whole, two_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+VARIED = ("amount", "slope")
+"""The arguments of strategies that a sweep can vary."""
 
 _DIGITS = 9
 """The most digits of a number in a pattern or a shape."""
@@ -35,6 +38,16 @@ def fraction(name: str) -> Callable[[str], float]:
         return parse_amount(text, name, allow_whole=True)
 
     return parse
+
+
+def varied(text: str) -> str:
+    """Return the name of the number that a sweep varies: amount or slope."""
+    if text not in VARIED:
+        raise UsageError(
+            f"a sweep varies amount or slope, not {quoted(text)}",
+            hint=Argument("vary", nearest_choice(text, VARIED, "amount")),
+        )
+    return text
 
 
 def number(name: str, example: float) -> Callable[[str], float]:

@@ -88,15 +88,21 @@ def l1(
     allocate: Annotated[
         str | None,
         text_option(
-            "--allocate", "uniform|erk|uniform+", "Distribute A of all weights over the tensors by their shapes."
+            "--allocate",
+            "uniform|erk|uniform+|ramp",
+            "Distribute A of all weights over the tensors by their shapes, or by the depth of their layers.",
         ),
+    ] = None,
+    slope: Annotated[
+        float | None,
+        number_option("--slope", "B", 0.01, "For ramp: each layer loses B (0.01: 1 %) more than the layer before."),
     ] = None,
 ) -> Strategy:
     """Zero the smallest weights of each tensor.
 
     Exactly the requested number in each tensor, or in each of its output rows.
     """
-    return prunecli.L1(*_one_amount("l1", amount, count), scope, allocate)
+    return prunecli.L1(*_one_amount("l1", amount, count), scope, allocate, slope)
 
 
 def topk(

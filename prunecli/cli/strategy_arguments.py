@@ -57,8 +57,8 @@ def parse(context: typer.Context, words: Sequence[str], arguments: type[T]) -> T
     fields are `ckpt`, `strategy` (the name) and `make_strategy`, which is set to a MakeStrategy. Raises UsageError, or
     Typer's errors, for words that cannot be parsed.
     """
-    make = strategy_functions().get(_strategy_in(context, words, arguments))
-    command = _command(arguments, make)
+    name, varied = _strategy_in(context, words, arguments)
+    command = _command(arguments, strategy_functions().get(name), varied)
     with command.make_context(context.info_name, list(words), parent=context.parent, obj=context.obj) as inner:
         value: T = command.invoke(inner)
         return value
@@ -70,13 +70,17 @@ def command_for(arguments: type[Any], words: Sequence[str]) -> Any:  # noqa: ANN
     return _command(arguments, functions.get(next((word for word in words if word in functions), "")))
 
 
-def _strategy_in(context: typer.Context, words: Sequence[str], arguments: type[object]) -> str:
-    """Return the first word after the checkpoint that names a strategy and is not the value of an option, or ""."""
+def _strategy_in(context: typer.Context, words: Sequence[str], arguments: type[object]) -> tuple[str, str]:
+    """Return the first word after the checkpoint that names a strategy, or "", and the argument that is varied.
+
+    Words that are values of options do not count.
+    """
     lenient = {"resilient_parsing": True, "ignore_unknown_options": True, "allow_extra_args": True}
     command = _command(arguments, None)
     with command.make_context(context.info_name, list(words), **lenient) as parsed:
         names = [parsed.params.get("strategy"), *parsed.args]
-    return next((name for name in names if name in strategy_functions()), "")
+    name = next((name for name in names if name in strategy_functions()), "")
+    return name, str(parsed.params.get("vary") or "amount")
 
 
 def parameters_of(arguments: type[T]) -> dict[str, inspect.Parameter]:
@@ -89,21 +93,22 @@ def parameters_of(arguments: type[T]) -> dict[str, inspect.Parameter]:
     return {name: p.replace(annotation=annotations[name]) for name, p in parameters.items() if name != "make_strategy"}
 
 
-def _command(arguments: type[Any], make: Callable[..., Strategy] | None) -> Any:  # noqa: ANN401 - Typer's own
-    """Return a Typer command with the fields of `arguments` and the options of `make`.
+def _command(arguments: type[Any], make: Callable[..., Strategy] | None, varied: str = "amount") -> Any:  # noqa: ANN401 - Typer's own
+    """Return a Typer command with the fields of `arguments` and the options of `make`, which cannot set `varied`.
 
     Typer reads both from one signature, which is written here.
     """
     shared = parameters_of(arguments)
     own = {} if make is None else dict(inspect.signature(make, eval_str=True).parameters)
-    amounts = {name: _hidden(parameter) for name, parameter in own.items() if name in _AMOUNTS}
+    chosen = _AMOUNTS if varied == "amount" else (varied,)
+    amounts = {name: _hidden(parameter) for name, parameter in own.items() if name in chosen}
 
     def command(**values: Any) -> object:  # noqa: ANN401 - typed by the signature below
         own_values = {name: values.pop(name) for name in own}
         if make is None:
             raise _unknown(values["strategy"])
         _refuse_amounts({name: own_values.pop(name) for name in amounts})
-        return arguments(make_strategy=_by_amount(make, own_values), **values)
+        return arguments(make_strategy=_by_number(make, own_values, varied), **values)
 
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in {**shared, **own, **amounts}.values()]
     # The options of the strategy and of the command come first in the help, and the inherited ones last.
@@ -135,10 +140,13 @@ def _refuse_amounts(values: dict[str, str | None]) -> None:
             raise UsageError(f"--{name} cannot be given: this command chooses it", hint=f"leave out --{name}")
 
 
-def _by_amount(make: Callable[..., Strategy], options: dict[str, Any]) -> MakeStrategy:
-    """Return the function from an amount to the strategy that `make` returns for it and for `options`."""
-    if "amount" in inspect.signature(make).parameters:
-        return lambda amount: make(**options, amount=amount)
+def _by_number(make: Callable[..., Strategy], options: dict[str, Any], varied: str) -> MakeStrategy:
+    """Return the function from a number to the strategy that `make` returns for `varied` = number and `options`."""
+    names = inspect.signature(make).parameters
+    if varied in names:
+        return lambda number: make(**options, **{varied: number})
+    if varied != "amount":
+        raise UsageError(f"{_name(make)} has no {varied}", hint=f"leave out --vary {varied}")
     return lambda amount: make(**options, q=round(100 * amount, 12))
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from prunecli.cli import evaluation, strategy_arguments
+from prunecli.cli import evaluation, parsers, strategy_arguments
 from prunecli.cli.evaluation import Table
 from prunecli.cli.output import check_export
 from prunecli.cli.value_options import text_option
-from prunecli.errors import Argument
+from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import printable
 from prunecli.text.numbers import percent
 
@@ -23,14 +23,26 @@ if TYPE_CHECKING:
 
     from prunecli.tuning.sweep import SweepPoint
 
-At = Annotated[str, text_option("--at", "A,A,...", "The amounts to try, as in 0.5,0.8,90%.")]
+DEFAULT_AMOUNTS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
+
+At = Annotated[
+    str | None, text_option("--at", "A,A,...", f"The amounts to try, as in 0.5,0.8,90%. [default: {DEFAULT_AMOUNTS}]")
+]
+Vary = Annotated[
+    str,
+    text_option(
+        "--vary",
+        "amount|slope",
+        "The number that --at lists: the amount, or the slope of a ramp.",
+        parser=parsers.varied,
+    ),
+]
 Csv = Annotated[Path | None, text_option("--csv", "PATH", "Write the table as CSV as well.")]
 Svg = Annotated[Path | None, text_option("--svg", "PATH", "Write the plot as SVG as well.")]
 State = Annotated[Path | None, evaluation.state_option("CKPT.pruned.EXT.search.json")]
 Force = Annotated[bool, Option("-f", "--force", help="Replace an existing table or plot.")]
 
 CONTEXT_SETTINGS = strategy_arguments.CONTEXT_SETTINGS
-DEFAULT_AMOUNTS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
 SCHEMA = 1
 """The version of the JSON form."""
 
@@ -45,7 +57,8 @@ class Arguments(evaluation.TrialArguments):
     and removed.
     """
 
-    at: At = DEFAULT_AMOUNTS
+    at: At = None
+    vary: Vary = "amount"
     csv: Csv = None
     svg: Svg = None
     state: State = None
@@ -59,7 +72,7 @@ def sweep(context: typer.Context, words: strategy_arguments.Words = None) -> int
     from prunecli.tuning.sweep import parse_amounts
     from prunecli.tuning.trials import default_state
 
-    evaluate, amounts = evaluation.required(arguments.ckpt, arguments.evaluate), parse_amounts(arguments.at)
+    evaluate, amounts = evaluation.required(arguments.ckpt, arguments.evaluate), parse_amounts(_numbers(arguments))
     state = default_state(arguments.ckpt) if arguments.state is None else arguments.state
     _check_exports(arguments, state)
     table = Table(quiet=arguments.quiet or arguments.json)
@@ -72,6 +85,13 @@ def sweep(context: typer.Context, words: strategy_arguments.Words = None) -> int
         if path is not None:
             table.say(f"{name:<14}{printable(str(path))}")
     return 0
+
+
+def _numbers(arguments: Arguments) -> str:
+    """Return the numbers to try; UsageError if a slope is varied and none is given."""
+    if arguments.at is None and arguments.vary != "amount":
+        raise UsageError("the slopes to try are missing", hint=Argument("at", "0,0.01,0.02"))
+    return DEFAULT_AMOUNTS if arguments.at is None else arguments.at
 
 
 def _sweep(
@@ -87,7 +107,7 @@ def _sweep(
             amounts=amounts,
             state=state,
             **arguments.keywords(),
-            on_point=lambda point: _print_point(table, point),
+            on_point=lambda point: _print_point(table, point, arguments.vary),
         )
 
 
@@ -113,20 +133,20 @@ def _write_exports(arguments: Arguments, points: Sequence[SweepPoint]) -> None:
     from prunecli.tuning.sweep_text import to_csv
 
     if arguments.csv is not None:
-        publish_text(arguments.csv, to_csv(points), force=arguments.force)
+        publish_text(arguments.csv, to_csv(points, arguments.vary), force=arguments.force)
     if arguments.svg is not None:
         title = f"{arguments.strategy} on {Path(arguments.ckpt).name}"
-        publish_text(arguments.svg, _picture(points, title), force=arguments.force)
+        publish_text(arguments.svg, _picture(points, title, arguments.vary), force=arguments.force)
 
 
 # --- the printed result
 
 
-def _print_point(table: Table, point: SweepPoint) -> None:
+def _print_point(table: Table, point: SweepPoint, varied: str) -> None:
     """Print a row of the table, with the heading before the first row."""
     trial = point.trial
     if point.amount is None:
-        table.line("amount", "sparsity", "metric", "change", "seconds", "")
+        table.line(varied, "sparsity", "metric", "change", "seconds", "")
     note = f'unpruned, read from "{trial.line}"' if point.amount is None else "remembered" if trial.remembered else ""
     amount = "-" if point.amount is None else f"{point.amount:g}"
     change = "-" if point.change is None else f"{float(point.change):+.6g}"
@@ -154,11 +174,11 @@ def _has_blocks() -> bool:
     return True
 
 
-def _picture(points: Sequence[SweepPoint], title: str) -> str:
+def _picture(points: Sequence[SweepPoint], title: str, varied: str) -> str:
     from prunecli.tuning.plot import Mark, plot
 
     unpruned = float(points[0].trial.metric)
-    marks = [_mark(point) for point in sorted(points, key=lambda p: p.trial.sparsity)]
+    marks = [_mark(point, varied) for point in sorted(points, key=lambda p: p.trial.sparsity)]
     label = f"unpruned: {unpruned:.6g}"
     return plot(
         title,
@@ -170,8 +190,8 @@ def _picture(points: Sequence[SweepPoint], title: str) -> str:
     )
 
 
-def _mark(point: SweepPoint) -> tuple[float, float, str]:
-    amount = "unpruned" if point.amount is None else f"amount {point.amount:g}"
+def _mark(point: SweepPoint, varied: str) -> tuple[float, float, str]:
+    amount = "unpruned" if point.amount is None else f"{varied} {point.amount:g}"
     metric = float(point.trial.metric)
     return point.trial.sparsity, metric, f"{amount}: {percent(point.trial.sparsity)} zero, metric {metric:.6g}"
 
@@ -187,5 +207,5 @@ def _document(points: Sequence[SweepPoint], arguments: Arguments) -> dict[str, o
         "strategy": arguments.strategy,
         "eval": arguments.evaluate,
         "unpruned": {"metric": number(first.trial.metric), "sparsity": round(first.trial.sparsity, 6)},
-        "points": [values(point) for point in others],
+        "points": [values(point, arguments.vary) for point in others],
     }

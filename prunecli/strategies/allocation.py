@@ -1,10 +1,12 @@
-"""Distribution of an amount over tensors by their shapes: uniform, Erdos-Renyi-Kernel (ERK) and uniform+.
+"""Distribution of an amount over tensors: uniform, Erdos-Renyi-Kernel (ERK), uniform+, and a ramp over the layers.
 
 The counts add up exactly: shares are fractions until the last step, which rounds them by largest remainders.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from fractions import Fraction
 from math import floor, prod
 from typing import TYPE_CHECKING
@@ -15,12 +17,15 @@ from prunecli.text.escape import printable
 from prunecli.text.nearest import nearest_choice
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from prunecli.checkpoint import TensorInfo
 
-ALLOCATIONS = ("uniform", "erk", "uniform+")
-"""The names of the distributions."""
+BY_SHAPES = ("uniform", "erk", "uniform+")
+"""The names of the distributions that follow from shapes."""
+
+ALLOCATIONS = (*BY_SHAPES, "ramp")
+"""The names of all distributions."""
 
 LAST_KEEPS = Fraction(1, 5)
 """The fraction of the last matrix that uniform+ keeps."""
@@ -34,13 +39,22 @@ def check_allocation(name: str) -> None:
         raise UsageError(f"the allocation is {names}, not {printable(repr(name))}", hint=hint)
 
 
+def check_slope(allocation: str | None, slope: float | None) -> None:
+    """Raise UsageError unless a ramp has a slope of -1 to 1, and no other allocation has one."""
+    if (allocation == "ramp") != (slope is not None):
+        text = "a ramp needs a slope" if slope is None else "a slope belongs to the allocation ramp"
+        raise UsageError(text, hint=Argument("slope", 0.01) if slope is None else Argument("allocate", "ramp"))
+    if slope is not None and not -1 <= slope <= 1:
+        raise UsageError(f"the slope is -1 to 1, not {slope}", hint=Argument("slope", 0.01))
+
+
 def matrix_shape(tensor: TensorInfo) -> tuple[int, ...]:
     """Return the shape that the shares of a tensor follow from: its own, or that of one matrix of a stack."""
     return tensor.shape if tensor.layout.experts is None else tensor.shape[1:]
 
 
 def allocate(name: str, shapes: Sequence[tuple[int, ...]], remaining: Sequence[int], amount: float) -> list[int]:
-    """Return how many weights to prune in each tensor, round(amount * sum(remaining)) in all, half to even.
+    """Return how many weights to prune in each tensor by its shape, round(amount * sum(remaining)) in all.
 
     `shapes` are those of `matrix_shape`: E stacked matrices have the density of one, and are no kernel.
 
@@ -50,16 +64,53 @@ def allocate(name: str, shapes: Sequence[tuple[int, ...]], remaining: Sequence[i
     same fraction (Gale et al. 2019).
 
     `remaining` is the number of weights of each tensor that are not already pruned, normally its numel; each count is
-    0 to that number. Raises UsageError for an amount that is not 0 to 1, an unknown name, and an amount that uniform+
-    cannot reach.
+    0 to that number. Raises UsageError for an amount that is not 0 to 1, and for one that uniform+ cannot reach.
     """
     check_amount(amount, None)
-    check_allocation(name)
     total = resolve_count(amount, None, sum(remaining))
     if name == "erk":
         return _round_to(_erdos_renyi(shapes, remaining, total), total)
     limits = remaining if name == "uniform" else _limits(shapes, remaining, total)
     return _round_to(_evenly(remaining, limits, total), total)
+
+
+def allocate_ramp(depths: Sequence[int], remaining: Sequence[int], amount: float, slope: float) -> list[int]:
+    """Return how many weights to prune in each tensor, round(amount * sum(remaining)) in all, half to even.
+
+    The pruned fractions of the layers are an arithmetic progression: each layer's is `slope` larger than that of the
+    layer before, within 0 to 1 (ATP: Huang et al. 2025, arXiv 2502.14770). `depths` are the positions of
+    the tensors' layers, see `prunecli.strategies.depth`. The first fraction is the one for which the total is exact.
+
+    Raises UsageError for an amount that is not 0 to 1.
+    """
+    check_amount(amount, None)
+    total, step = resolve_count(amount, None, sum(remaining)), Fraction(slope)
+    layers: Counter[int] = Counter()
+    for depth, weights in zip(depths, remaining, strict=True):
+        layers[depth] += weights
+    first = _first_fraction(layers, total, step)
+    shares = [_clamped(first + step * depth) * weights for depth, weights in zip(depths, remaining, strict=True)]
+    return _round_to(shares, total)
+
+
+def _first_fraction(layers: Mapping[int, int], total: int, step: Fraction) -> Fraction:
+    """Return the fraction at depth 0 for which the layers' shares add up to `total`; `layers` has weights by depth."""
+
+    def pruned(first: Fraction) -> Fraction:
+        return sum((_clamped(first + step * depth) * weights for depth, weights in layers.items()), Fraction(0))
+
+    # Between two of these corners the sum is linear in the first fraction.
+    corners = sorted({limit - step * depth for depth in layers for limit in (0, 1)})
+    above = bisect_left(corners, Fraction(total), key=pruned) if corners else 0
+    if above == 0:
+        return corners[0] if corners else Fraction(0)
+    low, high = corners[above - 1], corners[above]
+    least, most = pruned(low), pruned(high)
+    return low + (high - low) * (total - least) / (most - least)
+
+
+def _clamped(fraction: Fraction) -> Fraction:
+    return min(max(fraction, Fraction(0)), Fraction(1))
 
 
 def _round_to(shares: Sequence[Fraction], total: int) -> list[int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, UsageError
 from prunecli.plans import Cut, Normalization, OrderStatistic, PruneSmallestOfRow, RankGroup, TensorPlan
-from prunecli.strategies.allocation import allocate, check_allocation, matrix_shape
+from prunecli.strategies.allocation import allocate, allocate_ramp, check_allocation, check_slope, matrix_shape
 from prunecli.strategies.amounts import (
     check_amount,
     check_counts,
@@ -24,6 +24,7 @@ from prunecli.strategies.amounts import (
     rounds_to_none,
     to_float32,
 )
+from prunecli.strategies.depth import layer_depths
 from prunecli.strategies.nearest import nearest_limits, nearest_of, nearest_percentile
 from prunecli.strategies.strategy import PlansFromRanks, PlansFromShape
 
@@ -192,18 +193,20 @@ class L1(PlansFromRanks, PlansFromShape):
         amount: The fraction to prune, 0 to 1.
         count: The number of weights to prune in each tensor or row, in place of `amount`.
         scope: "tensor" ranks the weights of a tensor, "row" those of each output (of each expert).
-        allocate: The distribution of `amount` over the tensors: "uniform", "erk" or "uniform+", see
+        allocate: The distribution of `amount` over the tensors: "uniform", "erk", "uniform+" or "ramp", see
             `prunecli.strategies.allocation`. None prunes the same fraction of each.
+        slope: For the ramp: how much larger the pruned fraction of a layer is than that of the layer before, -1 to 1.
 
     Raises:
-        UsageError: An argument is out of range, not exactly one of `amount` and `count` is set, or `allocate` is
-            combined with a count or with rows.
+        UsageError: An argument is out of range, not exactly one of `amount` and `count` is set, `allocate` is
+            combined with a count or with rows, or a ramp has no slope or a slope no ramp.
     """
 
     amount: float | None = None
     count: int | None = None
     scope: str = "tensor"
     allocate: str | None = None
+    slope: float | None = None
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -215,6 +218,7 @@ class L1(PlansFromRanks, PlansFromShape):
                     "an allocation distributes an amount over whole tensors",
                     hint=Argument("amount", 0.5) if self.amount is None else Argument("scope", "tensor"),
                 )
+        check_slope(self.allocate, self.slope)
         if self.scope not in SCOPES:
             raise UsageError(
                 f"the scope is tensor or row, not {self.scope!r}",
@@ -239,12 +243,15 @@ class L1(PlansFromRanks, PlansFromShape):
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         result: dict[str, object] = {"name": "l1", "amount": self.amount, "count": self.count, "scope": self.scope}
-        return result if self.allocate is None else {**result, "allocate": self.allocate}
+        result |= {} if self.allocate is None else {"allocate": self.allocate}
+        return result if self.slope is None else {**result, "slope": self.slope}
 
     @property
     def rule(self) -> str:
         """The rule in words."""
-        return f"smallest of each {self.scope}" + ("" if self.allocate is None else f", shares by {self.allocate}")
+        slope = "" if self.slope is None else f", {self.slope:+g} a layer"
+        shares = "" if self.allocate is None else f", shares by {self.allocate}{slope}"
+        return f"smallest of each {self.scope}{shares}"
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
         """Raise PruneError for a tensor or row with fewer weights than `count`, or a tensor without rows."""
@@ -266,6 +273,9 @@ class L1(PlansFromRanks, PlansFromShape):
 
     def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
         """Return each tensor as a group of its own."""
+        if self.slope is not None and self.amount is not None:
+            depths = layer_depths([tensor.name for tensor in tensors])
+            return group_per_tensor(allocate_ramp(depths, remaining, self.amount, self.slope))
         if self.allocate is not None and self.amount is not None:
             shapes = [matrix_shape(tensor) for tensor in tensors]
             return group_per_tensor(allocate(self.allocate, shapes, remaining, self.amount))

@@ -27,7 +27,7 @@ _EXAMPLE = Argument("amounts", "0.5,0.8,90%")
 
 @dataclass(frozen=True, slots=True)
 class SweepPoint:
-    """A trial of an amount (0-1), and its metric minus the unpruned one.
+    """A trial of an amount (0-1), or of another number that is varied, and its metric minus the unpruned one.
 
     `amount` is None for the unpruned checkpoint. `change` is None for it too, and if a metric is not finite.
     """

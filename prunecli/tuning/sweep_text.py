@@ -12,25 +12,28 @@ if TYPE_CHECKING:
 
     from prunecli.tuning.sweep import SweepPoint
 
-_COLUMNS = ("amount", "sparsity", "zeros", "weights", "metric", "change", "seconds")
+_COLUMNS = ("sparsity", "zeros", "weights", "metric", "change", "seconds")
 
 
-def to_csv(points: Sequence[SweepPoint]) -> str:
-    """Return the points as CSV with a header. The unpruned checkpoint's amount and unknown changes are empty."""
+def to_csv(points: Sequence[SweepPoint], varied: str = "amount") -> str:
+    """Return the points as CSV with a header; `varied` is the name of the number that was varied.
+
+    This number of the unpruned checkpoint and unknown changes are empty.
+    """
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer.writerow((varied, *_COLUMNS))
     for point in points:
-        row = values(point)
-        writer.writerow(["" if row[column] is None else row[column] for column in _COLUMNS])
+        row = values(point, varied)
+        writer.writerow(["" if row[column] is None else row[column] for column in (varied, *_COLUMNS)])
     return out.getvalue()
 
 
-def values(point: SweepPoint) -> dict[str, object]:
+def values(point: SweepPoint, varied: str = "amount") -> dict[str, object]:
     """Return the columns of a point as JSON values: numbers, text for a metric that is not finite, None if unknown."""
     trial = point.trial
     return {
-        "amount": point.amount,
+        varied: point.amount,
         "sparsity": round(trial.sparsity, 6),
         "zeros": trial.zeros,
         "weights": trial.numel,

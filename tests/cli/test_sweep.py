@@ -112,3 +112,36 @@ def test_existing_files_are_kept(ckpt: Path, capsys: pytest.CaptureFixture[str])
     assert "--force" in capsys.readouterr().err
     assert run(ckpt, "--eval", density_command(), "global", "--at", "0.5", "--csv", old, "-f") == 0
     assert old.read_text().startswith("amount,")
+
+
+def test_a_sweep_varies_the_slope_of_a_ramp(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The amount is fixed, each slope is a point, and the column has the name of what is varied."""
+    ramp = ("--vary", "slope", "--at", "0,0.5", "l1", "--amount", "50%", "--allocate", "ramp")
+
+    assert run(ckpt, "--eval", density_command(), *ramp, "--csv", ckpt.with_name("t.csv"), "--json") == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    rows = list(csv.DictReader(ckpt.with_name("t.csv").read_text().splitlines()))
+
+    assert [(point["slope"], point["zeros"]) for point in points] == [(0, 500), (0.5, 500)]
+    assert [(row["slope"], row["zeros"]) for row in rows] == [("", "0"), ("0.0", "500"), ("0.5", "500")]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--vary slop l1 --amount 50%", "a sweep varies amount or slope, not 'slop'"),
+        ("--vary slope l1 --amount 50% --allocate ramp", "the slopes to try are missing"),
+        ("--vary slope --at 0 l1 --amount 50% --slope 0.1", "--slope cannot be given"),
+        ("--vary slope --at 0 global --amount 50%", "global has no slope"),
+        ("--vary slope --at 0 l1 --amount 50%", "a slope belongs to the allocation ramp"),
+        ("--at 0 l1 --amount 50%", "--amount cannot be given"),
+    ],
+)
+def test_what_cannot_be_varied_is_an_error(
+    ckpt: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    """What a sweep varies cannot be given, and what it does not vary must be complete."""
+    assert run(ckpt, "--eval", density_command(), *words.split()) == 2
+
+    assert message in capsys.readouterr().err
+    assert names(ckpt.parent) == {"c.safetensors"}

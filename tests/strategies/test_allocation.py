@@ -13,12 +13,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import SHARED, examples
 
+import prunecli
 from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.errors import UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.layout import TensorLayout
 from prunecli.selection.select import Selector, select
-from prunecli.strategies.allocation import ALLOCATIONS, allocate, matrix_shape
+from prunecli.strategies.allocation import BY_SHAPES, allocate, matrix_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,7 @@ def published_erk(shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[fl
 
 
 @settings(max_examples=examples(200))
-@given(st.data(), SHAPES, st.sampled_from(ALLOCATIONS), st.floats(0, 1))
+@given(st.data(), SHAPES, st.sampled_from(BY_SHAPES), st.floats(0, 1))
 def test_the_total_is_exact_and_no_count_exceeds_its_tensor(
     data: st.DataObject, shapes: Shapes, name: str, amount: float
 ) -> None:
@@ -162,7 +163,7 @@ def test_uniform_plus_proposes_a_possible_amount() -> None:
     assert sum(allocate("uniform+", [(10, 5, 2), (10, 10)], [100, 100], 0.4)) == 80
 
 
-@pytest.mark.parametrize("name", ALLOCATIONS)
+@pytest.mark.parametrize("name", BY_SHAPES)
 def test_no_tensors_and_empty_tensors(name: str) -> None:
     """No tensors, empty tensors and scalars are valid; the count of an empty tensor is 0."""
     assert allocate(name, [], [], 0.5) == []
@@ -194,16 +195,14 @@ def test_amounts_are_fractions_of_the_remaining_weights() -> None:
     assert allocate("uniform", [(4, 5), (10,)], [10, 10], 0.5) == [5, 5]
 
 
-@pytest.mark.parametrize(
-    ("name", "amount", "message"),
-    [
-        ("erk", 1.5, "the amount is 0 to 1"),
-        ("erk", -0.1, "the amount is 0 to 1"),
-        ("erk", float("nan"), "the amount is 0 to 1"),
-        ("lamp\x1b", 0.5, r"the allocation is uniform, erk or uniform\+, not 'lamp\\x1b'"),
-    ],
-)
-def test_invalid_arguments_are_refused(name: str, amount: float, message: str) -> None:
-    """Invalid amounts and names are usage errors."""
-    with pytest.raises(UsageError, match=message):
-        allocate(name, [(2, 2)], [4], amount)
+@pytest.mark.parametrize("amount", [1.5, -0.1, float("nan")])
+def test_invalid_amounts_are_refused(amount: float) -> None:
+    """An amount that is not 0 to 1 is a usage error."""
+    with pytest.raises(UsageError, match="the amount is 0 to 1"):
+        allocate("erk", [(2, 2)], [4], amount)
+
+
+def test_an_unknown_allocation_is_refused() -> None:
+    """The message lists the names, and shows control characters as text."""
+    with pytest.raises(UsageError, match=r"the allocation is uniform, erk, uniform\+ or ramp, not 'lamp\\x1b'"):
+        prunecli.L1(amount=0.5, allocate="lamp\x1b")

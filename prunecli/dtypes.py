@@ -173,3 +173,21 @@ TORCH_DTYPES = {
     "complex128": "C128",
 }
 """The safetensors name of each torch dtype that has one."""
+
+NUMPY_DTYPES = {
+    "f8": "F64",
+    "f4": "F32",
+    "f2": "F16",
+    "i8": "I64",
+    "i4": "I32",
+    "i2": "I16",
+    "i1": "I8",
+    "u8": "U64",
+    "u4": "U32",
+    "u2": "U16",
+    "u1": "U8",
+    "b1": "BOOL",
+    "c8": "C64",
+    "c16": "C128",
+}
+"""The safetensors name of each NumPy dtype that has one, by its letter and the bytes of an element."""

@@ -57,7 +57,6 @@ _BY_MAGIC = (
     (0, b"GIF8", ForeignKind("a GIF image")),
     (0, b"%PDF", ForeignKind("a PDF document")),
     (0, b"\x89HDF\r\n\x1a\n", ForeignKind("an HDF5 file, perhaps of Keras", _SAVE_AGAIN)),
-    (0, b"\x93NUMPY", ForeignKind("a NumPy .npy array", _SAVE_AGAIN)),
     (0, b"GGUF", ForeignKind("a GGUF model", "prune the safetensors it was made from, then convert again")),
     (4, b"TFL3", ForeignKind("a TensorFlow Lite model", _CONVERT_AGAIN)),
     (0, b"SQLite format 3\0", ForeignKind("an SQLite database")),
@@ -156,8 +155,6 @@ def _by_structure(head: bytes, name: str) -> ForeignKind | None:
 def _zip_kind(head: bytes) -> ForeignKind | None:
     """Return the kind of a zip that the name of its first record shows not to be one of torch, or None."""
     first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
-    if first.endswith(b".npy"):
-        return ForeignKind("a NumPy .npz archive", _SAVE_AGAIN)
     if first in {b"metadata.json", b"config.json", b"model.weights.h5"}:
         return ForeignKind("a Keras archive", _SAVE_AGAIN)
     if first in {b"policy.pth", b"_stable_baselines3_version"} or (first == b"data" and b"policy_class" in head):

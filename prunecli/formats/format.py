@@ -10,6 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
+from prunecli.errors import Argument, CheckpointError
+from prunecli.text.escape import quoted
+
 if TYPE_CHECKING:
     from prunecli.checkpoint import Span
     from prunecli.formats.listing import Listing
@@ -39,6 +42,7 @@ class Format:
             file that is not a tensor. Bytes in `tensor_spans` are tensor data.
         rewrite: `rewrite(file, label, names)` returns a plan of the file with entries renamed, or removed where the
             new name is None. `names` has full dotted paths. None if the format cannot be rewritten.
+        nested: Whether a file can hold several state_dicts under keys.
     """
 
     name: str
@@ -47,3 +51,13 @@ class Format:
     read: Read
     contents: Contents
     rewrite: Rewrite | None = None
+    nested: bool = True
+
+
+def refuse_keys(file: str, keys: Sequence[str]) -> None:
+    """Raise CheckpointError if there are keys; `file` is a clause such as "m.npz is a .npz archive"."""
+    if keys:
+        raise CheckpointError(
+            f"{file}, which has no key {quoted(keys[0])}",
+            hint=("leave out ", Argument("key", keys[0] if len(keys) == 1 else list(keys))),
+        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
 from prunecli.errors import Argument, CheckpointError, OutputError
+from prunecli.formats.npy.format import NPY, NPZ
 from prunecli.formats.registry import family_of
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.shards import is_index
@@ -16,8 +17,11 @@ from prunecli.text.escape import printable
 if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint
 
-_SAFETENSORS = ".safetensors"
-_TORCH = frozenset({".bin", ".ckpt", ".pt", ".pth", ".tar", ".th"})
+_TORCH = (".pth", ".bin", ".ckpt", ".pt", ".tar", ".th")  # pickles of other programs have them too
+_SUFFIXES = {SAFETENSORS.family: (".safetensors",), NPZ.family: (".npz",), NPY.family: (".npy",)}
+"""The suffixes of each family of formats that has its own, the usual one first; the others have those of torch."""
+
+_KNOWN = frozenset({*_TORCH, *(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)})
 
 
 def default_output(checkpoint_path: PathLike) -> Path:
@@ -50,11 +54,11 @@ def check_format(checkpoint: Checkpoint, output: Path) -> None:
 
     The suffix of the input itself is always accepted.
     """
-    suffix, safetensors = output.suffix.lower(), family_of(checkpoint.format) == SAFETENSORS.family
+    suffix, family = output.suffix.lower(), family_of(checkpoint.format)
     if checkpoint.is_directory or suffix == checkpoint.path.suffix.lower():
         return
-    if safetensors if suffix in _TORCH else suffix == _SAFETENSORS and not safetensors:
-        own = checkpoint.path.suffix or (_SAFETENSORS if safetensors else ".pth")
+    if suffix in _KNOWN.difference(_SUFFIXES.get(family, _TORCH)):
+        own = checkpoint.path.suffix or _SUFFIXES.get(family, _TORCH)[0]
         raise OutputError(
             f"{printable(str(output))} would not be what its suffix says: the output has the format of the input, "
             f"{checkpoint.format}",

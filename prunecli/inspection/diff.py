@@ -17,7 +17,6 @@ from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, UsageError
 from prunecli.formats.contents import other_contents
 from prunecli.formats.registry import format_of
-from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.inspection.pairing import TensorForm, open_with_key, pair_up, with_alike_names
 from prunecli.selection.select import Selector
 
@@ -132,11 +131,16 @@ def diff(  # noqa: PLR0913 - one keyword for each option
     """
     selector = Selector(include, exclude)
     first, second = (open_with_key(path, key, label) for path, label in zip((a, b), labels, strict=True))
-    if (keys := key_patterns(key)) and first.format == second.format == SAFETENSORS.name:
+    formats = [format_of(checkpoint.files[0]) for checkpoint in (first, second)]
+    if (keys := key_patterns(key)) and not any(one.nested for one in formats):
         hint = ("drop ", Argument("key", keys[0] if len(keys) == 1 else list(keys)))
-        raise UsageError(f"neither checkpoint has a key {keys[0]!r}: both are safetensors", hint=hint)
+        kinds = " and ".join(dict.fromkeys(one.name for one in formats))
+        raise UsageError(
+            f"neither checkpoint has a key {keys[0]!r}: {'both are' if ' and ' not in kinds else 'they are'} {kinds}",
+            hint=hint,
+        )
     first, second = with_alike_names(first, second)
-    alike = format_of(first.files[0]).family == format_of(second.files[0]).family
+    alike = formats[0].family == formats[1].family
     sides = [_tensors(checkpoint, outside=alike) for checkpoint in (first, second)]
     pairs = pair_up(sides[0], sides[1], selector.include, selector.exclude)
     from prunecli.inspection.compare import compare  # noqa: PLC0415 - NumPy, which an error must not wait for

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE, Keys, PathLike, key_patterns
 from prunecli.formats.open import open_checkpoint
-from prunecli.formats.safetensors.format import SAFETENSORS
+from prunecli.formats.registry import format_of
 from prunecli.selection.aliases import tied
 from prunecli.selection.patterns import matching_any
 from prunecli.text.numbers import format_shape
@@ -67,12 +67,12 @@ def form_of(tensor: TensorInfo | None) -> TensorForm | None:
 
 
 def open_with_key(path: PathLike, key: Keys, label: str | None = None) -> Checkpoint:
-    """Open one of two checkpoints; `key` applies to a nested one and is ignored for a safetensors file.
+    """Open one of two checkpoints; `key` applies to a nested one and is ignored for one of a format without keys.
 
     Raises CheckpointError as `open_checkpoint` does.
     """
     checkpoint, keys = open_checkpoint(path, label=label), key_patterns(key)
-    if not keys or checkpoint.keys == keys or checkpoint.format == SAFETENSORS.name:
+    if not keys or checkpoint.keys == keys or not format_of(checkpoint.files[0]).nested:
         return checkpoint
     return open_checkpoint(path, key=keys, label=label)
 

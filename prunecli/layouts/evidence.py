@@ -47,7 +47,10 @@ def in_out(evidence: str, groups: int = 1) -> Orientation:
 def own_evidence(tensor: TensorInfo, tensors: Mapping[str, TensorInfo], model_type: str) -> Orientation | None:
     """Return what the tensor's own name and shape, its bias and the batch norm after it prove; None if nothing."""
     path, last = split_name(tensor.name)
-    if last == "kernel":
+    if last == "depthwise_kernel":  # of Keras: (height, width, channels, outputs of each channel)
+        dims = len(tensor.shape)
+        return Orientation(dims - 2, dims - 1, 1, "named depthwise kernel: channels are the last dimension but one")
+    if last in {"kernel", "recurrent_kernel", "pointwise_kernel"}:
         return _of_kernel(tensor, bias_of(tensor.name, tensors))
     return (
         _by_bias(tensor, tensors)

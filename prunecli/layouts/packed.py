@@ -46,7 +46,7 @@ def with_packed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
     by_name = {name: tensors[i] for name, i in places.items()}
     parts: dict[str, None] = {}
     for name, i in places.items():
-        found = _found(tensors[i], by_name)
+        found = None if tensors[i].packed is not None else _found(tensors[i], by_name)
         if found is None:
             continue
         reason = f"packed ({found.packed.format}): {ADVICE}"

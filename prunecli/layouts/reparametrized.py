@@ -36,8 +36,8 @@ REMOVE = (
 BARE = "tensor"
 """The name of a tensor that is saved alone, without a dict."""
 
-NAMELESS = re.compile(rf"{BARE}|(.*\.)?shadow_params\.\d+|\d+(\.\d+)*", re.DOTALL)
-"""Names of tensors that have none: a bare tensor, and the elements of a list. They are weights.
+NAMELESS = re.compile(rf"{BARE}|(.*\.)?shadow_params\.\d+|\d+(\.\d+)*|arr_\d+", re.DOTALL)
+"""Names of tensors that have none: a bare tensor, the elements of a list, arguments of numpy.savez. They are weights.
 
 `shadow_params` is the list of the averaged weights in torch_ema and in diffusers.
 """

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import CONTAINERS, Net, different, files, read, same_bits, shards, state_dict
+from support import CONTAINERS, FOLDABLE, Net, different, files, read, same_bits, shards, state_dict
 from support.pruned import NAMES, after_remove, folded, pruned_net, save_pruned
 
 from prunecli.baking.bake import BakeResult, bake, baked_output
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 W, M = torch.ones(2, 2), torch.eye(2)
 
 
-@pytest.fixture(scope="module", params=list(CONTAINERS))
+@pytest.fixture(scope="module", params=FOLDABLE)
 def baked(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path, Path, BakeResult]:

@@ -56,8 +56,6 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "PNG": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG image", "file "),
     "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image", "file "),
     "HDF5": (b"\x89HDF\r\n\x1a\n\0\0", "an HDF5 file", "safetensors"),
-    "npy": (npy(), "a NumPy .npy array", "safetensors"),
-    "npz": (archive({"w.npy": npy()}), "a NumPy .npz archive", "safetensors"),
     "Keras": (KERAS, "a Keras archive", "safetensors"),
     "Paddle parameters": (
         bytes(16) + b"\x09\0\0\0\x08\x05\x10\x20" + bytes(64),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from conftest import Pruned
 
-TORCH = [name for name in CONTAINERS if not name.startswith("safetensors")]
+TORCH = [name for name, container in CONTAINERS.items() if container.library == "torch"]
 LEGACY = [name for name in TORCH if name.startswith("legacy")]
 NOT_WEIGHTS_ONLY = ["nested", "legacy-nested", "protocol-4"]
 MODES: dict[str, Callable[[Path], Any]] = {

@@ -1,6 +1,6 @@
 """Helpers that many tests share: one model's weights in every container, every strategy, and the expected results."""
 
-from support.containers import CONTAINERS, make_checkpoint
+from support.containers import CONTAINERS, FOLDABLE, make_checkpoint
 from support.expected import STRATEGIES, chosen, expected, pruned_weights
 from support.paths import DEMO, ROOT, SCRIPTS, SHARED
 from support.profiles import examples
@@ -11,6 +11,7 @@ from support.weights import INTS, Net, Weights, bits, different, make_weights, s
 __all__ = [
     "CONTAINERS",
     "DEMO",
+    "FOLDABLE",
     "INTS",
     "ROOT",
     "SCRIPTS",

@@ -25,7 +25,7 @@ class Container:
     """A way to store the weights: `write` takes a folder and the weights, and returns the path to open.
 
     `prefix` is put before every name, and `key` leads to the state_dict. With `by_name`, checkpoint order is the order
-    of the names. With `tied`, a head shares its weight with the embedding.
+    of the names. With `tied`, a head shares its weight with the embedding. `library` writes and reads it.
     """
 
     write: Callable[[Path, Weights], Path]
@@ -33,6 +33,7 @@ class Container:
     key: str = ""
     by_name: bool = False
     tied: bool = False
+    library: str = "torch"
 
 
 def _save(name: str, arrange: Callable[[Weights], object], folder: Path, weights: Weights, **options: Any) -> Path:  # noqa: ANN401
@@ -140,6 +141,18 @@ def _big_endian(folder: Path, weights: Weights) -> Path:
     return big
 
 
+def _npz(folder: Path, weights: Weights) -> Path:
+    np.savez(folder / "model.npz", **{name: t.numpy() for name, t in weights.items()})
+    return folder / "model.npz"
+
+
+def _npz_of_other_order(folder: Path, weights: Weights) -> Path:
+    """Write arrays in column-major order and big-endian, as numpy.savez writes transposes and big-endian arrays."""
+    arrays = {name: np.array(t.numpy(), order="F") for name, t in weights.items()}
+    np.savez(folder / "model.npz", **{name: a.astype(a.dtype.newbyteorder(">")) for name, a in arrays.items()})
+    return folder / "model.npz"
+
+
 def _plain(weights: Weights) -> Weights:
     return weights
 
@@ -147,8 +160,8 @@ def _plain(weights: Weights) -> Weights:
 _save_old = partial(_save, _use_new_zipfile_serialization=False)
 
 CONTAINERS: dict[str, Container] = {
-    "safetensors": Container(_safetensors, by_name=True),
-    "safetensors-shards": Container(partial(_shards, "model", ".safetensors"), by_name=True),
+    "safetensors": Container(_safetensors, by_name=True, library="safetensors"),
+    "safetensors-shards": Container(partial(_shards, "model", ".safetensors"), by_name=True, library="safetensors"),
     "zip": Container(partial(_save, "model.pth", _plain)),
     "nested": Container(partial(_save, "model.pth", _nested), key="state_dict"),
     "lightning": Container(partial(_save, "model.ckpt", _lightning), prefix="model.", key="state_dict"),
@@ -165,7 +178,12 @@ CONTAINERS: dict[str, Container] = {
     "legacy-sliced": Container(partial(_save_old, "model.pth", sliced)),
     "protocol-4": Container(partial(_save, "model.pth", _plain, pickle_protocol=4)),
     "big-endian": Container(_big_endian),
+    "npz": Container(_npz, library="numpy"),
+    "npz-of-other-order": Container(_npz_of_other_order, library="numpy"),
 }
+
+FOLDABLE = [name for name, container in CONTAINERS.items() if container.library in {"torch", "safetensors"}]
+"""The containers that can hold the masks of torch.nn.utils.prune."""
 
 
 def make_checkpoint(container: str, folder: Path, weights: Weights | None = None) -> Path:

@@ -104,3 +104,13 @@ def legacy(data: bytes, numel: int = 4, tail: bytes = b"") -> bytes:
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + pid + b"K\0K\2K\2\x86K\2K\1\x86\x89}tR"
     keys = pickle.dumps(["0"], 2)
     return head + state_dict({"a.weight": tensor}) + keys + struct.pack("<q", numel) + data + tail
+
+
+# --- arrays of NumPy
+
+
+def npy(text: str | bytes = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }", data: bytes = W) -> bytes:
+    """Return a .npy file with the text of a header, by default of four weights, and `data`, without any check."""
+    raw = text.encode() if isinstance(text, str) else text
+    raw += b" " * (-(len(raw) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(raw)) + raw + data

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from prunecli.api import prune
 from support.containers import CONTAINERS
+from support.foreign import READERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +26,8 @@ def files(path: Path) -> list[Path]:
 
 def shards(path: Path) -> list[Path]:
     """Return the files that hold tensors."""
-    return [p for p in files(path) if p.suffix in {".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".tar", ".th"}]
+    torch_suffixes = {".bin", ".pth", ".pt", ".ckpt", ".tar", ".th"}
+    return [p for p in files(path) if p.suffix in {".safetensors", *torch_suffixes, *READERS}]
 
 
 def read(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
@@ -34,6 +36,8 @@ def read(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
         return {name: t for shard in shards(path) for name, t in read(shard).items()}
     if path.suffix == ".safetensors":
         return load_file(path)
+    if path.suffix in READERS:
+        return READERS[path.suffix](path)
     return torch.load(path, weights_only=False, map_location="cpu")
 
 

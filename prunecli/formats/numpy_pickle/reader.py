@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Span, TensorInfo, row_major
-from prunecli.dtypes import BITS
+from prunecli.dtypes import BITS, NUMPY_DTYPES
 from prunecli.errors import CheckpointError
 from prunecli.formats.listing import Listing
 from prunecli.formats.numpy_pickle.format import NUMPY_PICKLE, PADDLE
@@ -33,23 +33,6 @@ PICKLE_LIMIT = 1 << 28
 """Bytes of a pickle that are read, without its arrays."""
 
 _PADDLE_KEY = "StructuredToParameterName@@"  # paddle.save adds this entry to every state_dict
-
-_DTYPES = {
-    "f8": "F64",
-    "f4": "F32",
-    "f2": "F16",
-    "i8": "I64",
-    "i4": "I32",
-    "i2": "I16",
-    "i1": "I8",
-    "u8": "U64",
-    "u4": "U32",
-    "u2": "U16",
-    "u1": "U8",
-    "b1": "BOOL",
-    "c8": "C64",
-    "c16": "C128",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +98,12 @@ def _tensor_or_kind(name: str, value: object, label: str, *, paddle: bool) -> Te
         return "NumPy array of an unusual kind"
     # Arrays of objects and of text store pickles or characters, not numbers.
     letter, big_endian = _dtype(array.dtype)
-    if letter not in _DTYPES:
+    if letter not in NUMPY_DTYPES:
         return "NumPy array of an unusual dtype"
     if not isinstance(array.data, Blob):
         raise _stored_as_text(name, label, paddle=paddle)
     # Paddle stores bfloat16 as NumPy's uint16, and has no uint16 of its own.
-    dtype = "BF16" if paddle and letter == "u2" else _DTYPES[letter]
+    dtype = "BF16" if paddle and letter == "u2" else NUMPY_DTYPES[letter]
     try:
         return _tensor(name, dtype, array, array.data, big_endian=big_endian)
     except ValueError as problem:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO
 
-from prunecli.errors import Argument, CheckpointError
-from prunecli.formats.format import Format
-from prunecli.text.escape import quoted
+from prunecli.formats.format import Format, refuse_keys
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,11 +22,7 @@ def _detect(head: bytes) -> bool:
 def _read(file: BinaryIO, label: str, keys: Sequence[str]) -> Listing:
     from prunecli.formats.safetensors.reader import read_safetensors
 
-    if keys:
-        raise CheckpointError(
-            f"{label} is a safetensors file, which has no key {quoted(keys[0])}",
-            hint=("leave out ", Argument("key", keys[0] if len(keys) == 1 else list(keys))),
-        )
+    refuse_keys(f"{label} is a safetensors file", keys)
     return read_safetensors(file, label)
 
 
@@ -46,4 +40,4 @@ def _rewrite(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> Fil
     return rewrite_safetensors(file, label, names)
 
 
-SAFETENSORS = Format("safetensors", "safetensors", _detect, _read, _contents, _rewrite)
+SAFETENSORS = Format("safetensors", "safetensors", _detect, _read, _contents, _rewrite, nested=False)

@@ -1,0 +1,1 @@
+"""Arrays of NumPy: `.npy` files, and `.npz` archives of them."""

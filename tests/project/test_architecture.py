@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     ("errors", "dtypes", "layout", "version"),
     ("text", "checkpoint", "progress", "kernels"),
-    ("io", "plans", "layouts"),
+    ("io", "plans", "layouts", "distributed"),
     ("formats", "selection", "ranking"),
     ("strategies", "report"),
     ("engine", "inspection", "baking"),

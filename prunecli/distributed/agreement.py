@@ -1,0 +1,48 @@
+"""Before a run, all processes say what they are about to do, and whether they can. One that differs ends the run."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from prunecli.distributed.failures import Failure, ProcessFailedError
+from prunecli.errors import UsageError
+from prunecli.text.escape import printable, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from prunecli.distributed.group import Group
+
+LONGEST = 100
+"""The most characters of a fact in a message."""
+
+
+def agree(group: Group, facts: Mapping[str, str]) -> None:
+    """Return if every process passes the same facts, a text by a phrase such as "the options".
+
+    Raises UsageError that names the first process that differs from rank 0 and what it has, and ProcessFailedError if a
+    process called `cannot_agree`. All processes raise the same error.
+    """
+    said = [json.loads(one) for one in group.gather(json.dumps({"facts": dict(facts)}).encode())]
+    for other in said:
+        if "failure" in other:
+            raise ProcessFailedError(Failure(**other["failure"]))
+    for rank, other in enumerate(said):
+        for phrase, text in said[0]["facts"].items():
+            if other["facts"].get(phrase) != text:
+                raise _difference(group, rank, phrase, text, other["facts"].get(phrase, ""))
+
+
+def cannot_agree(group: Group, failure: Failure) -> None:
+    """Say to the others, which call `agree`, that this process has failed before."""
+    group.gather(json.dumps({"failure": failure.as_dict()}).encode())
+
+
+def _difference(group: Group, rank: int, phrase: str, expected: str, found: str) -> UsageError:
+    first, other = (shortened(printable(text), LONGEST) for text in (expected, found))
+    return UsageError(
+        f"all processes must do the same, and {phrase} of {group.name(rank)} and of {group.name(0)} differ: "
+        f"{other} and {first}",
+        hint="start all of them with one command, in one directory of a filesystem that all machines share",
+    )

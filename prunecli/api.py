@@ -202,7 +202,7 @@ def _device(name: str, plan: RecipeRun | Work, options: RunOptions) -> str | Non
 
 def _run(checkpoint: Checkpoint, plan: RecipeRun | Work, outputs: Outputs, options: RunOptions) -> Report:
     """Write the outputs of one strategy, or of a recipe, of which all passes but the last write only a mask."""
-    from prunecli.engine.files import prune_files  # it imports NumPy
+    from prunecli.engine.files import prune_files  # it imports the engine
 
     if isinstance(plan, Work):
         return prune_files(checkpoint, plan, outputs, options)

@@ -19,8 +19,8 @@ from prunecli.io.crc32 import crc32
 from prunecli.io.reader import Reader, view_elements
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.io.transfer import read_all, write_all
+from prunecli.kernels.arrays import INTS, as_array
 from prunecli.kernels.bit_patterns import ones_and_zeros
-from prunecli.kernels.ops import INTS
 from prunecli.layouts.reparametrized import REMOVE
 from prunecli.text.escape import printable
 
@@ -153,15 +153,15 @@ def _fold(worker: Worker, reader: Reader, pair: Pair, output: Output | None) -> 
     orig, mask = _flattened(pair.orig, pair.mask)
     keep = partial(_keep, worker, _in_reading_order(pair.mask, mask))
     if not orig.contiguous:
-        kept = keep(reader.read(worker, mask, 0, mask.numel), 0)
+        kept = keep(_read(worker, reader, mask, 0, mask.numel), 0)
         masked, zeros = int(np.count_nonzero(~kept)), _fold_strided(worker, reader, orig, kept, output)
         return FoldedWeight(pair.name, orig.dtype, pair.orig.shape, orig.numel, masked, zeros)
     masked = zeros = 0
-    whole = None if mask.contiguous else keep(reader.read(worker, mask, 0, mask.numel), 0)
+    whole = None if mask.contiguous else keep(_read(worker, reader, mask, 0, mask.numel), 0)
     for low in range(0, orig.numel, RUN):
         high = min(low + RUN, orig.numel)
-        kept = keep(reader.read(worker, mask, low, high), low) if whole is None else whole[low:high]
-        weights = reader.read(worker, orig, low, high)
+        kept = keep(_read(worker, reader, mask, low, high), low) if whole is None else whole[low:high]
+        weights = _read(worker, reader, orig, low, high)
         np.multiply(weights, kept, out=weights)
         masked += int(np.count_nonzero(~kept))
         zeros += _count_zeros(weights, orig)
@@ -170,6 +170,10 @@ def _fold(worker: Worker, reader: Reader, pair: Pair, output: Output | None) -> 
             data = weights.astype(INTS[orig.itemsize].newbyteorder(">" if orig.big_endian else "<"), copy=False)
             output.write(data.data.cast("B"), offset)
     return FoldedWeight(pair.name, orig.dtype, pair.orig.shape, orig.numel, masked, zeros)
+
+
+def _read(worker: Worker, reader: Reader, tensor: TensorInfo, low: int, high: int) -> NDArray[Any]:
+    return as_array(reader.read(worker, tensor, low, high))
 
 
 def _flattened(orig: TensorInfo, mask: TensorInfo) -> tuple[TensorInfo, TensorInfo]:
@@ -200,7 +204,7 @@ def _fold_strided(
         reader.sources[orig.file].read(memory, orig.start)
     else:
         output.read(memory, output.offset_of(orig.start, orig.end))
-    view = view_elements(memory, 0, orig, 0, orig.numel)
+    view = as_array(view_elements(memory, 0, orig, 0, orig.numel))
     np.multiply(view, keep.reshape(orig.shape), out=view)
     if output is not None:
         output.write(memory, output.offset_of(orig.start, orig.end))

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prunecli.engine.pruner import Pruner, naming
 from prunecli.errors import CheckpointError
 from prunecli.io.crc32 import combine, crc32
 from prunecli.io.layout import Layout, Piece, TargetRange, UntouchedRange, Window
-from prunecli.io.reader import flat_native, gather, scatter, store_flat, view_elements
+from prunecli.io.reader import flat_native, store_flat, view_elements
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from prunecli.checkpoint import CheckpointFile, Checksum, TensorInfo
     from prunecli.engine.pruner import ApplyContext
     from prunecli.io.files import Output
     from prunecli.io.threads import Worker
+    from prunecli.kernels.ops import Array
 
 
 STRIDED_RUN = 1 << 22
@@ -117,8 +116,10 @@ class Applier:
             else:
                 self._prune_strided(worker, elements, piece.target)
 
-    def _prune_strided(self, worker: Worker, view: NDArray[Any], target: int) -> None:
+    def _prune_strided(self, worker: Worker, view: Array, target: int) -> None:
         """Prune a whole tensor that is not contiguous, in runs that are copied out of its `view` and back."""
+        from prunecli.io.strided import gather, scatter  # noqa: PLC0415 - it needs NumPy
+
         for run in self.pruner.runs(target, STRIDED_RUN):
             flat = gather(view, run.first, run.stop)
             self.pruner.prune(worker, flat, run, run.first, slice(0, flat.size))

@@ -12,6 +12,7 @@ from prunecli.dtypes import FLOATS
 from prunecli.engine.rank_planner import in_batches
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import results
+from prunecli.kernels.arrays import arrays_of
 from prunecli.kernels.bit_patterns import floats
 from prunecli.kernels.folds import Numbers
 
@@ -111,7 +112,7 @@ class _WorkerValues:
     def signed(self) -> Numbers:
         if (scorer := self.tensors.scorer) is None:
             return self._weights()
-        read = self.tensors.reader.range_reader(self.worker, self.tensor)
+        read = arrays_of(self.tensors.reader.range_reader(self.worker, self.tensor))
         scales = ScaleReader(self.tensors.reader.sources)
 
         def signed(first: int, stop: int) -> NDArray[Any]:
@@ -134,7 +135,7 @@ class _WorkerValues:
     def _weights(self) -> Numbers:
         reader, dtype = self.tensors.reader, FLOATS[self.tensor.dtype]
         if not reader.on_device(self.tensor):
-            return Numbers(reader.range_reader(self.worker, self.tensor), dtype)
+            return Numbers(arrays_of(reader.range_reader(self.worker, self.tensor)), dtype)
         from prunecli.kernels import torch_folds  # noqa: PLC0415 - it needs torch
 
         read = reader.array_reader(self.worker, self.tensor)

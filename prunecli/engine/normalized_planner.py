@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from prunecli.io.threads import Tasks
-from prunecli.kernels.ops import on_host
+from prunecli.kernels.arrays import as_array, on_host
+from prunecli.kernels.ops import is_tensor
 from prunecli.ranking.normalized_cut import NormalizedCutSearch
 
 if TYPE_CHECKING:
@@ -76,8 +75,8 @@ class NormalizedBatch:
         self, worker: Worker, search: NormalizedCutSearch, request: CountRequest, index: int, first: int, stop: int
     ) -> None:
         for start, weights in self._tensors.runs(worker, index, first, stop):
-            if self._tensors.scorer is None and isinstance(weights, np.ndarray):
-                y = worker.host.magnitudes(weights, request.dtype)
+            if self._tensors.scorer is None and not is_tensor(weights):
+                y = worker.host.magnitudes(as_array(weights), request.dtype)
             else:
                 y = on_host(self._tensors.patterns(worker, index, start, weights))
             search.add(request, request.count(y))

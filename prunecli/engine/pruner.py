@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from threading import Condition, Event, Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from prunecli.dtypes import FLOATS
 from prunecli.engine.measure import statistics_of, stats_from
 from prunecli.errors import PruneError
 from prunecli.io.layout import Piece
-from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Stopped
+from prunecli.kernels.ops import is_tensor
 from prunecli.kernels.tally import Shared
 from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, without_masks
 
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from prunecli.engine.scorers import Scorer
     from prunecli.formats.safetensors.mask_writer import MaskSink
     from prunecli.io.files import Input
+    from prunecli.io.scales import ScaleReader
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Array, Keep, Ops
     from prunecli.kernels.tally import Counts, Tally
@@ -95,6 +94,15 @@ class ApplyContext:
     histograms: bool = False
 
 
+def _scale_reader(context: ApplyContext) -> ScaleReader | None:
+    """Return the reader of the scales of codes; None if no target holds codes."""
+    if all(tensor.scale is None for tensor in context.targets):
+        return None
+    from prunecli.io.scales import ScaleReader  # noqa: PLC0415 - it needs NumPy
+
+    return ScaleReader(context.sources)
+
+
 class Pruner:
     """Prunes the targets of a run piece by piece; `results` collects the measurements of each target."""
 
@@ -102,7 +110,7 @@ class Pruner:
         """Start without results."""
         self._unresolved: list[tuple[int, Any]] = []
         self.context = context
-        self._scales = ScaleReader(context.sources)
+        self._scales = _scale_reader(context)
         self.results: dict[int, TensorStats] = {}
         self._budgets: dict[int, TieBudget] = {}
         self._tallies: dict[int, dict[int, Tally]] = {}
@@ -131,7 +139,7 @@ class Pruner:
         weights = ops.load(x)
         count, first = len(x), start + (own.start or 0)
         keep = None
-        if scorer is None and context.masks is None and not isinstance(x, np.ndarray):
+        if scorer is None and context.masks is None and is_tensor(x):
             keep = self._keep_on_device(worker, ops, weights, piece)
         if keep is None:
             if scorer is not None:
@@ -146,7 +154,7 @@ class Pruner:
         if context.masks is not None:
             context.masks.write(piece.target, first, ops.as_flags(keep))
         tally = self._tally(ops, piece.target)
-        if tensor.scale is None:
+        if self._scales is None or tensor.scale is None:
             tally.prune(weights[own], keep, first, write=write)
             if write:
                 ops.unload(weights[own], x[own])
@@ -155,7 +163,7 @@ class Pruner:
             tally.add(ops.load(self._scales.magnitudes(worker, tensor, x[own], first, "values")), keep, first)
             if write:
                 ops.store_masked(weights[own], keep, x[own], FLOATS[tensor.dtype])
-        self._finish(piece.target, len(x[own]), late=not isinstance(x, np.ndarray))
+        self._finish(piece.target, len(x[own]), late=is_tensor(x))
 
     def _keep_on_device(self, worker: Worker, ops: Any, weights: Array, piece: Piece) -> Keep | None:  # noqa: ANN401 - TorchOps
         """Return what survives as a rule that the kernels of a device apply in one pass; None if there is none."""

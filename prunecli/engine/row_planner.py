@@ -14,7 +14,7 @@ from prunecli.engine.rank_planner import in_batches
 from prunecli.engine.scorers import MagnitudeScorer
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import results
-from prunecli.kernels.ops import INTS
+from prunecli.kernels.arrays import INTS
 from prunecli.plans import CutPerSlice, PruneSmallestOfRow
 from prunecli.ranking.slice_cuts import SliceSearch, Tile, tiles
 

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS
 from prunecli.engine.apply import Applier
+from prunecli.engine.choose_scorer import make_scorer
 from prunecli.engine.options import RunOptions
 from prunecli.engine.planner import plan_batches
 from prunecli.engine.pruner import ApplyContext
 from prunecli.engine.scored_tensors import ScoredTensors, count_remaining
-from prunecli.engine.scorers import MagnitudeScorer, make_scorer
 from prunecli.engine.windows import WindowSchedule
 from prunecli.errors import Argument, CheckpointError, DeviceError
 from prunecli.io.files import PAGE, Sink, Source
 from prunecli.io.reader import Reader, open_sources
-from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.io.transfer import read_all
 from prunecli.kernels.backend import kernels_name
@@ -123,8 +122,7 @@ class Run:
         def open_reader(matched: MatchedTensors) -> Reader:
             return Reader(stack.enter_context(open_sources(matched.checkpoint)))
 
-        magnitudes = MagnitudeScorer(self.targets, ScaleReader(sources))
-        return make_scorer(job.strategy, job.sources, magnitudes, open_reader)
+        return make_scorer(job, self.targets, sources, open_reader)
 
     def _plan_and_apply(
         self,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS, Float
-from prunecli.engine.scorers import placeholder
 from prunecli.io.reader import SCAN_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.engine.scorers import Scorer
@@ -49,7 +46,7 @@ class ScoredTensors:
         tensor, name = self.targets[index], self.dtype(index).name
         return tensor if tensor.dtype == name else replace(tensor, dtype=name)
 
-    def weights(self, worker: Worker, index: int, first: int, stop: int) -> NDArray[Any]:
+    def weights(self, worker: Worker, index: int, first: int, stop: int) -> Array:
         """Return the weights [first, stop) as integers, or a placeholder of that size if no pattern needs them."""
         return self.reader_of(worker, index)(first, stop)
 
@@ -60,7 +57,7 @@ class ScoredTensors:
         """
         tensor = self.targets[index]
         if not self.reads_weights:
-            return lambda first, stop: placeholder(tensor, stop - first)
+            return lambda first, stop: range(stop - first)  # it has a length, and no number is looked at
         return self.reader.range_reader(worker, tensor)
 
     def array_reader_of(self, worker: Worker, index: int) -> Callable[[int, int], Array]:

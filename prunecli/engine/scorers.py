@@ -15,8 +15,9 @@ from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import CheckpointError
 from prunecli.io.threads import Worker
 from prunecli.kernels import torch_values
+from prunecli.kernels.arrays import as_array
 from prunecli.kernels.bit_patterns import ones_and_zeros, values
-from prunecli.kernels.ops import INTS
+from prunecli.kernels.ops import is_tensor
 from prunecli.kernels.views import of_elements
 from prunecli.text.escape import printable
 
@@ -26,12 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
-    from prunecli.engine.score_files import MatchedTensors, ScoreSources
+    from prunecli.engine.score_files import MatchedTensors
     from prunecli.io.reader import Reader
     from prunecli.io.scales import ScaleReader
     from prunecli.kernels.ops import Array
     from prunecli.layout import SliceView
-    from prunecli.strategies.strategy import Strategy
 
 _F64, _F32 = FLOATS["F64"], FLOATS["F32"]
 
@@ -76,8 +76,8 @@ class MagnitudeScorer:
         """Return the weights without their signs; CheckpointError where a scale cannot be used."""
         if self.targets[index].scale is not None:
             return self.scales.magnitudes(worker, self.targets[index], weights, first)
-        ops = worker.scoring if isinstance(weights, np.ndarray) else worker.ops_of(weights)
-        return ops.magnitudes(weights, self.dtype(index))
+        ops = worker.ops_of(weights) if is_tensor(weights) else worker.scoring
+        return ops.magnitudes(ops.load(weights), self.dtype(index))
 
 
 class FileScorer:
@@ -96,11 +96,12 @@ class FileScorer:
     def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the scores without their signs; CheckpointError where one is NaN."""
         dtype = self.dtype(index)
-        raw = self.reader.read_range(worker, self.scores.tensors[index], first, first + len(weights), slot=SCORE_SLOT)
+        tensor, stop = self.scores.tensors[index], first + len(weights)
+        raw = as_array(self.reader.read_range(worker, tensor, first, stop, slot=SCORE_SLOT))
         y: NDArray[Any] = worker.scoring.magnitudes(raw, dtype)
         largest = dtype.finite_max if dtype.infinity is None else dtype.infinity
         if y.size and int(y.max()) > largest:
-            name = printable(repr(self.scores.tensors[index].name))
+            name = printable(repr(tensor.name))
             raise CheckpointError(f"the {self.scores.label} for {name} contain NaN: a score is a number or infinity")
         return y
 
@@ -124,7 +125,7 @@ class ActNormScorer:
     def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return magnitude times activation norm."""
         y, norms = self.magnitudes.patterns(worker, index, weights, first), self.norms[index]
-        if not isinstance(y, np.ndarray):
+        if is_tensor(y):
             numbers = torch_values.values(y, self.magnitudes.dtype(index))
             return torch_values.magnitudes(torch_values.times_slices(numbers, first, self.views[index], norms))
         factors = of_elements(norms, first, len(weights), self.views[index])
@@ -147,7 +148,7 @@ def _input_view(tensor: TensorInfo, norms: int) -> SliceView:
 
 def _read_norms(norms: MatchedTensors, reader: Reader, worker: Worker, tensor: TensorInfo) -> NDArray[np.float64]:
     dtype = FLOATS[tensor.dtype]
-    raw = reader.read_range(worker, tensor, 0, tensor.numel, slot=SCORE_SLOT)
+    raw = as_array(reader.read_range(worker, tensor, 0, tensor.numel, slot=SCORE_SLOT))
     y = worker.scoring.magnitudes(raw, dtype)
     if y.size and (int(y.max()) > dtype.finite_max or bool(((raw < 0) & (y != 0)).any())):
         name = printable(repr(tensor.name))
@@ -199,7 +200,7 @@ class MaskReader:
     def keep(self, worker: Worker, index: int, first: int, count: int) -> NDArray[np.bool_]:
         """Return where the mask is 1; CheckpointError where it is neither 0 nor 1."""
         tensor = self.masks.tensors[index]
-        raw = self.reader.read_range(worker, tensor, first, first + count, slot=MASK_SLOT)
+        raw = as_array(self.reader.read_range(worker, tensor, first, first + count, slot=MASK_SLOT))
         ones, zeros = ones_and_zeros(worker.scoring, raw, FLOATS.get(tensor.dtype))
         if int(np.count_nonzero(ones)) + int(np.count_nonzero(zeros)) < count:
             name = printable(repr(tensor.name))
@@ -228,12 +229,12 @@ class RemainingScorer:
     def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the other scorer's patterns, overwritten with -1 for already pruned weights."""
         # Found first, and in scratch memory of its own, because the patterns of the other scorer take the usual one.
-        if not isinstance(weights, np.ndarray):
+        if is_tensor(weights):
             return self._patterns_on_device(worker, index, weights, first)
         if self.mask is not None:
             pruned = ~self.mask.keep(worker, index, first, len(weights))
         else:
-            pruned = worker.scoring.magnitudes(weights, FLOATS[self.targets[index].dtype], "pruned") == 0
+            pruned = worker.scoring.magnitudes(as_array(weights), FLOATS[self.targets[index].dtype], "pruned") == 0
         y = self.inner.patterns(worker, index, weights, first)
         # -1 is below every pattern: already pruned weights have the lowest ranks and fall below every cut.
         np.copyto(y, y.dtype.type(-1), where=pruned)
@@ -247,45 +248,3 @@ class RemainingScorer:
         else:
             pruned = ops.magnitudes(weights, FLOATS[self.targets[index].dtype]) == 0
         return y.masked_fill_(pruned, -1)
-
-
-def make_scorer(
-    strategy: Strategy,
-    sources: ScoreSources,
-    magnitudes: MagnitudeScorer,
-    open_reader: Callable[[MatchedTensors], Reader],
-) -> Scorer | None:
-    """Return the scorer that ranks the targets of `magnitudes` for `strategy`; None for the plain ones of elements.
-
-    `open_reader` opens the files of another checkpoint.
-    """
-    scorer = _base_scorer(strategy, sources, magnitudes, open_reader)
-    if not sources.has_pruned:
-        return scorer
-    mask = None if sources.mask is None else MaskReader(sources.mask, open_reader(sources.mask))
-    return RemainingScorer(scorer or magnitudes, mask, magnitudes.targets)
-
-
-def _base_scorer(
-    strategy: Strategy,
-    sources: ScoreSources,
-    magnitudes: MagnitudeScorer,
-    open_reader: Callable[[MatchedTensors], Reader],
-) -> Scorer | None:
-    """Return the scorer that ignores already pruned weights; None for plain magnitudes of elements."""
-    own = {index: strategy.own_scores(tensor) for index, tensor in enumerate(magnitudes.targets)}
-    generated = {index: scores for index, scores in own.items() if scores is not None}
-    if generated:
-        return GeneratedScorer(generated)
-    if sources.strategy_mask is not None:
-        return MaskReader(sources.strategy_mask, open_reader(sources.strategy_mask))
-    if sources.scores is not None:
-        return FileScorer(sources.scores, open_reader(sources.scores))
-    if sources.norms is not None:
-        return ActNormScorer(magnitudes, sources.norms, open_reader(sources.norms), Worker(None))
-    return magnitudes if any(tensor.scale is not None for tensor in magnitudes.targets) else None
-
-
-def placeholder(tensor: TensorInfo, count: int) -> NDArray[Any]:
-    """Return an array for `count` weights of `tensor` whose values are not used, in constant memory."""
-    return np.broadcast_to(INTS[tensor.itemsize].type(0), count)

@@ -17,11 +17,11 @@ from prunecli.errors import Argument, CheckpointError
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.scan import bytes_to_read
 from prunecli.io.threads import Pool, Worker, default_threads, results
+from prunecli.kernels.arrays import UINTS, arrays_of
 from prunecli.kernels.backend import has_native
 from prunecli.kernels.bit_patterns import values
 from prunecli.kernels.changes import Changes, changes
 from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import UINTS
 from prunecli.kernels.scales import scale_values
 from prunecli.progress import start
 from prunecli.text.escape import printable
@@ -192,7 +192,7 @@ class _SideBySide:
         if second is None:
             second = self._local.worker = Worker(None)
         left, right = self._readers[0].range_reader(worker, job.a), self._readers[1].range_reader(second, job.b)
-        return _total(list(_changes(worker.host, job, left, right)))
+        return _total(list(_changes(worker.host, job, arrays_of(left), arrays_of(right))))
 
 
 def _changes(ops: NumpyOps, job: _Job, left: Read, right: Read) -> Iterator[Change]:

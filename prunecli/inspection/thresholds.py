@@ -16,8 +16,8 @@ import numpy as np
 
 from prunecli.dtypes import FLOATS, Float, cast
 from prunecli.io.scan import magnitudes, scan_tensors
+from prunecli.kernels.arrays import UINTS
 from prunecli.kernels.histograms import HistogramBuilder
-from prunecli.kernels.ops import UINTS
 from prunecli.progress import start
 from prunecli.ranking.kth_smallest import Keys
 

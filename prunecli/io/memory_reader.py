@@ -6,7 +6,8 @@ import importlib
 from math import prod
 from typing import TYPE_CHECKING
 
-from prunecli.io.reader import SAMPLE, Reader, gather, row_blocks
+from prunecli.io.reader import SAMPLE, Reader
+from prunecli.io.strided import gather, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

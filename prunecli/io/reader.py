@@ -1,27 +1,22 @@
 """Reading tensors as integers in row-major order, in chunks.
 
-Bytes are read into buffers of the reading thread: an array is valid until that thread's next read.
+Bytes are read into buffers of the reading thread: an array is valid until that thread's next read. Arrays are
+memoryviews where the elements lie as the kernels take them; only other tensors need NumPy.
 """
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, contextmanager
-from math import prod
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.lib.stride_tricks import as_strided
+from typing import TYPE_CHECKING, Literal
 
 from prunecli.errors import CheckpointError
 from prunecli.io.files import PAGE, Source
 from prunecli.io.threads import Worker
-from prunecli.kernels.ops import INTS
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.io.files import Input
@@ -33,6 +28,9 @@ SCAN_BYTES = 1 << 20
 
 SAMPLE = 1 << 20
 """The most elements of a sample."""
+
+CODES: dict[int, Literal["b", "h", "i", "q"]] = {1: "b", 2: "h", 4: "i", 8: "q"}
+"""The codes of integers by their size, for `memoryview.cast`."""
 
 KEPT_OPEN = 8
 """The most files of a checkpoint that stay open during a run; more of them are opened when they are used."""
@@ -62,12 +60,12 @@ class Reader:
         """Read from `sources`; `advance` receives the number of bytes of each read."""
         self.sources, self._advance = sources, advance
 
-    def read_range(self, worker: Worker, tensor: TensorInfo, low: int, high: int, *, slot: int = 0) -> NDArray[Any]:
+    def read_range(self, worker: Worker, tensor: TensorInfo, low: int, high: int, *, slot: int = 0) -> Array:
         """Return the row-major elements [low, high) of any tensor, in the worker's buffer `slot`."""
         elements = self.read(worker, tensor, low, high, slot=slot)
         return elements if tensor.contiguous else elements[low:high]
 
-    def read(self, worker: Worker, tensor: TensorInfo, low: int, high: int, *, slot: int = 0) -> NDArray[Any]:
+    def read(self, worker: Worker, tensor: TensorInfo, low: int, high: int, *, slot: int = 0) -> Array:
         """Return the elements [low, high) of a contiguous tensor as flat native integers.
 
         All elements of a tensor that is not contiguous are returned, because its rows are spread over its bytes.
@@ -78,7 +76,7 @@ class Reader:
         data, offset = self._bytes(worker, tensor, start, end, slot)
         return flat_native(view_elements(data, tensor.start - offset, tensor, low, high), tensor)
 
-    def _whole_view(self, worker: Worker, tensor: TensorInfo, slot: int) -> NDArray[Any]:
+    def _whole_view(self, worker: Worker, tensor: TensorInfo, slot: int) -> Array:
         """Read a tensor that is not contiguous, and return it as a view of the worker's buffer."""
         data, offset = self._bytes(worker, tensor, tensor.start, tensor.end, slot)
         return view_elements(data, tensor.start - offset, tensor, 0, tensor.numel)
@@ -100,6 +98,8 @@ class Reader:
         """
         if tensor.contiguous:
             return lambda first, stop: self.read(worker, tensor, first, stop)
+        from prunecli.io.strided import gather  # noqa: PLC0415 - it needs NumPy
+
         view = self._whole_view(worker, tensor, 0)
         return lambda first, stop: gather(view, first, stop)
 
@@ -132,62 +132,31 @@ class Reader:
         return SCAN_BYTES
 
 
-def view_elements(data: memoryview, offset: int, tensor: TensorInfo, low: int, high: int) -> NDArray[Any]:
+def view_elements(data: memoryview, offset: int, tensor: TensorInfo, low: int, high: int) -> Array:
     """Return a view of the elements [low, high) of `tensor` in `data`, where element 0 is at byte `offset`.
 
-    The view holds integers of the tensor's width in the file's byte order. A tensor that is not contiguous is always
-    viewed whole, in its own shape and strides.
+    The view holds integers of the tensor's width in the file's byte order: a memoryview if the elements are contiguous
+    and in native order, else an array of NumPy's. A tensor that is not contiguous is always viewed whole, in its own
+    shape and strides.
     """
-    element_type = INTS[tensor.itemsize].newbyteorder(">" if tensor.big_endian else "<")
-    if tensor.contiguous:
-        return np.frombuffer(data, element_type, high - low, offset + low * tensor.itemsize)
-    flat = np.frombuffer(data, element_type, tensor.extent, offset)
-    return as_strided(flat, tensor.shape, [s * tensor.itemsize for s in tensor.strides])
+    size = tensor.itemsize
+    if tensor.contiguous and tensor.big_endian == (sys.byteorder == "big"):
+        return data[offset + low * size : offset + high * size].cast(CODES[size])
+    from prunecli.io.strided import strided_view  # noqa: PLC0415 - it needs NumPy
+
+    return strided_view(data, offset, tensor, low, high)
 
 
-def flat_native(view: NDArray[Any], tensor: TensorInfo) -> NDArray[Any]:
-    """Return a result of `view_elements` as a flat, native, row-major array: itself if it is one, else a copy."""
-    if tensor.contiguous and view.dtype.isnative:
+def flat_native(view: Array, tensor: TensorInfo) -> Array:
+    """Return a result of `view_elements` as flat, native and row-major integers: itself if it is, else a copy."""
+    if isinstance(view, memoryview):
         return view
-    return np.ascontiguousarray(view, INTS[tensor.itemsize]).reshape(-1)
+    from prunecli.io.strided import flattened  # noqa: PLC0415 - it needs NumPy
+
+    return flattened(view, tensor)
 
 
-def gather(view: NDArray[Any], first: int, stop: int) -> NDArray[Any]:
-    """Return a copy of the row-major elements [first, stop) of a view of a tensor, as a flat native array."""
-    flat = np.empty(stop - first, view.dtype.newbyteorder("="))
-    for place, block in row_blocks(view, first, stop):
-        np.copyto(flat[place : place + block.size].reshape(block.shape), block)
-    return flat
-
-
-def scatter(flat: NDArray[Any], view: NDArray[Any], first: int) -> None:
-    """Store `flat` in the row-major elements from `first` of a view of a tensor."""
-    for place, block in row_blocks(view, first, first + flat.size):
-        np.copyto(block, flat[place : place + block.size].reshape(block.shape))
-
-
-def row_blocks(view: Array, first: int, stop: int) -> Iterator[tuple[int, Array]]:
-    """Yield the parts of a view that together are the row-major elements [first, stop): whole rows and parts of rows.
-
-    Each comes with the number of elements before it.
-    """
-    if view.ndim == 1:
-        yield 0, view[first:stop]
-        return
-    size, place = prod(view.shape[1:]), 0
-    while first + place < stop:
-        row, start = divmod(first + place, size)
-        rows = (stop - first - place) // size
-        if start or not rows:
-            end = min(size, start + stop - first - place)
-            yield from ((place + before, block) for before, block in row_blocks(view[row], start, end))
-            place += end - start
-        else:
-            yield place, view[row : row + rows]
-            place += rows * size
-
-
-def store_flat(flat: NDArray[Any], view: NDArray[Any]) -> None:
+def store_flat(flat: Array, view: Array) -> None:
     """Store a result of `flat_native` in the `view` that it was made from, unless both are the same array."""
     if flat is not view:
         view[...] = flat.reshape(view.shape)

@@ -14,6 +14,8 @@ from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, CheckpointError
 from prunecli.io.reader import Reader
 from prunecli.kernels import torch_values
+from prunecli.kernels.arrays import as_array
+from prunecli.kernels.ops import is_tensor
 from prunecli.kernels.scales import code_values, multiply_blocks, scale_values
 from prunecli.text.escape import printable
 
@@ -49,9 +51,11 @@ class ScaleReader:
         On the host they are in the scratch memory `slot` of the worker's scores. Raises CheckpointError where a scale
         is zero, not finite, or too small or large to multiply by.
         """
-        host = isinstance(codes, np.ndarray)
+        host = not is_tensor(codes)
         dtype = FLOATS[tensor.dtype]
-        numbers = code_values(worker.scoring, codes, dtype, slot) if host else torch_values.values(codes, dtype)
+        numbers = (
+            code_values(worker.scoring, as_array(codes), dtype, slot) if host else torch_values.values(codes, dtype)
+        )
         scale = tensor.scale
         if scale is None:
             raise ValueError(tensor.name)
@@ -68,7 +72,7 @@ class ScaleReader:
 
     def magnitudes(self, worker: Worker, tensor: TensorInfo, codes: Array, first: int, slot: str = "y") -> Array:
         """Return the patterns of the magnitudes of a run, as `values` does."""
-        if not isinstance(codes, np.ndarray):
+        if is_tensor(codes):
             return torch_values.magnitudes(self.values(worker, tensor, codes, first))
         patterns = self.values(worker, tensor, codes, first, slot).view(np.int64)
         return np.bitwise_and(patterns, np.int64(_F64.mask), out=patterns)
@@ -92,7 +96,7 @@ class ScaleReader:
         lines = rows // scale.rows * bands + rows % scale.rows // high
         left, right = column // wide, -(-(column + shape[1]) // wide)
         start, stop = int(lines[0]) * blocks + left, int(lines[-1]) * blocks + right
-        raw = self._reader.read_range(worker, scale.tensor, start, stop, slot=SCALE_SLOT)
+        raw = as_array(self._reader.read_range(worker, scale.tensor, start, stop, slot=SCALE_SLOT))
         entries = scale_values(raw, scale.tensor.dtype)
         _check(tensor, scale, entries)
         grid: NDArray[np.float64] = entries.reshape(-1, right - left)[lines - lines[0]]

@@ -8,6 +8,7 @@ from prunecli.dtypes import FLOATS
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Pool, Worker, default_threads, results
+from prunecli.kernels.arrays import arrays_of
 from prunecli.kernels.numpy_ops import NumpyOps
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def scan_tensors(
         reader, scales = Reader(sources, advance), ScaleReader(sources)
 
         def measure_one(worker: Worker, tensor: TensorInfo) -> T:
-            read = reader.range_reader(worker, tensor)
+            read = arrays_of(reader.range_reader(worker, tensor))
             return measure(worker, tensor, scales.range_reader(worker, tensor, read) if tensor.scale else read)
 
         order = sorted(range(len(tensors)), key=lambda index: (tensors[index].file, tensors[index].start))

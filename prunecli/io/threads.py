@@ -7,15 +7,13 @@ import os
 import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from prunecli.io.limits import MAX_THREADS
 from prunecli.kernels.backend import has_native
-from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import Array, Ops
+from prunecli.kernels.ops import Array, Ops, is_tensor
 from prunecli.kernels.transfers import Transfers
 
 if TYPE_CHECKING:
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+    from prunecli.kernels.numpy_ops import NumpyOps
 
 T = TypeVar("T")
 
@@ -49,17 +49,28 @@ class Worker:
     def __init__(self, device: str | None, compute_lock: threading.Lock | None = None) -> None:
         """Compute on `device`, or on the CPU for None. The threads of a pool share a `compute_lock`."""
         self._compute_lock, self._has_lock = compute_lock or threading.Lock(), False
-        self.host = NumpyOps()
-        self.scoring = NumpyOps()  # scores are computed while `host` holds the weights' magnitudes
-        host = _native_ops() if has_native() else self.host
-        self.ops: Ops = host if device is None else _device_ops(device)
+        self._takes_small_steps = device is None and not has_native()
+        if device is not None:
+            self.ops: Ops = _device_ops(device)
+        else:
+            self.ops = self.host if self._takes_small_steps else _native_ops()
         self._transfers = None if device is None else Transfers(device)
         self._memory: dict[int, mmap.mmap | memoryview] = {}
         self._by_device: dict[str, Ops] = {}
 
+    @cached_property
+    def host(self) -> NumpyOps:
+        """NumPy's kernels."""
+        return _numpy_ops()
+
+    @cached_property
+    def scoring(self) -> NumpyOps:
+        """NumPy's kernels for scores, which are computed while `host` holds the weights' magnitudes."""
+        return _numpy_ops()
+
     def ops_of(self, x: Array) -> Ops:
         """Return the kernels for an array: those of the run for host memory, and those of its device otherwise."""
-        if isinstance(x, (np.ndarray, memoryview)):
+        if not is_tensor(x):
             return self.ops
         device = str(x.device)
         ops = self._by_device.get(device)
@@ -74,7 +85,7 @@ class Worker:
         For steps of a few microseconds, contention for the interpreter lock costs more than the steps. Compiled kernels
         take one step where NumPy takes twenty.
         """
-        if not small or self.ops is not self.host:
+        if not small or not self._takes_small_steps:
             yield
             return
         with self._compute_lock:
@@ -122,6 +133,12 @@ def _device_ops(device: str) -> Ops:
     from prunecli.kernels.torch_ops import TorchOps  # noqa: PLC0415 - for devices only
 
     return TorchOps(device)
+
+
+def _numpy_ops() -> NumpyOps:
+    from prunecli.kernels.numpy_ops import NumpyOps  # noqa: PLC0415 - compiled kernels need no NumPy
+
+    return NumpyOps()
 
 
 def _native_ops() -> Ops:

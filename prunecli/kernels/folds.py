@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from prunecli.kernels.arrays import UINTS
 from prunecli.kernels.bit_patterns import values
-from prunecli.kernels.ops import UINTS, Array
+from prunecli.kernels.ops import Array
 
 if TYPE_CHECKING:
     from collections.abc import Callable

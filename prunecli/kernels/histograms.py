@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunecli.kernels.arrays import UINTS
 from prunecli.kernels.backend import has_native
 from prunecli.kernels.bit_patterns import values
 from prunecli.kernels.native.library import Function, address, format_of, function
-from prunecli.kernels.ops import UINTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from array import array
 from ctypes import c_int32, c_int64, c_void_p
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prunecli.kernels import native_ranks as ranks
 from prunecli.kernels.key_arrays import CODES, COUNTED
@@ -23,8 +23,6 @@ from prunecli.kernels.native_tally import NativeTally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
     from prunecli.kernels.tally import Shared, Statistics
@@ -159,13 +157,11 @@ class NativeOps:
         below, inside = ranks.extract_inside(ranked.x, ranked.form, low, width, found)
         return below, memoryview(bytes(found[: inside * ranked.itemsize])).cast(CODES[ranked.itemsize]), None
 
-    def as_flags(self, keep: Keep) -> NDArray[Any]:
+    def as_flags(self, keep: Keep) -> Buffer:
         """Return ones and zeros."""
-        import numpy as np  # noqa: PLC0415 - small files are pruned without it
-
         flags = self._flags_of(keep)
-        ones = np.empty(size_of(flags), np.uint8)
-        _ones(address(flags), ones.size, address(ones))
+        ones = memoryview(bytearray(size_of(flags)))
+        _ones(address(flags), len(ones), address(ones))
         return ones
 
     def store_masked(self, x: Buffer, keep: Keep, out: Buffer, dtype: Float) -> None:

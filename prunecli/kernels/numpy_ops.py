@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunecli.kernels.arrays import FLAT_GROUP_LIMIT, UINTS, as_array, before_in_group, is_from, slabs
 from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.numpy_tally import NumpyTally
-from prunecli.kernels.ops import FLAT_GROUP_LIMIT, UINTS, Array, before_in_group, is_from, slabs
+from prunecli.kernels.ops import Array
 from prunecli.kernels.views import block_flags, of_elements, positions, slice_flags
 
 if TYPE_CHECKING:
@@ -47,12 +48,12 @@ class NumpyOps:
             memory = self._scratch[slot] = mmap.mmap(-1, max(size, 1 << 16))
         return np.frombuffer(memory, dtype, count)
 
-    def load(self, raw: NDArray[Any]) -> Array:
-        """Return `raw` itself."""
-        return raw
+    def load(self, raw: Array) -> Array:
+        """Return `raw` as an array of NumPy's that shares its memory."""
+        return as_array(raw)
 
-    def unload(self, x: Array, raw: NDArray[Any]) -> None:
-        """Do nothing: `x` is `raw`."""
+    def unload(self, x: Array, raw: Array) -> None:
+        """Do nothing: `x` is the memory of `raw`."""
 
     def tally(self, statistics: Statistics, shared: Shared) -> NumpyTally:
         """Return the empty counts of a tensor."""
@@ -212,7 +213,7 @@ class NumpyOps:
         flags: NDArray[np.uint8] = (keep != 0).view(np.uint8)
         return flags
 
-    def store_masked(self, x: Array, keep: Array, out: NDArray[Any], dtype: Float) -> None:
+    def store_masked(self, x: Array, keep: Array, out: Array, dtype: Float) -> None:
         """Write `x & keep` to `out`; a keep array wider than the weights is cut to their width.
 
         -0.0 is the smallest integer, so one pass finds out whether there is any.
@@ -222,4 +223,4 @@ class NumpyOps:
         negative_zero = np.iinfo(x.dtype).min
         if x.size and not dtype.negative_zero_is_nan and x.min() == negative_zero:
             keep = keep | -(x == negative_zero).astype(x.dtype)
-        np.bitwise_and(x, keep, out=out)
+        np.bitwise_and(x, keep, out=as_array(out))

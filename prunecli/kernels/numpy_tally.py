@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.kernels.alive_slices import AliveSlices, aligned
-from prunecli.kernels.ops import UINTS
+from prunecli.kernels.arrays import UINTS
 from prunecli.kernels.squares import ExactSum, block_sums
 from prunecli.kernels.tally import BLOCK, Counts
 from prunecli.kernels.two_four import TwoFour

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunecli.kernels.arrays import UINTS
 from prunecli.kernels.bit_patterns import float8_table
-from prunecli.kernels.ops import UINTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

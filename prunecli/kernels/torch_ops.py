@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.errors import PruneError
+from prunecli.kernels.arrays import as_array, slabs
 from prunecli.kernels.key_arrays import COUNTED
-from prunecli.kernels.ops import Array, slabs
+from prunecli.kernels.ops import Array, is_tensor
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_blocks import RUN, Blocks, Cut, Groups, magnitudes, prune_blocks
 from prunecli.kernels.torch_fused import SPREAD, Fused, fused
@@ -51,16 +52,16 @@ class TorchOps:
 
     def load(self, raw: Array) -> Array:
         """Copy the host integers `raw` to the device; a tensor, which lies there, is returned."""
-        if not isinstance(raw, np.ndarray):
+        if is_tensor(raw):
             return raw
         # Copied even on the CPU, where the tensor would share the buffer that is pruned in place.
-        host = self.torch.from_numpy(np.ascontiguousarray(raw))
+        host = self.torch.from_numpy(np.ascontiguousarray(as_array(raw)))
         return host.to(self.device, copy=True, non_blocking=copies_in_background(self.device))
 
     def unload(self, x: Array, raw: Array) -> None:
         """Copy `x` to the host, if `raw` is there; from some devices in the background, see `Transfers`."""
-        if isinstance(raw, np.ndarray):
-            self.torch.from_numpy(raw).copy_(x, non_blocking=copies_in_background(self.device))
+        if not is_tensor(raw):
+            self.torch.from_numpy(as_array(raw)).copy_(x, non_blocking=copies_in_background(self.device))
 
     def tally(self, statistics: Statistics, shared: Shared) -> TorchTally:
         """Return the empty counts of a tensor, which stay on the device until they are asked for."""
@@ -289,7 +290,7 @@ class TorchOps:
     def store_masked(self, x: Array, keep: Array, out: Array, dtype: Float) -> None:
         """Copy `x`, with zeros where `keep` is 0, to the integers `out`; a zero of either sign keeps its bits."""
         kept = (keep != 0) | (self.magnitudes(x, dtype) == 0)
-        if isinstance(out, np.ndarray):
-            out[...] = (x * kept).cpu().numpy()
-        else:
+        if is_tensor(out):
             out.copy_(x * kept)
+        else:
+            as_array(out)[...] = (x * kept).cpu().numpy()

@@ -20,6 +20,7 @@ from prunecli.io.memory import state_dict_checkpoint
 from prunecli.io.memory_reader import MemoryReader, on_host
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Worker
+from prunecli.kernels.arrays import arrays_of
 from prunecli.selection.select import Selector, select
 from prunecli.text.escape import printable
 
@@ -109,7 +110,7 @@ def mask_from_checkpoint(
 
 def _nonzero_masks(worker: Worker, reader: Reader, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:
     def keep(tensor: TensorInfo) -> Callable[[int, int], NDArray[Any]]:
-        read, dtype = reader.range_reader(worker, tensor), FLOATS[tensor.dtype]
+        read, dtype = arrays_of(reader.range_reader(worker, tensor)), FLOATS[tensor.dtype]
         return lambda first, count: worker.host.magnitudes(read(first, first + count), dtype) != 0
 
     return {tensor.name: _filled(tensor, keep(tensor)) for tensor in targets}

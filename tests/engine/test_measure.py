@@ -16,8 +16,8 @@ from support.layouts import described, layouts_of, most_of_four, pieces, zero_in
 
 from prunecli.dtypes import FLOATS, Float
 from prunecli.engine.measure import TensorStats, statistics_of, stats_from
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import INTS
 from prunecli.kernels.tally import Shared, Statistics
 from prunecli.report.histogram import HIGHEST, LOWEST, BeforeAfter, bins_of
 

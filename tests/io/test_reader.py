@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import examples
 
-from prunecli.io.reader import gather, scatter
+from prunecli.io.strided import gather, scatter
 
 
 @settings(max_examples=examples(60))

@@ -13,10 +13,10 @@ from support import examples
 
 from prunecli.dtypes import FLOATS, Float
 from prunecli.kernels import folds, torch_folds
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.folds import Numbers
 from prunecli.kernels.native.library import library
 from prunecli.kernels.norms import block_norms, slice_norms, standard_deviation
-from prunecli.kernels.ops import INTS
 from prunecli.layout import SliceView
 
 if library() is None:

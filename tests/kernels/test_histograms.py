@@ -13,10 +13,10 @@ from support import examples
 from support.weights import TORCH_FLOATS
 
 from prunecli.dtypes import FLOATS
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.histograms import BINS_LIMIT, RUN, Histogram, HistogramBuilder
 from prunecli.kernels.native.library import library
 from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import INTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

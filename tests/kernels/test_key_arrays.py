@@ -13,8 +13,8 @@ from support import examples
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels import key_arrays
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.backend import has_native
-from prunecli.kernels.ops import INTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

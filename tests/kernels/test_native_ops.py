@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from support import examples
 
 from prunecli.dtypes import FLOATS, Float
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.native.library import library
 from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import INTS
 from prunecli.kernels.tally import Shared, Statistics
 from prunecli.layout import SliceView
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support import examples
 
 from prunecli.dtypes import FLOATS
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.native.library import library
-from prunecli.kernels.ops import INTS
 
 if library() is None:
     pytest.skip("the compiled kernels are not built", allow_module_level=True)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from support import examples
 
 from prunecli.dtypes import FLOATS, Float
+from prunecli.kernels.arrays import INTS, before_in_group
 from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import INTS, Ops, before_in_group
+from prunecli.kernels.ops import Ops
 from prunecli.kernels.torch_ops import TorchOps
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ def test_rows_lose_their_smallest(ops: Ops, integer: type[np.signedinteger], pru
 def test_places_in_groups(limit: int, length: int, inner: int, group: int, start: int, count: int) -> None:
     """An element comes after as many members of its group as its place says, whether places are cached or not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prunecli.kernels.ops.PERIOD_LIMIT", limit)
+        patch.setattr("prunecli.kernels.arrays.PERIOD_LIMIT", limit)
         places = before_in_group(start, count, length, inner, group)
 
     assert [index // inner % length % group for index in range(start, start + count)] == places.tolist()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support import examples
 
 from prunecli.dtypes import FLOATS
-from prunecli.kernels.ops import INTS
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.squares import quantum, square_sum
 
 

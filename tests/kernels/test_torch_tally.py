@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from support import examples
 
 from prunecli.dtypes import FLOATS, Float
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import INTS
 from prunecli.kernels.tally import Counts, Shared, Statistics
 from prunecli.kernels.torch_ops import TorchOps
 from prunecli.kernels.torch_tally import counts_of

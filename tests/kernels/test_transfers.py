@@ -15,6 +15,7 @@ import prunecli
 from prunecli import api
 from prunecli.io import threads
 from prunecli.io.threads import Worker
+from prunecli.kernels.arrays import as_array
 from prunecli.kernels.torch_ops import TorchOps
 from prunecli.kernels.transfers import Transfers, copies_in_background
 
@@ -39,7 +40,7 @@ class LateCopies:
     def wait(self) -> None:
         """Do the copies."""
         for x, raw in self.queued:
-            raw[...] = x.numpy()
+            as_array(raw)[...] = x.numpy()
         self.queued.clear()
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support import examples
 
 from prunecli.dtypes import FLOATS
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.bit_patterns import widen
-from prunecli.kernels.ops import INTS
 from prunecli.kernels.torch_ops import TorchOps
 from prunecli.plans import RankGroup
 from prunecli.ranking.device_ranks import OnDevice, count_on_devices, narrow_on_devices

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from support import examples
 
 from prunecli.dtypes import FLOATS
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.bit_patterns import narrow, values, widen
 from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import INTS
 from prunecli.kernels.torch_ops import TorchOps
 from prunecli.plans import OrderStatistic, RankGroup
 from prunecli.ranking import kth_smallest

@@ -15,7 +15,7 @@ from support.normalized import Member, check, check_cuts, cut_search, drive, mem
 
 from prunecli.dtypes import FLOATS
 from prunecli.errors import CheckpointError, UsageError
-from prunecli.kernels.ops import INTS
+from prunecli.kernels.arrays import INTS
 from prunecli.ranking import normalized_cut
 from prunecli.ranking.normalized_cut import CountRequest
 from prunecli.strategies.unstructured import NORMALIZE

@@ -17,8 +17,8 @@ from support import ROOT, examples, prune_tensors
 from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, SelectionError, UsageError
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.numpy_ops import NumpyOps
-from prunecli.kernels.ops import INTS
 from prunecli.layout import TensorLayout
 from prunecli.plans import Cut, KeepLargestOfGroup
 from prunecli.ranking.kth_smallest import statistics_of

@@ -11,7 +11,7 @@ import pytest
 
 from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import UsageError
-from prunecli.kernels.ops import INTS
+from prunecli.kernels.arrays import INTS
 from prunecli.plans import Normalization
 from prunecli.ranking.normalized_cut import NormalizedCutSearch
 

@@ -11,10 +11,8 @@ from prunecli.io.transfer import write_all
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from prunecli.checkpoint import TensorInfo
+    from prunecli.kernels.ops import Array
 
 METADATA = {"format": "pt", "content": "mask of prunecli: 1 = kept, 0 = pruned"}
 
@@ -53,6 +51,6 @@ class MaskSink:
         self._fd, self._layout = fd, layout
         write_all(fd, memoryview(layout.head), 0)
 
-    def write(self, target: int, first: int, kept: NDArray[np.uint8]) -> None:
+    def write(self, target: int, first: int, kept: Array) -> None:
         """Write the ones and zeros of a run of a target's weights; `first` is its first row-major element."""
-        write_all(self._fd, kept.data, self._layout.starts[target] + first)
+        write_all(self._fd, memoryview(kept), self._layout.starts[target] + first)

@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from prunecli.cli.command_list import COMMANDS as COMMAND_LIST
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 COMMANDS = ROOT / "docs" / "commands.md"
@@ -66,14 +68,9 @@ def commands_page(names: list[str]) -> str:
     return f"# All commands and options\n\nMade by `scripts/update_readme.py`.\n\n{blocks}"
 
 
-def listed(text: str) -> list[str]:
-    """Return the commands that `prune --help` lists."""
-    return re.findall(r"^  (\w+)", text.split("Commands:\n")[1].split("\n\n", maxsplit=1)[0], re.MULTILINE)
-
-
 def main() -> None:
     """Update the pages."""
-    COMMANDS.write_text(commands_page(listed(run("prune --help", ROOT))), encoding="utf-8")
+    COMMANDS.write_text(commands_page(list(COMMAND_LIST)), encoding="utf-8")
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         page.write_text(_BLOCK.sub(lambda block: played(block[0]), text), encoding="utf-8")

@@ -6,13 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
 from prunecli.cli import options
 from prunecli.cli.output import printing
 from prunecli.cli.pipes import readable, spooled_output
 from prunecli.cli.progress import show_progress
-from prunecli.cli.value_options import text_option
+from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import UsageError
 from prunecli.text.numbers import format_bytes
 
@@ -23,8 +21,8 @@ if TYPE_CHECKING:
 Output = Annotated[
     str | None, text_option("-o --output", "PATH", "The result; `-` is standard output. [default: CKPT.baked.EXT]")
 ]
-Json = Annotated[bool, Option("--json", help="Print the folded weights as JSON instead of the table.")]
-DryRun = Annotated[bool, Option("-n", "--dry-run", help="Print the weights that would be folded, write no file.")]
+Json = Annotated[bool, flag_option("--json", "Print the folded weights as JSON instead of the table.")]
+DryRun = Annotated[bool, flag_option("-n --dry-run", "Print the weights that would be folded, write no file.")]
 
 
 def bake(

@@ -7,14 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument as Positional
-from typer import Option
 
 from prunecli.cli import options, parsers
 from prunecli.cli.hints import option_words
 from prunecli.cli.output import printing
 from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
-from prunecli.cli.value_options import text_option, whole_option
+from prunecli.cli.value_options import flag_option, text_option, whole_option
 from prunecli.errors import Argument, UsageError
 
 if TYPE_CHECKING:
@@ -52,8 +51,8 @@ Dim = Annotated[
     int | None,
     whole_option("--dim", "D", 1, "Groups of --pattern run along this dimension.  [default: the inputs]"),
 ]
-Finite = Annotated[bool, Option("--finite", help="No weight is NaN or infinite.")]
-NoAllZero = Annotated[bool, Option("--no-all-zero", help="No tensor is all zero.")]
+Finite = Annotated[bool, flag_option("--finite", "No weight is NaN or infinite.")]
+NoAllZero = Annotated[bool, flag_option("--no-all-zero", "No tensor is all zero.")]
 SameStructureAs = Annotated[
     str | None,
     text_option("--same-structure-as", "OTHER", "Every tensor has the name, dtype and shape it has in OTHER."),

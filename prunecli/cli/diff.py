@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument
 
 from prunecli.cli import options
+from prunecli.cli.command_list import TENSORS
 from prunecli.cli.output import printing
 from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
@@ -29,6 +30,7 @@ Include = Annotated[
         "Only tensors whose name matches, and no metadata or other entries; `re:` starts a regular expression."
         " Repeatable.",
         autocompletion=options.complete_names,
+        panel=TENSORS,
     ),
 ]
 

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
 from prunecli.cli import options, strategy_arguments
+from prunecli.cli.command_list import OUTPUT, RUNNING
 from prunecli.cli.exit import say
 from prunecli.cli.output import printing
-from prunecli.cli.value_options import text_option
+from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import UsageError
 from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
@@ -41,14 +42,14 @@ Metric = Annotated[
         "Regular expression; the metric is taken from its last match. [default: the last number printed]",
     ),
 ]
-Fresh = Annotated[bool, Option("--fresh", help="Evaluate remembered trials again.")]
-Quiet = Annotated[bool, Option("-q", "--quiet", help="Print no table.")]
+Fresh = Annotated[bool, flag_option("--fresh", "Evaluate remembered trials again.")]
+Quiet = Annotated[bool, flag_option("-q --quiet", "Print no table.", panel=RUNNING)]
 
 
 def state_option(default: str) -> Any:  # noqa: ANN401 - Typer's own
     """Return the option for the state file, which has another default name in each command."""
     description = f"Remembers the trials; candidates are written next to it. [default: {default}]"
-    return text_option("--state", "PATH", description)
+    return text_option("--state", "PATH", description, panel=OUTPUT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
 from prunecli.cli import options
 from prunecli.cli.output import printing, view
 from prunecli.cli.pipes import opened_checkpoint
-from prunecli.cli.value_options import text_option
+from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,13 +16,13 @@ if TYPE_CHECKING:
 
 Thresholds = Annotated[
     bool,
-    Option("--thresholds", help="The --thr for each sparsity, over all tensors that would be pruned and per tensor."),
+    flag_option("--thresholds", "The --thr for each sparsity, over all tensors that would be pruned and per tensor."),
 ]
 Hist = Annotated[
     str | None, text_option("--hist", "NAME", "Draw the magnitudes of a tensor, or of all that match a glob or `re:`.")
 ]
-Evidence = Annotated[bool, Option("-v", "--verbose", help="Show what each layout was decided from.")]
-NoRead = Annotated[bool, Option("--no-read", help="Read no weights: names, dtypes and sizes only.")]
+Evidence = Annotated[bool, flag_option("-v --verbose", "Show what each layout was decided from.")]
+NoRead = Annotated[bool, flag_option("--no-read", "Read no weights: names, dtypes and sizes only.")]
 
 
 def inspect(

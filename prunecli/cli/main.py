@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunecli.cli.command_list import OTHER, PRUNING
+from prunecli.cli.command_list import COMMANDS, EXIT_CODES, PRUNING
 from prunecli.cli.exit import (
     BROKEN_PIPE,
     DONE,
@@ -27,6 +27,7 @@ from prunecli.cli.exit import (
     silence,
     terminate_cleanly,
 )
+from prunecli.cli.help import HelpCommand, HelpGroup
 from prunecli.errors import PruneError
 from prunecli.version import __version__
 
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 _SETTINGS: dict[str, Any] = {
     "name": "prune",
     "help": "Zero weights in checkpoint files: the right ones, and nothing else.",
-    "epilog": "Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted.",
+    "epilog": EXIT_CODES,
+    "cls": HelpGroup,
     "pretty_exceptions_enable": False,
     "rich_markup_mode": None,
     "context_settings": {"help_option_names": ["-h", "--help"]},
@@ -134,7 +136,7 @@ def _register(
     command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
     command.__doc__ = function.__doc__
-    app.command(function.__name__.rstrip("_"), **settings)(command)
+    app.command(function.__name__.rstrip("_"), cls=HelpCommand, **settings)(command)
 
 
 def register(names: Sequence[str]) -> None:
@@ -149,7 +151,7 @@ def register(names: Sequence[str]) -> None:
         else:
             module = importlib.import_module(f"prunecli.cli.{name}")
             add_command(getattr(module, name), context_settings=getattr(module, "CONTEXT_SETTINGS", None))
-    order = [*PRUNING, *OTHER]
+    order = list(COMMANDS)
     app.registered_commands.sort(key=lambda command: order.index(command.name or ""))
 
 
@@ -164,8 +166,8 @@ def _program(words: Sequence[str]) -> typer.Typer:
     """Return the application with the command that `words` name, or with the list of all commands."""
     first = next((word for word in words if not word.startswith("-")), None)
     if any(name.endswith("_COMPLETE") and name.startswith("_PRUNE") for name in os.environ):
-        register((*PRUNING, *OTHER))
-    elif first in {*PRUNING, *OTHER}:
+        register(tuple(COMMANDS))
+    elif first in COMMANDS:
         register((first,))
     else:
         return _list_of_commands()
@@ -175,8 +177,8 @@ def _program(words: Sequence[str]) -> typer.Typer:
 def _list_of_commands() -> typer.Typer:
     listed = typer.Typer(**_SETTINGS)
     listed.callback(invoke_without_command=True)(_prune_alone)
-    for name, line in {**PRUNING, **OTHER}.items():
-        listed.command(name, help=line)(_placeholder)
+    for name, about in COMMANDS.items():
+        listed.command(name, help=about.line)(_placeholder)
     return listed
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Argument, Context, Option
+from typer import Argument, Context
 
-from prunecli.cli.value_options import fraction_option, text_option, whole_option
+from prunecli.cli.command_list import GATES, OUTPUT, RUNNING, TENSORS, ZERO
+from prunecli.cli.value_options import flag_option, fraction_option, text_option, whole_option
 from prunecli.errors import PruneError, UsageError
 from prunecli.io.limits import MAX_THREADS
 
@@ -36,6 +37,11 @@ def complete_names(ctx: Context, incomplete: str) -> list[str]:
     return []
 
 
+def complete_devices(incomplete: str) -> list[str]:
+    """Return the devices that start with `incomplete`; which of them are there, only torch could say."""
+    return [name for name in ("auto", "cpu", "cuda", "mps", "xpu") if name.startswith(incomplete)]
+
+
 # --- the checkpoint and its tensors
 
 Ckpt = Annotated[
@@ -48,19 +54,29 @@ Include = Annotated[
         "GLOB",
         "Only tensors whose name matches; `re:` starts a regular expression. Repeatable.",
         autocompletion=complete_names,
+        panel=TENSORS,
     ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    text_option("-x --exclude", "GLOB", "Skip tensors that match. Repeatable.", autocompletion=complete_names),
+    text_option(
+        "-x --exclude", "GLOB", "Skip tensors that match. Repeatable.", autocompletion=complete_names, panel=TENSORS
+    ),
 ]
 MinDim = Annotated[
     int | None,
     whole_option(
-        "--min-dim", "N", 2, "Only tensors of N dimensions or more. [default: 2, unless -i has the full name]", least=0
+        "--min-dim",
+        "N",
+        2,
+        "Only tensors of N dimensions or more. [default: 2, unless -i has the full name]",
+        least=0,
+        panel=TENSORS,
     ),
 ]
-MinNumel = Annotated[int, whole_option("--min-numel", "N", 1000, "Only tensors of N weights or more.", least=0)]
+MinNumel = Annotated[
+    int, whole_option("--min-numel", "N", 1000, "Only tensors of N weights or more.", least=0, panel=TENSORS)
+]
 Layout = Annotated[
     list[str] | None,
     text_option(
@@ -68,6 +84,7 @@ Layout = Annotated[
         "GLOB=ORDER",
         "State what the dimensions of matching tensors are: out-in, in-out, experts or experts-in-out. Repeatable."
         " [default: decided from the file, see `prune inspect`]",
+        panel=TENSORS,
     ),
 ]
 Key = Annotated[
@@ -77,27 +94,35 @@ Key = Annotated[
         "DOTTED.PATH",
         "The nested dict that is the state_dict; globs and several are allowed, each ranked for itself. Repeatable."
         " [default: detected]",
+        panel=TENSORS,
     ),
 ]
 
 # --- ranking
 
 Scores = Annotated[
-    str | None, text_option("--scores", "FILE", "Rank by these scores (same names and shapes) instead of magnitudes.")
+    str | None,
+    text_option("--scores", "FILE", "Rank by these scores (same names and shapes) instead of magnitudes.", panel=ZERO),
 ]
-ActNorms = Annotated[str | None, text_option("--act-norms", "FILE", "Rank by |w| times a norm for each input (Wanda).")]
+ActNorms = Annotated[
+    str | None, text_option("--act-norms", "FILE", "Rank by |w| times a norm for each input (Wanda).", panel=ZERO)
+]
 MaskIn = Annotated[
     str | None,
-    text_option("--mask-in", "FILE", "Keep this mask's pruned weights pruned; apply the amount to the rest."),
+    text_option(
+        "--mask-in", "FILE", "Keep this mask's pruned weights pruned; apply the amount to the rest.", panel=ZERO
+    ),
 ]
 Of = Annotated[
-    str, text_option("--of", "all|remaining", "Take amounts of all weights, or of those that are not zero yet.")
+    str,
+    text_option("--of", "all|remaining", "Take amounts of all weights, or of those that are not zero yet.", panel=ZERO),
 ]
 
 # --- outputs
 
 Output = Annotated[
-    str | None, text_option("-o --output", "PATH", "The result; `-` is standard output. [default: CKPT.pruned.EXT]")
+    str | None,
+    text_option("-o --output", "PATH", "The result; `-` is standard output. [default: CKPT.pruned.EXT]", panel=OUTPUT),
 ]
 Reports = Annotated[
     list[Path] | None,
@@ -105,53 +130,83 @@ Reports = Annotated[
         "--report",
         "PATH",
         "Report, by its suffix .json, .csv, .md or .html; `-` prints JSON. Repeatable. [default: OUTPUT.report.json]",
+        panel=OUTPUT,
     ),
 ]
-NoReport = Annotated[bool, Option("--no-report", help="Write no report.")]
+NoReport = Annotated[bool, flag_option("--no-report", "Write no report.", panel=OUTPUT)]
 MaskOut = Annotated[
-    str | None, text_option("--mask-out", "PATH", "Write the mask (safetensors, 1 = kept) for a later --mask-in.")
+    str | None,
+    text_option("--mask-out", "PATH", "Write the mask (safetensors, 1 = kept) for a later --mask-in.", panel=OUTPUT),
 ]
-ReportJson = Annotated[bool, Option("--json", help="Print the JSON report instead of the table.")]
-DryRun = Annotated[bool, Option("-n", "--dry-run", help="Measure and report, write no checkpoint.")]
-Force = Annotated[bool, Option("-f", "--force", help="Replace existing outputs.")]
-InPlace = Annotated[bool, Option("--in-place", help="Replace the input itself, in one atomic step.")]
+ReportJson = Annotated[bool, flag_option("--json", "Print the JSON report instead of the table.", panel=OUTPUT)]
+DryRun = Annotated[bool, flag_option("-n --dry-run", "Measure and report, write no checkpoint.", panel=OUTPUT)]
+Force = Annotated[bool, flag_option("-f --force", "Replace existing outputs.", panel=OUTPUT)]
+InPlace = Annotated[bool, flag_option("--in-place", "Replace the input itself, in one atomic step.", panel=OUTPUT)]
 Sha256 = Annotated[
-    bool, Option("--sha256", help="Put the SHA-256 of input and output into the report; reads both once more.")
+    bool,
+    flag_option("--sha256", "Put the SHA-256 of input and output into the report; reads both once more.", panel=OUTPUT),
 ]
-Estimate = Annotated[bool, Option("--estimate", help="Estimate the compressed sizes before and after, from a sample.")]
+Estimate = Annotated[
+    bool, flag_option("--estimate", "Estimate the compressed sizes before and after, from a sample.", panel=OUTPUT)
+]
 
 # --- conditions of the run
 
-Strict = Annotated[bool, Option("--strict", help="Refuse weights that are NaN or infinite.")]
+Strict = Annotated[bool, flag_option("--strict", "Refuse weights that are NaN or infinite.", panel=GATES)]
 MinSparsity = Annotated[
     float | None,
     fraction_option(
-        "--min-sparsity", "S", "Write nothing and exit with 1 unless this part of the selected weights is zero."
+        "--min-sparsity",
+        "S",
+        "Write nothing and exit with 1 unless this part of the selected weights is zero.",
+        panel=GATES,
     ),
 ]
 MaxSparsity = Annotated[
-    float | None, fraction_option("--max-sparsity", "S", "The same if more than this part is zero.")
+    float | None, fraction_option("--max-sparsity", "S", "The same if more than this part is zero.", panel=GATES)
 ]
 MaxTensorSparsity = Annotated[
     float | None,
-    fraction_option("--max-tensor-sparsity", "S", "The same if more than this part of any one tensor is zero."),
+    fraction_option(
+        "--max-tensor-sparsity", "S", "The same if more than this part of any one tensor is zero.", panel=GATES
+    ),
 ]
 Device = Annotated[
-    str, text_option("--device", "DEVICE", "cpu, auto, cuda, cuda:1, mps or xpu; all give the same result.")
+    str,
+    text_option(
+        "--device",
+        "DEVICE",
+        "cpu, auto, cuda, cuda:1, mps or xpu; all give the same result.",
+        panel=RUNNING,
+        envvar="PRUNE_DEVICE",
+        autocompletion=complete_devices,
+    ),
 ]
 Threads = Annotated[
-    int, whole_option("--threads", "N", 2, "Number of threads; 0 chooses it by the CPUs.", least=0, most=MAX_THREADS)
+    int,
+    whole_option(
+        "--threads",
+        "N",
+        2,
+        "Number of threads; 0 chooses it by the CPUs.",
+        panel=RUNNING,
+        envvar="PRUNE_THREADS",
+        least=0,
+        most=MAX_THREADS,
+    ),
 ]
 
 # --- printing
 
-Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
-Top = Annotated[int | None, whole_option("--top", "N", 10, "Print the first N tensors only.", least=1)]
-AllTensors = Annotated[bool, Option("--all", help="Print a line for every tensor, however many there are.")]
-Quiet = Annotated[bool, Option("-q", "--quiet", help="Print no table and no progress.")]
-Silent = Annotated[bool, Option("-q", "--quiet", help="Print nothing; only the exit code is the result.")]
-Verbose = Annotated[bool, Option("-v", "--verbose", help="Print details of the run on standard error.")]
-NoProgress = Annotated[bool, Option("--no-progress", help="Print no progress bars or lines.")]
+Json = Annotated[bool, flag_option("--json", "Print the result as JSON.", panel=OUTPUT)]
+Top = Annotated[int | None, whole_option("--top", "N", 10, "Print the first N tensors only.", least=1, panel=OUTPUT)]
+AllTensors = Annotated[
+    bool, flag_option("--all", "Print a line for every tensor, however many there are.", panel=OUTPUT)
+]
+Quiet = Annotated[bool, flag_option("-q --quiet", "Print no table and no progress.", panel=RUNNING)]
+Silent = Annotated[bool, flag_option("-q --quiet", "Print nothing; only the exit code is the result.", panel=RUNNING)]
+Verbose = Annotated[bool, flag_option("-v --verbose", "Print details of the run on standard error.", panel=RUNNING)]
+NoProgress = Annotated[bool, flag_option("--no-progress", "Print no progress bars or lines.", panel=RUNNING)]
 
 
 def layouts(texts: list[str] | None) -> dict[str, str]:

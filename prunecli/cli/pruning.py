@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
 import prunecli
 from prunecli.cli import parsers
-from prunecli.cli.value_options import fraction_option, number_option, text_option, whole_option
+from prunecli.cli.value_options import flag_option, fraction_option, number_option, text_option, whole_option
 from prunecli.errors import Argument, UsageError
 from prunecli.strategies.strategy import Strategy
 
@@ -136,7 +134,7 @@ def structured(
     dim: Annotated[int | None, whole_option("--dim", "D", 0, "Slices along this dimension instead of outputs.")] = None,
     n: Annotated[float, number_option("--n", "1|2|inf|-inf", 2, "The norm that ranks the slices.")] = 2.0,
     with_bias: Annotated[
-        bool, Option("--with-bias", help="Zero the entries of the pruned outputs in each tensor's bias as well.")
+        bool, flag_option("--with-bias", "Zero the entries of the pruned outputs in each tensor's bias as well.")
     ] = False,
 ) -> Strategy:
     """Zero whole outputs of each tensor.
@@ -168,7 +166,7 @@ def random(
     amount: Amount = None,
     count: Count = None,
     seed: Annotated[int, whole_option("--seed", "S", 0, "Random seed. A different seed prunes different weights.")] = 0,
-    structured: Annotated[bool, Option("--structured", help="Prune whole outputs instead of single weights.")] = False,
+    structured: Annotated[bool, flag_option("--structured", "Prune whole outputs instead of single weights.")] = False,
     dim: Annotated[int | None, whole_option("--dim", "D", 0, "Slices along this dimension instead of outputs.")] = None,
 ) -> Strategy:
     """Zero weights of each tensor at random.

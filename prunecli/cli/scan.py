@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
 from prunecli.cli import options
+from prunecli.cli.command_list import OUTPUT
 from prunecli.cli.output import check_export, printing, view
 from prunecli.cli.pipes import opened_checkpoint
-from prunecli.cli.value_options import text_option
+from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import Argument, UsageError
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from prunecli.inspection.scan import Scan
     from prunecli.text.tables import View
 
-Html = Annotated[Path | None, text_option("--html", "PATH", "Write the curves to an HTML page as well.")]
-Force = Annotated[bool, Option("-f", "--force", help="Replace an existing page.")]
+Html = Annotated[Path | None, text_option("--html", "PATH", "Write the curves to an HTML page as well.", panel=OUTPUT)]
+Force = Annotated[bool, flag_option("-f --force", "Replace an existing page.", panel=OUTPUT)]
 
 
 def scan(

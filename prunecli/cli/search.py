@@ -11,9 +11,10 @@ import typer
 from typer import Option
 
 from prunecli.cli import evaluation, options, strategy_arguments
+from prunecli.cli.command_list import OUTPUT
 from prunecli.cli.evaluation import Table
 from prunecli.cli.exit import DONE, FAILED, say
-from prunecli.cli.value_options import number_option, text_option, whole_option
+from prunecli.cli.value_options import flag_option, number_option, text_option, whole_option
 from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import printable
 from prunecli.text.nearest import nearest_number
@@ -31,9 +32,13 @@ Higher = Annotated[
 ]
 Tolerance = Annotated[float, number_option("--tolerance", "A", 0.01, "The amounts are multiples of this.")]
 Tries = Annotated[int | None, whole_option("--tries", "N", 5, "Try at most N amounts.", least=1)]
-Output = Annotated[str | None, text_option("-o --output", "PATH", "The result. [default: CKPT.pruned.EXT]")]
+Output = Annotated[
+    str | None, text_option("-o --output", "PATH", "The result. [default: CKPT.pruned.EXT]", panel=OUTPUT)
+]
 State = Annotated[Path | None, evaluation.state_option("OUTPUT.search.json")]
-DryRun = Annotated[bool, Option("-n", "--dry-run", help="Only search, write no checkpoint.")]
+DryRun = Annotated[
+    bool, flag_option("-n --dry-run", "Only search: write no checkpoint, remember the trials.", panel=OUTPUT)
+]
 
 CONTEXT_SETTINGS = strategy_arguments.CONTEXT_SETTINGS
 SCHEMA = 1

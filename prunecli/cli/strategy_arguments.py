@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from copy import copy
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 from typer.main import get_command
 
 from prunecli.cli import pruning
+from prunecli.cli.command_list import ZERO
+from prunecli.cli.help import HelpCommand
 from prunecli.errors import UsageError
 from prunecli.strategies.strategy import Strategy
 from prunecli.text.closest import closest
@@ -110,7 +113,8 @@ def _command(arguments: type[Any], make: Callable[..., Strategy] | None, varied:
         _refuse_amounts({name: own_values.pop(name) for name in amounts})
         return arguments(make_strategy=_by_number(make, own_values, varied), **values)
 
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in {**shared, **own, **amounts}.values()]
+    shown = {name: _in_panel(parameter, ZERO) for name, parameter in own.items()}
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in {**shared, **shown, **amounts}.values()]
     # The options of the strategy and of the command come first in the help, and the inherited ones last.
     first = ["ckpt", "strategy", *own, "evaluate", *arguments.__annotations__]
     parameters.sort(key=lambda p: first.index(p.name) if p.name in first else len(first))
@@ -119,7 +123,7 @@ def _command(arguments: type[Any], make: Callable[..., Strategy] | None, varied:
     command.__doc__ = arguments.__doc__
     settings = {"help_option_names": ["-h", "--help"]}
     app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=settings)
-    app.command(epilog=_epilog())(command)
+    app.command(cls=HelpCommand, epilog=_epilog())(command)
     return get_command(app)
 
 
@@ -132,6 +136,14 @@ def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
     """Return an option of the same name that the help does not show, because the command chooses the amount."""
     option = typer.Option(f"--{parameter.name}", hidden=True)
     return parameter.replace(annotation=Annotated[str | None, option], default=None)
+
+
+def _in_panel(parameter: inspect.Parameter, panel: str) -> inspect.Parameter:
+    """Return the option of a strategy under a title of its own in the help."""
+    type_, option = get_args(parameter.annotation)
+    option = copy(option)
+    option.rich_help_panel = panel
+    return parameter.replace(annotation=Annotated[type_, option])
 
 
 def _refuse_amounts(values: dict[str, str | None]) -> None:

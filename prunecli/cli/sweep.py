@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-from typer import Option
+import typer  # noqa: TC002 - Typer evaluates annotations
 
 from prunecli.cli import evaluation, parsers, strategy_arguments
+from prunecli.cli.command_list import OUTPUT
 from prunecli.cli.evaluation import Table
 from prunecli.cli.output import check_export
-from prunecli.cli.value_options import text_option
+from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import printable
 from prunecli.text.numbers import percent
@@ -37,10 +37,10 @@ Vary = Annotated[
         parser=parsers.varied,
     ),
 ]
-Csv = Annotated[Path | None, text_option("--csv", "PATH", "Write the table as CSV as well.")]
-Svg = Annotated[Path | None, text_option("--svg", "PATH", "Write the plot as SVG as well.")]
+Csv = Annotated[Path | None, text_option("--csv", "PATH", "Write the table as CSV as well.", panel=OUTPUT)]
+Svg = Annotated[Path | None, text_option("--svg", "PATH", "Write the plot as SVG as well.", panel=OUTPUT)]
 State = Annotated[Path | None, evaluation.state_option("CKPT.pruned.EXT.search.json")]
-Force = Annotated[bool, Option("-f", "--force", help="Replace an existing table or plot.")]
+Force = Annotated[bool, flag_option("-f --force", "Replace an existing table or plot.", panel=OUTPUT)]
 
 CONTEXT_SETTINGS = strategy_arguments.CONTEXT_SETTINGS
 SCHEMA = 1

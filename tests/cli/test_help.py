@@ -11,15 +11,17 @@ import pytest
 from typer.models import ArgumentInfo, OptionInfo
 
 from prunecli.cli import pruning, search, strategy_arguments, sweep
-from prunecli.cli.command_list import OTHER, PRUNING
+from prunecli.cli.command_list import COMMANDS as ABOUT
+from prunecli.cli.command_list import PANELS, PRUNING, RECIPE
 from prunecli.cli.options import SharedOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from support.command_line import Prune
 
-COMMANDS = [*PRUNING, *OTHER]
+COMMANDS = list(ABOUT)
 OTHER_FLAGS = {"all_tensors": "--all", "evaluate": "--eval"}
 """The parameters whose flag is not their name."""
 
@@ -56,7 +58,7 @@ def test_every_option_declares_its_flag(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_goes_to_standard_output(prune: Prune, command: str, flag: str) -> None:
-    """`prune COMMAND -h` prints the usage and every declared flag on standard output, with exit code 0."""
+    """Both forms of the help print the usage and every declared flag on standard output, with exit code 0."""
     ran = prune(command, flag)
 
     assert (ran.code, ran.err) == (0, "")
@@ -78,7 +80,69 @@ def test_the_list_of_commands_is_not_cut(prune: Prune) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_list_repeats_the_first_line_of_each_command(prune: Prune, command: str) -> None:
     """The line about a command in `prune --help` is the first line of its own help."""
-    assert {**PRUNING, **OTHER}[command] in re.sub(r"\s+", " ", prune(command, "--help").out)
+    assert ABOUT[command].line in re.sub(r"\s+", " ", prune(command, "--help").out)
+
+
+def test_the_short_help_has_the_own_options_and_one_example(prune: Prune) -> None:
+    """`-h` explains what the command does by itself and names the other options; `--help` explains all of them."""
+    short, full = prune("l1", "-h").out, prune("l1", "--help").out
+
+    assert "  --amount A " in short
+    assert "More options:\n  Which tensors       --include, --exclude, --min-dim" in short
+    assert "Only tensors whose name matches" not in short
+    assert "Only tensors whose name matches" in full
+    assert [text.count("\n  prune l1 model") for text in (short, full)] == [1, 2]
+    assert "  prune l1 --help\n" in short
+    assert len(short.splitlines()) < 0.6 * len(full.splitlines())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_own_options_come_first(prune: Prune, command: str) -> None:
+    """The help has the command's own options before the shared ones, and each panel once."""
+    titles = re.findall(r"^(\w[\w ]*):$", prune(command, "--help").out, re.MULTILINE)
+
+    own = ABOUT[command].panel
+    assert titles[:2] == ["Arguments", own]
+    assert [title for title in titles[2:] if title in PANELS] == [
+        title for title in PANELS if title in titles and title != own
+    ]
+    assert len(set(titles)) == len(titles)
+
+
+def test_run_shows_a_recipe(prune: Prune) -> None:
+    """`prune run --help` has a whole recipe, line by line."""
+    assert "".join(f"  {line}".rstrip() + "\n" for line in RECIPE.splitlines()) in prune("run", "--help").out
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_an_option_is_never_broken_at_its_dashes(prune: Prune, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every terminal the help breaks lines between words, and only lines to copy are longer than it."""
+    monkeypatch.setenv("COLUMNS", str(width))
+
+    lines = prune("global", "-h").out.splitlines()
+
+    assert not [line for line in lines if line.endswith("-")]
+    assert not [line for line in lines if len(line) > width and "prune " not in line]
+
+
+def test_help_of_a_command_by_name(prune: Prune) -> None:
+    """`prune help l1` is `prune l1 --help`, and `prune help` is `prune --help`."""
+    assert prune("help", "l1") == prune("l1", "--help")
+    assert prune("help") == prune("--help")
+
+
+def test_environment_variables_are_defaults(prune: Prune, ckpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PRUNE_THREADS and PRUNE_DEVICE are the defaults of their options, which say so; an option overrules them."""
+    monkeypatch.setenv("PRUNE_THREADS", "1")
+    monkeypatch.setenv("PRUNE_DEVICE", "nowhere")
+    assert "PRUNE_THREADS" in prune("check", "--help").out
+    assert "PRUNE_DEVICE" in prune("l1", "--help").out
+
+    wrong = prune("l1", ckpt, "--amount", "50%", "-n", "-v")
+    right = prune("l1", ckpt, "--amount", "50%", "-n", "-v", "--device", "cpu")
+
+    assert (wrong.code, "nowhere" in wrong.err) == (2, True)
+    assert (right.code, "working with 1 threads" in right.err) == (0, True)
 
 
 def test_prune_alone_is_a_usage_error_with_the_help(prune: Prune) -> None:

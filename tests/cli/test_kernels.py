@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prunecli.cli.command_list import OTHER, PRUNING
+from prunecli.cli.command_list import COMMANDS
 from prunecli.kernels.native import library
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     library.library.cache_clear()
 
 
-@pytest.mark.parametrize("command", [*PRUNING, *OTHER])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_wrong_choice_is_one_sentence(
     prune: Prune, tmp_path: Path, choose: Callable[[str], None], command: str
 ) -> None:

@@ -18,6 +18,7 @@ import pytest
 from support import DEMO, ROOT, load_script
 
 from prunecli.api import prune
+from prunecli.cli.command_list import COMMANDS
 from prunecli.cli.main import main
 from prunecli.strategies.unstructured import Global
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
-PRUNING = ("threshold", "percentile", "l1", "global", "topk", "structured", "block", "random", "mask", "run")
-LOOKING = ("inspect", "scan", "check", "diff", "bake", "search", "sweep")
-COMMANDS = (*PRUNING, *LOOKING)
 
 update_readme = load_script("update_readme")
 HELP = update_readme.blocks(update_readme.COMMANDS.read_text(encoding="utf-8"))
@@ -95,14 +93,6 @@ def test_every_command_and_option_is_documented(command: str, capsys: pytest.Cap
     options = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", capsys.readouterr().out))
     assert re.search(rf"`(prune )?{command}[ `]", README)
     assert {option for option in options if option not in page} == set()
-
-
-def test_the_commands_tested_here_are_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    """`prune --help` lists the commands that these tests read the help of."""
-    main(["--help"])
-
-    listed = capsys.readouterr().out.split("Commands:\n")[1].split("\n\n")[0]
-    assert re.findall(r"^  (\w+)", listed, re.MULTILINE) == [*COMMANDS]
 
 
 def test_the_python_example_runs(folder: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from prunecli.cli.command_list import OTHER, PRUNING
+from prunecli.cli.command_list import COMMANDS
 from prunecli.errors import PruneError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _short(command: Command, word: str) -> Item:
 @cache
 def commands() -> dict[str, Command]:
     """Return all commands by name; `search` and `sweep` have the options of no strategy."""
-    return {name: _described(name, _typer_command(name, ())) for name in (*PRUNING, *OTHER)}
+    return {name: _described(name, _typer_command(name, ())) for name in COMMANDS}
 
 
 def command_for(words: Sequence[str]) -> Command | None:
@@ -163,7 +163,7 @@ def _group() -> Any:  # noqa: ANN401 - Typer's own
 
     from prunecli.cli import main
 
-    main.register((*PRUNING, *OTHER))
+    main.register(tuple(COMMANDS))
     return get_command(main.app)
 
 

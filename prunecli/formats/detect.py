@@ -57,7 +57,6 @@ _BY_MAGIC = (
     (0, b"GIF8", ForeignKind("a GIF image")),
     (0, b"%PDF", ForeignKind("a PDF document")),
     (0, b"\x89HDF\r\n\x1a\n", ForeignKind("an HDF5 file, perhaps of Keras", _SAVE_AGAIN)),
-    (0, b"GGUF", ForeignKind("a GGUF model", "prune the safetensors it was made from, then convert again")),
     (4, b"TFL3", ForeignKind("a TensorFlow Lite model", _CONVERT_AGAIN)),
     (0, b"SQLite format 3\0", ForeignKind("an SQLite database")),
     (0, b"\x7fELF", ForeignKind("an executable or a shared library")),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
 from prunecli.errors import Argument, CheckpointError, OutputError
+from prunecli.formats.gguf.format import GGUF
 from prunecli.formats.npy.format import NPY, NPZ
 from prunecli.formats.registry import family_of
 from prunecli.formats.safetensors.format import SAFETENSORS
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint
 
 _TORCH = (".pth", ".bin", ".ckpt", ".pt", ".tar", ".th")  # pickles of other programs have them too
-_SUFFIXES = {SAFETENSORS.family: (".safetensors",), NPZ.family: (".npz",), NPY.family: (".npy",)}
+_SUFFIXES = {
+    SAFETENSORS.family: (".safetensors",),
+    NPZ.family: (".npz",),
+    NPY.family: (".npy",),
+    GGUF.family: (".gguf",),
+}
 """The suffixes of each family of formats that has its own, the usual one first; the others have those of torch."""
 
 _KNOWN = frozenset({*_TORCH, *(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)})

@@ -21,6 +21,7 @@ from prunecli.layout import (
     TensorLayout,
     assumed_layout,
 )
+from prunecli.layouts.conventions import by_convention
 from prunecli.layouts.evidence import is_confirmed_by_norm, norm_lengths, out_in, own_evidence
 from prunecli.layouts.experts import (
     LONGEST_KERNEL,
@@ -29,7 +30,7 @@ from prunecli.layouts.experts import (
     is_expert_stack,
     model_width,
 )
-from prunecli.layouts.foreign_names import dotted_names, is_kernel
+from prunecli.layouts.foreign_names import dotted_names
 from prunecli.layouts.names import (
     bias_of,
     is_embedding,
@@ -54,9 +55,6 @@ if TYPE_CHECKING:
 
 _ORIENTED = frozenset({MATRIX, KERNEL, EXPERTS})
 
-KERNELS_ARE_WEIGHTS = frozenset({"NumPy .npz"})
-"""The formats in which `kernel` and `embedding` are weights by name; elsewhere `kernel` may be a fixed filter."""
-
 HALF_OF_LORA = "half of a LoRA product: it is pruned only if a pattern names it"
 """The reason to skip `lora_A` and `lora_B`, whose product is the change of a weight."""
 
@@ -67,8 +65,7 @@ def with_layouts(checkpoint: Checkpoint) -> Checkpoint:
     open_tensors = [t for t in tensors if t.unprunable_reason != OUTSIDE and not _is_decided(t)]
     names = dotted_names(open_tensors)
     layouts = decide([replace(t, name=names[t.name]) for t in open_tensors], checkpoint.model_type)
-    if checkpoint.format in KERNELS_ARE_WEIGHTS:
-        layouts = {name: _with_kernels(name, layout) for name, layout in layouts.items()}
+    layouts = {name: by_convention(layout, name, checkpoint.format) for name, layout in layouts.items()}
     tensors = tuple(replace(t, layout=layouts[names[t.name]]) if t.name in names else t for t in tensors)
     return replace(checkpoint, tensors=with_packed(with_scales(tensors)))
 
@@ -76,10 +73,6 @@ def with_layouts(checkpoint: Checkpoint) -> Checkpoint:
 def _is_decided(tensor: TensorInfo) -> bool:
     """Return whether the reader of the format has decided the layout: the file itself says what the tensor is."""
     return tensor.layout.proven or tensor.packed is not None
-
-
-def _with_kernels(name: str, layout: TensorLayout) -> TensorLayout:
-    return replace(layout, not_a_weight=None) if layout.not_a_weight == NOT_BY_NAME and is_kernel(name) else layout
 
 
 def decide(tensors: Sequence[TensorInfo], model_type: str = "") -> dict[str, TensorLayout]:

@@ -16,7 +16,7 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _PROJECTIONS = frozenset({"attn", "conv", "dense", "fc", "linear", "lin", "mlp", "proj", "project", "projection"})
 """Words of modules that multiply by a matrix or kernel, whatever else their name says."""
 
-_EMBEDDINGS = frozenset({"embed", "embedder", "embedding", "embeddings", "embeds", "wte", "wpe"})
+_EMBEDDINGS = frozenset({"embd", "embed", "embedder", "embedding", "embeddings", "embeds", "wte", "wpe"})
 
 _NORMS = frozenset({"batchnorm", "bn", "gn", "groupnorm", "layernorm", "ln", "norm", "rmsnorm"})
 

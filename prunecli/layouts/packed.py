@@ -49,15 +49,20 @@ def with_packed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
         found = None if tensors[i].packed is not None else _found(tensors[i], by_name)
         if found is None:
             continue
-        reason = f"packed ({found.packed.format}): {ADVICE}"
-        layout = TensorLayout(PACKED, None, None, evidence="", not_a_weight=reason)
-        result[i] = replace(tensors[i], packed=found.packed, unprunable_reason=reason, layout=layout)
+        result[i] = unprunable_as(found.packed, tensors[i])
         parts |= dict.fromkeys(part for part in found.parts if part in places and part != name)
     for name in parts:
         layout = TensorLayout(SCALE, None, None, evidence="", not_a_weight=A_PART)
         if result[places[name]].packed is None:
             result[places[name]] = replace(by_name[name], unprunable_reason=A_PART, layout=layout)
     return tuple(result)
+
+
+def unprunable_as(packed: PackedWeights, tensor: TensorInfo) -> TensorInfo:
+    """Return the tensor as one whose numbers hold packed weights."""
+    reason = f"packed ({packed.format}): {ADVICE}"
+    layout = TensorLayout(PACKED, None, None, evidence="", not_a_weight=reason)
+    return replace(tensor, packed=packed, unprunable_reason=reason, layout=layout)
 
 
 def packed_sentence(packed: Iterable[PackedWeights | None]) -> str | None:

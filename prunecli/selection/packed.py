@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 QUANTIZE_LATER = "prune the model from before quantization, then quantize it again"
 """What to do about quantized weights."""
 
+_DEQUANTIZE = "`llama-quantize --allow-requantize IN.gguf OUT.gguf F16` makes numbers that can be pruned"
+
 MOST_NAMED = 3
 """The most tensors that the hint names."""
 
@@ -42,9 +44,12 @@ def is_floating(tensor: TensorInfo) -> bool:
 
 
 def _hint(tensors: Sequence[TensorInfo]) -> Hint:
+    later: Hint = QUANTIZE_LATER
+    if any(tensor.packed is not None and tensor.packed.format.startswith("GGUF ") for tensor in tensors):
+        later = f"{QUANTIZE_LATER}; {_DEQUANTIZE}"
     others = [t for t in tensors if is_floating(t) and t.layout.not_a_weight is None and len(t.shape) >= 2]
     if not others:
-        return QUANTIZE_LATER
+        return later
     largest = sorted(others, key=lambda tensor: -tensor.numel)[:MOST_NAMED]
     include = Argument("include", [exact_pattern(tensor.name) for tensor in largest])
-    return (f"{QUANTIZE_LATER}; ", include, " prunes weights that are not packed")
+    return (f"{later}; ", include, " prunes weights that are not packed")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from support.foreign import write_gguf
 from support.weights import Weights, make_weights
 
 if TYPE_CHECKING:
@@ -153,6 +154,10 @@ def _npz_of_other_order(folder: Path, weights: Weights) -> Path:
     return folder / "model.npz"
 
 
+def _gguf(folder: Path, weights: Weights) -> Path:
+    return write_gguf(folder / "model.gguf", {name: t.numpy() for name, t in weights.items()})
+
+
 def _plain(weights: Weights) -> Weights:
     return weights
 
@@ -180,6 +185,7 @@ CONTAINERS: dict[str, Container] = {
     "big-endian": Container(_big_endian),
     "npz": Container(_npz, library="numpy"),
     "npz-of-other-order": Container(_npz_of_other_order, library="numpy"),
+    "gguf": Container(_gguf, library="gguf"),
 }
 
 FOLDABLE = [name for name, container in CONTAINERS.items() if container.library in {"torch", "safetensors"}]

@@ -114,3 +114,32 @@ def npy(text: str | bytes = "{'descr': '<f4', 'fortran_order': False, 'shape': (
     raw = text.encode() if isinstance(text, str) else text
     raw += b" " * (-(len(raw) + 11) % 64) + b"\n"
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(raw)) + raw + data
+
+
+# --- GGUF
+
+
+def gguf_text(value: str | bytes) -> bytes:
+    """Return a text with its length."""
+    raw = value.encode() if isinstance(value, str) else value
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def gguf_tensor(name: str | bytes = "a.weight", shape: Sequence[int] = (2, 2), kind: int = 0, offset: int = 0) -> bytes:
+    """Return the entry of a tensor, by default of four weights; sizes are innermost first."""
+    return gguf_text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+def gguf(
+    *tensors: bytes,
+    data: bytes = W,
+    metadata: Sequence[bytes] = (),
+    counts: tuple[int, int] | None = None,
+    version: int = 3,
+    alignment: int = 32,
+) -> bytes:
+    """Return a GGUF file of entries, by default of one tensor, without any check."""
+    tensors = tensors or (gguf_tensor(),)
+    head = b"GGUF" + struct.pack("<IQQ", version, *(counts or (len(tensors), len(metadata))))
+    head += b"".join(metadata) + b"".join(tensors)
+    return head + b"\0" * (-len(head) % alignment) + data

@@ -9,9 +9,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from typer.core import TyperCommand, TyperGroup
-
 from prunecli.cli.command_list import COMMANDS, ENVIRONMENT, EXAMPLES, GROUPS, OPTIONS, PANELS, RUNNING, Command
+from prunecli.cli.light import LightCommand, LightGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,7 +27,7 @@ _HELP = "Show the short help (-h) or all of it (--help)."
 _UNKNOWN = Command("", "", ())
 
 
-class HelpCommand(TyperCommand):
+class HelpCommand(LightCommand):
     """A command whose help has its options in panels, its own first, and examples."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - Typer's own
@@ -50,7 +49,7 @@ class HelpCommand(TyperCommand):
             _verbatim(formatter, "All of the help", [f"prune {ctx.info_name} --help"])
 
 
-class HelpGroup(TyperGroup):
+class HelpGroup(LightGroup):
     """The program `prune`, whose help lists the commands in their groups."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - Typer's own
@@ -74,7 +73,7 @@ def is_short(ctx: Any) -> bool:  # noqa: ANN401 - Typer's own
     return "-h" in words and "--help" not in words
 
 
-def _records(command: TyperCommand, ctx: Any, about: Command) -> tuple[list[Record], list[tuple[str, list[Record]]]]:  # noqa: ANN401
+def _records(command: LightCommand, ctx: Any, about: Command) -> tuple[list[Record], list[tuple[str, list[Record]]]]:  # noqa: ANN401
     """Return the arguments, and the panels of options: the command's own first, then the shared ones in their order."""
     arguments: list[Record] = []
     panels: dict[str, list[Record]] = {about.panel: []}

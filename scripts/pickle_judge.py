@@ -160,6 +160,8 @@ def _below(path: tuple[str, ...] | None, key: object) -> tuple[str, ...] | None:
         return None
     if isinstance(key, bytes):
         return (*path, key.decode("utf-8", "backslashreplace"))
+    if isinstance(key, tuple):
+        return (*path, "<tuple>")
     if isinstance(key, int) and key.bit_length() >= 64:
         return (*path, "<int>")
     return (*path, str(key)) if key is None or isinstance(key, (str, int, float)) else None

@@ -47,10 +47,14 @@ _MOST_LEVELS = 8  # levels of containers above a state_dict
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StateDict:
-    """A container of weights in the pickle, and its dotted key ("" for the top)."""
+    """A container of weights in the pickle, and its dotted key ("" for the top).
+
+    `above` are the ids of the containers on the way to it: a dict may contain itself.
+    """
 
     key: str
     node: object
+    above: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +200,11 @@ class _Search:
     def _all_parts(self, part: StateDict) -> list[StateDict]:
         """Return the containers of weights in a dict or list, in the order of the file."""
         prefix = f"{part.key}." if part.key else ""
+        above = part.above | {id(part.node)}
         return [
-            StateDict(prefix + name, child)
+            StateDict(prefix + name, child, above)
             for name, child in _containers(part.node)
-            if not _is_of_training(name, child) and self.holds(child)
+            if id(child) not in above and not _is_of_training(name, child) and self.holds(child)
         ]
 
     def _are_copies(self, parts: Sequence[StateDict]) -> bool:

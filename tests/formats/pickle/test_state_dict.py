@@ -237,3 +237,14 @@ def test_a_chain_of_wrappers_ends() -> None:
         root = {"model": root}
 
     assert find_leaves(root, "x", (), lambda _: (3, 3)).keys[0].startswith("model.model")
+
+
+def test_a_container_that_contains_itself_is_entered_once() -> None:
+    """State_dicts are not looked for again and again inside a dict that contains itself."""
+    top: dict[str, Any] = {"no.elements": torch.rand(0, 2), "one": {"a.weight": torch.rand(2, 2)}}
+    top |= {"b": top, "c": top}
+
+    found = listing(saved(top))
+
+    assert [tensor.name for tensor in found.tensors] == ["no.elements", "one.a.weight"]
+    assert found.keys == ()

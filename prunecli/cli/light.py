@@ -1,7 +1,8 @@
 """Typer's commands and groups, with conversions of values that need no pydantic.
 
 From 0.29 on, Typer imports pydantic to convert every value, texts as well, which takes as long as half of a small run.
-Our options convert their own values. A parameter of another kind, or of another version of Typer, is left as it is.
+Our options convert their own values. A parameter of another kind is left as it is, and so are all of a version that
+is not in `VERSIONS`, because Typer promises nothing about the attribute that is set here.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+
+VERSIONS = ("0.29.",)
+"""The beginnings of the versions of Typer whose parameters were seen to work so."""
 
 
 class _Conversion:
@@ -49,7 +55,7 @@ class LightGroup(TyperGroup):
 
 def _lighten(params: Iterable[Any]) -> None:
     """Set the conversions that Typer would otherwise make with pydantic."""
-    for param in params:
+    for param in params if typer.__version__.startswith(VERSIONS) else ():
         if getattr(param, "_runtime_param", param) is None and (conversion := _conversion(param.type_descriptor)):
             param._runtime_param = conversion  # noqa: SLF001 - Typer has no other place for it
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from prunecli.inspection.diff import diff
     from prunecli.inspection.inspect import inspect
     from prunecli.inspection.scan import scan
+    from prunecli.packing.pack import pack, unpack
     from prunecli.report.gates import GateError, Gates
     from prunecli.report.model import Report, Row
     from prunecli.selection.select import Selector
@@ -67,6 +68,7 @@ _PUBLIC = {
     "inspection.diff": ("diff",),
     "inspection.inspect": ("inspect",),
     "inspection.scan": ("scan",),
+    "packing.pack": ("pack", "unpack"),
     "report.gates": ("GateError", "Gates"),
     "report.model": ("Report", "Row"),
     "selection.select": ("Selector",),
@@ -126,11 +128,13 @@ __all__ = [
     "load_mask",
     "mask_from_checkpoint",
     "open_checkpoint",
+    "pack",
     "prune",
     "prune_state_dict",
     "scan",
     "search",
     "sweep",
+    "unpack",
 ]
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from prunecli.io.inflated import Inflated
+
 PathLike: TypeAlias = str | os.PathLike[str]
 """A path as users pass it to functions."""
 
@@ -204,10 +206,12 @@ class CheckpointFile:
 
     Attributes:
         path: The file.
-        size: Its size in bytes.
+        size: Its size in bytes, after its compressed parts are inflated.
         checksums: The checksums that cover tensor data.
         modified: Its modification time (ns) when it was read, or None if it is unknown.
         format: The name of its format, or "" for tensors in memory.
+        inflated: The parts of the file if some of them are compressed, else None. All places are those after they are
+            inflated.
     """
 
     path: Path
@@ -215,6 +219,12 @@ class CheckpointFile:
     checksums: tuple[Checksum, ...] = ()
     modified: int | None = None
     format: str = ""
+    inflated: Inflated | None = field(default=None, repr=False)
+
+    @property
+    def stored_size(self) -> int:
+        """The size in bytes of the file as it is stored."""
+        return self.size if self.inflated is None else self.inflated.stored_size
 
 
 IN_MEMORY = "tensors in memory"

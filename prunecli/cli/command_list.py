@@ -193,6 +193,24 @@ COMMANDS = {
         ),
         OUTPUT,
     ),
+    "pack": Command(
+        FILES,
+        "Compress the weights of a torch file.",
+        (
+            Example("A smaller file that torch.load reads", "prune pack sparse.pth"),
+            Example("The size it would have, at the highest level", "prune pack sparse.pth --level 9 -n"),
+        ),
+        OUTPUT,
+    ),
+    "unpack": Command(
+        FILES,
+        "Restore a packed torch file byte for byte.",
+        (
+            Example("The file that was packed", "prune unpack small.packed.pth"),
+            Example("Under another name", "prune unpack small.packed.pth -o restored.pth"),
+        ),
+        OUTPUT,
+    ),
     "run": Command(
         AUTOMATE,
         "Zero the weights that the rules of a recipe choose.",

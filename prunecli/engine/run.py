@@ -210,7 +210,7 @@ class Run:
         (source,), (sink,) = sources, sinks
         # Both files are read again, so the digests are those of the bytes that are stored.
         output = None if sink is None else _sha256(_file(sink), source.size)
-        return _sha256(_file(source), source.size), output
+        return _sha256(_stored(source), self.checkpoint.files[0].stored_size), output
 
     def _estimate(self, sources: Sequence[Input], sinks: Sequence[Output | None]) -> Compressed | None:
         if not self.options.estimate or not all(sinks):
@@ -229,6 +229,11 @@ def _file(stream: Input | Output) -> Descriptor:
     if isinstance(stream, Sink):
         return stream.file
     raise TypeError
+
+
+def _stored(source: Input) -> Descriptor:
+    """Return the file of an input as it is stored, not its inflated copy."""
+    return source.stored if isinstance(source, Source) else _file(source)
 
 
 def _sha256(file: Descriptor, size: int) -> str:

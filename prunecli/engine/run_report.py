@@ -29,12 +29,13 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
     targets = _target_rows(checkpoint, run.work, result)
     rows, copies = _rows(checkpoint, run.work, targets), about_copies(checkpoint, run.work.selection)
     size = sum(file.size for file in checkpoint.files)
+    stored = sum(file.stored_size for file in checkpoint.files)
     return Report(
         rows=rows,
         strategy=run.work.description,
         input_path=options.label or str(checkpoint.path),
         format=checkpoint.format,
-        input_bytes=size,
+        input_bytes=stored,
         version=__version__,
         output_path=None if output is None else "-" if isinstance(output, int) else str(output),
         output_bytes=None if output is None else size,

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from prunecli.checkpoint import Checksum, TensorInfo
+    from prunecli.io.inflated import Inflated
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Listing:
         notes: Sentences about the file that a user may want to know.
         unprunable_entries: The name and kind of each entry that has no plain tensor, such as a sparse tensor.
         is_module: Whether the state_dict is that of a whole pickled module.
+        inflated: The parts of the file if some are compressed; all places are those after they are inflated.
     """
 
     format: str
@@ -37,6 +39,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     unprunable_entries: tuple[tuple[str, str], ...] = ()
     is_module: bool = False
+    inflated: Inflated | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:

@@ -115,7 +115,11 @@ def _open_file(path: Path, label: str, keys: Sequence[str]) -> _OpenedFile:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             listing = detected.read(file, label, keys)
-            return _OpenedFile(CheckpointFile(path, size, listing.checksums, modified, listing.format), listing)
+            inflated = listing.inflated
+            size = size if inflated is None else inflated.size
+            return _OpenedFile(
+                CheckpointFile(path, size, listing.checksums, modified, listing.format, inflated), listing
+            )
     except OSError as error:
         raise CheckpointError(f"cannot read {label}: {error.strerror or error}") from error
 

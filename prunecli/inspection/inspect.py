@@ -245,7 +245,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         keys=checkpoint.keys,
         parts=checkpoint.parts,
         left_alone=left_alone(checkpoint, _with_names(named)),
-        files=tuple((file.path.name, file.size) for file in checkpoint.files),
+        files=tuple((file.path.name, file.stored_size) for file in checkpoint.files),
         notes=(*checkpoint.notes, *notes),
         unprunable_entries=checkpoint.unprunable_entries,
         leftovers=leftovers(list(dict.fromkeys(tensor.name for tensor in checkpoint.tensors))),

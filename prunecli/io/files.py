@@ -50,6 +50,11 @@ class Source(Descriptor):
             self.close()
             raise self._changed()
 
+    @property
+    def stored(self) -> Source:
+        """The file as it is stored: itself, unless this is an inflated copy of it."""
+        return self
+
     def _open_unchanged(self) -> int:
         fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         if self._seen and self._seen != _state(fd):

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 from prunecli.errors import CheckpointError
 from prunecli.io.files import PAGE, Source
-from prunecli.io.threads import Worker
+from prunecli.io.threads import Worker, default_threads
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.checkpoint import Checkpoint, CheckpointFile, TensorInfo
     from prunecli.io.files import Input
     from prunecli.kernels.ops import Array, Read
 
@@ -43,7 +43,7 @@ def open_sources(checkpoint: Checkpoint) -> Iterator[list[Source]]:
         sources = []
         for file in checkpoint.files:
             try:
-                source = Source(file.path, file.size, file.modified)
+                source = _source(file)
             except OSError as error:
                 raise CheckpointError(f"cannot read {printable(str(file.path))}: {error.strerror}") from error
             stack.callback(source.close)
@@ -51,6 +51,14 @@ def open_sources(checkpoint: Checkpoint) -> Iterator[list[Source]]:
                 source.keep_open()
             sources.append(source)
         yield sources
+
+
+def _source(file: CheckpointFile) -> Source:
+    if file.inflated is None:
+        return Source(file.path, file.size, file.modified)
+    from prunecli.io.inflated import InflatedSource  # noqa: PLC0415 - few files are compressed
+
+    return InflatedSource(file, file.inflated, default_threads())
 
 
 class Reader:

@@ -69,8 +69,8 @@ def shared_names(count: int, times: int, length: int) -> bytes:
 TENSOR = state_dict({"a.weight": rebuilt()})[2:-1]
 CLASS = b"class A(Module):\n  __parameters__ = [%b]\n  __buffers__ = []\n"
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "39 deflated data.pkl": (lambda: bomb("m/data.pkl"), "is compressed"),
-    "39 deflated storage": (lambda: bomb("m/data/0"), "is compressed"),
+    "39 deflated data.pkl": (lambda: bomb("m/data.pkl"), "would inflate from"),
+    "39 deflated storage": (lambda: bomb("m/data/0"), "209,715,200 bytes instead of 16"),
     "39 torchscript, 80 MB of names": (lambda: script(CLASS % (b'"ab",' * 800_000)), ""),
     "39 torchscript, a million classes": (lambda: script(CLASS % b"" * 60_000), ""),
     "39 torchscript, unclosed lists": (lambda: script(CLASS[:38] + b"]" * 4_000_000), ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +26,10 @@ from support.handmade import (
 )
 from support.torch_files import saved
 
+from prunecli.formats.zip.writer import Entry, lay_out
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 DATA = b"m/data/0"
@@ -43,6 +47,21 @@ def overlapping() -> bytes:
     inner = archive({"m/data/1": W})
     outer = checkpoint(data=W + inner[: inner.index(b"PK\1\2")], **{"data/1": W})
     return patched(outer, b"m/data/1", struct.pack("<L", outer.index(b"m/data/1") - 30), -4, last=True)
+
+
+def squeezed(data: bytes) -> bytes:
+    """Return a raw stream of deflate."""
+    return zlib.compress(data)[2:-4]
+
+
+def deflated(change: Callable[[bytes], bytes]) -> bytes:
+    """Return a torch zip whose compressed storage is changed; the headers state the size and the checksum of W."""
+    stream = change(squeezed(W))
+    fields = {"method": 8, "crc": zlib.crc32(W), "packed": len(stream), "size": len(W), "data": stream}
+    entries = [Entry(b"m/data/0", **fields)]
+    for name, content in ((b"m/data.pkl", PICKLE), (b"m/version", b"3\n")):
+        entries.append(Entry(name, 0, zlib.crc32(content), len(content), len(content), content))
+    return b"".join(lay_out(entries).pieces)
 
 
 SOUND = checkpoint()
@@ -68,7 +87,13 @@ CASES = [
     refusal(35, "a flipped bit of a weight", patched(SOUND, W, b"\xcc"), "is damaged: the 16 bytes at offset"),
     refusal(36, "data.pkl's checksum", patched(SOUND, b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"), "checksum"),
     accepted(37, "reordered", reordered),
-    refusal(38, "deflated", archive({"m/data.pkl": PICKLE, "m/data/0": W}, zipfile.ZIP_DEFLATED), "is compressed"),
+    refusal(38, "bzip2", archive({"m/data.pkl": PICKLE, "m/data/0": W}, zipfile.ZIP_BZIP2), "compression method 12"),
+    refusal(38, "deflated, cut", deflated(lambda data: data[:-1]), "is not one stream"),
+    refusal(38, "deflated, another content", deflated(lambda _: squeezed(P)), "has the CRC-32"),
+    refusal(38, "deflated, too long", deflated(lambda _: squeezed(W + W)), "more than 16 bytes"),
+    refusal(38, "deflated, too short", deflated(lambda _: squeezed(W[:12])), "12 bytes instead of 16"),
+    refusal(38, "deflated, bytes behind", deflated(lambda data: data + b"x"), "is not one stream"),
+    refusal(38, "deflated, no stream", deflated(lambda data: b"\xff" * len(data)), "cannot be inflated"),
     refusal(40, "a record twice", checkpoint(**{"data/1": P}).replace(b"m/data/1", DATA), "two records named"),
     refusal(41, "record too short", checkpoint(data=W[:12]), "12 bytes instead of 16"),
     refusal(41, "record too long", checkpoint(data=W + W[:4]), "20 bytes instead of 16"),

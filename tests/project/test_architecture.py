@@ -23,7 +23,7 @@ LAYERS = (
     ("io", "plans", "layouts", "distributed"),
     ("formats", "selection", "ranking"),
     ("strategies", "report"),
-    ("engine", "inspection", "baking"),
+    ("engine", "inspection", "baking", "packing"),
     ("api", "training"),
     ("tuning",),
     ("cli",),

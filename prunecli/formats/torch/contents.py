@@ -10,10 +10,10 @@ from prunecli.formats.pickle.contents import Source, entries
 from prunecli.formats.pickle.leaves import unwrapped
 from prunecli.formats.pickle.reader import Call, Persistent, read_pickle
 from prunecli.formats.torch.legacy import read_legacy
+from prunecli.formats.torch.packed import open_zip
 from prunecli.formats.torch.reader import zip_storages
 from prunecli.formats.torch.rebuild import is_strided, unknown_dtype
 from prunecli.formats.torch.records import torch_archive
-from prunecli.formats.zip.directory import read_records
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -26,7 +26,9 @@ _INTERPRETED = {"data.pkl", "byteorder", "version"}  # records whose meaning is 
 
 def zip_contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) -> Iterator[tuple[str, str]]:
     """Yield the entries of data.pkl and the records of a zip that hold no tensor."""
-    archive = torch_archive(file, read_records(file, label), label)
+    opened = open_zip(file, label)
+    file = opened.file
+    archive = torch_archive(file, opened.records, label)
     texts = _StorageTexts(file, {}, ())
     if "data.pkl" in archive.records:
         stream = io.BytesIO(archive.read("data.pkl"))

@@ -127,8 +127,6 @@ def _weight(name: str, entry: dict[str, object], archive: Archive) -> TensorInfo
     fields = dict(meta) if isinstance(meta, tuple) else {}
     if fields.get("layout") != _STRIDED:
         return "sparse tensor"
-    if record.compressed:
-        return "compressed record"
     dtype = _DTYPES.get(_integer(fields.get("dtype")))
     if dtype is None:
         return "tensor of an unknown dtype"

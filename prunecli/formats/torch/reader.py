@@ -21,6 +21,7 @@ from prunecli.formats.torch.export import is_exported, read_exported
 from prunecli.formats.torch.format import TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
 from prunecli.formats.torch.legacy import read_legacy
 from prunecli.formats.torch.loader_rules import check_rules
+from prunecli.formats.torch.packed import open_zip
 from prunecli.formats.torch.rebuild import (
     Storage,
     conversion,
@@ -30,9 +31,8 @@ from prunecli.formats.torch.rebuild import (
     tensor_info,
     unknown_dtype,
 )
-from prunecli.formats.torch.records import Archive, compressed, torch_archive
+from prunecli.formats.torch.records import Archive, torch_archive
 from prunecli.formats.torch.torchscript import is_script, read_classes, sort_attributes
-from prunecli.formats.zip.directory import read_records
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
@@ -50,7 +50,12 @@ def read_torch_zip(file: BinaryIO, label: str, keys: Sequence[str] = ()) -> List
     `keys` are the dotted paths of the state_dicts or globs over them; without any, the state_dict is looked for. Raises
     CheckpointError, with `label`, if the zip is damaged, is not one of torch, or has no tensors at a key.
     """
-    records = read_records(file, label)
+    opened = open_zip(file, label)
+    listing = _read_records(opened.file, opened.records, label, keys)
+    return replace(listing, inflated=opened.inflated, notes=(*listing.notes, *opened.notes))
+
+
+def _read_records(file: BinaryIO, records: dict[str, Record], label: str, keys: Sequence[str]) -> Listing:
     if is_exported(records):
         return _exported(file, records, label, keys)
     archive = torch_archive(file, records, label)
@@ -162,9 +167,6 @@ def _storage(claim: StorageClaim, archive: Archive) -> Storage:
     # A key with a slash could name a record outside data/.
     if record is None or "/" in claim.key or claim.view:
         raise CheckpointError(f"{label} is damaged: it has no record for the storage {claim.key!r}")
-    # torch.load(mmap=True) would return the compressed bytes as numbers.
-    if record.compressed:
-        raise compressed(record, label)
     # torch.load(mmap=True) would continue into the bytes after a record that is too short.
     if record.span.length != claim.nbytes:
         raise CheckpointError(

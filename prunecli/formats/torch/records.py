@@ -42,10 +42,8 @@ class Archive:
         return ("the numbers are stored big-endian",) if self.big_endian else ()
 
     def read(self, name: str) -> bytes:
-        """Return the content of a small uncompressed record; raise CheckpointError if its checksum does not match."""
+        """Return the content of a small record; raise CheckpointError if its checksum does not match."""
         record = self.records[name]
-        if record.compressed:
-            raise compressed(record, self.label)
         if record.span.length > RECORD_LIMIT:
             raise CheckpointError(
                 f"{self.label} cannot be read: {record.name!r} has {record.span.length:,} bytes,"
@@ -97,13 +95,6 @@ def _check_case(names: Collection[str], label: str) -> None:
         if seen.setdefault(lower, name) not in {"", name} or (not seen[lower] and name != lower):
             other = seen[lower] or lower
             raise CheckpointError(f"{label} is damaged: its record {quoted(name)} can be taken for {quoted(other)}")
-
-
-def compressed(record: Record, label: str) -> CheckpointError:
-    """Return the error for a compressed record whose bytes would have to be changed in place."""
-    return CheckpointError(
-        f"{label} cannot be pruned in place: its record {record.name!r} is compressed", hint=resave(label)
-    )
 
 
 def resave(label: str) -> str:

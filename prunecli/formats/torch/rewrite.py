@@ -13,9 +13,9 @@ from prunecli.checkpoint import Span
 from prunecli.formats.pickle.reader import read_pickle
 from prunecli.formats.pickle.rewrite import rewrite_pickle
 from prunecli.formats.torch.legacy import COUNT_SIZE, read_legacy
+from prunecli.formats.torch.packed import open_zip
 from prunecli.formats.torch.rebuild import storage_claims
 from prunecli.formats.torch.records import resave, torch_archive
-from prunecli.formats.zip.directory import read_records
 from prunecli.formats.zip.rewrite import rewrite_zip
 from prunecli.io.parts import FilePlan
 
@@ -32,7 +32,9 @@ def rewrite_torch_zip(file: BinaryIO, label: str, names: Mapping[str, str | None
     `names` maps the dotted path of each entry, from the pickled object on, to its new path, or to None to remove it.
     Raises CheckpointError, naming `label`, if the pickle cannot be rewritten safely.
     """
-    archive = torch_archive(file, read_records(file, label), label)
+    opened = open_zip(file, label)
+    file = opened.file
+    archive = torch_archive(file, opened.records, label)
     old = archive.read("data.pkl")
     new = rewrite_pickle(old, names, label, hint=resave(label))
     alignment = _ALIGNMENT

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import attrgetter
-from struct import pack, pack_into
+from struct import pack
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Checksum
@@ -19,18 +19,15 @@ from prunecli.formats.zip.structs import (
     CENTRAL,
     CENTRAL_CRC,
     CRC_FOLLOWS,
-    END_COUNTS,
     LOCAL,
     LOCAL_CRC,
-    MAX16,
     MAX32,
     PADDING_FIELD,
-    ZIP64_END_SIGNATURE,
     ZIP64_FIELD,
     central_header,
+    end_records,
     join_extra,
     local_header,
-    split_end,
     split_extra,
 )
 from prunecli.io.crc32 import crc32
@@ -90,7 +87,7 @@ def rewrite_zip(
         offset = new[record.name].end
     central = [new[record.name].central for record in kept]
     parts = [part for record in new.values() for part in record.parts]
-    end = _end(directory.tail, len(kept), offset, sum(map(len, central)))
+    end = end_records(directory.tail, len(kept), offset, sum(map(len, central)))
     checksums = (
         Checksum(record.span, record.crc, (start + CENTRAL_CRC, *new[record.name].places))
         for record, start in zip(kept, accumulate(map(len, central), initial=offset), strict=False)
@@ -172,22 +169,3 @@ def _central(record: Record, start: int, contents: _Contents) -> bytes:
         offset=min(start, MAX32),
     )
     return CENTRAL.pack(*header) + name + extra + comment
-
-
-def _end(tail: bytes, count: int, start: int, size: int) -> bytes:
-    """Return the end records for a central directory of `count` records and `size` bytes at offset `start`.
-
-    `tail` are the end records of the old zip; a zip64 record is added if it is needed.
-    """
-    zip64, end = split_end(tail)
-    if not zip64 and (count >= MAX16 or max(start, size) >= MAX32):
-        # 44 bytes follow the length. Version 4.5 is the first with zip64.
-        zip64 = pack("<4sQ2H2L4Q", ZIP64_END_SIGNATURE, 44, 45, 45, 0, 0, 0, 0, 0, 0)
-    new_end = bytearray(end)
-    fields = (min(count, MAX16), min(count, MAX16), min(size, MAX32), min(start, MAX32))
-    pack_into("<2H2L", new_end, END_COUNTS, *fields)
-    if not zip64:
-        return bytes(new_end)
-    new_zip64 = bytearray(zip64)
-    pack_into("<4Q", new_zip64, 24, count, count, size, start)
-    return bytes(new_zip64) + pack("<4sLQL", b"PK\6\7", 0, start + size, 1) + bytes(new_end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from struct import Struct, pack, unpack_from
+from struct import Struct, pack, pack_into, unpack_from
 from typing import NamedTuple
 
 ENCRYPTED = 0x2041
@@ -133,3 +133,22 @@ def split_extra(extra: bytes) -> list[tuple[int, bytes]]:
 def join_extra(fields: list[tuple[int, bytes]]) -> bytes:
     """Return the bytes of extra fields, given as (id, content) pairs."""
     return b"".join(pack("<2H", field_id, len(content)) + content for field_id, content in fields)
+
+
+def end_records(tail: bytes, count: int, start: int, size: int) -> bytes:
+    """Return the end records for a central directory of `count` records and `size` bytes at offset `start`.
+
+    `tail` are the end records of the old zip; a zip64 record is added if it is needed.
+    """
+    zip64, end = split_end(tail)
+    if not zip64 and (count >= MAX16 or max(start, size) >= MAX32):
+        # 44 bytes follow the length. Version 4.5 is the first with zip64.
+        zip64 = pack("<4sQ2H2L4Q", ZIP64_END_SIGNATURE, 44, 45, 45, 0, 0, 0, 0, 0, 0)
+    new_end = bytearray(end)
+    fields = (min(count, MAX16), min(count, MAX16), min(size, MAX32), min(start, MAX32))
+    pack_into("<2H2L", new_end, END_COUNTS, *fields)
+    if not zip64:
+        return bytes(new_end)
+    new_zip64 = bytearray(zip64)
+    pack_into("<4Q", new_zip64, 24, count, count, size, start)
+    return bytes(new_zip64) + pack("<4sLQL", b"PK\6\7", 0, start + size, 1) + bytes(new_end)

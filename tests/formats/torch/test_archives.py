@@ -16,6 +16,7 @@ from support.torch_files import assert_checksums, assert_same, listing, renamed,
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.zip.directory import read_records
+from prunecli.io.inflated import inflated_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,15 +79,27 @@ def test_big_endian_files_are_read() -> None:
     assert_same(data, value)
 
 
-def test_compressed_files_are_refused() -> None:
-    """A compressed file is refused; the hint is a command that saves it again."""
-    data = rezip(saved({"w": torch.zeros(5_000_000)}), list, zipfile.ZIP_DEFLATED)
+def test_compressed_files_are_listed_as_they_are_uncompressed() -> None:
+    """The tensors of a compressed file are at the places that they have in the uncompressed one, which is aligned."""
+    value = {"w": torch.ones(5_000), "v": torch.randn(300)}
+    data = rezip(saved(value), list, zipfile.ZIP_DEFLATED)
 
-    with pytest.raises(CheckpointError, match="is compressed") as caught:
-        listing(data)
+    found = listing(data)
 
-    assert caught.value.hint is not None
-    assert caught.value.hint.startswith("python -c ")
+    assert found.inflated is not None
+    assert len(data) == found.inflated.stored_size
+    assert [t.span.length for t in found.tensors] == [20_000, 1200]
+    assert [t.span.start % 64 for t in found.tensors] == [0, 0]
+    view = inflated_view(io.BytesIO(data), found.inflated, "x").read()
+    assert len(view) == found.inflated.size
+    assert_same(view, value)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused(method: int) -> None:
+    """Torch reads no bzip2 and no LZMA, so neither is listed."""
+    with pytest.raises(CheckpointError, match=f"has the compression method {method}"):
+        listing(rezip(saved({"w": torch.zeros(5_000)}), list, method))
 
 
 def test_an_archive_without_a_pickle_is_refused() -> None:

@@ -1,0 +1,1 @@
+"""pack and unpack: torch files with compressed storages, and back."""

@@ -197,8 +197,8 @@ COMMANDS = {
         FILES,
         "Compress the weights of a torch file.",
         (
-            Example("A smaller file that torch.load reads", "prune pack sparse.pth"),
-            Example("The size it would have, at the highest level", "prune pack sparse.pth --level 9 -n"),
+            Example("A smaller file that torch.load reads", "prune pack model.pth"),
+            Example("The size it would have, at the highest level", "prune pack model.pth --level 9 -n"),
         ),
         OUTPUT,
     ),

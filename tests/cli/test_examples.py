@@ -34,6 +34,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = str(folder / "model.safetensors")
     outputs = ["-o", str(folder / "pruned.safetensors"), "--mask-out", str(folder / "mask.safetensors")]
     assert main(["l1", source, "--amount", "50%", "--no-report", "-q", *outputs]) == 0
+    assert main(["pack", str(folder / "model.pth"), "-o", str(folder / "small.packed.pth"), "-q"]) == 0
     layer = torch.nn.Linear(4, 4)
     l1_unstructured(layer, "weight", amount=0.5)
     torch.save(layer.state_dict(), folder / "masked.pth")

@@ -44,6 +44,7 @@ class SliceView:
         return self.before * self.after
 
 
+@lru_cache(maxsize=1024)
 def slice_view(shape: tuple[int, ...], dim: int) -> SliceView:
     """Return the view of a tensor of `shape` whose slices are taken along `dim`, as one stack."""
     return SliceView(1, prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :]))

@@ -86,6 +86,8 @@ class Keep:
     def part(self, own: slice) -> Keep:
         """Return a part of what survives."""
         start = own.start or 0
+        if not start and own.stop == len(self.y.x):
+            return self
         ties = self.ties
         if ties and start:
             ties -= min(Ranked(self.y.x[:start], self.y.form).count(self.cut), ties)

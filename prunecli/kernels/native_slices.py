@@ -1,12 +1,13 @@
-"""Slices with a non-zero, and the 2:4 pattern, with the compiled kernels: found in the pruned weights of a run."""
+"""Slices with a non-zero, and the 2:4 pattern. The kernel that prunes finds them; what runs divide is added here."""
 
 from __future__ import annotations
 
+from array import array
 from ctypes import c_int32, c_int64, c_void_p
 from typing import TYPE_CHECKING
 
 from prunecli.kernels.native.library import address
-from prunecli.kernels.native_flags import each_width, size_of, view_of
+from prunecli.kernels.native_flags import each_width, size_of
 from prunecli.layout import SliceView
 
 if TYPE_CHECKING:
@@ -19,12 +20,7 @@ if TYPE_CHECKING:
 GROUP, MOST = 4, 2
 """The length of a group, and the most non-zeros it may have."""
 
-_RUN = (c_void_p, c_int64, c_int64)
-"""Weights, their number, and the row-major element or the column of the first one."""
-
-_mark_alive = each_width("mark_alive", (*_RUN, c_void_p, c_int32, c_void_p, c_void_p))
-_overfull = each_width("overfull", (*_RUN, c_int64, c_int64, c_int32), c_int32)
-_count_columns = each_width("count_columns", (*_RUN, c_int64, c_int32, c_void_p))
+_count_columns = each_width("count_columns", (c_void_p, c_int64, c_int64, c_int64, c_int32, c_void_p))
 
 
 class AliveSlices:
@@ -32,10 +28,12 @@ class AliveSlices:
 
     def __init__(self, view: SliceView) -> None:
         """Start without a mark."""
+        self._alive = bytearray(view.total)
         # With one run of each slice per stack, the slices of all stacks follow each other.
-        view = view if view.before > 1 else SliceView(1, 1, view.total, view.after)
-        self._view, self._alive = view_of(view), bytearray(view.total)
-        self._dead = (c_int64 * view.stacks)(*[view.slices] * view.stacks)  # slices without a mark, by stack
+        stacks, slices = (view.stacks, view.slices) if view.before > 1 else (1, view.total)
+        self._dead = array("q", [slices]) * stacks  # slices without a mark, by stack
+        self.marks = (view.before, slices, view.after, address(self._alive), address(self._dead))
+        """The numbers of `marks_t` of tally.h, which point to memory of this object."""
 
     @property
     def dead(self) -> int:
@@ -47,35 +45,22 @@ class AliveSlices:
         both = int.from_bytes(self._alive, "little") | int.from_bytes(other._alive, "little")
         self._alive[:] = both.to_bytes(len(self._alive), "little")
 
-    def add(self, first: int, x: Buffer, dtype: Float) -> None:
-        """Add the weights of a run from row-major element `first`."""
-        kernel, fnuz = _mark_alive[dtype.itemsize], dtype.negative_zero_is_nan
-        kernel(address(x), size_of(x), first, self._view, fnuz, address(self._alive), self._dead)
-
 
 class TwoFour:
-    """Whether every group of 4 along the middle dimension of (outer, length, inner) has at most 2 non-zeros.
+    """The groups of 4 along the middle dimension of (outer, length, inner) of which a run has only a part.
 
-    Each thread has one object for a tensor. Groups that lie in several runs are counted in `shared`.
+    Each thread has one object for a tensor. They are counted in `shared`.
     """
 
     def __init__(self, length: int, inner: int, shared: Shared) -> None:
         """Start without a run."""
         self._length, self._inner, self._shared = length, inner, shared
 
-    @property
-    def holds(self) -> bool:
-        """Whether no group so far, of any thread, has too many non-zeros."""
-        return not self._shared.overfull
-
     def add(self, first: int, x: Buffer, dtype: Float) -> None:
-        """Add the weights of a run from row-major element `first`."""
+        """Add the parts of groups at the edges of a run from row-major element `first`."""
         if self._shared.overfull:
             return
-        fnuz, stop = dtype.negative_zero_is_nan, first + size_of(x)
-        if _overfull[dtype.itemsize](address(x), stop - first, first, self._length, self._inner, fnuz):
-            self._shared.overfull = True
-            return
+        stop = first + size_of(x)
         for low, high in self._split(first, stop):
             start, end = max(low, first), min(high, stop)
             self._add_split(low, high - low, start, memoryview(x)[start - first : end - first], dtype)

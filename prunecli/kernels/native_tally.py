@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import byref, c_int64, c_uint64, c_void_p
-from math import inf
+from ctypes import byref, c_double, c_int64, c_uint64, c_void_p
+from functools import lru_cache
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Literal
 
-from prunecli.kernels.native.library import Format, address, format_of
+from prunecli.kernels.native.library import Format, address, format_of, function
 from prunecli.kernels.native_flags import dropping, each_width, size_of
 from prunecli.kernels.native_slices import AliveSlices, TwoFour
 from prunecli.kernels.tally import BLOCK, Counts
@@ -15,18 +16,25 @@ from prunecli.kernels.tally import BLOCK, Counts
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from prunecli.dtypes import Float
     from prunecli.kernels.native_flags import Keep
     from prunecli.kernels.native_ranks import Buffer
     from prunecli.kernels.tally import Shared, Statistics
     from prunecli.layout import SliceView
 
-LIMBS, LIMB, UNIT = 68, 32, 1074
-"""The sum of squares is the sum of `LIMBS` limbs i, in units of 2**(LIMB * i - UNIT)."""
+LIMBS = 68
+"""The sum of squares is the sum of so many limbs i, in units of 2**(32 * i - 1074)."""
 
 NO_MAGNITUDE = (1 << 64) - 1
 
 _LETTERS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 """The integers of each width in the format of a memoryview."""
+
+
+class _Marks(ctypes.Structure):
+    """`marks_t` of tally.h."""
+
+    _fields_ = (("view", c_int64 * 3), ("alive", c_void_p), ("dead", c_void_p))
 
 
 class _Counts(ctypes.Structure):
@@ -45,9 +53,18 @@ class _Counts(ctypes.Structure):
         ("bin_shift", c_int64),
         ("bin_first", c_int64),
         ("bin_last", c_int64),
+        ("outputs", _Marks),
+        ("inputs", _Marks),
+        ("length", c_int64),
+        ("inner", c_int64),
+        ("overfull", c_int64),
     )
 
 
+_MARKS, _NUMBERS = Struct("3q2P"), Struct("3q2Q")
+"""`marks_t`, and the numbers of `tally_t` from `zeros` to `smallest_kept`: fields of a structure take longer."""
+
+_total = function("total", (c_void_p, c_int64), c_double)
 _prune = each_width("prune", (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_uint64, c_int64, c_void_p))
 _add_block = each_width("add_block", (c_void_p, c_void_p, c_void_p))
 
@@ -59,10 +76,16 @@ class NativeTally:
         """Start without a chunk; `scratch` returns memory by name and size."""
         self._scratch, self._statistics, self._shared = scratch, statistics, shared
         self._dtype = dtype = statistics.dtype
-        self._counts = _Counts(format=format_of(dtype), numel=statistics.numel, smallest_kept=NO_MAGNITUDE)
+        self._counts = counts = _Counts.from_buffer_copy(_empty(dtype))
+        counts.numel = statistics.numel
         self._outputs, self._inputs = _alive(statistics.outputs), _alive(statistics.inputs)
-        groups = statistics.groups
-        self._two_four = None if groups is None else TwoFour(*groups, shared)
+        for alive, place in ((self._outputs, _Counts.outputs.offset), (self._inputs, _Counts.inputs.offset)):
+            if alive is not None:
+                _MARKS.pack_into(counts, place, *alive.marks)
+        self._two_four = None
+        if statistics.groups is not None:
+            counts.length, counts.inner = statistics.groups
+            self._two_four = TwoFour(*statistics.groups, shared)
         self._bins: list[Any] = []
         if statistics.bins is not None:
             shift, first, last = statistics.bins
@@ -87,24 +110,19 @@ class NativeTally:
         self._prune(y, first, flags, cut, ties)
 
     def _prune(self, x: Buffer, first: int, flags: Buffer | None, cut: int, ties: int) -> None:
-        count, width = size_of(x), self._dtype.itemsize
+        count, width, counts = size_of(x), self._dtype.itemsize, self._counts
         if not count:
             return
-        edges = self._scratch("edges", 4 * BLOCK * width)
-        _prune[width](
-            byref(self._counts),
-            address(x),
-            count,
-            first,
-            None if flags is None else address(flags),
-            cut,
-            ties,
-            address(edges),
-        )
-        self._add_edges(first, first + count, edges)
-        for part in (self._outputs, self._inputs, self._two_four):
-            if part is not None:
-                part.add(first, x, self._dtype)
+        edges = None if count == self._statistics.numel else self._scratch("edges", 4 * BLOCK * width)
+        counts.overfull = self._shared.overfull
+        flag_place, edge_place = (None if memory is None else address(memory) for memory in (flags, edges))
+        _prune[width](byref(counts), address(x), count, first, flag_place, cut, ties, edge_place)
+        if counts.overfull:
+            self._shared.overfull = True
+        if edges is not None:
+            self._add_edges(first, first + count, edges)
+            if self._two_four is not None:
+                self._two_four.add(first, x, self._dtype)
 
     def _add_edges(self, first: int, stop: int, edges: memoryview) -> None:
         """Keep or complete the blocks of which the run [first, stop) has a part; `edges` has their magnitudes."""
@@ -143,21 +161,27 @@ class NativeTally:
 
     def counts(self) -> Counts:
         """Return the numbers of all chunks."""
-        counts = self._counts
+        before, after, nonfinite, pruned, kept = _NUMBERS.unpack_from(self._counts, _Counts.zeros.offset)
         return Counts(
-            zeros_before=counts.zeros[0],
-            zeros_after=counts.zeros[1],
-            nonfinite=counts.nonfinite,
-            squares_before=_total(counts, 0),
-            squares_after=_total(counts, 1),
-            largest_pruned=counts.largest_pruned,
-            smallest_kept=None if counts.smallest_kept == NO_MAGNITUDE else counts.smallest_kept,
+            zeros_before=before,
+            zeros_after=after,
+            nonfinite=nonfinite,
+            squares_before=_total(byref(self._counts), 0),
+            squares_after=_total(byref(self._counts), 1),
+            largest_pruned=pruned,
+            smallest_kept=None if kept == NO_MAGNITUDE else kept,
             dead_outputs=None if self._outputs is None else self._outputs.dead,
             dead_inputs=None if self._inputs is None else self._inputs.dead,
-            two_four=None if self._two_four is None else self._two_four.holds,
+            two_four=None if self._two_four is None else not self._shared.overfull,
             bins_before=list(self._bins[0]) if self._bins else (),
             bins_after=list(self._bins[1]) if self._bins else (),
         )
+
+
+@lru_cache(maxsize=16)
+def _empty(dtype: Float) -> bytes:
+    """Return the bytes of the counts of a tensor before its first run."""
+    return bytes(_Counts(format=format_of(dtype), smallest_kept=NO_MAGNITUDE))
 
 
 def _alive(view: SliceView | None) -> AliveSlices | None:
@@ -166,17 +190,3 @@ def _alive(view: SliceView | None) -> AliveSlices | None:
 
 def _add(own: Any, others: Any) -> None:  # noqa: ANN401 - arrays of ctypes
     own[:] = [mine + theirs for mine, theirs in zip(own, others, strict=True)]
-
-
-def _total(counts: _Counts, index: int) -> float:
-    """Return a sum of squares, rounded once; infinity if a block of it or the sum is too large."""
-    if counts.overflowed[index]:
-        return inf
-    # Every other limb, of 64 bits and never negative, are the bytes of one long number.
-    limbs = memoryview(counts.limbs[index]).cast("B").cast("Q")
-    even, odd = (int.from_bytes(limbs[start::2].tobytes(), "little") for start in range(2))
-    units = even + (odd << LIMB)
-    try:
-        return units / (1 << UNIT)
-    except OverflowError:
-        return inf

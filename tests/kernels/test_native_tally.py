@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
+from math import inf, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import examples
 
@@ -24,7 +25,9 @@ from prunecli.report.histogram import bins_of
 if library() is None:
     pytest.skip("the compiled kernels are not built", allow_module_level=True)
 
+from prunecli.kernels import native_tally
 from prunecli.kernels.native_ops import NativeOps
+from prunecli.kernels.native_tally import LIMBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,6 +129,34 @@ def test_counts_and_bytes_are_those_of_numpy(name: str, shape: tuple[int, ...], 
     numpy, native = (pruned(make, statistics, x, run) for make in BACKENDS)
 
     assert numpy == native
+
+
+@settings(max_examples=examples(200))
+@given(
+    limbs=st.lists(st.tuples(st.integers(0, LIMBS - 1), st.integers(0, (1 << 63) - 1)), max_size=4),
+    overflowed=st.booleans(),
+)
+@example(limbs=[(0, 1)], overflowed=False)  # the smallest positive number
+@example(limbs=[(1, 1 << 20)], overflowed=False)  # the smallest one that is not subnormal
+@example(limbs=[(2, 1), (0, 1 << 11)], overflowed=False)  # half of a last place
+@example(limbs=[(5, 1 << 31), (3, 1 << 21), (0, 1)], overflowed=False)  # a bit more than half
+@example(limbs=[(4, (1 << 53) - 1)], overflowed=False)
+@example(limbs=[(64, (1 << 50) - 1), (66, (1 << 50) - 1)], overflowed=False)  # too large
+def test_the_sum_of_squares_is_rounded_once(limbs: list[tuple[int, int]], *, overflowed: bool) -> None:
+    """The kernel rounds the sum of its limbs to the nearest number, and of two to the even one, as Python does."""
+    counts, units = native_tally._Counts(), 0
+    for place, limb in dict(limbs).items():
+        counts.limbs[1][place] = limb
+        units += limb << (32 * place)
+    counts.overflowed[1] = overflowed
+
+    actual = native_tally._total(ctypes.byref(counts), 1)
+
+    try:
+        expected = inf if overflowed else units / (1 << 1074)
+    except OverflowError:
+        expected = inf
+    assert expected == actual
 
 
 @settings(max_examples=examples(40))

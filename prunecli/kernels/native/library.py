@@ -55,11 +55,21 @@ class _View(ctypes.Structure):
 
 def address(buffer: Any) -> int:  # noqa: ANN401 - anything with the buffer protocol, also read-only
     """Return the address of the bytes of a contiguous buffer, which the caller keeps while it uses them."""
+    try:
+        return ctypes.addressof(_BYTE(buffer))
+    except (TypeError, ValueError):  # it is read-only or empty, which takes longer
+        return _address_of(buffer)
+
+
+def _address_of(buffer: Any) -> int:  # noqa: ANN401 - as above
     view = _View()
     ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(view), 0)
     found: int = view.buf or 0
     ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
     return found
+
+
+_BYTE = ctypes.c_char.from_buffer
 
 
 @lru_cache(maxsize=16)

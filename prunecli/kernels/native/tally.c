@@ -21,6 +21,55 @@ static void add_exactly(tally_t *tally, int which, double sum) {
     limb[2] += (int64_t)(high >> 32);
 }
 
+/* Return the sum of the limbs of `which`, rounded once; infinity if a block of it or the sum is too large. */
+EXPORT double KERNEL(total)(const tally_t *tally, int64_t which) {
+    uint64_t digits[LIMBS + 5] = {0}, carry = 0, bits; /* of 32 bits, after three zeros */
+    int64_t high = LIMBS + 4;
+    double sum;
+    for (int64_t i = 0; i < LIMBS; i++) {
+        carry += (uint64_t)tally->limbs[which][i];
+        digits[i + 3] = carry & 0xffffffff;
+        carry >>= 32;
+    }
+    digits[LIMBS + 3] = carry;
+    while (high > 3 && !digits[high]) {
+        high--;
+    }
+    /* The sum is `top`, of 64 bits with the first one set, and some less than a unit, times 2**exponent units. */
+    uint64_t top = digits[high] << 32 | digits[high - 1], low = digits[high - 2];
+    if (!top) {
+        top = low; /* the sum is zero, or in the lowest digit alone */
+        low = 0;
+    }
+    int64_t exponent = 32 * (high - 4);
+    while (top && !(top >> 63)) {
+        top = top << 1 | (low >> 31 & 1);
+        low = low << 1 & 0xffffffff;
+        exponent--;
+    }
+    for (int64_t i = high - 3; i >= 3; i--) {
+        low |= digits[i];
+    }
+    /* A sum of less than 2**53 units has no bit below them, so nothing is rounded where numbers are subnormal. */
+    uint64_t mantissa = top >> 11;
+    const uint64_t rest = top & 0x7ff;
+    mantissa += rest > 0x400 || (rest == 0x400 && (low || mantissa & 1));
+    exponent += 11;
+    if (mantissa >> 53) {
+        mantissa >>= 1;
+        exponent++;
+    }
+    if (tally->overflowed[which] || exponent + 1 >= 0x7ff) {
+        bits = (uint64_t)0x7ff << 52;
+    } else if (exponent < 0) {
+        bits = mantissa >> -exponent;
+    } else {
+        bits = (uint64_t)(exponent + 1) << 52 | (mantissa & (((uint64_t)1 << 52) - 1));
+    }
+    memcpy(&sum, &bits, sizeof sum);
+    return sum;
+}
+
 #define BODY "magnitude.inc"
 #include "each_width.h"
 #define BODY "squares.inc"

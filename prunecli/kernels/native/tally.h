@@ -10,6 +10,13 @@
 #define BEFORE 0
 #define AFTER 1
 
+/* Which slices of a view (stacks, before, slices, after) have a non-zero: see `mark_alive`; `alive` NULL: not counted. */
+typedef struct {
+    int64_t view[3];
+    uint8_t *alive;
+    int64_t *dead;
+} marks_t;
+
 typedef struct {
     format_t format;
     int64_t numel;
@@ -21,6 +28,9 @@ typedef struct {
     int64_t limbs[2][LIMBS]; /* limb i counts units of 2**(32 * i - 1074); none overflows before 2**31 additions */
     int64_t *bins[2];        /* the counts of the bins, or NULL */
     int64_t bin_shift, bin_first, bin_last;
+    marks_t outputs, inputs;
+    int64_t length, inner; /* groups of 4 lie along `length` of (outer, length, inner); 0: they are not checked */
+    int64_t overfull;      /* whether a group has more than 2 non-zeros, so that no other need be checked */
 } tally_t;
 
 #endif

@@ -23,8 +23,8 @@ from prunecli.cli.command_list import COMMANDS as COMMAND_LIST
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 COMMANDS = ROOT / "docs" / "commands.md"
-PAGES = (README, COMMANDS, ROOT / "docs" / "guide.md")
-"""The pages with examples; COMMANDS is generated from the list of commands."""
+PAGES = (README, *sorted((ROOT / "docs").glob("**/*.md")))
+"""The pages that may have examples; COMMANDS is generated from the list of commands."""
 
 TYPER = "0.29"
 """The version of Typer whose help texts the pages show; other versions lay them out differently."""

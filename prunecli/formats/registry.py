@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from prunecli.formats.gguf.format import GGUF
 from prunecli.formats.npy.format import NPY, NPZ
 from prunecli.formats.numpy_pickle.format import NUMPY_PICKLE, PADDLE
-from prunecli.formats.onnx.format import ONNX
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.torch.format import TORCH_EXPORT, TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import CheckpointFile
     from prunecli.formats.format import Format
 
-FORMATS = (SAFETENSORS, NPZ, NPY, GGUF, ONNX, TORCH_ZIP, TORCHSCRIPT, TORCH_EXPORT, TORCH_LEGACY, NUMPY_PICKLE, PADDLE)
+FORMATS = (SAFETENSORS, NPZ, NPY, GGUF, TORCH_ZIP, TORCHSCRIPT, TORCH_EXPORT, TORCH_LEGACY, NUMPY_PICKLE, PADDLE)
 """Every format. Detection tries them in this order."""
 
 _BY_NAME = {format_.name: format_ for format_ in FORMATS}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import DEMO, ROOT, load_script
 
+import prunecli
 from prunecli.api import prune
 from prunecli.cli.command_list import COMMANDS
 from prunecli.cli.main import main
@@ -31,7 +32,8 @@ GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
 
 update_readme = load_script("update_readme")
 HELP = update_readme.blocks(update_readme.COMMANDS.read_text(encoding="utf-8"))
-EXAMPLES = [*update_readme.blocks(README), *update_readme.blocks(GUIDE)]
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in update_readme.PAGES}
+EXAMPLES = [block for name, text in PAGES.items() if name != "commands.md" for block in update_readme.blocks(text)]
 
 
 @pytest.fixture
@@ -86,12 +88,12 @@ def test_every_command_has_its_help_block() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_option_is_documented(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command is in the README, and each option in its --help is in docs/commands.md."""
+    """Each command is on the page of strategies, and each option in its --help is in docs/commands.md."""
     main([command, "--help"])
 
     page = next(block for block in HELP if block.startswith(f"$ prune {command} --help\n"))
     options = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", capsys.readouterr().out))
-    assert re.search(rf"`(prune )?{command}[ `]", README)
+    assert re.search(rf"`(prune )?{command}[ `]", PAGES["strategies.md"])
     assert {option for option in options if option not in page} == set()
 
 
@@ -117,17 +119,52 @@ def test_every_field_of_the_report_is_documented(tmp_path: Path) -> None:
     assert [key for key in keys if key not in named] == []
 
 
-def test_the_files_that_the_readme_names_exist() -> None:
-    """The README and the guide name only files that exist."""
-    named = set(re.findall(r"(?:tests|scripts|demo|docs)/[\w./]*\w", README + GUIDE)) - {"demo/digits_conv.pruned"}
+@pytest.mark.parametrize("page", PAGES)
+def test_the_files_that_a_page_names_exist(page: str) -> None:
+    """Pages name only files that exist."""
+    named = set(re.findall(r"(?:tests|scripts|demo|docs)/[\w./-]*\w", PAGES[page])) - {"demo/digits_conv.pruned"}
 
     missing = {path for path in named if not (ROOT / path).exists() and ".pruned." not in path and "/out/" not in path}
     assert missing == set()
 
 
-def test_the_tests_in_the_readme_exist() -> None:
-    """The table of guarantees in the README names only files that exist."""
-    table = README.split("## Guarantees and their tests")[1].split("\n## ")[0]
+@pytest.mark.parametrize("page", update_readme.PAGES, ids=lambda page: str(page.name))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    """A link to a file names one that exists, and a link to a section one of its headings."""
+    for target, anchor in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", page.read_text(encoding="utf-8")):
+        linked = (page.parent / target) if target else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked.read_text(encoding="utf-8")), f"{target}#{anchor}"
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that headings get."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short() -> None:
+    """The README has about 600 words besides its examples."""
+    assert len(re.sub(r"```.*?```", "", README, flags=re.DOTALL).split()) < 800
+
+
+def test_every_public_name_is_in_the_python_reference() -> None:
+    """docs/python.md lists each name that the package exports."""
+    listed = re.findall(r"auto\w+:: prunecli\.(\w+)", PAGES["python.md"])
+
+    assert sorted(listed) == sorted(set(prunecli.__all__) - {"__version__"})
+
+
+def test_every_page_is_in_the_index() -> None:
+    """docs/index.md links every page of the site."""
+    listed = re.findall(r"^([\w-]+)$", PAGES["index.md"], re.MULTILINE)
+
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem != "index")
+
+
+def test_the_tests_in_the_guarantees_exist() -> None:
+    """The table of guarantees about weights names only files that exist."""
+    table = GUARANTEES.split("## Guarantees and their tests")[1]
     paths = re.findall(r"`(tests/[^`]*)`", table)
 
     assert paths
@@ -158,6 +195,10 @@ def functions(path: Path) -> set[str]:
 
 def test_every_row_of_the_table_of_guarantees_has_a_test() -> None:
     """Each guarantee in docs/guarantees.md names a test."""
-    rows = [line for line in GUARANTEES.split("## Not promised")[0].splitlines() if line.startswith("| ")]
+    rows = [
+        line
+        for line in GUARANTEES.split("## Guarantees and their tests")[0].split("## Not promised")[0].splitlines()
+        if line.startswith("| ")
+    ]
 
     assert [row for row in rows[1:] if not re.search(r"`tests/[\w/.]+::\w+`", row)] == []

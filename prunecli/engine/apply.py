@@ -72,6 +72,8 @@ class Applier:
 
     def changed_checksums(self, number: int, file: CheckpointFile) -> list[Checksum]:
         """Return the checksums over bytes of a target of file `number`."""
+        if not file.checksums:
+            return []
         storages = {tensor.span for _, tensor in self._by_file.get(number, ())}
         return [checksum for checksum in file.checksums if checksum.span in storages]
 

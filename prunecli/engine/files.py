@@ -71,10 +71,11 @@ def _refuse_failures(report: Report, gates: Gates) -> None:
 @contextmanager
 def _mask(run: Run, outputs: Outputs) -> Iterator[MaskSink | None]:
     """Open the mask, if one is written; the block publishes the checkpoint, and the mask follows at its end."""
-    layout = MaskLayout(run.targets)
     if outputs.mask is None:
         yield None
-    elif isinstance(outputs.mask, int):
+        return
+    layout = MaskLayout(run.targets)
+    if isinstance(outputs.mask, int):
         os.ftruncate(outputs.mask, layout.size)
         yield MaskSink(outputs.mask, layout)
     else:

@@ -34,11 +34,14 @@ def ema_prefixes(names: Sequence[str]) -> frozenset[str]:
 
     Stable Diffusion stores one as `model_ema.*`, without further dots, in the same state_dict as `model.*`.
     """
+    heads = {head for head in {name.partition(".")[0] for name in names} if is_ema(head)}
+    if not heads:
+        return frozenset()
     copies: dict[str, list[str]] = {}
     others: set[str] = set()
     for name in names:
         head, _, rest = name.partition(".")
-        if rest and is_ema(head):
+        if rest and head in heads:
             copies.setdefault(head, []).append(_undotted(rest))
         else:
             others.update((_undotted(name), _undotted(rest)))

@@ -64,10 +64,14 @@ def with_layouts(checkpoint: Checkpoint) -> Checkpoint:
     tensors = checkpoint.tensors
     open_tensors = [t for t in tensors if t.unprunable_reason != OUTSIDE and not _is_decided(t)]
     names = dotted_names(open_tensors)
-    layouts = decide([replace(t, name=names[t.name]) for t in open_tensors], checkpoint.model_type)
+    layouts = decide([_renamed(t, names[t.name]) for t in open_tensors], checkpoint.model_type)
     layouts = {name: by_convention(layout, name, checkpoint.format) for name, layout in layouts.items()}
-    tensors = tuple(replace(t, layout=layouts[names[t.name]]) if t.name in names else t for t in tensors)
+    tensors = tuple(t.with_layout(layouts[names[t.name]]) if t.name in names else t for t in tensors)
     return replace(checkpoint, tensors=with_packed(with_scales(tensors)))
+
+
+def _renamed(tensor: TensorInfo, name: str) -> TensorInfo:
+    return tensor if tensor.name == name else replace(tensor, name=name)
 
 
 def _is_decided(tensor: TensorInfo) -> bool:

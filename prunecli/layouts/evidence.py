@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from prunecli.layouts.names import bias_of, is_transposed_by_name, module_words, other_half, split_name, words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from prunecli.checkpoint import TensorInfo
 
@@ -148,7 +148,7 @@ def _by_bias_of_last(shape: Shape, length: int) -> Orientation | None:
     return Orientation(last, last - 1, 1, f"bias has the length of dim {last}")
 
 
-def _by_ratio(shape: Shape, path: list[str], last: str) -> Orientation | None:
+def _by_ratio(shape: Shape, path: Sequence[str], last: str) -> Orientation | None:
     if len(shape) != 2 or not {last, *path[-1:]} & FUSED_QKV:
         return None
     if shape[0] == 3 * shape[1]:
@@ -174,7 +174,7 @@ def _by_next_norm(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orie
     return None
 
 
-def _by_config(shape: Shape, path: list[str], model_type: str) -> Orientation | None:
+def _by_config(shape: Shape, path: Sequence[str], model_type: str) -> Orientation | None:
     if len(shape) == 2 and model_type in CONV1D_MODELS and set(path[-1:]) & CONV1D_MODULES:
         return in_out(f"config.json: {model_type}")
     return None

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from prunecli.checkpoint import TensorInfo
 
@@ -40,10 +40,11 @@ _LOSS = re.compile(
 NUMBER = re.compile(r"\d+")
 
 
-def split_name(name: str) -> tuple[list[str], str]:
+@lru_cache(maxsize=1024)
+def split_name(name: str) -> tuple[tuple[str, ...], str]:
     """Return the path of a tensor's module and the last part of its name."""
     *path, last = name.split(".")
-    return path, last
+    return tuple(path), last
 
 
 @lru_cache(maxsize=1024)
@@ -52,6 +53,7 @@ def words(text: str) -> frozenset[str]:
     return frozenset(word.lower() for word in _WORD.findall(text))
 
 
+@lru_cache(maxsize=1024)
 def module_words(name: str) -> frozenset[str]:
     """Return the words of the last part of the module's path that is no number: `embed_tokens` has embed and tokens."""
     path, last = split_name(name)
@@ -103,21 +105,23 @@ def other_half(name: str) -> str | None:
     return name[: match.start()] + half + name[match.end() :]
 
 
-def bias_names(name: str) -> Iterator[str]:
-    """Yield the names that the bias of a weight may have: with `bias` for `weight` in the last part, or at its end.
+@lru_cache(maxsize=1024)
+def bias_names(name: str) -> tuple[str, ...]:
+    """Return the names that the bias of a weight may have: with `bias` for `weight` in the last part, or at its end.
 
     Parameters that are no weight by name, such as the experts' `down_proj`, have `_bias` at the end.
     """
     head, dot, last = name.rpartition(".")
-    for word in ("weight", "kernel"):
-        if word in last:
-            yield f"{head}{dot}{last.replace(word, 'bias', 1)}"
-    yield f"{name}_bias"
+    own = (f"{head}{dot}{last.replace(word, 'bias', 1)}" for word in ("weight", "kernel") if word in last)
+    return (*own, f"{name}_bias")
 
 
 def bias_of(name: str, tensors: Mapping[str, TensorInfo]) -> TensorInfo | None:
     """Return the bias of the weight `name` among `tensors`, or None."""
-    return next((tensors[bias] for bias in bias_names(name) if bias in tensors), None)
+    for bias in bias_names(name):
+        if bias in tensors:
+            return tensors[bias]
+    return None
 
 
 def starred(name: str) -> str:

@@ -26,6 +26,8 @@ def _layout(tensor: TensorInfo) -> Layout:
     """
     if len(tensor.shape) != len(tensor.strides):  # sparse and other tensors have no strides
         return ((1, max(tensor.numel, 1)),)
+    if tensor.contiguous:
+        return ((1, tensor.numel),) if tensor.numel > 1 else ()
     merged: list[tuple[int, int]] = []
     steps = zip(tensor.strides, tensor.shape, strict=True)
     for stride, size in sorted(((s, n) for s, n in steps if n > 1 and s), reverse=True):

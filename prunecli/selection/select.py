@@ -205,13 +205,16 @@ def _why_not_included(index: int, tensor: TensorInfo, included: set[int] | None)
 
 
 def _why_too_small(tensor: TensorInfo, selector: Selector) -> str | None:
-    names = {tensor.name, tensor.local_name}
-    named_in_full = selector.min_dim is None and {*names, *map(escape, names)} & set(selector.include)
-    if len(tensor.shape) < selector.fewest_dims and not named_in_full:
+    if len(tensor.shape) < selector.fewest_dims and not _is_named_in_full(tensor, selector):
         return f"fewer than {selector.fewest_dims} dimensions"
     if tensor.numel < selector.min_numel:
         return f"fewer than {selector.min_numel} weights"
     return None
+
+
+def _is_named_in_full(tensor: TensorInfo, selector: Selector) -> bool:
+    names = {tensor.name, tensor.local_name}
+    return selector.min_dim is None and not {*names, *map(escape, names)}.isdisjoint(selector.include)
 
 
 def _protect(

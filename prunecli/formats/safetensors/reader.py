@@ -101,42 +101,46 @@ def _encodable(text: str) -> bool:
 
 def _tensor(name: str, entry: Json, base: int, label: str) -> TensorInfo:
     """Return the metadata of one header entry; `base` is the offset of the data in the file, in bytes."""
-    where = f"{label}: tensor {quoted(name)}"
     fields = dict(entry) if isinstance(entry, tuple) else {}
     if not isinstance(entry, tuple) or len(fields) != len(entry):
-        raise CheckpointError(f"{where} is not described by a JSON object with unique fields")
+        raise CheckpointError(f"{_where(label, name)} is not described by a JSON object with unique fields")
     dtype = fields.get("dtype")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(f"{where} has an unknown dtype: {quoted(str(dtype))}")
-    shape = _sizes(fields.get("shape"), f"{where}: the shape")
-    offsets = _sizes(fields.get("data_offsets"), f"{where}: data_offsets")
+        raise CheckpointError(f"{_where(label, name)} has an unknown dtype: {quoted(str(dtype))}")
+    shape = _sizes(fields.get("shape"), (label, name, "the shape"))
+    offsets = _sizes(fields.get("data_offsets"), (label, name, "data_offsets"))
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(f"{where}: data_offsets {list(offsets)} are not a start and an end")
+        raise CheckpointError(f"{_where(label, name)}: data_offsets {list(offsets)} are not a start and an end")
     span = Span(base + offsets[0], offsets[1] - offsets[0])
-    if _bits(shape, dtype, where) != 8 * span.length:
+    if _bits(shape, dtype, label, name) != 8 * span.length:
         raise CheckpointError(
-            f"{where}: {dtype} {list(shape)} does not match the {span.length} bytes of its data_offsets"
+            f"{_where(label, name)}: {dtype} {list(shape)} does not match the {span.length} bytes of its data_offsets"
         )
     return TensorInfo(name, dtype, shape, row_major(shape), 0, span)
 
 
-def _sizes(value: Json, what: str) -> tuple[int, ...]:
+def _where(label: str, name: str) -> str:
+    # In messages alone: a file may have very many tensors.
+    return f"{label}: tensor {quoted(name)}"
+
+
+def _sizes(value: Json, what: tuple[str, str, str]) -> tuple[int, ...]:
     # Not isinstance: True is an int, but not a size.
     if not isinstance(value, list) or not all(type(n) is int and 0 <= n < 1 << 64 for n in value):
-        raise CheckpointError(f"{what} is missing or not a list of integers from 0 to 2^64 - 1")
+        raise CheckpointError(f"{_where(*what[:2])}: {what[2]} is missing or not a list of integers from 0 to 2^64 - 1")
     if len(value) > MAX_RANK:
-        raise CheckpointError(f"{what} has {len(value)} entries, at most {MAX_RANK}")
+        raise CheckpointError(f"{_where(*what[:2])}: {what[2]} has {len(value)} entries, at most {MAX_RANK}")
     return tuple(value)
 
 
-def _bits(shape: tuple[int, ...], dtype: str, where: str) -> int:
+def _bits(shape: tuple[int, ...], dtype: str, label: str, name: str) -> int:
     """Return the size in bits. Like the library, multiply from left to right and refuse an overflow of 64 bits."""
     bits = 1
     # So [2^62, 2^62, 0] is refused, and [0, 2^62, 2^62] is an empty tensor.
     for n in (*shape, BITS[dtype]):
         bits *= n
         if bits >> 64:
-            raise CheckpointError(f"{where}: the shape has too many elements")
+            raise CheckpointError(f"{_where(label, name)}: the shape has too many elements")
     return bits
 
 

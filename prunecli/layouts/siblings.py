@@ -30,6 +30,8 @@ def by_siblings(
     keys = ((_same_name, 1), (_same_block, 1), (_same_module, 1), (_same_sequential, MOST_LIKELY_SEQUENTIAL))
     for key, fewest in keys:
         shared = _shared(proven, key, fewest)
+        if not shared:
+            continue
         for tensor in open_tensors:
             orientation = shared.get(key(tensor))
             if orientation and tensor.name not in found and tensor.shape[0] % orientation.groups == 0:

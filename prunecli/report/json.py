@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from prunecli.report.model import COLUMNS, NOT_READ, ON_DISK
-from prunecli.text.json import dump_json
+from prunecli.text.json import dump_with_lines, encode
 
 if TYPE_CHECKING:
     from prunecli.report.model import OnDisk, Report, Row
@@ -30,14 +30,16 @@ def to_json(report: Report) -> str:
     no such numbers. Unknown numbers are null. Each tensor has a line of its own.
     """
     head = {key: _plain(value) for key, value in _document(report).items()}
-    # Rows are converted one at a time: the dicts of many small tensors take more memory than their weights.
-    return dump_json(head, tensors=map(_row, report.rows))
+    # Rows are encoded one at a time: the dicts of many small tensors take more memory than their weights.
+    return dump_with_lines(head, map(_line, report.rows))
 
 
-def _row(row: Row) -> dict[str, object]:
-    # A report may have 10,000 rows, so values that are plain already cost no call.
-    values = zip(COLUMNS, _cells(row), strict=True)
-    return {name: value if type(value) in _UNCHANGED else _plain(value) for name, value in values}
+def _line(row: Row) -> str:
+    values = dict(zip(COLUMNS, _cells(row), strict=True))
+    try:
+        return encode(values)
+    except (TypeError, ValueError):  # a number that is not finite, or not of Python: most of 10,000 rows have none
+        return encode(_plain(values))
 
 
 def _document(report: Report) -> dict[str, object]:

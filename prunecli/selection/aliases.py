@@ -71,7 +71,7 @@ def overlapping(
         tensor = tensors[(picked or group)[0]]
         files.setdefault(tensor.file, []).append(_bytes(tensor, chosen=bool(picked)))
     for cluster in (c for reaches in files.values() for c in _clusters(reaches)):
-        pair = _meeting(cluster)
+        pair = _meeting(cluster) if len(cluster) > 1 else None
         columns = None if pair is None else _columns(cluster)
         pair = pair if columns is None else _meeting(columns)
         if pair is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
 
 load_profiles()
+for variable in ("NO_COLOR", "FORCE_COLOR", "PRUNE_DEVICE", "PRUNE_THREADS"):  # a CI service may set some of them
+    os.environ.pop(variable, None)
 torch.set_num_threads(1)  # the workers of a run share the CPUs: threads of torch would spin while they wait
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell; child processes inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -113,20 +113,17 @@ def _blocks(baked: BakeResult) -> tuple[Block, Block]:
         )
         for weight in baked.weights
     )
-    return Block(columns=columns, rows=rows), Block(lines=(*_summary(baked),))
+    return Block(_sentence(baked), lines=tuple(f"note      {note}" for note in baked.notes)), Block("", columns, rows)
 
 
-def _summary(baked: BakeResult) -> list[str]:
+def _sentence(baked: BakeResult) -> str:
     from prunecli.text.escape import printable
     from prunecli.text.numbers import counted, percent
 
     numel, zeros = sum(weight.numel for weight in baked.weights), sum(weight.zeros for weight in baked.weights)
-    sparsity = percent(zeros / numel if numel else None)
-    verb = "folded" if baked.output_path is not None else "would fold"
+    verb = "folded" if baked.output_path is not None else "would be folded"
+    folded = f"{counted(len(baked.weights), 'tensor')} {verb}, {percent(zeros / numel if numel else None)} of"
+    sizes = f"{format_bytes(baked.input_bytes)} before, {format_bytes(baked.output_bytes)} after"
     where = "standard output" if baked.output_path == "-" else printable(baked.output_path or "")
-    sizes = f"{format_bytes(baked.output_bytes)}, {format_bytes(baked.input_bytes)} before"
-    return [
-        f"got       {verb} {counted(len(baked.weights), 'tensor')}, {numel:,} weights: {sparsity} zero",
-        *(f"note      {note}" for note in baked.notes),
-        f"output    {where} ({sizes})" if baked.output_path is not None else "output    nothing written (dry run)",
-    ]
+    end = f" -> {where}" if baked.output_path is not None else "; nothing written (dry run)"
+    return f"{folded} {counted(numel, 'weight')} zero, {sizes}{end}"

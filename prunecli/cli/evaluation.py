@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument
 
 from prunecli.cli import options, strategy_arguments
+from prunecli.cli.colours import Color
 from prunecli.cli.command_list import OUTPUT, RUNNING
 from prunecli.cli.exit import say
 from prunecli.cli.output import printing
@@ -69,6 +70,7 @@ class TrialArguments:
     min_numel: options.MinNumel = 0
     key: options.Key = None
     quiet: Quiet = False
+    color: Color = "auto"
 
     def keywords(self) -> dict[str, Any]:
         """Return the arguments of a trial by the names that `prunecli.search` and `prunecli.sweep` give them."""

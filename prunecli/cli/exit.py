@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from prunecli.errors import PruneError
+from prunecli.text.colour import DIM, RED, YELLOW, painted
 from prunecli.text.escape import printable, shortened
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ DONE, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
 _LONGEST, _LONGEST_HINT = 400, 1000
 """The most characters of a message and of a hint: names, paths and values in them can be of any length."""
+
+_COLOURS = {"error": RED, "failed": RED, "interrupted": RED, "warning": YELLOW, "hint": DIM}
+"""The colours of messages by their labels."""
 
 TyperError: type[Exception] = typer.BadParameter.__base__ or Exception
 """The base class of all usage errors, which Typer does not export: `BadParameter` derives from it in every version."""
@@ -99,11 +103,20 @@ def say(line: str) -> None:
     if sys.stderr is None:
         return
     try:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        print(_painted(line), file=sys.stderr, flush=True)  # noqa: T201
     except BrokenPipeError:  # `exit_codes` ends the run quietly
         raise
     except OSError:
         silence(sys.stderr)
+
+
+def _painted(line: str) -> str:
+    """Return a message with the colour of its kind, on a terminal: its label, or the whole line of a hint."""
+    label, colon, rest = line.partition(":")
+    code = _COLOURS.get(label)
+    if code is None or not colon:
+        return line
+    return painted(line, code, sys.stderr) if code == DIM else painted(label + colon, code, sys.stderr) + rest
 
 
 def escape_unencodable() -> None:

@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 from prunecli.cli.command_list import COMMANDS, ENVIRONMENT, EXAMPLES, GROUPS, OPTIONS, PANELS, RUNNING, Command
 from prunecli.cli.light import LightCommand, LightGroup
+from prunecli.text.colour import BOLD, painted, uses_colour
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,6 +34,7 @@ class HelpCommand(LightCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - Typer's own
         """Write the arguments, the panels and the examples."""
+        ctx.color = uses_colour(sys.stdout)
         about = COMMANDS.get(ctx.info_name, _UNKNOWN)
         short = is_short(ctx)
         arguments, panels = _records(self, ctx, about)
@@ -54,6 +57,7 @@ class HelpGroup(LightGroup):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - Typer's own
         """Write the groups of commands and the options; the full help has environment variables and examples too."""
+        ctx.color = uses_colour(sys.stdout)
         listed = {name: self.commands[name].get_short_help_str(1000) for name in self.commands}
         width = max(map(len, listed))
         for group in GROUPS:
@@ -111,7 +115,7 @@ def _section(formatter: Any, title: str, records: Sequence[Record]) -> None:  # 
         return
     first = min(max(len(flags) for flags, _ in records), _WIDEST)
     width = max(formatter.width - first - 2 * _INDENT, _NARROWEST)
-    with formatter.section(title):
+    with formatter.section(painted(title, BOLD, sys.stdout)):
         for flags, words in records:
             lines = textwrap.wrap(words, width, break_on_hyphens=False)
             if len(flags) > first:
@@ -131,6 +135,6 @@ def _verbatim(formatter: Any, title: str, lines: Iterable[str]) -> None:  # noqa
     """Write lines as they are: a command line or a recipe is never wrapped."""
     lines = list(lines)
     if lines:
-        with formatter.section(title):
+        with formatter.section(painted(title, BOLD, sys.stdout)):
             for line in lines:
                 formatter.write(f"{'':{_INDENT}}{line}".rstrip() + "\n")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunecli.cli.colours import Color, chosen_colour
 from prunecli.cli.command_list import COMMANDS, EXIT_CODES, PRUNING
 from prunecli.cli.exit import (
     BROKEN_PIPE,
@@ -56,6 +57,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = _without_help(sys.argv[1:] if args is None else list(args))
     escape_unencodable()
+    with chosen_colour(words):
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
+    """Run the command line and return its exit code."""
     try:
         with terminate_cleanly():
             program = _program(words)
@@ -128,11 +135,15 @@ def _register(
     def command(**arguments: Any) -> int:  # noqa: ANN401 - typed by the signature below
         from prunecli.kernels.backend import kernels_name
 
+        arguments.pop("color", None)  # `chosen_colour` has read it
         with exit_codes():
             kernels_name()  # a wrong choice of kernels is an error before anything is read
             return run(**arguments)
 
-    keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+    color = inspect.Parameter("color", inspect.Parameter.KEYWORD_ONLY, default="auto", annotation=Color)
+    # A command that parses its words itself has the option there.
+    own = [] if settings.get("context_settings") else [color]
+    keywords = [*(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters), *own]
     command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
     command.__doc__ = function.__doc__

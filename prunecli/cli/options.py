@@ -139,7 +139,14 @@ MaskOut = Annotated[
     text_option("--mask-out", "PATH", "Write the mask (safetensors, 1 = kept) for a later --mask-in.", panel=OUTPUT),
 ]
 ReportJson = Annotated[bool, flag_option("--json", "Print the JSON report instead of the table.", panel=OUTPUT)]
-DryRun = Annotated[bool, flag_option("-n --dry-run", "Measure and report, write no checkpoint.", panel=OUTPUT)]
+DryRun = Annotated[
+    bool,
+    flag_option(
+        "-n --dry-run",
+        "Write no checkpoint: only measure, and write the --report and --mask-out files that are named.",
+        panel=OUTPUT,
+    ),
+]
 Force = Annotated[bool, flag_option("-f --force", "Replace existing outputs.", panel=OUTPUT)]
 InPlace = Annotated[bool, flag_option("--in-place", "Replace the input itself, in one atomic step.", panel=OUTPUT)]
 Sha256 = Annotated[
@@ -199,7 +206,17 @@ Threads = Annotated[
 # --- printing
 
 Json = Annotated[bool, flag_option("--json", "Print the result as JSON.", panel=OUTPUT)]
-Top = Annotated[int | None, whole_option("--top", "N", 10, "Print the first N tensors only.", least=1, panel=OUTPUT)]
+Top = Annotated[
+    int | None,
+    whole_option(
+        "--top",
+        "N",
+        10,
+        "Print the first N tensors only: the most pruned, the largest or the most sensitive.",
+        least=1,
+        panel=OUTPUT,
+    ),
+]
 AllTensors = Annotated[
     bool, flag_option("--all", "Print a line for every tensor, however many there are.", panel=OUTPUT)
 ]
@@ -251,6 +268,8 @@ class SharedOptions:
     max_tensor_sparsity: MaxTensorSparsity = None
     device: Device = "cpu"
     threads: Threads = 0
+    top: Top = None
+    all_tensors: AllTensors = False
     quiet: Quiet = False
     verbose: Verbose = False
     no_progress: NoProgress = False

@@ -63,6 +63,17 @@ def number(name: str, example: float) -> Callable[[str], float]:
     return parse
 
 
+def color(text: str) -> str:
+    """Return "auto", "always" or "never"; UsageError for another word."""
+    from prunecli.text.nearest import nearest_choice
+
+    choices = ("auto", "always", "never")
+    if text not in choices:
+        hint = Argument("color", nearest_choice(text, choices, "auto"))
+        raise UsageError(f"color is auto, always or never, not {quoted(text)}", hint=hint)
+    return text
+
+
 def percentile(text: str) -> float:
     """Return the percentile that "90" or "90%" means; "0.9" could mean 90 or 0.9%, and is refused."""
     value = number("q", 60)(text.removesuffix("%").rstrip())

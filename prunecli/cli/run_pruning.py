@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from prunecli.cli.exit import DONE, FAILED, say
 from prunecli.cli.hints import as_options
 from prunecli.cli.options import layouts
-from prunecli.cli.output import printing
+from prunecli.cli.output import printing, view
 from prunecli.cli.progress import show_progress
 from prunecli.errors import Argument, UsageError, spelled
 from prunecli.report.gates import GateError, Gates
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
     from prunecli.strategies.recipe import Recipe
     from prunecli.strategies.strategy import Strategy
+    from prunecli.text.tables import View
 
 
 def run_pruning(strategy: Strategy | Recipe, options: SharedOptions) -> int:
@@ -33,15 +34,16 @@ def run_pruning(strategy: Strategy | Recipe, options: SharedOptions) -> int:
     from prunecli.api import prune_request
 
     _check(options)
+    shown = view(options.top, all_tensors=options.all_tensors, json=options.prints_json)
     try:
         with ExitStack() as stack:
             request = _through_pipes(stack, _request(stack, strategy, options), options)
             report, paths = prune_request(request)
     except GateError as error:
-        _show(error.report, options.report_paths or (), options)
+        _show(error.report, options.report_paths or (), options, shown, None)
         say("failed: the result does not meet the gates, so no checkpoint was written")
         return FAILED
-    _show(report, paths, options)
+    _show(report, paths, options, shown, options.mask_out)
     return DONE
 
 
@@ -128,7 +130,7 @@ def _spool_input(stack: ExitStack, outputs: OutputRequest) -> Path:
     return stack.enter_context(spooled_input(folder))
 
 
-def _show(report: Report, paths: Sequence[Path], options: SharedOptions) -> None:
+def _show(report: Report, paths: Sequence[Path], options: SharedOptions, shown: View, mask: str | None) -> None:
     """Print the summary on standard output, or on standard error if the checkpoint went to standard output."""
     _warn(report.warnings, (options.context.obj or ())[1:])
     to_pipe, hint = options.output == "-" and not options.dry_run, Argument("reports", ["PATH.json"])
@@ -140,7 +142,7 @@ def _show(report: Report, paths: Sequence[Path], options: SharedOptions) -> None
         elif not options.quiet:
             from prunecli.report.text import write_report
 
-            write_report(report, stream, reports=[str(path) for path in paths])
+            write_report(report, stream, shown, reports=list(map(str, paths)), mask=mask, verbose=options.verbose)
 
 
 def _warn(warnings: Sequence[str], words: Sequence[str]) -> None:

@@ -19,31 +19,32 @@ SCHEMA = 1
 """The version of the document. It rises when a key is removed or changes its meaning."""
 
 _COLUMNS = (
-    Column("result"),
+    Column("result", styles=(("ok", "green"), ("FAILED", "bold red"))),
     Column("condition", fold=26),
     Column("tensor", fold=14),
-    Column("wanted", fold=8),
-    Column("got", fold=12),
+    Column("required", fold=8),
+    Column("found", fold=12),
 )
 
 
 def write_findings(findings: Sequence[Finding], stream: TextIO, spell: Spell, *, heading: str | None = None) -> None:
-    """Write one line per finding, failures first, and a verdict. OSError if the stream takes no more.
+    """Write a verdict and one line per finding, failures first. OSError if the stream takes no more.
 
     `heading` names the checkpoint if there are several. `spell` returns a condition as text.
     """
     shown, more = first_rows(sorted(findings, key=lambda finding: finding.holds), terminal=stream.isatty())
-    title = () if heading is None else (Block(printable(heading)),)
+    where = "" if heading is None else f"{printable(heading)}: "
+    style = "bold green" if all(finding.holds for finding in findings) else "bold red"
     end = () if heading is None else ("",)
-    table = Block("", _COLUMNS, tuple(_cells(finding, spell) for finding in shown), more)
-    write_blocks([*title, table, Block(lines=(_verdict(findings), *end))], stream)
+    table = Block("", _COLUMNS, tuple(_cells(finding, spell) for finding in shown), (*more, *end))
+    write_blocks([Block(where + _verdict(findings), style=style), table], stream)
 
 
 def _cells(finding: Finding, spell: Spell) -> tuple[str, ...]:
     return (
         "ok" if finding.holds else "FAILED",
         printable(spell(finding.condition)),
-        "all" if finding.tensor is None else printable(finding.tensor),
+        "all tensors" if finding.tensor is None else printable(finding.tensor),
         finding.wanted,
         finding.got,
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
-from prunecli.text.numbers import counted, format_shape, magnitude
+from prunecli.text.natural_order import natural_order
+from prunecli.text.numbers import counted, format_shape, magnitude, plural
 from prunecli.text.tables import Block, Column, first_rows, write_blocks
 
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ _COLUMNS = (
 
 
 def write_difference(difference: Difference, stream: TextIO) -> None:
-    """Write a table of changed tensors, the other differences and a verdict. OSError if the stream takes no more."""
+    """Write a verdict, a table of changed tensors, and the other differences. OSError if the stream takes no more."""
     tied = Counter(tensor.tied_to for tensor in difference.tensors)
-    changed = (tensor for tensor in difference.distinct if tensor.change is not None and not tensor.same)
+    changed = [tensor for tensor in difference.distinct if tensor.change is not None and not tensor.same]
+    changed = [changed[index] for index in natural_order([tensor.name for tensor in changed])]
     rows = [_cells(tensor, tied[tensor.name]) for tensor in changed]
     shown, more = first_rows(rows, terminal=stream.isatty())
-    write_blocks([Block("", _COLUMNS, tuple(shown), more), Block(lines=tuple(_lines(difference)))], stream)
+    table = Block("", _COLUMNS, tuple(shown), more)
+    write_blocks([Block(_verdict(difference)), table, Block(lines=tuple(_lines(difference)))], stream)
 
 
 def _cells(tensor: TensorDifference, tied: int) -> tuple[str, ...]:
@@ -72,7 +75,6 @@ def _lines(difference: Difference) -> Iterator[str]:
     )
     yield from _first(map(_item, difference.contents))
     yield from (f"note        {printable(note)}" for note in difference.notes)
-    yield _verdict(difference)
 
 
 def _first(lines: Iterable[str]) -> Iterator[str]:
@@ -100,13 +102,14 @@ def _verdict(difference: Difference) -> str:
     if not different:
         items = counted(len(difference.contents), "other item differs", "other items differ")
         others = f"; {items}" if difference.contents else ""
-        return f"same        {counted(len(tensors), 'tensor')}, {all_entries}{others}"
+        return f"no tensor differs: {counted(len(tensors), 'tensor')}, {all_entries}{others}"
     to_zero = sum(change.to_zero for change in changes)
     signs = sum(change.zero_signs for change in changes)
     how = "all of them to zero" if changed == to_zero else f"{to_zero:,} of them to zero"
     how += f", {signs:,} zeros of another sign" if signs else ""
-    detail = f", {changed:,} of {all_entries}, {how}" if changed else ""
-    return f"different   {len(different):,} of {counted(len(tensors), 'tensor')}{detail}"
+    detail = f": {changed:,} of {all_entries} changed, {how}" if changed else ""
+    verb = plural(len(tensors), "differs", "differ")
+    return f"{len(different):,} of {counted(len(tensors), 'tensor')} {verb}{detail}"
 
 
 def difference_json(difference: Difference) -> str:

@@ -17,6 +17,7 @@ from prunecli.layouts.reparametrized import PRUNE, fold_call
 from prunecli.report.state_dicts import ema_left, ema_warning, taken_in_words
 from prunecli.text.escape import listed, printable
 from prunecli.text.name_ranges import grouped
+from prunecli.text.natural_order import natural_order
 from prunecli.text.numbers import counted, format_bytes, format_shape, percent
 from prunecli.text.tables import Block, Column, View, largest, write_blocks
 
@@ -46,7 +47,7 @@ _COLUMNS = (
 
 
 def write_inspection(inspection: Inspection, stream: TextIO, view: View, *, evidence: bool = False) -> None:
-    """Write the tensors, a summary, and the thresholds and histogram if there are any.
+    """Write a summary, the tensors, and the thresholds and histogram if there are any.
 
     `evidence` adds a table with the evidence for the layout of each tensor.
     """
@@ -54,12 +55,12 @@ def write_inspection(inspection: Inspection, stream: TextIO, view: View, *, evid
 
 
 def _blocks(inspection: Inspection, view: View, *, evidence: bool, terminal: bool) -> Iterator[Block]:
+    yield Block(lines=tuple(_summary(inspection)))
     if inspection.inside:
         lines = _lines(inspection, view, terminal=terminal)
         yield _listing(inspection, lines, view)
         if evidence:
             yield _evidence(lines)
-    yield Block(lines=tuple(_summary(inspection)))
     if inspection.thresholds is not None:
         together, each = inspection.thresholds
         yield _common_thresholds(together, len(each))
@@ -77,7 +78,7 @@ _Line: TypeAlias = "tuple[str, list[Entry]]"
 
 def _lines(inspection: Inspection, view: View, *, terminal: bool) -> list[_Line]:
     """Return the lines to show; the entries of a line have the same dtype, shape and layout."""
-    entries = inspection.inside
+    entries = [inspection.inside[index] for index in natural_order([entry.name for entry in inspection.inside])]
     lines = [(entry.name, [entry]) for entry in entries]
     if view.top is None and not view.every and len(entries) > FOLDED_FROM:
         lines = grouped(entries, lambda e: e.name, lambda e: (e.dtype, e.shape, e.layout.label))

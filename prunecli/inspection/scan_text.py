@@ -36,8 +36,9 @@ _NAMED = 3  # tensors that the summary names
 
 
 def write_scan(scan: Scan, stream: TextIO, view: View) -> None:
-    """Write a table of the tensors, the most sensitive first, and a summary."""
-    write_blocks([_block(scan, view, terminal=stream.isatty())], stream)
+    """Write a summary and a table of the tensors, the most sensitive first."""
+    summary = Block("", lines=tuple(_summary(scan)))
+    write_blocks([summary, _block(scan, view, terminal=stream.isatty())], stream)
 
 
 def _block(scan: Scan, view: View, *, terminal: bool) -> Block:
@@ -50,7 +51,7 @@ def _block(scan: Scan, view: View, *, terminal: bool) -> Block:
         "The part of each tensor's sum of squares that remains when its smallest weights become zero",
         _COLUMNS,
         tuple(map(_cells, curves)),
-        (*more, "", *_summary(scan)),
+        more,
     )
 
 

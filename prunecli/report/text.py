@@ -1,12 +1,15 @@
-"""A report as text: complete in a file or a pipe, fitted to the width of a terminal."""
+"""A report as text: one sentence with the result, a summary, and a table. Rich fits it to the width of a terminal."""
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
 from prunecli.report.model import ON_DISK, skipped_names
 from prunecli.text.escape import printable
-from prunecli.text.numbers import counted, format_bytes, format_shape, magnitude, number, percent
+from prunecli.text.name_ranges import grouped
+from prunecli.text.natural_order import natural_order
+from prunecli.text.numbers import counted, duration, format_bytes, format_shape, magnitude, number, percent, plural
 from prunecli.text.tables import Block, Column, View, largest, write_blocks
 
 if TYPE_CHECKING:
@@ -14,52 +17,150 @@ if TYPE_CHECKING:
 
     from prunecli.report.model import Report, Row
 
+FOLDED_FROM = 40
+"""The number of tensors above which similar names share a line."""
+
 _REASONS = 12  # lines about skipped tensors
 _FEW_NAMES = 3  # skipped tensors of one reason that are named
 
 _COLUMNS = (
     Column("tensor", fold=12),
-    Column("dtype", optional=4),
-    Column("shape", optional=3),
+    Column("tensors", right=True),
+    Column("dtype", optional=5),
+    Column("shape", optional=4),
     Column("weights", right=True, optional=1),
-    Column("sparsity", right=True),
-    Column("pruned", right=True),
+    Column("before", right=True),
+    Column("zero", right=True),
+    Column("", bar=True, optional=3),
+    Column("zeroed", right=True),
     Column("cut", right=True, optional=2),
-    Column("at cut", right=True, optional=5),
+    Column("ties", right=True, optional=6),
 )
+_SPREAD = Column("zero: min/median/max", right=True)
 
 
-def write_report(report: Report, stream: TextIO, *, reports: Sequence[str] = ()) -> None:
-    """Write `report` to `stream`: a table of the selected tensors and a summary.
+def write_report(
+    report: Report,
+    stream: TextIO,
+    view: View = View(),  # noqa: B008 - a frozen value
+    *,
+    reports: Sequence[str] = (),
+    mask: str | None = None,
+    verbose: bool = False,
+) -> None:
+    """Write `report` to `stream`: the result in one sentence, a summary, and a table of the selected tensors.
 
-    A terminal shows the most pruned of many tensors and leaves out columns that do not fit. `reports` are the paths of
-    the report files; the summary names them. Raises OSError if the stream takes no more.
+    Tensors whose names differ only in numbers share a line if there are many. A terminal shows the most pruned of many
+    lines and leaves out columns that do not fit. `reports` and `mask` are the paths of the other files that were
+    written; the summary names them. `verbose` adds the sizes. Raises OSError if the stream takes no more.
     """
-    write_blocks(_blocks(report, reports, terminal=stream.isatty()), stream)
+    lines = tuple(_summary(report, verbose=verbose))
+    files = [f"report      {printable(path)}" for path in reports]
+    files += [] if mask is None else [f"mask        {printable(mask)}"]
+    blocks = Block(sentence(report, sides=len(files))), Block(lines=(*lines, *files))
+    write_blocks([*blocks, _table(report, view, reports, terminal=stream.isatty())], stream)
 
 
-def _blocks(report: Report, reports: Sequence[str], *, terminal: bool) -> Iterator[Block]:
+# --- the result in one sentence
+
+
+def sentence(report: Report, *, sides: int = 0) -> str:
+    """Return what was zeroed, in what time, and the output; `sides` is the number of other files that were written."""
+    selected = report.selected
+    where = f"in {counted(selected.tensors, 'tensor')}"
+    part = f"{percent(selected.sparsity_after)} of {counted(selected.numel, 'weight')}"
+    done = "would be zeroed" if _unwritten(report) else "zeroed"
+    if selected.zeros_before:
+        are = "would be zero" if _unwritten(report) else plural(selected.numel, "is zero", "are zero")
+        done, where = are, f"{where} ({percent(selected.sparsity_before)} before)"
+    return f"{part} {done} {where}, {duration(report.seconds)}{_written(report, sides)}"
+
+
+def _unwritten(report: Report) -> bool:
+    return report.dry_run or report.output_path is None
+
+
+def _written(report: Report, sides: int) -> str:
+    if _unwritten(report):
+        what = "no checkpoint written" if sides else "nothing written"
+        return f"; {what} ({'dry run' if report.dry_run else 'a gate failed'})"
+    place = "standard output" if report.output_path == "-" else printable(report.output_path or "")
+    return f" -> {place}"
+
+
+# --- the table
+
+
+def _table(report: Report, view: View, reports: Sequence[str], *, terminal: bool) -> Block:
+    """Return the table of the selected tensors, without the columns that say nothing."""
     selected = [row for row in report.rows if row.selected]
-    rows = largest(selected, lambda row: row.pruned or 0, View(), terminal=terminal)
-    hidden = len(selected) - len(rows)
+    order = natural_order([row.name for row in selected])
+    lines = _lines([selected[index] for index in order], view)
+    shown = largest(lines, lambda line: sum(row.pruned or 0 for row in line[1]), view, terminal=terminal)
+    hidden = len(selected) - sum(len(group) for _, group in shown)
     where = printable(reports[0]) if reports else "the JSON output"
-    more = (f"{hidden:,} tensors pruned less are not shown; {where} lists all",) if hidden else ()
-    yield Block(report.taken, _COLUMNS, tuple(map(_cells, rows)), more)
-    yield Block(lines=tuple(_summary(report, reports)))
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    tied = f" (+{len(row.aliases)} tied)" if row.aliases else ""
-    return (
-        printable(row.name) + tied,
-        row.dtype,
-        format_shape(row.shape),
-        f"{row.numel:,}",
-        f"{percent(row.sparsity_before)} -> {percent(row.sparsity_after)}",
-        number(row.pruned),
-        magnitude(row.cut),
-        at_cut(row),
+    more = (f"{counted(hidden, 'tensor')} pruned less not shown{view.hint}; {where} lists all",) if hidden else ()
+    empty = {
+        "tensors": all(len(group) == 1 for _, group in shown),
+        "before": not any(row.zeros_before for row in selected),
+        "cut": all(row.cut is None for row in selected),
+        "ties": not any(row.ties for row in selected),
+    }
+    columns = [_SPREAD if c.title == "zero" and not empty["tensors"] else c for c in _COLUMNS]
+    kept = [index for index, column in enumerate(columns) if not empty.get(column.title)]
+    rows = [_cells(name, group) for name, group in shown]
+    return Block(
+        columns=tuple(columns[index] for index in kept),
+        rows=tuple(tuple(row[index] for index in kept) for row in rows),
+        lines=more,
     )
+
+
+def _lines(rows: Sequence[Row], view: View) -> list[tuple[str, list[Row]]]:
+    """Return the rows that share a line, and their merged name."""
+    if view.top is not None or view.every or len(rows) <= FOLDED_FROM:
+        return [(row.name, [row]) for row in rows]
+    return grouped(rows, lambda row: row.name, lambda row: (row.dtype, row.shape))
+
+
+def _cells(name: str, group: Sequence[Row]) -> tuple[str, ...]:
+    first, numel = group[0], sum(row.numel for row in group)
+    tied = sum(len(row.aliases) for row in group)
+    zeros = _total(row.zeros_after for row in group)
+    return (
+        printable(name) + (f" (+{tied:,} tied)" if tied else ""),
+        f"{len(group):,}",
+        first.dtype,
+        format_shape(first.shape),
+        f"{numel:,}",
+        _spread([row.sparsity_before for row in group]),
+        _spread([row.sparsity_after for row in group]),
+        f"{zeros / numel:.4f}" if zeros is not None and numel else "",
+        number(_total(row.pruned for row in group)),
+        _range([row.cut for row in group]),
+        at_cut(first) if len(group) == 1 else number(_total(row.ties for row in group)),
+    )
+
+
+def _total(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _spread(parts: Sequence[float | None]) -> str:
+    """Return the smallest, the middle and the largest of the parts as percentages, once if they are equal."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return "-"
+    texts = [percent(part) for part in (min(known), median(known), max(known))]
+    return texts[0] if len(set(texts)) == 1 else " / ".join(texts)
+
+
+def _range(cuts: Sequence[float | None]) -> str:
+    known = [cut for cut in cuts if cut is not None]
+    if not known or min(known) == max(known):
+        return magnitude(known[0] if known else None)
+    return f"{min(known):.3g} to {max(known):.3g}"
 
 
 def at_cut(row: Row) -> str:
@@ -72,16 +173,16 @@ def at_cut(row: Row) -> str:
 # --- the summary
 
 
-def _summary(report: Report, reports: Sequence[str]) -> Iterator[str]:
-    yield f"asked     {request(report)}"
-    yield _result(report)
-    yield from _totals(report)
-    yield from _skipped(report.rows)
-    yield from (f"note      {printable(fact)}" for fact in report.facts)
-    yield _sizes(report)
+def _summary(report: Report, *, verbose: bool) -> Iterator[str]:
+    yield f"strategy    {request(report)}"
+    if report.taken:
+        yield f"state_dict  {report.taken}"
+    yield from _whole(report)
+    yield from _left_out(report.rows)
+    yield from (f"note        {printable(fact)}" for fact in report.facts)
+    if verbose or report.compressed is not None:
+        yield _sizes(report)
     yield from _estimate(report)
-    yield _output(report)
-    yield from (f"report    {printable(path)}" for path in reports)
 
 
 def request(report: Report) -> str:
@@ -105,39 +206,32 @@ def _spelled(strategy: Mapping[str, object]) -> str:
     return " ".join(filter(None, words))
 
 
-def _result(report: Report) -> str:
-    verb = "would zero" if report.dry_run else "zeroed"
-    selected = report.selected
-    part = "" if selected.pruned is None or not selected.numel else f", {selected.pruned / selected.numel:.4f} of them"
-    return f"got       {verb} {number(selected.pruned)} of {selected.numel:,} weights{part}"
+def _whole(report: Report) -> list[str]:
+    """Return what the run means for the whole model, if it has weights that were not selected."""
+    every, selected = report.all, report.selected
+    if every.numel == every.numel_read:
+        return []
+    least = f", at least {percent(every.sparsity_at_least)} zero" if selected.zeros_before else ""
+    done = "would be zeroed" if _unwritten(report) else "zeroed"
+    parameters = counted(every.numel, "parameter")
+    return [f"model       {percent(every.pruned_fraction)} of {parameters} {done}{least}"]
 
 
-def _totals(report: Report) -> list[str]:
-    selected, every = report.selected, report.all
-    before, after = percent(selected.sparsity_before), percent(selected.sparsity_after)
-    pruned = f"{percent(every.pruned_fraction)} pruned"
-    if every.numel != every.numel_read:
-        pruned += f", at least {percent(every.sparsity_at_least)} zero (skipped tensors are not read)"
-    return [
-        f"selected  {counted(selected.tensors, 'tensor')}, {selected.numel:,} weights: {before} -> {after} zero",
-        f"all       {counted(every.tensors, 'tensor')}, {every.numel:,} parameters: {pruned}",
-    ]
-
-
-def _skipped(rows: Iterable[Row]) -> list[str]:
+def _left_out(rows: Iterable[Row]) -> list[str]:
+    """Return a line for each reason why tensors were not selected."""
     reasons = skipped_names(rows)
     lines = []
     for reason, names in reasons[:_REASONS]:
         named = f" ({', '.join(map(printable, names))})" if len(names) <= _FEW_NAMES else ""
-        lines.append(f"skipped   {len(names):,}: {printable(reason)}{named}")
+        lines.append(f"left out    {counted(len(names), 'tensor')}: {printable(reason)}{named}")
     others = sum(len(names) for _, names in reasons[_REASONS:])
-    return [*lines, f"skipped   {others:,}: for other reasons"] if others else lines
+    return [*lines, f"left out    {counted(others, 'tensor')}: for other reasons"] if others else lines
 
 
 def _sizes(report: Report) -> str:
     disk = report.on_disk
     packed = "" if disk.bitmask_bytes is None else f", {format_bytes(disk.bitmask_bytes)} as bitmask and non-zeros"
-    return f"on disk   {format_bytes(disk.dense_bytes)} dense{packed}; {ON_DISK}"
+    return f"on disk     {format_bytes(disk.dense_bytes)} dense{packed}; {ON_DISK}"
 
 
 def _estimate(report: Report) -> list[str]:
@@ -148,8 +242,8 @@ def _estimate(report: Report) -> list[str]:
     after, before = format_bytes(estimate.bytes_after), format_bytes(estimate.bytes_before)
     sampled = format_bytes(estimate.sampled_bytes)
     return [
-        f"estimate  about {after} compressed, {before} before ({estimate.method} on a sample of {sampled})",
-        f"2:4       {report.on_disk.two_four or 0:,} of {examined(report)} fit",
+        f"compressed  about {after}, {before} before ({estimate.method} on a sample of {sampled})",
+        f"2:4         {report.on_disk.two_four or 0:,} of {examined(report)} fit",
     ]
 
 
@@ -157,11 +251,3 @@ def examined(report: Report) -> str:
     """Return how many tensors were examined for 2:4: "3 tensors", or "3 tensors with 4 inputs or more"."""
     count = report.on_disk.two_four_examined
     return counted(count, "tensor") + (" with 4 inputs or more" if count < report.selected.tensors else "")
-
-
-def _output(report: Report) -> str:
-    if report.dry_run or report.output_path is None:
-        return f"output    nothing written ({'dry run' if report.dry_run else 'a gate failed'})"
-    size = "" if report.output_bytes is None else f" ({format_bytes(report.output_bytes)})"
-    place = "standard output" if report.output_path == "-" else printable(report.output_path)
-    return f"output    {place}{size}"

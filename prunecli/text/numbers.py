@@ -43,6 +43,17 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {plural(count, one, many)}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time for reading: "0.06 s", "12 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 9.995:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
 def format_bytes(count: int) -> str:
     """Return `count` bytes for reading: "512 bytes", "1.5 kB", "2.0 GB" (powers of 1000)."""
     if count < 1000:

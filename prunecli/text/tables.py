@@ -11,11 +11,15 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TextIO, TypeVar
 
+from prunecli.text.colour import uses_colour
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from rich.bar import Bar
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 T = TypeVar("T")
 
@@ -25,6 +29,10 @@ MOST_ROWS = 60
 LARGEST = 30
 """Rows of a cut table that is ordered by size."""
 
+BAR = 10
+"""Characters of a bar in a table."""
+
+_PART = re.compile(r"[^\s./_]*(?:[./_]+|\s+|$)")
 _LABEL = re.compile(r"\S+( \S+)* {2,}")
 _GAP = 2  # spaces between columns
 _WIDEST = 120  # characters: a longer cell does not widen the other lines of plain text
@@ -35,25 +43,33 @@ _READABLE = 28  # columns are left out before a folded column gets narrower than
 class Column:
     """A column of a table.
 
-    `right` aligns its cells on the right. On a narrow terminal, columns with `optional` above 0 are left out, the
-    highest number first. Then the cells of columns with `fold` are broken into lines of `fold` or more characters.
-    Cells of other columns are never broken.
+    `right` aligns its cells on the right. `styles` are the colours of cells by their text. The cells of a `bar` are
+    numbers between 0 and 1, which a terminal shows as bars, and text not at all.
+
+    On a narrow terminal, columns with `optional` above 0 are left out, the highest number first. Then the cells of
+    columns with `fold` are broken into lines of `fold` or more characters. Cells of other columns are never broken.
     """
 
     title: str
     right: bool = False
     optional: int = 0
     fold: int | None = None
+    bar: bool = False
+    styles: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a text: a title, a table and the lines below it. Each of them may be empty."""
+    """A part of a text: a title, a table and the lines below it. Each of them may be empty.
+
+    `style` is the colour of the title.
+    """
 
     title: str = ""
     columns: tuple[Column, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     lines: tuple[str, ...] = ()
+    style: str = "bold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +109,7 @@ def largest_in_order(rows: Sequence[T], size: Callable[[T], int], count: int) ->
 def write_blocks(blocks: Iterable[Block], stream: TextIO) -> None:
     """Write the blocks to `stream` with an empty line between them; OSError if the stream takes no more."""
     blocks = [block for block in blocks if block.title or block.rows or block.lines]
-    if stream.isatty():
+    if stream.isatty() or uses_colour(stream):
         _draw_blocks(blocks, stream)
     else:
         stream.write("\n\n".join("\n".join(_plain_lines(block)) for block in blocks) + "\n")
@@ -106,7 +122,9 @@ def _plain_lines(block: Block) -> Iterator[str]:
     if block.title:
         yield block.title
     if block.rows:
-        yield from aligned(block.columns, block.rows)
+        shown = [index for index, column in enumerate(block.columns) if not column.bar]
+        rows = [[row[index] for index in shown] for row in block.rows]
+        yield from aligned([block.columns[index] for index in shown], rows)
     yield from block.lines
 
 
@@ -136,26 +154,31 @@ def _draw_blocks(blocks: Sequence[Block], stream: TextIO) -> None:
     from rich.console import Console  # noqa: PLC0415  -- Rich takes longer to import than a small file to inspect
     from rich.text import Text  # noqa: PLC0415
 
-    console = Console(file=stream, highlight=False)
+    console = Console(file=stream, highlight=False, color_system="auto" if uses_colour(stream) else None)
     for index, block in enumerate(blocks):
         if index:
             console.print()
-        if block.title:
-            console.print(Text(block.title, style="bold"), soft_wrap=True)
+        for part in folded(block.title, console.width) if block.title else ():
+            console.print(Text(part, style=block.style), soft_wrap=True)
         if block.rows:
             console.print(_rich_table(block, console), crop=False)
         for line in block.lines:
-            for part in folded(line, console.width):
-                console.print(Text(part), soft_wrap=True)
+            label = _LABEL.match(line)
+            for number, part in enumerate(folded(line, console.width)):
+                text = Text(part)
+                text.stylize("dim", 0, label.end() if label and not number else 0)
+                console.print(text, soft_wrap=True)
 
 
 def _rich_table(block: Block, console: Console) -> Table:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.cells import cell_len  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
 
-    cells = [max(map(cell_len, column)) for column in zip(*block.rows, strict=True)]
+    cells = [
+        BAR if column.bar else max(map(cell_len, texts))
+        for column, texts in zip(block.columns, zip(*block.rows, strict=True), strict=True)
+    ]
     widths = fitted(block.columns, cells, console.width)
     table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for index, width in widths.items():
@@ -163,8 +186,34 @@ def _rich_table(block: Block, console: Console) -> Table:
         side: Literal["left", "right"] = "right" if column.right else "left"
         table.add_column(column.title, justify=side, overflow="fold", min_width=width, max_width=width)
     for row in block.rows:
-        table.add_row(*(Text(row[index]) for index in widths))
+        table.add_row(*(_rich_cell(row[index], block.columns[index], width) for index, width in widths.items()))
     return table
+
+
+def _rich_cell(cell: str, column: Column, width: int) -> Bar | Text:
+    from rich.bar import Bar  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    if column.bar:
+        part = float(cell or 0)
+        return Bar(1, 0, part, width=width, color="red" if part == 1 else "cyan")
+    text = cell if column.fold is None else broken(cell, width)
+    return Text(text, style=dict(column.styles).get(cell, ""))
+
+
+def broken(text: str, width: int) -> str:
+    """Return `text` with line breaks where its words are wider than `width`: behind dots, slashes and underscores.
+
+    A part that is wider than `width` by itself stays whole here.
+    """
+    if len(text) <= width:
+        return text
+    lines = [""]
+    for part in _PART.findall(text):
+        if len(lines[-1]) + len(part.rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def fitted(columns: Sequence[Column], cells: Sequence[int], width: int) -> dict[int, int]:

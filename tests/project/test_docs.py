@@ -55,7 +55,8 @@ def printed(command: str, folder: Path) -> str:
         with redirect_stdout(file), redirect_stderr(file):
             main(shlex.split(command)[1:])
         file.seek(0)
-        return file.read()
+        shown: str = update_readme.timeless(file.read())
+        return shown
 
 
 def played(block: str, folder: Path) -> str:

@@ -108,7 +108,7 @@ def _verdict(difference: Difference) -> str:
     how = "all of them to zero" if changed == to_zero else f"{to_zero:,} of them to zero"
     how += f", {signs:,} zeros of another sign" if signs else ""
     detail = f": {changed:,} of {all_entries} changed, {how}" if changed else ""
-    verb = plural(len(tensors), "differs", "differ")
+    verb = plural(len(different), "differs", "differ")
     return f"{len(different):,} of {counted(len(tensors), 'tensor')} {verb}{detail}"
 
 

@@ -45,18 +45,18 @@ def test_exit_codes_and_the_table(prune: Prune, tmp_path: Path) -> None:
     path = store(tmp_path, w__weight=torch.tensor([[0.0, 1.0, 2.0, 0.0]]))
 
     held = (
-        "result  condition           tensor  wanted                                     got\n"
-        "ok      --min-sparsity 50%  all     at least 50%                               50.0% (2 of 4)\n"
-        "ok      --pattern 2:4       all     at most 2 of every 4 along inputs (dim 1)  0 of 1 groups have more\n"
-        "\n"
         "all 2 conditions hold\n"
+        "\n"
+        "result  condition           tensor       required                                   found\n"
+        "ok      --min-sparsity 50%  all tensors  at least 50%                               50.0% (2 of 4)\n"
+        "ok      --pattern 2:4       all tensors  at most 2 of every 4 along inputs (dim 1)  0 of 1 groups have more\n"
     )
     missed = (
-        "result  condition           tensor  wanted       got\n"
-        "FAILED  --max-sparsity 25%  all     at most 25%  50.0% (2 of 4; 1 too many)\n"
-        "ok      --finite            all     all finite   all 4 weights are\n"
-        "\n"
         "1 of 2 conditions failed\n"
+        "\n"
+        "result  condition           tensor       required     found\n"
+        "FAILED  --max-sparsity 25%  all tensors  at most 25%  50.0% (2 of 4; 1 too many)\n"
+        "ok      --finite            all tensors  all finite   all 4 weights are\n"
     )
 
     assert prune("check", path, "--min-sparsity", "50%", "--pattern", "2:4") == (0, held, "")
@@ -90,10 +90,8 @@ def test_several_checkpoints_are_checked_one_by_one(prune: Prune, tmp_path: Path
 
     assert code == 1
     assert [line for line in out.splitlines() if line and not line.startswith(("result", "ok", "FAILED"))] == [
-        str(good),
-        "the condition holds",
-        str(bad),
-        "the condition failed",
+        f"{good}: the condition holds",
+        f"{bad}: the condition failed",
     ]
     assert prune("check", good, good, "--no-all-zero", "-q")[0] == 0
     assert prune("check", good, "missing.pth", "--no-all-zero")[0] == 2

@@ -28,19 +28,20 @@ def test_exit_codes_and_the_table(prune: Prune, tmp_path: Path) -> None:
     b = saved(tmp_path / "b.pth", {"fc.weight": old * torch.tensor([[1, 0], [1, 2]]), "fc.bias": torch.ones(2)})
 
     table = (
+        "1 of 2 tensors differs: 2 of 6 entries changed, 1 of them to zero\n"
+        "\n"
         "tensor     dtype  shape  entries  changed  to zero  otherwise  largest change\n"
         "fc.weight  F32      2x2        4        2        1          1               4\n"
         "\n"
         "only in A   entry epoch: 1\n"
-        "different   1 of 2 tensors, 2 of 6 entries, 1 of them to zero\n"
     )
 
-    assert prune("diff", a, a) == (0, "same        2 tensors, 6 entries\n", "")
+    assert prune("diff", a, a) == (0, "no tensor differs: 2 tensors, 6 entries\n", "")
     assert prune("diff", a, b) == (1, table, "")
     assert prune("diff", a, b, "-q") == (1, "", "")
     assert prune("diff", a, b, "-x", "fc.weight") == (
         1,
-        "only in A   entry epoch: 1\nsame        1 tensor, 2 entries; 1 other item differs\n",
+        "no tensor differs: 1 tensor, 2 entries; 1 other item differs\n\nonly in A   entry epoch: 1\n",
         "",
     )
 
@@ -53,11 +54,12 @@ def test_differences_in_structure_have_a_line_each(prune: Prune, tmp_path: Path)
     _, out, _ = prune("diff", a, b)
 
     assert out.splitlines() == [
+        "4 of 4 tensors differ",
+        "",
         "only in A   old, F32 1",
         "only in B   new, F32 scalar",
         "other kind  w is F32 2x3 in A, F32 3x2 in B",
         "other kind  h is F32 2 in A, F16 2 in B",
-        "different   4 of 4 tensors",
     ]
 
 

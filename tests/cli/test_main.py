@@ -31,7 +31,7 @@ def test_the_table_goes_to_standard_output_alone(prune: Prune, ckpt: Path) -> No
 
     assert (ran.code, ran.err) == (0, "")
     assert re.search(r"^fc1\.weight +F32 +8x8 +64 ", ran.out, re.MULTILINE)
-    assert "zeroed 48 of 96 weights" in ran.out
+    assert ran.out.startswith("50.0% of 96 weights zeroed in 2 tensors, ")
     assert str(ckpt.with_name("ckpt.pruned.safetensors")) in ran.out
     assert listing(ckpt.parent) == {ckpt.name, "ckpt.pruned.safetensors", "ckpt.pruned.safetensors.report.json"}
 
@@ -221,4 +221,6 @@ def test_the_installed_command_equals_the_module(ckpt: Path) -> None:
 
     ran = subprocess.run([command, "global", ckpt, *HALF, "-n"], capture_output=True, check=False)
 
-    assert ran.stdout == process("global", ckpt, *HALF, "-n").stdout
+    lines = [line for line in ran.stdout.splitlines() if b" s; nothing written" not in line]
+    assert len(lines) > 3
+    assert set(lines) < set(process("global", ckpt, *HALF, "-n").stdout.splitlines())

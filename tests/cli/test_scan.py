@@ -48,7 +48,8 @@ def test_top_shows_the_most_sensitive(prune: Prune, ckpt: Path) -> None:
     """--top N shows the N most sensitive tensors and counts the others."""
     _, out, _ = prune("scan", ckpt, "--top", "1")
 
-    assert out.splitlines()[2].startswith(("a.weight", "b.weight", "<script>"))
+    _, table = out.split("\nThe part of each tensor's")
+    assert table.splitlines()[2].startswith(("a.weight", "b.weight", "<script>"))
     assert "2 less sensitive tensors not shown" in out
 
 

@@ -28,7 +28,7 @@ def test_a_checkpoint_goes_through_a_pipe(ckpt: Path) -> None:
 
     assert ran.returncode == 0
     assert ran.stdout == ckpt.with_name("ckpt.pruned.safetensors").read_bytes()
-    assert b"zeroed 48 of 96 weights" in ran.stderr
+    assert b"50.0% of 96 weights zeroed" in ran.stderr
     assert b"standard output" in ran.stderr
 
 

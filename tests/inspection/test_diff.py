@@ -183,7 +183,7 @@ def test_pruning_only_adds_zeros(container: str, tmp_path: Path) -> None:
     (finding,) = check(output, [OnlyZerosAdded(path)])
     assert finding.holds
     assert finding.got.startswith(f"{report.selected.pruned:,} of ")
-    assert f", {report.selected.pruned:,} of " in written(write_difference, difference)
+    assert f": {report.selected.pruned:,} of " in written(write_difference, difference)
     assert not check(path, [OnlyZerosAdded(output)])[0].holds
 
 
@@ -201,8 +201,8 @@ def test_tied_names_count_once(tmp_path: Path) -> None:
     assert json.loads(difference_json(difference))["tensors_compared"] == 1
     text = written(write_difference, difference)
     assert "emb.weight (+1 tied)" in text
-    assert "different   1 of 1 tensor, 3 of 25 entries, all of them to zero" in text
-    assert "different   2 of 2 tensors, 6 of 50 entries" in written(write_difference, diff(dense, copied))
+    assert "1 of 1 tensor differs: 3 of 25 entries changed, all of them to zero" in text
+    assert "2 of 2 tensors differ: 6 of 50 entries" in written(write_difference, diff(dense, copied))
     assert check(tied, [OnlyZerosAdded(dense)])[0].got == "3 of 25 became zero, 0 changed otherwise"
 
 

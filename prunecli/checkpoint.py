@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from prunecli.assembly import Assembly
     from prunecli.io.inflated import Inflated
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -61,7 +62,7 @@ class TensorInfo:
         dtype: A key of `prunecli.dtypes.BITS`, such as "F32".
         shape: The size of each dimension.
         strides: The step of each dimension, in elements.
-        file: An index into `Checkpoint.files`.
+        file: An index into `Checkpoint.streams`.
         span: The bytes of the storage that holds the elements. Several tensors may share one storage.
         offset: The position of element [0, ..., 0] in the storage, in elements.
         big_endian: Whether the elements are stored in big-endian byte order.
@@ -268,6 +269,7 @@ class Checkpoint:
         unprunable_entries: The name and kind of each entry that has no plain tensor, such as a sparse tensor.
         model_type: The architecture that `config.json` next to the file names, or "".
         is_module: Whether the state_dict is that of a whole pickled module.
+        assembly: The tensors that are cut into chunks of several files, or None.
     """
 
     path: Path
@@ -283,6 +285,14 @@ class Checkpoint:
     unprunable_entries: tuple[tuple[str, str], ...] = ()
     model_type: str = ""
     is_module: bool = False
+    assembly: Assembly | None = None
+
+    @property
+    def streams(self) -> tuple[CheckpointFile, ...]:
+        """What `TensorInfo.file` counts: the files, and after them the stream of tensors that are cut into chunks."""
+        if self.assembly is None:
+            return self.files
+        return (*self.files, CheckpointFile(self.path, self.assembly.size, format=self.format))
 
     @property
     def key(self) -> str:

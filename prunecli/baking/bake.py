@@ -201,9 +201,9 @@ class _Job:
 
 def _write(job: _Job, plans: Sequence[FilePlan]) -> tuple[FoldedWeight, ...]:
     from prunecli.baking.fold import Output, fold_all  # noqa: PLC0415 - imports NumPy, which errors do not need
-    from prunecli.io.reader import open_sources  # noqa: PLC0415
+    from prunecli.io.reader import open_files  # noqa: PLC0415
 
-    with open_sources(job.checkpoint) as sources, _outputs(job, plans, sources) as files:
+    with open_files(job.checkpoint) as sources, _outputs(job, plans, sources) as files:
         outputs: list[Output | None] = []
         for source, plan, file in zip(sources, plans, files, strict=True):
             if file is not None:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from prunecli.engine.pruner import Pruner, naming
+from prunecli.engine.records import ChunkRecords, FileRecords, Records
 from prunecli.errors import CheckpointError
-from prunecli.io.crc32 import combine, crc32
-from prunecli.io.layout import Layout, Piece, TargetRange, UntouchedRange, Window
+from prunecli.io.assembled import AssembledSource
+from prunecli.io.crc32 import crc32
+from prunecli.io.layout import Around, Layout, Piece, TargetRange, UntouchedRange, Window
 from prunecli.io.reader import flat_native, store_flat, view_elements
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from prunecli.checkpoint import CheckpointFile, Checksum, TensorInfo
+    from prunecli.checkpoint import Checkpoint, CheckpointFile, Checksum, TensorInfo
     from prunecli.engine.pruner import ApplyContext
-    from prunecli.io.files import Output
-    from prunecli.io.threads import Worker
+    from prunecli.io.files import Input, Output
+    from prunecli.io.threads import Pool, Worker
     from prunecli.kernels.ops import Array
 
 
@@ -28,16 +28,6 @@ STRIDED_RUN = 1 << 22
 
 MANY_PIECES = 4
 """In a window with this many pieces or more, the pieces are small: see `Worker.computing`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The checksums of a part of a record, before and after."""
-
-    start: int
-    length: int
-    before: int
-    after: int
 
 
 class Applier:
@@ -51,14 +41,35 @@ class Applier:
             if tensor.numel:
                 self._by_file.setdefault(tensor.file, []).append((index, tensor))
         self.pruner = Pruner(context)
-        self._parts: dict[tuple[int, int], list[_Part]] = {}
-        self._lock = Lock()
+        self._records: list[Records] = []
 
-    def layout(self, number: int, file: CheckpointFile, *, window: int) -> Layout:
-        """Return the layout of file `number`: the ranges of its targets, and the records whose checksum changes."""
-        ranges = [self._range(index, tensor) for index, tensor in self._by_file.get(number, ())]
-        # A record of which a byte changes is read whole, because its checksum covers all of its bytes.
-        return Layout(file.size, ranges, [c.span for c in self.changed_checksums(number, file)], window=window)
+    def layouts(self, pool: Pool, checkpoint: Checkpoint, *, window: int) -> list[Iterable[Window | UntouchedRange]]:
+        """Return the layout of each stream: the ranges of its targets, and the records whose checksum changes."""
+        if checkpoint.assembly is not None:
+            return self._assembled(pool, checkpoint.files, self.context.sources[-1], window)
+        layouts: list[Iterable[Window | UntouchedRange]] = []
+        for number, file in enumerate(checkpoint.files):
+            records = FileRecords(number, self._changed_checksums(number, file))
+            ranges = [self._range(index, tensor) for index, tensor in self._by_file.get(number, ())]
+            # A record of which a byte changes is read whole, because its checksum covers all of its bytes.
+            layouts.append(Layout(file.size, ranges, records.spans, window=window))
+            self._records.append(records)
+        return layouts
+
+    def _assembled(
+        self, pool: Pool, files: Sequence[CheckpointFile], source: Input, window: int
+    ) -> list[Iterable[Window | UntouchedRange]]:
+        """Return the layouts of files, of which all is copied but the chunks of targets, and that of the stream."""
+        if not isinstance(source, AssembledSource):
+            raise TypeError
+        targets = self._by_file.get(len(files), [])
+        records = ChunkRecords(source, [(tensor.start, tensor.end) for _, tensor in targets])
+        records.locate(pool)
+        self._records = [FileRecords(number, ()) for number in range(len(files))] + [records]
+        ranges = [self._range(index, tensor) for index, tensor in targets]
+        # The bytes between targets are copied with the files.
+        windows = Layout(source.assembly.size, ranges, window=window, gap=0).windows()
+        return [*(Around(file.size, records.spans_of(number)) for number, file in enumerate(files)), windows]
 
     def _range(self, index: int, tensor: TensorInfo) -> TargetRange:
         def reach(first: int, stop: int) -> tuple[int, int]:
@@ -70,7 +81,7 @@ class Applier:
 
         return TargetRange(tensor.start, tensor.end, index, tensor.itemsize, not tensor.contiguous, reach)
 
-    def changed_checksums(self, number: int, file: CheckpointFile) -> list[Checksum]:
+    def _changed_checksums(self, number: int, file: CheckpointFile) -> list[Checksum]:
         """Return the checksums over bytes of a target of file `number`."""
         if not file.checksums:
             return []
@@ -83,24 +94,19 @@ class Applier:
             sink.copy(self.context.sources[number], part.start, part.end)
         self.context.advance(number, part.end - part.start)
 
-    def apply(
-        self, worker: Worker, number: int, sink: Output | None, window: Window, checksums: Sequence[Checksum]
-    ) -> None:
-        """Read a window of file `number`, prune its pieces, and write it; `checksums` overlap the window."""
+    def apply(self, worker: Worker, number: int, sink: Output | None, window: Window) -> None:
+        """Read a window of stream `number`, prune its pieces, and write it."""
         view = worker.buffer(window.read_end - window.read_start)
         self.context.sources[number].read(view, window.read_start)
-        own = view[window.start - window.read_start : window.end - window.read_start]
-        parts = [(checksum, _overlap(window, checksum)) for checksum in checksums]
+        own, records = view[window.start - window.read_start : window.end - window.read_start], self._records[number]
         # Computed now, because the pieces are pruned in place.
-        before = [crc32(own[low:high]) for _, (low, high) in parts]
+        before = [crc32(part.data) for part in records.parts(own, window)]
         with worker.computing(small=not self.context.scorers and len(window.pieces) >= MANY_PIECES):
             for piece in window.pieces:
                 self._apply_piece(worker, view, window, piece)
         worker.wait()
-        for (checksum, (low, high)), old in zip(parts, before, strict=True):
-            part = _Part(window.start + low, high - low, old, crc32(own[low:high]))
-            with self._lock:
-                self._parts.setdefault((number, checksum.span.start), []).append(part)
+        for part, old in zip(records.parts(own, window), before, strict=True):
+            records.add(part, old, crc32(part.data))
         if sink is not None:
             sink.write(own, window.start)
         self.context.advance(number, len(own))
@@ -127,34 +133,19 @@ class Applier:
             self.pruner.prune(worker, flat, run, run.first, slice(0, flat.size))
             scatter(flat, view, run.first)
 
-    def write_checksums(self, number: int, file: CheckpointFile, sink: Output | None) -> None:
-        """Verify the old checksums of the records that changed, and write the new ones to `sink`, if there is one.
+    def write_checksums(self, files: Sequence[CheckpointFile], sinks: Sequence[Output | None]) -> None:
+        """Verify the old checksums of the records that changed, and write the new ones to `sinks`, where there are any.
 
         Raises CheckpointError if a checksum of the input does not match its bytes.
         """
-        for checksum in self.changed_checksums(number, file):
-            before, after = _combined(self._parts[number, checksum.span.start])
-            if before != checksum.value:
-                raise CheckpointError(
-                    f"{printable(str(file.path))} is damaged: the {checksum.span.length} bytes at offset "
-                    f"{checksum.span.start} have the CRC-32 {before:08x}, and the file says {checksum.value:08x}",
-                    hint="get a fresh copy; `unzip -t` names the damaged record",
-                )
-            if sink is not None:
-                for place in checksum.places:
-                    sink.write(memoryview(after.to_bytes(4, "little")), place)
-
-
-def _overlap(window: Window, checksum: Checksum) -> tuple[int, int]:
-    low = max(window.start, checksum.span.start) - window.start
-    high = min(window.end, checksum.span.end) - window.start
-    return low, high
-
-
-def _combined(parts: Sequence[_Part]) -> tuple[int, int]:
-    """Return the checksums before and after of parts that together cover a record."""
-    before = after = 0
-    for part in sorted(parts, key=lambda p: p.start):
-        before = combine(before, part.before, part.length)
-        after = combine(after, part.after, part.length)
-    return before, after
+        for records in self._records:
+            for record, before, after in records.sums():
+                if before != record.crc:
+                    raise CheckpointError(
+                        f"{printable(str(files[record.file].path))} is damaged: the {record.length} bytes at offset "
+                        f"{record.start} have the CRC-32 {before:08x}, and the file says {record.crc:08x}",
+                        hint="get a fresh copy; `unzip -t` names the damaged record",
+                    )
+                if (sink := sinks[record.file]) is not None:
+                    for place in record.places:
+                        sink.write(memoryview(after.to_bytes(4, "little")), place)

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
+from prunecli.io.assembled import AssembledSource
 from prunecli.io.transfer import read_all
 from prunecli.report.model import Compressed
 
@@ -32,7 +33,7 @@ ZSTD_LEVEL, DEFLATE_LEVEL = 3, 6
 """The default levels of these compressors."""
 
 
-def sample(files: Sequence[Descriptor], tensors: Sequence[TensorInfo]) -> bytes:
+def sample(files: Sequence[Descriptor | AssembledSource], tensors: Sequence[TensorInfo]) -> bytes:
     """Return a sample of the bytes of `tensors`, or all of them if there are few, read from `files`.
 
     The places depend on the tensors alone, so the samples of two files with the same layout can be compared. Raises
@@ -41,12 +42,19 @@ def sample(files: Sequence[Descriptor], tensors: Sequence[TensorInfo]) -> bytes:
     parts = []
     for file, start, length in _places(tensors):
         part = bytearray(length)
-        with files[file].opened() as fd:
-            got = read_all(fd, memoryview(part), start)
-        if got < length:
-            raise CheckpointError(f"a file ends at {start + got} bytes, before the end of its tensors")
+        _read(files[file], memoryview(part), start)
         parts.append(part)
     return b"".join(parts)
+
+
+def _read(file: Descriptor | AssembledSource, into: memoryview, start: int) -> None:
+    if isinstance(file, AssembledSource):
+        file.read(into, start)
+        return
+    with file.opened() as fd:
+        got = read_all(fd, into, start)
+    if got < len(into):
+        raise CheckpointError(f"a file ends at {start + got} bytes, before the end of its tensors")
 
 
 def estimate(before: bytes, after: bytes, tensors: Sequence[TensorInfo]) -> Compressed:

@@ -15,7 +15,8 @@ from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
 from prunecli.errors import OutputError
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
-from prunecli.io.files import Sink
+from prunecli.io.assembled import AssembledSink, AssembledSource
+from prunecli.io.files import Sink, Source
 from prunecli.io.output_files import output_files
 from prunecli.io.publish import UnflushedError, new_file
 from prunecli.io.reader import open_sources
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint
     from prunecli.engine.work import Work
-    from prunecli.io.files import Source
+    from prunecli.io.files import Input, Output
     from prunecli.report.model import Report
 
 DIRECT_SHARE = 32
@@ -110,7 +111,7 @@ def _published_after(checkpoint: Path | int | None, mask: Path) -> Iterator[Call
 
 
 @contextmanager
-def _sinks(run: Run, sources: Sequence[Source], outputs: Outputs) -> Iterator[Sequence[Sink | None]]:
+def _sinks(run: Run, sources: Sequence[Input], outputs: Outputs) -> Iterator[Sequence[Output | None]]:
     """Open one sink per file; all are published together when the block ends without an error."""
     sizes, output = [file.size for file in run.checkpoint.files], outputs.checkpoint
     if output is None:
@@ -118,14 +119,23 @@ def _sinks(run: Run, sources: Sequence[Source], outputs: Outputs) -> Iterator[Se
         return
     force = outputs.force or outputs.in_place
     with ExitStack() as stack:
-        files = stack.enter_context(output_files(run.checkpoint, sources, output, sizes, force=force))
-        direct = _is_large(sum(sizes)) if run.options.direct is None else run.options.direct
+        inputs = [source for source in sources if isinstance(source, Source)]
+        files = stack.enter_context(output_files(run.checkpoint, inputs, output, sizes, force=force))
+        # Chunks begin at any byte of a page, which writing around the page cache does not allow.
+        suits = run.checkpoint.assembly is None and _is_large(sum(sizes))
+        direct = suits if run.options.direct is None else run.options.direct
         sinks = []
         for file in files:
             sink = Sink(file, direct=direct and not isinstance(output, int))
             stack.callback(sink.close)
             sinks.append(sink)
-        yield sinks
+        yield _with_stream(sinks, sources)
+
+
+def _with_stream(sinks: Sequence[Sink], sources: Sequence[Input]) -> Sequence[Output]:
+    """Return the sinks of all streams of a checkpoint: those of its files, and that of tensors in chunks of them."""
+    last = sources[-1]
+    return [*sinks, AssembledSink(sinks, last)] if isinstance(last, AssembledSource) else sinks
 
 
 def _is_large(size: int) -> bool:

@@ -15,6 +15,7 @@ from prunecli.engine.pruner import ApplyContext
 from prunecli.engine.scored_tensors import ScoredTensors, count_remaining
 from prunecli.engine.windows import WindowSchedule
 from prunecli.errors import Argument, CheckpointError, DeviceError
+from prunecli.io.assembled import AssembledSink, AssembledSource
 from prunecli.io.files import PAGE, Sink, Source
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Pool, default_threads, results
@@ -152,7 +153,7 @@ class Run:
     ) -> Mapping[int, TensorStats]:
         """Plan each batch and apply its plans; return the measurements of each target."""
         applier = Applier(context)
-        schedule = WindowSchedule(pool, applier, self.checkpoint.files, sinks, self._window)
+        schedule = WindowSchedule(pool, applier, self.checkpoint, sinks, self._window)
         for batch in batches:
             # The windows of the previous batch are processed before this one is read, so the weights that were read
             # to plan a batch are still in the page cache when it is pruned, even if memory is short.
@@ -161,8 +162,7 @@ class Run:
             schedule.submit_planned()
         schedule.submit_planned()
         schedule.wait()
-        for number, (file, sink) in enumerate(zip(self.checkpoint.files, sinks, strict=True)):
-            applier.write_checksums(number, file, sink)
+        applier.write_checksums(self.checkpoint.files, sinks)
         return applier.pruner.results
 
     def _batches(self, pool: Pool, job: Job, scorer: Scorer | None, sources: Sequence[Input]) -> Sequence[Batch]:
@@ -181,11 +181,11 @@ class Run:
     def _begin_progress(self, bytes_to_rank: int, *, writes: bool) -> list[str]:
         """Announce the phases of the run and return the phase of each file; many files share a phase."""
         files, progress = self.checkpoint.files, self.options.progress
-        phases = ["writing" if writes else "measuring"] * len(files)
-        if 1 < len(files) <= MOST_PHASES:
+        phases = ["writing" if writes else "measuring"] * len(self.checkpoint.streams)
+        if 1 < len(files) <= MOST_PHASES and self.checkpoint.assembly is None:
             phases = [f"{phase} {printable(file.path.name)}" for phase, file in zip(phases, files, strict=True)]
         sizes = dict.fromkeys(phases, 0)
-        for phase, file in zip(phases, files, strict=True):
+        for phase, file in zip(phases, files, strict=False):  # the stream is part of the files
             sizes[phase] += file.size
         progress.begin({RANKING: bytes_to_rank, **sizes})
         progress.note(f"working with {self._threads} threads on {self._where}")
@@ -207,19 +207,26 @@ class Run:
         """Return the SHA-256 of the input and of the output, where requested; a directory has none."""
         if not self.options.sha256 or self.checkpoint.is_directory:
             return None, None
-        (source,), (sink,) = sources, sinks
+        (source,), (sink,), (file,) = sources, sinks, self.checkpoint.files
         # Both files are read again, so the digests are those of the bytes that are stored.
-        output = None if sink is None else _sha256(_file(sink), source.size)
-        return _sha256(_stored(source), self.checkpoint.files[0].stored_size), output
+        output = None if sink is None else _sha256(_file(sink), file.size)
+        return _sha256(_stored(source), file.stored_size), output
 
     def _estimate(self, sources: Sequence[Input], sinks: Sequence[Output | None]) -> Compressed | None:
         if not self.options.estimate or not all(sinks):
             return None
         from prunecli.engine.compression import estimate, sample  # noqa: PLC0415 - most runs do not need it
 
-        before = sample([_file(source) for source in sources], self.targets)
-        after = sample([_file(sink) for sink in sinks if sink is not None], self.targets)
+        before = sample([_readable(source) for source in sources], self.targets)
+        after = sample([_readable(sink) for sink in sinks if sink is not None], self.targets)
         return estimate(before, after, self.targets)
+
+
+def _readable(stream: Input | Output) -> Descriptor | AssembledSource:
+    """Return an input or output to read it again."""
+    if isinstance(stream, AssembledSource):
+        return stream
+    return stream.reopened() if isinstance(stream, AssembledSink) else _file(stream)
 
 
 def _file(stream: Input | Output) -> Descriptor:

@@ -102,10 +102,11 @@ def _jobs_by_target(work: Work) -> Mapping[int, Job]:
 
 
 def _file_name(checkpoint: Checkpoint, tensor: TensorInfo) -> str:
-    """Return the name of the shard that holds a tensor, "" for a checkpoint of one file."""
+    """Return the name of the shard that holds a tensor, "" for a checkpoint of one file, and for one in chunks."""
     if not checkpoint.is_directory:
         return ""
-    return checkpoint.files[tensor.file].path.relative_to(checkpoint.path).as_posix()
+    path = checkpoint.streams[tensor.file].path
+    return "" if path == checkpoint.path else path.relative_to(checkpoint.path).as_posix()
 
 
 def _target_row(checkpoint: Checkpoint, work: Work, jobs: Mapping[int, Job], result: RunResult, index: int) -> Row:

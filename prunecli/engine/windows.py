@@ -1,8 +1,7 @@
-"""The schedule of the second phase: windows and untouched ranges of all files, in order, as far as plans exist."""
+"""The schedule of the second phase: windows and untouched ranges of all streams, in order, as far as plans exist."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from prunecli.io.layout import UntouchedRange, Window
@@ -11,25 +10,21 @@ from prunecli.io.threads import Tasks
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from prunecli.checkpoint import CheckpointFile, Checksum
+    from prunecli.checkpoint import Checkpoint
     from prunecli.engine.apply import Applier
     from prunecli.io.files import Output
     from prunecli.io.threads import Pool, Worker
 
 
 class WindowSchedule:
-    """The windows and untouched ranges of all files, submitted to a pool in order."""
+    """The windows and untouched ranges of all streams, submitted to a pool in order."""
 
     def __init__(
-        self, pool: Pool, applier: Applier, files: Sequence[CheckpointFile], sinks: Sequence[Output | None], window: int
+        self, pool: Pool, applier: Applier, checkpoint: Checkpoint, sinks: Sequence[Output | None], window: int
     ) -> None:
-        """Lay out `files` in windows of `window` bytes; results go to `sinks` (None: the file is only measured)."""
+        """Lay out all streams in windows of `window` bytes; results go to `sinks` (None: it is only measured)."""
         self._applier, self._sinks = applier, sinks
-        self._layouts = [applier.layout(number, file, window=window) for number, file in enumerate(files)]
-        self._checksums = [
-            sorted(applier.changed_checksums(number, file), key=lambda checksum: checksum.span.start)
-            for number, file in enumerate(files)
-        ]
+        self._layouts = applier.layouts(pool, checkpoint, window=window)
         self._tasks = Tasks(pool)
         self._parts = self._all_parts()
         self._blocked: tuple[int, Window | UntouchedRange] | None = None
@@ -63,17 +58,8 @@ class WindowSchedule:
         if isinstance(part, UntouchedRange):
             self._applier.copy(number, sink, part)
         else:
-            self._applier.apply(worker, number, sink, part, list(_overlapping(part, self._checksums[number])))
+            self._applier.apply(worker, number, sink, part)
 
     def wait(self) -> None:
         """Wait until all submitted parts are done."""
         self._tasks.wait()
-
-
-def _overlapping(window: Window, checksums: Sequence[Checksum]) -> Iterator[Checksum]:
-    """Yield the checksums over bytes of the window; `checksums` are in file order and do not overlap."""
-    first = bisect_right(checksums, window.start, key=lambda checksum: checksum.span.end)
-    for index in range(first, len(checksums)):
-        if checksums[index].span.start >= window.end:
-            return
-        yield checksums[index]

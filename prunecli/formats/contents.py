@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError
+from prunecli.formats.dcp.detect import metadata_names
 from prunecli.formats.fingerprints import span_digest
 from prunecli.formats.registry import format_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from prunecli.checkpoint import Checkpoint
 
@@ -39,15 +41,29 @@ def other_contents(checkpoint: Checkpoint) -> dict[str, str]:
 def _items(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     path = checkpoint.path
     try:
-        for index, file in enumerate(checkpoint.files):
+        if checkpoint.assembly is not None:
+            yield from _distributed(checkpoint)
+        for index, file in enumerate(checkpoint.files if checkpoint.assembly is None else ()):
             path = file.path
             spans = {tensor.span for tensor in checkpoint.tensors if tensor.file == index}
             with path.open("rb") as stream:
                 yield from format_of(file).contents(stream, str(path), spans)
-        for relative in checkpoint.other_files:
+        for relative in _own_files(checkpoint):
             path = checkpoint.path / relative
             with path.open("rb") as stream:
                 whole = Span(0, os.fstat(stream.fileno()).st_size)
                 yield f"file {relative.as_posix()}", span_digest(stream, whole)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _distributed(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    from prunecli.formats.dcp.contents import distributed_contents  # noqa: PLC0415 - few checkpoints are distributed
+
+    return distributed_contents(checkpoint)
+
+
+def _own_files(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Yield the other files of a directory without those that only say how tensors are cut."""
+    listings = () if checkpoint.assembly is None else metadata_names([path.name for path in checkpoint.other_files])
+    return (path for path in checkpoint.other_files if path.as_posix() not in listings)

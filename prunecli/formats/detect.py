@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
-from prunecli.formats.model_files import SAVE_FULL
 from prunecli.formats.registry import FORMATS
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.text.escape import quoted
@@ -36,7 +35,8 @@ class ForeignKind:
     hint: str = "file {path}"
 
 
-_PART = ForeignKind("part of a distributed checkpoint", SAVE_FULL)
+PART = ForeignKind("part of a distributed checkpoint", "name the folder it is in: {folder}")
+"""A file with parts of tensors, or the list of the parts."""
 
 _BY_MAGIC = (
     (0, b"\x1f\x8b", ForeignKind("gzip-compressed", "gzip -dc {path} > {out}")),
@@ -107,7 +107,7 @@ def detect_format(head: bytes, name: str = "") -> Format | ForeignKind:
     if not head:
         return ForeignKind("empty", "download or save it again")
     if name.endswith(".distcp"):  # even where it is whole safetensors: it holds the part of one rank
-        return _PART
+        return PART
     # Safetensors comes first: the length of its header, in the first bytes, can equal any magic number.
     for format_ in FORMATS:
         if format_.detect is not None and format_.detect(head):
@@ -131,7 +131,7 @@ def _foreign_kind(head: bytes, name: str) -> ForeignKind | None:
     """Return the kind of a foreign file that its name or magic bytes identify, or None."""
     # A distributed checkpoint's parts contain whole torch files, one after the other.
     if name == ".metadata" and b"torch.distributed.checkpoint" in head:
-        return _PART
+        return PART
     for offset, magic, kind in _BY_MAGIC:
         if head.startswith(magic, offset):
             return kind

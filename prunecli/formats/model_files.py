@@ -197,11 +197,6 @@ def missing_shard(directory: Path, shard: str) -> CheckpointError:
 
 
 def _refuse_foreign(directory: Path, names: Sequence[str]) -> None:
-    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
-        raise CheckpointError(
-            f"{directory} is a distributed checkpoint (torch.distributed.checkpoint)",
-            hint=SAVE_FULL,
-        )
     if "saved_model.pb" in names:
         raise CheckpointError(f"{directory} is a TensorFlow SavedModel", hint="save its variables as safetensors first")
     if any(".data-00000-of-" in name for name in names):

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import Checkpoint, CheckpointFile, Keys, PathLike, TensorInfo, key_patterns
 from prunecli.errors import CheckpointError
 from prunecli.formats.config import model_type_in
-from prunecli.formats.detect import ForeignKind, detect_format, not_a_checkpoint
+from prunecli.formats.dcp.detect import is_distributed
+from prunecli.formats.dcp.format import SHARDING_INFO
+from prunecli.formats.detect import PART, ForeignKind, detect_format, not_a_checkpoint
 from prunecli.formats.format import HEAD
 from prunecli.formats.registry import family_of
 from prunecli.formats.shards import check_index, find_shards, is_index
@@ -60,7 +62,7 @@ def open_checkpoint(path: PathLike, *, key: Keys = None, label: str | None = Non
     name, keys = label or str(path), key_patterns(key)
     mode = _file_mode(path, name)
     if stat.S_ISDIR(mode):
-        return _open_directory(path, None, keys)
+        return _open_distributed(path, keys) if is_distributed(path) else _open_directory(path, None, keys)
     if not stat.S_ISREG(mode):
         raise CheckpointError(
             f"{name} is not a regular file or a directory",
@@ -115,6 +117,8 @@ def _open_file(path: Path, label: str, keys: Sequence[str]) -> _OpenedFile:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             listing = detected.read(file, label, keys)
+            if SHARDING_INFO in listing.metadata:
+                raise not_a_checkpoint(PART, path, label)
             inflated = listing.inflated
             size = size if inflated is None else inflated.size
             return _OpenedFile(
@@ -131,6 +135,12 @@ def _is_torch(path: Path) -> bool:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     return not isinstance(detected, ForeignKind) and detected.family == TORCH_ZIP.family
+
+
+def _open_distributed(directory: Path, keys: Sequence[str]) -> Checkpoint:
+    from prunecli.formats.dcp.directory import open_distributed
+
+    return with_layouts(open_distributed(directory, keys))
 
 
 def _open_directory(directory: Path, index: Path | None, keys: Sequence[str]) -> Checkpoint:

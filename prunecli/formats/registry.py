@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prunecli.formats.dcp.format import DCP, DCP_SAFETENSORS
 from prunecli.formats.gguf.format import GGUF
 from prunecli.formats.npy.format import NPY, NPZ
 from prunecli.formats.numpy_pickle.format import NUMPY_PICKLE, PADDLE
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import CheckpointFile
     from prunecli.formats.format import Format
 
-FORMATS = (SAFETENSORS, NPZ, NPY, GGUF, TORCH_ZIP, TORCHSCRIPT, TORCH_EXPORT, TORCH_LEGACY, NUMPY_PICKLE, PADDLE)
+FORMATS = (
+    *(SAFETENSORS, NPZ, NPY, GGUF, TORCH_ZIP, TORCHSCRIPT, TORCH_EXPORT, TORCH_LEGACY, NUMPY_PICKLE, PADDLE),
+    *(DCP, DCP_SAFETENSORS),
+)
 """Every format. Detection tries them in this order."""
 
 _BY_NAME = {format_.name: format_ for format_ in FORMATS}

@@ -70,15 +70,15 @@ def find_shards(directory: Path, index: Path | None, is_torch: Callable[[Path], 
     """
     shards: tuple[str, ...] = ()
     if index is None:
-        model = choose_model(directory, _file_names(directory), is_torch)
+        model = choose_model(directory, file_names(directory), is_torch)
         index, shards = model.index, model.shards
     parsed = _read_index(index) if index else None
     if parsed:
         shards = tuple(sorted(set(parsed.weight_map.values())))
     for name in shards:
-        _check_shard(directory, name)
-    other_files, notes = _other_files(directory, frozenset(shards))
-    return Layout(shards, other_files, parsed, (*_choice(index, shards, other_files), *notes))
+        check_shard(directory, name)
+    others, notes = other_files(directory, frozenset(shards))
+    return Layout(shards, others, parsed, (*_choice(index, shards, others), *notes))
 
 
 def _choice(index: Path | None, shards: tuple[str, ...], other_files: tuple[Path, ...]) -> tuple[str, ...]:
@@ -103,7 +103,8 @@ def check_index(index: Index, shards: dict[str, str]) -> tuple[str, ...]:
     return (f"{len(extra)} tensors are in the shards but not in {index.path.name}, first {quoted(extra[0])}",)
 
 
-def _file_names(directory: Path) -> list[str]:
+def file_names(directory: Path) -> list[str]:
+    """Return the sorted names of the files of a directory, dangling links included."""
     try:
         with os.scandir(directory) as entries:
             return sorted(entry.name for entry in entries if _may_be_read(entry))
@@ -150,17 +151,20 @@ def _weight_map(path: Path, pairs: tuple[tuple[str, object], ...]) -> dict[str, 
         shards[name] = shard
     names = sorted(set(shards.values()))
     for shard in names:
-        _check_name(path, shard)
+        check_member_name(str(path), shard)
     _check_suffixes(path, names)
     return shards
 
 
-def _check_name(index: Path, name: str) -> None:
-    """Refuse a name that leaves the directory on any system, or that is not the canonical path of its file."""
+def check_member_name(listing: str, name: str) -> None:
+    """Refuse a name that leaves the directory on any system, or that is not the canonical path of its file.
+
+    `listing` is the file that names it.
+    """
     windows = PureWindowsPath(name)
     leaves = windows.drive or windows.root or ".." in windows.parts or "\\" in name
     if leaves or not name.isprintable() or PurePosixPath(name).as_posix() != name or name == ".":
-        raise CheckpointError(f"{index} names a shard {quoted(name)}, which is not a plain path inside its directory")
+        raise CheckpointError(f"{listing} names a shard {quoted(name)}, which is not a plain path inside its directory")
 
 
 def _check_suffixes(index: Path, names: list[str]) -> None:
@@ -171,7 +175,8 @@ def _check_suffixes(index: Path, names: list[str]) -> None:
             raise CheckpointError(f"{index} names a shard {quoted(name)}, which is not a {wanted} file")
 
 
-def _check_shard(directory: Path, name: str) -> None:
+def check_shard(directory: Path, name: str) -> None:
+    """Raise CheckpointError where the member `name` of a directory is missing, is no regular file or leaves it."""
     path = directory / name
     check_link(directory, path)
     try:
@@ -203,7 +208,7 @@ def check_link(directory: Path, path: Path) -> None:
     )
 
 
-def _other_files(directory: Path, shards: frozenset[str]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def other_files(directory: Path, shards: frozenset[str]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Return the regular files that are not shards, and notes about those that may hold weights or are left out."""
     files: list[Path] = []
     notes: list[str] = []

@@ -57,7 +57,7 @@ class Entry:
         shape: The tensor's shape.
         numel: The number of elements.
         nbytes: The size in bytes.
-        file: The name of the shard, "" in a single file.
+        file: The name of the shard, "" in a single file and for a tensor in chunks of several files.
         zeros: The number of zeros, or None if the weights were not read.
         nonfinite: The number of elements that are NaN or infinite; None also for integers and booleans.
         aliases: Other names of the same weights.
@@ -310,7 +310,8 @@ def _listed(checkpoint: Checkpoint, selection: Selection | None) -> list[_NamedT
 
 def _entry(checkpoint: Checkpoint, named: _NamedTensor, counts: _Counts, reason: str | None) -> Entry:
     tensor, aliases = named
-    file = checkpoint.files[tensor.file].path.name if len(checkpoint.files) > 1 else ""
+    shards = len(checkpoint.files) > 1 and checkpoint.assembly is None
+    file = checkpoint.files[tensor.file].path.name if shards else ""
     zeros, nonfinite = counts.get(id(tensor), (None, None))
     return Entry(
         tensor.name,

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from prunecli.io.assembled import AssembledSink, AssembledSource
     from prunecli.io.memory import Region
 
-Input: TypeAlias = "Source | Region"
-"""The bytes that a run reads: an open file, or tensors in memory."""
+Input: TypeAlias = "Source | Region | AssembledSource"
+"""The bytes that a run reads: an open file, tensors in memory, or tensors in chunks of several files."""
 
-Output: TypeAlias = "Sink | Region"
-"""The bytes that a run writes: an open file, or tensors in memory."""
+Output: TypeAlias = "Sink | Region | AssembledSink"
+"""The bytes that a run writes: an open file, tensors in memory, or tensors in chunks of several files."""
 
 PAGE = 4096
 """Bytes of a page: O_DIRECT needs memory and offsets in whole pages, and aligned copies are twice as fast."""

@@ -77,6 +77,24 @@ class UntouchedRange:
             yield UntouchedRange(start, min(start + COPY_RUN, self.end))
 
 
+class Around:
+    """The untouched ranges of a file of `size` bytes around `spans`, which do not overlap."""
+
+    def __init__(self, size: int, spans: Sequence[Span]) -> None:
+        """Sort the spans."""
+        self._size, self._spans = size, sorted(spans, key=lambda span: span.start)
+
+    def __iter__(self) -> Iterator[UntouchedRange]:
+        """Yield the ranges in file order."""
+        position = 0
+        for span in self._spans:
+            if position < span.start:
+                yield UntouchedRange(position, span.start)
+            position = span.end
+        if position < self._size:
+            yield UntouchedRange(position, self._size)
+
+
 class Layout:
     """The windows and untouched ranges of one file of `size` bytes.
 
@@ -84,13 +102,22 @@ class Layout:
     """
 
     def __init__(
-        self, size: int, ranges: Sequence[TargetRange], spans: Sequence[Span] = (), *, window: int = 1 << 20
+        self,
+        size: int,
+        ranges: Sequence[TargetRange],
+        spans: Sequence[Span] = (),
+        *,
+        window: int = 1 << 20,
+        gap: int = COPY_MIN,
     ) -> None:
-        """Sort and merge the ranges; `window` is the usual length of a window in bytes, a multiple of the page."""
+        """Sort and merge the ranges; `window` is the usual length of a window in bytes, a multiple of the page.
+
+        Ranges that are less than `gap` bytes apart are in common windows, with the bytes between them.
+        """
         self.size, self.window = size, window
         self.ranges = sorted(ranges, key=lambda r: (r.start, r.end))
         self._starts = [r.start for r in self.ranges]
-        self._busy = merged([(r.start, r.end) for r in self.ranges] + [(s.start, s.end) for s in spans], COPY_MIN)
+        self._busy = merged([(r.start, r.end) for r in self.ranges] + [(s.start, s.end) for s in spans], gap)
         self._solid = merged([(r.start, r.end) for r in self.ranges if r.whole], 0)
         self._solid_starts = [start for start, _ in self._solid]
 
@@ -109,6 +136,10 @@ class Layout:
                 position = stop
         if position < self.size:
             yield UntouchedRange(position, self.size)
+
+    def windows(self) -> Iterator[Window]:
+        """Yield the windows alone."""
+        return (part for part in self if isinstance(part, Window))
 
     def _settle(self, start: int, stop: int) -> int:
         """Move the end `stop` of a window out of ranges that must stay whole and out of elements."""

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from prunecli.errors import CheckpointError
+from prunecli.io.assembled import AssembledSource
 from prunecli.io.files import PAGE, Source
 from prunecli.io.threads import Worker, default_threads
 from prunecli.text.escape import printable
@@ -37,7 +38,17 @@ KEPT_OPEN = 8
 
 
 @contextmanager
-def open_sources(checkpoint: Checkpoint) -> Iterator[list[Source]]:
+def open_sources(checkpoint: Checkpoint) -> Iterator[list[Input]]:
+    """Open the streams of a checkpoint for reading; CheckpointError for a file that cannot be read or has changed."""
+    with open_files(checkpoint) as files:
+        if checkpoint.assembly is None:
+            yield [*files]
+        else:
+            yield [*files, AssembledSource(files, checkpoint.assembly)]
+
+
+@contextmanager
+def open_files(checkpoint: Checkpoint) -> Iterator[list[Source]]:
     """Open the files of a checkpoint for reading; CheckpointError for one that cannot be read or has changed."""
     with ExitStack() as stack:
         sources = []

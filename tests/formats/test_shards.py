@@ -138,7 +138,6 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
 
 
 FOLDERS = {
-    "distributed": ([".metadata", "__0_0.distcp"], "is a distributed checkpoint", "full_state_dict=True"),
     "SavedModel": (["saved_model.pb", "variables.index"], "is a TensorFlow SavedModel", "safetensors"),
     "TensorFlow": (
         ["checkpoint", "m.ckpt-1.index", "m.ckpt-1.data-00000-of-00001"],
@@ -168,16 +167,3 @@ def test_directories_of_other_kinds_are_refused_by_kind(tmp_path: Path, kind: st
 
     assert f"{folder} {message}" in str(error)
     assert hint.format(folder=folder) in (error.hint or "")
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_real_distributed_checkpoint_is_refused_by_kind(tmp_path: Path) -> None:
-    """A directory of torch.distributed.checkpoint, and each of its files, is refused; no hint unpickles it."""
-    from torch.distributed.checkpoint.state_dict_saver import save
-
-    save({"fc.weight": torch.ones(4, 4)}, checkpoint_id=tmp_path, no_dist=True)
-
-    for path in (tmp_path, tmp_path / ".metadata", next(tmp_path.glob("*.distcp"))):
-        error = refused(path)
-        assert "distributed checkpoint" in str(error)
-        assert "full_state_dict=True" in (error.hint or "")

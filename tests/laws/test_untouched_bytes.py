@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support import CONTAINERS, STRATEGIES, chosen, files, make_weights, pruned_weights, read, same_bits, state_dict
+from support.distributed_checkpoints import bytes_of_chunks, is_distributed
 
 from prunecli.formats.open import open_checkpoint
 
@@ -31,6 +32,10 @@ ZIPS = ["zip", "nested", "lightning", "ddp", "tied", "non-contiguous", "one-stor
 def may_change(checkpoint: Checkpoint, file: int, names: set[str]) -> NDArray[np.bool_]:
     """Return, per byte of a file, whether it belongs to an element of the tensors `names` or to their checksums."""
     allowed = np.zeros(checkpoint.files[file].size, bool)
+    if is_distributed(checkpoint.path):
+        for start, end in bytes_of_chunks(checkpoint.files[file].path, {"model." + name for name in names}):
+            allowed[start:end] = True
+        return allowed
     spans = set()
     for t in checkpoint.tensors:
         if t.file == file and t.name.removeprefix("model.").removeprefix("module.") in names:
@@ -114,6 +119,21 @@ def test_a_directory_keeps_its_other_files(container: str, strategy: str, pruned
     for name in names:
         if name.suffix in {".json", ".txt"}:
             assert (done.source / name).read_bytes() == (done.output / name).read_bytes()
+
+
+@pytest.mark.parametrize("container", ["dcp", "dcp-safetensors"])
+def test_everything_around_a_distributed_model_stays(
+    container: str, strategy: str, pruned: Callable[[str, str], Pruned]
+) -> None:
+    """Optimizer state and objects load unchanged, and the metadata is copied byte for byte."""
+    done = pruned(container, strategy)
+    before, after = read(done.source), read(done.output)
+
+    momenta = [loaded["optim"]["state"] for loaded in (before, after)]
+    assert all(same_bits(momenta[0][name]["exp_avg"], momenta[1][name]["exp_avg"]) for name in momenta[0])
+    assert [(loaded["epoch"], loaded["optim"]["lr"]) for loaded in (before, after)] == [(3, 0.1)] * 2
+    for name in (".metadata", "config.json"):
+        assert (done.source / name).read_bytes() == (done.output / name).read_bytes()
 
 
 @pytest.mark.parametrize("container", ["nested", "legacy-nested", "lightning"])

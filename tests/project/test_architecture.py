@@ -18,7 +18,7 @@ SOURCE = ROOT / "prunecli"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LAYERS = (
-    ("errors", "dtypes", "layout", "version"),
+    ("errors", "dtypes", "layout", "version", "assembly"),
     ("text", "checkpoint", "progress", "kernels"),
     ("io", "plans", "layouts", "distributed"),
     ("formats", "selection", "ranking"),

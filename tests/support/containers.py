@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from support.distributed_checkpoints import mixed, rows, save_distributed
 from support.foreign import write_gguf
 from support.weights import Weights, make_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from support.distributed_checkpoints import Cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,15 @@ def _gguf(folder: Path, weights: Weights) -> Path:
     return write_gguf(folder / "model.gguf", {name: t.numpy() for name, t in weights.items()})
 
 
+def _distributed(layout: str, cuts: Callable[[str, torch.Tensor], list[Cut]], folder: Path, weights: Weights) -> Path:
+    """Write a distributed checkpoint of 3 ranks, with the state of an optimizer, and a configuration."""
+    momenta = {name: {"exp_avg": t * 0.1, "step": 7} for name, t in weights.items() if t.is_floating_point()}
+    state = {"model": weights, "optim": {"state": momenta, "lr": 0.1}, "epoch": 3}
+    root = save_distributed(folder / "model", state, cuts, layout=layout, ranks=3)
+    (root / "config.json").write_text('{"model_type": "net"}\n')
+    return root
+
+
 def _plain(weights: Weights) -> Weights:
     return weights
 
@@ -183,6 +195,8 @@ CONTAINERS: dict[str, Container] = {
     "legacy-sliced": Container(partial(_save_old, "model.pth", sliced)),
     "protocol-4": Container(partial(_save, "model.pth", _plain, pickle_protocol=4)),
     "big-endian": Container(_big_endian),
+    "dcp": Container(partial(_distributed, "torch", mixed), key="model", library="dcp"),
+    "dcp-safetensors": Container(partial(_distributed, "safetensors", rows(2)), key="model", library="dcp"),
     "npz": Container(_npz, library="numpy"),
     "npz-of-other-order": Container(_npz_of_other_order, library="numpy"),
     "gguf": Container(_gguf, library="gguf"),

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from prunecli.api import prune
 from support.containers import CONTAINERS
+from support.distributed_checkpoints import is_distributed, read_distributed
 from support.foreign import READERS
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def shards(path: Path) -> list[Path]:
 
 def read(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
     """Load a file with the library that wrote it; load the shards of a directory as one dict."""
+    if path.is_dir() and is_distributed(path):
+        return read_distributed(path)
     if path.is_dir():
         return {name: t for shard in shards(path) for name, t in read(shard).items()}
     if path.suffix == ".safetensors":

@@ -96,7 +96,7 @@ def read_pickle(stream: IO[bytes], label: str) -> Pickle:
     Raises CheckpointError, naming `label`, where the pickle is damaged or truncated, exceeds a limit of the stack
     machine, or uses an opcode that no checkpoint needs.
     """
-    machine = _ValueMachine()
+    machine = ValueMachine()
     try:
         value = machine.run(stream)
     except ValueError as error:
@@ -111,7 +111,7 @@ def read_pickle(stream: IO[bytes], label: str) -> Pickle:
     )
 
 
-class _ValueMachine(StackMachine):
+class ValueMachine(StackMachine):
     """A stack machine whose items are symbolic values."""
 
     __slots__ = ("attributes", "calls", "copied", "doubts", "globals", "marked", "persistent")
@@ -284,7 +284,7 @@ class _ValueMachine(StackMachine):
         return key
 
 
-_ValueMachine.opcodes = opcodes_of(_ValueMachine)
+ValueMachine.opcodes = opcodes_of(ValueMachine)
 
 
 def _items_of(target: object) -> list[object]:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunecli.dtypes import FLOATS
 from prunecli.io.files import PAGE
-from prunecli.io.threads import Tasks, Worker, results
+from prunecli.io.threads import Tasks, Worker
 from prunecli.kernels.key_arrays import CODES, COUNTED, joined, magnitudes
 from prunecli.plans import RankGroup
 from prunecli.ranking.kth_smallest import RankSearch, Sample, statistics_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from concurrent.futures import Future
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.engine.scored_tensors import ScoredTensors
@@ -102,7 +101,9 @@ class RankBatch:
         """Read nothing yet."""
         self._planner, self._tensors, self._groups = planner, planner.tensors, groups
         self._searches: list[RankSearch] = []
-        self._small: list[tuple[RankGroup, Future[list[OrderStatistic]]]] = []
+        self._small: dict[int, RankGroup] = {}
+        self._ranked: dict[int, list[OrderStatistic]] = {}
+        self._ranking: Tasks | None = None
         self._counting: Tasks | None = None
 
     @property
@@ -118,10 +119,11 @@ class RankBatch:
             if not group.ranks:
                 self._planner.conclude(group, [])
             elif self._is_small(group):
-                ranks = self._planner.among_all(group)
-                self._small.append((group, pool.submit(self._rank_in_memory, ranks)))
+                self._small[group.members[0]] = group
             else:
                 self._searches.append(self._planner.search(self._planner.among_all(group)))
+        self._ranking = Tasks(pool)
+        self._ranking.each(self._rank_in_memory, [(self._planner.among_all(group),) for group in self._small.values()])
         self._count(pool, self._searches)
 
     def finish(self, pool: Pool) -> None:
@@ -136,20 +138,24 @@ class RankBatch:
                     self._planner.conclude(search.group, search.statistics())
             searches = unfinished
             self._count(pool, searches)
-        for group, statistics in self._small:
-            self._planner.conclude(group, results([statistics])[0])
+        if self._ranking is not None:
+            self._ranking.wait()
+        for member, group in self._small.items():
+            self._planner.conclude(group, self._ranked[member])
         # The counts can be large, and batches live as long as the run.
-        self._searches, self._small, self._counting = [], [], None
+        self._searches, self._counting, self._ranking = [], None, None
+        self._small.clear()
+        self._ranked.clear()
 
     def _is_small(self, group: RankGroup) -> bool:
         first = self._tensors.targets[group.members[0]]
         return len(group.members) == 1 and first.numel * first.value_size <= SMALL_TENSOR
 
-    def _rank_in_memory(self, worker: Worker, group: RankGroup) -> list[OrderStatistic]:
+    def _rank_in_memory(self, worker: Worker, group: RankGroup) -> None:
         tensors, member = self._tensors, group.members[0]
         weights = tensors.array_reader_of(worker, member)(0, tensors.targets[member].numel)
         y = tensors.patterns(worker, member, 0, weights)
-        return statistics_of(worker.ops_of(weights), y, group.ranks, tensors.dtype(member))
+        self._ranked[member] = statistics_of(worker.ops_of(weights), y, group.ranks, tensors.dtype(member))
 
     def _count(self, pool: Pool, searches: Sequence[RankSearch]) -> None:
         self._counting = Tasks(pool)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from array import array
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from prunecli.kernels.backend import has_native
@@ -29,7 +30,12 @@ CODES: dict[int, Literal["B", "h", "i", "q"]] = {1: "B", 2: "h", 4: "i", 8: "q"}
 
 def _native() -> Any:  # noqa: ANN401 - the module
     """Return the compiled kernels of ranking, or None."""
-    return importlib.import_module("prunecli.kernels.native_ranks") if has_native() else None
+    return _native_ranks() if has_native() else None
+
+
+@lru_cache(maxsize=1)
+def _native_ranks() -> Any:  # noqa: ANN401 - the module
+    return importlib.import_module("prunecli.kernels.native_ranks")
 
 
 def _numpy() -> Any:  # noqa: ANN401 - the module

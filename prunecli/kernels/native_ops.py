@@ -141,10 +141,10 @@ class NativeOps:
         _keep_above[kept.y.itemsize](*kept.y.array, start, view_of(view), *numbers)
         return kept
 
-    def smallest(self, y: Ranked | Buffer, rank: int) -> int:
-        """Return the `rank`-th smallest entry (1-based)."""
+    def smallest(self, y: Ranked | Buffer, rank: int) -> tuple[int, int, int]:
+        """Return the `rank`-th smallest entry (1-based), and the numbers of smaller and of equal entries."""
         ranked = _ranked(y)
-        return ranks.smallest(ranked.x, ranked.form, rank)[0]
+        return ranks.smallest(ranked.x, ranked.form, rank)
 
     def below_and_inside(self, y: Ranked | Buffer, low: int, width: int) -> tuple[int, Buffer, list[int] | None]:
         """Count the patterns of a narrow bracket; extract those in a wide one."""

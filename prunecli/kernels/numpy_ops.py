@@ -191,9 +191,10 @@ class NumpyOps:
         kept = larger | (equal & (np.cumsum(equal, axis=1) <= missing))
         return -kept.astype(rows.dtype)
 
-    def smallest(self, y: Array, rank: int) -> int:
-        """Return the `rank`-th smallest entry (1-based)."""
-        return int(np.partition(y, rank - 1)[rank - 1])
+    def smallest(self, y: Array, rank: int) -> tuple[int, int, int]:
+        """Return the `rank`-th smallest entry (1-based), and the numbers of smaller and of equal entries."""
+        entry = int(np.partition(y, rank - 1)[rank - 1])
+        return entry, self.below_and_inside(y, entry, 0)[0], self.count_equal(y, entry)
 
     def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, Any, list[int] | None]:
         """Compare with each pattern of a narrow bracket; extract the patterns in a wide one."""

@@ -94,8 +94,8 @@ class Ops(Protocol):
         type of `y`) and `limits` have one number per slice of `view`.
         """
 
-    def smallest(self, y: Array, rank: int) -> int:
-        """Return the `rank`-th smallest entry (1-based)."""
+    def smallest(self, y: Array, rank: int) -> tuple[int, int, int]:
+        """Return the `rank`-th smallest entry (1-based), and the numbers of smaller and of equal entries."""
 
     def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, Any, list[int] | None]:
         """Return the number of entries below `low`, and those in [low, low + width).

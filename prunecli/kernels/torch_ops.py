@@ -249,9 +249,10 @@ class TorchOps:
             )
         return kept
 
-    def smallest(self, y: Array, rank: int) -> int:
-        """Return the `rank`-th smallest entry (1-based)."""
-        return int(self.torch.sort(y).values[rank - 1])
+    def smallest(self, y: Array, rank: int) -> tuple[int, int, int]:
+        """Return the `rank`-th smallest entry (1-based), and the numbers of smaller and of equal entries."""
+        entry = int(self.torch.sort(y).values[rank - 1])
+        return entry, int((y < entry).sum()), self.count_equal(y, entry)
 
     def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, Any, list[int] | None]:
         """Count the patterns of a narrow bracket; extract those in a wide one."""

@@ -310,8 +310,7 @@ def statistics_of(ops: Ops, y: Array, ranks: Sequence[int], dtype: Float) -> lis
     """Return the order statistics at `ranks` (1-based) of one tensor whose magnitudes `y` are in memory."""
     statistics = []
     for rank in ranks:
-        bits = ops.smallest(y, rank)
-        less, equal = ops.below_and_inside(y, bits, 0)[0], ops.count_equal(y, bits)
+        bits, less, equal = ops.smallest(y, rank)
         statistics.append(OrderStatistic(rank, dtype.decode(bits), less, equal, (bits,), (True,), (equal,)))
     return statistics
 

@@ -9,7 +9,8 @@ from prunecli.engine.run_copies import about_copies
 from prunecli.layouts.packed import packed_sentence
 from prunecli.layouts.scales import scaled_sentence
 from prunecli.plans import Cut
-from prunecli.report.model import Report, Row, facts_about, warnings_for
+from prunecli.report.model import Report, Row
+from prunecli.report.sentences import facts_about, warnings_for
 from prunecli.selection.notices import stacks_fact
 from prunecli.version import __version__
 

@@ -8,8 +8,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from prunecli.report import figures
-from prunecli.report.model import NOT_READ, skipped_names
+from prunecli.report.model import NOT_READ
 from prunecli.report.page import NAME, render_page
+from prunecli.report.sentences import skipped_names
 from prunecli.report.text import at_cut, examined, request
 from prunecli.text.escape import shortened
 from prunecli.text.numbers import format_shape

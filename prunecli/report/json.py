@@ -34,12 +34,22 @@ def to_json(report: Report) -> str:
     return dump_with_lines(head, map(_line, report.rows))
 
 
+def to_dict(report: Report) -> dict[str, object]:
+    """Return what `to_json` writes as a dict; its values are dicts, lists, texts, finite numbers, booleans and None."""
+    document = {key: _plain(value) for key, value in _document(report).items()}
+    return {**document, "tensors": [_plain(_values(row)) for row in report.rows]}
+
+
 def _line(row: Row) -> str:
-    values = dict(zip(COLUMNS, _cells(row), strict=True))
+    values = _values(row)
     try:
         return encode(values)
     except (TypeError, ValueError):  # a number that is not finite, or not of Python: most of 10,000 rows have none
         return encode(_plain(values))
+
+
+def _values(row: Row) -> dict[str, object]:
+    return dict(zip(COLUMNS, _cells(row), strict=True))
 
 
 def _document(report: Report) -> dict[str, object]:

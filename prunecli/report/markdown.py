@@ -11,7 +11,8 @@ import shlex
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prunecli.report.model import ON_DISK, skipped_names
+from prunecli.report.model import ON_DISK
+from prunecli.report.sentences import skipped_names
 from prunecli.report.text import examined, request
 from prunecli.text.escape import printable, shortened
 from prunecli.text.numbers import counted, format_bytes, format_shape, magnitude, number, percent, plural

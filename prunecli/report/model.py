@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import BITS, FLOATS
 from prunecli.layout import TensorLayout, assumed_layout
+from prunecli.report.forms import Forms
 from prunecli.report.state_dicts import taken_in_words
-from prunecli.text.escape import listed, printable
-from prunecli.text.numbers import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from prunecli.report.histogram import BeforeAfter
     from prunecli.selection.copies import LeftAlone
@@ -29,8 +28,6 @@ ON_DISK = "a dense file with zeros is neither smaller nor faster by itself"
 """The note on the sizes on disk."""
 
 _NO_LAYOUT = assumed_layout(0)
-
-_NAMED = 5  # names that a warning lists before it counts the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +224,8 @@ class OnDisk:
     compressed: Compressed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+@dataclass(frozen=True, slots=True, repr=False)
+class Report(Forms):
     """The result of a run.
 
     Attributes:
@@ -359,42 +356,3 @@ def _bitmask_bytes(row: Row) -> int | None:
     if row.zeros_after is None:
         return None
     return -(-row.numel // 8) + (row.numel - row.zeros_after) * BITS[row.dtype] // 8
-
-
-# --- sentences
-
-
-def warnings_for(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return a sentence about the tensors that became all zero and one about non-finite weights, if there are any.
-
-    Names are escaped for a terminal. After the first few names the rest are counted.
-    """
-    wiped = [printable(row.name) for row in rows if row.numel and row.pruned and row.zeros_after == row.numel]
-    odd = [row for row in rows if row.nonfinite]
-    warnings = []
-    if wiped:
-        verb = plural(len(wiped), "tensor becomes", "tensors become")
-        warnings.append(f"{len(wiped)} {verb} all zero: {listed(wiped, _NAMED)}")
-    if odd:
-        count = sum(row.nonfinite or 0 for row in odd)
-        names = [f"{printable(row.name)} ({row.nonfinite:,})" for row in odd]
-        verb = plural(count, "weight is", "weights are")
-        warnings.append(f"{count:,} {verb} not finite (NaN or infinity): {listed(names, _NAMED)}")
-    return tuple(warnings)
-
-
-def skipped_names(rows: Iterable[Row]) -> list[tuple[str, list[str]]]:
-    """Return the reasons why tensors were not selected, the commonest first, each with their names."""
-    names: dict[str, list[str]] = {}
-    for row in rows:
-        if not row.selected:
-            names.setdefault(row.reason or "not selected", []).append(row.name)
-    return sorted(names.items(), key=lambda item: -len(item[1]))
-
-
-def facts_about(others: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """Return one sentence per kind of entry that is copied unchanged; `others` are (name, kind)."""
-    names: dict[str, list[str]] = {}
-    for name, kind in others:
-        names.setdefault(kind, []).append(printable(name))
-    return tuple(f"{len(some):,} left as they are, {kind}: {listed(some, _NAMED)}" for kind, some in names.items())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
-from prunecli.report.model import ON_DISK, skipped_names
+from prunecli.report.model import ON_DISK
+from prunecli.report.sentences import skipped_names
 from prunecli.text.escape import printable
 from prunecli.text.name_ranges import grouped
 from prunecli.text.natural_order import natural_order

@@ -16,7 +16,8 @@ from support.reports import HOSTILE, report, row, skipped
 
 from prunecli.report.histogram import BeforeAfter
 from prunecli.report.html import HISTOGRAMS, LABELLED, NAMES, ROWS, to_html
-from prunecli.report.model import Compressed, Report, warnings_for
+from prunecli.report.model import Compressed, Report
+from prunecli.report.sentences import warnings_for
 from prunecli.text.escape import printable
 
 VOID = {"meta", "input", "br"}

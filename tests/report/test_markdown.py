@@ -12,7 +12,8 @@ from markdown_it import MarkdownIt
 from support.reports import HOSTILE, report, row, skipped
 
 from prunecli.report.markdown import LIMIT, TOP, code, text, to_markdown
-from prunecli.report.model import Compressed, Report, warnings_for
+from prunecli.report.model import Compressed, Report
+from prunecli.report.sentences import warnings_for
 from prunecli.text.escape import printable
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.reports import report, row, skipped
 
-from prunecli.report.model import facts_about, warnings_for
+from prunecli.report.sentences import facts_about, warnings_for
 
 
 def test_totals_over_selected_and_over_all() -> None:

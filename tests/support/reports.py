@@ -12,7 +12,8 @@ from unittest.mock import patch
 import pytest
 
 from prunecli.report.json import to_json
-from prunecli.report.model import Compressed, Report, Row, warnings_for
+from prunecli.report.model import Compressed, Report, Row
+from prunecli.report.sentences import warnings_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 from math import prod
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from prunecli.assembly import Place
+from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError
 from prunecli.formats.torch.reader import read_torch_zip
+from prunecli.formats.zip.directory import read_records
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from prunecli.assembly import Assembly, Box, CutTensor
+    from prunecli.assembly import Assembly, Box, CutTensor, Shape
     from prunecli.checkpoint import TensorInfo
     from prunecli.formats.listing import Listing
+    from prunecli.formats.zip.directory import Record
 
+_CRC = 4  # bytes
+_DIGEST = "/.data/serialization_id"
+_MOST_FRAMES = 1024
 _EDGE = 4096  # bytes at both ends of an item that are read at once: all headers of a usual archive
 
 
@@ -30,22 +36,35 @@ class Locator:
     def __init__(self, labels: Sequence[str], archives: Collection[int]) -> None:
         """Read nothing yet."""
         self._labels, self._archives = labels, archives
+        self._frames: dict[tuple[str, Shape, int], Frame] = {}
 
     def __call__(self, read: Callable[[int, int], bytes], assembly: Assembly, chunk: int) -> Place:
         """Return the place of a chunk; CheckpointError if its item is damaged or is another tensor."""
         file, start, length = assembly.files[chunk], assembly.starts[chunk], assembly.lengths[chunk]
         if file not in self._archives:
             return Place(start)
-        label = f"{self._labels[file]}, at byte {start:,}"
-        item = _Item(read, start, length)
-        listing = read_torch_zip(cast("BinaryIO", item), label)
         box, tensor = assembly.box(chunk), assembly.tensor_of(chunk)
+        item, key = _Item(read, start, length), (tensor.dtype, box.sizes, length)
+        frame = self._frames.get(key)
+        crc = None if frame is None else frame.crc_of(item)
+        if frame is not None and crc is not None:
+            return Place(start + frame.start, crc, tuple(start + place for place in frame.places))
+        place, new = self._read(item, tensor, box, f"{self._labels[file]}, at byte {start:,}")
+        if new is not None and len(self._frames) < _MOST_FRAMES:
+            self._frames[key] = new
+        return Place(start + place.start, place.crc, tuple(start + one for one in place.places))
+
+    @staticmethod
+    def _read(item: _Item, tensor: CutTensor, box: Box, label: str) -> tuple[Place, Frame | None]:
+        """Read an archive completely; return the place of its elements in it, and its frame."""
+        listing = read_torch_zip(cast("BinaryIO", item), label)
         try:
             info = _only_tensor(listing, tensor, box)
         except ValueError as problem:
             raise CheckpointError(f"{label}: the chunk of {quoted(tensor.name)} {problem}") from None
         checksum = next(one for one in listing.checksums if one.span == info.span)
-        return Place(start + info.span.start, checksum.value, tuple(start + place for place in checksum.places))
+        place = Place(info.span.start, checksum.value, checksum.places)
+        return place, frame_of(item, info.span, place, read_records(cast("BinaryIO", item), label))
 
 
 def _only_tensor(listing: Listing, tensor: CutTensor, box: Box) -> TensorInfo:
@@ -67,11 +86,55 @@ def _only_tensor(listing: Listing, tensor: CutTensor, box: Box) -> TensorInfo:
     return info
 
 
+class Frame(NamedTuple):
+    """All bytes of an archive around its elements but those that depend on them: other chunks may have the same.
+
+    `tail` has zeros in the place of these bytes, which are at `varying`, from the end of the elements on.
+    """
+
+    head: bytes
+    tail: bytes
+    start: int
+    places: tuple[int, ...]
+    varying: tuple[Span, ...]
+    size: int
+
+    def crc_of(self, item: _Item) -> int | None:
+        """Return the CRC-32 of the elements in an archive with this frame; None if it has another one."""
+        end = self.start + self.size
+        tail = item.at(end, len(self.tail))
+        if item.at(0, self.start) != self.head or _masked(tail, self.varying) != self.tail:
+            return None
+        found = {tail[place - end : place - end + _CRC] for place in self.places}
+        return int.from_bytes(found.pop(), "little") if len(found) == 1 else None
+
+
+def frame_of(item: _Item, data: Span, place: Place, records: Mapping[str, Record]) -> Frame | None:
+    """Return the frame of an archive whose elements are `data`; None if it has parts that other archives do not."""
+    varying = [Span(offset, _CRC) for offset in place.places]
+    for name, record in records.items():
+        if name.endswith(_DIGEST):  # of the other records, which no loader reads
+            varying += [record.span, *(Span(offset, _CRC) for offset in record.places)]
+    if any(span.start < data.end for span in varying) or item.length - data.length > 2 * _EDGE:
+        return None
+    spans = tuple(Span(span.start - data.end, span.length) for span in sorted(varying, key=lambda span: span.start))
+    tail = _masked(item.at(data.end, item.length - data.end), spans)
+    return Frame(item.at(0, data.start), tail, data.start, place.places, spans, data.length)
+
+
+def _masked(data: bytes, spans: Sequence[Span]) -> bytes:
+    """Return `data` with zeros in `spans`."""
+    masked = bytearray(data)
+    for span in spans:
+        masked[span.start : span.end] = bytes(span.length)
+    return bytes(masked)
+
+
 class _Item:
     """A part of a file as a file of its own. Its first and last bytes are read once."""
 
     def __init__(self, read: Callable[[int, int], bytes], start: int, length: int) -> None:
-        self._read, self._start, self._length, self._at = read, start, length, 0
+        self._read, self._start, self._at, self.length = read, start, 0, length
         self._head = read(start, min(length, _EDGE))
         self._tail_at = max(length - _EDGE, 0)
         self._tail = self._head if length <= _EDGE else read(start + self._tail_at, length - self._tail_at)
@@ -83,13 +146,17 @@ class _Item:
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + (0, self._at, self._length)[whence])
+        self._at = max(0, offset + (0, self._at, self.length)[whence])
         return self._at
 
     def read(self, count: int = -1) -> bytes:
-        left = max(self._length - self._at, 0)
+        left = max(self.length - self._at, 0)
         count = left if count < 0 else min(count, left)
-        at, self._at = self._at, self._at + count
+        self._at += count
+        return self.at(self._at - count, count)
+
+    def at(self, at: int, count: int) -> bytes:
+        """Return `count` bytes from the byte `at` on."""
         if at + count <= len(self._head):
             return self._head[at : at + count]
         if at >= self._tail_at:

@@ -15,7 +15,7 @@ from prunecli.dtypes import BITS
 from prunecli.layout import TensorLayout, assumed_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from prunecli.assembly import Assembly
@@ -270,6 +270,7 @@ class Checkpoint:
         model_type: The architecture that `config.json` next to the file names, or "".
         is_module: Whether the state_dict is that of a whole pickled module.
         assembly: The tensors that are cut into chunks of several files, or None.
+        metadata: The key-value texts of a safetensors file; none of a directory.
     """
 
     path: Path
@@ -286,6 +287,7 @@ class Checkpoint:
     model_type: str = ""
     is_module: bool = False
     assembly: Assembly | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def streams(self) -> tuple[CheckpointFile, ...]:

@@ -136,7 +136,12 @@ Reports = Annotated[
 NoReport = Annotated[bool, flag_option("--no-report", "Write no report.", panel=OUTPUT)]
 MaskOut = Annotated[
     str | None,
-    text_option("--mask-out", "PATH", "Write the mask (safetensors, 1 = kept) for a later --mask-in.", panel=OUTPUT),
+    text_option(
+        "--mask-out",
+        "PATH",
+        "Write the mask, a bit for each weight, for a later --mask-in or `prune mask`.",
+        panel=OUTPUT,
+    ),
 ]
 ReportJson = Annotated[bool, flag_option("--json", "Print the JSON report instead of the table.", panel=OUTPUT)]
 DryRun = Annotated[

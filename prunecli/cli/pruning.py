@@ -183,16 +183,21 @@ def random(
 
 def mask(
     mask: Annotated[
-        str | None, text_option("--mask", "FILE", "Zeros and ones under the tensors' names.  [required]")
+        str | None,
+        text_option("--mask", "FILE", "A file of --mask-out, or zeros and ones under the tensors' names.  [required]"),
     ] = None,
+    any_base: Annotated[
+        bool, flag_option("--any-base", "Also prune other weights than those that the mask was made of.")
+    ] = False,
 ) -> Strategy:
     """Zero the weights where a mask is 0.
 
-    Prunes the tensors that the mask file names, unless -i selects others.
+    Prunes the tensors that the mask file names, unless -i selects others. A mask of --mask-out has the SHA-256 of the
+    weights that it was made of, and is refused for others.
     """
     if mask is None:
         raise UsageError("mask needs a mask file", hint=Argument("mask", "FILE"))
-    return prunecli.Mask(mask)
+    return prunecli.Mask(mask, any_base)
 
 
 def _one_amount(name: str, amount: float | None, count: int | None) -> tuple[float | None, int | None]:

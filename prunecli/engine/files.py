@@ -75,9 +75,8 @@ def _mask(run: Run, outputs: Outputs) -> Iterator[MaskSink | None]:
     if outputs.mask is None:
         yield None
         return
-    layout = MaskLayout(run.targets)
+    layout = MaskLayout(run.targets, with_base=isinstance(outputs.mask, Path))
     if isinstance(outputs.mask, int):
-        os.ftruncate(outputs.mask, layout.size)
         yield MaskSink(outputs.mask, layout)
     else:
         with (

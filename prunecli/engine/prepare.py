@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prunecli.engine.biases import PairedBiases, pair_biases
-from prunecli.engine.score_files import open_score_sources, open_side_input
+from prunecli.engine.mask_files import masks_in
+from prunecli.engine.score_files import MASK, open_score_sources, open_side_input
 from prunecli.engine.work import Job, Work
 from prunecli.errors import Argument, CheckpointError, SameCallWith, SelectionError, UsageError
 from prunecli.layouts.copies import ema_prefixes
@@ -110,13 +111,13 @@ def _selector_for(strategy: Strategy, checkpoint: Checkpoint, selector: Selector
     path = strategy.mask_file
     if selector.include or path is None:
         return selector
-    known, masks = {tensor.name for tensor in checkpoint.tensors}, open_side_input(path, "mask").tensors
+    known, masks = {tensor.name for tensor in checkpoint.tensors}, masks_in(open_side_input(path, MASK)).tensors
     if not masks:
         raise CheckpointError(
             f"there is no mask in {printable(path)}",
             hint=("a run with ", Argument("mask_out", "mask.safetensors"), " writes one"),
         )
-    names = [_masked_name(checkpoint, known, tensor.name, path) for tensor in masks]
+    names = [_masked_name(checkpoint, known, name, path) for name in masks]
     # `$` would match before a line break at the end of a name, and globs would read brackets in names as sets.
     exactly = "re:^(?:" + "|".join(re.escape(name) for name in names) + r")\Z"
     return replace(selector, include=(exactly,), min_dim=selector.min_dim or 0)

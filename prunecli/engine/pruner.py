@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.engine.base_digests import BaseDigests
     from prunecli.engine.measure import TensorStats
     from prunecli.engine.scorers import Scorer
     from prunecli.formats.safetensors.mask_writer import MaskSink
@@ -82,6 +83,7 @@ class ApplyContext:
         scorers: The scorers of targets that are not ranked by magnitude.
         masks: Receives the kept weights of each target, if a mask file is written.
         histograms: Whether to count magnitudes.
+        base: Receives the weights before they are pruned, if their digests are needed.
     """
 
     targets: Sequence[TensorInfo]
@@ -92,6 +94,7 @@ class ApplyContext:
     scorers: Mapping[int, Scorer] = field(default_factory=dict)
     masks: MaskSink | None = None
     histograms: bool = False
+    base: BaseDigests | None = None
 
 
 def _scale_reader(context: ApplyContext) -> ScaleReader | None:
@@ -139,6 +142,8 @@ class Pruner:
         weights = ops.load(x)
         count, first = len(x), start + (own.start or 0)
         keep = None
+        if context.base is not None:
+            context.base.add(worker, piece.target, first, x[own])
         if scorer is None and context.masks is None and is_tensor(x):
             keep = self._keep_on_device(worker, ops, weights, piece)
         if keep is None:

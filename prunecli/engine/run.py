@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.engine.base_digests import BaseDigests
     from prunecli.engine.measure import TensorStats
     from prunecli.engine.planner import Batch
     from prunecli.engine.score_files import MatchedTensors
@@ -136,6 +137,7 @@ class Run:
         jobs = list(zip(self.work.jobs, scorers, strict=True))
         batches = [batch for job, scorer in jobs for batch in self._batches(pool, job, scorer, sources)]
         phases = self._begin_progress(sum(batch.size for batch in batches), writes=any(sinks))
+        base = self._base(pool, masks)
         context = ApplyContext(
             self.targets,
             self._plans,
@@ -145,8 +147,26 @@ class Run:
             scorers={member: scorer for job, scorer in jobs if scorer for member in job.members},
             masks=masks,
             histograms=self.options.histograms,
+            base=base,
         )
-        return self._apply(pool, batches, context, sinks)
+        measured = self._apply(pool, batches, context, sinks)
+        if masks is not None and base is not None:
+            masks.finish(base.by_name())
+        return measured
+
+    def _base(self, pool: Pool, masks: MaskSink | None) -> BaseDigests | None:
+        """Return what digests the weights, if a mask is written with their digests or compared with them."""
+        expected = {
+            index: digest
+            for job in self.work.jobs
+            if job.sources.strategy_mask is not None and not job.strategy.any_base
+            for index, digest in job.sources.strategy_mask.base.items()
+        }
+        if not expected and (masks is None or not masks.with_base):
+            return None
+        from prunecli.engine.base_digests import BaseDigests  # noqa: PLC0415 - most runs do not need it
+
+        return BaseDigests(self.targets, pool.stopped, expected)
 
     def _apply(
         self, pool: Pool, batches: Sequence[Batch], context: ApplyContext, sinks: Sequence[Output | None]

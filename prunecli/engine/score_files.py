@@ -9,13 +9,14 @@ import os
 import shlex
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
 from prunecli.dtypes import FLOATS, MASK_DTYPES
+from prunecli.engine.mask_files import FoundMasks, masks_in
 from prunecli.errors import Argument, CheckpointError, PruneError, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.selection.notices import other_order
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 MOST_NAMED = 3
 """The most tensors that a hint names."""
 
-NORMS = "activation norms"
-"""The label of norms in messages."""
+NORMS, MASK = "activation norms", "mask"
+"""The labels of norms and masks in messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,17 @@ class ScoreInputs:
 
 @dataclass(frozen=True, slots=True)
 class MatchedTensors:
-    """A tensor of another checkpoint for each target, by the target's position; `label` names them in messages."""
+    """A tensor of another checkpoint for each target, by the target's position; `label` names them in messages.
+
+    Of masks that are stored as bits, `bits` are the bytes. `base` has the SHA-256 of the weights that masks were made
+    of.
+    """
 
     label: str
     checkpoint: Checkpoint
     tensors: Mapping[int, TensorInfo]
+    bits: Mapping[int, TensorInfo] = field(default_factory=dict)
+    base: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,7 @@ def match_masks(path: PathLike, targets: Mapping[int, Target]) -> MatchedTensors
 
     Raises CheckpointError where one is missing, has another shape, or has a dtype that masks cannot have.
     """
-    masks = _match(path, targets, "mask", _same_shape, "_mask")
+    masks = _match(path, targets, MASK, _same_shape)
     for index, tensor in masks.tensors.items():
         if tensor.dtype not in MASK_DTYPES:
             raise CheckpointError(
@@ -205,11 +212,11 @@ def _match(
     targets: Mapping[int, Target],
     label: str,
     shapes_of: Callable[[TensorInfo], _Shapes],
-    suffix: str = "",
 ) -> MatchedTensors:
     """Return the tensor of each target; `shapes_of` returns the shapes that it may have."""
     checkpoint = open_side_input(path, label)
-    by_name = {tensor.name: tensor for tensor in checkpoint.tensors}
+    found = masks_in(checkpoint) if label == MASK else FoundMasks({t.name: t for t in checkpoint.tensors})
+    by_name, suffix = found.tensors, "_mask" if label == MASK else ""
     named = {index: _named(by_name, target, suffix) for index, target in targets.items()}
     tensors = {index: tensor for index, tensor in named.items() if tensor is not None}
     if missing := [target for index, target in targets.items() if index not in tensors]:
@@ -217,13 +224,19 @@ def _match(
     for index, tensor in tensors.items():
         shapes = shapes_of(targets[index].tensor)
         if tensor.shape not in shapes.accepted:
-            what = "a mask" if label == "mask" else label
+            what = "a mask" if label == MASK else label
             raise CheckpointError(
                 f"{_name(targets[index])} needs {what} of shape {shapes}, not {list(tensor.shape)} as "
                 f"in {printable(str(path))}",
                 hint=_shape_hint(targets[index], tensor, label),
             )
-    return MatchedTensors(f"{label} in {printable(str(path))}", checkpoint, tensors)
+    return MatchedTensors(
+        f"{label} in {printable(str(path))}",
+        checkpoint,
+        tensors,
+        {index: found.bits[tensor.name] for index, tensor in tensors.items() if tensor.name in found.bits},
+        {index: found.base[tensor.name] for index, tensor in tensors.items() if tensor.name in found.base},
+    )
 
 
 def _shape_hint(target: Target, other: TensorInfo, label: str) -> Hint:

@@ -13,10 +13,12 @@ import numpy as np
 
 from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import CheckpointError
+from prunecli.formats.safetensors.mask_writer import bit_rows
 from prunecli.io.threads import Worker
 from prunecli.kernels import torch_values
 from prunecli.kernels.arrays import as_array
 from prunecli.kernels.bit_patterns import ones_and_zeros, values
+from prunecli.kernels.bits import unpack_bits
 from prunecli.kernels.ops import is_tensor
 from prunecli.kernels.views import of_elements
 from prunecli.text.escape import printable
@@ -199,6 +201,8 @@ class MaskReader:
 
     def keep(self, worker: Worker, index: int, first: int, count: int) -> NDArray[np.bool_]:
         """Return where the mask is 1; CheckpointError where it is neither 0 nor 1."""
+        if index in self.masks.bits:
+            return self._bits(worker, index, first, first + count)
         tensor = self.masks.tensors[index]
         raw = as_array(self.reader.read_range(worker, tensor, first, first + count, slot=MASK_SLOT))
         ones, zeros = ones_and_zeros(worker.scoring, raw, FLOATS.get(tensor.dtype))
@@ -208,6 +212,22 @@ class MaskReader:
                 f"the {self.masks.label} for {name} has other values than 0 and 1", hint="save it with .bool()"
             )
         return ones
+
+    def _bits(self, worker: Worker, index: int, first: int, stop: int) -> NDArray[np.bool_]:
+        """Return the bits [first, stop) of a mask that is stored as bits, row by row."""
+        stored, kept = self.masks.bits[index], np.empty(stop - first, np.bool_)
+        _, cols = bit_rows(self.masks.tensors[index].shape)
+        width, done = -(-cols // 8), 0
+        while first + done < stop:
+            row, column = divmod(first + done, cols)
+            rows = 0 if column else (stop - first - done) // cols
+            taken = rows * cols or min(cols - column, stop - first - done)
+            low = row * width + column // 8
+            high = low + (rows * width or -(-(column % 8 + taken) // 8))
+            raw = self.reader.read_range(worker, stored, low, high, slot=MASK_SLOT)
+            kept[done : done + taken] = unpack_bits(raw, rows or 1, cols if rows else taken, column % 8)
+            done += taken
+        return kept
 
 
 class RemainingScorer:

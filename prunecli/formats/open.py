@@ -83,6 +83,7 @@ def open_checkpoint(path: PathLike, *, key: Keys = None, label: str | None = Non
         unprunable_entries=listing.unprunable_entries,
         model_type="" if label else model_type_in(path.parent),
         is_module=listing.is_module,
+        metadata=listing.metadata,
     )
     return with_layouts(checkpoint)
 

@@ -18,12 +18,15 @@ class Mask(PlansFromShape):
 
     Args:
         path: A checkpoint with a tensor of zeros and ones for each tensor to prune, of the same name or with `_mask`
-            at its end, and of the same shape.
+            at its end, and of the same shape; or a file that a run wrote to `mask_out`.
+        any_base: Whether the mask is also applied to other weights than those it was made of. A file of `mask_out`
+            knows them by their SHA-256.
     """
 
     ranks_weights: ClassVar[bool] = False
 
     path: str
+    any_base: bool = False
 
     @property
     def mask_file(self) -> str | None:
@@ -32,7 +35,7 @@ class Mask(PlansFromShape):
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
-        return {"name": "mask", "mask": self.path}
+        return {"name": "mask", "mask": self.path, **({"any_base": True} if self.any_base else {})}
 
     @property
     def rule(self) -> str:

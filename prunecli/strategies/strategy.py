@@ -39,6 +39,11 @@ class Strategy(ABC):
         return None
 
     @property
+    def any_base(self) -> bool:
+        """Whether the mask file may be applied to other weights than those it was made of."""
+        return False
+
+    @property
     def input_files(self) -> tuple[str, ...]:
         """The files that the strategy reads, which no output may overwrite."""
         return () if self.mask_file is None else (self.mask_file,)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunecli.checkpoint import Keys, PathLike
 from prunecli.dtypes import FLOATS, MASK_DTYPES
+from prunecli.engine.mask_files import masks_in
 from prunecli.engine.score_files import MatchedTensors
 from prunecli.engine.scorers import MaskReader
 from prunecli.errors import Argument, CheckpointError
@@ -43,7 +44,8 @@ def load_mask(path: PathLike) -> dict[str, Tensor]:
     """Return the masks in a file, such as one that `prune` writes to `mask_out`.
 
     Args:
-        path: A checkpoint whose tensors hold zeros (pruned) and ones (kept): booleans, integers or floats.
+        path: A file of `mask_out`, or a checkpoint whose tensors hold zeros (pruned) and ones (kept): booleans,
+            integers or floats.
 
     Returns:
         A bool tensor for each tensor of the file, in its shape, True = kept. Names lose the ending `_mask`, which
@@ -54,15 +56,17 @@ def load_mask(path: PathLike) -> dict[str, Tensor]:
             numbers than 0 and 1.
     """
     checkpoint, worker = open_checkpoint(path), Worker(None)
-    names = [tensor.name.removesuffix("_mask") for tensor in checkpoint.tensors]
+    found = masks_in(checkpoint)
+    tensors = dict(enumerate(found.tensors.values()))
+    names = [name.removesuffix("_mask") for name in found.tensors]
     if not names or len(set(names)) < len(names):
         problem = "two masks for one tensor" if names else "no mask"
         raise CheckpointError(f"{printable(str(path))} holds {problem}", hint=_HINT)
-    for tensor in checkpoint.tensors:
+    for tensor in tensors.values():
         _check_mask_tensor(path, tensor)
-    tensors = dict(enumerate(checkpoint.tensors))
+    bits = {index: found.bits[tensor.name] for index, tensor in tensors.items() if tensor.name in found.bits}
     with open_sources(checkpoint) as sources:
-        matched = MatchedTensors(f"mask in {printable(str(path))}", checkpoint, tensors)
+        matched = MatchedTensors(f"mask in {printable(str(path))}", checkpoint, tensors, bits)
         mask_reader = MaskReader(matched, Reader(sources))
         return {
             name: _filled(tensors[index], partial(mask_reader.keep, worker, index)) for index, name in enumerate(names)

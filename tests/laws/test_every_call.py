@@ -55,6 +55,9 @@ RUNS = {
     "standard output": "l1 m.pth --amount 0.5 -o - -q --threads 1",
     "bake": "bake masked.pth -o out",
     "bake a directory": "bake masked -o out",
+    "pack": "pack zeros.pth -o out --threads 1",
+    "unpack": "unpack packed.pth -o out --threads 1",
+    "packed file": "l1 packed.pth --amount 0.5 -o out --threads 1",
     "trials": "sweep m.pth l1 --at 0.5 --eval EVAL --csv out.csv",
 }
 """The kinds of runs by their command lines; those that replace a file find an older one there."""
@@ -71,6 +74,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = torch.Generator().manual_seed(0)
     state = {f"{i}.weight": torch.randn(64, 64, generator=generator) for i in range(2)}
     torch.save({"state_dict": state, "optimizer": torch.randn(300_000, generator=generator)}, folder / "m.pth")
+    torch.save({"0.weight": state["0.weight"].clamp(min=0), "1.weight": state["1.weight"]}, folder / "zeros.pth")
+    prunecli.pack(folder / "zeros.pth", folder / "packed.pth")
     layer = torch_prune.l1_unstructured(nn.Linear(32, 32), "weight", 0.5)
     torch.save(layer.state_dict(), folder / "masked.pth")
     for name, weights in (("d", state), ("masked", layer.state_dict())):

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from support.runs import names_in
+
+from prunecli import load_mask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,4 +53,4 @@ def test_more_shards_than_descriptors(forks: Forks, tmp_path: Path, count: int, 
     assert forks.run(["global", folder, "--amount", "0.5", "-o", free, "-q"]).code == 0
     assert names_in(out) == names_in(folder)
     assert all((out / name).read_bytes() == (free / name).read_bytes() for name in names_in(free))
-    assert len(load_file(mask)) == count
+    assert len(load_mask(mask)) == count

@@ -190,7 +190,4 @@ def _unknown_kind(head: bytes) -> ForeignKind:
     """Return the likely kind of a binary file without a magic number."""
     if not head.strip(b"\0"):
         return ForeignKind("zero bytes only, as a broken download leaves", "download it again")
-    # An ONNX file is a protobuf: field 1 is the version number, and a string or a message follows.
-    if head[0] == 8 and head[2:3] in {b"\x12", b"\x1a", b"\x3a"}:
-        return ForeignKind("perhaps an ONNX model", _EXPORT_AGAIN)
     return ForeignKind(f"of an unknown kind, beginning {head[:8].hex(' ')}")

@@ -19,7 +19,7 @@ class Listing:
     Attributes:
         format: The name of the format, see `prunecli.formats.registry.FORMATS`.
         tensors: The tensors of the state_dict in file order (safetensors: in name order), then those outside it. All
-            have `file` = 0.
+            have `file` = 0, but those in `data_files`.
         checksums: The checksums that cover tensor data.
         keys: The dotted paths of the state_dicts inside the file that are taken; none for the top.
         parts: The keys of the state_dicts that the top consists of, where it is taken as one.
@@ -28,6 +28,8 @@ class Listing:
         unprunable_entries: The name and kind of each entry that has no plain tensor, such as a sparse tensor.
         is_module: Whether the state_dict is that of a whole pickled module.
         inflated: The parts of the file if some are compressed; all places are those after they are inflated.
+        data_files: The paths of other files, relative to the folder of this one, that have numbers of tensors: those of
+            the tensors with `file` = 1, 2 and so on.
     """
 
     format: str
@@ -40,6 +42,7 @@ class Listing:
     unprunable_entries: tuple[tuple[str, str], ...] = ()
     is_module: bool = False
     inflated: Inflated | None = field(default=None, repr=False)
+    data_files: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

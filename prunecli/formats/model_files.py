@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".th")
 """The suffixes of torch files that are searched in a directory. A file that the user names may have any suffix."""
 
-WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+OTHER_SUFFIXES = (".onnx", ".gguf", ".npz")
+"""The suffixes of other files with weights, of which a directory without the ones above may have one."""
+
+WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, *OTHER_SUFFIXES)
 """The suffixes of files that may hold weights."""
 
 SAVE_FULL = "where the model is trained, save a full state_dict: StateDictOptions(full_state_dict=True)"
 """The hint for a distributed checkpoint. No command: torch's own converter unpickles the file, which runs its code."""
 
+_SAFE, _TORCH, _OTHER = range(3)
 _NAMED = 5  # names that a message lists before it counts the rest
 _INDEX = re.compile(r"(?P<stem>.+)\.index(\.[\w-]+)?\.json", re.DOTALL)  # diffusers puts the variant after `index`
 _FOREIGN_INDEXES = (".h5", ".msgpack")  # TensorFlow's and Flax's, which transformers writes too
@@ -58,14 +62,14 @@ class _Candidates:
     def names(self) -> list[str]:
         """All names, those that are likely to be meant first."""
         single = [*self.files, *(name for members in self.sets for name in members)]
-        return [*self.indexes, *sorted(single, key=lambda name: (not _is_safe(name), len(name), name))]
+        return [*self.indexes, *sorted(single, key=lambda name: (_kind(name), len(name), name))]
 
-    def of(self, *, safe: bool) -> _Candidates:
-        """Return the candidates that are safetensors files, or those that are not."""
+    def of(self, kind: int) -> _Candidates:
+        """Return the candidates of one kind: safetensors, torch or others."""
         return _Candidates(
-            tuple(name for name in self.indexes if _is_safe(stem_of_index(name)) == safe),
-            tuple(members for members in self.sets if _is_safe(members[0]) == safe),
-            tuple(name for name in self.files if _is_safe(name) == safe),
+            tuple(name for name in self.indexes if _kind(stem_of_index(name)) == kind),
+            tuple(members for members in self.sets if _kind(members[0]) == kind),
+            tuple(name for name in self.files if _kind(name) == kind),
         )
 
 
@@ -97,7 +101,7 @@ def choose_model(directory: Path, names: Sequence[str], is_torch: Callable[[Path
         return _candidates(weights, lambda name: is_torch(directory / name))
 
     found = candidates(name for name in names if not is_own_name(name))
-    if not found.of(safe=True).names:
+    if not found.of(_SAFE).names:
         _refuse_foreign(directory, names)
     found = found if found.names else candidates(names)
     if not found.names:
@@ -107,7 +111,9 @@ def choose_model(directory: Path, names: Sequence[str], is_torch: Callable[[Path
 
 def _candidates(names: Sequence[str], is_torch: Callable[[str], bool]) -> _Candidates:
     indexes = tuple(n for n in names if is_index_name(n) and not stem_of_index(n).endswith(_FOREIGN_INDEXES))
-    weights = [n for n in names if _is_safe(n) or (n.endswith(TORCH_SUFFIXES) and is_torch(n))]
+    weights = [n for n in names if _kind(n) == _SAFE or (n.endswith(TORCH_SUFFIXES) and is_torch(n))]
+    if not weights and not indexes:
+        weights = [n for n in names if _kind(n) == _OTHER]
     sets: dict[tuple[str, ...], list[str]] = {}
     for name in weights:
         if match := _SHARD.fullmatch(name):
@@ -116,16 +122,19 @@ def _candidates(names: Sequence[str], is_torch: Callable[[str], bool]) -> _Candi
     return _Candidates(indexes, tuple(map(tuple, sets.values())), single)
 
 
-def _is_safe(name: str) -> bool:
-    return name.endswith(".safetensors")
+def _kind(name: str) -> int:
+    """Return the kind of a file by its name, in the order in which models are chosen."""
+    if name.endswith(OTHER_SUFFIXES):
+        return _OTHER
+    return _SAFE if name.endswith(".safetensors") else _TORCH
 
 
 def _chosen(directory: Path, found: _Candidates) -> Model:
-    """Return the model among candidates: safetensors before torch, an index before a set before a single file."""
-    safe, torch = found.of(safe=True), found.of(safe=False)
+    """Return the model among candidates: safetensors before torch, and an index before a set before a single file."""
+    safe, torch, others = (found.of(kind) for kind in (_SAFE, _TORCH, _OTHER))
     if not safe.indexes and torch.indexes and safe.names:
         _refuse_two_formats(directory, found)
-    for group in (safe, torch):
+    for group in (safe, torch, others):
         if group.indexes:
             if len(group.indexes) > 1:
                 _refuse_indexes(directory, group.indexes)

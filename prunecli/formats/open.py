@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import Checkpoint, CheckpointFile, Keys, PathLike, TensorInfo, key_patterns
 from prunecli.errors import CheckpointError
 from prunecli.formats.config import model_type_in
+from prunecli.formats.data_files import find_data_files
 from prunecli.formats.dcp.detect import is_distributed
 from prunecli.formats.dcp.format import SHARDING_INFO
 from prunecli.formats.detect import PART, ForeignKind, detect_format, not_a_checkpoint
@@ -85,7 +86,31 @@ def open_checkpoint(path: PathLike, *, key: Keys = None, label: str | None = Non
         is_module=listing.is_module,
         metadata=listing.metadata,
     )
+    if listing.data_files:
+        checkpoint = _with_data(checkpoint, opened, label)
     return with_layouts(checkpoint)
+
+
+def _with_data(checkpoint: Checkpoint, opened: _OpenedFile, label: str | None) -> Checkpoint:
+    """Return the checkpoint as a directory of the file and of those that have its numbers."""
+    path = checkpoint.path
+    if label:
+        raise CheckpointError(
+            f"{label} has its weights in {quoted(opened.listing.data_files[0])}, which a pipe does not give",
+            hint="name the file itself",
+        )
+    files = (opened.file, *find_data_files(path, opened.listing))
+    return replace(checkpoint, path=path.parent, files=files, is_directory=True)
+
+
+def _files(shards: list[_OpenedFile]) -> tuple[CheckpointFile, ...]:
+    """Return the files of the shards, and of a single one those that have its numbers."""
+    if len(shards) == 1:
+        return (shards[0].file, *find_data_files(shards[0].file.path, shards[0].listing))
+    for shard in shards:
+        if shard.listing.data_files:
+            raise CheckpointError(f"{shard.file.path} has weights in other files", hint="name one file at a time")
+    return tuple(shard.file for shard in shards)
 
 
 def _file_mode(path: Path, name: str) -> int:
@@ -155,13 +180,15 @@ def _open_directory(directory: Path, index: Path | None, keys: Sequence[str]) ->
     if layout.index:
         notes += check_index(layout.index, _shard_of_each_name(layout.shards, listings))
         metadata += layout.index.metadata.items()
+    files = _files(shards)
+    names = {file.path.relative_to(directory) for file in files}
     checkpoint = Checkpoint(
         directory,
         listings[0].format,
-        tuple(shard.file for shard in shards),
+        files,
         tensors,
         is_directory=True,
-        other_files=layout.other_files,
+        other_files=tuple(name for name in layout.other_files if name not in names),
         index=Path(layout.index.path.name) if layout.index else None,
         keys=listings[0].keys,
         parts=listings[0].parts,
@@ -189,7 +216,7 @@ def _check_consistent(shards: list[_OpenedFile]) -> None:
 
 def _merged(shards: list[_OpenedFile]) -> tuple[TensorInfo, ...]:
     """Return the tensors of all shards with the index of their file, sorted by name; refuse a name in two shards."""
-    tensors = [replace(t, file=i) for i, shard in enumerate(shards) for t in shard.listing.tensors]
+    tensors = [replace(t, file=i or t.file) for i, shard in enumerate(shards) for t in shard.listing.tensors]
     tensors.sort(key=attrgetter("name"))
     for a, b in pairwise(tensors):
         # Loaders do not agree on which of the two tensors counts.

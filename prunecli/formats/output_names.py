@@ -10,6 +10,7 @@ from prunecli.checkpoint import PathLike
 from prunecli.errors import Argument, CheckpointError, OutputError
 from prunecli.formats.gguf.format import GGUF
 from prunecli.formats.npy.format import NPY, NPZ
+from prunecli.formats.onnx.format import ONNX
 from prunecli.formats.registry import family_of
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.shards import is_index
@@ -24,6 +25,7 @@ _SUFFIXES = {
     NPZ.family: (".npz",),
     NPY.family: (".npy",),
     GGUF.family: (".gguf",),
+    ONNX.family: (".onnx",),
 }
 """The suffixes of each family of formats that has its own, the usual one first; the others have those of torch."""
 
@@ -33,10 +35,11 @@ _KNOWN = frozenset({*_TORCH, *(suffix for suffixes in _SUFFIXES.values() for suf
 def default_output(checkpoint_path: PathLike) -> Path:
     """Return the output path: `.pruned` before a file's suffix, or at the end of a directory's name.
 
-    An index of shards stands for its directory. Raises CheckpointError if the path has no name, such as `/`.
+    An index of shards stands for its directory, and so does a model with numbers in other files. Raises CheckpointError
+    if the path has no name, such as `/`.
     """
     path = Path(checkpoint_path)
-    folder = path.parent if is_index(path) else path
+    folder = path.parent if is_index(path) or has_data_files(path) else path
     if folder.name in {"", ".."}:
         folder = Path(os.path.realpath(folder))
     if not folder.name:
@@ -45,6 +48,14 @@ def default_output(checkpoint_path: PathLike) -> Path:
         return folder.with_name(f"{folder.name}.pruned")
     suffix = _suffix(folder.name)
     return folder.with_name(f"{folder.name.removesuffix(suffix)}.pruned{suffix}")
+
+
+def has_data_files(path: Path) -> bool:
+    """Return whether `path` is an ONNX model with numbers in other files."""
+    if path.suffix.lower() != ".onnx" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return bool(ONNX.read(file, str(path), ()).data_files)
 
 
 def default_report(output: PathLike) -> Path:
@@ -61,6 +72,11 @@ def check_format(checkpoint: Checkpoint, output: Path) -> None:
     The suffix of the input itself is always accepted.
     """
     suffix, family = output.suffix.lower(), family_of(checkpoint.format)
+    if checkpoint.is_directory and suffix == ".onnx" and family == ONNX.family:
+        raise OutputError(
+            f"{printable(str(output))} would be a directory: the model and its weights are in several files",
+            hint=Argument("output", printable(str(output.with_suffix("")))),
+        )
     if checkpoint.is_directory or suffix == checkpoint.path.suffix.lower():
         return
     if suffix in _KNOWN.difference(_SUFFIXES.get(family, _TORCH)):

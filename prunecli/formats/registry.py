@@ -8,6 +8,7 @@ from prunecli.formats.dcp.format import DCP, DCP_SAFETENSORS
 from prunecli.formats.gguf.format import GGUF
 from prunecli.formats.npy.format import NPY, NPZ
 from prunecli.formats.numpy_pickle.format import NUMPY_PICKLE, PADDLE
+from prunecli.formats.onnx.format import ONNX
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.torch.format import TORCH_EXPORT, TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from prunecli.formats.format import Format
 
 FORMATS = (
-    *(SAFETENSORS, NPZ, NPY, GGUF, TORCH_ZIP, TORCHSCRIPT, TORCH_EXPORT, TORCH_LEGACY, NUMPY_PICKLE, PADDLE),
+    *(SAFETENSORS, NPZ, NPY, GGUF, ONNX, TORCH_ZIP, TORCHSCRIPT, TORCH_EXPORT, TORCH_LEGACY, NUMPY_PICKLE, PADDLE),
     *(DCP, DCP_SAFETENSORS),
 )
 """Every format. Detection tries them in this order."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes and descriptors")
 
-FILES = [name for name, container in CONTAINERS.items() if "shards" not in name and container.library != "dcp"]
+FILES = [n for n, one in CONTAINERS.items() if "shards" not in n and "data" not in n and one.library != "dcp"]
 """The containers that are one file."""
 
 LARGE = 192 << 20  # bytes: more than the process may use

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from support.distributed_checkpoints import mixed, rows, save_distributed
-from support.foreign import write_gguf
+from support.foreign import write_gguf, write_onnx
 from support.weights import Weights, make_weights
 
 if TYPE_CHECKING:
@@ -170,6 +170,18 @@ def _distributed(layout: str, cuts: Callable[[str, torch.Tensor], list[Cut]], fo
     return root
 
 
+def _onnx(folder: Path, weights: Weights) -> Path:
+    return write_onnx(folder / "model.onnx", {name: t.numpy() for name, t in weights.items()})
+
+
+def _onnx_with_data(folder: Path, weights: Weights) -> Path:
+    """Write the numbers of all tensors into a file next to the model."""
+    (folder / "model").mkdir()
+    path = folder / "model" / "model.onnx"
+    write_onnx(path, {name: t.numpy() for name, t in weights.items()}, data="model.onnx.data")
+    return path.parent
+
+
 def _plain(weights: Weights) -> Weights:
     return weights
 
@@ -200,6 +212,8 @@ CONTAINERS: dict[str, Container] = {
     "npz": Container(_npz, library="numpy"),
     "npz-of-other-order": Container(_npz_of_other_order, library="numpy"),
     "gguf": Container(_gguf, library="gguf"),
+    "onnx": Container(_onnx, library="onnx"),
+    "onnx-with-data": Container(_onnx_with_data, by_name=True, library="onnx"),
 }
 
 FOLDABLE = [name for name, container in CONTAINERS.items() if container.library in {"torch", "safetensors"}]

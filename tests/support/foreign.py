@@ -54,5 +54,29 @@ def read_gguf(path: Path) -> Weights:
     return {tensor.name: native(np.array(tensor.data)) for tensor in reader.tensors}
 
 
-READERS: dict[str, Callable[[Path], Weights]] = {".npz": read_npz, ".gguf": read_gguf}
+def onnx_model(arrays: Mapping[str, NDArray[np.generic]], *nodes: Any, outputs: int = 0) -> Any:  # noqa: ANN401
+    """Return a model with an initializer for each array, and nodes."""
+    onnx = library("onnx")
+    initializers = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    values = [onnx.helper.make_tensor_value_info(f"y{i}", onnx.TensorProto.FLOAT, None) for i in range(outputs)]
+    graph = onnx.helper.make_graph(list(nodes), "net", [], values, initializers)
+    return onnx.helper.make_model(graph, producer_name="pytorch")
+
+
+def write_onnx(path: Path, arrays: Mapping[str, NDArray[np.generic]], *nodes: Any, data: str = "") -> Path:  # noqa: ANN401
+    """Write arrays as initializers; with `data`, their numbers into a file of this name."""
+    model = onnx_model(arrays, *nodes)
+    options = {"save_as_external_data": True, "location": data, "size_threshold": 0} if data else {}
+    library("onnx").save_model(model, path, **options)
+    return path
+
+
+def read_onnx(path: Path) -> Weights:
+    """Read the initializers with the package of ONNX, which reads the other files too."""
+    onnx = library("onnx")
+    initializers = onnx.load(path).graph.initializer
+    return {tensor.name: native(np.array(onnx.numpy_helper.to_array(tensor))) for tensor in initializers}
+
+
+READERS: dict[str, Callable[[Path], Weights]] = {".npz": read_npz, ".gguf": read_gguf, ".onnx": read_onnx}
 """The readers of files by suffix."""

@@ -143,3 +143,41 @@ def gguf(
     head = b"GGUF" + struct.pack("<IQQ", version, *(counts or (len(tensors), len(metadata))))
     head += b"".join(metadata) + b"".join(tensors)
     return head + b"\0" * (-len(head) % alignment) + data
+
+
+# --- ONNX
+
+
+def varint(value: int) -> bytes:
+    """Return a number of variable length; negative ones have ten bytes."""
+    value %= 1 << 64
+    parts = bytearray()
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def proto(*fields: tuple[int, int | bytes]) -> bytes:
+    """Return a protobuf message of fields: their numbers, and whole numbers or bytes."""
+    return b"".join(
+        varint(number << 3) + varint(value)
+        if isinstance(value, int)
+        else varint(number << 3 | 2) + varint(len(value)) + value
+        for number, value in fields
+    )
+
+
+def onnx_tensor(
+    name: str | bytes = "a.weight", dims: Sequence[int] = (2, 2), kind: int = 1, *more: tuple[int, int | bytes]
+) -> bytes:
+    """Return a TensorProto, by default of the four weights."""
+    raw = name.encode() if isinstance(name, str) else name
+    more = more or ((9, W),)
+    return proto(*((1, size) for size in dims), (2, kind), (8, raw), *more)
+
+
+def onnx(*tensors: bytes, nodes: Sequence[bytes] = ()) -> bytes:
+    """Return a model of initializers, by default of one."""
+    graph = proto(*((1, node) for node in nodes), *((5, tensor) for tensor in tensors or (onnx_tensor(),)))
+    return proto((1, 8), (2, b"test"), (7, graph))

@@ -56,7 +56,6 @@ _BY_MAGIC = (
     (0, b"\xff\xd8\xff", ForeignKind("a JPEG image")),
     (0, b"GIF8", ForeignKind("a GIF image")),
     (0, b"%PDF", ForeignKind("a PDF document")),
-    (0, b"\x89HDF\r\n\x1a\n", ForeignKind("an HDF5 file, perhaps of Keras", _SAVE_AGAIN)),
     (4, b"TFL3", ForeignKind("a TensorFlow Lite model", _CONVERT_AGAIN)),
     (0, b"SQLite format 3\0", ForeignKind("an SQLite database")),
     (0, b"\x7fELF", ForeignKind("an executable or a shared library")),
@@ -155,7 +154,7 @@ def _zip_kind(head: bytes) -> ForeignKind | None:
     """Return the kind of a zip that the name of its first record shows not to be one of torch, or None."""
     first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
     if first in {b"metadata.json", b"config.json", b"model.weights.h5"}:
-        return ForeignKind("a Keras archive", _SAVE_AGAIN)
+        return ForeignKind("a Keras archive, which contains the weights", "unzip {path} model.weights.h5")
     if first in {b"policy.pth", b"_stable_baselines3_version"} or (first == b"data" and b"policy_class" in head):
         return ForeignKind(
             "a Stable-Baselines3 archive, which contains the checkpoint policy.pth", "unzip {path} policy.pth"

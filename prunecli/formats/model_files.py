@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".th")
 """The suffixes of torch files that are searched in a directory. A file that the user names may have any suffix."""
 
-OTHER_SUFFIXES = (".onnx", ".gguf", ".npz")
+OTHER_SUFFIXES = (".onnx", ".gguf", ".npz", ".h5")
 """The suffixes of other files with weights, of which a directory without the ones above may have one."""
 
 WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, *OTHER_SUFFIXES)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import PathLike
 from prunecli.errors import Argument, CheckpointError, OutputError
 from prunecli.formats.gguf.format import GGUF
+from prunecli.formats.hdf5.format import HDF5
 from prunecli.formats.npy.format import NPY, NPZ
 from prunecli.formats.onnx.format import ONNX
 from prunecli.formats.registry import family_of
@@ -26,6 +27,7 @@ _SUFFIXES = {
     NPY.family: (".npy",),
     GGUF.family: (".gguf",),
     ONNX.family: (".onnx",),
+    HDF5.family: (".h5", ".hdf5", ".keras"),
 }
 """The suffixes of each family of formats that has its own, the usual one first; the others have those of torch."""
 

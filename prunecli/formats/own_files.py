@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _REPORT_HEAD = 1 << 24  # bytes before the tensors of a report; longer ones are not recognized
 _RESULT_FOLDER = re.compile(r"(?P<input>.+)\.(pruned|baked)", re.DOTALL)
 _RESULT = re.compile(
-    r".+\.(pruned|baked|packed)\.(safetensors|bin|pth|pt|ckpt|th|pt2|pdparams|np[yz]|gguf|onnx)(\.tar)?(\.search\.json)?",
+    r".+\.(pruned|baked|packed)\.(safetensors|bin|pth|pt|ckpt|th|pt2|pdparams|np[yz]|gguf|onnx|h5|hdf5|keras)(\.tar)?(\.search\.json)?",
     re.DOTALL,
 )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.formats.dcp.format import DCP, DCP_SAFETENSORS
 from prunecli.formats.gguf.format import GGUF
+from prunecli.formats.hdf5.format import HDF5
 from prunecli.formats.npy.format import NPY, NPZ
 from prunecli.formats.numpy_pickle.format import NUMPY_PICKLE, PADDLE
 from prunecli.formats.onnx.format import ONNX
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from prunecli.formats.format import Format
 
 FORMATS = (
-    *(SAFETENSORS, NPZ, NPY, GGUF, ONNX, TORCH_ZIP, TORCHSCRIPT, TORCH_EXPORT, TORCH_LEGACY, NUMPY_PICKLE, PADDLE),
+    *(SAFETENSORS, NPZ, NPY, GGUF, ONNX, HDF5),
+    *(TORCH_ZIP, TORCHSCRIPT, TORCH_EXPORT, TORCH_LEGACY, NUMPY_PICKLE, PADDLE),
     *(DCP, DCP_SAFETENSORS),
 )
 """Every format. Detection tries them in this order."""

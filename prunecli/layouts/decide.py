@@ -65,7 +65,8 @@ def with_layouts(checkpoint: Checkpoint) -> Checkpoint:
     open_tensors = [t for t in tensors if t.unprunable_reason != OUTSIDE and not _is_decided(t)]
     names = dotted_names(open_tensors)
     layouts = decide([_renamed(t, names[t.name]) for t in open_tensors], checkpoint.model_type)
-    layouts = {name: by_convention(layout, name, checkpoint.format) for name, layout in layouts.items()}
+    dims = {names[t.name]: len(t.shape) for t in open_tensors}
+    layouts = {name: by_convention(own, name, dims[name], checkpoint.format) for name, own in layouts.items()}
     tensors = tuple(t.with_layout(layouts[names[t.name]]) if t.name in names else t for t in tensors)
     return replace(checkpoint, tensors=with_packed(with_scales(tensors)))
 

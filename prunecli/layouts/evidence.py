@@ -50,7 +50,10 @@ def own_evidence(tensor: TensorInfo, tensors: Mapping[str, TensorInfo], model_ty
     if last == "depthwise_kernel":  # of Keras: (height, width, channels, outputs of each channel)
         dims = len(tensor.shape)
         return Orientation(dims - 2, dims - 1, 1, "named depthwise kernel: channels are the last dimension but one")
-    if last in {"kernel", "recurrent_kernel", "pointwise_kernel"}:
+    if last == "pointwise_kernel":
+        dims = len(tensor.shape)
+        return Orientation(dims - 1, dims - 2, 1, "named pointwise kernel: inputs and outputs are the last dimensions")
+    if last in {"kernel", "recurrent_kernel"}:
         return _of_kernel(tensor, bias_of(tensor.name, tensors))
     return (
         _by_bias(tensor, tensors)
@@ -74,6 +77,8 @@ def _of_kernel(tensor: TensorInfo, bias: TensorInfo | None) -> Orientation | Non
         return Orientation(dims - 2, dims - 1, 1, f"bias has the length of dim {dims - 2}")
     if bias is not None and bias.shape == (second,) != (first,):
         return Orientation(dims - 1, dims - 2, 1, f"bias has the length of dim {dims - 1}")
+    if bias is not None and dims == 3 and bias.shape == tensor.shape[1:]:
+        return Orientation(2, 0, 1, "bias has dims 1 and 2: a kernel of several heads, whose inputs are first")
     if (bias is None and dims == 3) or (bias is not None and bias.shape != (second,)):
         return None
     if dims > 2 and is_transposed_by_name(tensor.name):

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from prunecli.checkpoint import TensorInfo
 
@@ -19,10 +19,33 @@ _WEIGHTS = ("kernel", "embedding", "embeddings")
 
 def dotted_names(tensors: Sequence[TensorInfo]) -> dict[str, str]:
     """Return the dotted name of each tensor by its own name; the own ones if two dotted names would be the same."""
-    dotted = {tensor.name: _dotted(tensor.name) for tensor in tensors}
+    dims = {tensor.name: len(tensor.shape) for tensor in tensors}
+    dotted = {name: _dotted(_named(name, dims)) for name in dims}
     if len(set(dotted.values())) < len(dotted):
-        return {name: name for name in dotted}
+        return {name: name for name in dims}
     return dotted
+
+
+def _named(name: str, dims: Mapping[str, int]) -> str:
+    """Return the name of a variable of Keras 3, `layers/dense/vars/0`, with what it is in place of its number.
+
+    `dims` are the numbers of dimensions of all tensors. Layers have a kernel first, and a bias last.
+    """
+    path, vars_, number = name.rpartition("/vars/")
+    first = dims.get(f"{path}/vars/0", 0)
+    if not vars_ or first < 2 or number not in {"0", "1", "2"}:
+        return name
+    layer = path.rpartition("/")[2]
+    if "embedding" in layer:
+        kinds = ["embeddings"]
+    elif "separable" in layer:
+        kinds = ["depthwise_kernel", "pointwise_kernel", "bias"]
+    elif "depthwise" in layer:
+        kinds = ["depthwise_kernel", "bias"]
+    else:  # that of an LSTM or GRU has as many dimensions; a bias of several heads has fewer
+        recurrent = dims.get(f"{path}/vars/1") == first == 2
+        kinds = ["kernel", "recurrent_kernel", "bias"] if recurrent else ["kernel", "bias"]
+    return f"{path}/{kinds[int(number)]}" if int(number) < len(kinds) else name
 
 
 def is_kernel(name: str) -> bool:

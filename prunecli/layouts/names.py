@@ -109,11 +109,14 @@ def other_half(name: str) -> str | None:
 def bias_names(name: str) -> tuple[str, ...]:
     """Return the names that the bias of a weight may have: with `bias` for `weight` in the last part, or at its end.
 
-    Parameters that are no weight by name, such as the experts' `down_proj`, have `_bias` at the end.
+    Parameters that are no weight by name, such as the experts' `down_proj`, have `_bias` at the end. The variables of a
+    layer of Keras 3 have numbers, and the bias is the last one.
     """
     head, dot, last = name.rpartition(".")
     own = (f"{head}{dot}{last.replace(word, 'bias', 1)}" for word in ("weight", "kernel") if word in last)
-    return (*own, f"{name}_bias")
+    path, variables, number = name.rpartition("/vars/")
+    later = range(int(number) + 1, 3) if variables and number in {"0", "1"} else ()
+    return (*own, f"{name}_bias", *(f"{path}{variables}{index}" for index in later))
 
 
 def bias_of(name: str, tensors: Mapping[str, TensorInfo]) -> TensorInfo | None:

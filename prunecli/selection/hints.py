@@ -36,6 +36,9 @@ _TRIED = 8  # globs that are matched with all names
 FOLD_IN_MEMORY = "call torch.nn.utils.prune.remove(module, 'weight') for each module that has weight_orig, then prune"
 """What to do about the masks of a model in memory."""
 
+REPACK = "h5repack -l CONTI -f NONE IN.h5 OUT.h5"
+"""The command that stores the datasets of an HDF5 file as they can be pruned."""
+
 _KIND_HINTS = {
     "sparse tensor": "replace each by tensor.to_dense() in Python, then save again",
     "DTensor": "replace each by tensor.full_tensor() where the model is trained, then save again",
@@ -44,6 +47,9 @@ _KIND_HINTS = {
     "NumPy array": "replace each by torch.from_numpy(array) in Python, then save again",
     "meta tensor": "save the model with its weights: a meta tensor has none",
     "nested tensor": "replace each by its parts, tensor.unbind(), in Python, then save again",
+    "compressed HDF5 dataset": REPACK,
+    "chunked HDF5 dataset": REPACK,
+    "compact HDF5 dataset": REPACK,
     "bare storage": "save tensors instead of their storages",
 }
 """What to do about entries that are no plain tensors, by their kind."""

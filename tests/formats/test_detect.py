@@ -55,8 +55,7 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "bzip2": (b"BZh91AY&SY\0", "bzip2-compressed", "bzip2 -dc "),
     "PNG": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG image", "file "),
     "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image", "file "),
-    "HDF5": (b"\x89HDF\r\n\x1a\n\0\0", "an HDF5 file", "safetensors"),
-    "Keras": (KERAS, "a Keras archive", "safetensors"),
+    "Keras": (KERAS, "a Keras archive", "unzip "),
     "Paddle parameters": (
         bytes(16) + b"\x09\0\0\0\x08\x05\x10\x20" + bytes(64),
         "parameters of an exported Paddle model",

@@ -159,13 +159,13 @@ def test_the_bias_of_the_last_dimension(shape: tuple[int, ...], length: int, dim
         ({"ConvTranspose_0.kernel": (3, 3, 8, 4), "ConvTranspose_0.bias": (4,)}, (3, 2)),  # Flax
         ({"conv.kernel": (3, 8, 4), "conv.bias": (4,)}, (2, 1)),
         ({"dense.kernel": (8, 8), "dense.bias": (8,)}, (1, 0)),
-        ({"query.kernel": (8, 2, 4), "query.bias": (2, 4)}, None),
+        ({"query.kernel": (8, 2, 4), "query.bias": (2, 4)}, (2, 0)),
         ({"query.kernel": (8, 2, 4)}, None),
         ({"conv2d_transpose.kernel": (3, 3, 8, 8), "conv2d_transpose.bias": (8,)}, None),
     ],
 )
 def test_kernels_of_keras_and_flax(shapes: Shapes, dims: tuple[int, int] | None) -> None:
-    """The bias decides; kernels of several heads and square transposed ones are not proven by their name."""
+    """The bias decides; without one, kernels of several heads are not proven, and square transposed ones neither."""
     layout = decided(shapes)[next(iter(shapes))]
 
     assert (layout.outputs, layout.inputs) == dims if dims else not layout.proven

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from support.distributed_checkpoints import mixed, rows, save_distributed
-from support.foreign import write_gguf, write_onnx
+from support.foreign import write_gguf, write_hdf5, write_onnx
 from support.weights import Weights, make_weights
 
 if TYPE_CHECKING:
@@ -182,6 +182,10 @@ def _onnx_with_data(folder: Path, weights: Weights) -> Path:
     return path.parent
 
 
+def _hdf5(folder: Path, weights: Weights) -> Path:
+    return write_hdf5(folder / "model.h5", {name: t.numpy() for name, t in weights.items()})
+
+
 def _plain(weights: Weights) -> Weights:
     return weights
 
@@ -212,6 +216,7 @@ CONTAINERS: dict[str, Container] = {
     "npz": Container(_npz, library="numpy"),
     "npz-of-other-order": Container(_npz_of_other_order, library="numpy"),
     "gguf": Container(_gguf, library="gguf"),
+    "hdf5": Container(_hdf5, by_name=True, library="h5py"),
     "onnx": Container(_onnx, library="onnx"),
     "onnx-with-data": Container(_onnx_with_data, by_name=True, library="onnx"),
 }

@@ -78,5 +78,28 @@ def read_onnx(path: Path) -> Weights:
     return {tensor.name: native(np.array(onnx.numpy_helper.to_array(tensor))) for tensor in initializers}
 
 
-READERS: dict[str, Callable[[Path], Weights]] = {".npz": read_npz, ".gguf": read_gguf, ".onnx": read_onnx}
+def write_hdf5(path: Path, arrays: Mapping[str, NDArray[np.generic]], **options: Any) -> Path:  # noqa: ANN401
+    """Write arrays as datasets, those with slashes in their names into groups."""
+    with library("h5py").File(path, "w", **options) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+    return path
+
+
+def read_hdf5(path: Path) -> Weights:
+    """Read all datasets with h5py, by their paths."""
+    h5py, weights = library("h5py"), {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: weights.update({name: native(item[()])} if isinstance(item, h5py.Dataset) else {})
+        )
+    return weights
+
+
+READERS: dict[str, Callable[[Path], Weights]] = {
+    ".npz": read_npz,
+    ".gguf": read_gguf,
+    ".onnx": read_onnx,
+    ".h5": read_hdf5,
+}
 """The readers of files by suffix."""

@@ -14,6 +14,7 @@ from prunecli.cli.command_list import OUTPUT, RUNNING
 from prunecli.cli.exit import say
 from prunecli.cli.output import printing
 from prunecli.cli.value_options import flag_option, text_option
+from prunecli.cli.watching import Watching
 from prunecli.errors import UsageError
 from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
@@ -44,6 +45,9 @@ Metric = Annotated[
     ),
 ]
 Fresh = Annotated[bool, flag_option("--fresh", "Evaluate remembered trials again.")]
+Verbose = Annotated[
+    bool, flag_option("-v --verbose", "Print what the evaluation prints, on standard error.", panel=RUNNING)
+]
 Quiet = Annotated[bool, flag_option("-q --quiet", "Print no table.", panel=RUNNING)]
 
 
@@ -70,6 +74,8 @@ class TrialArguments:
     min_numel: options.MinNumel = 0
     key: options.Key = None
     quiet: Quiet = False
+    verbose: Verbose = False
+    no_progress: options.NoProgress = False
     color: Color = "auto"
 
     def keywords(self) -> dict[str, Any]:
@@ -82,6 +88,7 @@ class TrialArguments:
             "min_dim": self.min_dim,
             "min_numel": self.min_numel,
             "key": self.key,
+            "watch": Watching(wanted=not (self.quiet or self.no_progress), verbose=self.verbose),
         }
 
 
@@ -95,12 +102,15 @@ def required(ckpt: str, evaluation: str | None) -> str:
 
 
 @contextmanager
-def showing_output() -> Iterator[None]:
-    """Print the output of a failing evaluation on standard error, before the error itself is printed."""
+def showing_output(*, verbose: bool) -> Iterator[None]:
+    """Print the output of a failing evaluation on standard error, before the error itself is printed.
+
+    With `verbose` it is there already.
+    """
     try:
         yield
     except EvaluationError as error:
-        for line in error.output:
+        for line in () if verbose else error.output:
             say(printable(f"  | {line}"))
         raise
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from prunecli.errors import PruneError
+from prunecli.io.published import recording
 from prunecli.text.colour import DIM, RED, YELLOW, painted
 from prunecli.text.escape import printable, shortened
 
@@ -34,11 +35,18 @@ TyperError: type[Exception] = typer.BadParameter.__base__ or Exception
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Exit with 130 on Ctrl-C and quietly on a broken pipe. Typer would use other codes."""
+    """Exit with 130 on Ctrl-C and quietly on a broken pipe. Typer would use other codes.
+
+    After Ctrl-C a line says which files were written before.
+    """
     try:
-        yield
+        with recording() as published:
+            yield
     except KeyboardInterrupt:
-        say("interrupted")
+        # Candidates of a search are published, too, and are gone by now.
+        there = [printable(str(place)) for place in published if isinstance(place, str) or place.exists()]
+        done = f"{' and '.join(dict.fromkeys(there))} written" if there else "nothing was written"
+        say(f"interrupted: {done}")
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         silence(sys.stdout)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.cli.progress import show_progress
 from prunecli.errors import CheckpointError, OutputError, UsageError
+from prunecli.io.published import record
 from prunecli.io.temporary import DESCRIPTORS, no_space_error, temporary_file
 from prunecli.io.transfer import read_all
 
@@ -83,6 +84,7 @@ def spooled_output() -> Iterator[int]:
             if error.errno is None or error.filename is not None:  # not an error of the temporary file
                 raise
             raise no_space_error(None, error) from error
+        record("standard output")
         _copy(file.fileno(), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Progress on standard error: bars on a terminal, otherwise a line every 30 seconds; details with `--verbose`."""
+"""Progress on standard error: a bar on a terminal, otherwise a line every 30 seconds; details with `--verbose`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from prunecli.cli.exit import say
+from prunecli.text.numbers import duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +66,7 @@ class Details:
 
 
 class Lines(Details):
-    """Prints the percentage of each phase every 30 seconds, for logs."""
+    """Prints the part of all phases that is done, and the time left, every 30 seconds, for logs."""
 
     def __init__(self, *, verbose: bool) -> None:
         """Print nothing yet."""
@@ -74,89 +75,112 @@ class Lines(Details):
         self._next = self._began + FIRST_LINE
         self._phases: dict[str, int] = {}
         self._done: dict[str, int] = {}
+        self._earlier = 0
 
     def begin(self, phases: Mapping[str, int]) -> None:
-        """Replace the phases, whose sizes are in bytes."""
+        """Add phases, whose sizes are in bytes, to those before, which are complete."""
+        self._earlier += sum(self._phases.values())
         self._phases, self._done = dict(phases), dict.fromkeys(phases, 0)
-        self._began = time.monotonic()
 
     def advance(self, phase: str, count: int) -> None:
         """Count bytes, and print a line if one is due."""
         with self._lock:
-            self._done[phase] = self._done.get(phase, 0) + count
+            self._count(phase, count)
             now = time.monotonic()
             if now >= self._next:
                 self._next = now + LINES_EVERY
                 self._print(self._line(now - self._began))
 
+    def _count(self, phase: str, count: int) -> None:
+        self._done[phase] = min(self._done.get(phase, 0) + count, self._phases.get(phase, 0))
+
+    @property
+    def total(self) -> int:
+        """The bytes of all phases so far."""
+        return self._earlier + sum(self._phases.values())
+
+    @property
+    def completed(self) -> int:
+        """The bytes of all phases that are done."""
+        return self._earlier + sum(self._done.values())
+
+    @property
+    def current(self) -> str:
+        """The first phase that is not complete, or the last one."""
+        unfinished = (name for name, size in self._phases.items() if self._done[name] < size)
+        return next(unfinished, "" if not self._phases else list(self._phases)[-1])
+
     def _line(self, seconds: float) -> str:
-        done, total = sum(self._done.values()), max(sum(self._phases.values()), 1)
-        rate = done / max(seconds, 1e-9)
-        remaining = max(total - done, 0) / max(rate, 1e-9)
-        parts = [f"{name} {min(self._done[name] / max(size, 1), 1):.0%}" for name, size in self._phases.items() if size]
-        return f"prune: {', '.join(parts)}; {rate / 1e6:,.0f} MB/s, about {remaining:,.0f} s left"
+        rate = self.completed / max(seconds, 1e-9)
+        left = duration(max(self.total - self.completed, 0) / max(rate, 1e-9))
+        part = self.completed / max(self.total, 1)
+        return f"prune: {part:.0%} done, {self.current}; {rate / 1e6:,.0f} MB/s, about {left} left"
 
 
 class Bars(Lines):
-    """Draws a bar for each phase on a terminal."""
+    """Draws one bar for all phases on a terminal, with the phase and the time left."""
 
     def __init__(self, *, verbose: bool = False, stream: TextIO | None = None, last: str | None = None) -> None:
-        """Show nothing yet: Rich is imported when the bars appear.
+        """Show nothing yet: Rich is imported when the bar appears.
 
-        `last` labels a bar when all phases are complete, because the run may go on after its last byte.
+        `last` labels the bar when all phases are complete, because the run may go on after its last byte.
         """
         super().__init__(verbose=verbose)
         self._stream, self._last = stream, last
-        self._bars: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
 
     def __enter__(self) -> Bars:  # noqa: PYI034 - typing.Self needs Python 3.11
         """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the bars from the screen."""
+        """Remove the bar from the screen, after an interruption as well."""
         with self._lock:
-            if self._bars is not None:
-                self._bars.stop()
+            if self._bar is not None:
+                self._bar.stop()
 
     def begin(self, phases: Mapping[str, int]) -> None:
-        """Replace the phases and their bars."""
+        """Add phases to the bar."""
         with self._lock:
             super().begin(phases)
-            if self._bars is not None:
-                for task in self._tasks.values():
-                    self._bars.remove_task(task)
-                self._add_tasks(self._bars)
+            self._update()
 
     def advance(self, phase: str, count: int) -> None:
-        """Count bytes and move the bar of the phase."""
+        """Count bytes and move the bar."""
         with self._lock:
-            self._done[phase] = min(self._done.get(phase, 0) + count, self._phases.get(phase, 0))
-            if self._bars is None and time.monotonic() - self._began > SHOW_AFTER:
+            self._count(phase, count)
+            if self._bar is None and time.monotonic() - self._began > SHOW_AFTER:
                 self._show()
-            if self._bars is not None and phase in self._tasks:
-                label = self._last if self._last and self._done == self._phases else phase
-                self._bars.update(self._tasks[phase], completed=self._done[phase], description=label)
+            self._update()
+
+    def _update(self) -> None:
+        if self._bar is None or self._task is None:
+            return
+        label = self._last if self._last and self.completed == self.total else self.current
+        self._bar.update(self._task, completed=self.completed, total=self.total, description=label)
 
     def _print(self, text: str) -> None:
-        if self._bars is None:
+        if self._bar is None:
             super()._print(text)
         else:
-            self._bars.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
-        columns = (BarColumn(bar_width=30), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), "left")
+        columns = (BarColumn(bar_width=20), TaskProgressColumn(), DownloadColumn(), TimeRemainingColumn(), "left")
         console = Console(stderr=True) if self._stream is None else Console(file=self._stream)
-        self._bars = Progress("{task.description}", *columns, console=console, transient=True)
-        self._add_tasks(self._bars)
-        self._bars.start()
-
-    def _add_tasks(self, bars: Progress) -> None:
-        sizes = {phase: total for phase, total in self._phases.items() if total}
-        self._tasks = {
-            phase: bars.add_task(phase, total=total, completed=self._done[phase]) for phase, total in sizes.items()
-        }
+        # The name of a file in a phase is no markup.
+        phase = TextColumn("{task.description}", markup=False)
+        self._bar = Progress(phase, *columns, console=console, transient=True, redirect_stdout=False)
+        self._task = self._bar.add_task(self.current, total=self.total)
+        self._bar.start()

@@ -18,7 +18,7 @@ from prunecli.cli.value_options import flag_option, number_option, text_option, 
 from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import printable
 from prunecli.text.nearest import nearest_number
-from prunecli.text.numbers import format_bytes, percent
+from prunecli.text.numbers import counted, percent
 
 if TYPE_CHECKING:
     from prunecli.tuning.search import Attempt, SearchResult
@@ -115,7 +115,7 @@ def _search(
     from prunecli.tuning.search import search as find_largest
 
     evaluate = evaluation.required(arguments.ckpt, arguments.evaluate)
-    with evaluation.showing_output():
+    with evaluation.showing_output(verbose=arguments.verbose):
         return find_largest(
             arguments.ckpt,
             arguments.make_strategy,
@@ -155,33 +155,40 @@ def _short(number: Decimal) -> str:
 
 
 def _print_result(table: Table, result: SearchResult, limit: Decimal, state: Path) -> None:
-    """Print the best amount, the next one beyond the limit, and the number of tries."""
-    best, beyond = result.best, result.beyond
+    """Print the best amount, the next one beyond the limit, the number of tries, and where they are remembered."""
     table.say()
-    if best is not None:
-        got = f"{best.trial.zeros:,} of {best.trial.numel:,} weights zero ({percent(best.trial.sparsity)})"
-        metric = f"metric {_short(best.trial.metric)}, drop {_short(best.drop)} of {_short(limit)} allowed"
-        table.say(f"found     amount {best.amount:g}: {got}, {metric}")
-    if beyond is not None:
-        table.say(f"beyond    amount {beyond.amount:g} drops by {_short(beyond.drop)}")
+    table.say(_sentence(result, limit))
+    table.say()
+    if result.beyond is not None:
+        table.say(f"beyond    amount {result.beyond.amount:g} drops by {_short(result.beyond.drop)}")
     if not result.complete:
         table.say("open      the tries were used up before the two amounts were next to each other")
     made = sum(not attempt.trial.remembered for attempt in result.attempts)
     table.say(f"tries     {len(result.attempts)}, {made} of them evaluated now; remembered in {printable(str(state))}")
 
 
+def _sentence(result: SearchResult, limit: Decimal) -> str:
+    """Return the result in one sentence: the largest amount within the limit, and the checkpoint that has it."""
+    best, written = result.best, result.report
+    if best is None:
+        return f"no amount that was tried drops by {_short(limit)} or less; no checkpoint written"
+    metric = f"metric {_short(best.trial.metric)}, drop {_short(best.drop)} of {_short(limit)} allowed"
+    end = "; no checkpoint written (dry run)"
+    if written is not None and written.output_path is not None:
+        end = f" -> {printable(written.output_path)}"
+    weights = counted(best.trial.numel, "weight")
+    return f"amount {best.amount:g}: {percent(best.trial.sparsity)} of {weights} zero, {metric}{end}"
+
+
 def _print_output(table: Table, result: SearchResult, reports: list[Path] | None) -> None:
-    """Print the paths that were written, or the way to write them."""
+    """Print the paths of the reports, or the way to write the checkpoint."""
     written = result.report
     if written is not None and written.output_path is not None:
         from prunecli.formats.output_names import default_report
 
-        table.say(f"output    {printable(written.output_path)} ({format_bytes(written.output_bytes or 0)})")
         for path in [default_report(written.output_path)] if reports is None else reports:
             table.say(f"report    {printable(str(path))}")
-        return
-    table.say("output    nothing written")
-    if result.best is not None:
+    elif result.best is not None:
         table.say("to write  the same command without -n, which uses the remembered trials")
 
 

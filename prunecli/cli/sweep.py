@@ -99,7 +99,7 @@ def _sweep(
 ) -> list[SweepPoint]:
     from prunecli.tuning.sweep import sweep as evaluate_all
 
-    with evaluation.showing_output():
+    with evaluation.showing_output(verbose=arguments.verbose):
         return evaluate_all(
             arguments.ckpt,
             arguments.make_strategy,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, OutputError
+from prunecli.io.published import record
 from prunecli.io.targets import destination_for, exists, failed, refuse_losses
 from prunecli.io.temporary import (
     DESCRIPTORS,
@@ -220,6 +221,7 @@ def _publish_file(fd: int, temporary: Path | None, destination: Path, *, mode: i
         raise exists(destination) from None
     except OSError as error:
         raise failed("publish", destination, error) from error
+    record(destination)
     _flush_parent(destination)
 
 
@@ -301,6 +303,7 @@ def _publish_directory(fd: int, temporary: Path, destination: Path, *, mode: int
         if error.errno in _TAKEN:
             raise exists(destination) from None
         raise failed("publish", destination, error) from error
+    record(destination)
     _flush_parent(destination)
 
 

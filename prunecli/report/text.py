@@ -37,7 +37,7 @@ _COLUMNS = (
     Column("cut", right=True, optional=2),
     Column("ties", right=True, optional=6),
 )
-_SPREAD = Column("zero: min/median/max", right=True)
+_SPREAD = Column("zero min/median/max", right=True)
 
 
 def write_report(
@@ -154,7 +154,7 @@ def _spread(parts: Sequence[float | None]) -> str:
     if not known:
         return "-"
     texts = [percent(part) for part in (min(known), median(known), max(known))]
-    return texts[0] if len(set(texts)) == 1 else " / ".join(texts)
+    return texts[0] if len(set(texts)) == 1 else "/".join(text.rstrip("%") for text in texts) + "%"
 
 
 def _range(cuts: Sequence[float | None]) -> str:

@@ -32,11 +32,12 @@ LARGEST = 30
 BAR = 10
 """Characters of a bar in a table."""
 
-_PART = re.compile(r"[^\s./_]*(?:[./_]+|\s+|$)")
+_PART = re.compile(r"(?:\{[^}\s]*\}|[^\s./])*(?:[./]+|\s+|$)")
+_SMALL_PART = re.compile(r"(?:\{[^}\s]*\}|[^\s_-])*(?:[_-]+|\s+|$)")
 _LABEL = re.compile(r"\S+( \S+)* {2,}")
 _GAP = 2  # spaces between columns
 _WIDEST = 120  # characters: a longer cell does not widen the other lines of plain text
-_READABLE = 28  # columns are left out before a folded column gets narrower than this
+_READABLE = 40  # columns are left out before a folded column gets narrower than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +203,19 @@ def _rich_cell(cell: str, column: Column, width: int) -> Bar | Text:
 
 
 def broken(text: str, width: int) -> str:
-    """Return `text` with line breaks where its words are wider than `width`: behind dots, slashes and underscores.
+    """Return `text` with line breaks where it is wider than `width`: behind dots and slashes, never inside `{0..9}`.
 
-    A part that is wider than `width` by itself stays whole here.
+    A part that is wider than `width` by itself is broken behind underscores and dashes.
     """
     if len(text) <= width:
         return text
     lines = [""]
-    for part in _PART.findall(text):
+    parts = (
+        small
+        for part in _PART.findall(text)
+        for small in ([part] if len(part.rstrip()) <= width else _SMALL_PART.findall(part))
+    )
+    for part in parts:
         if len(lines[-1]) + len(part.rstrip()) > width and lines[-1]:
             lines.append("")
         lines[-1] += part

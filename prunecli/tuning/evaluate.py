@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
 from prunecli.errors import Argument, PruneError, UsageError
 from prunecli.text.escape import printable
+from prunecli.tuning.follow import Follower
 from prunecli.tuning.metric import Metric, compile_pattern, find_metric, shortened, without_colours
 from prunecli.tuning.trial_file import file_identity
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 Evaluate: TypeAlias = "str | Callable[[Path], float]"
 """An evaluation by the user: a command line with `{}` for the path, or a function from a path to the metric."""
+
+OnLine: TypeAlias = "Callable[[str], None]"
+"""A function that receives a line of the output of an evaluation."""
 
 PLACEHOLDER = "{}"
 """The part of a command that the checkpoint's path replaces."""
@@ -43,6 +47,7 @@ _SHELLS = {"sh", "bash", "dash", "zsh", "ksh"}
 """A hint that shows an evaluation command."""
 
 _OUTPUT_LIMIT = 1 << 20  # bytes from the end of each output that are read
+_LOOK_EVERY = 0.2  # seconds between two looks at the output of a command that runs
 _GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 _LAST_LINES = 12
 _SHELL_WORDS = {"|", "||", "&&", ";", "&", ">", ">>", "<", "2>", "2>&1", "&>"}
@@ -67,8 +72,11 @@ class Evaluation(Protocol):
     remembers: ClassVar[bool]
     """Whether results are remembered by default: `identity` covers all that they depend on."""
 
-    def measure(self, path: Path) -> Metric:
-        """Return the metric of the checkpoint at `path`; EvaluationError if there is none."""
+    def measure(self, path: Path, on_line: OnLine | None = None) -> Metric:
+        """Return the metric of the checkpoint at `path`; EvaluationError if there is none.
+
+        `on_line` receives each line that the evaluation prints, while it runs.
+        """
 
     def identity(self) -> dict[str, object]:
         """Return the values that a remembered metric depends on, as JSON values."""
@@ -99,7 +107,7 @@ class Function:
     function: Callable[[Path], float]
     remembers: ClassVar[bool] = False  # a closure can change while its name and its source file stay the same
 
-    def measure(self, path: Path) -> Metric:
+    def measure(self, path: Path, on_line: OnLine | None = None) -> Metric:  # noqa: ARG002 - it prints by itself
         """Call the function; EvaluationError if it returns no number."""
         result = self.function(path)
         try:
@@ -138,14 +146,14 @@ class Command:
         """Return the words with `path` in place of every placeholder."""
         return [word.replace(PLACEHOLDER, str(path)) for word in self.words]
 
-    def measure(self, path: Path) -> Metric:
+    def measure(self, path: Path, on_line: OnLine | None = None) -> Metric:
         """Run the command without input on the checkpoint at `path` and return the metric that it prints.
 
         Raises EvaluationError if the command cannot be run, its exit code is not 0, or it prints no metric. If this
         function is interrupted, it ends the command and all processes that the command started.
         """
         words = self.on(path)
-        code, out, err = _run(words)
+        code, out, err = _run(words, on_line)
         line, output = printable(shlex.join(words)), tuple(_last_lines(out, err))
         # The candidate is deleted, so the hint cannot name it.
         hint = printable(shlex.join(word.replace(PLACEHOLDER, "CKPT") for word in self.words))
@@ -228,16 +236,28 @@ def _with_shell(text: str) -> Argument | tuple[str | Argument, ...]:
     return Argument("evaluate", f"sh -c '{script}' {{}}")
 
 
-def _run(words: list[str]) -> tuple[int, str, str]:
+def _run(words: list[str], on_line: OnLine | None) -> tuple[int, str, str]:
     """Run a command; return its exit code and the ends of its standard output and standard error."""
     with TemporaryFile() as out, TemporaryFile() as err:
         with _started(words, out, err) as process:
             try:
-                code = process.wait()
+                code = process.wait() if on_line is None else _followed(process, (out, err), on_line)
             except BaseException:
                 _end(process)
                 raise
         return code, _tail(out), _tail(err)
+
+
+def _followed(process: subprocess.Popen[bytes], files: tuple[IO[bytes], ...], on_line: OnLine) -> int:
+    """Pass on the lines of the output while the process runs, and return its exit code."""
+    followers = [Follower(file, on_line) for file in files]
+    code = None
+    while code is None:
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(_LOOK_EVERY)
+        for follower in followers:
+            follower.read(end=code is not None)
+    return code
 
 
 def _started(words: list[str], out: IO[bytes], err: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -19,6 +19,7 @@ from prunecli.formats.output_names import default_output
 from prunecli.selection.select import Selector
 from prunecli.tuning.evaluate import EvaluationError
 from prunecli.tuning.trials import set_up, trials
+from prunecli.tuning.watch import NoWatch, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,6 +80,11 @@ class AmountGrid:
     def count(self) -> int:
         """The index of the first multiple that is 1 or more. It is never tried, because it prunes all weights."""
         return ceil(1 / self.tolerance - 1e-9)  # the quotient may exceed a whole number by a rounding error
+
+    def most_tries(self, low: int, high: int, made: int = 0) -> int:
+        """Return how many tries a bisection between two indices needs at most, after those that were made."""
+        needed = max(high - low - 1, 0).bit_length()
+        return needed if self.tries is None else min(needed, self.tries - made)
 
     def amount(self, index: int) -> float:
         """Return the amount at an index of the grid."""
@@ -154,6 +160,7 @@ def search(  # noqa: PLR0913 - one keyword for each option
     key: Keys = None,
     command: Sequence[str] = (),
     on_attempt: Callable[[Attempt], None] = lambda _: None,
+    watch: Watch | None = None,
 ) -> SearchResult:
     r"""Find the largest amount whose metric stays within a limit, and write that checkpoint.
 
@@ -187,6 +194,7 @@ def search(  # noqa: PLR0913 - one keyword for each option
         key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them.
         command: The command line to record in the report.
         on_attempt: A function that receives the unpruned checkpoint's attempt and then each attempt after it is made.
+        watch: Receives what is evaluated, how many may follow, and the lines that the evaluation prints.
 
     Returns:
         The attempts, the best of them and, if a checkpoint was written, its report.
@@ -199,13 +207,13 @@ def search(  # noqa: PLR0913 - one keyword for each option
     limit = max_drop if isinstance(max_drop, Decimal) else Decimal(str(max_drop))
     goal, grid = MetricGoal(limit, higher_is_better), AmountGrid(tolerance, tries)
     strategy(0.0)  # raises UsageError for wrong parameters before any work
-    setup = set_up(path, evaluate, metric, Selector(include, exclude, min_dim, min_numel), key)
+    setup = set_up(path, evaluate, metric, Selector(include, exclude, min_dim, min_numel), key, watch)
     target = default_output(path) if output is None else Path(output)
     if not dry_run:
         # The result is written at the end, so its paths are checked before the search.
         plan_outputs(setup.checkpoint, path, OutputRequest(target, reports, force=force), (), None)
     with trials(setup, state, target, fresh=fresh) as made:
-        result = bisect(made, strategy, goal, grid, on_attempt)
+        result = bisect(made, strategy, goal, grid, on_attempt, setup.watch)
         if result.best is None or dry_run:
             return result
         made.check_unchanged()
@@ -215,12 +223,19 @@ def search(  # noqa: PLR0913 - one keyword for each option
 
 
 def bisect(
-    made: Trials, strategy: MakeStrategy, goal: MetricGoal, grid: AmountGrid, on_attempt: Callable[[Attempt], None]
+    made: Trials,
+    strategy: MakeStrategy,
+    goal: MetricGoal,
+    grid: AmountGrid,
+    on_attempt: Callable[[Attempt], None] = lambda _: None,
+    watch: Watch = NoWatch(),  # noqa: B008 - it has no state
 ) -> SearchResult:
     """Try amounts of the grid until the largest one within the goal is found or the tries are used up.
 
     Raises EvaluationError if the unpruned metric is not finite.
     """
+    low, high = 0, grid.count
+    watch.upcoming(None, grid.most_tries(low, high))
     unpruned = made.unpruned(strategy(0.0))
     if not unpruned.metric.is_finite():
         raise EvaluationError(
@@ -228,11 +243,11 @@ def bisect(
             output=(unpruned.line,),
         )
     on_attempt(Attempt(0.0, unpruned, Decimal(0), within=True))
-    low, high = 0, grid.count
     attempts: list[Attempt] = []
     while high - low > 1 and (grid.tries is None or len(attempts) < grid.tries):
         middle = (low + high) // 2
         amount = grid.amount(middle)
+        watch.upcoming(amount, grid.most_tries(low, high, len(attempts)) - 1)
         attempts.append(goal.attempt(amount, made.of(strategy(amount)), unpruned))
         on_attempt(attempts[-1])
         low, high = (middle, high) if attempts[-1].within else (low, middle)

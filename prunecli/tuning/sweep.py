@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prunecli.tuning.evaluate import Evaluate
     from prunecli.tuning.trial_file import Trial
     from prunecli.tuning.trials import MakeStrategy
+    from prunecli.tuning.watch import Watch
 
 DEFAULT_AMOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """The amounts of a sweep that names none."""
@@ -68,6 +69,7 @@ def sweep(  # noqa: PLR0913 - one keyword for each option
     min_numel: int = 0,
     key: Keys = None,
     on_point: Callable[[SweepPoint], None] = lambda _: None,
+    watch: Watch | None = None,
 ) -> list[SweepPoint]:
     """Evaluate the checkpoint at several amounts of pruning. The checkpoint itself does not change.
 
@@ -91,6 +93,7 @@ def sweep(  # noqa: PLR0913 - one keyword for each option
         min_numel: The smallest number of elements of a tensor to prune.
         key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them.
         on_point: A function that receives each point after it is measured.
+        watch: Receives what is evaluated, how many follow, and the lines that the evaluation prints.
 
     Returns:
         The point of the unpruned checkpoint, then a point for each amount.
@@ -104,13 +107,15 @@ def sweep(  # noqa: PLR0913 - one keyword for each option
         if not 0 <= amount <= 1:
             raise UsageError(f"the amount is 0 to 1, not {amount}", hint=_EXAMPLE)
     strategy(0.0)  # raises UsageError for wrong parameters before any work
-    setup = set_up(path, evaluate, metric, Selector(include, exclude, min_dim, min_numel), key)
+    setup = set_up(path, evaluate, metric, Selector(include, exclude, min_dim, min_numel), key, watch)
     points: list[SweepPoint] = []
     with trials(setup, state, fresh=fresh) as made:
+        setup.watch.upcoming(None, len(amounts))
         unpruned = made.unpruned(strategy(0.0))
         points.append(SweepPoint(None, unpruned, None))
         on_point(points[-1])
-        for amount in amounts:
+        for number, amount in enumerate(amounts, 1):
+            setup.watch.upcoming(amount, len(amounts) - number)
             trial = made.of(strategy(amount))
             finite = unpruned.metric.is_finite() and trial.metric.is_finite()
             points.append(SweepPoint(amount, trial, trial.metric - unpruned.metric if finite else None))

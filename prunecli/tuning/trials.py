@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +23,7 @@ from prunecli.selection.select import Selector, select
 from prunecli.text.escape import printable
 from prunecli.tuning.evaluate import evaluation_of
 from prunecli.tuning.trial_file import Trial, as_json, file_identity, read_trials, write_trials
+from prunecli.tuning.watch import NoWatch, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,13 +42,15 @@ class TrialSetup:
     """The common part of all trials of one run.
 
     `path` is the checkpoint's path as the user gave it, `checkpoint` the open checkpoint, `evaluation` gives the
-    metric, and `selection` holds the arguments of `prunecli.prune` that select tensors, as JSON values.
+    metric, `selection` holds the arguments of `prunecli.prune` that select tensors, as JSON values, and `watch`
+    receives the course of the run.
     """
 
     path: PathLike
     checkpoint: Checkpoint
     evaluation: Evaluation
     selection: Mapping[str, Any]
+    watch: Watch = field(default_factory=NoWatch)
 
     def prune(self, strategy: Strategy, output: Path | None) -> Report:
         """Write the pruned checkpoint to `output` without a report; None measures only."""
@@ -63,7 +66,14 @@ class TrialSetup:
         return as_json({"checkpoint": files, "selection": selection, **self.evaluation.identity()})
 
 
-def set_up(path: PathLike, evaluate: Evaluate, metric: str | None, selector: Selector, key: Keys = None) -> TrialSetup:
+def set_up(
+    path: PathLike,
+    evaluate: Evaluate,
+    metric: str | None,
+    selector: Selector,
+    key: Keys = None,
+    watch: Watch | None = None,
+) -> TrialSetup:
     """Open the checkpoint and check the evaluation and the selection before any work starts."""
     evaluation = evaluation_of(evaluate, metric)
     checkpoint = open_checkpoint(path, key=key)
@@ -76,7 +86,7 @@ def set_up(path: PathLike, evaluate: Evaluate, metric: str | None, selector: Sel
         "min_numel": selector.min_numel,
         "key": keys[0] if len(keys) == 1 else list(keys) or None,
     }
-    return TrialSetup(path, checkpoint, evaluation, selection)
+    return TrialSetup(path, checkpoint, evaluation, selection, watch or NoWatch())
 
 
 def default_state(path: PathLike, output: PathLike | None = None) -> Path:
@@ -96,12 +106,12 @@ class Trials:
 
     def unpruned(self, probe: Strategy) -> Trial:
         """Return the trial of the unpruned checkpoint; `probe` is any strategy, used to count the present zeros."""
-        return self._find(None) or self._make(None, probe)
+        return self._find(None) or self._watched(None, probe)
 
     def of(self, strategy: Strategy) -> Trial:
         """Return the trial of a strategy; PruneError if pruning or the evaluation fails."""
         description = as_json(strategy.describe())
-        return self._find(description) or self._make(description, strategy)
+        return self._find(description) or self._watched(description, strategy)
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if the checkpoint's files changed since the start."""
@@ -112,6 +122,10 @@ class Trials:
 
     def _find(self, description: Mapping[str, object] | None) -> Trial | None:
         return next((trial for trial in self._known if trial.strategy == description), None)
+
+    def _watched(self, description: Mapping[str, object] | None, strategy: Strategy) -> Trial:
+        with self._setup.watch.evaluating():
+            return self._make(description, strategy)
 
     def _make(self, description: Mapping[str, object] | None, strategy: Strategy) -> Trial:
         setup = self._setup
@@ -137,7 +151,8 @@ class Trials:
         self, description: Mapping[str, object] | None, zeros: int | None, numel: int, candidate: Path
     ) -> Trial:
         began = time.monotonic()
-        metric = self._setup.evaluation.measure(candidate)
+        watch = self._setup.watch
+        metric = self._setup.evaluation.measure(candidate, watch.line if watch.wants_lines else None)
         return Trial(
             description, zeros or 0, numel, metric.value, metric.line, seconds=round(time.monotonic() - began, 3)
         )

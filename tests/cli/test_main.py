@@ -183,7 +183,7 @@ def raising(error: BaseException) -> object:
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt(), 130, "interrupted: nothing was written\n"),
         (OSError(5, "Input/output error", "x.pth"), 2, "error: Input/output error: x.pth\n"),
     ],
 )

@@ -51,7 +51,7 @@ def test_a_signal_ends_the_program(big: Path, out: Path, number: signal.Signals)
     run = killed_process(number, "write", 5, command(big, out, "--force"))
 
     assert (SIGNALS[number], b"") == (run.returncode, run.stdout)
-    assert run.stderr == (b"interrupted\n" if number == signal.SIGINT else b"")
+    assert run.stderr == (b"interrupted: nothing was written\n" if number == signal.SIGINT else b"")
     assert out.read_bytes() == OLD
     assert names_in(out.parent) == {out.name}
 
@@ -67,7 +67,7 @@ def test_an_interrupted_run_keeps_the_old_output(
     run = forks.run(command(big, out, "--force"), number, before=moment)
 
     assert SIGNALS[number] == run.code
-    assert (run.out, run.err) == ("", "interrupted\n" if number == signal.SIGINT else "")
+    assert (run.out, run.err) == ("", "interrupted: nothing was written\n" if number == signal.SIGINT else "")
     assert out.read_bytes() == OLD
     assert names_in(out.parent) == {out.name}
 

@@ -154,7 +154,7 @@ def test_many_tensors_share_lines() -> None:
         lines = [line.split() for line in table(text) if "layers" in line]
         assert [line[0] for line in lines] == [f"layers.{{2,10,30..59}}.{part}.weight" for part in "ab"]
         assert lines[0][1] == "32"
-        assert " ".join(lines[0][5:10]) == "3.0% / 44.5% / 60.0%"
+        assert "3.0/44.5/60.0%" in lines[0]
 
     every = table(written(write_report, report(*rows), View(every=True)))
     assert [line.split()[0] for line in every[1:3]] == ["layers.2.a.weight", "layers.2.b.weight"]

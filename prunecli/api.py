@@ -5,10 +5,13 @@ Everything that can be checked cheaply is checked before NumPy is imported and b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunecli.distributed.meshes import is_dtensor
 from prunecli.engine.device_errors import device_errors
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import OutputRequest, plan_outputs, publish_reports
@@ -29,14 +32,20 @@ from prunecli.text.escape import printable
 from prunecli.text.numbers import format_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import TypeAlias
 
     from prunecli.checkpoint import Checkpoint, Keys, PathLike
     from prunecli.engine.outputs import Outputs
     from prunecli.engine.recipe_run import RecipeRun
+    from prunecli.engine.sharded.memory import ShardedTensors
+    from prunecli.io.memory import TensorsInMemory
     from prunecli.report.model import Report
     from prunecli.selection.select import Selection
     from prunecli.strategies.strategy import Strategy
+
+    _Tensors: TypeAlias = TensorsInMemory | ShardedTensors
+    _Alike: TypeAlias = Callable[[Callable[[], RecipeRun | Work]], RecipeRun | Work]
 
 
 def prune(  # noqa: PLR0913 - one keyword for each option of the command line
@@ -290,21 +299,36 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
             and others are not: repeat it with a threshold or a mask, or load the weights again.
     """
     from prunecli.engine.in_memory import needs_rehearsal, prune_in_memory  # it imports NumPy
-    from prunecli.io.memory import state_dict_checkpoint
 
     check_threads(threads)
-    memory = state_dict_checkpoint(state_dict)
     chosen = Selector(include, exclude, min_dim, min_numel, layout or {})
-    plan = _plan(with_layouts(memory.checkpoint), strategy, chosen, ScoreInputs(scores, act_norms, mask_in, of))
-    options = RunOptions(threads=threads, strict=strict)
-    options = replace(options, device=_device(device, plan, options))
+    inputs = ScoreInputs(scores, act_norms, mask_in, of)
+    with _in_memory(state_dict) as (memory, alike):
+        plan = alike(lambda: _plan(with_layouts(memory.checkpoint), strategy, chosen, inputs))
+        options = RunOptions(threads=threads, strict=strict)
+        options = replace(options, device=_device(device, plan, options))
 
-    def run_pass(work: Work, mask: int | None) -> Report:
-        only_measured = dry_run or mask is not None
-        if only_measured or needs_rehearsal(work, options):
-            rehearsal = prune_in_memory(memory, work, options, write=False, mask=mask)
-            if only_measured:
-                return rehearsal
-        return prune_in_memory(memory, work, options, write=True)
+        def run_pass(work: Work, mask: int | None) -> Report:
+            only_measured = dry_run or mask is not None
+            if only_measured or needs_rehearsal(work, options):
+                rehearsal = prune_in_memory(memory, work, options, write=False, mask=mask)
+                if only_measured:
+                    return rehearsal
+            return prune_in_memory(memory, work, options, write=True)
 
-    return run_pass(plan, None) if isinstance(plan, Work) else plan.run(run_pass, None)
+        return run_pass(plan, None) if isinstance(plan, Work) else plan.run(run_pass, None, memory.together)
+
+
+@contextmanager
+def _in_memory(state_dict: Mapping[str, object]) -> Iterator[tuple[_Tensors, _Alike]]:
+    """List the tensors; the second value returns the plan that its argument makes, the same in all processes."""
+    if not (isinstance(state_dict, Mapping) and any(map(is_dtensor, state_dict.values()))):
+        from prunecli.io.memory import state_dict_checkpoint
+
+        yield state_dict_checkpoint(state_dict), lambda make: make()
+        return
+    from prunecli.engine.sharded.memory import sharded_tensors
+    from prunecli.engine.sharded.run import plan_together
+
+    with sharded_tensors(state_dict) as memory:
+        yield memory, lambda make: plan_together(memory, make)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -13,20 +14,23 @@ from prunecli.engine.score_files import ScoreSources
 from prunecli.engine.small_tensors import BATCH_BYTES, SMALL, kind_of, prune_together
 from prunecli.errors import DeviceError
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
+from prunecli.io.memory import TensorsInMemory
 from prunecli.io.memory_reader import MemoryReader, copied, copy_back, on_host
 from prunecli.io.threads import InlinePool, Pool, Tasks, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
+    from prunecli.checkpoint import TensorInfo
     from prunecli.engine.measure import TensorStats
     from prunecli.engine.options import RunOptions
     from prunecli.engine.planner import Batch
     from prunecli.engine.pruner import ApplyContext
+    from prunecli.engine.sharded.memory import ShardedTensors
+    from prunecli.engine.sharded.run import ShardedRun
     from prunecli.engine.work import Work
     from prunecli.io.files import Input, Output
     from prunecli.io.layout import Piece
-    from prunecli.io.memory import TensorsInMemory
     from prunecli.kernels.ops import Array
     from prunecli.report.model import Report
 
@@ -126,9 +130,9 @@ class InPlace:
         part: list[Piece] = []
         size = 0
         for index, tensor in enumerate(self.pruner.context.targets):
-            if not tensor.numel or index in self._small:
+            if not tensor.numel or index in self._small or not self.pruner.size(index):
                 continue
-            for piece in self.pruner.runs(index, self._run_size(index)):
+            for piece in self.pruner.runs(index, self._reader.run_size(self.in_memory(index))):
                 part.append(piece)
                 size += (piece.stop - piece.first) * tensor.itemsize
                 if size >= TOGETHER:
@@ -137,37 +141,37 @@ class InPlace:
         if part:
             yield (part,)
 
-    def _run_size(self, index: int) -> int:
-        tensor = self.pruner.context.targets[index]
-        return self._reader.run_size(tensor)
+    def in_memory(self, index: int) -> TensorInfo:
+        """Return the tensor that lies in memory for a target."""
+        return self.pruner.context.targets[index]
 
     def prune(self, worker: Worker, pieces: Sequence[Piece]) -> None:
         """Prune these runs."""
         for piece in pieces:
             tensor = self.pruner.context.targets[piece.target]
             with naming(tensor):
-                self._prune(worker, self._reader.array(tensor), piece)
+                self._prune(worker, self._reader.array(self.in_memory(piece.target)), piece)
             self.pruner.context.advance(tensor.file, (piece.stop - piece.first) * tensor.itemsize)
         worker.wait()
 
     def _prune(self, worker: Worker, array: Array, piece: Piece) -> None:
-        strided = not self.pruner.context.targets[piece.target].contiguous
-        x = copied(array, piece.first, piece.stop) if strided else array[piece.first : piece.stop]
+        strided = not self.in_memory(piece.target).contiguous
+        x = copied(array, piece.low, piece.high) if strided else array[piece.low : piece.high]
         self.pruner.prune(worker, x, piece, piece.first, slice(0, len(x)), write=self._write)
         if strided and self._write:
-            copy_back(x, array, piece.first)
+            copy_back(x, array, piece.low)
 
 
 def prune_in_memory(
-    memory: TensorsInMemory, work: Work, options: RunOptions, *, write: bool, mask: int | None = None
+    memory: TensorsInMemory | ShardedTensors, work: Work, options: RunOptions, *, write: bool, mask: int | None = None
 ) -> Report:
     """Do the work on the tensors in `memory` and return the report; change the tensors only with `write`.
 
     `mask` is a file descriptor that gets the mask of the kept weights.
     """
     started = time.monotonic()
-    run = MemoryRun(memory, work, options, write=write)
-    masks = None if mask is None else MaskSink(mask, MaskLayout(run.targets))
+    run = _run_over(memory, work, options, write=write)
+    masks = None if mask is None else _mask_sink(mask, run.targets)
     memory.synchronize()
     # The versions are incremented also after an error, because some of the tensors may have been changed by then.
     try:
@@ -182,9 +186,25 @@ def prune_in_memory(
         raise DeviceError(f"a device {problem}; {state}") from error
     finally:
         if write:
-            memory.mark_changed(name for t in work.selection.targets for name in (t.tensor.name, *t.aliases))
+            memory.mark_changed([name for t in work.selection.targets for name in (t.tensor.name, *t.aliases)])
     output = memory.checkpoint.path if write else None
     return make_report(run, result, output, time.monotonic() - started)
+
+
+def _mask_sink(fd: int, targets: Sequence[TensorInfo]) -> MaskSink:
+    layout = MaskLayout(targets)
+    os.ftruncate(fd, layout.size)  # of a tensor in parts, this process does not write all
+    return MaskSink(fd, layout)
+
+
+def _run_over(
+    memory: TensorsInMemory | ShardedTensors, work: Work, options: RunOptions, *, write: bool
+) -> MemoryRun | ShardedRun:
+    if isinstance(memory, TensorsInMemory):
+        return MemoryRun(memory, work, options, write=write)
+    from prunecli.engine.sharded.run import ShardedRun  # noqa: PLC0415 - most tensors are in one process
+
+    return ShardedRun(memory, work, options, write=write)
 
 
 def needs_rehearsal(work: Work, options: RunOptions) -> bool:

@@ -56,7 +56,7 @@ class MeasuredPlanner:
 
     def plan(self, worker: Worker, index: int) -> TensorPlan:
         """Return the plan of a target."""
-        values = _WorkerValues(self.tensors, worker, index)
+        values = WorkerValues(self.tensors, worker, index)
         measured, alive = self.strategy.measure(values)
         with self._lock:
             return self.strategy.plan_from(self.tensors.as_ranked(index), measured, alive)
@@ -93,7 +93,7 @@ class MeasuredBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class _WorkerValues:
+class WorkerValues:
     """The `TensorValues` of one target, read by one worker."""
 
     tensors: ScoredTensors
@@ -102,14 +102,17 @@ class _WorkerValues:
 
     @property
     def tensor(self) -> TensorInfo:
+        """The target."""
         return self.tensors.targets[self.index]
 
     def ranked(self) -> Numbers:
+        """Return the numbers that are ranked."""
         if (scorer := self.tensors.scorer) is None:
             return self._weights()
         return Numbers(self._patterns(scorer, lambda y: y), scorer.dtype(self.index), ranked=True)
 
     def signed(self) -> Numbers:
+        """Return the weights with their signs."""
         if (scorer := self.tensors.scorer) is None:
             return self._weights()
         read = arrays_of(self.tensors.reader.range_reader(self.worker, self.tensor))
@@ -127,6 +130,7 @@ class _WorkerValues:
         return Numbers(signed, FLOATS["F64"])
 
     def remaining(self) -> Numbers | None:
+        """Return a positive number for remaining weights; None if all remain."""
         if (scorer := self.tensors.scorer) is None:
             return None
         # The smallest positive pattern of any format is more than 0.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prunecli.io.scales import ScaleReader
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Array, Keep, Ops
-    from prunecli.kernels.tally import Counts, Tally
+    from prunecli.kernels.tally import Counts, Statistics, Tally
     from prunecli.plans import TensorPlan
 
 
@@ -201,29 +201,39 @@ class Pruner:
         by_thread = self._tallies.setdefault(target, {})
         tally = by_thread.get(get_ident())
         if tally is None:
-            tensor, plans = self.context.targets[target], self.context.plans
-            bounds = None if target in self.context.scorers else plans[target].bounds
-            statistics = statistics_of(tensor, bounds, histogram=self.context.histograms)
+            bounds = None if target in self.context.scorers else self.context.plans[target].bounds
             shared = self._shared.setdefault(target, Shared())
-            tally = by_thread[get_ident()] = ops.tally(statistics, shared)
+            tally = by_thread[get_ident()] = ops.tally(self.statistics(target, bounds), shared)
         return tally
+
+    def statistics(self, target: int, bounds: tuple[int, int] | None) -> Statistics:
+        """Return what is counted about a target."""
+        return statistics_of(self.context.targets[target], bounds, histogram=self.context.histograms)
+
+    def size(self, target: int) -> int:
+        """Return the number of weights of a target that are pruned here."""
+        return self.context.targets[target].numel
 
     def _finish(self, target: int, count: int, *, late: bool) -> None:
         """Record that `count` more weights of a target are done; after the last one, keep only its result."""
         with self._lock:
-            self._remaining[target] = self._remaining.get(target, self.context.targets[target].numel) - count
+            self._remaining[target] = self._remaining.get(target, self.size(target)) - count
             if self._remaining[target]:
                 return
             first, *others = self._tallies.pop(target).values()
-            del self._shared[target]
+            shared = self._shared.pop(target)
             # Plans live as long as the run, and a mask of blocks can be large.
             self.context.plans[target] = without_masks(self.context.plans[target])
         for tally in others:
             first.merge(tally)
+        self.close(target, first, shared, late=late)
+
+    def close(self, target: int, tally: Tally, shared: Shared, *, late: bool) -> None:  # noqa: ARG002 - for subclasses
+        """Keep the result of a target, whose weights are all done; `late` ones are still on a device."""
         if late:
-            self._unresolved.append((target, first))
+            self._unresolved.append((target, tally))
         else:
-            self.store(target, first.counts())
+            self.store(target, tally.counts())
 
     def store(self, target: int, counts: Counts) -> None:
         """Keep what was counted about a target."""

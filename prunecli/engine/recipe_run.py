@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunecli.engine.prepare import ranked_together, select_for, warnings_about
 from prunecli.engine.score_files import ScoreInputs, ScoreSources, match_masks, open_score_sources
@@ -78,18 +79,24 @@ class RecipeRun:
         except PruneError as error:
             raise type(error)(f"rule {number + 1} of the recipe: {error}", hint=error.hint_parts) from error
 
-    def run(self, prune: Callable[[Work, int | None], Report], folder: Path | None) -> Report:
+    def run(
+        self,
+        prune: Callable[[Work, int | None], Report],
+        folder: Path | None,
+        together: Callable[[Callable[[], Any]], Any] = lambda work: work(),
+    ) -> Report:
         """Run the passes and return the report of the last one.
 
         `prune` gets the work and, in all passes but the last, the descriptor of the file for the mask, in `folder`.
+        `together` does what may fail between the passes, where several processes run them.
         """
         mask: Path | None = None
         with ExitStack() as stack:
             for rules in self.passes[:-1]:
-                fd, path = stack.enter_context(scratch_file(folder))
-                prune(self._work(rules, mask), fd)
+                fd, path = together(lambda: stack.enter_context(scratch_file(folder)))
+                prune(together(partial(self._work, rules, mask)), fd)
                 mask = path
-            return prune(self._work(self.passes[-1], mask), None)
+            return prune(together(partial(self._work, self.passes[-1], mask)), None)
 
     def _work(self, rules: Sequence[int], mask: Path | None) -> Work:
         """Return the work of one pass; tensors without a rule in it are kept."""

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,12 +19,14 @@ from prunecli.errors import CheckpointError, UsageError
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from prunecli.io.files import Input
+
+T = TypeVar("T")
 
 NAME = "state_dict"
 """The name of the tensors in a report, in the place of a path."""
@@ -75,6 +77,10 @@ class TensorsInMemory:
     regions: tuple[Region, ...]
     tensors: Mapping[str, Tensor]
 
+    def together(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns; where several processes have parts of tensors, an error of one is one of all."""
+        return work()
+
     def synchronize(self) -> None:
         """Wait until every device has finished its queued work, because our threads use streams of their own."""
         torch = importlib.import_module("torch")
@@ -112,12 +118,17 @@ def state_dict_checkpoint(state_dict: Mapping[str, object]) -> TensorsInMemory:
     that share memory, through one storage or several, share a file. Raises UsageError if `state_dict` is not a dict
     of named tensors, and CheckpointError where two storages overlap in part.
     """
-    tensors = _tensors(state_dict)
+    memory = listed(named_tensors(state_dict))
+    if not memory.tensors:
+        raise nothing_to_prune(state_dict, memory.checkpoint.unprunable_entries)
+    return memory
+
+
+def listed(tensors: Mapping[str, Tensor]) -> TensorsInMemory:
+    """List tensors, of which there may be none with plain memory; see `state_dict_checkpoint`."""
     kinds = {name: _other_kind(t) for name, t in tensors.items()}
     others = tuple((name, kind) for name, kind in kinds.items() if kind is not None)
     tensors = {name: t for name, t in tensors.items() if kinds[name] is None}
-    if not tensors:
-        raise _nothing_to_prune(state_dict, others)
     homes, storages = _merged([_storage(name, t) for name, t in tensors.items()])
     regions = tuple(Region(_bytes_of(storage.storage)) for storage in storages)
     infos = tuple(_info(name, t, file, storages[file]) for (name, t), file in zip(tensors.items(), homes, strict=True))
@@ -127,7 +138,8 @@ def state_dict_checkpoint(state_dict: Mapping[str, object]) -> TensorsInMemory:
     return TensorsInMemory(checkpoint, regions, tensors)
 
 
-def _tensors(state_dict: object) -> dict[str, Tensor]:
+def named_tensors(state_dict: object) -> dict[str, Tensor]:
+    """Return the tensors of a state_dict; UsageError if it is not a dict of named tensors."""
     if not isinstance(state_dict, Mapping):
         kind = type(state_dict).__name__
         hint = "model.state_dict()" if hasattr(state_dict, "state_dict") else "prunecli.prune takes a path"
@@ -140,7 +152,8 @@ def _tensors(state_dict: object) -> dict[str, Tensor]:
     return tensors
 
 
-def _nothing_to_prune(state_dict: Mapping[str, object], others: Sequence[tuple[str, str]]) -> UsageError:
+def nothing_to_prune(state_dict: Mapping[str, object], others: Sequence[tuple[str, str]]) -> UsageError:
+    """Return the error for a state_dict without a tensor that has plain memory."""
     if others:
         name, kind = others[0]
         hint = "load the weights first" if kind.startswith(("meta", "parameter")) else None

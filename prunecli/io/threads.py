@@ -160,7 +160,8 @@ class Pool:
         self._local, self._compute_lock = threading.local(), threading.Lock()
         self._free_places = threading.Semaphore(threads * BACKLOG)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="prune")
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
+        """The first error of a task."""
         self.stopped = threading.Event()
 
     def __enter__(self) -> Self:
@@ -174,8 +175,8 @@ class Pool:
         if error_type is not None:
             self.stopped.set()
         self._executor.shutdown(wait=True, cancel_futures=error_type is not None)
-        if isinstance(error, Stopped) and self._error is not None:
-            raise self._error
+        if isinstance(error, Stopped) and self.error is not None:
+            raise self.error
 
     def submit(self, work: Callable[..., T], *args: object) -> Future[T]:
         """Submit `work(worker, *args)`; blocks while the backlog is full. Stopped after an error of any task."""
@@ -189,8 +190,8 @@ class Pool:
         try:
             return work(self._worker(), *args)
         except BaseException as error:
-            if self._error is None and not isinstance(error, Stopped):
-                self._error = error
+            if self.error is None and not isinstance(error, Stopped):
+                self.error = error
             self.stopped.set()
             raise
         finally:
@@ -210,7 +211,7 @@ class InlinePool(Pool):
 
     def __init__(self, device: str | None) -> None:
         """Compute on `device` (None: on the CPU)."""
-        self.threads, self.stopped = 1, threading.Event()
+        self.threads, self.stopped, self.error = 1, threading.Event(), None
         self._inline = Worker(device)
 
     def __exit__(

@@ -39,6 +39,11 @@ class AliveSlices:
         """The number of slices without a mark."""
         return int(self._alive.size - np.count_nonzero(self._alive))
 
+    @property
+    def flags(self) -> bytes:
+        """A byte per slice, 0 for one without a mark."""
+        return self._alive.tobytes()
+
     def merge(self, other: AliveSlices) -> None:
         """Add the marks of another object for the same view."""
         self._alive |= other._alive

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.layout import SliceView
 
 Shape = tuple[int, int, int]
 """A run of numbers seen as an (outer, length, inner) array."""
@@ -40,6 +41,8 @@ class Numbers:
             weight that is already pruned. Else they are weights with their signs.
         kernels: The functions that compute where the integers lie, if that is not on the host.
         run: How many elements are read at once, a power of two; 0 for as many as suit the host.
+        in_parts: What computes norms and deviations if these are a part of the numbers, and other processes have the
+            others; None if these are all.
     """
 
     read: Callable[[int, int], Array]
@@ -47,10 +50,24 @@ class Numbers:
     ranked: bool = False
     kernels: FoldKernels | None = None
     run: int = 0
+    in_parts: NumbersInParts | None = None
 
     def after(self, origin: int) -> Numbers:
         """Return the numbers from element `origin` on."""
         return replace(self, read=lambda first, stop: self.read(origin + first, origin + stop))
+
+
+class NumbersInParts(Protocol):
+    """The functions of `prunecli.kernels.norms`, for all parts of the numbers."""
+
+    def slice_norms(self, own: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
+        """Return the norm of each slice of the whole tensor; `own` are the numbers of this process."""
+
+    def block_norms(self, own: Numbers, view: SliceView, block: tuple[int, int]) -> NDArray[np.float64]:
+        """Return the norm of each block of the whole tensor."""
+
+    def moments(self, own: Numbers, scale: float) -> tuple[float, float, int]:
+        """Return the folded sums and the count of all finite numbers, as `prunecli.kernels.norms.moments_of` does."""
 
 
 class FoldKernels(Protocol):

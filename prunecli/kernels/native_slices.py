@@ -40,6 +40,11 @@ class AliveSlices:
         """The number of slices without a mark."""
         return self._alive.count(0)
 
+    @property
+    def flags(self) -> bytes:
+        """A byte per slice, 0 for one without a mark."""
+        return bytes(self._alive)
+
     def merge(self, other: AliveSlices) -> None:
         """Add the marks of another object for the same view."""
         both = int.from_bytes(self._alive, "little") | int.from_bytes(other._alive, "little")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from prunecli.kernels.native.library import Format, address, format_of, function
 from prunecli.kernels.native_flags import dropping, each_width, size_of
 from prunecli.kernels.native_slices import AliveSlices, TwoFour
-from prunecli.kernels.tally import BLOCK, Counts
+from prunecli.kernels.tally import BLOCK, Counts, TallyPart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -177,6 +177,20 @@ class NativeTally:
             bins_after=list(self._bins[1]) if self._bins else (),
         )
 
+    def part(self) -> TallyPart:
+        """Return the numbers of all chunks of a part."""
+        counts = self._counts
+        return TallyPart(
+            (counts.zeros[0], counts.zeros[1]),
+            counts.nonfinite,
+            (_units(counts, 0), _units(counts, 1)),
+            counts.largest_pruned,
+            None if counts.smallest_kept == NO_MAGNITUDE else counts.smallest_kept,
+            None if self._two_four is None else not self._two_four.holds,
+            None if self._outputs is None else self._outputs.flags,
+            None if self._inputs is None else self._inputs.flags,
+        )
+
 
 @lru_cache(maxsize=16)
 def _empty(dtype: Float) -> bytes:
@@ -190,3 +204,13 @@ def _alive(view: SliceView | None) -> AliveSlices | None:
 
 def _add(own: Any, others: Any) -> None:  # noqa: ANN401 - arrays of ctypes
     own[:] = [mine + theirs for mine, theirs in zip(own, others, strict=True)]
+
+
+def _units(counts: _Counts, index: int) -> int | None:
+    """Return a sum of squares in units of 2**-1074, or None if a block of it is too large."""
+    if counts.overflowed[index]:
+        return None
+    # Every other limb, of 64 bits and never negative, are the bytes of one long number.
+    limbs = memoryview(counts.limbs[index]).cast("B").cast("Q")
+    even, odd = (int.from_bytes(limbs[start::2].tobytes(), "little") for start in range(2))
+    return even + (odd << 32)

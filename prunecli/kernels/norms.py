@@ -72,22 +72,39 @@ def _host(array: Array) -> NDArray[np.float64]:
 
 def standard_deviation(numbers: Numbers, numel: int, *, scale: float = 1.0) -> float:
     """Return the standard deviation (n - 1 in the denominator) of the finite numbers times `scale`."""
+    if numbers.in_parts is not None:
+        total, squares, count = numbers.in_parts.moments(numbers, scale)
+    else:
+        total, squares, count = moments_of(numbers, numel, scale)
+    if count < 2:
+        return 0.0
+    if squares > 1e290:  # the squares of weights beyond 1e145 overflow float64
+        return standard_deviation(numbers, numel, scale=_SMALLER) / _SMALLER
+    return sqrt(max(squares - total**2 / count, 0.0) / (count - 1))
+
+
+def moments_of(numbers: Numbers, numel: int, scale: float) -> tuple[float, float, int]:
+    """Return the folded sum of the finite numbers times `scale`, that of their squares, and their count."""
     compute, sums, count = _backend(numbers), Fold(1.0), 0
     with np.errstate(over="ignore"):
         for first, stop in _runs(numel, _run(numbers)):
             *both, finite = compute.moments(numbers.read(first, stop), numbers, scale)
             sums.add(np.array(both))
             count += finite
-        if count < 2:
-            return 0.0
         total, squares = sums.result().tolist()
-    if squares > 1e290:  # the squares of weights beyond 1e145 overflow float64
-        return standard_deviation(numbers, numel, scale=_SMALLER) / _SMALLER
-    return sqrt(max(squares - total**2 / count, 0.0) / (count - 1))
+    return total, squares, count
 
 
 def slice_norms(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
     """Return the Ln norm (n: 1, 2, inf or -inf) of each slice of `view`, shape (view.total,)."""
+    if numbers.in_parts is not None:
+        return numbers.in_parts.slice_norms(numbers, view, n)
+    norms = slice_folds(numbers, view, n)
+    return np.sqrt(norms, out=norms) if n == 2 else norms
+
+
+def slice_folds(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
+    """Return what the norm of each slice is computed from: for L2 the sum of squares, else the norm itself."""
     if view.before == 1:  # the slices of all stacks follow each other
         view = SliceView(1, 1, view.total, view.after)
     size = view.size * view.slices
@@ -97,7 +114,12 @@ def slice_norms(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float
         else:
             stacks = (_norms_of_stack(numbers.after(at * size), view, n) for at in range(view.stacks))
             norms = np.concatenate(list(stacks))
-    return np.sqrt(norms, out=norms) if n == 2 else norms
+    return norms
+
+
+def fold_rows(x: Array, numbers: Numbers, n: float, row: int) -> NDArray[np.float64]:
+    """Return the fold of each row of `row` integers, as `numbers.read` returns them."""
+    return _host(_backend(numbers).fold(x, numbers, n, (len(x) // row, row, 1), row)).reshape(-1)
 
 
 def _norms_of_small_stacks(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
@@ -159,6 +181,8 @@ def block_norms(numbers: Numbers, view: SliceView, block: tuple[int, int]) -> ND
 
     Blocks are those of `prunecli.kernels.views.block_flags`. A block at an edge counts by the weights that it has.
     """
+    if numbers.in_parts is not None:
+        return numbers.in_parts.block_norms(numbers, view, block)
     grid, (high, wide) = block_grid(view, block), block
     sums = _large(grid[0] * grid[1] * grid[2]).reshape(grid)
     with np.errstate(over="ignore"):

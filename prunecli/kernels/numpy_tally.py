@@ -9,7 +9,7 @@ import numpy as np
 from prunecli.kernels.alive_slices import AliveSlices, aligned
 from prunecli.kernels.arrays import UINTS
 from prunecli.kernels.squares import ExactSum, block_sums
-from prunecli.kernels.tally import BLOCK, Counts
+from prunecli.kernels.tally import BLOCK, Counts, TallyPart
 from prunecli.kernels.two_four import TwoFour
 
 if TYPE_CHECKING:
@@ -125,6 +125,19 @@ class NumpyTally:
             two_four=None if self._two_four is None else self._two_four.holds,
             bins_before=() if self._bins is None else self._bins.counts[0].tolist(),
             bins_after=() if self._bins is None else self._bins.counts[1].tolist(),
+        )
+
+    def part(self) -> TallyPart:
+        """Return the numbers of all chunks of a part."""
+        return TallyPart(
+            (self._zeros_before, self._zeros_after),
+            self._nonfinite,
+            (self._before.units, self._after.units),
+            self._largest_pruned,
+            self._smallest_kept if self._smallest_kept <= self._dtype.top else None,
+            None if self._two_four is None else not self._two_four.holds,
+            None if self._outputs is None else self._outputs.flags,
+            None if self._inputs is None else self._inputs.flags,
         )
 
 

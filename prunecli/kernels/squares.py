@@ -126,6 +126,11 @@ class ExactSum:
         self.add_units(other._units, overflowed=other._overflowed)
 
     @property
+    def units(self) -> int | None:
+        """The sum in units of 2**-1074, or None if a number was infinite."""
+        return None if self._overflowed else self._units
+
+    @property
     def value(self) -> float:
         """The sum, rounded once; infinity if a number was infinite or the sum is too large."""
         try:

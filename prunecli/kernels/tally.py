@@ -91,6 +91,31 @@ class Counts:
     bins_after: Sequence[int] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class TallyPart:
+    """What is counted of a part of a tensor, to be joined with what other processes count of the other parts.
+
+    Attributes:
+        zeros: The zeros before and after pruning.
+        nonfinite: The weights that are not finite.
+        squares: The sums of squares of whole blocks before and after, in units of 2**-1074, or None if one is infinite.
+        largest_pruned: As in `Counts`.
+        smallest_kept: As in `Counts`.
+        overfull: Whether a group of 4 has more than 2 non-zeros; None if that is not checked.
+        outputs: A byte per output, not 0 if it has a non-zero; None if they are not counted.
+        inputs: The same for inputs.
+    """
+
+    zeros: tuple[int, int]
+    nonfinite: int
+    squares: tuple[int | None, int | None]
+    largest_pruned: int
+    smallest_kept: int | None
+    overfull: bool | None
+    outputs: bytes | None
+    inputs: bytes | None
+
+
 class Tally(Protocol):
     """The running counts of one tensor in one thread."""
 
@@ -109,6 +134,9 @@ class Tally(Protocol):
     def counts(self) -> Counts:
         """Return the numbers of all chunks; call it once, after the last chunk."""
 
+    def part(self) -> TallyPart:
+        """Return the numbers of all chunks of a part of a tensor, in place of `counts`."""
+
 
 @dataclass(slots=True)
 class Shared:
@@ -119,6 +147,15 @@ class Shared:
     _parts: dict[tuple[str, int], list[tuple[int, Part]]] = field(default_factory=dict)
     _missing: dict[tuple[str, int], int] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
+
+    def rest(self, kind: str) -> list[tuple[int, int, Part]]:
+        """Return the parts of one kind that wait for others, as (number of what they belong to, offset, value)."""
+        return [
+            (number, offset, value)
+            for (name, number), parts in self._parts.items()
+            if name == kind
+            for offset, value in parts
+        ]
 
     @property
     def is_empty(self) -> bool:

@@ -113,15 +113,15 @@ def exact_bins(torch: Any, sums: Any, dtype: Float, segments: Any = None, count:
     return (table.sum(1, keepdim=True) if count == 1 else table).permute(1, 2, 3, 0)
 
 
-def exact_sum(table: Sequence[int], dtype: Float) -> float:
-    """Return the sum in a table of `exact_bins`, flat, rounded once."""
+def exact_sum(table: Sequence[int], dtype: Float) -> ExactSum:
+    """Return the sum in a table of `exact_bins`, flat."""
     first, bins = bins_of(dtype)
     total = ExactSum()
     for index, (low, high) in enumerate(zip(table[0::2], table[1::2], strict=True)):
         if low or high:
             infinite = bins == BINS_OF_DOUBLES and index == bins - 1
             total.add_units((low + (high << 32)) << (first - 1 + 8 * index), overflowed=infinite)
-    return total.value
+    return total
 
 
 def whole_blocks(torch: Any, y: Any) -> Any:  # noqa: ANN401 - as above

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from prunecli.kernels.tally import BLOCK, Counts
+from prunecli.kernels.tally import BLOCK, Counts, TallyPart
 from prunecli.kernels.torch_blocks import NONFINITE, OVERFULL, ZEROS_AFTER, ZEROS_BEFORE, flags_of, part_of
 from prunecli.kernels.torch_sums import bins_of, exact_bins, exact_sum
 from prunecli.kernels.torch_views import mark_alive
@@ -208,6 +208,25 @@ class TorchTally:
         """Return the numbers of all chunks."""
         return counts_of([self])[0]
 
+    def part(self) -> TallyPart:
+        """Return the numbers of all chunks of a part."""
+        (numbers,), dtype = fetch([self.numbers()]), self.statistics.dtype
+        first = NUMBERS + sum(alive is not None for alive in self._alive)
+        size = 2 * bins_of(dtype)[1]
+        before, after = (exact_sum(numbers[at : at + size], dtype).units for at in (first, first + size))
+        outputs, inputs = (None if marks is None else bytes(marks[:-1].cpu().numpy()) for marks in self._alive)
+        least = numbers[5]
+        return TallyPart(
+            (numbers[ZEROS_BEFORE], numbers[ZEROS_AFTER]),
+            numbers[NONFINITE],
+            (before, after),
+            numbers[4],
+            None if least < 0 else dtype.top - least,
+            None if self.statistics.groups is None else numbers[OVERFULL] > 0,
+            outputs,
+            inputs,
+        )
+
 
 def _blockwise(first: int, count: int, run: int) -> list[tuple[int, int]]:
     """Return the parts of `count` elements from `first`: up to a block, whole blocks in runs, the rest of a block."""
@@ -265,8 +284,8 @@ def counts_from(statistics: Statistics, numbers: Sequence[int]) -> Counts:
         zeros_before=numbers[ZEROS_BEFORE],
         zeros_after=numbers[ZEROS_AFTER],
         nonfinite=numbers[NONFINITE],
-        squares_before=exact_sum(tables[0], dtype),
-        squares_after=exact_sum(tables[1], dtype),
+        squares_before=exact_sum(tables[0], dtype).value,
+        squares_after=exact_sum(tables[1], dtype).value,
         largest_pruned=numbers[4],
         smallest_kept=None if least < 0 else dtype.top - least,
         dead_outputs=dead[0],

@@ -113,7 +113,7 @@ def count_on_devices(search: RankSearch, members: Mapping[int, OnDevice]) -> Non
             narrow[index, width] = ops.bracket(member.values, member.dtype, low, high, 0, marked=member.marked)
         else:
             device = str(member.values.device)
-            table = _table(search, member, shift)
+            table = table_of(search, member, shift)
             tables[device] = tables[device] + table if device in tables else table
     vectors = fetch([*narrow.values(), *tables.values()])
     for (index, width), counts in zip(narrow, vectors, strict=False):
@@ -122,7 +122,7 @@ def count_on_devices(search: RankSearch, members: Mapping[int, OnDevice]) -> Non
         search.add_bins(counts[0], counts[1:], shift)
 
 
-def _table(search: RankSearch, member: OnDevice, shift: int) -> Any:  # noqa: ANN401 - a tensor
+def table_of(search: RankSearch, member: OnDevice, shift: int) -> Any:  # noqa: ANN401 - a tensor
     """Return the number of keys below the bracket, and those of each bin of it."""
     common, ops = search.keys.common, member.ops
     if member.dtype is common:

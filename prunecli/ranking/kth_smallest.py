@@ -107,8 +107,14 @@ class RankSearch:
     1-based.
     """
 
-    def __init__(self, group: RankGroup, dtypes: Sequence[Float], numels: Sequence[int]) -> None:
-        """Start with a bracket of all keys. `dtypes` and `numels` are those of the members."""
+    def __init__(
+        self, group: RankGroup, dtypes: Sequence[Float], numels: Sequence[int], *, equals: bool = False
+    ) -> None:
+        """Start with a bracket of all keys. `dtypes` and `numels` are those of the members.
+
+        With `equals`, each member's number of equals is counted also where no cut goes through them.
+        """
+        self._needs_equals = equals
         self.group, self.ranks, self.total = group, group.ranks, sum(numels)
         self.keys = Keys(dtypes)
         self.low, self.high = 0, self.keys.common.top + 1
@@ -273,7 +279,7 @@ class RankSearch:
                 continue
             kept = self._bins is None and self._elsewhere is None and self.low <= ranked.key < self.high
             # Without a cut through equals all of them are pruned, and their number per member is not needed.
-            if not kept and self.group.ties and rank < ranked.less + ranked.equal:
+            if not kept and (self._needs_equals or (self.group.ties and rank < ranked.less + ranked.equal)):
                 return self._look_in(ranked.key, ranked.key + 1)
             if kept:
                 self._equals[rank] = self._equals_of(ranked.key)

@@ -108,7 +108,7 @@ def select(checkpoint: Checkpoint, selector: Selector) -> Selection:
     groups = tied(tensors)
     for group in groups:
         _protect(group, tensors, reasons, excluded)
-    _refuse_overlaps(groups, tensors, reasons)
+    refuse_overlaps(groups, tensors, reasons)
     targets = dict(_targets(groups, tensors, reasons))
     if not targets:
         from prunecli.selection.hints import nothing_selected  # noqa: PLC0415 - for a refusal only
@@ -230,9 +230,8 @@ def _protect(
             reasons[i] = f"tied to {tensors[barred].name}, {why}"
 
 
-def _refuse_overlaps(
-    groups: Iterable[AliasGroup], tensors: Sequence[TensorInfo], reasons: Sequence[str | None]
-) -> None:
+def refuse_overlaps(groups: Iterable[AliasGroup], tensors: Sequence[TensorInfo], reasons: Sequence[str | None]) -> None:
+    """Raise SelectionError if a selected tensor shares some of its elements with a tensor of another group."""
     chosen = {i for i, why in enumerate(reasons) if why is None}
     pair = overlapping(groups, tensors, chosen)
     if pair is None:

@@ -186,7 +186,7 @@ class NativeTally:
             (_units(counts, 0), _units(counts, 1)),
             counts.largest_pruned,
             None if counts.smallest_kept == NO_MAGNITUDE else counts.smallest_kept,
-            None if self._two_four is None else not self._two_four.holds,
+            None if self._two_four is None else self._shared.overfull,
             None if self._outputs is None else self._outputs.flags,
             None if self._inputs is None else self._inputs.flags,
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LONGEST_PAUSE = 0.01
+SHORTEST_PAUSE, LONGEST_PAUSE = 2e-4, 0.01
 """Seconds between two looks at an exchange: a signal is heard in between."""
 
 
@@ -112,7 +112,7 @@ class MeshGroup:
     @staticmethod
     def _wait(work: Any) -> None:  # noqa: ANN401 - of torch
         # `wait` alone would not let a signal through before the other processes arrive.
-        pause = 1e-5
+        pause = SHORTEST_PAUSE
         while not work.is_completed():
             sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)

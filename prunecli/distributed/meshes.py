@@ -108,6 +108,36 @@ def laid_out_like(whole: Tensor, like: Any) -> Tensor:  # noqa: ANN401 - a DTens
     return whole.to(local_part(like).device)
 
 
+def mask_of_part(mask: Any, parameter: Any) -> Tensor:  # noqa: ANN401 - tensors or DTensors
+    """Return the part of a mask that belongs to the part of a parameter that this process has."""
+    if not is_dtensor(parameter):
+        whole: Tensor = mask.full_tensor() if is_dtensor(mask) else mask
+        return whole
+    if not is_dtensor(mask):
+        return laid_out_like(mask, parameter)
+    return local_part(mask.redistribute(placements=parameter.placements))
+
+
+def placed_as(tensor: Any, parameter: Any, part: Tensor) -> Tensor:  # noqa: ANN401 - DTensors
+    """Return `part`, that of a parameter, for a DTensor of the parameter's shape that may be placed in another way.
+
+    A gradient may be a sum of which each process has a summand.
+    """
+    if tensor.placements == parameter.placements:
+        return part
+    torch_tensor = importlib.import_module("torch.distributed.tensor")
+    placements = [torch_tensor.Replicate() if p.is_partial() else p for p in tensor.placements]
+    return local_part(as_dtensor(part, parameter).redistribute(placements=placements))
+
+
+def as_dtensor(part: Tensor, like: Any) -> Any:  # noqa: ANN401 - a DTensor
+    """Return a DTensor that is placed as `like`, of which this process has `part`."""
+    distributed_tensor = importlib.import_module("torch.distributed.tensor").DTensor
+    return distributed_tensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
 @contextmanager
 def group_of(meshes: Iterable[Any]) -> Iterator[MeshGroup]:
     """Return the group of all processes of the meshes; of a mesh that is a slice of another one, those of the other."""

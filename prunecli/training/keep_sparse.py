@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from prunecli.distributed.meshes import inexact_placement, is_dtensor, local_part, mask_of_part, placed_as
 from prunecli.errors import UsageError
 from prunecli.text.closest import closest
 from prunecli.text.escape import printable
@@ -32,13 +33,16 @@ class SparseTraining:
     """
 
     def __init__(self, masks: Sequence[tuple[Tensor, Tensor]], optimizer: Optimizer) -> None:
-        """Zero the pruned weights of (parameter, mask) pairs and register hooks; masks are bool, True = kept."""
+        """Zero the pruned weights of (parameter, mask) pairs and register hooks; masks are bool, True = kept.
+
+        The mask of a DTensor is that of the part that this process has.
+        """
         self._pairs = [(parameter, ~mask) for parameter, mask in masks]
         self._optimizer = optimizer
         self._handles: list[Any] = [optimizer.register_step_post_hook(lambda *_: self.apply())]
-        # A parameter that does not require grad accepts no hook.
+        # A parameter that does not require grad accepts no hook. FSDP2 calls no other hooks of its parameters.
         trained: list[tuple[int, Any]] = [(index, p) for index, (p, _) in enumerate(masks) if p.requires_grad]
-        self._handles += [parameter.register_hook(self._gradient_hook(index)) for index, parameter in trained]
+        self._handles += [p.register_post_accumulate_grad_hook(self._gradient_hook(index)) for index, p in trained]
         self.apply()
 
     def apply(self) -> None:
@@ -46,10 +50,8 @@ class SparseTraining:
         torch = importlib.import_module("torch")
         with torch.no_grad():
             for index, (parameter, _) in enumerate(self._pairs):
-                pruned = self._pruned(index)
                 for tensor in (parameter, parameter.grad, *self._state(parameter)):
-                    if tensor is not None and tensor.layout is torch.strided:
-                        tensor.masked_fill_(pruned, 0)
+                    self._zero(index, tensor)
 
     def release(self) -> None:
         """Remove the hooks. The weights are zero until something else changes them."""
@@ -57,13 +59,17 @@ class SparseTraining:
             handle.remove()
         self._handles.clear()
 
-    def _pruned(self, index: int) -> Tensor:
-        """Return the pruned places of a parameter on its device, which may have changed."""
+    def _zero(self, index: int, tensor: Tensor | None) -> None:
+        """Zero the pruned places of a parameter's weights, gradient or state. Sparse gradients are left as they are."""
+        if tensor is None or tensor.layout is not importlib.import_module("torch").strided:
+            return
         parameter, pruned = self._pairs[index]
-        if pruned.device != parameter.device:
-            pruned = pruned.to(parameter.device)
+        if pruned.device != tensor.device:  # the model was moved
+            pruned = pruned.to(tensor.device)
             self._pairs[index] = (parameter, pruned)
-        return pruned
+        if is_dtensor(tensor):
+            tensor, pruned = local_part(tensor), placed_as(tensor, parameter, pruned)
+        tensor.masked_fill_(pruned, 0)
 
     def _state(self, parameter: Tensor) -> list[Tensor]:
         """Return the tensors of the optimizer's state with one number per weight, such as momentum and moments."""
@@ -73,9 +79,13 @@ class SparseTraining:
         state = self._optimizer.state.get(parameter, {}).values()
         return [value for value in state if isinstance(value, torch.Tensor) and value.shape == parameter.shape]
 
-    def _gradient_hook(self, index: int) -> Callable[[Tensor], Tensor]:
-        # Gradients of pruned weights would count in the norm by which gradients are clipped. Sparse ones are left.
-        return lambda gradient: gradient if gradient.is_sparse else gradient.masked_fill(self._pruned(index), 0)
+    def _gradient_hook(self, index: int) -> Callable[[Tensor], None]:
+        # Gradients of pruned weights would count in the norm by which gradients are clipped.
+        def zero(parameter: Tensor) -> None:
+            with importlib.import_module("torch").no_grad():
+                self._zero(index, parameter.grad)
+
+        return zero
 
     def __enter__(self) -> Self:
         """Return the object itself."""
@@ -98,11 +108,15 @@ def keep_sparse(model: nn.Module, optimizer: Optimizer, mask: Mapping[str, Tenso
     gradients are zero before it. So neither momentum, nor Adam, nor weight decay can change them. Parameters without
     a mask are trained as usual.
 
+    Parameters may be DTensors, as those of FSDP2 and of tensor parallel models: every process keeps the zeros of its
+    own parts. Call it on all processes after the model is sharded.
+
     Args:
         model: The model that is trained.
         optimizer: An optimizer of `model.parameters()`, or of some of them.
         mask: A bool tensor for each parameter name, of the parameter's shape, True = kept. Names may have or lack the
-            `module.` of DistributedDataParallel and the `_orig_mod.` of torch.compile.
+            `module.` of DistributedDataParallel and the `_orig_mod.` of torch.compile. The mask of a DTensor is a whole
+            mask, the same on every process, or a DTensor.
 
     Returns:
         A context manager. The end of its block, or its method `release`, ends the effect.
@@ -120,11 +134,12 @@ def keep_sparse(model: nn.Module, optimizer: Optimizer, mask: Mapping[str, Tenso
     pairs = [(_parameter(parameters, name), keep) for name, keep in mask.items()]
     for (name, keep), (parameter, _) in zip(mask.items(), pairs, strict=True):
         _check_mask(name, keep, parameter)
+        _check_placement(name, keep, parameter)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(parameter) in trained for parameter, _ in pairs):
         problem = "the mask is empty" if not mask else "the optimizer trains none of the parameters in the mask"
         raise UsageError(problem, hint="make the optimizer from model.parameters() of the same model")
-    return SparseTraining(pairs, optimizer)
+    return SparseTraining([(parameter, mask_of_part(keep, parameter)) for parameter, keep in pairs], optimizer)
 
 
 def _by_name(model: nn.Module) -> dict[str, Tensor]:
@@ -150,6 +165,20 @@ def _parameter(parameters: Mapping[str, Tensor], name: str) -> Tensor:
     near = closest(name, parameters)
     hint = f"the closest name is {printable(repr(near[0]))}" if near else "list(dict(model.named_parameters()))"
     raise UsageError(f"the model has no parameter {printable(repr(name))}, which the mask names", hint=hint)
+
+
+def _check_placement(name: str, keep: Any, parameter: Any) -> None:  # noqa: ANN401 - Tensor or DTensor
+    """Raise UsageError for a parameter whose parts are no elements of it, and for a mask on another mesh."""
+    if is_dtensor(parameter) and (placement := inexact_placement(parameter)) is not None:
+        raise UsageError(
+            f"{printable(repr(name))} has the placement {placement}, whose parts are no elements of the parameter",
+            hint="train parameters that are placed by Shard and Replicate",
+        )
+    if is_dtensor(keep) and is_dtensor(parameter) and keep.device_mesh != parameter.device_mesh:
+        raise UsageError(
+            f"the mask for {printable(repr(name))} is on another device mesh than the parameter",
+            hint="pass mask.full_tensor()",
+        )
 
 
 def _check_mask(name: str, keep: Tensor, parameter: Tensor) -> None:

@@ -11,13 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prunecli.checkpoint import Keys, PathLike
+from prunecli.distributed.meshes import as_dtensor, is_dtensor
 from prunecli.dtypes import FLOATS, MASK_DTYPES
 from prunecli.engine.mask_files import masks_in
 from prunecli.engine.score_files import MatchedTensors
 from prunecli.engine.scorers import MaskReader
 from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.open import open_checkpoint
-from prunecli.io.memory import state_dict_checkpoint
+from prunecli.io.memory import TensorsInMemory, state_dict_checkpoint
 from prunecli.io.memory_reader import MemoryReader, on_host
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Worker
@@ -83,7 +84,8 @@ def mask_from_checkpoint(
     """Return masks that are True where the weights of a pruned checkpoint or state_dict are not zero.
 
     Args:
-        pruned: The path of a checkpoint, or a flat dict of torch tensors by name.
+        pruned: The path of a checkpoint, or a flat dict of torch tensors by name. If some are DTensors, all processes
+            of their device meshes call this together.
         include: Patterns over tensor names, as in `prunecli.prune`. By default the tensors that pruning would select:
             a bias that is zero gets no mask.
         exclude: Patterns of the tensors that get no mask.
@@ -91,7 +93,7 @@ def mask_from_checkpoint(
 
     Returns:
         A bool tensor for each selected tensor, in its shape, True = not zero, and on the device of a tensor of a
-        state_dict. Of tied tensors the first name is used.
+        state_dict. The mask of a DTensor is a DTensor with the same placements. Of tied tensors the first name is used.
 
     Raises:
         PruneError: The checkpoint cannot be read, or the patterns select no tensor.
@@ -102,14 +104,39 @@ def mask_from_checkpoint(
         targets = [target.tensor for target in select(checkpoint, selector).targets]
         with open_sources(checkpoint) as sources:
             return _nonzero_masks(worker, Reader(sources), targets)
+    if any(map(is_dtensor, pruned.values())):
+        return _masks_of_parts(worker, pruned, selector)
     memory = state_dict_checkpoint(pruned)
     memory.synchronize()
     targets = [target.tensor for target in select(memory.checkpoint, selector).targets]
+    return _masks_in_memory(worker, memory, targets)
+
+
+def _masks_in_memory(worker: Worker, memory: TensorsInMemory, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:
     reader = MemoryReader(memory)
     there = [tensor for tensor in targets if not on_host(memory.tensors[tensor.name])]
     masks = _nonzero_masks(worker, reader, [tensor for tensor in targets if tensor not in there])
     masks.update((tensor.name, _on_device(worker, reader, tensor)) for tensor in there)
     return {tensor.name: masks[tensor.name] for tensor in targets}
+
+
+def _masks_of_parts(worker: Worker, pruned: Mapping[str, object], selector: Selector) -> dict[str, Tensor]:
+    """Return the masks of tensors of which some are DTensors."""
+    from prunecli.engine.sharded.memory import check_exact, sharded_tensors  # noqa: PLC0415 - for DTensors only
+
+    def select_targets() -> list[TensorInfo]:
+        targets = [target.tensor for target in select(memory.checkpoint, selector).targets]
+        check_exact(memory, targets)
+        return targets
+
+    with sharded_tensors(pruned) as memory:
+        memory.synchronize()
+        targets = memory.together(select_targets)
+        local = {tensor.name: tensor for tensor in memory.local.checkpoint.tensors}
+        own = [local[tensor.name] for tensor in targets if tensor.name in local]
+        masks = _masks_in_memory(worker, memory.local, own)
+    given: Mapping[str, Any] = memory.given
+    return {name: as_dtensor(mask, given[name]) if is_dtensor(given[name]) else mask for name, mask in masks.items()}
 
 
 def _nonzero_masks(worker: Worker, reader: Reader, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import tempfile
 import traceback
 from dataclasses import asdict, replace
 from datetime import timedelta
+from importlib import import_module
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,8 @@ def whole_weights(dtype: torch.dtype, *, even: bool = False) -> Weights:
     generator = torch.Generator().manual_seed(1)
     rows = 96 if even else 101
     shapes = {"embed.weight": (rows, 64), "fc1.weight": (rows, 48), "fc1.bias": (rows,), "fc2.weight": (24, rows)}
-    shapes |= {"conv.weight": (8, 6, 3, 3), "wide.weight": (5, 3000), "norm.weight": (48,), "scalar": ()}
+    shapes |= {"conv.weight": (8, 16 if even else 6, 3, 3), "wide.weight": (8, 3008) if even else (5, 3000)}
+    shapes |= {"norm.weight": (48,), "scalar": ()}
     weights = {name: torch.randn(shape, generator=generator).mul(0.1) for name, shape in shapes.items()}
     weights["fc1.weight"] = weights["fc1.weight"].mul(20).round().div(20)  # many ties
     weights["fc2.weight"][:3] = 0
@@ -112,7 +114,7 @@ class Meshes:
         self.pair = DeviceMesh("cpu", [0, 1])
 
     def place(self, kind: str, weights: Weights) -> Weights | None:
-        """Return the tensors placed in a way of PLACEMENTS; None for a rank that takes no part."""
+        """Return the tensors placed in one way; None for a rank that takes no part."""
         if kind.startswith("pair") and dist.get_rank() > 1:
             return None
         square, mixed = self.square, kind == "mixed"
@@ -132,9 +134,6 @@ class Meshes:
             "fsdp-columns": (square, [Shard(0), Shard(1)]),
         }[kind]
         return placed(weights, mesh, placements)
-
-
-PLACEMENTS = ("fsdp", "pair", "columns", "replicated", "hsdp", "fsdp-tp", "fsdp-columns", "mixed")
 
 
 def compare(meshes: Meshes, kind: str, strategy: str, dtype: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -175,7 +174,7 @@ def like(whole: Tensor, tensor: Any) -> Tensor:  # noqa: ANN401 - Tensor or DTen
 
 
 def run_cases(cases: Sequence[tuple[str, Sequence[Any]]], seconds: int = 120) -> list[list[Any]]:
-    """Run functions of this module, (name, arguments), on every rank; return the results of each case by rank.
+    """Run functions of `support`, ("module.name", arguments), on every rank; return the results of each case by rank.
 
     A result is what the function returns, or the text of an error.
     """
@@ -195,6 +194,8 @@ def run_cases(cases: Sequence[tuple[str, Sequence[Any]]], seconds: int = 120) ->
 
 def main(folder: str) -> None:
     """Fork the ranks and run the cases in `folder`."""
+    import torch._dynamo  # the ranks would import it, each for itself
+
     torch.set_num_threads(1)
     children = []
     for rank in range(RANKS):
@@ -216,8 +217,9 @@ def _rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=RANKS, init_method=f"file://{folder}/store", timeout=timeout)
     meshes, results = Meshes(), []
     for name, arguments in json.loads(Path(folder, "cases.json").read_text()):
+        module, _, function = name.rpartition(".")
         try:
-            results.append(globals()[name](meshes, *arguments))
+            results.append(getattr(import_module(f"support.{module}"), function)(meshes, *arguments))
         except Exception as error:  # noqa: BLE001 - it is a result
             if os.environ.get("SHARDED_TRACE"):
                 traceback.print_exc()

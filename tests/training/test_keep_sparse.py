@@ -86,7 +86,7 @@ def test_release_removes_all_hooks() -> None:
 
     assert revived(model, mask) > 0
     assert not optimizer._optimizer_step_post_hooks
-    assert not any(parameter._backward_hooks for parameter in model.parameters())
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
 
 
 def test_an_error_in_the_block_removes_the_hooks() -> None:

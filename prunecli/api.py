@@ -269,9 +269,12 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
     broken by the order of the dict. Tied tensors are pruned once. Values that are not tensors are ignored; sparse,
     quantized and meta tensors are named in the report's `facts`.
 
+    If some tensors are DTensors, all processes of their device meshes call this together, with the same arguments. Each
+    prunes its own parts, as if one process had the whole tensors, and all get the same report.
+
     Args:
         state_dict: A flat dict of torch tensors by name, such as `model.state_dict()`. The tensors are the model's
-            own: on the CPU or on devices, parameters that require grad, transposed or sliced.
+            own: on the CPU or on devices, parameters that require grad, transposed, sliced, or DTensors.
         strategy: Decides which weights of each tensor become zero; see `prune`, also for the other arguments.
         include: Patterns over tensor names.
         exclude: Patterns of the tensors that stay unchanged.

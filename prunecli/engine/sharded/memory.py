@@ -144,7 +144,7 @@ class _Own:
             plain[name], self.indices[name] = local, found
 
     def listing(self) -> list[Entry]:
-        """Return what the other processes are told: no weight, and the runs of indices in place of all of them."""
+        """Return what the other processes get: no weight, and the runs of indices in place of all of them."""
         infos = self.local.checkpoint.tensors
         kinds = dict(self.local.checkpoint.unprunable_entries)
         leaders = {infos[i].name: infos[group[0]].name for group in tied(infos) for i in group}

@@ -32,7 +32,7 @@ ROLL_CALL = 1.0
 """Seconds in which processes say that they are alive after a connection broke."""
 
 WAKE = getattr(signal, "SIGURG", None)
-"""The signal that interrupts the main thread, also in a system call. By default it is ignored, and few programs use it."""
+"""The signal that interrupts the main thread, also in a system call. By default it is ignored."""
 
 _FAILURE = "failure"
 

@@ -6,13 +6,14 @@ Holds metadata only. Nothing here reads a file or depends on a format.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.dtypes import BITS
 from prunecli.layout import TensorLayout, assumed_layout
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,8 +5,9 @@ This module does not import NumPy, so that listing a checkpoint does not either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import frexp, inf, isfinite, ldexp, nan
+
+from prunecli.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ Values only. The package `layouts` decides them from the names and shapes of a c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+
+from prunecli.values import dataclass
 
 MATRIX, KERNEL, EMBEDDING, EXPERTS = "matrix", "kernel", "embedding", "experts"
 VECTOR, GAIN, CONSTANT, SCALE = "vector", "gain", "constant", "scale"

@@ -7,11 +7,12 @@ no NumPy.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from prunecli.layout import SliceView
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, SelectionError
@@ -10,6 +10,7 @@ from prunecli.layouts.names import bias_names
 from prunecli.selection.select import Selection, select
 from prunecli.text.escape import printable
 from prunecli.text.numbers import plural
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

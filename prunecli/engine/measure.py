@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.tally import Statistics
 from prunecli.report.histogram import BeforeAfter, bins_of
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from prunecli.progress import NoProgress, Progress
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from prunecli.report.gates import Gates

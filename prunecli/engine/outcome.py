@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from glob import escape
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, Notice
 from prunecli.text.escape import listed, printable
 from prunecli.text.numbers import counted, magnitude, plural
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from prunecli.io.targets import (
 )
 from prunecli.report.renderers import check_suffixes, render_report
 from prunecli.text.escape import printable
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

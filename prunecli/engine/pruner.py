@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from threading import Condition, Event, Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from prunecli.io.threads import Stopped
 from prunecli.kernels.ops import is_tensor
 from prunecli.kernels.tally import Shared
 from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, without_masks
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS
@@ -22,6 +21,7 @@ from prunecli.io.threads import Pool, default_threads, results
 from prunecli.io.transfer import read_all
 from prunecli.kernels.backend import kernels_name
 from prunecli.text.escape import printable
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

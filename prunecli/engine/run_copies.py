@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, Notice, SameCallWith
@@ -11,6 +10,7 @@ from prunecli.report.state_dicts import ema_left, ema_warning, masters_warning
 from prunecli.selection.copies import left_alone, masters, unpruned_ema
 from prunecli.text.escape import printable, quoted
 from prunecli.text.numbers import counted
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

@@ -9,7 +9,7 @@ import os
 import shlex
 import stat
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from prunecli.selection.notices import other_order
 from prunecli.text.closest import closest
 from prunecli.text.escape import printable
 from prunecli.text.nearest import nearest_choice
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

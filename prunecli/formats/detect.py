@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.registry import FORMATS
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.text.escape import quoted
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from pathlib import Path

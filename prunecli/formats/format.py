@@ -7,11 +7,11 @@ and the rewriter when they are called, so that detecting a format imports no rea
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from prunecli.errors import Argument, CheckpointError
 from prunecli.text.escape import quoted
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from prunecli.checkpoint import Span

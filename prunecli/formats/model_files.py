@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from prunecli.errors import CheckpointError, SameCall
 from prunecli.formats.own_files import is_own_folder, is_own_name
 from prunecli.text.escape import listed
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

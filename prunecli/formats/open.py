@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -28,6 +28,7 @@ from prunecli.formats.torch.format import TORCH_ZIP
 from prunecli.layouts.decide import with_layouts
 from prunecli.text.closest import closest
 from prunecli.text.escape import quoted
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

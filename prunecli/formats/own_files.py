@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection

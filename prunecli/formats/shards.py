@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,6 +23,7 @@ from prunecli.formats.model_files import (
 from prunecli.formats.own_files import is_own_folder, is_own_result
 from prunecli.formats.strict_json import HEADER_LIMIT, parse_json_object
 from prunecli.text.escape import listed, quoted
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,11 +7,11 @@ a whole is in one window.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.io.files import PAGE
 from prunecli.io.transfer import COPY_RUN
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

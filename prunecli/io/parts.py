@@ -6,13 +6,13 @@ No function here knows a file format.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import Checksum, Span
 from prunecli.io.files import Source, copy_range
 from prunecli.io.transfer import write_all
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

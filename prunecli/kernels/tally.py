@@ -11,9 +11,11 @@ float64, over its finite weights and in the same order. The sum of all blocks is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,12 +8,13 @@ shares of a model are shares of all its weights.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE, PackedWeights
 from prunecli.dtypes import BITS
 from prunecli.layout import PACKED, SCALE, TensorLayout
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

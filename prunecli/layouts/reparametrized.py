@@ -7,10 +7,10 @@ why a tensor is not a weight of its own. It knows names alone: no shape and no f
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.text.escape import printable
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence

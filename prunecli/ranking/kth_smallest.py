@@ -12,7 +12,6 @@ import importlib
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass
 from itertools import accumulate, chain
 from math import sqrt
 from threading import Lock
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from prunecli.dtypes import FLOATS, Float
 from prunecli.kernels.key_arrays import add_to_bins, count_equal, count_from, joined, smallest, within
 from prunecli.plans import OrderStatistic
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, PruneError, UsageError
 from prunecli.text.escape import printable
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

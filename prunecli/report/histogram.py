@@ -6,12 +6,12 @@ draws nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from math import ldexp
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,7 @@ Every number is measured on the bytes that were written. This module reads and w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
@@ -13,6 +13,7 @@ from prunecli.dtypes import BITS, FLOATS
 from prunecli.layout import TensorLayout, assumed_layout
 from prunecli.report.forms import Forms
 from prunecli.report.state_dicts import taken_in_words
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

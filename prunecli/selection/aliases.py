@@ -5,10 +5,10 @@ Offsets and strides decide. No weight is read, and the choice of tensors to prun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import BITS
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import FLOATS
 from prunecli.layouts.copies import ema_prefixes, is_master
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

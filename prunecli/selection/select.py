@@ -6,7 +6,7 @@ dtypes, shapes and positions decide; no weight is read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from glob import escape
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from prunecli.selection.aliases import overlapping, tied
 from prunecli.selection.packed import refuse_packed
 from prunecli.selection.patterns import exact_pattern, matching, matching_any
 from prunecli.text.escape import printable
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

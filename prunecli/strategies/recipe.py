@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, UsageError
 from prunecli.selection.select import Selector
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from prunecli.strategies.strategy import Strategy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, SelectionError, UsageError
@@ -12,6 +11,7 @@ from prunecli.strategies.strategy import PlansFromShape
 from prunecli.text.escape import printable
 from prunecli.text.nearest import nearest_choice
 from prunecli.text.numbers import plural
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

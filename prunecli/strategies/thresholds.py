@@ -5,7 +5,6 @@ NumPy is imported when a strategy measures, because strategies are also made to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from prunecli.dtypes import FLOATS
@@ -16,6 +15,7 @@ from prunecli.strategies.amounts import (
     cut_above,
 )
 from prunecli.strategies.strategy import PlansFromMeasure, PlansFromShape
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     import numpy as np

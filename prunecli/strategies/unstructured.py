@@ -5,7 +5,6 @@ NumPy is imported when a strategy draws, because strategies are also made to pri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from math import ceil, floor, isfinite
 from typing import TYPE_CHECKING, ClassVar
@@ -27,6 +26,7 @@ from prunecli.strategies.amounts import (
 from prunecli.strategies.depth import layer_depths
 from prunecli.strategies.nearest import nearest_limits, nearest_of, nearest_percentile
 from prunecli.strategies.strategy import PlansFromRanks, PlansFromShape
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,6 +18,7 @@ SOURCE = ROOT / "prunecli"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LAYERS = (
+    ("values",),
     ("errors", "dtypes", "layout", "version", "assembly"),
     ("text", "checkpoint", "progress", "kernels"),
     ("io", "plans", "layouts", "distributed"),

@@ -16,6 +16,7 @@ from prunecli.version import __version__
 
 if TYPE_CHECKING:
     from prunecli.api import prune, prune_state_dict
+    from prunecli.api_convert import convert
     from prunecli.baking.bake import bake
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.errors import CheckpointError, DeviceError, OutputError, PruneError, SelectionError, UsageError
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "api": ("prune", "prune_state_dict"),
+    "api_convert": ("convert",),
     "baking.bake": ("bake",),
     "checkpoint": ("Checkpoint", "TensorInfo"),
     "errors": ("CheckpointError", "DeviceError", "OutputError", "PruneError", "SelectionError", "UsageError"),
@@ -122,6 +124,7 @@ __all__ = [
     "__version__",
     "bake",
     "check",
+    "convert",
     "diff",
     "inspect",
     "keep_sparse",

@@ -11,6 +11,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunecli.conversion.layout import Layout, converted_output
 from prunecli.distributed.meshes import is_dtensor
 from prunecli.engine.device_errors import device_errors
 from prunecli.engine.options import RunOptions
@@ -71,6 +72,9 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
     force: bool = False,
     in_place: bool = False,
     dry_run: bool = False,
+    max_shard_size: str | int | None = None,
+    untie: bool = False,
+    drop_rest: bool = False,
     strict: bool = False,
     sha256: bool = False,
     estimate: bool = False,
@@ -87,7 +91,7 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
         path: A checkpoint file, a directory of shards, or an index file of shards.
         strategy: Decides which weights of each tensor become zero, such as `Threshold(0.1)`, or a `Recipe` of rules.
         output: A path, or an open, writable, seekable file descriptor. By default `ckpt.pruned.pth` next to
-            `ckpt.pth`.
+            `ckpt.pth`. Its suffix is meant: `.safetensors` is written as safetensors, `.pth` by torch; see `convert`.
         reports: Paths that get a report, as JSON, CSV, Markdown or HTML by their suffix; `()` writes none. By default
             one JSON report next to the output; none on a dry run or for a descriptor. A JSON report of an earlier run
             about the same output is replaced.
@@ -110,6 +114,9 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
         force: Replace existing outputs.
         in_place: Replace the input.
         dry_run: Write no checkpoint; the report still holds measured numbers, and a mask is written if requested.
+        max_shard_size: Write a directory of shards of at most this size, such as "5GB".
+        untie: In a new layout, store tied tensors once for each name.
+        drop_rest: In a new format, leave out what it cannot hold.
         strict: Raise CheckpointError if a weight is not finite.
         sha256: Read the input and the output again and put their digests into the report.
         estimate: Compress a sample of both and put the estimated sizes into the report.
@@ -144,6 +151,7 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
         ),
         key,
         device,
+        Layout(max_shard_size, untie=untie, drop_rest=drop_rest),
     )
     return prune_request(request)[0]
 
@@ -160,6 +168,7 @@ class PruneRequest:
     options: RunOptions = field(default_factory=RunOptions)
     key: Keys = None
     device: str = "cpu"
+    layout: Layout = field(default_factory=Layout)
 
     def __post_init__(self) -> None:
         """Raise UsageError for arguments that are out of range or contradict each other."""
@@ -176,7 +185,10 @@ def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
     plan = _plan(checkpoint, request.strategy, request.selector, request.scores)
     device = _device(request.device, plan, options)
     kept = _side_inputs(request.strategy, request.scores)
-    outputs = plan_outputs(checkpoint, request.path, request.outputs, kept, request.scores.mask_in)
+    made = converted_output(checkpoint, request.outputs.output, request.layout, in_place=request.outputs.in_place)
+    arrangement = None if made is None else made.arrangement
+    outputs = plan_outputs(checkpoint, request.path, request.outputs, kept, request.scores.mask_in, arrangement)
+    outputs = outputs if made is None else replace(outputs, facts=made.facts)
     options = replace(options, device=device, histograms=draws_histograms(outputs.reports))
     _note_selection(options.progress, checkpoint, plan.selection)
     try:

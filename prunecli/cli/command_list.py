@@ -184,6 +184,15 @@ COMMANDS = {
         ),
         GATES,
     ),
+    "convert": Command(
+        FILES,
+        "Write a checkpoint in another format.",
+        (
+            Example("A torch checkpoint as safetensors", "prune convert model.pth converted.safetensors"),
+            Example("Shards with an index", "prune convert model.safetensors shards --max-shard-size 500MB"),
+        ),
+        OUTPUT,
+    ),
     "bake": Command(
         FILES,
         "Fold pruned weights: x_orig * x_mask becomes x.",

@@ -40,6 +40,8 @@ def as_options(part: HintValue, words: Sequence[str] = ()) -> str:
     if isinstance(part, Call):
         paths = [_typed_path(path, words) for path in part.paths]
         return shlex.join(["prune", part.function, *paths, *(w for a in part.arguments for w in option_words(a))])
+    if part.name == "output" and words and words[0] == "convert":  # there it is no option
+        return shell_word(str(part.value))
     return " ".join(map(shell_word, option_words(part)))
 
 

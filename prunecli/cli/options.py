@@ -122,7 +122,20 @@ Of = Annotated[
 
 Output = Annotated[
     str | None,
-    text_option("-o --output", "PATH", "The result; `-` is standard output. [default: CKPT.pruned.EXT]", panel=OUTPUT),
+    text_option(
+        "-o --output",
+        "PATH",
+        "The result, in the format of its suffix; `-` is standard output. [default: CKPT.pruned.EXT]",
+        panel=OUTPUT,
+    ),
+]
+MaxShardSize = Annotated[
+    str | None,
+    text_option("--max-shard-size", "SIZE", "Write a directory of shards of at most SIZE, such as 5GB.", panel=OUTPUT),
+]
+Untie = Annotated[bool, flag_option("--untie", "In a new format, store tied tensors once per name.", panel=OUTPUT)]
+DropRest = Annotated[
+    bool, flag_option("--drop-rest", "Leave out what a new format cannot hold, such as an optimizer.", panel=OUTPUT)
 ]
 Reports = Annotated[
     list[Path] | None,
@@ -248,6 +261,9 @@ class SharedOptions:
     context: typer.Context
     ckpt: Ckpt
     output: Output = None
+    max_shard_size: MaxShardSize = None
+    untie: Untie = False
+    drop_rest: DropRest = False
     report: Reports = None
     no_report: NoReport = False
     json: ReportJson = False

@@ -70,6 +70,7 @@ def _check(options: SharedOptions) -> None:
 def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptions) -> PruneRequest:
     """Return the request that the options describe; the progress bars end with `stack`."""
     from prunecli.api import PruneRequest
+    from prunecli.conversion.layout import Layout
     from prunecli.engine.options import RunOptions
     from prunecli.engine.outputs import OutputRequest
     from prunecli.engine.score_files import ScoreInputs
@@ -103,6 +104,7 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
         ),
         options.key,
         options.device,
+        Layout(options.max_shard_size, untie=options.untie, drop_rest=options.drop_rest),
     )
 
 

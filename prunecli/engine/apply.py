@@ -9,14 +9,14 @@ from prunecli.engine.records import ChunkRecords, FileRecords, Records
 from prunecli.errors import CheckpointError
 from prunecli.io.assembled import AssembledSource
 from prunecli.io.crc32 import crc32
-from prunecli.io.layout import Around, Layout, Piece, TargetRange, UntouchedRange, Window
+from prunecli.io.layout import COPY_MIN, Around, Layout, Piece, TargetRange, UntouchedRange, Window
 from prunecli.io.reader import flat_native, store_flat, view_elements
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from prunecli.checkpoint import Checkpoint, CheckpointFile, Checksum, TensorInfo
+    from prunecli.checkpoint import Checkpoint, CheckpointFile, Checksum, Span, TensorInfo
     from prunecli.engine.pruner import ApplyContext
     from prunecli.io.files import Input, Output
     from prunecli.io.threads import Pool, Worker
@@ -43,21 +43,23 @@ class Applier:
         self.pruner = Pruner(context)
         self._records: list[Records] = []
 
-    def layouts(self, pool: Pool, checkpoint: Checkpoint, *, window: int) -> list[Iterable[Window | UntouchedRange]]:
-        """Return the layout of each stream: the ranges of its targets, and the records whose checksum changes."""
+    def layouts(
+        self, pool: Pool, checkpoint: Checkpoint, sinks: Sequence[Output | None], *, window: int
+    ) -> list[Iterable[Window | UntouchedRange]]:
+        """Return the layout of each stream: its targets, the records whose checksum changes, and what `sinks` need."""
         if checkpoint.assembly is not None:
-            return self._assembled(pool, checkpoint.files, self.context.sources[-1], window)
+            return self._assembled(pool, checkpoint.files, self.context.sources[-1], sinks[-1], window)
         layouts: list[Iterable[Window | UntouchedRange]] = []
         for number, file in enumerate(checkpoint.files):
             records = FileRecords(number, self._changed_checksums(number, file))
             ranges = [self._range(index, tensor) for index, tensor in self._by_file.get(number, ())]
             # A record of which a byte changes is read whole, because its checksum covers all of its bytes.
-            layouts.append(Layout(file.size, ranges, records.spans, window=window))
+            layouts.append(_layout(file.size, ranges, records.spans, sinks[number], window))
             self._records.append(records)
         return layouts
 
     def _assembled(
-        self, pool: Pool, files: Sequence[CheckpointFile], source: Input, window: int
+        self, pool: Pool, files: Sequence[CheckpointFile], source: Input, sink: Output | None, window: int
     ) -> list[Iterable[Window | UntouchedRange]]:
         """Return the layouts of files, of which all is copied but the chunks of targets, and that of the stream."""
         if not isinstance(source, AssembledSource):
@@ -68,7 +70,7 @@ class Applier:
         self._records = [FileRecords(number, ()) for number in range(len(files))] + [records]
         ranges = [self._range(index, tensor) for index, tensor in targets]
         # The bytes between targets are copied with the files.
-        windows = Layout(source.assembly.size, ranges, window=window, gap=0).windows()
+        windows = _layout(source.assembly.size, ranges, (), sink, window, gap=0).windows()
         return [*(Around(file.size, records.spans_of(number)) for number, file in enumerate(files)), windows]
 
     def _range(self, index: int, tensor: TensorInfo) -> TargetRange:
@@ -149,3 +151,18 @@ class Applier:
                 if (sink := sinks[record.file]) is not None:
                     for place in record.places:
                         sink.write(memoryview(after.to_bytes(4, "little")), place)
+
+
+def _layout(
+    size: int,
+    ranges: Sequence[TargetRange],
+    spans: Sequence[Span],
+    sink: Output | None,
+    window: int,
+    gap: int = COPY_MIN,
+) -> Layout:
+    """Return the layout of a stream: the `ranges` of its targets, `spans` of checksums, and what `sink` needs."""
+    reads = [(span.start, span.end) for span in spans]
+    if sink is None:
+        return Layout(size, ranges, reads, window=window, gap=gap)
+    return Layout(size, ranges, [*reads, *sink.reads], sink.wholes, window=window, gap=gap)

@@ -57,11 +57,14 @@ def _read(file: Descriptor | AssembledSource, into: memoryview, start: int) -> N
         raise CheckpointError(f"a file ends at {start + got} bytes, before the end of its tensors")
 
 
-def estimate(before: bytes, after: bytes, tensors: Sequence[TensorInfo]) -> Compressed:
-    """Return the sizes of `tensors` before and after if they compress as well as these samples of them."""
+def estimate(
+    before: bytes, after: bytes, old: Sequence[TensorInfo], new: Sequence[TensorInfo] | None = None
+) -> Compressed:
+    """Return the sizes of the tensors `old`, and of `new` (None: the same), if they compress as these samples do."""
     method, compress, level = _compressor()
-    total = sum(tensor.nbytes for tensor in tensors)
-    sizes = (round(total * len(compress(part, level)) / len(part)) if part else 0 for part in (before, after))
+    totals = (sum(tensor.nbytes for tensor in tensors) for tensors in (old, old if new is None else new))
+    pairs = zip((before, after), totals, strict=True)
+    sizes = (round(total * len(compress(part, level)) / len(part)) if part else 0 for part, total in pairs)
     return Compressed(f"{method} level {level}", len(before), *sizes)
 
 

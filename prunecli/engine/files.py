@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -31,12 +30,6 @@ if TYPE_CHECKING:
     from prunecli.io.files import Input, Output
     from prunecli.report.model import Report
 
-DIRECT_SHARE = 32
-"""Outputs larger than this fraction of the memory are written around the page cache.
-
-There they would take the place of the input and of other programs' files. Smaller ones are likely to be read soon.
-"""
-
 
 def prune_files(checkpoint: Checkpoint, work: Work, outputs: Outputs, options: RunOptions) -> Report:
     """Do the work on `checkpoint`, write the result and the mask to `outputs`, and return the report.
@@ -57,6 +50,8 @@ def prune_files(checkpoint: Checkpoint, work: Work, outputs: Outputs, options: R
         sinks = stack.enter_context(_sinks(run, sources, outputs))
         result = run.execute(sources, sinks, masks)
         report = make_report(run, result, outputs.checkpoint, time.monotonic() - started)
+        if outputs.arrangement is not None:
+            report = _about_arrangement(report, outputs, sinks)
         if options.gates is not None:
             _refuse_failures(report, options.gates)  # inside the block, so that nothing is published
     return report
@@ -109,9 +104,25 @@ def _published_after(checkpoint: Path | int | None, mask: Path) -> Iterator[Call
         raise OutputError(message, hint=error.hint_parts) from error
 
 
+def _about_arrangement(report: Report, outputs: Outputs, sinks: Sequence[Output | None]) -> Report:
+    """Return the report with what is said about the new layout; CheckpointError if a cast loses too much."""
+    from prunecli.engine.arranged import check_written  # noqa: PLC0415 - most runs keep the layout
+
+    warnings = check_written(outputs, sinks)
+    size = None if report.output_bytes is None else outputs.arranged.size
+    facts = (*report.facts, *outputs.facts)
+    return replace(report, output_bytes=size, facts=facts, warnings=(*report.warnings, *warnings))
+
+
 @contextmanager
 def _sinks(run: Run, sources: Sequence[Input], outputs: Outputs) -> Iterator[Sequence[Output | None]]:
     """Open one sink per file; all are published together when the block ends without an error."""
+    if outputs.arrangement is not None:
+        from prunecli.engine.arranged import open_arranged  # noqa: PLC0415 - most runs keep the layout
+
+        with open_arranged(run, sources, outputs) as arranged:
+            yield arranged
+        return
     sizes, output = [file.size for file in run.checkpoint.files], outputs.checkpoint
     if output is None:
         yield [None] * len(sources)
@@ -120,9 +131,7 @@ def _sinks(run: Run, sources: Sequence[Input], outputs: Outputs) -> Iterator[Seq
     with ExitStack() as stack:
         inputs = [source for source in sources if isinstance(source, Source)]
         files = stack.enter_context(output_files(run.checkpoint, inputs, output, sizes, force=force))
-        # Chunks begin at any byte of a page, which writing around the page cache does not allow.
-        suits = run.checkpoint.assembly is None and _is_large(sum(sizes))
-        direct = suits if run.options.direct is None else run.options.direct
+        direct = run.writes_around_cache(sum(sizes))
         sinks = []
         for file in files:
             sink = Sink(file, direct=direct and not isinstance(output, int))
@@ -135,12 +144,3 @@ def _with_stream(sinks: Sequence[Sink], sources: Sequence[Input]) -> Sequence[Ou
     """Return the sinks of all streams of a checkpoint: those of its files, and that of tensors in chunks of them."""
     last = sources[-1]
     return [*sinks, AssembledSink(sinks, last)] if isinstance(last, AssembledSource) else sinks
-
-
-def _is_large(size: int) -> bool:
-    """Return whether an output of `size` bytes would evict much of the page cache."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return False
-    return size > memory // DIRECT_SHARE

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, OutputError, UsageError
-from prunecli.formats.output_names import check_format, default_output, default_report
+from prunecli.formats.output_names import default_output, default_report
 from prunecli.formats.own_files import is_report_of
 from prunecli.io.publish import UnflushedError, publish_text
 from prunecli.io.targets import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prunecli.checkpoint import Checkpoint, PathLike
+    from prunecli.io.arrangement import Arrangement
     from prunecli.report.model import Report
 
 
@@ -68,6 +70,9 @@ class Outputs:
         mask: The path of the mask, an open file descriptor, or None.
         force: Whether existing files are replaced.
         in_place: Whether the checkpoint replaces the input.
+        arrangement: The layout of the checkpoint, or None if it is that of the input.
+        facts: Sentences about the new layout, for the report.
+        allow_overflow: Whether a cast may make finite weights infinite.
     """
 
     checkpoint: Path | int | None = None
@@ -75,6 +80,16 @@ class Outputs:
     mask: Path | int | None = None
     force: bool = False
     in_place: bool = False
+    arrangement: Arrangement | None = None
+    facts: tuple[str, ...] = ()
+    allow_overflow: bool = False
+
+    @property
+    def arranged(self) -> Arrangement:
+        """The layout of the checkpoint, where it has one of its own; TypeError otherwise."""
+        if self.arrangement is None:
+            raise TypeError
+        return self.arrangement
 
     def replaces(self, path: Path) -> bool:
         """Return whether an existing report or mask at `path` is replaced: with force, or if it is our own report."""
@@ -84,26 +99,35 @@ class Outputs:
 
 
 def plan_outputs(
-    checkpoint: Checkpoint, path: PathLike, request: OutputRequest, kept: Sequence[Path], mask_in: PathLike | None
+    checkpoint: Checkpoint,
+    path: PathLike,
+    request: OutputRequest,
+    kept: Sequence[Path],
+    mask_in: PathLike | None,
+    arrangement: Arrangement | None = None,
 ) -> Outputs:
     """Return the outputs of a run, after checking that each of them can be written.
 
     `path` is the input as the user named it, `kept` are the files that the run reads besides the checkpoint and
-    `mask_in`. A new mask may replace `mask_in`; no other output may replace a file that the run reads. Raises
-    UsageError and OutputError.
+    `mask_in`. A new mask may replace `mask_in`; no other output may replace a file that the run reads. With an
+    `arrangement` the checkpoint has another layout than the input. Raises UsageError and OutputError.
     """
     target = None
+    directory = checkpoint.is_directory if arrangement is None else arrangement.is_directory
     if not request.dry_run:
-        target = output_target(checkpoint, request.output, lambda: default_output(path), in_place=request.in_place)
+        default = partial(default_output, path)
+        target = output_target(checkpoint, request.output, default, in_place=request.in_place, directory=directory)
     mask = None if request.mask_out is None else Path(request.mask_out)
     reports = _report_paths(target, request.reports)
-    outputs = Outputs(target, reports, mask, force=request.force, in_place=request.in_place)
+    outputs = Outputs(target, reports, mask, force=request.force, in_place=request.in_place, arrangement=arrangement)
     written = [target] if isinstance(target, Path) else []
     masks = [] if mask is None else [mask]
     for output in written:
-        check_format(checkpoint, output)
-        check_checkpoint_output(checkpoint, output, force=request.force, in_place=request.in_place)
-    check_side_outputs(checkpoint, written, reports, masks, outputs.replaces)
+        names = None if arrangement is None else arrangement.names
+        check_checkpoint_output(
+            checkpoint, output, force=request.force, in_place=request.in_place, directory=directory, names=names
+        )
+    check_side_outputs(checkpoint, written, reports, masks, outputs.replaces, directory=directory)
     read = kept if mask_in is None else [*kept, Path(mask_in)]
     for output in (*reports, *written):
         refuse_overwriting(output, read)

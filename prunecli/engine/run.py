@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from prunecli.engine.scored_tensors import ScoredTensors, count_remaining
 from prunecli.engine.windows import WindowSchedule
 from prunecli.errors import Argument, CheckpointError, DeviceError
 from prunecli.io.assembled import AssembledSink, AssembledSource
-from prunecli.io.files import PAGE, Sink, Source
+from prunecli.io.files import PAGE, Source
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.io.transfer import read_all
@@ -53,6 +54,12 @@ With the rest of a group or row around it, it fits into the power of two that to
 
 SCORED_WINDOW = 1 << 23
 """The most bytes of a window of tensors with scores, which the host computes, partly in float64."""
+
+DIRECT_SHARE = 32
+"""Outputs larger than this fraction of the memory are written around the page cache.
+
+There they would take the place of the input and of other programs' files. Smaller ones are likely to be read soon.
+"""
 
 RANKING, MOST_PHASES = "ranking", 8
 """The phase before writing, and the most files that have a phase each."""
@@ -104,6 +111,9 @@ class Run:
             if any(scorer is not None for scorer in scorers):
                 self._window = min(self._window, SCORED_WINDOW)
             tensors = self._plan_and_apply(pool, scorers, sources, sinks, masks)
+        for sink in sinks:
+            if sink is not None:
+                sink.finish()
         input_sha256, output_sha256 = self._digests(sources, sinks)
         compressed = self._estimate(sources, sinks)
         # After the last read, so that no change can be missed.
@@ -211,6 +221,12 @@ class Run:
         progress.note(f"working with {self._threads} threads on {self._where}")
         return phases
 
+    def writes_around_cache(self, size: int) -> bool:
+        """Return whether an output of `size` bytes is written around the page cache, of which it would evict much."""
+        # Chunks begin at any byte of a page, which writing around the page cache does not allow.
+        suits = self.checkpoint.assembly is None and _is_large(size)
+        return suits if self.options.direct is None else self.options.direct
+
     @property
     def kernels(self) -> str:
         """The kernels that compute, as a report names them."""
@@ -229,7 +245,8 @@ class Run:
             return None, None
         (source,), (sink,), (file,) = sources, sinks, self.checkpoint.files
         # Both files are read again, so the digests are those of the bytes that are stored.
-        output = None if sink is None else _sha256(_file(sink), file.size)
+        written = [] if sink is None else list(sink.written(file.size))
+        output = _sha256(*written[0]) if len(written) == 1 else None
         return _sha256(_stored(source), file.stored_size), output
 
     def _estimate(self, sources: Sequence[Input], sinks: Sequence[Output | None]) -> Compressed | None:
@@ -238,23 +255,31 @@ class Run:
         from prunecli.engine.compression import estimate, sample  # noqa: PLC0415 - most runs do not need it
 
         before = sample([_readable(source) for source in sources], self.targets)
-        after = sample([_readable(sink) for sink in sinks if sink is not None], self.targets)
-        return estimate(before, after, self.targets)
+        moved = sinks[0].moved(self.targets) if sinks[0] else None
+        if moved is None:
+            after = sample([_written(sink) for sink in sinks if sink is not None], self.targets)
+            return estimate(before, after, self.targets)
+        files = [file for sink in sinks[:1] if sink is not None for file, _ in sink.written(0)]
+        return estimate(before, sample(files, moved), self.targets, moved)
 
 
-def _readable(stream: Input | Output) -> Descriptor | AssembledSource:
-    """Return an input or output to read it again."""
-    if isinstance(stream, AssembledSource):
-        return stream
-    return stream.reopened() if isinstance(stream, AssembledSink) else _file(stream)
+def _readable(source: Input) -> Descriptor | AssembledSource:
+    """Return an input to read it again."""
+    return source if isinstance(source, AssembledSource) else _file(source)
 
 
-def _file(stream: Input | Output) -> Descriptor:
-    """Return the file of an input or output; only files are read again, and tensors in memory never are."""
+def _written(sink: Output) -> Descriptor | AssembledSource:
+    """Return an output to read it."""
+    if isinstance(sink, AssembledSink):
+        return sink.reopened()
+    ((file, _),) = sink.written(0)
+    return file
+
+
+def _file(stream: Input) -> Descriptor:
+    """Return the file of an input; only files are read again, and tensors in memory never are."""
     if isinstance(stream, Source):
         return stream
-    if isinstance(stream, Sink):
-        return stream.file
     raise TypeError
 
 
@@ -296,3 +321,12 @@ def _check_finite(targets: Sequence[TensorInfo], tensors: Mapping[int, TensorSta
                 f"{name} has {count} weights that are not finite, which a strict run does not accept",
                 hint=("leave the tensor out with ", Argument("exclude", [printable(targets[index].name)])),
             )
+
+
+def _is_large(size: int) -> bool:
+    """Return whether an output of `size` bytes would evict much of the page cache."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return False
+    return size > memory // DIRECT_SHARE

@@ -24,7 +24,7 @@ class WindowSchedule:
     ) -> None:
         """Lay out all streams in windows of `window` bytes; results go to `sinks` (None: it is only measured)."""
         self._applier, self._sinks = applier, sinks
-        self._layouts = applier.layouts(pool, checkpoint, window=window)
+        self._layouts = applier.layouts(pool, checkpoint, sinks, window=window)
         self._tasks = Tasks(pool)
         self._parts = self._all_parts()
         self._blocked: tuple[int, Window | UntouchedRange] | None = None

@@ -15,6 +15,7 @@ from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from prunecli.checkpoint import Span
+    from prunecli.formats.extras import Extras
     from prunecli.formats.listing import Listing
     from prunecli.io.parts import FilePlan
 
@@ -24,6 +25,7 @@ HEAD = 4096
 Detect: TypeAlias = Callable[[bytes], bool]
 Read: TypeAlias = "Callable[[BinaryIO, str, Sequence[str]], Listing]"
 Contents: TypeAlias = "Callable[[BinaryIO, str, Collection[Span]], Iterable[tuple[str, str]]]"
+ReadExtras: TypeAlias = "Callable[[BinaryIO, str, Collection[str]], Extras]"
 Rewrite: TypeAlias = "Callable[[BinaryIO, str, Mapping[str, str | None]], FilePlan]"
 
 
@@ -43,6 +45,8 @@ class Format:
         rewrite: `rewrite(file, label, names)` returns a plan of the file with entries renamed, or removed where the
             new name is None. `names` has full dotted paths. None if the format cannot be rewritten.
         nested: Whether a file can hold several state_dicts under keys.
+        extras: `extras(file, label, names)` returns what the file holds besides the tensors with these full dotted
+            names, for a conversion. None if a conversion can keep nothing of it; `contents` then lists it.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Format:
     contents: Contents
     rewrite: Rewrite | None = None
     nested: bool = True
+    extras: ReadExtras | None = None
 
 
 def refuse_keys(file: str, keys: Sequence[str]) -> None:

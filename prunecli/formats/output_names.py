@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint
 
 _TORCH = (".pth", ".bin", ".ckpt", ".pt", ".tar", ".th")  # pickles of other programs have them too
-_SUFFIXES = {
+SUFFIXES = {
     SAFETENSORS.family: (".safetensors",),
     NPZ.family: (".npz",),
     NPY.family: (".npy",),
@@ -31,7 +31,10 @@ _SUFFIXES = {
 }
 """The suffixes of each family of formats that has its own, the usual one first; the others have those of torch."""
 
-_KNOWN = frozenset({*_TORCH, *(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)})
+_KNOWN = frozenset({*_TORCH, *(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)})
+_FOREIGN = frozenset(
+    {".pt2", ".pdparams", ".gguf", ".onnx", ".h5", ".hdf5", ".keras", ".msgpack", ".tflite", ".pb", ".mlmodel"}
+)
 
 
 def default_output(checkpoint_path: PathLike) -> Path:
@@ -81,13 +84,25 @@ def check_format(checkpoint: Checkpoint, output: Path) -> None:
         )
     if checkpoint.is_directory or suffix == checkpoint.path.suffix.lower():
         return
-    if suffix in _KNOWN.difference(_SUFFIXES.get(family, _TORCH)):
-        own = checkpoint.path.suffix or _SUFFIXES.get(family, _TORCH)[0]
+    if suffix in _KNOWN.difference(SUFFIXES.get(family, _TORCH)):
+        own = checkpoint.path.suffix or SUFFIXES.get(family, _TORCH)[0]
         raise OutputError(
             f"{printable(str(output))} would not be what its suffix says: the output has the format of the input, "
             f"{checkpoint.format}",
             hint=Argument("output", printable(str(output.with_suffix(own)))),
         )
+
+
+def suffix_of(path: Path, checkpoint: Checkpoint | None) -> str:
+    """Return the suffix of a file in lower case, such as `.pth`; "" if there is none that says a format.
+
+    The name of a directory may have any dots in it: if `checkpoint` is one, only the suffix of a known format counts.
+    """
+    suffix = _suffix(path.name).lower()
+    suffix = suffix.removesuffix(".tar") or suffix
+    if checkpoint is not None and checkpoint.is_directory and suffix not in _KNOWN | _FOREIGN:
+        return ""
+    return suffix
 
 
 def _suffix(name: str) -> str:

@@ -24,14 +24,15 @@ FORMATS = (
 )
 """Every format. Detection tries them in this order."""
 
-_BY_NAME = {format_.name: format_ for format_ in FORMATS}
+BY_NAME = {format_.name: format_ for format_ in FORMATS}
+"""The formats by name."""
 
 
 def format_of(file: CheckpointFile) -> Format:
     """Return the format of one file of an opened checkpoint; shards may have different formats of one family."""
-    return _BY_NAME[file.format]
+    return BY_NAME[file.format]
 
 
 def family_of(name: str) -> str:
     """Return the family of the format called `name`."""
-    return _BY_NAME[name].family
+    return BY_NAME[name].family

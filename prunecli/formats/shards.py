@@ -72,7 +72,7 @@ def find_shards(directory: Path, index: Path | None, is_torch: Callable[[Path], 
     if index is None:
         model = choose_model(directory, file_names(directory), is_torch)
         index, shards = model.index, model.shards
-    parsed = _read_index(index) if index else None
+    parsed = read_index(index) if index else None
     if parsed:
         shards = tuple(sorted(set(parsed.weight_map.values())))
     for name in shards:
@@ -121,7 +121,7 @@ def _unreadable(error: OSError) -> NoReturn:
     raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
-def _read_index(path: Path) -> Index:
+def read_index(path: Path) -> Index:
     """Parse the index at `path`; raise CheckpointError if it is not valid or names files outside its directory."""
     try:
         with path.open("rb") as file:

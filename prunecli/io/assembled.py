@@ -10,9 +10,11 @@ from prunecli.errors import CheckpointError
 from prunecli.io.transfer import read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prunecli.assembly import Assembly, Block, Run
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.io.descriptors import Descriptor
     from prunecli.io.files import Input, Sink
 
 _COPIES = 3  # the most places of a checksum
@@ -96,6 +98,9 @@ class AssembledSource:
 class AssembledSink:
     """The stream of an assembly, written to files with the layout of those of `source`."""
 
+    reads: Sequence[tuple[int, int]] = ()
+    wholes: Sequence[tuple[int, int]] = ()
+
     def __init__(self, files: Sequence[Sink], source: AssembledSource) -> None:
         """Write to `files`."""
         self.files, self._source = files, source
@@ -109,6 +114,17 @@ class AssembledSink:
 
     def copy(self, source: Input, start: int, end: int) -> None:
         """Do nothing: what is not pruned is copied with its file."""
+
+    def finish(self) -> None:
+        """Do nothing: the files are complete when all of them are written."""
+
+    def written(self, _: int) -> Iterator[tuple[Descriptor, int]]:
+        """Yield nothing: the files are outputs of their own."""
+        yield from ()
+
+    def moved(self, _: Sequence[TensorInfo]) -> list[TensorInfo] | None:
+        """Return None: tensors are where they are in the input."""
+        return None
 
     def close(self) -> None:
         """Do nothing: the caller closes the files."""

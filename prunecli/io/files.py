@@ -14,17 +14,19 @@ from prunecli.io.transfer import WriteError, kernel_copy, read_all, write_all
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from prunecli.checkpoint import TensorInfo
     from prunecli.io.assembled import AssembledSink, AssembledSource
     from prunecli.io.memory import Region
+    from prunecli.io.rearranged import Rearranged
 
 Input: TypeAlias = "Source | Region | AssembledSource"
 """The bytes that a run reads: an open file, tensors in memory, or tensors in chunks of several files."""
 
-Output: TypeAlias = "Sink | Region | AssembledSink"
-"""The bytes that a run writes: an open file, tensors in memory, or tensors in chunks of several files."""
+Output: TypeAlias = "Sink | Region | AssembledSink | Rearranged"
+"""What a run writes: a file, tensors in memory, tensors in chunks of several files, or files of another layout."""
 
 PAGE = 4096
 """Bytes of a page: O_DIRECT needs memory and offsets in whole pages, and aligned copies are twice as fast."""
@@ -103,7 +105,13 @@ def _state(file: int | Path) -> tuple[int, ...]:
 
 
 class Sink:
-    """An output file that is written at any offset, around the page cache where requested and possible."""
+    """An output file that is written at any offset, around the page cache where requested and possible.
+
+    `reads` and `wholes` are the bytes of the input that it needs in windows, or whole in one: none.
+    """
+
+    reads: Sequence[tuple[int, int]] = ()
+    wholes: Sequence[tuple[int, int]] = ()
 
     def __init__(self, file: int | Descriptor, *, direct: bool) -> None:
         """Write to `file`; `direct` tries to open it a second time with O_DIRECT."""
@@ -151,10 +159,21 @@ class Sink:
             self._use_direct = False
             write_all(fd, data, offset)
 
-    def copy(self, source: Input, start: int, end: int) -> None:
-        """Copy the bytes [start, end) of `source` to the same offset of the output."""
+    def copy(self, source: Input, start: int, end: int, offset: int | None = None) -> None:
+        """Copy the bytes [start, end) of `source` to `offset` of the output, by default the same offset."""
         with self.file.opened() as fd:
-            copy_range(source, fd, start, end, start)
+            copy_range(source, fd, start, end, start if offset is None else offset)
+
+    def finish(self) -> None:
+        """Do nothing: the file is complete when all of it is written."""
+
+    def written(self, size: int) -> Iterator[tuple[Descriptor, int]]:
+        """Yield the output file and its size in bytes, that of the input."""
+        yield self.file, size
+
+    def moved(self, _: Sequence[TensorInfo]) -> list[TensorInfo] | None:
+        """Return None: tensors are where they are in the input."""
+        return None
 
     def close(self) -> None:
         """Close the second descriptor; the caller closes the first."""

@@ -98,14 +98,16 @@ class Around:
 class Layout:
     """The windows and untouched ranges of one file of `size` bytes.
 
-    `ranges` are the bytes of its targets; the bytes of `spans` must be read as well, for their checksums.
+    `ranges` are the bytes of its targets. The bytes [start, end) of `reads` must be read as well, for checksums and by
+    the output; those of `wholes` must also be in one window.
     """
 
     def __init__(
         self,
         size: int,
         ranges: Sequence[TargetRange],
-        spans: Sequence[Span] = (),
+        reads: Sequence[tuple[int, int]] = (),
+        wholes: Sequence[tuple[int, int]] = (),
         *,
         window: int = 1 << 20,
         gap: int = COPY_MIN,
@@ -117,8 +119,8 @@ class Layout:
         self.size, self.window = size, window
         self.ranges = sorted(ranges, key=lambda r: (r.start, r.end))
         self._starts = [r.start for r in self.ranges]
-        self._busy = merged([(r.start, r.end) for r in self.ranges] + [(s.start, s.end) for s in spans], gap)
-        self._solid = merged([(r.start, r.end) for r in self.ranges if r.whole], 0)
+        self._busy = merged([*((r.start, r.end) for r in self.ranges), *reads, *wholes], gap)
+        self._solid = merged([*((r.start, r.end) for r in self.ranges if r.whole), *wholes], 0)
         self._solid_starts = [start for start, _ in self._solid]
 
     def __iter__(self) -> Iterator[Window | UntouchedRange]:

@@ -15,13 +15,14 @@ from prunecli.io.descriptors import Descriptor
 from prunecli.io.files import Source
 from prunecli.io.parts import FilePlan, write_parts
 from prunecli.io.publish import finish_member, make_member, new_directory, new_file, write_failure
-from prunecli.io.transfer import WriteError
+from prunecli.io.transfer import WriteError, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from prunecli.checkpoint import Checkpoint
+    from prunecli.io.arrangement import Arrangement
 
 
 @contextmanager
@@ -57,6 +58,35 @@ def output_files(
 
 
 @contextmanager
+def arranged_files(
+    arrangement: Arrangement, folder: Path, output: Path | int, *, mode: int, force: bool
+) -> Iterator[list[Descriptor]]:
+    """Make the files of an arrangement and publish all of them when the block ends without an error.
+
+    `folder` is the directory of the input, whose other files are copied as the arrangement says; `mode` is that of its
+    files. See `output_files` for the other arguments.
+    """
+    sizes = [file.size for file in arrangement.outputs]
+    if isinstance(output, int):
+        os.ftruncate(output, sizes[0])
+        yield [Descriptor(fd=output)]
+    elif arrangement.is_directory:
+        # The permission to search a directory follows the permission to read it.
+        with new_directory(output, mode=mode | (mode & 0o444) >> 2, force=force) as directory:
+            for relative in arrangement.other_files:
+                _copy_file(folder / relative, directory / relative, None)
+            for name, content in arrangement.texts:
+                with new_file(directory / name, size=len(content), mode=mode) as fd:
+                    write_all(fd, memoryview(content), 0)
+            paths = [directory / file.name for file in arrangement.outputs]
+            with _members(output, paths, sizes, [mode] * len(paths)) as members:
+                yield members
+    else:
+        with new_file(output, size=sizes[0], mode=mode, force=force) as fd:
+            yield [Descriptor(fd=fd)]
+
+
+@contextmanager
 def _members(
     output: Path, paths: Sequence[Path], sizes: Sequence[int], modes: Sequence[int]
 ) -> Iterator[list[Descriptor]]:
@@ -84,11 +114,14 @@ def _members(
 def _copy_other_files(checkpoint: Checkpoint, directory: Path, replacement: Callable[[Path], bytes | None]) -> None:
     """Copy the files without tensors, such as the index, the configuration and the tokenizer."""
     for relative in checkpoint.other_files:
-        path, target = checkpoint.path / relative, directory / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with closing(Source(path, path.stat().st_size)) as source:
-            new = replacement(relative)
-            plan = FilePlan((Span(0, source.size) if new is None else new,))
-            with new_file(target, size=plan.size, mode=path.stat().st_mode) as fd:
-                write_parts(source, fd, plan.parts)
-            source.check_unchanged()
+        _copy_file(checkpoint.path / relative, directory / relative, replacement(relative))
+
+
+def _copy_file(path: Path, target: Path, new: bytes | None) -> None:
+    """Copy a file into a directory that is not published yet; it gets the content `new` unless that is None."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with closing(Source(path, path.stat().st_size)) as source:
+        plan = FilePlan((Span(0, source.size) if new is None else new,))
+        with new_file(target, size=plan.size, mode=path.stat().st_mode) as fd:
+            write_parts(source, fd, plan.parts)
+        source.check_unchanged()

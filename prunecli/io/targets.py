@@ -28,26 +28,41 @@ def elsewhere(argument: str = "output") -> tuple[str, Argument]:
 
 
 def output_target(
-    checkpoint: Checkpoint, output: PathLike | int | None, default: Callable[[], Path], *, in_place: bool
+    checkpoint: Checkpoint,
+    output: PathLike | int | None,
+    default: Callable[[], Path],
+    *,
+    in_place: bool,
+    directory: bool | None = None,
 ) -> Path | int:
     """Return the path or descriptor of the new version of `checkpoint`.
 
-    It is the input if `in_place`, else `output`, or `default()` if that is None. Raises UsageError for a directory
-    that would go to a descriptor.
+    It is the input if `in_place`, else `output`, or `default()` if that is None. `directory` is whether it is one; None
+    means that it is if the input is. Raises UsageError for a directory that would go to a descriptor.
     """
     if in_place:
         return _real(checkpoint.path)
     if isinstance(output, int):
-        if checkpoint.is_directory:
+        if checkpoint.is_directory if directory is None else directory:
             raise UsageError("a directory of shards cannot go to a pipe", hint=Argument("output", "DIRECTORY"))
         return output
     return default() if output is None else Path(output)
 
 
-def check_checkpoint_output(checkpoint: Checkpoint, target: Path, *, force: bool, in_place: bool) -> None:
-    """Raise OutputError where `target` cannot take the new version of `checkpoint`; see `check_output`."""
-    names = None
-    if checkpoint.is_directory:
+def check_checkpoint_output(
+    checkpoint: Checkpoint,
+    target: Path,
+    *,
+    force: bool,
+    in_place: bool,
+    directory: bool | None = None,
+    names: set[str] | None = None,
+) -> None:
+    """Raise OutputError where `target` cannot take the new version of `checkpoint`; see `check_output`.
+
+    `directory` is whether it is one, and `names` are then the relative paths in it; by default as in the input.
+    """
+    if names is None and checkpoint.is_directory and directory is not False:
         names = {file.path.relative_to(checkpoint.path).as_posix() for file in checkpoint.files}
         for relative in checkpoint.other_files:
             names.update(part.as_posix() for part in (relative, *relative.parents[:-1]))
@@ -60,23 +75,27 @@ def check_side_outputs(
     reports: Sequence[Path],
     masks: Sequence[Path],
     replaceable: Callable[[Path], bool],
+    *,
+    directory: bool | None = None,
 ) -> None:
     """Raise OutputError where a report or a mask cannot be written, or would overwrite another file of the run.
 
-    `target` holds the path of the checkpoint's output, if there is one. `replaceable` returns whether an existing
-    file may be replaced.
+    `target` holds the path of the checkpoint's output, if there is one, and `directory` is whether that is a directory
+    (None: as the input). `replaceable` returns whether an existing file may be replaced.
     """
+    is_directory = checkpoint.is_directory if directory is None else directory
+    folders = [*([checkpoint.path] if checkpoint.is_directory else ()), *(target if is_directory else ())]
     paths = [*reports, *masks]
     for index, path in enumerate(paths):
         argument = "reports" if index < len(reports) else "mask_out"
-        _refuse_directory_of_shards(checkpoint, path, target, argument)
+        _refuse_directory_of_shards(path, folders, target, argument)
         others = [*_input_paths(checkpoint), *paths[:index], *target]
         check_writable_target(path, force=replaceable(path), others=others, argument=argument)
 
 
-def _refuse_directory_of_shards(checkpoint: Checkpoint, path: Path, target: Sequence[Path], argument: str) -> None:
+def _refuse_directory_of_shards(path: Path, folders: Sequence[Path], target: Sequence[Path], argument: str) -> None:
     """Refuse a `path` in a directory of shards: the input as well as the output must not get other files."""
-    for folder in (checkpoint.path, *target) if checkpoint.is_directory else ():
+    for folder in folders:
         if _real(folder) in _real(path).parents:
             role = "output" if folder in target else "input"
             hint = (_argument(argument, Path("PATH")), " outside that directory")

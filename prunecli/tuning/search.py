@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.api import prune
+from prunecli.conversion.layout import Layout, converted_output
 from prunecli.engine.outputs import OutputRequest, plan_outputs
 from prunecli.errors import Argument, UsageError
 from prunecli.formats.output_names import default_output
@@ -211,7 +212,9 @@ def search(  # noqa: PLR0913 - one keyword for each option
     target = default_output(path) if output is None else Path(output)
     if not dry_run:
         # The result is written at the end, so its paths are checked before the search.
-        plan_outputs(setup.checkpoint, path, OutputRequest(target, reports, force=force), (), None)
+        converted = converted_output(setup.checkpoint, target, Layout())
+        arrangement = None if converted is None else converted.arrangement
+        plan_outputs(setup.checkpoint, path, OutputRequest(target, reports, force=force), (), None, arrangement)
     with trials(setup, state, target, fresh=fresh) as made:
         result = bisect(made, strategy, goal, grid, on_attempt, setup.watch)
         if result.best is None or dry_run:

@@ -65,7 +65,7 @@ def windows(parts: list[Window | UntouchedRange]) -> Iterator[Window]:
 def test_the_parts_cover_the_file_once_in_order(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """Windows and untouched ranges cover the file in order without gap or overlap; none is empty."""
     size, ranges, spans, window = case
-    parts = list(Layout(size, ranges, spans, window=window))
+    parts = list(Layout(size, ranges, [(span.start, span.end) for span in spans], window=window))
 
     edges = [0, *(edge for part in parts for edge in (part.start, part.end)), size]
 
@@ -81,7 +81,7 @@ def test_pieces_cover_each_target_and_split_no_element(case: tuple[int, list[Tar
     by_target = {run.target: run for run in ranges}
     actual: dict[int, list[Piece]] = {target: [] for target in by_target}
 
-    for window in windows(list(Layout(size, ranges, spans, window=length))):
+    for window in windows(list(Layout(size, ranges, [(span.start, span.end) for span in spans], window=length))):
         for piece in window.pieces:
             run = by_target[piece.target]
             assert window.start <= run.start + piece.first * run.itemsize
@@ -102,7 +102,7 @@ def test_a_window_reads_the_reach_of_its_pieces(case: tuple[int, list[TargetRang
     size, ranges, spans, length = case
     by_target = {run.target: run for run in ranges}
 
-    for window in windows(list(Layout(size, ranges, spans, window=length))):
+    for window in windows(list(Layout(size, ranges, [(span.start, span.end) for span in spans], window=length))):
         assert window.read_start <= window.start
         assert window.end <= window.read_end <= size
         assert window.read_start % PAGE == 0
@@ -120,7 +120,7 @@ def test_only_whole_ranges_make_long_windows(case: tuple[int, list[TargetRange],
     size, ranges, spans, length = case
     solid = merged([(run.start, run.end) for run in ranges if run.whole], 0)
 
-    for window in windows(list(Layout(size, ranges, spans, window=length))):
+    for window in windows(list(Layout(size, ranges, [(span.start, span.end) for span in spans], window=length))):
         if window.end - window.start > length + 8:
             inside = [end - start for start, end in solid if start < window.end and end > window.start]
             assert inside
@@ -134,7 +134,7 @@ def test_untouched_ranges_contain_no_target_and_no_span(case: tuple[int, list[Ta
     size, ranges, spans, length = case
     busy = [(run.start, run.end) for run in ranges] + [(span.start, span.end) for span in spans if span.length]
 
-    for part in Layout(size, ranges, spans, window=length):
+    for part in Layout(size, ranges, [(span.start, span.end) for span in spans], window=length):
         if isinstance(part, UntouchedRange):
             assert not [r for r in busy if r[0] < part.end and r[1] > part.start]
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from prunecli.checkpoint import Span
+    from prunecli.formats.extras import Extras
     from prunecli.formats.listing import Listing
 
 
@@ -34,5 +35,14 @@ def _contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) -> Ite
     return entries(root, Source(file, label, lambda leaf: span_of(leaf) in tensor_spans))
 
 
-NUMPY_PICKLE = Format("pickle of NumPy arrays", "pickle of NumPy arrays", _detect, _read, _contents)
-PADDLE = Format("Paddle", "Paddle", None, _read, _contents)
+def _extras(file: BinaryIO, label: str, names: Collection[str]) -> Extras:
+    from prunecli.formats.numpy_pickle.reader import PICKLE_LIMIT
+    from prunecli.formats.pickle.extras import extras_below
+    from prunecli.formats.pickle.opcodes import bounded
+    from prunecli.formats.pickle.reader import read_pickle
+
+    return extras_below(read_pickle(bounded(file, PICKLE_LIMIT), label).value, names)
+
+
+NUMPY_PICKLE = Format("pickle of NumPy arrays", "pickle of NumPy arrays", _detect, _read, _contents, extras=_extras)
+PADDLE = Format("Paddle", "Paddle", None, _read, _contents, extras=_extras)

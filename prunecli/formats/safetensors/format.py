@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from prunecli.checkpoint import Span
+    from prunecli.formats.extras import Extras
     from prunecli.formats.listing import Listing
     from prunecli.io.parts import FilePlan
 
@@ -40,4 +41,11 @@ def _rewrite(file: BinaryIO, label: str, names: Mapping[str, str | None]) -> Fil
     return rewrite_safetensors(file, label, names)
 
 
-SAFETENSORS = Format("safetensors", "safetensors", _detect, _read, _contents, _rewrite, nested=False)
+def _extras(file: BinaryIO, label: str, _: Collection[str]) -> Extras:
+    from prunecli.formats.extras import Extras
+    from prunecli.formats.safetensors.reader import read_safetensors
+
+    return Extras(read_safetensors(file, label).metadata)
+
+
+SAFETENSORS = Format("safetensors", "safetensors", _detect, _read, _contents, _rewrite, nested=False, extras=_extras)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, BinaryIO
 
+from prunecli.formats.extras import Extras
 from prunecli.formats.fingerprints import shortened, span_digest
 from prunecli.formats.pickle.contents import Source, entries
+from prunecli.formats.pickle.extras import extras_below
 from prunecli.formats.pickle.leaves import unwrapped
 from prunecli.formats.pickle.reader import Call, Persistent, read_pickle
 from prunecli.formats.torch.legacy import read_legacy
@@ -49,6 +51,22 @@ def legacy_contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) 
     unused = [span for span in legacy.spans.values() if span not in tensor_spans and span not in texts.known]
     for number, span in enumerate(unused):
         yield f"storage {number}", span_digest(file, span)
+
+
+def zip_extras(file: BinaryIO, label: str, names: Collection[str]) -> Extras:
+    """Return what a zip holds besides the tensors `names`: entries of data.pkl, and unknown records."""
+    opened = open_zip(file, label)
+    archive = torch_archive(opened.file, opened.records, label)
+    pickle = read_pickle(io.BytesIO(archive.read("data.pkl")), label)
+    found = extras_below(pickle.value, names)
+    known = (*_INTERPRETED, "data/", ".")
+    others = [(f"record {name}", "bytes") for name in archive.records if not name.startswith(known)]
+    return Extras(found.texts, (*found.rest, *others))
+
+
+def legacy_extras(file: BinaryIO, label: str, names: Collection[str]) -> Extras:
+    """Return what the pickled object of a legacy file holds besides the tensors `names`."""
+    return extras_below(read_legacy(file, label).pickle.value, names)
 
 
 class _StorageTexts:

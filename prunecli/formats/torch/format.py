@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from prunecli.checkpoint import Span
+    from prunecli.formats.extras import Extras
     from prunecli.formats.listing import Listing
     from prunecli.io.parts import FilePlan
 
@@ -66,7 +67,27 @@ def _rewrite_legacy(file: BinaryIO, label: str, names: Mapping[str, str | None])
     return rewrite_torch_legacy(file, label, names)
 
 
-TORCH_ZIP = Format("torch zip", "torch", _is_zip, _read_zip, _zip_contents, _rewrite_zip)
-TORCH_LEGACY = Format("torch legacy", "torch", is_legacy, _read_legacy, _legacy_contents, _rewrite_legacy)
-TORCHSCRIPT = Format("TorchScript", "TorchScript", None, _read_zip, _zip_contents)
-TORCH_EXPORT = Format("torch.export", "torch.export", None, _read_zip, _zip_contents)
+def _zip_extras(file: BinaryIO, label: str, names: Collection[str]) -> Extras:
+    from prunecli.formats.torch.contents import zip_extras
+
+    return zip_extras(file, label, names)
+
+
+def _legacy_extras(file: BinaryIO, label: str, names: Collection[str]) -> Extras:
+    from prunecli.formats.torch.contents import legacy_extras
+
+    return legacy_extras(file, label, names)
+
+
+def _program(_: BinaryIO, __: str, ___: Collection[str]) -> Extras:
+    from prunecli.formats.extras import Extras
+
+    return Extras(rest=(("the program", "code and constants"),))
+
+
+TORCH_ZIP = Format("torch zip", "torch", _is_zip, _read_zip, _zip_contents, _rewrite_zip, extras=_zip_extras)
+TORCH_LEGACY = Format(
+    "torch legacy", "torch", is_legacy, _read_legacy, _legacy_contents, _rewrite_legacy, extras=_legacy_extras
+)
+TORCHSCRIPT = Format("TorchScript", "TorchScript", None, _read_zip, _zip_contents, extras=_program)
+TORCH_EXPORT = Format("torch.export", "torch.export", None, _read_zip, _zip_contents, extras=_program)

@@ -186,9 +186,8 @@ def test_the_output_keeps_the_suffix_of_its_format(tmp_path: Path) -> None:
     """An output of another format's suffix is refused, and so is a key."""
     np.savez(tmp_path / "m.npz", weight=np.ones((2, 2)))
 
-    for name in ("m.pth", "m.safetensors", "m.npy"):
-        with pytest.raises(OutputError, match="would not be what its suffix says"):
-            prune(tmp_path / "m.npz", L1(amount=0.5), output=tmp_path / name, reports=())
+    with pytest.raises(OutputError, match="would be NumPy, which is not written"):
+        prune(tmp_path / "m.npz", L1(amount=0.5), output=tmp_path / "m.npy", reports=())
     with pytest.raises(CheckpointError, match=r"is a \.npz archive, which has no key 'a'"):
         open_checkpoint(tmp_path / "m.npz", key="a")
 

@@ -1,0 +1,116 @@
+"""The command `prune convert`: write a checkpoint in another format, and print what changed."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument
+
+from prunecli.cli import options
+from prunecli.cli.output import printing
+from prunecli.cli.pipes import readable, spooled_output
+from prunecli.cli.progress import show_progress
+from prunecli.cli.value_options import flag_option, text_option
+from prunecli.errors import UsageError
+
+if TYPE_CHECKING:
+    from prunecli.api_convert import ConvertResult
+
+Output = Annotated[
+    str,
+    Argument(
+        metavar="OUTPUT",
+        help="A .safetensors or .pth file, a directory of shards, or `-`; .pt, .bin, .ckpt and .th are torch too.",
+    ),
+]
+Format = Annotated[
+    str | None,
+    text_option(
+        "--format",
+        "safetensors|torch",
+        "The format of a directory or of standard output. [default for a directory: safetensors]",
+    ),
+]
+Json = Annotated[bool, flag_option("--json", "Print the result as JSON.")]
+DryRun = Annotated[bool, flag_option("-n --dry-run", "Check that everything fits, write no file.")]
+
+
+def convert(
+    ckpt: options.Ckpt,
+    output: Output,
+    *,
+    format: Format = None,  # noqa: A002 - the flag
+    max_shard_size: options.MaxShardSize = None,
+    untie: options.Untie = False,
+    drop_rest: options.DropRest = False,
+    key: options.Key = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+    force: options.Force = False,
+    threads: options.Threads = 0,
+    quiet: options.Quiet = False,
+    no_progress: options.NoProgress = False,
+) -> int:
+    """Write a checkpoint in another format.
+
+    The output's suffix is the format; a path without one is a directory of shards with an index. The bits of the
+    tensors do not change. What the new format cannot hold is an error that lists it, or is left out with --drop-rest.
+    """
+    to_pipe = output == "-" and not dry_run
+    _check(output, format, json=json, to_pipe=to_pipe)
+
+    from prunecli.api_convert import convert as write
+
+    with ExitStack() as stack:
+        path, label = readable(stack, ckpt)
+        written = write(
+            path,
+            stack.enter_context(spooled_output()) if to_pipe else 1 if output == "-" else output,
+            format=format,
+            max_shard_size=max_shard_size,
+            untie=untie,
+            drop_rest=drop_rest,
+            key=key,
+            threads=threads,
+            force=force,
+            dry_run=dry_run,
+            label=label,
+            progress=stack.enter_context(show_progress(wanted=not (quiet or no_progress), last="flushing")),
+        )
+    _print(written, to_pipe=to_pipe, json=json, quiet=quiet)
+    return 0
+
+
+def _check(output: str, format_: str | None, *, json: bool, to_pipe: bool) -> None:
+    if to_pipe and json:
+        raise UsageError("--json and the output `-` both need standard output", hint="OUTPUT, or leave out --json")
+    if output == "-" and format_ is None:
+        raise UsageError("standard output has no suffix that says the format", hint="--format safetensors")
+
+
+def _print(written: ConvertResult, *, to_pipe: bool, json: bool, quiet: bool) -> None:
+    """Print the result, on standard error if the checkpoint went to standard output."""
+    with printing(to_stderr=to_pipe, written=written.output_path) as stream:
+        if json:
+            stream.write(written.to_json())
+        elif not quiet:
+            stream.writelines(f"{line}\n" for line in _lines(written))
+
+
+def _lines(written: ConvertResult) -> list[str]:
+    from prunecli.text.escape import printable
+    from prunecli.text.numbers import counted, format_bytes
+
+    where = "standard output" if written.output_path == "-" else printable(written.output_path or "")
+    shards = f" in {counted(len(written.files), 'file')}" if written.files else ""
+    sizes = f"{format_bytes(written.output_bytes)}{shards}, {format_bytes(written.input_bytes)} before"
+    verb = "would convert" if written.output_path is None else "converted"
+    tensors = counted(written.tensors, "tensor")
+    return [
+        f"got       {verb} {tensors} from {written.input_format} to {written.output_format}",
+        *(f"note      {fact}" for fact in written.facts),
+        f"output    nothing written (dry run: {sizes})"
+        if written.output_path is None
+        else f"output    {where} ({sizes})",
+    ]

@@ -1,0 +1,182 @@
+"""Which format an output has: its suffix says it, and a directory or a size of shards asks for shards."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunecli.errors import Argument, OutputError, UsageError
+from prunecli.formats.model_files import TORCH_SUFFIXES, is_index_name
+from prunecli.formats.output_names import SUFFIXES as OWN_SUFFIXES
+from prunecli.formats.output_names import suffix_of
+from prunecli.formats.registry import family_of
+from prunecli.formats.safetensors.format import SAFETENSORS
+from prunecli.formats.torch.format import TORCH_EXPORT, TORCH_ZIP, TORCHSCRIPT
+from prunecli.text.escape import printable
+from prunecli.values import dataclass
+
+if TYPE_CHECKING:
+    from prunecli.checkpoint import Checkpoint
+
+MAX_SHARD_SIZE = 5 * 10**9
+"""The bytes of a shard if the user names none, as in the libraries of Hugging Face."""
+
+SUFFIXES = {".safetensors": SAFETENSORS.family, **dict.fromkeys((*TORCH_SUFFIXES, ".tar"), TORCH_ZIP.family)}
+"""The families of formats that are written, by suffix."""
+
+FORMATS = {"safetensors": SAFETENSORS.family, "torch": TORCH_ZIP.family}
+"""The families by the names that users give."""
+
+_OWN = {".pt": TORCHSCRIPT.family, ".pt2": TORCH_EXPORT.family}
+_OTHER = {
+    ".gguf": (
+        "GGUF",
+        "python convert_hf_to_gguf.py MODEL_DIR, of llama.cpp, writes it from a directory of safetensors",
+    ),
+    ".onnx": ("ONNX", "torch.onnx.export writes it where the model is made"),
+    ".npz": ("NumPy", "numpy.savez writes it from safetensors.numpy.load_file(path)"),
+    ".npy": ("NumPy", "numpy.save writes it from safetensors.numpy.load_file(path)"),
+    ".h5": ("HDF5", "model.save_weights writes it where the model is made"),
+    ".hdf5": ("HDF5", "model.save_weights writes it where the model is made"),
+    ".keras": ("Keras", "model.save writes it where the model is made"),
+    ".pdparams": ("Paddle", "paddle.save writes it where the model is made"),
+    ".msgpack": ("Flax", "flax.serialization.to_bytes writes it where the model is made"),
+    ".tflite": ("TensorFlow Lite", "a converter of TensorFlow writes it"),
+    ".pb": ("TensorFlow", "a converter of TensorFlow writes it"),
+    ".mlmodel": ("Core ML", "coremltools writes it"),
+    ".pt2": ("torch.export", "torch.export.save writes it where the model is made"),
+}
+"""Formats that are not written, and what writes them."""
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The form of an output: the family of its format, and for a directory the most bytes of a shard."""
+
+    family: str
+    shard_size: int | None = None
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether the output is a directory of shards."""
+        return self.shard_size is not None
+
+
+def parse_size(value: str | int) -> int:
+    """Return a size such as "5GB" (powers of 1000), "2GiB" or 1000 in bytes; UsageError for other values."""
+    found = _SIZE.fullmatch(str(value).strip())
+    size = 0
+    if found and len(found[1]) < 20:
+        size = int(float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2].lower()])
+    if size <= 0:
+        message = f"max_shard_size is a size such as 5GB or 500MB, not {printable(repr(value))}"
+        raise UsageError(message, hint=Argument("max_shard_size", "5GB"))
+    return size
+
+
+def target_of(
+    checkpoint: Checkpoint,
+    output: Path | int | None,
+    *,
+    folder: bool = False,
+    max_shard_size: str | int | None = None,
+    own: bool = True,
+    format_: str | None = None,
+) -> Target | None:
+    """Return the form of the output, or None if it has the format and the files of the input.
+
+    Args:
+        checkpoint: The input.
+        output: Its path, None for a default name next to the input, or a descriptor.
+        folder: Whether the user named a directory, by a slash at the end.
+        max_shard_size: The most bytes of a shard.
+        own: Whether the output may have the format and the files of the input without being written anew.
+        format_: "safetensors" or "torch", if the user named it.
+
+    Raises:
+        OutputError: The suffix belongs to a format that is not written, or contradicts the rest.
+        UsageError: A value is wrong.
+    """
+    shard_size = None if max_shard_size is None else parse_size(max_shard_size)
+    named = None if format_ is None else _family(format_)
+    suffix = suffix_of(output, checkpoint) if isinstance(output, Path) else ""
+    if isinstance(output, Path):
+        _check_suffix(checkpoint, output, suffix, named)
+    family = named or SUFFIXES.get(suffix)
+    directory = folder or shard_size is not None or (isinstance(output, Path) and not suffix and not own)
+    if isinstance(output, Path) and suffix and directory:
+        raise _no_file(output)
+    if shard_size is not None and not isinstance(output, Path):
+        raise UsageError("shards need a directory", hint=(Argument("output", "DIRECTORY"), " names it"))
+    if own and not directory and _is_own(checkpoint, output, suffix):
+        return None
+    if own and directory and checkpoint.is_directory and shard_size is None:
+        return None
+    if directory or (checkpoint.is_directory and not suffix and output is not None and not isinstance(output, int)):
+        default = _default_family(checkpoint) if own else SAFETENSORS.family
+        return Target(family or default, shard_size or MAX_SHARD_SIZE)
+    return Target(family or _default_family(checkpoint))
+
+
+def _family(format_: str) -> str:
+    if format_ not in FORMATS:
+        message = f"a format is one of {', '.join(FORMATS)}, not {printable(repr(format_))}"
+        raise UsageError(message, hint=Argument("format", "safetensors"))
+    return FORMATS[format_]
+
+
+def _default_family(checkpoint: Checkpoint) -> str:
+    own = family_of(checkpoint.format)
+    return own if own in SUFFIXES.values() else SAFETENSORS.family
+
+
+def _is_own(checkpoint: Checkpoint, output: Path | int | None, suffix: str) -> bool:
+    """Return whether an output with this suffix has the format of the input."""
+    if not isinstance(output, Path):
+        return True
+    if checkpoint.is_directory:
+        return not suffix
+    family = family_of(checkpoint.format)
+    same = suffix == suffix_of(checkpoint.path, None)
+    own = OWN_SUFFIXES.get(family, ())
+    return not suffix or same or suffix in own or SUFFIXES.get(suffix) == family or _OWN.get(suffix) == family
+
+
+def _check_suffix(checkpoint: Checkpoint, output: Path, suffix: str, named: str | None) -> None:
+    """Raise OutputError for a suffix that no format has that is written, or that contradicts the named format."""
+    if named is not None and SUFFIXES.get(suffix, named) != named:
+        raise OutputError(
+            f"the suffix of {printable(str(output))} is that of another format than {named}",
+            hint=Argument("output", printable(str(output.with_suffix(".safetensors" if named != "torch" else ".pth")))),
+        )
+    if is_index_name(output.name):
+        raise OutputError(
+            f"{printable(str(output))} is the name of an index, which is written with its shards",
+            hint=Argument("output", printable(str(output.parent / output.name.partition(".")[0]))),
+        )
+    if not suffix or suffix in SUFFIXES or _is_own(checkpoint, output, suffix):
+        return
+    name, how = _OTHER.get(suffix, ("", ""))
+    if name:
+        raise OutputError(
+            f"{printable(str(output))} would be {name}, which is not written: {how}", hint=_instead(output)
+        )
+    raise OutputError(
+        f"no checkpoint format has the suffix {printable(suffix)} of {printable(str(output))}", hint=_instead(output)
+    )
+
+
+def _instead(output: Path) -> tuple[Argument, str, Argument]:
+    safe, torch = (printable(str(output.with_suffix(suffix))) for suffix in (".safetensors", ".pth"))
+    return Argument("output", safe), " or ", Argument("output", torch)
+
+
+def _no_file(output: Path) -> OutputError:
+    return OutputError(
+        f"{printable(str(output))} has the suffix of a file, and shards are written into a directory",
+        hint=Argument("output", printable(str(output.with_suffix("")))),
+    )

@@ -1,0 +1,172 @@
+"""Write the object of a file of torch.save once more, into a new zip: with entries left out, and storages cast.
+
+The pickle keeps its structure: classes, attributes, tied and strided tensors. Storages that no entry refers to are
+left out. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from prunecli.checkpoint import TensorInfo
+from prunecli.dtypes import BITS
+from prunecli.errors import CheckpointError
+from prunecli.formats.pickle.emit import Edits, emit, terms_below
+from prunecli.formats.pickle.graph import SET, Term, trace
+from prunecli.formats.pickle.reader import read_pickle
+from prunecli.formats.torch.format import is_legacy
+from prunecli.formats.torch.legacy import read_legacy
+from prunecli.formats.torch.packed import open_zip
+from prunecli.formats.torch.reader import zip_storages
+from prunecli.formats.torch.records import resave, torch_archive
+from prunecli.formats.torch.state_dict_pickle import TYPED
+from prunecli.formats.torch.writer import NewStorage
+from prunecli.io.arrangement import movable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from prunecli.formats.torch.rebuild import Storage
+
+_PERSISTENT = b"Q"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is changed: dotted paths of entries to leave out, new keys of others, and dtypes of storages by span."""
+
+    dropped: Collection[str] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    casts: Mapping[tuple[int, int], str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """The pickle and the storages of the new file."""
+
+    pickle: bytes
+    storages: tuple[NewStorage, ...]
+    byteorder: str
+
+
+def rebuild(file: BinaryIO, label: str, number: int, changes: Changes) -> Rebuilt:
+    """Return the object of the torch file with `changes`; `number` is that of the file in its checkpoint.
+
+    Raises CheckpointError, naming `label`, if the pickle cannot be written again.
+    """
+    data, storages, crcs, big_endian = _opened(file, label)
+    try:
+        root = trace(data).root
+        tree = _Tree(root, changes, storages, crcs, number)
+        pickle = emit(root, data[1], tree.edits)
+        read_pickle(io.BytesIO(pickle), label)
+    except (ValueError, TypeError) as problem:
+        message = f"the pickle in {label} cannot be written again: {problem}"
+        raise CheckpointError(message, hint=resave(label)) from problem
+    return Rebuilt(pickle, tuple(tree.new.values()), "big" if big_endian else "little")
+
+
+def _opened(file: BinaryIO, label: str) -> tuple[bytes, dict[str, Storage], dict[str, int], bool]:
+    """Return the pickle, the storages by key, their known checksums by key, and whether they are big-endian."""
+    file.seek(0)
+    if is_legacy(file.read(64)):
+        legacy = read_legacy(file, label)
+        file.seek(legacy.object_span.start)
+        data = file.read(legacy.object_span.length)
+        return data, {storage.claim.key: storage for storage in legacy.storages.values()}, {}, False
+    opened = open_zip(file, label)
+    archive = torch_archive(opened.file, opened.records, label)
+    data = archive.read("data.pkl")
+    found = zip_storages(read_pickle(io.BytesIO(data), label), archive)
+    storages = {storage.claim.key: storage for storage in found.values()}
+    crcs = {key: archive.records[f"data/{key}"].crc for key in storages}
+    return data, storages, crcs, archive.big_endian
+
+
+class _Tree:
+    """The edits of the graph, and the storages that the new pickle refers to by their old keys."""
+
+    def __init__(
+        self, root: object, changes: Changes, storages: Mapping[str, Storage], crcs: Mapping[str, int], number: int
+    ) -> None:
+        self.changes, self.storages, self.crcs, self.number = changes, storages, crcs, number
+        self.new: dict[str, NewStorage] = {}
+        self.parts: dict[int, tuple[object, ...]] = {}
+        self.effects = _kept(root, changes)
+        self.keys: dict[str, str] = {}
+        self.globals: dict[str, Term] = {}
+        self.edits = Edits(self.parts, self.effects)
+        found = list(terms_below(root, self.edits))
+        for term in found:
+            if term.opcode == _PERSISTENT:
+                self._persistent(term)
+        for term in found:
+            self._view(term)
+
+    def _persistent(self, term: Term) -> None:
+        match term.parts:
+            case (Term(parts=("storage", Term() as kind, str(key), location, int(length), *_)) as pid,):
+                storage = self.storages[key]
+            case _:
+                raise ValueError("it stores more than tensors outside the pickle, such as the source of a class")
+        if key not in self.new:
+            self.keys[key] = str(len(self.new))
+            self.new[key] = self._storage(storage)
+        dtype = self._dtype(storage)
+        if dtype != storage.claim.dtype:
+            kind = self.globals.setdefault(dtype, Term(f"ctorch\n{TYPED[dtype]}\n".encode()))
+        self.parts[id(pid)] = ("storage", kind, self.keys[key], location, length)
+
+    def _dtype(self, storage: Storage) -> str:
+        return self.changes.casts.get((storage.span.start, storage.span.length), storage.claim.dtype)
+
+    def _storage(self, storage: Storage) -> NewStorage:
+        claim, span, dtype = storage.claim, storage.span, self._dtype(storage)
+        if dtype == claim.dtype:
+            tensor = TensorInfo("", "U8", (span.length,), (1,), self.number, span)
+            crc = self.crcs.get(claim.key)
+            return NewStorage(tensor, "U8", span.length, f"storage {claim.key}", crc, span)
+        tensor = TensorInfo("", claim.dtype, (claim.length,), (1,), self.number, span, big_endian=storage.big_endian)
+        return NewStorage(movable(tensor), dtype, claim.length * BITS[dtype] // 8, f"storage {claim.key}")
+
+    def _view(self, term: Term) -> None:
+        """Add the start of a view of a storage, which the format before torch 1.6 has, to the tensor's offset."""
+        match term.parts:
+            case (Term(opcode=b"Q", parts=(Term(parts=("storage", _, _, _, _, Term() as view)),)), int(offset), *rest):
+                first = view.parts[1]
+            case _:
+                return
+        if isinstance(first, int) and first:
+            self.parts[id(term)] = (term.parts[0], offset + first, *rest)
+
+
+def _kept(root: object, changes: Changes) -> dict[int, list[tuple[Any, ...]]]:
+    """Return the effects of the dicts from which entries are left out, or whose entries get other keys."""
+    if not changes.dropped and not changes.renamed:
+        return {}
+    edited: dict[int, list[tuple[Any, ...]]] = {}
+    above = _prefixes([*changes.dropped, *changes.renamed])
+    stack: list[tuple[str, object]] = [("", root)]
+    while stack:
+        path, term = stack.pop()
+        if not isinstance(term, Term) or id(term) in edited:
+            continue
+        edited[id(term)] = kept = []
+        for effect in term.effects:
+            if effect[0] != SET or not isinstance(effect[1], (str, int)):
+                kept.append(effect)
+                continue
+            name = f"{path}.{effect[1]}" if path else str(effect[1])
+            if name in changes.dropped:
+                continue
+            key = changes.renamed.get(name, effect[1])
+            kept.append((SET, key, effect[2]))
+            if name in above:
+                stack.append((name, effect[2]))
+    return edited
+
+
+def _prefixes(names: Collection[str]) -> set[str]:
+    return {name[:i] for name in names for i, c in enumerate(name) if c == "."}

@@ -39,6 +39,10 @@ from typer.main import get_command
 
 from prunecli.cli import main as cli
 from prunecli.errors import CheckpointError
+from prunecli.formats.gguf.reader import read_gguf
+from prunecli.formats.hdf5.reader import read_hdf5
+from prunecli.formats.npy.reader import read_npy, read_npz
+from prunecli.formats.onnx.reader import read_onnx
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.safetensors.reader import read_safetensors
 from prunecli.formats.torch.reader import read_torch_legacy, read_torch_zip
@@ -82,7 +86,10 @@ COMMANDS = (
 """The command lines; the bytes of an input choose one."""
 
 
-READERS: tuple[Callable[[io.BytesIO, str], Any], ...] = (read_safetensors, read_torch_zip, read_torch_legacy)
+READERS: tuple[Callable[[io.BytesIO, str], Any], ...] = (
+    *(read_safetensors, read_torch_zip, read_torch_legacy),
+    *(read_npy, read_npz, read_gguf, read_onnx, read_hdf5),
+)
 
 
 class TooSlow(BaseException):

@@ -10,12 +10,15 @@ import pickle
 import pickletools
 import re
 import struct
+import tempfile
 import warnings
 import zipfile
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +27,8 @@ from safetensors.torch import save
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 64, 255, 256, 65535, 2**31 - 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64)
 """Numbers close to common limits."""
@@ -80,7 +85,64 @@ def seeds() -> tuple[Made, ...]:
     made += [Made("in.pth", (("", raw.getvalue()),)) for raw in (script, program)]
     arrays = {name: t.numpy() for name, t in flat.items()}
     made += [Made("in.pdparams", (("", pickle.dumps(arrays, protocol)),)) for protocol in (2, 3, 4, 5)]
-    return tuple(made)
+    return (*made, *_of_other_libraries(arrays))
+
+
+def _of_other_libraries(arrays: dict[str, NDArray[Any]]) -> list[Made]:
+    """Return the arrays in the formats of NumPy, and of the libraries that are installed."""
+    npy, npz = io.BytesIO(), io.BytesIO()
+    np.save(npy, arrays["fc.weight"])
+    np.savez(npz, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(npz) as archive:
+        made = [Made("in.npz", tuple((info.filename, archive.read(info)) for info in archive.infolist()))]
+    made += [Made("in.npz", (("", npz.getvalue()),)), Made("in.npy", (("", npy.getvalue()),))]
+    writers = {"h5py": _hdf5, "gguf": _gguf, "onnx": _onnx}
+    for package, write in writers.items():
+        if find_spec(package):
+            made += [Made(f"in.{package}", (("", raw),)) for raw in write(arrays)]
+    return made
+
+
+def _hdf5(arrays: dict[str, NDArray[Any]]) -> list[bytes]:
+    import h5py  # noqa: PLC0415 - it may be missing
+
+    files = []
+    for version in ("earliest", "v108"):
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w", libver=version) as file:
+            for name, array in arrays.items():
+                file.create_dataset(name.replace(".", "/"), data=array)
+        files.append(buffer.getvalue())
+    return files
+
+
+def _gguf(arrays: dict[str, NDArray[Any]]) -> list[bytes]:
+    import gguf  # noqa: PLC0415 - it may be missing
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "in.gguf")
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_array("tokens", ["a", "b"])
+        for name, array in arrays.items():
+            writer.add_tensor(name, array)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return [path.read_bytes()]
+
+
+def _onnx(arrays: dict[str, NDArray[Any]]) -> list[bytes]:
+    from onnx import helper, numpy_helper  # noqa: PLC0415 - it may be missing
+
+    nodes = [
+        helper.make_node("Transpose", ["fc.weight"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["y"]),
+        helper.make_node("Constant", [], ["c.weight"], value=numpy_helper.from_array(arrays["fc.weight"])),
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    model: bytes = helper.make_model(helper.make_graph(nodes, "net", [], [], tensors)).SerializeToString()
+    return [model]
 
 
 def _saved(value: object, *, protocol: int = 2, legacy: bool = False) -> bytes:

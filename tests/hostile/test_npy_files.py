@@ -34,6 +34,14 @@ def flipped(data: bytes, place: int) -> bytes:
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
+def claiming(size: int) -> bytes:
+    """Return an archive whose only array, which is compressed, has another size by its headers."""
+    data = bytearray(npz(("w.npy", npy(data=W + bytes(4000))), method=zipfile.ZIP_DEFLATED))
+    for place in (22, data.index(b"PK\1\2") + 24):
+        struct.pack_into("<I", data, place, min(size, 2**32 - 2))
+    return bytes(data)
+
+
 GOOD = npz(("weight.npy", npy()))
 NOT_NUMPY = "its header is not the one of a NumPy array"
 
@@ -69,7 +77,9 @@ ARCHIVES = {
     "an array that is too long": (npz(("w.npy", npy(data=W + b"0000"))), "it has 4 bytes more than its shape needs"),
     "a record that is no array": (npz(("w.npy", b"text")), "it does not begin as a NumPy array"),
     "two arrays of one name": (npz(("w.npy", npy()), ("w", npy())), "has two arrays named 'w'"),
-    "a compressed array": (npz(("w.npy", npy()), method=zipfile.ZIP_DEFLATED), "its array 'w' is compressed"),
+    "another compression": (npz(("w.npy", npy()), method=zipfile.ZIP_LZMA), "its array 'w' is compressed with another"),
+    "a compressed array that claims too much": (claiming(2**40), "its array 'w' would inflate from"),
+    "a compressed array that claims too little": (claiming(100), "inflates to more than 100 bytes"),
     "a file that is cut short": (GOOD[:-30], "damaged or truncated zip"),
     "a wrong checksum": (flipped(GOOD, GOOD.index(W) + 5), "is damaged"),
     "a wrong checksum of a header": (flipped(GOOD, GOOD.index(b"<f4") + 20), "is damaged"),

@@ -91,7 +91,7 @@ def read_hdf5(path: Path) -> Weights:
     h5py, weights = library("h5py"), {}
     with h5py.File(path) as file:
         file.visititems(
-            lambda name, item: weights.update({name: native(item[()])} if isinstance(item, h5py.Dataset) else {})
+            lambda name, item: weights.update({name: native(item[...])} if isinstance(item, h5py.Dataset) else {})
         )
     return weights
 

@@ -58,7 +58,8 @@ class Structures:
         self._file.seek(address)
         data = self._file.read(length)
         if len(data) < length or not data.startswith(signature):
-            raise ValueError(f"there is no {signature.decode() or 'structure'} at byte {address}")
+            what = signature[:4].decode("ascii", "backslashreplace") or "structure"
+            raise ValueError(f"there is no {what} at byte {address}")
         return data
 
     def enter(self, address: int) -> None:

@@ -46,11 +46,12 @@ def _no_contents(_file: BinaryIO, _label: str, _spans: Collection[Span]) -> Iter
 
 def _npz_contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) -> Iterator[tuple[str, str]]:
     from prunecli.formats.fingerprints import shortened, span_digest
-    from prunecli.formats.zip.directory import read_records
+    from prunecli.formats.npy.archive import open_archive
 
-    for name, record in read_records(file, label).items():
+    view, records, _ = open_archive(file, label)
+    for name, record in records.items():
         if record.span not in tensor_spans:
-            yield f"record {shortened(name)}", span_digest(file, record.span)
+            yield f"record {shortened(name)}", span_digest(view, record.span)
 
 
 NPZ = Format("NumPy .npz", "NumPy .npz", _is_npz, _read_npz, _npz_contents, nested=False)

@@ -6,7 +6,6 @@ Only headers are read. Arrays of Python objects are pickles: they are named, and
 from __future__ import annotations
 
 import os
-import shlex
 from math import prod
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -14,14 +13,14 @@ from prunecli.checkpoint import Checksum, Span, TensorInfo
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
 from prunecli.formats.listing import Listing
+from prunecli.formats.npy.archive import open_archive
 from prunecli.formats.npy.format import MAGIC, NPY, NPZ
 from prunecli.formats.npy.header import LIMIT, ArrayHeader, read_header
-from prunecli.formats.zip.directory import read_records
 from prunecli.layouts.reparametrized import BARE
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from prunecli.formats.zip.directory import Record
 
@@ -44,14 +43,15 @@ def read_npy(file: BinaryIO, label: str) -> Listing:
 def read_npz(file: BinaryIO, label: str) -> Listing:
     """List the arrays of a `.npz` archive by the names that numpy.load gives them.
 
-    Raises CheckpointError, with `label`, if the zip or an array is damaged, and if an array is compressed.
+    Raises CheckpointError, with `label`, if the zip or an array is damaged.
     """
     tensors: list[TensorInfo] = []
     checksums: list[Checksum] = []
     others: list[tuple[str, str]] = []
-    for name, record in _arrays(file, label).items():
+    view, records, inflated = open_archive(file, label)
+    for name, record in _arrays(view, records, label).items():
         try:
-            entry = _in_archive(file, name, record)
+            entry = _in_archive(view, name, record)
         except ValueError as problem:
             raise CheckpointError(f"{label} is damaged: the array {quoted(name)}: {problem}") from problem
         if isinstance(entry, str):
@@ -59,20 +59,23 @@ def read_npz(file: BinaryIO, label: str) -> Listing:
         else:
             tensors.append(entry)
             checksums.append(Checksum(record.span, record.crc, record.places))
+    notes = tuple(_notes(tensors))
+    if inflated is not None:
+        notes = (*notes, "its arrays are compressed; a new file has them uncompressed")
     return Listing(
-        NPZ.name, tuple(tensors), tuple(checksums), notes=tuple(_notes(tensors)), unprunable_entries=tuple(others)
+        NPZ.name,
+        tuple(tensors),
+        tuple(checksums),
+        notes=notes,
+        unprunable_entries=tuple(others),
+        inflated=inflated,
     )
 
 
-def _arrays(file: BinaryIO, label: str) -> dict[str, Record]:
+def _arrays(file: BinaryIO, records: Mapping[str, Record], label: str) -> dict[str, Record]:
     """Return the records that hold arrays, by the names of the arrays."""
     arrays: dict[str, Record] = {}
-    for name, record in read_records(file, label).items():
-        if record.compressed:
-            raise CheckpointError(
-                f"{label} cannot be pruned in place: its array {quoted(name.removesuffix('.npy'))} is compressed",
-                hint=_resave(label),
-            )
+    for name, record in records.items():
         file.seek(record.span.start)
         if not name.endswith(".npy") and file.read(len(MAGIC)) != MAGIC:
             continue
@@ -81,12 +84,6 @@ def _arrays(file: BinaryIO, label: str) -> dict[str, Record]:
             raise CheckpointError(f"{label} has two arrays named {quoted(short)}")
         arrays[short] = record
     return arrays
-
-
-def _resave(label: str) -> str:
-    """Return a command that stores the arrays without compression and unpickles none."""
-    code = f"import numpy; numpy.savez({label + '.stored.npz'!r}, **numpy.load({label!r}, allow_pickle=False))"
-    return f"python -c {shlex.quote(code)}"
 
 
 def _in_archive(file: BinaryIO, name: str, record: Record) -> TensorInfo | str:

@@ -144,16 +144,36 @@ def test_arrays_of_objects_are_named_and_left_alone(tmp_path: Path) -> None:
         assert {n for n in before.namelist() if before.read(n) != after.read(n)} == {"weight.npy"}
 
 
-def test_the_hint_for_a_compressed_archive_is_a_command(tmp_path: Path) -> None:
-    """numpy.savez_compressed is refused; the command in the hint stores the arrays, and the result opens."""
+def test_the_hint_for_another_compression_is_a_command(tmp_path: Path) -> None:
+    """An archive of another method is refused; the command in the hint stores the arrays, and the result opens."""
     path = tmp_path / "my model.npz"
-    np.savez_compressed(path, weight=np.ones((2, 2)))
+    np.savez(tmp_path / "stored.npz", weight=np.ones((2, 2)))
+    with zipfile.ZipFile(tmp_path / "stored.npz") as stored, zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as packed:
+        packed.writestr("weight.npy", stored.read("weight.npy"))
     error = refused(path)
 
     subprocess.run(["sh", "-c", (str(error.hint)).replace("python", sys.executable, 1)], check=True)
 
-    assert "its array 'weight' is compressed" in str(error)
+    assert "its array 'weight' is compressed with another method" in str(error)
     assert [t.name for t in open_checkpoint(f"{path}.stored.npz").tensors] == ["weight"]
+
+
+def test_a_compressed_archive_becomes_a_stored_one(tmp_path: Path) -> None:
+    """The output of a file of numpy.savez_compressed has the same arrays, stored, and the names and bytes of others."""
+    named = {"weight": np.arange(1, 5.0).reshape(2, 2), "params/code/kernel": np.ones((64, 64)), "step": np.int64(3)}
+    np.savez_compressed(tmp_path / "m.npz", **named, objects=np.array([{}], object))
+
+    report = prune(tmp_path / "m.npz", Threshold(2), reports=())
+
+    assert "its arrays are compressed; a new file has them uncompressed" in open_checkpoint(tmp_path / "m.npz").notes
+    with zipfile.ZipFile(str(report.output_path)) as archive:
+        assert archive.testzip() is None
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+    with np.load(str(report.output_path)) as after:
+        assert after.files == [*named, "objects"]
+        assert after["weight"].tolist() == [[0, 0], [3, 4]]
+        assert not after["params/code/kernel"].any()
+        assert after["step"] == 3
 
 
 def test_several_arrays_in_one_file(tmp_path: Path) -> None:

@@ -189,17 +189,22 @@ def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
     arrangement = None if made is None else made.arrangement
     outputs = plan_outputs(checkpoint, request.path, request.outputs, kept, request.scores.mask_in, arrangement)
     outputs = outputs if made is None else replace(outputs, facts=made.facts)
+    if options.group.size > 1:
+        from prunecli.engine.agreed import agree_on  # for several processes only
+
+        agree_on(options, checkpoint, plan.selection, outputs, [*kept, request.scores.mask_in])
     options = replace(options, device=device, histograms=draws_histograms(outputs.reports))
     _note_selection(options.progress, checkpoint, plan.selection)
     try:
         with device_errors(device):
             report = _run(checkpoint, plan, outputs, options)
     except GateError as error:
-        if request.outputs.reports is not None:
+        if request.outputs.reports is not None and options.group.rank == 0:
             publish_reports(error.report, outputs)
         raise
     options.progress.note(f"done in {report.seconds:.2f} s")
-    publish_reports(report, outputs)
+    if options.group.rank == 0:
+        publish_reports(report, outputs)
     return report, outputs.reports
 
 

@@ -77,24 +77,30 @@ def report_error(error: Exception, words: Sequence[str]) -> int:
     """Print the error of `prune WORDS` and its hint, and return the exit code."""
     if isinstance(error, OSError):
         silence(sys.stdout)
-        where = "" if error.filename is None else f": {error.filename}"
-        error = PruneError(f"{error.strerror or error}{where}")
+        error = _as_error(error)
     from prunecli.cli.repair.meant import meant
 
-    message, hint = _message(error, words) if isinstance(error, PruneError) else _usage(error)
+    message, hint = message_and_hint(error, words) if isinstance(error, PruneError) else _usage(error)
     if (line := meant(words, error)) is not None:
         message, hint = message.partition(". Did you mean ")[0], line
     say(f"error: {shortened(printable(message), _LONGEST)}")
     if hint:
         say(f"hint: {shortened(printable(hint), _LONGEST_HINT)}")
-    return WRONG
+    return int(getattr(error, "code", WRONG))
 
 
-def _message(error: PruneError, words: Sequence[str]) -> tuple[str, str | None]:
+def _as_error(error: OSError) -> PruneError:
+    where = "" if error.filename is None else f": {error.filename}"
+    return PruneError(f"{error.strerror or error}{where}")
+
+
+def message_and_hint(error: PruneError | OSError, words: Sequence[str]) -> tuple[str, str | None]:
+    """Return the message of an error and its hint, as options where it has arguments."""
     from functools import partial
 
     from prunecli.cli.hints import as_options
 
+    error = _as_error(error) if isinstance(error, OSError) else error
     return str(error), error.hint_as(partial(as_options, words=words), " ")
 
 

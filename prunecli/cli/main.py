@@ -9,6 +9,7 @@ import importlib
 import inspect
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +30,7 @@ from prunecli.cli.exit import (
     terminate_cleanly,
 )
 from prunecli.cli.help import HelpCommand, HelpGroup
+from prunecli.cli.processes import is_follower, run_together, says
 from prunecli.errors import PruneError
 from prunecli.version import __version__
 
@@ -65,6 +67,8 @@ def _run(words: list[str]) -> int:
     """Run the command line and return its exit code."""
     try:
         with terminate_cleanly():
+            if is_follower():
+                silence(sys.stdout)
             program = _program(words)
             code = program(words, prog_name="prune", standalone_mode=False, obj=("prune", *words))
             if sys.stdout is not None:
@@ -75,7 +79,7 @@ def _run(words: list[str]) -> int:
         silence(sys.stdout)
         return BROKEN_PIPE
     except (PruneError, TyperError, OSError) as error:
-        return report_error(error, words)
+        return report_error(error, words) if says(error) else WRONG
     return code if isinstance(code, int) else DONE
 
 
@@ -131,6 +135,7 @@ def _register(
     **settings: Any,  # noqa: ANN401 - Typer's
 ) -> None:
     """Register `run` with the name and the help of `function` and with these parameters."""
+    name = function.__name__.rstrip("_")
 
     def command(**arguments: Any) -> int:  # noqa: ANN401 - typed by the signature below
         from prunecli.kernels.backend import kernels_name
@@ -138,7 +143,7 @@ def _register(
         arguments.pop("color", None)  # `chosen_colour` has read it
         with exit_codes():
             kernels_name()  # a wrong choice of kernels is an error before anything is read
-            return run(**arguments)
+            return run_together(name, partial(run, **arguments))
 
     color = inspect.Parameter("color", inspect.Parameter.KEYWORD_ONLY, default="auto", annotation=Color)
     # A command that parses its words itself has the option there.
@@ -147,7 +152,7 @@ def _register(
     command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
     command.__doc__ = function.__doc__
-    app.command(function.__name__.rstrip("_"), cls=HelpCommand, **settings)(command)
+    app.command(name, cls=HelpCommand, **settings)(command)
 
 
 def register(names: Sequence[str]) -> None:

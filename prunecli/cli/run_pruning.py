@@ -12,6 +12,7 @@ from prunecli.cli.exit import DONE, FAILED, say
 from prunecli.cli.hints import as_options
 from prunecli.cli.options import layouts
 from prunecli.cli.output import printing, view
+from prunecli.cli.processes import device_of, processes, threads_of
 from prunecli.cli.progress import show_progress
 from prunecli.errors import Argument, UsageError, spelled
 from prunecli.report.gates import GateError, Gates
@@ -40,15 +41,18 @@ def run_pruning(strategy: Strategy | Recipe, options: SharedOptions) -> int:
             request = _through_pipes(stack, _request(stack, strategy, options), options)
             report, paths = prune_request(request)
     except GateError as error:
+        if processes().rank:
+            return FAILED
         _show(error.report, options.report_paths or (), options, shown, None)
         say("failed: the result does not meet the gates, so no checkpoint was written")
         return FAILED
-    _show(report, paths, options, shown, options.mask_out)
+    if processes().rank == 0:
+        _show(report, paths, options, shown, options.mask_out)
     return DONE
 
 
 def _check(options: SharedOptions) -> None:
-    """Raise UsageError for options that contradict each other."""
+    """Raise UsageError for options that contradict each other, and for those that several processes do not have."""
     if options.quiet and options.verbose:
         raise UsageError("--quiet and --verbose contradict each other", hint="leave out one of them")
     printed = ["--json"] * options.json + ["--report -"] * (options.report or []).count(Path("-"))
@@ -59,12 +63,29 @@ def _check(options: SharedOptions) -> None:
             f"{printed[0]} and -o - both write to standard output",
             hint=(Argument("reports", ["PATH.json"]), ", or ", Argument("output", "FILE")),
         )
+    if processes().size > 1:
+        _check_together(options)
     if options.ckpt != "-":
         return
     if options.in_place:
         raise UsageError("standard input cannot be pruned in place", hint="-o PATH, or -o -")
     if options.output is None and not options.dry_run:
         raise UsageError("a checkpoint from standard input has no name for its output", hint="-o PATH, or -o -")
+
+
+def _check_together(options: SharedOptions) -> None:
+    """Raise UsageError for options that several processes do not have."""
+    wrong = {
+        "standard input": options.ckpt == "-",
+        "-o -": options.output == "-" and not options.dry_run,
+        "--in-place": options.in_place,
+    }
+    for name, given in wrong.items():
+        if given:
+            raise UsageError(
+                f"{processes().size} processes run this, and {name} needs one alone",
+                hint="name a file to read and another one to write, or start one process",
+            )
 
 
 def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptions) -> PruneRequest:
@@ -77,7 +98,9 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
     from prunecli.selection.select import Selector
 
     progress = show_progress(
-        wanted=not (options.quiet or options.no_progress), verbose=options.verbose, last="flushing"
+        wanted=not (options.quiet or options.no_progress or processes().rank),
+        verbose=options.verbose and not processes().rank,
+        last="flushing",
     )
     return PruneRequest(
         options.ckpt,
@@ -94,16 +117,17 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
             options.output, options.report_paths, options.mask_out, options.force, options.in_place, options.dry_run
         ),
         RunOptions(
-            threads=options.threads,
+            threads=threads_of(options.threads),
             strict=options.strict,
             sha256=options.sha256,
             estimate=options.estimate,
             gates=Gates(options.min_sparsity, options.max_sparsity, options.max_tensor_sparsity),
             command=options.context.obj,
             progress=stack.enter_context(progress),
+            group=processes(),
         ),
         options.key,
-        options.device,
+        device_of(options.device),
         Layout(options.max_shard_size, untie=options.untie, drop_rest=options.drop_rest),
     )
 

@@ -24,6 +24,7 @@ def agree(group: Group, facts: Mapping[str, str]) -> None:
     Raises UsageError that names the first process that differs from rank 0 and what it has, and ProcessFailedError if a
     process called `cannot_agree`. All processes raise the same error.
     """
+    group.agreed = True
     said = [json.loads(one) for one in group.gather(json.dumps({"facts": dict(facts)}).encode())]
     for other in said:
         if "failure" in other:
@@ -36,6 +37,7 @@ def agree(group: Group, facts: Mapping[str, str]) -> None:
 
 def cannot_agree(group: Group, failure: Failure) -> None:
     """Say to the others, which call `agree`, that this process has failed before."""
+    group.agreed = True
     group.gather(json.dumps({"failure": failure.as_dict()}).encode())
 
 

@@ -5,11 +5,11 @@ torchrun and `accelerate launch` set RANK and WORLD_SIZE; MPI and SLURM have nam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunecli.errors import UsageError
+from prunecli.errors import PruneError
 from prunecli.text.escape import printable
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,10 @@ LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZ
 
 DEFAULT_PORT = 29500
 """The port of rank 0 where MASTER_PORT is not set, as in torch."""
+
+
+class LaunchError(PruneError):
+    """The processes cannot start together. Each of them says so, because rank 0 may not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class Launch:
 def launched(environment: Mapping[str, str]) -> Launch | None:
     """Return which of several processes this is, or None for one process alone.
 
-    Raises UsageError for numbers that contradict each other, and where the host of rank 0 is unknown.
+    Raises LaunchError for numbers that contradict each other, and where the host of rank 0 is unknown.
     """
     names = [pair for pair in NAMES if all(environment.get(name) for name in pair)]
     if not environment.get("MASTER_ADDR"):
@@ -73,13 +77,13 @@ def launched(environment: Mapping[str, str]) -> Launch | None:
     if size <= 1:
         return None
     if rank >= size:
-        raise UsageError(
+        raise LaunchError(
             f"{names[0][0]} is {rank} and {names[0][1]} is {size}: processes are numbered from 0 to {size - 1}",
             hint=f"unset {names[0][0]} {names[0][1]}",
         )
     address = environment.get("MASTER_ADDR")
     if not address:
-        raise UsageError(
+        raise LaunchError(
             f"{names[0][1]} says that {size} processes run this, and MASTER_ADDR does not say where rank 0 is",
             hint=f"start it with torchrun, or export MASTER_ADDR=HOST; for one process: unset {' '.join(names[0])}",
         )
@@ -91,7 +95,7 @@ def launched(environment: Mapping[str, str]) -> Launch | None:
 def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment[name]
     if not (text.isascii() and text.isdigit()):
-        raise UsageError(
+        raise LaunchError(
             f"the environment variable {name} is {printable(repr(text))}, not a number", hint=f"unset {name}"
         )
     return int(text)

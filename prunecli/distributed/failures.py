@@ -10,8 +10,8 @@ import json
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from prunecli.errors import PruneError
@@ -28,24 +28,34 @@ GRACE = 0.8
 HEARD_WITHIN = 3.0
 """Seconds that a process which failed waits until the others have heard of it."""
 
-ROLL_CALL = 1.0
-"""Seconds in which processes say that they are alive after a connection broke."""
+ROLL_CALL = 2.0
+"""Seconds in which processes say that they are alive after a connection of another one broke."""
 
 WAKE = getattr(signal, "SIGURG", None)
 """The signal that interrupts the main thread, also in a system call. By default it is ignored."""
 
-_FAILURE = "failure"
+WAKE_AGAIN = 30.0
+"""Seconds after which the main thread is interrupted again: the exception may have come where it is ignored.
+
+Longer than the removal of an unfinished output takes, which the first interruption begins.
+"""
+
+_FAILURE, _ROLL = "failure", "roll"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The error of one process: its rank, its machine, its exit code, its message and its hint."""
+    """The error of one process: its rank, its machine, its exit code, its message and its hint.
+
+    `lost` says that the process ended without a report, and that another one found it.
+    """
 
     rank: int
     host: str
     code: int
     message: str
     hint: str | None = None
+    lost: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by their names, for JSON."""
@@ -58,7 +68,7 @@ class ProcessFailedError(PruneError):
     def __init__(self, failure: Failure) -> None:
         """Say which process failed and why."""
         super().__init__(f"rank {failure.rank} on {failure.host}: {failure.message}", hint=failure.hint)
-        self.failure = failure
+        self.failure, self.code = failure, failure.code
 
 
 class Watch:
@@ -86,6 +96,8 @@ class Watch:
         while not self._ended.wait(LOOK_EVERY):
             try:
                 if not self._store.check([_FAILURE]):
+                    if self._store.check([_ROLL]):
+                        self._store.set(f"alive/{self._rank}", "1")
                     continue
                 self.failure = Failure(**json.loads(self._store.get(_FAILURE)))
                 self._store.set(f"heard/{self._rank}", "1")
@@ -96,9 +108,9 @@ class Watch:
             return
 
     def _wake(self) -> None:
-        while not self._ended.wait(LOOK_EVERY):  # once more if it arrived where an exception is ignored
-            if WAKE is not None:
-                signal.pthread_kill(threading.main_thread().ident or 0, WAKE)
+        while WAKE is not None and not self._ended.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, WAKE)
+            self._ended.wait(WAKE_AGAIN)
 
     def end(self) -> None:
         """Look no more."""
@@ -108,28 +120,41 @@ class Watch:
         """Store a failure of this process, wait until the others have heard of it, and return the first failure."""
         self.end()
         try:
-            first = self._store.compare_set(_FAILURE, "", json.dumps(failure.as_dict()))
-            self._call_the_roll("heard", set(range(len(self._hosts))), HEARD_WITHIN)
+            first = Failure(**json.loads(self._store.compare_set(_FAILURE, "", json.dumps(failure.as_dict()))))
         except RuntimeError:  # the store is gone
             return self.failure or failure
-        return Failure(**json.loads(first))
+        self._wait_until_heard(set(range(len(self._hosts))))
+        return first
+
+    def leave(self) -> None:
+        """Wait until the others have heard of the failure of another process, because rank 0 has the store."""
+        if not self._ended.is_set():
+            self.end()
+            self._wait_until_heard(set(range(len(self._hosts))))
 
     def broken(self) -> Failure:
         """Return why a connection broke: the failure that a process stored, or the loss of processes."""
         self.end()
         everyone = set(range(len(self._hosts)))
         try:
-            alive = self._call_the_roll("alive", everyone, ROLL_CALL)
-            if min(alive) == self._rank and not self._store.check([_FAILURE]):
-                missing = sorted(everyone - alive) or [self._rank]
-                found = lost(missing, self._hosts)
-                self._store.compare_set(_FAILURE, "", json.dumps(found.as_dict()))
-            self._store.wait([_FAILURE], timedelta(seconds=HEARD_WITHIN))
-            failure = Failure(**json.loads(self._store.get(_FAILURE)))
-            self._call_the_roll("heard", alive, ROLL_CALL)  # rank 0 has the store, and stays until the others know
+            self._store.set(_ROLL, "1")
+            alive = self._call_the_roll("alive", everyone, 0 if self._store.check([_FAILURE]) else ROLL_CALL)
+            missing = sorted(everyone - alive)
+            found = lost(missing, self._hosts) if missing else self._cut_off()
+            failure = Failure(**json.loads(self._store.compare_set(_FAILURE, "", json.dumps(found.as_dict()))))
         except RuntimeError:
             return self.failure or lost([0], self._hosts)
+        self._wait_until_heard(alive if failure.lost else everyone)
         return failure
+
+    def _cut_off(self) -> Failure:
+        message = "a connection to another process broke"
+        return Failure(self._rank, self._hosts[self._rank], 2, message, "check the network between the machines")
+
+    def _wait_until_heard(self, ranks: set[int]) -> None:
+        """Wait until `ranks` have heard of the failure. Rank 0 has the store, and ends when all have."""
+        with suppress(RuntimeError):
+            self._call_the_roll("heard", ranks, HEARD_WITHIN)
 
     def _call_the_roll(self, word: str, ranks: set[int], seconds: float) -> set[int]:
         """Set `word` for this process, wait until all of `ranks` have set it, and return those that have."""
@@ -145,4 +170,4 @@ def lost(ranks: list[int], hosts: list[str]) -> Failure:
     """Return the failure of processes that ended without a word."""
     others = "" if len(ranks) == 1 else f", and so did {len(ranks) - 1} more"
     message = f"this process ended without a report: it was killed, or its machine is gone{others}"
-    return Failure(ranks[0], hosts[ranks[0]], 2, message, "run the same command again: nothing was written")
+    return Failure(ranks[0], hosts[ranks[0]], 2, message, "run the same command again", lost=True)

@@ -11,12 +11,14 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from prunecli.distributed.agreement import cannot_agree
+from prunecli.distributed.environment import LaunchError
 from prunecli.distributed.failures import Failure, ProcessFailedError, Watch
 from prunecli.distributed.group import Group
-from prunecli.errors import PruneError
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -39,10 +41,6 @@ FIRST_POLL, LAST_POLL = 0.0002, 0.02
 
 PADDED = 1 << 20
 """Up to this many bytes in all, parts of different sizes are gathered at once, as parts of the same size."""
-
-
-class LaunchError(PruneError):
-    """The processes do not find each other. Each of them says so."""
 
 
 class GlooGroup(Group):
@@ -122,10 +120,33 @@ class GlooGroup(Group):
         if self._watch is not None:
             self._watch.end()
 
-    def fail(self, code: int, message: str, hint: str | None = None) -> Failure:
+    def fail(self, own: Failure) -> Failure:
         """Say to the other processes that this one failed; return the first failure of the run."""
-        own = Failure(self.rank, self.host(self.rank), code, message, hint)
         return own if self._watch is None else self._watch.report(own)
+
+    def cannot_agree(self, own: Failure) -> None:
+        """Say to the other processes, which call `agree`, that this one failed before."""
+        with suppress(ProcessFailedError):
+            cannot_agree(self, own)
+        self.settle()
+
+    def leave(self) -> None:
+        """Stop after another process failed."""
+        if self._watch is not None:
+            self._watch.leave()
+
+    def finish(self, code: int) -> int:
+        """Return the exit code of rank 0, after waiting for it."""
+        if self.rank == 0:
+            self.settle()
+        try:
+            return int(self.broadcast(str(code).encode()))
+        except ProcessFailedError:
+            if self.rank:
+                raise
+            return code  # all is written, whatever happened to the others since
+        finally:
+            self.settle()
 
     def _wait(self, work: Any) -> None:  # noqa: ANN401 - a torch Work
         pause = FIRST_POLL

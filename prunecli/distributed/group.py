@@ -16,10 +16,11 @@ class Group:
     Attributes:
         rank: The number of this process, from 0. Rank 0 makes and publishes files, and prints.
         size: The number of processes.
+        agreed: Whether the processes have said what they are about to do; see `agreement`.
         exchanged: The bytes that this process has sent, each counted once however many processes get it.
     """
 
-    rank, size, exchanged = 0, 1, 0
+    rank, size, exchanged, agreed = 0, 1, 0, False
 
     def gather(self, data: bytes) -> list[bytes]:
         """Return what each process passes, by rank."""

@@ -51,10 +51,11 @@ class Applier:
             return self._assembled(pool, checkpoint.files, self.context.sources[-1], sinks[-1], window)
         layouts: list[Iterable[Window | UntouchedRange]] = []
         for number, file in enumerate(checkpoint.files):
-            records = FileRecords(number, self._changed_checksums(number, file))
-            ranges = [self._range(index, tensor) for index, tensor in self._by_file.get(number, ())]
+            records, own = FileRecords(number, self._changed_checksums(number, file)), self.context.part.has
+            ranges = [self._range(index, tensor) for index, tensor in self._by_file.get(number, ()) if own(index)]
+            start, end = self.context.part.share.ranges[number]
             # A record of which a byte changes is read whole, because its checksum covers all of its bytes.
-            layouts.append(_layout(file.size, ranges, records.spans, sinks[number], window))
+            layouts.append(_layout(end, ranges, records.spans_in(start, end), sinks[number], window, start=start))
             self._records.append(records)
         return layouts
 
@@ -135,6 +136,16 @@ class Applier:
             self.pruner.prune(worker, flat, run, run.first, slice(0, flat.size))
             scatter(flat, view, run.first)
 
+    def share_checksums(self) -> None:
+        """Combine the checksums of parts of records with those that other processes have computed."""
+        from prunecli.engine.exchange import gathered_checksums  # noqa: PLC0415 - for several processes only
+
+        own = [(stream, *sums) for stream, records in enumerate(self._records) for sums in records.own_sums()]
+        for records in self._records:
+            records.forget()
+        for stream, number, *part in gathered_checksums(self.context.part.group, own):
+            self._records[stream].add_sums(number, *part)
+
     def write_checksums(self, files: Sequence[CheckpointFile], sinks: Sequence[Output | None]) -> None:
         """Verify the old checksums of the records that changed, and write the new ones to `sinks`, where there are any.
 
@@ -148,8 +159,9 @@ class Applier:
                         f"{record.start} have the CRC-32 {before:08x}, and the file says {record.crc:08x}",
                         hint="get a fresh copy; `unzip -t` names the damaged record",
                     )
+                share = self.context.part.share
                 if (sink := sinks[record.file]) is not None:
-                    for place in record.places:
+                    for place in (place for place in record.places if share.has(record.file, place)):
                         sink.write(memoryview(after.to_bytes(4, "little")), place)
 
 
@@ -160,9 +172,10 @@ def _layout(
     sink: Output | None,
     window: int,
     gap: int = COPY_MIN,
+    start: int = 0,
 ) -> Layout:
     """Return the layout of a stream: the `ranges` of its targets, `spans` of checksums, and what `sink` needs."""
     reads = [(span.start, span.end) for span in spans]
     if sink is None:
-        return Layout(size, ranges, reads, window=window, gap=gap)
-    return Layout(size, ranges, [*reads, *sink.reads], sink.wholes, window=window, gap=gap)
+        return Layout(size, ranges, reads, window=window, gap=gap, start=start)
+    return Layout(size, ranges, [*reads, *sink.reads], sink.wholes, window=window, gap=gap, start=start)

@@ -54,6 +54,8 @@ def prune_files(checkpoint: Checkpoint, work: Work, outputs: Outputs, options: R
             report = _about_arrangement(report, outputs, sinks)
         if options.gates is not None:
             _refuse_failures(report, options.gates)  # inside the block, so that nothing is published
+        options.group.barrier()
+        options.group.settle()
     return report
 
 
@@ -76,10 +78,23 @@ def _mask(run: Run, outputs: Outputs) -> Iterator[MaskSink | None]:
     else:
         with (
             _published_after(outputs.checkpoint, outputs.mask) as end_of_block,
-            new_file(outputs.mask, size=layout.size, force=outputs.replaces(outputs.mask)) as fd,
+            _mask_file(run, layout, outputs.mask, force=outputs.replaces(outputs.mask)) as sink,
         ):
-            yield MaskSink(fd, layout)
+            yield sink
             end_of_block()
+
+
+@contextmanager
+def _mask_file(run: Run, layout: MaskLayout, path: Path, *, force: bool) -> Iterator[MaskSink]:
+    """Open the mask, which is published when the block ends without an error."""
+    if run.part.group.size > 1:
+        from prunecli.engine.shared_files import shared_mask  # noqa: PLC0415 - for several processes only
+
+        with shared_mask(run, layout, path, force=force) as sink:
+            yield sink
+        return
+    with new_file(path, size=layout.size, force=force) as fd:
+        yield MaskSink(fd, layout)
 
 
 @contextmanager
@@ -130,8 +145,13 @@ def _sinks(run: Run, sources: Sequence[Input], outputs: Outputs) -> Iterator[Seq
     force = outputs.force or outputs.in_place
     with ExitStack() as stack:
         inputs = [source for source in sources if isinstance(source, Source)]
-        files = stack.enter_context(output_files(run.checkpoint, inputs, output, sizes, force=force))
         direct = run.writes_around_cache(sum(sizes))
+        if run.part.group.size > 1 and isinstance(output, Path):
+            from prunecli.engine.shared_files import shared_sinks  # noqa: PLC0415 - for several processes only
+
+            yield stack.enter_context(shared_sinks(run, inputs, output, force=force, direct=direct))
+            return
+        files = stack.enter_context(output_files(run.checkpoint, inputs, output, sizes, force=force))
         sinks = []
         for file in files:
             sink = Sink(file, direct=direct and not isinstance(output, int))

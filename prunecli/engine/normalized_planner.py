@@ -8,6 +8,7 @@ from prunecli.io.threads import Tasks
 from prunecli.kernels.arrays import as_array, on_host
 from prunecli.kernels.ops import is_tensor
 from prunecli.ranking.normalized_cut import NormalizedCutSearch
+from prunecli.ranking.shared_counts import share_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +40,8 @@ class NormalizedBatch:
     def size(self) -> int:
         """The bytes of weights that are read, at least once."""
         tensors = self._tensors
-        return sum(tensors.targets[m].nbytes for m in self._group.members) if tensors.reads_weights else 0
+        members = filter(tensors.part.has, self._group.members)
+        return sum(tensors.targets[m].nbytes for m in members) if tensors.reads_weights else 0
 
     def start(self, pool: Pool) -> None:
         """Begin the first counting pass."""
@@ -54,6 +56,7 @@ class NormalizedBatch:
             return
         while self._counting is not None:
             self._counting.wait()
+            share_counts(self._tensors.part.group, self._search.counted)
             if self._search.advance():
                 break
             self._count(pool, self._search)
@@ -68,7 +71,7 @@ class NormalizedBatch:
         """Yield (search, request, target, first, stop)."""
         for request in search.requests():
             index = self._group.members[request.member]
-            for first, stop in self._tensors.ranges(index):
+            for first, stop in self._tensors.ranges(index) if self._tensors.part.has(index) else ():
                 yield search, request, index, first, stop
 
     def _count_chunk(

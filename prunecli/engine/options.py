@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import TYPE_CHECKING
 
+from prunecli.distributed.group import Group
 from prunecli.progress import NoProgress, Progress
 from prunecli.values import dataclass
 
@@ -29,6 +30,7 @@ class RunOptions:
         label: The name of the input in the report; None takes its path.
         command: The command line that the report records.
         progress: Receives the progress.
+        group: The processes that do the run together.
     """
 
     device: str | None = None
@@ -43,3 +45,4 @@ class RunOptions:
     label: str | None = None
     command: tuple[str, ...] = ()
     progress: Progress = field(default_factory=NoProgress)
+    group: Group = field(default_factory=Group)

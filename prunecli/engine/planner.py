@@ -51,7 +51,8 @@ def plan_batches(
     if isinstance(strategy, PlansFromMeasure):
         from prunecli.engine.measured_planner import MeasuredPlanner  # noqa: PLC0415 - most runs measure nothing
 
-        return MeasuredPlanner(strategy, tensors, plans, followers).batches(members)
+        own = [member for member in members if tensors.part.plans_for(member, followers)]
+        return MeasuredPlanner(strategy, tensors, plans, followers).batches(own)
     if isinstance(strategy, PlansFromRanks) and strategy.needs_ranks:
         from prunecli.engine.rank_planner import RankPlanner  # noqa: PLC0415 - a threshold ranks nothing
 
@@ -73,7 +74,7 @@ def _rows_in_pieces(tensors: ScoredTensors, members: Sequence[int], plans: dict[
     """Take the plans for rows that do not lie in one piece out of `plans`, and return the batches that make others."""
     rows = {
         index: plan
-        for index in members
+        for index in filter(tensors.part.has, members)
         if isinstance(plan := plans[index], PruneSmallestOfRow) and not plan.rows_are_contiguous
     }
     if not rows:

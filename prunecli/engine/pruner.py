@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunecli.dtypes import FLOATS
 from prunecli.engine.measure import statistics_of, stats_from
+from prunecli.engine.part import Part
 from prunecli.errors import PruneError
 from prunecli.io.layout import Piece
 from prunecli.io.threads import Stopped
@@ -85,6 +86,7 @@ class ApplyContext:
         masks: Receives the kept weights of each target, if a mask file is written.
         histograms: Whether to count magnitudes.
         base: Receives the weights before they are pruned, if their digests are needed.
+        part: The targets and the bytes of this process.
     """
 
     targets: Sequence[TensorInfo]
@@ -96,6 +98,7 @@ class ApplyContext:
     masks: MaskSink | None = None
     histograms: bool = False
     base: BaseDigests | None = None
+    part: Part = field(default_factory=Part)
 
 
 def _scale_reader(context: ApplyContext) -> ScaleReader | None:

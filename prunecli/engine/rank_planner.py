@@ -66,14 +66,22 @@ class RankPlanner:
 
     def batches(self, members: Sequence[int]) -> list[RankBatch]:
         """Return the groups in batches, in the order of the files."""
-        targets, groups = self.tensors.targets, self.groups(members)
-        batches = in_batches(groups, lambda group: [targets[member] for member in group.members])
-        return [RankBatch(self, batch) for batch in batches]
+        targets, part, groups = self.tensors.targets, self.tensors.part, self.groups(members)
+        # Groups of several tensors are ranked by all processes, one after the other, in the same order everywhere.
+        shared = [group for group in groups if part.group.size > 1 and len(group.members) > 1]
+        own = [group for group in groups if group not in shared and part.has(group.members[0])]
+        batches = in_batches(own, lambda group: [targets[member] for member in group.members])
+        return [RankBatch(self, batch) for batch in (*batches, *([group] for group in shared))]
 
     def search(self, group: RankGroup) -> RankSearch:
         """Return the search for the ranks of a group, narrowed by a sample."""
         numels = [self.tensors.targets[member].numel for member in group.members]
-        search = RankSearch(group, [self.tensors.dtype(member) for member in group.members], numels)
+        dtypes, processes = [self.tensors.dtype(member) for member in group.members], self.tensors.part.group
+        search = RankSearch(group, dtypes, numels)
+        if processes.size > 1:
+            from prunecli.ranking.shared_search import SharedRankSearch  # noqa: PLC0415 - for several processes only
+
+            search = SharedRankSearch(group, dtypes, numels, processes)
         search.narrow_to(list(self._sampler.samples(group)))
         return search
 
@@ -111,7 +119,8 @@ class RankBatch:
         """The bytes of weights that are read, at least once."""
         if not self._tensors.reads_weights:
             return 0
-        return sum(self._tensors.targets[m].nbytes for group in self._groups for m in group.members)
+        members = [m for group in self._groups for m in group.members if self._tensors.part.has(m)]
+        return sum(self._tensors.targets[m].nbytes for m in members)
 
     def start(self, pool: Pool) -> None:
         """Rank small tensors, and begin the first counting pass over other groups."""
@@ -165,7 +174,7 @@ class RankBatch:
         """Yield (search, member, low, width, first, stop): count the patterns from `low` in elements [first, stop)."""
         for search in searches:
             for member, low, width in search.brackets():
-                for first, stop in self._tensors.ranges(member):
+                for first, stop in self._tensors.ranges(member) if self._tensors.part.has(member) else ():
                     yield search, member, low, width, first, stop
 
     def _count_chunk(
@@ -195,12 +204,12 @@ class Sampler:
         self._worker: Worker | None = None
 
     def samples(self, group: RankGroup) -> Iterator[Sample]:
-        """Yield pages at even distances of each member, in proportion to its number of elements."""
+        """Yield pages at even distances of each member of this process, in proportion to its number of elements."""
         targets = self._tensors.targets
         total = sum(targets[member].numel for member in group.members)
         most = min(self._tensors.reader.sample_limit(targets[member]) for member in group.members)
         size = min(most, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
-        for member in group.members:
+        for member in filter(self._tensors.part.has, group.members):
             tensor = targets[member]
             share = min(-(-size * tensor.numel // total), tensor.numel)
             length = min(PAGE // tensor.itemsize, share)

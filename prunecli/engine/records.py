@@ -76,6 +76,22 @@ class Records(ABC):
         with self._lock:
             self._sums.setdefault(part.record, _Sums([])).parts.append((part.start, len(part.data), before, after))
 
+    def own_sums(self) -> list[tuple[int, int, int, int, int]]:
+        """Return (number, start, length, before, after) of each record: of the parts of it that were added as one."""
+        return [
+            (number, min(sums.parts)[0], sum(part[1] for part in sums.parts), *sums.combined())
+            for number, sums in sorted(self._sums.items())
+        ]
+
+    def add_sums(self, number: int, *part: int) -> None:
+        """Keep the CRC-32 of a part (start, length, before, after) of record `number`."""
+        start, length, before, after = part
+        self._sums.setdefault(number, _Sums([])).parts.append((start, length, before, after))
+
+    def forget(self) -> None:
+        """Start without parts again."""
+        self._sums = {}
+
     def sums(self) -> Iterator[tuple[Record, int, int]]:
         """Yield each record with its CRC-32 before and after; all of its parts were added."""
         for number, sums in sorted(self._sums.items()):
@@ -90,10 +106,11 @@ class FileRecords(Records):
         super().__init__()
         self._file, self._checksums = file, sorted(checksums, key=lambda checksum: checksum.span.start)
 
-    @property
-    def spans(self) -> list[Span]:
-        """The bytes of all records."""
-        return [checksum.span for checksum in self._checksums]
+    def spans_in(self, start: int, end: int) -> list[Span]:
+        """Return those of the bytes [start, end) of the file that are in records."""
+        spans = [checksum.span for checksum in self._checksums]
+        clipped = ((max(span.start, start), min(span.end, end)) for span in spans)
+        return [Span(low, high - low) for low, high in clipped if low < high]
 
     def parts(self, own: memoryview, window: Window) -> Iterator[Part]:
         """Yield the parts of records in `own`, the bytes of a window."""

@@ -10,6 +10,7 @@ from prunecli.dtypes import FLOATS
 from prunecli.engine.apply import Applier
 from prunecli.engine.choose_scorer import make_scorer
 from prunecli.engine.options import RunOptions
+from prunecli.engine.part import divided
 from prunecli.engine.planner import plan_batches
 from prunecli.engine.pruner import ApplyContext
 from prunecli.engine.scored_tensors import ScoredTensors, count_remaining
@@ -92,6 +93,7 @@ class Run:
         self.checkpoint, self.work, self.options = checkpoint, work, options
         self.targets = [target.tensor for target in work.selection.targets]
         _check_dtypes(self.targets, options.device)
+        self.part = divided(options.group, checkpoint, self.targets)
         self._threads = options.threads or default_threads()
         self._window = options.window or (DEVICE_WINDOW if options.device else HOST_WINDOW)
         if any(target.scale is not None for target in self.targets):
@@ -111,6 +113,10 @@ class Run:
             if any(scorer is not None for scorer in scorers):
                 self._window = min(self._window, SCORED_WINDOW)
             tensors = self._plan_and_apply(pool, scorers, sources, sinks, masks)
+        if self.part.group.size > 1:
+            from prunecli.engine.exchange import gathered  # noqa: PLC0415 - for several processes only
+
+            tensors = gathered(self.part, self._plans, tensors)
         for sink in sinks:
             if sink is not None:
                 sink.finish()
@@ -158,10 +164,15 @@ class Run:
             masks=masks,
             histograms=self.options.histograms,
             base=base,
+            part=self.part,
         )
         measured = self._apply(pool, batches, context, sinks)
         if masks is not None and base is not None:
             masks.finish(base.by_name())
+        if self.part.group.size > 1:
+            from prunecli.io.shared_output import finish_shared  # noqa: PLC0415 - for several processes only
+
+            finish_shared(self.part.group, [*sinks, getattr(masks, "output", None)])
         return measured
 
     def _base(self, pool: Pool, masks: MaskSink | None) -> BaseDigests | None:
@@ -192,6 +203,8 @@ class Run:
             schedule.submit_planned()
         schedule.submit_planned()
         schedule.wait()
+        if self.part.group.size > 1:
+            applier.share_checksums()
         applier.write_checksums(self.checkpoint.files, sinks)
         return applier.pruner.results
 
@@ -200,12 +213,14 @@ class Run:
         remaining = [target.numel for target in self.targets]
         if scorer is not None and job.sources.has_pruned:
             unreported = ScoredTensors(self.targets, self._reader(sources), scorer)
-            tasks = [pool.submit(count_remaining, unreported, scorer, member) for member in job.members]
-            for member, count in zip(job.members, results(tasks), strict=True):
-                remaining[member] = count
+            own = [member for member in job.members if self.part.has(member)]
+            tasks = [pool.submit(count_remaining, unreported, scorer, member) for member in own]
+            counted = self.part.summed(dict(zip(own, results(tasks), strict=True)), len(remaining))
+            for member in job.members:
+                remaining[member] = counted[member]
         reader = self._reader(sources, lambda count: self.options.progress.advance(RANKING, count))
         step = self._window if self.options.device and scorer is None else None
-        tensors = ScoredTensors(self.targets, reader, scorer, step)
+        tensors = ScoredTensors(self.targets, reader, scorer, step, self.part)
         return plan_batches(job, tensors, remaining, self._plans, self.work.followers)
 
     def _begin_progress(self, bytes_to_rank: int, *, writes: bool) -> list[str]:
@@ -215,8 +230,8 @@ class Run:
         if 1 < len(files) <= MOST_PHASES and self.checkpoint.assembly is None:
             phases = [f"{phase} {printable(file.path.name)}" for phase, file in zip(phases, files, strict=True)]
         sizes = dict.fromkeys(phases, 0)
-        for phase, file in zip(phases, files, strict=False):  # the stream is part of the files
-            sizes[phase] += file.size
+        for phase, (first, end) in zip(phases, self.part.share.ranges, strict=False):  # the stream is part of the files
+            sizes[phase] += end - first
         progress.begin({RANKING: bytes_to_rank, **sizes})
         progress.note(f"working with {self._threads} threads on {self._where}")
         return phases
@@ -241,7 +256,7 @@ class Run:
 
     def _digests(self, sources: Sequence[Input], sinks: Sequence[Output | None]) -> tuple[str | None, str | None]:
         """Return the SHA-256 of the input and of the output, where requested; a directory has none."""
-        if not self.options.sha256 or self.checkpoint.is_directory:
+        if not self.options.sha256 or self.checkpoint.is_directory or self.part.group.rank:
             return None, None
         (source,), (sink,), (file,) = sources, sinks, self.checkpoint.files
         # Both files are read again, so the digests are those of the bytes that are stored.
@@ -250,7 +265,7 @@ class Run:
         return _sha256(_stored(source), file.stored_size), output
 
     def _estimate(self, sources: Sequence[Input], sinks: Sequence[Output | None]) -> Compressed | None:
-        if not self.options.estimate or not all(sinks):
+        if not self.options.estimate or not all(sinks) or self.part.group.rank:
             return None
         from prunecli.engine.compression import estimate, sample  # noqa: PLC0415 - most runs do not need it
 

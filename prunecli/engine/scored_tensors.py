@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS, Float
+from prunecli.engine.part import Part
 from prunecli.io.reader import SCAN_BYTES
 from prunecli.values import dataclass
 
@@ -25,13 +26,15 @@ SCORE_SIZE = 8
 class ScoredTensors:
     """The targets of a run, with the reader of their weights and the scorer; None ranks magnitudes.
 
-    `step` is the number of bytes of one step of a scan, if it is not the usual one.
+    `step` is the number of bytes of one step of a scan, if it is not the usual one. `part` says which targets this
+    process reads.
     """
 
     targets: Sequence[TensorInfo]
     reader: Reader
     scorer: Scorer | None = None
     step: int | None = None
+    part: Part = field(default_factory=Part)
 
     @property
     def reads_weights(self) -> bool:

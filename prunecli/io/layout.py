@@ -96,7 +96,7 @@ class Around:
 
 
 class Layout:
-    """The windows and untouched ranges of one file of `size` bytes.
+    """The windows and untouched ranges of one file of `size` bytes, or of its bytes from `start` to `size`.
 
     `ranges` are the bytes of its targets. The bytes [start, end) of `reads` must be read as well, for checksums and by
     the output; those of `wholes` must also be in one window.
@@ -111,12 +111,13 @@ class Layout:
         *,
         window: int = 1 << 20,
         gap: int = COPY_MIN,
+        start: int = 0,
     ) -> None:
         """Sort and merge the ranges; `window` is the usual length of a window in bytes, a multiple of the page.
 
         Ranges that are less than `gap` bytes apart are in common windows, with the bytes between them.
         """
-        self.size, self.window = size, window
+        self.size, self.window, self.start = size, window, start
         self.ranges = sorted(ranges, key=lambda r: (r.start, r.end))
         self._starts = [r.start for r in self.ranges]
         self._busy = merged([*((r.start, r.end) for r in self.ranges), *reads, *wholes], gap)
@@ -126,7 +127,7 @@ class Layout:
     def __iter__(self) -> Iterator[Window | UntouchedRange]:
         """Yield the windows and untouched ranges in file order; together they cover the file."""
         ordinals: dict[int, int] = {}
-        position = 0
+        position = self.start
         for start, end in self._busy:
             low, high = max(position, start - start % PAGE), min(end + -end % PAGE, self.size)
             if position < low:

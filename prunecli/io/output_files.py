@@ -34,14 +34,16 @@ def output_files(
     *,
     force: bool,
     replacement: Callable[[Path], bytes | None] = lambda _: None,
+    announce: Callable[[Path], None] | None = None,
 ) -> Iterator[list[Descriptor]]:
     """Make one output file per file of `checkpoint` and publish all of them when the block ends without an error.
 
     Those of a directory are opened when they are used. `sources` are the input files, `sizes` the sizes of the output
     files in bytes. `output` is the path of the file or directory, or the descriptor of an open file. Of a directory's
     other files those are copied for which `replacement`, called with the relative path, returns None; the others get
-    the bytes it returns. With `force` an existing output is replaced. Raises OutputError if the output cannot be
-    written.
+    the bytes it returns. With `force` an existing output is replaced. `announce` gets the path of the hidden file or
+    directory when all files in it have their space, so that other processes can write to them. Raises OutputError if
+    the output cannot be written.
     """
     if isinstance(output, int):
         os.ftruncate(output, sizes[0])
@@ -51,9 +53,11 @@ def output_files(
             _copy_other_files(checkpoint, directory, replacement)
             paths = [directory / file.path.relative_to(checkpoint.path) for file in checkpoint.files]
             with _members(output, paths, sizes, [source.mode for source in sources]) as members:
+                if announce is not None:
+                    announce(directory)
                 yield members
     else:
-        with new_file(output, size=sizes[0], mode=sources[0].mode, force=force) as fd:
+        with new_file(output, size=sizes[0], mode=sources[0].mode, force=force, announce=announce) as fd:
             yield [Descriptor(fd=fd)]
 
 

@@ -36,7 +36,7 @@ from prunecli.text.escape import printable
 from prunecli.text.numbers import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 MOUNTS = Path("/proc/self/mountinfo")
 """The mounted filesystems, a line for each: among others its device number and, after a dash, its kind."""
@@ -58,19 +58,29 @@ class UnflushedError(OutputError):
 
 
 @contextmanager
-def new_file(target: Path, *, size: int, mode: int = 0o666, force: bool = False) -> Iterator[int]:
+def new_file(
+    target: Path,
+    *,
+    size: int,
+    mode: int = 0o666,
+    force: bool = False,
+    announce: Callable[[Path], None] | None = None,
+) -> Iterator[int]:
     """Reserve space for a file of `size` bytes, and publish it at `target` when the block ends without an error.
 
     Yields its descriptor, open for reading and writing. An exception leaves no new file, and an existing file at
     `target` unchanged. A new file gets `mode` minus the umask. With `force` an existing file is replaced; its mode is
-    kept, and its owner where that is permitted, and a symbolic link keeps its target. Raises OutputError if the file
-    cannot be written or, without `force`, exists; UnflushedError if it is published but its directory cannot be
+    kept, and its owner where that is permitted, and a symbolic link keeps its target. With `announce` the file has a
+    hidden name until then, which `announce` gets, so that other processes can write to it. Raises OutputError if the
+    file cannot be written or, without `force`, exists; UnflushedError if it is published but its directory cannot be
     flushed.
     """
     destination = destination_for(target, force=force, directory=False)
-    with _pending_file(destination) as (fd, temporary):
+    with _pending_file(destination, named=announce is not None) as (fd, temporary):
         try:
             _reserve(fd, size)
+            if announce is not None and temporary is not None:
+                announce(temporary)
             yield fd
         except OSError as error:
             if isinstance(error, WriteError) and error.output != fd:  # an error of another file
@@ -99,11 +109,11 @@ def publish_text(target: Path, text: str, *, force: bool = False) -> None:
 
 
 @contextmanager
-def _pending_file(destination: Path) -> Iterator[tuple[int, Path | None]]:
-    """Open a file without a name, or a hidden one next to `destination` where the filesystem needs a name."""
+def _pending_file(destination: Path, *, named: bool) -> Iterator[tuple[int, Path | None]]:
+    """Open a file without a name, or a hidden one next to `destination` if `named` or the filesystem needs a name."""
     remove_stale_temporaries(destination)
     try:
-        fd = _open_nameless(destination.parent)
+        fd = None if named else _open_nameless(destination.parent)
     except OSError as error:
         raise failed("write in", destination.parent, error) from error
     if fd is None:

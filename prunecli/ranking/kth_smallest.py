@@ -223,10 +223,11 @@ class RankSearch:
         bins, shift = self._all_bins()
         for key, count in self._counted_keys():
             bins[(key - self.low) >> shift] += count
-        ends = list(accumulate(bins, initial=self._below))
+        below, bins = self._in_all(self._below, bins)
+        ends = list(accumulate(bins, initial=below))
         for rank in (rank for rank in self.ranks if rank not in self._ranked):
             # The sample was not representative: look at all keys on that side of the bracket.
-            if rank <= self._below:
+            if rank <= below:
                 return self._look_in(0, self.low)
             if rank > ends[-1]:
                 return self._look_in(self.high, self.keys.common.top + 1)
@@ -234,7 +235,7 @@ class RankSearch:
             less, low = ends[position], self.low + (position << shift)
             if not shift:
                 self._ranked[rank] = RankedKey(low, less, bins[position])
-            elif self._bins is not None or self._elsewhere is not None:
+            elif self._is_binned:
                 return self._look_in(low, min(low + (1 << shift), self.high))
             else:
                 self._ranked[rank] = self._ranked_in(low, min(1 << shift, self.high - low), rank, less)
@@ -246,7 +247,17 @@ class RankSearch:
             return self._elsewhere[1], self._elsewhere[0]
         if self._bins is not None:
             return self._bins, self._shift(BINS_BITS)
-        return self._binned(FEW_BINS_BITS), self._shift(FEW_BINS_BITS)
+        bits = BINS_BITS if self._is_binned else FEW_BINS_BITS
+        return self._binned(bits), self._shift(bits)
+
+    @property
+    def _is_binned(self) -> bool:
+        """Whether keys of this pass are known by their bins only."""
+        return self._bins is not None or self._elsewhere is not None
+
+    def _in_all(self, below: int, bins: array[int]) -> tuple[int, array[int]]:
+        """Return the number of keys below the bracket and those of its bins, with those that others have counted."""
+        return below, bins
 
     def _ranked_in(self, low: int, width: int, rank: int, less: int) -> RankedKey:
         """Return the key at a rank from the keys in [low, low + width), one bin; `less` keys are below the bin.
@@ -277,7 +288,7 @@ class RankSearch:
         for rank, ranked in self._ranked.items():
             if rank in self._equals:
                 continue
-            kept = self._bins is None and self._elsewhere is None and self.low <= ranked.key < self.high
+            kept = not self._is_binned and self.low <= ranked.key < self.high
             # Without a cut through equals all of them are pruned, and their number per member is not needed.
             if not kept and (self._needs_equals or (self.group.ties and rank < ranked.less + ranked.equal)):
                 return self._look_in(ranked.key, ranked.key + 1)

@@ -108,6 +108,8 @@ class NormalizedCutSearch:
     pruned first; of equal weights of a tensor, the first in row-major order has the lowest rank. With "lamp" every
     tensor keeps at least one weight, because LAMP's largest score is 1 in every tensor.
 
+    `counted` has the counts of this pass by tensor, for several processes that count some tensors each.
+
     Invariant between passes: sum(lo) <= k <= sum(hi), and the cut of each tensor is between its lo and hi.
     """
 
@@ -137,7 +139,7 @@ class NormalizedCutSearch:
         ]
         none = np.empty(0, np.int64)
         self._runs = [PatternRuns(dtype, shift, none, none) for dtype, shift in zip(dtypes, shifts, strict=True)]
-        self._counted = {request.member: CountAccumulator() for request in self._requests}
+        self.counted = {request.member: CountAccumulator() for request in self._requests}
         self._is_first_pass = True
         self._cut_bounds = (-1.0, -1.0)
 
@@ -148,7 +150,7 @@ class NormalizedCutSearch:
     def add(self, request: CountRequest, result: CountResult) -> None:
         """Add the counts of one chunk. Any thread may call this."""
         with self.lock:
-            self._counted[request.member].add(result)
+            self.counted[request.member].add(result)
 
     def advance(self) -> bool:
         """End a pass. Return True when the cut is known, False when `requests` has more to count.
@@ -157,13 +159,13 @@ class NormalizedCutSearch:
         weights than the one before.
         """
         for request in self._requests:
-            self._runs[request.member] = self._runs_from(request, self._counted.pop(request.member))
+            self._runs[request.member] = self._runs_from(request, self.counted.pop(request.member))
         if self._is_first_pass and self.k:
             self._check_limits([int(runs.counts.sum(dtype=np.int64)) for runs in self._runs])
         self._is_first_pass = False
         self._narrow()
         self._requests = self._next_requests()
-        self._counted = {request.member: CountAccumulator() for request in self._requests}
+        self.counted = {request.member: CountAccumulator() for request in self._requests}
         if not self._requests:
             self._solve()
         return not self._requests

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prunecli.distributed.environment import Launch, launched
-from prunecli.errors import UsageError
+from prunecli.distributed.environment import Launch, LaunchError, launched
 
 MASTER = {"MASTER_ADDR": "node1", "MASTER_PORT": "29600"}
 
@@ -62,5 +61,5 @@ def test_one_process(variables: dict[str, str]) -> None:
 )
 def test_wrong_variables(variables: dict[str, str], message: str) -> None:
     """Variables that cannot be right are an error that names them."""
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(LaunchError, match=message):
         launched({**MASTER, **variables})

@@ -15,6 +15,7 @@ CONNECT = """
 import os, json, time
 from array import array
 from prunecli.distributed.environment import launched
+from prunecli.distributed.failures import Failure
 from prunecli.distributed.gloo import connect
 group = connect(launched(os.environ))
 """
@@ -89,7 +90,7 @@ def test_a_failure_stops_the_others_in_the_middle_of_their_work(forks: Together)
         + """
 try:
     if rank == 1:
-        print(group.fail(2, "the disk is full", "buy another").rank)
+        print(group.fail(Failure(rank, "a", 2, "the disk is full", "buy another")).rank)
     else:
         time.sleep(50)
 except Exception as error:

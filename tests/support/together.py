@@ -129,7 +129,9 @@ def free_port() -> int:
 def together(folder: Path) -> Iterator[Together]:
     """Start the process that forks, and end it with the block."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", FORKS], env=environment(), **pipes) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS], env=environment(TORCH_CPP_LOG_LEVEL="FATAL"), **pipes
+    ) as child:
         try:
             yield Together(child, folder)
         finally:

@@ -50,7 +50,7 @@ def bitmask_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class MaskLayout:
-    """The header of a mask file, and the position of each target's mask: in the order of the targets.
+    """The header of a mask file, and the position of each target's mask: in the order of the targets in the files.
 
     Attributes:
         rows: The (rows, columns) of each target's mask.
@@ -66,13 +66,13 @@ class MaskLayout:
         self.with_base = with_base
         self.rows = [bit_rows(shape) for shape in self._shapes]
         shapes = offset = 8 * sum(map(len, self._shapes))
-        starts = []
-        for rows, cols in self.rows:
-            starts.append(offset)
-            offset += rows * -(-cols // 8)
-        self._offsets = [*starts, offset]
+        self._edges = [(0, 0)] * len(targets)
+        for index in sorted(range(len(targets)), key=lambda index: (targets[index].file, targets[index].start)):
+            rows, cols = self.rows[index]
+            start, offset = offset, offset + rows * -(-cols // 8)
+            self._edges[index] = start, offset
         data = len(self.head({})) - shapes
-        self.starts = [data + start for start in starts]
+        self.starts = [data + start for start, _ in self._edges]
         self.size = data + offset
 
     def head(self, digests: Mapping[str, str]) -> bytes:
@@ -87,8 +87,7 @@ class MaskLayout:
             size = 8 * len(shape)
             header[name + SHAPE] = {"dtype": "I64", "shape": [len(shape)], "data_offsets": [end, end + size]}
             end += size
-        edges = zip(self._offsets, self._offsets[1:], strict=False)
-        for name, shape, (start, stop) in zip(self._names, self._shapes, edges, strict=True):
+        for name, shape, (start, stop) in zip(self._names, self._shapes, self._edges, strict=True):
             fields = {"dtype": "U8", "shape": list(bitmask_shape(shape)), "data_offsets": [start, stop]}
             header[name + BITMASK] = fields
         text = json.dumps(header, separators=(",", ":")).encode()
@@ -148,9 +147,12 @@ class MaskSink:
     def _merge(self, offset: int, bits: int) -> None:
         byte = memoryview(bytearray(1))
         with self._lock:
-            read_all(self._fd, byte, offset)
+            self._get(byte, offset)
             byte[0] |= bits
             self._put(byte, offset)
+
+    def _get(self, data: memoryview, offset: int) -> None:
+        read_all(self._fd, data, offset)
 
     def _put(self, data: memoryview, offset: int) -> None:
         write_all(self._fd, data, offset)

@@ -48,6 +48,8 @@ class Contents:
 def contents_of(checkpoint: Checkpoint) -> Contents:
     """Return the contents of a checkpoint; headers are read again, and no tensor."""
     inside = [tensor for tensor in checkpoint.tensors if tensor.unprunable_reason != OUTSIDE]
+    blocks = tuple((t.name, f"{t.packed.format} blocks") for t in inside if t.packed is not None and _has_blocks(t))
+    inside = [tensor for tensor in inside if not _has_blocks(tensor)]
     for tensor in inside:
         if tensor.unprunable_reason in _CONVERTED_VIEWS:
             raise CheckpointError(
@@ -58,7 +60,12 @@ def contents_of(checkpoint: Checkpoint) -> Contents:
         inside.sort(key=lambda tensor: (tensor.file, tensor.span.start, tensor.span.length))
     extras = _merged(_extras_of_files(checkpoint, inside))
     tensors = tuple(NewTensor(tensor.name, tensor.codes, tensor.dtype) for tensor in inside)
-    return _with_stored_once(Contents(tensors, extras.texts, extras.rest))
+    return _with_stored_once(Contents(tensors, extras.texts, (*blocks, *extras.rest)))
+
+
+def _has_blocks(tensor: TensorInfo) -> bool:
+    """Return whether the tensor has quantized blocks of GGUF, which are bytes without a meaning in another format."""
+    return tensor.packed is not None and tensor.packed.format.startswith("GGUF ")
 
 
 def full_name(checkpoint: Checkpoint, tensor: TensorInfo) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import bits, make_weights, zeroed
 from support.foreign import library, native, write_gguf
 
@@ -86,6 +87,20 @@ def test_a_quantized_model_is_refused_with_the_command_that_converts_it(tmp_path
         prune(path, Threshold(0.5), reports=())
 
     assert "llama-quantize --allow-requantize" in str(caught.value.hint)
+
+
+def test_quantized_blocks_are_not_converted(tmp_path: Path) -> None:
+    """No other format knows what the blocks mean: they are part of what is left out, or an error."""
+    arrays = {"a.weight": quantized(W, "Q8_0"), "b.weight": W}
+    path = write_gguf(tmp_path / "m.gguf", arrays, **{"a.weight": 8})
+
+    with pytest.raises(CheckpointError, match=r"safetensors cannot hold .*a\.weight \(GGUF Q8_0 blocks\)"):
+        prunecli.convert(path, tmp_path / "m.safetensors")
+    prunecli.convert(path, tmp_path / "m.safetensors", drop_rest=True)
+
+    assert {name: t.numpy().tobytes() for name, t in load_file(tmp_path / "m.safetensors").items()} == {
+        "b.weight": W.tobytes()
+    }
 
 
 def test_big_endian_files(tmp_path: Path) -> None:

@@ -92,12 +92,16 @@ def ticks_between(low: float, high: float) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Two areas as path data, the weights `before` and those that are `kept`, with ticks and the cut."""
+    """Two areas as path data, the weights `before` and those that are `kept`, with ticks and the cut.
+
+    `most` is the number of weights per factor of 2 at the top of the plot.
+    """
 
     before: str
     kept: str
     ticks: tuple[Tick, ...]
     cut: Tick | None
+    most: int
 
 
 def histogram(counts: Sequence[BeforeAfter], cut: float | None = None) -> Histogram | None:
@@ -117,7 +121,8 @@ def histogram(counts: Sequence[BeforeAfter], cut: float | None = None) -> Histog
         tops = (f"H{round(x(step / PER_OCTAVE), 1):g}V{round(y(heights.get(step, 0.0)), 1):g}" for step in steps)
         return f"M{LEFT} {BASE}{''.join(tops)}H{RIGHT}V{BASE}Z"
 
-    return Histogram(area(before), area(after), _ticks(x), None if cut is None else _cut(cut, x))
+    most = round(max(before.values()) * PER_OCTAVE)
+    return Histogram(area(before), area(after), _ticks(x), None if cut is None else _cut(cut, x), most)
 
 
 def separating(row: Row) -> float | None:

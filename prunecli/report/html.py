@@ -8,8 +8,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from prunecli.report import figures
+from prunecli.report.heat_map import heat_maps
 from prunecli.report.model import NOT_READ
-from prunecli.report.page import NAME, render_page
+from prunecli.report.page import NAME, made_at, render_page
 from prunecli.report.sentences import skipped_names
 from prunecli.report.text import at_cut, examined, request
 from prunecli.text.escape import shortened
@@ -42,7 +43,7 @@ def to_html(report: Report) -> str:
 
     The page draws magnitudes if they were counted (`Report.histograms`).
     """
-    return render_page("report/report.html", script="report/report.js", **_values(report)) + "\n"
+    return render_page("report/report.html", script="report/table.js", **_values(report)) + "\n"
 
 
 def _values(report: Report) -> dict[str, object]:
@@ -67,7 +68,12 @@ def _values(report: Report) -> dict[str, object]:
         "unlisted": len(selected) - len(listed),
         "skipped": [(why, names[:NAMES], len(names[NAMES:])) for why, names in skipped_names(report.rows)],
         "not_read": NOT_READ,
-        "shows": {key: any(getattr(row, key) for row in listed) for key in OPTIONAL},
+        "shows": {
+            **{key: any(getattr(row, key) for row in listed) for key in OPTIONAL},
+            "dtype": len({row.dtype for row in listed}) > 1,
+        },
+        "heat_maps": heat_maps(selected),
+        "made": made_at(),
     }
 
 

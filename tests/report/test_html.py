@@ -20,7 +20,7 @@ from prunecli.report.model import Compressed, Report
 from prunecli.report.sentences import warnings_for
 from prunecli.text.escape import printable
 
-VOID = {"meta", "input", "br"}
+VOID = {"meta", "input", "br", "wbr"}
 
 
 class Page(HTMLParser):

@@ -1,22 +1,21 @@
 "use strict";
-// Sorts and searches the table, and unfolds sections for print. Without it the page shows the same numbers.
-const table = document.getElementById("tensors");
-if (table) {
+// Sorts and searches tables, and unfolds sections for print. Without it a page shows the same numbers.
+for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const rows = [...body.rows];
   const key = (row, column) => {
     const cell = row.cells[column];
     return cell.dataset.v === undefined ? cell.textContent : Number(cell.dataset.v);
   };
-  const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
+  const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
   [...table.tHead.rows[0].cells].forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      // Numbers: the largest first. The second click reverses the order, the third restores that of the checkpoint.
-      const turns = head.classList.contains("n") || column === 1 ? ["descending", "ascending"] : ["ascending", "descending"];
+      // Numbers: the largest first. The second click reverses the order, the third restores the first one.
+      const turns = head.matches(".n, .bars") ? ["descending", "ascending"] : ["ascending", "descending"];
       const turn = turns[turns.indexOf(head.getAttribute("aria-sort")) + 1];
       table.tHead.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
       if (!turn) return body.append(...rows);
@@ -30,11 +29,14 @@ if (table) {
     const find = document.createElement("input");
     find.type = "search";
     find.className = "find";
-    find.placeholder = "Find a tensor";
-    find.setAttribute("aria-label", "Find a tensor by name");
+    find.placeholder = "Find a name";
+    find.setAttribute("aria-label", "Find rows by name");
     find.addEventListener("input", () => {
-      const words = find.value.toLowerCase();
-      for (const row of rows) row.hidden = !row.cells[0].textContent.toLowerCase().includes(words);
+      const words = find.value.toLowerCase().split(/\s+/);
+      for (const row of rows) {
+        const name = row.cells[0].textContent.toLowerCase();
+        row.hidden = !words.every((word) => name.includes(word));
+      }
     });
     table.closest(".scroll").before(find);
   }

@@ -1,0 +1,98 @@
+"""A page of cards, figures and tables, for results that are lists: the values, and the page itself.
+
+Tables can be sorted and searched. A column whose cells are all the same is not shown; its value stands below the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prunecli.report.page import made_at, render_page
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROWS = 5_000
+"""Rows of a table: more take a browser seconds. The JSON form of each command lists all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The text of a cell; `value` sorts it if it is a number, `bar` (0-100) is drawn behind, `heat` is 0 to 10."""
+
+    text: str
+    value: float | None = None
+    bar: float | None = None
+    heat: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: its headings, of which `numeric` ones are aligned to the right, and rows that begin with a name."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    numeric: frozenset[str] = frozenset()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A number with its unit and a sentence; `bar` is the part (0-100) of a bar."""
+
+    heading: str
+    figure: str
+    unit: str
+    text: str
+    bar: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The values of a page. `kind` is what it is, `title` what it is about, `facts` where it comes from.
+
+    `svg` is a drawing of this package, with its texts escaped, or "".
+    """
+
+    kind: str
+    title: str
+    lead: str
+    tables: Sequence[Table]
+    cards: Sequence[Card] = ()
+    warnings: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    svg: str = ""
+
+
+def render_listing(listing: Listing) -> str:
+    """Return the page."""
+    from markupsafe import Markup  # noqa: PLC0415 - costs more than a small run
+
+    tables = [_shown(table) for table in listing.tables if table.rows]
+    drawing = Markup(listing.svg)  # noqa: S704 - made by this package
+    made = (*listing.facts, ("made", made_at()))
+    page = render_page(
+        "report/listing.html", script="report/table.js", page=listing, tables=tables, drawing=drawing, facts=made
+    )
+    return page + "\n"
+
+
+def _shown(table: Table) -> dict[str, object]:
+    """Return a table without the columns that are the same in all rows, which become sentences."""
+    columns = list(zip(*table.rows, strict=True))
+    same = [
+        len(table.rows) > 1 and index > 0 and len({cell.text for cell in cells}) == 1
+        for index, cells in enumerate(columns)
+    ]
+    kept = [index for index, constant in enumerate(same) if not constant]
+    constants = [(table.headings[index], columns[index][0].text) for index, constant in enumerate(same) if constant]
+    return {
+        "title": table.title,
+        "note": table.note,
+        "headings": [(table.headings[index], table.headings[index] in table.numeric) for index in kept],
+        "rows": [[row[index] for index in kept] for row in table.rows[:ROWS]],
+        "unlisted": max(len(table.rows) - ROWS, 0),
+        "constants": [(name, text) for name, text in constants if text not in {"", "-"}],
+    }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
 from typer import Argument
 
 from prunecli.cli import options
 from prunecli.cli.command_list import TENSORS
-from prunecli.cli.output import printing
+from prunecli.cli.output import check_force, check_page, printing, write_page
 from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
 from prunecli.cli.value_options import text_option
@@ -36,12 +38,15 @@ Include = Annotated[
 
 
 def diff(
+    context: typer.Context,
     a: First,
     b: Second,
     include: Include = None,
     exclude: options.Exclude = None,
     key: options.Key = None,
     threads: options.Threads = 0,
+    html: options.Html = None,
+    force: options.ForcePage = False,
     json: options.Json = False,
     quiet: options.Silent = False,
     no_progress: options.NoProgress = False,
@@ -53,6 +58,9 @@ def diff(
     """
     if a == b == "-":
         raise UsageError("only one checkpoint can come through standard input", hint="prune diff A - < B")
+
+    check_force(html, force=force)
+    check_page(html, force=force, others=[Path(a), Path(b)])
 
     from prunecli.inspection.diff import diff as compare
 
@@ -68,14 +76,18 @@ def diff(
             labels=(first_label, second_label),
             progress=stack.enter_context(show_progress(wanted=not (quiet or no_progress))),
         )
-    _print(difference, json=json, quiet=quiet)
+    if html is not None:
+        from prunecli.inspection.diff_html import to_html
+
+        write_page(html, to_html(difference, context.obj or ()), force=force)
+    _print(difference, written=html, json=json, quiet=quiet)
     return SAME if difference.same else DIFFERENT
 
 
-def _print(difference: Difference, *, json: bool, quiet: bool) -> None:
+def _print(difference: Difference, *, written: Path | None, json: bool, quiet: bool) -> None:
     from prunecli.inspection.diff_text import difference_json, write_difference
 
-    with printing() as stream:
+    with printing(written=written) as stream:
         if json:
             stream.write(difference_json(difference))
         elif not quiet:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+import typer  # noqa: TC002 - Typer evaluates annotations
+
 from prunecli.cli import options
-from prunecli.cli.output import printing, view
+from prunecli.cli.output import check_force, check_page, printing, view, write_page
 from prunecli.cli.pipes import opened_checkpoint
 from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from prunecli.inspection.inspect import Inspection
     from prunecli.text.tables import View
 
@@ -26,6 +30,7 @@ NoRead = Annotated[bool, flag_option("--no-read", "Read no weights: names, dtype
 
 
 def inspect(
+    context: typer.Context,
     ckpt: options.Ckpt,
     *,
     thresholds: Thresholds = False,
@@ -39,6 +44,8 @@ def inspect(
     min_dim: options.MinDim = None,
     layout: options.Layout = None,
     key: options.Key = None,
+    html: options.Html = None,
+    force: options.ForcePage = False,
     json: options.Json = False,
     no_progress: options.NoProgress = False,
 ) -> int:
@@ -50,8 +57,11 @@ def inspect(
     """
     _refuse_no_read(no_read=no_read, thresholds=thresholds, hist=hist)
     shown = view(top, all_tensors=all_tensors, json=json)
+    check_force(html, force=force)
 
     with opened_checkpoint(ckpt, key, progress=not no_progress) as (checkpoint, label, progress):
+        check_page(html, force=force, others=[file.path for file in checkpoint.files])
+
         from prunecli.inspection.inspect import inspect as inspect_checkpoint
 
         result = inspect_checkpoint(
@@ -66,7 +76,11 @@ def inspect(
             label=label,
             progress=progress,
         )
-    _print(result, shown, json=json, evidence=verbose)
+    if html is not None:
+        from prunecli.inspection.inspect_html import to_html
+
+        write_page(html, to_html(result, context.obj or ()), force=force)
+    _print(result, shown, written=html, json=json, evidence=verbose)
     return 0
 
 
@@ -76,11 +90,11 @@ def _refuse_no_read(*, no_read: bool, thresholds: bool, hist: str | None) -> Non
         raise UsageError(f"{option} reads the weights, which --no-read forbids", hint="leave out --no-read")
 
 
-def _print(result: Inspection, shown: View, *, json: bool, evidence: bool) -> None:
+def _print(result: Inspection, shown: View, *, written: Path | None, json: bool, evidence: bool) -> None:
     from prunecli.inspection.inspect_json import to_json
     from prunecli.inspection.inspect_text import write_inspection
 
-    with printing() as stream:
+    with printing(written=written) as stream:
         if json:
             stream.write(to_json(result))
         else:

@@ -223,6 +223,8 @@ Threads = Annotated[
 
 # --- printing
 
+Html = Annotated[Path | None, text_option("--html", "PATH", "Write the result as an HTML page as well.", panel=OUTPUT)]
+ForcePage = Annotated[bool, flag_option("-f --force", "Replace an existing page.", panel=OUTPUT)]
 Json = Annotated[bool, flag_option("--json", "Print the result as JSON.", panel=OUTPUT)]
 Top = Annotated[
     int | None,

@@ -54,6 +54,25 @@ def view(top: int | None, *, all_tensors: bool, json: bool) -> View:
     return View(top, all_tensors, hint="; --all lists each")
 
 
+def check_force(html: Path | None, *, force: bool) -> None:
+    """Raise UsageError for `force` without a page to replace."""
+    if force and html is None:
+        raise UsageError("--force replaces a page, and --html names none", hint="--html PATH --force")
+
+
+def check_page(html: Path | None, *, force: bool, others: Iterable[Path]) -> None:
+    """Raise before the work where the page cannot be written after it."""
+    if html is not None:
+        check_export(Argument("html", "page.html"), html, force=force, others=others)
+
+
+def write_page(html: Path, text: str, *, force: bool) -> None:
+    """Write a page; OutputError if it cannot be written."""
+    from prunecli.io.publish import publish_text
+
+    publish_text(html, text, force=force)
+
+
 def check_export(argument: Argument, path: Path, *, force: bool, others: Iterable[Path]) -> None:
     """Raise before the work where the page, table or plot cannot be written to `path` after it.
 

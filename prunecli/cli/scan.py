@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from prunecli.cli import options
-from prunecli.cli.command_list import OUTPUT
-from prunecli.cli.output import check_export, printing, view
+from prunecli.cli.output import check_force, check_page, printing, view, write_page
 from prunecli.cli.pipes import opened_checkpoint
-from prunecli.cli.value_options import flag_option, text_option
-from prunecli.errors import Argument, UsageError
 
 if TYPE_CHECKING:
-    from prunecli.checkpoint import Checkpoint
+    from pathlib import Path
+
     from prunecli.inspection.scan import Scan
     from prunecli.text.tables import View
-
-Html = Annotated[Path | None, text_option("--html", "PATH", "Write the curves to an HTML page as well.", panel=OUTPUT)]
-Force = Annotated[bool, flag_option("-f --force", "Replace an existing page.", panel=OUTPUT)]
 
 
 def scan(
@@ -26,8 +20,8 @@ def scan(
     *,
     top: options.Top = None,
     all_tensors: options.AllTensors = False,
-    html: Html = None,
-    force: Force = False,
+    html: options.Html = None,
+    force: options.ForcePage = False,
     include: options.Include = None,
     exclude: options.Exclude = None,
     min_dim: options.MinDim = None,
@@ -41,34 +35,22 @@ def scan(
     tensor that loses most comes first. It needs no data and no model.
     """
     shown = view(top, all_tensors=all_tensors, json=json)
-    if force and html is None:
-        raise UsageError("--force replaces a page, and --html names none", hint="--html PATH --force")
+    check_force(html, force=force)
 
     with opened_checkpoint(ckpt, key, progress=not no_progress) as (checkpoint, label, progress):
-        _check_page(checkpoint, html, force=force)
+        check_page(html, force=force, others=[file.path for file in checkpoint.files])
 
         from prunecli.inspection.scan import scan as scan_checkpoint
 
         result = scan_checkpoint(
             checkpoint, include=include or (), exclude=exclude or (), min_dim=min_dim, label=label, progress=progress
         )
-    _write_page(result, html, force=force)
+    if html is not None:
+        from prunecli.inspection.scan_html import to_html
+
+        write_page(html, to_html(result), force=force)
     _print(result, shown, written=html, json=json)
     return 0
-
-
-def _check_page(checkpoint: Checkpoint, path: Path | None, *, force: bool) -> None:
-    if path is not None:
-        files = [file.path for file in checkpoint.files]
-        check_export(Argument("html", "scan.html"), path, force=force, others=files)
-
-
-def _write_page(result: Scan, path: Path | None, *, force: bool) -> None:
-    if path is not None:
-        from prunecli.inspection.scan_html import to_html
-        from prunecli.io.publish import publish_text
-
-        publish_text(path, to_html(result), force=force)
 
 
 def _print(result: Scan, shown: View, *, written: Path | None, json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer  # noqa: TC002 - Typer evaluates annotations
 
-from prunecli.cli import evaluation, parsers, strategy_arguments
+from prunecli.cli import evaluation, options, parsers, strategy_arguments
 from prunecli.cli.command_list import OUTPUT
 from prunecli.cli.evaluation import Table
 from prunecli.cli.output import check_export
@@ -61,6 +61,7 @@ class Arguments(evaluation.TrialArguments):
     vary: Vary = "amount"
     csv: Csv = None
     svg: Svg = None
+    html: options.Html = None
     state: State = None
     force: Force = False
 
@@ -77,11 +78,16 @@ def sweep(context: typer.Context, words: strategy_arguments.Words = None) -> int
     _check_exports(arguments, state)
     table = Table(quiet=arguments.quiet or arguments.json)
     points = _sweep(arguments, evaluate, amounts, state, table)
-    _write_exports(arguments, points)
+    _write_exports(arguments, points, context.obj or ())
     if arguments.json:
         evaluation.print_json(_document(points, arguments))
     _draw(table, points)
-    for name, path in (("remembered in", state), ("table", arguments.csv), ("plot", arguments.svg)):
+    for name, path in (
+        ("remembered in", state),
+        ("table", arguments.csv),
+        ("plot", arguments.svg),
+        ("page", arguments.html),
+    ):
         if path is not None:
             table.say(f"{name:<14}{printable(str(path))}")
     return 0
@@ -115,8 +121,8 @@ def _sweep(
 
 
 def _check_exports(arguments: Arguments, state: Path) -> None:
-    """Raise before the work if a table or a plot cannot be written after it."""
-    exports = [("csv", arguments.csv), ("svg", arguments.svg)]
+    """Raise before the work if a table, a plot or a page cannot be written after it."""
+    exports = [("csv", arguments.csv), ("svg", arguments.svg), ("html", arguments.html)]
     if not any(path for _, path in exports):
         return
     from prunecli.formats.open import open_checkpoint
@@ -128,7 +134,7 @@ def _check_exports(arguments: Arguments, state: Path) -> None:
             others.append(path)
 
 
-def _write_exports(arguments: Arguments, points: Sequence[SweepPoint]) -> None:
+def _write_exports(arguments: Arguments, points: Sequence[SweepPoint], command: Sequence[str]) -> None:
     from prunecli.io.publish import publish_text
     from prunecli.tuning.sweep_text import to_csv
 
@@ -137,6 +143,11 @@ def _write_exports(arguments: Arguments, points: Sequence[SweepPoint]) -> None:
     if arguments.svg is not None:
         title = f"{arguments.strategy} on {Path(arguments.ckpt).name}"
         publish_text(arguments.svg, _picture(points, title, arguments.vary), force=arguments.force)
+    if arguments.html is not None:
+        from prunecli.tuning.pages import sweep_page
+
+        page = sweep_page(points, arguments.ckpt, arguments.vary, command)
+        publish_text(arguments.html, page, force=arguments.force)
 
 
 # --- the printed result

@@ -43,7 +43,7 @@ def write_difference(difference: Difference, stream: TextIO) -> None:
     rows = [_cells(tensor, tied[tensor.name]) for tensor in changed]
     shown, more = first_rows(rows, terminal=stream.isatty())
     table = Block("", _COLUMNS, tuple(shown), more)
-    write_blocks([Block(_verdict(difference)), table, Block(lines=tuple(_lines(difference)))], stream)
+    write_blocks([Block(verdict(difference)), table, Block(lines=tuple(_lines(difference)))], stream)
 
 
 def _cells(tensor: TensorDifference, tied: int) -> tuple[str, ...]:
@@ -93,7 +93,8 @@ def _item(item: ContentDifference) -> str:
     return f"differs     {name}: {printable(item.a)} in A, {printable(item.b)} in B"
 
 
-def _verdict(difference: Difference) -> str:
+def verdict(difference: Difference) -> str:
+    """Return a sentence: how many tensors and entries differ, and how."""
     tensors = difference.distinct
     different = [tensor for tensor in tensors if not tensor.same]
     changes = [tensor.change for tensor in tensors if tensor.change is not None]

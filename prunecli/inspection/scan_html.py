@@ -8,7 +8,7 @@ from prunecli.inspection.scan import ENOUGH, RANKED_AT
 from prunecli.inspection.scan_text import CAVEAT
 from prunecli.inspection.thresholds import SPARSITIES
 from prunecli.report.figures import Axis
-from prunecli.report.page import render_page
+from prunecli.report.page import made_at, render_page
 from prunecli.text.numbers import percent
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ ROWS = 5_000
 NAMED = 5
 """Tensors whose curves have a colour and a name: the most sensitive."""
 
-_CURVES = 1_000  # curves that are drawn
+_CURVES = 400  # curves that are drawn
 _X, _Y = Axis(0, 100, 58, 698), Axis(0, 1, 336, 16)  # sparsity in percent, norm kept (0-1)
 
 
@@ -31,6 +31,8 @@ def to_html(scan: Scan) -> str:
     known = [curve for curve in scan.curves if curve.kept is not None]
     page = render_page(
         "inspection/scan.html",
+        script="report/table.js",
+        made=made_at(),
         scan=scan,
         caveat=CAVEAT,
         ladder=SPARSITIES,

@@ -29,7 +29,7 @@ PER_OCTAVE = 4
 TAIL = 0.002
 """The fraction of the weights, the smallest, that may lie left of the plot: a logarithmic axis has no zero."""
 
-COLUMNS = 480
+COLUMNS = 300
 """Columns of the overview. More tensors share columns with their neighbours."""
 
 SPACED = 120

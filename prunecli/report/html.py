@@ -80,7 +80,7 @@ def _values(report: Report) -> dict[str, object]:
 def _bar(was: int | None, now: int | None, numel: int) -> dict[str, float]:
     """Return the parts of a bar in percent: zeros before the run, and weights that the run pruned."""
     before, after = ((count or 0) / (numel or 1) * 100 for count in (was, now))
-    return {"was": round(min(before, after), 2), "pruned": round(max(after - before, 0), 2)}
+    return {"was": round(min(before, after), 1), "both": round(after, 1)}
 
 
 def _line(row: Row) -> dict[str, object]:

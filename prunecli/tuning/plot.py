@@ -19,18 +19,25 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 720, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78, 24, 56, 56  # margins around the plot
 _STYLE = """
-svg { color-scheme: light dark; font: 13px system-ui, sans-serif; --ink: #1c2024; --soft: #60646c; --line: #d9dbe0;
-  --curve: #0b62c4; --ground: #ffffff; }
-@media (prefers-color-scheme: dark) { svg { --ink: #edeef0; --soft: #b0b4ba; --line: #363a3f; --curve: #70b8ff;
-  --ground: #111113; } }
-.ground { fill: var(--ground); }
-text { fill: var(--soft); }
-.title { fill: var(--ink); font-size: 16px; font-weight: 600; }
-.grid { stroke: var(--line); }
-.level { stroke: var(--soft); stroke-dasharray: 5 4; }
-.curve { fill: none; stroke: var(--curve); stroke-width: 2; stroke-linejoin: round; }
-.point { fill: var(--curve); stroke: var(--ground); stroke-width: 1.5; }
+svg { font-family: system-ui, sans-serif; font-size: 13px; }
+.ground { fill: #ffffff; }
+text { fill: #60646c; }
+.title { fill: #1c2024; font-size: 16px; font-weight: 600; }
+.grid { stroke: #d9dbe0; }
+.level { stroke: #60646c; stroke-dasharray: 5 4; }
+.metric { fill: none; stroke: #0b62c4; stroke-width: 2; stroke-linejoin: round; }
+.point { fill: #0b62c4; stroke: #ffffff; stroke-width: 1.5; }
+@media (prefers-color-scheme: dark) {
+  .ground { fill: #111113; }
+  text { fill: #b0b4ba; }
+  .title { fill: #edeef0; }
+  .grid { stroke: #363a3f; }
+  .level { stroke: #b0b4ba; }
+  .metric { stroke: #70b8ff; }
+  .point { fill: #70b8ff; stroke: #111113; }
+}
 """
+"""Plain colours first: only browsers know variables and media queries, and other programs would draw black."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ def _draw_curve(root: Element, points: Sequence[tuple[float, float, str]]) -> No
             part.append(f"{x:.1f},{y:.1f}")
             continue
         if len(part) > 1:
-            SubElement(root, "polyline", {"class": "curve", "points": " ".join(part)})
+            SubElement(root, "polyline", {"class": "metric", "points": " ".join(part)})
         part = []
     for x, y, note in points:
         if isfinite(y):

@@ -3,9 +3,18 @@
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const rows = [...body.rows];
+  for (const row of rows) {
+    // Names may break after their dots.
+    const name = row.cells[0].firstElementChild;
+    name?.replaceChildren(...name.textContent.split(/(?<=\.)/).flatMap((part) => [part, document.createElement("wbr")]));
+  }
   const key = (row, column) => {
     const cell = row.cells[column];
-    return cell.dataset.v === undefined ? cell.textContent : Number(cell.dataset.v);
+    if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
+    if (!cell.textContent && cell.firstElementChild) return Number(cell.firstElementChild.style.getPropertyValue("--b"));
+    const text = cell.textContent;
+    const number = text === "-" ? -1 : Number(text.replace(/[,%<>]/g, ""));
+    return text === "" || Number.isNaN(number) ? text : number;
   };
   const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
   [...table.tHead.rows[0].cells].forEach((head, column) => {
@@ -15,7 +24,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     head.append(button);
     button.addEventListener("click", () => {
       // Numbers: the largest first. The second click reverses the order, the third restores the first one.
-      const turns = head.matches(".n, .bars") ? ["descending", "ascending"] : ["ascending", "descending"];
+      const turns = !head.matches(".t:not(.meter), :first-child") ? ["descending", "ascending"] : ["ascending", "descending"];
       const turn = turns[turns.indexOf(head.getAttribute("aria-sort")) + 1];
       table.tHead.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
       if (!turn) return body.append(...rows);

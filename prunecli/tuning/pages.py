@@ -1,0 +1,112 @@
+"""The results of `sweep` and `search` as HTML pages: the curve of the metric, and a table of the trials."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from prunecli.report.listing import Card, Cell, Listing, Table, render_listing
+from prunecli.text.numbers import percent
+from prunecli.tuning.plot import Mark, plot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prunecli.tuning.search import Attempt, SearchResult
+    from prunecli.tuning.sweep import SweepPoint
+    from prunecli.tuning.trial_file import Trial
+
+_COLUMNS = ("sparsity", "metric", "change", "seconds", "line")
+_NUMERIC = frozenset({"metric", "change", "drop", "seconds"})
+
+
+def sweep_page(points: Sequence[SweepPoint], path: str, varied: str = "amount", command: Sequence[str] = ()) -> str:
+    """Return the points of a sweep as a page; `varied` is the name of the number that was varied."""
+    rows = [
+        (
+            Cell("unpruned" if point.amount is None else f"{varied} {point.amount:g}"),
+            *_trial(point.trial),
+            Cell("-" if point.change is None else f"{float(point.change):+.6g}"),
+            *_rest(point.trial),
+        )
+        for point in points
+    ]
+    columns = (varied, *_COLUMNS)
+    return _page(
+        "Sweep", path, [point.trial for point in points], Table("Trials", columns, rows, _NUMERIC), (), command
+    )
+
+
+def search_page(result: SearchResult, path: str, limit: object, command: Sequence[str] = ()) -> str:
+    """Return the attempts of a search as a page; `limit` is the drop that was allowed."""
+    rows = [_attempt(attempt) for attempt in result.attempts]
+    columns = ("amount", "sparsity", "metric", "drop", "seconds", "line", "verdict")
+    best = result.best
+    found = Card("Found", "nothing" if best is None else f"{best.amount:g}", "amount", _found(best, limit))
+    trials = [result.unpruned, *(attempt.trial for attempt in result.attempts)]
+    return _page("Search", path, trials, Table("Tries", columns, rows, _NUMERIC), (found,), command, result.warnings)
+
+
+def _page(
+    kind: str,
+    path: str,
+    trials: Sequence[Trial],
+    table: Table,
+    cards: Sequence[Card],
+    command: Sequence[str],
+    warnings: Sequence[str] = (),
+) -> str:
+    unpruned = float(trials[0].metric)
+    marks = [
+        Mark(trial.sparsity, float(trial.metric), f"{percent(trial.sparsity)} zero, metric {float(trial.metric):.6g}")
+        for trial in sorted(trials, key=lambda trial: trial.sparsity)
+    ]
+    return render_listing(
+        Listing(
+            kind=f"{kind}: the metric at several amounts",
+            title=PurePath(path).name or path,
+            lead=f"Unpruned: {unpruned:.6g}, read from \u201c{trials[0].line}\u201d",
+            tables=(table,),
+            cards=cards,
+            warnings=warnings,
+            facts=(("command", shlex.join(command) or "-"), ("checkpoint", path)),
+            svg=plot(
+                "Metric against sparsity",
+                marks,
+                x_label="weights that are zero",
+                y_label="metric",
+                level=unpruned,
+                level_label=f"unpruned: {unpruned:.6g}",
+            ),
+        )
+    )
+
+
+def _attempt(attempt: Attempt) -> tuple[Cell, ...]:
+    return (
+        Cell(f"{attempt.amount:g}"),
+        *_trial(attempt.trial),
+        Cell(f"{float(attempt.drop):.6g}"),
+        *_rest(attempt.trial),
+        Cell("within" if attempt.within else "too much"),
+    )
+
+
+def _found(best: Attempt | None, limit: object) -> str:
+    if best is None:
+        return f"Every amount that was tried drops by more than {limit}."
+    trial = best.trial
+    return (
+        f"{trial.zeros:,} of {trial.numel:,} weights are zero, the metric is {float(trial.metric):.6g}, "
+        f"{float(best.drop):.6g} of {limit} allowed."
+    )
+
+
+def _trial(trial: Trial) -> tuple[Cell, Cell]:
+    sparsity = Cell(percent(trial.sparsity), bar=100 * trial.sparsity)
+    return sparsity, Cell(f"{float(trial.metric):.6g}")
+
+
+def _rest(trial: Trial) -> tuple[Cell, Cell]:
+    return Cell(f"{trial.seconds:.1f}"), Cell(trial.line, own=True)

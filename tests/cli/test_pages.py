@@ -1,0 +1,80 @@
+"""`--html`: each command writes its result as a page, checks the path first, and never replaces a file by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support.evaluation import density_command, save_weights
+from support.pages import Page
+
+from prunecli.cli.main import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMANDS = {
+    "inspect": "inspect CKPT --thresholds",
+    "diff": "diff CKPT PRUNED",
+    "scan": "scan CKPT",
+    "sweep": "sweep CKPT --eval EVAL --at 50% global",
+    "search": "search CKPT --eval EVAL --max-drop 0.6 --tries 2 -n global",
+}
+EXIT = {"diff": 1}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with a checkpoint and a pruned copy."""
+    save_weights(tmp_path)
+    assert main(["global", str(tmp_path / "c.safetensors"), "--amount", "50%", "-q", "--no-report"]) == 0
+    return tmp_path
+
+
+def run(name: str, folder: Path, *more: str) -> int:
+    """Run a command with `--html` and more options before the strategy."""
+    places = {"CKPT": str(folder / "c.safetensors"), "PRUNED": str(folder / "c.pruned.safetensors")}
+    words = [places.get(word, density_command() if word == "EVAL" else word) for word in COMMANDS[name].split()]
+    return main([*words[:2], "--html", str(folder / "page.html"), *more, *words[2:]])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_page_is_written(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page parses, says how it was made, and needs no other file."""
+    assert run(name, folder) == EXIT.get(name, 0)
+
+    page = Page((folder / "page.html").read_text(encoding="utf-8"))
+    assert {"src", "href"} & {key for _, attributes in page.tags for key in attributes} == set()
+    assert page.count("table", class_="sortable") >= 1
+    assert "prunecli" in page.text
+    if name in {"inspect", "diff", "scan"}:
+        assert "fc.weight" in page.names
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_existing_page_stays(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --force it is an error before the work; with it the page is replaced."""
+    (folder / "page.html").write_text("mine")
+
+    assert run(name, folder) == 2
+    assert (folder / "page.html").read_text() == "mine"
+    assert "--force" in capsys.readouterr().err
+    assert run(name, folder, "--force") == EXIT.get(name, 0)
+    assert (folder / "page.html").read_text() != "mine"
+
+
+def test_a_page_cannot_replace_an_input(folder: Path) -> None:
+    """The checkpoint is not the page, whatever is forced."""
+    ckpt = str(folder / "c.safetensors")
+    before = (folder / "c.safetensors").read_bytes()
+
+    assert main(["inspect", ckpt, "--html", ckpt, "--force"]) == 2
+    assert main(["diff", ckpt, str(folder / "c.pruned.safetensors"), "--html", ckpt, "--force"]) == 2
+    assert (folder / "c.safetensors").read_bytes() == before
+
+
+def test_force_alone_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--force replaces a page, so it needs one."""
+    assert main(["inspect", str(folder / "c.safetensors"), "--force"]) == 2
+    assert "--html" in capsys.readouterr().err

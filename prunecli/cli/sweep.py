@@ -186,6 +186,7 @@ def _has_blocks() -> bool:
 
 
 def _picture(points: Sequence[SweepPoint], title: str, varied: str) -> str:
+    from prunecli.tuning.metric import name_in
     from prunecli.tuning.plot import Mark, plot
 
     unpruned = float(points[0].trial.metric)
@@ -195,7 +196,7 @@ def _picture(points: Sequence[SweepPoint], title: str, varied: str) -> str:
         title,
         [Mark(*m) for m in marks],
         x_label="weights that are zero",
-        y_label="metric",
+        y_label=name_in(points[0].trial.line),
         level=unpruned,
         level_label=label,
     )

@@ -27,6 +27,10 @@ _NUMBER = re.compile(
 )
 
 
+_WORDS = re.compile(r"[A-Za-z][\w@-]{0,30}(?: [A-Za-z][\w@-]{0,30}){0,2}(?=[\s:=|]{0,5}$)")
+"""Up to three words at the end of a text, and the marks after them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A metric: its exact value (98.4% is 0.984) and the line of output that contained it."""
@@ -60,6 +64,16 @@ def find_metric(text: str, pattern: re.Pattern[str] | None = None) -> Metric | N
         return Metric(_value(matches[0]), line)
     number = find_metric(matches[0][1 if pattern.groups else 0] or "")
     return None if number is None else Metric(number.value, line)
+
+
+def name_in(line: str) -> str:
+    """Return the words before the last number of a line of output, "val accuracy" of "val accuracy: 0.98".
+
+    Returns "metric" if there are none.
+    """
+    matches = deque(_NUMBER.finditer(line), maxlen=1)
+    words = _WORDS.search(line[: matches[0].start()]) if matches else None
+    return words[0].strip(" _-@") if words else "metric"
 
 
 def without_colours(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.report.listing import Card, Cell, Listing, Table, render_listing
 from prunecli.text.numbers import percent
+from prunecli.tuning.metric import name_in
 from prunecli.tuning.plot import Mark, plot
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _page(
                 "Metric against sparsity",
                 marks,
                 x_label="weights that are zero",
-                y_label="metric",
+                y_label=name_in(trials[0].line),
                 level=unpruned,
                 level_label=f"unpruned: {unpruned:.6g}",
             ),

@@ -26,9 +26,9 @@ EXIT = {"diff": 1}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder with a checkpoint and a pruned copy."""
-    save_weights(tmp_path)
-    assert main(["global", str(tmp_path / "c.safetensors"), "--amount", "50%", "-q", "--no-report"]) == 0
-    return tmp_path
+    ckpt = save_weights(tmp_path)
+    assert main(["global", str(ckpt), "--amount", "50%", "-q", "--no-report"]) == 0
+    return ckpt.parent
 
 
 def run(name: str, folder: Path, *more: str) -> int:

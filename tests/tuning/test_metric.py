@@ -75,3 +75,22 @@ def test_a_malformed_pattern_is_an_error() -> None:
     """A pattern that is no regular expression raises UsageError."""
     with pytest.raises(UsageError, match="no regular expression"):
         compile_pattern("(")
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("accuracy 0.98", "accuracy"),
+        ("{}: 0.0% zeros, 443 of 450 right, accuracy 0.9844", "accuracy"),
+        ("epoch 3 | val loss: 1.25", "val loss"),
+        ("top-1 acc = 71.2%", "top-1 acc"),
+        ("mAP@50=0.61", "mAP@50"),
+        ("0.98", "metric"),
+        ("", "metric"),
+        ("7 8", "metric"),
+        ("x" * 5000 + " 1", "x" * 31),
+    ],
+)
+def test_a_metric_has_the_name_before_it(line: str, name: str) -> None:
+    """The words before the last number name it on an axis."""
+    assert name_in(line) == name

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunecli.errors import UsageError
-from prunecli.tuning.metric import compile_pattern, find_metric
+from prunecli.tuning.metric import compile_pattern, find_metric, name_in
 
 if TYPE_CHECKING:
     from decimal import Decimal

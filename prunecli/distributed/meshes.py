@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from prunecli.distributed.mesh_group import MeshGroup
+from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -51,11 +52,18 @@ def inexact_placement(tensor: Any) -> str | None:  # noqa: ANN401 - a DTensor
     return next(others, None)
 
 
+OLDEST = (2, 6)
+"""The first version of torch whose `distribute_tensor` takes None as the source."""
+
+
 class IndexFinder:
     """Finds which elements of DTensors this process has."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
+        """Know nothing yet. UsageError if torch is too old to say who has what without an exchange."""
+        version = importlib.import_module("torch").__version__
+        if tuple(int(number) for number in version.split(".")[:2]) < OLDEST:
+            raise UsageError(f"DTensors need torch 2.6 or later, and this is {version}", hint="pip install -U torch")
         self._known: dict[object, NDArray[np.int64]] = {}
 
     def indices(self, tensor: Any) -> Indices | None:  # noqa: ANN401 - a DTensor

@@ -159,6 +159,12 @@ def named_tensors(state_dict: object) -> dict[str, Tensor]:
         kind = type(state_dict).__name__
         hint = "model.state_dict()" if hasattr(state_dict, "state_dict") else "prunecli.prune takes a path"
         raise UsageError(f"a state_dict is a dict of tensors by name, not a {kind}", hint=hint)
+    for name, value in state_dict.items():
+        if type(value).__name__ == "ShardedTensor":
+            raise UsageError(
+                f"{printable(repr(name))} is a ShardedTensor of the first FSDP, which cannot be pruned in parts",
+                hint="shard the model with fully_shard, or FSDP(device_mesh=...): its state_dict has DTensors",
+            )
     tensor_type = importlib.import_module("torch").Tensor
     tensors = {name: value for name, value in state_dict.items() if isinstance(value, tensor_type)}
     for name in tensors:

@@ -12,7 +12,7 @@ QUICK: list[tuple[str, str, str, dict[str, Any]]] = [
     ("fsdp", "global", "float32", {}),
     ("fsdp", "lamp", "bfloat16", {}),
     ("fsdp", "structured-l1-dim1", "float32", {}),
-    ("pair", "l1", "bfloat16", {}),
+    ("pair-2d", "l1", "bfloat16", {}),
     ("columns", "structured", "float32", {}),
     ("columns", "l1-row", "bfloat16", {}),
     ("columns", "thr-std", "float32", {}),
@@ -46,6 +46,8 @@ TRAINED = [
 ]
 """Ways to shard the model, optimizers, and where the masks come from."""
 
+ON_TORCH = [("fsdp", "global"), ("columns", "structured")]
+
 CASES: list[tuple[str, tuple[Any, ...]]] = [
     *(("sharded.compare", case) for case in QUICK),
     *(("sharded_cases.with_options", case) for case in OPTIONS),
@@ -57,6 +59,7 @@ CASES: list[tuple[str, tuple[Any, ...]]] = [
     ("sharded_cases.masks", ("mixed",)),
     *(("sharded_cases.refused", (why,)) for why in REFUSED),
     *(("sharded_training.train", case) for case in TRAINED),
+    *(("sharded_cases.on_torch_kernels", case) for case in ON_TORCH),
     ("sharded_cases.all_ranks_agree", ()),
 ]
 
@@ -86,6 +89,13 @@ def test_scores_and_masks_are_those_of_whole_tensors(results: dict[str, list[Any
     for found in of_case(results, "sharded_cases.with_options", *case):
         assert found["weights"] == []
         assert found["report"] == []
+
+
+@pytest.mark.parametrize("case", ON_TORCH, ids="-".join)
+def test_the_kernels_of_devices_count_the_same(results: dict[str, list[Any]], case: tuple[str, str]) -> None:
+    """Tensors on devices are counted there."""
+    for found in of_case(results, "sharded_cases.on_torch_kernels", *case):
+        assert found == {"weights": [], "report": []}
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "columns"])

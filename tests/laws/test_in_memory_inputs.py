@@ -180,6 +180,11 @@ def test_skipped_tensors_have_the_reasons_of_files(tmp_path: Path) -> None:
         ("ckpt.pth", "not a str", "prunecli.prune takes a path"),
         ([torch.ones(2, 2)], "not a list", "prunecli.prune takes a path"),
         ({3: torch.ones(2, 2)}, "are strings, and 3 is not", "model.state_dict()"),
+        (
+            {"fc.weight": type("ShardedTensor", (), {})()},
+            "'fc.weight' is a ShardedTensor of the first FSDP",
+            "shard the model with fully_shard, or FSDP(device_mesh=...): its state_dict has DTensors",
+        ),
     ],
 )
 def test_other_values_are_refused(value: Any, message: str, hint: str | None) -> None:  # noqa: ANN401

@@ -112,6 +112,7 @@ class Meshes:
         self.line = init_device_mesh("cpu", (RANKS,), mesh_dim_names=("dp",))
         self.square = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
         self.pair = DeviceMesh("cpu", [0, 1])
+        self.column = DeviceMesh("cpu", [[0], [1]])
 
     def place(self, kind: str, weights: Weights) -> Weights | None:
         """Return the tensors placed in one way; None for a rank that takes no part."""
@@ -127,6 +128,7 @@ class Meshes:
         mesh, placements = {
             "fsdp": (self.line, [Shard(0)]),
             "pair": (self.pair, [Shard(0)]),
+            "pair-2d": (self.column, [Shard(0), Replicate()]),
             "columns": (self.line, [Shard(1)]),
             "replicated": (self.line, [Replicate()]),
             "hsdp": (square, [Replicate(), Shard(0)]),

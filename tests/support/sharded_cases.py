@@ -150,6 +150,23 @@ def _spoil(_: Meshes, live: Weights) -> None:
         own(live["fc1.weight"])[0, 0] = torch.nan
 
 
+def on_torch_kernels(meshes: Meshes, kind: str, strategy: str) -> dict[str, Any]:
+    """Prune with the kernels of devices, which take the tensors where they lie."""
+    from prunecli.engine.sharded import run
+    from prunecli.io import memory_reader
+
+    weights = whole_weights(torch.float32)
+    live = meshes.place(kind, weights)
+    assert live is not None
+    known = memory_reader.on_host
+    memory_reader.on_host = run.on_host = lambda _: False
+    try:
+        report = prune_state_dict(live, STRATEGIES[strategy])
+    finally:
+        memory_reader.on_host = run.on_host = known
+    return differences(live, weights, report, prune_state_dict(weights, STRATEGIES[strategy]))
+
+
 def all_ranks_agree(meshes: Meshes) -> dict[str, Any]:
     """Return the report, which is the same on all ranks, and how many bytes were exchanged."""
     live = placed(whole_weights(torch.float32), meshes.line, [Shard(0)])

@@ -60,7 +60,8 @@ def joined(
         order = np.argsort(index)
         index, value = index[order], value[order]
         even = len(index) // 2 * 2
-        if (index[0:even:2] + 1 != index[1:even:2]).any() or (index[0:even:2] % 2).any():
+        alone = len(index) > even and index[-1] != (length - 1) >> level
+        if alone or (index[0:even:2] + 1 != index[1:even:2]).any() or (index[0:even:2] % 2).any():
             raise CheckpointError("the parts of a tensor in several processes do not make it up")
         with np.errstate(over="ignore", invalid="ignore"):
             pairs = join(value[0:even:2], value[1:even:2])

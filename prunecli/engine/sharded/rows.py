@@ -14,10 +14,13 @@ from prunecli.engine.sharded.measured import view_of_part
 from prunecli.engine.sharded.values import in_pool
 from prunecli.io.threads import results
 from prunecli.kernels.arrays import INTS
+from prunecli.kernels.views import of_elements
+from prunecli.kernels.views import positions as places_of
 from prunecli.plans import CutPerSlice, PruneSmallestOfRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import TypeAlias
 
     from numpy.typing import NDArray
 
@@ -25,11 +28,17 @@ if TYPE_CHECKING:
     from prunecli.io.threads import Pool, Worker
     from prunecli.plans import TensorPlan
 
-COUNTERS = 1 << 18
-"""The counters of a pass: 2 MB."""
+    _Candidates: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]
+    """Rows, positions in them, and patterns."""
+
+COUNTERS = 1 << 15
+"""The counters of a pass: 256 kB."""
 
 MOST_BITS, LEAST_BITS = 12, 4
 """The bits of a key that a pass counts by; with more rows than COUNTERS has place for, the second number."""
+
+FEW = 1 << 20
+"""So many candidates are kept in memory: later passes do not look at all weights again."""
 
 
 class RowsInParts:
@@ -65,6 +74,7 @@ class _RowSearch:
         self._ranks = np.ones(self._rows, np.int64)
         self._none = np.zeros(self._rows, bool)
         self._bits = max(min(MOST_BITS, (COUNTERS // self._rows).bit_length() - 1), LEAST_BITS)
+        self._kept: list[_Candidates] | None = None
 
     def find(self, pool: Pool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the largest pruned pattern of each row, and the last pruned position of a weight equal to it."""
@@ -118,23 +128,31 @@ class _RowSearch:
     ) -> NDArray[np.int64]:
         """Return the number of candidates of the part, by their next bits and by row."""
         shift, width = digit
-        counts = np.zeros((1 << width) * self._rows, np.int64)
-        for rows, positions, y in self._candidates(worker):
+        counts, size = np.zeros((1 << width) * self._rows, np.int64), 0
+        kept: list[_Candidates] | None = []
+        for rows, positions, y in self._candidates(worker, known if cuts is None else cuts, shift + width, cuts):
             keys = y if cuts is None else positions
-            chosen = (y >= 0) & (keys >> (shift + width) == known[rows])
-            if cuts is not None:
-                chosen &= y == cuts[rows]
+            chosen = keys >> (shift + width) == known[rows]
+            own = (rows[chosen], positions[chosen], y[chosen])
             digits = keys[chosen] >> shift & (1 << width) - 1
-            counts += np.bincount(digits * self._rows + rows[chosen], minlength=len(counts))
+            counts += np.bincount(digits * self._rows + own[0], minlength=len(counts))
+            size += len(own[0])
+            kept = None if kept is None or size > FEW else [*kept, own]
+        self._kept = kept if self._kept is None else self._kept
         return counts
 
-    def _candidates(self, worker: Worker) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]]:
-        """Yield the rows, the positions in them, and the patterns of the part's weights."""
+    def _candidates(
+        self, worker: Worker, known: NDArray[np.int64], shift: int, cuts: NDArray[np.int64] | None
+    ) -> Iterator[_Candidates]:
+        """Yield weights of the part: those whose pattern is known to be wanted, and maybe more."""
+        if self._kept is not None:
+            for rows, positions, y in self._kept:
+                chosen = slice(None) if cuts is None else y == cuts[rows]
+                yield rows[chosen], positions[chosen], y[chosen]
+            return
         own = view_of_part(self._values.parts[self._index], self._plan.view)
-        view, numbers, positions = own.view, own.numbers, own.positions
+        numbers, positions_of = own.numbers, own.positions
         for first, y in self._values.patterns_on_host(worker, self._index):
-            places = np.arange(first, first + len(y))
-            runs, a = np.divmod(places, view.after)
-            cycles, number = np.divmod(runs, view.slices)
-            stack, b = np.divmod(cycles, view.before)
-            yield numbers[stack * view.slices + number], positions[b * view.after + a], y.astype(np.int64)
+            rows = of_elements(numbers, first, len(y), own.view)
+            chosen = np.flatnonzero((y >> shift == known[rows]) & (y >= 0) if cuts is None else y == cuts[rows])
+            yield rows[chosen], positions_of[places_of(chosen + first, own.view)[1]], y[chosen].astype(np.int64)

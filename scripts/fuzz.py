@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from byte_oracle import Finding, check_bytes, check_places, check_refusal, check_sentence
+from fuzz_distributed import METADATA, check_distributed, write_distributed
 from fuzz_inputs import Made, damaged, seeds
 from typer.main import get_command
 
@@ -107,6 +108,8 @@ def examine(data: bytes, folder: Path, name: str = "in.pth") -> str:
     for reader in READERS:
         _read(reader, data)
     path, output, report = folder / name, folder / "out", folder / "out.json"
+    if name == METADATA:
+        return _examine_distributed(data, folder / "in", output, report)
     path.write_bytes(data)
     args = [*COMMANDS[zlib.crc32(data) % len(COMMANDS)], str(path), "-o", str(output), "--report", str(report)]
     code, said = _run(args)
@@ -116,11 +119,33 @@ def examine(data: bytes, folder: Path, name: str = "in.pth") -> str:
         raise Finding(f"temporary files are not removed: {names}")
     if code == 0:
         _check_output(data, output.read_bytes(), path, output, json.loads(report.read_text(encoding="ascii")))
-        return _gist("pruned: " + "; ".join(line for line in said.splitlines() if line[:8] in {"skipped ", "note    "}))
+        return _pruned(said)
+    return _refused(code, said, output, report)
+
+
+def _examine_distributed(data: bytes, path: Path, output: Path, report: Path) -> str:
+    """Run the command line on a distributed checkpoint with the metadata `data`; see `examine`."""
+    write_distributed(path, data)
+    args = [*COMMANDS[zlib.crc32(data) % len(COMMANDS)], str(path), "-o", str(output), "--report", str(report)]
+    code, said = _run(args)
+    if (path / METADATA).read_bytes() != data:
+        raise Finding("the input changed")
+    if code == 0:
+        check_distributed(path, output, json.loads(report.read_text(encoding="ascii")))
+        return _pruned(said)
+    return _refused(code, said, output, report)
+
+
+def _pruned(said: str) -> str:
+    return _gist("pruned: " + "; ".join(line for line in said.splitlines() if line[:8] in {"skipped ", "note    "}))
+
+
+def _refused(code: int, said: str, output: Path, report: Path) -> str:
+    """Return the answer of a run that ended with an error."""
     check_refusal(code, said)
     if output.exists() or report.exists():
         raise Finding("there is an output after an error")
-    return _gist(said.replace(str(folder), ""))
+    return _gist(said.replace(str(output.parent), ""))
 
 
 def _gist(said: str) -> str:

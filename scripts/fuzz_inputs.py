@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from fuzz_distributed import METADATA, distributed_seed
 from safetensors.torch import save
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def seeds() -> tuple[Made, ...]:
     made += [Made("in.pth", (("", raw.getvalue()),)) for raw in (script, program)]
     arrays = {name: t.numpy() for name, t in flat.items()}
     made += [Made("in.pdparams", (("", pickle.dumps(arrays, protocol)),)) for protocol in (2, 3, 4, 5)]
+    made.append(Made(METADATA, (("", distributed_seed()[0]),)))
     return (*made, *_of_other_libraries(arrays))
 
 

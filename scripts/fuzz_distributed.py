@@ -33,7 +33,8 @@ def distributed_seed() -> tuple[bytes, dict[str, bytes]]:
     generator = torch.Generator().manual_seed(0)
     state = {f"model.{name}.weight": torch.randn(4, 6, generator=generator) for name in "ab"}
     state["optim.state.a.exp_avg"] = torch.ones(4, 6)
-    files, tensors, places = [io.BytesIO(), io.BytesIO()], {}, {}
+    files, places = [io.BytesIO(), io.BytesIO()], {}
+    tensors: dict[str, Any] = {}
     for name, t in state.items():
         cuts = [((row, column), (2, 3)) for row, column in product((0, 2), (0, 3))]
         chunks = [classes.ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)) for offsets, sizes in cuts]

@@ -25,6 +25,7 @@ from prunecli import (
     Structured,
     TopK,
     check,
+    convert,
     diff,
     inspect,
     prune,
@@ -115,6 +116,22 @@ def test_commands_that_read_see_whole_tensors(both: tuple[Path, Path], tmp_path:
     prune(distributed, Global(amount=0.5), output=tmp_path / "out", reports=())
     assert all(finding.holds for finding in check(tmp_path / "out", [MinSparsity(0.5)]))
     assert diff(distributed, tmp_path / "out").only_zeros_added
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("layout", ["torch", "safetensors", "headers"])
+def test_whole_tensors_are_written_in_another_format(layout: str, suffix: str, tmp_path: Path) -> None:
+    """A checkpoint of any layout is converted to one file of whole tensors, without unpickling its metadata."""
+    weights = make_weights()
+    state = weights if layout == "headers" else {"model": weights, "epoch": 3}
+    folder = save_distributed(tmp_path / "d", state, rows(3), layout=layout, ranks=3)
+
+    convert(folder, tmp_path / f"out{suffix}", drop_rest=True)
+
+    path = tmp_path / f"out{suffix}"
+    found = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
+    assert weights.keys() == found.keys()
+    assert not [name for name, t in weights.items() if not same_bits(t, found[name])]
 
 
 @settings(max_examples=examples(20))

@@ -9,6 +9,7 @@ import typer  # noqa: TC002 - Typer evaluates annotations
 from prunecli.cli import options
 from prunecli.cli.output import check_force, check_page, printing, view, write_page
 from prunecli.cli.pipes import opened_checkpoint
+from prunecli.cli.processes import refuse_together
 from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import UsageError
 
@@ -55,6 +56,8 @@ def inspect(
     --thresholds and --hist help to choose a --thr. With -i, -x or --min-dim it lists only the tensors that would be
     pruned.
     """
+    if thresholds or hist is not None:
+        refuse_together("--thresholds" if thresholds else "--hist")
     _refuse_no_read(no_read=no_read, thresholds=thresholds, hist=hist)
     shown = view(top, all_tensors=all_tensors, json=json)
     check_force(html, force=force)

@@ -8,6 +8,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from prunecli.cli.exit import silence
+from prunecli.distributed.current import processes
 from prunecli.errors import Argument, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ def check_page(html: Path | None, *, force: bool, others: Iterable[Path]) -> Non
 
 
 def write_page(html: Path, text: str, *, force: bool) -> None:
-    """Write a page; OutputError if it cannot be written."""
+    """Write a page, of several processes in one of them; OutputError if it cannot be written."""
     from prunecli.io.publish import publish_text
 
-    publish_text(html, text, force=force)
+    if processes().rank == 0:
+        publish_text(html, text, force=force)
 
 
 def check_export(argument: Argument, path: Path, *, force: bool, others: Iterable[Path]) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunecli.cli.processes import refuse_together
 from prunecli.cli.progress import show_progress
 from prunecli.errors import CheckpointError, OutputError, UsageError
 from prunecli.io.published import record
@@ -34,6 +35,7 @@ def readable(stack: ExitStack, ckpt: str) -> tuple[str | Path, str | None]:
     """
     if ckpt != "-":
         return ckpt, None
+    refuse_together("standard input")
     return stack.enter_context(spooled_input(None)), "standard input"
 
 

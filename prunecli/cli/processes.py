@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from prunecli.cli.command_list import PRUNING
 from prunecli.cli.exit import INTERRUPTED, WRONG, message_and_hint, say
+from prunecli.distributed.current import processes, use
 from prunecli.distributed.environment import LaunchError, launched
 from prunecli.distributed.failures import Failure, ProcessFailedError
-from prunecli.distributed.group import Group
 from prunecli.errors import PruneError, UsageError
+from prunecli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,16 +23,10 @@ if TYPE_CHECKING:
     from prunecli.distributed.environment import Launch
     from prunecli.distributed.gloo import GlooGroup
 
-TOGETHER = PRUNING
+TOGETHER = (*PRUNING, "inspect", "scan", "check", "diff")
 """The commands that several processes can run together."""
 
-_ALONE: tuple[Group, Launch | None] = (Group(), None)
-_current: list[tuple[Group, Launch | None]] = [_ALONE]
-
-
-def processes() -> Group:
-    """Return the processes that run the current command."""
-    return _current[-1][0]
+_launch: list[Launch] = []
 
 
 def is_follower() -> bool:
@@ -48,13 +44,13 @@ def says(error: Exception) -> bool:
 
 def device_of(name: str) -> str:
     """Return the device for the option `name`: of several processes on one machine, each has one of its own."""
-    launch = _current[-1][1]
+    launch = _launch[-1] if _launch else None
     return f"{name}:{launch.local_rank}" if launch is not None and name in {"cuda", "xpu"} else name
 
 
 def threads_of(count: int) -> int:
     """Return the number of threads for the option `count`; the processes of one machine share its CPUs."""
-    launch = _current[-1][1]
+    launch = _launch[-1] if _launch else None
     if count or launch is None or launch.local_size == 1:
         return count
     from prunecli.io.threads import available_cpus
@@ -71,12 +67,27 @@ def run_together(name: str, run: Callable[[], int]) -> int:
     from prunecli.distributed.gloo import connect
 
     group = connect(launch, note=say if launch.rank == 0 else lambda _: None)
-    _current.append((group, launch))
+    use(group)
+    _launch.append(launch)
+    group.facts |= {
+        "the version": __version__,
+        "the options": " ".join(sys.argv[1:]),
+        "the directory": str(Path.cwd()),
+    }
     try:
         return group.finish(run())
     except BaseException as error:
         _fail(group, error, sys.argv[1:])
         raise
+
+
+def refuse_together(name: str) -> None:
+    """Raise UsageError for `name`, which several processes do not do."""
+    if processes().size > 1:
+        raise UsageError(
+            f"{processes().size} processes run this, and {name} needs one alone",
+            hint="name a file to read and another one to write, or start one process",
+        )
 
 
 def _check(name: str, launch: Launch) -> None:

@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from prunecli.cli.exit import say
+from prunecli.distributed.current import processes
 from prunecli.text.numbers import duration
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def show_progress(*, wanted: bool, verbose: bool = False, last: str | None = Non
 
     It shows bars or lines if `wanted`, and details if `verbose`. `last` labels a bar whose phases are all complete.
     """
+    if processes().rank:
+        return Details(verbose=False)
     if not wanted:
         return Details(verbose=verbose)
     terminal = sys.stderr is not None and sys.stderr.isatty()

@@ -12,8 +12,9 @@ from prunecli.cli.exit import DONE, FAILED, say
 from prunecli.cli.hints import as_options
 from prunecli.cli.options import layouts
 from prunecli.cli.output import printing, view
-from prunecli.cli.processes import device_of, processes, threads_of
+from prunecli.cli.processes import device_of, refuse_together, threads_of
 from prunecli.cli.progress import show_progress
+from prunecli.distributed.current import processes
 from prunecli.errors import Argument, UsageError, spelled
 from prunecli.report.gates import GateError, Gates
 from prunecli.text.escape import printable
@@ -82,10 +83,7 @@ def _check_together(options: SharedOptions) -> None:
     }
     for name, given in wrong.items():
         if given:
-            raise UsageError(
-                f"{processes().size} processes run this, and {name} needs one alone",
-                hint="name a file to read and another one to write, or start one process",
-            )
+            refuse_together(name)
 
 
 def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptions) -> PruneRequest:

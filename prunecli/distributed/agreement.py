@@ -10,8 +10,10 @@ from prunecli.errors import UsageError
 from prunecli.text.escape import printable, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
+    from prunecli.checkpoint import Checkpoint
     from prunecli.distributed.group import Group
 
 LONGEST = 100
@@ -19,13 +21,13 @@ LONGEST = 100
 
 
 def agree(group: Group, facts: Mapping[str, str]) -> None:
-    """Return if every process passes the same facts, a text by a phrase such as "the options".
+    """Return if every process has the same `group.facts` and `facts`, a text by a phrase such as "the options".
 
     Raises UsageError that names the first process that differs from rank 0 and what it has, and ProcessFailedError if a
     process called `cannot_agree`. All processes raise the same error.
     """
     group.agreed = True
-    said = [json.loads(one) for one in group.gather(json.dumps({"facts": dict(facts)}).encode())]
+    said = [json.loads(one) for one in group.gather(json.dumps({"facts": {**group.facts, **facts}}).encode())]
     for other in said:
         if "failure" in other:
             raise ProcessFailedError(Failure(**other["failure"]))
@@ -39,6 +41,21 @@ def cannot_agree(group: Group, failure: Failure) -> None:
     """Say to the others, which call `agree`, that this process has failed before."""
     group.agreed = True
     group.gather(json.dumps({"failure": failure.as_dict()}).encode())
+
+
+def file_facts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    """Yield the facts about the files of a checkpoint."""
+    for file in checkpoint.files:
+        yield f"the file {file.path}", f"{file.size:,} bytes, modified at {file.modified} ns"
+    for relative in checkpoint.other_files:
+        path = checkpoint.path / relative
+        yield f"the file {path}", state(path)
+
+
+def state(path: Path) -> str:
+    """Return what changes if another file is at `path`."""
+    status = path.stat()
+    return f"{status.st_size:,} bytes, modified at {status.st_mtime_ns} ns"
 
 
 def _difference(group: Group, rank: int, phrase: str, expected: str, found: str) -> UsageError:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from prunecli.distributed.agreement import cannot_agree
+from prunecli.distributed.agreement import agree, cannot_agree
 from prunecli.distributed.environment import LaunchError
 from prunecli.distributed.failures import Failure, ProcessFailedError, Watch
 from prunecli.distributed.group import Group
@@ -49,6 +49,7 @@ class GlooGroup(Group):
     def __init__(self, process_group: Any, store: Any, rank: int, size: int) -> None:  # noqa: ANN401 - torch's
         """Take a torch process group of gloo, and a store that all of its processes share."""
         self.rank, self.size, self.exchanged = rank, size, 0
+        self.facts: dict[str, str] = {}
         self._torch: Any = importlib.import_module("torch")
         self._group = process_group
         self._watch: Watch | None = None
@@ -128,7 +129,7 @@ class GlooGroup(Group):
         """Say to the other processes, which call `agree`, that this one failed before."""
         with suppress(ProcessFailedError):
             cannot_agree(self, own)
-        self.settle()
+        self.leave()
 
     def leave(self) -> None:
         """Stop after another process failed."""
@@ -137,6 +138,8 @@ class GlooGroup(Group):
 
     def finish(self, code: int) -> int:
         """Return the exit code of rank 0, after waiting for it."""
+        if not self.agreed:
+            agree(self, {})
         if self.rank == 0:
             self.settle()
         try:

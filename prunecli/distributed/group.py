@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from array import array
+    from collections.abc import Mapping
 
 
 class Group:
@@ -14,12 +15,14 @@ class Group:
     All processes call the same methods in the same order. Each method waits for all of them.
 
     Attributes:
+        facts: What this process is about to do, for `agreement`.
         rank: The number of this process, from 0. Rank 0 makes and publishes files, and prints.
         size: The number of processes.
         agreed: Whether the processes have said what they are about to do; see `agreement`.
         exchanged: The bytes that this process has sent, each counted once however many processes get it.
     """
 
+    facts: Mapping[str, str] = {}
     rank, size, exchanged, agreed = 0, 1, 0, False
 
     def gather(self, data: bytes) -> list[bytes]:

@@ -6,12 +6,11 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.distributed.agreement import agree
+from prunecli.distributed.agreement import agree, file_facts, state
 from prunecli.errors import UsageError
-from prunecli.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from prunecli.checkpoint import Checkpoint, PathLike
     from prunecli.engine.options import RunOptions
@@ -38,28 +37,12 @@ def agree_on(
     if what is not None:
         raise UsageError(f"{size} processes run this, and {what} needs one alone", hint="start one process")
     facts = {
-        "the version": __version__,
-        "the options": " ".join(options.command[1:]),
-        "the directory": str(Path.cwd()),
         "the output": "" if outputs.checkpoint is None else str(outputs.checkpoint),
-        **dict(_files(checkpoint)),
-        **{f"the file {path}": _state(Path(path)) for path in others if path is not None},
+        **dict(file_facts(checkpoint)),
+        **{f"the file {path}": state(Path(path)) for path in others if path is not None},
         "the selected tensors": _digest(selection),
     }
     agree(options.group, facts)
-
-
-def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
-    for file in checkpoint.files:
-        yield f"the file {file.path}", f"{file.size:,} bytes, modified at {file.modified} ns"
-    for relative in checkpoint.other_files:
-        path = checkpoint.path / relative
-        yield f"the file {path}", _state(path)
-
-
-def _state(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size:,} bytes, modified at {status.st_mtime_ns} ns"
 
 
 def _digest(selection: Selection) -> str:

@@ -49,9 +49,11 @@ class CheckedCheckpoint:
     def counts(self) -> list[TensorCounts]:
         """The zeros and the weights that are not finite of each selected tensor."""
         # NumPy is imported here, so that a wrong argument is reported without it.
-        from prunecli.inspection.group_counts import count_weights  # noqa: PLC0415
+        from prunecli.inspection.group_counts import TensorCounts, count_weights  # noqa: PLC0415
 
-        return self.passes.measure("counting", self.tensors, lambda _, tensor, read: count_weights(tensor, read))
+        return self.passes.measure(
+            "counting", self.tensors, lambda _, tensor, read: count_weights(tensor, read), TensorCounts
+        )
 
     def zero_counts(self, argument: str, pattern: str | None) -> list[Count]:
         """Return the zeros of the selected tensors, or of those that the `pattern` of an argument matches."""
@@ -62,12 +64,16 @@ class CheckedCheckpoint:
         """Return the groups with too many non-zeros along the run of each selected tensor; None without a run."""
         chosen = [(tensor, run) for tensor, run in zip(self.tensors, runs, strict=True) if run is not None]
         by_id = {id(tensor): (run.length, run.inner) for tensor, run in chosen}  # names may repeat
-        from prunecli.inspection.group_counts import count_overfull_groups  # noqa: PLC0415 - NumPy, as above
+        from prunecli.inspection.group_counts import (  # noqa: PLC0415 - NumPy, as above
+            OverfullGroups,
+            count_overfull_groups,
+        )
 
         def measure(worker: Worker, tensor: TensorInfo, read: Read) -> OverfullGroups:
             return count_overfull_groups(worker.host, tensor, read, pattern, by_id[id(tensor)])
 
-        counted = iter(self.passes.measure("grouping", [tensor for tensor, _ in chosen], measure) if chosen else ())
+        tensors = [tensor for tensor, _ in chosen]
+        counted = iter(self.passes.measure("grouping", tensors, measure, OverfullGroups) if chosen else ())
         return [None if run is None else next(counted) for run in runs]
 
     def paired_with(self, path: PathLike) -> tuple[Checkpoint, list[Pair]]:

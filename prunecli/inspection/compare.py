@@ -14,6 +14,7 @@ import numpy as np
 
 from prunecli.dtypes import BITS, FLOATS
 from prunecli.errors import Argument, CheckpointError
+from prunecli.inspection.together import in_parts
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.scan import bytes_to_read
 from prunecli.io.threads import Pool, Worker, default_threads, results
@@ -88,20 +89,32 @@ def compare(
     during the pass, or if two views overlap themselves too often.
     """
     alike = {pair.name: pair.alike for pair in pairs if pair.alike is not None}
-    advance = start(progress, "comparing", bytes_to_read(tensor for tensors in alike.values() for tensor in tensors))
     jobs = [(name, job) for name, tensors in alike.items() if tensors[0].numel for job in _jobs(*tensors)]
     # In the order of the file, so that the disk reads ahead.
     jobs.sort(key=lambda numbered: (numbered[1].a.file, numbered[1].a.start, numbered[1].low))
-    with open_sources(a) as left, open_sources(b) as right:
-        side = _SideBySide(Reader(left, advance), Reader(right, advance))
-        with Pool(threads or default_threads(), None) as pool:
-            changes = results([pool.submit(side.change, job) for _, job in jobs])
-        for source in (*left, *right):
-            source.check_unchanged()
+
+    def compute(positions: range) -> list[Change]:
+        own = [jobs[position][1] for position in positions]
+        advance = start(progress, "comparing", sum(_bytes_read(job) for job in own))
+        with open_sources(a) as left, open_sources(b) as right:
+            side = _SideBySide(Reader(left, advance), Reader(right, advance))
+            with Pool(threads or default_threads(), None) as pool:
+                changes = results([pool.submit(side.change, job) for job in own])
+            for source in (*left, *right):
+                source.check_unchanged()
+        return changes
+
+    changes = in_parts([a, b], [_bytes_read(job) for _, job in jobs], compute, Change)
     parts: dict[str, list[Change]] = {}
     for (name, _), change in zip(jobs, changes, strict=True):
         parts.setdefault(name, []).append(change)
     return {name: replace(_total(parts.get(name, [])), entries=_entries(first)) for name, (first, _) in alike.items()}
+
+
+def _bytes_read(job: _Job) -> int:
+    if job.high - job.low == job.a.numel:  # with the gaps inside
+        return bytes_to_read([job.a, job.b])
+    return (job.high - job.low) * (job.a.itemsize + job.b.itemsize)
 
 
 def _entries(tensor: TensorInfo) -> int:

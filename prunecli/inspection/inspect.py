@@ -343,7 +343,11 @@ def _countable(tensor: TensorInfo) -> bool:
 def _count_all(passes: Passes, tensors: Sequence[TensorInfo]) -> _Counts:
     if not tensors:
         return {}
-    return dict(zip(map(id, tensors), passes.measure("counting", tensors, _count), strict=True))
+    return dict(zip(map(id, tensors), passes.measure("counting", tensors, _count, _counted), strict=True))
+
+
+def _counted(zeros: int, nonfinite: int | None) -> tuple[int, int | None]:
+    return zeros, nonfinite
 
 
 def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:

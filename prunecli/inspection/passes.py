@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from prunecli.checkpoint import Checkpoint, Keys
 from prunecli.formats.open import open_checkpoint
+from prunecli.inspection.together import in_parts
 from prunecli.io.scan import bytes_to_read, scan_tensors
 from prunecli.progress import start
 
@@ -35,17 +36,27 @@ class Passes:
         phase: str,
         tensors: Sequence[TensorInfo],
         measure: Callable[[Worker, TensorInfo, Read], T],
+        make: Callable[..., T],
         *,
         scaled: bool = False,
     ) -> list[T]:
         """Read `tensors` once and return `measure(worker, tensor, read)` for each; `phase` is a word for the user.
 
+        `make` makes a result from its fields, see `in_parts`.
+
         Codes are read as they are: a zero is a zero whatever its scale. With `scaled`, they are multiplied by it.
         Raises CheckpointError if a file cannot be read or changes during the pass.
         """
         tensors = tensors if scaled else [tensor.codes for tensor in tensors]
-        advance = start(self.progress, phase, bytes_to_read(tensors))
-        return scan_tensors(self.checkpoint, tensors, measure, threads=self.threads, advance=advance)
+        order = sorted(range(len(tensors)), key=lambda index: (tensors[index].file, tensors[index].start))
+
+        def compute(positions: range) -> list[T]:
+            own = [tensors[order[position]] for position in positions]
+            advance = start(self.progress, phase, bytes_to_read(own))
+            return scan_tensors(self.checkpoint, own, measure, threads=self.threads, advance=advance)
+
+        measured = in_parts([self.checkpoint], [tensors[index].nbytes for index in order], compute, make)
+        return [value for _, value in sorted(zip(order, measured, strict=True), key=lambda pair: pair[0])]
 
 
 def opened(path: PathLike | Checkpoint, key: Keys, label: str | None) -> Checkpoint:

@@ -114,7 +114,7 @@ def scan(  # noqa: PLR0913 - one keyword for each option
     checkpoint = opened(path, key, label)
     targets = select(checkpoint, Selector(include, exclude, min_dim, min_numel)).targets
     passes, tensors = Passes(checkpoint, threads, progress), [target.tensor for target in targets]
-    measured = passes.measure("measuring", tensors, _measure, scaled=True)
+    measured = passes.measure("measuring", tensors, _measure, SensitivityCurve, scaled=True)
     curves = [replace(curve, aliases=target.aliases) for curve, target in zip(measured, targets, strict=True)]
     ranked = tuple(sorted(curves, key=lambda curve: curve.strength))
     return Scan(name_of(path, label), checkpoint.format, checkpoint.keys, ranked)

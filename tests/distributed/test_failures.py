@@ -158,8 +158,8 @@ def test_other_options(forks: Together, shards: Path, tmp_path: Path, other: lis
 def test_another_version_and_another_file(forks: Together, source: Callable[[str], Path], tmp_path: Path) -> None:
     """A process of another version, and one that sees another file, are refused by name."""
     words = ["l1", source("zip"), "--amount", "0.5", "-q", "-o", tmp_path / "out.pth"]
-    version = "import prunecli.engine.agreed as agreed\nagreed.__version__ += 'x' * rank\n"
-    state = "import prunecli.engine.agreed as agreed\nfiles = agreed._files\nagreed._files = lambda c: "
+    version = "import prunecli.cli.processes as processes\nprocesses.__version__ += 'x' * rank\n"
+    state = "import prunecli.engine.agreed as agreed\nfiles = agreed.file_facts\nagreed.file_facts = lambda c: "
     state += "((name, text + 'x' * rank) for name, text in files(c))\n"
     run = "from prunecli.__main__ import main; main()"
     for code, phrase in ((version, "the version of rank 1 on "), (state, "the file ")):

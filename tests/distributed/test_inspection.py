@@ -31,7 +31,10 @@ def run(forks: Together, size: int, words: list[str], paths: dict[str, Path]) ->
     return set(ended.codes), ended.stdout[0], ended.stderr[0], page
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+SELDOM = [pytest.param(name, marks=pytest.mark.slow) for name in ("inspect", "scan")]
+
+
+@pytest.mark.parametrize("command", ["inspect-text", "check", "diff", *SELDOM])
 def test_the_same_result(forks: Together, source: Callable[[str], Path], tmp_path: Path, command: str) -> None:
     """Three processes print what one prints, and only one of them prints it."""
     a, b = source("zip"), source("safetensors-shards")
@@ -59,7 +62,7 @@ def test_a_process_that_fails(forks: Together, source: Callable[[str], Path]) ->
     assert ended.stdout == ["", ""]
 
 
-@pytest.mark.parametrize("words", [["inspect", "-"], ["inspect", "A", "--thresholds"], ["inspect", "A", "--hist", "*"]])
+@pytest.mark.parametrize("words", [["inspect", "-"], ["inspect", "A", "--thresholds"]])
 def test_what_needs_one_process(forks: Together, source: Callable[[str], Path], words: list[str]) -> None:
     """Standard input and thresholds are said to need one process, once."""
     ended = forks.run(2, [str(source("zip")) if word == "A" else word for word in words])

@@ -52,12 +52,11 @@ def line(name: str, source: Path, folder: Path, *more: object) -> list[object]:
 @pytest.mark.parametrize(
     ("command", "container"),
     [
-        ("global", "safetensors"),
-        ("global", "bin-shards"),
+        ("global", "safetensors-shards"),
         ("global-lamp", "zip"),
         ("structured", "safetensors-shards"),
-        ("l1-row", "non-contiguous"),
-        ("threshold", "one-storage"),
+        pytest.param("l1-row", "non-contiguous", marks=pytest.mark.slow),
+        pytest.param("threshold", "one-storage", marks=pytest.mark.slow),
         ("global-remaining", "sliced"),
     ],
 )
@@ -83,7 +82,10 @@ def test_the_same_bytes_of_every_strategy(
     compared(forks, line(command, source(container), folder), folder, sizes)
 
 
-@pytest.mark.parametrize("case", ["ties", "few", "nothing", "everything", "large", "narrow", "many"])
+SELDOM = [pytest.param(case, marks=pytest.mark.slow) for case in ("few", "nothing", "everything", "many")]
+
+
+@pytest.mark.parametrize("case", ["ties", "large", "narrow", *SELDOM])
 def test_unusual_checkpoints(forks: Together, tmp_path: Path, case: str) -> None:
     """Ties across processes, processes that own nothing, amounts of 0 and 1, a large tensor, and missed brackets."""
     generator = torch.Generator().manual_seed(1)

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORKS = """
-import json, os, signal, sys, time
+import gc, json, os, signal, sys, time
 import numpy, torch, torch.distributed, prunecli.cli.main, prunecli.api, prunecli.engine.files, prunecli.__main__
 import prunecli.distributed.gloo, prunecli.engine.rank_planner, prunecli.engine.measured_planner
+
+gc.collect()
+gc.freeze()  # forks copy the pages whose objects they count
 
 def child(request, rank):
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -40,7 +43,7 @@ def wait(pids, limit):
                     codes[rank], ends[rank] = os.waitstatus_to_exitcode(status), time.monotonic()
                 elif time.monotonic() > end:
                     os.kill(pid, signal.SIGKILL)
-        time.sleep(0.005)
+        time.sleep(0.02)
     return [codes[rank] for rank in range(len(pids))], [ends[rank] for rank in range(len(pids))]
 
 for line in sys.stdin:

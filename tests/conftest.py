@@ -69,7 +69,9 @@ def pruned(source: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
     return make
 
 
-@pytest.fixture(params=list(CONTAINERS))
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) if one.slow else name for name, one in CONTAINERS.items()]
+)
 def container(request: pytest.FixtureRequest) -> str:
     """Name each container in turn."""
     return str(request.param)

@@ -160,6 +160,11 @@ def _check_suffix(checkpoint: Checkpoint, output: Path, suffix: str, named: str 
         )
     if not suffix or suffix in SUFFIXES or _is_own(checkpoint, output, suffix):
         return
+    if checkpoint.is_directory and suffix in OWN_SUFFIXES.get(family_of(checkpoint.format), ()):
+        raise OutputError(
+            f"{printable(str(output))} would be a directory: the model and its weights are in several files",
+            hint=Argument("output", printable(str(output.with_suffix("")))),
+        )
     name, how = _OTHER.get(suffix, ("", ""))
     if name:
         raise OutputError(

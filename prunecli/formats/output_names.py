@@ -77,11 +77,6 @@ def check_format(checkpoint: Checkpoint, output: Path) -> None:
     The suffix of the input itself is always accepted.
     """
     suffix, family = output.suffix.lower(), family_of(checkpoint.format)
-    if checkpoint.is_directory and suffix == ".onnx" and family == ONNX.family:
-        raise OutputError(
-            f"{printable(str(output))} would be a directory: the model and its weights are in several files",
-            hint=Argument("output", printable(str(output.with_suffix("")))),
-        )
     if checkpoint.is_directory or suffix == checkpoint.path.suffix.lower():
         return
     if suffix in _KNOWN.difference(SUFFIXES.get(family, _TORCH)):

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes and descriptors")
 
-FILES = [n for n, one in CONTAINERS.items() if "shards" not in n and "data" not in n and one.library != "dcp"]
-"""The containers that are one file."""
+FILES = [n for n, one in CONTAINERS.items() if "shards" not in n and one.library in {"torch", "safetensors"}] + ["npz"]
+"""The containers that are one file, and one of another library."""
 
 LARGE = 192 << 20  # bytes: more than the process may use
 

@@ -242,7 +242,7 @@ def _check_names(names: Sequence[str], label: str) -> None:
 
 def _notes(metadata: dict[str, Value], cursor: _Cursor) -> tuple[str, ...]:
     notes = ["the numbers are stored big-endian"] if cursor.order == ">" else []
-    parts, number = (metadata.get(f"split.{key}") for key in ("count", "no"))
-    if parts and number and (parts.number or 0) > 1:
-        notes.append(f"this is part {(number.number or 0) + 1} of {parts.number} of a model: each part is pruned alone")
+    parts = metadata.get("split.count")
+    if parts is not None and (parts.number or 0) > 1:
+        notes.append("the model is split into several files; their folder stands for all of them")
     return tuple(notes)

@@ -19,6 +19,7 @@ from prunecli.formats.gguf.types import DTYPES, QUANTIZED
 from prunecli.formats.open import open_checkpoint
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.thresholds import Threshold
+from prunecli.strategies.unstructured import Global
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,21 +187,28 @@ def test_matrices_have_outputs_first(tmp_path: Path) -> None:
     assert not prune(path, TopK(2, 4), reports=(), dry_run=True).warnings
 
 
-def test_a_part_of_a_model_says_so(tmp_path: Path) -> None:
-    """A file that llama.cpp has split is pruned alone, and a note says that it is a part."""
+def test_the_parts_of_a_split_model(tmp_path: Path) -> None:
+    """A part is pruned alone, and a note says so; their folder is one model, whose weights are ranked together."""
     gguf = library("gguf")
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=1)
-    for name in ("a.weight", "b.weight"):
-        writer.add_tensor(name, W)
+    folder = tmp_path / "m"
+    folder.mkdir()
+    writer = gguf.GGUFWriter(folder / "m.gguf", "llama", split_max_tensors=1)
+    for name, array in {"a.weight": W, "b.weight": 100 * W}.items():
+        writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
-    checkpoint = open_checkpoint(tmp_path / "m-00002-of-00002.gguf")
+    part = open_checkpoint(folder / "m-00002-of-00002.gguf")
+    report = prune(folder, Global(amount=0.5), reports=())
 
-    assert checkpoint.notes == ("this is part 2 of 2 of a model: each part is pruned alone",)
-    assert [t.name for t in checkpoint.tensors] == ["b.weight"]
+    assert [t.name for t in part.tensors] == ["b.weight"]
+    assert part.notes == ("the model is split into several files; their folder stands for all of them",)
+    pruned = [gguf.GGUFReader(path).tensors[0].data for path in sorted((tmp_path / "m.pruned").iterdir())]
+    assert sum(int((array == 0).sum()) for array in pruned) == W.size
+    assert [row.pruned for row in report.rows] == [int((array == 0).sum()) for array in pruned]
+    assert (pruned[0] == 0).mean() > 0.9
 
 
 def test_a_key_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         OnlyZerosAdded,
         SameStructure,
     )
+    from prunecli.inspection.converters import Convertible
     from prunecli.inspection.diff import diff
     from prunecli.inspection.inspect import inspect
     from prunecli.inspection.scan import scan
@@ -67,6 +68,7 @@ _PUBLIC = {
         "OnlyZerosAdded",
         "SameStructure",
     ),
+    "inspection.converters": ("Convertible",),
     "inspection.diff": ("diff",),
     "inspection.inspect": ("inspect",),
     "inspection.scan": ("scan",),
@@ -92,6 +94,7 @@ __all__ = [
     "Block",
     "Checkpoint",
     "CheckpointError",
+    "Convertible",
     "DeviceError",
     "Finite",
     "GateError",

@@ -51,6 +51,14 @@ Dim = Annotated[
     int | None,
     whole_option("--dim", "D", 1, "Groups of --pattern run along this dimension.  [default: the inputs]"),
 ]
+For = Annotated[
+    str | None,
+    text_option(
+        "--for",
+        "torch",
+        "With --pattern 2:4: torch.sparse.to_sparse_semi_structured takes each tensor.",
+    ),
+]
 Finite = Annotated[bool, flag_option("--finite", "No weight is NaN or infinite.")]
 NoAllZero = Annotated[bool, flag_option("--no-all-zero", "No tensor is all zero.")]
 SameStructureAs = Annotated[
@@ -71,6 +79,7 @@ def check(
     max_tensor_sparsity: MaxTensorSparsity = None,
     pattern: Pattern = None,
     dim: Dim = None,
+    converter: For = None,
     finite: Finite = False,
     no_all_zero: NoAllZero = False,
     same_structure_as: SameStructureAs = None,
@@ -101,6 +110,7 @@ def check(
         *_sparsities("min_tensor_sparsity", min_tensor_sparsity, each=True),
         *_sparsities("max_tensor_sparsity", max_tensor_sparsity, upper=True, each=True),
         *_pattern(pattern, dim),
+        *_convertible(pattern, converter),
         *([Finite()] if finite else []),
         *([NoAllZero()] if no_all_zero else []),
         *([] if same_structure_as is None else [SameStructure(same_structure_as)]),
@@ -180,3 +190,15 @@ def _pattern(pattern: str | None, dim: int | None) -> Iterator[Condition]:
         yield GroupPattern(*parsers.parse_pattern(pattern), dim)
     elif dim is not None:
         raise UsageError("--dim is the dimension of --pattern", hint=(Argument("pattern", "2:4"), Argument("dim", dim)))
+
+
+def _convertible(pattern: str | None, converter: str | None) -> Iterator[Condition]:
+    from prunecli.inspection.converters import Convertible
+
+    if converter is None:
+        return
+    condition = Convertible(converter)
+    if pattern is None or parsers.parse_pattern(pattern) != (2, 4):
+        hint = (Argument("pattern", "2:4"), Argument("converter", condition.converter))
+        raise UsageError("--for converts weights of the pattern 2:4", hint=hint)
+    yield condition

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _FLAGS = {
     "amounts": "--at",
+    "converter": "--for",
     "deviations": "--thr-std",
     "evaluate": "--eval",
     "exclude": "-x",

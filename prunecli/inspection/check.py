@@ -42,8 +42,8 @@ def check(  # noqa: PLR0913 - one keyword for each option
 
     Args:
         path: The checkpoint: a file, a directory or index of shards, or an open checkpoint.
-        conditions: One or more of `MinSparsity`, `MaxSparsity`, `GroupPattern`, `Finite`, `NoAllZero`, `SameStructure`
-            and `OnlyZerosAdded`.
+        conditions: One or more of `MinSparsity`, `MaxSparsity`, `GroupPattern`, `Convertible`, `Finite`, `NoAllZero`,
+            `SameStructure` and `OnlyZerosAdded`.
         include: Patterns over tensor names, as in `prunecli.prune`.
         exclude: Patterns of tensors to leave out.
         min_dim: The smallest number of dimensions of a selected tensor (None: as in `prunecli.prune`).

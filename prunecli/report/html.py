@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.report import figures
 from prunecli.report.heat_map import heat_maps
-from prunecli.report.model import NOT_READ
+from prunecli.report.model import NOT_READ, on_disk_note
 from prunecli.report.page import NAME, made_at, render_page
 from prunecli.report.sentences import skipped_names
 from prunecli.report.text import at_cut, examined, request
@@ -58,6 +58,7 @@ def _values(report: Report) -> dict[str, object]:
         "disk": report.on_disk,
         "examined": examined(report),
         "sizes": _sizes(report),
+        "on_disk": on_disk_note(report),
         "request": request(report),
         "command": shlex.join(report.command),
         "whole": _bar(report.selected.zeros_before, report.selected.zeros_after, report.selected.numel),
@@ -97,11 +98,9 @@ def _sizes(report: Report) -> list[tuple[str, int, float]]:
     """Return the encodings of the selected tensors: label, bytes, percentage of the largest."""
     disk = report.on_disk
     sizes = [("dense, as written", disk.dense_bytes)]
-    if disk.bitmask_bytes is not None:
-        sizes.append(("bitmask and non-zeros", disk.bitmask_bytes))
     if disk.compressed is not None:
-        sizes.append((f"{disk.compressed.method}, before", disk.compressed.bytes_before))
-        sizes.append((f"{disk.compressed.method}, after", disk.compressed.bytes_after))
+        sizes.append(("with zstd -3, before", disk.compressed.bytes_before))
+        sizes.append(("with zstd -3, after", disk.compressed.bytes_after))
     most = max(size for _, size in sizes) or 1
     return [(label, size, round(100 * size / most, 2)) for label, size in sizes]
 

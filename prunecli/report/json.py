@@ -9,13 +9,13 @@ from numbers import Integral, Real
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from prunecli.report.model import COLUMNS, NOT_READ, ON_DISK
+from prunecli.report.model import COLUMNS, NOT_READ, on_disk_note
 from prunecli.text.json import dump_with_lines, encode
 
 if TYPE_CHECKING:
-    from prunecli.report.model import OnDisk, Report, Row
+    from prunecli.report.model import Report, Row
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the document. It rises when a key is removed or changes its meaning."""
 
 _cells = attrgetter(*COLUMNS)
@@ -74,18 +74,18 @@ def _document(report: Report) -> dict[str, object]:
         },
         "output": None if report.output_path is None else output,
         "totals": {"selected": asdict(report.selected), "all": {**asdict(report.all), "note": NOT_READ}},
-        "on_disk": _on_disk(report.on_disk),
+        "on_disk": _on_disk(report),
         "warnings": report.warnings,
         "facts": report.facts,
     }
 
 
-def _on_disk(disk: OnDisk) -> dict[str, object]:
+def _on_disk(report: Report) -> dict[str, object]:
     """Return the sizes; the key `compressed` is absent without an estimate."""
-    values = asdict(disk)
-    if disk.compressed is None:
+    values = asdict(report.on_disk)
+    if report.compressed is None:
         del values["compressed"]
-    return {**values, "note": ON_DISK}
+    return {**values, "note": on_disk_note(report)}
 
 
 def _plain(value: object) -> object:

@@ -11,7 +11,7 @@ import shlex
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prunecli.report.model import ON_DISK
+from prunecli.report.model import on_disk_note
 from prunecli.report.sentences import skipped_names
 from prunecli.report.text import examined, request
 from prunecli.text.escape import printable, shortened
@@ -103,14 +103,11 @@ def _totals(report: Report) -> str:
 
 def _sizes(report: Report) -> str:
     disk = report.on_disk
-    parts = [f"{format_bytes(disk.dense_bytes)} dense"]
-    if disk.bitmask_bytes is not None:
-        parts.append(f"{format_bytes(disk.bitmask_bytes)} as bitmask and non-zeros")
+    parts, note = [f"{format_bytes(disk.dense_bytes)} dense"], on_disk_note(report)
     if disk.compressed is not None:
-        after, before = format_bytes(disk.compressed.bytes_after), format_bytes(disk.compressed.bytes_before)
-        parts.append(f"about {after} with {disk.compressed.method} ({before} before)")
+        parts.append(disk.compressed.words)
     fits = "" if disk.two_four is None else f" 2:4 fits {disk.two_four:,} of {examined(report)}."
-    return f"**On disk:** {', '.join(parts)}.{fits} {ON_DISK.capitalize()}."
+    return f"**On disk:** {', '.join(parts)}.{fits} {note[:1].upper()}{note[1:]}."
 
 
 def _tables(report: Report, space: int) -> list[str]:

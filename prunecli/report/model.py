@@ -13,6 +13,7 @@ from prunecli.dtypes import BITS, FLOATS
 from prunecli.layout import TensorLayout, assumed_layout
 from prunecli.report.forms import Forms
 from prunecli.report.state_dicts import taken_in_words
+from prunecli.text.numbers import format_bytes
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 NOT_READ = "tensors that are not selected are not read: their zeros are unknown and not counted"
 """The note on the totals over all parameters."""
 
-ON_DISK = "a dense file with zeros is neither smaller nor faster by itself"
+ON_DISK = (
+    "a dense file with zeros is neither smaller nor faster by itself; zstd -3 makes it smaller, and the Hugging Face "
+    "Hub does so by itself"
+)
 """The note on the sizes on disk."""
 
 _NO_LAYOUT = assumed_layout(0)
@@ -205,6 +209,13 @@ class Compressed:
     bytes_before: int
     bytes_after: int
 
+    @property
+    def words(self) -> str:
+        """The estimate in words: what can be typed, what it gives, and what was measured."""
+        after, before = format_bytes(self.bytes_after), format_bytes(self.bytes_before)
+        measured = f"measured with {self.method} on a sample of {format_bytes(self.sampled_bytes)}"
+        return f"about {after} with zstd -3, {before} before ({measured})"
+
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
@@ -212,14 +223,12 @@ class OnDisk:
 
     Attributes:
         dense_bytes: The bytes that they take in the checkpoint.
-        bitmask_bytes: The bytes of one bit per weight plus the non-zeros, None if zeros were not counted.
         two_four: The number of tensors that fit the 2:4 pattern, None if it was not examined.
         two_four_examined: The number of tensors that were examined: those with 4 inputs or more.
         compressed: The estimate of the compressed size, None if none was requested.
     """
 
     dense_bytes: int
-    bitmask_bytes: int | None
     two_four: int | None = None
     two_four_examined: int = 0
     compressed: Compressed | None = None
@@ -328,11 +337,15 @@ class Report(Forms):
         examined = [row.two_four for row in rows if row.two_four is not None]
         return OnDisk(
             dense_bytes=sum(_dense_bytes(row) for row in rows),
-            bitmask_bytes=_sum(_bitmask_bytes(row) for row in rows),
             two_four=sum(examined) if examined else None,
             two_four_examined=len(examined),
             compressed=self.compressed,
         )
+
+
+def on_disk_note(report: Report) -> str:
+    """Return the note on the sizes on disk; of a torch zip it says that there is a form that torch.load reads."""
+    return f"{ON_DISK}; packed, it is read by torch.load" if report.format in {"torch zip", "TorchScript"} else ON_DISK
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
@@ -351,9 +364,3 @@ def _fraction(count: int | None, numel: int) -> float | None:
 
 def _dense_bytes(row: Row) -> int:
     return row.numel * BITS[row.dtype] // 8
-
-
-def _bitmask_bytes(row: Row) -> int | None:
-    if row.zeros_after is None:
-        return None
-    return -(-row.numel // 8) + (row.numel - row.zeros_after) * BITS[row.dtype] // 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
-from prunecli.report.model import ON_DISK
+from prunecli.report.model import on_disk_note
 from prunecli.report.sentences import skipped_names
 from prunecli.text.escape import printable
 from prunecli.text.name_ranges import grouped
@@ -230,9 +230,7 @@ def _left_out(rows: Iterable[Row]) -> list[str]:
 
 
 def _sizes(report: Report) -> str:
-    disk = report.on_disk
-    packed = "" if disk.bitmask_bytes is None else f", {format_bytes(disk.bitmask_bytes)} as bitmask and non-zeros"
-    return f"on disk     {format_bytes(disk.dense_bytes)} dense{packed}; {ON_DISK}"
+    return f"on disk     {format_bytes(report.on_disk.dense_bytes)}: {on_disk_note(report)}"
 
 
 def _estimate(report: Report) -> list[str]:
@@ -240,10 +238,8 @@ def _estimate(report: Report) -> list[str]:
     estimate = report.compressed
     if estimate is None:
         return []
-    after, before = format_bytes(estimate.bytes_after), format_bytes(estimate.bytes_before)
-    sampled = format_bytes(estimate.sampled_bytes)
     return [
-        f"compressed  about {after}, {before} before ({estimate.method} on a sample of {sampled})",
+        f"compressed  {estimate.words}",
         f"2:4         {report.on_disk.two_four or 0:,} of {examined(report)} fit",
     ]
 

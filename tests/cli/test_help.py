@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from support.command_line import Prune
 
 COMMANDS = list(ABOUT)
-OTHER_FLAGS = {"all_tensors": "--all", "evaluate": "--eval"}
+OTHER_FLAGS = {"all_tensors": "--all", "converter": "--for", "evaluate": "--eval"}
 """The parameters whose flag is not their name."""
 
 

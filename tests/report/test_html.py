@@ -52,7 +52,7 @@ def test_the_page_has_every_part() -> None:
         "50.0% zero",
         "50 of 100 weights zeroed by this run in 1 tensor; 0.0% were zero before.",
         "2 tensors, 110 parameters; at least 45.5% are zero now.",
-        "zstd level 3, after80.0 kB",
+        "with zstd -3, after80.0 kB",
         "neither smaller nor faster by itself",
         "1 of 1 tensor fits the 2:4 pattern",
         "1 tensor: fewer than 2 dimensions",

@@ -77,7 +77,7 @@ def test_an_estimate_names_its_method() -> None:
     estimate = Compressed("zstd level 3", 1_000_000, 190_000, 80_000)
     text = written(write_report, report(row(two_four=True), row("b", two_four=False), compressed=estimate))
 
-    assert "compressed  about 80.0 kB, 190.0 kB before (zstd level 3 on a sample of 1.0 MB)\n" in text
+    assert "about 80.0 kB with zstd -3, 190.0 kB before (measured with zstd level 3 on a sample of 1.0 MB)\n" in text
     assert "2:4         1 of 2 tensors fit\n" in text
     assert "neither smaller nor faster" in text
     assert "compressed" not in written(write_report, report(row(two_four=True)))

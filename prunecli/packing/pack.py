@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunecli.checkpoint import Checkpoint, CheckpointFile, PathLike
-from prunecli.errors import Argument, Call, CheckpointError, Hint, OutputError, UsageError
+from prunecli.errors import Argument, Call, CheckpointError, Hint, UsageError
 from prunecli.formats.open import open_checkpoint
-from prunecli.formats.output_names import default_output
+from prunecli.formats.output_names import check_format, default_output
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.torch.format import TORCH_ZIP, TORCHSCRIPT
 from prunecli.formats.torch.packed import MEMORY_LIMIT, gap_bytes, is_storage, open_zip, restore_record
@@ -47,8 +47,6 @@ LOADERS = (
     "torch.load(mmap=True) raises, and so does the .bin loader of transformers, which maps files",
 )
 """Sentences on who reads a packed file."""
-
-_SUFFIXES = {".safetensors", ".gguf", ".onnx", ".npz", ".h5"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +213,7 @@ class _Job:
         if not dry_run:
             target = output_target(checkpoint, output, lambda: default_path(path, ending), in_place=in_place)
         if isinstance(target, Path):
-            _check_suffix(checkpoint, target)
+            check_format(checkpoint, target)
             check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)
         return cls(checkpoint, name, target, threads, force or in_place, progress)
 
@@ -261,15 +259,6 @@ def _check_kind(checkpoint: Checkpoint, name: str) -> None:
     if checkpoint.format == SAFETENSORS.name:
         hint = "zstd -3 compresses the file, and no loader reads it then"
     raise CheckpointError(f"{name} is {checkpoint.format}: only zip files of torch can be packed", hint=hint)
-
-
-def _check_suffix(checkpoint: Checkpoint, target: Path) -> None:
-    suffix = target.suffix.lower()
-    if suffix in _SUFFIXES and suffix != checkpoint.path.suffix.lower():
-        raise OutputError(
-            f"{printable(str(target))} would not be what its suffix says: the output is a file of torch",
-            hint=Argument("output", printable(str(target.with_suffix(checkpoint.path.suffix or ".pth")))),
-        )
 
 
 def _check_output(fd: int, name: str) -> None:

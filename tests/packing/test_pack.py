@@ -263,8 +263,8 @@ def test_pruning_a_packed_file_is_pruning_the_file(ckpt: Path) -> None:
     pack(ckpt)
     outputs = []
     for name in ("m.pth", "m.packed.pth"):
-        report = prune(ckpt.with_name(name), L1(amount=0.7), output=ckpt.with_name(f"{name}.out"), reports=())
-        outputs.append(ckpt.with_name(f"{name}.out").read_bytes())
+        report = prune(ckpt.with_name(name), L1(amount=0.7), output=ckpt.with_name(f"out.{name}"), reports=())
+        outputs.append(ckpt.with_name(f"out.{name}").read_bytes())
         assert report.input_bytes == ckpt.with_name(name).stat().st_size
 
     assert outputs[0] == outputs[1]

@@ -62,8 +62,9 @@ def flat_stack_evidence(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -
     """
     path, last = split_name(tensor.name)
     stack = _parts(tensor.name)
-    named = _is_named_as_stack(path, last) or any("moe" in words(part) for part in path)
-    if len(tensor.shape) != 2 or stack.suffix or not named or not _is_first_or_second(stack):
+    if len(tensor.shape) != 2 or stack.suffix or not _is_first_or_second(stack):
+        return None
+    if not _is_named_as_stack(path, last) and not any("moe" in words(part) for part in path):
         return None
     router = _router(tensor, tensors, stack.parent)
     if router is None or router.shape[1] != tensor.shape[1] or tensor.shape[0] == router.shape[0]:

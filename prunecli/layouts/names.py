@@ -113,7 +113,7 @@ def bias_names(name: str) -> tuple[str, ...]:
     layer of Keras 3 have numbers, and the bias is the last one.
     """
     head, dot, last = name.rpartition(".")
-    own = (f"{head}{dot}{last.replace(word, 'bias', 1)}" for word in ("weight", "kernel") if word in last)
+    own = [f"{head}{dot}{last.replace(word, 'bias', 1)}" for word in ("weight", "kernel") if word in last]
     path, variables, number = name.rpartition("/vars/")
     later = range(int(number) + 1, 3) if variables and number in {"0", "1"} else ()
     return (*own, f"{name}_bias", *(f"{path}{variables}{index}" for index in later))

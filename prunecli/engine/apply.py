@@ -72,7 +72,8 @@ class Applier:
         ranges = [self._range(index, tensor) for index, tensor in targets]
         # The bytes between targets are copied with the files.
         windows = _layout(source.assembly.size, ranges, (), sink, window, gap=0).windows()
-        return [*(Around(file.size, records.spans_of(number)) for number, file in enumerate(files)), windows]
+        spans = records.spans_by_file(len(files))
+        return [*(Around(file.size, own) for file, own in zip(files, spans, strict=True)), windows]
 
     def _range(self, index: int, tensor: TensorInfo) -> TargetRange:
         def reach(first: int, stop: int) -> tuple[int, int]:

@@ -145,14 +145,13 @@ class ChunkRecords(Records):
 
         results([pool.submit(find, first) for first in range(0, len(self._chunks), _LOCATED)])
 
-    def spans_of(self, file: int) -> list[Span]:
-        """Return the bytes of the chunks in a file."""
+    def spans_by_file(self, count: int) -> list[list[Span]]:
+        """Return the bytes of the chunks in each of `count` files."""
         assembly = self._source.assembly
-        return [
-            Span(self._source.place(chunk).start, assembly.chunk_bytes(chunk))
-            for chunk in self._chunks
-            if assembly.files[chunk] == file
-        ]
+        spans: list[list[Span]] = [[] for _ in range(count)]
+        for chunk in self._chunks:
+            spans[assembly.files[chunk]].append(Span(self._source.place(chunk).start, assembly.chunk_bytes(chunk)))
+        return spans
 
     def parts(self, own: memoryview, window: Window) -> Iterator[Part]:
         """Yield the parts of chunks with a checksum in `own`, the bytes of a window."""

@@ -10,6 +10,7 @@ import json
 import pickle
 import struct
 import zipfile
+from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +160,15 @@ def is_distributed(folder: Path) -> bool:
 
 
 def read_distributed(folder: Path) -> dict[str, Any]:
-    """Return the nested dict that was saved: read by torch, or from the headers of safetensors where torch cannot."""
+    """Return the nested dict that was saved: read by torch, or from the headers of safetensors where torch cannot.
+
+    A checkpoint that has not changed is read once.
+    """
+    return _read(folder, *sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()))
+
+
+@lru_cache(maxsize=64)
+def _read(folder: Path, *_: tuple[str, int]) -> dict[str, Any]:
     from torch.distributed.checkpoint import FileSystemReader, HuggingFaceStorageReader
     from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict

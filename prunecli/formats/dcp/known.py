@@ -20,6 +20,9 @@ MOST_DIMENSIONS = 6
 CHUNK_MEMOS, PLACE_MEMOS = 8, 7
 """The values that one chunk, and one place without its texts, store in the memo."""
 
+FETCHES = (b"h", b"j")
+"""The opcodes that fetch an entry of the memo: every chunk and every place begins with its class."""
+
 _NUMBER = rb"(K.|M..|J....|\x8a\x05.{5}|\x8a\x06.{6})"
 _INDEX = rb"(?:K.|M..|J....|N)"
 _MADE = rb"\)\x81\x94}\x94\("  # an empty object, and the beginning of its attributes

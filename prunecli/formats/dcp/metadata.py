@@ -15,6 +15,7 @@ from prunecli.errors import CheckpointError
 from prunecli.formats.dcp.known import (
     CHUNK,
     CHUNK_MEMOS,
+    FETCHES,
     INDEX,
     PLACE_MEMOS,
     fetched_number,
@@ -91,9 +92,9 @@ class _Machine(ValueMachine):
         window, opcodes, code = cast("Window", stream), self.opcodes, b""
         self.tell = window.tell
         while code != STOP:
-            for one in self.known.values():
-                self._follow_known(window, one)
             code = window.read(1)
+            if code in FETCHES and self.known and self._follow_known(window):
+                continue
             if code not in opcodes:
                 raise ValueError(opcode_error(code))
             argument, step = opcodes[code]
@@ -104,14 +105,21 @@ class _Machine(ValueMachine):
 
     # --- many chunks and places at once
 
-    def _follow_known(self, window: Window, one: Known) -> None:
-        """Take all chunks and places at the position of `window` that look as usual."""
-        while True:
-            if len(window.data) - window.at < AHEAD:
-                window.look_ahead()
-            taken = self._take_chunk(window, one) or (one.place is not None and self._take_place(window, one))
-            if not taken:
-                return
+    def _follow_known(self, window: Window) -> bool:
+        """Take all chunks and places that look as usual, from the opcode on that was just read; return if there are."""
+        window.at -= 1
+        begin = window.tell()
+        while any(self._take(window, one) for one in self.known.values()):
+            pass
+        taken = window.tell() > begin
+        window.at += not taken
+        return taken
+
+    def _take(self, window: Window, one: Known) -> bool:
+        """Take a chunk or a place, if one is at the position of `window`."""
+        if len(window.data) - window.at < AHEAD:
+            window.look_ahead()
+        return self._take_chunk(window, one) or (one.place is not None and self._take_place(window, one))
 
     def _is_fetched(self, count: int) -> bool:
         """Return whether one of the next `count` values that go into the memo may be fetched."""

@@ -16,7 +16,7 @@ from prunecli.version import __version__
 
 if TYPE_CHECKING:
     from prunecli.api import prune, prune_state_dict
-    from prunecli.api_convert import convert
+    from prunecli.api_convert import convert, strip
     from prunecli.baking.bake import bake
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.errors import CheckpointError, DeviceError, OutputError, PruneError, SelectionError, UsageError
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from prunecli.strategies.mask import Mask
     from prunecli.strategies.recipe import Recipe, Rule
     from prunecli.strategies.semi_structured import TopK
+    from prunecli.strategies.strip import Strip
     from prunecli.strategies.structured import Block, RandomStructured, Structured
     from prunecli.strategies.thresholds import StdThreshold, Threshold
     from prunecli.strategies.unstructured import L1, Global, Percentile, Random
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "api": ("prune", "prune_state_dict"),
-    "api_convert": ("convert",),
+    "api_convert": ("convert", "strip"),
     "baking.bake": ("bake",),
     "checkpoint": ("Checkpoint", "TensorInfo"),
     "errors": ("CheckpointError", "DeviceError", "OutputError", "PruneError", "SelectionError", "UsageError"),
@@ -79,6 +80,7 @@ _PUBLIC = {
     "strategies.mask": ("Mask",),
     "strategies.recipe": ("Recipe", "Rule"),
     "strategies.semi_structured": ("TopK",),
+    "strategies.strip": ("Strip",),
     "strategies.structured": ("Block", "RandomStructured", "Structured"),
     "strategies.thresholds": ("StdThreshold", "Threshold"),
     "strategies.unstructured": ("L1", "Global", "Percentile", "Random"),
@@ -119,6 +121,7 @@ __all__ = [
     "SelectionError",
     "Selector",
     "StdThreshold",
+    "Strip",
     "Structured",
     "TensorInfo",
     "Threshold",
@@ -139,6 +142,7 @@ __all__ = [
     "prune_state_dict",
     "scan",
     "search",
+    "strip",
     "sweep",
     "unpack",
 ]

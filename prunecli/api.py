@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from prunecli.checkpoint import Checkpoint, Keys, PathLike
+    from prunecli.conversion.stripping import Stripped
     from prunecli.engine.outputs import Outputs
     from prunecli.engine.recipe_run import RecipeRun
     from prunecli.engine.sharded.memory import ShardedTensors
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
     from prunecli.selection.select import Selection
     from prunecli.strategies.strategy import Strategy
+    from prunecli.strategies.strip import Strip
 
     _Tensors: TypeAlias = TensorsInMemory | ShardedTensors
     _Alike: TypeAlias = Callable[[Callable[[], RecipeRun | Work]], RecipeRun | Work]
@@ -75,6 +77,7 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
     max_shard_size: str | int | None = None,
     untie: bool = False,
     drop_rest: bool = False,
+    strip: Strip | None = None,
     strict: bool = False,
     sha256: bool = False,
     estimate: bool = False,
@@ -117,6 +120,7 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
         max_shard_size: Write a directory of shards of at most this size, such as "5GB".
         untie: In a new layout, store tied tensors once for each name.
         drop_rest: In a new format, leave out what it cannot hold.
+        strip: Drop the optimizer and everything else but the weights in the same pass, and cast them; see `strip`.
         strict: Raise CheckpointError if a weight is not finite.
         sha256: Read the input and the output again and put their digests into the report.
         estimate: Compress a sample of both and put the estimated sizes into the report.
@@ -151,7 +155,7 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
         ),
         key,
         device,
-        Layout(max_shard_size, untie=untie, drop_rest=drop_rest),
+        Layout(max_shard_size, untie=untie, drop_rest=drop_rest, strip=strip),
     )
     return prune_request(request)[0]
 
@@ -181,14 +185,21 @@ class PruneRequest:
 def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
     """Do what `prune` does, and return the report and the paths where reports were written."""
     options = request.options
-    checkpoint = open_checkpoint(request.path, key=request.key, label=options.label)
+    original = checkpoint = open_checkpoint(request.path, key=request.key, label=options.label)
+    stripped = _stripped(original, request)
+    if stripped is not None:
+        checkpoint = stripped.checkpoint
     plan = _plan(checkpoint, request.strategy, request.selector, request.scores)
     device = _device(request.device, plan, options)
     kept = _side_inputs(request.strategy, request.scores)
-    made = converted_output(checkpoint, request.outputs.output, request.layout, in_place=request.outputs.in_place)
+    target, in_place = request.outputs.output, request.outputs.in_place
+    made = converted_output(original, target, request.layout, in_place=in_place, stripped=stripped)
     arrangement = None if made is None else made.arrangement
-    outputs = plan_outputs(checkpoint, request.path, request.outputs, kept, request.scores.mask_in, arrangement)
-    outputs = outputs if made is None else replace(outputs, facts=made.facts)
+    outputs = plan_outputs(original, request.path, request.outputs, kept, request.scores.mask_in, arrangement)
+    if made is not None:
+        facts = made.facts if stripped is None else (*stripped.facts, *made.facts)
+        allowed = stripped is not None and stripped.allow_overflow
+        outputs = replace(outputs, facts=facts, allow_overflow=allowed)
     if options.group.size > 1:
         from prunecli.engine.agreed import agree_on  # for several processes only
 
@@ -206,6 +217,17 @@ def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
     if options.group.rank == 0:
         publish_reports(report, outputs)
     return report, outputs.reports
+
+
+def _stripped(checkpoint: Checkpoint, request: PruneRequest) -> Stripped | None:
+    """Return what the request, or its recipe, strips of a checkpoint; None if it strips nothing."""
+    own = request.strategy.strip if isinstance(request.strategy, Recipe) else None
+    strip = request.layout.strip or own
+    if strip is None:
+        return None
+    from prunecli.conversion.stripping import stripped
+
+    return stripped(checkpoint, strip)
 
 
 def _plan(
@@ -237,7 +259,7 @@ def _run(checkpoint: Checkpoint, plan: RecipeRun | Work, outputs: Outputs, optio
     def run_pass(work: Work, mask: int | None) -> Report:
         if mask is None:
             return prune_files(checkpoint, work, outputs, options)
-        mask_only = replace(outputs, checkpoint=None, mask=mask)
+        mask_only = replace(outputs, checkpoint=None, mask=mask, arrangement=None)
         return prune_files(checkpoint, work, mask_only, replace(options, gates=None, sha256=False))
 
     target = outputs.checkpoint

@@ -1,4 +1,4 @@
-"""Convert a checkpoint file to another format with one call."""
+"""Convert or strip a checkpoint file with one call."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from prunecli.conversion.layout import Layout, converted_output
+from prunecli.conversion.stripping import Dropped, Stripped, stripped
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import OutputRequest, plan_outputs
 from prunecli.formats.open import open_checkpoint
+from prunecli.formats.output_names import default_output
 from prunecli.io.limits import check_threads
 from prunecli.progress import NoProgress
+from prunecli.strategies.strip import Strip
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from prunecli.checkpoint import Checkpoint, Keys, PathLike
@@ -144,3 +147,143 @@ def _result(checkpoint: Checkpoint, made: Converted, outputs: Outputs, label: st
 
 def _name(output: Path | int | None) -> str | None:
     return None if output is None else "-" if isinstance(output, int) else str(output)
+
+
+@dataclass(frozen=True, slots=True)
+class StripResult:
+    """The result of `strip`.
+
+    Attributes:
+        input_path: The path of the input, or its label.
+        output_path: The path of the output, "-" for a descriptor, None after a dry run.
+        input_format: The format of the input.
+        output_format: The format of the output.
+        input_bytes: The size of all input files that contain tensors.
+        output_bytes: The size of all output files that contain tensors.
+        tensors: The number of tensors that stay.
+        dropped: What goes: name, role, number of tensors, and the bytes that only these use.
+        casts: The dtypes before and after, the number of cast tensors, and the bytes saved.
+        unwrapped: The number of names that lost the prefix of a wrapper.
+        files: The names of the files of a directory; none for a single file.
+        facts: Sentences about other changes.
+        warnings: Sentences about weights that the cast loses.
+        seconds: The duration.
+    """
+
+    input_path: str
+    output_path: str | None
+    input_format: str
+    output_format: str
+    input_bytes: int
+    output_bytes: int
+    tensors: int
+    dropped: tuple[Dropped, ...] = ()
+    casts: tuple[tuple[str, str, int, int], ...] = ()
+    unwrapped: int = 0
+    files: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """Return the result as a JSON object with a line break at its end; `schema` is the version of its keys."""
+        return json.dumps({"schema": 1, "command": "strip", **asdict(self)}, indent=2) + "\n"
+
+
+def strip(  # noqa: PLR0913 - one keyword for each option
+    path: PathLike,
+    output: PathLike | int | None = None,
+    *,
+    keep: str | Sequence[str] = "model",
+    to: str | None = None,
+    allow_overflow: bool = False,
+    unwrap: bool = True,
+    format: str | None = None,  # noqa: A002 - the word of the command line
+    max_shard_size: str | int | None = None,
+    untie: bool = False,
+    key: Keys = None,
+    threads: int = 0,
+    force: bool = False,
+    in_place: bool = False,
+    dry_run: bool = False,
+    label: str | None = None,
+    progress: Progress | None = None,
+) -> StripResult:
+    """Write a training checkpoint without its optimizer, and without everything else but the weights.
+
+    In a torch file the pickled object keeps its structure: entries such as the epoch stay. Other formats get what they
+    can hold of these.
+
+    Args:
+        path: A checkpoint file, a directory of shards, or an index file of shards.
+        output: The path of the result; its suffix is the format, see `convert`. By default `ckpt.stripped.pth` next to
+            `ckpt.pth`.
+        keep: "model" keeps the weights of the model, "ema" their moving averages under the names of the model (weights
+            without an average stay), and patterns keep the tensors that match: globs over names, or regular expressions
+            after `re:`.
+        to: "fp16" or "bf16" casts the kept floating-point weights, rounded to nearest, half to even, as torch does.
+        allow_overflow: Let finite weights become infinite by the cast; they are counted in any case.
+        unwrap: Remove the prefixes of wrappers from names, such as `module.` and `_orig_mod.`.
+        format: "safetensors" or "torch", for a directory or a descriptor.
+        max_shard_size: The most bytes of a shard.
+        untie: Store tied tensors once for each name.
+        key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them.
+        threads: The number of threads; 0 takes as many as help.
+        force: Replace an existing output.
+        in_place: Replace the input.
+        dry_run: Write nothing; a cast is still measured.
+        label: The name of the input in messages. By default its path.
+        progress: Receives the progress, from any thread.
+
+    Returns:
+        What went, and what that saves.
+
+    Raises:
+        PruneError: Nothing would be left, finite weights would become infinite, or the output cannot be written. No
+            output is written then.
+    """
+    check_threads(threads)
+    wanted = Strip(keep, to, allow_overflow, unwrap)
+    checkpoint = open_checkpoint(path, key=key, label=label)
+    left = stripped(checkpoint, wanted)
+    layout = Layout(max_shard_size, untie=untie, format=format)
+    made = converted_output(checkpoint, output, layout, in_place=in_place, stripped=left)
+    if made is None:
+        raise TypeError
+    target = stripped_output(path) if output is None and not in_place else output
+    request = OutputRequest(target, (), force=force, in_place=in_place, dry_run=dry_run)
+    outputs = plan_outputs(checkpoint, path, request, (), None, made.arrangement)
+    options = RunOptions(threads=threads, progress=NoProgress() if progress is None else progress)
+    return _strip(checkpoint, left, made, replace(outputs, allow_overflow=allow_overflow), options, label or str(path))
+
+
+def _strip(
+    checkpoint: Checkpoint, left: Stripped, made: Converted, outputs: Outputs, options: RunOptions, label: str
+) -> StripResult:
+    from prunecli.engine.arranged_run import write_arranged
+
+    written = write_arranged(checkpoint, outputs, options)
+    whole = _result(checkpoint, made, outputs, label)
+    return StripResult(
+        whole.input_path,
+        whole.output_path,
+        whole.input_format,
+        whole.output_format,
+        whole.input_bytes,
+        whole.output_bytes,
+        whole.tensors,
+        left.dropped,
+        tuple((before, after, *counts) for (before, after), counts in left.casts.items()),
+        left.unwrapped,
+        whole.files,
+        whole.facts,
+        written.warnings,
+        round(written.seconds, 3),
+    )
+
+
+def stripped_output(path: PathLike) -> Path:
+    """Return the default output: `.stripped` before the suffix of a file, or at the end of a directory's name."""
+    pruned = default_output(path)
+    before, _, after = pruned.name.rpartition(".pruned")
+    return pruned.with_name(f"{before}.stripped{after}")

@@ -109,6 +109,9 @@ FLOATS: dict[str, Float] = {
 }
 """The dtypes whose weights can be pruned."""
 
+CASTABLE = frozenset({"F64", "F32", "F16", "BF16"})
+"""The dtypes whose numbers can be cast to 16 bits."""
+
 _OTHER_DTYPES = {
     4: ("F4",),
     6: ("F6_E2M3", "F6_E3M2"),

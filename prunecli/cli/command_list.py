@@ -193,6 +193,15 @@ COMMANDS = {
         ),
         OUTPUT,
     ),
+    "strip": Command(
+        FILES,
+        "Drop everything but the weights of a training checkpoint.",
+        (
+            Example("Without the optimizer, at half the size", "prune strip model.pth --to fp16"),
+            Example("One part of the model", "prune strip model.safetensors --keep 'fc*' -o fc.safetensors"),
+        ),
+        OUTPUT,
+    ),
     "bake": Command(
         FILES,
         "Fold pruned weights: x_orig * x_mask becomes x.",

@@ -104,13 +104,9 @@ def _lines(written: ConvertResult) -> list[str]:
 
     where = "standard output" if written.output_path == "-" else printable(written.output_path or "")
     shards = f" in {counted(len(written.files), 'file')}" if written.files else ""
-    sizes = f"{format_bytes(written.output_bytes)}{shards}, {format_bytes(written.input_bytes)} before"
-    verb = "would convert" if written.output_path is None else "converted"
-    tensors = counted(written.tensors, "tensor")
-    return [
-        f"got       {verb} {tensors} from {written.input_format} to {written.output_format}",
-        *(f"note      {fact}" for fact in written.facts),
-        f"output    nothing written (dry run: {sizes})"
-        if written.output_path is None
-        else f"output    {where} ({sizes})",
-    ]
+    sizes = f"{format_bytes(written.input_bytes)} before, {format_bytes(written.output_bytes)}{shards} after"
+    verb = "would be converted" if written.output_path is None else "converted"
+    formats = f"from {written.input_format} to {written.output_format}"
+    end = "; nothing written (dry run)" if written.output_path is None else f" -> {where}"
+    sentence = f"{counted(written.tensors, 'tensor')} {verb} {formats}, {sizes}{end}"
+    return [sentence, *([""] if written.facts else []), *(f"note      {fact}" for fact in written.facts)]

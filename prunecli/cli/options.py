@@ -137,6 +137,23 @@ Untie = Annotated[bool, flag_option("--untie", "In a new format, store tied tens
 DropRest = Annotated[
     bool, flag_option("--drop-rest", "Leave out what a new format cannot hold, such as an optimizer.", panel=OUTPUT)
 ]
+StripTo = Annotated[
+    list[str] | None,
+    text_option(
+        "--strip",
+        "model|ema|GLOB",
+        "Drop everything but the model's weights, its moving averages or matching tensors, as `prune strip` does."
+        " Repeatable.",
+        panel=OUTPUT,
+    ),
+]
+To = Annotated[
+    str | None,
+    text_option("--to", "fp16|bf16", "Cast the weights, rounded to nearest; needs --strip.", panel=OUTPUT),
+]
+AllowOverflow = Annotated[
+    bool, flag_option("--allow-overflow", "Let weights beyond the range of fp16 become infinite.", panel=OUTPUT)
+]
 Reports = Annotated[
     list[Path] | None,
     text_option(
@@ -266,6 +283,9 @@ class SharedOptions:
     max_shard_size: MaxShardSize = None
     untie: Untie = False
     drop_rest: DropRest = False
+    strip: StripTo = None
+    to: To = None
+    allow_overflow: AllowOverflow = False
     report: Reports = None
     no_report: NoReport = False
     json: ReportJson = False

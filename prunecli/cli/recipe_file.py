@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from prunecli.cli import pruning
 from prunecli.cli.hints import as_toml
+from prunecli.cli.recipe_strip import read_strip
 from prunecli.cli.repair.synonyms import COMMANDS, OPTIONS
 from prunecli.errors import Argument, PruneError, UsageError
 from prunecli.layouts.overrides import parse_layout
@@ -87,7 +88,7 @@ def _recipe(text: str, path: str) -> Recipe:
         raise UsageError(f"a key in the recipe {printable(path)} has more than {_PARTS} parts", hint=_EXAMPLE)
     document = tomllib.loads(text)
     for key in document:
-        if key != "rule":
+        if key not in {"rule", "strip"}:
             raise UsageError(
                 f"the recipe has an unknown key {printable(repr(key))}{_line(text, key, 0)}: it is a list of rules",
                 hint=_EXAMPLE,
@@ -101,7 +102,8 @@ def _recipe(text: str, path: str) -> Recipe:
     if len(rules) > RULES_LIMIT:
         message = f"the recipe {printable(path)} has {len(rules):,} rules, more than {RULES_LIMIT:,}"
         raise UsageError(message, hint="one pattern can choose many tensors: *.weight")
-    return Recipe(tuple(_rule(rule, number, text) for number, rule in enumerate(rules, 1)), path)
+    strip = read_strip(document["strip"]) if "strip" in document else None
+    return Recipe(tuple(_rule(rule, number, text) for number, rule in enumerate(rules, 1)), path, strip)
 
 
 # --- one rule

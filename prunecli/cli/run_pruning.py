@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
     from prunecli.strategies.recipe import Recipe
     from prunecli.strategies.strategy import Strategy
+    from prunecli.strategies.strip import Strip
     from prunecli.text.tables import View
 
 
@@ -126,8 +127,20 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
         ),
         options.key,
         device_of(options.device),
-        Layout(options.max_shard_size, untie=options.untie, drop_rest=options.drop_rest),
+        Layout(options.max_shard_size, untie=options.untie, drop_rest=options.drop_rest, strip=_strip(options)),
     )
+
+
+def _strip(options: SharedOptions) -> Strip | None:
+    """Return what is stripped; UsageError for a cast without it."""
+    if options.strip is not None:
+        from prunecli.strategies.strip import Strip
+
+        return Strip(options.strip, options.to, options.allow_overflow)
+    if options.to is not None or options.allow_overflow:
+        flag = "--to" if options.to is not None else "--allow-overflow"
+        raise UsageError(f"{flag} needs --strip, which says what is kept", hint="--strip model")
+    return None
 
 
 def _through_pipes(stack: ExitStack, request: PruneRequest, options: SharedOptions) -> PruneRequest:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint
     from prunecli.conversion.contents import Contents
+    from prunecli.conversion.stripping import Stripped
     from prunecli.conversion.target import Target
     from prunecli.formats.safetensors.writer import NewTensor
     from prunecli.io.arrangement import Move, OutputFile
@@ -60,7 +61,8 @@ class Converted:
 def converted(checkpoint: Checkpoint, target: Target, output: Path | None, choices: Choices) -> Converted:
     """Return the plan of `checkpoint` in the form `target`; CheckpointError if that cannot hold it."""
     if _keeps_object(checkpoint, target):
-        return _same_object(checkpoint, output, Changes())
+        expected = [(tensor.name, tensor.dtype, tensor.shape) for tensor in checkpoint.tensors]
+        return _same_object(checkpoint, output, Changes(), expected)
     contents = contents_of(checkpoint)
     return flat(checkpoint, contents, target, output, choices)
 
@@ -71,16 +73,30 @@ def _keeps_object(checkpoint: Checkpoint, target: Target) -> bool:
     return not target.is_directory and not checkpoint.is_directory and family == target.family == TORCH_ZIP.family
 
 
-def _same_object(checkpoint: Checkpoint, output: Path | None, changes: Changes) -> Converted:
+def stripped_to(
+    checkpoint: Checkpoint, stripped: Stripped, target: Target, output: Path | None, choices: Choices
+) -> Converted:
+    """Return the plan of what is left of `checkpoint` in the form `target`."""
+    if _keeps_object(checkpoint, target) and not checkpoint.is_module and not choices.untie:
+        expected = [(new.name, new.dtype, new.tensor.shape) for new in stripped.contents.tensors]
+        return _same_object(checkpoint, output, stripped.changes, expected)
+    return flat(checkpoint, stripped.contents, target, output, choices)
+
+
+def _same_object(
+    checkpoint: Checkpoint,
+    output: Path | None,
+    changes: Changes,
+    expected: Sequence[tuple[str, str, tuple[int, ...]]],
+) -> Converted:
     (file,) = checkpoint.files
     with file.path.open("rb") as stream:
         built = rebuild(stream, str(file.path), 0, changes)
     made, moves = arrange_torch(
         built.pickle, built.storages, name="", folder=folder_of(output), output=0, byteorder=built.byteorder
     )
-    expected = frozenset((tensor.name, tensor.dtype, tensor.shape) for tensor in checkpoint.tensors)
-    arrangement = Arrangement(TORCH_ZIP.name, (made,), tuple(moves), expected=expected, keys=checkpoint.keys)
-    return Converted(arrangement, len(checkpoint.tensors))
+    arrangement = Arrangement(TORCH_ZIP.name, (made,), tuple(moves), expected=frozenset(expected), keys=checkpoint.keys)
+    return Converted(arrangement, len(expected))
 
 
 def flat(

@@ -11,6 +11,8 @@ from prunecli.values import dataclass
 if TYPE_CHECKING:
     from prunecli.checkpoint import Checkpoint, PathLike
     from prunecli.conversion.arrange import Converted
+    from prunecli.conversion.stripping import Stripped
+    from prunecli.strategies.strip import Strip
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +24,33 @@ class Layout:
         untie: Whether tied names get tensors of their own.
         drop_rest: Whether what the new format cannot hold is left out.
         format: "safetensors" or "torch", for an output without a suffix.
+        strip: What is dropped besides, or None.
     """
 
     max_shard_size: str | int | None = None
     untie: bool = False
     drop_rest: bool = False
     format: str | None = None
+    strip: Strip | None = None
 
 
 def converted_output(
-    checkpoint: Checkpoint, output: PathLike | int | None, layout: Layout, *, in_place: bool = False, own: bool = True
+    checkpoint: Checkpoint,
+    output: PathLike | int | None,
+    layout: Layout,
+    *,
+    in_place: bool = False,
+    own: bool = True,
+    stripped: Stripped | None = None,
 ) -> Converted | None:
     """Return the plan of an output with a new layout, or None if it has that of the input.
 
-    `own` is whether it may have that of the input. Raises PruneError if the output cannot be written so.
+    `own` is whether it may have that of the input; what is `stripped` never has it. Raises PruneError if the output
+    cannot be written so.
     """
-    if own and layout == Layout() and not isinstance(output, (str, Path)):
+    if own and stripped is None and layout == Layout() and not isinstance(output, (str, Path)):
         return None
-    from prunecli.conversion.target import target_of
+    from prunecli.conversion.target import own_target, target_of
 
     folder = isinstance(output, str) and output.endswith("/")
     path = output if output is None or isinstance(output, int) else Path(output)
@@ -53,13 +64,16 @@ def converted_output(
         own=own,
         format_=layout.format,
     )
-    if target is None:
+    if target is None and stripped is None:
         _refuse_unused(layout)
         return None
-    from prunecli.conversion.arrange import Choices, converted
+    from prunecli.conversion.arrange import Choices, converted, stripped_to
 
-    choices = Choices(untie=layout.untie, drop_rest=layout.drop_rest)
-    return converted(checkpoint, target, path if isinstance(path, Path) else None, choices)
+    target = target or own_target(checkpoint)
+    named = path if isinstance(path, Path) else checkpoint.path if in_place else None
+    if stripped is not None:
+        return stripped_to(checkpoint, stripped, target, named, Choices(untie=layout.untie, drop_rest=True))
+    return converted(checkpoint, target, named, Choices(untie=layout.untie, drop_rest=layout.drop_rest))
 
 
 def _refuse_unused(layout: Layout) -> None:

@@ -122,6 +122,17 @@ def target_of(
     return Target(family or _default_family(checkpoint))
 
 
+def own_target(checkpoint: Checkpoint) -> Target:
+    """Return the form of a checkpoint itself; OutputError if it has a format that is not written anew."""
+    family = family_of(checkpoint.format)
+    if family not in SUFFIXES.values():
+        raise OutputError(
+            f"{checkpoint.format} is not written anew: choose safetensors or torch by the suffix of the output",
+            hint=Argument("output", "OUTPUT.safetensors"),
+        )
+    return Target(family, MAX_SHARD_SIZE if checkpoint.is_directory else None)
+
+
 def _family(format_: str) -> str:
     if format_ not in FORMATS:
         message = f"a format is one of {', '.join(FORMATS)}, not {printable(repr(format_))}"

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _REPORT_HEAD = 1 << 24  # bytes before the tensors of a report; longer ones are not recognized
-_RESULT_FOLDER = re.compile(r"(?P<input>.+)\.(pruned|baked)", re.DOTALL)
+_RESULT_FOLDER = re.compile(r"(?P<input>.+)\.(pruned|baked|stripped)", re.DOTALL)
 _RESULT = re.compile(
-    r".+\.(pruned|baked|packed)\.(safetensors|bin|pth|pt|ckpt|th|pt2|pdparams|np[yz]|gguf|onnx|h5|hdf5|keras)(\.tar)?(\.search\.json)?",
+    r".+\.(pruned|baked|packed|stripped)\.(safetensors|bin|pth|pt|ckpt|th|pt2|pdparams|np[yz]|gguf|onnx|h5|hdf5|keras)(\.tar)?(\.search\.json)?",
     re.DOTALL,
 )
 

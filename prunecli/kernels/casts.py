@@ -15,12 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-CASTABLE = ("F64", "F32", "F16", "BF16")
-"""The dtypes that a cast starts from."""
-
-CAST_TO = {"fp16": "F16", "bf16": "BF16"}
-"""The dtypes that a cast leads to, by the names that users give."""
-
 _NAN = np.uint16(0x7FC0)  # of bfloat16, as torch writes it
 
 

@@ -11,6 +11,7 @@ from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from prunecli.strategies.strategy import Strategy
+    from prunecli.strategies.strip import Strip
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Recipe:
     Args:
         rules: The rules, at least one.
         path: The file that the recipe was read from, for the report.
+        strip: What is dropped from the checkpoint besides, in the same pass.
 
     Raises:
         UsageError: The recipe is empty, a rule is not a `Rule`, or a strategy prunes biases as well.
@@ -40,6 +42,7 @@ class Recipe:
 
     rules: tuple[Rule, ...]
     path: str = ""
+    strip: Strip | None = None
 
     def __post_init__(self) -> None:
         """Check the rules."""
@@ -69,7 +72,8 @@ class Recipe:
 
     def describe(self) -> dict[str, object]:
         """Return the recipe, for the report."""
-        return {"name": "recipe", "path": self.path, "rules": [_describe_rule(rule) for rule in self.rules]}
+        strip = {} if self.strip is None else {"strip": self.strip.describe()}
+        return {"name": "recipe", "path": self.path, **strip, "rules": [_describe_rule(rule) for rule in self.rules]}
 
 
 def _describe_rule(rule: Rule) -> dict[str, object]:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import examples
 
-from prunecli.kernels.casts import CASTABLE, Lost, cast
+from prunecli.dtypes import CASTABLE
+from prunecli.kernels.casts import Lost, cast
 
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}

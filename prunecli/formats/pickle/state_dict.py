@@ -228,7 +228,12 @@ class _Search:
 
 def _is_of_training(name: str, node: object) -> bool:
     """Return whether a container is the state of an optimizer or of another part of the training, not of a model."""
-    return _NOT_WEIGHTS.search(name) is not None or {"state", "param_groups"} <= entries(node).keys()
+    return is_training_key(name) or {"state", "param_groups"} <= entries(node).keys()
+
+
+def is_training_key(name: str) -> bool:
+    """Return whether the key of an entry says that it is of the training: an optimizer, a scheduler, a random state."""
+    return _NOT_WEIGHTS.search(name) is not None
 
 
 def _containers(node: object) -> Iterator[tuple[str, object]]:

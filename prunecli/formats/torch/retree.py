@@ -14,7 +14,7 @@ from prunecli.checkpoint import TensorInfo
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.emit import Edits, emit, terms_below
-from prunecli.formats.pickle.graph import SET, Term, trace
+from prunecli.formats.pickle.graph import BUILD, SET, Term, trace
 from prunecli.formats.pickle.reader import read_pickle
 from prunecli.formats.torch.format import is_legacy
 from prunecli.formats.torch.legacy import read_legacy
@@ -24,9 +24,10 @@ from prunecli.formats.torch.records import resave, torch_archive
 from prunecli.formats.torch.state_dict_pickle import TYPED
 from prunecli.formats.torch.writer import NewStorage
 from prunecli.io.arrangement import movable
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from prunecli.formats.torch.rebuild import Storage
 
@@ -35,11 +36,19 @@ _PERSISTENT = b"Q"
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is changed: dotted paths of entries to leave out, new keys of others, and dtypes of storages by span."""
+    """What is changed in a pickled object. Paths are dotted and lead from the object through dicts.
+
+    Attributes:
+        dropped: The paths of entries that are left out.
+        renamed: The new paths of entries; only their last keys differ.
+        casts: The new dtypes of storages and the names of tensors in them, by the start and the length of their bytes.
+        replaced: The paths of entries that get the value of another path.
+    """
 
     dropped: Collection[str] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
-    casts: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    casts: Mapping[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +129,12 @@ class _Tree:
         self.parts[id(pid)] = ("storage", kind, self.keys[key], location, length)
 
     def _dtype(self, storage: Storage) -> str:
-        return self.changes.casts.get((storage.span.start, storage.span.length), storage.claim.dtype)
+        return self._cast(storage)[0]
+
+    def _cast(self, storage: Storage) -> tuple[str, str]:
+        """Return the new dtype of a storage, and a name for messages."""
+        span, claim = storage.span, storage.claim
+        return self.changes.casts.get((span.start, span.length), (claim.dtype, f"storage {claim.key}"))
 
     def _storage(self, storage: Storage) -> NewStorage:
         claim, span, dtype = storage.claim, storage.span, self._dtype(storage)
@@ -129,7 +143,7 @@ class _Tree:
             crc = self.crcs.get(claim.key)
             return NewStorage(tensor, "U8", span.length, f"storage {claim.key}", crc, span)
         tensor = TensorInfo("", claim.dtype, (claim.length,), (1,), self.number, span, big_endian=storage.big_endian)
-        return NewStorage(movable(tensor), dtype, claim.length * BITS[dtype] // 8, f"storage {claim.key}")
+        return NewStorage(movable(tensor), dtype, claim.length * BITS[dtype] // 8, self._cast(storage)[1])
 
     def _view(self, term: Term) -> None:
         """Add the start of a view of a storage, which the format before torch 1.6 has, to the tensor's offset."""
@@ -143,29 +157,90 @@ class _Tree:
 
 
 def _kept(root: object, changes: Changes) -> dict[int, list[tuple[Any, ...]]]:
-    """Return the effects of the dicts from which entries are left out, or whose entries get other keys."""
-    if not changes.dropped and not changes.renamed:
+    """Return the effects of the dicts from which entries are left out, or whose entries get other keys or values."""
+    if not changes.dropped and not changes.renamed and not changes.replaced:
         return {}
+    values = _values(root, changes.replaced.values())
     edited: dict[int, list[tuple[Any, ...]]] = {}
-    above = _prefixes([*changes.dropped, *changes.renamed])
+    above = _prefixes([*changes.dropped, *changes.renamed, *changes.replaced])
+    found: set[str] = set()
     stack: list[tuple[str, object]] = [("", root)]
     while stack:
         path, term = stack.pop()
         if not isinstance(term, Term) or id(term) in edited:
             continue
         edited[id(term)] = kept = []
-        for effect in term.effects:
-            if effect[0] != SET or not isinstance(effect[1], (str, int)):
-                kept.append(effect)
+        keys = {}
+        for name, effect in _named(path, term):
+            if _is_below(name, changes.dropped):
                 continue
-            name = f"{path}.{effect[1]}" if path else str(effect[1])
-            if name in changes.dropped:
+            if name in changes.renamed or name in changes.replaced:
+                found.add(name)
+                key = changes.renamed.get(name, name)[len(path) + bool(path) :]
+                keys[effect[1]] = key
+                kept.append((SET, key, values.get(changes.replaced.get(name, ""), effect[2])))
                 continue
-            key = changes.renamed.get(name, effect[1])
-            kept.append((SET, key, effect[2]))
+            kept.append(effect)
             if name in above:
                 stack.append((name, effect[2]))
+        edited |= _renamed_versions(term, keys)
+    missing = sorted({*changes.renamed, *changes.replaced} - found)
+    if missing:
+        raise ValueError(f"{printable(repr(missing[0]))} is not an entry of a dict")
     return edited
+
+
+def _is_below(name: str, roots: Collection[str]) -> bool:
+    """Return whether a path is one of `roots` or below one; a key may have dots."""
+    return name in roots or any(name[:i] in roots for i, c in enumerate(name) if c == ".")
+
+
+def _named(path: str, term: Term) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield the effects of a dict, each with the path of its entry, or "" if it sets none."""
+    for effect in term.effects:
+        named = effect[0] == SET and isinstance(effect[1], (str, int))
+        yield (f"{path}.{effect[1]}" if path else str(effect[1])) if named else "", effect
+
+
+def _values(root: object, paths: Collection[str]) -> dict[str, object]:
+    """Return the values at dotted paths; ValueError for one that leads nowhere."""
+    above, found = _prefixes(paths), dict[str, object]()
+    stack: list[tuple[str, object]] = [("", root)] if paths else []
+    while stack:
+        path, term = stack.pop()
+        for name, effect in _named(path, term) if isinstance(term, Term) else ():
+            if name in paths:
+                found[name] = effect[2]
+            elif name in above:
+                stack.append((name, effect[2]))
+    missing = sorted(set(paths) - found.keys())
+    if missing:
+        raise ValueError(f"{printable(repr(missing[0]))} is not an entry of a dict")
+    return found
+
+
+def _renamed_versions(term: Term, keys: Mapping[object, str]) -> dict[int, list[tuple[Any, ...]]]:
+    """Return the effects of the attribute `_metadata` of a state_dict with the names of modules as in `keys`.
+
+    torch keeps the version of each module there, by its name, and load_state_dict looks it up.
+    """
+    modules: dict[str, str] = {}
+    for old, new in keys.items():
+        if isinstance(old, str):
+            modules.update(zip(_modules_of(old), _modules_of(new), strict=False))
+    edited: dict[int, list[tuple[Any, ...]]] = {}
+    for state in [effect[1] for effect in term.effects if effect[0] == BUILD] if modules else ():
+        for versions in [e[2] for e in state.effects if e[:2] == (SET, "_metadata")] if isinstance(state, Term) else ():
+            if isinstance(versions, Term):
+                kept = {modules.get(e[1], e[1]): e for e in versions.effects if e[0] == SET and isinstance(e[1], str)}
+                edited[id(versions)] = [(SET, name, effect[2]) for name, effect in kept.items()]
+    return edited
+
+
+def _modules_of(name: str) -> list[str]:
+    """Return the names of the modules that hold a tensor, from the inside to the outside, and the model: ""."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts) - 1, -1, -1)]
 
 
 def _prefixes(names: Collection[str]) -> set[str]:

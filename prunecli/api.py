@@ -339,7 +339,8 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
             masks and scales is found before the first weight changes, if need be by a first pass that only reads.
         DeviceError: A device failed, was lost, or has too little memory; the message says what state the tensors are
             in. If that happens while weights are changed, or the call is interrupted then, some weights are pruned
-            and others are not: repeat it with a threshold or a mask, or load the weights again.
+            and others are not: repeat it with a threshold or a mask, or load the weights again. The same holds for the
+            PruneError that says that an exchange with another process failed.
     """
     from prunecli.engine.in_memory import needs_rehearsal, prune_in_memory  # it imports NumPy
 

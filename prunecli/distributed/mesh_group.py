@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunecli import errors
 from prunecli.errors import PruneError
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +25,10 @@ T = TypeVar("T")
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 2e-4, 0.01
 """Seconds between two looks at an exchange: a signal is heard in between."""
+
+
+class ExchangeError(PruneError):
+    """Another process ended, or did not come in time."""
 
 
 class MeshGroup:
@@ -113,10 +118,17 @@ class MeshGroup:
     def _wait(work: Any) -> None:  # noqa: ANN401 - of torch
         # `wait` alone would not let a signal through before the other processes arrive.
         pause = SHORTEST_PAUSE
-        while not work.is_completed():
-            sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-        work.wait()
+        try:
+            while not work.is_completed():
+                sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            work.wait()
+        except RuntimeError as error:
+            first = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            raise ExchangeError(
+                f"the exchange with the other processes failed: {first}",
+                hint="look for the first error of another rank; all ranks make the same call",
+            ) from error
 
     def _raise_first(self, parts: Sequence[bytes], own: Exception | None) -> None:
         """Raise the own error, or else the first of another process."""

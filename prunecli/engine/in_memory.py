@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from prunecli.distributed.mesh_group import ExchangeError
 from prunecli.engine.device_errors import device_problem
 from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.run import Run
@@ -177,18 +178,22 @@ def prune_in_memory(
     try:
         result = run.execute(memory.regions, memory.regions if write else [None] * len(memory.regions), masks)
         memory.synchronize()
+    except ExchangeError as error:
+        raise ExchangeError(f"{error}; {_state(run)}", hint=error.hint_parts) from error
     except Exception as error:
         if (problem := device_problem(error)) is None:
             raise
-        state = (
-            "some weights are pruned and others are not: load them again" if run.pruning else "no tensor was changed"
-        )
-        raise DeviceError(f"a device {problem}; {state}") from error
+        raise DeviceError(f"a device {problem}; {_state(run)}") from error
     finally:
         if write:
             memory.mark_changed([name for t in work.selection.targets for name in (t.tensor.name, *t.aliases)])
     output = memory.checkpoint.path if write else None
     return make_report(run, result, output, time.monotonic() - started)
+
+
+def _state(run: MemoryRun | ShardedRun) -> str:
+    """Return the state of the tensors after an error, in words."""
+    return "some weights are pruned and others are not: load them again" if run.pruning else "no tensor was changed"
 
 
 def _mask_sink(fd: int, targets: Sequence[TensorInfo]) -> MaskSink:

@@ -61,6 +61,8 @@ CASES: list[tuple[str, tuple[Any, ...]]] = [
     *(("sharded_training.train", case) for case in TRAINED),
     *(("sharded_cases.on_torch_kernels", case) for case in ON_TORCH),
     ("sharded_cases.all_ranks_agree", ()),
+    ("sharded_cases.exchanged", ()),
+    ("sharded_cases.lost", ()),
 ]
 
 
@@ -142,6 +144,24 @@ def test_all_ranks_get_the_same_report(results: dict[str, list[Any]]) -> None:
     rows = of_case(results, "sharded_cases.all_ranks_agree")
 
     assert all(found == rows[0] for found in rows)
+
+
+def test_what_is_exchanged_does_not_grow_with_the_weights(results: dict[str, list[Any]]) -> None:
+    """Counts by leading bits, and a mark for each row and column; no weights but the ends of blocks."""
+    for found in of_case(results, "sharded_cases.exchanged"):
+        small, large = found["sent"]
+        assert large < 1 << 20
+        assert large - small < 40_000
+
+
+def test_a_lost_process_is_one_sentence_and_ctrl_c_is_heard(results: dict[str, list[Any]]) -> None:
+    """A process that waits for another one can be interrupted; a process that ends ends the call of the others."""
+    interrupted, *others, gone = of_case(results, "sharded_cases.lost")
+
+    assert (interrupted, gone) == ({"heard": True}, {"heard": True})
+    for found in others:
+        assert found["error"].startswith("the exchange with the other processes failed: ")
+        assert found["kept"]
 
 
 MANY: list[tuple[str, tuple[Any, ...]]] = [

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from prunecli import mask_from_checkpoint, prune_state_dict
+from prunecli import PruneError, mask_from_checkpoint, prune_state_dict
+from prunecli.distributed.mesh_group import MeshGroup
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.unstructured import L1, Global
 from support.sharded import STRATEGIES, compare, differences, like, own, placed, whole_weights
@@ -168,10 +173,50 @@ def on_torch_kernels(meshes: Meshes, kind: str, strategy: str) -> dict[str, Any]
 
 
 def all_ranks_agree(meshes: Meshes) -> dict[str, Any]:
-    """Return the report, which is the same on all ranks, and how many bytes were exchanged."""
+    """Return the report, which is the same on all ranks."""
     live = placed(whole_weights(torch.float32), meshes.line, [Shard(0)])
     report = prune_state_dict(live, L1(amount=0.5))
     return {"rows": [asdict(row) for row in report.rows]}
+
+
+def exchanged(meshes: Meshes) -> dict[str, Any]:
+    """Return the bytes that this process sends for a model, and for one with 25 times as many weights."""
+    sent = []
+    for columns in (64, 1600):
+        weights = {"weight": torch.randn(96, columns), "other.weight": torch.randn(96, columns).bfloat16()}
+        with patch.object(MeshGroup, "__init__", autospec=True, side_effect=MeshGroup.__init__) as made:
+            prune_state_dict(placed(weights, meshes.line, [Shard(0)]), Global(amount=0.5))
+        sent.append(made.call_args.args[0].sent)
+    return {"sent": sent}
+
+
+def lost(meshes: Meshes) -> dict[str, Any]:
+    """Lose a process, after another one that waits for it was interrupted; this ends the group."""
+    live = placed(whole_weights(torch.float32), meshes.line, [Shard(0)])
+    before = {name: own(tensor).clone() for name, tensor in live.items()}
+    rank, interrupted = dist.get_rank(), Path(tempfile.gettempdir(), f"interrupted-{os.getppid()}")
+    if rank == 3:
+        for _ in range(1000):
+            if interrupted.exists():
+                break
+            time.sleep(0.02)
+        heard = interrupted.exists()
+        interrupted.unlink(missing_ok=True)
+        return {"heard": heard}  # it is the last case, so this process ends
+    if rank == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        try:
+            prune_state_dict(live, Global(amount=0.5))
+        except KeyboardInterrupt:
+            interrupted.touch()
+            time.sleep(0.5)
+            return {"heard": True}
+    try:
+        prune_state_dict(live, Global(amount=0.5))
+    except PruneError as error:
+        return {"error": str(error), "kept": all(torch.equal(own(t), before[n]) for n, t in live.items())}
+    return {}
 
 
 def whole_and_replicated(meshes: Meshes) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class _Measure:
 
         def measure(numbers: Numbers, part: Part) -> dict[str, NDArray[Any]]:
             own = view_of_part(part, view)
-            bands, columns = blocks_of_part(own, block, part.tensor)
+            bands, columns = blocks_of_part(part, own, block)
             grid = np.ix_(np.unique(own.stacks), bands, columns)
             places = np.arange(np.prod(block_grid(view, block))).reshape(block_grid(view, block))[grid]
             return {"places": places.reshape(-1), "norms": norms.block_norms(numbers, own.view, block).reshape(-1)}
@@ -170,24 +170,25 @@ def view_of_part(part: Part, view: SliceView) -> ViewPart:
     """Return the part's indices along the axes of a view; UsageError if the groups of its layout are cut."""
     own = part.of_view(view)
     if own is None:
-        raise cut_error(part.tensor, "the groups of its layout")
+        raise cut_error(part, "the groups of its layout")
     return own
 
 
-def cut_error(tensor: TensorInfo, what: str) -> UsageError:
+def cut_error(part: Part, what: str) -> UsageError:
     """Return the error for a tensor whose parts cut something that must be in one part."""
+    name = printable(repr(part.tensor.name))
     return UsageError(
-        f"{printable(repr(tensor.name))} is in parts that cut {what}, so it cannot be pruned exactly",
+        f"{name} is placed as {part.placements}, in parts that cut {what}, so it cannot be pruned exactly",
         hint="prune after `redistribute` to placements that keep them together",
     )
 
 
-def blocks_of_part(own: ViewPart, block: tuple[int, int], tensor: TensorInfo) -> tuple[NDArray[Any], NDArray[Any]]:
+def blocks_of_part(part: Part, own: ViewPart, block: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the bands and the columns of blocks that a part has; UsageError if it cuts blocks."""
     high, wide = block
     whole = own.whole
     if not (has_whole_groups(own.slices, whole.slices, high) and has_whole_groups(own.positions, whole.size, wide)):
-        raise cut_error(tensor, f"blocks of {high} x {wide}")
+        raise cut_error(part, f"blocks of {high} x {wide}")
     return np.unique(own.slices // high), np.unique(own.positions // wide)
 
 
@@ -198,7 +199,7 @@ def _folds_of_part(numbers: Numbers, part: Part, view: SliceView, n: float) -> d
         return {"numbers": own.numbers, "folds": norms.slice_folds(numbers, own.view, n)}
     along = 1 if len(own.after) == view.after else 3
     if along == 3 and len(own.before) < view.before:
-        raise cut_error(part.tensor, "its slices along two dimensions")
+        raise cut_error(part, "its slices along two dimensions")
     found = _along_before(numbers, own, n) if along == 1 else _along_after(numbers, own, n)
     levels, indices, values = zip(*found, strict=True)
     nodes = np.array([levels, indices, [along] * len(levels)], np.int64)

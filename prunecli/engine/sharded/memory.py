@@ -173,7 +173,8 @@ class _Own:
         if local is None or not local.numel or info.name in joined.refused:
             return None
         indices = self.indices.get(info.name) or tuple(np.arange(size) for size in info.shape)
-        return Part(info, local, indices, joined.counts(info.name, rank))
+        placements = placements_of(self.given[info.name]) if info.name in self.indices else ""
+        return Part(info, local, indices, joined.counts(info.name, rank), placements)
 
 
 def _dtype_of(tensor: Tensor) -> str | None:

@@ -64,12 +64,14 @@ class Part:
         local: The part, in the memory of this process.
         indices: The indices of its elements along each dimension.
         counted: Whether this process counts it; another one does where both have the same part.
+        placements: How the tensor is placed, in words.
     """
 
     tensor: TensorInfo
     local: TensorInfo
     indices: tuple[Index, ...]
     counted: bool
+    placements: str = ""
 
     @cached_property
     def runs(self) -> tuple[Index, Index, Index]:

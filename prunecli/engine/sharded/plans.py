@@ -43,7 +43,7 @@ def check_groups(plan: TensorPlan, part: Part) -> None:
         return
     size = part.tensor.shape[plan.dim]
     if not has_whole_groups(part.indices[plan.dim], size, plan.group, plan.parts):
-        raise cut_error(part.tensor, f"groups of {plan.group} along dim {plan.dim}")
+        raise cut_error(part, f"groups of {plan.group} along dim {plan.dim}")
 
 
 def plan_of_part(plan: TensorPlan, part: Part) -> TensorPlan:
@@ -59,12 +59,12 @@ def plan_of_part(plan: TensorPlan, part: Part) -> TensorPlan:
         return replace(plan, view=view_of_part(part, plan.view).view)
     if isinstance(plan, PruneBlocks):
         own = view_of_part(part, plan.view)
-        bands, columns = blocks_of_part(own, plan.block, part.tensor)
+        bands, columns = blocks_of_part(part, own, plan.block)
         grid = np.frombuffer(plan.alive, np.uint8).reshape(block_grid(plan.view, plan.block))
         alive = grid[np.ix_(own.stacks, bands, columns)]
         return replace(plan, view=own.view, alive=alive.tobytes())
     if isinstance(plan, KeepLargestOfGroup) and plan.parts > 1 and _is_cut(part, plan.dim):
-        raise cut_error(part.tensor, f"groups of {plan.group} along dim {plan.dim}")
+        raise cut_error(part, f"groups of {plan.group} along dim {plan.dim}")
     return plan
 
 

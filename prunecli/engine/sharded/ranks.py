@@ -5,6 +5,7 @@ The search is that of `prunecli.ranking.kth_smallest`, without samples: the firs
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from prunecli.engine.sharded.values import in_pool
 from prunecli.io.threads import results
-from prunecli.kernels.key_arrays import COUNTED
+from prunecli.kernels.key_arrays import COUNTED, add_to_bins
 from prunecli.ranking.kth_smallest import RankSearch
 
 if TYPE_CHECKING:
@@ -145,10 +146,9 @@ class _Request:
         counts = np.zeros(self.size, np.int64)
         counts[0] = below + np.count_nonzero(y < self.low)
         if self.width:
-            # The last key of a bracket may be the largest of its type; one above it would overflow.
-            inside = y[(y >= self.low) & (y <= self.low + self.width - 1)]
-            places = (inside.astype(np.int64) - self.low) >> self.shift
-            counts[1:] = np.bincount(places, minlength=self.size - 1)
+            bins = array("q", bytes(counts[1:].nbytes))
+            add_to_bins(y, self.low, self.width, self.shift, bins)
+            counts[1:] = bins
         return counts
 
     def conclude(self, values: Values, counts: Sequence[int]) -> None:

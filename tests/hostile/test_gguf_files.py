@@ -82,6 +82,15 @@ def test_bad_files(what: str) -> None:
         read_gguf(io.BytesIO(data), "in.gguf")
 
 
+def test_long_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many long keys end in an error before they fill the memory."""
+    monkeypatch.setattr("prunecli.formats.gguf.reader._MOST_TEXT", 10_000)
+    keys = [value(0, b"\1", f"{i:0500}") for i in range(30)]
+
+    with pytest.raises(CheckpointError, match="or all are too long"):
+        read_gguf(io.BytesIO(gguf(metadata=keys)), "in.gguf")
+
+
 NAME = "in.gguf"
 CASES = [
     *(refusal(74, what, *FILES[what], NAME) for what in ("no metadata", "data that is cut short", "an overflow")),

@@ -116,6 +116,17 @@ def test_damaged_files(what: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
     refused(capfd, tmp_path, want, *prune(path, "-o", tmp_path / "out.h5"))
 
 
+def test_paths_that_grow_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups in groups with long names end in an error before their paths fill the memory."""
+    file = io.BytesIO()
+    with library("h5py").File(file, "w") as opened:
+        opened.create_dataset("/".join(["x" * 100] * 30), data=W)
+    monkeypatch.setattr("prunecli.formats.hdf5.reader._MOST_NAMED", 10_000)
+
+    with pytest.raises(CheckpointError, match="is given twice, or too long"):
+        read_hdf5(file, "in.h5")
+
+
 @settings(max_examples=examples(80))
 @given(st.data(), st.sampled_from(["earliest", "latest"]))
 def test_changed_bytes_end_in_one_sentence_or_a_listing(data: st.DataObject, libver: str) -> None:

@@ -52,6 +52,7 @@ FILES = {
     "a long name": (onnx(onnx_tensor("x" * 70_000)), "one of its names is too long, or no text"),
     "a negative size": (onnx(onnx_tensor("a.weight", (-2, -2))), "the initializer 'a.weight': one of its sizes"),
     "an overflow": (onnx(onnx_tensor("a.weight", (HUGE, HUGE))), "has 16 bytes instead of"),
+    "a million dimensions": (onnx(proto(*[(1, b"\1" * 60_000)] * 20, (2, 1), (8, b"a"), (9, W))), "one of its sizes"),
     "65 dimensions": (onnx(onnx_tensor("a.weight", (1,) * 65)), "the initializer 'a.weight': one of its sizes"),
     "a number as initializer": (START + proto((7, proto((5, 3)))), "an initializer is a number"),
     "an impossible order": (onnx(onnx_tensor(), nodes=[transpose(0, 5)]), "transposes 'a.weight' in an impossible"),

@@ -30,6 +30,7 @@ MOST_ITEMS = 1 << 23
 """The most tensors, and the most entries and texts of the metadata, that are read; vocabularies have fewer."""
 
 _LONGEST_TEXT = 1 << 16  # bytes of a key or a name
+_MOST_TEXT = 1 << 26  # bytes of all keys and names
 _DEEPEST = 8  # levels of arrays in arrays
 _ALIGNMENT = 32  # bytes; that of the data if the metadata states no other
 
@@ -47,7 +48,7 @@ class _Cursor:
     """Reads numbers and texts of the header in the byte order of the file."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.order, self.items = file, "<", 0
+        self.file, self.order, self.items, self.named = file, "<", 0, 0
         self.size = file.seek(0, os.SEEK_END)
         self.place = file.seek(0)
 
@@ -71,8 +72,9 @@ class _Cursor:
     def text(self) -> str:
         """Return a key or a name."""
         length = self.number("Q")
-        if length > _LONGEST_TEXT:
-            raise ValueError(f"one of its names has {length:,} bytes, at most {_LONGEST_TEXT:,}")
+        self.named += length
+        if length > _LONGEST_TEXT or self.named > _MOST_TEXT:
+            raise ValueError(f"one of its names has {length:,} bytes, at most {_LONGEST_TEXT:,}, or all are too long")
         try:
             return self.take(length).decode("utf-8")
         except UnicodeDecodeError:

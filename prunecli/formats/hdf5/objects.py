@@ -21,7 +21,7 @@ CONTINUATION, SYMBOL_TABLE = 16, 17
 _KEPT = frozenset({DATASPACE, LINK_INFO, DATATYPE, EXTERNAL_FILES, LINK, LAYOUT, FILTERS, CONTINUATION, SYMBOL_TABLE})
 """The types of messages that are looked at; attributes are not."""
 
-MOST_STRUCTURES = 1 << 20
+MOST_STRUCTURES = 1 << 19
 """The most structures of a file that are read; each object has a few."""
 
 LONGEST = 1 << 24

@@ -50,6 +50,7 @@ _CLASSES = {
 """The classes of datatypes that are no plain numbers."""
 
 _LONGEST_NAME = 1 << 16  # characters of a whole path
+_MOST_NAMED = 1 << 26  # characters of all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,14 @@ def read_hdf5(file: BinaryIO, label: str) -> Listing:
 def _datasets(structures: Structures, root: int, label: str) -> Iterator[tuple[str, list[Message]]]:
     """Yield the path and the messages of every dataset below the group at `root`, group by group."""
     headers: dict[int, list[Message]] = {}
+    named = 0
     groups, entered, names = [("", messages(structures, root))], {root}, set()
     while groups:
         path, own = groups.pop(0)
         for name, target in links(structures, own, label):
             full = f"{path}{name}"
-            if full in names or len(full) > _LONGEST_NAME:
+            named += len(full)
+            if full in names or len(full) > _LONGEST_NAME or named > _MOST_NAMED:
                 raise ValueError(f"the name {quoted(full)} is given twice, or too long")
             names.add(full)
             if target in entered:  # a path could be of any length

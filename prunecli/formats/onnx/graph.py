@@ -13,6 +13,8 @@ from prunecli.text.escape import quoted
 if TYPE_CHECKING:
     from prunecli.formats.onnx.wire import Wire
 
+_ATTRIBUTES = frozenset({"K", "N", "axis", "bits", "group", "perm", "transA", "transB"})
+_MOST_NAMES = 4  # inputs and outputs of a node that are looked at
 _SAME = frozenset({"Identity", "Cast", "CastLike"})  # operators whose output is their first input
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _QUANTIZED = {"DequantizeLinear": 0, "ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3}
@@ -43,7 +45,9 @@ def read_node(wire: Wire, message: Span) -> Node:
     node = Node()
     for number, value in wire.fields(message):
         if number in {1, 2}:
-            (node.inputs if number == 1 else node.outputs).append(wire.text(value))
+            names = node.inputs if number == 1 else node.outputs
+            if len(names) < _MOST_NAMES:
+                names.append(wire.text(value))
         elif number == 4:
             node.op = wire.text(value).removeprefix("Fused")  # those of onnxruntime take the same weights
         elif number == 5 and isinstance(value, Span):
@@ -63,7 +67,8 @@ def _read_attribute(wire: Wire, message: Span, node: Node) -> None:
             node.value = value
         elif number in {6, 11}:
             node.subgraphs += 1
-    node.numbers[name] = numbers
+    if name in _ATTRIBUTES:
+        node.numbers[name] = numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Uses:
         """Note what a node does with initializers. The nodes come in the order of the graph."""
         self._subgraphs += node.subgraphs
         self._pass_on(node)
-        for index, name in enumerate(node.inputs[:4]):
+        for index, name in enumerate(node.inputs):
             view = self._views.get(name)
             if view is None:
                 continue

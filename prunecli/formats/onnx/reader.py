@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, BinaryIO
 
-from prunecli.checkpoint import Span, TensorInfo, row_major
+from prunecli.checkpoint import MAX_RANK, Span, TensorInfo, row_major
 from prunecli.dtypes import BITS, FLOATS
 from prunecli.errors import CheckpointError
 from prunecli.formats.listing import Listing
@@ -51,6 +51,7 @@ _DTYPES = {
 
 _OTHER_TYPES = {8: "texts", 21: "4-bit integers", 22: "4-bit integers", 23: "4-bit floats"}
 _NAME, _TYPE, _RAW, _LOCATION, _EXTERNAL, _DIMS = 8, 2, 9, 14, 13, 1
+_PLACE = frozenset({"location", "offset", "length"})
 _NUMBERS = {4: "F32", 10: "F64"}  # fields of numbers that are stored as raw ones would be, if they are packed
 
 
@@ -118,18 +119,19 @@ def _read_tensor(wire: Wire, message: int | Span) -> _Tensor:
         if number in {_NAME, _TYPE, _RAW, _LOCATION} and number in tensor.seen:
             raise ValueError(f"a field of the initializer {quoted(tensor.name)} is repeated")
         tensor.seen.add(number)
-        if number == _DIMS:
-            tensor.dims += wire.numbers(value)
+        if number == _DIMS and len(tensor.dims) <= MAX_RANK:
+            tensor.dims += wire.numbers(value)[: MAX_RANK + 1]
         elif number == _NAME:
             tensor.name = wire.text(value)
         elif number == _EXTERNAL:
             key, text = _pair(wire, value)
-            tensor.external[key] = text
+            if key in _PLACE:
+                tensor.external[key] = text
         elif isinstance(value, int) and number in {_TYPE, _LOCATION}:
             tensor.kind, tensor.is_external = (
                 (value, tensor.is_external) if number == _TYPE else (tensor.kind, value == 1)
             )
-        elif isinstance(value, Span):
+        elif isinstance(value, Span) and number in {_RAW, *_NUMBERS} and len(tensor.data.get(number, ())) < 2:
             tensor.data.setdefault(number, []).append(value)
     return tensor
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Field: TypeAlias = "tuple[int, int | Span]"
 """The number of a field, and its value: a number of variable length, or the bytes of anything else."""
 
-MOST_FIELDS = 1 << 23
+MOST_FIELDS = 1 << 22
 """The most fields of a file that are read."""
 
 LONGEST_TEXT = 1 << 16  # bytes

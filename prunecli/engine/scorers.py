@@ -20,7 +20,7 @@ from prunecli.kernels.arrays import as_array
 from prunecli.kernels.bit_patterns import ones_and_zeros, values
 from prunecli.kernels.bits import unpack_bits
 from prunecli.kernels.ops import is_tensor
-from prunecli.kernels.views import of_elements
+from prunecli.kernels.scores import times_slices
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -126,16 +126,14 @@ class ActNormScorer:
 
     def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return magnitude times activation norm."""
-        y, norms = self.magnitudes.patterns(worker, index, weights, first), self.norms[index]
-        if is_tensor(y):
-            numbers = torch_values.values(y, self.magnitudes.dtype(index))
-            return torch_values.magnitudes(torch_values.times_slices(numbers, first, self.views[index], norms))
-        factors = of_elements(norms, first, len(weights), self.views[index])
-        with np.errstate(over="ignore", invalid="ignore"):
-            products = values(y, self.magnitudes.dtype(index)) * factors
-        # Infinity times zero is NaN of either sign. Without its sign, its pattern is above all others.
-        patterns: NDArray[np.int64] = products.view(np.int64) & np.int64(_F64.mask)
-        return patterns
+        norms, view, dtype = self.norms[index], self.views[index], self.magnitudes.dtype(index)
+        if is_tensor(weights):
+            numbers = torch_values.values(self.magnitudes.patterns(worker, index, weights, first), dtype)
+            return torch_values.magnitudes(torch_values.times_slices(numbers, first, view, norms))
+        x = as_array(weights)
+        if self.magnitudes.targets[index].scale is not None:  # then they are codes
+            x = self.magnitudes.patterns(worker, index, weights, first)
+        return times_slices(worker.scoring, x, dtype, first, view, norms)
 
 
 def _input_view(tensor: TensorInfo, norms: int) -> SliceView:

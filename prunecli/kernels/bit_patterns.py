@@ -62,13 +62,13 @@ def widen(patterns: Keys, dtype: Float, wide: Float) -> NDArray[Any]:
     bits, decoded = patterns.astype(integer), values(patterns, dtype)
     with np.errstate(invalid="ignore"):
         exact = decoded.astype(f"f{wide.itemsize}", copy=False).view(integer)
-    return np.where(bits < _first_nan(dtype), exact, _nan_keys(bits, dtype, wide))
+    return np.where(bits < first_nan(dtype), exact, _nan_keys(bits, dtype, wide))
 
 
 def _nan_keys(bits: NDArray[Any], dtype: Float, wide: Float) -> NDArray[Any]:
     """Place the NaN patterns of `dtype` above the infinity of `wide`, in their own order."""
     infinity = bits.dtype.type(wide.finite_max + 1)
-    keys: NDArray[Any] = infinity + ((bits - (_first_nan(dtype) - 1)) << (wide.mantissa - dtype.mantissa))
+    keys: NDArray[Any] = infinity + ((bits - (first_nan(dtype) - 1)) << (wide.mantissa - dtype.mantissa))
     return keys
 
 
@@ -77,13 +77,14 @@ def narrow(key: int, dtype: Float, wide: Float) -> int:
     infinity = wide.finite_max + 1
     if key > infinity:
         step = 1 << (wide.mantissa - dtype.mantissa)
-        return min(_first_nan(dtype) - 1 + -(-(key - infinity) // step), dtype.top + 1)
+        return min(first_nan(dtype) - 1 + -(-(key - infinity) // step), dtype.top + 1)
     if key == infinity:
         return dtype.finite_max + 1
     return dtype.ceil(wide.decode(key))
 
 
-def _first_nan(dtype: Float) -> int:
+def first_nan(dtype: Float) -> int:
+    """Return the smallest magnitude that is NaN."""
     return dtype.top if dtype.nan is None else dtype.nan
 
 

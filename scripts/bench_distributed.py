@@ -41,12 +41,14 @@ if int(os.environ["WORLD_SIZE"]) > 1:
     import torch.distributed
 def bytes_of(name):
     return next(int(line.split()[1]) for line in open("/proc/self/io") if line.startswith(name))
+def peak():
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 before, began, log = [bytes_of("rchar"), bytes_of("wchar")], time.monotonic(), sys.argv.pop(1)
 used = resource.getrusage(resource.RUSAGE_SELF)
 code = prunecli.cli.main.main(sys.argv[1:])
 after, end = [bytes_of("rchar"), bytes_of("wchar")], resource.getrusage(resource.RUSAGE_SELF)
 numbers = {"read": after[0] - before[0], "written": after[1] - before[1], "exchanged": processes().exchanged,
-    "seconds": time.monotonic() - began, "peak": end.ru_maxrss << 10,
+    "seconds": time.monotonic() - began, "peak": peak(),
     "cpu": end.ru_utime + end.ru_stime - used.ru_utime - used.ru_stime}
 open(log, "w").write(json.dumps(numbers))
 sys.exit(code)

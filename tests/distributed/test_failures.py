@@ -263,7 +263,7 @@ def test_one_process_imports_no_torch(source: Callable[[str], Path], tmp_path: P
 
 
 def test_without_torch(source: Callable[[str], Path]) -> None:
-    """Several processes without torch are told what to install."""
+    """Several processes without torch say what to install."""
     code = "import sys\nsys.modules['torch'] = None\nimport importlib.util as util\nreal = util.find_spec\n"
     code += "util.find_spec = lambda name, *rest: None if name == 'torch' else real(name, *rest)\n"
     code += f"from prunecli.cli.main import main\nsys.exit(main(['l1', {str(source('zip'))!r}, '--amount', '0.5']))"

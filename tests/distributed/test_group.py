@@ -1,4 +1,4 @@
-"""What processes exchange, and what they are told when one of them is lost."""
+"""What processes exchange, and what they say when one of them is lost."""
 
 from __future__ import annotations
 

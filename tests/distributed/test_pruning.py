@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.children import environment, run_python, start_python
 from support.many_runs import compared
-from support.together import PRUNE
+from support.together import PRUNE, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,3 +160,30 @@ def test_what_processes_exchange(forks: Together, tmp_path: Path) -> None:
     assert max(sent["l1"]) < 10_000
     assert max(sent["global"]) < sample + 100_000
     assert min(sent["global"]) > sample // 2
+
+
+@pytest.mark.slow
+def test_peak_memory(tmp_path: Path) -> None:
+    """A process takes at most 80 MB more than importing torch takes."""
+    code = "import sys\nif len(sys.argv) > 1:\n    from prunecli.cli.main import main\n    assert main(sys.argv[1:]) == 0\n"
+    code += "else:\n    import torch.distributed\n"
+    code += (
+        "print(next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmHWM')), file=sys.stderr)"
+    )
+    save_file({f"{i}.weight": torch.randn(2000, 2000) for i in range(16)}, tmp_path / "in.safetensors")
+    words = ["global", tmp_path / "in.safetensors", "--amount", "0.5", "-q", "-o", tmp_path / "out.safetensors"]
+    variables = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    alone = run_python("-c", code)
+    children = [
+        start_python("-c", code, *map(str, words), env=environment(RANK=rank, **variables), stderr=subprocess.PIPE)
+        for rank in "01"
+    ]
+    peaks = [int(child.communicate(timeout=100)[1].split()[-1]) for child in children]
+
+    assert max(peaks) - int(alone.stderr) < 80 << 10
+    assert max(peaks) < 300 << 10

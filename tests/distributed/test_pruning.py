@@ -165,11 +165,15 @@ def test_what_processes_exchange(forks: Together, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_peak_memory(tmp_path: Path) -> None:
     """A process takes at most 80 MB more than importing torch takes."""
-    code = "import sys\nif len(sys.argv) > 1:\n    from prunecli.cli.main import main\n    assert main(sys.argv[1:]) == 0\n"
-    code += "else:\n    import torch.distributed\n"
-    code += (
-        "print(next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmHWM')), file=sys.stderr)"
-    )
+    code = """
+import sys
+if len(sys.argv) > 1:
+    from prunecli.cli.main import main
+    assert main(sys.argv[1:]) == 0
+else:
+    import torch.distributed
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
+"""
     save_file({f"{i}.weight": torch.randn(2000, 2000) for i in range(16)}, tmp_path / "in.safetensors")
     words = ["global", tmp_path / "in.safetensors", "--amount", "0.5", "-q", "-o", tmp_path / "out.safetensors"]
     variables = {

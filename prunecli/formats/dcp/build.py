@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from prunecli.assembly import PAGE, Assembly, Box, CutTensor
 from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.dtypes import BITS
-from prunecli.errors import CheckpointError
 from prunecli.formats.dcp.tiles import check_tiles
-from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,53 +32,42 @@ class StoredChunk(NamedTuple):
 class Described:
     """A tensor without a name yet, or the kind of an entry that is no plain tensor.
 
-    With `copied`, every rank has stored a copy of its own.
+    With `copied`, every rank has stored a copy of its own. `problem` says why its chunks make no tensor.
     """
 
     tensor: TensorInfo | None
     kind: str = ""
     copied: bool = False
+    problem: str = ""
 
 
 class AssemblyBuilder:
-    """Collects tensors and their chunks. `label` names the checkpoint in messages; the stream is file `file`."""
+    """Collects tensors and their chunks, after checking that they fit; the stream is file `file`."""
 
-    def __init__(self, label: str, file: int) -> None:
+    def __init__(self, file: int) -> None:
         """Start without tensors."""
-        self._label, self._file = label, file
+        self._file = file
         self._tensors: list[CutTensor] = []
         self._files, self._starts, self._lengths = array("i"), array("q"), array("q")
         self._numbers = array("q")
         self._end = 0
 
     def add(self, name: str, dtype: str, shape: Shape, chunks: Sequence[StoredChunk]) -> Described:
-        """Add a tensor; CheckpointError where its chunks do not tile it."""
+        """Add a tensor, unless its chunks make none."""
         bits = BITS.get(dtype, 0)
         if bits % 8 or not bits:
             return Described(None, f"tensor of {dtype}")
         kept, copied = _distinct([chunk for chunk in chunks if 0 not in chunk.sizes])
-        try:
-            check_tiles(shape, [Box(number, chunk.offsets, chunk.sizes) for number, chunk in enumerate(kept)])
-        except ValueError as problem:
-            raise CheckpointError(
-                f"{self._label}: the tensor {quoted(name)} cannot be put together: {problem}"
-            ) from None
+        start, numbers, strides = -(-self._end // PAGE) * PAGE, len(self._numbers), row_major(shape)
+        if problem := _problem(shape, bits // 8, kept):
+            return Described(TensorInfo(name, dtype, shape, strides, self._file, Span(start, 0)), problem=problem)
         size = prod(shape) * bits // 8
-        start = -(-self._end // PAGE) * PAGE
         if size:
-            numbers = len(self._numbers)
             self._append(CutTensor(name, dtype, shape, bits // 8, start, len(self._files), len(kept), numbers), kept)
-        info = TensorInfo(name, dtype, shape, row_major(shape), self._file, Span(start, size))
-        return Described(info, copied=copied)
+        return Described(TensorInfo(name, dtype, shape, strides, self._file, Span(start, size)), copied=copied)
 
     def _append(self, tensor: CutTensor, chunks: Sequence[StoredChunk]) -> None:
         for chunk in chunks:
-            size = prod(chunk.sizes) * tensor.itemsize
-            if size > chunk.length:
-                raise CheckpointError(
-                    f"{self._label} is damaged: a chunk of the tensor {quoted(tensor.name)} has {size:,} bytes, and "
-                    f"{chunk.length:,} bytes are stored"
-                )
             self._files.append(chunk.file)
             self._starts.append(chunk.start)
             self._lengths.append(chunk.length)
@@ -92,6 +79,16 @@ class AssemblyBuilder:
     def finished(self, locate: Locate) -> Assembly:
         """Return the assembly of all tensors."""
         return Assembly(tuple(self._tensors), self._files, self._starts, self._lengths, self._numbers, locate)
+
+
+def _problem(shape: Shape, itemsize: int, chunks: Sequence[StoredChunk]) -> str:
+    """Return why chunks make no tensor, after its name in a sentence; "" if they do."""
+    try:
+        check_tiles(shape, [Box(number, chunk.offsets, chunk.sizes) for number, chunk in enumerate(chunks)])
+    except ValueError as problem:
+        return f"cannot be put together: {problem}"
+    sizes = ((prod(chunk.sizes) * itemsize, chunk.length) for chunk in chunks)
+    return next((f"has a chunk of {n:,} bytes, of which {got:,} bytes are stored" for n, got in sizes if n > got), "")
 
 
 def _distinct(chunks: Sequence[StoredChunk]) -> tuple[list[StoredChunk], bool]:

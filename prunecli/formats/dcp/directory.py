@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from prunecli.formats.dcp.saved import Saved
 
 _COPIED = "each rank has stored a copy of its own"
+_OPTIMIZER = re.compile(r"optim(izer)?s?(_\w+)?")  # the first part of flat names
 _NAMED = 5  # files that a message lists before it counts the rest
 
 
@@ -37,16 +39,17 @@ def open_distributed(directory: Path, keys: Sequence[str]) -> Checkpoint:
     Raises CheckpointError where files are missing or damaged, or where chunks do not make whole tensors.
     """
     saved = read_saved(directory)
-    builder = AssemblyBuilder(str(directory), len(saved.files))
+    builder = AssemblyBuilder(len(saved.files))
     found: dict[str, Described] = {}
     paths: dict[str, tuple[object, ...]] = {}
     for tensor in saved.tensors:
         paths[tensor.name] = tensor.path
         found[tensor.name] = builder.add(tensor.name, tensor.dtype, tensor.shape, tensor.chunks)
-    listing = with_tensors(
-        Listing(saved.format, ()), _tree(paths), str(directory), keys, lambda name, leaf: _describe(found, name, leaf)
-    )
-    _check_extensions(directory, saved, listing, found)
+    for name, extension in saved.extensions.items():
+        if name in found:
+            problem = f"is stored through the extension {quoted(extension)}, which is not supported"
+            found[name] = replace(found[name], problem=problem)
+    listing = _listing(directory, saved, found, _tree(paths), keys)
     members = frozenset(file.path.relative_to(directory).as_posix() for file in saved.files)
     others, notes = other_files(directory, members)
     return Checkpoint(
@@ -96,29 +99,46 @@ def _tree(paths: Mapping[str, tuple[object, ...]]) -> dict[object, object]:
         for part in path[:-1]:
             node = node.setdefault(part, {}) if isinstance(node, dict) else None
         if not isinstance(node, dict) or not path or path[-1] in node:
-            return {name: Persistent(name) for name in paths}
+            return _training_apart({name: Persistent(name) for name in paths})
         node[path[-1]] = Persistent(name)
-    return root
+    return _training_apart(root)
 
 
-def _describe(found: Mapping[str, Described], name: str, leaf: object) -> TensorInfo | str:
-    one = found[cast("str", cast("Persistent", leaf).pid)]
-    if one.tensor is None:
-        return one.kind
-    return replace(one.tensor, name=name, unprunable_reason=_COPIED if one.copied else None)
+def _training_apart(root: Mapping[object, object]) -> dict[object, object]:
+    """Return a dict with the flat names of an optimizer, such as "optimizer.state.x", in a dict of their own."""
+    apart: dict[object, object] = {}
+    for key, value in root.items():
+        head, dot, rest = key.partition(".") if isinstance(key, str) else ("", "", "")
+        inner = apart.setdefault(head, {}) if dot and _OPTIMIZER.fullmatch(head) and head not in root else None
+        if isinstance(inner, dict) and isinstance(value, Persistent):
+            inner[rest] = value
+        else:
+            apart[key] = value
+    return apart
 
 
-def _check_extensions(directory: Path, saved: Saved, listing: Listing, found: Mapping[str, Described]) -> None:
-    """Refuse tensors of the state_dict whose stored bytes are not their elements."""
-    starts = {tensor.span.start for tensor in listing.tensors if tensor.unprunable_reason != OUTSIDE and tensor.numel}
-    for name, extension in saved.extensions.items():
-        one = found.get(name)
-        if one is not None and one.tensor is not None and one.tensor.numel and one.tensor.span.start in starts:
-            raise CheckpointError(
-                f"{directory}: the tensor {quoted(name)} is stored through the extension {quoted(extension)}, which is"
-                " not supported",
-                hint=SAVE_FULL,
-            )
+def _listing(
+    directory: Path, saved: Saved, found: Mapping[str, Described], root: object, keys: Sequence[str]
+) -> Listing:
+    """Return the tensors below `root`, and as other entries those outside of the state_dict that are not whole."""
+    names: dict[str, str] = {}
+
+    def describe(name: str, leaf: object) -> TensorInfo | str:
+        names[name] = saved_name = cast("str", cast("Persistent", leaf).pid)
+        one = found[saved_name]
+        if one.tensor is None:
+            return one.kind
+        return replace(one.tensor, name=name, unprunable_reason=_COPIED if one.copied else None)
+
+    listing = with_tensors(Listing(saved.format, ()), root, str(directory), keys, describe)
+    broken = {t.name: found[names[t.name]].problem for t in listing.tensors if found[names[t.name]].problem}
+    for tensor in listing.tensors:
+        if tensor.name in broken and tensor.unprunable_reason != OUTSIDE:
+            message = f"{directory}: the tensor {quoted(names[tensor.name])} {broken[tensor.name]}"
+            raise CheckpointError(message, hint=SAVE_FULL)
+    whole = tuple(tensor for tensor in listing.tensors if tensor.name not in broken)
+    others = tuple((name, f"tensor that {problem}") for name, problem in broken.items())
+    return replace(listing, tensors=whole, unprunable_entries=(*listing.unprunable_entries, *others))
 
 
 def _stale(others: Iterable[Path]) -> tuple[str, ...]:

@@ -64,6 +64,34 @@ def test_the_state_dict_is_looked_for_as_in_other_files(
     assert {"a.weight", "a.bias"} == {t.name for t in checkpoint.tensors if t.unprunable_reason != OUTSIDE}
 
 
+def test_flat_names_of_an_optimizer_are_no_weights(tmp_path: Path) -> None:
+    """A dict that was saved flat, as Megatron does, has its optimizer apart, which stays as it is."""
+    moment = torch.arange(1.0, 36.0).reshape(5, 7)
+    state = {**WEIGHTS, "optimizer.state.exp_avg.a.weight": moment, "optimizer.count.weight": moment}
+    folder = save_distributed(tmp_path / "d", state, rows(2))
+
+    report = prune(folder, Global(amount=0.5), output=tmp_path / "out", reports=())
+
+    assert [row.name for row in report.rows if row.selected] == ["a.weight"]
+    after = read_distributed(tmp_path / "out")
+    assert same_bits(moment, after["optimizer.state.exp_avg.a.weight"])
+
+
+def test_optimizer_state_that_is_not_whole_does_not_matter(tmp_path: Path) -> None:
+    """A gap in the state of an optimizer, or an extension, is no error of the model; the entry is named as such."""
+    folder = save_distributed(tmp_path / "d", STATE, rows(2))
+    path = folder / ".metadata"
+    whole = pickle.loads(path.read_bytes())  # noqa: S301 - our own
+    whole.state_dict_metadata["optim.state.a.weight.exp_avg"].chunks.pop()
+    path.write_bytes(pickle.dumps(whole))
+
+    checkpoint = open_checkpoint(folder)
+
+    kind = "tensor that cannot be put together: its chunks leave a gap"
+    assert (("optim.state.a.weight.exp_avg", kind),) == checkpoint.unprunable_entries
+    assert prune(folder, Global(amount=0.5), output=tmp_path / "out", reports=()).rows[0].zeros_after == 18
+
+
 def test_a_key_takes_another_part(tmp_path: Path) -> None:
     """With a key, the tensors at this key are pruned and all others stay."""
     folder = save_distributed(tmp_path / "d", STATE, rows(2))

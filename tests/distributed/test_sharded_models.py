@@ -60,6 +60,9 @@ CASES: list[tuple[str, tuple[Any, ...]]] = [
     *(("sharded_cases.refused", (why,)) for why in REFUSED),
     *(("sharded_training.train", case) for case in TRAINED),
     *(("sharded_cases.on_torch_kernels", case) for case in ON_TORCH),
+    ("sharded_training.placed_elsewhere", ()),
+    ("sharded_training.refused", ("partial",)),
+    ("sharded_training.refused", ("mesh",)),
     ("sharded_cases.all_ranks_agree", ()),
     ("sharded_cases.exchanged", ()),
     ("sharded_cases.lost", ()),
@@ -137,6 +140,15 @@ def test_training_keeps_the_zeros_of_sharded_models(results: dict[str, list[Any]
         assert found["gap"] < 1e-6
         assert found["norms"][0::2] == pytest.approx(found["norms"][1::2], rel=1e-5)
     assert sum(found["later"] for found in of_case(results, "sharded_training.train", *case)) > 0
+
+
+def test_masks_and_gradients_may_be_placed_in_another_way(results: dict[str, list[Any]]) -> None:
+    """They are laid out as the parameter; a mask on another mesh and a partial parameter are refused."""
+    for found in of_case(results, "sharded_training.placed_elsewhere"):
+        assert found == {"weight": True, "gradient": True, "placements": "(Shard(dim=1),)"}
+    for why, message in (("partial", r"'weight' has the placement Partial\(sum\)"), ("mesh", "on another device mesh")):
+        for error in of_case(results, "sharded_training.refused", why):
+            assert re.search(message, error)
 
 
 def test_all_ranks_get_the_same_report(results: dict[str, list[Any]]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils.checkpoint import checkpoint
 
@@ -67,6 +68,36 @@ def train(meshes: Meshes, kind: str, optimizer: str, masks: str) -> dict[str, An
     gaps = [float((own(p) - like(parameters[n], p)).abs().max()) for n, p in model.named_parameters() if own(p).numel()]
     _step(forward, model, ours, batch)
     return {"revived": revived, "gap": max(gaps), "norms": norms, "later": _revived(model, mask)}
+
+
+def placed_elsewhere(meshes: Meshes) -> dict[str, Any]:
+    """Keep zeros with a mask and a gradient whose placements are not those of the parameter."""
+    torch.manual_seed(0)
+    weight, keep = torch.randn(9, 5), torch.rand(9, 5) > 0.5
+    model = nn.Module()
+    model.weight = nn.Parameter(distribute_tensor(weight, meshes.line, [Shard(0)], src_data_rank=None))
+    mask = {"weight": distribute_tensor(keep, meshes.line, [Replicate()], src_data_rank=None)}
+    model.weight.grad = distribute_tensor(torch.ones(9, 5), meshes.line, [Shard(1)], src_data_rank=None)
+    with keep_sparse(model, torch.optim.SGD(model.parameters(), lr=1), mask):
+        gradient = model.weight.grad
+    return {
+        "weight": torch.equal(model.weight.full_tensor(), weight * keep),
+        "gradient": torch.equal(gradient.full_tensor(), keep.float()),
+        "placements": str(gradient.placements),
+    }
+
+
+def refused(meshes: Meshes, why: str) -> None:
+    """Ask for what is refused."""
+    model, keep = nn.Module(), torch.ones(8, 4, dtype=torch.bool)
+    whole = torch.zeros(8, 4)
+    if why == "partial":
+        model.weight = nn.Parameter(DTensor.from_local(whole, meshes.line, [Partial()], run_check=False))
+    else:
+        model.weight = nn.Parameter(distribute_tensor(whole, meshes.line, [Shard(0)], src_data_rank=None))
+    if why == "mesh":
+        keep = distribute_tensor(keep, meshes.square, [Shard(0), Replicate()], src_data_rank=None)
+    keep_sparse(model, torch.optim.SGD(model.parameters(), lr=1), {"weight": keep})
 
 
 def _shard(model: nn.Module, meshes: Meshes, kind: str) -> None:

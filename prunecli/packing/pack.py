@@ -17,7 +17,7 @@ from prunecli.errors import Argument, Call, CheckpointError, Hint, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.output_names import check_format, default_output
 from prunecli.formats.safetensors.format import SAFETENSORS
-from prunecli.formats.torch.format import TORCH_ZIP, TORCHSCRIPT
+from prunecli.formats.torch.format import TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
 from prunecli.formats.torch.packed import MEMORY_LIMIT, gap_bytes, is_storage, open_zip, restore_record
 from prunecli.formats.zip.directory import read_directory
 from prunecli.io.files import Source, copy_range
@@ -255,10 +255,15 @@ def _check_kind(checkpoint: Checkpoint, name: str) -> None:
         )
     if checkpoint.format in {TORCH_ZIP.name, TORCHSCRIPT.name}:
         return
+    path = checkpoint.path
     hint: Hint = "save it again with torch.save"
+    if checkpoint.format == TORCH_LEGACY.name:
+        hint = Call("convert", (str(path), str(path.with_name(f"{path.stem}.zip.pth"))))
     if checkpoint.format == SAFETENSORS.name:
         hint = "zstd -3 compresses the file, and no loader reads it then"
-    raise CheckpointError(f"{name} is {checkpoint.format}: only zip files of torch can be packed", hint=hint)
+    raise CheckpointError(
+        f"{name} is {checkpoint.format}: only zip files of torch.save and torch.jit.save can be packed", hint=hint
+    )
 
 
 def _check_output(fd: int, name: str) -> None:

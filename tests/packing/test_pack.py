@@ -17,7 +17,7 @@ from support.profiles import examples
 from support.torch_files import raw, rezip, saved
 from torch import nn
 
-from prunecli import L1, CheckpointError, OutputError, UsageError, open_checkpoint, pack, prune, unpack
+from prunecli import L1, CheckpointError, OutputError, UsageError, convert, open_checkpoint, pack, prune, unpack
 from prunecli.packing.pack import default_path
 
 if TYPE_CHECKING:
@@ -188,6 +188,12 @@ def test_other_formats_are_refused(tmp_path: Path, ckpt: Path) -> None:
     """safetensors, legacy files, directories, packed and unpacked files are refused with what to do."""
     (tmp_path / "old.pth").write_bytes(saved({"w": torch.zeros(4000)}, legacy=True))
     pack(ckpt)
+    with pytest.raises(CheckpointError) as raised:
+        pack(tmp_path / "old.pth")
+    paths = str(tmp_path / "old.pth"), str(tmp_path / "old.zip.pth")
+    assert raised.value.hint == f"prunecli.convert({paths[0]!r}, {paths[1]!r})"
+    convert(*paths)
+    pack(paths[1], tmp_path / "converted.pth")
     for path, problem in (
         (DEMO / "digits_conv.safetensors", "is safetensors: only zip files"),
         (tmp_path / "old.pth", "is torch legacy: only zip files"),

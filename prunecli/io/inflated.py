@@ -120,7 +120,8 @@ def _inflated(read: Callable[[int, int], bytes], deflated: Deflated, label: str)
 
 
 def _damaged(deflated: Deflated, label: str, problem: str) -> CheckpointError:
-    return CheckpointError(f"{printable(label)} is damaged: its record {printable(repr(deflated.name))} {problem}")
+    record = printable(repr(deflated.name))
+    return CheckpointError(f"{printable(label)} is damaged: its record {record} {problem}", hint="get a fresh copy")
 
 
 # --- for readers of headers
@@ -195,11 +196,17 @@ class _View(io.RawIOBase):
 
 
 def write_inflated(
-    source: Source, inflated: Inflated, fd: int, *, threads: int, advance: Callable[[int], None] = lambda _: None
+    source: Source,
+    inflated: Inflated,
+    fd: int,
+    *,
+    threads: int,
+    label: str | None = None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Write the parts of `source` to `fd`, several compressed ones at a time.
 
-    `advance` receives numbers of bytes, from any thread. Raises CheckpointError if a part is damaged.
+    `label` names the file in messages. `advance` receives numbers of bytes, from any thread. Raises CheckpointError if a part is damaged.
     """
 
     def read(offset: int, length: int) -> bytes:
@@ -208,7 +215,7 @@ def write_inflated(
         return bytes(data)
 
     def write(start: int, part: Deflated) -> None:
-        for data in inflate(read, part, str(source.path)):
+        for data in inflate(read, part, label or str(source.path)):
             write_all(fd, memoryview(data), start)
             start += len(data)
             advance(len(data))

@@ -359,9 +359,11 @@ def _unpack(job: _Job) -> PackResult:
             if not record.compressed:
                 check_stored(source, record)
         threads = job.threads or _threads()
-        job.write(
-            source, inflated.size, lambda fd: write_inflated(source, inflated, fd, threads=threads, advance=advance)
-        )
+
+        def fill(fd: int) -> None:
+            write_inflated(source, inflated, fd, threads=threads, label=job.name, advance=advance)
+
+        job.write(source, inflated.size, fill)
     return job.result(
         command="unpack",
         compressed=len(inflated.deflated),

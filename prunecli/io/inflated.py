@@ -206,7 +206,8 @@ def write_inflated(
 ) -> None:
     """Write the parts of `source` to `fd`, several compressed ones at a time.
 
-    `label` names the file in messages. `advance` receives numbers of bytes, from any thread. Raises CheckpointError if a part is damaged.
+    `label` names the file in messages. `advance` receives numbers of bytes, from any thread. Raises CheckpointError if
+    a part is damaged.
     """
 
     def read(offset: int, length: int) -> bytes:

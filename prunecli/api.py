@@ -198,6 +198,8 @@ def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
     outputs = plan_outputs(original, request.path, request.outputs, kept, request.scores.mask_in, arrangement)
     if made is not None:
         facts = made.facts if stripped is None else (*stripped.facts, *made.facts)
+        if made.arrangement.format != original.format:
+            facts = (f"written as {made.arrangement.format}", *facts)
         allowed = stripped is not None and stripped.allow_overflow
         outputs = replace(outputs, facts=facts, allow_overflow=allowed)
     if options.group.size > 1:

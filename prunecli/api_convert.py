@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,14 @@ from prunecli.conversion.layout import Layout, converted_output
 from prunecli.conversion.stripping import Dropped, Stripped, stripped
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import OutputRequest, plan_outputs
+from prunecli.errors import OutputError
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.output_names import default_output
 from prunecli.io.limits import check_threads
+from prunecli.io.targets import elsewhere
 from prunecli.progress import NoProgress
 from prunecli.strategies.strip import Strip
+from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,6 +116,8 @@ def convert(  # noqa: PLR0913 - one keyword for each option
     check_threads(threads)
     checkpoint = open_checkpoint(path, key=key, label=label)
     layout = Layout(max_shard_size, untie=untie, drop_rest=drop_rest, format=format)
+    if not isinstance(output, int) and os.path.realpath(output) == os.path.realpath(checkpoint.path):
+        raise OutputError(f"the output {printable(str(output))} is the input itself", hint=elsewhere())
     made = converted_output(checkpoint, output, layout, own=False)
     if made is None:
         raise TypeError

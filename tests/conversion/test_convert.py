@@ -15,8 +15,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from support import CONTAINERS, Weights, make_checkpoint, make_weights, read, state_dict
 from torch import nn
 
-from prunecli import L1, CheckpointError, UsageError, convert, open_checkpoint, prune
-from prunecli.errors import PruneError
+from prunecli import L1, CheckpointError, convert, open_checkpoint, prune
 
 DTYPES = {
     "f64": torch.float64,
@@ -309,40 +308,6 @@ def test_big_endian_storages_become_little_endian(tmp_path: Path) -> None:
 
     loaded = load_file(tmp_path / "out.safetensors")
     assert all(torch.equal(loaded[name].double(), tensor.double()) for name, tensor in weights.items())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"format": "gguf"}, "a format is one of safetensors, torch"),
-        ({"max_shard_size": "5 apples"}, "max_shard_size is a size such as 5GB"),
-        ({"max_shard_size": 0}, "max_shard_size is a size such as 5GB"),
-        ({"output": "o.pth", "max_shard_size": "1GB"}, "has the suffix of a file, and shards are written into a"),
-        ({"output": "o.pth", "format": "safetensors"}, "is that of another format than safetensors"),
-        ({"output": "o.foo"}, "no checkpoint format has the suffix .foo"),
-    ],
-)
-def test_wrong_requests_are_refused_before_anything_is_written(
-    options: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    """One sentence says what is wrong, and there is no output."""
-    torch.save({"w": torch.zeros(2)}, tmp_path / "in.pth")
-    output = tmp_path / options.pop("output", "out")
-
-    with pytest.raises(PruneError, match=message):
-        convert(tmp_path / "in.pth", output, **options)
-
-    assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]
-
-
-def test_choices_without_a_new_layout_are_refused(tmp_path: Path) -> None:
-    """Untie and drop_rest mean nothing where the output has the format of the input."""
-    torch.save({"weight": torch.zeros(2, 2)}, tmp_path / "in.pth")
-
-    with pytest.raises(UsageError, match="untie has no effect"):
-        prune(tmp_path / "in.pth", L1(amount=0.5), output=tmp_path / "out.pth", untie=True)
-    with pytest.raises(UsageError, match="shards cannot replace their input"):
-        prune(tmp_path / "in.pth", L1(amount=0.5), in_place=True, max_shard_size="1GB")
 
 
 def test_damage_of_a_stored_tensor_is_found_while_it_is_gathered(tmp_path: Path) -> None:

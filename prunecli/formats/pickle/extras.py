@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 MOST_TEXTS, LONGEST = 10_000, 1 << 20
 """The most numbers and strings that are taken as texts, and the most characters of one."""
 
-_MOST_VISITED = 1 << 20
+_MOST_VISITED = 1 << 17
+_LONGEST_PATH = 1000
 _PLAIN = (bool, int, float, str)
 _BITS = 1 << 12  # of an integer that is written out
 
@@ -81,6 +82,8 @@ def _texts(name: str, node: object) -> dict[str, str] | None:
         if not stack:
             return found
         name, node = stack.pop()
+        if len(found) > MOST_TEXTS or len(name) > _LONGEST_PATH:
+            return None
         if (written := _text(node)) is not None:
             found[name] = written
         elif isinstance(node, dict):

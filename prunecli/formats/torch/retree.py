@@ -70,7 +70,6 @@ def rebuild(file: BinaryIO, label: str, number: int, changes: Changes) -> Rebuil
         root = trace(data).root
         tree = _Tree(root, changes, storages, crcs, number)
         pickle = emit(root, data[1], tree.edits)
-        read_pickle(io.BytesIO(pickle), label)
     except (ValueError, TypeError) as problem:
         message = f"the pickle in {label} cannot be written again: {problem}"
         raise CheckpointError(message, hint=resave(label)) from problem

@@ -1,0 +1,66 @@
+"""Requests for conversions that are refused, and contents that are bounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prunecli import L1, UsageError, convert, prune
+from prunecli.errors import PruneError
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "gguf"}, "a format is one of safetensors, torch"),
+        ({"max_shard_size": "5 apples"}, "max_shard_size is a size such as 5GB"),
+        ({"max_shard_size": 0}, "max_shard_size is a size such as 5GB"),
+        ({"output": "o.pth", "max_shard_size": "1GB"}, "has the suffix of a file, and shards are written into a"),
+        ({"output": "o.pth", "format": "safetensors"}, "is that of another format than safetensors"),
+        ({"output": "o.foo"}, "no checkpoint format has the suffix .foo"),
+    ],
+)
+def test_wrong_requests_are_refused_before_anything_is_written(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """One sentence says what is wrong, and there is no output."""
+    torch.save({"w": torch.zeros(2)}, tmp_path / "in.pth")
+    output = tmp_path / options.pop("output", "out")
+
+    with pytest.raises(PruneError, match=message):
+        convert(tmp_path / "in.pth", output, **options)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]
+
+
+def test_choices_without_a_new_layout_are_refused(tmp_path: Path) -> None:
+    """Untie and drop_rest mean nothing where the output has the format of the input."""
+    torch.save({"weight": torch.zeros(2, 2)}, tmp_path / "in.pth")
+
+    with pytest.raises(UsageError, match="untie has no effect"):
+        prune(tmp_path / "in.pth", L1(amount=0.5), output=tmp_path / "out.pth", untie=True)
+    with pytest.raises(UsageError, match="shards cannot replace their input"):
+        prune(tmp_path / "in.pth", L1(amount=0.5), in_place=True, max_shard_size="1GB")
+
+
+def test_the_input_is_no_output(tmp_path: Path) -> None:
+    """A conversion never replaces its input."""
+    torch.save({"w": torch.zeros(2)}, tmp_path / "in.pth")
+
+    with pytest.raises(PruneError, match="is the input itself"):
+        convert(tmp_path / "in.pth", tmp_path / "in.pth", force=True)
+
+
+def test_shared_lists_are_no_endless_texts(tmp_path: Path) -> None:
+    """Sixty lists that each hold the next one twice have 2^60 numbers: they are listed as one entry."""
+    nested: list[object] = [1]
+    for _ in range(60):
+        nested = [nested, nested]
+    torch.save({"state_dict": {"w": torch.zeros(2, 2)}, "bomb": nested}, tmp_path / "in.pth")
+
+    result = convert(tmp_path / "in.pth", tmp_path / "out.safetensors", drop_rest=True)
+
+    assert [name for name, _ in result.left_out] == ["bomb"]

@@ -30,7 +30,7 @@ from prunecli.cli.exit import (
     terminate_cleanly,
 )
 from prunecli.cli.help import HelpCommand, HelpGroup
-from prunecli.cli.processes import is_follower, run_together, says
+from prunecli.cli.processes import is_follower, run_together, said, says, wait_for_the_speaker
 from prunecli.errors import PruneError
 from prunecli.version import __version__
 
@@ -60,7 +60,9 @@ def main(args: Sequence[str] | None = None) -> int:
     words = _without_help(sys.argv[1:] if args is None else list(args))
     escape_unencodable()
     with chosen_colour(words):
-        return _run(words)
+        code = _run(words)
+    said()
+    return code
 
 
 def _run(words: list[str]) -> int:
@@ -79,7 +81,10 @@ def _run(words: list[str]) -> int:
         silence(sys.stdout)
         return BROKEN_PIPE
     except (PruneError, TyperError, OSError) as error:
-        return report_error(error, words) if says(error) else WRONG
+        if says(error):
+            return report_error(error, words)
+        wait_for_the_speaker()
+        return WRONG
     return code if isinstance(code, int) else DONE
 
 

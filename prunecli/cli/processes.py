@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 TOGETHER = (*PRUNING, "inspect", "scan", "check", "diff")
 """The commands that several processes can run together."""
 
+SPEAKER_TIME = 1.0
+"""Seconds that a process waits for rank 0 before it ends with an error that all of them have at the start."""
+
 _launch: list[Launch] = []
 
 
@@ -40,6 +44,21 @@ def says(error: Exception) -> bool:
     if isinstance(error, (LaunchError, ProcessFailedError)):
         return True
     return not is_follower()
+
+
+def said() -> None:
+    """Let the other processes end: this one has printed what there is to print."""
+    group = processes()
+    if group.size > 1 and group.rank == 0:
+        group.said()
+
+
+def wait_for_the_speaker() -> None:
+    """Wait a moment before this process ends, in which rank 0 prints the same error.
+
+    Launchers end all processes when the first one has ended.
+    """
+    time.sleep(SPEAKER_TIME)
 
 
 def device_of(name: str) -> str:
@@ -94,8 +113,6 @@ def _check(name: str, launch: Launch) -> None:
     """Raise UsageError for a command that one process runs."""
     if name in TOGETHER:
         return
-    if launch.rank:
-        raise typer.Exit(WRONG)
     raise UsageError(
         f"{launch.variable} says that {launch.size} processes run this, and {name} runs in one",
         hint=f"unset {launch.variable}, or start it without the launcher",
@@ -122,6 +139,7 @@ def _fail(group: GlooGroup, error: BaseException, words: Sequence[str]) -> None:
             raise ProcessFailedError(first) from error
     known = isinstance(error, (PruneError, OSError, KeyboardInterrupt, SystemExit, typer.Exit))
     if group.rank and known and not (isinstance(error, ProcessFailedError) and first.rank == 0 and first.lost):
+        group.wait_until_said()  # launchers end all processes when the first one has ended
         raise typer.Exit(first.code) from None
 
 

@@ -40,7 +40,7 @@ WAKE_AGAIN = 30.0
 Longer than the removal of an unfinished output takes, which the first interruption begins.
 """
 
-_FAILURE, _ROLL = "failure", "roll"
+_FAILURE, _ROLL, _SAID = "failure", "roll", "said"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,18 @@ class Watch:
         if not self._ended.is_set():
             self.end()
             self._wait_until_heard(set(range(len(self._hosts))))
+
+    def said(self) -> None:
+        """Note that this process, rank 0, has printed the failure."""
+        with suppress(RuntimeError):
+            self._store.set(_SAID, "1")
+
+    def wait_until_said(self) -> None:
+        """Wait until rank 0 has printed the failure, or is gone."""
+        end = time.monotonic() + HEARD_WITHIN
+        with suppress(RuntimeError):
+            while not self._store.check([_SAID]) and time.monotonic() < end:
+                time.sleep(0.02)
 
     def broken(self) -> Failure:
         """Return why a connection broke: the failure that a process stored, or the loss of processes."""

@@ -136,6 +136,16 @@ class GlooGroup(Group):
         if self._watch is not None:
             self._watch.leave()
 
+    def said(self) -> None:
+        """Let the other processes end."""
+        if self._watch is not None:
+            self._watch.said()
+
+    def wait_until_said(self) -> None:
+        """Wait until rank 0 has printed why the run failed."""
+        if self._watch is not None:
+            self._watch.wait_until_said()
+
     def finish(self, code: int) -> int:
         """Return the exit code of rank 0, after waiting for it."""
         if not self.agreed:

@@ -42,6 +42,9 @@ class Group:
     def settle(self) -> None:
         """Note that what other processes do from now on cannot change the result."""
 
+    def said(self) -> None:
+        """Let the other processes end; rank 0 calls this when it has printed why the run failed."""
+
     def host(self, rank: int) -> str:  # noqa: ARG002 - for subclasses
         """Return the name of the machine of a process."""
         return "this machine"

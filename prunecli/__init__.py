@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from prunecli.inspection.converters import Convertible
     from prunecli.inspection.diff import diff
+    from prunecli.inspection.doctor import doctor
     from prunecli.inspection.inspect import inspect
     from prunecli.inspection.scan import scan
     from prunecli.packing.pack import pack, unpack
@@ -71,6 +72,7 @@ _PUBLIC = {
     ),
     "inspection.converters": ("Convertible",),
     "inspection.diff": ("diff",),
+    "inspection.doctor": ("doctor",),
     "inspection.inspect": ("inspect",),
     "inspection.scan": ("scan",),
     "packing.pack": ("pack", "unpack"),
@@ -132,6 +134,7 @@ __all__ = [
     "check",
     "convert",
     "diff",
+    "doctor",
     "inspect",
     "keep_sparse",
     "load_mask",

@@ -18,11 +18,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import man_page
+
 from prunecli.cli.command_list import COMMANDS as COMMAND_LIST
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 COMMANDS = ROOT / "docs" / "commands.md"
+MAN_PAGE = ROOT / "docs" / "prune.1"
 PAGES = (README, *sorted((ROOT / "docs").glob("**/*.md")))
 """The pages that may have examples; COMMANDS is generated from the list of commands."""
 
@@ -75,6 +78,7 @@ def commands_page(names: list[str]) -> str:
 
 def main() -> None:
     """Update the pages."""
+    MAN_PAGE.write_text(man_page.page(), encoding="utf-8")
     COMMANDS.write_text(commands_page(list(COMMAND_LIST)), encoding="utf-8")
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

@@ -163,6 +163,15 @@ COMMANDS = {
         ),
         OUTPUT,
     ),
+    "doctor": Command(
+        LOOK,
+        "Show versions, kernels, devices and disks.",
+        (
+            Example("What a report of a bug needs", "prune doctor"),
+            Example("For a program", "prune doctor --json"),
+        ),
+        OUTPUT,
+    ),
     "diff": Command(
         LOOK,
         "Show how two checkpoints differ.",

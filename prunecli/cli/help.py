@@ -37,7 +37,7 @@ class HelpCommand(LightCommand):
         ctx.color = uses_colour(sys.stdout)
         about = COMMANDS.get(ctx.info_name, _UNKNOWN)
         short = is_short(ctx)
-        arguments, panels = _records(self, ctx, about)
+        arguments, panels = panels_of(self, ctx, about)
         _section(formatter, "Arguments", arguments)
         for title, records in panels:
             if not short or title == about.panel:
@@ -77,7 +77,7 @@ def is_short(ctx: Any) -> bool:  # noqa: ANN401 - Typer's own
     return "-h" in words and "--help" not in words
 
 
-def _records(command: LightCommand, ctx: Any, about: Command) -> tuple[list[Record], list[tuple[str, list[Record]]]]:  # noqa: ANN401
+def panels_of(command: LightCommand, ctx: Any, about: Command) -> tuple[list[Record], list[tuple[str, list[Record]]]]:  # noqa: ANN401
     """Return the arguments, and the panels of options: the command's own first, then the shared ones in their order."""
     arguments: list[Record] = []
     panels: dict[str, list[Record]] = {about.panel: []}

@@ -157,7 +157,7 @@ def _register(
     command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
     command.__doc__ = function.__doc__
-    app.command(name, cls=HelpCommand, **settings)(command)
+    app.command(name, **{"cls": HelpCommand, **settings})(command)
 
 
 def register(names: Sequence[str]) -> None:
@@ -171,7 +171,7 @@ def register(names: Sequence[str]) -> None:
             add_pruning_command(getattr(module, "global_" if name == "global" else name))
         else:
             module = importlib.import_module(f"prunecli.cli.{name}")
-            add_command(getattr(module, name), context_settings=getattr(module, "CONTEXT_SETTINGS", None))
+            add_command(getattr(module, name), **getattr(module, "SETTINGS", {}))
     order = list(COMMANDS)
     app.registered_commands.sort(key=lambda command: order.index(command.name or ""))
 

@@ -41,7 +41,7 @@ DryRun = Annotated[
     bool, flag_option("-n --dry-run", "Only search: write no checkpoint, remember the trials.", panel=OUTPUT)
 ]
 
-CONTEXT_SETTINGS = strategy_arguments.CONTEXT_SETTINGS
+SETTINGS = strategy_arguments.SETTINGS
 SCHEMA = 1
 """The version of the JSON form."""
 

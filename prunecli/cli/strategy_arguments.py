@@ -6,6 +6,7 @@ so Typer parses the words twice: first to find the name, then with the options o
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from copy import copy
@@ -25,14 +26,58 @@ from prunecli.text.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CONTEXT_SETTINGS: dict[str, Any] = {
-    "help_option_names": [],
-    "ignore_unknown_options": True,
-    "allow_interspersed_args": False,
-}
-"""The `context_settings` of a command that passes all its words to `parse`."""
 
-Words = Annotated[list[str] | None, typer.Argument(metavar="CKPT [OPTIONS] STRATEGY [OPTIONS]")]
+def complete_words(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the strategies after the checkpoint, and the values of an option that `ctx` ends with."""
+    command, words = _inner(ctx)
+    option = next(
+        (p for p in command.params if words and words[-1] in p.opts and not getattr(p, "is_flag", True)), None
+    )
+    if option is not None:
+        return [item.value for item in option.shell_complete(_lenient(command, ctx, words[:-1]), incomplete)]
+    parsed = _lenient(command, ctx, words).params
+    if parsed.get("ckpt") is None or parsed.get("strategy") is not None:
+        return []
+    return [name for name in strategy_functions() if name.startswith(incomplete)]
+
+
+class VariedCommand(HelpCommand):
+    """A command that passes its words to `parse`, whose options are completed as its own."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:  # noqa: ANN401 - Typer's own
+        """Return the options that start with `incomplete`: of the command, and of the strategy that is named."""
+        command, words = _inner(ctx)
+        return list(command.shell_complete(_lenient(command, ctx, words), incomplete))
+
+
+def _inner(ctx: Any) -> tuple[Any, list[str]]:  # noqa: ANN401 - Typer's own
+    """Return the command that parses the words of `search` or `sweep`, and the words before the one to complete."""
+    # The argument that is being completed has no value yet, so the parser may leave the words in `args`.
+    words = list(ctx.params.get("words") or ctx.args)
+    arguments = importlib.import_module(f"prunecli.cli.{ctx.info_name}").Arguments
+    return command_for(arguments, words), words
+
+
+def _lenient(command: Any, ctx: Any, words: Sequence[str]) -> Any:  # noqa: ANN401 - Typer's own
+    """Return a context of words that need not be complete."""
+    lenient = {"resilient_parsing": True, "ignore_unknown_options": True, "allow_extra_args": True}
+    return command.make_context(ctx.info_name, list(words), **lenient)
+
+
+SETTINGS: dict[str, Any] = {
+    "cls": VariedCommand,
+    "context_settings": {
+        "help_option_names": [],
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+    },
+}
+"""The settings of a command that passes all its words to `parse`."""
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="CKPT [OPTIONS] STRATEGY [OPTIONS]", autocompletion=complete_words),
+]
 """All words after the name of such a command."""
 
 MakeStrategy = Callable[[float], Strategy]
@@ -78,9 +123,7 @@ def _strategy_in(context: typer.Context, words: Sequence[str], arguments: type[o
 
     Words that are values of options do not count.
     """
-    lenient = {"resilient_parsing": True, "ignore_unknown_options": True, "allow_extra_args": True}
-    command = _command(arguments, None)
-    with command.make_context(context.info_name, list(words), **lenient) as parsed:
+    with _lenient(_command(arguments, None), context, words) as parsed:
         names = [parsed.params.get("strategy"), *parsed.args]
     name = next((name for name in names if name in strategy_functions()), "")
     return name, str(parsed.params.get("vary") or "amount")

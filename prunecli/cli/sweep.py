@@ -42,7 +42,7 @@ Svg = Annotated[Path | None, text_option("--svg", "PATH", "Write the plot as SVG
 State = Annotated[Path | None, evaluation.state_option("CKPT.pruned.EXT.search.json")]
 Force = Annotated[bool, flag_option("-f --force", "Replace an existing table or plot.", panel=OUTPUT)]
 
-CONTEXT_SETTINGS = strategy_arguments.CONTEXT_SETTINGS
+SETTINGS = strategy_arguments.SETTINGS
 SCHEMA = 1
 """The version of the JSON form."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shlex
@@ -106,6 +107,35 @@ def test_only_plain_names_are_offered(
     assert offered(capsys, path, shell, "").count("layers.") == 2
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("prune global m.pth --normalize ", ["none", "l2", "rms", "lamp"]),
+        ("prune l1 m.pth --allocate u", ["uniform", "uniform+"]),
+        ("prune topk m.pth --tail ", ["keep", "zero", "error"]),
+        ("prune l1 m.pth --of ", ["all", "remaining"]),
+        ("prune l1 m.pth --device ", ["auto", "cpu", "cuda", "mps", "xpu"]),
+        ("prune check m.pth --color ", ["auto", "always", "never"]),
+        ("prune search m.pth ", ["percentile", "l1", "global", "structured", "block", "random"]),
+        ("prune search m.pth l1 --scope ", ["tensor", "row"]),
+        ("prune search m.pth l1 --max-", ["--max-drop"]),
+        ("prune sweep m.pth l1 --at 0.5 ", []),
+        ("prune ins", ["inspect"]),
+    ],
+)
+def test_values_that_are_offered(
+    line: str, expected: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values, strategies and options are offered in the order of the help."""
+    monkeypatch.setenv("_PRUNE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+    with pytest.raises(SystemExit):
+        main([])
+
+    assert capsys.readouterr().out.split() == expected
+
+
 def test_a_name_that_starts_with_a_dash_is_not_offered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +230,20 @@ def test_a_hostile_name_runs_nothing_in_a_shell(terminal: Terminal, tmp_path: Pa
     terminal.type("prune inspect f\t")
     terminal.wait("")
     assert not list(tmp_path.rglob("PWNED"))
+
+
+def test_values_are_completed_in_a_shell(terminal: Terminal, tmp_path: Path) -> None:
+    """TAB completes the values of options, and the strategy of a sweep with its options; the lines then run."""
+    save(tmp_path / "m.safetensors", PLAIN)
+
+    terminal.type("prune l1 m.safetensors --amount 50% --scope ro\t --device cp\t --color nev\t -o out.safetensors")
+    terminal.wait("")
+    terminal.type("prune sweep m.safetensors glo\t --normalize lam\t --at 50% --eval 'echo 1 {}' --stat\t s.json")
+    terminal.wait("")
+
+    report = json.loads((tmp_path / "out.safetensors.report.json").read_text())
+    assert (report["strategy"]["scope"], report["device"]) == ("row", "cpu")
+    assert '"normalize": "lamp"' in (tmp_path / "s.json").read_text()
 
 
 def test_a_plain_name_is_completed_in_a_shell(terminal: Terminal, tmp_path: Path) -> None:

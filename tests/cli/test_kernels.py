@@ -30,6 +30,9 @@ ARGUMENTS = {
     "search": "CKPT l1 --eval true --metric x --max-drop 1",
     "sweep": "CKPT l1 --eval true --metric x",
     "bake": "CKPT",
+    "pack": "CKPT",
+    "unpack": "CKPT",
+    "doctor": "",
 }
 """The required arguments of each command; those not named take an amount."""
 

@@ -80,6 +80,20 @@ def test_the_help_shown_is_current(block: str, folder: Path) -> None:
     assert played(block, folder) == block
 
 
+def test_the_manual_page_is_current_and_correct(tmp_path: Path) -> None:
+    """docs/prune.1 has the texts of the help, and `man` has no complaint about it."""
+    page = update_readme.MAN_PAGE.read_text(encoding="utf-8")
+
+    if version("typer").startswith(f"{update_readme.TYPER}."):
+        assert update_readme.man_page.page() == page
+    assert all(f"prune {command}" in page for command in COMMANDS)
+    if shutil.which("man") and shutil.which("groff"):
+        line = ["man", "--warnings=w", "-l", str(update_readme.MAN_PAGE)]
+        shown = subprocess.run(line, cwd=tmp_path, capture_output=True, check=True, text=True)
+        assert shown.stderr == ""
+        assert "--normalize" in re.sub(r".\x08", "", shown.stdout)
+
+
 def test_every_command_has_its_help_block() -> None:
     """docs/commands.md shows the help of `prune` and of each of its commands."""
     commands = [command for block in HELP for command, _ in update_readme.examples(block)]

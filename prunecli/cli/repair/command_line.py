@@ -135,7 +135,7 @@ def _short(command: Command, word: str) -> Item:
 @cache
 def commands() -> dict[str, Command]:
     """Return all commands by name; `search` and `sweep` have the options of no strategy."""
-    return {name: _described(name, _typer_command(name, ())) for name in COMMANDS}
+    return {name: _described(name, typer_command(name, ())) for name in COMMANDS}
 
 
 def command_for(words: Sequence[str]) -> Command | None:
@@ -143,11 +143,12 @@ def command_for(words: Sequence[str]) -> Command | None:
     if not words or words[0] not in commands():
         return None
     if words[0] in VARIED:
-        return _described(words[0], _typer_command(words[0], words[1:]))
+        return _described(words[0], typer_command(words[0], words[1:]))
     return commands()[words[0]]
 
 
-def _typer_command(name: str, words: Sequence[str]) -> Any:  # noqa: ANN401 - Typer's own
+def typer_command(name: str, words: Sequence[str]) -> Any:  # noqa: ANN401 - Typer's own
+    """Return Typer's command; `search` and `sweep` with the options of the strategy that `words` name."""
     from prunecli.cli import search, strategy_arguments, sweep
 
     if name in VARIED:
@@ -189,7 +190,7 @@ def rehearse(words: Sequence[str]) -> Exception | None:
     makers = {make.__name__.rstrip("_"): make for make in pruning.ALL}
     name, *rest = (word for word in words if word not in {"-h", "--help"})
     try:
-        context = _typer_command(name, rest).make_context(name, rest)
+        context = typer_command(name, rest).make_context(name, rest)
         if name in makers:
             make = makers[name]
             names = make.__code__.co_varnames[: make.__code__.co_argcount]

@@ -62,7 +62,8 @@ class CheckedCheckpoint:
 
     def overfull_groups(self, pattern: tuple[int, int], runs: Sequence[Run | None]) -> list[OverfullGroups | None]:
         """Return the groups with too many non-zeros along the run of each selected tensor; None without a run."""
-        chosen = [(tensor, run) for tensor, run in zip(self.tensors, runs, strict=True) if run is not None]
+        # Groups are counted in the codes: `codes` is another tensor where there is a scale.
+        chosen = [(tensor.codes, run) for tensor, run in zip(self.tensors, runs, strict=True) if run is not None]
         by_id = {id(tensor): (run.length, run.inner) for tensor, run in chosen}  # names may repeat
         from prunecli.inspection.group_counts import (  # noqa: PLC0415 - NumPy, as above
             OverfullGroups,

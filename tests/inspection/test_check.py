@@ -358,3 +358,12 @@ def test_a_checkpoint_that_torch_pruned_and_retrained_is_half_zero() -> None:
 
     assert zeros == 6491
     assert finding == Finding(MinSparsity(0.45), True, None, "at least 45%", "48.8% (6,491 of 13,302)")
+
+
+def test_groups_of_codes_are_counted(tmp_path: Path) -> None:
+    """The pattern of weights that are codes with a scale is that of the codes."""
+    codes = torch.tensor([1.0, 0, 0, 2.0]).repeat(128, 32).to(torch.float8_e4m3fn)
+    path = write(tmp_path, {"mlp.up_proj.weight": codes, "mlp.up_proj.weight_scale_inv": torch.ones(1, 1)})
+    (half,), (quarter,) = check(path, [GroupPattern(2, 4)]), check(path, [GroupPattern(1, 4)])
+
+    assert (half.holds, quarter.holds) == (True, False)

@@ -273,7 +273,7 @@ COMMANDS = {
             ),
             Example(
                 "As a table and a plot",
-                "prune sweep model.pth l1 --eval 'python eval.py {}' --at 0.5,0.9 --csv sweep.csv --svg sweep.svg",
+                "prune sweep model.pth l1 --eval 'python eval.py {}' --at 0.5,0.9 --csv sweep.csv --html sweep.html",
             ),
         ),
         EVALUATE,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer  # noqa: TC002 - Typer evaluates annotations
 
 from prunecli.cli import options
-from prunecli.cli.output import check_force, check_page, printing, view, write_page
+from prunecli.cli.output import check_drawing, check_force, check_page, printing, view, write_figure, write_page
 from prunecli.cli.pipes import opened_checkpoint
 from prunecli.cli.processes import refuse_together
 from prunecli.cli.value_options import flag_option, text_option
@@ -46,6 +46,7 @@ def inspect(
     layout: options.Layout = None,
     key: options.Key = None,
     html: options.Html = None,
+    figure: options.Figure = None,
     force: options.ForcePage = False,
     json: options.Json = False,
     no_progress: options.NoProgress = False,
@@ -60,10 +61,14 @@ def inspect(
         refuse_together("--thresholds" if thresholds else "--hist")
     _refuse_no_read(no_read=no_read, thresholds=thresholds, hist=hist)
     shown = view(top, all_tensors=all_tensors, json=json)
-    check_force(html, force=force)
+    check_force(html, figure, force=force)
+    if figure is not None and hist is None:
+        raise UsageError("--figure draws the histogram of --hist", hint="--hist '*' --figure PATH")
 
     with opened_checkpoint(ckpt, key, progress=not no_progress) as (checkpoint, label, progress):
-        check_page(html, force=force, others=[file.path for file in checkpoint.files])
+        files = [file.path for file in checkpoint.files]
+        check_page(html, force=force, others=files)
+        check_drawing(figure, force=force, others=[*files, *([html] if html else [])])
 
         from prunecli.inspection.inspect import inspect as inspect_checkpoint
 
@@ -83,7 +88,11 @@ def inspect(
         from prunecli.inspection.inspect_html import to_html
 
         write_page(html, to_html(result, context.obj or ()), force=force)
-    _print(result, shown, written=html, json=json, evidence=verbose)
+    if figure is not None and result.histogram is not None:
+        from prunecli.inspection.figures import draw_histogram
+
+        write_figure(figure, draw_histogram(result.histogram, result.path, figure.suffix), force=force)
+    _print(result, shown, written=html or figure, json=json, evidence=verbose)
     return 0
 
 

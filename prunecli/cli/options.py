@@ -159,7 +159,8 @@ Reports = Annotated[
     text_option(
         "--report",
         "PATH",
-        "Report, by its suffix .json, .csv, .md or .html; `-` prints JSON. Repeatable. [default: OUTPUT.report.json]",
+        "Report, by its suffix .json, .csv, .md, .html, or a figure: .svg, .png, .pdf; `-` prints JSON. Repeatable."
+        " [default: OUTPUT.report.json]",
         panel=OUTPUT,
     ),
 ]
@@ -240,6 +241,10 @@ Threads = Annotated[
 
 # --- printing
 
+Figure = Annotated[
+    Path | None,
+    text_option("--figure", "PATH", "Draw a figure as well: .svg, .png or .pdf. Needs matplotlib.", panel=OUTPUT),
+]
 Html = Annotated[Path | None, text_option("--html", "PATH", "Write the result as an HTML page as well.", panel=OUTPUT)]
 ForcePage = Annotated[bool, flag_option("-f --force", "Replace an existing page.", panel=OUTPUT)]
 Json = Annotated[bool, flag_option("--json", "Print the result as JSON.", panel=OUTPUT)]

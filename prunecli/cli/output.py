@@ -55,9 +55,9 @@ def view(top: int | None, *, all_tensors: bool, json: bool) -> View:
     return View(top, all_tensors, hint="; --all lists each")
 
 
-def check_force(html: Path | None, *, force: bool) -> None:
-    """Raise UsageError for `force` without a page to replace."""
-    if force and html is None:
+def check_force(*paths: Path | None, force: bool) -> None:
+    """Raise UsageError for `force` without a page or a figure to replace."""
+    if force and not any(paths):
         raise UsageError("--force replaces a page, and --html names none", hint="--html PATH --force")
 
 
@@ -73,6 +73,23 @@ def write_page(html: Path, text: str, *, force: bool) -> None:
 
     if processes().rank == 0:
         publish_text(html, text, force=force)
+
+
+def check_drawing(figure: Path | None, *, force: bool, others: Iterable[Path]) -> None:
+    """Raise before the work where the figure cannot be drawn, or written after it."""
+    if figure is not None:
+        check_export(Argument("figure", "figure.pdf"), figure, force=force, others=others)
+
+        from prunecli.report.plots import check_figure
+
+        check_figure(figure)
+
+
+def write_figure(figure: Path, data: bytes, *, force: bool) -> None:
+    """Write a figure; OutputError if it cannot be written."""
+    from prunecli.io.publish import publish_bytes
+
+    publish_bytes(figure, data, force=force)
 
 
 def check_export(argument: Argument, path: Path, *, force: bool, others: Iterable[Path]) -> None:

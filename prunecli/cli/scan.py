@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prunecli.cli import options
-from prunecli.cli.output import check_force, check_page, printing, view, write_page
+from prunecli.cli.output import check_drawing, check_force, check_page, printing, view, write_figure, write_page
 from prunecli.cli.pipes import opened_checkpoint
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def scan(
     top: options.Top = None,
     all_tensors: options.AllTensors = False,
     html: options.Html = None,
+    figure: options.Figure = None,
     force: options.ForcePage = False,
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -35,10 +36,12 @@ def scan(
     tensor that loses most comes first. It needs no data and no model.
     """
     shown = view(top, all_tensors=all_tensors, json=json)
-    check_force(html, force=force)
+    check_force(html, figure, force=force)
 
     with opened_checkpoint(ckpt, key, progress=not no_progress) as (checkpoint, label, progress):
-        check_page(html, force=force, others=[file.path for file in checkpoint.files])
+        files = [file.path for file in checkpoint.files]
+        check_page(html, force=force, others=files)
+        check_drawing(figure, force=force, others=[*files, *([html] if html else [])])
 
         from prunecli.inspection.scan import scan as scan_checkpoint
 
@@ -49,7 +52,11 @@ def scan(
         from prunecli.inspection.scan_html import to_html
 
         write_page(html, to_html(result), force=force)
-    _print(result, shown, written=html, json=json)
+    if figure is not None:
+        from prunecli.inspection.figures import draw_scan
+
+        write_figure(figure, draw_scan(result, figure.suffix), force=force)
+    _print(result, shown, written=html or figure, json=json)
     return 0
 
 

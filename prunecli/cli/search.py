@@ -14,7 +14,7 @@ from prunecli.cli import evaluation, options, strategy_arguments
 from prunecli.cli.command_list import OUTPUT
 from prunecli.cli.evaluation import Table
 from prunecli.cli.exit import DONE, FAILED, say
-from prunecli.cli.output import check_page, write_page
+from prunecli.cli.output import check_drawing, check_page, write_figure, write_page
 from prunecli.cli.value_options import flag_option, number_option, text_option, whole_option
 from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import printable
@@ -64,6 +64,7 @@ class Arguments(evaluation.TrialArguments):
     report: options.Reports = None
     no_report: options.NoReport = False
     html: options.Html = None
+    figure: options.Figure = None
     state: State = None
     dry_run: DryRun = False
     force: options.Force = False
@@ -87,6 +88,7 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
     state = default_state(arguments.ckpt, target) if arguments.state is None else arguments.state
     table = Table(quiet=arguments.quiet or arguments.json)
     check_page(arguments.html, force=arguments.force, others=[target, state, Path(arguments.ckpt), *(reports or ())])
+    check_drawing(arguments.figure, force=arguments.force, others=[target, state, Path(arguments.ckpt)])
     result = _search(arguments, limit, target, state, table, context.obj or ())
     for warning in result.warnings:
         say(printable(f"warning: {warning} --metric PATTERN names another number"))
@@ -95,6 +97,12 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
 
         page = search_page(result, arguments.ckpt, _short(limit), context.obj or ())
         write_page(arguments.html, page, force=arguments.force)
+    if arguments.figure is not None:
+        from prunecli.tuning.pages import draw_metric
+
+        trials = [result.unpruned, *(attempt.trial for attempt in result.attempts)]
+        title = f"{arguments.strategy} on {Path(arguments.ckpt).name}"
+        write_figure(arguments.figure, draw_metric(trials, title, arguments.figure.suffix), force=arguments.force)
     if arguments.json:
         evaluation.print_json(_document(result, limit, arguments))
     else:

@@ -12,7 +12,7 @@ import typer  # noqa: TC002 - Typer evaluates annotations
 from prunecli.cli import evaluation, options, parsers, strategy_arguments
 from prunecli.cli.command_list import OUTPUT
 from prunecli.cli.evaluation import Table
-from prunecli.cli.output import check_export
+from prunecli.cli.output import check_drawing, check_export, write_figure
 from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import printable
@@ -38,7 +38,6 @@ Vary = Annotated[
     ),
 ]
 Csv = Annotated[Path | None, text_option("--csv", "PATH", "Write the table as CSV as well.", panel=OUTPUT)]
-Svg = Annotated[Path | None, text_option("--svg", "PATH", "Write the plot as SVG as well.", panel=OUTPUT)]
 State = Annotated[Path | None, evaluation.state_option("CKPT.pruned.EXT.search.json")]
 Force = Annotated[bool, flag_option("-f --force", "Replace an existing table or plot.", panel=OUTPUT)]
 
@@ -60,7 +59,7 @@ class Arguments(evaluation.TrialArguments):
     at: At = None
     vary: Vary = "amount"
     csv: Csv = None
-    svg: Svg = None
+    figure: options.Figure = None
     html: options.Html = None
     state: State = None
     force: Force = False
@@ -85,7 +84,7 @@ def sweep(context: typer.Context, words: strategy_arguments.Words = None) -> int
     for name, path in (
         ("remembered in", state),
         ("table", arguments.csv),
-        ("plot", arguments.svg),
+        ("figure", arguments.figure),
         ("page", arguments.html),
     ):
         if path is not None:
@@ -121,9 +120,9 @@ def _sweep(
 
 
 def _check_exports(arguments: Arguments, state: Path) -> None:
-    """Raise before the work if a table, a plot or a page cannot be written after it."""
-    exports = [("csv", arguments.csv), ("svg", arguments.svg), ("html", arguments.html)]
-    if not any(path for _, path in exports):
+    """Raise before the work if a table, a page or a figure cannot be written after it."""
+    exports = [("csv", arguments.csv), ("html", arguments.html)]
+    if arguments.figure is None and not any(path for _, path in exports):
         return
     from prunecli.formats.open import open_checkpoint
 
@@ -132,6 +131,7 @@ def _check_exports(arguments: Arguments, state: Path) -> None:
         if path is not None:
             check_export(Argument(name, f"sweep.{name}"), path, force=arguments.force, others=others)
             others.append(path)
+    check_drawing(arguments.figure, force=arguments.force, others=others)
 
 
 def _write_exports(arguments: Arguments, points: Sequence[SweepPoint], command: Sequence[str]) -> None:
@@ -140,9 +140,15 @@ def _write_exports(arguments: Arguments, points: Sequence[SweepPoint], command: 
 
     if arguments.csv is not None:
         publish_text(arguments.csv, to_csv(points, arguments.vary), force=arguments.force)
-    if arguments.svg is not None:
+    if arguments.figure is not None:
+        from prunecli.tuning.pages import draw_metric
+
         title = f"{arguments.strategy} on {Path(arguments.ckpt).name}"
-        publish_text(arguments.svg, _picture(points, title, arguments.vary), force=arguments.force)
+        write_figure(
+            arguments.figure,
+            draw_metric([point.trial for point in points], title, arguments.figure.suffix),
+            force=arguments.force,
+        )
     if arguments.html is not None:
         from prunecli.tuning.pages import sweep_page
 
@@ -183,29 +189,6 @@ def _has_blocks() -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
-
-
-def _picture(points: Sequence[SweepPoint], title: str, varied: str) -> str:
-    from prunecli.tuning.metric import name_in
-    from prunecli.tuning.plot import Mark, plot
-
-    unpruned = float(points[0].trial.metric)
-    marks = [_mark(point, varied) for point in sorted(points, key=lambda p: p.trial.sparsity)]
-    label = f"unpruned: {unpruned:.6g}"
-    return plot(
-        title,
-        [Mark(*m) for m in marks],
-        x_label="weights that are zero",
-        y_label=name_in(points[0].trial.line),
-        level=unpruned,
-        level_label=label,
-    )
-
-
-def _mark(point: SweepPoint, varied: str) -> tuple[float, float, str]:
-    amount = "unpruned" if point.amount is None else f"{varied} {point.amount:g}"
-    metric = float(point.trial.metric)
-    return point.trial.sparsity, metric, f"{amount}: {percent(point.trial.sparsity)} zero, metric {metric:.6g}"
 
 
 def _document(points: Sequence[SweepPoint], arguments: Arguments) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prunecli.errors import Argument, OutputError, UsageError
 from prunecli.formats.output_names import default_output, default_report
 from prunecli.formats.own_files import is_report_of
-from prunecli.io.publish import UnflushedError, publish_text
+from prunecli.io.publish import UnflushedError, publish_bytes
 from prunecli.io.targets import (
     check_checkpoint_output,
     check_output,
@@ -168,7 +168,7 @@ def publish_reports(report: Report, outputs: Outputs) -> None:
     """
     try:
         for path in outputs.reports:
-            publish_text(path, render_report(report, path.suffix), force=outputs.replaces(path))
+            publish_bytes(path, render_report(report, path.suffix), force=outputs.replaces(path))
     except OutputError as error:
         if report.output_path is None or isinstance(error, UnflushedError):
             raise

@@ -103,7 +103,11 @@ def write_failure(destination: Path, size: int, error: OSError) -> OutputError |
 
 def publish_text(target: Path, text: str, *, force: bool = False) -> None:
     """Write `text` as UTF-8 to `target`, atomically. Raises OutputError as `new_file` does."""
-    data = text.encode("utf-8", errors="backslashreplace")
+    publish_bytes(target, text.encode("utf-8", errors="backslashreplace"), force=force)
+
+
+def publish_bytes(target: Path, data: bytes, *, force: bool = False) -> None:
+    """Write `data` to `target`, atomically. Raises OutputError as `new_file` does."""
     with new_file(target, size=len(data), force=force) as fd:
         write_all(fd, memoryview(data), 0)
 

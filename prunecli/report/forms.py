@@ -58,14 +58,14 @@ class Forms:
         try:
             import pandas as pd  # noqa: PLC0415 - optional
         except ImportError:
-            raise PruneError("a data frame needs pandas", hint="pip install pandas") from None
+            raise PruneError("a data frame needs pandas", hint="pip install 'prunecli[pandas]'") from None
         from prunecli.report.model import COLUMNS  # noqa: PLC0415
 
         rows = [[getattr(row, name) for name in COLUMNS] for row in self._report.rows]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def save(self, path: PathLike, *, force: bool = False) -> None:
-        """Write the report in the form of the path's suffix: .json, .csv, .md or .html.
+        """Write the report in the form of the path's suffix: .json, .csv, .md, .html, or a figure: .svg, .png, .pdf.
 
         Args:
             path: The file to write.
@@ -75,11 +75,11 @@ class Forms:
             UsageError: The suffix is another one.
             OutputError: The file exists, or cannot be written.
         """
-        from prunecli.io.publish import publish_text  # noqa: PLC0415
+        from prunecli.io.publish import publish_bytes  # noqa: PLC0415
         from prunecli.report.renderers import check_suffixes, render_report  # noqa: PLC0415
 
         check_suffixes([path])
-        publish_text(Path(path), render_report(self._report, Path(path).suffix), force=force)
+        publish_bytes(Path(path), render_report(self._report, Path(path).suffix), force=force)
 
     @property
     def _report(self) -> Report:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
 from prunecli.errors import Argument, UsageError
+from prunecli.report.plots import SUFFIXES as FIGURES
+from prunecli.report.plots import check_figure
 from prunecli.text.nearest import nearest_choice
 
 if TYPE_CHECKING:
@@ -42,17 +44,29 @@ def _html(report: Report) -> str:
     return to_html(report)
 
 
+def _figure(report: Report, suffix: str) -> bytes:
+    from prunecli.report.plots import bars
+
+    rows = [row for row in report.rows if row.selected]
+    before, after = ([getattr(row, key) or 0.0 for row in rows] for key in ("sparsity_before", "sparsity_after"))
+    title = f"{PurePath(report.input_path).name}, by {report.strategy.get('name')}"
+    return bars([row.name for row in rows], before, after, title, suffix)
+
+
 _RENDERERS: dict[str, Callable[[Report], str]] = {".json": _json, ".csv": _csv, ".md": _markdown, ".html": _html}
 
-SUFFIXES = tuple(_RENDERERS)
+SUFFIXES = (*_RENDERERS, *FIGURES)
 """The suffixes that the path of a report may have, in lower or upper case."""
 
 
 def check_suffixes(paths: Iterable[PathLike]) -> None:
     """Raise UsageError for the first of `paths` whose suffix is not in SUFFIXES."""
     for path in paths:
-        if PurePath(path).suffix.lower() not in _RENDERERS:
+        suffix = PurePath(path).suffix.lower()
+        if suffix not in SUFFIXES:
             raise _unknown(PurePath(path))
+        if suffix in FIGURES:
+            check_figure(path)
 
 
 def draws_histograms(paths: Iterable[PathLike]) -> bool:
@@ -60,10 +74,15 @@ def draws_histograms(paths: Iterable[PathLike]) -> bool:
     return any(PurePath(path).suffix.lower() == ".html" for path in paths)
 
 
-def render_report(report: Report, suffix: str) -> str:
-    """Return `report` in the form of `suffix` (".json", ".csv", ".md" or ".html"); UsageError for another suffix."""
+def render_report(report: Report, suffix: str) -> bytes:
+    """Return the file of `report` in the form of a suffix of SUFFIXES; UsageError for another suffix.
+
+    A character that UTF-8 cannot encode, a lone surrogate, becomes an escape.
+    """
     check_suffixes([f"report{suffix}"])
-    return _RENDERERS[suffix.lower()](report)
+    if suffix.lower() in FIGURES:
+        return _figure(report, suffix)
+    return _RENDERERS[suffix.lower()](report).encode("utf-8", errors="backslashreplace")
 
 
 def _unknown(path: PurePath) -> UsageError:

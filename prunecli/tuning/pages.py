@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from math import isfinite
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from prunecli.report.listing import Card, Cell, Listing, Table, render_listing
+from prunecli.report.plots import Series, curves
 from prunecli.text.numbers import percent
 from prunecli.tuning.metric import name_in
 from prunecli.tuning.plot import Mark, plot
@@ -47,6 +49,16 @@ def search_page(result: SearchResult, path: str, limit: object, command: Sequenc
     found = Card("Found", "nothing" if best is None else f"{best.amount:g}", "amount", _found(best, limit))
     trials = [result.unpruned, *(attempt.trial for attempt in result.attempts)]
     return _page("Search", path, trials, Table("Tries", columns, rows, _NUMERIC), (found,), command, result.warnings)
+
+
+def draw_metric(trials: Sequence[Trial], title: str, suffix: str) -> bytes:
+    """Return a figure of the metric against the sparsity; `trials` begin with the unpruned checkpoint."""
+    ordered = sorted(trials, key=lambda trial: trial.sparsity)
+    name = name_in(trials[0].line)
+    series = Series(name, [trial.sparsity for trial in ordered], [float(trial.metric) for trial in ordered])
+    unpruned = float(trials[0].metric)
+    level = unpruned if isfinite(unpruned) else None
+    return curves([series], title, ("weights that are zero", name), suffix, level=level)
 
 
 def _page(

@@ -194,14 +194,14 @@ def test_a_full_disk_does_not_hide_the_written_file(ckpt: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("scan CKPT --html -", "prune scan CKPT --html scan.html"),
+        ("scan CKPT --html -", "prune scan CKPT --html page.html"),
         (
             "sweep CKPT l1 --at .5 --eval EVAL --csv -",
             "prune sweep CKPT l1 --at .5 --eval EVAL --csv sweep.csv",
         ),
         (
-            "sweep CKPT l1 --at .5 --eval EVAL --svg -",
-            "prune sweep CKPT l1 --at .5 --eval EVAL --svg sweep.svg",
+            "sweep CKPT l1 --at .5 --eval EVAL --figure -",
+            "prune sweep CKPT l1 --at .5 --eval EVAL --figure figure.pdf",
         ),
         ("check CKPT --same-structure-as -", "prune check - --same-structure-as OTHER < CKPT"),
         ("check CKPT --only-zeros-added-since -", "prune check - --only-zeros-added-since OTHER < CKPT"),
@@ -225,7 +225,7 @@ def test_a_dash_is_not_a_file_name(
     [
         ("scan CKPT --html OLD", "--html"),
         ("sweep CKPT global --at 0.5 --eval EVAL --csv OLD", "--csv"),
-        ("sweep CKPT global --at 0.5 --eval EVAL --svg OLD", "--svg"),
+        ("sweep CKPT global --at 0.5 --eval EVAL --html OLD", "--html"),
     ],
 )
 def test_the_hint_names_the_option_of_the_file(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
 
 import pytest
 from support.evaluation import counting_command, density_command, evaluations, names, save_weights
@@ -14,8 +13,6 @@ from prunecli.cli.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
@@ -52,10 +49,10 @@ def test_the_table_csv_and_json_hold_the_same_numbers(ckpt: Path, capsys: pytest
 
 
 def test_only_the_requested_files_are_written(ckpt: Path) -> None:
-    """The checkpoint does not change, and only the plot and the state file are new."""
+    """The checkpoint does not change, and only the figure and the state file are new."""
     before = ckpt.read_bytes()
 
-    assert run(ckpt, "--eval", density_command(), "l1", "--at", "0.5", "-q", "--svg", ckpt.with_name("p.svg")) == 0
+    assert run(ckpt, "--eval", density_command(), "l1", "--at", "0.5", "-q", "--figure", ckpt.with_name("p.svg")) == 0
 
     assert before == ckpt.read_bytes()
     assert names(ckpt.parent) == {"c.safetensors", "c.pruned.safetensors.search.json", "p.svg"}
@@ -63,16 +60,16 @@ def test_only_the_requested_files_are_written(ckpt: Path) -> None:
 
 @pytest.mark.parametrize("metric", ["float('nan')", "float('-inf')"])
 def test_a_metric_that_is_not_finite_has_a_row(ckpt: Path, capsys: pytest.CaptureFixture[str], metric: str) -> None:
-    """The table and the JSON form contain it, and the plot has a gap."""
-    svg = ckpt.with_name("p.svg")
+    """The table, the JSON form and the figure of the page have it; the curve has a gap."""
+    page = ckpt.with_name("p.html")
     broken = density_command(f"{metric} if density < 1 else density")
 
-    assert run(ckpt, "--eval", broken, "global", "--at", "0.5", "--json", "--svg", svg) == 0
+    assert run(ckpt, "--eval", broken, "global", "--at", "0.5", "--json", "--html", page) == 0
 
     (point,) = json.loads(capsys.readouterr().out)["points"]
     assert isinstance(point["metric"], str)
     assert point["change"] is None
-    assert len(ET.parse(svg).findall(f"{SVG}circle")) == 1  # noqa: S314 - written by the test
+    assert page.read_text().count("<circle") == 1
 
 
 @pytest.mark.parametrize(
@@ -83,8 +80,8 @@ def test_a_metric_that_is_not_finite_has_a_row(ckpt: Path, capsys: pytest.Captur
         ("CKPT --eval EVAL global --at 50", "global --at 50%"),
         ("CKPT --eval EVAL global --at nan", "the amount is 0 to 1 (or 0% to 100%), not nan"),
         ("CKPT --eval EVAL global --csv CKPT", "this run needs"),
-        ("CKPT --eval EVAL global --csv FOLDER/a --svg FOLDER/a", "would overwrite"),
-        ("CKPT --eval EVAL global --svg no/such/p.svg", "there is no directory"),
+        ("CKPT --eval EVAL global --csv FOLDER/a --html FOLDER/a", "would overwrite"),
+        ("CKPT --eval EVAL global --figure no/such/p.svg", "there is no directory"),
         ("CKPT --eval EVAL threshold", "threshold takes no amount, so it cannot be varied"),
     ],
 )
@@ -103,7 +100,7 @@ def test_wrong_usage_is_found_before_the_first_evaluation(
 
 
 def test_existing_files_are_kept(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--csv and --svg reject an existing file, unless --force is given."""
+    """--csv and --html reject an existing file, unless --force is given."""
     old = ckpt.with_name("t.csv")
     old.write_text("mine")
 

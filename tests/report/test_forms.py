@@ -100,7 +100,7 @@ def test_without_pandas_a_sentence_says_so(half: prunecli.Report, monkeypatch: p
     with pytest.raises(PruneError, match="a data frame needs pandas") as error:
         half.to_pandas()
 
-    assert error.value.hint == "pip install pandas"
+    assert error.value.hint == "pip install 'prunecli[pandas]'"
 
 
 @pytest.mark.parametrize("suffix", [".json", ".csv", ".md", ".HTML"])
@@ -121,7 +121,7 @@ def test_a_report_is_saved_in_the_form_of_the_suffix(half: prunecli.Report, tmp_
 
 def test_an_unknown_suffix_is_an_error(half: prunecli.Report, tmp_path: Path) -> None:
     """Nothing is written."""
-    with pytest.raises(UsageError, match=r"a report is written as \.json, \.csv, \.md or \.html"):
+    with pytest.raises(UsageError, match=r"a report is written as \.json, \.csv, \.md, \.html, \.svg, \.png or \.pdf"):
         half.save(tmp_path / "report.xml")
 
     assert list(tmp_path.iterdir()) == []

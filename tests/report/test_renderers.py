@@ -11,6 +11,7 @@ from support import ROOT
 from support.reports import REPORTS, report, sample_report
 
 from prunecli.errors import Argument, UsageError
+from prunecli.report.plots import SUFFIXES as FIGURES
 from prunecli.report.renderers import SUFFIXES, check_suffixes, draws_histograms, render_report
 
 
@@ -20,17 +21,25 @@ from prunecli.report.renderers import SUFFIXES, check_suffixes, draws_histograms
 )
 def test_the_suffix_selects_the_form(suffix: str, begins: str) -> None:
     """Each suffix has its form, in lower and upper case."""
-    assert render_report(sample_report(), suffix).startswith(begins)
+    assert render_report(sample_report(), suffix).startswith(begins.encode())
 
 
 @pytest.mark.parametrize("name", REPORTS)
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [suffix for suffix in SUFFIXES if suffix not in FIGURES])
 def test_every_form_ends_in_one_line_break(name: str, suffix: str) -> None:
     """A report file is text that ends in one line break, whatever values the report lacks."""
     text = render_report(REPORTS[name], suffix)
 
-    assert text.endswith("\n")
-    assert not text.endswith("\n\n")
+    assert text.endswith(b"\n")
+    assert not text.endswith(b"\n\n")
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_every_report_has_a_figure(name: str) -> None:
+    """A figure is drawn whatever values the report lacks."""
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+
+    assert render_report(REPORTS[name], ".pdf").startswith(b"%PDF")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +47,7 @@ def test_every_form_ends_in_one_line_break(name: str, suffix: str) -> None:
 )
 def test_another_suffix_is_an_error_with_a_hint(path: str, better: str) -> None:
     """The error of an unknown suffix lists the known ones, and its hint is a path with one of them."""
-    with pytest.raises(UsageError, match=r"\.json, \.csv, \.md or \.html") as caught:
+    with pytest.raises(UsageError, match=r"\.json, \.csv, \.md, \.html, \.svg, \.png or \.pdf") as caught:
         check_suffixes(["good.md", path])
     assert caught.value.hint_parts == Argument("reports", [better])
 

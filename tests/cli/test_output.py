@@ -146,7 +146,7 @@ def test_progress_goes_to_standard_error(
     main([*words(COMMANDS[name], ckpt), "--no-progress"])
     silent = capfd.readouterr()
 
-    assert all(re.fullmatch(r"prune: \w+ \d+%; .* s left", line) for line in verbose.err.splitlines())
+    assert all(re.fullmatch(r"prune: \d+% done, \w+; .* left", line) for line in verbose.err.splitlines())
     assert verbose.err
     assert silent.err == ""
     assert silent.out == verbose.out

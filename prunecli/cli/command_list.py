@@ -197,7 +197,7 @@ COMMANDS = {
         FILES,
         "Write a checkpoint in another format.",
         (
-            Example("A torch checkpoint as safetensors", "prune convert model.pth converted.safetensors"),
+            Example("A torch checkpoint as safetensors", "prune convert model.pth converted.safetensors --drop-rest"),
             Example("Shards with an index", "prune convert model.safetensors shards --max-shard-size 500MB"),
         ),
         OUTPUT,

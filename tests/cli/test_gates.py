@@ -173,26 +173,29 @@ def test_no_output_overwrites_an_input_of_the_run(
     ones = {name: torch.ones(10, 20) if name == "a.weight" else torch.ones(20, 10) for name in ("a.weight", "b.weight")}
     if side == "--act-norms":
         ones = {name: t[0] for name, t in ones.items()}
-    save_file({name: t.clone() for name, t in ones.items()}, "side.json")
-    before = (ckpt.parent / "side.json").read_bytes()
+    name = "side.safetensors" if output == ("-o",) else "side.json"
+    save_file({name: t.clone() for name, t in ones.items()}, name)
+    before = (ckpt.parent / name).read_bytes()
 
-    code = main(["l1", ckpt.name, "--amount", "50%", side, "side.json", *output, "side.json", "-f", "-q"])
+    code = main(["l1", ckpt.name, "--amount", "50%", side, name, *output, name, "-f", "-q"])
 
     if (side, output) == ("--mask-in", ("--mask-out",)):
         assert code == 0
         return
     assert code == 2
     assert "would overwrite what this run needs" in capsys.readouterr().err
-    assert (ckpt.parent / "side.json").read_bytes() == before
+    assert (ckpt.parent / name).read_bytes() == before
 
 
 def test_a_recipe_is_not_overwritten(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """-o RECIPE is refused."""
-    (ckpt.parent / "r.toml").write_text('[[rule]]\nstrategy = "l1"\namount = 0.5\n')
+    """-o RECIPE is refused: no checkpoint has its suffix."""
+    recipe = '[[rule]]\nstrategy = "l1"\namount = 0.5\n'
+    (ckpt.parent / "r.toml").write_text(recipe)
 
     assert main(["run", "r.toml", ckpt.name, "-o", "r.toml", "-f"]) == 2
 
-    assert "r.toml would overwrite what this run needs" in capsys.readouterr().err
+    assert "no checkpoint format has the suffix .toml of r.toml" in capsys.readouterr().err
+    assert (ckpt.parent / "r.toml").read_text() == recipe
 
 
 def test_a_mask_needs_a_path(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:

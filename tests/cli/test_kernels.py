@@ -30,6 +30,8 @@ ARGUMENTS = {
     "search": "CKPT l1 --eval true --metric x --max-drop 1",
     "sweep": "CKPT l1 --eval true --metric x",
     "bake": "CKPT",
+    "convert": "CKPT out.safetensors",
+    "strip": "CKPT",
     "pack": "CKPT",
     "unpack": "CKPT",
     "doctor": "",

@@ -87,7 +87,7 @@ def test_json_is_the_only_standard_output(prune: Prune, ckpt: Path) -> None:
     ran = prune("global", ckpt, *HALF, "--json", "-n")
 
     report = json.loads(ran.out)
-    assert (ran.code, ran.err, report["schema"]) == (0, "", 1)
+    assert (ran.code, ran.err, report["schema"]) == (0, "", 2)
     assert report["command"] == ["prune", "global", str(ckpt), *HALF, "--json", "-n"]
 
 

@@ -57,8 +57,9 @@ def test_55_a_pipe_survives_being_named_as_output(
 @pytest.mark.parametrize("option", ["-o", "--report"])
 def test_55_a_link_to_a_device_is_refused(option: str, source: Path, tmp_path: Path, capfd: Capture) -> None:
     """A link to /dev/null is refused, also with --force."""
-    (tmp_path / "null.json").symlink_to(os.devnull)
-    given = (option, tmp_path / "null.json") if option == "-o" else ("-n", option, tmp_path / "null.json")
+    link = tmp_path / ("null.safetensors" if option == "-o" else "null.json")
+    link.symlink_to(os.devnull)
+    given = (option, link) if option == "-o" else ("-n", option, link)
 
     want = "is a pipe or a device" if os.access("/dev", os.W_OK) else "no permission to write in /dev"
     refused(capfd, tmp_path, want, *prune(source, *given, "--force"))
@@ -85,11 +86,12 @@ def test_55_fifos_in_a_directory_are_not_opened(forks: Forks, tmp_path: Path) ->
 
 def test_56_an_existing_output_is_kept(source: Path, tmp_path: Path, capfd: Capture) -> None:
     """Without --force neither an output nor a report is replaced."""
-    old = tmp_path / "out.json"
-    old.write_bytes(b"old")
+    old, report = tmp_path / "out.safetensors", tmp_path / "out.json"
+    for path in (old, report):
+        path.write_bytes(b"old")
 
-    refused(capfd, tmp_path, "out.json exists", *prune(source, "-o", old))
-    refused(capfd, tmp_path, "out.json exists", *prune(source, "-o", tmp_path / "new", "--report", old))
+    refused(capfd, tmp_path, "out.safetensors exists", *prune(source, "-o", old))
+    refused(capfd, tmp_path, "out.json exists", *prune(source, "-o", tmp_path / "new", "--report", report))
 
 
 def same_name(source: Path) -> Path:

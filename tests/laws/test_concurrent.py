@@ -137,9 +137,9 @@ def test_two_runs_at_once_leave_one_complete_output(
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Path:
-    """Make a device that discards every byte, like /dev/null."""
-    path = tmp_path / "device.json"
+def device(tmp_path: Path, option: str) -> Path:
+    """Make a device that discards every byte, like /dev/null, with a suffix that suits the option."""
+    path = tmp_path / ("device.safetensors" if option == "-o" else "device.json")
     try:
         os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     except OSError:

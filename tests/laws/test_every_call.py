@@ -58,6 +58,8 @@ RUNS = {
     "pack": "pack zeros.pth -o out --threads 1",
     "unpack": "unpack packed.pth -o out --threads 1",
     "packed file": "l1 packed.pth --amount 0.5 -o out --threads 1",
+    "convert": "convert m.pth out.safetensors --drop-rest --threads 1",
+    "convert to shards": "convert zeros.pth out --max-shard-size 20kB --threads 1",
     "trials": "sweep m.pth l1 --at 0.5 --eval EVAL --csv out.csv",
 }
 """The kinds of runs by their command lines; those that replace a file find an older one there."""

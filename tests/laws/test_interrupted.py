@@ -116,7 +116,9 @@ def test_an_interrupted_directory_is_absent(
     shards[1].write_bytes(small.read_bytes().replace(b"fc.w", b"gc.w"))
     small.rename(shards[0])
 
-    run = forks.run(["threshold", str(small.parent), "--thr", "0.5", "-o", str(out), "-q"], number, before=moment)
+    folder = out.with_name("pruned")  # a name without the suffix of a file
+
+    run = forks.run(["threshold", str(small.parent), "--thr", "0.5", "-o", str(folder), "-q"], number, before=moment)
 
     assert SIGNALS[number] == run.code
     assert names_in(out.parent) == set()

@@ -179,9 +179,11 @@ def test_a_percentile_of_few_or_equal_values_is_numpys(kind: type[np.floating], 
     assert (array <= expected).tolist() == pruned_by(cut, array)
 
 
-def test_a_percentile_of_float16_is_the_sentence_of_the_readme(tmp_path: Path) -> None:
-    """The expression in the README, with `w` as float32, gives the pruned weights; of the float16 array it does not."""
-    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `percentile"))
+def test_a_percentile_of_float16_is_the_sentence_of_the_page(tmp_path: Path) -> None:
+    """The expression on the page, with `w` as float32, gives the pruned weights; of the float16 array it does not."""
+    row = next(
+        line for line in (ROOT / "docs" / "strategies.md").read_text().splitlines() if line.startswith("| `percentile")
+    )
     formula = row.split("`")[3]
     assert "in NumPy; `w` of 16 or 8 bits as float32" in row
     half = np.random.default_rng(0).standard_normal((10, 10)).astype(np.float16)

@@ -153,7 +153,7 @@ def test_a_failing_evaluation_is_shown(
         ("CKPT --eval EVAL --max-drop 1 --metric ( global", "no regular expression"),
         ("CKPT --eval EVAL --max-drop 1 global -o -", "the checkpoint needs a file"),
         ("CKPT --eval EVAL --max-drop 1 global -o CKPT", "is the input itself"),
-        ("CKPT --eval EVAL --max-drop 1 global --report x.pdf", "pdf"),
+        ("CKPT --eval EVAL --max-drop 1 global --report x.xls", "xls"),
         ("CKPT --eval EVAL --max-drop 1 global -o no/such/folder", "there is no directory"),
         ("CKPT --eval EVAL --max-drop 1 global -i nomatch", "matches none"),
         ("absent.pth --eval EVAL --max-drop 1 global", "there is no file or directory"),

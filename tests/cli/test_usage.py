@@ -79,7 +79,7 @@ if TYPE_CHECKING:
         ("global CKPT --amount 0.5 --device banana", "no device 'banana'", "--device auto"),
         (
             "global CKPT --amount 0.5 --report r.txt",
-            "written as .json, .csv, .md or .html, not '.txt'",
+            "written as .json, .csv, .md, .html, .svg, .png or .pdf, not '.txt'",
             "--report r.json",
         ),
         ("global CKPT --amount 0.5 --report r.json --report r.json", "would overwrite", "path of its own"),

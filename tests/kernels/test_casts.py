@@ -44,7 +44,7 @@ def test_every_pattern_of_16_bits_is_cast_as_torch_casts_it(source: str, target:
 
 
 @pytest.mark.parametrize("target", ["F16", "BF16"])
-@pytest.mark.parametrize("source", CASTABLE)
+@pytest.mark.parametrize("source", sorted(CASTABLE))
 @settings(max_examples=examples(30))
 @given(data=st.data())
 def test_random_patterns_are_cast_as_torch_casts_them(source: str, target: str, data: st.DataObject) -> None:

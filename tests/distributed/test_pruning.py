@@ -164,7 +164,7 @@ def test_what_processes_exchange(forks: Together, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_peak_memory(tmp_path: Path) -> None:
-    """A process takes at most 80 MB more than importing torch takes."""
+    """A process takes at most 110 MB more than importing torch takes, less than its half of the file."""
     code = """
 import sys
 if len(sys.argv) > 1:
@@ -189,4 +189,4 @@ print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.st
     ]
     peaks = [int(child.communicate(timeout=100)[1].split()[-1]) for child in children]
 
-    assert max(peaks) - int(alone.stderr) < 80 << 10
+    assert max(peaks) - int(alone.stderr) < 110 << 10

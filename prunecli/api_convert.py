@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.conversion.layout import Layout, converted_output
 from prunecli.conversion.stripping import Dropped, Stripped, stripped
+from prunecli.conversion.target import new_suffix
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import OutputRequest, plan_outputs
 from prunecli.errors import OutputError
@@ -230,7 +231,8 @@ def strip(  # noqa: PLR0913 - one keyword for each option
         to: "fp16" or "bf16" casts the kept floating-point weights, rounded to nearest, half to even, as torch does.
         allow_overflow: Let finite weights become infinite by the cast; they are counted in any case.
         unwrap: Remove the prefixes of wrappers from names, such as `module.` and `_orig_mod.`.
-        format: "safetensors" or "torch", for a directory or a descriptor.
+        format: "safetensors" or "torch", for a directory, a descriptor or the default output. By default that of the
+            input.
         max_shard_size: The most bytes of a shard.
         untie: Store tied tensors once for each name.
         key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them.
@@ -253,11 +255,12 @@ def strip(  # noqa: PLR0913 - one keyword for each option
     checkpoint = open_checkpoint(path, key=key, label=label)
     left = stripped(checkpoint, wanted)
     layout = Layout(max_shard_size, untie=untie, format=format)
+    if output is None and not in_place:
+        output = default_output(path, "stripped", suffix=new_suffix(checkpoint, format))
+    request = OutputRequest(output, (), force=force, in_place=in_place, dry_run=dry_run)
     made = converted_output(checkpoint, output, layout, in_place=in_place, stripped=left)
     if made is None:
         raise TypeError
-    target = stripped_output(path) if output is None and not in_place else output
-    request = OutputRequest(target, (), force=force, in_place=in_place, dry_run=dry_run)
     outputs = plan_outputs(checkpoint, path, request, (), None, made.arrangement)
     options = RunOptions(threads=threads, progress=NoProgress() if progress is None else progress)
     return _strip(checkpoint, left, made, replace(outputs, allow_overflow=allow_overflow), options, label or str(path))
@@ -286,10 +289,3 @@ def _strip(
         written.warnings,
         round(written.seconds, 3),
     )
-
-
-def stripped_output(path: PathLike) -> Path:
-    """Return the default output: `.stripped` before the suffix of a file, or at the end of a directory's name."""
-    pruned = default_output(path)
-    before, _, after = pruned.name.rpartition(".pruned")
-    return pruned.with_name(f"{before}.stripped{after}")

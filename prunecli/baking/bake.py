@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.baking.pairs import find_pairs
 from prunecli.checkpoint import OUTSIDE, Keys, PathLike, Span
-from prunecli.errors import Argument, CheckpointError, UsageError
+from prunecli.errors import CheckpointError
 from prunecli.formats.json_rewrite import rewrite_index
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.output_names import check_format, default_output
@@ -24,7 +24,7 @@ from prunecli.formats.strict_json import HEADER_LIMIT
 from prunecli.io.output_files import output_files
 from prunecli.io.parts import FilePlan, write_parts
 from prunecli.io.scan import bytes_to_read
-from prunecli.io.targets import check_checkpoint_output, output_target
+from prunecli.io.targets import check_checkpoint_output, output_target, refuse_both
 from prunecli.layouts.reparametrized import REMOVE
 from prunecli.progress import start
 from prunecli.text.escape import printable
@@ -107,15 +107,14 @@ def bake(  # noqa: PLR0913 - one keyword for each option
         PruneError: If the checkpoint cannot be read, has no weight to fold or one that cannot be folded, or if the
             output cannot be written. No output is written then.
     """
-    if in_place and output is not None:
-        message = "an output cannot be given together with in-place baking, which replaces the input"
-        raise UsageError(message, hint=("leave out ", Argument("output", output)))
+    refuse_both(output, in_place=in_place)
     checkpoint = open_checkpoint(path, key=key, label=label)
     label = label or str(path)
     _check_formats(checkpoint, label)
     pruned = find_pairs(checkpoint, label)
     _refuse_module(checkpoint, label)
-    target = None if dry_run else output_target(checkpoint, output, lambda: baked_output(path), in_place=in_place)
+    default = partial(default_output, path, "baked")
+    target = None if dry_run else output_target(checkpoint, output, default, in_place=in_place)
     if isinstance(target, Path):
         check_format(checkpoint, target)
         check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)
@@ -153,13 +152,6 @@ def _refuse_module(checkpoint: Checkpoint, label: str) -> None:
             f"{label} is a whole pickled module, whose hooks apply the masks: they cannot be folded in the file",
             hint=REMOVE,
         )
-
-
-def baked_output(path: PathLike) -> Path:
-    """Return the default output: `.baked` before the suffix of a file, or at the end of a directory's name."""
-    pruned = default_output(path)
-    before, _, after = pruned.name.rpartition(".pruned")
-    return pruned.with_name(f"{before}.baked{after}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from prunecli.cli import options
-from prunecli.cli.output import printing
-from prunecli.cli.pipes import readable, spooled_output
-from prunecli.cli.progress import show_progress
+from prunecli.cli import options, rewriting
 from prunecli.cli.value_options import flag_option, text_option
-from prunecli.errors import UsageError
 from prunecli.text.numbers import format_bytes
 
 if TYPE_CHECKING:
@@ -42,51 +36,27 @@ def bake(
     For checkpoints that were saved while torch.nn.utils.prune was active. x replaces x_orig at its place, the mask is
     dropped, and all other bytes are copied unchanged.
     """
-    _refuse_pipes(ckpt, output, json=json, dry_run=dry_run, in_place=in_place)
+    rewriting.refuse_pipes(ckpt, output, json=json, dry_run=dry_run, in_place=in_place)
 
     from prunecli.baking.bake import bake as fold
+    from prunecli.text.tables import write_blocks
 
-    to_pipe = output == "-" and not dry_run
-    with ExitStack() as stack:
-        path, label = readable(stack, ckpt)
-        target = stack.enter_context(spooled_output()) if to_pipe else None if output is None else Path(output)
+    with rewriting.opened(ckpt, output, dry_run=dry_run, progress=not (quiet or no_progress)) as files:
         baked = fold(
-            path,
-            target,
+            files.path,
+            files.output,
             key=key,
             force=force,
             in_place=in_place,
             dry_run=dry_run,
-            label=label,
-            progress=stack.enter_context(show_progress(wanted=not (quiet or no_progress))),
+            label=files.label,
+            progress=files.progress,
         )
-    _print(baked, to_pipe=to_pipe, json=json, quiet=quiet)
+    rewriting.print_result(baked, lambda stream: write_blocks(_blocks(baked), stream), json=json, quiet=quiet)
     return 0
 
 
-def _refuse_pipes(ckpt: str, output: str | None, *, json: bool, dry_run: bool, in_place: bool) -> None:
-    if dry_run:
-        return
-    if output == "-" and json:
-        raise UsageError("--json and -o - both need standard output", hint="-o FILE, or leave out --json")
-    if ckpt == "-" and output is None:
-        if in_place:
-            raise UsageError("a pipe cannot be folded in place", hint="-o PATH, or -o -")
-        raise UsageError("a checkpoint from a pipe has no name to derive the output's from", hint="-o PATH, or -o -")
-
-
 # --- the printed result
-
-
-def _print(baked: BakeResult, *, to_pipe: bool, json: bool, quiet: bool) -> None:
-    """Print the folded weights, on standard error if the checkpoint went to standard output."""
-    from prunecli.text.tables import write_blocks
-
-    with printing(to_stderr=to_pipe, written=baked.output_path) as stream:
-        if json:
-            stream.write(baked.to_json())
-        elif not quiet:
-            write_blocks(_blocks(baked), stream)
 
 
 def _blocks(baked: BakeResult) -> tuple[Block, Block]:
@@ -117,13 +87,10 @@ def _blocks(baked: BakeResult) -> tuple[Block, Block]:
 
 
 def _sentence(baked: BakeResult) -> str:
-    from prunecli.text.escape import printable
     from prunecli.text.numbers import counted, percent
 
     numel, zeros = sum(weight.numel for weight in baked.weights), sum(weight.zeros for weight in baked.weights)
     verb = "folded" if baked.output_path is not None else "would be folded"
     folded = f"{counted(len(baked.weights), 'tensor')} {verb}, {percent(zeros / numel if numel else None)} of"
     sizes = f"{format_bytes(baked.input_bytes)} before, {format_bytes(baked.output_bytes)} after"
-    where = "standard output" if baked.output_path == "-" else printable(baked.output_path or "")
-    end = f" -> {where}" if baked.output_path is not None else "; nothing written (dry run)"
-    return f"{folded} {counted(numel, 'weight')} zero, {sizes}{end}"
+    return f"{folded} {counted(numel, 'weight')} zero, {sizes}{rewriting.destination(baked)}"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument
 
-from prunecli.cli import options
-from prunecli.cli.output import printing
-from prunecli.cli.pipes import readable, spooled_output
-from prunecli.cli.progress import show_progress
+from prunecli.cli import options, rewriting
 from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import UsageError
 
@@ -57,16 +53,15 @@ def convert(
     The output's suffix is the format; a path without one is a directory of shards with an index. The bits of the
     tensors do not change. What the new format cannot hold is an error that lists it, or is left out with --drop-rest.
     """
-    to_pipe = output == "-" and not dry_run
-    _check(output, format, json=json, to_pipe=to_pipe)
+    _check(output, format, json=json and not dry_run)
 
     from prunecli.api_convert import convert as write
 
-    with ExitStack() as stack:
-        path, label = readable(stack, ckpt)
+    progress = not (quiet or no_progress)
+    with rewriting.opened(ckpt, output, dry_run=dry_run, progress=progress, last="flushing") as files:
         written = write(
-            path,
-            stack.enter_context(spooled_output()) if to_pipe else 1 if output == "-" else output,
+            files.path,
+            output if files.output is None else files.output,
             format=format,
             max_shard_size=max_shard_size,
             untie=untie,
@@ -75,38 +70,27 @@ def convert(
             threads=threads,
             force=force,
             dry_run=dry_run,
-            label=label,
-            progress=stack.enter_context(show_progress(wanted=not (quiet or no_progress), last="flushing")),
+            label=files.label,
+            progress=files.progress,
         )
-    _print(written, to_pipe=to_pipe, json=json, quiet=quiet)
+    rewriting.print_result(written, lambda stream: stream.writelines(_lines(written)), json=json, quiet=quiet)
     return 0
 
 
-def _check(output: str, format_: str | None, *, json: bool, to_pipe: bool) -> None:
-    if to_pipe and json:
+def _check(output: str, format_: str | None, *, json: bool) -> None:
+    if output == "-" and json:
         raise UsageError("--json and the output `-` both need standard output", hint="OUTPUT, or leave out --json")
     if output == "-" and format_ is None:
         raise UsageError("standard output has no suffix that says the format", hint="--format safetensors")
 
 
-def _print(written: ConvertResult, *, to_pipe: bool, json: bool, quiet: bool) -> None:
-    """Print the result, on standard error if the checkpoint went to standard output."""
-    with printing(to_stderr=to_pipe, written=written.output_path) as stream:
-        if json:
-            stream.write(written.to_json())
-        elif not quiet:
-            stream.writelines(f"{line}\n" for line in _lines(written))
-
-
 def _lines(written: ConvertResult) -> list[str]:
-    from prunecli.text.escape import printable
     from prunecli.text.numbers import counted, format_bytes
 
-    where = "standard output" if written.output_path == "-" else printable(written.output_path or "")
     shards = f" in {counted(len(written.files), 'file')}" if written.files else ""
     sizes = f"{format_bytes(written.input_bytes)} before, {format_bytes(written.output_bytes)}{shards} after"
     verb = "would be converted" if written.output_path is None else "converted"
     formats = f"from {written.input_format} to {written.output_format}"
-    end = "; nothing written (dry run)" if written.output_path is None else f" -> {where}"
-    sentence = f"{counted(written.tensors, 'tensor')} {verb} {formats}, {sizes}{end}"
-    return [sentence, *([""] if written.facts else []), *(f"note      {fact}" for fact in written.facts)]
+    sentence = f"{counted(written.tensors, 'tensor')} {verb} {formats}, {sizes}{rewriting.destination(written)}"
+    lines = [sentence, *([""] if written.facts else []), *(f"note      {fact}" for fact in written.facts)]
+    return [f"{line}\n" for line in lines]

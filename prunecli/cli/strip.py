@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
-from prunecli.cli import options
+from prunecli.cli import options, rewriting
 from prunecli.cli.exit import say
-from prunecli.cli.output import printing
-from prunecli.cli.pipes import readable, spooled_output
-from prunecli.cli.progress import show_progress
 from prunecli.cli.value_options import flag_option, text_option
-from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
     from prunecli.api_convert import StripResult
@@ -40,7 +35,12 @@ To = Annotated[
 ]
 NoUnwrap = Annotated[bool, flag_option("--no-unwrap", "Keep prefixes such as module. and _orig_mod. in names.")]
 Format = Annotated[
-    str | None, text_option("--format", "safetensors|torch", "The format of a directory or of standard output.")
+    str | None,
+    text_option(
+        "--format",
+        "safetensors|torch",
+        "The format of a directory, of standard output, or of an output without a name. [default: that of the input]",
+    ),
 ]
 DryRun = Annotated[bool, flag_option("-n --dry-run", "Print what would go, write no file.")]
 
@@ -70,17 +70,16 @@ def strip(
     The optimizer, the scheduler, gradients and moving averages go, names lose the prefixes of wrappers, and --to casts
     the weights. In a torch file other entries stay, such as the epoch.
     """
-    to_pipe = output == "-" and not dry_run
-    _check(ckpt, output, json=json, dry_run=dry_run, in_place=in_place)
+    rewriting.refuse_pipes(ckpt, output, json=json, dry_run=dry_run, in_place=in_place)
 
     from prunecli.api_convert import strip as write
+    from prunecli.text.tables import write_blocks
 
-    with ExitStack() as stack:
-        path, label = readable(stack, ckpt)
-        target = stack.enter_context(spooled_output()) if to_pipe else 1 if output == "-" else output
+    progress = not (quiet or no_progress)
+    with rewriting.opened(ckpt, output, dry_run=dry_run, progress=progress, last="flushing") as files:
         result = write(
-            path,
-            target,
+            files.path,
+            files.output,
             keep=keep or "model",
             to=to,
             allow_overflow=allow_overflow,
@@ -93,38 +92,16 @@ def strip(
             force=force,
             in_place=in_place,
             dry_run=dry_run,
-            label=label,
-            progress=stack.enter_context(show_progress(wanted=not (quiet or no_progress), last="flushing")),
+            label=files.label,
+            progress=files.progress,
         )
     for warning in result.warnings:
         say(f"warning: {warning}")
-    _print(result, to_pipe=to_pipe, json=json, quiet=quiet)
+    rewriting.print_result(result, lambda stream: write_blocks(_blocks(result), stream), json=json, quiet=quiet)
     return 0
 
 
-def _check(ckpt: str, output: str | None, *, json: bool, dry_run: bool, in_place: bool) -> None:
-    if dry_run:
-        return
-    if output == "-" and json:
-        raise UsageError("--json and -o - both need standard output", hint="-o FILE, or leave out --json")
-    if ckpt == "-" and output is None:
-        if in_place:
-            raise UsageError("a pipe cannot be stripped in place", hint="-o PATH, or -o -")
-        raise UsageError("a checkpoint from a pipe has no name to derive the output's from", hint="-o PATH, or -o -")
-
-
 # --- the printed result
-
-
-def _print(result: StripResult, *, to_pipe: bool, json: bool, quiet: bool) -> None:
-    """Print what went, on standard error if the checkpoint went to standard output."""
-    from prunecli.text.tables import write_blocks
-
-    with printing(to_stderr=to_pipe, written=result.output_path) as stream:
-        if json:
-            stream.write(result.to_json())
-        elif not quiet:
-            write_blocks(_blocks(result), stream)
 
 
 def _blocks(result: StripResult) -> tuple[Block, ...]:
@@ -156,11 +133,8 @@ def _facts(result: StripResult) -> tuple[str, ...]:
 
 
 def _sentence(result: StripResult) -> str:
-    from prunecli.text.escape import printable
     from prunecli.text.numbers import counted, format_bytes
 
     verb = "would be kept" if result.output_path is None else "kept"
     sizes = f"{format_bytes(result.input_bytes)} before, {format_bytes(result.output_bytes)} after"
-    where = "standard output" if result.output_path == "-" else printable(result.output_path or "")
-    end = "; nothing written (dry run)" if result.output_path is None else f" -> {where}"
-    return f"{counted(result.tensors, 'tensor')} {verb}, {sizes}{end}"
+    return f"{counted(result.tensors, 'tensor')} {verb}, {sizes}{rewriting.destination(result)}"

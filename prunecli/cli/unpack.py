@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-from prunecli.cli import options
-from prunecli.cli.pack import Ckpt, DryRun, Json, refuse_pipes, run
+from prunecli.cli import options, rewriting
+from prunecli.cli.pack import Ckpt, DryRun, Json, lines
 from prunecli.cli.value_options import text_option
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from prunecli.packing.pack import PackResult
 
 Output = Annotated[
     str | None,
@@ -39,10 +34,20 @@ def unpack(
 
     Of a zip that another program has compressed, it writes one with the same records uncompressed.
     """
+    rewriting.refuse_pipes(ckpt, output, json=json, dry_run=dry_run, in_place=in_place)
+
     from prunecli.packing.pack import unpack as unpack_file
 
-    def work(path: str | Path, **settings: Any) -> PackResult:  # noqa: ANN401 - as `unpack_file`
-        return unpack_file(path, threads=threads, force=force, in_place=in_place, dry_run=dry_run, **settings)
-
-    refuse_pipes(ckpt, output, json=json, dry_run=dry_run, in_place=in_place)
-    return run(work, ckpt, None if dry_run else output, json=json, quiet=quiet, progress=not (quiet or no_progress))
+    with rewriting.opened(ckpt, output, dry_run=dry_run, progress=not (quiet or no_progress)) as files:
+        unpacked = unpack_file(
+            files.path,
+            files.output,
+            threads=threads,
+            force=force,
+            in_place=in_place,
+            dry_run=dry_run,
+            label=files.label,
+            progress=files.progress,
+        )
+    rewriting.print_result(unpacked, lambda stream: stream.writelines(lines(unpacked)), json=json, quiet=quiet)
+    return 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _NAMED = 6  # entries that a message lists before it counts the rest
 _MOST_OTHERS = 1000
 _CONVERTED_VIEWS = ("conjugate view", "negative view")
-_FORMAT = "format"  # the key of the metadata that names the library; loaders of the Hub require it
+_FORMAT, _LIBRARY = "format", "pt"  # the key of the metadata that names the library; loaders of the Hub require it
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,13 @@ def contents_of(checkpoint: Checkpoint) -> Contents:
                 f"{quoted(tensor.name)} is a {tensor.unprunable_reason}: the stored numbers are not its values",
                 hint="in Python, save tensor.resolve_conj().resolve_neg()",
             )
-    if family_of(checkpoint.format) == SAFETENSORS.family:
+    is_safe = family_of(checkpoint.format) == SAFETENSORS.family
+    if is_safe:
         inside.sort(key=lambda tensor: (tensor.file, tensor.span.start, tensor.span.length))
     extras = _merged(_extras_of_files(checkpoint, inside))
     tensors = tuple(NewTensor(tensor.name, tensor.codes, tensor.dtype) for tensor in inside)
-    return _with_stored_once(Contents(tensors, extras.texts, (*blocks, *extras.rest)))
+    contents = Contents(tensors, extras.texts, (*blocks, *extras.rest))
+    return _with_stored_once(contents) if is_safe else _with_own_format(contents)
 
 
 def _has_blocks(tensor: TensorInfo) -> bool:
@@ -117,6 +119,14 @@ def _with_stored_once(contents: Contents) -> Contents:
     return replace(contents, tensors=(*contents.tensors, *added), texts=texts)
 
 
+def _with_own_format(contents: Contents) -> Contents:
+    """Move a text under the key that loaders of the Hub read to what cannot be held, unless it is what they read."""
+    if contents.texts.get(_FORMAT, _LIBRARY) == _LIBRARY:
+        return contents
+    texts = {name: text for name, text in contents.texts.items() if name != _FORMAT}
+    return replace(contents, texts=texts, rest=(*contents.rest, (_FORMAT, "text under a key that loaders read")))
+
+
 def with_tied_once(contents: Contents) -> Contents:
     """Return the contents with one tensor for the names that are the same elements: the first one by name."""
     groups: dict[object, list[NewTensor]] = {}
@@ -142,7 +152,7 @@ def identity(new: NewTensor) -> object:
 
 def metadata_of(contents: Contents, *, from_safetensors: bool) -> dict[str, str]:
     """Return the metadata of a safetensors file: the texts, the tied names, and the library that the file is for."""
-    given = {} if from_safetensors and not contents.tied else {_FORMAT: "pt"}
+    given = {} if from_safetensors and not contents.tied else {_FORMAT: _LIBRARY}
     return {**given, **contents.texts, **contents.tied}
 
 

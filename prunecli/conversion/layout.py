@@ -56,6 +56,9 @@ def converted_output(
     path = output if output is None or isinstance(output, int) else Path(output)
     if in_place and layout.max_shard_size is not None:
         raise UsageError("shards cannot replace their input", hint=Argument("output", "DIRECTORY"))
+    if in_place and layout.format is not None:
+        hint = ("leave out ", Argument("format", layout.format))
+        raise UsageError("a file that is replaced keeps its format", hint=hint)
     target = target_of(
         checkpoint,
         path,

@@ -162,7 +162,7 @@ def _roots(
     above = _prefixes(full_name(checkpoint, tensor) for tensor in kept)
     gone = [full_name(checkpoint, tensor) for tensor in checkpoint.tensors if tensor.name not in names]
     others = (name for name in (*contents.texts, *(name for name, _ in contents.rest)) if name not in stays)
-    return frozenset(_root(name, above) for name in (*gone, *others) if name != "format")
+    return frozenset(_root(name, above) for name in (*gone, *others))
 
 
 def _rows(

@@ -105,21 +105,30 @@ def target_of(
     named = None if format_ is None else _family(format_)
     suffix = suffix_of(output, checkpoint) if isinstance(output, Path) else ""
     if isinstance(output, Path):
-        _check_suffix(checkpoint, output, suffix, named)
+        _check_suffix(checkpoint, output, suffix, named, own=own)
     family = named or SUFFIXES.get(suffix)
     directory = folder or shard_size is not None or (isinstance(output, Path) and not suffix and not own)
     if isinstance(output, Path) and suffix and directory:
         raise _no_file(output)
     if shard_size is not None and not isinstance(output, Path):
         raise UsageError("shards need a directory", hint=(Argument("output", "DIRECTORY"), " names it"))
-    if own and not directory and _is_own(checkpoint, output, suffix):
-        return None
-    if own and directory and checkpoint.is_directory and shard_size is None:
-        return None
+    if own and named in {None, family_of(checkpoint.format)}:
+        if not directory and _is_own(checkpoint, output, suffix):
+            return None
+        if directory and checkpoint.is_directory and shard_size is None:
+            return None
     if directory or (checkpoint.is_directory and not suffix and output is not None and not isinstance(output, int)):
         default = _default_family(checkpoint) if own else SAFETENSORS.family
         return Target(family or default, shard_size or MAX_SHARD_SIZE)
     return Target(family or _default_family(checkpoint))
+
+
+def new_suffix(checkpoint: Checkpoint, format_: str | None) -> str | None:
+    """Return the suffix of a file of the format that the user named; None if that is the format of the input."""
+    family = None if format_ is None else _family(format_)
+    if family in {None, family_of(checkpoint.format)}:
+        return None
+    return next(suffix for suffix, known in SUFFIXES.items() if known == family)
 
 
 def own_target(checkpoint: Checkpoint) -> Target:
@@ -157,8 +166,11 @@ def _is_own(checkpoint: Checkpoint, output: Path | int | None, suffix: str) -> b
     return not suffix or same or suffix in own or SUFFIXES.get(suffix) == family or _OWN.get(suffix) == family
 
 
-def _check_suffix(checkpoint: Checkpoint, output: Path, suffix: str, named: str | None) -> None:
-    """Raise OutputError for a suffix that no format has that is written, or that contradicts the named format."""
+def _check_suffix(checkpoint: Checkpoint, output: Path, suffix: str, named: str | None, *, own: bool) -> None:
+    """Raise OutputError for a suffix that no format has that is written, or that contradicts the named format.
+
+    `own` is whether the output may have the format of the input where that is not written anew.
+    """
     if named is not None and SUFFIXES.get(suffix, named) != named:
         raise OutputError(
             f"the suffix of {printable(str(output))} is that of another format than {named}",
@@ -169,7 +181,8 @@ def _check_suffix(checkpoint: Checkpoint, output: Path, suffix: str, named: str 
             f"{printable(str(output))} is the name of an index, which is written with its shards",
             hint=Argument("output", printable(str(output.parent / output.name.partition(".")[0]))),
         )
-    if not suffix or suffix in SUFFIXES or _is_own(checkpoint, output, suffix):
+    may_be_own = own or family_of(checkpoint.format) in SUFFIXES.values()
+    if not suffix or suffix in SUFFIXES or (may_be_own and _is_own(checkpoint, output, suffix)):
         return
     if checkpoint.is_directory and suffix in OWN_SUFFIXES.get(family_of(checkpoint.format), ()):
         raise OutputError(

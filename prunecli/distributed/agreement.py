@@ -32,9 +32,10 @@ def agree(group: Group, facts: Mapping[str, str]) -> None:
         if "failure" in other:
             raise ProcessFailedError(Failure(**other["failure"]))
     for rank, other in enumerate(said):
-        for phrase, text in said[0]["facts"].items():
-            if other["facts"].get(phrase) != text:
-                raise _difference(group, rank, phrase, text, other["facts"].get(phrase, ""))
+        expected, found = said[0]["facts"], other["facts"]
+        for phrase in {**expected, **found}:
+            if expected.get(phrase) != found.get(phrase):
+                raise _difference(group, rank, phrase, expected.get(phrase, "nothing"), found.get(phrase, "nothing"))
 
 
 def cannot_agree(group: Group, failure: Failure) -> None:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 PRUNED_COST = 1
 """The cost of a byte that is pruned, besides that of copying it."""
 
-BLOCK = 1 << 20
-"""Two processes on different machines never write to one block of these bytes at the same time."""
-
 
 @dataclass(frozen=True, slots=True)
 class Share:

@@ -16,6 +16,7 @@ from prunecli.io.targets import (
     check_side_outputs,
     check_writable_target,
     output_target,
+    refuse_both,
     refuse_overwriting,
 )
 from prunecli.report.renderers import check_suffixes, render_report
@@ -55,9 +56,7 @@ class OutputRequest:
         if self.mask_out is not None and str(self.mask_out) in {"", "-"}:
             hint = Argument("mask_out", "mask.safetensors")
             raise UsageError("the mask needs a path, because it cannot go to a pipe", hint=hint)
-        if self.in_place and self.output is not None:
-            message = "an output cannot be given together with in-place pruning, which replaces the input"
-            raise UsageError(message, hint=("leave out ", Argument("output", self.output)))
+        refuse_both(self.output, in_place=self.in_place)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,11 @@ _FOREIGN = frozenset(
 )
 
 
-def default_output(checkpoint_path: PathLike) -> Path:
-    """Return the output path: `.pruned` before a file's suffix, or at the end of a directory's name.
+def default_output(checkpoint_path: PathLike, word: str = "pruned", *, suffix: str | None = None) -> Path:
+    """Return the output path: a dot and `word` before a file's suffix, or at the end of a directory's name.
 
-    An index of shards stands for its directory, and so does a model with numbers in other files. Raises CheckpointError
-    if the path has no name, such as `/`.
+    `suffix` takes the place of that of a file. An index of shards stands for its directory, and so does a model with
+    numbers in other files. Raises CheckpointError if the path has no name, such as `/`.
     """
     path = Path(checkpoint_path)
     folder = path.parent if is_index(path) or has_data_files(path) else path
@@ -50,9 +50,9 @@ def default_output(checkpoint_path: PathLike) -> Path:
     if not folder.name:
         raise CheckpointError(f"{folder} has no name to derive the output name from", hint=Argument("output", "OUTPUT"))
     if folder.is_dir():
-        return folder.with_name(f"{folder.name}.pruned")
-    suffix = _suffix(folder.name)
-    return folder.with_name(f"{folder.name.removesuffix(suffix)}.pruned{suffix}")
+        return folder.with_name(f"{folder.name}.{word}")
+    own = _suffix(folder.name)
+    return folder.with_name(f"{folder.name.removesuffix(own)}.{word}{own if suffix is None else suffix}")
 
 
 def has_data_files(path: Path) -> bool:

@@ -106,6 +106,8 @@ def _inflated(read: Callable[[int, int], bytes], deflated: Deflated, label: str)
             if not pending and position < span.end:
                 pending = read(position, min(CHUNK, span.end - position))
                 position += len(pending)
+                if not pending:  # the file became shorter while it was being read
+                    break
             # The limit stops a small record that would inflate to gigabytes.
             data = inflater.decompress(pending, STEP)
             pending = inflater.unconsumed_tail

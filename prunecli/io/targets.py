@@ -27,6 +27,13 @@ def elsewhere(argument: str = "output") -> tuple[str, Argument]:
     return "write elsewhere with ", Argument(argument, value)
 
 
+def refuse_both(output: PathLike | int | None, *, in_place: bool) -> None:
+    """Raise UsageError for an output that is named where the input is to be replaced."""
+    if in_place and output is not None:
+        message = "an output cannot be given together with in-place writing, which replaces the input"
+        raise UsageError(message, hint=("leave out ", Argument("output", output)))
+
+
 def output_target(
     checkpoint: Checkpoint,
     output: PathLike | int | None,

@@ -9,6 +9,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from prunecli.formats.zip.directory import read_directory
 from prunecli.io.files import Source, copy_range
 from prunecli.io.limits import check_threads
 from prunecli.io.output_files import output_files
-from prunecli.io.targets import check_checkpoint_output, output_target
+from prunecli.io.targets import check_checkpoint_output, output_target, refuse_both
 from prunecli.io.temporary import scratch_file
 from prunecli.io.transfer import write_all
 from prunecli.packing.deflate import check_stored, deflate_records
@@ -123,7 +124,8 @@ def pack(  # noqa: PLR0913 - one keyword for each option
     if not 1 <= level <= MOST:
         hint = Argument("level", max(1, min(level, MOST)))
         raise UsageError(f"the level of compression is 1 to {MOST}, not {level:g}", hint=hint)
-    job = _Job.of(path, output, ".packed", (threads, force, in_place, dry_run), label, progress)
+    default = partial(default_output, path, "packed")
+    job = _Job.of(path, output, default, (threads, force, in_place, dry_run), label, progress)
     if job.file.inflated is not None:
         raise CheckpointError(f"{job.name} is compressed already", hint=Call("unpack", (str(path),)))
     return _pack(job, level)
@@ -162,7 +164,7 @@ def unpack(  # noqa: PLR0913 - one keyword for each option
         PruneError: If the file is damaged or has no compressed record, or if the output cannot be written. No output
             is written then.
     """
-    job = _Job.of(path, output, ".unpacked", (threads, force, in_place, dry_run), label, progress)
+    job = _Job.of(path, output, partial(unpacked_output, path), (threads, force, in_place, dry_run), label, progress)
     if job.file.inflated is None:
         raise CheckpointError(
             f"{job.name} is not packed: none of its records is compressed", hint=Call("inspect", (str(path),))
@@ -170,13 +172,11 @@ def unpack(  # noqa: PLR0913 - one keyword for each option
     return _unpack(job)
 
 
-def default_path(path: PathLike, ending: str) -> Path:
-    """Return the default output: `ending` before the suffix of a file; for ".unpacked" a ".packed" is left out."""
-    pruned = default_output(path)
-    before, _, after = pruned.name.rpartition(".pruned")
-    if ending == ".unpacked" and before.endswith(".packed"):
-        return pruned.with_name(f"{before.removesuffix('.packed')}{after}")
-    return pruned.with_name(f"{before}{ending}{after}")
+def unpacked_output(path: PathLike) -> Path:
+    """Return the default output of `unpack`: the name without `.packed`, or with `.unpacked` before its suffix."""
+    output = default_output(path, "unpacked")
+    before, packed, after = output.name.rpartition(".packed.unpacked")
+    return output.with_name(before + after) if packed and before else output
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class _Job:
         cls,
         path: PathLike,
         output: PathLike | int | None,
-        ending: str,
+        default: Callable[[], Path],
         settings: tuple[int, bool, bool, bool],
         label: str | None,
         progress: Progress | None,
@@ -203,15 +203,13 @@ class _Job:
         """Check the arguments and open the file."""
         threads, force, in_place, dry_run = settings
         check_threads(threads)
-        if in_place and output is not None:
-            message = "an output cannot be given together with in-place packing, which replaces the input"
-            raise UsageError(message, hint=("leave out ", Argument("output", output)))
+        refuse_both(output, in_place=in_place)
         checkpoint = open_checkpoint(path, label=label)
         name = printable(label or str(path))
         _check_kind(checkpoint, name)
         target = None
         if not dry_run:
-            target = output_target(checkpoint, output, lambda: default_path(path, ending), in_place=in_place)
+            target = output_target(checkpoint, output, default, in_place=in_place)
         if isinstance(target, Path):
             check_format(checkpoint, target)
             check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)

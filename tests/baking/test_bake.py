@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from support import CONTAINERS, FOLDABLE, Net, different, files, read, same_bits, shards, state_dict
 from support.pruned import NAMES, after_remove, folded, pruned_net, save_pruned
 
-from prunecli.baking.bake import BakeResult, bake, baked_output
+from prunecli.baking.bake import BakeResult, bake
 from prunecli.errors import CheckpointError, OutputError, UsageError
+from prunecli.formats.output_names import default_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,7 @@ def baked(
     """Return the name of each container, the input, the output and the result."""
     folder = tmp_path_factory.mktemp(request.param)
     source, _ = save_pruned(request.param, folder)
-    return request.param, source, baked_output(source), bake(source)
+    return request.param, source, default_output(source, "baked"), bake(source)
 
 
 # --- the result
@@ -129,7 +130,7 @@ def test_the_json_has_a_schema_and_the_weights(tmp_path: Path) -> None:
     assert actual["schema"] == 1
     assert [weight["name"] for weight in actual["weights"]] == NAMES
     assert actual["weights"][-1]["sparsity"] == pytest.approx(
-        np.mean(read(baked_output(source))["fc.weight"].numpy() == 0)
+        np.mean(read(default_output(source, "baked"))["fc.weight"].numpy() == 0)
     )
 
 
@@ -159,7 +160,7 @@ def test_two_dicts_with_the_same_keys(tmp_path: Path) -> None:
 
         result = bake(path)
 
-        actual = torch.load(baked_output(path), weights_only=True)
+        actual = torch.load(default_output(path, "baked"), weights_only=True)
         assert different(folded(weights), actual["state_dict"]) == []
         assert different(ema, actual["ema"]) == []
         assert any("outside the state_dict" in note for note in result.notes)
@@ -190,13 +191,13 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
     result = bake(source)
     assert (result.weights, result.output_bytes) == (dry.weights, dry.output_bytes)
-    assert (dry.output_path, result.output_path) == (None, str(baked_output(source)))
+    assert (dry.output_path, result.output_path) == (None, str(default_output(source, "baked")))
 
 
 def test_an_existing_output_is_replaced_only_with_force(tmp_path: Path) -> None:
     """An existing output raises an error before any work, and is replaced with force."""
     source, weights = save_pruned("zip", tmp_path)
-    output = baked_output(source)
+    output = default_output(source, "baked")
     output.write_bytes(b"mine")
 
     with pytest.raises(OutputError, match="exists"):
@@ -242,7 +243,7 @@ def test_the_input_is_not_an_output(tmp_path: Path) -> None:
 )
 def test_the_output_is_named_after_the_input(tmp_path: Path, name: str, expected: str) -> None:
     """The default output has `.baked` before the suffix."""
-    assert baked_output(tmp_path / name).name == expected
+    assert default_output(tmp_path / name, "baked").name == expected
 
 
 def test_a_baked_file_has_nothing_to_fold(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from support import different, read, same_bits, state_dict
 from support.pruned import NAMES, folded, save_pruned
 
-from prunecli.baking.bake import bake, baked_output
+from prunecli.baking.bake import bake
 from prunecli.errors import CheckpointError
 from prunecli.formats.contents import other_contents
 from prunecli.formats.open import open_checkpoint
+from prunecli.formats.output_names import default_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,13 +88,13 @@ def test_a_zip_of_another_writer_keeps_its_alignment_and_comments(tmp_path: Path
 
     bake(again)
 
-    with zipfile.ZipFile(again) as before, zipfile.ZipFile(baked_output(again)) as after:
+    with zipfile.ZipFile(again) as before, zipfile.ZipFile(default_output(again, "baked")) as after:
         assert after.testzip() is None
         assert (after.comment, after.infolist()[0].comment) == (b"kept", b"note")
         was = {info.filename: data_start(again, info) % 64 for info in before.infolist()}
-        now = {info.filename: data_start(baked_output(again), info) % 64 for info in after.infolist()}
+        now = {info.filename: data_start(default_output(again, "baked"), info) % 64 for info in after.infolist()}
         assert was == was | now
-    assert different(folded(weights), read(baked_output(again))) == []
+    assert different(folded(weights), read(default_output(again, "baked"))) == []
 
 
 def data_start(path: Path, info: zipfile.ZipInfo) -> int:

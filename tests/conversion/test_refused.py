@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from prunecli import L1, UsageError, convert, prune
 from prunecli.errors import PruneError
@@ -64,3 +67,39 @@ def test_shared_lists_are_no_endless_texts(tmp_path: Path) -> None:
     result = convert(tmp_path / "in.pth", tmp_path / "out.safetensors", drop_rest=True)
 
     assert [name for name, _ in result.left_out] == ["bomb"]
+
+
+@pytest.mark.parametrize("name", ["n.npz", "n.npy"])
+def test_a_format_that_is_not_written_is_no_output(name: str, tmp_path: Path) -> None:
+    """An output with the suffix of the input would be a file of safetensors under a wrong name."""
+    np.save(tmp_path / "n.npy", np.ones((2, 2), np.float32))
+    np.savez(tmp_path / "n.npz", w=np.ones((2, 2), np.float32))
+
+    for options in ({}, {"format": "safetensors"}):
+        with pytest.raises(PruneError, match="would be NumPy, which is not written"):
+            convert(tmp_path / name, tmp_path / f"out{name[1:]}", **options)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["n.npy", "n.npz"]
+
+
+def test_a_text_under_the_key_that_names_the_library_is_no_metadata(tmp_path: Path) -> None:
+    """Loaders of the Hub refuse a file whose `format` is another one."""
+    torch.save({"state_dict": {"w": torch.zeros(2, 2)}, "format": "mine"}, tmp_path / "in.pth")
+
+    with pytest.raises(PruneError, match=r"format \(text under a key that loaders read\)"):
+        convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
+    result = convert(tmp_path / "in.pth", tmp_path / "out.safetensors", drop_rest=True)
+
+    assert [name for name, _ in result.left_out] == ["format"]
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_a_text_that_is_the_name_of_a_tensor_is_a_text(tmp_path: Path) -> None:
+    """Only the metadata of safetensors names tied tensors so."""
+    torch.save({"state_dict": {"weight": torch.ones(2, 2)}, "best": "weight"}, tmp_path / "in.pth")
+
+    result = convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
+
+    assert (result.tensors, result.tied, result.texts) == (1, {}, ("best",))
+    assert list(load_file(tmp_path / "out.safetensors")) == ["weight"]

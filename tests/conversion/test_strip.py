@@ -215,13 +215,15 @@ def test_shards_stay_shards(tmp_path: Path) -> None:
         ({"keep": "ema"}, "has no moving averages"),
         ({"to": "int8"}, "a cast leads to fp16 or bf16, not 'int8'"),
         ({"allow_overflow": True}, "no weight can overflow without a cast"),
+        ({"output": None, "in_place": True, "format": "safetensors"}, "a file that is replaced keeps its format"),
         ({"output": "o.gguf"}, "would be GGUF, which is not written"),
     ],
 )
 def test_wrong_requests_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     """One sentence says what is wrong, and there is no output."""
     torch.save({"a.weight": torch.ones(2, 2)}, tmp_path / "in.pth")
-    output = tmp_path / options.pop("output", "out.pth")
+    name = options.pop("output", "out.pth")
+    output = None if name is None else tmp_path / name
 
     with pytest.raises(PruneError, match=message.replace("*", r"\*")):
         strip(tmp_path / "in.pth", output, **options)
@@ -237,3 +239,30 @@ def test_names_that_collide_are_refused(tmp_path: Path) -> None:
         strip(tmp_path / "in.safetensors")
 
     assert strip(tmp_path / "in.safetensors", unwrap=False).unwrapped == 0
+
+
+def test_the_format_that_is_named_is_written(tmp_path: Path) -> None:
+    """`format` decides the default name of a file, what a directory has, and what goes to a descriptor."""
+    torch.save({"model": {"w": torch.ones(2, 2)}, "optimizer": {"state": {0: torch.ones(2, 2)}}}, tmp_path / "in.pth")
+    shards = make_checkpoint("bin-shards", tmp_path)
+
+    file = strip(tmp_path / "in.pth", format="safetensors")
+    same = strip(tmp_path / "in.pth", format="torch")
+    folder = strip(shards, format="safetensors")
+    with (tmp_path / "pipe").open("w+b") as pipe:
+        strip(tmp_path / "in.pth", pipe.fileno(), format="safetensors")
+
+    assert [file.output_path, same.output_path] == [str(tmp_path / f"in.stripped.{s}") for s in ("safetensors", "pth")]
+    assert (tmp_path / "in.stripped.safetensors").read_bytes() == (tmp_path / "pipe").read_bytes()
+    assert list(load_file(tmp_path / "pipe")) == ["w"]
+    assert folder.output_format == "safetensors"
+    assert (Path(str(folder.output_path)) / "model.safetensors").is_file()
+
+
+def test_a_tensor_may_have_any_name(tmp_path: Path) -> None:
+    """A tensor named as the key of the metadata goes like any other."""
+    torch.save({"w": torch.ones(2, 2), "format": torch.ones(2, 2)}, tmp_path / "in.pth")
+
+    strip(tmp_path / "in.pth", keep="w")
+
+    assert list(torch.load(tmp_path / "in.stripped.pth")) == ["w"]

@@ -18,7 +18,8 @@ from support.torch_files import raw, rezip, saved
 from torch import nn
 
 from prunecli import L1, CheckpointError, OutputError, UsageError, convert, open_checkpoint, pack, prune, unpack
-from prunecli.packing.pack import default_path
+from prunecli.formats.output_names import default_output
+from prunecli.packing.pack import unpacked_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -243,11 +244,11 @@ def test_a_dry_run_writes_nothing(ckpt: Path) -> None:
 
 def test_default_names() -> None:
     """`.packed` comes before the suffix, and goes with unpack."""
-    names = [("a.pth", ".packed"), ("a.pth.tar", ".packed"), ("a.packed.pth", ".unpacked"), ("a.pth", ".unpacked")]
+    packed = [default_output(name, "packed").name for name in ("a.pth", "a.pth.tar")]
+    unpacked = [unpacked_output(name).name for name in ("a.packed.pth", "a.packed.pth.tar", "a.pth", ".packed.pth")]
 
-    actual = [default_path(name, ending).name for name, ending in names]
-
-    assert actual == ["a.packed.pth", "a.packed.pth.tar", "a.pth", "a.unpacked.pth"]
+    assert packed == ["a.packed.pth", "a.packed.pth.tar"]
+    assert unpacked == ["a.pth", "a.pth.tar", "a.unpacked.pth", ".packed.unpacked.pth"]
 
 
 # --- files of other programs

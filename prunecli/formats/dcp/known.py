@@ -29,7 +29,7 @@ _MADE = rb"\)\x81\x94}\x94\("  # an empty object, and the beginning of its attri
 _SIZE_END = rb"\x94\x85\x94R\x94"
 _TUPLES = {1: rb"\x85", 2: rb"\x86", 3: rb"\x87"}
 
-METADATA, FILESYSTEM = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"
+METADATA = "torch.distributed.checkpoint.metadata"
 CHUNK, INDEX, PLACE = Global(METADATA, "ChunkStorageMetadata"), Global(METADATA, "MetadataIndex"), "_StorageInfo"
 SIZE = Global("torch", "Size")
 _ATTRIBUTES = frozenset({"offsets", "sizes", "fqn", "index", "offset", "relative_path", "length"})

@@ -79,11 +79,6 @@ def open_zip(file: BinaryIO, label: str) -> Opened:
     return Opened(view, plain, inflated, packed=own is not None)
 
 
-def plain_view(file: BinaryIO, label: str) -> BinaryIO:
-    """Return `file`, or a view in which its compressed records are inflated; see `open_zip`."""
-    return open_zip(file, label).file
-
-
 def is_code(name: str) -> bool:
     """Return whether a record, named with its folder, is code of TorchScript, which torch itself compresses."""
     return name.partition("/")[2].startswith("code/")

@@ -35,7 +35,9 @@ from prunecli.errors import PruneError
 from prunecli.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from typer.models import CommandInfo
 
     from prunecli.strategies.recipe import Recipe
     from prunecli.strategies.strategy import Strategy
@@ -174,6 +176,23 @@ def register(names: Sequence[str]) -> None:
             add_command(getattr(module, name), **getattr(module, "SETTINGS", {}))
     order = list(COMMANDS)
     app.registered_commands.sort(key=lambda command: order.index(command.name or ""))
+
+
+def application_of(name: str) -> typer.Typer:
+    """Return an application that is the command `name` alone."""
+    alone = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+    alone.registered_commands = [_registered(name)]
+    return alone
+
+
+def parameters_of(name: str) -> Iterable[inspect.Parameter]:
+    """Return the parameters of the command `name` as Typer reads them."""
+    return inspect.signature(_registered(name).callback or register).parameters.values()
+
+
+def _registered(name: str) -> CommandInfo:
+    register((name,))
+    return next(command for command in app.registered_commands if command.name == name)
 
 
 def _without_help(words: list[str]) -> list[str]:

@@ -114,8 +114,18 @@ def parse(context: typer.Context, words: Sequence[str], arguments: type[T]) -> T
 
 def command_for(arguments: type[Any], words: Sequence[str]) -> Any:  # noqa: ANN401 - Typer's own
     """Return the Typer command for `words`: that of `arguments`, with the options of a strategy that they name."""
+    return _command(arguments, _named_in(words))
+
+
+def parameters_for(arguments: type[Any], words: Sequence[str]) -> list[inspect.Parameter]:
+    """Return the parameters of `command_for`."""
+    make = _named_in(words)
+    return _parameters(arguments, _own(make), "amount")
+
+
+def _named_in(words: Sequence[str]) -> Callable[..., Strategy] | None:
     functions = strategy_functions()
-    return _command(arguments, functions.get(next((word for word in words if word in functions), "")))
+    return functions.get(next((word for word in words if word in functions), ""))
 
 
 def _strategy_in(context: typer.Context, words: Sequence[str], arguments: type[object]) -> tuple[str, str]:
@@ -144,10 +154,8 @@ def _command(arguments: type[Any], make: Callable[..., Strategy] | None, varied:
 
     Typer reads both from one signature, which is written here.
     """
-    shared = parameters_of(arguments)
-    own = {} if make is None else dict(inspect.signature(make, eval_str=True).parameters)
-    chosen = _AMOUNTS if varied == "amount" else (varied,)
-    amounts = {name: _hidden(parameter) for name, parameter in own.items() if name in chosen}
+    own = _own(make)
+    amounts = _amounts(own, varied)
 
     def command(**values: Any) -> object:  # noqa: ANN401 - typed by the signature below
         own_values = {name: values.pop(name) for name in own}
@@ -156,11 +164,7 @@ def _command(arguments: type[Any], make: Callable[..., Strategy] | None, varied:
         _refuse_amounts({name: own_values.pop(name) for name in amounts})
         return arguments(make_strategy=_by_number(make, own_values, varied), **values)
 
-    shown = {name: _in_panel(parameter, ZERO) for name, parameter in own.items()}
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in {**shared, **shown, **amounts}.values()]
-    # The options of the strategy and of the command come first in the help, and the inherited ones last.
-    first = ["ckpt", "strategy", *own, "evaluate", *arguments.__annotations__]
-    parameters.sort(key=lambda p: first.index(p.name) if p.name in first else len(first))
+    parameters = _parameters(arguments, own, varied)
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = arguments.__doc__
@@ -168,6 +172,27 @@ def _command(arguments: type[Any], make: Callable[..., Strategy] | None, varied:
     app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=settings)
     app.command(cls=HelpCommand, epilog=_epilog())(command)
     return get_command(app)
+
+
+def _own(make: Callable[..., Strategy] | None) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a strategy's function."""
+    return {} if make is None else dict(inspect.signature(make, eval_str=True).parameters)
+
+
+def _amounts(own: dict[str, inspect.Parameter], varied: str) -> dict[str, inspect.Parameter]:
+    """Return those of a strategy's own parameters that the command sets, as hidden options."""
+    chosen = _AMOUNTS if varied == "amount" else (varied,)
+    return {name: _hidden(parameter) for name, parameter in own.items() if name in chosen}
+
+
+def _parameters(arguments: type[Any], own: dict[str, inspect.Parameter], varied: str) -> list[inspect.Parameter]:
+    """Return the fields of `arguments` and a strategy's own parameters as those of one command."""
+    shown = {name: _in_panel(parameter, ZERO) for name, parameter in own.items()}
+    joined = {**parameters_of(arguments), **shown, **_amounts(own, varied)}
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in joined.values()]
+    # The options of the strategy and of the command come first in the help, and the inherited ones last.
+    first = ["ckpt", "strategy", *own, "evaluate", *arguments.__annotations__]
+    return sorted(parameters, key=lambda p: first.index(p.name) if p.name in first else len(first))
 
 
 def _epilog() -> str:

@@ -10,13 +10,17 @@ import os
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+from typer.models import ArgumentInfo, OptionInfo
 
 from prunecli.cli.command_list import COMMANDS
 from prunecli.errors import PruneError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from inspect import Parameter
 
 VARIED = ("search", "sweep")
 """The commands that take a strategy as an argument, and its options."""
@@ -133,53 +137,71 @@ def _short(command: Command, word: str) -> Item:
 
 
 @cache
-def commands() -> dict[str, Command]:
-    """Return all commands by name; `search` and `sweep` have the options of no strategy."""
-    return {name: _described(name, typer_command(name, ())) for name in COMMANDS}
+def described(name: str) -> Command:
+    """Return the command `name`; `search` and `sweep` have the options of no strategy."""
+    return _described(name, ())
 
 
 def command_for(words: Sequence[str]) -> Command | None:
     """Return the command that the first of `words` names; `search` and `sweep` with the named strategy's options."""
-    if not words or words[0] not in commands():
+    if not words or words[0] not in COMMANDS:
         return None
-    if words[0] in VARIED:
-        return _described(words[0], typer_command(words[0], words[1:]))
-    return commands()[words[0]]
+    return _described(words[0], words[1:]) if words[0] in VARIED else described(words[0])
+
+
+def _described(name: str, words: Sequence[str]) -> Command:
+    """Return the command from the signature that Typer reads: Typer would take ten times as long for all commands."""
+    infos = {p.name: get_args(p.annotation) for p in _parameters(name, words) if get_origin(p.annotation) is Annotated}
+    arguments = [(kind, info) for kind, info in infos.values() if isinstance(info, ArgumentInfo)]
+    options = {
+        own: (kind, info) for own, (kind, info) in infos.items() if isinstance(info, OptionInfo) and not info.hidden
+    }
+    return Command(
+        name,
+        tuple(info.metavar or "" for _, info in arguments),
+        any(_is_list(kind) for kind, _ in arguments),
+        tuple(
+            Option(own, _flags(info), kind is not bool, _is_list(kind), info.metavar or "")
+            for own, (kind, info) in options.items()
+        ),
+    )
+
+
+def _parameters(name: str, words: Sequence[str]) -> Iterable[Parameter]:
+    if name in VARIED:
+        from prunecli.cli import strategy_arguments
+
+        return strategy_arguments.parameters_for(_arguments(name), words)
+    from prunecli.cli import main
+
+    return main.parameters_of(name)
+
+
+def _arguments(name: str) -> Any:  # noqa: ANN401 - a class of the command's module
+    return import_module(f"prunecli.cli.{name}").Arguments
+
+
+def _flags(info: OptionInfo) -> tuple[str, ...]:
+    """Return the flags, the longest first, without the second one of `--yes/--no`."""
+    # An annotation has no default, and Typer keeps the first flag in its place.
+    declared = [info.default, *(info.param_decls or ())]
+    return tuple(sorted((str(flag).partition("/")[0] for flag in declared), key=len, reverse=True))
+
+
+def _is_list(kind: Any) -> bool:  # noqa: ANN401 - a type
+    """Return whether a parameter of the type `list[T]` or `list[T] | None` may be given several times."""
+    return get_origin(kind) is list or any(get_origin(one) is list for one in get_args(kind))
 
 
 def typer_command(name: str, words: Sequence[str]) -> Any:  # noqa: ANN401 - Typer's own
     """Return Typer's command; `search` and `sweep` with the options of the strategy that `words` name."""
-    from prunecli.cli import search, strategy_arguments, sweep
-
-    if name in VARIED:
-        arguments = {"search": search, "sweep": sweep}[name].Arguments
-        return strategy_arguments.command_for(arguments, words)
-    return _group().commands[name]
-
-
-@cache
-def _group() -> Any:  # noqa: ANN401 - Typer's own
-    """Return Typer's group of all commands."""
     from typer.main import get_command
 
-    from prunecli.cli import main
+    from prunecli.cli import main, strategy_arguments
 
-    main.register(tuple(COMMANDS))
-    return get_command(main.app)
-
-
-def _described(name: str, command: Any) -> Command:  # noqa: ANN401 - Typer's own
-    arguments = [p for p in command.params if p.param_type_name == "argument"]
-    options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
-    return Command(
-        name,
-        tuple(p.metavar for p in arguments),
-        any(p.nargs < 0 for p in arguments),
-        tuple(
-            Option(p.name, tuple(sorted(p.opts, key=len, reverse=True)), not p.is_flag, p.multiple, p.metavar or "")
-            for p in options
-        ),
-    )
+    if name in VARIED:
+        return strategy_arguments.command_for(_arguments(name), words)
+    return get_command(main.application_of(name))
 
 
 def rehearse(words: Sequence[str]) -> Exception | None:

@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from prunecli.cli.repair.command_line import commands, exists, is_flag, is_number
+from prunecli.cli import command_list
+from prunecli.cli.repair.command_line import described, exists, is_flag, is_number
 from prunecli.cli.repair.synonyms import COMMANDS, DEVICES, OPTIONS
 from prunecli.text.closest import closest
 
@@ -22,7 +23,7 @@ PATTERN, SHAPE = re.compile(r"\d+:\d+", re.ASCII), re.compile(r"\d+x\d+", re.ASC
 def name_the_command(draft: Draft) -> Draft | None:
     """Return the draft with its command as the first word, or None if no command is likely."""
     words = draft.words
-    named = [index for index, word in enumerate(words) if word in commands()]
+    named = [index for index, word in enumerate(words) if word in command_list.COMMANDS]
     if named:
         # A word after an option may be its value.
         index = next((index for index in named if not is_flag(words[index - 1])), named[0])
@@ -37,11 +38,11 @@ def name_the_command(draft: Draft) -> Draft | None:
 def _misspelt(word: str) -> str | None:
     """Return the command that `word` means; None for a path, a number or a pattern."""
     key = word.lower().replace("_", "-")
-    if key in commands() or key in COMMANDS:
+    if key in command_list.COMMANDS or key in COMMANDS:
         return COMMANDS.get(key, key) or None
     if is_number(word) or re.search(r"[./:*\\]", word):
         return None
-    near = closest(key, [*commands(), *(name for name in COMMANDS if len(name) > 3)], cutoff=0.7)
+    near = closest(key, [*command_list.COMMANDS, *(name for name in COMMANDS if len(name) > 3)], cutoff=0.7)
     return (COMMANDS.get(near[0], near[0]) or None) if near else None
 
 
@@ -54,12 +55,12 @@ def _likely(words: tuple[str, ...]) -> str | None:
     if any(word.endswith(".toml") for word in bare):
         return "run"
     values = [word for word in bare if _by_value(word) is not None]
-    own = [flag for flag in flags if commands()["inspect"].of_flag(flag) is None]
+    own = [flag for flag in flags if described("inspect").of_flag(flag) is None]
     if not values and not own:
         return "diff" if len(bare) == 2 and not flags else "inspect"
     wanted = [name for name in map(_by_value, values) if name not in {None, "l1"}]
     order = [*wanted, *_PREFERRED, *_OTHERS]
-    return next((name for name in order if name and all(_accepts(commands()[name], flag) for flag in flags)), "l1")
+    return next((name for name in order if name and all(_accepts(described(name), flag) for flag in flags)), "l1")
 
 
 def _is_path(word: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from prunecli.cli import command_list
 from prunecli.cli.command_list import PRUNING
 from prunecli.cli.hints import option_words
 from prunecli.cli.repair.command_line import (
@@ -14,7 +15,7 @@ from prunecli.cli.repair.command_line import (
     Item,
     Option,
     command_for,
-    commands,
+    described,
     exists,
     is_flag,
     is_number,
@@ -234,9 +235,10 @@ def _other_command(draft: Draft, word: str) -> Draft | None:
     if draft.command.name in VARIED:
         return None
     flags = {item.words[0].partition("=")[0] for item in draft.items() if is_flag(item.words[0])} - {word}
-    for name, other in commands().items():
+    for name in (name for name in command_list.COMMANDS if name not in VARIED):
+        other = described(name)
         has_word = other.of_flag(word) or _renamed(other, word)
-        if name not in VARIED and has_word and all(map(other.of_flag, flags)):
+        if has_word and all(map(other.of_flag, flags)):
             return replace(draft, words=(name, *draft.words[1:]))
     return None
 
@@ -272,7 +274,7 @@ def _swapped(draft: Draft) -> Draft | None:
     one, two = items[first].words[0], items[second].words[0]
     name = draft.command.name
     is_swapped = (name == "run" and two.endswith(".toml") and not one.endswith(".toml")) or (
-        name in VARIED and one in commands() and two not in commands() and not exists(one)
+        name in VARIED and one in command_list.COMMANDS and two not in command_list.COMMANDS and not exists(one)
     )
     if not is_swapped:
         return None
@@ -306,7 +308,7 @@ def _missing_argument(draft: Draft) -> Draft | None:
     missing = command.arguments[len(bare) :]
     if command.name == "run" and bare and not bare[0].endswith(".toml"):
         return draft.with_items([Item(("RECIPE.toml",)), *items])
-    if command.name in VARIED and bare and bare[0] in commands():
+    if command.name in VARIED and bare and bare[0] in command_list.COMMANDS:
         return draft.with_items([Item(("CKPT",)), *items])
     place = 1 + max((index for index, item in enumerate(items) if item.bare), default=-1)
     words = ("l1" if metavar == "STRATEGY" else metavar.removesuffix("...") for metavar in missing)
@@ -315,7 +317,7 @@ def _missing_argument(draft: Draft) -> Draft | None:
 
 def _no_name(draft: Draft) -> Draft | None:
     """Find the command of a line without one; the other rules need it."""
-    return None if draft.words and draft.words[0] in commands() else name_the_command(draft)
+    return None if draft.words and draft.words[0] in command_list.COMMANDS else name_the_command(draft)
 
 
 _FIRST: tuple[Callable[[Draft], Draft | None], ...] = (_dashes, _program_name, _no_name)

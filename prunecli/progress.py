@@ -19,6 +19,9 @@ class Progress(Protocol):
     def begin(self, phases: Mapping[str, int]) -> None:
         """Announce phases that run at the same time: the name of each and its size in bytes."""
 
+    def expect(self, phases: Mapping[str, int]) -> None:
+        """Announce phases that begin later, so that the total has their bytes from the start."""
+
     def advance(self, phase: str, count: int) -> None:
         """Report that `count` more bytes of `phase` are done."""
 
@@ -30,6 +33,9 @@ class NoProgress:
     """Discards progress."""
 
     def begin(self, phases: Mapping[str, int]) -> None:
+        """Do nothing."""
+
+    def expect(self, phases: Mapping[str, int]) -> None:
         """Do nothing."""
 
     def advance(self, phase: str, count: int) -> None:

@@ -10,7 +10,7 @@ from typer import Argument as Positional
 
 from prunecli.cli import options, parsers
 from prunecli.cli.hints import option_words
-from prunecli.cli.output import printing
+from prunecli.cli.output import printing, view
 from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
 from prunecli.cli.value_options import flag_option, text_option, whole_option
@@ -91,6 +91,8 @@ def check(
     layout: options.Layout = None,
     key: options.Key = None,
     threads: options.Threads = 0,
+    top: options.Top = None,
+    all_tensors: options.AllTensors = False,
     json: options.Json = False,
     quiet: options.Silent = False,
     no_progress: options.NoProgress = False,
@@ -102,6 +104,7 @@ def check(
     nearest weight, as amounts do.
     """
     _refuse_pipes(ckpts, same_structure_as, only_zeros_added_since)
+    shown = view(top, all_tensors=all_tensors, json=json)
     from prunecli.inspection.conditions import Finite, NoAllZero, OnlyZerosAdded, SameStructure
 
     conditions = [
@@ -138,7 +141,7 @@ def check(
         name, results[name] = _checked(ckpt, run, progress=not (quiet or no_progress))
         if not (json or quiet):
             with printing() as stream:
-                write_findings(results[name], stream, _options, heading=name if len(ckpts) > 1 else None)
+                write_findings(results[name], stream, _options, heading=name if len(ckpts) > 1 else None, view=shown)
     if json:
         with printing() as stream:
             stream.write(findings_json(results, _options))

@@ -11,7 +11,7 @@ from typer import Argument
 
 from prunecli.cli import options
 from prunecli.cli.command_list import TENSORS
-from prunecli.cli.output import check_force, check_page, printing, write_page
+from prunecli.cli.output import check_force, check_page, printing, view, write_page
 from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
 from prunecli.cli.value_options import text_option
@@ -19,6 +19,7 @@ from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
     from prunecli.inspection.diff import Difference
+    from prunecli.text.tables import View
 
 SAME, DIFFERENT = 0, 1
 
@@ -45,6 +46,8 @@ def diff(
     exclude: options.Exclude = None,
     key: options.Key = None,
     threads: options.Threads = 0,
+    top: options.Top = None,
+    all_tensors: options.AllTensors = False,
     html: options.Html = None,
     force: options.ForcePage = False,
     json: options.Json = False,
@@ -59,6 +62,7 @@ def diff(
     if a == b == "-":
         raise UsageError("only one checkpoint can come through standard input", hint="prune diff A - < B")
 
+    shown = view(top, all_tensors=all_tensors, json=json)
     check_force(html, force=force)
     check_page(html, force=force, others=[Path(a), Path(b)])
 
@@ -80,15 +84,15 @@ def diff(
         from prunecli.inspection.diff_html import to_html
 
         write_page(html, to_html(difference, context.obj or ()), force=force)
-    _print(difference, written=html, json=json, quiet=quiet)
+    _print(difference, shown, written=html, json=json, quiet=quiet)
     return SAME if difference.same else DIFFERENT
 
 
-def _print(difference: Difference, *, written: Path | None, json: bool, quiet: bool) -> None:
+def _print(difference: Difference, shown: View, *, written: Path | None, json: bool, quiet: bool) -> None:
     from prunecli.inspection.diff_text import difference_json, write_difference
 
     with printing(written=written) as stream:
         if json:
             stream.write(difference_json(difference))
         elif not quiet:
-            write_difference(difference, stream)
+            write_difference(difference, stream, shown)

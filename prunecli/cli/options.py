@@ -254,7 +254,7 @@ Top = Annotated[
         "--top",
         "N",
         10,
-        "Print the first N tensors only: the most pruned, the largest or the most sensitive.",
+        "Print the first N tensors only: the most pruned or changed, the largest, or the most sensitive.",
         least=1,
         panel=OUTPUT,
     ),

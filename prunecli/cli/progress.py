@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.cli.exit import say
 from prunecli.distributed.current import processes
-from prunecli.text.numbers import duration
+from prunecli.text.numbers import time_left
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +55,9 @@ class Details:
     def begin(self, phases: Mapping[str, int]) -> None:
         """Do nothing."""
 
+    def expect(self, phases: Mapping[str, int]) -> None:
+        """Do nothing."""
+
     def advance(self, phase: str, count: int) -> None:
         """Do nothing."""
 
@@ -78,12 +81,19 @@ class Lines(Details):
         self._next = self._began + FIRST_LINE
         self._phases: dict[str, int] = {}
         self._done: dict[str, int] = {}
+        self._expected: dict[str, int] = {}
         self._earlier = 0
 
     def begin(self, phases: Mapping[str, int]) -> None:
         """Add phases, whose sizes are in bytes, to those before, which are complete."""
         self._earlier += sum(self._phases.values())
         self._phases, self._done = dict(phases), dict.fromkeys(phases, 0)
+        for phase in phases:
+            self._expected.pop(phase, None)
+
+    def expect(self, phases: Mapping[str, int]) -> None:
+        """Add phases that begin later to the total."""
+        self._expected.update(phases)
 
     def advance(self, phase: str, count: int) -> None:
         """Count bytes, and print a line if one is due."""
@@ -99,8 +109,8 @@ class Lines(Details):
 
     @property
     def total(self) -> int:
-        """The bytes of all phases so far."""
-        return self._earlier + sum(self._phases.values())
+        """The bytes of all phases, those that begin later included."""
+        return self._earlier + sum(self._phases.values()) + sum(self._expected.values())
 
     @property
     def completed(self) -> int:
@@ -115,7 +125,7 @@ class Lines(Details):
 
     def _line(self, seconds: float) -> str:
         rate = self.completed / max(seconds, 1e-9)
-        left = duration(max(self.total - self.completed, 0) / max(rate, 1e-9))
+        left = time_left(max(self.total - self.completed, 0) / max(rate, 1e-9))
         part = self.completed / max(self.total, 1)
         return f"prune: {part:.0%} done, {self.current}; {rate / 1e6:,.0f} MB/s, about {left} left"
 

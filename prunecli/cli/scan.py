@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import typer  # noqa: TC002 - Typer evaluates annotations
+
 from prunecli.cli import options
 from prunecli.cli.output import check_drawing, check_force, check_page, printing, view, write_figure, write_page
 from prunecli.cli.pipes import opened_checkpoint
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def scan(
+    context: typer.Context,
     ckpt: options.Ckpt,
     *,
     top: options.Top = None,
@@ -51,7 +54,7 @@ def scan(
     if html is not None:
         from prunecli.inspection.scan_html import to_html
 
-        write_page(html, to_html(result), force=force)
+        write_page(html, to_html(result, context.obj or ()), force=force)
     if figure is not None:
         from prunecli.inspection.figures import draw_scan
 

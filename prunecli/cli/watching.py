@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prunecli.cli import progress
 from prunecli.cli.exit import say
 from prunecli.text.escape import printable
-from prunecli.text.numbers import duration
+from prunecli.text.numbers import time_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ class Watching:
         more = f", at most {self._left} more" if self._left else ", the last one"
         known = [seconds for seconds in self._times if seconds]
         left = sum(known) / len(known) * (self._left + 1) if known else None
-        return f"evaluating {self._label}{more}" + ("" if left is None else f", about {duration(left)} left")
+        return f"evaluating {self._label}{more}" + ("" if left is None else f", about {time_left(left)} left")
 
 
 def _clock(text: str) -> Progress:

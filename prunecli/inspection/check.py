@@ -66,4 +66,6 @@ def check(  # noqa: PLR0913 - one keyword for each option
         raise UsageError("check needs a condition", hint="pass a list such as [MinSparsity(0.5), Finite()]")
     selector = Selector(include, exclude, min_dim, min_numel, layout or {})
     checked = CheckedCheckpoint(Passes(opened(path, key, label), threads, progress), selector, key)
+    if progress is not None:
+        progress.expect({condition.phase: checked.bytes_of(condition.phase) for condition in conditions})
     return tuple(finding for condition in conditions for finding in condition.judge(checked))

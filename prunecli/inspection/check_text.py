@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
-from prunecli.text.tables import Block, Column, first_rows, write_blocks
+from prunecli.text.name_ranges import lines_of
+from prunecli.text.numbers import counted
+from prunecli.text.tables import MOST_ROWS, Block, Column, View, write_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,33 +22,62 @@ SCHEMA = 1
 
 _COLUMNS = (
     Column("result", styles=(("ok", "green"), ("FAILED", "bold red"))),
-    Column("condition", fold=26),
-    Column("tensor", fold=14),
+    Column("condition", fold=14),
+    Column("tensor", fold=12),
+    Column("tensors", right=True, optional=1),
     Column("required", fold=8),
-    Column("found", fold=12),
+    Column("found", fold=10),
 )
 
 
-def write_findings(findings: Sequence[Finding], stream: TextIO, spell: Spell, *, heading: str | None = None) -> None:
-    """Write a verdict and one line per finding, failures first. OSError if the stream takes no more.
+def write_findings(
+    findings: Sequence[Finding],
+    stream: TextIO,
+    spell: Spell,
+    *,
+    heading: str | None = None,
+    view: View = View(),  # noqa: B008 - a frozen value
+) -> None:
+    """Write a verdict and the findings, failures first. OSError if the stream takes no more.
 
-    `heading` names the checkpoint if there are several. `spell` returns a condition as text.
+    Failures of tensors whose names differ only in numbers share a line if there are many. `heading` names the
+    checkpoint if there are several. `spell` returns a condition as text.
     """
-    shown, more = first_rows(sorted(findings, key=lambda finding: finding.holds), terminal=stream.isatty())
+    table = _table(findings, spell, view, terminal=stream.isatty())
     where = "" if heading is None else f"{printable(heading)}: "
     style = "bold green" if all(finding.holds for finding in findings) else "bold red"
-    end = () if heading is None else ("",)
-    table = Block("", _COLUMNS, tuple(_cells(finding, spell) for finding in shown), (*more, *end))
-    write_blocks([Block(where + _verdict(findings), style=style), table], stream)
+    end = Block() if heading is None else Block(lines=("",))
+    write_blocks([Block(where + _verdict(findings), style=style), table, end], stream)
 
 
-def _cells(finding: Finding, spell: Spell) -> tuple[str, ...]:
+def _table(findings: Sequence[Finding], spell: Spell, view: View, *, terminal: bool) -> Block:
+    lines = lines_of(
+        sorted(findings, key=lambda finding: finding.holds),
+        lambda finding: finding.tensor or "",
+        lambda finding: (finding.holds, finding.condition, finding.wanted),
+        view,
+    )
+    most = view.top or (MOST_ROWS if terminal and not view.every else len(lines))
+    hidden = sum(len(group) for _, group in lines[most:])
+    more = (f"{counted(hidden, 'more result')} not shown{view.hint or '; the JSON output has all'}",) if hidden else ()
+    single = all(len(group) == 1 for _, group in lines[:most])
+    kept = [index for index, column in enumerate(_COLUMNS) if column.title != "tensors" or not single]
+    rows = [_cells(name, group, spell) for name, group in lines[:most]]
+    return Block(
+        "", tuple(_COLUMNS[index] for index in kept), tuple(tuple(row[index] for index in kept) for row in rows), more
+    )
+
+
+def _cells(name: str, group: Sequence[Finding], spell: Spell) -> tuple[str, ...]:
+    first = group[0]
+    same = len({finding.got for finding in group}) == 1
     return (
-        "ok" if finding.holds else "FAILED",
-        printable(spell(finding.condition)),
-        "all tensors" if finding.tensor is None else printable(finding.tensor),
-        finding.wanted,
-        finding.got,
+        "ok" if first.holds else "FAILED",
+        printable(spell(first.condition)),
+        printable(name) or "all tensors",
+        f"{len(group):,}",
+        first.wanted,
+        first.got if same else f"first: {first.got}",
     )
 
 

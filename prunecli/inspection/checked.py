@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import OUTSIDE, Keys, PathLike
 from prunecli.errors import Argument, CheckpointError
 from prunecli.inspection.pairing import Pair, open_with_key, pair_up, with_alike_names
+from prunecli.io.scan import bytes_to_read
 from prunecli.report.gates import Count
 from prunecli.selection.patterns import matching
 from prunecli.selection.select import Selector, select
@@ -54,6 +55,12 @@ class CheckedCheckpoint:
         return self.passes.measure(
             "counting", self.tensors, lambda _, tensor, read: count_weights(tensor, read), TensorCounts
         )
+
+    def bytes_of(self, phase: str) -> int:
+        """Return about how many bytes a pass of a condition reads."""
+        if phase == "comparing":
+            return 2 * bytes_to_read(self.passes.checkpoint.tensors)
+        return bytes_to_read(tensor.codes for tensor in self.tensors) if phase else 0
 
     def zero_counts(self, argument: str, pattern: str | None) -> list[Count]:
         """Return the zeros of the selected tensors, or of those that the `pattern` of an argument matches."""

@@ -40,6 +40,7 @@ class _SparsityCondition:
     include: str | None = None
     each: bool = False
     upper: ClassVar[bool]
+    phase: ClassVar[str] = "counting"
 
     def __post_init__(self) -> None:
         Bound(self.fraction, self.upper)  # raises UsageError if the fraction is not 0 to 1
@@ -116,6 +117,7 @@ class GroupPattern:
     keep: int
     group: int
     dim: int | None = None
+    phase: ClassVar[str] = "grouping"
 
     def __post_init__(self) -> None:
         """Raise UsageError for numbers that no group can have."""
@@ -197,6 +199,7 @@ class Finite:
     """No weight is NaN or infinite."""
 
     arguments: ClassVar[tuple[Argument, ...]] = (Argument("finite", value=True),)
+    phase: ClassVar[str] = "counting"
 
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield the number of weights that are not finite, and the position of the first one, for each tensor."""
@@ -215,6 +218,7 @@ class NoAllZero:
     """Every tensor has a weight that is not zero."""
 
     arguments: ClassVar[tuple[Argument, ...]] = (Argument("no_all_zero", value=True),)
+    phase: ClassVar[str] = "counting"
 
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield the tensors whose weights are all zero."""
@@ -260,6 +264,7 @@ class SameStructure(_OtherCheckpoint):
     """
 
     argument: ClassVar[str] = "same_structure_as"
+    phase: ClassVar[str] = ""
 
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield the tensors that one checkpoint lacks, or has with another dtype or shape."""
@@ -276,6 +281,7 @@ class OnlyZerosAdded(_OtherCheckpoint):
     """
 
     argument: ClassVar[str] = "only_zeros_added_since"
+    phase: ClassVar[str] = "comparing"
 
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield the tensors with another change, and the position of the first one."""

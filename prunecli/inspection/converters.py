@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from prunecli.errors import Argument, UsageError
 from prunecli.inspection.findings import Finding
@@ -41,6 +41,7 @@ class Convertible:
     """
 
     converter: str = TORCH
+    phase: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         """Raise UsageError for a library that is not known."""

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, TextIO
 
 from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
+from prunecli.text.name_ranges import lines_of
 from prunecli.text.natural_order import natural_order
 from prunecli.text.numbers import counted, format_shape, magnitude, plural
-from prunecli.text.tables import Block, Column, first_rows, write_blocks
+from prunecli.text.tables import Block, Column, View, largest, write_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
+    from prunecli.inspection.compare import Change
     from prunecli.inspection.diff import ContentDifference, Difference, TensorDifference
     from prunecli.inspection.pairing import TensorForm
 
@@ -24,65 +26,100 @@ MOST_LINES = 20
 """Lines of one kind before the rest are counted."""
 
 _COLUMNS = (
-    Column("tensor", fold=6),
-    Column("dtype"),
-    Column("shape", right=True),
-    Column("entries", right=True),
+    Column("tensor", fold=12),
+    Column("tensors", right=True),
+    Column("dtype", optional=5),
+    Column("shape", right=True, optional=4),
+    Column("entries", right=True, optional=2),
     Column("changed", right=True),
-    Column("to zero", right=True),
+    Column("to zero", right=True, optional=1),
     Column("otherwise", right=True),
-    Column("largest change", right=True),
+    Column("largest change", right=True, optional=3),
 )
 
 
-def write_difference(difference: Difference, stream: TextIO) -> None:
-    """Write a verdict, a table of changed tensors, and the other differences. OSError if the stream takes no more."""
+def write_difference(difference: Difference, stream: TextIO, view: View = View()) -> None:  # noqa: B008 - a frozen value
+    """Write a verdict, a table of changed tensors, and the other differences. OSError if the stream takes no more.
+
+    Tensors whose names differ only in numbers share a line if there are many.
+    """
+    table = _table(difference, view, terminal=stream.isatty())
+    write_blocks([Block(verdict(difference)), table, Block(lines=tuple(_lines(difference, view)))], stream)
+
+
+def _table(difference: Difference, view: View, *, terminal: bool) -> Block:
     tied = Counter(tensor.tied_to for tensor in difference.tensors)
     changed = [tensor for tensor in difference.distinct if tensor.change is not None and not tensor.same]
     changed = [changed[index] for index in natural_order([tensor.name for tensor in changed])]
-    rows = [_cells(tensor, tied[tensor.name]) for tensor in changed]
-    shown, more = first_rows(rows, terminal=stream.isatty())
-    table = Block("", _COLUMNS, tuple(shown), more)
-    write_blocks([Block(verdict(difference)), table, Block(lines=tuple(_lines(difference)))], stream)
+    lines = lines_of(changed, lambda t: t.name, lambda t: str(t.a), view)
+    shown = largest(lines, lambda line: sum(_change(t).changed for t in line[1]), view, terminal=terminal)
+    hidden = len(changed) - sum(len(group) for _, group in shown)
+    more = (f"{counted(hidden, 'tensor')} changed less not shown{view.hint}",) if hidden else ()
+    single = all(len(group) == 1 for _, group in shown)
+    kept = [index for index, column in enumerate(_COLUMNS) if column.title != "tensors" or not single]
+    rows = [_cells(name, group, sum(tied[tensor.name] for tensor in group)) for name, group in shown]
+    return Block(
+        "", tuple(_COLUMNS[index] for index in kept), tuple(tuple(row[index] for index in kept) for row in rows), more
+    )
 
 
-def _cells(tensor: TensorDifference, tied: int) -> tuple[str, ...]:
-    if tensor.change is None or tensor.a is None:
+def _change(tensor: TensorDifference) -> Change:
+    if tensor.change is None:
         raise ValueError(tensor.name)
-    change, kind = tensor.change, tensor.a
+    return tensor.change
+
+
+def _cells(name: str, group: Sequence[TensorDifference], tied: int) -> tuple[str, ...]:
+    changes, kind = [_change(tensor) for tensor in group], group[0].a
+    if kind is None:
+        raise ValueError(name)
     unit = " bytes" if kind.dtype in {"F4", "F6_E2M3", "F6_E3M2"} else ""
-    odd = f" ({change.nonfinite:,} not finite)" if change.nonfinite else ""
+    nonfinite = sum(change.nonfinite for change in changes)
+    odd = f" ({nonfinite:,} not finite)" if nonfinite else ""
     return (
-        printable(tensor.name) + (f" (+{tied} tied)" if tied else ""),
+        printable(name) + (f" (+{tied} tied)" if tied else ""),
+        f"{len(group):,}",
         kind.dtype,
         format_shape(kind.shape),
-        f"{change.entries:,}{unit}",
-        f"{change.changed:,}",
-        f"{change.to_zero:,}",
-        f"{change.otherwise:,}",
-        magnitude(change.largest) + odd,
+        f"{sum(change.entries for change in changes):,}{unit}",
+        f"{sum(change.changed for change in changes):,}",
+        f"{sum(change.to_zero for change in changes):,}",
+        f"{sum(change.otherwise for change in changes):,}",
+        magnitude(max((change.largest for change in changes if change.largest is not None), default=None)) + odd,
     )
 
 
-def _lines(difference: Difference) -> Iterator[str]:
+def _lines(difference: Difference, view: View) -> Iterator[str]:
     tensors = difference.tensors
-    yield from _first(f"only in A   {printable(t.name)}, {t.a}" for t in tensors if t.b is None)
-    yield from _first(f"only in B   {printable(t.name)}, {t.b}" for t in tensors if t.a is None)
-    yield from _first(
-        f"other kind  {printable(t.name)} is {t.a} in A, {t.b} in B"
-        for t in tensors
-        if t.change is None and t.a is not None and t.b is not None
-    )
-    yield from _first(map(_item, difference.contents))
+    yield from _apart([t for t in tensors if t.b is None], "only in A   {name}{count}, {a}", view)
+    yield from _apart([t for t in tensors if t.a is None], "only in B   {name}{count}, {b}", view)
+    other = [t for t in tensors if t.change is None and t.a is not None and t.b is not None]
+    yield from _apart(other, "other kind  {name}{count} is {a} in A, {b} in B", view)
+    yield from _first([*map(_item, difference.contents)], view)
     yield from (f"note        {printable(note)}" for note in difference.notes)
 
 
-def _first(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the first lines and the number of the others."""
-    every = list(lines)
-    yield from every[:MOST_LINES]
-    if len(every) > MOST_LINES:
-        yield f"{'':12}... and {len(every) - MOST_LINES:,} more; the JSON output has all"
+def _apart(tensors: Sequence[TensorDifference], sentence: str, view: View) -> Iterator[str]:
+    """Yield a line for each group of tensors that cannot be compared."""
+    lines = lines_of(tensors, lambda t: t.name, lambda t: (str(t.a), str(t.b)), view)
+    texts = [
+        sentence.format(
+            name=printable(name),
+            count=f" ({len(group):,} tensors)" if len(group) > 1 else "",
+            a=group[0].a,
+            b=group[0].b,
+        )
+        for name, group in lines
+    ]
+    yield from _first(texts, view)
+
+
+def _first(lines: Sequence[str], view: View) -> Iterator[str]:
+    """Yield the lines to show, and the number of the others."""
+    most = len(lines) if view.every else min(MOST_LINES, view.top or MOST_LINES)
+    yield from lines[:most]
+    if len(lines) > most:
+        yield f"{'':12}... and {len(lines) - most:,} more{view.hint or '; the JSON output has all'}"
 
 
 def _item(item: ContentDifference) -> str:

@@ -19,6 +19,10 @@ class Condition(Protocol):
     def arguments(self) -> tuple[Argument, ...]:
         """The condition as arguments of a command, from which the output spells it."""
 
+    @property
+    def phase(self) -> str:
+        """The pass over the weights that the condition needs: "counting", "grouping", "comparing", or "" for none."""
+
     def judge(self, checked: CheckedCheckpoint) -> Iterator[Finding]:
         """Yield one finding that holds, or a finding for each failure."""
 

@@ -15,9 +15,9 @@ from prunecli.dtypes import FLOATS, why_not_prunable
 from prunecli.errors import Argument, CheckpointError, SelectionError
 from prunecli.formats.contents import other_contents
 from prunecli.inspection.group_counts import count_weights
-from prunecli.inspection.magnitude_histogram import MagnitudeHistogram, magnitude_histogram
+from prunecli.inspection.magnitude_histogram import DRAWING, MagnitudeHistogram, magnitude_histogram
 from prunecli.inspection.passes import Passes, name_of, opened
-from prunecli.inspection.thresholds import SPARSITIES, ThresholdTable, threshold_tables
+from prunecli.inspection.thresholds import RANKING, SPARSITIES, ThresholdTable, bytes_to_rank, threshold_tables
 from prunecli.io.scan import CHUNK
 from prunecli.layouts.reparametrized import leftovers
 from prunecli.selection.aliases import tied
@@ -235,6 +235,10 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
     refusal, selection = _selected(checkpoint, selector, required=selected_only or thresholds)
     named = _listed(checkpoint, selection if selected_only else None)
     drawn = [] if hist is None else _drawable(hist, named)
+    if thresholds and progress is not None:
+        progress.expect({RANKING: bytes_to_rank([target.tensor for target in selection.targets] if selection else [])})
+    if drawn and progress is not None:
+        progress.expect({DRAWING: bytes_to_rank(drawn)})
     counts = _count_all(passes, [tensor for tensor, _ in named if read and _countable(tensor)])
     reasons = _skip_reasons(selection, named)
     targets = [] if selection is None else [target.tensor for target in selection.targets]

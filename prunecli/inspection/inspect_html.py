@@ -7,8 +7,11 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from prunecli.inspection.inspect import totals
+from prunecli.inspection.inspect_text import interval
+from prunecli.report.heat_map import heat_maps
 from prunecli.report.listing import Card, Cell, Listing, Table, render_listing
 from prunecli.report.state_dicts import taken_in_words
+from prunecli.text.escape import printable
 from prunecli.text.natural_order import natural_order
 from prunecli.text.numbers import counted, format_bytes, format_shape, magnitude, percent
 
@@ -17,8 +20,9 @@ if TYPE_CHECKING:
 
     from prunecli.inspection.inspect import Entry, Inspection
     from prunecli.inspection.thresholds import ThresholdTable
+    from prunecli.report.heat_map import HeatMap
 
-_NUMERIC = frozenset({"parameters", "bytes", "not finite"})
+_NUMERIC = frozenset({"parameters", "bytes", "not finite", "weights"})
 
 
 def to_html(inspection: Inspection, command: Sequence[str] = ()) -> str:
@@ -33,10 +37,13 @@ def to_html(inspection: Inspection, command: Sequence[str] = ()) -> str:
             tables=(
                 _tensors("Tensors", inspection.inside),
                 *_thresholds(inspection),
+                *_magnitudes(inspection),
                 _tensors("Outside the state_dict", inspection.outside),
                 _pairs("Other entries", ("entry", "kind"), inspection.unprunable_entries),
                 _pairs("Other contents", ("name", "content"), inspection.contents),
             ),
+            maps=_maps(inspection),
+            maps_note="Zeros of the tensors that are pruned by default.",
             facts=(("command", shlex.join(command) or "-"), ("file", inspection.path), *_files(inspection)),
         )
     )
@@ -63,7 +70,19 @@ def _cards(inspection: Inspection) -> Iterator[Card]:
 
 
 def _tensors(title: str, entries: Sequence[Entry]) -> Table:
-    headings = ("tensor", "zero", "parameters", "dtype", "shape", "layout", "bytes", "not finite", "tied to", "note")
+    headings = (
+        "tensor",
+        "zero",
+        "parameters",
+        "dtype",
+        "shape",
+        "layout",
+        "bytes",
+        "not finite",
+        "tied to",
+        "scaled by",
+        "left out because",
+    )
     return Table(
         title,
         headings,
@@ -84,8 +103,33 @@ def _cells(entry: Entry) -> tuple[Cell, ...]:
         Cell(format_bytes(entry.nbytes), entry.nbytes),
         Cell(f"{odd:,}" if odd else "-"),
         Cell(", ".join(entry.aliases) or "-", own=True),
-        Cell(entry.reason or (f"times {entry.scaled_by}" if entry.scaled_by else "-"), own=True),
+        Cell(entry.scaled_by or "-", own=True),
+        Cell(entry.reason or "-", own=True),
     )
+
+
+def _maps(inspection: Inspection) -> list[HeatMap]:
+    """Return the sparsity by layer and kind, if there are zeros."""
+    known = [(entry.name, entry.zeros, entry.numel) for entry in inspection.prunable if entry.zeros is not None]
+    return heat_maps(known) if any(zeros for _, zeros, _ in known) else []
+
+
+def _magnitudes(inspection: Inspection) -> Iterator[Table]:
+    """Yield the histogram as a table with a bar in each line."""
+    if (histogram := inspection.histogram) is None:
+        return
+    most, weights = max(histogram.counts), histogram.percentiles.numel
+    rows = [
+        (
+            Cell(interval(histogram, index), histogram.edges[index]),
+            Cell(percent(count / weights), bar=100 * count / most if most else 0.0),
+            Cell(f"{count:,}"),
+        )
+        for index, count in enumerate(histogram.counts)
+    ]
+    odd = f", {histogram.nonfinite:,} are not finite" if histogram.nonfinite else ""
+    note = f"{counted(len(histogram.tensors), 'tensor')}: {weights:,} weights, {histogram.zeros:,} are zero{odd}."
+    yield Table(f"Magnitudes of {printable(histogram.pattern)}", ("|w|", "share", "weights"), rows, _NUMERIC, note)
 
 
 def _thresholds(inspection: Inspection) -> Iterator[Table]:

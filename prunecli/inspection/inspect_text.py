@@ -16,7 +16,7 @@ from prunecli.layouts.packed import packed_sentence
 from prunecli.layouts.reparametrized import PRUNE, fold_call
 from prunecli.report.state_dicts import ema_left, ema_warning, taken_in_words
 from prunecli.text.escape import listed, printable
-from prunecli.text.name_ranges import grouped
+from prunecli.text.name_ranges import grouped, lines_of
 from prunecli.text.natural_order import natural_order
 from prunecli.text.numbers import counted, format_bytes, format_shape, percent
 from prunecli.text.tables import Block, Column, View, largest, write_blocks
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from prunecli.inspection.magnitude_histogram import MagnitudeHistogram
     from prunecli.inspection.thresholds import ThresholdStep, ThresholdTable
     from prunecli.layouts.reparametrized import Leftover
-
-FOLDED_FROM = 40
-"""The number of tensors above which similar names share a line."""
 
 _NAMED = 4  # names that a summary line lists before it counts the rest
 _COLUMNS = (
@@ -79,9 +76,7 @@ _Line: TypeAlias = "tuple[str, list[Entry]]"
 def _lines(inspection: Inspection, view: View, *, terminal: bool) -> list[_Line]:
     """Return the lines to show; the entries of a line have the same dtype, shape and layout."""
     entries = [inspection.inside[index] for index in natural_order([entry.name for entry in inspection.inside])]
-    lines = [(entry.name, [entry]) for entry in entries]
-    if view.top is None and not view.every and len(entries) > FOLDED_FROM:
-        lines = grouped(entries, lambda e: e.name, lambda e: (e.dtype, e.shape, e.layout.label))
+    lines = lines_of(entries, lambda e: e.name, lambda e: (e.dtype, e.shape, e.layout.label), view)
     return largest(lines, lambda line: sum(e.nbytes for e in line[1]), view, terminal=terminal)
 
 
@@ -161,12 +156,8 @@ def _summary(inspection: Inspection) -> Iterator[str]:
         yield f"state_dict   {taken}"
     if copies := ema_left(inspection.left_alone):
         yield f"copies       {ema_warning(copies)} unless its key is given"
-    floats = totals(e for e in inspection.inside if e.dtype in FLOATS)
-    every = totals(inspection.inside)
-    label = "selected" if inspection.selected_only else "floating"
-    yield f"{label:<11}  {_tensors(floats)}, {floats.numel:,} parameters{_zeros(floats)}"
+    yield from _counts(inspection)
     if not inspection.selected_only:
-        yield f"all          {_tensors(every)}, {every.numel:,} parameters, {format_bytes(every.nbytes)}"
         packed = packed_sentence(entry.packed for entry in inspection.inside)
         if packed is not None:
             yield f"packed       {packed}"
@@ -174,6 +165,18 @@ def _summary(inspection: Inspection) -> Iterator[str]:
     yield from _layouts(inspection)
     yield from _remarks(inspection)
     yield from (f"note         {printable(fact)}" for fact in inspection.notes)
+
+
+def _counts(inspection: Inspection) -> Iterator[str]:
+    """Yield the totals of the tensors, and those of the floating-point ones if there are others."""
+    every, floats = totals(inspection.inside), totals(e for e in inspection.inside if e.dtype in FLOATS)
+    if inspection.selected_only:
+        yield f"selected     {_tensors(floats)}, {floats.numel:,} parameters{_zeros(floats)}"
+        return
+    zeros = _zeros(every) if every.tensors == floats.tensors else ""
+    yield f"contents     {_tensors(every)}, {every.numel:,} parameters, {format_bytes(every.nbytes)}{zeros}"
+    if every.tensors != floats.tensors:
+        yield f"of them      {floats.tensors:,} floating-point, {floats.numel:,} parameters{_zeros(floats)}"
 
 
 def _tensors(part: Totals) -> str:
@@ -191,9 +194,9 @@ def _zeros(part: Totals) -> str:
 
 def _prunable(inspection: Inspection) -> str:
     if inspection.refusal is not None:
-        return f"prunable     none by default: {printable(inspection.refusal)}"
+        return f"by default   none would be pruned: {printable(inspection.refusal)}"
     part = totals(inspection.prunable)
-    return f"prunable     {_tensors(part)}, {part.numel:,} weights{_zeros(part)}: the default selection for pruning"
+    return f"by default   {_tensors(part)} would be pruned, {part.numel:,} weights{_zeros(part)}"
 
 
 def _layouts(inspection: Inspection) -> Iterator[str]:
@@ -304,7 +307,7 @@ def _histogram(histogram: MagnitudeHistogram, *, terminal: bool) -> Block:
     odd = f", {histogram.nonfinite:,} not finite" if histogram.nonfinite else ""
     most = max(histogram.counts)
     rows = tuple(
-        (_range(histogram, index), _bar(count, most, terminal=terminal), f"{count:,}", percent(count / weights))
+        (interval(histogram, index), _bar(count, most, terminal=terminal), f"{count:,}", percent(count / weights))
         for index, count in enumerate(histogram.counts)
     )
     return Block(
@@ -321,7 +324,8 @@ def _histogram(histogram: MagnitudeHistogram, *, terminal: bool) -> Block:
     )
 
 
-def _range(histogram: MagnitudeHistogram, index: int) -> str:
+def interval(histogram: MagnitudeHistogram, index: int) -> str:
+    """Return the magnitudes of a bar: "0.1 to 0.2", or "1 and more" for the last one."""
     edges = histogram.edges
     if index + 1 < len(edges):
         return f"{edges[index]:g} to {edges[index + 1]:g}"

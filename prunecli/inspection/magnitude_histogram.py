@@ -21,6 +21,9 @@ PERCENTILES = (1, 5, 10, 25, 50, 75, 80, 90, 95, 99, 100)
 BARS = 20
 """The number of bars up to the 99th percentile. One more bar has the larger magnitudes."""
 
+DRAWING = "drawing"
+"""The phase of a histogram, a word for the user."""
+
 _EDGE_DIGITS = 5  # an edge is a multiple of a number of two digits
 
 
@@ -49,7 +52,7 @@ class MagnitudeHistogram:
 
 def magnitude_histogram(passes: Passes, pattern: str, tensors: Sequence[TensorInfo]) -> MagnitudeHistogram:
     """Return the histogram of one or more floating-point tensors; CheckpointError if a file cannot be read."""
-    percentiles, _ = threshold_tables(passes, tensors, PERCENTILES)
+    percentiles, _ = threshold_tables(passes, tensors, PERCENTILES, DRAWING)
     edges = _edges(percentiles)
     cuts = {
         dtype: [1, *(FLOATS[dtype].ceil(edge) for edge in edges[1:]), FLOATS[dtype].finite_max + 1]

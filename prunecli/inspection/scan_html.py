@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from prunecli.inspection.scan import ENOUGH, RANKED_AT
 from prunecli.inspection.scan_text import CAVEAT
 from prunecli.inspection.thresholds import SPARSITIES
 from prunecli.report.figures import Axis
+from prunecli.report.heat_map import heat_maps
 from prunecli.report.page import made_at, render_page
 from prunecli.text.numbers import percent
 
@@ -22,17 +25,21 @@ ROWS = 5_000
 NAMED = 5
 """Tensors whose curves have a colour and a name: the most sensitive."""
 
+_RANKED = SPARSITIES.index(RANKED_AT)
 _CURVES = 400  # curves that are drawn
 _X, _Y = Axis(0, 100, 58, 698), Axis(0, 1, 336, 16)  # sparsity in percent, norm kept (0-1)
 
 
-def to_html(scan: Scan) -> str:
-    """Return the result as a page: a curve per tensor, and a table with the most sensitive tensors first."""
+def to_html(scan: Scan, command: Sequence[str] = ()) -> str:
+    """Return the result as a page: a curve per tensor, layers, and a table with the most sensitive tensors first."""
     known = [curve for curve in scan.curves if curve.kept is not None]
     page = render_page(
         "inspection/scan.html",
         script="report/table.js",
         made=made_at(),
+        title=PurePath(scan.path).name or scan.path,
+        command=shlex.join(command),
+        maps=heat_maps((curve.name, curve.kept[_RANKED] * curve.numel, curve.numel) for curve in known if curve.kept),
         scan=scan,
         caveat=CAVEAT,
         ladder=SPARSITIES,

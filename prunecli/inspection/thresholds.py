@@ -43,6 +43,10 @@ SORTED_LIMIT = 1 << 20
 """Up to this many weights, the weights inside the bins are sorted; in a larger tensor they are counted in a table."""
 
 
+RANKING = "ranking"
+"""The phase of `threshold_tables`, a word for the user."""
+
+
 @dataclass(frozen=True, slots=True)
 class ThresholdStep:
     """A threshold for a sparsity.
@@ -148,14 +152,14 @@ def ranks_of(numel: int, percents: Iterable[int]) -> dict[int, int]:
 
 
 def threshold_tables(
-    passes: Passes, tensors: Sequence[TensorInfo], percents: Sequence[int]
+    passes: Passes, tensors: Sequence[TensorInfo], percents: Sequence[int], phase: str = RANKING
 ) -> tuple[ThresholdTable, tuple[ThresholdTable, ...]]:
     """Return the thresholds for sparsities of `percents` (1-100): of all `tensors` together, and of each tensor.
 
     `tensors` are one or more floating-point tensors that are not empty. Raises CheckpointError if a file cannot be
     read.
     """
-    advance = start(passes.progress, "ranking", _bytes_read(tensors))
+    advance = start(passes.progress, phase, bytes_to_rank(tensors))
     own = {id(t): TensorRanks(FLOATS[t.value_dtype], ranks_of(t.numel, percents).values()) for t in tensors}
     joint = _JointRanks(tensors, percents)
 
@@ -174,7 +178,7 @@ def threshold_tables(
     return ThresholdTable("", joint.numel, steps), tuple(tables)
 
 
-def _bytes_read(tensors: Sequence[TensorInfo]) -> int:
+def bytes_to_rank(tensors: Sequence[TensorInfo]) -> int:
     """Return the bytes that `threshold_tables` reads: each pass over a tensor resolves LEVEL bits of its patterns.
 
     If dtypes are mixed, a contiguous tensor is read again to rank its weights in the common dtype.

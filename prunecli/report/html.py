@@ -14,6 +14,7 @@ from prunecli.report.page import NAME, made_at, render_page
 from prunecli.report.sentences import skipped_names
 from prunecli.report.text import at_cut, examined, request
 from prunecli.text.escape import shortened
+from prunecli.text.natural_order import natural_order
 from prunecli.text.numbers import format_shape
 from prunecli.text.tables import largest_in_order
 
@@ -47,7 +48,8 @@ def to_html(report: Report) -> str:
 
 
 def _values(report: Report) -> dict[str, object]:
-    selected = [row for row in report.rows if row.selected]
+    rows = [row for row in report.rows if row.selected]
+    selected = [rows[index] for index in natural_order([row.name for row in rows])]
     listed = largest_in_order(selected, attrgetter("numel"), ROWS)
     return {
         "report": report,
@@ -73,7 +75,7 @@ def _values(report: Report) -> dict[str, object]:
             **{key: any(getattr(row, key) for row in listed) for key in OPTIONAL},
             "dtype": len({row.dtype for row in listed}) > 1,
         },
-        "heat_maps": heat_maps(selected),
+        "heat_maps": heat_maps((row.name, row.zeros_after or 0, row.numel) for row in selected),
         "made": made_at(),
     }
 
@@ -89,7 +91,7 @@ def _line(row: Row) -> dict[str, object]:
     return {
         "row": row,
         "bar": _bar(row.zeros_before, row.zeros_after, row.numel),
-        "shape": shortened(format_shape(row.shape).replace("x", " \u00d7 "), NAME),
+        "shape": shortened(format_shape(row.shape), NAME),
         "at_cut": at_cut(row),
     }
 

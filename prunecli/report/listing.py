@@ -13,6 +13,8 @@ from prunecli.report.page import made_at, render_page
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from prunecli.report.heat_map import HeatMap
+
 ROWS = 5_000
 """Rows of a table: more take a browser seconds. The JSON form of each command lists all."""
 
@@ -58,7 +60,7 @@ class Card:
 class Listing:
     """The values of a page. `kind` is what it is, `title` what it is about, `facts` where it comes from.
 
-    `svg` is a drawing of this package, with its texts escaped, or "".
+    `svg` is a drawing of this package, with its texts escaped, or "". `maps` show a sparsity; `maps_note` says which.
     """
 
     kind: str
@@ -69,6 +71,8 @@ class Listing:
     warnings: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
     svg: str = ""
+    maps: Sequence[HeatMap] = ()
+    maps_note: str = ""
 
 
 def render_listing(listing: Listing) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 from prunecli.report.model import on_disk_note
 from prunecli.report.sentences import skipped_names
 from prunecli.text.escape import printable
-from prunecli.text.name_ranges import grouped
+from prunecli.text.name_ranges import lines_of
 from prunecli.text.natural_order import natural_order
 from prunecli.text.numbers import counted, duration, format_bytes, format_shape, magnitude, number, percent, plural
 from prunecli.text.tables import Block, Column, View, largest, write_blocks
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from prunecli.report.model import Report, Row
-
-FOLDED_FROM = 40
-"""The number of tensors above which similar names share a line."""
 
 _REASONS = 12  # lines about skipped tensors
 _FEW_NAMES = 3  # skipped tensors of one reason that are named
@@ -96,7 +93,9 @@ def _table(report: Report, view: View, reports: Sequence[str], *, terminal: bool
     """Return the table of the selected tensors, without the columns that say nothing."""
     selected = [row for row in report.rows if row.selected]
     order = natural_order([row.name for row in selected])
-    lines = _lines([selected[index] for index in order], view)
+    lines = lines_of(
+        [selected[index] for index in order], lambda row: row.name, lambda row: (row.dtype, row.shape), view
+    )
     shown = largest(lines, lambda line: sum(row.pruned or 0 for row in line[1]), view, terminal=terminal)
     hidden = len(selected) - sum(len(group) for _, group in shown)
     where = printable(reports[0]) if reports else "the JSON output"
@@ -115,13 +114,6 @@ def _table(report: Report, view: View, reports: Sequence[str], *, terminal: bool
         rows=tuple(tuple(row[index] for index in kept) for row in rows),
         lines=more,
     )
-
-
-def _lines(rows: Sequence[Row], view: View) -> list[tuple[str, list[Row]]]:
-    """Return the rows that share a line, and their merged name."""
-    if view.top is not None or view.every or len(rows) <= FOLDED_FROM:
-        return [(row.name, [row]) for row in rows]
-    return grouped(rows, lambda row: row.name, lambda row: (row.dtype, row.shape))
 
 
 def _cells(name: str, group: Sequence[Row]) -> tuple[str, ...]:

@@ -11,10 +11,27 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from prunecli.text.tables import View
+
 T = TypeVar("T")
+
+FOLDED_FROM = 40
+"""The number of tensors above which similar names share a line."""
 
 _DIGITS = 20  # a part with more digits does not count as an index
 _RUNS = 4  # runs of numbers that are written out; of more, only the first and the last
+
+
+def lines_of(
+    items: Sequence[T], name: Callable[[T], str], alike: Callable[[T], Hashable], view: View
+) -> list[tuple[str, list[T]]]:
+    """Return (name, items) for each line of a table: similar names share a line if there are many items.
+
+    Each item has its own line where `view` asks for single ones.
+    """
+    if view.top is not None or view.every or len(items) <= FOLDED_FROM:
+        return [(name(item), [item]) for item in items]
+    return grouped(items, name, alike)
 
 
 def grouped(items: Iterable[T], name: Callable[[T], str], alike: Callable[[T], Hashable]) -> list[tuple[str, list[T]]]:

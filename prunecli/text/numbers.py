@@ -54,6 +54,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
+def time_left(seconds: float) -> str:
+    """Return an estimated time for reading, in whole seconds, 1 or more: "8 s", "3 min 20 s"."""
+    return duration(max(round(seconds), 1)).replace(".00 s", " s")
+
+
 def format_bytes(count: int) -> str:
     """Return `count` bytes for reading: "512 bytes", "1.5 kB", "2.0 GB" (powers of 1000)."""
     if count < 1000:

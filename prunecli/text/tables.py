@@ -94,13 +94,6 @@ def largest(rows: Sequence[T], size: Callable[[T], int], view: View, *, terminal
     return largest_in_order(rows, size, LARGEST)
 
 
-def first_rows(rows: Sequence[T], *, terminal: bool) -> tuple[Sequence[T], tuple[str, ...]]:
-    """Return the rows to show, on a terminal at most MOST_ROWS, and a line that counts the others if there are any."""
-    if not terminal or len(rows) <= MOST_ROWS:
-        return rows, ()
-    return rows[:MOST_ROWS], (f"{len(rows) - MOST_ROWS:,} more rows are not shown; the JSON output has all",)
-
-
 def largest_in_order(rows: Sequence[T], size: Callable[[T], int], count: int) -> list[T]:
     """Return the `count` largest of `rows`, in their order; of equal rows, the first ones."""
     order = sorted(range(len(rows)), key=lambda index: size(rows[index]), reverse=True)

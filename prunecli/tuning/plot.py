@@ -25,6 +25,7 @@ text { fill: #60646c; }
 .title { fill: #1c2024; font-size: 16px; font-weight: 600; }
 .grid { stroke: #d9dbe0; }
 .level { stroke: #60646c; stroke-dasharray: 5 4; }
+.name { stroke: #ffffff; stroke-width: 4; stroke-linejoin: round; paint-order: stroke; }
 .metric { fill: none; stroke: #0b62c4; stroke-width: 2; stroke-linejoin: round; }
 .point { fill: #0b62c4; stroke: #ffffff; stroke-width: 1.5; }
 @media (prefers-color-scheme: dark) {
@@ -33,6 +34,7 @@ text { fill: #60646c; }
   .title { fill: #edeef0; }
   .grid { stroke: #363a3f; }
   .level { stroke: #b0b4ba; }
+  .name { stroke: #111113; }
   .metric { stroke: #70b8ff; }
   .point { fill: #70b8ff; stroke: #111113; }
 }
@@ -70,7 +72,7 @@ def plot(title: str, marks: Sequence[Mark], *, x_label: str, y_label: str, level
     add_text(root, (_LEFT, 46), y_label)
     if isfinite(level):
         add_line(root, (x.start, y(level)), (x.end, y(level)), style="level")
-        add_text(root, (x.end, y(level) - 6), level_label, anchor="end")
+        add_text(root, (x.end, y(level) - 6), level_label, style="name", anchor="end")
     _draw_curve(root, [(x(mark.x), y(mark.y), mark.note) for mark in marks])
     return tostring(root, encoding="unicode") + "\n"
 

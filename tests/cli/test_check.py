@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -136,7 +137,7 @@ def test_a_terminal_gets_the_first_rows_of_many() -> None:
 
     assert "[red]59" in text
     assert "[red]60" not in text
-    assert "11 more rows are not shown; the JSON output has all" in text
+    assert "11 more results not shown; the JSON output has all" in text
     assert "1 of 2 conditions failed" in text
 
 
@@ -160,3 +161,16 @@ def test_a_checkpoint_may_come_through_a_pipe(tmp_path: Path) -> None:
 
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert json.loads(ran.stdout)["checkpoints"][0]["checkpoint"] == "standard input"
+
+
+def test_failures_of_similar_tensors_share_a_line(prune: Prune, tmp_path: Path) -> None:
+    """Of many failures those of similar tensors share a line with the first result; others follow --all and --top."""
+    path = store(tmp_path, **{f"layers.{layer}.weight": torch.ones(2, 2) for layer in range(50)})
+
+    _, folded, _ = prune("check", path, "--min-tensor-sparsity", "50%")
+    _, every, _ = prune("check", path, "--min-tensor-sparsity", "50%", "--all")
+    _, top, _ = prune("check", path, "--min-tensor-sparsity", "50%", "--top", "2")
+
+    assert re.search(r"layers\.\{0\.\.49\}\.weight +50 +at least 50% +0\.0% \(0 of 4; 2 too few\)\n", folded)
+    assert [text.count("FAILED") for text in (folded, every, top)] == [1, 50, 2]
+    assert "48 more results not shown; --all lists each" in top

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -122,3 +123,22 @@ def test_control_characters_are_escaped(prune: Prune, tmp_path: Path) -> None:
     assert "\x1b" not in out + err
     assert "a\\x1b[2J" in out
     assert "k\\x1b\\n" in out
+
+
+def test_many_similar_tensors_share_a_line(prune: Prune, tmp_path: Path) -> None:
+    """Of many changed tensors those with similar names share a line; --all and --top show single ones."""
+    names = [f"layers.{layer}.{kind}.weight" for layer in range(30) for kind in ("k", "q")]
+    a = saved(tmp_path / "a.pth", {name: torch.ones(2, 2) for name in names})
+    b = saved(tmp_path / "b.pth", {name: torch.eye(2) for name in names})
+    c = saved(tmp_path / "c.pth", {"x": torch.ones(2)})
+
+    _, folded, _ = prune("diff", a, b)
+    _, every, _ = prune("diff", a, b, "--all")
+    _, top, _ = prune("diff", a, b, "--top", "2")
+    _, apart, _ = prune("diff", a, c)
+
+    assert re.search(r"layers\.\{0\.\.29\}\.k\.weight +30 +F32 +2x2 +120 +60 +60 +0 +1\n", folded)
+    assert sum(line.startswith("layers.") for line in every.splitlines()) == 60
+    assert sum(line.startswith("layers.") for line in top.splitlines()) == 2
+    assert "58 tensors changed less not shown; --all lists each" in top
+    assert "only in A   layers.{0..29}.q.weight (30 tensors), F32 2x2\n" in apart

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMANDS = {
-    "inspect": "inspect CKPT --thresholds",
+    "inspect": "inspect CKPT --thresholds --hist fc.*",
     "diff": "diff CKPT PRUNED",
     "scan": "scan CKPT",
     "sweep": "sweep CKPT --eval EVAL --at 50% global",

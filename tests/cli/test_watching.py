@@ -92,5 +92,5 @@ def test_a_log_gets_a_line_if_it_takes_long(capfd: pytest.CaptureFixture[str], m
     watch.upcoming(0.5, 0)
     with watch.evaluating():
         pass
-    assert re.fullmatch(r"prune: evaluating amount 0.5, the last one, about 0.00 s left\n", capfd.readouterr().err)
+    assert re.fullmatch(r"prune: evaluating amount 0.5, the last one, about 1 s left\n", capfd.readouterr().err)
     assert watching.progress is progress

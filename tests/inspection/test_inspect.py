@@ -185,7 +185,7 @@ def test_an_empty_checkpoint_can_be_inspected(tmp_path: Path) -> None:
 
     assert inspection.entries == ()
     assert inspection.refusal
-    assert "all          0 tensors, 0 parameters, 0 bytes" in text_of(inspection)
+    assert "contents     0 tensors, 0 parameters, 0 bytes" in text_of(inspection)
 
 
 def test_without_read_the_weights_are_not_needed(tmp_path: Path) -> None:

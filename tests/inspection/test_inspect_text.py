@@ -11,7 +11,8 @@ from support.reports import written
 from support.small import write
 
 from prunecli.inspection.inspect import inspect
-from prunecli.inspection.inspect_text import FOLDED_FROM, write_inspection
+from prunecli.inspection.inspect_text import write_inspection
+from prunecli.text.name_ranges import FOLDED_FROM
 from prunecli.text.tables import LARGEST, View
 
 if TYPE_CHECKING:

@@ -68,7 +68,7 @@ class RankPlanner:
         """Return the groups in batches, in the order of the files."""
         targets, part, groups = self.tensors.targets, self.tensors.part, self.groups(members)
         # Groups of several tensors are ranked by all processes, one after the other, in the same order everywhere.
-        shared = [group for group in groups if part.group.size > 1 and len(group.members) > 1]
+        shared = [group for group in groups if self._is_shared(group)]
         own = [group for group in groups if group not in shared and part.has(group.members[0])]
         batches = in_batches(own, lambda group: [targets[member] for member in group.members])
         return [RankBatch(self, batch) for batch in (*batches, *([group] for group in shared))]
@@ -78,12 +78,16 @@ class RankPlanner:
         numels = [self.tensors.targets[member].numel for member in group.members]
         dtypes, processes = [self.tensors.dtype(member) for member in group.members], self.tensors.part.group
         search = RankSearch(group, dtypes, numels)
-        if processes.size > 1:
+        if self._is_shared(group):
             from prunecli.ranking.shared_search import SharedRankSearch  # noqa: PLC0415 - for several processes only
 
             search = SharedRankSearch(group, dtypes, numels, processes)
         search.narrow_to(list(self._sampler.samples(group)))
         return search
+
+    def _is_shared(self, group: RankGroup) -> bool:
+        """Return whether all processes rank a group: one tensor is ranked by the process that owns it, alone."""
+        return self.tensors.part.group.size > 1 and len(group.members) > 1
 
     def among_all(self, group: RankGroup) -> RankGroup:
         """Return the group with ranks among all its weights: patterns of already pruned ones are the smallest."""

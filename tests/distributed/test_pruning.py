@@ -121,6 +121,27 @@ def test_unusual_checkpoints(forks: Together, tmp_path: Path, case: str) -> None
     compared(forks, [*words, "-q", "-o", folder / "out.safetensors"], folder, sizes=(3,), code=code)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "l1",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("percentile", "random", "l1-erk", "global-remaining")
+        ),
+    ],
+)
+def test_tensors_that_are_too_large_for_one_read(forks: Together, tmp_path: Path, command: str) -> None:
+    """A tensor that is ranked by itself is ranked by its owner alone, also if it is read several times."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {f"{i}.weight": torch.randn(50 + i, 30, generator=generator) for i in range(5)}
+    save_file(tensors, tmp_path / "in.safetensors")
+    folder = tmp_path / "out"
+    code = "import prunecli.engine.rank_planner as r\nr.SMALL_TENSOR = 100\n" + PRUNE
+
+    compared(forks, line(command, tmp_path / "in.safetensors", folder, "-q"), folder, sizes=(2,), code=code)
+
+
 def test_a_recipe(forks: Together, source: Callable[[str], Path], tmp_path: Path) -> None:
     """Rules that continue each other, with masks between the passes, do the same in several processes."""
     recipe = tmp_path / "recipe.toml"

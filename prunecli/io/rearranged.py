@@ -78,10 +78,9 @@ class Draft:
         if self.finished:
             return
         self.finished = True
-        for number, output in enumerate(self.arrangement.outputs):
-            crcs = [self._crc(number, index) for index in range(len(output.records))] if self.sinks else ()
-            if crcs:
-                self._write_literals(number, output.finish(crcs))
+        for number, output in enumerate(self.arrangement.outputs if self.sinks else ()):
+            crcs = [self._crc(number, index) for index in range(len(output.records))]
+            self._write_literals(number, output.finish(crcs))
 
     def _write_literals(self, number: int, literals: Any) -> None:  # noqa: ANN401 - an iterable of Literal
         for offset, data in literals if self.sinks else ():

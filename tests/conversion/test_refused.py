@@ -103,3 +103,14 @@ def test_a_text_that_is_the_name_of_a_tensor_is_a_text(tmp_path: Path) -> None:
 
     assert (result.tensors, result.tied, result.texts) == (1, {}, ("best",))
     assert list(load_file(tmp_path / "out.safetensors")) == ["weight"]
+
+
+def test_an_object_without_tensors_is_written_again(tmp_path: Path) -> None:
+    """A torch file with no storage has a whole zip, too; safetensors would have nothing."""
+    torch.save({"epoch": 3}, tmp_path / "in.pth")
+
+    result = convert(tmp_path / "in.pth", tmp_path / "out.pth")
+
+    assert (result.tensors, torch.load(tmp_path / "out.pth")) == (0, {"epoch": 3})
+    with pytest.raises(PruneError, match="has no tensors to convert"):
+        convert(tmp_path / "in.pth", tmp_path / "out.safetensors")

@@ -78,6 +78,31 @@ METADATA: dict[str, tuple[Callable[[Any], object], str]] = {
     "huge chunk": (lambda whole: _one_chunk(tensor(whole), 1 << 40), "bytes are stored"),
     "other dimensions": (lambda whole: setattr(tensor(whole), "size", torch.Size([24])), "other dimensions"),
     "short item": (lambda whole: setattr(place(whole), "length", 40), "bytes are stored"),
+    "negative chunk": (
+        lambda whole: _resize(whole, sizes=torch.Size([-2, 6])),
+        "is negative",
+    ),
+    "chunk of other dimensions": (lambda whole: _resize(whole, offsets=torch.Size([0])), "differ in number"),
+    "negative shape": (
+        lambda whole: setattr(tensor(whole), "size", torch.Size([-4, 6])),
+        "negative, too large or not a",
+    ),
+    "shape of texts": (lambda whole: setattr(tensor(whole), "size", "46"), "a size is no list of numbers"),
+    "many dimensions": (lambda whole: setattr(tensor(whole), "size", torch.Size([1] * 70)), "a size is no list of"),
+    "chunks that are no list": (lambda whole: setattr(tensor(whole), "chunks", {}), "chunks of other dimensions"),
+    "path that is no text": (lambda whole: setattr(place(whole), "relative_path", 7), "a chunk has no place"),
+    "description that is none": (
+        lambda whole: whole.state_dict_metadata.update({"model.a.weight": 7}),
+        "no name or no description",
+    ),
+    "name that is no text": (
+        lambda whole: whole.state_dict_metadata.update({7: tensor(whole)}),
+        "no name or no description",
+    ),
+    "places in another dict": (
+        lambda whole: setattr(whole, "planner_data", {"x": dict(whole.storage_data)}),
+        "places are outside the list of places",
+    ),
     "extension": (
         lambda whole: setattr(place(whole), "transform_descriptors", ["stream.zstd"]),
         "is stored through the extension 'stream.zstd'",
@@ -90,6 +115,11 @@ def _one_chunk(one: Any, count: int) -> None:  # noqa: ANN401 - torch's
     one.chunks = [classes.ChunkStorageMetadata(torch.Size([0, 0]), one.size)]
 
 
+def _resize(whole: Any, **sizes: torch.Size) -> None:  # noqa: ANN401 - torch's
+    chunk = tensor(whole).chunks[0]
+    tensor(whole).chunks[0] = classes.ChunkStorageMetadata(**{"offsets": chunk.offsets, "sizes": chunk.sizes} | sizes)
+
+
 @pytest.mark.parametrize("kind", METADATA)
 def test_metadata_that_does_not_fit_is_refused(folder: Path, kind: str) -> None:
     """Paths that leave the directory, bytes that are not there, and chunks that are no tensor are named."""
@@ -99,6 +129,16 @@ def test_metadata_that_does_not_fit_is_refused(folder: Path, kind: str) -> None:
     error = refused(folder)
 
     assert re.search(problem, str(error)), str(error)
+
+
+def test_a_text_has_the_length_that_it_says(folder: Path) -> None:
+    """A name that is longer than its length, between two opcodes, is refused."""
+    path = folder / ".metadata"
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\x8c\x0cmodel.a.bias", b"\x8c\x0bmodel.a.bias"))
+
+    assert data != path.read_bytes()
+    assert "is no metadata of a distributed checkpoint" in str(refused(folder))
 
 
 def test_a_link_that_leaves_the_directory_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -144,12 +184,12 @@ def saved(value: object) -> bytes:
     return content.getvalue()
 
 
-def deflated(archive: bytes) -> bytes:
-    """Return an archive with its records compressed."""
+def zipped(archive: bytes, method: int, order: bytes = b"little") -> bytes:
+    """Return an archive with its records stored by another method, and another byte order."""
     content = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as new:
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(content, "w", method) as new:
         for name in old.namelist():
-            new.writestr(name, old.read(name))
+            new.writestr(name, order if name.endswith("/byteorder") else old.read(name))
     return content.getvalue()
 
 
@@ -161,7 +201,8 @@ ITEMS: dict[str, tuple[Callable[[], bytes], str]] = {
     "part of a storage": (lambda: saved(torch.zeros(9, 6)[3:5]), "is stored as a view"),
     "several tensors": (lambda: saved([torch.zeros(2, 6)] * 2), "is not one plain tensor"),
     "sparse": (lambda: saved(torch.eye(2, 6).to_sparse()), "is not one plain tensor"),
-    "compressed": (lambda: deflated(saved(torch.zeros(2, 6))), "is stored compressed"),
+    "compressed": (lambda: zipped(saved(torch.zeros(2, 6)), zipfile.ZIP_DEFLATED), "is stored compressed"),
+    "big-endian": (lambda: zipped(saved(torch.ones(2, 6)), zipfile.ZIP_STORED, b"big"), "in big-endian byte order"),
     "a call": (lambda: saved(Evil()), "is not one plain tensor"),
 }
 

@@ -30,10 +30,6 @@ class _Check:
 
     def run(self, shape: Shape, boxes: Sequence[Box]) -> None:
         """Cut the first dimension into slabs at all edges, and check the other dimensions of each slab."""
-        if not shape:
-            if len(boxes) != 1:
-                raise ValueError("two chunks overlap" if boxes else "its chunks leave a gap")
-            return
         if len(shape) == 1:
             self._check_row(shape[0], boxes)
             return

@@ -298,6 +298,14 @@ class Checkpoint:
         return (*self.files, CheckpointFile(self.path, self.assembly.size, format=self.format))
 
     @property
+    def own_files(self) -> frozenset[str]:
+        """The relative paths of the files of a directory that have tensors, and of their index; none of a file."""
+        if not self.is_directory:
+            return frozenset()
+        index = () if self.index is None else (self.index.as_posix(),)
+        return frozenset({*(file.path.relative_to(self.path).as_posix() for file in self.files), *index})
+
+    @property
     def key(self) -> str:
         """The key of the state_dict if one is taken, "" for the top or for several."""
         return self.keys[0] if len(self.keys) == 1 else ""

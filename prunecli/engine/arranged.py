@@ -43,7 +43,9 @@ def open_arranged(run: Run, sources: Sequence[Input], outputs: Outputs) -> Itera
             force = outputs.force or outputs.in_place
             folder, direct = run.checkpoint.path, run.writes_around_cache(arrangement.size)
             mode = next(source.mode for source in sources if isinstance(source, Source))
-            files = stack.enter_context(arranged_files(arrangement, folder, output, mode=mode, force=force))
+            replaced = run.checkpoint.own_files if outputs.in_place else ()
+            opened = arranged_files(arrangement, folder, output, mode=mode, force=force, replaced=replaced)
+            files = stack.enter_context(opened)
             sinks = [Sink(file, direct=direct and not isinstance(output, int)) for file in files]
             for sink in sinks:
                 stack.callback(sink.close)

@@ -18,7 +18,7 @@ from prunecli.io.publish import finish_member, make_member, new_directory, new_f
 from prunecli.io.transfer import WriteError, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from prunecli.checkpoint import Checkpoint
@@ -63,12 +63,18 @@ def output_files(
 
 @contextmanager
 def arranged_files(
-    arrangement: Arrangement, folder: Path, output: Path | int, *, mode: int, force: bool
+    arrangement: Arrangement,
+    folder: Path,
+    output: Path | int,
+    *,
+    mode: int,
+    force: bool,
+    replaced: Collection[str] = (),
 ) -> Iterator[list[Descriptor]]:
     """Make the files of an arrangement and publish all of them when the block ends without an error.
 
     `folder` is the directory of the input, whose other files are copied as the arrangement says; `mode` is that of its
-    files. See `output_files` for the other arguments.
+    files. The files `replaced` of an existing directory may go. See `output_files` for the other arguments.
     """
     sizes = [file.size for file in arrangement.outputs]
     if isinstance(output, int):
@@ -76,7 +82,8 @@ def arranged_files(
         yield [Descriptor(fd=output)]
     elif arrangement.is_directory:
         # The permission to search a directory follows the permission to read it.
-        with new_directory(output, mode=mode | (mode & 0o444) >> 2, force=force) as directory:
+        folder_mode = mode | (mode & 0o444) >> 2
+        with new_directory(output, mode=folder_mode, force=force, replaced=replaced) as directory:
             for relative in arrangement.other_files:
                 _copy_file(folder / relative, directory / relative, None)
             for name, content in arrangement.texts:

@@ -36,7 +36,7 @@ from prunecli.text.escape import printable
 from prunecli.text.numbers import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 MOUNTS = Path("/proc/self/mountinfo")
 """The mounted filesystems, a line for each: among others its device number and, after a dash, its kind."""
@@ -289,20 +289,23 @@ def _claim(temporary: Path, destination: Path) -> None:
 
 
 @contextmanager
-def new_directory(target: Path, *, mode: int = 0o777, force: bool = False) -> Iterator[Path]:
+def new_directory(
+    target: Path, *, mode: int = 0o777, force: bool = False, replaced: Collection[str] = ()
+) -> Iterator[Path]:
     """Create an empty directory to fill with `new_file`, and rename it to `target` when the block ends.
 
     An exception leaves no new directory, and an existing one at `target` unchanged. With `force` an existing
     directory is exchanged for the new one in one step where the kernel supports it, and then deleted; it is not
-    replaced if it has files that the new one has not. `mode` loses the umask; the modes of an existing directory and
-    of its files are kept. Raises errors as `new_file` does.
+    replaced if it has files that the new one has not, besides those with the relative paths `replaced`. `mode` loses
+    the umask; the modes of an existing directory and of its files are kept. Raises errors as `new_file` does.
     """
     destination = destination_for(target, force=force, directory=True)
     remove_stale_temporaries(destination)
     with temporary_next_to(destination, make_directory) as (fd, temporary):
         yield temporary
         if force:
-            refuse_losses(destination, {p.relative_to(temporary).as_posix() for p in temporary.rglob("*")})
+            names = {path.relative_to(temporary).as_posix() for path in temporary.rglob("*")}
+            refuse_losses(destination, names.union(replaced))
         _publish_directory(fd, temporary, destination, mode=mode, force=force)
 
 

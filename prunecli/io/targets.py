@@ -67,12 +67,15 @@ def check_checkpoint_output(
 ) -> None:
     """Raise OutputError where `target` cannot take the new version of `checkpoint`; see `check_output`.
 
-    `directory` is whether it is one, and `names` are then the relative paths in it; by default as in the input.
+    `directory` is whether it is one, and `names` are then the relative paths in it; by default as in the input. In
+    place, files with tensors may go, and so may their index.
     """
     if names is None and checkpoint.is_directory and directory is not False:
-        names = {file.path.relative_to(checkpoint.path).as_posix() for file in checkpoint.files}
+        names = set(checkpoint.own_files)
         for relative in checkpoint.other_files:
             names.update(part.as_posix() for part in (relative, *relative.parents[:-1]))
+    elif names is not None and in_place:
+        names = names | checkpoint.own_files
     check_output(target, sources=_input_paths(checkpoint), force=force, in_place=in_place, names=names)
 
 

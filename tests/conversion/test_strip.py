@@ -208,6 +208,21 @@ def test_shards_stay_shards(tmp_path: Path) -> None:
         assert "bfloat16" in {str(file.get_tensor(name).dtype).removeprefix("torch.") for name in file.keys()}  # noqa: SIM118
 
 
+@pytest.mark.parametrize("container", ["safetensors-shards", "bin-shards"])
+def test_shards_are_replaced_by_the_new_ones(container: str, tmp_path: Path) -> None:
+    """In place, shards and their index go, other files stay, and a file that is no part of the checkpoint is kept."""
+    source = make_checkpoint(container, tmp_path)
+    strip(source, tmp_path / "expected")
+
+    strip(source, in_place=True)
+
+    files = {path.relative_to(source): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    expected = tmp_path / "expected"
+    assert files == {path.relative_to(expected): path.read_bytes() for path in expected.rglob("*") if path.is_file()}
+    assert (source / "config.json").is_file()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from prunecli.io.targets import elsewhere
 from prunecli.progress import NoProgress
 from prunecli.strategies.strip import Strip
 from prunecli.text.escape import printable
+from prunecli.text.json import dump_result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ class ConvertResult:
 
     def to_json(self) -> str:
         """Return the result as a JSON object with a line break at its end; `schema` is the version of its keys."""
-        return json.dumps({"schema": 1, "command": "convert", **asdict(self)}, indent=2) + "\n"
+        return dump_result("convert", asdict(self))
 
 
 def convert(  # noqa: PLR0913 - one keyword for each option
@@ -194,7 +194,7 @@ class StripResult:
 
     def to_json(self) -> str:
         """Return the result as a JSON object with a line break at its end; `schema` is the version of its keys."""
-        return json.dumps({"schema": 1, "command": "strip", **asdict(self)}, indent=2) + "\n"
+        return dump_result("strip", asdict(self))
 
 
 def strip(  # noqa: PLR0913 - one keyword for each option

@@ -5,7 +5,6 @@ The result is the one of torch.nn.utils.prune.remove on the model. Nothing is un
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from prunecli.io.targets import check_checkpoint_output, output_target, refuse_b
 from prunecli.layouts.reparametrized import REMOVE
 from prunecli.progress import start
 from prunecli.text.escape import printable
+from prunecli.text.json import dump_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +70,7 @@ class BakeResult:
         """Return the result as a JSON object with a line break at its end; `schema` is the version of its keys."""
         weights = [{**asdict(one), "shape": list(one.shape), "sparsity": one.sparsity} for one in self.weights]
         values = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps({"schema": 1, "command": "bake", **values, "weights": weights}, indent=2) + "\n"
+        return dump_result("bake", {**values, "weights": weights})
 
 
 def bake(  # noqa: PLR0913 - one keyword for each option

@@ -5,10 +5,9 @@ torch.load reads a packed file with nothing installed. Nothing is unpickled.
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from prunecli.packing.deflate import check_stored, deflate_records
 from prunecli.packing.layout import Scratch, packed_layout
 from prunecli.progress import start
 from prunecli.text.escape import printable
+from prunecli.text.json import dump_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,8 +81,7 @@ class PackResult:
 
     def to_json(self) -> str:
         """Return the result as a JSON object with a line break at its end; `schema` is the version of its keys."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps({"schema": 1, **values}, indent=2) + "\n"
+        return dump_result(self.command, asdict(self))
 
 
 def pack(  # noqa: PLR0913 - one keyword for each option
@@ -184,7 +183,7 @@ class _Job:
     """The file to read, and where and how the result is written."""
 
     checkpoint: Checkpoint
-    name: str
+    label: str
     target: Path | int | None
     threads: int
     force: bool
@@ -205,15 +204,20 @@ class _Job:
         check_threads(threads)
         refuse_both(output, in_place=in_place)
         checkpoint = open_checkpoint(path, label=label)
-        name = printable(label or str(path))
-        _check_kind(checkpoint, name)
+        label = label or str(path)
+        _check_kind(checkpoint, printable(label))
         target = None
         if not dry_run:
             target = output_target(checkpoint, output, default, in_place=in_place)
         if isinstance(target, Path):
             check_format(checkpoint, target)
             check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)
-        return cls(checkpoint, name, target, threads, force or in_place, progress)
+        return cls(checkpoint, label, target, threads, force or in_place, progress)
+
+    @property
+    def name(self) -> str:
+        """The name of the input in messages."""
+        return printable(self.label)
 
     @property
     def file(self) -> CheckpointFile:
@@ -243,7 +247,7 @@ class _Job:
     def result(self, **values: Any) -> PackResult:  # noqa: ANN401 - the attributes that differ
         """Return the result with the paths of this job."""
         output = None if self.target is None else "-" if isinstance(self.target, int) else str(self.target)
-        return PackResult(input_path=self.name, output_path=output, input_bytes=self.file.stored_size, **values)
+        return PackResult(input_path=self.label, output_path=output, input_bytes=self.file.stored_size, **values)
 
 
 def _check_kind(checkpoint: Checkpoint, name: str) -> None:

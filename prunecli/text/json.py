@@ -28,3 +28,8 @@ def dump_with_lines(document: Mapping[str, object], encoded: Iterable[str] | Non
         lines = ",\n  ".join(encoded)
         text = f'{text[:-2]},\n "tensors": [' + (f"\n  {lines}\n ]" if lines else "]") + "\n}"
     return text.replace("\x7f", "\\u007f") + "\n"  # JSON leaves this control character unescaped
+
+
+def dump_result(command: str, values: Mapping[str, object]) -> str:
+    """Return the result of a command as a JSON object; `schema` is the version of its keys."""
+    return json.dumps({"schema": 1, "command": command, **values}, indent=2) + "\n"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support import STRATEGIES, different, make_weights, pruned_weights
 from support.containers import one_storage, sliced, transposed
+from support.pruning import check_memory_and_file
 from support.weights import TORCH_FLOATS, contiguous_copies
 
 from prunecli.api import prune, prune_state_dict
@@ -34,15 +35,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", TORCH_FLOATS.values(), ids=str)
 def test_device_and_file_agree_in_every_dtype(dtype: torch.dtype, strategy: str, tmp_path: Path) -> None:
     """Device and file agree bit for bit and row for row, in every float dtype."""
-    weights = make_weights(dtype=dtype)
-    torch.save(weights, tmp_path / "in.pth")
-    from_file = prune(tmp_path / "in.pth", STRATEGIES[strategy], output=tmp_path / "out.pth", reports=())
-
-    report = prune_state_dict(weights, STRATEGIES[strategy])
-
-    assert different(torch.load(tmp_path / "out.pth", weights_only=True), weights) == []
-    assert from_file.rows == report.rows
-    assert from_file.selected == report.selected
+    check_memory_and_file(make_weights(dtype=dtype), STRATEGIES[strategy], tmp_path)
 
 
 @pytest.mark.parametrize("layout", [transposed, sliced, one_storage])

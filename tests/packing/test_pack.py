@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 import zipfile
@@ -240,6 +241,14 @@ def test_a_dry_run_writes_nothing(ckpt: Path) -> None:
 
     assert [path.name for path in ckpt.parent.iterdir()] == ["m.pth"]
     assert planned.output_bytes == pack(ckpt).output_bytes
+
+
+def test_the_result_has_the_path_as_it_is(ckpt: Path) -> None:
+    """Messages escape a name, and JSON has it verbatim."""
+    path = ckpt.rename(ckpt.with_name("a\x1b[2J.pth"))
+
+    for result in (pack(path, dry_run=True), unpack(pack(path).output_path or "", dry_run=True)):
+        assert json.loads(result.to_json())["input_path"].startswith(str(path.with_suffix("")))
 
 
 def test_default_names() -> None:

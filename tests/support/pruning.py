@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from prunecli import prune
+from prunecli import prune, prune_state_dict
 from prunecli.strategies.recipe import Recipe
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.strategy import Strategy
 from prunecli.strategies.structured import Block, RandomStructured, Structured
 from prunecli.strategies.thresholds import StdThreshold, Threshold
 from prunecli.strategies.unstructured import L1, Global, Percentile, Random
+from support.weights import different
 
 Weights = dict[str, torch.Tensor]
 
@@ -57,3 +58,15 @@ def stored(folder: Path, name: str, tensors: Weights) -> Path:
     """Save tensors as safetensors and return the path."""
     save_file(tensors, folder / f"{name}.safetensors")
     return folder / f"{name}.safetensors"
+
+
+def check_memory_and_file(weights: Weights, strategy: Strategy, folder: Path) -> None:
+    """Fail unless pruning in memory gives the bits and the report that pruning the same weights in a file gives."""
+    torch.save(weights, folder / "in.pth")
+    from_file = prune(folder / "in.pth", strategy, output=folder / "out.pth", reports=())
+
+    report = prune_state_dict(weights, strategy)
+
+    assert different(torch.load(folder / "out.pth", weights_only=True), weights) == []
+    assert from_file.rows == report.rows
+    assert from_file.selected == report.selected

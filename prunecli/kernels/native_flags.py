@@ -99,5 +99,6 @@ def dropping(keep: Keep, x: Buffer) -> tuple[Buffer | None, int, int]:
     """Return (flags, cut, ties) with which a kernel prunes `x`; flags are None where it ranks `x` itself."""
     if keep.flags is None and keep.y.form != PATTERNS and address(keep.y.x) == address(x):
         return None, keep.cut, keep.ties
-    memory = memoryview(bytearray(size_of(keep.y.x))).cast("b")
-    return keep.flags_in(memory), 0, 0
+    if keep.flags is not None:
+        return keep.flags, 0, 0
+    return keep.flags_in(memoryview(bytearray(size_of(keep.y.x))).cast("b")), 0, 0

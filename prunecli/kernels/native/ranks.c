@@ -22,12 +22,16 @@ enum {
     SHORT_GROUP_32 = 24,
     SHORT_GROUP_64 = 24,
     UNIT = 512,          /* the numbers of a block of short groups */
+    ALIGNED = 64,        /* blocks are ranked in multiples of this */
     COLUMNS = 16,        /* columns that are copied into rows together */
     SPARE = 16,          /* counters that are never read */
     TILE = 1 << 16       /* the most numbers of those */
 };
 
 #define COUNT_BLOCK EXPAND2(COUNT_BLOCK, BITS)
+
+#define ALL_BITS ((uint_t) ~(uint_t)0)
+#define MASK(condition) ((uint_t)((condition) ? ALL_BITS : 0))
 
 #define LONG_ROW EXPAND2(LONG_ROW, BITS)
 #define SHORT_GROUP EXPAND2(SHORT_GROUP, BITS)

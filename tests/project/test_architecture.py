@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -69,6 +70,31 @@ def imports(path: Path) -> list[tuple[str, bool]]:
                 name = f"{node.module}.{alias.name}"
                 names.append((name if name in MODULES else node.module, node in tree.body))
     return names
+
+
+def block_after(heading: str) -> list[str]:
+    """Return the lines of the first block of text below a heading of docs/architecture.md."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return page.partition(f"## {heading}\n")[2].partition("```text\n")[2].partition("```")[0].splitlines()
+
+
+def test_the_page_has_the_layers() -> None:
+    """The table of the documentation is the one that is checked here."""
+    rows = [line.split() for line in block_after("The import rule")]
+
+    assert [(str(height), set(packages)) for height, packages in reversed(list(enumerate(LAYERS)))] == [
+        (row[0], set(row[1:])) for row in rows
+    ]
+
+
+def test_the_page_has_every_package() -> None:
+    """The tree of the documentation has each package and each module at the top, and no other."""
+    words = {word for line in block_after("The packages")[1:] if line[2:3].strip() for word in re.split(r" {2,}", line)}
+
+    assert {word for word in words if re.fullmatch(r"[a-z_]+(\.py|/)", word)} | {"__main__.py"} == {
+        *(path.name for path in SOURCE.glob("*.py")),
+        *(f"{path.name}/" for path in SOURCE.iterdir() if (path / "__init__.py").is_file()),
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())

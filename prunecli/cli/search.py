@@ -210,12 +210,14 @@ def _print_output(table: Table, result: SearchResult, reports: list[Path] | None
 
 def _document(result: SearchResult, limit: Decimal, arguments: Arguments) -> dict[str, Any]:
     """Return the result as JSON values."""
+    from prunecli.tuning.sweep_text import number
+
     return {
         "schema": SCHEMA,
         "checkpoint": arguments.ckpt,
         "strategy": arguments.strategy,
         "eval": arguments.evaluate,
-        "max_drop": float(limit),
+        "max_drop": number(limit),
         "higher_is_better": arguments.higher_is_better,
         "unpruned": _values(result.unpruned),
         "tries": [_attempt_values(attempt) for attempt in result.attempts],

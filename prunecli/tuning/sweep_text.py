@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from io import StringIO
+from math import isfinite
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ def values(point: SweepPoint, varied: str = "amount") -> dict[str, object]:
 
 
 def number(value: Decimal) -> float | str:
-    """Return a metric as a JSON value. Infinities and NaN, which JSON lacks, are text."""
-    return float(value) if value.is_finite() else str(value)
+    """Return a metric as a JSON value. Infinities and NaN, which JSON lacks, and larger numbers are text."""
+    rounded = float(value)
+    return rounded if isfinite(rounded) else str(value)
 
 
 def bars_from(metrics: Sequence[Decimal], width: int) -> float:

@@ -98,6 +98,13 @@ def test_the_table_and_json_show_every_attempt(ckpt: Path, capsys: pytest.Captur
     assert "tries     4, 0 of them evaluated now" in lines[-2]
 
 
+def test_a_limit_beyond_floats_is_text(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON has no infinity, which such a number would be."""
+    assert run(ckpt, "--eval", density_command(), "--max-drop", "1e999", "--tries", "1", "-n", "global", "--json") == 0
+
+    assert json.loads(capsys.readouterr().out)["max_drop"] == "1E+999"
+
+
 def test_a_metric_that_never_changes_gives_a_warning(ckpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """If no amount changes the number, a warning shows the line and names --metric."""
     command = python_command("print('epoch', 3)")

@@ -116,6 +116,29 @@ def test_damaged_files(what: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
     refused(capfd, tmp_path, want, *prune(path, "-o", tmp_path / "out.h5"))
 
 
+LATEST: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "an unknown object header": (patched(b"OHDR", 4, "<B", 9), "an object header has the unknown version 9"),
+    "a long message": (patched(b"OHDR", 8, "<H", 60_000), "a message of an object header is cut short"),
+}
+
+
+@pytest.mark.parametrize("what", LATEST)
+def test_damaged_files_of_the_present_form(what: str) -> None:
+    """Object headers of version 2 are checked as those of version 1 are."""
+    change, want = LATEST[what]
+
+    with pytest.raises(CheckpointError, match=want):
+        read_hdf5(io.BytesIO(change(written("latest"))), "in.h5")
+
+
+def test_files_of_many_structures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader stops before a file of many small structures takes much time or memory."""
+    monkeypatch.setattr("prunecli.formats.hdf5.objects.MOST_STRUCTURES", 5)
+
+    with pytest.raises(CheckpointError, match="it has more than 5 structures"):
+        read_hdf5(io.BytesIO(written()), "in.h5")
+
+
 def test_paths_that_grow_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups in groups with long names end in an error before their paths fill the memory."""
     file = io.BytesIO()

@@ -52,6 +52,7 @@ HEADERS = {
     ),
     "code as a shape": (npy(fields(shape="(2, open('ran', 'w'))")), NOT_NUMPY),
     "no dict": (npy("[1, 2]"), NOT_NUMPY),
+    "a dict without its first bracket": (npy(f"[{fields()[1:]}"), NOT_NUMPY),
     "a missing field": (npy("{'descr': '<f4', 'shape': (2, 2)}"), NOT_NUMPY),
     "a field twice": (npy("{'descr': '<f4', 'descr': '<f8', 'fortran_order': False, 'shape': (2, 2)}"), NOT_NUMPY),
     "another field": (npy("{'descr': '<f4', 'x': '', 'fortran_order': False, 'shape': (2, 2)}"), NOT_NUMPY),

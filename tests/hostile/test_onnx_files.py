@@ -54,6 +54,10 @@ FILES = {
     "an overflow": (onnx(onnx_tensor("a.weight", (HUGE, HUGE))), "has 16 bytes instead of"),
     "a million dimensions": (onnx(proto(*[(1, b"\1" * 60_000)] * 20, (2, 1), (8, b"a"), (9, W))), "one of its sizes"),
     "65 dimensions": (onnx(onnx_tensor("a.weight", (1,) * 65)), "the initializer 'a.weight': one of its sizes"),
+    "a long list of sizes": (
+        onnx(proto((1, b"\1" * 70_000), (2, 1), (8, b"a"), (9, W))),
+        "lists of numbers is too long",
+    ),
     "a number as initializer": (START + proto((7, proto((5, 3)))), "an initializer is a number"),
     "an impossible order": (onnx(onnx_tensor(), nodes=[transpose(0, 5)]), "transposes 'a.weight' in an impossible"),
     "an order of one": (onnx(onnx_tensor(), nodes=[transpose(0, 0)]), "transposes 'a.weight' in an impossible"),
@@ -67,6 +71,21 @@ def test_bad_files(what: str) -> None:
 
     with pytest.raises(CheckpointError, match=re.escape(want)):
         read_onnx(io.BytesIO(data), "in.onnx")
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("reader.MOST_INITIALIZERS", "it has more than 1 initializers"),
+        ("wire.MOST_FIELDS", "it has more than 1 fields"),
+    ],
+)
+def test_models_of_many_parts_are_bounded(limit: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader stops before a file of many small parts takes much time or memory."""
+    monkeypatch.setattr(f"prunecli.formats.onnx.{limit}", 1)
+
+    with pytest.raises(CheckpointError, match=message):
+        read_onnx(io.BytesIO(onnx(onnx_tensor(), onnx_tensor("b.weight"))), "in.onnx")
 
 
 def packed(data: bytes) -> bytes:

@@ -60,7 +60,7 @@ class Converted:
 
 def converted(checkpoint: Checkpoint, target: Target, output: Path | None, choices: Choices) -> Converted:
     """Return the plan of `checkpoint` in the form `target`; CheckpointError if that cannot hold it."""
-    if _keeps_object(checkpoint, target):
+    if _keeps_object(checkpoint, target) and not choices.untie:
         expected = [(tensor.name, tensor.dtype, tensor.shape) for tensor in checkpoint.tensors]
         return _same_object(checkpoint, output, Changes(), expected)
     contents = contents_of(checkpoint)
@@ -106,12 +106,14 @@ def flat(
     safe = target.family == SAFETENSORS.family
     if not contents.tensors:
         raise CheckpointError(f"{printable(str(checkpoint.path))} has no tensors to convert")
-    left_out = check_rest(contents, _where(target), drop_rest=choices.drop_rest, texts=safe or target.is_directory)
     if not safe:
         check_torch(contents.tensors)
     elif not choices.untie:
         contents = with_tied_once(contents)
     shards = divided(contents.tensors, target.shard_size) if target.shard_size else [list(contents.tensors)]
+    # Shards of torch have their texts in the index, which a single one does not have.
+    holds_texts = safe or len(shards) > 1
+    left_out = check_rest(contents, _where(target), drop_rest=choices.drop_rest, texts=holds_texts)
     names = file_names(target.family, len(shards)) if target.is_directory else [""]
     metadata = metadata_of(contents, from_safetensors=family_of(checkpoint.format) == SAFETENSORS.family)
     outputs: list[OutputFile] = []
@@ -134,7 +136,7 @@ def flat(
         _other_files(checkpoint, names) if target.is_directory else (),
         frozenset((new.name, new.dtype, new.tensor.shape) for new in contents.tensors),
     )
-    texts = tuple(name for name in contents.texts if name != "format") if safe or len(shards) > 1 else ()
+    texts = tuple(name for name in contents.texts if name != "format") if holds_texts else ()
     facts = tuple(_facts(checkpoint, contents, target, left_out, texts))
     tied = dict(contents.tied)
     return Converted(arrangement, len(contents.tensors) + len(tied), facts, left_out, texts, tied)

@@ -165,10 +165,12 @@ def test_untied_names_are_stored_twice(tmp_path: Path) -> None:
 
     convert(tmp_path / "in.pth", tmp_path / "out.safetensors", untie=True)
     convert(tmp_path / "out.safetensors", tmp_path / "back.pth")
+    convert(tmp_path / "in.pth", tmp_path / "direct.pth", untie=True)
 
     assert sorted(load_file(tmp_path / "out.safetensors")) == ["embed.weight", "head.weight"]
-    back = torch.load(tmp_path / "back.pth")
-    assert back["head.weight"].data_ptr() != back["embed.weight"].data_ptr()
+    for name in ("back.pth", "direct.pth"):
+        weights = torch.load(tmp_path / name)
+        assert weights["head.weight"].data_ptr() != weights["embed.weight"].data_ptr()
 
 
 def test_numbers_and_strings_go_into_the_metadata_and_the_rest_is_an_error(tmp_path: Path) -> None:
@@ -212,6 +214,20 @@ def test_texts_of_safetensors_are_the_rest_of_a_torch_file(tmp_path: Path) -> No
     convert(tmp_path / "in.safetensors", tmp_path / "out.pth", drop_rest=True)
 
     assert list(torch.load(tmp_path / "out.pth")) == ["w"]
+
+
+def test_texts_of_torch_shards_are_in_the_index_and_one_shard_has_none(tmp_path: Path) -> None:
+    """A directory with one file of torch has no place for an epoch: it is listed, and left out with drop_rest."""
+    torch.save({"epoch": 3, "model": {"a": torch.ones(9, 9), "b": torch.ones(9, 9)}}, tmp_path / "in.pth")
+
+    convert(tmp_path / "in.pth", tmp_path / "two", format="torch", max_shard_size=400)
+    with pytest.raises(CheckpointError, match=r"shards of torch cannot hold 1 entry: epoch \(text\)"):
+        convert(tmp_path / "in.pth", tmp_path / "one", format="torch")
+    result = convert(tmp_path / "in.pth", tmp_path / "one", format="torch", drop_rest=True)
+
+    index = json.loads((tmp_path / "two" / "pytorch_model.bin.index.json").read_text())
+    assert index["metadata"] == {"epoch": "3", "total_size": 648}
+    assert result.left_out == (("epoch", "text"),)
 
 
 @pytest.mark.parametrize(

@@ -281,3 +281,12 @@ def test_a_tensor_may_have_any_name(tmp_path: Path) -> None:
     strip(tmp_path / "in.pth", keep="w")
 
     assert list(torch.load(tmp_path / "in.stripped.pth")) == ["w"]
+
+
+def test_averages_that_are_no_weights_of_the_model_are_refused(tmp_path: Path) -> None:
+    """An average whose name or shape fits no weight cannot take its place."""
+    saved = {"model": {"w": torch.ones(2, 2)}, "ema": {"w": torch.ones(3, 3), "v": torch.ones(2, 2)}}
+    torch.save(saved, tmp_path / "in.pth")
+
+    with pytest.raises(CheckpointError, match=r"no moving average can be matched .*: the first is 'ema\.w'"):
+        strip(tmp_path / "in.pth", keep="ema")

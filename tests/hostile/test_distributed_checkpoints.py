@@ -15,6 +15,7 @@ from support.opening import refused
 from torch.distributed.checkpoint import metadata as classes
 
 from prunecli import CheckpointError, Global, prune
+from prunecli.formats.dcp.window import BLOCK
 from prunecli.inspection.inspect import inspect
 
 if TYPE_CHECKING:
@@ -138,6 +139,15 @@ def test_a_text_has_the_length_that_it_says(folder: Path) -> None:
     path.write_bytes(data.replace(b"\x8c\x0cmodel.a.bias", b"\x8c\x0bmodel.a.bias"))
 
     assert data != path.read_bytes()
+    assert "is no metadata of a distributed checkpoint" in str(refused(folder))
+
+
+@pytest.mark.parametrize("missing", [1, 2, BLOCK])
+def test_bytes_beyond_the_end_are_missing(folder: Path, missing: int) -> None:
+    """A long byte string that the metadata does not have to its end, by one byte or by many, is refused."""
+    length = BLOCK + missing
+    (folder / ".metadata").write_bytes(b"\x80\x02B" + length.to_bytes(4, "little") + bytes(BLOCK))
+
     assert "is no metadata of a distributed checkpoint" in str(refused(folder))
 
 

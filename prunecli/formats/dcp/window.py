@@ -63,9 +63,12 @@ class Window:
         return self.read(end - self.at)
 
     def seek(self, count: int, _: int) -> None:
-        """Skip `count` bytes."""
+        """Skip `count` bytes; ValueError if fewer remain."""
         while count:
-            count -= len(self.read(min(count, BLOCK)))
+            skipped = len(self.read(min(count, BLOCK)))
+            if not skipped:
+                raise ValueError("the end is missing")
+            count -= skipped
 
 
 def fetched_numbers(file: BinaryIO) -> set[int]:

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from prunecli import L1, UsageError, convert, prune
+from prunecli import L1, UsageError, convert, prune, strip
 from prunecli.errors import PruneError
 
 
@@ -80,6 +80,17 @@ def test_a_format_that_is_not_written_is_no_output(name: str, tmp_path: Path) ->
             convert(tmp_path / name, tmp_path / f"out{name[1:]}", **options)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["n.npy", "n.npz"]
+
+
+def test_what_has_no_place_is_refused(tmp_path: Path) -> None:
+    """Shards do not go to a descriptor, and a format that is not written anew has no stripped form."""
+    torch.save({"w": torch.zeros(2)}, tmp_path / "in.pth")
+    np.savez(tmp_path / "n.npz", w=np.ones((2, 2), np.float32))
+
+    with (tmp_path / "pipe").open("wb") as pipe, pytest.raises(UsageError, match="shards need a directory"):
+        convert(tmp_path / "in.pth", pipe.fileno(), format="torch", max_shard_size="1GB")
+    with pytest.raises(PruneError, match=r"NumPy \.npz is not written anew"):
+        strip(tmp_path / "n.npz")
 
 
 def test_a_text_under_the_key_that_names_the_library_is_no_metadata(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from prunecli.conversion.target import new_suffix
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import OutputRequest, plan_outputs
 from prunecli.errors import OutputError
-from prunecli.formats.open import open_checkpoint
+from prunecli.formats.open import open_checkpoint, open_listed
 from prunecli.formats.output_names import default_output
+from prunecli.formats.torch.data_pickle import keeping_pickle
 from prunecli.io.limits import check_threads
 from prunecli.io.targets import elsewhere
 from prunecli.progress import NoProgress
@@ -115,11 +116,12 @@ def convert(  # noqa: PLR0913 - one keyword for each option
             is written then.
     """
     check_threads(threads)
-    checkpoint = open_checkpoint(path, key=key, label=label)
     layout = Layout(max_shard_size, untie=untie, drop_rest=drop_rest, format=format)
-    if not isinstance(output, int) and os.path.realpath(output) == os.path.realpath(checkpoint.path):
-        raise OutputError(f"the output {printable(str(output))} is the input itself", hint=elsewhere())
-    made = converted_output(checkpoint, output, layout, own=False)
+    with keeping_pickle():
+        checkpoint = open_listed(path, key=key, label=label)  # what the tensors are makes no difference
+        if not isinstance(output, int) and os.path.realpath(output) == os.path.realpath(checkpoint.path):
+            raise OutputError(f"the output {printable(str(output))} is the input itself", hint=elsewhere())
+        made = converted_output(checkpoint, output, layout, own=False)
     if made is None:
         raise TypeError
     request = OutputRequest(output, (), force=force, dry_run=dry_run)

@@ -316,6 +316,7 @@ def key_patterns(keys: Keys) -> tuple[str, ...]:
     return tuple(key for key in ([keys] if isinstance(keys, str) else keys or ()) if key)
 
 
+@lru_cache(maxsize=4096)
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides, in elements, of a contiguous tensor of `shape`."""
     strides = []

@@ -3,6 +3,10 @@
 `dataclasses.dataclass` writes and compiles six methods for each class, which for the hundred classes of a small run
 takes a fifth of its time. Here only the constructor is compiled. Everything else is the same: fields, `replace`,
 equality, hashes, text, errors on assignment, and copies.
+
+The constructor of Python's classes calls a function for each field, which for ten thousand tensors takes longer than
+their weights. Here, a class with many fields is derived from one whose fields can be assigned, and a new object is of
+that class until it has all of them.
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ _KNOWN = {"frozen", "slots", "eq", "repr"}
 
 _REFUSED = {"__eq__", "__hash__", "__setattr__", "__delattr__"}
 
+_MANY = 4
+"""The fewest fields for which another class is worth its time."""
+
 _FACTORY = object()
 """The default of a parameter whose field has a factory."""
 
@@ -45,7 +52,8 @@ def _frozen(cls: type, *, eq: bool, text: bool) -> type:
     if not all(field.init and not field.kw_only and field.hash is None for field in fields):
         raise TypeError(f"{cls.__name__} has fields for which dataclasses.dataclass is needed")
     names = tuple(field.name for field in fields)
-    methods: dict[str, Any] = {"__init__": _constructor(made, fields), **_STATE}
+    opened, made = made, _derived(made) if len(fields) >= _MANY else made
+    methods: dict[str, Any] = {"__init__": _constructor(opened, made, fields), **_STATE}
     if eq:
         methods |= _comparisons(tuple(field.name for field in fields if field.compare))
     if text:
@@ -57,24 +65,35 @@ def _frozen(cls: type, *, eq: bool, text: bool) -> type:
     return made
 
 
-def _constructor(cls: type, fields: tuple[dataclasses.Field[Any], ...]) -> Callable[..., None]:
-    """Compile `__init__`."""
-    parameters, lines, names = [], [], {"_set": object.__setattr__, "_factory": _FACTORY}
+def _derived(opened: type) -> type[Any]:
+    """Return a class without fields of its own that looks like `opened`, from which it is derived."""
+    copied = {name: value for name in _COPIED if (value := vars(opened).get(name)) is not None}
+    made = type(opened)(opened.__name__, (opened,), {**copied, "__slots__": ()})
+    made.__slots__ = opened.__slots__  # type: ignore[attr-defined]
+    return made
+
+
+_COPIED = ("__annotations__", "__doc__", "__module__", "__qualname__")
+
+
+def _constructor(opened: type, cls: type, fields: tuple[dataclasses.Field[Any], ...]) -> Callable[..., None]:
+    """Compile `__init__` of `cls`, whose fields can be assigned while an object is of the class `opened`."""
+    parameters, values, names = [], {}, {"_set": object.__setattr__, "_factory": _FACTORY}
     for field in fields:
-        name = value = field.name
+        name = values[field.name] = field.name
         if field.default is not dataclasses.MISSING:
             names[f"_default_{name}"] = field.default
             parameters.append(f"{name}=_default_{name}")
         elif field.default_factory is not dataclasses.MISSING:
             names[f"_make_{name}"] = field.default_factory
             parameters.append(f"{name}=_factory")
-            value = f"_make_{name}() if {name} is _factory else {name}"
+            values[name] = f"_make_{name}() if {name} is _factory else {name}"
         else:
             parameters.append(name)
-        lines.append(f"  _set(self, {name!r}, {value})")
+    names |= {"_class": cls, "_opened": opened, "_change": object.__dict__["__class__"].__set__, "_each": _set_each}
+    body = "\n".join(_assignments_of(values) if opened is cls else _assignments_in_turn(values))
     if hasattr(cls, "__post_init__"):
-        lines.append("  self.__post_init__()")
-    body = "\n".join(lines) or "  pass"
+        body += "\n  self.__post_init__()"
     source = f"def make({', '.join(names)}):\n def __init__(self, {', '.join(parameters)}):\n{body}\n return __init__"
     place: dict[str, Any] = {}
     exec(source, vars(sys.modules[cls.__module__]), place)  # noqa: S102 - of names of fields alone
@@ -82,6 +101,30 @@ def _constructor(cls: type, fields: tuple[dataclasses.Field[Any], ...]) -> Calla
     method.__qualname__ = f"{cls.__qualname__}.__init__"
     method.__annotations__ = {field.name: field.type for field in fields} | {"return": None}
     return method
+
+
+def _assignments_of(values: dict[str, str]) -> list[str]:
+    """Return the lines that set each field to the value of an expression."""
+    return [f"  _set(self, {name!r}, {value})" for name, value in values.items()] or ["  pass"]
+
+
+def _assignments_in_turn(values: dict[str, str]) -> list[str]:
+    """Return the lines that do so while the object is of the class `_opened`; an object of a derived class stays."""
+    return [
+        *(f"  {name} = {value}" for name, value in values.items() if name != value),
+        "  if self.__class__ is not _class:",
+        f"   _each(self, {', '.join(values)})",
+        "  else:",
+        "   _change(self, _opened)",
+        *(f"   self.{name} = {name}" for name in values),
+        "   self.__class__ = _class",
+    ]
+
+
+def _set_each(self: object, *values: object) -> None:
+    """Set the fields of an object of a derived class, which may have an attribute dict."""
+    for name, value in zip(self.__dataclass_fields__, values, strict=True):  # type: ignore[attr-defined]
+        object.__setattr__(self, name, value)
 
 
 def _comparisons(names: tuple[str, ...]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
 
@@ -58,12 +58,43 @@ class One:
     value: object
 
 
+def derived(kind: type[Any], members: dict[str, object] | None = None) -> type[Any]:
+    """Return a class that is derived from `kind`; without `members` it has no attribute dict."""
+    return type("Derived", (kind,), {"__slots__": ()} if members is None else members)
+
+
 def outcome(action: Callable[[], object]) -> object:
     """Return the result of `action`, or the kind and the words of its error."""
     try:
         return action()
     except (TypeError, AttributeError) as error:
         return type(error), str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class QuickWithMany(Base):
+    """A class of ours with many fields."""
+
+    name: str
+    numbers: tuple[int, ...] = (1,)
+    table: dict[str, int] = dataclasses.field(default_factory=dict)
+    hidden: object = dataclasses.field(default=None, compare=False, repr=False)
+    more: int = 1
+    most: int = 2
+    last: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UsualWithMany(Base):
+    """The same class of Python's."""
+
+    name: str
+    numbers: tuple[int, ...] = (1,)
+    table: dict[str, int] = dataclasses.field(default_factory=dict)
+    hidden: object = dataclasses.field(default=None, compare=False, repr=False)
+    more: int = 1
+    most: int = 2
+    last: str = ""
 
 
 ACTIONS: dict[str, Callable[[Any], object]] = {
@@ -83,15 +114,21 @@ ACTIONS: dict[str, Callable[[Any], object]] = {
     "unknown": lambda kind: kind("a", what=1),
     "positions": lambda kind: kind.__match_args__,
     "memory": lambda kind: kind.__slots__,
+    "documented": lambda kind: bool(kind.__doc__),
+    "derived": lambda kind: repr(derived(kind)("a", numbers=(2,))),
+    "derived with a dict": lambda kind: derived(kind, {})("a").__dict__,
+    "named": lambda kind: (kind.__name__, kind.__qualname__, kind.__module__),
+    "hints": lambda kind: (get_type_hints(kind), inspect.get_annotations(kind)),
     "property": lambda kind: kind("abc").length,
     "parameters": lambda kind: [(p.name, p.annotation, p.kind) for p in inspect.signature(kind).parameters.values()],
 }
 
 
+@pytest.mark.parametrize("kinds", [(Usual, Quick), (UsualWithMany, QuickWithMany)], ids=["few", "many"])
 @pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS)
-def test_classes_behave_as_those_of_python(action: Callable[[Any], object]) -> None:
+def test_classes_behave_as_those_of_python(action: Callable[[Any], object], kinds: tuple[type, type]) -> None:
     """Everything that a frozen dataclass with slots does, also wrongly."""
-    expected, actual = outcome(lambda: action(Usual)), outcome(lambda: action(Quick))
+    expected, actual = (outcome(lambda kind=kind: action(kind)) for kind in kinds)  # type: ignore[misc]
 
     assert str(expected).replace("Usual", "Quick") == str(actual)
 

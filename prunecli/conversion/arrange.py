@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from prunecli.formats.torch.writer import NewStorage, arrange_torch, folder_of
 from prunecli.io.arrangement import Arrangement, movable
 from prunecli.text.escape import listed, printable, quoted
 from prunecli.text.numbers import counted
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

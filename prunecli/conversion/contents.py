@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from prunecli.formats.shards import read_index
 from prunecli.formats.torch.state_dict_pickle import TORCH_NAMES
 from prunecli.text.escape import listed, printable, quoted
 from prunecli.text.numbers import counted
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -43,7 +43,15 @@ class _OpenedFile:
 
 
 def open_checkpoint(path: PathLike, *, key: Keys = None, label: str | None = None) -> Checkpoint:
-    """Return the metadata of the checkpoint at `path`.
+    """Return the metadata of the checkpoint at `path`, with what each tensor is.
+
+    See `open_listed` for the arguments, the value and the errors.
+    """
+    return with_layouts(open_listed(path, key=key, label=label))
+
+
+def open_listed(path: PathLike, *, key: Keys = None, label: str | None = None) -> Checkpoint:
+    """Return the metadata of the checkpoint at `path`; what a tensor is, is not decided unless its format says it.
 
     Args:
         path: A checkpoint file, a directory of shards, or an index of shards (`*.index.json`).
@@ -89,7 +97,7 @@ def open_checkpoint(path: PathLike, *, key: Keys = None, label: str | None = Non
     )
     if listing.data_files:
         checkpoint = _with_data(checkpoint, opened, label)
-    return with_layouts(checkpoint)
+    return checkpoint
 
 
 def _with_data(checkpoint: Checkpoint, opened: _OpenedFile, label: str | None) -> Checkpoint:
@@ -167,7 +175,7 @@ def _is_torch(path: Path) -> bool:
 def _open_distributed(directory: Path, keys: Sequence[str]) -> Checkpoint:
     from prunecli.formats.dcp.directory import open_distributed
 
-    return with_layouts(open_distributed(directory, keys))
+    return open_distributed(directory, keys)
 
 
 def _open_directory(directory: Path, index: Path | None, keys: Sequence[str]) -> Checkpoint:
@@ -183,7 +191,7 @@ def _open_directory(directory: Path, index: Path | None, keys: Sequence[str]) ->
         metadata += layout.index.metadata.items()
     files = _files(shards)
     names = {file.path.relative_to(directory) for file in files}
-    checkpoint = Checkpoint(
+    return Checkpoint(
         directory,
         listings[0].format,
         files,
@@ -198,7 +206,6 @@ def _open_directory(directory: Path, index: Path | None, keys: Sequence[str]) ->
         model_type=model_type_in(directory),
         is_module=any(listing.is_module for listing in listings),
     )
-    return with_layouts(checkpoint)
 
 
 def _check_consistent(shards: list[_OpenedFile]) -> None:

@@ -6,10 +6,11 @@ reads nothing; `io.rearranged` writes it in one pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.checkpoint import Span, TensorInfo
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
+import sys
 from ctypes import c_int32, c_int64, c_void_p
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 GROUP, MOST = 4, 2
 """The length of a group, and the most non-zeros it may have."""
 
+_COUNT = 8
+"""The bytes of a number of slices."""
+
 _count_columns = each_width("count_columns", (c_void_p, c_int64, c_int64, c_int64, c_int32, c_void_p))
 
 
@@ -28,27 +31,28 @@ class AliveSlices:
 
     def __init__(self, view: SliceView) -> None:
         """Start without a mark."""
-        self._alive = bytearray(view.total)
         # With one run of each slice per stack, the slices of all stacks follow each other.
         stacks, slices = (view.stacks, view.slices) if view.before > 1 else (1, view.total)
-        self._dead = array("q", [slices]) * stacks  # slices without a mark, by stack
-        self.marks = (view.before, slices, view.after, address(self._alive), address(self._dead))
+        dead = slices.to_bytes(_COUNT, sys.byteorder) * stacks  # slices without a mark, by stack
+        self._marks, self._first = bytearray(dead).ljust(len(dead) + view.total, b"\0"), len(dead)
+        place = address(self._marks)
+        self.marks = (view.before, slices, view.after, place + len(dead), place)
         """The numbers of `marks_t` of tally.h, which point to memory of this object."""
 
     @property
     def dead(self) -> int:
         """The number of slices without a mark."""
-        return self._alive.count(0)
+        return self._marks.count(0, self._first)
 
     @property
     def flags(self) -> bytes:
         """A byte per slice, 0 for one without a mark."""
-        return bytes(self._alive)
+        return bytes(self._marks[self._first :])
 
     def merge(self, other: AliveSlices) -> None:
         """Add the marks of another object for the same view."""
-        both = int.from_bytes(self._alive, "little") | int.from_bytes(other._alive, "little")
-        self._alive[:] = both.to_bytes(len(self._alive), "little")
+        both = int.from_bytes(self.flags, "little") | int.from_bytes(other.flags, "little")
+        self._marks[self._first :] = both.to_bytes(len(self._marks) - self._first, "little")
 
 
 class TwoFour:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Literal
 
+from prunecli.dtypes import FLOATS
 from prunecli.kernels.native.library import Format, address, format_of, function
 from prunecli.kernels.native_flags import dropping, each_width, size_of
 from prunecli.kernels.native_slices import AliveSlices, TwoFour
@@ -16,7 +17,6 @@ from prunecli.kernels.tally import BLOCK, Counts, TallyPart
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from prunecli.dtypes import Float
     from prunecli.kernels.native_flags import Keep
     from prunecli.kernels.native_ranks import Buffer
     from prunecli.kernels.tally import Shared, Statistics
@@ -64,6 +64,8 @@ class _Counts(ctypes.Structure):
 _MARKS, _NUMBERS = Struct("3q2P"), Struct("3q2Q")
 """`marks_t`, and the numbers of `tally_t` from `zeros` to `smallest_kept`: fields of a structure take longer."""
 
+_OUTPUTS, _INPUTS, _ZEROS = _Counts.outputs.offset, _Counts.inputs.offset, _Counts.zeros.offset
+
 _total = function("total", (c_void_p, c_int64), c_double)
 _prune = each_width("prune", (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_uint64, c_int64, c_void_p))
 _add_block = each_width("add_block", (c_void_p, c_void_p, c_void_p))
@@ -76,12 +78,13 @@ class NativeTally:
         """Start without a chunk; `scratch` returns memory by name and size."""
         self._scratch, self._statistics, self._shared = scratch, statistics, shared
         self._dtype = dtype = statistics.dtype
-        self._counts = counts = _Counts.from_buffer_copy(_empty(dtype))
+        self._counts = counts = _Counts.from_buffer_copy(_empty(dtype.name))
         counts.numel = statistics.numel
         self._outputs, self._inputs = _alive(statistics.outputs), _alive(statistics.inputs)
-        for alive, place in ((self._outputs, _Counts.outputs.offset), (self._inputs, _Counts.inputs.offset)):
-            if alive is not None:
-                _MARKS.pack_into(counts, place, *alive.marks)
+        if self._outputs is not None:
+            _MARKS.pack_into(counts, _OUTPUTS, *self._outputs.marks)
+        if self._inputs is not None:
+            _MARKS.pack_into(counts, _INPUTS, *self._inputs.marks)
         self._two_four = None
         if statistics.groups is not None:
             counts.length, counts.inner = statistics.groups
@@ -161,7 +164,7 @@ class NativeTally:
 
     def counts(self) -> Counts:
         """Return the numbers of all chunks."""
-        before, after, nonfinite, pruned, kept = _NUMBERS.unpack_from(self._counts, _Counts.zeros.offset)
+        before, after, nonfinite, pruned, kept = _NUMBERS.unpack_from(self._counts, _ZEROS)
         return Counts(
             zeros_before=before,
             zeros_after=after,
@@ -193,9 +196,9 @@ class NativeTally:
 
 
 @lru_cache(maxsize=16)
-def _empty(dtype: Float) -> bytes:
-    """Return the bytes of the counts of a tensor before its first run."""
-    return bytes(_Counts(format=format_of(dtype), smallest_kept=NO_MAGNITUDE))
+def _empty(dtype: str) -> bytes:
+    """Return the bytes of the counts of a tensor of this dtype before its first run."""
+    return bytes(_Counts(format=format_of(FLOATS[dtype]), smallest_kept=NO_MAGNITUDE))
 
 
 def _alive(view: SliceView | None) -> AliveSlices | None:

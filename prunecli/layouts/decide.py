@@ -146,7 +146,7 @@ def _by_role(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> TensorLay
         )
     elif dims == 2 and is_embedding(tensor.name) and bias_of(tensor.name, by_name) is None:
         usual = replace(usual, role=EMBEDDING, evidence="named as an embedding", proven=True)
-    return _with_reason(usual, reason)
+    return usual if reason is None and usual.not_a_weight is None else _with_reason(usual, reason)
 
 
 @lru_cache(maxsize=1024)

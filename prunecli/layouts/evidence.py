@@ -154,7 +154,9 @@ def _by_bias_of_last(shape: Shape, length: int) -> Orientation | None:
 
 
 def _by_ratio(shape: Shape, path: Sequence[str], last: str) -> Orientation | None:
-    if len(shape) != 2 or not {last, *path[-1:]} & FUSED_QKV:
+    if len(shape) != 2 or (shape[0] != 3 * shape[1] and shape[1] != 3 * shape[0]):
+        return None
+    if not {last, *path[-1:]} & FUSED_QKV:
         return None
     if shape[0] == 3 * shape[1]:
         return out_in("queries, keys and values: dim 0 is three times dim 1")

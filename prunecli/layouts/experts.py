@@ -32,8 +32,10 @@ def is_expert_stack(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> bo
     Its name and shape say so; or its bias has an entry for each output of each matrix; or the router in its module has
     an output for each matrix, and their inputs.
     """
+    if len(tensor.shape) != 3:
+        return False
     path, last = split_name(tensor.name)
-    if len(tensor.shape) != 3 or is_bias(tensor.name) or words(last) & {"scale", "scales", "zeros", "blocks"}:
+    if is_bias(tensor.name) or words(last) & {"scale", "scales", "zeros", "blocks"}:
         return False
     if (named := _is_named_as_stack(path, last)) is not None:
         return named and not any("conv" in part.lower() for part in path)
@@ -60,9 +62,11 @@ def flat_stack_evidence(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -
 
     Its columns are the hidden states, as those of the router: inputs of the first matrices, outputs of the second.
     """
+    if len(tensor.shape) != 2 or tensor.name.endswith(".weight"):
+        return None
     path, last = split_name(tensor.name)
     stack = _parts(tensor.name)
-    if len(tensor.shape) != 2 or stack.suffix or not _is_first_or_second(stack):
+    if not _is_first_or_second(stack):
         return None
     if not _is_named_as_stack(path, last) and not any("moe" in words(part) for part in path):
         return None

@@ -20,6 +20,8 @@ _WEIGHTS = ("kernel", "embedding", "embeddings")
 def dotted_names(tensors: Sequence[TensorInfo]) -> dict[str, str]:
     """Return the dotted name of each tensor by its own name; the own ones if two dotted names would be the same."""
     dims = {tensor.name: len(tensor.shape) for tensor in tensors}
+    if not any("/" in name for name in dims):
+        return {name: name for name in dims}
     dotted = {name: _dotted(_named(name, dims)) for name in dims}
     if len(set(dotted.values())) < len(dotted):
         return {name: name for name in dims}

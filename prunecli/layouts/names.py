@@ -37,6 +37,9 @@ _LOSS = re.compile(
 )
 """Names of the weights of classes and of the parts of a loss: `criterion.weight`, `class_weights`."""
 
+_LOSS_PARTS = ("oss", "criteri", "class_weight", "pos_weight")
+"""One of these is in each such name, which takes less time to find out."""
+
 NUMBER = re.compile(r"\d+")
 
 
@@ -75,12 +78,12 @@ def is_norm(name: str) -> bool:
 
 def is_fixed_transform(name: str) -> bool:
     """Return whether the name is that of a transform with fixed entries."""
-    return _FIXED.search(name) is not None
+    return ("dfl" in name or "stft" in name) and _FIXED.search(name) is not None
 
 
 def is_loss_weight(name: str) -> bool:
     """Return whether the name is that of a factor of a loss, which the model does not use after training."""
-    return _LOSS.search(name) is not None
+    return any(part in name for part in _LOSS_PARTS) and _LOSS.search(name) is not None
 
 
 def is_transposed_by_name(name: str) -> bool:
@@ -98,7 +101,7 @@ def is_scale_module(name: str) -> bool:
 
 def other_half(name: str) -> str | None:
     """Return the name of the matrix that a LoRA matrix is multiplied with: `lora_B` for `lora_A`; None for others."""
-    match = _LORA.search(name)
+    match = _LORA.search(name) if "lora" in name else None
     if match is None:
         return None
     half = "lora" + match["mark"] + _OTHER_HALF[match["half"]]
@@ -113,6 +116,8 @@ def bias_names(name: str) -> tuple[str, ...]:
     layer of Keras 3 have numbers, and the bias is the last one.
     """
     head, dot, last = name.rpartition(".")
+    if last == "weight" and "/" not in head:
+        return f"{head}{dot}bias", f"{name}_bias"
     own = [f"{head}{dot}{last.replace(word, 'bias', 1)}" for word in ("weight", "kernel") if word in last]
     path, variables, number = name.rpartition("/vars/")
     later = range(int(number) + 1, 3) if variables and number in {"0", "1"} else ()

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import islice
 from math import isfinite, isnan
 from numbers import Integral, Real
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from prunecli.report.model import COLUMNS, NOT_READ, on_disk_note
-from prunecli.text.json import dump_with_lines, encode
+from prunecli.text.json import dump_with_lines, encode_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from prunecli.report.model import Report, Row
 
 SCHEMA = 2
 """The version of the document. It rises when a key is removed or changes its meaning."""
 
 _cells = attrgetter(*COLUMNS)
+
+_TOGETHER = 64
+"""Rows that are encoded together."""
 
 _UNCHANGED = frozenset({str, bool, int, type(None)})  # most values of a large report
 
@@ -30,8 +36,8 @@ def to_json(report: Report) -> str:
     no such numbers. Unknown numbers are null. Each tensor has a line of its own.
     """
     head = {key: _plain(value) for key, value in _document(report).items()}
-    # Rows are encoded one at a time: the dicts of many small tensors take more memory than their weights.
-    return dump_with_lines(head, map(_line, report.rows))
+    # Rows are encoded a few at a time: the dicts of many small tensors take more memory than their weights.
+    return dump_with_lines(head, _lines(report.rows))
 
 
 def to_dict(report: Report) -> dict[str, object]:
@@ -40,12 +46,18 @@ def to_dict(report: Report) -> dict[str, object]:
     return {**document, "tensors": [_plain(_values(row)) for row in report.rows]}
 
 
-def _line(row: Row) -> str:
-    values = _values(row)
+def _lines(rows: Iterable[Row]) -> Iterator[str]:
+    """Yield the lines of the rows, of which several are one text: to encode them together takes half of the time."""
+    iterator = iter(rows)
+    while some := [_values(row) for row in islice(iterator, _TOGETHER)]:
+        yield _encoded(some)
+
+
+def _encoded(some: list[dict[str, object]]) -> str:
     try:
-        return encode(values)
+        return encode_lines(some)
     except (TypeError, ValueError):  # a number that is not finite, or not of Python: most of 10,000 rows have none
-        return encode(_plain(values))
+        return encode_lines([_plain(values) for values in some])
 
 
 def _values(row: Row) -> dict[str, object]:

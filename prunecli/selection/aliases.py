@@ -5,6 +5,7 @@ Offsets and strides decide. No weight is read, and the choice of tensors to prun
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import BITS
@@ -65,11 +66,14 @@ def overlapping(
 
     Views that interleave count as sharing, except column slices of one matrix. Takes O(n log n) comparisons.
     """
+    groups = list(groups)
+    if _are_apart([tensors[group[0]] for group in groups]):  # in nearly all checkpoints
+        return None
     files: dict[int, list[_Reach]] = {}
     for group in groups:
         picked = [i for i in group if i in chosen]
         tensor = tensors[(picked or group)[0]]
-        files.setdefault(tensor.file, []).append(_bytes(tensor, chosen=bool(picked)))
+        files.setdefault(tensor.file, []).append(_Reach(*_bytes(tensor), bool(picked), tensor))
     for cluster in (c for reaches in files.values() for c in _clusters(reaches)):
         pair = _meeting(cluster) if len(cluster) > 1 else None
         columns = None if pair is None else _columns(cluster)
@@ -79,11 +83,18 @@ def overlapping(
     return None
 
 
-def _bytes(tensor: TensorInfo, *, chosen: bool) -> _Reach:
+def _are_apart(tensors: Iterable[TensorInfo]) -> bool:
+    """Return whether no two of these tensors have bytes of a file in common."""
+    ranges = sorted((tensor.file, *_bytes(tensor)) for tensor in tensors)
+    return all(a[0] != b[0] or a[2] <= b[1] for a, b in pairwise(ranges))
+
+
+def _bytes(tensor: TensorInfo) -> tuple[int, int]:
+    """Return the first byte of a tensor in its file, and the one after its last."""
     packed = BITS[tensor.dtype] % 8 != 0
     if packed or len(tensor.shape) != len(tensor.strides):
-        return _Reach(tensor.span.start, tensor.span.end, chosen, tensor)
-    return _Reach(tensor.start, tensor.end, chosen, tensor)
+        return tensor.span.start, tensor.span.end
+    return tensor.start, tensor.end
 
 
 def _clusters(reaches: Iterable[_Reach]) -> Iterator[list[_Reach]]:

@@ -5,6 +5,7 @@ It works on strings only and knows nothing about tensors.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
@@ -55,6 +56,7 @@ def _template(name: str) -> tuple[str | None, ...]:
     return tuple(None if _is_number(part) else part for part in name.split("."))
 
 
+@lru_cache(maxsize=4096)
 def _is_number(part: str) -> bool:
     """Return whether a part is an index: digits without leading zeros, so that the number gives the same text."""
     return part.isascii() and part.isdigit() and len(part) <= _DIGITS and str(int(part)) == part

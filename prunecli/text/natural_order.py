@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from string import digits
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def _key(name: str, node: dict[str | None, Any]) -> list[tuple[int, int, str]]:
     key = []
     for token in _TOKEN.findall(name[:_LONGEST]):
         rank, child = node.setdefault(token, (len(node), {}))
-        number = int(token) if token[0].isdigit() and len(token) <= 18 else None
+        number = int(token) if token[0] in digits and len(token) <= 18 else None
         if number is not None:
             rank = node.setdefault(None, rank)  # all numbers of a place stand where the first one stands
         key.append((rank, number or 0, token))

@@ -74,13 +74,13 @@ class StackMachine:
             raise ValueError(str(error)) from error
 
     def _follow(self, stream: IO[bytes]) -> None:
-        opcodes, code = self.opcodes, b""
+        find, read, code = self.opcodes.get, stream.read, b""
         self.tell = stream.tell
         while code != STOP:
-            code = stream.read(1)
-            if code not in opcodes:
+            code = read(1)
+            if (found := find(code)) is None:
                 raise ValueError(opcode_error(code))
-            argument, step = opcodes[code]
+            argument, step = found
             step(self, argument(stream) if argument else None)
             self.opcode_count += 1
             if self.opcode_count > MAX_OPCODES:
@@ -171,7 +171,9 @@ class StackMachine:
         """Store the top item in the memo, at the next free index if `index` is None."""
         if len(self.memo) >= MAX_MEMO:
             raise ValueError(f"there are more than {MAX_MEMO:,} memo entries")
-        self.spend(1)
+        self.units += 1
+        if self.units > FREE_UNITS:
+            self.spend(0)
         self.memo[len(self.memo) if index is None else index] = self.stack[-1]
 
 

@@ -6,7 +6,7 @@ byte strings become their positions. Nothing is imported or called, so a hostile
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from prunecli.formats.pickle.global_names import renamed
 from prunecli.formats.pickle.keys import Key, encoded_key, key_of
 from prunecli.formats.pickle.machine import StackMachine, opcodes_of
 from prunecli.formats.pickle.opcodes import Blob
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

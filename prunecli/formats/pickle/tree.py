@@ -6,12 +6,12 @@ The walk is iterative, visits cycles and shared parts in bounded time, and reads
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.formats.pickle.leaves import is_leaf
 from prunecli.formats.pickle.opcodes import Blob
 from prunecli.formats.pickle.reader import Call, Key, Persistent
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

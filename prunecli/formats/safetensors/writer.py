@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import BITS
@@ -11,6 +10,7 @@ from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.safetensors.reader import FORMAT_LIMIT
 from prunecli.io.arrangement import Move, OutputFile, movable
 from prunecli.text.escape import quoted
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

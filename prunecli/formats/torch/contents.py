@@ -11,6 +11,7 @@ from prunecli.formats.pickle.contents import Source, entries
 from prunecli.formats.pickle.extras import extras_below
 from prunecli.formats.pickle.leaves import unwrapped
 from prunecli.formats.pickle.reader import Call, Persistent, read_pickle
+from prunecli.formats.torch.data_pickle import read_data_pickle
 from prunecli.formats.torch.legacy import read_legacy
 from prunecli.formats.torch.packed import open_zip
 from prunecli.formats.torch.reader import zip_storages
@@ -57,7 +58,7 @@ def zip_extras(file: BinaryIO, label: str, names: Collection[str]) -> Extras:
     """Return what a zip holds besides the tensors `names`: entries of data.pkl, and unknown records."""
     opened = open_zip(file, label)
     archive = torch_archive(opened.file, opened.records, label)
-    pickle = read_pickle(io.BytesIO(archive.read("data.pkl")), label)
+    pickle = read_data_pickle(archive)
     found = extras_below(pickle.value, names)
     known = (*_INTERPRETED, "data/", ".")
     others = [(f"record {name}", "bytes") for name in archive.records if not name.startswith(known)]

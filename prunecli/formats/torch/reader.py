@@ -5,7 +5,6 @@ Nothing is unpickled and no tensor data is read.
 
 from __future__ import annotations
 
-import io
 import os
 from collections import defaultdict
 from dataclasses import replace
@@ -15,8 +14,9 @@ from prunecli.checkpoint import OUTSIDE
 from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.listing import Listing
 from prunecli.formats.pickle.leaves import other_kind, unwrapped
-from prunecli.formats.pickle.reader import Call, read_pickle
+from prunecli.formats.pickle.reader import Call
 from prunecli.formats.pickle.tensors import with_tensors
+from prunecli.formats.torch.data_pickle import read_data_pickle
 from prunecli.formats.torch.export import is_exported, read_exported
 from prunecli.formats.torch.format import TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
 from prunecli.formats.torch.legacy import read_legacy
@@ -61,7 +61,7 @@ def _read_records(file: BinaryIO, records: dict[str, Record], label: str, keys: 
     archive = torch_archive(file, records, label)
     if "data.pkl" not in archive.records:
         raise CheckpointError(f"{label} is a zip, but not one of torch: it has no data.pkl in {archive.folder!r}")
-    pickle = _read_pickle(archive)
+    pickle = read_data_pickle(archive)
     storages = zip_storages(pickle, archive)
     listing = Listing(TORCH_ZIP.name, (), archive.checksums("data/"), notes=archive.notes)
     if not is_script(records):
@@ -141,15 +141,6 @@ def _exported(file: BinaryIO, records: dict[str, Record], label: str, keys: Sequ
         )
     listing = read_exported(file, records, label)
     return replace(listing, tensors=_mark_disputed(listing.tensors))
-
-
-def _read_pickle(archive: Archive) -> Pickle:
-    data = archive.read("data.pkl")
-    stream = io.BytesIO(data)
-    pickle = read_pickle(stream, archive.label)
-    if extra := len(data) - stream.tell():
-        raise CheckpointError(f"{archive.label} is damaged: data.pkl has {extra:,} bytes after its pickle")
-    return pickle
 
 
 def zip_storages(pickle: Pickle, archive: Archive) -> dict[Persistent, Storage]:

@@ -5,7 +5,6 @@ Works on symbolic values and returns metadata. Nothing is called, and no file is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.leaves import _MODULES, STRIDED, wrappers
 from prunecli.formats.pickle.reader import Call, Global, Persistent
 from prunecli.formats.pickle.tensors import check_size, dimensions, usual_strides
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Checksum
 from prunecli.errors import CheckpointError
 from prunecli.io.crc32 import crc32
 from prunecli.text.escape import quoted
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -5,10 +5,10 @@ torch and Python's pickle module are not needed: a state_dict takes a dozen opco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import BITS, TORCH_DTYPES
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

@@ -6,12 +6,12 @@ The bytes are those that torch.save writes for the same object and path, but for
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.formats.zip.aligned import placed, total_size, trailing
 from prunecli.io.arrangement import Move, OutputFile, Record
 from prunecli.io.crc32 import crc32
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

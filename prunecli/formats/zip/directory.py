@@ -10,7 +10,6 @@ import os
 import shlex
 import struct
 import zipfile
-from dataclasses import dataclass
 from struct import unpack_from
 from typing import BinaryIO
 
@@ -37,6 +36,7 @@ from prunecli.formats.zip.structs import (
     local_header,
     split_end,
 )
+from prunecli.values import dataclass
 
 # the exceptions that zipfile and struct raise for damaged zips
 _UNREADABLE = (

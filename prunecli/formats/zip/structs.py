@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct, pack, pack_into, unpack_from
 from typing import NamedTuple
+
+from prunecli.values import dataclass
 
 ENCRYPTED = 0x2041
 """Bits 0, 6 and 13 of the flags: the record is encrypted."""
@@ -98,12 +99,14 @@ class Descriptor:
     @property
     def layout(self) -> Struct:
         """Signature, CRC, stored and uncompressed size."""
-        return Struct(f"<{len(self.signature)}sL{self.sizes}")
+        return _LAYOUTS[len(self.signature), self.sizes]
 
     def pack(self, crc: int, packed: int, size: int) -> bytes:
         """Return the bytes of the descriptor."""
         return self.layout.pack(self.signature, crc, packed, size)
 
+
+_LAYOUTS = {(length, sizes): Struct(f"<{length}sL{sizes}") for length in (0, 4) for sizes in ("LL", "QQ")}
 
 DESCRIPTORS = tuple(Descriptor(signature, sizes) for sizes in ("LL", "QQ") for signature in (b"PK\7\b", b""))
 """All layouts of a data descriptor. A zip does not say which one it has."""

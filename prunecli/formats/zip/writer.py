@@ -5,7 +5,6 @@ zip64 fields are written where they are needed. The content of the records is no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import pack
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -26,6 +25,7 @@ from prunecli.formats.zip.structs import (
     end_records,
     join_extra,
 )
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,12 +1,12 @@
-"""A decorator for frozen dataclasses that is quick to import.
+"""A decorator for frozen dataclasses that is quick to import, and whose objects are quick to make.
 
 `dataclasses.dataclass` writes and compiles six methods for each class, which for the hundred classes of a small run
-takes a fifth of its time. Here only the constructor is compiled. Everything else is the same: fields, `replace`,
-equality, hashes, text, errors on assignment, and copies.
+takes a fifth of its time. Here only the constructor is compiled, when the first object is made. Everything else is the
+same: fields, `replace`, equality, hashes, text, errors on assignment, and copies.
 
 The constructor of Python's classes calls a function for each field, which for ten thousand tensors takes longer than
-their weights. Here, a class with many fields is derived from one whose fields can be assigned, and a new object is of
-that class until it has all of them.
+their weights. Here, a class is derived from one whose fields can be assigned, and a new object is of that class until
+it has all of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["dataclass"]
 
 if TYPE_CHECKING:
+    import inspect
     from collections.abc import Callable
     from dataclasses import dataclass
 else:
@@ -35,8 +36,8 @@ _KNOWN = {"frozen", "slots", "eq", "repr"}
 
 _REFUSED = {"__eq__", "__hash__", "__setattr__", "__delattr__"}
 
-_MANY = 4
-"""The fewest fields for which another class is worth its time."""
+_CLASS = vars(object)["__class__"]
+"""The attribute that changes the class of an object, also of one whose attributes cannot be set."""
 
 _FACTORY = object()
 """The default of a parameter whose field has a factory."""
@@ -51,24 +52,20 @@ def _frozen(cls: type, *, eq: bool, text: bool) -> type:
     fields = dataclasses.fields(made)
     if not all(field.init and not field.kw_only and field.hash is None for field in fields):
         raise TypeError(f"{cls.__name__} has fields for which dataclasses.dataclass is needed")
-    names = tuple(field.name for field in fields)
-    opened, made = made, _derived(made) if len(fields) >= _MANY else made
-    methods: dict[str, Any] = {"__init__": _constructor(opened, made, fields), **_STATE}
+    methods: dict[str, Any] = {"__init__": _init, **_STATE, **_assignments(frozenset(field.name for field in fields))}
     if eq:
         methods |= _comparisons(tuple(field.name for field in fields if field.compare))
     if text:
         methods["__repr__"] = _repr_of(tuple(field.name for field in fields if field.repr))
-    methods |= _assignments(made, frozenset(names))
-    for name, method in methods.items():
-        if name not in own:
-            setattr(made, name, method)
-    return made
+    return _derived(made, {name: method for name, method in methods.items() if name not in own})
 
 
-def _derived(opened: type) -> type[Any]:
-    """Return a class without fields of its own that looks like `opened`, from which it is derived."""
+def _derived(opened: type, methods: dict[str, Any]) -> type[Any]:
+    """Return a class with these methods, without fields of its own, that looks like `opened`, its base."""
     copied = {name: value for name in _COPIED if (value := vars(opened).get(name)) is not None}
-    made = type(opened)(opened.__name__, (opened,), {**copied, "__slots__": ()})
+    made = type(opened)(
+        opened.__name__, (opened,), {**copied, **methods, "__slots__": (), "__signature__": _Signature()}
+    )
     made.__slots__ = opened.__slots__  # type: ignore[attr-defined]
     return made
 
@@ -76,22 +73,47 @@ def _derived(opened: type) -> type[Any]:
 _COPIED = ("__annotations__", "__doc__", "__module__", "__qualname__")
 
 
-def _constructor(opened: type, cls: type, fields: tuple[dataclasses.Field[Any], ...]) -> Callable[..., None]:
-    """Compile `__init__` of `cls`, whose fields can be assigned while an object is of the class `opened`."""
-    parameters, values, names = [], {}, {"_set": object.__setattr__, "_factory": _FACTORY}
-    for field in fields:
+class _Signature:
+    """The signature of a class, whose constructor may not be compiled yet."""
+
+    def __get__(self, value: object, cls: type) -> inspect.Signature:
+        """Compile the constructor; AttributeError for a class that is derived without being a dataclass."""
+        import inspect  # noqa: PLC0415 - it is not needed to make classes
+
+        if "__signature__" not in vars(cls):
+            raise AttributeError
+        signature = inspect.signature(_constructor(cls))
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _init(self: object, *values: object, **named: object) -> None:
+    """Compile the constructor, and call it."""
+    cls = next(cls for cls in type(self).__mro__ if vars(cls).get("__init__") is _init)
+    method = cls.__init__ = _constructor(cls)  # type: ignore[misc]
+    method(self, *values, **named)
+
+
+def _constructor(cls: type) -> Callable[..., None]:
+    """Compile `__init__` of a class."""
+    parameters, values = [], {}
+    names = {
+        "_class": cls,
+        "_opened": cls.__base__,
+        "_change": object.__dict__["__class__"].__set__,
+        "_each": _set_each,
+    }
+    for field in dataclasses.fields(cls):
         name = values[field.name] = field.name
         if field.default is not dataclasses.MISSING:
             names[f"_default_{name}"] = field.default
             parameters.append(f"{name}=_default_{name}")
         elif field.default_factory is not dataclasses.MISSING:
-            names[f"_make_{name}"] = field.default_factory
+            names |= {f"_make_{name}": field.default_factory, "_factory": _FACTORY}
             parameters.append(f"{name}=_factory")
             values[name] = f"_make_{name}() if {name} is _factory else {name}"
         else:
             parameters.append(name)
-    names |= {"_class": cls, "_opened": opened, "_change": object.__dict__["__class__"].__set__, "_each": _set_each}
-    body = "\n".join(_assignments_of(values) if opened is cls else _assignments_in_turn(values))
+    body = "\n".join(_assignments_in_turn(values))
     if hasattr(cls, "__post_init__"):
         body += "\n  self.__post_init__()"
     source = f"def make({', '.join(names)}):\n def __init__(self, {', '.join(parameters)}):\n{body}\n return __init__"
@@ -99,17 +121,15 @@ def _constructor(opened: type, cls: type, fields: tuple[dataclasses.Field[Any], 
     exec(source, vars(sys.modules[cls.__module__]), place)  # noqa: S102 - of names of fields alone
     method: Callable[..., None] = place["make"](**names)
     method.__qualname__ = f"{cls.__qualname__}.__init__"
-    method.__annotations__ = {field.name: field.type for field in fields} | {"return": None}
+    method.__annotations__ = {field.name: field.type for field in dataclasses.fields(cls)} | {"return": None}
     return method
 
 
-def _assignments_of(values: dict[str, str]) -> list[str]:
-    """Return the lines that set each field to the value of an expression."""
-    return [f"  _set(self, {name!r}, {value})" for name, value in values.items()] or ["  pass"]
-
-
 def _assignments_in_turn(values: dict[str, str]) -> list[str]:
-    """Return the lines that do so while the object is of the class `_opened`; an object of a derived class stays."""
+    """Return the lines that set each field to the value of an expression, while the object is of the class `_opened`.
+
+    An object of a class that is derived from `_class` stays what it is.
+    """
     return [
         *(f"  {name} = {value}" for name, value in values.items() if name != value),
         "  if self.__class__ is not _class:",
@@ -123,8 +143,8 @@ def _assignments_in_turn(values: dict[str, str]) -> list[str]:
 
 def _set_each(self: object, *values: object) -> None:
     """Set the fields of an object of a derived class, which may have an attribute dict."""
-    for name, value in zip(self.__dataclass_fields__, values, strict=True):  # type: ignore[attr-defined]
-        object.__setattr__(self, name, value)
+    for field, value in zip(dataclasses.fields(self), values, strict=True):  # type: ignore[arg-type]
+        object.__setattr__(self, field.name, value)
 
 
 def _comparisons(names: tuple[str, ...]) -> dict[str, Any]:
@@ -157,16 +177,16 @@ def _repr_of(names: tuple[str, ...]) -> Callable[[object], str]:
     return __repr__
 
 
-def _assignments(cls: type, names: frozenset[str]) -> dict[str, Any]:
+def _assignments(names: frozenset[str]) -> dict[str, Any]:
     """Return the methods that refuse to change a field."""
 
     def __setattr__(self: object, name: str, value: object) -> None:  # noqa: N807
-        if type(self) is cls or name in names:
+        if vars(type(self)).get("__setattr__") is __setattr__ or name in names:
             raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
         object.__setattr__(self, name, value)
 
     def __delattr__(self: object, name: str) -> None:  # noqa: N807
-        if type(self) is cls or name in names:
+        if vars(type(self)).get("__delattr__") is __delattr__ or name in names:
             raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
         object.__delattr__(self, name)
 

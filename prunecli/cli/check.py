@@ -105,6 +105,9 @@ def check(
     """
     _refuse_pipes(ckpts, same_structure_as, only_zeros_added_since)
     shown = view(top, all_tensors=all_tensors, json=json)
+    sparsities = (min_sparsity, max_sparsity, min_tensor_sparsity, max_tensor_sparsity)
+    if not any((*sparsities, pattern, converter, finite, no_all_zero, same_structure_as, only_zeros_added_since)):
+        raise UsageError("check needs a condition", hint=Argument("min_sparsity", "50%"))
     from prunecli.inspection.conditions import Finite, NoAllZero, OnlyZerosAdded, SameStructure
 
     conditions = [
@@ -119,9 +122,6 @@ def check(
         *([] if same_structure_as is None else [SameStructure(same_structure_as)]),
         *([] if only_zeros_added_since is None else [OnlyZerosAdded(only_zeros_added_since)]),
     ]
-    if not conditions:
-        raise UsageError("check needs a condition", hint=Argument("min_sparsity", "50%"))
-
     from prunecli.inspection.check import check as check_checkpoint
     from prunecli.inspection.check_text import findings_json, write_findings
 

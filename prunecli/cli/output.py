@@ -12,7 +12,7 @@ from prunecli.distributed.current import processes
 from prunecli.errors import Argument, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from typing import TextIO
 
@@ -64,7 +64,17 @@ def check_force(*paths: Path | None, force: bool) -> None:
 def check_page(html: Path | None, *, force: bool, others: Iterable[Path]) -> None:
     """Raise before the work where the page cannot be written after it."""
     if html is not None:
+        check_suffix(html, "html", "page", (".html", ".htm"))
         check_export(Argument("html", "page.html"), html, force=force, others=others)
+
+
+def check_suffix(path: Path, argument: str, noun: str, suffixes: Sequence[str]) -> None:
+    """Raise UsageError where the suffix of `path` belongs to another format; a path may have none."""
+    from prunecli.text.escape import printable
+
+    if path.suffix.lower() not in {*suffixes, ""}:
+        example = Argument(argument, printable(str(path.with_suffix(suffixes[0]))))
+        raise UsageError(f"a {noun} is written as {suffixes[0]}, not {printable(path.suffix)!r}", hint=example)
 
 
 def write_page(html: Path, text: str, *, force: bool) -> None:

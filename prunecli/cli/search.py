@@ -77,6 +77,8 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
     from prunecli.formats.output_names import default_output
     from prunecli.tuning.trials import default_state
 
+    if arguments.evaluate is None and arguments.max_drop is None:
+        evaluation.required(arguments.ckpt, None)
     limit = _limit(arguments.max_drop)
     if arguments.output == "-":
         raise UsageError("a search prints its tries on standard output, so the checkpoint needs a file", hint="-o PATH")

@@ -12,7 +12,7 @@ import typer  # noqa: TC002 - Typer evaluates annotations
 from prunecli.cli import evaluation, options, parsers, strategy_arguments
 from prunecli.cli.command_list import OUTPUT
 from prunecli.cli.evaluation import Table
-from prunecli.cli.output import check_drawing, check_export, write_figure
+from prunecli.cli.output import check_drawing, check_export, check_suffix, write_figure
 from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import printable
@@ -122,6 +122,9 @@ def _sweep(
 def _check_exports(arguments: Arguments, state: Path) -> None:
     """Raise before the work if a table, a page or a figure cannot be written after it."""
     exports = [("csv", arguments.csv), ("html", arguments.html)]
+    for (name, path), noun in zip(exports, ("table", "page"), strict=True):
+        if path is not None:
+            check_suffix(path, name, noun, (f".{name}",))
     if arguments.figure is None and not any(path for _, path in exports):
         return
     from prunecli.formats.open import open_checkpoint

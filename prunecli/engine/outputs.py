@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, OutputError, UsageError
-from prunecli.formats.output_names import default_output, default_report
+from prunecli.formats.output_names import check_mask_suffix, default_output, default_report
 from prunecli.formats.own_files import is_report_of
 from prunecli.io.publish import UnflushedError, publish_bytes
 from prunecli.io.targets import (
@@ -56,6 +56,8 @@ class OutputRequest:
         if self.mask_out is not None and str(self.mask_out) in {"", "-"}:
             hint = Argument("mask_out", "mask.safetensors")
             raise UsageError("the mask needs a path, because it cannot go to a pipe", hint=hint)
+        if self.mask_out is not None:
+            check_mask_suffix(self.mask_out)
         refuse_both(self.output, in_place=self.in_place)
 
 

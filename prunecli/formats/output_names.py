@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import PathLike
-from prunecli.errors import Argument, CheckpointError, OutputError
+from prunecli.errors import Argument, CheckpointError, OutputError, UsageError
 from prunecli.formats.gguf.format import GGUF
 from prunecli.formats.hdf5.format import HDF5
 from prunecli.formats.npy.format import NPY, NPZ
@@ -69,6 +69,17 @@ def default_report(output: PathLike) -> Path:
     if path.name in {"", ".."}:
         path = Path(os.path.realpath(path))
     return path.with_name(f"{path.name}.report.json") if path.name else path / "report.json"
+
+
+def check_mask_suffix(mask: PathLike) -> None:
+    """Raise UsageError for a mask whose suffix belongs to another format: a mask is a safetensors file."""
+    path = Path(mask)
+    others = (_KNOWN | _FOREIGN).difference(SUFFIXES[SAFETENSORS.family])
+    if path.suffix.lower() in others:
+        raise UsageError(
+            f"{printable(str(path))} would not be what its suffix says: a mask is a safetensors file",
+            hint=Argument("mask_out", printable(str(path.with_suffix(".safetensors")))),
+        )
 
 
 def check_format(checkpoint: Checkpoint, output: Path) -> None:

@@ -6,12 +6,14 @@ assert all(finding.holds for finding in findings)
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from prunecli.errors import UsageError
 from prunecli.inspection.checked import CheckedCheckpoint
 from prunecli.inspection.passes import Passes, opened
 from prunecli.selection.select import Selector
+from prunecli.text.escape import printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,10 +64,22 @@ def check(  # noqa: PLR0913 - one keyword for each option
         SelectionError: If a pattern matches nothing or a condition fits no tensor.
         CheckpointError: If a checkpoint cannot be read.
     """
-    if not conditions:
-        raise UsageError("check needs a condition", hint="pass a list such as [MinSparsity(0.5), Finite()]")
+    _require_conditions(conditions)
     selector = Selector(include, exclude, min_dim, min_numel, layout or {})
     checked = CheckedCheckpoint(Passes(opened(path, key, label), threads, progress), selector, key)
     if progress is not None:
         progress.expect({condition.phase: checked.bytes_of(condition.phase) for condition in conditions})
     return tuple(finding for condition in conditions for finding in condition.judge(checked))
+
+
+def _require_conditions(conditions: object) -> None:
+    """Raise UsageError unless `conditions` is a list of at least one condition."""
+    hint = "pass a list such as [MinSparsity(0.5), Finite()]"
+    if not isinstance(conditions, Collection) or isinstance(conditions, (str, bytes)):
+        shown = printable(shortened(repr(conditions), 80))
+        raise UsageError(f"the conditions are a list, not {shown}", hint=hint)
+    if not conditions:
+        raise UsageError("check needs a condition", hint=hint)
+    for condition in conditions:
+        if not hasattr(condition, "judge"):
+            raise UsageError(f"{printable(shortened(repr(condition), 80))} is no condition", hint=hint)

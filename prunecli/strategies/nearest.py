@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from math import isfinite
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument
@@ -15,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def nearest_amount(text: str) -> float | str:
-    """Return the amount that is nearest to `text`, as a fraction or a percentage; 0.5 where it has no number."""
+    """Return the amount that is nearest to `text`, as a fraction or a percentage; 0.5 where it has no number.
+
+    It is 0.5 beyond 100% too: a hint that zeroes all weights ruins the model.
+    """
     compact = re.sub(r"[\s_]", "", text[:40].lower()).replace(",", ".")
     match = re.fullmatch(r"[-+]?(\d{0,9}\.?\d{0,9})(?:/(\d{1,9}))?(%|percent|pct)?", compact, re.ASCII)
     if match is None or not match[1].strip(".") or match[2] == "0" or len(text) > 40:
@@ -23,20 +25,20 @@ def nearest_amount(text: str) -> float | str:
     value = Decimal(match[1]) / int(match[2] or 1)
     if match[3] is None and value <= 1:
         return float(value)
-    return f"{min(value, Decimal(100)):f}%"
+    return f"{value:f}%" if value <= 100 else 0.5
 
 
 def nearest_fraction(amount: float) -> float:
-    """Return the fraction that is nearest to `amount`: 0.5 for 50, 0.1 for -0.1."""
+    """Return the fraction that is nearest to `amount`: 0.5 for 50, 0.1 for -0.1, and 0.5 beyond 100."""
     size = abs(amount)
     if size <= 1:
         return size
-    return size / 100 if size <= 100 else 1.0 if isfinite(size) else 0.5
+    return size / 100 if size <= 100 else 0.5
 
 
 def nearest_percentile(q: float) -> Argument:
-    """Return `q` without its sign, and at most 100."""
-    near = min(abs(q), 100.0) if isfinite(q) else 60.0
+    """Return `q` without its sign; 60 beyond 100."""
+    near = abs(q) if abs(q) <= 100 else 60.0
     return Argument("q", int(near) if near.is_integer() else near)
 
 

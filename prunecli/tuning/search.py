@@ -7,7 +7,7 @@ may also stay within the limit. The metric of the result was always measured.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from prunecli.errors import Argument, UsageError
 from prunecli.formats.output_names import default_output
 from prunecli.selection.select import Selector
 from prunecli.tuning.evaluate import EvaluationError
-from prunecli.tuning.trials import set_up, trials
+from prunecli.tuning.trials import check_maker, set_up, trials
 from prunecli.tuning.watch import NoWatch, Watch
 
 if TYPE_CHECKING:
@@ -205,9 +205,8 @@ def search(  # noqa: PLR0913 - one keyword for each option
         EvaluationError: If the evaluation fails, or the metric of the unpruned checkpoint is not finite.
         PruneError: If the checkpoint cannot be read or pruned, or an output cannot be written.
     """
-    limit = max_drop if isinstance(max_drop, Decimal) else Decimal(str(max_drop))
-    goal, grid = MetricGoal(limit, higher_is_better), AmountGrid(tolerance, tries)
-    strategy(0.0)  # raises UsageError for wrong parameters before any work
+    goal, grid = MetricGoal(_exact(max_drop), higher_is_better), AmountGrid(tolerance, tries)
+    check_maker(strategy)
     setup = set_up(path, evaluate, metric, Selector(include, exclude, min_dim, min_numel), key, watch)
     target = default_output(path) if output is None else Path(output)
     if not dry_run:
@@ -223,6 +222,15 @@ def search(  # noqa: PLR0913 - one keyword for each option
         best = strategy(result.best.amount)
         report = prune(path, best, output=target, reports=reports, command=command, force=force, **setup.selection)
         return replace(result, report=report)
+
+
+def _exact(number: object) -> Decimal:
+    """Return the number that is written, so that a drop that equals the limit is within it; UsageError for others."""
+    try:
+        return Decimal(str(number))
+    except InvalidOperation:
+        message = f"the largest drop is a number in the metric's own units, not {number!r}"
+        raise UsageError(message, hint=Argument("max_drop", 0.01)) from None
 
 
 def bisect(

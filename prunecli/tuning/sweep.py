@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, UsageError
 from prunecli.selection.select import Selector
 from prunecli.strategies.amounts import parse_amount
-from prunecli.tuning.trials import set_up, trials
+from prunecli.text.escape import printable
+from prunecli.tuning.trials import check_maker, set_up, trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,17 +44,30 @@ class SweepPoint:
 def parse_amounts(text: str) -> tuple[float, ...]:
     """Return the amounts (0-1) in "0.5,80%", ascending and without duplicates; UsageError if one is malformed."""
     parts = [part.strip() for part in text.split(",")]
-    return tuple(sorted({_amount(parts, index) for index in range(len(parts))}))
-
-
-def _amount(parts: Sequence[str], index: int) -> float:
-    """Return the amount of one part; the hint of UsageError is the list with the nearest amount in its place."""
     try:
-        return parse_amount(parts[index], allow_whole=True)
+        return tuple(sorted({parse_amount(part, allow_whole=True) for part in parts}))
     except UsageError as error:
-        near = [str(error.hint_parts.value)] if isinstance(error.hint_parts, Argument) and parts[index] else []
-        fixed = ",".join([*parts[:index], *near, *parts[index + 1 :]])
+        fixed = ",".join(filter(None, map(_nearest, parts)))
         raise UsageError(str(error), hint=Argument("amounts", fixed) if fixed else _EXAMPLE) from None
+
+
+def _nearest(part: str) -> str:
+    """Return the amount that is nearest to a part of a list; "" for an empty part."""
+    try:
+        parse_amount(part, allow_whole=True)
+    except UsageError as error:
+        return str(error.hint_parts.value) if isinstance(error.hint_parts, Argument) and part else ""
+    return part
+
+
+def _check_amounts(amounts: object) -> None:
+    """Raise UsageError unless `amounts` is a list of numbers from 0 to 1."""
+    hint = Argument("amounts", [0.5, 0.8])
+    if not isinstance(amounts, Collection) or isinstance(amounts, str):
+        raise UsageError(f"the amounts are a list of numbers, not {printable(repr(amounts))}", hint=hint)
+    for amount in amounts:
+        if not (isinstance(amount, Real) and 0 <= float(amount) <= 1):
+            raise UsageError(f"the amount is 0 to 1, not {printable(repr(amount))}", hint=hint)
 
 
 def sweep(  # noqa: PLR0913 - one keyword for each option
@@ -103,10 +119,8 @@ def sweep(  # noqa: PLR0913 - one keyword for each option
         EvaluationError: If the evaluation fails.
         PruneError: If the checkpoint cannot be read or pruned, or the state file cannot be written.
     """
-    for amount in amounts:
-        if not 0 <= amount <= 1:
-            raise UsageError(f"the amount is 0 to 1, not {amount}", hint=_EXAMPLE)
-    strategy(0.0)  # raises UsageError for wrong parameters before any work
+    _check_amounts(amounts)
+    check_maker(strategy)
     setup = set_up(path, evaluate, metric, Selector(include, exclude, min_dim, min_numel), key, watch)
     points: list[SweepPoint] = []
     with trials(setup, state, fresh=fresh) as made:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.api import prune
 from prunecli.checkpoint import key_patterns
-from prunecli.errors import CheckpointError
+from prunecli.errors import CheckpointError, UsageError
 from prunecli.formats.open import open_checkpoint
 from prunecli.formats.output_names import default_output, default_report
 from prunecli.io.targets import check_writable_target
 from prunecli.io.temporary import make_directory, remove_stale_temporaries, removed_at_end, temporary_next_to
 from prunecli.selection.select import Selector, select
-from prunecli.text.escape import printable
+from prunecli.text.escape import printable, shortened
 from prunecli.tuning.evaluate import evaluation_of
 from prunecli.tuning.trial_file import Trial, as_json, file_identity, read_trials, write_trials
 from prunecli.tuning.watch import NoWatch, Watch
@@ -35,6 +35,17 @@ if TYPE_CHECKING:
 
 MakeStrategy: TypeAlias = "Callable[[float], Strategy]"
 """A function from an amount (0-1) to a strategy, such as `lambda amount: Global(amount=amount)`."""
+
+
+def check_maker(make: object) -> None:
+    """Raise UsageError unless `make` is a function from an amount to a strategy, and for its wrong parameters."""
+    if not callable(make):
+        name = type(make).__name__ if hasattr(make, "describe") else "Global"
+        raise UsageError(
+            f"a function from an amount to a strategy is needed, not {printable(shortened(repr(make), 80))}",
+            hint=f"lambda amount: prunecli.{name}(amount=amount)",
+        )
+    make(0.0)
 
 
 @dataclass(frozen=True, slots=True)

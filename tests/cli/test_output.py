@@ -101,7 +101,7 @@ def error_on_a_full_disk(arguments: list[str], folder: Path) -> list[str]:
     ("look", "phases"),
     [
         (lambda c, w: inspect(open_checkpoint(c), thresholds=True, progress=w), ["counting", "ranking"]),
-        (lambda c, w: inspect(open_checkpoint(c), hist="b.weight", progress=w), ["counting", "ranking"]),
+        (lambda c, w: inspect(open_checkpoint(c), hist="b.weight", progress=w), ["counting", "drawing"]),
         (lambda c, w: scan(open_checkpoint(c), progress=w), ["measuring"]),
         (lambda c, w: check(c, [Finite(), GroupPattern(2, 4)], progress=w), ["counting", "grouping"]),
         (lambda c, w: check(c, [OnlyZerosAdded(c)], progress=w), ["comparing"]),
@@ -277,3 +277,13 @@ def test_other_suffixes_of_the_same_format_are_accepted(output: str, prune: Prun
 
         assert prune("l1", path, "--amount", "0.5", "-f", "-o", tmp_path / output)[0] == 0
         assert prune("l1", path, "--amount", "0.5", "-f", "-o", tmp_path / f"other{suffix}")[0] == 0
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".npz", ".PT", ".onnx", ".gguf"])
+def test_a_mask_does_not_get_the_suffix_of_another_format(prune: Prune, suffix: str) -> None:
+    """A mask is a safetensors file: `--mask-out mask.pth` is refused, and the hint is the name that it can have."""
+    ran = prune("l1", "m.pth", "--amount", "0.5", "--mask-out", f"mask{suffix}")
+
+    assert (ran.code, ran.out) == (2, "")
+    assert f"mask{suffix} would not be what its suffix says: a mask is a safetensors file" in ran.err
+    assert "--mask-out mask.safetensors" in ran.err

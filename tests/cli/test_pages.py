@@ -53,6 +53,18 @@ def test_a_page_is_written(name: str, folder: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_a_page_has_the_suffix_html(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path with the suffix of another format is refused before the work."""
+    words = ["--html", str(folder / "page.csv")]
+
+    assert run(name, folder, *words) == 2
+    error = capsys.readouterr().err
+    assert "a page is written as .html, not '.csv'" in error
+    assert "page.html" in error
+    assert not (folder / "page.csv").exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_an_existing_page_stays(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without --force it is an error before the work; with it the page is replaced."""
     (folder / "page.html").write_text("mine")

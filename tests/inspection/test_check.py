@@ -71,6 +71,23 @@ def test_an_open_checkpoint_is_checked_without_opening_it_again(tmp_path: Path) 
     assert prunecli.check(prunecli.open_checkpoint(path), [MinSparsity(0.5), NoAllZero()]) == findings
 
 
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        (MinSparsity(0.5), r"the conditions are a list, not MinSparsity\("),
+        ("finite", "the conditions are a list, not 'finite'"),
+        (["finite"], "'finite' is no condition"),
+        ([None], "None is no condition"),
+    ],
+)
+def test_wrong_conditions_are_one_sentence(tmp_path: Path, conditions: object, message: str) -> None:
+    """What is no list of conditions is refused, with a list as the hint."""
+    with pytest.raises(UsageError, match=message) as raised:
+        check(tmp_path / "m.safetensors", conditions)  # type: ignore[arg-type]
+
+    assert raised.value.hint == "pass a list such as [MinSparsity(0.5), Finite()]"
+
+
 def test_a_check_needs_a_condition(tmp_path: Path) -> None:
     """Without a condition nothing is checked, which is an error."""
     with pytest.raises(UsageError, match="needs a condition"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,10 +13,13 @@ from support.evaluation import density_of, globally, names
 
 import prunecli
 from prunecli.errors import UsageError
+from prunecli.strategies.unstructured import Global
+from prunecli.tuning.search import search
 from prunecli.tuning.sweep import SweepPoint, parse_amounts, sweep
 from prunecli.tuning.sweep_text import bars
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -69,3 +73,28 @@ def test_bars_rise_with_the_metric(metrics: list[Decimal]) -> None:
     pairs = sorted((float(m), n) for m, n in zip(metrics, lengths, strict=True) if m.is_finite())
     assert [n for _, n in pairs] == sorted(n for _, n in pairs)
     assert all(n == 0 for m, n in zip(metrics, lengths, strict=True) if m.is_nan())
+
+
+@pytest.mark.parametrize("amounts", [0.5, "0.5", [50], ["x"], [None], [float("nan")]])
+def test_wrong_amounts_are_one_sentence(ckpt: Path, amounts: object) -> None:
+    """Amounts that are no list of numbers from 0 to 1 are refused before any work, with a list as the hint."""
+    with pytest.raises(UsageError) as raised:
+        sweep(ckpt, lambda amount: Global(amount=amount), lambda _: 1.0, amounts=amounts)  # type: ignore[arg-type]
+
+    assert raised.value.hint == "amounts=[0.5, 0.8]"
+
+
+@pytest.mark.parametrize("strategy", ["global", 0.5, None, Global(amount=0.5)])
+@pytest.mark.parametrize("run", [sweep, partial(search, max_drop=0.1)])
+def test_a_strategy_in_place_of_a_function_is_refused(ckpt: Path, run: Callable[..., object], strategy: object) -> None:
+    """The hint is a function from an amount to the strategy."""
+    with pytest.raises(UsageError, match="a function from an amount to a strategy is needed") as raised:
+        run(ckpt, strategy, lambda _: 1.0)
+
+    assert raised.value.hint == "lambda amount: prunecli.Global(amount=amount)"
+
+
+def test_a_drop_that_is_no_number_is_refused(ckpt: Path) -> None:
+    """The largest drop is a number."""
+    with pytest.raises(UsageError, match="the largest drop is a number"):
+        search(ckpt, Global, lambda _: 1.0, max_drop="x")  # type: ignore[arg-type]

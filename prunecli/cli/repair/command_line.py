@@ -30,13 +30,17 @@ _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?%?", re.IGNORECASE
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option of a command. `name` is its parameter; `flags` are its spellings, the longest first."""
+    """An option of a command. `name` is its parameter; `flags` are its spellings, the longest first.
+
+    `own` is whether the help lists it among the command's own options, and not among those of several commands.
+    """
 
     name: str
     flags: tuple[str, ...]
     has_value: bool
     repeatable: bool
     metavar: str
+    own: bool
 
     @property
     def flag(self) -> str:
@@ -161,7 +165,7 @@ def _described(name: str, words: Sequence[str]) -> Command:
         tuple(info.metavar or "" for _, info in arguments),
         any(_is_list(kind) for kind, _ in arguments),
         tuple(
-            Option(own, _flags(info), kind is not bool, _is_list(kind), info.metavar or "")
+            Option(own, _flags(info), kind is not bool, _is_list(kind), info.metavar or "", not info.rich_help_panel)
             for own, (kind, info) in options.items()
         ),
     )

@@ -15,23 +15,21 @@ from prunecli.cli.repair.command_line import (
     Item,
     Option,
     command_for,
-    described,
     exists,
-    is_flag,
     is_number,
     rehearse,
 )
 from prunecli.cli.repair.draft import Draft
+from prunecli.cli.repair.elsewhere import is_known, key_of, place_option, renamed
 from prunecli.cli.repair.extra_words import place_extra_word
 from prunecli.cli.repair.forgotten import name_the_command
-from prunecli.cli.repair.synonyms import CHECKPOINTS, COMMANDS, DEVICES, EXAMPLES, KEPT, OPTIONS
+from prunecli.cli.repair.synonyms import CHECKPOINTS, COMMANDS, EXAMPLES, KEPT, OPTIONS
 from prunecli.errors import Argument
 from prunecli.text.closest import closest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from prunecli.cli.repair.command_line import Command
 
 _HELP = {"-h", "--help"}
 _STEPS = 30
@@ -168,7 +166,7 @@ def _kept_part(draft: Draft) -> Draft | None:
     """Replace the part of the weights to keep, as in `--density 0.3`, by the amount to prune."""
     items = draft.items()
     words = [item.words[0].partition("=") for item in items] + [("", "", "")]
-    index = next((i for i, item in enumerate(items) if item.unknown and _key(words[i][0]) in KEPT), None)
+    index = next((i for i, item in enumerate(items) if item.unknown and key_of(words[i][0]) in KEPT), None)
     if index is None or draft.command.of_name("amount") is None:
         return None
     _, is_joined, joined = words[index]
@@ -197,71 +195,42 @@ def _unknown_option(draft: Draft) -> Draft | None:
     after = [item.words[0] for item in items[index + 1 : index + 2]]
     if word == "-k" and not is_number("".join((*joined, *after)[:1])):
         word = "--key"
-    if (new := _renamed(draft.command, word)) is not None:
+    is_cast = {"fp16", "bf16"} & {*joined, *after}  # `--to` names an output too
+    if (new := renamed(draft.command, word)) is not None and not is_cast:
         return draft.with_items([*items[:index], Item((*new, *joined)), *items[index + 1 :]])
-    key = _key(word)
+    key = key_of(word)
     if key in CHECKPOINTS:
         return draft.with_items([*items[:index], *(Item((v,)) for v in joined), *items[index + 1 :]])
-    return _named_by_flag(draft, index) or _other_command(draft, word) or _misspelt(draft, index)
-
-
-def _renamed(command: Command, word: str) -> tuple[str, ...] | None:
-    """Return the option that has another name or spelling here."""
-    key = _key(word)
-    if (option := command.of_flag(f"--{key}")) is not None:
-        return (option.flag,)
-    if (device := command.of_name("device")) is not None and key in DEVICES:
-        return device.flag, DEVICES[key]
-    for name in OPTIONS.get(key, ()):
-        # For a strategy this is a gate on the result, and not what it does.
-        is_gate = name == "min_sparsity" and command.name != "check"
-        if not is_gate and (option := command.of_name(name)) is not None:
-            return (option.flag,)
-    return None
+    return _named_by_flag(draft, index) or place_option(draft, index, word) or _misspelt(draft, index)
 
 
 def _named_by_flag(draft: Draft, index: int) -> Draft | None:
     """Return the draft with the strategy that a flag names: `l1 --global`."""
     items = draft.items()
-    key = _key(items[index].words[0])
+    key = key_of(items[index].words[0])
     name = COMMANDS.get(key, key)
     if name not in PRUNING or draft.command.name not in PRUNING:
         return None
     return replace(draft, words=(name, *draft.words[1:])).with_items([*items[:index], *items[index + 1 :]])
 
 
-def _other_command(draft: Draft, word: str) -> Draft | None:
-    """Return the draft with the command that has this option and all the others."""
-    if draft.command.name in VARIED:
-        return None
-    flags = {item.words[0].partition("=")[0] for item in draft.items() if is_flag(item.words[0])} - {word}
-    for name in (name for name in command_list.COMMANDS if name not in VARIED):
-        other = described(name)
-        has_word = other.of_flag(word) or _renamed(other, word)
-        if has_word and all(map(other.of_flag, flags)):
-            return replace(draft, words=(name, *draft.words[1:]))
-    return None
-
-
 def _misspelt(draft: Draft, index: int) -> Draft | None:
-    """Replace an unknown option by the most similar one."""
+    """Replace an unknown option by the most similar one; an option of another command is not misspelt."""
     items, command = draft.items(), draft.command
     word, has_value, value = items[index].words[0].partition("=")
+    if is_known(word):
+        return None
     own = {flag[2:]: option.flag for option in command.options for flag in option.flags if flag.startswith("--")}
-    other = {key: new[0] for key in OPTIONS if len(key) > 3 and (new := _renamed(command, key)) is not None}
+    other = {key: new[0] for key in OPTIONS if len(key) > 3 and (new := renamed(command, key)) is not None}
     known = {**other, **own}
-    near = [key for key in own if len(_key(word)) > 2 and key.startswith(_key(word))]
+    near = [key for key in own if len(key_of(word)) > 2 and key.startswith(key_of(word))]
     if len(near) != 1:
-        near = closest(_key(word), known, cutoff=0.7)
+        near = closest(key_of(word), known, cutoff=0.7)
     if not near:
         return None
     return draft.with_items(
         [*items[:index], Item((known[near[0]], *([value] if has_value else []))), *items[index + 1 :]]
     )
-
-
-def _key(word: str) -> str:
-    return word.lstrip("-").lower().replace("_", "-")
 
 
 def _swapped(draft: Draft) -> Draft | None:
@@ -292,7 +261,7 @@ def _strategy(draft: Draft) -> Draft | None:
 
     known = strategy_functions()
     word = items[bare[1]].words[0]
-    near = closest(_key(word), known) if word not in known else []
+    near = closest(key_of(word), known) if word not in known else []
     if not near:
         return None
     items[bare[1]] = Item((near[0],))

@@ -44,7 +44,14 @@ def seen_by(name: str, parser: Any) -> Command:  # noqa: ANN401 - Typer's own
         tuple(p.metavar for p in arguments),
         any(p.nargs < 0 for p in arguments),
         tuple(
-            Option(p.name, tuple(sorted(p.opts, key=len, reverse=True)), not p.is_flag, p.multiple, p.metavar or "")
+            Option(
+                p.name,
+                tuple(sorted(p.opts, key=len, reverse=True)),
+                not p.is_flag,
+                p.multiple,
+                p.metavar or "",
+                not p.rich_help_panel,
+            )
             for p in options
         ),
     )

@@ -16,7 +16,9 @@ from safetensors.numpy import save_file
 from support.children import environment
 from support.command_line import Ran, save_two_layers, shell
 
+from prunecli.cli.command_list import PRUNING
 from prunecli.cli.main import main
+from prunecli.cli.repair.command_line import described
 from prunecli.cli.repair.draft import Draft
 from prunecli.cli.repair.meant import meant
 from prunecli.errors import UsageError
@@ -89,6 +91,20 @@ LINES = [
     ("l1 m.pth --amount .5 --global", "global m.pth --amount .5"),
     ("l1 m.pth --structured --amount .5", "structured m.pth --amount .5"),
     ("l1 m.pth --amount .5 --scope global", "global m.pth --amount .5"),
+    # options that another command has
+    ("convert m.pth -o new.safetensors", "convert m.pth new.safetensors"),
+    ("convert m.pth --output=new.safetensors", "convert m.pth new.safetensors"),
+    ("convert m.pth new.safetensors --to fp16", "strip m.pth --to fp16 -o new.safetensors"),
+    ("convert m.pth new.safetensors --device cpu", "convert m.pth new.safetensors"),
+    ("pack m.pth --to fp16", "strip m.pth --to fp16"),
+    ("inspect m.pth -q", "inspect m.pth"),
+    ("inspect m.pth --threads 2 --json", "inspect m.pth --json"),
+    ("inspect m.pth --in-place", "inspect m.pth"),
+    ("scan m.pth --report r.json", "scan m.pth --json"),
+    ("scan m.pth --finite", "check m.pth --finite"),
+    ("inspect m.pth --pattern 2:4 -n", None),
+    ("check m.pth --strict", "check m.pth --finite"),
+    ("l1 m.pth --amount .5 --html r.html", "l1 m.pth --amount .5 --report r.html"),
     # options that are misspelt
     ("l1 m.pth --amuont 0.5", "l1 m.pth --amount 0.5"),
     ("l1 m.pth --sparcity 0.5", "l1 m.pth --amount 0.5"),
@@ -121,6 +137,9 @@ LINES = [
     ("l1 m.pth", "l1 m.pth --amount 0.5"),
     ("l1 m.pth --amount", "l1 m.pth --amount 0.5"),
     ("l1 m.pth --amount --json", "l1 m.pth --amount 0.5 --json"),
+    ("inspect m.pth --hist", "inspect m.pth --hist '*weight*'"),
+    ("inspect m.pth --html", "inspect m.pth --html page.html"),
+    (f"search m.pth l1 --eval '{EVAL}'", f"search m.pth l1 --eval '{EVAL}' --max-drop 0.01"),
     ("threshold m.pth", "threshold m.pth --thr 0.1"),
     ("percentile m.pth", "percentile m.pth --q 60"),
     ("topk m.pth", "topk m.pth --pattern 2:4"),
@@ -134,7 +153,7 @@ LINES = [
     ("l1 m.pth --amount=50", "l1 m.pth --amount 50%"),
     ("l1 m.pth --amount 96", "l1 m.pth --amount 96%"),
     ("l1 m.pth --amount 1.5", "l1 m.pth --amount 1.5%"),
-    ("l1 m.pth --amount 150%", "l1 m.pth --amount 100%"),
+    ("l1 m.pth --amount 150%", "l1 m.pth --amount 0.5"),
     ("l1 m.pth --amount -0.1", "l1 m.pth --amount 0.1"),
     ("l1 m.pth --amount 0,3", "l1 m.pth --amount 0.3"),
     ("l1 m.pth --amount 1/4", "l1 m.pth --amount 0.25"),
@@ -174,12 +193,13 @@ LINES = [
     ("threshold m.pth --thr 0,1", "threshold m.pth --thr 0.1"),
     ("threshold m.pth --thr -0.1", "threshold m.pth --thr 0.1"),
     ("percentile m.pth --q 0.9", "percentile m.pth --q 90"),
-    ("percentile m.pth --q 101", "percentile m.pth --q 100"),
+    ("percentile m.pth --q 101", "percentile m.pth --q 60"),
     ("percentile m.pth --q -5", "percentile m.pth --q 5"),
     ("l1 m.pth --amount .5 --device CPU", "l1 m.pth --amount .5 --device cpu"),
     ("l1 m.pth --amount .5 --of remaning", "l1 m.pth --amount .5 --of remaining"),
     ("l1 m.pth --amount .5 --threads 1e9", "l1 m.pth --amount .5 --threads 1024"),
     ("l1 m.pth --amount .5 --min-sparsity 30", "l1 m.pth --amount .5 --min-sparsity 30%"),
+    (f"sweep m.pth l1 --at 50,90 --eval '{EVAL}'", f"sweep m.pth l1 --at 50%,90% --eval '{EVAL}'"),
     (f"sweep m.pth l1 --at 0.3,60 --eval '{EVAL}'", f"sweep m.pth l1 --at 0.3,60% --eval '{EVAL}'"),
     (f"search m.pth l1 --max-drop 0,5 --eval '{EVAL}'", f"search m.pth l1 --max-drop 0.5 --eval '{EVAL}'"),
     (f"search m.pth l1 --max-drop -1 --eval '{EVAL}'", f"search m.pth l1 --max-drop 1 --eval '{EVAL}'"),
@@ -204,6 +224,9 @@ NOT_RUN = [
     ("bogus m.pth", "prune --help"),
     ("l1 m.pth --amount .5 --bogus", "prune l1 --help"),
     ("inspect m.pth --frobnicate 3", "prune inspect --help"),
+    ("check m.pth --finite --thresholds", "prune check --help"),
+    ("check m.pth --finite --thr 1", "prune check --help"),
+    ("convert m.pth -i 'fc*' new.pth", "prune convert --help"),
 ]
 LOOPS = [
     ("l1 m.pth 'a b.pth' --amount .5", """for f in m.pth 'a b.pth'; do prune l1 "$f" --amount .5; done"""),
@@ -355,3 +378,12 @@ def test_the_words_of_a_draft_are_kept() -> None:
     """A draft that needs no repair is the line as it was typed."""
     assert Draft(("l1", "a b", "--amount=0.5")).line() == "prune l1 'a b' --amount=0.5"
     assert main(["help", "version", "--help"]) == 2
+
+
+def test_no_command_that_zeroes_nothing_becomes_one_that_does_by_an_option_of_all() -> None:
+    """The hint for `prune inspect m.pth --in-place` zeroes no weights."""
+    pruning = {option.flags[0] for option in described("l1").options if not option.own}
+    for name in ("inspect", "scan", "check", "convert", "strip", "pack", "unpack", "bake"):
+        for flag in sorted(pruning):
+            line = meant([name, "m.pth", flag, "1"], UsageError("wrong"))
+            assert line is None or line.split()[1] not in PRUNING, line

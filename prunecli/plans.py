@@ -15,7 +15,7 @@ from prunecli.layout import SliceView
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Sequence
 
     from prunecli.kernels.ops import Array, Keep, Ops
 
@@ -110,6 +110,18 @@ class TensorPlan(ABC):
         """
         return start, stop
 
+    @property
+    def kind(self) -> Hashable | None:
+        """What plans have in common that `stacked` can join; None if it joins none."""
+        return None
+
+    def stacked(self, plans: Sequence[TensorPlan]) -> TensorPlan:
+        """Return the plan for tensors of one shape, as one tensor with a dimension more in front.
+
+        `plans` are theirs, all of the kind of this one, which is the first of them.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:
         """Return the keep array (all bits set = kept) for `y`, the chunk's magnitudes as integers."""
@@ -156,6 +168,15 @@ class KeepLargestOfGroup(TensorPlan):
     zero_tail: bool
     parts: int = 1
 
+    @property
+    def kind(self) -> Hashable:
+        """The plan itself."""
+        return self
+
+    def stacked(self, plans: Sequence[TensorPlan]) -> KeepLargestOfGroup:  # noqa: ARG002 - they are equal
+        """Return the plan with the groups along the next dimension."""
+        return replace(self, dim=self.dim + 1)
+
     def view(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return `length` and `inner` of a tensor of this shape."""
         return shape[self.dim] // self.parts, prod(shape[self.dim + 1 :])
@@ -191,6 +212,15 @@ class PruneSmallestOfRow(TensorPlan):
     def asked(self) -> int:
         """The number of weights that become zero in all rows together, if no weight is already pruned."""
         return self.view.total * self.wanted(self.view.size)
+
+    @property
+    def kind(self) -> Hashable:
+        """The plan itself."""
+        return self
+
+    def stacked(self, plans: Sequence[TensorPlan]) -> PruneSmallestOfRow:
+        """Return the plan for all rows."""
+        return replace(self, view=_stacked(self.view, len(plans)))
 
     @property
     def rows_are_contiguous(self) -> bool:
@@ -235,6 +265,16 @@ class PruneSlices(TensorPlan):
         """The plan for a tensor with one entry per slice."""
         return replace(self, view=SliceView(1, 1, self.view.total, 1))
 
+    @property
+    def kind(self) -> Hashable:
+        """The slices."""
+        return PruneSlices, self.view
+
+    def stacked(self, plans: Sequence[TensorPlan]) -> PruneSlices:
+        """Return the plan for all slices."""
+        alive = b"".join(plan.alive for plan in plans if isinstance(plan, PruneSlices))
+        return replace(self, view=_stacked(self.view, len(plans)), alive=alive)
+
     def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:
         """Return the keep array of the chunk's magnitudes `y`."""
         return ops.keep_slices(y, chunk.start, self.view, self.alive)
@@ -245,17 +285,32 @@ class PruneBlocks(TensorPlan):
     """Prune blocks of the matrices of `view`: of its slices, and a column for each position in a slice.
 
     `block` is the (slices, columns) of a block; `alive` has one byte per block in row-major order, matrix by matrix, 0
-    for a pruned one; `value` is the largest norm of a pruned block.
+    for a pruned one, as bytes or on the device of the tensor; `value` is the largest norm of a pruned block.
     """
 
     view: SliceView
     block: tuple[int, int]
-    alive: bytes
+    alive: bytes | Array
     value: float | None = None
+
+    @property
+    def kind(self) -> Hashable | None:
+        """The blocks, if their flags are bytes."""
+        return (PruneBlocks, self.view, self.block) if isinstance(self.alive, bytes) else None
+
+    def stacked(self, plans: Sequence[TensorPlan]) -> PruneBlocks:
+        """Return the plan for all blocks."""
+        alive = b"".join(plan.alive for plan in plans if isinstance(plan, PruneBlocks))
+        return replace(self, view=_stacked(self.view, len(plans)), alive=alive)
 
     def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:
         """Return the keep array of the chunk's magnitudes `y`."""
         return ops.keep_blocks(y, chunk.start, self.view, self.block, self.alive)
+
+
+def _stacked(view: SliceView, count: int) -> SliceView:
+    """Return the view of `count` tensors that follow each other."""
+    return replace(view, stacks=view.stacks * count)
 
 
 def without_masks(plan: TensorPlan) -> TensorPlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunecli.distributed.mesh_group import ExchangeError
 from prunecli.engine.device_errors import device_problem
@@ -12,7 +12,7 @@ from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
 from prunecli.engine.score_files import ScoreSources
-from prunecli.engine.small_tensors import BATCH_BYTES, SMALL, kind_of, prune_together
+from prunecli.engine.small_tensors import BATCH_BYTES, SMALL, kind_of, needs_no_memory, prune_together
 from prunecli.errors import DeviceError
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.memory import TensorsInMemory
@@ -93,22 +93,23 @@ class InPlace:
         """Prune the targets of `pruner`, which `reader` finds."""
         self.pruner, self._reader, self._write = pruner, reader, write
         self._small: set[int] = set()
+        self._worker = Worker(None)
 
     def small_parts(self) -> Iterator[tuple[list[int]]]:
         """Yield the small tensors on devices that one task prunes together."""
         kinds: dict[Hashable, list[int]] = {}
-        worker = Worker(None)
         for index, tensor in enumerate(self.pruner.context.targets):
             if not tensor.numel or tensor.nbytes > SMALL or self._reader.lies_on_host(tensor):
                 continue
             array = self._reader.array(tensor)
-            kind = kind_of(self.pruner, index, array, worker.ops_of(array))
+            kind = kind_of(self.pruner, index, array, self._worker.ops_of(array))
             if kind is not None:
                 kinds.setdefault(kind, []).append(index)
         for indices in kinds.values():
             if len(indices) == 1:
                 continue
             self._small.update(indices)
+            indices.sort(key=lambda index: self.pruner.context.targets[index].shape)
             part: list[int] = []
             size = 0
             for index in indices:
@@ -133,7 +134,7 @@ class InPlace:
         for index, tensor in enumerate(self.pruner.context.targets):
             if not tensor.numel or index in self._small or not self.pruner.size(index):
                 continue
-            for piece in self.pruner.runs(index, self._reader.run_size(self.in_memory(index))):
+            for piece in self.pruner.runs(index, self._run_size(index)):
                 part.append(piece)
                 size += (piece.stop - piece.first) * tensor.itemsize
                 if size >= TOGETHER:
@@ -141,6 +142,16 @@ class InPlace:
                     part, size = [], 0
         if part:
             yield (part,)
+
+    def _run_size(self, index: int) -> int:
+        """Return the bytes of a target that are pruned at once."""
+        tensor = self.in_memory(index)
+        size = self._reader.run_size(tensor)
+        if self._reader.lies_on_host(tensor) or not tensor.contiguous or index in self.pruner.context.scorers:
+            return size
+        ops: Any = self._worker.ops_of(self._reader.array(tensor))
+        plan = self.pruner.context.plans[index]
+        return max(size, ops.run * tensor.itemsize) if needs_no_memory(ops, tensor, plan) else size
 
     def in_memory(self, index: int) -> TensorInfo:
         """Return the tensor that lies in memory for a target."""

@@ -54,9 +54,9 @@ class MeasuredPlanner:
         batches = in_batches(members, lambda member: [self.tensors.targets[member]])
         return [MeasuredBatch(self, batch) for batch in batches]
 
-    def plan(self, worker: Worker, index: int) -> TensorPlan:
-        """Return the plan of a target."""
-        values = WorkerValues(self.tensors, worker, index)
+    def plan(self, worker: Worker, index: int, own: Numbers | None) -> TensorPlan:
+        """Return the plan of a target; `own` are its weights, if others are measured with it."""
+        values = WorkerValues(self.tensors, worker, index, own)
         measured, alive = self.strategy.measure(values)
         with self._lock:
             return self.strategy.plan_from(self.tensors.as_ranked(index), measured, alive)
@@ -83,7 +83,19 @@ class MeasuredBatch:
 
     def start(self, pool: Pool) -> None:
         """Begin to measure."""
-        self._measured = [(member, pool.submit(self._planner.plan, member)) for member in self._members]
+        together = self._together()
+        self._measured = [
+            (member, pool.submit(self._planner.plan, member, together.get(member))) for member in self._members
+        ]
+
+    def _together(self) -> dict[int, Numbers]:
+        """Return the weights of small tensors on devices, which are measured together."""
+        tensors = self._planner.tensors
+        if tensors.scorer is not None or not any(tensors.reader.on_device(tensors.targets[m]) for m in self._members):
+            return {}
+        from prunecli.engine.stacked_measure import stacked  # noqa: PLC0415 - it needs torch
+
+        return stacked(tensors, self._members)
 
     def finish(self, pool: Pool) -> None:  # noqa: ARG002 - protocol
         """Wait for the plans and store them."""
@@ -99,6 +111,7 @@ class WorkerValues:
     tensors: ScoredTensors
     worker: Worker
     index: int
+    own: Numbers | None = None
 
     @property
     def tensor(self) -> TensorInfo:
@@ -108,13 +121,13 @@ class WorkerValues:
     def ranked(self) -> Numbers:
         """Return the numbers that are ranked."""
         if (scorer := self.tensors.scorer) is None:
-            return self._weights()
+            return self._weights(long=True)
         return Numbers(self._patterns(scorer, lambda y: y), scorer.dtype(self.index), ranked=True)
 
     def signed(self) -> Numbers:
         """Return the weights with their signs."""
         if (scorer := self.tensors.scorer) is None:
-            return self._weights()
+            return self._weights(long=False)
         read = arrays_of(self.tensors.reader.range_reader(self.worker, self.tensor))
         scales = ScaleReader(self.tensors.reader.sources)
 
@@ -136,14 +149,18 @@ class WorkerValues:
         # The smallest positive pattern of any format is more than 0.
         return Numbers(self._patterns(scorer, lambda y: (y >= 0).astype(np.int16)), FLOATS["F16"], ranked=True)
 
-    def _weights(self) -> Numbers:
+    def _weights(self, *, long: bool) -> Numbers:
+        """Return the weights; `long` runs are read where kernels need no memory for each weight."""
+        if self.own is not None:
+            return self.own
         reader, dtype = self.tensors.reader, FLOATS[self.tensor.dtype]
         if not reader.on_device(self.tensor):
             return Numbers(arrays_of(reader.range_reader(self.worker, self.tensor)), dtype)
         from prunecli.kernels import torch_folds  # noqa: PLC0415 - it needs torch
 
         read = reader.array_reader(self.worker, self.tensor)
-        return Numbers(read, dtype, kernels=torch_folds, run=torch_folds.RUN)
+        run = torch_folds.run_of(read(0, 1).device) if long else torch_folds.RUN
+        return Numbers(read, dtype, kernels=torch_folds, run=run)
 
     def _patterns(self, scorer: Scorer, convert: Callable[[NDArray[Any]], NDArray[Any]]) -> Read:
         read = self.tensors.reader_of(self.worker, self.index)

@@ -14,7 +14,7 @@ from prunecli.io.layout import Piece
 from prunecli.io.threads import Stopped
 from prunecli.kernels.ops import is_tensor
 from prunecli.kernels.tally import Shared
-from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, without_masks
+from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, PruneBlocks, PruneSlices, without_masks
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ class Pruner:
     def __init__(self, context: ApplyContext) -> None:
         """Start without results."""
         self._unresolved: list[tuple[int, Any]] = []
+        self._waiting: list[Any] = []
+        self._blocks = 0
         self.context = context
         self._scales = _scale_reader(context)
         self.results: dict[int, TensorStats] = {}
@@ -187,6 +189,8 @@ class Pruner:
         dtype = FLOATS[tensor.dtype]
         if isinstance(plan, KeepLargestOfGroup):
             return ops.groups(piece.first, len(weights), plan.view(tensor.shape), plan.group, plan.count)
+        if isinstance(plan, (PruneSlices, PruneBlocks)):  # they decide by the position
+            return plan.keep(ops, weights, Chunk(tensor.shape, piece.first, len(weights), lambda equal: equal))
         if not isinstance(plan, Cut):
             return None
         ties = plan.ties
@@ -242,9 +246,22 @@ class Pruner:
     def close(self, target: int, tally: Tally, shared: Shared, *, late: bool) -> None:  # noqa: ARG002 - for subclasses
         """Keep the result of a target, whose weights are all done; `late` ones are still on a device."""
         if late:
-            self._unresolved.append((target, tally))
+            self._keep_late(target, tally)
         else:
             self.store(target, tally.counts())
+
+    def _keep_late(self, target: int, tally: Any) -> None:  # noqa: ANN401 - TorchTally
+        """Keep a tally whose numbers are on a device; those of several tensors are added up together."""
+        from prunecli.kernels.torch_tally import WAITING, finish  # noqa: PLC0415 - for devices only
+
+        with self._lock:
+            self._unresolved.append((target, tally))
+            self._waiting.append(tally)
+            self._blocks += tally.waiting
+            if self._blocks < WAITING:
+                return
+            full, self._waiting, self._blocks = self._waiting, [], 0
+        finish(full)
 
     def store(self, target: int, counts: Counts) -> None:
         """Keep what was counted about a target."""

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.engine.planner import Batch
     from prunecli.engine.scored_tensors import ScoredTensors
     from prunecli.io.threads import Pool
     from prunecli.kernels.key_arrays import Keys
+    from prunecli.kernels.ops import Array
     from prunecli.plans import OrderStatistic, TensorPlan
     from prunecli.strategies.strategy import PlansFromRanks
 
@@ -64,14 +66,33 @@ class RankPlanner:
         )
         return [replace(group, members=tuple(members[m] for m in group.members)) for group in groups]
 
-    def batches(self, members: Sequence[int]) -> list[RankBatch]:
+    def batches(self, members: Sequence[int]) -> Sequence[Batch]:
         """Return the groups in batches, in the order of the files."""
         targets, part, groups = self.tensors.targets, self.tensors.part, self.groups(members)
         # Groups of several tensors are ranked by all processes, one after the other, in the same order everywhere.
         shared = [group for group in groups if self._is_shared(group)]
         own = [group for group in groups if group not in shared and part.has(group.members[0])]
+        live = [] if part.group.size > 1 else [(group, found) for group in own if (found := self._on_devices(group))]
+        if live:
+            from prunecli.engine.device_ranks import DeviceRankBatch  # noqa: PLC0415 - it needs torch
+
+            there = {group.members[0] for group, _ in live}
+            rest = in_batches([g for g in own if g.members[0] not in there], lambda g: [targets[m] for m in g.members])
+            return [DeviceRankBatch(self, live), *(RankBatch(self, batch) for batch in rest)]
         batches = in_batches(own, lambda group: [targets[member] for member in group.members])
         return [RankBatch(self, batch) for batch in (*batches, *([group] for group in shared))]
+
+    def _on_devices(self, group: RankGroup) -> dict[int, Array] | None:
+        """Return the weights of a group if all of them lie on devices, flat and in any order."""
+        tensors, found = self.tensors, {}
+        if tensors.scorer is not None:
+            return None
+        for member in group.members:
+            values = tensors.reader.on_a_device(tensors.targets[member])
+            if values is None:
+                return None
+            found[member] = values
+        return found
 
     def search(self, group: RankGroup) -> RankSearch:
         """Return the search for the ranks of a group, narrowed by a sample."""

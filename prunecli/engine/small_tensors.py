@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from prunecli.dtypes import FLOATS
 from prunecli.engine.measure import statistics_of
-from prunecli.plans import Cut, KeepLargestOfGroup
+from prunecli.plans import Chunk, Cut, KeepLargestOfGroup
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    from prunecli.checkpoint import TensorInfo
     from prunecli.engine.pruner import Pruner
     from prunecli.kernels.ops import Array
+    from prunecli.plans import TensorPlan
 
 SMALL = 1 << 20
 """The most bytes of a small tensor."""
@@ -34,12 +37,27 @@ def kind_of(pruner: Pruner, target: int, x: Array, ops: Any) -> Hashable | None:
         return None
     if not fits(statistics_of(tensor, histogram=context.histograms)):
         return None
+    place = tensor.dtype, str(x.device)
     if isinstance(plan, Cut):
-        return tensor.dtype, str(x.device)
-    if isinstance(plan, KeepLargestOfGroup):
-        groups: Hashable = ops.groups(0, len(x), plan.view(tensor.shape), plan.group, plan.count)
-        return None if groups is None else (tensor.dtype, str(x.device), groups)
-    return None
+        return place
+    groups = _flat_groups(ops, tensor, plan)
+    if groups is not None:
+        return (*place, groups)
+    return None if plan.kind is None else (*place, tensor.shape, plan.kind)
+
+
+def _flat_groups(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> Any:  # noqa: ANN401 - TorchOps, and Groups or None
+    """Return the groups of a plan as a rule that does not depend on the shape, if there is one."""
+    if not isinstance(plan, KeepLargestOfGroup):
+        return None
+    return ops.groups(0, tensor.numel, plan.view(tensor.shape), plan.group, plan.count)
+
+
+def needs_no_memory(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> bool:  # noqa: ANN401 - TorchOps
+    """Return whether one kernel prunes a tensor by a plan, without memory for each weight."""
+    if ops.fused is None:
+        return False
+    return isinstance(plan, Cut) or _flat_groups(ops, tensor, plan) is not None
 
 
 def prune_together(pruner: Pruner, targets: Sequence[int], arrays: Sequence[Array], ops: Any, *, write: bool) -> None:  # noqa: ANN401 - TorchOps
@@ -48,13 +66,16 @@ def prune_together(pruner: Pruner, targets: Sequence[int], arrays: Sequence[Arra
 
     context = pruner.context
     tensors, plans = [context.targets[target] for target in targets], [context.plans[target] for target in targets]
-    many = ManyTensors(ops, arrays, [statistics_of(tensor) for tensor in tensors])
-    cuts = [plan for plan in plans if isinstance(plan, Cut)]
-    first, tensor = plans[0], tensors[0]
-    if isinstance(first, KeepLargestOfGroup):
-        many.prune_groups(ops.groups(0, tensor.numel, first.view(tensor.shape), first.group, first.count))
-    else:
+    many = ManyTensors(ops, arrays, FLOATS[tensors[0].dtype], [statistics_of(tensor) for tensor in tensors])
+    cuts, groups = [plan for plan in plans if isinstance(plan, Cut)], _flat_groups(ops, tensors[0], plans[0])
+    if cuts:
         many.prune([cut.bits for cut in cuts], [cut.ties for cut in cuts])
+    elif groups is not None:
+        many.prune_groups(groups)
+    else:
+        y, shape = many.magnitudes(), (len(targets), *tensors[0].shape)
+        chunk = Chunk(shape, 0, len(y), lambda equal: equal)
+        many.prune_flags(plans[0].stacked(plans).keep(ops, y, chunk))
     if write:
         many.store()
     for target, counts in zip(targets, many.counts(), strict=True):

@@ -74,6 +74,15 @@ class MemoryReader(Reader):
         live = self._memory.tensors[tensor.name]
         return not on_host(live) and live.device.type != "mps"
 
+    def on_a_device(self, tensor: TensorInfo) -> Array | None:
+        """Return all elements of a tensor on a device, flat and in any order; None if they do not lie so."""
+        live = self._memory.tensors[tensor.name]
+        if on_host(live) or tensor.extent != tensor.numel:
+            return None
+        torch = importlib.import_module("torch")
+        flat = torch.empty(0, dtype=getattr(torch, f"int{8 * tensor.itemsize}"), device=live.device)
+        return flat.set_(live.untyped_storage(), live.storage_offset(), (tensor.numel,), (1,))
+
     def run_size(self, tensor: TensorInfo) -> int:
         """Return the bytes of a tensor that are computed at once."""
         return HOST_RUN if on_host(self._memory.tensors[tensor.name]) else DEVICE_RUN

@@ -146,6 +146,14 @@ class Reader:
         """Return whether a tensor lies on a device that computes with float64."""
         return False
 
+    def advance(self, count: int) -> None:
+        """Report that `count` bytes are read."""
+        self._advance(count)
+
+    def on_a_device(self, tensor: TensorInfo) -> Array | None:  # noqa: ARG002 - for subclasses
+        """Return all elements of a tensor on a device, flat and in any order; None if they do not lie so."""
+        return None
+
     def run_size(self, tensor: TensorInfo) -> int:  # noqa: ARG002 - for subclasses
         """Return the bytes of a tensor that are read and computed at once."""
         return SCAN_BYTES

@@ -48,7 +48,7 @@ class Numbers:
     read: Callable[[int, int], Array]
     dtype: Float
     ranked: bool = False
-    kernels: FoldKernels | None = None
+    kernels: DeviceKernels | None = None
     run: int = 0
     in_parts: NumbersInParts | None = None
 
@@ -63,7 +63,7 @@ class NumbersInParts(Protocol):
     def slice_norms(self, own: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
         """Return the norm of each slice of the whole tensor; `own` are the numbers of this process."""
 
-    def block_norms(self, own: Numbers, view: SliceView, block: tuple[int, int]) -> NDArray[np.float64]:
+    def block_norms(self, own: Numbers, view: SliceView, block: tuple[int, int]) -> Array:
         """Return the norm of each block of the whole tensor."""
 
     def moments(self, own: Numbers, scale: float) -> tuple[float, float, int]:
@@ -81,6 +81,16 @@ class FoldKernels(Protocol):
 
     def moments(self, x: Array, numbers: Numbers, scale: float) -> tuple[float, float, int]:
         """Return sums and a count, as the function below."""
+
+
+class DeviceKernels(FoldKernels, Protocol):
+    """What a backend has whose results lie on a device."""
+
+    def empty(self, like: Array, count: int) -> Array:
+        """Return memory for `count` numbers of float64 on the device of `like`."""
+
+    def divide(self, sums: Array, heights: Array, widths: Array) -> None:
+        """Divide sums (stacks, bands, blocks) by heights times widths."""
 
 
 class Fold:

@@ -17,18 +17,19 @@ from __future__ import annotations
 import mmap
 from dataclasses import replace
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prunecli.kernels import folds
 from prunecli.kernels.backend import has_native
 from prunecli.kernels.folds import Fold, FoldKernels, Numbers
+from prunecli.kernels.ops import is_tensor
 from prunecli.kernels.views import block_grid
 from prunecli.layout import SliceView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -176,15 +177,16 @@ def _norms_of_slab(numbers: Numbers, slices: int, after: int, n: float) -> NDArr
     return norms
 
 
-def block_norms(numbers: Numbers, view: SliceView, block: tuple[int, int]) -> NDArray[np.float64]:
+def block_norms(numbers: Numbers, view: SliceView, block: tuple[int, int]) -> Array:
     """Return the root mean square of each block of `view`, shape (stacks, bands, blocks of a band).
 
-    Blocks are those of `prunecli.kernels.views.block_flags`. A block at an edge counts by the weights that it has.
+    Blocks are those of `prunecli.kernels.views.block_flags`. A block at an edge counts by the weights that it has. Of
+    numbers on a device the squares are returned, which lie there; `smallest_norms` takes the roots.
     """
     if numbers.in_parts is not None:
         return numbers.in_parts.block_norms(numbers, view, block)
     grid, (high, wide) = block_grid(view, block), block
-    sums = _large(grid[0] * grid[1] * grid[2]).reshape(grid)
+    sums = _sums(numbers, grid[0] * grid[1] * grid[2]).reshape(grid)
     with np.errstate(over="ignore"):
         if view.before == 1 and view.slices % high == 0:  # no band has slices of two stacks
             _matrix_sums(numbers, (view.total, view.after), block, sums.reshape(-1, grid[2]))
@@ -193,6 +195,9 @@ def block_norms(numbers: Numbers, view: SliceView, block: tuple[int, int]) -> ND
             for at, out in enumerate(sums):
                 _sums_of_stack(numbers.after(at * size), view, block, out)
         heights, widths = _lengths(view.slices, high), _lengths(view.size, wide)
+        if numbers.kernels is not None:
+            numbers.kernels.divide(sums, heights, widths)
+            return sums
         for out in sums:
             for low, stop in _runs(len(heights), max(1, RUN // len(widths))):
                 part = out[low:stop]
@@ -201,7 +206,23 @@ def block_norms(numbers: Numbers, view: SliceView, block: tuple[int, int]) -> ND
     return sums
 
 
-def _sums_of_stack(numbers: Numbers, view: SliceView, block: tuple[int, int], out: NDArray[np.float64]) -> None:
+def _sums(numbers: Numbers, count: int) -> Array:
+    """Return memory for sums: where the numbers lie."""
+    return _large(count) if numbers.kernels is None else numbers.kernels.empty(numbers.read(0, 1), count)
+
+
+def _like(out: Array, found: Array) -> Array:
+    """Return an array that can be stored in `out`."""
+    return (
+        _host(found)
+        if isinstance(out, np.ndarray)
+        else out.new_tensor(found)
+        if isinstance(found, np.ndarray)
+        else found
+    )
+
+
+def _sums_of_stack(numbers: Numbers, view: SliceView, block: tuple[int, int], out: Array) -> None:
     """Store the sums of squares of the blocks of the first stack in `out` (bands, blocks of a band)."""
     if view.before == 1:
         _matrix_sums(numbers, (view.slices, view.after), block, out)
@@ -215,7 +236,7 @@ def _matrix_sums(
     numbers: Numbers,
     shape: tuple[int, int],
     block: tuple[int, int],
-    out: NDArray[np.float64],
+    out: Array,
     *,
     transposed: bool = False,
 ) -> None:
@@ -227,7 +248,7 @@ def _matrix_sums(
         for first, stop, sums in _bands(numbers, rows, (cols, left, right), high, wide if transposed else 0):
             middle = (stop - first, right - left, 1)
             joined = sums if transposed else compute.fold_again(sums, 2.0, middle, wide)
-            columns[first:stop] = _host(joined).reshape(stop - first, -1)
+            columns[first:stop] = _like(out, joined).reshape(stop - first, -1)
 
 
 def _bands(
@@ -264,7 +285,7 @@ def _joined_rows(x: Array, numbers: Numbers, shape: folds.Shape, wide: int) -> A
     return compute.fold_again(groups, 2.0, (outer, height, -(-width // wide)), height)
 
 
-def _sums_between_rows(numbers: Numbers, view: SliceView, block: tuple[int, int], out: NDArray[np.float64]) -> None:
+def _sums_between_rows(numbers: Numbers, view: SliceView, block: tuple[int, int], out: Array) -> None:
     """Store the sums of blocks whose columns are neither rows nor columns of the file."""
     compute, (high, wide), slab = _backend(numbers), block, view.slices * view.after
     for low, stop in _runs(len(out), max(1, COLUMNS_LIMIT // view.size)):
@@ -275,7 +296,7 @@ def _sums_between_rows(numbers: Numbers, view: SliceView, block: tuple[int, int]
             for first, end, sums in _bands(here, rows, (view.after, 0, view.after), high, 0):
                 columns[first:end, before] = _host(sums).reshape(-1, view.after)
         folded = compute.fold_again(columns, 2.0, (stop - low, view.size, 1), wide)
-        out[low:stop] = _host(folded).reshape(stop - low, -1)
+        out[low:stop] = _like(out, folded).reshape(stop - low, -1)
 
 
 def _lengths(total: int, step: int) -> NDArray[np.int64]:
@@ -289,14 +310,17 @@ def _power_of_two(number: int) -> int:
     return 1 << number.bit_length() - 1 if number else 0
 
 
-def smallest_norms(
-    norms: NDArray[np.float64], k: int, alive: NDArray[np.bool_] | None = None
-) -> tuple[bytes, float | None]:
+def smallest_norms(norms: Array, k: int, alive: NDArray[np.bool_] | None = None) -> tuple[Any, float | None]:
     """Return a byte per norm, 0 for the `k` smallest and 1 for the others, and the largest of the `k` (None if k = 0).
 
     Among equals the first are pruned. Norms that are not `alive` are pruned already: their byte is 0, and they do not
-    count in `k`.
+    count in `k`. Norms on a device are squares, as `block_norms` returns them, all of which are alive; their flags lie
+    there, too.
     """
+    if is_tensor(norms):
+        from prunecli.kernels import torch_folds  # noqa: PLC0415 - for devices only
+
+        return torch_folds.smallest_roots(norms, k)
     keep = np.ones(norms.size, np.uint8)
     if alive is not None:
         keep[~alive] = 0
@@ -309,6 +333,15 @@ def smallest_norms(
     ties = already_pruned + k - int(norms.size - np.count_nonzero(keep))
     keep[np.flatnonzero(norms == largest)[:ties]] = 0
     return keep.tobytes(), largest
+
+
+def joined_flags(parts: Sequence[Any]) -> Any:  # noqa: ANN401 - as the parts
+    """Return the flags of `smallest_norms` of several parts, one after the other."""
+    if is_tensor(parts[0]):
+        from prunecli.kernels import torch_folds  # noqa: PLC0415 - for devices only
+
+        return torch_folds.joined_flags(parts)
+    return b"".join(parts)
 
 
 def _smallest(norms: NDArray[np.float64], rank: int) -> float:

@@ -84,7 +84,7 @@ class Ops(Protocol):
         A slice of `view` survives if its byte in `alive` is not 0.
         """
 
-    def keep_blocks(self, y: Array, start: int, view: SliceView, block: tuple[int, int], alive: bytes) -> Keep:
+    def keep_blocks(self, y: Array, start: int, view: SliceView, block: tuple[int, int], alive: Any) -> Keep:  # noqa: ANN401
         """Return the keep array of a run from element `start`, as `prunecli.kernels.views.block_flags` does."""
 
     def keep_above(self, y: Array, start: int, view: SliceView, cuts: NDArray[Any], limits: NDArray[np.int64]) -> Keep:

@@ -6,23 +6,67 @@ Results stay on the device until `prunecli.kernels.norms` stores them. torch is 
 from __future__ import annotations
 
 import importlib
-from math import inf
+from functools import lru_cache
+from math import inf, nextafter, sqrt
 from typing import TYPE_CHECKING, Any
 
+from prunecli.dtypes import FLOATS
+from prunecli.kernels.torch_fused import fused
 from prunecli.kernels.torch_values import values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from prunecli.kernels.folds import Numbers, Shape
     from prunecli.kernels.ops import Array
+    from prunecli.kernels.torch_fused import Fused
 
-RUN = 1 << 24
-"""Elements that are read at once, a power of two: in float64 they take 128 MB, and the first sums half of that."""
+RUN, FUSED_RUN = 1 << 24, 1 << 26
+"""Elements that are read at once, powers of two: in float64 the first take 128 MB, and the first sums half of that.
+
+Kernels that fold in registers read more of them.
+"""
+
+RANKED_AT_ONCE, LEADING = 1 << 22, 47
+"""More numbers than this are ranked by their leading 16 bits first, those from bit LEADING on."""
+
+
+def run_of(device: object) -> int:
+    """Return the elements that are read at once to fold magnitudes on a device."""
+    return RUN if folding(str(device)) is None else FUSED_RUN
+
+
+@lru_cache(maxsize=64)
+def folding(device: str) -> Fused | None:
+    """Return the kernels that fold on a device, None where they do not work."""
+    kernels = fused(device)
+    if kernels is None:
+        return None
+    torch = importlib.import_module("torch")
+    # Whatever is wrong, torch computes the same without them.
+    try:
+        x = torch.arange(600, dtype=torch.int16, device=device)
+        own = kernels.fold(x, FLOATS["BF16"], 1.0, (2, 100, 3), 25)
+        wide = values(x, FLOATS["BF16"]).reshape(8, 25, 3)
+        equal = bool((_folded(own, 1.0) == _folded(wide, 1.0)).all())
+    except Exception:  # noqa: BLE001 - as said
+        return None
+    return kernels if equal else None
 
 
 def fold(x: Array, numbers: Numbers, n: float, shape: Shape, part: int) -> Array:
     """Return the folds of parts, as `folds.fold` does."""
+    kernels = folding(str(x.device))
+    if kernels is not None and x.is_contiguous() and not numbers.ranked:
+        outer, length, inner = shape
+        part = min(part, length)
+        pieces = kernels.fold(x, numbers.dtype, n, shape, part)
+        return _folded(pieces, n).reshape(outer, -(-length // part), inner)
+    return plain_fold(x, numbers, n, shape, part)
+
+
+def plain_fold(x: Array, numbers: Numbers, n: float, shape: Shape, part: int) -> Array:
+    """Return the same by plain torch."""
     powers = _own_values(x, numbers)
     powers = powers.square_() if n == 2 else powers.abs_()
     return fold_again(powers.nan_to_num_(nan=inf, posinf=inf), n, shape, part)
@@ -43,12 +87,85 @@ def fold_again(powers: Array, n: float, shape: Shape, part: int) -> Array:
 
 def moments(x: Array, numbers: Numbers, scale: float) -> tuple[float, float, int]:
     """Return the folded sums of the finite numbers and of their squares, and their count, as `folds.moments` does."""
+    return moments_of_rows(x, numbers, scale, 1)[0]
+
+
+def moments_of_rows(x: Array, numbers: Numbers, scale: float, rows: int) -> list[tuple[float, float, int]]:
+    """Return `moments` of each of `rows` equal parts."""
     torch = importlib.import_module("torch")
     weights = _own_values(x, numbers)
     finite = weights.isfinite()
-    weights = weights.masked_fill_(~finite, 0.0).mul_(scale).reshape(1, -1, 1)
-    sums = torch.stack([_folded(y, 1.0).reshape(()) for y in (weights, weights.square())]).tolist()
-    return sums[0], sums[1], int(finite.sum())
+    weights = weights.masked_fill_(~finite, 0.0).mul_(scale).reshape(rows, -1, 1)
+    sums = [_folded(y, 1.0).reshape(rows) for y in (weights, weights.square())]
+    counts = finite.reshape(rows, -1).sum(1)
+    totals, squares, numbers_of = torch.stack([*sums, counts.to(torch.float64)]).tolist()
+    return list(zip(totals, squares, map(int, numbers_of), strict=True))
+
+
+def empty(like: Array, count: int) -> Array:
+    """Return memory for `count` numbers of float64 on the device of `like`."""
+    torch = importlib.import_module("torch")
+    return torch.empty(count, dtype=torch.float64, device=like.device)
+
+
+def divide(sums: Array, heights: Array, widths: Array) -> None:
+    """Divide sums (stacks, bands, blocks) by heights times widths."""
+    torch = importlib.import_module("torch")
+    high, wide = (torch.from_numpy(lengths).to(sums.device) for lengths in (heights, widths))
+    for out in sums:
+        step = max(1, RANKED_AT_ONCE // len(wide))
+        for low in range(0, len(high), step):
+            out[low : low + step].div_(high[low : low + step, None] * wide)
+
+
+def smallest_roots(squares: Array, k: int) -> tuple[Array, float | None]:
+    """Return a flag per number, 0 for the `k` smallest roots, of equals the first ones, and the largest of them.
+
+    The flags lie where the numbers do. Roots are taken on the host, of few numbers: not all devices round them exactly.
+    """
+    torch = importlib.import_module("torch")
+    if not k:
+        return torch.ones(len(squares), dtype=torch.int8, device=squares.device), None
+    cut = float(_smallest(torch, squares, k))
+    least, most = cut, cut
+    while least > 0 and sqrt(below := nextafter(least, 0.0)) == sqrt(cut):
+        least = below
+    while most < inf and sqrt(above := nextafter(most, inf)) == sqrt(cut):
+        most = above
+    ties = k - (squares < least).sum()
+    keep = (squares > most).to(torch.int8)
+    for first in range(0, len(squares), RANKED_AT_ONCE):
+        run = squares[first : first + RANKED_AT_ONCE]
+        equal = (run >= least) & (run <= most)
+        ends = equal.cumsum(0)
+        keep[first : first + RANKED_AT_ONCE] |= equal & (ends > ties)
+        ties = ties - ends[-1]
+    return keep, sqrt(cut)
+
+
+def joined_flags(parts: Sequence[Array]) -> Array:
+    """Return flags of several parts, one after the other."""
+    joined: Array = importlib.import_module("torch").cat(list(parts))
+    return joined
+
+
+def _smallest(torch: Any, numbers: Array, rank: int) -> Array:  # noqa: ANN401 - the module
+    """Return the `rank`-th smallest of `numbers`, none of which is negative or NaN."""
+    if len(numbers) <= RANKED_AT_ONCE:
+        return numbers.sort().values[rank - 1]
+    # A sort needs several times the memory of its input, so only the numbers with the wanted leading bits are sorted.
+    runs = [numbers[first : first + RANKED_AT_ONCE] for first in range(0, len(numbers), RANKED_AT_ONCE)]
+    counts = torch.zeros(1 << 16, dtype=torch.int64, device=numbers.device)
+    for run in runs:
+        counts += torch.bincount(_leading(torch, run), minlength=1 << 16)
+    ends = counts.cumsum(0)
+    index = torch.searchsorted(ends, rank)
+    inside = torch.cat([run[_leading(torch, run) == index] for run in runs])
+    return inside.sort().values[rank - 1 - (ends[index] - counts[index])]
+
+
+def _leading(torch: Any, numbers: Array) -> Array:  # noqa: ANN401 - the module
+    return numbers.view(torch.int64) >> LEADING
 
 
 def _own_values(x: Array, numbers: Numbers) -> Array:

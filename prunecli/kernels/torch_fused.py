@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 from contextlib import nullcontext
 from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.tally import BLOCK
@@ -37,6 +38,12 @@ FIRST_ROWS, ROWS_STEP = 32, 64
 
 NARROW, SPREAD = 8, 1024
 """The most patterns that are counted one by one; and places for the numbers of magnitudes below a bracket."""
+
+TILE, PIECE, PIECE_OF_COLUMNS = 1 << 11, 1 << 11, 1 << 5
+"""Entries that a program folds; the most of them that follow each other in a fold, and where a fold has columns."""
+
+NORMS = {1.0: 0, 2.0: 1, inf: 2, -inf: 3}
+"""The numbers of the norms in `fold_kernel`."""
 
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": False}
 """A block belongs to one warp, and products are rounded before they are added."""
@@ -112,13 +119,12 @@ class Fused:
         extremes = torch.empty((2, number), dtype=integer, device=x.device)
         sums = torch.empty((2, number), dtype=torch.float64, device=x.device)
         per, low_high = _per_program(number), sure_range(dtype)
-        scale = 2.0 ** (127 - dtype.bias) if dtype.bias < 127 else 1.0
         bound = [x if part is None else part for part in cuts]
         with self._on(x):
             self._kernels.prune_kernel[(-(-number // per),)](
                 x, flags, *bound, counts, extremes, sums, len(x), number, per,
                 MODE=mode, MANY=cuts[2] is not None, TIES=ties, GROUP=groups[0], KEEP=groups[1],
-                **_width(x, dtype), SHIFT=23 - dtype.mantissa, SCALE=scale,
+                **_width(x, dtype), SHIFT=23 - dtype.mantissa, SCALE=_scale(dtype),
                 FINITE=dtype.finite_max, TOP=dtype.top, BITS=dtype.top.bit_length(),
                 LOW=low_high[0], HIGH=low_high[1], **OPTIONS,
             )  # fmt: skip
@@ -168,6 +174,28 @@ class Fused:
                 x, table, bounds, len(x), per, SPREAD, MARKED=marked, **_width(x, dtype), **OPTIONS
             )
         return torch.cat([table[:SPREAD].sum()[None], table[SPREAD:]])
+
+    def fold(self, x: Tensor, dtype: Float, n: float, shape: tuple[int, int, int], part: int) -> Tensor:
+        """Return the folds of pieces of each part, as `torch_folds.fold` orders them: (outer * parts, pieces, inner).
+
+        Their fold along the middle is that of the parts.
+        """
+        outer, length, inner = shape
+        most = PIECE if inner == 1 else PIECE_OF_COLUMNS
+        size = min(_power_of_two(part), most)
+        width = 1 if inner == 1 else min(_power_of_two(inner), TILE // size)
+        together = TILE // size if inner == 1 else 1
+        parts, pieces, tiles = -(-length // part), -(-part // size), -(-inner // width)
+        units = outer * parts * pieces
+        out = self._torch.empty((outer * parts, pieces, inner), dtype=self._torch.float64, device=x.device)
+        with self._on(x):
+            self._kernels.fold_kernel[(-(-units // together) * tiles,)](
+                x, out, units, length, inner, part, parts, pieces, tiles,
+                NORM=NORMS[n], G=together, P=size, LEVELS=size.bit_length() - 1, INNER=width, **_width(x, dtype),
+                SHIFT=23 - dtype.mantissa, SCALE=_scale(dtype), FINITE=dtype.finite_max,
+                **{**OPTIONS, "num_warps": 4},
+            )  # fmt: skip
+        return out
 
     def mark_alive(
         self, alive: Tensor, after: Tensor, first: int, view: SliceView, dtype: Float, blocks: Blocks
@@ -223,6 +251,16 @@ class Fused:
                 rows, wanted, kept, rows.shape[1], BITS=bits, SIZE=size, SIZE_BITS=size.bit_length() - 1, **options
             )
         return True
+
+
+def _scale(dtype: Float) -> float:
+    """Return what a pattern that is moved to the place of a float32 is multiplied by."""
+    return 2.0 ** (127 - dtype.bias) if dtype.bias < 127 else 1.0
+
+
+def _power_of_two(number: int) -> int:
+    """Return the smallest power of two that is not below `number`."""
+    return 1 << (number - 1).bit_length()
 
 
 def _per_program(blocks: int) -> int:

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.tally import BLOCK
-from prunecli.kernels.torch_blocks import (
-    LARGEST_PRUNED,
-    OVERFULL,
-    RUN,
-    ZEROS_AFTER,
-    Blocks,
-    Groups,
-    prune_blocks,
-)
-from prunecli.kernels.torch_sums import exact_bins
 from prunecli.kernels.torch_tally import counts_from, fetch
+from prunecli.kernels.torch_totals import owners, totals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from prunecli.dtypes import Float
     from prunecli.kernels.tally import Counts, Statistics
+    from prunecli.kernels.torch_blocks import Blocks, Groups
     from prunecli.kernels.torch_ops import TorchOps
+    from prunecli.layout import SliceView
 
 Tensor: TypeAlias = Any
-
-ALIVE_RUN = 1 << 12
-"""Blocks of which the slices of all elements are computed at once, in 8 bytes for each element."""
 
 
 def fits(statistics: Statistics) -> bool:
@@ -48,12 +38,20 @@ class Ranked:
 
 
 class ManyTensors:
-    """Small tensors, each in whole blocks of one buffer with zeros behind its end."""
+    """Small tensors, each in whole blocks of one buffer with zeros behind its end.
 
-    def __init__(self, ops: TorchOps, tensors: Sequence[Tensor], statistics: Sequence[Statistics]) -> None:
-        """Copy flat integer tensors, all of one dtype, one device and not empty, into a buffer."""
+    It is best if tensors of one shape follow each other.
+    """
+
+    def __init__(
+        self, ops: TorchOps, tensors: Sequence[Tensor], dtype: Float, statistics: Sequence[Statistics] = ()
+    ) -> None:
+        """Copy flat integer tensors, all of one dtype, one device and not empty, into a buffer.
+
+        `statistics` are needed to prune.
+        """
         self._ops, self._torch, self._tensors, self._statistics = ops, ops.torch, tensors, statistics
-        self.dtype: Float = statistics[0].dtype
+        self.dtype = dtype
         torch, device = ops.torch, tensors[0].device
         blocks = [-(-len(tensor) // BLOCK) for tensor in tensors]
         firsts = [0, *accumulate(blocks)]
@@ -66,16 +64,19 @@ class ManyTensors:
         # One copy from the host for everything that depends on the tensors.
         lengths = [len(tensor) for tensor in tensors]
         self._blocks, self._firsts, self._lengths = torch.tensor([blocks, firsts[:-1], lengths], device=device)
-        self._tensor_of = torch.repeat_interleave(
-            torch.arange(len(tensors), device=device), self._blocks, output_size=firsts[-1]
-        )
+        self._padding = [size * BLOCK - length for size, length in zip(blocks, lengths, strict=True)]
+        self._tensor_of = owners(torch, blocks, device)
         self._counted: Tensor = None
 
     def ranked(self, ranks: Sequence[int]) -> list[Ranked]:
         """Return the magnitude at the rank (1-based) of each tensor, with one copy to the host."""
         found = self.find(self._torch.tensor(list(ranks), device=self._buffer.device))
-        numbers = fetch([found.flatten()])[0]
-        count = len(ranks)
+        return self.as_ranked(fetch([found.flatten()])[0])
+
+    @staticmethod
+    def as_ranked(numbers: Sequence[int]) -> list[Ranked]:
+        """Return what `find` has found, from its fetched numbers."""
+        count = len(numbers) // 3
         return [Ranked(*numbers[index::count]) for index in range(count)]
 
     def find(self, ranks: Tensor) -> Tensor:
@@ -93,22 +94,19 @@ class ManyTensors:
         equal = torch.where(bits > 0, equal, equal - padding)
         return torch.stack([bits, less, equal])
 
+    def equals(self, bits: int) -> Tensor:
+        """Return how many magnitudes of each tensor are smaller than `bits` and equal to it, shape (2, tensors)."""
+        cuts, padding = self._torch.full_like(self._blocks, bits), self._blocks * BLOCK - self._lengths
+        less, equal = (self._count(cuts, less=less) for less in (True, False))
+        return self._torch.stack([less - padding if bits else less, equal if bits else equal - padding])
+
     def _count(self, cuts: Tensor, *, less: bool) -> Tensor:
         """Return how many entries of each tensor, padding included, are below or equal to its cut."""
         counts = self._count_in_blocks(cuts, less=less)
         return self._per_tensor(counts[None].to(self._torch.int64))[0]
 
     def _count_in_blocks(self, cuts: Tensor, *, less: bool) -> Tensor:
-        ops = self._ops
-        if ops.fused is not None:
-            return ops.fused.count_many(self._buffer, cuts, self._tensor_of, self.dtype, less=less)
-        counts = []
-        for first in range(0, len(self._buffer), RUN):
-            y = ops.magnitudes(self._buffer[first : first + RUN], self.dtype).reshape(-1, BLOCK)
-            of_block = self._tensor_of[first // BLOCK : first // BLOCK + len(y)]
-            cut = cuts[of_block][:, None]
-            counts.append(((y < cut) if less else (y == cut)).sum(1))
-        return self._torch.cat(counts)
+        return self._ops.count_many(self._buffer, cuts, self._tensor_of, self.dtype, less=less)
 
     def _per_tensor(self, numbers: Tensor) -> Tensor:
         """Return the sums over the blocks of each tensor of (rows, blocks)."""
@@ -133,63 +131,51 @@ class ManyTensors:
         torch, device = self._torch, self._buffer.device
         cut, tie = torch.tensor([list(cuts), list(ties)], dtype=torch.int64, device=device)
         limit = self.limits(cut, tie) if any(ties) else torch.full_like(cut, -1)
-        if self._ops.fused is not None:
-            blocks = self._ops.fused.prune_many(self._buffer, cut, limit, self._tensor_of, self.dtype)
-        else:
-            blocks = self._prune(cut, limit)
-        self._counted = self._numbers(blocks)
+        self._counted = self._numbers(self._ops.prune_many(self._buffer, cut, limit, self._tensor_of, self.dtype))
 
-    def _prune(self, cuts: Tensor, limits: Tensor) -> Blocks:
-        """Prune run by run with plain torch."""
-        torch, runs = self._torch, []
-        for first in range(0, len(self._buffer), RUN):
-            run = self._buffer[first : first + RUN]
-            of_block = self._tensor_of[first // BLOCK : first // BLOCK + len(run) // BLOCK]
-            y = self._ops.magnitudes(run, self.dtype).reshape(-1, BLOCK)
-            cut, index = cuts[of_block][:, None], first + torch.arange(len(run), device=run.device).reshape(-1, BLOCK)
-            kept = (y > cut - 1) & ((y != cut) | (index > limits[of_block][:, None]))
-            runs.append(prune_blocks(torch, run, kept.flatten(), self.dtype))
-        return Blocks(*(torch.cat([getattr(run, name) for run in runs], 1) for name in ("counts", "extremes", "sums")))
+    def magnitudes(self) -> Tensor:
+        """Return the magnitudes of tensors of one shape, one after the other."""
+        return self._ops.magnitudes(self._whole().reshape(-1), self.dtype)
+
+    def _whole(self) -> Tensor:
+        """Return tensors of one shape without what lies behind their ends, a row for each."""
+        return self._buffer.reshape(len(self._tensors), -1)[:, : len(self._tensors[0])]
+
+    def prune_flags(self, keep: Tensor) -> None:
+        """Prune where `keep`, an array of flags as long as `magnitudes`, has none."""
+        if any(self._padding):
+            flags = keep.new_zeros((len(self._tensors), len(self._buffer) // len(self._tensors)))
+            flags[:, : len(self._tensors[0])] = keep.reshape(len(self._tensors), -1)
+            keep = flags.reshape(-1)
+        self._counted = self._numbers(self._ops.prune_blocks(self._buffer, keep, self.dtype))
 
     def prune_groups(self, groups: Groups) -> None:
         """Keep the largest of each group; `groups` fits each tensor as `TorchOps.groups` says."""
         self._counted = self._numbers(self._ops.prune_blocks(self._buffer, groups, self.dtype))
 
     def _numbers(self, blocks: Blocks) -> Tensor:
-        """Return a row of numbers for each tensor, as `TorchTally.numbers` orders them, with both numbers of dead."""
-        torch, count = self._torch, len(self._tensors)
-        counts = self._per_tensor(blocks.counts.to(torch.int64))
-        counts[: ZEROS_AFTER + 1] -= self._blocks * BLOCK - self._lengths
-        extremes = torch.full((2, count), -1, dtype=torch.int64, device=self._buffer.device)
-        extremes[LARGEST_PRUNED] = 0
-        extremes.scatter_reduce_(1, self._tensor_of.expand(2, -1), blocks.extremes.to(torch.int64), "amax")
-        device = blocks.sums.device
-        tables = exact_bins(torch, blocks.sums, self.dtype, self._tensor_of.to(device), count)
-        dead = torch.stack([self._dead(0), self._dead(1)])
-        columns = [counts, extremes, dead, tables.to(self._buffer.device).reshape(count, -1).T]
-        return torch.cat(columns).T.contiguous()
+        """Return a row of `totals` for each tensor, and both numbers of slices without a non-zero."""
+        torch = self._torch
+        rows = totals(torch, blocks, self._tensor_of, len(self._tensors), self.dtype)
+        return torch.cat([rows, *(torch.cat(column)[:, None] for column in zip(*self._dead(), strict=True))], 1)
 
-    def _dead(self, which: int) -> Tensor:
-        """Return the number of outputs (0) or inputs (1) of each tensor without a non-zero."""
-        torch, device = self._torch, self._buffer.device
-        views = [(s.outputs, s.inputs)[which] for s in self._statistics]
-        shapes = [(1, 1, 1, 0) if v is None else (v.after, v.slices, v.before, v.total) for v in views]
-        after, slices, before, totals = torch.tensor(shapes, device=device).T
-        total = sum(shape[3] for shape in shapes)
-        bases = totals.cumsum(0) - totals
-        alive = torch.zeros(total + 1, dtype=torch.int64, device=device)
-        for first in range(0, len(self._tensor_of), ALIVE_RUN):
-            tensor = self._tensor_of[first : first + ALIVE_RUN, None]
-            block = first + torch.arange(len(tensor), device=device)[:, None] - self._firsts[tensor]
-            index = block * BLOCK + torch.arange(BLOCK, device=device)
-            weights = self._buffer[first * BLOCK : (first + len(tensor)) * BLOCK].reshape(-1, BLOCK)
-            runs = index // after[tensor]
-            number = bases[tensor] + runs % slices[tensor] + runs // (slices * before)[tensor] * slices[tensor]
-            nonzero = self._nonzero(weights) & (totals[tensor] > 0)
-            # Zeros set the flag behind the end: every write to a place is the same.
-            alive.index_fill_(0, number.where(nonzero, total).flatten(), 1)
-        owner = torch.repeat_interleave(torch.arange(len(views), device=device), totals, output_size=total)
-        return torch.zeros_like(totals).index_add_(0, owner, 1 - alive[:total])
+    def _dead(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the numbers of outputs and of inputs without a non-zero, for tensors of one shape together."""
+        first = 0
+        for (outputs, inputs, numel), same in groupby(self._statistics, lambda s: (s.outputs, s.inputs, s.numel)):
+            count, size = len(list(same)), -(-numel // BLOCK) * BLOCK
+            part = self._buffer[first : first + count * size].reshape(count, size)[:, :numel]
+            nonzero, first = self._nonzero(part), first + count * size
+            yield self._dead_slices(nonzero, outputs), self._dead_slices(nonzero, inputs)
+
+    def _dead_slices(self, nonzero: Tensor, view: SliceView | None) -> Tensor:
+        """Return the number of slices without a set flag in each row of `nonzero`."""
+        if view is None:
+            return self._torch.zeros(len(nonzero), dtype=self._torch.int64, device=nonzero.device)
+        alive = nonzero.reshape(-1, view.before, view.slices, view.after)
+        alive = alive.any(3) if view.after > 1 else alive[..., 0]
+        alive = alive.any(1) if view.before > 1 else alive[:, 0]
+        return (~alive).reshape(len(nonzero), -1).sum(1)
 
     def _nonzero(self, weights: Tensor) -> Tensor:
         return weights != 0 if self.dtype.negative_zero_is_nan else (weights << 1) != 0
@@ -198,22 +184,9 @@ class ManyTensors:
         """Copy the pruned weights back to the tensors."""
         self._torch._foreach_copy_(list(self._tensors), self._parts)
 
-    def numbers(self) -> Tensor:
-        """Return everything that is counted as one vector on the device, for `counts_of_many`."""
-        return self._counted.flatten()
-
-    def counts_in(self, numbers: Sequence[int]) -> list[Counts]:
-        """Return the counts of the tensors from the fetched vector `numbers`."""
-        size = len(numbers) // len(self._tensors)
-        rows = [list(numbers[first : first + size]) for first in range(0, len(numbers), size)]
-        counts = []
-        for row, statistics in zip(rows, self._statistics, strict=True):
-            if statistics.groups is None:
-                row[OVERFULL] = 0
-            dead = [row[6 + at] for at, view in enumerate((statistics.outputs, statistics.inputs)) if view is not None]
-            counts.append(counts_from(statistics, [*row[:6], *dead, *row[8:]]))
-        return counts
-
     def counts(self) -> list[Counts]:
         """Return the numbers of each tensor, with one copy to the host."""
-        return self.counts_in(fetch([self.numbers()])[0])
+        numbers = fetch([self._counted.flatten()])[0]
+        size = len(numbers) // len(self._tensors)
+        rows = [numbers[first : first + size] for first in range(0, len(numbers), size)]
+        return [counts_from(*each) for each in zip(self._statistics, rows, self._padding, strict=True)]

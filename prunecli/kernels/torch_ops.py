@@ -16,6 +16,7 @@ from prunecli.kernels.torch_blocks import RUN, Blocks, Cut, Groups, magnitudes, 
 from prunecli.kernels.torch_fused import SPREAD, Fused, fused
 from prunecli.kernels.torch_groups import largest_of_rows, smallest_of_rows
 from prunecli.kernels.torch_tally import TorchTally
+from prunecli.kernels.torch_totals import joined
 from prunecli.kernels.torch_views import elements, of_blocks, of_elements, slice_numbers
 from prunecli.kernels.transfers import copies_in_background
 
@@ -120,6 +121,31 @@ class TorchOps:
             parts.append(padded.reshape(-1, BLOCK).sum(1))
         return self.torch.cat(parts)
 
+    def count_many(self, x: Array, cuts: Array, tensor_of: Array, dtype: Float, *, less: bool) -> Array:
+        """Return how many weights of each block are equal to the cut of its tensor, or with `less` below it."""
+        if self.fused is not None:
+            return self.fused.count_many(x, cuts, tensor_of, dtype, less=less)
+        counts = []
+        for first in range(0, len(x), RUN):
+            y = self.magnitudes(x[first : first + RUN], dtype).reshape(-1, BLOCK)
+            cut = cuts[tensor_of[first // BLOCK : first // BLOCK + len(y)]][:, None]
+            counts.append(((y < cut) if less else (y == cut)).sum(1))
+        return self.torch.cat(counts)
+
+    def prune_many(self, x: Array, cuts: Array, limits: Array, tensor_of: Array, dtype: Float) -> Blocks:
+        """Prune whole blocks: what is below the cut of their tensor, and what is equal to it up to its limit in `x`."""
+        if self.fused is not None:
+            return self.fused.prune_many(x, cuts, limits, tensor_of, dtype)
+        runs = []
+        for first in range(0, len(x), RUN):
+            run = x[first : first + RUN]
+            of_block = tensor_of[first // BLOCK : (first + len(run)) // BLOCK]
+            y, cut = self.magnitudes(run, dtype).reshape(-1, BLOCK), cuts[of_block][:, None]
+            index = first + self.torch.arange(len(run), device=run.device).reshape(-1, BLOCK)
+            kept = (y > cut - 1) & ((y != cut) | (index > limits[of_block][:, None]))
+            runs.append(prune_blocks(self.torch, run, kept.flatten(), dtype))
+        return joined(self.torch, runs)
+
     def groups(self, start: int, count: int, run: tuple[int, int], group: int, keep: int) -> Groups | None:
         """Return what survives, as by `keep_largest`, if groups follow each other in a run of `count` elements.
 
@@ -223,17 +249,19 @@ class TorchOps:
         """Clear `keep` where `y` is negative (already pruned)."""
         keep.masked_fill_(y < 0, 0)
 
-    def keep_slices(self, y: Array, start: int, view: SliceView, alive: bytes) -> Array:
+    def keep_slices(self, y: Array, start: int, view: SliceView, alive: Array | bytes) -> Array:
         """Repeat the flag of each slice over its elements."""
         return of_elements(self.torch, self._alive(alive), start, len(y), view)
 
-    def keep_blocks(self, y: Array, start: int, view: SliceView, block: tuple[int, int], alive: bytes) -> Array:
+    def keep_blocks(self, y: Array, start: int, view: SliceView, block: tuple[int, int], alive: Array | bytes) -> Array:
         """Repeat the flag of each block over its columns and rows."""
         return of_blocks(self.torch, self._alive(alive), start, len(y), view, block)
 
-    def _alive(self, alive: bytes) -> Array:
-        flags = self.torch.frombuffer(bytearray(alive), dtype=self.torch.int8).to(self.device)
-        return self._flags(flags != 0)
+    def _alive(self, alive: Any) -> Array:  # noqa: ANN401 - bytes, or a tensor
+        """Return flags on the device."""
+        if is_tensor(alive):
+            return alive.to(self.device)
+        return self.torch.frombuffer(bytearray(alive), dtype=self.torch.int8).to(self.device)
 
     def keep_above(self, y: Array, start: int, view: SliceView, cuts: NDArray[Any], limits: NDArray[np.int64]) -> Array:
         """Compare with the cut of each element's slice, and the position of each equal with the limit of its slice."""

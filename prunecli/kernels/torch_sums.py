@@ -23,9 +23,6 @@ FIRST_EXPONENT, BINS = 720, 72
 BINS_OF_DOUBLES = 257
 """The bins of sums for a format of 8 bytes, from the exponent field 1; the last one counts infinities."""
 
-REPLICAS = 256
-"""Copies of a table that are added to in parallel: additions to one place wait for each other."""
-
 CAREFUL_BLOCKS = 1 << 12
 """Blocks that are summed again in float64 at once."""
 
@@ -87,10 +84,10 @@ def halved(squares: Any) -> Any:  # noqa: ANN401 - tensors
     return squares[:, 0]
 
 
-def exact_bins(torch: Any, sums: Any, dtype: Float, segments: Any = None, count: int = 1) -> Any:  # noqa: ANN401
+def exact_bins(torch: Any, sums: Any, dtype: Float, segments: Any, count: int) -> Any:  # noqa: ANN401 - as above
     """Return the tables of exact sums of `sums` (rows, numbers), shape (count, rows, bins, 2).
 
-    `segments` is the table of each column, of `count` ones; None for a single one.
+    `segments` is the table of each column, of `count` ones.
     """
     first, bins = bins_of(dtype)
     bits = sums.view(torch.int64)
@@ -100,17 +97,13 @@ def exact_bins(torch: Any, sums: Any, dtype: Float, segments: Any = None, count:
     if bins == BINS_OF_DOUBLES:  # infinities have a bin of their own
         places += (exponents == (1 << 11) - 1).to(torch.int64) << 1
     mantissas <<= places & 7
-    rows, columns = sums.shape
-    tables = REPLICAS if segments is None else count
-    if segments is None:
-        segments = torch.arange(columns, device=sums.device) % REPLICAS
+    rows = len(sums)
     row = torch.arange(rows, device=sums.device)[:, None]
     index = ((segments[None] * rows + row) * bins + (places >> 3)).flatten()
-    table = torch.zeros((2, tables * rows * bins), dtype=torch.int64, device=sums.device)
+    table = torch.zeros((2, count * rows * bins), dtype=torch.int64, device=sums.device)
     table[0].index_add_(0, index, (mantissas & 0xFFFFFFFF).flatten())
     table[1].index_add_(0, index, (mantissas >> 32).flatten())
-    table = table.reshape(2, tables, rows, bins)
-    return (table.sum(1, keepdim=True) if count == 1 else table).permute(1, 2, 3, 0)
+    return table.reshape(2, count, rows, bins).permute(1, 2, 3, 0)
 
 
 def exact_sum(table: Sequence[int], dtype: Float) -> ExactSum:

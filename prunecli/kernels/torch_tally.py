@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.tally import BLOCK, Counts, TallyPart
-from prunecli.kernels.torch_blocks import NONFINITE, OVERFULL, ZEROS_AFTER, ZEROS_BEFORE, flags_of, part_of
-from prunecli.kernels.torch_sums import bins_of, exact_bins, exact_sum
+from prunecli.kernels.torch_blocks import NONFINITE, OVERFULL, ZEROS_AFTER, ZEROS_BEFORE, Blocks, flags_of, part_of
+from prunecli.kernels.torch_sums import bins_of, exact_sum
+from prunecli.kernels.torch_totals import NUMBERS, joined, joined_rows, owners, row_length, totals, unset_flags
 from prunecli.kernels.torch_views import mark_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from prunecli.kernels.tally import Shared, Statistics
-    from prunecli.kernels.torch_blocks import Blocks
     from prunecli.kernels.torch_ops import TorchOps
     from prunecli.layout import SliceView
 
 Tensor: TypeAlias = Any
 
-NUMBERS = 6
-"""Zeros before and after, not finite, groups that are too full, the largest pruned, and the least kept."""
+WAITING = 1 << 19
+"""The blocks whose numbers are kept until they are added up, in 40 bytes for each of them."""
 
 HISTOGRAM_RUN = 1 << 22
 """Elements sorted into bins at once; their places take 8 bytes each."""
@@ -33,21 +34,26 @@ class TorchTally:
     def __init__(self, ops: TorchOps, statistics: Statistics, shared: Shared) -> None:
         """Start without a chunk."""
         self._ops, self.statistics, self._shared = ops, statistics, shared
-        self._torch, self._device = ops.torch, ops.device
-        torch = ops.torch
-        self._counts = torch.zeros(4, dtype=torch.int64, device=ops.device)
-        self._extremes = torch.tensor([0, -1], device=ops.device)
-        self._table: Tensor = None
+        self.torch = torch = ops.torch
+        self.device = ops.device
+        self._runs: list[Blocks] = []
+        self._row: Tensor = None
+        self._padding = 0
+        self._overfull: Tensor = None
+        self.waiting = 0
+        """The blocks whose numbers are not yet added up."""
         self._alive = [self._new_alive(view) for view in (statistics.outputs, statistics.inputs)]
-        bins = statistics.bins
-        size = 0 if bins is None else bins[2] - bins[1] + 1
-        self._bins = torch.zeros((2, size), dtype=torch.int64, device=ops.device)
+        self._bins: Tensor = None
+        if statistics.bins is not None:
+            size = statistics.bins[2] - statistics.bins[1] + 1
+            self._bins = torch.zeros((2, size), dtype=torch.int64, device=ops.device)
+        self._final: Tensor = None
 
     def _new_alive(self, view: SliceView | None) -> Tensor:
         """Return a flag for each slice, and one behind them that has no meaning."""
         if view is None:
             return None
-        return self._torch.zeros(view.total + 1, dtype=self._torch.bool, device=self._device)
+        return self.torch.zeros(view.total + 1, dtype=self.torch.bool, device=self.device)
 
     def prune(self, x: Tensor, keep: Tensor, first: int, *, write: bool) -> None:
         """Count the weights before and after pruning, and zero those that `keep` drops, if `write`."""
@@ -64,16 +70,16 @@ class TorchTally:
     def _prune(self, x: Tensor, keep: Tensor, first: int, *, patterns: bool = False) -> None:
         """Prune and count a run of whole blocks, or a part of one block."""
         before = None
-        if self._bins.numel() or self._is_part(first, len(x)):
+        if self._bins is not None or self._is_part(first, len(x)):
             before = x if patterns else self._ops.magnitudes(x, self.statistics.dtype)
         if patterns:
-            kept = flags_of(self._torch, keep, x)
+            kept = flags_of(self.torch, keep, x)
             blocks, after = self._ops.prune_blocks(x, kept, self.statistics.dtype, patterns=True), x * kept
         else:
             blocks, after = self._ops.prune_blocks(x, keep, self.statistics.dtype), x
         self._add_blocks(blocks, first, len(x), before, after)
         self._add_alive(after, first, blocks)
-        if self._bins.numel():
+        if self._bins is not None:
             for row, y in enumerate((before, self._magnitudes(after))):
                 self._add_to_bins(self._bins[row], y)
 
@@ -86,25 +92,24 @@ class TorchTally:
         return bool(first % BLOCK or (count % BLOCK and first + count != self.statistics.numel))
 
     def _add_blocks(self, blocks: Blocks, first: int, count: int, before: Tensor, after: Tensor) -> None:
-        missing = -count % BLOCK
-        counts = blocks.counts.sum(1, dtype=self._torch.int64)
-        if missing:  # the entries behind the end counted as zeros
-            counts[: ZEROS_AFTER + 1] -= missing
+        """Keep the numbers of blocks: those of many tensors are added up together, by few kernels."""
+        self._padding += -count % BLOCK  # the entries behind the end count as zeros
         groups = self.statistics.groups
-        if groups is None or not _flat(groups, first, count):
-            counts[OVERFULL] = 0
-        self._counts += counts
-        self._extremes = self._torch.maximum(self._extremes, blocks.extremes.amax(1))
-        if not self._is_part(first, count):
-            self._add_sums(blocks.sums)
-        else:
+        flat = groups is None or _flat(groups, first, count)
+        if not flat:
+            blocks.counts[OVERFULL] = 0
+        if self._is_part(first, count):
+            blocks = replace(blocks, sums=self.torch.zeros_like(blocks.sums))
             self._add_part(first, before, self._magnitudes(after))
-        if groups is not None and not _flat(groups, first, count):
+        self._keep(blocks)
+        if groups is not None and not flat:
             self._add_groups(after, first, *groups)
 
-    def _add_sums(self, sums: Tensor) -> None:
-        table = exact_bins(self._torch, sums, self.statistics.dtype)[0]
-        self._table = table if self._table is None else self._table + table
+    def _keep(self, blocks: Blocks) -> None:
+        self._runs.append(blocks)
+        self.waiting += blocks.counts.shape[1]
+        if self.waiting > WAITING:
+            settle([self])
 
     def _add_part(self, first: int, before: Tensor, after: Tensor) -> None:
         """Keep a part of a block until all its parts are there."""
@@ -112,10 +117,12 @@ class TorchTally:
         size = min(BLOCK, self.statistics.numel - number * BLOCK)
         parts = self._shared.join("block", number, size, (offset, len(before), (before, after.clone())))
         if parts is not None:
-            torch = self._torch
+            torch = self.torch
             both = [torch.cat([part[index] for part in parts]) for index in range(2)]
-            sums = [self._ops.prune_blocks(y, y >= 0, self.statistics.dtype, patterns=True).sums[0] for y in both]
-            self._add_sums(torch.stack(sums))
+            sums = [self._ops.prune_blocks(y, y >= 0, self.statistics.dtype, patterns=True).sums[:1] for y in both]
+            # Its other numbers are those of its parts.
+            nothing = torch.zeros((4, 1), dtype=torch.int32, device=self.device)
+            self._keep(Blocks(nothing, nothing[:2] - 1, torch.cat(sums)))
 
     def _add_alive(self, after: Tensor, first: int, blocks: Blocks) -> None:
         """Mark the outputs and the inputs that have a non-zero."""
@@ -125,7 +132,7 @@ class TorchTally:
                 continue
             if nonzero is None:
                 nonzero = self._nonzero(after)
-            mark_alive(self._torch, alive, nonzero, first, view)
+            mark_alive(self.torch, alive, nonzero, first, view)
 
     def _nonzero(self, after: Tensor) -> Tensor:
         """Return where weights, or magnitudes, are not zero; -0.0 is zero, except where it encodes NaN."""
@@ -159,7 +166,7 @@ class TorchTally:
                 part = (place % unit, count, nonzero[:count].clone())
                 parts = self._shared.join("group", first - place % unit, size, part)
                 if parts is not None:
-                    self._add_overfull(self._torch.cat(parts).reshape(1, -1, inner))
+                    self._add_overfull(self.torch.cat(parts).reshape(1, -1, inner))
             first, nonzero = first + count, nonzero[count:]
 
     def _add_overfull(self, nonzero: Tensor) -> None:
@@ -168,7 +175,12 @@ class TorchTally:
         for part in (nonzero[:, :length], nonzero[:, length:]):
             if part.numel():
                 rows = part.unflatten(1, (-1, min(4, part.shape[1])))
-                self._counts[OVERFULL] += (rows.sum(2) > 2).sum()
+                self._add_overfull_groups((rows.sum(2) > 2).sum())
+
+    def _add_overfull_groups(self, number: Tensor) -> None:
+        if self._overfull is not None and number is not None:
+            number = self._overfull + number
+        self._overfull = self._overfull if number is None else number
 
     def _add_to_bins(self, counts: Tensor, y: Tensor) -> None:
         """Count the finite magnitudes that are not zero."""
@@ -179,30 +191,63 @@ class TorchTally:
         size = last - first + 1
         for low in range(0, len(y), HISTOGRAM_RUN):
             run = y[low : low + HISTOGRAM_RUN]
-            places = ((run >> shift).clamp_(first, last) - first).to(self._torch.int64)
+            places = ((run >> shift).clamp_(first, last) - first).to(self.torch.int64)
             places.masked_fill_((run == 0) | (run > self.statistics.dtype.finite_max), size)
-            table = self._torch.zeros(size + 1, dtype=self._torch.int64, device=self._device)
-            counts += table.index_add_(0, places, self._torch.ones_like(places))[:size]
+            table = self.torch.zeros(size + 1, dtype=self.torch.int64, device=self.device)
+            counts += table.index_add_(0, places, self.torch.ones_like(places))[:size]
 
     def merge(self, other: TorchTally) -> None:
         """Add the counts of another tally of the same tensor."""
-        self._counts += other._counts
-        self._extremes = self._torch.maximum(self._extremes, other._extremes)
-        if other._table is not None:
-            self._table = other._table if self._table is None else self._table + other._table
+        self._runs += other._runs
+        self._padding += other._padding
+        self._add_overfull_groups(other._overfull)
+        self.waiting += other.waiting
+        self._add_row(other._row)
         for own, others in zip(self._alive, other._alive, strict=True):
             if own is not None:
                 own.logical_or_(others)
-        self._bins += other._bins
+        if self._bins is not None:
+            self._bins += other._bins
 
-    def numbers(self) -> Tensor:
-        """Return everything that is counted as one vector of integers on the device."""
-        torch = self._torch
-        dead = [(~alive[:-1]).sum()[None] for alive in self._alive if alive is not None]
-        if self._table is None:
-            self._table = torch.zeros((2, bins_of(self.statistics.dtype)[1], 2), dtype=torch.int64, device=self._device)
-        table = self._table.to(self._device).flatten()
-        return torch.cat([self._counts, self._extremes.to(torch.int64), *dead, table, self._bins.flatten()])
+    def _add_row(self, row: Tensor) -> None:
+        """Add the numbers of a part."""
+        if self._row is not None and row is not None:
+            row = joined_rows(self.torch, self._row, row)
+        self._row = self._row if row is None else row
+
+    def take(self) -> list[Blocks]:
+        """Return the blocks whose numbers are not yet added up, and forget them."""
+        runs, self._runs, self.waiting = self._runs, [], 0
+        return runs
+
+    def flags(self) -> list[Tensor]:
+        """Return whether each output, and each input, has a non-zero; empty where they are not counted."""
+        return [
+            self.torch.zeros(0, dtype=self.torch.bool, device=self.device) if a is None else a[:-1] for a in self._alive
+        ]
+
+    def row(self) -> Tensor:
+        """Return the row of `totals` of all blocks, once they are added up."""
+        if self._row is None:
+            self._row = self.torch.zeros(row_length(self.statistics.dtype), dtype=self.torch.int64, device=self.device)
+            self._row[NUMBERS - 1] = -1
+        return self._row
+
+    def finish(self, numbers: Tensor) -> None:
+        """Keep nothing but the final `numbers`, on the device: the row, the dead slices, and the bins."""
+        self._final = numbers if self._bins is None else self.torch.cat([numbers, self._bins.flatten()])
+        if self._overfull is not None and self.statistics.groups is not None:
+            self._final[OVERFULL] += self._overfull
+        self._row, self._alive = None, [None, None]
+
+    @property
+    def final(self) -> Tensor:
+        """The vector of `finish`; None before."""
+        return self._final
+
+    def result(self, numbers: Sequence[int]) -> Counts:
+        """Return the counts in the fetched vector."""
+        return counts_from(self.statistics, numbers, self._padding)
 
     def counts(self) -> Counts:
         """Return the numbers of all chunks."""
@@ -210,14 +255,14 @@ class TorchTally:
 
     def part(self) -> TallyPart:
         """Return the numbers of all chunks of a part."""
-        (numbers,), dtype = fetch([self.numbers()]), self.statistics.dtype
-        first = NUMBERS + sum(alive is not None for alive in self._alive)
-        size = 2 * bins_of(dtype)[1]
-        before, after = (exact_sum(numbers[at : at + size], dtype).units for at in (first, first + size))
         outputs, inputs = (None if marks is None else bytes(marks[:-1].cpu().numpy()) for marks in self._alive)
+        finish([self])
+        (numbers,), dtype, padding = fetch([self._final]), self.statistics.dtype, self._padding
+        size = 2 * bins_of(dtype)[1]
+        before, after = (exact_sum(numbers[at : at + size], dtype).units for at in (NUMBERS, NUMBERS + size))
         least = numbers[5]
         return TallyPart(
-            (numbers[ZEROS_BEFORE], numbers[ZEROS_AFTER]),
+            (numbers[ZEROS_BEFORE] - padding, numbers[ZEROS_AFTER] - padding),
             numbers[NONFINITE],
             (before, after),
             numbers[4],
@@ -226,6 +271,34 @@ class TorchTally:
             outputs,
             inputs,
         )
+
+
+def settle(tallies: Sequence[TorchTally]) -> None:
+    """Add up the numbers of blocks, of all tallies with tensors of one dtype on one device together."""
+    kinds: dict[Any, list[TorchTally]] = {}
+    for tally in tallies:
+        if tally.waiting:
+            kinds.setdefault((tally.device, tally.statistics.dtype), []).append(tally)
+    for (device, dtype), members in kinds.items():
+        torch, lengths = members[0].torch, [tally.waiting for tally in members]
+        blocks = joined(torch, [run for tally in members for run in tally.take()])
+        rows = totals(torch, blocks, owners(torch, lengths, device), len(members), dtype)
+        for tally, row in zip(members, rows, strict=True):
+            tally._add_row(row)  # noqa: SLF001 - of this module
+
+
+def finish(tallies: Sequence[TorchTally]) -> None:
+    """Compute the final numbers of tallies, whose chunks are all done; they stay on the devices."""
+    settle(tallies)
+    kinds: dict[Any, list[TorchTally]] = {}
+    for tally in tallies:
+        kinds.setdefault((tally.device, tally.statistics.dtype), []).append(tally)
+    for members in kinds.values():
+        torch = members[0].torch
+        dead = unset_flags(torch, [flags for tally in members for flags in tally.flags()]).reshape(-1, 2)
+        rows = torch.cat([torch.stack([tally.row() for tally in members]), dead], 1)
+        for tally, row in zip(members, rows, strict=True):
+            tally.finish(row)
 
 
 def _blockwise(first: int, count: int, run: int) -> list[tuple[int, int]]:
@@ -265,31 +338,30 @@ def _joined(vectors: Sequence[Tensor]) -> list[int]:
 def counts_of(tallies: Iterable[TorchTally]) -> list[Counts]:
     """Return the numbers of several tensors, with one copy to the host for each device."""
     tallies = list(tallies)
-    vectors = fetch([tally.numbers() for tally in tallies])
-    return [counts_from(tally.statistics, numbers) for tally, numbers in zip(tallies, vectors, strict=True)]
+    finish([tally for tally in tallies if tally.final is None])
+    vectors = fetch([tally.final for tally in tallies])
+    return [tally.result(numbers) for tally, numbers in zip(tallies, vectors, strict=True)]
 
 
-def counts_from(statistics: Statistics, numbers: Sequence[int]) -> Counts:
-    """Return the counts in a vector of `TorchTally.numbers`."""
-    dtype, place = statistics.dtype, NUMBERS
-    dead: list[int | None] = []
-    for view in (statistics.outputs, statistics.inputs):
-        dead.append(None if view is None else numbers[place])
-        place += view is not None
+def counts_from(statistics: Statistics, numbers: Sequence[int], padding: int) -> Counts:
+    """Return the counts in a row of `totals`, followed by both numbers of dead slices and by the bins.
+
+    `padding` is the number of entries behind the end that count as zeros.
+    """
+    dtype = statistics.dtype
     size = 2 * bins_of(dtype)[1]
-    tables = numbers[place : place + size], numbers[place + size : place + 2 * size]
-    bins = numbers[place + 2 * size :]
-    least = numbers[5]
+    tables = numbers[NUMBERS : NUMBERS + size], numbers[NUMBERS + size : NUMBERS + 2 * size]
+    dead, bins, least = numbers[NUMBERS + 2 * size :], numbers[NUMBERS + 2 * size + 2 :], numbers[5]
     return Counts(
-        zeros_before=numbers[ZEROS_BEFORE],
-        zeros_after=numbers[ZEROS_AFTER],
+        zeros_before=numbers[ZEROS_BEFORE] - padding,
+        zeros_after=numbers[ZEROS_AFTER] - padding,
         nonfinite=numbers[NONFINITE],
         squares_before=exact_sum(tables[0], dtype).value,
         squares_after=exact_sum(tables[1], dtype).value,
         largest_pruned=numbers[4],
         smallest_kept=None if least < 0 else dtype.top - least,
-        dead_outputs=dead[0],
-        dead_inputs=dead[1],
+        dead_outputs=None if statistics.outputs is None else dead[0],
+        dead_inputs=None if statistics.inputs is None else dead[1],
         two_four=None if statistics.groups is None else not numbers[OVERFULL],
         bins_before=bins[: len(bins) // 2],
         bins_after=bins[len(bins) // 2 :],

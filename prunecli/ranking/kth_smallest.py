@@ -288,6 +288,9 @@ class RankSearch:
         for rank, ranked in self._ranked.items():
             if rank in self._equals:
                 continue
+            if len(self.group.members) == 1:
+                self._equals[rank] = [ranked.equal]
+                continue
             kept = not self._is_binned and self.low <= ranked.key < self.high
             # Without a cut through equals all of them are pruned, and their number per member is not needed.
             if not kept and (self._needs_equals or (self.group.ties and rank < ranked.less + ranked.equal)):
@@ -325,11 +328,12 @@ class RankSearch:
 
 def statistics_of(ops: Ops, y: Array, ranks: Sequence[int], dtype: Float) -> list[OrderStatistic]:
     """Return the order statistics at `ranks` (1-based) of one tensor whose magnitudes `y` are in memory."""
-    statistics = []
-    for rank in ranks:
-        bits, less, equal = ops.smallest(y, rank)
-        statistics.append(OrderStatistic(rank, dtype.decode(bits), less, equal, (bits,), (True,), (equal,)))
-    return statistics
+    return [statistic_at(rank, dtype, *ops.smallest(y, rank)) for rank in ranks]
+
+
+def statistic_at(rank: int, dtype: Float, bits: int, less: int, equal: int) -> OrderStatistic:
+    """Return the order statistic of one tensor in which `less` magnitudes are below `bits`, and `equal` are it."""
+    return OrderStatistic(rank, dtype.decode(bits), less, equal, (bits,), (True,), (equal,))
 
 
 def _standard_error(shares: Sequence[float]) -> float:

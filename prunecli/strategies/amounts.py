@@ -5,6 +5,7 @@ Pure arithmetic without NumPy; weights are never read here.
 
 from __future__ import annotations
 
+from dataclasses import field
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from glob import escape
@@ -18,6 +19,7 @@ from prunecli.plans import Cut, RankGroup
 from prunecli.strategies.nearest import nearest_amount, nearest_fraction
 from prunecli.text.escape import printable, quoted, shortened
 from prunecli.text.nearest import nearest_number, nearest_whole
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,6 +133,20 @@ def resolve_count(
         where = "" if tensor is None else f" of {printable(repr(tensor.name))}"
         raise UsageError(f"the count {count} is more than the {total} {unit}{where}", hint=Argument("count", total))
     return count
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How many of some weights are pruned: `resolve_count`, as a value. The tensor is one for messages alone."""
+
+    amount: float | None
+    count: int | None
+    unit: str
+    tensor: TensorInfo = field(compare=False)
+
+    def __call__(self, total: int) -> int:
+        """Return the number of `total` weights that are pruned."""
+        return resolve_count(self.amount, self.count, total, self.unit, self.tensor)
 
 
 def rounds_to_none(amount: float | None, totals: Sequence[tuple[TensorInfo, int]], unit: str) -> tuple[Notice, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf, isfinite
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prunecli.errors import Argument, UsageError
 from prunecli.layout import slice_view
@@ -286,21 +286,24 @@ class _Parts:
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_] | None]]:
         """Yield the numbers of each stack."""
-        size = self.measured.size // self.stacks
-        for first in range(0, self.measured.size, size):
+        size = len(self.measured) // self.stacks
+        for first in range(0, len(self.measured), size):
             alive = None if self.alive is None else self.alive[first : first + size]
             yield self.measured[first : first + size], alive
 
 
-def _smallest(strategy: _Slices | Block, unit: str, tensor: TensorInfo, parts: _Parts) -> tuple[bytes, float | None]:
-    """Return one byte per slice or block, 0 for the pruned ones, and the largest number of a pruned one."""
-    from prunecli.kernels.norms import smallest_norms
+def _smallest(strategy: _Slices | Block, unit: str, tensor: TensorInfo, parts: _Parts) -> tuple[Any, float | None]:
+    """Return one byte per slice or block, 0 for the pruned ones, and the largest number of a pruned one.
+
+    The bytes of numbers on a device lie there.
+    """
+    from prunecli.kernels.norms import joined_flags, smallest_norms
 
     flags, largest = [], []
     for measured, alive in parts:
-        remaining = measured.size if alive is None else int(alive.sum())
+        remaining = len(measured) if alive is None else int(alive.sum())
         count = resolve_count(strategy.amount, strategy.count, remaining, unit, tensor)
         kept, value = smallest_norms(measured, count, alive)
         flags.append(kept)
         largest += [] if value is None else [value]
-    return b"".join(flags), max(largest, default=None)
+    return (flags[0] if len(flags) == 1 else joined_flags(flags)), max(largest, default=None)

@@ -14,6 +14,7 @@ from prunecli.errors import Argument, UsageError
 from prunecli.plans import Cut, Normalization, OrderStatistic, PruneSmallestOfRow, RankGroup, TensorPlan
 from prunecli.strategies.allocation import allocate, allocate_ramp, check_allocation, check_slope, matrix_shape
 from prunecli.strategies.amounts import (
+    Wanted,
     check_amount,
     check_counts,
     group_per_tensor,
@@ -269,7 +270,7 @@ class L1(PlansFromRanks, PlansFromShape):
         view = outputs_of(tensor)
         resolve_count(self.amount, self.count, view.size, "weights in a row", tensor)
         unit = "remaining weights in a row"
-        return PruneSmallestOfRow(view, partial(resolve_count, self.amount, self.count, unit=unit, tensor=tensor))
+        return PruneSmallestOfRow(view, Wanted(self.amount, self.count, unit, tensor))
 
     def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
         """Return each tensor as a group of its own."""

@@ -16,7 +16,7 @@ from prunecli.kernels import folds, torch_folds
 from prunecli.kernels.arrays import INTS
 from prunecli.kernels.folds import Numbers
 from prunecli.kernels.native.library import library
-from prunecli.kernels.norms import block_norms, slice_norms, standard_deviation
+from prunecli.kernels.norms import block_norms, slice_norms, smallest_norms, standard_deviation
 from prunecli.layout import SliceView
 
 if library() is None:
@@ -133,5 +133,20 @@ def test_norms_and_deviations_are_the_same_where_weights_lie_on_a_device(name: s
     for one in (view, SliceView(1, 1, 20, 12), SliceView(2, 12, 10, 1), SliceView(1, 1, 1, 240)):
         assert slice_norms(device, one, 2.0).tobytes() == slice_norms(host, one, 2.0).tobytes()
         for block in ((4, 4), (3, 5), (100, 1)):
-            assert block_norms(device, one, block).tobytes() == block_norms(host, one, block).tobytes()
+            squares = block_norms(device, one, block)  # the roots of few are taken, when they are ranked
+            assert np.sqrt(np.asarray(squares)).tobytes() == block_norms(host, one, block).tobytes()
     assert standard_deviation(device, x.size) == standard_deviation(host, x.size)
+
+
+@pytest.mark.parametrize("at_once", [1 << 22, 7])
+@pytest.mark.parametrize("k", [0, 1, 17, 60, 100])
+def test_ranks_on_a_device_are_those_of_the_host(k: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squares whose roots round to one number are equals, of which the first are pruned."""
+    monkeypatch.setattr(torch_folds, "RANKED_AT_ONCE", at_once)
+    near = 2.0 + np.arange(40) * np.spacing(2.0)
+    squares = np.concatenate([near[::-1], np.zeros(5), np.full(5, np.inf), np.random.default_rng(0).random(50)])
+    assert len(np.unique(np.sqrt(near))) < 40
+
+    flags, value = torch_folds.smallest_roots(torch.from_numpy(squares), k)
+
+    assert (flags.numpy().astype(np.uint8).tobytes(), value) == smallest_norms(np.sqrt(squares), k)

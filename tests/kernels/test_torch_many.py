@@ -14,7 +14,6 @@ from prunecli.dtypes import FLOATS
 from prunecli.kernels.tally import Shared
 from prunecli.kernels.torch_many import ManyTensors, fits
 from prunecli.kernels.torch_ops import TorchOps
-from prunecli.kernels.torch_tally import fetch
 
 if TYPE_CHECKING:
     from prunecli.dtypes import Float
@@ -55,7 +54,7 @@ def test_ranks_cuts_and_counts_are_those_of_each_tensor(name: str) -> None:
     assert all(fits(each) for each in wanted)
     for ops in backends():
         xs = [x for x, shape in zip(tensors(dtype), SHAPES, strict=True) if len(shape) < 3]
-        alone, many = [x.clone() for x in xs], ManyTensors(ops, xs, wanted)
+        alone, many = [x.clone() for x in xs], ManyTensors(ops, xs, dtype, wanted)
         ranks = [(len(x) + 1) // 2 for x in xs]
         found = many.ranked(ranks)
         for x, rank, ranked in zip(alone, ranks, found, strict=True):
@@ -66,8 +65,7 @@ def test_ranks_cuts_and_counts_are_those_of_each_tensor(name: str) -> None:
         many.prune([each.bits for each in found], [r - each.less for r, each in zip(ranks, found, strict=True)])
         many.store()
 
-        counts = many.counts_in(fetch([many.numbers()])[0])
-        for x, own, rank, each, stats, count in zip(xs, alone, ranks, found, wanted, counts, strict=True):
+        for x, own, rank, each, stats, count in zip(xs, alone, ranks, found, wanted, many.counts(), strict=True):
             tally = TorchOps("cpu").tally(stats, Shared())
             tally.prune(own, TorchOps("cpu").cut(own, dtype, each.bits, rank - each.less), 0, write=True)
             assert own.tolist() == x.tolist()
@@ -80,7 +78,10 @@ def test_groups_of_many_tensors() -> None:
     shapes = [(4, 64), (3, 1028), (7, 4)]
     for ops in backends():
         xs = [torch.from_numpy(weights(dtype, int(np.prod(shape)), 1)) for shape in shapes]
-        alone, many = [x.clone() for x in xs], ManyTensors(ops, xs, [statistics(dtype, shape) for shape in shapes])
+        alone, many = (
+            [x.clone() for x in xs],
+            ManyTensors(ops, xs, dtype, [statistics(dtype, shape) for shape in shapes]),
+        )
         rule = ops.groups(0, 4 * 64, (64, 1), 4, 2)
         assert rule is not None
 

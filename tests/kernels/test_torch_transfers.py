@@ -14,7 +14,7 @@ from prunecli.kernels.torch_ops import TorchOps
 from prunecli.kernels.torch_tally import counts_of
 from prunecli.layout import SliceView
 from prunecli.plans import RankGroup
-from prunecli.ranking.device_ranks import OnDevice, count_on_devices, narrow_on_devices
+from prunecli.ranking.device_ranks import Held, find_on_devices
 from prunecli.ranking.kth_smallest import RankSearch
 
 if TYPE_CHECKING:
@@ -95,14 +95,11 @@ def test_pruning_copies_counts_alone(copies: Copies, dtype: str, rule: str) -> N
 def test_ranking_copies_counts_alone(copies: Copies, dtype: str) -> None:
     """A search over several tensors copies ends of brackets and counts."""
     ops = TorchOps("cpu")
-    members = {index: OnDevice(ops, matrix(dtype, index), FLOATS[dtype]) for index in range(3)}
+    held = [Held(ops, (index,), [matrix(dtype, index)], FLOATS[dtype]) for index in range(3)]
     total = 3 * ROWS * COLUMNS
     search = RankSearch(RankGroup((0, 1, 2), (total // 2,)), [FLOATS[dtype]] * 3, [ROWS * COLUMNS] * 3)
 
-    narrow_on_devices(search, members)
-    count_on_devices(search, members)
-    while not search.advance():
-        count_on_devices(search, members)
+    find_on_devices([(search, held)])
 
     assert search.statistics()[0].less < total // 2 + 1
     assert copies.size < 128 << 10
@@ -112,7 +109,7 @@ def test_many_tensors_take_few_copies(copies: Copies) -> None:
     """The number of copies does not depend on the number of tensors."""
     ops = TorchOps("cpu")
     xs = [matrix("BF16", index) for index in range(6)]
-    many = ManyTensors(ops, xs, [statistics("BF16")] * 6)
+    many = ManyTensors(ops, xs, FLOATS["BF16"], [statistics("BF16")] * 6)
 
     found = many.ranked([ROWS * COLUMNS // 2] * 6)
     many.prune([each.bits for each in found], [1] * 6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from kernels.test_torch_tally import statistics, weights
 
 from prunecli.dtypes import FLOATS
+from prunecli.kernels import torch_folds
+from prunecli.kernels.folds import Numbers
 from prunecli.kernels.tally import Shared
 from prunecli.kernels.torch_blocks import Blocks, Cut, Groups
 from prunecli.kernels.torch_ops import TorchOps
@@ -116,3 +119,21 @@ def test_brackets_are_counted(name: str) -> None:
         assert expected.tolist() == fused.bracket(x.to(DEVICE), dtype, low, high, shift).tolist()
         for ops in (plain, fused):
             assert expected.tolist() == ops.bracket(y.to(ops.device), dtype, low, high, shift, marked=True).tolist()
+
+
+FOLDS = ((1, 1, 1), (3, 5000, 1), (2, 100, 3), (70, 8, 1), (5, 4, 1030), (1, 90, 200), (2, 4096, 1))
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_folds_are_those_of_plain_torch(name: str) -> None:
+    """Every part of every shape has the same bits, for each norm."""
+    dtype, fused = FLOATS[name], interpreted().fused
+    numbers = Numbers(lambda _, __: None, dtype)
+    assert fused is not None
+    for shape in FOLDS:
+        x = torch.from_numpy(weights(dtype, int(np.prod(shape)), 2))
+        for n, most in ((1.0, 9999), (2.0, 4), (2.0, 70), (inf, 3), (-inf, 33)):
+            part = min(most, shape[1])
+            own = torch_folds._folded(fused.fold(x.to(DEVICE), dtype, n, shape, part), n).cpu()
+            expected = torch_folds.fold(x, numbers, n, shape, part)
+            assert expected.flatten().tolist() == own.flatten().tolist(), (shape, n, part)

@@ -92,9 +92,13 @@ class PartPruner(Pruner):
             return counted
         return Statistics(counted.dtype, counted.numel, counted.outputs, counted.inputs, None, bounds)
 
-    def close(self, target: int, tally: Tally, shared: Shared, *, late: bool) -> None:  # noqa: ARG002 - as the base
+    def close(self, target: int, tally: Any, shared: Shared, *, late: bool) -> None:  # noqa: ANN401 - Tally, or TorchTally
         """Keep what is counted of a part, unless another process counts it."""
         if self._seen.parts[target].counted:
+            if late:
+                from prunecli.kernels.torch_tally import settle  # noqa: PLC0415 - for devices only
+
+                settle([tally])
             self.tallies[target] = (tally, shared)
 
 

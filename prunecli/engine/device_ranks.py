@@ -1,0 +1,110 @@
+"""Plans from order statistics of tensors that lie on devices: all groups of a strategy are ranked together there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prunecli.engine.small_tensors import BATCH_BYTES, SMALL
+from prunecli.io.threads import Worker
+from prunecli.kernels.torch_many import ManyTensors
+from prunecli.ranking.device_ranks import Held, find_on_devices
+from prunecli.ranking.kth_smallest import RankSearch, statistic_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from prunecli.engine.rank_planner import RankPlanner
+    from prunecli.io.threads import Pool
+    from prunecli.kernels.ops import Array
+    from prunecli.plans import RankGroup
+
+GROUPS_AT_ONCE = 32
+"""Groups whose ranks are searched together; each takes a few megabytes for its sample."""
+
+
+class DeviceRankBatch:
+    """Groups of tensors on devices, whose order statistics are found together."""
+
+    def __init__(self, planner: RankPlanner, groups: Sequence[tuple[RankGroup, Mapping[int, Array]]]) -> None:
+        """Read nothing yet; each group has its weights."""
+        self._planner, self._groups = planner, groups
+        self._worker = Worker(None)
+
+    @property
+    def size(self) -> int:
+        """The bytes of weights that are read, at least once."""
+        return sum(values.nbytes for _, weights in self._groups for values in weights.values())
+
+    def start(self, pool: Pool) -> None:
+        """Do nothing: kernels are queued in `finish`, and are computed while later ones are."""
+
+    def finish(self, pool: Pool) -> None:  # noqa: ARG002 - protocol
+        """Find the ranks and store the plans."""
+        small: list[tuple[RankGroup, Mapping[int, Array]]] = []
+        large: list[tuple[RankGroup, Mapping[int, Array]]] = []
+        for group, weights in self._groups:
+            alone = len(group.members) == 1 and weights[group.members[0]].nbytes <= SMALL
+            if not group.ranks:
+                self._planner.conclude(group, [])
+            else:
+                (small if alone else large).append((group, weights))
+        for many in self._kinds([(group, weights[group.members[0]]) for group, weights in small]):
+            self._rank_together(many)
+        for first in range(0, len(large), GROUPS_AT_ONCE):
+            self._search(large[first : first + GROUPS_AT_ONCE])
+        self._planner.tensors.reader.advance(self.size)
+        self._groups = []
+
+    def _kinds(self, items: Sequence[tuple[Any, Array]]) -> Iterator[list[tuple[Any, Array]]]:
+        """Yield items with weights of one dtype on one device, of up to `BATCH_BYTES` each."""
+        kinds: dict[Any, list[tuple[Any, Array]]] = {}
+        sizes: dict[Any, int] = {}
+        for key, values in items:
+            member = key if isinstance(key, int) else key.members[0]
+            kind = self._planner.tensors.dtype(member), str(values.device)
+            kinds.setdefault(kind, []).append((key, values))
+            sizes[kind] = sizes.get(kind, 0) + values.nbytes
+            if sizes[kind] >= BATCH_BYTES:
+                yield kinds.pop(kind)
+                del sizes[kind]
+        yield from kinds.values()
+
+    def _rank_together(self, items: Sequence[tuple[RankGroup, Array]]) -> None:
+        """Rank small tensors, each for itself."""
+        dtype = self._planner.tensors.dtype(items[0][0].members[0])
+        arrays = [values for _, values in items]
+        many = ManyTensors(self._worker.ops_of(arrays[0]), arrays, dtype)  # type: ignore[arg-type]
+        ranks = zip(*(group.ranks for group, _ in items), strict=True)
+        columns = [many.ranked(wanted) for wanted in ranks]
+        for (group, _), *found in zip(items, *columns, strict=True):
+            statistics = [
+                statistic_at(rank, dtype, each.bits, each.less, each.equal)
+                for rank, each in zip(group.ranks, found, strict=True)
+            ]
+            self._planner.conclude(group, statistics)
+
+    def _search(self, groups: Sequence[tuple[RankGroup, Mapping[int, Array]]]) -> None:
+        """Rank large tensors, and groups of several ones."""
+        searches = [(self._new_search(group), self._held(weights)) for group, weights in groups]
+        find_on_devices(searches)
+        for search, _ in searches:
+            self._planner.conclude(search.group, search.statistics())
+
+    def _new_search(self, group: RankGroup) -> RankSearch:
+        tensors = self._planner.tensors
+        numels = [tensors.targets[member].numel for member in group.members]
+        return RankSearch(group, [tensors.dtype(member) for member in group.members], numels, equals=True)
+
+    def _held(self, weights: Mapping[int, Array]) -> list[Held]:
+        """Return the members of a group: large ones alone, small ones of one kind together."""
+        dtype, small = self._planner.tensors.dtype, []
+        held = []
+        for member, values in weights.items():
+            if values.nbytes <= SMALL:
+                small.append((member, values))
+            else:
+                held.append(Held(self._worker.ops_of(values), (member,), [values], dtype(member)))  # type: ignore[arg-type]
+        for items in self._kinds(small):
+            members, parts = zip(*items, strict=True)
+            held.append(Held(self._worker.ops_of(parts[0]), members, parts, dtype(members[0])))  # type: ignore[arg-type]
+        return held

@@ -1,0 +1,125 @@
+"""Numbers measured on small tensors of one shape on one device: one computation for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.dtypes import FLOATS
+from prunecli.engine.small_tensors import BATCH_BYTES, SMALL
+from prunecli.io.threads import Worker
+from prunecli.kernels import torch_folds
+from prunecli.kernels.folds import Numbers
+from prunecli.kernels.norms import block_norms, slice_norms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
+    from prunecli.engine.scored_tensors import ScoredTensors
+    from prunecli.kernels.ops import Array
+    from prunecli.layout import SliceView
+
+
+class Stack:
+    """The weights of tensors of one shape; what is measured is kept for all of them."""
+
+    def __init__(self, arrays: Sequence[Array], dtype: Float) -> None:
+        """Take flat integers on one device; nothing is computed yet."""
+        self.arrays, self.dtype = arrays, dtype
+        self._found: dict[Hashable, Any] = {}
+        self._lock = Lock()
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """The weights of all tensors, one after the other."""
+        import torch  # noqa: PLC0415 - there are tensors, so it is loaded
+
+        x = torch.stack(list(self.arrays)).reshape(-1)
+        run = torch_folds.run_of(x.device)
+        return Numbers(lambda first, stop: x[first:stop], self.dtype, kernels=torch_folds, run=run)
+
+    def found(self, key: Hashable, compute: Callable[[], Any]) -> Any:  # noqa: ANN401 - as `compute`
+        """Return what is computed once, by the first tensor that asks for it."""
+        with self._lock:
+            if key not in self._found:
+                self._found[key] = compute()
+            return self._found[key]
+
+    def all_of(self, view: SliceView) -> SliceView:
+        """Return the view of all tensors."""
+        return replace(view, stacks=view.stacks * len(self.arrays))
+
+
+@dataclass(frozen=True, slots=True)
+class OneOfStack:
+    """The functions of `NumbersInParts` for one tensor of a stack."""
+
+    stack: Stack
+    place: int
+
+    def slice_norms(self, own: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:  # noqa: ARG002 - protocol
+        """Return the norm of each slice."""
+        stack = self.stack
+
+        def compute() -> NDArray[np.float64]:
+            return slice_norms(stack.numbers, stack.all_of(view), n).reshape(len(stack.arrays), -1)
+
+        found: NDArray[np.float64] = stack.found((view, n), compute)[self.place]
+        return found
+
+    def block_norms(self, own: Numbers, view: SliceView, block: tuple[int, int]) -> NDArray[np.float64]:  # noqa: ARG002 - protocol
+        """Return the norm of each block."""
+        stack = self.stack
+
+        def compute() -> NDArray[np.float64]:
+            squares = block_norms(stack.numbers, stack.all_of(view), block).cpu().numpy()
+            norms: NDArray[np.float64] = np.sqrt(squares).reshape(len(stack.arrays), -1, *squares.shape[1:])
+            return norms
+
+        found: NDArray[np.float64] = stack.found((view, block), compute)[self.place]
+        return found
+
+    def moments(self, own: Numbers, scale: float) -> tuple[float, float, int]:  # noqa: ARG002 - protocol
+        """Return the folded sums and the count of the finite numbers."""
+        stack, numbers = self.stack, self.stack.numbers
+        rows = len(stack.arrays)
+
+        def compute() -> list[tuple[float, float, int]]:
+            x = numbers.read(0, sum(len(array) for array in stack.arrays))
+            return torch_folds.moments_of_rows(x, numbers, scale, rows)
+
+        found: tuple[float, float, int] = stack.found(scale, compute)[self.place]
+        return found
+
+
+def stacked(tensors: ScoredTensors, members: Sequence[int]) -> dict[int, Numbers]:
+    """Return the numbers of members that are small, of one shape with others, and on a device; not of the others."""
+    kinds: dict[Hashable, list[int]] = {}
+    for member in members:
+        tensor = tensors.targets[member]
+        if tensor.nbytes <= SMALL and tensor.contiguous and tensor.numel and tensors.reader.on_device(tensor):
+            device = str(tensors.reader.on_a_device(tensor).device)  # type: ignore[union-attr]
+            kinds.setdefault((tensor.shape, tensor.dtype, device), []).append(member)
+    return {m: numbers for own in kinds.values() if len(own) > 1 for m, numbers in _numbers(tensors, own)}
+
+
+def _numbers(tensors: ScoredTensors, members: Sequence[int]) -> Iterator[tuple[int, Numbers]]:
+    worker, first = Worker(None), tensors.targets[members[0]]
+    step = max(1, BATCH_BYTES // first.nbytes)
+    for low in range(0, len(members), step):
+        part = members[low : low + step]
+        arrays = [tensors.reader.array_reader(worker, tensors.targets[member])(0, first.numel) for member in part]
+        stack = Stack(arrays, FLOATS[first.dtype])
+        for place, member in enumerate(part):
+            yield member, Numbers(_nothing, stack.dtype, in_parts=OneOfStack(stack, place))
+
+
+def _nothing(first: int, stop: int) -> Array:
+    raise AssertionError(first, stop)  # a stack reads for all of its tensors

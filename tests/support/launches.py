@@ -1,0 +1,153 @@
+"""The cost of pruning tensors on a device, counted with torch on the CPU: kernels that are started, and waits for them.
+
+Every operation of torch that computes is one kernel. The Triton kernels are replaced by plain torch, and each counts as
+one. A wait is whatever needs a number of the device on the host, or copies one from the host.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunecli.kernels import torch_folds
+from prunecli.kernels.folds import Numbers
+from prunecli.kernels.torch_blocks import prune_blocks
+from prunecli.kernels.torch_fused import Fused
+from prunecli.kernels.torch_groups import smallest_of_rows
+from prunecli.kernels.torch_ops import TorchOps
+from prunecli.kernels.torch_views import mark_alive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pytest
+
+VIEWS = (
+    "view", "slice", "select", "expand", "permute", "t", "transpose", "as_strided", "detach", "alias", "unsqueeze",
+    "squeeze", "split", "split_with_sizes", "unbind", "_unsafe_view", "_reshape_alias", "unfold", "lift_fresh", "empty",
+    "empty_strided", "new_empty", "set_", "resize_", "diagonal", "is_pinned", "unflatten",
+)  # fmt: skip
+"""Operations that compute nothing on the device."""
+
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "equal")
+"""Operations whose result, or its size, is a number on the host."""
+
+COPIES = ("cpu", "numpy", "tolist")
+
+
+class Launches(TorchDispatchMode):
+    """What was counted: kernels and waits, and the names of the kernels."""
+
+    def __init__(self) -> None:
+        """Count nothing yet."""
+        super().__init__()
+        self.kernels = self.waits = 0
+        self.names: dict[str, int] = {}
+        self._paused = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - as torch's
+        """Count an operation."""
+        if not self._paused:
+            self._count(func.overloadpacket.__name__, args)
+        return func(*args, **(kwargs or {}))
+
+    def _count(self, name: str, args: Any) -> None:  # noqa: ANN401 - as torch's
+        by_flags = name == "index" and any(x is not None and x.dtype == torch.bool for x in args[1])
+        self.waits += name in WAITS or by_flags
+        if name not in VIEWS:
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        """Count a kernel."""
+        self.kernels += 1
+        self.names[name] = self.names.get(name, 0) + 1
+
+    @contextmanager
+    def one(self, name: str) -> Iterator[None]:
+        """Count what runs inside as one kernel."""
+        outer = self._paused
+        if not outer:
+            self.add(name)
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = outer
+
+
+class CountedKernels:
+    """The calls of `Fused`, computed by plain torch."""
+
+    def __init__(self, counted: Launches) -> None:
+        """Count each call as a kernel of `counted`."""
+        self._counted, self._plain = counted, TorchOps("cpu")
+        self._plain.fused = None
+        self._checks: Any = Fused.__new__(Fused)
+
+    def takes(self, x: Any, keep: Any) -> bool:  # noqa: ANN401 - as `Fused`
+        """Return what the kernels do."""
+        return bool(self._checks.takes(x, keep))
+
+    def prune_blocks(self, x: Any, keep: Any, dtype: Any) -> Any:  # noqa: ANN401 - as `Fused`
+        """Prune a run."""
+        with self._counted.one("prune_kernel"):
+            return prune_blocks(torch, x, keep, dtype)
+
+    def keep_rows(self, rows: Any, wanted: Any, kept: Any) -> bool:  # noqa: ANN401 - as `Fused`
+        """Rank rows."""
+        with self._counted.one("smallest_kernel"):
+            kept.copy_(-smallest_of_rows(torch, rows, wanted[:, None]).to(torch.int8))
+        return True
+
+    def mark_alive(self, alive: Any, after: Any, first: int, view: Any, dtype: Any, _: Any) -> bool:  # noqa: ANN401
+        """Mark slices."""
+        with self._counted.one("rows or columns kernel"):
+            nonzero = self._plain.magnitudes(after, dtype) != 0
+            mark_alive(torch, alive, nonzero, first, view)
+        return True
+
+    def fold(self, x: Any, dtype: Any, n: float, shape: tuple[int, int, int], part: int) -> Any:  # noqa: ANN401
+        """Fold magnitudes."""
+        with self._counted.one("fold_kernel"):
+            numbers = Numbers(lambda *_: None, dtype)
+            return torch_folds.plain_fold(x, numbers, n, shape, part).reshape(-1, 1, shape[2])
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Return the counterpart in plain torch of another call."""
+
+        def call(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as `Fused`
+            with self._counted.one(name):
+                return getattr(self._plain, PLAIN.get(name, name))(*args, **options)
+
+        return call
+
+
+PLAIN = {"count_in_blocks": "equal_in_blocks"}
+"""The methods of `TorchOps` that do the same without Triton, where they have another name."""
+
+
+def count_launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    """Return what counts from now on, while it is entered; all tensors are as if on a device with Triton."""
+    for module in ("io.memory_reader", "engine.in_memory", "training.masks"):
+        monkeypatch.setattr(f"prunecli.{module}.on_host", lambda _: False)
+    counted = Launches()
+    kernels = CountedKernels(counted)
+    for module in ("torch_ops.fused", "torch_folds.folding"):
+        monkeypatch.setattr(f"prunecli.kernels.{module}", lambda _: kernels)
+
+    def waiting(real: Callable[..., Any]) -> Callable[..., Any]:
+        def inner(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as the methods
+            with counted.one("copy to or from the host"):
+                counted.waits += 1
+                return real(*args, **options)
+
+        return inner
+
+    for name in COPIES:
+        monkeypatch.setattr(torch.Tensor, name, waiting(getattr(torch.Tensor, name)))
+    for name in ("tensor", "from_numpy", "frombuffer"):
+        monkeypatch.setattr(torch, name, waiting(getattr(torch, name)))
+    return counted

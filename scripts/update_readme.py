@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 import man_page
+import reference
 
 from prunecli.cli.command_list import COMMANDS as COMMAND_LIST
 
@@ -26,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 COMMANDS = ROOT / "docs" / "commands.md"
 MAN_PAGE = ROOT / "docs" / "prune.1"
+REFERENCE = {ROOT / "docs" / "report.md": reference.report_page, ROOT / "docs" / "recipe.md": reference.recipe_page}
 PAGES = (README, *sorted((ROOT / "docs").glob("**/*.md")))
 """The pages that may have examples; COMMANDS is generated from the list of commands."""
 
@@ -78,6 +80,8 @@ def commands_page(names: list[str]) -> str:
 
 def main() -> None:
     """Update the pages."""
+    for page, make in REFERENCE.items():
+        page.write_text(make(), encoding="utf-8")
     MAN_PAGE.write_text(man_page.page(), encoding="utf-8")
     COMMANDS.write_text(commands_page(list(COMMAND_LIST)), encoding="utf-8")
     for page in PAGES:

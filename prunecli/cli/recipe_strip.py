@@ -11,7 +11,7 @@ from prunecli.text.closest import closest
 from prunecli.text.escape import printable
 
 _FLAGS = ("allow_overflow", "unwrap")
-_KEYS = ("keep", "to", *_FLAGS)
+KEYS = ("keep", "to", *_FLAGS)
 
 _EXAMPLE = 'strip = {keep = "model", to = "fp16"}'
 
@@ -30,9 +30,9 @@ def read_strip(table: object) -> Strip:
 
 
 def _check(key: str, value: object) -> None:
-    if key not in _KEYS:
-        near = closest(key[:100], _KEYS)
-        hint = f"{near[0]} = ..." if near else f"it takes {', '.join(_KEYS)}"
+    if key not in KEYS:
+        near = closest(key[:100], KEYS)
+        hint = f"{near[0]} = ..." if near else f"it takes {', '.join(KEYS)}"
         raise UsageError(f"strip has an unknown key {printable(repr(key))}", hint=hint)
     texts = value if isinstance(value, list) and key == "keep" else [value]
     right = isinstance(value, bool) if key in _FLAGS else all(isinstance(text, str) for text in texts)

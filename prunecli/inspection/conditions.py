@@ -123,7 +123,7 @@ class GroupPattern:
         """Raise UsageError for numbers that no group can have."""
         if not 1 <= self.group <= MAX_GROUP or not 0 <= self.keep <= self.group:
             raise UsageError(
-                f"the pattern {self.keep}:{self.group} is no K of every G: G is 1 to {MAX_GROUP}, K is 0 to G",
+                f"the pattern {self.keep}:{self.group} is not K of every G: G is 1 to {MAX_GROUP}, K is 0 to G",
                 hint=Argument("pattern", "2:4"),
             )
 

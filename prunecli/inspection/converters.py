@@ -92,7 +92,7 @@ def _wrong_shape(tensor: TensorInfo) -> str | None:
     if any(_fits(tensor, size) for size in sizes.values()):
         return None
     wanted = ", ".join(f"{rows}x{cols} ({backend})" for backend, (rows, cols) in sizes.items())
-    return f"{format_shape(tensor.shape)} is no multiple of {wanted} for {tensor.dtype}"
+    return f"{format_shape(tensor.shape)} is not a multiple of {wanted} for {tensor.dtype}"
 
 
 def _takes(backend: str, tensor: TensorInfo) -> bool:

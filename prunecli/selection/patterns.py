@@ -101,7 +101,7 @@ def _matcher(argument: str, pattern: str) -> Callable[[str], object]:
         if isinstance(error, re.error):
             reason = error.msg + ("" if error.pos is None else f" at position {error.pos} after `re:`")
         raise SelectionError(
-            f"the {_words(argument)} pattern {quoted(pattern)} is no regular expression: {reason}",
+            f"the {_words(argument)} pattern {quoted(pattern)} is not a regular expression: {reason}",
             hint="a glob such as '*.weight' needs no prefix",
         ) from None
 

@@ -113,7 +113,7 @@ class Function:
         try:
             value = Decimal(str(float(result)))
         except (TypeError, ValueError):
-            raise EvaluationError(f"the evaluation returned {printable(repr(result))}, which is no number") from None
+            raise EvaluationError(f"the evaluation returned {printable(repr(result))}, which is not a number") from None
         return Metric(value, str(value))
 
     def identity(self) -> dict[str, object]:

@@ -45,7 +45,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern, re.MULTILINE)
     except re.error as error:
         raise UsageError(
-            f"the metric {pattern!r} is no regular expression: {error}", hint=Argument("metric", r"accuracy: (\S+)")
+            f"the metric {pattern!r} is not a regular expression: {error}", hint=Argument("metric", r"accuracy: (\S+)")
         ) from None
 
 

@@ -106,7 +106,7 @@ def test_folds_of_parts_have_the_bits_of_the_whole(length: int, owners: int, n: 
 
 def test_a_missing_node_is_an_error() -> None:
     """Parts that do not make up a tensor give no number."""
-    with pytest.raises(CheckpointError, match="do not make it up"):
+    with pytest.raises(CheckpointError, match="do not add up to all of it"):
         joined(np.array([1]), np.array([0]), np.ones((1, 1)), 4, np.add)
 
 

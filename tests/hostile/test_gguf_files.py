@@ -48,7 +48,7 @@ FILES = {
     "a count of metadata beyond any": (gguf(counts=(1, HUGE)), f"more than {MOST_ITEMS:,} entries"),
     "a text longer than the file": (gguf(metadata=[value(8, struct.pack("<Q", HUGE))]), CUT),
     "a name longer than the file": (gguf(struct.pack("<Q", HUGE)), "one of its names has 9,223"),
-    "a name that is no text": (gguf(gguf_tensor(b"\xff\xfe")), "one of its names is no UTF-8 text"),
+    "a name that is no text": (gguf(gguf_tensor(b"\xff\xfe")), "one of its names is not UTF-8 text"),
     "an array longer than the file": (gguf(metadata=[value(9, array(4, HUGE))]), CUT),
     "an array of more texts than any": (gguf(metadata=[value(9, array(8, HUGE))]), f"more than {MOST_ITEMS:,} entries"),
     "arrays nested too deeply": (gguf(metadata=[value(9, nested(5000))]), "a value of the unknown type 9"),

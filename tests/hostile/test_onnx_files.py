@@ -47,7 +47,7 @@ FILES = {
     "too many numbers": (onnx(onnx_tensor("a.weight", (2, 2), 1, (9, W + b"0"))), "has 17 bytes instead of 16"),
     "numbers twice": (onnx(onnx_tensor("a.weight", (2, 2), 1, (9, W), (9, W))), "a field of the initializer"),
     "a name twice": (onnx(onnx_tensor(), onnx_tensor()), "two initializers named 'a.weight'"),
-    "a name that is no text": (onnx(onnx_tensor(b"\xff")), "one of its names is no UTF-8 text"),
+    "a name that is no text": (onnx(onnx_tensor(b"\xff")), "one of its names is not UTF-8 text"),
     "a number as a name": (onnx(proto((8, 7), (2, 1))), "one of its names is too long, or no text"),
     "a long name": (onnx(onnx_tensor("x" * 70_000)), "one of its names is too long, or no text"),
     "a negative size": (onnx(onnx_tensor("a.weight", (-2, -2))), "the initializer 'a.weight': one of its sizes"),

@@ -260,7 +260,7 @@ def test_a_pattern_along_inputs_that_nothing_proves_says_so(tmp_path: Path) -> N
 @pytest.mark.parametrize(("keep", "group"), [(5, 4), (-1, 4), (1, 0), (1, 40000)])
 def test_an_impossible_group_pattern_is_an_error(keep: int, group: int) -> None:
     """K of every G needs 0 <= K <= G and 1 <= G <= 32,767."""
-    with pytest.raises(UsageError, match="is no K of every G"):
+    with pytest.raises(UsageError, match="is not K of every G"):
         GroupPattern(keep, group)
 
 

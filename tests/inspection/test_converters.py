@@ -102,7 +102,7 @@ def test_each_refused_layer_is_named(tmp_path: Path) -> None:
         "conv.weight": "it takes matrices, and this has 4 dimensions",
         "double.weight": "it takes BF16, F16, F8_E4M3, I8, and this is F64",
         "full.weight": "it keeps 1 of 2 weights of F32: convert it to F16 or BF16",
-        "head.weight": "10x64 is no multiple of 16x16 (cuSPARSELt), 32x64 (CUTLASS) for F16",
+        "head.weight": "10x64 is not a multiple of 16x16 (cuSPARSELt), 32x64 (CUTLASS) for F16",
         "strided.weight": "it takes contiguous tensors: save it with .contiguous()",
     }
     (transposed,) = check(tmp_path / "m.pth", [Convertible()], include=["ok.weight"], layout={"ok.weight": "in-out"})

@@ -83,7 +83,7 @@ def test_every_float_tensor_has_a_histogram(tmp_path: Path, weights: torch.Tenso
         ("fc.wieght", "matches none of 17 tensors"),
         ("*num_batches*", "I64 holds integers, not weights"),
         ("optimizer*", "outside the state_dict"),
-        ("re:(", "is no regular expression"),
+        ("re:(", "is not a regular expression"),
     ],
 )
 def test_a_histogram_of_no_magnitudes_is_an_error(source: Callable[[str], Path], hist: str, message: str) -> None:

@@ -94,7 +94,7 @@ def test_half_of_the_blocks_are_pruned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 5), (3, 7)])
 def test_small_tensors_are_pruned_in_part(shape: tuple[int, int], tmp_path: Path) -> None:
-    """2:4 on columns that are no multiple of 4, and half of a few weights, leave weights and raise no error."""
+    """2:4 on columns that are not a multiple of 4, and half of a few weights, leave weights and raise no error."""
     weight = torch.arange(1.0, shape[0] * shape[1] + 1).view(shape)
 
     assert pruned(tmp_path, weight, TopK(2, 4)).any()

@@ -21,13 +21,13 @@ import prunecli
 from prunecli.api import prune
 from prunecli.cli.command_list import COMMANDS
 from prunecli.cli.main import main
+from prunecli.cli.recipe_file import parse_recipe
 from prunecli.strategies.unstructured import Global
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
 
 update_readme = load_script("update_readme")
@@ -122,16 +122,46 @@ def test_the_python_example_runs(folder: Path) -> None:
 
 
 def test_every_field_of_the_report_is_documented(tmp_path: Path) -> None:
-    """The guide's section on the report names each key of the JSON report."""
+    """The reference names each key of the JSON report."""
     prune(DEMO / "digits_conv.pth", Global(amount=0.5), output=tmp_path / "o", reports=[tmp_path / "o.json"])
     report = json.loads((tmp_path / "o.json").read_text())
-    section = GUIDE.split("## The report")[1].split("\n## ")[0]
 
     keys = [*report, *report["input"], *report["output"], *report["on_disk"], *report["tensors"][0]]
     keys += [f"totals.{name}" for name in report["totals"] if name in report["totals"]]
     keys += [key for totals in report["totals"].values() for key in totals]
-    named = set(re.findall(r"`([\w.]+)`", section)) | {"totals"}
+    named = set(re.findall(r"`([\w.]+)`", PAGES["report.md"]))
     assert [key for key in keys if key not in named] == []
+
+
+def test_the_chart_is_drawn_from_the_stored_numbers() -> None:
+    """docs/benchmark.svg shows docs/benchmark.json; scripts/pictures.py renews it."""
+    pictures = load_script("pictures")
+
+    drawn = pictures.chart(json.loads(pictures.NUMBERS.read_text(encoding="utf-8")))
+
+    assert pictures.CHART.read_text(encoding="utf-8") == drawn
+
+
+def test_the_pictures_of_the_readme_are_small() -> None:
+    """Each picture that the README shows exists and has less than 150 kB."""
+    shown = re.findall(r'(?:srcset="|src="|!\[[^\]]*\]\()([\w./-]+)', README)
+
+    assert len(shown) == 4
+    assert max((ROOT / name).stat().st_size for name in shown) < 150_000
+
+
+@pytest.mark.parametrize("page", update_readme.REFERENCE, ids=lambda page: str(page.name))
+def test_the_reference_is_current(page: Path) -> None:
+    """The pages on reports and recipes are made from the code; scripts/update_readme.py renews them."""
+    assert page.read_text(encoding="utf-8") == update_readme.REFERENCE[page]()
+
+
+def test_the_recipe_of_the_reference_is_valid() -> None:
+    """The example has the two rules that the page shows, and a strip."""
+    recipe = parse_recipe(re.findall(r"```toml\n(.*?)```", PAGES["recipe.md"], re.DOTALL)[0])
+
+    assert [type(rule.strategy).__name__ for rule in recipe.rules] == ["TopK", "L1"]
+    assert recipe.strip is not None
 
 
 @pytest.mark.parametrize("page", PAGES)

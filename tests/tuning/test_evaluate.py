@@ -92,7 +92,7 @@ def test_a_function_returns_the_metric(result: float, expected: str) -> None:
 @pytest.mark.parametrize("result", [None, "much", [1.0, 2.0]])
 def test_a_function_must_return_a_number(result: object) -> None:
     """A function that returns anything else is an error."""
-    with pytest.raises(EvaluationError, match="which is no number"):
+    with pytest.raises(EvaluationError, match="which is not a number"):
         evaluation_of(lambda _: result).measure(Path("c.pth"))  # type: ignore[arg-type,return-value]
 
 

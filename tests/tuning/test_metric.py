@@ -72,7 +72,7 @@ def test_a_pattern_selects_another_number(pattern: str, expected: str | None) ->
 
 
 def test_a_malformed_pattern_is_an_error() -> None:
-    """A pattern that is no regular expression raises UsageError."""
+    """A pattern that is not a regular expression raises UsageError."""
     with pytest.raises(UsageError, match="no regular expression"):
         compile_pattern("(")
 

@@ -62,12 +62,12 @@ def joined(
         even = len(index) // 2 * 2
         alone = len(index) > even and index[-1] != (length - 1) >> level
         if alone or (index[0:even:2] + 1 != index[1:even:2]).any() or (index[0:even:2] % 2).any():
-            raise CheckpointError("the parts of a tensor in several processes do not make it up")
+            raise CheckpointError("the parts of a tensor in several processes do not add up to all of it")
         with np.errstate(over="ignore", invalid="ignore"):
             pairs = join(value[0:even:2], value[1:even:2])
         value = np.concatenate([pairs, value[even:]])  # the last of an odd number stays as it is
         index = index[::2] >> 1
     if len(index) != 1:
-        raise CheckpointError("the parts of a tensor in several processes do not make it up")
+        raise CheckpointError("the parts of a tensor in several processes do not add up to all of it")
     result: NDArray[np.float64] = value[0]
     return result

@@ -228,5 +228,7 @@ def _whole_blocks(
             filled[index, number] = filled.get((index, number), 0) + count
     for (index, number), block in sorted(blocks.items(), key=lambda item: item[0]):
         if filled[index, number] != min(BLOCK, targets[index].numel - number * BLOCK):
-            raise CheckpointError(f"the parts of {targets[index].name!r} in several processes do not make it up")
+            raise CheckpointError(
+                f"the parts of {targets[index].name!r} in several processes do not add up to all of it"
+            )
         yield index, tuple(block_sums(half, FLOATS[targets[index].dtype]) for half in block)

@@ -71,7 +71,7 @@ def read_metadata(file: BinaryIO, label: str) -> Metadata:
         root = machine.run(cast("IO[bytes]", Window(file)))
         return _contents(root, machine)
     except (TypeError, ValueError) as problem:
-        raise CheckpointError(f"{label} is no metadata of a distributed checkpoint: {problem}") from problem
+        raise CheckpointError(f"{label} is not the metadata of a distributed checkpoint: {problem}") from problem
 
 
 class _Machine(ValueMachine):
@@ -304,7 +304,7 @@ def _state(value: object) -> dict[object, Any]:
 def _size(value: object) -> tuple[int, ...]:
     """Return the numbers of a torch.Size, which the machine describes as a tuple."""
     if not isinstance(value, tuple) or len(value) > MAX_RANK:
-        raise ValueError("a size is no list of numbers")
+        raise ValueError("a size is not a list of numbers")
     if not all(type(n) is int and 0 <= n <= MAX_SIZE for n in value):
         raise ValueError("a size is negative, too large or not a number")
     return value

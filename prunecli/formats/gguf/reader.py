@@ -78,7 +78,7 @@ class _Cursor:
         try:
             return self.take(length).decode("utf-8")
         except UnicodeDecodeError:
-            raise ValueError("one of its names is no UTF-8 text") from None
+            raise ValueError("one of its names is not UTF-8 text") from None
 
     def count(self, items: int) -> None:
         """Count entries of the metadata; ValueError if there are too many."""
@@ -215,7 +215,7 @@ def _tensor(entry: _Entry, start: int, cursor: _Cursor) -> TensorInfo | None:
     if dtype is None:
         _, weights, size = QUANTIZED[entry.kind]
         if not shape or shape[-1] % weights:
-            raise ValueError(f"the rows of {quoted(entry.name)} are no multiple of {weights} weights")
+            raise ValueError(f"the rows of {quoted(entry.name)} are not a multiple of {weights} weights")
         dtype, shape = "U8", (*shape[:-1], shape[-1] // weights * size)
     span = Span(start + entry.offset, prod(shape) * BITS[dtype] // 8)
     if span.end > cursor.size:

@@ -221,4 +221,4 @@ def _decoded(name: bytes) -> str:
     try:
         return name.decode("utf-8")
     except UnicodeDecodeError:
-        raise ValueError("the name of an object is no UTF-8 text") from None
+        raise ValueError("the name of an object is not UTF-8 text") from None

@@ -48,7 +48,7 @@ class Wire:
         try:
             return self._bytes(value).decode("utf-8")
         except UnicodeDecodeError:
-            raise ValueError("one of its names is no UTF-8 text") from None
+            raise ValueError("one of its names is not UTF-8 text") from None
 
     def numbers(self, value: int | Span) -> list[int]:
         """Return the numbers of a repeated field: one of them, or all packed together."""

@@ -163,7 +163,7 @@ def test_other_pickles_are_refused_and_not_run(kind: str) -> None:
 
     data, problem = BAD[kind]
 
-    with pytest.raises(CheckpointError, match=rf"x is no metadata of a distributed checkpoint: .*({problem})"):
+    with pytest.raises(CheckpointError, match=rf"x is not the metadata of a distributed checkpoint: .*({problem})"):
         read(data)
     assert not hasattr(support, "ran")
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NUMBERS, CHART, SEARCH = (ROOT / "docs" / name for name in ("benchmark.json", "benchmark.svg", "search.svg"))
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SIZE = (1180, 915)
+SIZE = (1180, 888)
 """The part of the report that is drawn, in pixels of the page."""
 
 COLOURS = 96

@@ -55,8 +55,8 @@ def refused(ran: Ran, sentence: str) -> None:
         (["l1", *HALF, f"--{'k' * 50_000}", "3"], "no such option"),
         (["l1", *HALF, "-i", "k" * 50_000], "matches none of 3 tensors"),
         (["l1", *HALF, "-i", "re:" + "(" * 5000 + ")" * 5000], "too many groups within groups"),
-        (["l1", *HALF, "-i", "re:a{99999999999}"], "no regular expression: the repetition number is too large"),
-        (["l1", *HALF, "-x", "re:(" * 9], "no regular expression"),
+        (["l1", *HALF, "-i", "re:a{99999999999}"], "not a regular expression: the repetition number is too large"),
+        (["l1", *HALF, "-x", "re:(" * 9], "not a regular expression"),
         (["l1", *HALF, "-o", "o" * 50_000], "File name too long"),
     ],
 )

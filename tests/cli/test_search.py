@@ -157,7 +157,7 @@ def test_a_failing_evaluation_is_shown(
         ("CKPT --eval EVAL --max-drop 1 block", "block needs a shape"),
         ("CKPT --eval EVAL --max-drop 1 --tolerance 0 global", "the tolerance is more than 0"),
         ("CKPT --eval EVAL --max-drop 1 --tries 0 global", "tries takes 1 or more"),
-        ("CKPT --eval EVAL --max-drop 1 --metric ( global", "no regular expression"),
+        ("CKPT --eval EVAL --max-drop 1 --metric ( global", "not a regular expression"),
         ("CKPT --eval EVAL --max-drop 1 global -o -", "the checkpoint needs a file"),
         ("CKPT --eval EVAL --max-drop 1 global -o CKPT", "is the input itself"),
         ("CKPT --eval EVAL --max-drop 1 global --report x.xls", "xls"),

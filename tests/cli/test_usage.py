@@ -69,7 +69,7 @@ if TYPE_CHECKING:
         ("block CKPT --amount 0.5 --shape 0x4", "not '0x4'", "--shape 1x4"),
         ("block CKPT --shape 1x1 --count 1000", "blocks of 1x1 of", "--count"),
         ("global CKPT --amount 0.5 -i nomatch", "'nomatch' matches none of 3", "nearest names"),
-        ("global CKPT --amount 0.5 -i re:(", "no regular expression", "a glob such as"),
+        ("global CKPT --amount 0.5 -i re:(", "not a regular expression", "a glob such as"),
         ("global CKPT --amount 0.5 -x *", "all 3 are skipped", "leave out -x '*'"),
         ("global CKPT --amount 0.5 --min-dim 3", "fewer than 3 dimensions", "--min-dim 2"),
         ("global CKPT --amount 0.5 --min-dim -1", "min_dim takes 0 or more, not -1", "--min-dim 0"),

@@ -73,7 +73,7 @@ def test_a_pattern_selects_another_number(pattern: str, expected: str | None) ->
 
 def test_a_malformed_pattern_is_an_error() -> None:
     """A pattern that is not a regular expression raises UsageError."""
-    with pytest.raises(UsageError, match="no regular expression"):
+    with pytest.raises(UsageError, match="not a regular expression"):
         compile_pattern("(")
 
 

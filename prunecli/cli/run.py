@@ -8,7 +8,7 @@ from typer import Argument
 
 
 def run(
-    recipe: Annotated[str, Argument(metavar="RECIPE.toml", help="Rules in order; the README describes them.")],
+    recipe: Annotated[str, Argument(metavar="RECIPE.toml", help="Rules in order, see below.")],
 ) -> Any:  # noqa: ANN401 - a Recipe, whose module an evaluated annotation would import
     """Zero the weights that the rules of a recipe choose.
 

@@ -56,8 +56,8 @@ def bars(names: Sequence[str], before: Sequence[float], after: Sequence[float], 
     """Return a figure of the sparsity (0-1) of tensors before and after; of many, two lines in their order."""
     if len(names) > NAMED:
         order = range(1, len(names) + 1)
-        series = [Series("before", order, before), Series("after", order, after)]
-        return curves(series, title, ("tensor, in the order of the checkpoint", "weights that are zero"), suffix)
+        series = [*([Series("before", order, before)] if any(before) else []), Series("after", order, after)]
+        return curves(series, title, ("number of the tensor", "weights that are zero"), suffix)
     figure, axes = _axes(title, height=1.2 + 0.22 * len(names))
     places = range(len(names))
     axes.barh(places, after, color="0.75", edgecolor="0.2", hatch="///", label="zeroed by this run")

@@ -12,6 +12,7 @@ from prunecli.checkpoint import PathLike
 from prunecli.errors import Argument, UsageError
 from prunecli.report.plots import SUFFIXES as FIGURES
 from prunecli.report.plots import check_figure
+from prunecli.text.natural_order import natural_order
 from prunecli.text.nearest import nearest_choice
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def _html(report: Report) -> str:
 def _figure(report: Report, suffix: str) -> bytes:
     from prunecli.report.plots import bars
 
-    rows = [row for row in report.rows if row.selected]
+    selected = [row for row in report.rows if row.selected]
+    rows = [selected[index] for index in natural_order([row.name for row in selected])]
     before, after = ([getattr(row, key) or 0.0 for row in rows] for key in ("sparsity_before", "sparsity_after"))
     title = f"{PurePath(report.input_path).name}, by {report.strategy.get('name')}"
     return bars([row.name for row in rows], before, after, title, suffix)

@@ -6,6 +6,7 @@ imported only for a terminal.
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from typing import TYPE_CHECKING, Literal, TextIO, TypeVar
@@ -148,7 +149,11 @@ def _draw_blocks(blocks: Sequence[Block], stream: TextIO) -> None:
     from rich.console import Console  # noqa: PLC0415  -- Rich takes longer to import than a small file to inspect
     from rich.text import Text  # noqa: PLC0415
 
-    console = Console(file=stream, highlight=False, color_system="auto" if uses_colour(stream) else None)
+    color = "auto" if uses_colour(stream) else None
+    # Rich takes a terminal with TERM=dumb for one of 80 columns.
+    dumb = stream.isatty() and os.environ.get("TERM") in {"dumb", "unknown"} and "COLUMNS" not in os.environ
+    width = os.get_terminal_size(stream.fileno()).columns if dumb else None
+    console = Console(file=stream, highlight=False, color_system=color, width=width or None)
     for index, block in enumerate(blocks):
         if index:
             console.print()

@@ -139,7 +139,7 @@ def test_a_text_has_the_length_that_it_says(folder: Path) -> None:
     path.write_bytes(data.replace(b"\x8c\x0cmodel.a.bias", b"\x8c\x0bmodel.a.bias"))
 
     assert data != path.read_bytes()
-    assert "is no metadata of a distributed checkpoint" in str(refused(folder))
+    assert "is not the metadata of a distributed checkpoint" in str(refused(folder))
 
 
 @pytest.mark.parametrize("missing", [1, 2, BLOCK])

@@ -149,11 +149,10 @@ def _draw_blocks(blocks: Sequence[Block], stream: TextIO) -> None:
     from rich.console import Console  # noqa: PLC0415  -- Rich takes longer to import than a small file to inspect
     from rich.text import Text  # noqa: PLC0415
 
-    color = "auto" if uses_colour(stream) else None
-    # Rich takes a terminal with TERM=dumb for one of 80 columns.
-    dumb = stream.isatty() and os.environ.get("TERM") in {"dumb", "unknown"} and "COLUMNS" not in os.environ
-    width = os.get_terminal_size(stream.fileno()).columns if dumb else None
-    console = Console(file=stream, highlight=False, color_system=color, width=width or None)
+    width, height = _dumb_size(stream)
+    console = Console(
+        file=stream, highlight=False, color_system="auto" if uses_colour(stream) else None, width=width, height=height
+    )
     for index, block in enumerate(blocks):
         if index:
             console.print()
@@ -167,6 +166,14 @@ def _draw_blocks(blocks: Sequence[Block], stream: TextIO) -> None:
                 text = Text(part)
                 text.stylize("dim", 0, label.end() if label and not number else 0)
                 console.print(text, soft_wrap=True)
+
+
+def _dumb_size(stream: TextIO) -> tuple[int | None, int | None]:
+    """Return the width and height of a dumb terminal, for which Rich assumes 80 columns; None for other streams."""
+    if not stream.isatty() or os.environ.get("TERM") not in {"dumb", "unknown"} or "COLUMNS" in os.environ:
+        return None, None
+    size = os.get_terminal_size(stream.fileno())
+    return size.columns or None, size.lines or None
 
 
 def _rich_table(block: Block, console: Console) -> Table:

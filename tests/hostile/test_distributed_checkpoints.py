@@ -88,8 +88,8 @@ METADATA: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda whole: setattr(tensor(whole), "size", torch.Size([-4, 6])),
         "negative, too large or not a",
     ),
-    "shape of texts": (lambda whole: setattr(tensor(whole), "size", "46"), "a size is no list of numbers"),
-    "many dimensions": (lambda whole: setattr(tensor(whole), "size", torch.Size([1] * 70)), "a size is no list of"),
+    "shape of texts": (lambda whole: setattr(tensor(whole), "size", "46"), "a size is not a list of numbers"),
+    "many dimensions": (lambda whole: setattr(tensor(whole), "size", torch.Size([1] * 70)), "a size is not a list of"),
     "chunks that are no list": (lambda whole: setattr(tensor(whole), "chunks", {}), "chunks of other dimensions"),
     "path that is no text": (lambda whole: setattr(place(whole), "relative_path", 7), "a chunk has no place"),
     "description that is none": (
@@ -148,7 +148,7 @@ def test_bytes_beyond_the_end_are_missing(folder: Path, missing: int) -> None:
     length = BLOCK + missing
     (folder / ".metadata").write_bytes(b"\x80\x02B" + length.to_bytes(4, "little") + bytes(BLOCK))
 
-    assert "is no metadata of a distributed checkpoint" in str(refused(folder))
+    assert "is not the metadata of a distributed checkpoint" in str(refused(folder))
 
 
 def test_a_link_that_leaves_the_directory_is_refused(folder: Path, tmp_path: Path) -> None:

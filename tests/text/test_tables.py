@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import struct
+import termios
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,3 +96,17 @@ def test_a_terminal_shows_the_largest_rows(view: View, terminal: bool, expected:
     """A pipe gets all rows, a terminal the largest of many in their order; `top` sorts by size."""
     assert MOST_ROWS < 100
     assert largest(range(100), lambda size: size, view, terminal=terminal) == expected
+
+
+def test_a_dumb_terminal_has_its_own_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TERM=dumb, as in Emacs, a table fits the width of the terminal, not 80 columns."""
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 50, 0, 0))
+    with os.fdopen(slave, "w", encoding="utf-8") as stream:
+        write_blocks([Block("", (Column("tensor", fold=12),), (("layers.0." * 8,),))], stream)
+    shown = os.read(master, 10_000).decode()
+    os.close(master)
+
+    assert max(map(len, shown.splitlines())) <= 50

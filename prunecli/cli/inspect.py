@@ -60,8 +60,6 @@ def inspect(
     if thresholds or hist is not None:
         refuse_together("--thresholds" if thresholds else "--hist")
     _refuse_no_read(no_read=no_read, thresholds=thresholds, hist=hist)
-    if hist is not None and hist.startswith("--"):
-        raise UsageError("--hist needs the name of a tensor, or a pattern", hint=f"--hist '*' {hist}")
     shown = view(top, all_tensors=all_tensors, json=json)
     check_force(html, figure, force=force)
     if figure is not None and hist is None:

@@ -120,7 +120,6 @@ COMMON_CONTRADICTIONS = [
         *(("scan", *case) for case in COMMON_CONTRADICTIONS),
         ("inspect", "--no-read --thresholds", "--thresholds reads the weights"),
         ("inspect", "--no-read --hist a", "--hist reads the weights"),
-        ("inspect", "--hist --thresholds", "--hist '*' --thresholds"),
         ("scan", "--force", "--force replaces a page, and --html names none"),
     ],
 )

@@ -25,6 +25,7 @@ from prunecli.io.limits import check_threads
 from prunecli.kernels.devices import resolve
 from prunecli.layouts.decide import with_layouts
 from prunecli.progress import NoProgress, Progress
+from prunecli.remote.path import RemotePath
 from prunecli.report.gates import GateError, Gates
 from prunecli.report.renderers import draws_histograms
 from prunecli.selection.select import Selector
@@ -91,7 +92,8 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
     All other bytes are copied unchanged. The output appears under its name complete, or not at all.
 
     Args:
-        path: A checkpoint file, a directory of shards, or an index file of shards.
+        path: A checkpoint file, a directory of shards, or an index file of shards; or the URL of one, which is read
+            once: `hf://ORG/MODEL`, `s3://BUCKET/FOLDER`, `https://HOST/model.safetensors`.
         strategy: Decides which weights of each tensor become zero, such as `Threshold(0.1)`, or a `Recipe` of rules.
         output: A path, or an open, writable, seekable file descriptor. By default `ckpt.pruned.pth` next to
             `ckpt.pth`. Its suffix is meant: `.safetensors` is written as safetensors, `.pth` by torch; see `convert`.
@@ -185,11 +187,15 @@ class PruneRequest:
 def prune_request(request: PruneRequest) -> tuple[Report, tuple[Path, ...]]:
     """Do what `prune` does, and return the report and the paths where reports were written."""
     options = request.options
-    original = checkpoint = open_checkpoint(request.path, key=request.key, label=options.label)
+    original = checkpoint = open_checkpoint(request.path, key=request.key, label=options.label, remote=True)
     stripped = _stripped(original, request)
     if stripped is not None:
         checkpoint = stripped.checkpoint
     plan = _plan(checkpoint, request.strategy, request.selector, request.scores)
+    if isinstance(original.path, RemotePath):
+        from prunecli.engine.elsewhere import check_plan
+
+        check_plan(original, plan, options)
     device = _device(request.device, plan, options)
     kept = _side_inputs(request.strategy, request.scores)
     target, in_place = request.outputs.output, request.outputs.in_place

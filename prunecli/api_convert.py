@@ -18,6 +18,7 @@ from prunecli.formats.torch.data_pickle import keeping_pickle
 from prunecli.io.limits import check_threads
 from prunecli.io.targets import elsewhere
 from prunecli.progress import NoProgress
+from prunecli.remote.path import as_path
 from prunecli.strategies.strip import Strip
 from prunecli.text.escape import printable
 from prunecli.text.json import dump_result
@@ -118,7 +119,7 @@ def convert(  # noqa: PLR0913 - one keyword for each option
     check_threads(threads)
     layout = Layout(max_shard_size, untie=untie, drop_rest=drop_rest, format=format)
     with keeping_pickle():
-        checkpoint = open_listed(path, key=key, label=label)  # what the tensors are makes no difference
+        checkpoint = open_listed(path, key=key, label=label, remote=True)  # what the tensors are makes no difference
         if not isinstance(output, int) and os.path.realpath(output) == os.path.realpath(checkpoint.path):
             raise OutputError(f"the output {printable(str(output))} is the input itself", hint=elsewhere())
         made = converted_output(checkpoint, output, layout, own=False)
@@ -127,7 +128,9 @@ def convert(  # noqa: PLR0913 - one keyword for each option
     request = OutputRequest(output, (), force=force, dry_run=dry_run)
     outputs = plan_outputs(checkpoint, path, request, (), None, made.arrangement)
     options = RunOptions(threads=threads, progress=NoProgress() if progress is None else progress)
-    return replace(_result(checkpoint, made, outputs, label or str(path)), seconds=_write(checkpoint, outputs, options))
+    return replace(
+        _result(checkpoint, made, outputs, label or str(as_path(path))), seconds=_write(checkpoint, outputs, options)
+    )
 
 
 def _write(checkpoint: Checkpoint, outputs: Outputs, options: RunOptions) -> float:
@@ -254,7 +257,7 @@ def strip(  # noqa: PLR0913 - one keyword for each option
     """
     check_threads(threads)
     wanted = Strip(keep, to, allow_overflow, unwrap)
-    checkpoint = open_checkpoint(path, key=key, label=label)
+    checkpoint = open_checkpoint(path, key=key, label=label, remote=True)
     left = stripped(checkpoint, wanted)
     layout = Layout(max_shard_size, untie=untie, format=format)
     if output is None and not in_place:
@@ -265,7 +268,9 @@ def strip(  # noqa: PLR0913 - one keyword for each option
         raise TypeError
     outputs = plan_outputs(checkpoint, path, request, (), None, made.arrangement)
     options = RunOptions(threads=threads, progress=NoProgress() if progress is None else progress)
-    return _strip(checkpoint, left, made, replace(outputs, allow_overflow=allow_overflow), options, label or str(path))
+    return _strip(
+        checkpoint, left, made, replace(outputs, allow_overflow=allow_overflow), options, label or str(as_path(path))
+    )
 
 
 def _strip(

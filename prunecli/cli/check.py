@@ -15,6 +15,7 @@ from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
 from prunecli.cli.value_options import flag_option, text_option, whole_option
 from prunecli.errors import Argument, UsageError
+from prunecli.remote.urls import public
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -153,7 +154,7 @@ def _checked(ckpt: str, run: Callable[..., tuple[Finding, ...]], *, progress: bo
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
         bars = stack.enter_context(show_progress(wanted=progress))
-        return label or ckpt, run(path, label=label, progress=bars)
+        return label or public(ckpt), run(path, label=label, progress=bars)
 
 
 # --- conditions

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer  # noqa: TC002 - Typer evaluates annotations
 
 from prunecli.cli import options
+from prunecli.cli.exit import say
 from prunecli.cli.output import check_drawing, check_force, check_page, printing, view, write_figure, write_page
 from prunecli.cli.pipes import opened_checkpoint
 from prunecli.cli.processes import refuse_together
 from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import UsageError
+from prunecli.remote.urls import is_url
+from prunecli.text.numbers import format_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +31,9 @@ Hist = Annotated[
 ]
 Evidence = Annotated[bool, flag_option("-v --verbose", "Show what each layout was decided from.")]
 NoRead = Annotated[bool, flag_option("--no-read", "Read no weights: names, dtypes and sizes only.")]
+Read = Annotated[
+    bool, flag_option("--read", "Read the weights of a model that is elsewhere, too (hf://, s3://, https://).")
+]
 
 
 def inspect(
@@ -39,6 +45,7 @@ def inspect(
     top: options.Top = None,
     all_tensors: options.AllTensors = False,
     no_read: NoRead = False,
+    read: Read = False,
     verbose: Evidence = False,
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -59,6 +66,8 @@ def inspect(
     """
     if thresholds or hist is not None:
         refuse_together("--thresholds" if thresholds else "--hist")
+    if read and no_read:
+        raise UsageError("--read and --no-read contradict each other", hint="leave out one of them")
     _refuse_no_read(no_read=no_read, thresholds=thresholds, hist=hist)
     shown = view(top, all_tensors=all_tensors, json=json)
     check_force(html, figure, force=force)
@@ -78,7 +87,7 @@ def inspect(
             exclude=exclude or (),
             min_dim=min_dim,
             layout=options.layouts(layout),
-            read=not no_read,
+            read=True if read else False if no_read else None,
             thresholds=thresholds,
             hist=hist,
             label=label,
@@ -93,6 +102,8 @@ def inspect(
 
         write_figure(figure, draw_histogram(result.histogram, result.path, figure.suffix), force=force)
     _print(result, shown, written=html or figure, json=json, evidence=verbose)
+    if is_url(ckpt) and not (read or no_read or json):
+        say(f"hint: --read counts zeros; it reads {format_bytes(sum(size for _, size in result.files))}")
     return 0
 
 

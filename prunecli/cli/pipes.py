@@ -16,6 +16,7 @@ from prunecli.errors import CheckpointError, OutputError, UsageError
 from prunecli.io.published import record
 from prunecli.io.temporary import DESCRIPTORS, no_space_error, temporary_file
 from prunecli.io.transfer import read_all
+from prunecli.remote.urls import public
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +47,8 @@ def opened_checkpoint(ckpt: str, key: Keys, *, progress: bool) -> Iterator[tuple
 
     with ExitStack() as stack:
         path, label = readable(stack, ckpt)
-        checkpoint = open_checkpoint(path, key=key, label=label)
-        yield checkpoint, label or ckpt, stack.enter_context(show_progress(wanted=progress))
+        checkpoint = open_checkpoint(path, key=key, label=label, remote=True)
+        yield checkpoint, label or public(ckpt), stack.enter_context(show_progress(wanted=progress))
 
 
 @contextmanager

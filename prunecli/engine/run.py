@@ -22,6 +22,7 @@ from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.io.transfer import read_all
 from prunecli.kernels.backend import kernels_name
+from prunecli.remote.path import RemotePath
 from prunecli.text.escape import printable
 from prunecli.values import dataclass
 
@@ -152,7 +153,12 @@ class Run:
     ) -> Mapping[int, TensorStats]:
         jobs = list(zip(self.work.jobs, scorers, strict=True))
         batches = [batch for job, scorer in jobs for batch in self._batches(pool, job, scorer, sources)]
-        phases = self._begin_progress(sum(batch.size for batch in batches), writes=any(sinks))
+        bytes_to_rank = sum(batch.size for batch in batches)
+        if isinstance(self.checkpoint.path, RemotePath):
+            from prunecli.engine.elsewhere import check_planning  # noqa: PLC0415 - few models are elsewhere
+
+            check_planning(self.checkpoint, bytes_to_rank)
+        phases = self._begin_progress(bytes_to_rank, writes=any(sinks))
         base = self._base(pool, masks)
         context = ApplyContext(
             self.targets,

@@ -23,8 +23,12 @@ def model_type_in(folder: Path) -> str:
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
             return ""
-        config = dict(parse_json_object(path.read_bytes(), "config.json"))
-    except (OSError, CheckpointError):
+        text = path.read_bytes()
+    except OSError:
+        return ""
+    try:
+        config = dict(parse_json_object(text, "config.json"))
+    except CheckpointError:
         return ""
     model_type = config.get("model_type")
     return model_type if isinstance(model_type, str) else ""

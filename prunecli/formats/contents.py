@@ -51,7 +51,7 @@ def _items(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
         for relative in _own_files(checkpoint):
             path = checkpoint.path / relative
             with path.open("rb") as stream:
-                whole = Span(0, os.fstat(stream.fileno()).st_size)
+                whole = Span(0, stream.seek(0, os.SEEK_END))
                 yield f"file {relative.as_posix()}", span_digest(stream, whole)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import stat
-from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import CheckpointFile
 from prunecli.errors import CheckpointError
 from prunecli.formats.shards import check_link
 from prunecli.text.escape import quoted
+from prunecli.text.member_names import leaves_its_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.formats.listing import Listing
@@ -38,9 +39,7 @@ def find_data_files(model: Path, listing: Listing) -> tuple[CheckpointFile, ...]
 
 
 def _check_name(model: Path, name: str) -> None:
-    windows = PureWindowsPath(name)
-    leaves = windows.drive or windows.root or ".." in windows.parts or "\\" in name
-    if leaves or not name.isprintable() or PurePosixPath(name).as_posix() != name or name == ".":
+    if leaves_its_folder(name):
         raise CheckpointError(f"{model} has weights in {quoted(name)}, which is not a plain path inside its directory")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from prunecli.errors import CheckpointError, SameCall
 from prunecli.formats.own_files import is_own_folder, is_own_name
+from prunecli.remote.path import RemotePath
 from prunecli.text.escape import listed
 from prunecli.values import dataclass
 
@@ -212,6 +213,14 @@ def _refuse_foreign(directory: Path, names: Sequence[str]) -> None:
         raise CheckpointError(f"{directory} is a TensorFlow checkpoint", hint="save its variables as safetensors first")
 
 
+def _names_below(directory: Path) -> list[str]:
+    """Return the names of the files in the folders of a directory, and in their folders, relative to it."""
+    if isinstance(directory, RemotePath):
+        return [name for name in directory.below() if 1 <= name.count("/") <= 2]
+    below = (*directory.glob("*/*"), *directory.glob("*/*/*"))
+    return [str(path.relative_to(directory)) for path in below]
+
+
 def _refuse_empty(directory: Path, names: Sequence[str]) -> NoReturn:
     """Raise the error for a directory without a checkpoint; its hint names a folder below that has one."""
     if "zero_to_fp32.py" in names:
@@ -219,8 +228,7 @@ def _refuse_empty(directory: Path, names: Sequence[str]) -> NoReturn:
             f"{directory} is a DeepSpeed checkpoint, whose weights are split over several files",
             hint="where the model is trained, save one file: model_engine.save_16bit_model(folder)",
         )
-    below = (*directory.glob("*/*"), *directory.glob("*/*/*"))
-    found = {str(path.parent.relative_to(directory)) for path in below if path.suffix in WEIGHT_SUFFIXES}
+    found = {str(Path(name).parent) for name in _names_below(directory) if Path(name).suffix in WEIGHT_SUFFIXES}
     folders = sorted(name for name in found if not is_own_folder(name, found))
     if folders:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Checkpoint, CheckpointFile, Keys, PathLike, TensorInfo, key_patterns
 from prunecli.errors import CheckpointError
@@ -23,9 +23,10 @@ from prunecli.formats.dcp.format import SHARDING_INFO
 from prunecli.formats.detect import PART, ForeignKind, detect_format, not_a_checkpoint
 from prunecli.formats.format import HEAD
 from prunecli.formats.registry import family_of
-from prunecli.formats.shards import check_index, find_shards, is_index
+from prunecli.formats.shards import check_index, file_names, find_shards, is_index
 from prunecli.formats.torch.format import TORCH_ZIP
 from prunecli.layouts.decide import with_layouts
+from prunecli.remote.path import RemotePath
 from prunecli.text.closest import closest
 from prunecli.text.escape import quoted
 from prunecli.values import dataclass
@@ -42,15 +43,15 @@ class _OpenedFile:
     listing: Listing
 
 
-def open_checkpoint(path: PathLike, *, key: Keys = None, label: str | None = None) -> Checkpoint:
+def open_checkpoint(path: PathLike, *, key: Keys = None, label: str | None = None, remote: bool = False) -> Checkpoint:
     """Return the metadata of the checkpoint at `path`, with what each tensor is.
 
     See `open_listed` for the arguments, the value and the errors.
     """
-    return with_layouts(open_listed(path, key=key, label=label))
+    return with_layouts(open_listed(path, key=key, label=label, remote=remote))
 
 
-def open_listed(path: PathLike, *, key: Keys = None, label: str | None = None) -> Checkpoint:
+def open_listed(path: PathLike, *, key: Keys = None, label: str | None = None, remote: bool = False) -> Checkpoint:
     """Return the metadata of the checkpoint at `path`; what a tensor is, is not decided unless its format says it.
 
     Args:
@@ -58,6 +59,7 @@ def open_listed(path: PathLike, *, key: Keys = None, label: str | None = None) -
         key: The dotted paths of the state_dicts inside a nested torch file, or globs over them. None looks for the
             state_dict at the usual places.
         label: A name for the file in messages, instead of its path.
+        remote: Whether the path may be the URL of a model that is elsewhere.
 
     Returns:
         The tensors, their files and notes. The tensors of a torch file keep their order; others are sorted by name.
@@ -68,8 +70,23 @@ def open_listed(path: PathLike, *, key: Keys = None, label: str | None = None) -
     # Path("") is the current directory, which the user of an unset shell variable does not mean.
     if not os.fspath(path):
         raise CheckpointError("the path of the checkpoint is empty", hint="ls")
+    if "://" in os.fspath(path):
+        return _open_elsewhere(os.fspath(path), key, allowed=remote)
     path = Path(path)
     name, keys = label or str(path), key_patterns(key)
+    return _open(path, name, keys, label)
+
+
+def _open_elsewhere(url: str, key: Keys, *, allowed: bool) -> Checkpoint:
+    """Return the metadata of a model that is elsewhere, or of a local file with such a name."""
+    from prunecli.formats.elsewhere import opened_elsewhere
+
+    path, notes = opened_elsewhere(url, allowed=allowed)
+    checkpoint = _open(path, str(path), key_patterns(key), None)
+    return replace(checkpoint, notes=(*checkpoint.notes, *notes)) if notes else checkpoint
+
+
+def _open(path: Path, name: str, keys: Sequence[str], label: str | None) -> Checkpoint:
     mode = _file_mode(path, name)
     if stat.S_ISDIR(mode):
         return _open_distributed(path, keys) if is_distributed(path) else _open_directory(path, None, keys)
@@ -145,7 +162,7 @@ def _hint_for_missing(path: Path) -> str:
 def _open_file(path: Path, label: str, keys: Sequence[str]) -> _OpenedFile:
     try:
         with path.open("rb") as file:
-            modified = os.fstat(file.fileno()).st_mtime_ns
+            modified = _modified(path, file)
             detected = detect_format(file.read(HEAD), path.name)
             if isinstance(detected, ForeignKind):
                 raise not_a_checkpoint(detected, path, label)
@@ -161,6 +178,11 @@ def _open_file(path: Path, label: str, keys: Sequence[str]) -> _OpenedFile:
             )
     except OSError as error:
         raise CheckpointError(f"cannot read {label}: {error.strerror or error}") from error
+
+
+def _modified(path: Path, file: BinaryIO) -> int:
+    """Return the time of modification (ns) of an open file, or the number of the version of one that is elsewhere."""
+    return path.version if isinstance(path, RemotePath) else os.fstat(file.fileno()).st_mtime_ns
 
 
 def _is_torch(path: Path) -> bool:
@@ -179,7 +201,12 @@ def _open_distributed(directory: Path, keys: Sequence[str]) -> Checkpoint:
 
 
 def _open_directory(directory: Path, index: Path | None, keys: Sequence[str]) -> Checkpoint:
-    layout = find_shards(directory, index, _is_torch)
+    elsewhere = isinstance(directory, RemotePath)
+    safe = elsewhere and any(name.endswith(".safetensors") for name in file_names(directory))
+    # Next to safetensors files, torch files count by their names alone: each would be a request.
+    layout = find_shards(directory, index, (lambda _: True) if safe else _is_torch)
+    if isinstance(directory, RemotePath):
+        directory.fetch_heads(layout.shards)
     shards = [_open_file(directory / name, str(directory / name), keys) for name in layout.shards]
     _check_consistent(shards)
     listings = [shard.listing for shard in shards]

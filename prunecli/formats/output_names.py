@@ -15,6 +15,7 @@ from prunecli.formats.onnx.format import ONNX
 from prunecli.formats.registry import family_of
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.shards import is_index
+from prunecli.remote.path import as_path, named_locally
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def default_output(checkpoint_path: PathLike, word: str = "pruned", *, suffix: s
     `suffix` takes the place of that of a file. An index of shards stands for its directory, and so does a model with
     numbers in other files. Raises CheckpointError if the path has no name, such as `/`.
     """
-    path = Path(checkpoint_path)
+    path = named_locally(as_path(checkpoint_path))
     folder = path.parent if is_index(path) or has_data_files(path) else path
     if folder.name in {"", ".."}:
         folder = Path(os.path.realpath(folder))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NoReturn
 
 from prunecli.errors import CheckpointError
@@ -20,15 +20,19 @@ from prunecli.formats.model_files import (
     missing_shard,
     stem_of_index,
 )
-from prunecli.formats.own_files import is_own_folder, is_own_result
+from prunecli.formats.own_files import is_own_folder, is_own_name, is_own_result
 from prunecli.formats.strict_json import HEADER_LIMIT, parse_json_object
+from prunecli.remote.path import RemotePath
 from prunecli.text.escape import listed, quoted
+from prunecli.text.member_names import leaves_its_folder
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _NAMED = 5  # names that a message lists before it counts the rest
+_OTHER_WEIGHTS = (".msgpack", ".ot", ".onnx_data", ".tflite", ".mlmodel", ".pb", ".zip", ".tar", ".gz")
+_LARGEST_REMOTE = 100 * 10**6  # bytes of a file without weights, such as a tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,8 @@ def check_index(index: Index, shards: dict[str, str]) -> tuple[str, ...]:
 
 def file_names(directory: Path) -> list[str]:
     """Return the sorted names of the files of a directory, dangling links included."""
+    if isinstance(directory, RemotePath):
+        return directory.files()
     try:
         with os.scandir(directory) as entries:
             return sorted(entry.name for entry in entries if _may_be_read(entry))
@@ -161,9 +167,7 @@ def check_member_name(listing: str, name: str) -> None:
 
     `listing` is the file that names it.
     """
-    windows = PureWindowsPath(name)
-    leaves = windows.drive or windows.root or ".." in windows.parts or "\\" in name
-    if leaves or not name.isprintable() or PurePosixPath(name).as_posix() != name or name == ".":
+    if leaves_its_folder(name):
         raise CheckpointError(f"{listing} names a shard {quoted(name)}, which is not a plain path inside its directory")
 
 
@@ -194,6 +198,8 @@ def check_link(directory: Path, path: Path) -> None:
 
     In the Hub's cache, `snapshots/REVISION/name` is a link to `blobs/HASH` in the same repository folder.
     """
+    if isinstance(path, RemotePath):
+        return
     # The output is a copy of the directory: a link to a private file would publish the content of that file.
     home = Path(os.path.realpath(directory))
     target = Path(os.path.realpath(path))
@@ -213,6 +219,8 @@ def other_files(directory: Path, shards: frozenset[str]) -> tuple[tuple[Path, ..
     files: list[Path] = []
     notes: list[str] = []
     own: list[str] = []
+    if isinstance(directory, RemotePath):
+        return _remote_files(directory, shards)
     for path in _walk(directory, own):
         name = path.relative_to(directory)
         if name.as_posix() in shards:
@@ -229,6 +237,18 @@ def other_files(directory: Path, shards: frozenset[str]) -> tuple[tuple[Path, ..
     if weights:
         notes.append(f"copied unchanged, though they may hold weights: {listed(weights, _NAMED)}")
     return tuple(files), tuple(notes)
+
+
+def _remote_files(directory: RemotePath, shards: frozenset[str]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Return the small files next to the shards that are elsewhere: an output does not get other models with them."""
+    names = [name for name in directory.below() if name not in shards and not is_own_name(name)]
+    left_out = [name for name in names if _is_large(directory / name)]
+    files = tuple(Path(name) for name in names if name not in left_out)
+    return files, (f"left out, as other weights or large files: {listed(left_out, _NAMED)}",) if left_out else ()
+
+
+def _is_large(path: Path) -> bool:
+    return path.suffix in WEIGHT_SUFFIXES + _OTHER_WEIGHTS or path.stat().st_size > _LARGEST_REMOTE
 
 
 def _is_member(directory: Path, path: Path) -> bool:

@@ -20,6 +20,8 @@ from prunecli.inspection.passes import Passes, name_of, opened
 from prunecli.inspection.thresholds import RANKING, SPARSITIES, ThresholdTable, bytes_to_rank, threshold_tables
 from prunecli.io.scan import CHUNK
 from prunecli.layouts.reparametrized import leftovers
+from prunecli.remote.errors import reads_twice
+from prunecli.remote.path import RemotePath
 from prunecli.selection.aliases import tied
 from prunecli.selection.copies import left_alone
 from prunecli.selection.patterns import matching
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from prunecli.progress import Progress
     from prunecli.selection.copies import LeftAlone
     from prunecli.selection.select import Selection
+
+_UNREAD = "the weights are elsewhere and were not read, so no zeros are counted"
 
 _COUNTED_DTYPES = ("BOOL", "I", "U")
 
@@ -193,7 +197,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
     min_numel: int = 0,
     layout: Mapping[str, str] | None = None,
     key: Keys = None,
-    read: bool = True,
+    read: bool | None = None,
     thresholds: bool = False,
     hist: str | None = None,
     threads: int = 0,
@@ -213,7 +217,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         min_numel: The smallest number of elements of a selected tensor.
         layout: The meaning of dimensions by pattern, as in `prunecli.prune`.
         key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them.
-        read: Whether to read the weights and count their zeros.
+        read: Whether to read the weights and count their zeros. None reads them unless the model is elsewhere.
         thresholds: Whether to compute threshold tables of the selected tensors.
         hist: A tensor's name or a pattern; the result has the histogram of the floating-point tensors that match.
         threads: The number of threads, 0 for the number that suits the machine.
@@ -229,6 +233,10 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
     """
     checkpoint = opened(path, key, label)
     checkpoint = replace(checkpoint, tensors=tuple(laid_out(checkpoint.tensors, layout or {})))
+    elsewhere = isinstance(checkpoint.path, RemotePath)
+    if elsewhere and thresholds:
+        raise reads_twice(str(checkpoint.path))
+    read = not elsewhere if read is None else read
     passes = Passes(checkpoint, threads, progress)
     selector = Selector(include, exclude, min_dim, min_numel)
     selected_only = selector != Selector()
@@ -250,7 +258,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         parts=checkpoint.parts,
         left_alone=left_alone(checkpoint, _with_names(named)),
         files=tuple((file.path.name, file.stored_size) for file in checkpoint.files),
-        notes=(*checkpoint.notes, *notes),
+        notes=(*checkpoint.notes, *notes, *([_UNREAD] if elsewhere and not read else [])),
         unprunable_entries=checkpoint.unprunable_entries,
         leftovers=leftovers(list(dict.fromkeys(tensor.name for tensor in checkpoint.tensors))),
         entries=tuple(_entry(checkpoint, one, counts, reason) for one, reason in zip(named, reasons, strict=True)),

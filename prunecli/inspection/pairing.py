@@ -71,10 +71,10 @@ def open_with_key(path: PathLike, key: Keys, label: str | None = None) -> Checkp
 
     Raises CheckpointError as `open_checkpoint` does.
     """
-    checkpoint, keys = open_checkpoint(path, label=label), key_patterns(key)
+    checkpoint, keys = open_checkpoint(path, label=label, remote=True), key_patterns(key)
     if not keys or checkpoint.keys == keys or not format_of(checkpoint.files[0]).nested:
         return checkpoint
-    return open_checkpoint(path, key=keys, label=label)
+    return open_checkpoint(path, key=keys, label=label, remote=True)
 
 
 def with_alike_names(a: Checkpoint, b: Checkpoint) -> tuple[Checkpoint, Checkpoint]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,6 +10,7 @@ from prunecli.formats.open import open_checkpoint
 from prunecli.inspection.together import in_parts
 from prunecli.io.scan import bytes_to_read, scan_tensors
 from prunecli.progress import start
+from prunecli.remote.path import as_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,9 +61,9 @@ class Passes:
 
 def opened(path: PathLike | Checkpoint, key: Keys, label: str | None) -> Checkpoint:
     """Return `path` if it is an open checkpoint, else the checkpoint at this path."""
-    return path if isinstance(path, Checkpoint) else open_checkpoint(path, key=key, label=label)
+    return path if isinstance(path, Checkpoint) else open_checkpoint(path, key=key, label=label, remote=True)
 
 
 def name_of(path: PathLike | Checkpoint, label: str | None) -> str:
     """Return the name of a checkpoint in a result: its label, or its path as the caller gave it."""
-    return label or (str(path.path) if isinstance(path, Checkpoint) else os.fspath(path))
+    return label or (str(path.path) if isinstance(path, Checkpoint) else str(as_path(path)))

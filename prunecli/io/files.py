@@ -53,6 +53,9 @@ class Source(Descriptor):
             self.close()
             raise self._changed()
 
+    is_local = True
+    """Whether it has a descriptor: a file that is elsewhere has none."""
+
     @property
     def stored(self) -> Source:
         """The file as it is stored: itself, unless this is an inflated copy of it."""
@@ -198,7 +201,7 @@ def copy_range(
 
 def _copy_in_kernel(source: Input, fd: int, start: int, end: int, offset: int) -> int:
     """Return how many bytes the kernel copied; 0 where it cannot copy between these files."""
-    if not isinstance(source, Source):
+    if not isinstance(source, Source) or not source.is_local:
         return 0
     with source.opened() as own:
         return kernel_copy(own, fd, start, end, offset)

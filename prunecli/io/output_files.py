@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import Span
 from prunecli.io.descriptors import Descriptor
-from prunecli.io.files import Source
 from prunecli.io.parts import FilePlan, write_parts
 from prunecli.io.publish import finish_member, make_member, new_directory, new_file, write_failure
+from prunecli.io.reader import open_source
 from prunecli.io.transfer import WriteError, write_all
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Checkpoint
     from prunecli.io.arrangement import Arrangement
+    from prunecli.io.files import Source
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def _copy_other_files(checkpoint: Checkpoint, directory: Path, replacement: Call
 def _copy_file(path: Path, target: Path, new: bytes | None) -> None:
     """Copy a file into a directory that is not published yet; it gets the content `new` unless that is None."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with closing(Source(path, path.stat().st_size)) as source:
+    with closing(open_source(path, path.stat().st_size)) as source:
         plan = FilePlan((Span(0, source.size) if new is None else new,))
         with new_file(target, size=plan.size, mode=path.stat().st_mode) as fd:
             write_parts(source, fd, plan.parts)

@@ -14,10 +14,12 @@ from prunecli.errors import CheckpointError
 from prunecli.io.assembled import AssembledSource
 from prunecli.io.files import PAGE, Source
 from prunecli.io.threads import Worker, default_threads
+from prunecli.remote.path import RemotePath
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from prunecli.checkpoint import Checkpoint, CheckpointFile, TensorInfo
     from prunecli.io.files import Input
@@ -54,7 +56,7 @@ def open_files(checkpoint: Checkpoint) -> Iterator[list[Source]]:
         sources = []
         for file in checkpoint.files:
             try:
-                source = _source(file)
+                source = _opened(file)
             except OSError as error:
                 raise CheckpointError(f"cannot read {printable(str(file.path))}: {error.strerror}") from error
             stack.callback(source.close)
@@ -64,12 +66,25 @@ def open_files(checkpoint: Checkpoint) -> Iterator[list[Source]]:
         yield sources
 
 
-def _source(file: CheckpointFile) -> Source:
+def _opened(file: CheckpointFile) -> Source:
     if file.inflated is None:
-        return Source(file.path, file.size, file.modified)
+        return open_source(file.path, file.size, file.modified)
+    if isinstance(file.path, RemotePath):
+        from prunecli.remote.errors import local_only  # noqa: PLC0415 - few models are elsewhere
+
+        raise local_only(str(file.path), "has compressed records")
     from prunecli.io.inflated import InflatedSource  # noqa: PLC0415 - few files are compressed
 
     return InflatedSource(file, file.inflated, default_threads())
+
+
+def open_source(path: Path, size: int, modified: int | None = None) -> Source:
+    """Open a file for reading, wherever it is; CheckpointError if it has another size or version than these."""
+    if not isinstance(path, RemotePath):
+        return Source(path, size, modified)
+    from prunecli.io.remote import RemoteSource  # noqa: PLC0415 - few models are elsewhere
+
+    return RemoteSource(path, size, modified)
 
 
 class Reader:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, OutputError, UsageError
+from prunecli.remote.path import RemotePath, named_locally
+from prunecli.remote.urls import upload_line
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ def output_target(
     means that it is if the input is. Raises UsageError for a directory that would go to a descriptor.
     """
     if in_place:
+        if isinstance(checkpoint.path, RemotePath):
+            raise _only_local(checkpoint.path)
         return _real(checkpoint.path)
     if isinstance(output, int):
         if checkpoint.is_directory if directory is None else directory:
@@ -113,6 +117,8 @@ def _refuse_directory_of_shards(path: Path, folders: Sequence[Path], target: Seq
 
 
 def _input_paths(checkpoint: Checkpoint) -> list[Path]:
+    if isinstance(checkpoint.path, RemotePath):  # no output can be there
+        return []
     files = [file.path for file in checkpoint.files]
     return [*files, checkpoint.path] if checkpoint.is_directory else files
 
@@ -159,8 +165,22 @@ def refuse_overwriting(target: Path, others: Iterable[Path]) -> None:
 
 
 def _refuse_nul(target: Path, argument: str = "output") -> None:
+    if upload_line(str(target), "") is not None:
+        raise _only_local(target, argument)
     if "\0" in str(target):  # the system calls raise ValueError
         raise OutputError(f"the output {_q(target)} has a NUL character in its path", hint=elsewhere(argument))
+
+
+def _only_local(target: Path, argument: str = "output") -> OutputError:
+    """Return the error for an output that is elsewhere; the hint has the command that uploads it."""
+    url = RemotePath(target)
+    local = named_locally(url)
+    upload = upload_line(str(url), str(local))
+    after = f", and upload it afterwards: {printable(upload)}" if upload else ", and upload it afterwards"
+    return OutputError(
+        f"{_q(url)} is elsewhere, and outputs are written to local paths",
+        hint=("write here with ", _argument(argument, local), after),
+    )
 
 
 def _refuse_inputs(target: Path, sources: Iterable[Path], *, directory: bool) -> None:

@@ -22,6 +22,7 @@ LAYERS = (
     ("values",),
     ("errors", "dtypes", "layout", "version", "assembly"),
     ("text", "checkpoint", "progress", "kernels"),
+    ("remote",),
     ("io", "plans", "layouts", "distributed"),
     ("formats", "selection", "ranking"),
     ("strategies", "report"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -263,7 +262,7 @@ def _parts(path: Path, start: int) -> dict[str, _Part]:
     label = str(path)
     try:
         with path.open("rb") as file:
-            listing = read_safetensors(part_of_file(file, start, os.fstat(file.fileno()).st_size), label)
+            listing = read_safetensors(part_of_file(file, start, path.stat().st_size), label)
     except OSError as error:
         raise CheckpointError(f"cannot read {printable(label)}: {error.strerror}") from error
     offsets = _saved_offsets(listing.metadata.get(SHARDING_INFO), label)

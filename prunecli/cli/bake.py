@@ -20,7 +20,7 @@ DryRun = Annotated[bool, flag_option("-n --dry-run", "Print the weights that wou
 
 
 def bake(
-    ckpt: options.Ckpt,
+    ckpt: options.LocalCkpt,
     *,
     output: Output = None,
     key: options.Key = None,

@@ -26,7 +26,10 @@ HOLDS, FAILED = 0, 1
 
 Ckpts = Annotated[
     list[str],
-    Positional(metavar="CKPT...", help="Files (.pth, safetensors), directories or indexes of shards, or `-`."),
+    Positional(
+        metavar="CKPT...",
+        help="Files (.pth, safetensors), directories or indexes of shards, URLs (hf://ORG/MODEL), or `-`.",
+    ),
 ]
 MinSparsity = Annotated[
     list[str] | None,

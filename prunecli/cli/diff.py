@@ -11,7 +11,7 @@ from typer import Argument
 
 from prunecli.cli import options
 from prunecli.cli.command_list import TENSORS
-from prunecli.cli.output import check_force, check_page, printing, view, write_page
+from prunecli.cli.output import check_force, check_page, printing, recorded, view, write_page
 from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
 from prunecli.cli.value_options import text_option
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 SAME, DIFFERENT = 0, 1
 
-First = Annotated[str, Argument(metavar="A", help="A checkpoint: a file, a directory or index of shards, or `-`.")]
+First = Annotated[
+    str, Argument(metavar="A", help="A checkpoint: a file, a directory or index of shards, hf://ORG/MODEL, or `-`.")
+]
 Second = Annotated[str, Argument(metavar="B", help="Another checkpoint.")]
 Include = Annotated[
     list[str] | None,
@@ -83,7 +85,7 @@ def diff(
     if html is not None:
         from prunecli.inspection.diff_html import to_html
 
-        write_page(html, to_html(difference, context.obj or ()), force=force)
+        write_page(html, to_html(difference, recorded(context)), force=force)
     _print(difference, shown, written=html, json=json, quiet=quiet)
     return SAME if difference.same else DIFFERENT
 

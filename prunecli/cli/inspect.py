@@ -8,7 +8,16 @@ import typer  # noqa: TC002 - Typer evaluates annotations
 
 from prunecli.cli import options
 from prunecli.cli.exit import say
-from prunecli.cli.output import check_drawing, check_force, check_page, printing, view, write_figure, write_page
+from prunecli.cli.output import (
+    check_drawing,
+    check_force,
+    check_page,
+    printing,
+    recorded,
+    view,
+    write_figure,
+    write_page,
+)
 from prunecli.cli.pipes import opened_checkpoint
 from prunecli.cli.processes import refuse_together
 from prunecli.cli.value_options import flag_option, text_option
@@ -96,7 +105,7 @@ def inspect(
     if html is not None:
         from prunecli.inspection.inspect_html import to_html
 
-        write_page(html, to_html(result, context.obj or ()), force=force)
+        write_page(html, to_html(result, recorded(context)), force=force)
     if figure is not None and result.histogram is not None:
         from prunecli.inspection.figures import draw_histogram
 

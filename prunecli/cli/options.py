@@ -45,6 +45,13 @@ def complete_devices(incomplete: str) -> list[str]:
 # --- the checkpoint and its tensors
 
 Ckpt = Annotated[
+    str,
+    Argument(
+        metavar="CKPT",
+        help="A .pth or safetensors file, a directory or index of shards, a URL (hf://, s3://, https://), or `-`.",
+    ),
+]
+LocalCkpt = Annotated[
     str, Argument(metavar="CKPT", help="A .pth or safetensors file, a directory or index of shards, or `-`.")
 ]
 Include = Annotated[

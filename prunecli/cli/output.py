@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 from prunecli.cli.exit import silence
 from prunecli.distributed.current import processes
 from prunecli.errors import Argument, OutputError, UsageError
+from prunecli.remote.urls import public
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from typing import TextIO
+
+    from typer import Context
 
     from prunecli.text.tables import View
 
@@ -41,6 +44,11 @@ def printing(
             return
         done = "" if written is None else f"{written} is written, but "
         raise OutputError(f"{done}the result cannot be printed: {error.strerror}", hint=hint) from error
+
+
+def recorded(context: Context) -> tuple[str, ...]:
+    """Return the command line as pages and reports have it: without what is secret in URLs."""
+    return tuple(map(public, context.obj or ()))
 
 
 def view(top: int | None, *, all_tensors: bool, json: bool) -> View:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from prunecli.cli.exit import DONE, FAILED, say
 from prunecli.cli.hints import as_options
 from prunecli.cli.options import layouts
-from prunecli.cli.output import printing, view
+from prunecli.cli.output import printing, recorded, view
 from prunecli.cli.processes import device_of, refuse_together, threads_of
 from prunecli.cli.progress import show_progress
 from prunecli.distributed.current import processes
@@ -121,7 +121,7 @@ def _request(stack: ExitStack, strategy: Strategy | Recipe, options: SharedOptio
             sha256=options.sha256,
             estimate=options.estimate,
             gates=Gates(options.min_sparsity, options.max_sparsity, options.max_tensor_sparsity),
-            command=options.context.obj,
+            command=recorded(options.context),
             progress=stack.enter_context(progress),
             group=processes(),
         ),

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import typer  # noqa: TC002 - Typer evaluates annotations
 
 from prunecli.cli import options
-from prunecli.cli.output import check_drawing, check_force, check_page, printing, view, write_figure, write_page
+from prunecli.cli.output import (
+    check_drawing,
+    check_force,
+    check_page,
+    printing,
+    recorded,
+    view,
+    write_figure,
+    write_page,
+)
 from prunecli.cli.pipes import opened_checkpoint
 
 if TYPE_CHECKING:
@@ -54,7 +63,7 @@ def scan(
     if html is not None:
         from prunecli.inspection.scan_html import to_html
 
-        write_page(html, to_html(result, context.obj or ()), force=force)
+        write_page(html, to_html(result, recorded(context)), force=force)
     if figure is not None:
         from prunecli.inspection.figures import draw_scan
 

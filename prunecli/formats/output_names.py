@@ -44,13 +44,14 @@ def default_output(checkpoint_path: PathLike, word: str = "pruned", *, suffix: s
     `suffix` takes the place of that of a file. An index of shards stands for its directory, and so does a model with
     numbers in other files. Raises CheckpointError if the path has no name, such as `/`.
     """
-    path = named_locally(as_path(checkpoint_path))
-    folder = path.parent if is_index(path) or has_data_files(path) else path
+    path = as_path(checkpoint_path)
+    named = path.parent if is_index(path) or has_data_files(path) else path
+    is_directory, folder = named.is_dir(), named_locally(named)
     if folder.name in {"", ".."}:
         folder = Path(os.path.realpath(folder))
     if not folder.name:
         raise CheckpointError(f"{folder} has no name to derive the output name from", hint=Argument("output", "OUTPUT"))
-    if folder.is_dir():
+    if is_directory:
         return folder.with_name(f"{folder.name}.{word}")
     own = _suffix(folder.name)
     return folder.with_name(f"{folder.name.removesuffix(own)}.{word}{own if suffix is None else suffix}")

@@ -75,7 +75,8 @@ _Line: TypeAlias = "tuple[str, list[Entry]]"
 
 def _lines(inspection: Inspection, view: View, *, terminal: bool) -> list[_Line]:
     """Return the lines to show; the entries of a line have the same dtype, shape and layout."""
-    entries = [inspection.inside[index] for index in natural_order([entry.name for entry in inspection.inside])]
+    inside = inspection.inside
+    entries = [inside[index] for index in natural_order([entry.name for entry in inside])]
     lines = lines_of(entries, lambda e: e.name, lambda e: (e.dtype, e.shape, e.layout.label), view)
     return largest(lines, lambda line: sum(e.nbytes for e in line[1]), view, terminal=terminal)
 

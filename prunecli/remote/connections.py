@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import threading
+import atexit
+from contextlib import suppress
 from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from threading import Lock
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
@@ -20,6 +22,9 @@ TIMEOUT = 20.0
 REDIRECTS = 5
 """The most redirects of one request."""
 
+MOST_IDLE = 8
+"""The most connections to one server that wait for the next request."""
+
 _MOVED = {301, 302, 303, 307, 308}
 
 Origin: TypeAlias = tuple[str, str, int]
@@ -30,31 +35,72 @@ class RequestError(Exception):
     """A request that cannot be answered; the text completes "cannot read URL: "."""
 
 
-class _Kept(threading.local):
-    """The open connections of a thread."""
+class Answer:
+    """The answer to a request, whose body is not read yet, and the URL that it came from in the end."""
+
+    def __init__(self, url: str, response: HTTPResponse, connection: HTTPConnection) -> None:
+        """Take what a connection received."""
+        self.url, self.response, self._connection = url, response, connection
+        self.status, self.headers = response.status, response.headers
+
+    def close(self) -> None:
+        """Keep the connection for the next request if the body was read to its end, else close it."""
+        if self.response.isclosed() and self._connection.sock is not None:
+            _idle.give(origin(self.url), self._connection)
+        else:
+            self.response.close()
+            self._connection.close()
+
+
+class _Idle:
+    """Connections that wait for the next request."""
 
     def __init__(self) -> None:
-        self.open: dict[Origin, HTTPConnection] = {}
+        self._lock = Lock()
+        self._connections: dict[Origin, list[HTTPConnection]] = {}
+
+    def take(self, server: Origin) -> HTTPConnection | None:
+        """Return an open connection to a server, or None."""
+        with self._lock:
+            own = self._connections.get(server)
+            return own.pop() if own else None
+
+    def give(self, server: Origin, connection: HTTPConnection) -> None:
+        """Keep an open connection, or close it if there are enough."""
+        with self._lock:
+            own = self._connections.setdefault(server, [])
+            if len(own) < MOST_IDLE:
+                own.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        with self._lock:
+            connections, self._connections = self._connections, {}
+        for own in connections.values():
+            for connection in own:
+                connection.close()
 
 
-_kept = _Kept()
+_idle = _Idle()
+close_idle = _idle.close
+atexit.register(close_idle)
 
 
-def get(url: str, headers: Mapping[str, str], secret: Mapping[str, str]) -> tuple[HTTPResponse, str]:
-    """Return the answer to GET, whose body is not read yet, and the URL that it came from in the end.
+def get(url: str, headers: Mapping[str, str], secret: Mapping[str, str]) -> Answer:
+    """Return the answer to GET; the caller closes it.
 
     `secret` headers are sent to the server of `url` alone. Raises OSError and HTTPException where a connection breaks,
     and RequestError.
     """
     first = origin(url)
     for _ in range(REDIRECTS + 1):
-        own = secret if origin(url) == first else {}
-        response = _sent(url, {**headers, **own})
-        if response.status not in _MOVED:
-            return response, url
-        target = response.headers.get("Location", "")
-        drop(url)
-        url = _redirected(url, target)
+        answer = _sent(url, {**headers, **(secret if origin(url) == first else {})})
+        if answer.status not in _MOVED:
+            return answer
+        answer.close()
+        url = _redirected(url, answer.headers.get("Location", ""))
     raise RequestError(f"the server redirects more than {REDIRECTS} times")
 
 
@@ -80,41 +126,31 @@ def origin(url: str) -> Origin:
     return scheme, host, port
 
 
-def drop(url: str) -> None:
-    """Close the connection to the server of `url`: what else it sends is not wanted."""
-    connection = _kept.open.pop(origin(url), None)
-    if connection is not None:
-        connection.close()
-
-
-def _sent(url: str, headers: Mapping[str, str]) -> HTTPResponse:
+def _sent(url: str, headers: Mapping[str, str]) -> Answer:
     """Send a request and return the answer, over a connection that is open if there is one."""
-    server, reused = origin(url), origin(url) in _kept.open
-    try:
-        return _answer(server, url, headers)
-    except (OSError, HTTPException):
-        drop(url)
-        if not reused:
-            raise
-        return _answer(server, url, headers)  # servers close connections that were idle for a while
+    server = origin(url)
+    connection = _idle.take(server)
+    if connection is not None:
+        with suppress(OSError, HTTPException):  # servers close connections that were idle for a while
+            return _answer(connection, server, url, headers)
+    return _answer(_connected(server, _proxy(server)), server, url, headers)
 
 
-def _answer(server: Origin, url: str, headers: Mapping[str, str]) -> HTTPResponse:
-    proxy = _proxy(server)
-    connection = _kept.open.get(server)
-    if connection is None:
-        connection = _kept.open[server] = _connected(server, proxy)
+def _answer(connection: HTTPConnection, server: Origin, url: str, headers: Mapping[str, str]) -> Answer:
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if proxy is not None and server[0] == "http":
+    if server[0] == "http" and _proxy(server) is not None:
         target = f"http://{parts.netloc.rpartition('@')[2]}{target}"
     own = {"User-Agent": f"prunecli/{__version__}", "Accept-Encoding": "identity", **_login(parts), **headers}
     try:
         connection.request("GET", target, headers=own)
+        return Answer(url, connection.getresponse(), connection)
     except (UnicodeError, ValueError) as error:
-        drop(url)
+        connection.close()
         raise RequestError(f"the request has characters that are not allowed ({error.__class__.__name__})") from None
-    return connection.getresponse()
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _login(parts: SplitResult) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
 from prunecli.remote import ranges
-from prunecli.remote.connections import RequestError, drop, get
+from prunecli.remote.connections import RequestError, get
 from prunecli.remote.ranges import TRIES, cannot_read, is_final
 from prunecli.text.escape import printable
 
@@ -54,16 +54,15 @@ def document(name: str, address: Address) -> object:
 
 
 def _read(name: str, address: Address) -> object:
-    response, url = get(address.url, {"Accept": "application/json"}, address.secret)
-    if response.status != 200:
-        drop(url)
-        raise StatusError(response.status, response.headers.get("X-Error-Code", ""))
+    answer = get(address.url, {"Accept": "application/json"}, address.secret)
     try:
-        return json.loads(_body(name, response))
+        if answer.status != 200:
+            raise StatusError(answer.status, answer.headers.get("X-Error-Code", ""))
+        return json.loads(_body(name, answer.response))
     except (ValueError, RecursionError):
         raise CheckpointError(f"the server of {printable(name)} sends no valid list of its files") from None
     finally:
-        drop(url)
+        answer.close()
 
 
 def _body(name: str, response: HTTPResponse) -> bytes:

@@ -88,13 +88,19 @@ class RemotePath(PosixPath):
         return self.is_file() or self.is_dir()
 
     def is_file(self, **_: Any) -> bool:  # noqa: ANN401 - as the method of pathlib
-        """Return whether it is a file."""
-        store, name = self._located()
+        """Return whether it is a file; a model that was not opened has none."""
+        try:
+            store, name = self._located()
+        except CheckpointError:
+            return False
         return store.find(name) is not None
 
     def is_dir(self, **_: Any) -> bool:  # noqa: ANN401 - as the method of pathlib
-        """Return whether it is a folder."""
-        store, name = self._located()
+        """Return whether it is a folder; a model that was not opened has none."""
+        try:
+            store, name = self._located()
+        except CheckpointError:
+            return False
         return bool(store.below(name))
 
     def is_symlink(self) -> bool:

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
-from prunecli.remote.connections import RequestError, drop, get, origin
+from prunecli.remote.connections import Answer, RequestError, get, origin
 from prunecli.remote.errors import changed, download_first, no_ranges, wrong_bytes
 from prunecli.text.escape import printable
 from prunecli.values import dataclass
@@ -45,7 +45,7 @@ class Address:
     secret: Mapping[str, str]
 
 
-class Stopped(Exception):  # noqa: N818 - it reports no error: nobody waits for the bytes any more
+class Stopped(Exception):  # noqa: N818 - it reports no error: the bytes are not wanted any more
     """The reader was closed."""
 
 
@@ -117,37 +117,34 @@ class Remote:
         return done
 
     def _part(self, into: memoryview, offset: int, stopped: Callable[[], bool]) -> int:
-        response, url = self._asked(offset, len(into))
-        complete = False
+        answer = self._asked(offset, len(into))
         try:
-            length = self._check(response, url, offset, len(into))
-            _read_body(response, into[:length], stopped)
-            complete = response.isclosed()  # else it sends more than was asked for
+            length = self._check(answer, offset, len(into))
+            _read_body(answer.response, into[:length], stopped)
         finally:
-            if not complete:
-                drop(url)
+            answer.close()
         return length
 
-    def _asked(self, offset: int, length: int) -> tuple[HTTPResponse, str]:
+    def _asked(self, offset: int, length: int) -> Answer:
         """Ask for a part; the answer has the status 200, 206 or 416."""
         wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
         moved = self._moved
         if moved is not None and time.monotonic() < moved[1]:
-            response, url = self._get(Address(moved[0], {}), wanted)
-            if response.status in {200, 206, 416}:
-                return response, url
-            drop(url)
+            answer = self._get(Address(moved[0], {}), wanted)
+            if answer.status in {200, 206, 416}:
+                return answer
+            answer.close()
             self._moved = None  # such an address is valid for a while only
         address = self._address()
-        response, url = self._get(address, wanted)
-        if response.status in {200, 206, 416}:
-            if origin(url) != origin(address.url):
-                self._moved = url, time.monotonic() + FRESH
-            return response, url
-        drop(url)
-        raise self._refusal(response)
+        answer = self._get(address, wanted)
+        if answer.status in {200, 206, 416}:
+            if origin(answer.url) != origin(address.url):
+                self._moved = answer.url, time.monotonic() + FRESH
+            return answer
+        answer.close()
+        raise self._refusal(answer)
 
-    def _get(self, address: Address, headers: Mapping[str, str]) -> tuple[HTTPResponse, str]:
+    def _get(self, address: Address, headers: Mapping[str, str]) -> Answer:
         try:
             return get(address.url, headers, address.secret)
         except RequestError as error:
@@ -157,48 +154,45 @@ class Remote:
                 raise cannot_read(self.name, error) from error
             raise _Again(error) from error
 
-    def _refusal(self, response: HTTPResponse) -> Exception:
-        status = response.status
+    def _refusal(self, answer: Answer) -> Exception:
+        status = answer.status
         if status in {408, 425, 429, 500, 502, 503, 504}:
-            wait = response.headers.get("Retry-After", "")
+            wait = answer.headers.get("Retry-After", "")
             return _Again(RequestError(f"the server answers {status}"), 0, float(wait) if wait.isdecimal() else 0.0)
         return self._refused(self.name, status) or refusal(self.name, status)
 
-    def _check(self, response: HTTPResponse, url: str, offset: int, wanted: int) -> int:
+    def _check(self, answer: Answer, offset: int, wanted: int) -> int:
         """Return how many bytes of the wanted part an answer has, after comparing it with what is known of the file."""
-        if response.headers.get("Content-Encoding", "identity") != "identity":
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise wrong_bytes(self.name, "a compressed body, of which no part can be read")
-        length = self._length(response, offset, wanted)
-        tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        length = self._length(answer, offset, wanted)
+        tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         tag = tag.removeprefix("W/").strip('"')
         with self._lock:
-            if tag and self._tags.setdefault(":".join(map(str, origin(url))), tag) != tag:
+            if tag and self._tags.setdefault(":".join(map(str, origin(answer.url))), tag) != tag:
                 raise changed(self.name)
             self.version = self.version or tag
         return length
 
-    def _length(self, response: HTTPResponse, offset: int, wanted: int) -> int:
-        header = response.headers.get("Content-Range", "")
-        if response.status == 416:
+    def _length(self, answer: Answer, offset: int, wanted: int) -> int:
+        header = answer.headers.get("Content-Range", "")
+        if answer.status == 416:
             if header == "bytes */0" and self.size is None:
                 raise CheckpointError(f"{printable(self.name)} is empty", hint="upload it again")
             raise changed(self.name)
-        if response.status == 200:
-            return self._whole(response, offset, wanted)
+        if answer.status == 200:
+            return self._whole(answer.response.length, offset, wanted)
         match = _RANGE.fullmatch(header)
         if match is None:
             raise wrong_bytes(self.name, "a part of the file without saying which")
         first, last, size = map(int, match.groups())
         if first != offset or not first <= last < min(first + wanted, size):
-            raise wrong_bytes(
-                self.name, f"the bytes {first} to {last} where {offset} to {offset + wanted - 1} are asked"
-            )
+            raise wrong_bytes(self.name, f"the bytes {first} to {last}, which were not asked for")
         self._compare(size)
         return last - first + 1
 
-    def _whole(self, response: HTTPResponse, offset: int, wanted: int) -> int:
+    def _whole(self, size: int | None, offset: int, wanted: int) -> int:
         """Return the size of a file that was sent whole, if that is what was wanted."""
-        size = response.length
         if size is None or offset or size > wanted:
             raise no_ranges(self.name)
         self._compare(size)

@@ -39,8 +39,11 @@ def public(text: str) -> str:
 
 def local_name(url: str) -> str:
     """Return the name that a copy of `url` has in the current directory: its last part, without a revision."""
-    name = [part for part in _REVISION.sub("", public(url)).split("/") if part][-1]
-    return "model" if name.endswith(":") else name
+    scheme, _, rest = _REVISION.sub("", public(url)).partition("://")
+    parts = [part for part in rest.split("/") if part]
+    if scheme.startswith("http"):
+        parts = parts[1:]
+    return parts[-1] if parts else "model"
 
 
 def download_line(url: str) -> str:

@@ -43,6 +43,8 @@ def as_options(part: HintValue, words: Sequence[str] = ()) -> str:
         return shlex.join(["prune", part.function, *paths, *(w for a in part.arguments for w in option_words(a))])
     if part.name == "output" and words and words[0] == "convert":  # there it is no option
         return shell_word(str(part.value))
+    if part.name == "unwrap" and words and words[0] != "strip":  # commands that prune do not have it
+        return f"prune strip CKPT {option_words(part)[0]}, before it is pruned"
     return " ".join(map(shell_word, option_words(part)))
 
 
@@ -84,10 +86,10 @@ def shell_word(word: str) -> str:
 
 
 def option_words(argument: Argument) -> list[str]:
-    """Return the words of an argument: a flag alone for True, a flag and a value for each element of a list."""
+    """Return the words of an argument: a flag alone for True or False, else a flag and a value for each element."""
     flag = _FLAGS.get(argument.name, f"--{argument.name.replace('_', '-')}")
-    if argument.value is True:
-        return [flag]
+    if isinstance(argument.value, bool):
+        return [flag if argument.value else f"--no-{flag.removeprefix('--')}"]
     values = _pairs(argument.value)
     values = values if isinstance(values, (list, tuple)) else [values]
     return [word for value in values for word in (flag, str(value))]

@@ -126,7 +126,7 @@ def _new_names(kept: Sequence[TensorInfo]) -> dict[str, str]:
         twice = next(name for name in final if final.count(name) > 1)
         raise CheckpointError(
             f"without the prefixes of wrappers, two tensors have the name {quoted(twice)}",
-            hint=("keep the prefixes: ", Argument("no_unwrap", True)),
+            hint=("keep the prefixes: ", Argument("unwrap", False)),
         )
     return names
 

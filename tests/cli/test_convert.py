@@ -132,3 +132,15 @@ def test_a_search_writes_the_format_of_its_output(tmp_path: Path, prune: Prune) 
 
     assert (code, err) == (0, "")
     assert list(torch.load(tmp_path / "o.pth")) == ["a.weight"]
+
+
+def test_the_hint_to_keep_prefixes_can_be_typed(tmp_path: Path, prune: Prune) -> None:
+    """The option belongs to strip; commands that prune name that command."""
+    torch.save([{"_orig_mod.a.weight": torch.rand(8, 8)}], tmp_path / "m.pth")
+
+    stripped = prune("strip", tmp_path / "m.pth")
+    pruned = prune("l1", tmp_path / "m.pth", "--amount", "0.5", "--strip", "model", "--min-numel", "1")
+
+    assert stripped.err.splitlines()[1] == "hint: keep the prefixes: --no-unwrap"
+    assert pruned.err.splitlines()[1] == "hint: keep the prefixes: prune strip CKPT --no-unwrap, before it is pruned"
+    assert prune("strip", tmp_path / "m.pth", "--no-unwrap").code == 0

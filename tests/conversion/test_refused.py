@@ -23,6 +23,7 @@ from prunecli.errors import PruneError
         ({"max_shard_size": 0}, "max_shard_size is a size such as 5GB"),
         ({"output": "o.pth", "max_shard_size": "1GB"}, "has the suffix of a file, and shards are written into a"),
         ({"output": "o.pth", "format": "safetensors"}, "is that of another format than safetensors"),
+        ({"output": "model.safetensors.index.json"}, "is the name of an index, which is written with its shards"),
         ({"output": "o.foo"}, "no checkpoint format has the suffix .foo"),
     ],
 )

@@ -290,3 +290,23 @@ def test_averages_that_are_no_weights_of_the_model_are_refused(tmp_path: Path) -
 
     with pytest.raises(CheckpointError, match=r"no moving average can be matched .*: the first is 'ema\.w'"):
         strip(tmp_path / "in.pth", keep="ema")
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        [{"_orig_mod.w": torch.ones(2, 2)}, {"module.v": torch.ones(2, 2)}],
+        {"model": {"a": {"_orig_mod": {"w": torch.ones(2, 2)}}}},
+    ],
+)
+def test_prefixes_that_are_no_part_of_a_key_are_kept_or_refused(saved: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    """In a list, or as a dict of its own, a wrapper cannot leave the names while the object keeps its structure."""
+    torch.save(saved, tmp_path / "in.pth")
+
+    with pytest.raises(CheckpointError, match="the prefix of a wrapper cannot be removed from ") as error:
+        strip(tmp_path / "in.pth")
+
+    assert error.value.hint == "keep the prefixes: unwrap=False"
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]
+    assert strip(tmp_path / "in.pth", unwrap=False).unwrapped == 0
+    assert strip(tmp_path / "in.pth", tmp_path / "out.safetensors").unwrapped == 1

@@ -65,3 +65,13 @@ def test_a_missing_draft(tmp_path: Path) -> None:
     """A process that does not see what rank 0 has made says so."""
     with pytest.raises(OutputError, match="which rank 0 has made"), joined([tmp_path / "no"], tmp_path / "out", 1):
         pass
+
+
+def test_errors_of_other_files_stay_what_they_are(tmp_path: Path) -> None:
+    """An error that names its file is not one of the output; one without a name is."""
+    (tmp_path / "out").touch()
+
+    with pytest.raises(FileNotFoundError), joined([tmp_path / "out"], tmp_path / "out", 9):
+        (tmp_path / "other").read_bytes()
+    with pytest.raises(OutputError, match="cannot write"), joined([tmp_path / "out"], tmp_path / "out", 9):
+        raise OSError(5, "Input/output error")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from prunecli.checkpoint import TensorInfo
 from prunecli.dtypes import BITS
-from prunecli.errors import CheckpointError
+from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.pickle.emit import Edits, emit, terms_below
 from prunecli.formats.pickle.graph import BUILD, SET, Term, trace
 from prunecli.formats.pickle.reader import read_pickle
@@ -24,7 +24,7 @@ from prunecli.formats.torch.records import resave, torch_archive
 from prunecli.formats.torch.state_dict_pickle import TYPED
 from prunecli.formats.torch.writer import NewStorage
 from prunecli.io.arrangement import movable
-from prunecli.text.escape import printable
+from prunecli.text.escape import printable, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -175,7 +175,7 @@ def _kept(root: object, changes: Changes) -> dict[int, list[tuple[Any, ...]]]:
                 continue
             if name in changes.renamed or name in changes.replaced:
                 found.add(name)
-                key = changes.renamed.get(name, name)[len(path) + bool(path) :]
+                key = _new_key(path, name, changes)
                 keys[effect[1]] = key
                 kept.append((SET, key, values.get(changes.replaced.get(name, ""), effect[2])))
                 continue
@@ -183,10 +183,26 @@ def _kept(root: object, changes: Changes) -> dict[int, list[tuple[Any, ...]]]:
             if name in above:
                 stack.append((name, effect[2]))
         edited |= _renamed_versions(term, keys)
-    missing = sorted({*changes.renamed, *changes.replaced} - found)
-    if missing:
+    if missing := sorted(changes.renamed.keys() - found):
+        raise _not_renamed(missing[0])
+    if missing := sorted(changes.replaced.keys() - found):
         raise ValueError(f"{printable(repr(missing[0]))} is not an entry of a dict")
     return edited
+
+
+def _new_key(path: str, name: str, changes: Changes) -> str:
+    """Return the new key of the entry `name` of the dict at `path`; CheckpointError if it moves to another dict."""
+    new, prefix = changes.renamed.get(name, name), f"{path}." if path else ""
+    if not new.startswith(prefix):
+        raise _not_renamed(name)
+    return new[len(prefix) :]
+
+
+def _not_renamed(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"the prefix of a wrapper cannot be removed from {quoted(name)}: it is not part of a key",
+        hint=("keep the prefixes: ", Argument("unwrap", False)),
+    )
 
 
 def _is_below(name: str, roots: Collection[str]) -> bool:

@@ -36,7 +36,7 @@ SMALL_TENSOR = 1 << 22
 SMALL_CHUNK = 1 << 19
 """Chunks of up to this many bytes are counted by one thread at a time."""
 
-SAMPLE_SHARE, SAMPLE_LEAST = 32, 1 << 14
+SAMPLE_SHARE, SAMPLE_LEAST = 64, 1 << 14
 """A sample is taken in blocks of one page.
 
 The sample of a smaller group is one of this many elements, and at least the second number of them."""

@@ -124,13 +124,14 @@ def _measure(_: Worker, tensor: TensorInfo, read: Read) -> SensitivityCurve:
     """Return the curve of a tensor, without aliases."""
     dtype = FLOATS[tensor.value_dtype]
     shift = dtype.mantissa - _MANTISSA_BITS if dtype.itemsize > 2 else 0
-    builder, nonzeros = HistogramBuilder(dtype, shift=shift), 0
+    builder, zeros = HistogramBuilder(dtype, shift=shift), 0
     for y in magnitudes(read, tensor):
-        nonzeros += int(np.count_nonzero(y))
+        zeros += y.size - int(np.count_nonzero(y)) if shift else 0
         builder.add(y)
     # The histogram is reduced here: those of all tensors together would be large.
     histogram = builder.histogram()
-    zeros = tensor.numel - nonzeros
+    if not shift:  # each pattern has a bin of its own
+        zeros = int(histogram.counts[histogram.bins == 0].sum())
     nonfinite = int(histogram.counts[histogram.bins > dtype.finite_max >> shift].sum())
     return SensitivityCurve(
         tensor.name, tensor.dtype, tensor.shape, tensor.numel, (), zeros, nonfinite, *_norms(histogram)

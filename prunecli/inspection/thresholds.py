@@ -18,6 +18,7 @@ from prunecli.dtypes import FLOATS, Float, cast
 from prunecli.io.scan import magnitudes, scan_tensors
 from prunecli.kernels.arrays import UINTS
 from prunecli.kernels.histograms import HistogramBuilder
+from prunecli.kernels.next_bits import NextBits
 from prunecli.progress import start
 from prunecli.ranking.kth_smallest import Keys
 
@@ -39,8 +40,8 @@ SPARSITIES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
 LEVEL = 16
 """Bits of a pattern that one pass resolves."""
 
-SORTED_LIMIT = 1 << 20
-"""Up to this many weights, the weights inside the bins are sorted; in a larger tensor they are counted in a table."""
+HELD_LIMIT = 1 << 20
+"""The weights inside the bins are held and sorted; those of more than so many are counted in a table."""
 
 
 RANKING = "ranking"
@@ -111,8 +112,8 @@ class _CountTable:
         self._prefixes = lows >> search.span
         self._table = np.zeros(len(lows) << self._width, np.int64)
 
-    def add(self, bins: NDArray[np.int64], counts: NDArray[np.int64] | int) -> None:
-        """Add counts to the slots of `bins`, which must be inside. If `counts` is a number, `bins` may repeat."""
+    def add(self, bins: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        """Add counts to the slots of `bins`, which must be inside."""
         slots = np.searchsorted(self._prefixes, bins >> self._width)
         np.add.at(self._table, (slots << self._width) | (bins & ((1 << self._width) - 1)), counts)
 
@@ -200,46 +201,46 @@ def _count_tensor(tensor: TensorInfo, read: Read, own: TensorRanks, joint: _Join
     alike = dtype is common.dtype
     searches = [ranks for ranks, applies in ((own, True), (common, alike)) if applies and not ranks.done]
     if searches:
-        counts = _counted(magnitudes(read, tensor), tensor.numel, searches)
+        counts = _counted(magnitudes(read, tensor), searches)
         if not own.done:
             own.advance(*counts)
         if common in searches:
             joint.add(*counts)
     if not alike and not common.done:
         keys = (joint.keys.of(y, dtype) for y in magnitudes(read, tensor))
-        joint.add(*_counted(keys, tensor.numel, [common]))
+        joint.add(*_counted(keys, [common]))
 
 
-def _counted(patterns: Iterable[NDArray[Any]], numel: int, searches: Sequence[TensorRanks]) -> BinCounts:
+def _counted(patterns: Iterable[NDArray[Any]], searches: Sequence[TensorRanks]) -> BinCounts:
     """Count the patterns inside the bins of any of the searches, which all resolved the same bits."""
     search = searches[0]
     if search.span == 8 * search.dtype.itemsize:
-        builder = HistogramBuilder(search.dtype)
+        builder = HistogramBuilder(search.dtype, squares=False)
         for y in patterns:
             builder.add(y)
         histogram = builder.histogram()
         return histogram.bins, histogram.counts
     lows = np.unique(np.concatenate([each.lows() for each in searches]))
-    inside = (_inside(y, search, lows) for y in patterns)
-    if numel <= SORTED_LIMIT:
-        bins, counts = np.unique(np.concatenate(list(inside)), return_counts=True)
-        return bins, counts
-    table = _CountTable(search, lows)
-    for bins in inside:
-        table.add(bins, 1)
+    following = NextBits(search.dtype.itemsize, lows, search.span, search.shift)
+    held: list[NDArray[Any]] = []
+    table: _CountTable | None = None
+    for y in patterns:
+        held.append(following.of(y))
+        if sum(part.size for part in held) > HELD_LIMIT:
+            table = _CountTable(search, lows) if table is None else table
+            table.add(*_sorted(held))
+            held.clear()
+    if table is None:
+        return _sorted(held)
+    if held:
+        table.add(*_sorted(held))
     return table.counts()
 
 
-def _inside(y: NDArray[Any], search: TensorRanks, lows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the bits from `search.shift` up of the patterns inside the bins that begin at `lows`."""
-    lead = 8 * search.dtype.itemsize - LEVEL
-    searched = np.zeros(1 << LEVEL, bool)
-    searched[lows >> lead] = True
-    inside = y[searched[y >> lead]].astype(np.int64, copy=False)
-    if search.span != lead:
-        inside = inside[np.isin(inside >> search.span, lows >> search.span)]
-    bins: NDArray[np.int64] = inside >> search.shift
-    return bins
+def _sorted(parts: Sequence[NDArray[Any]]) -> BinCounts:
+    """Return the different numbers of one or more arrays, ascending, and how often each is there."""
+    numbers, counts = np.unique(np.concatenate(parts), return_counts=True)
+    return numbers.astype(np.int64), counts
 
 
 # --- from patterns to thresholds

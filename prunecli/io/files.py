@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 from threading import Lock
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from prunecli.errors import CheckpointError
 from prunecli.io.descriptors import Descriptor
 from prunecli.io.transfer import WriteError, kernel_copy, read_all, write_all
+from prunecli.kernels.pages import pages
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _copy_in_kernel(source: Input, fd: int, start: int, end: int, offset: int) -
 
 def _copy_in_memory(source: Input, fd: int, start: int, end: int, offset: int, advance: Callable[[int], None]) -> None:
     # Memory from mmap starts at a page: copies to and from an unaligned buffer take twice as long.
-    memory = memoryview(mmap.mmap(-1, min(_COPY_BUFFER, end - start)))
+    memory = memoryview(pages(min(_COPY_BUFFER, end - start)))
     while start < end:
         chunk = memory[: end - start]
         source.read(chunk, start)

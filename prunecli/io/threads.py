@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -14,9 +13,11 @@ from typing import TYPE_CHECKING, TypeVar
 from prunecli.io.limits import MAX_THREADS
 from prunecli.kernels.backend import has_native
 from prunecli.kernels.ops import Array, Ops, is_tensor
+from prunecli.kernels.pages import pages
 from prunecli.kernels.transfers import Transfers
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
@@ -112,7 +113,7 @@ class Worker:
         self.wait()  # what was read into it before may still be on its way to the device
         if size > KEPT_BUFFER:
             self._memory.pop(slot, None)
-            return memoryview(mmap.mmap(-1, size))
+            return memoryview(pages(size))
         memory = self._memory.get(slot)
         if memory is None or len(memory) < size:
             # At least the size of a window, so that it seldom grows; from mmap, because it must start at a page.
@@ -121,7 +122,7 @@ class Worker:
 
     def _allocate(self, size: int) -> mmap.mmap | memoryview:
         locked = None if self._transfers is None else self._transfers.memory(size)
-        return mmap.mmap(-1, size) if locked is None else locked
+        return pages(size) if locked is None else locked
 
     def wait(self) -> None:
         """Wait until copies between the buffers and the device are done."""

@@ -79,6 +79,9 @@ class FoldKernels(Protocol):
     def fold_again(self, powers: Array, n: float, shape: Shape, part: int) -> Array:
         """Return the folds of folds, as the function below."""
 
+    def fold_blocks(self, x: Array, numbers: Numbers, shape: Shape, wide: int) -> Array:
+        """Return the sums of squares of blocks, as the function below."""
+
     def moments(self, x: Array, numbers: Numbers, scale: float) -> tuple[float, float, int]:
         """Return sums and a count, as the function below."""
 
@@ -153,6 +156,16 @@ def _folded(powers: NDArray[np.float64], n: float) -> NDArray[np.float64]:
             joined: NDArray[np.float64] = join(powers[:, 0:even:2], powers[:, 1:even:2])
         powers = joined if even == length else np.concatenate([joined, powers[:, even:]], axis=1)
     return powers
+
+
+def fold_blocks(x: NDArray[Any], numbers: Numbers, shape: Shape, wide: int) -> NDArray[np.float64]:
+    """Return the folds of squares along the middle of `shape`, and then of each `wide` of them in a row.
+
+    The last of a row may be fewer. The result is of shape (outer, blocks).
+    """
+    outer, high, width = shape
+    sums = fold(x, numbers, 2.0, shape, high)
+    return fold_again(sums, 2.0, (outer, width, 1), wide).reshape(outer, -1)
 
 
 def moments(x: NDArray[Any], numbers: Numbers, scale: float) -> tuple[float, float, int]:

@@ -53,8 +53,12 @@ class Histogram:
 class HistogramBuilder:
     """Counts that grow with every call of `add`, with a place for each bin of [low, high), empty or not."""
 
-    def __init__(self, dtype: Float, low: int = 0, high: int | None = None, shift: int | None = None) -> None:
+    def __init__(
+        self, dtype: Float, low: int = 0, high: int | None = None, shift: int | None = None, *, squares: bool = True
+    ) -> None:
         """Count the patterns in [low, high).
+
+        Without `squares`, their sums of squares are not computed where bins have several patterns, and are 0 then.
 
         `high` None means all patterns, NaN included. `shift` None keeps the 15 leading bits of a magnitude: 0 for
         8- and 16-bit types, 16 for 32-bit and 48 for 64-bit ones. Raises ValueError where [low, high) spans more than
@@ -67,6 +71,7 @@ class HistogramBuilder:
         if size > BINS_LIMIT:
             raise ValueError(f"[{low}, {high}) >> {self.shift} spans {size} bins, more than {BINS_LIMIT}")
         self._whole = not self.low and self.high == dtype.top + 1
+        self._adds_squares = squares and self.shift > 0
         # The last place counts the patterns that are in no bin.
         self._counts, self._squares = np.zeros(size + 1, np.int64), np.zeros(size + 1)
 
@@ -79,7 +84,7 @@ class HistogramBuilder:
             self._add_run(y[first : first + RUN])
 
     def _add_native(self, y: NDArray[Any]) -> None:
-        squares = address(self._squares) if self.shift else None
+        squares = address(self._squares) if self._adds_squares else None
         bins = (self.low, max(self.high, self.low), self.shift, self._first, byref(format_of(self.dtype)))
         _kernel(y.itemsize)(address(y), y.size, *bins, address(self._counts), squares)
 
@@ -93,7 +98,7 @@ class HistogramBuilder:
         np.minimum(places, self._counts.size - 1, out=places)
         # In place: bincount would return a new table for every run.
         np.add.at(self._counts, places, 1)
-        if self.shift:
+        if self._adds_squares:
             with np.errstate(over="ignore"):
                 np.add.at(self._squares, places, _squares(y, self.dtype))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from array import array
 from ctypes import c_int32, c_int64, c_void_p
 from typing import TYPE_CHECKING
@@ -20,8 +19,10 @@ from prunecli.kernels.native_flags import (
 )
 from prunecli.kernels.native_ranks import PATTERNS, Buffer, form_of
 from prunecli.kernels.native_tally import NativeTally
+from prunecli.kernels.pages import pages
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
 
     from prunecli.dtypes import Float
@@ -53,7 +54,7 @@ class NativeOps:
         """Return `size` bytes of page-aligned memory, which the next call for the `slot` reuses."""
         memory = self._memory.get(slot)
         if memory is None or len(memory) < size:
-            memory = self._memory[slot] = mmap.mmap(-1, max(size, 1 << 16))
+            memory = self._memory[slot] = pages(max(size, 1 << 16))
         return memoryview(memory)[:size]
 
     def load(self, raw: Buffer) -> Buffer:

@@ -14,7 +14,6 @@ NaN counts as infinity. Weights are read in runs, most of them of up to RUN elem
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import replace
 from math import sqrt
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from prunecli.kernels import folds
 from prunecli.kernels.backend import has_native
 from prunecli.kernels.folds import Fold, FoldKernels, Numbers
 from prunecli.kernels.ops import is_tensor
+from prunecli.kernels.pages import pages
 from prunecli.kernels.views import block_grid
 from prunecli.layout import SliceView
 
@@ -198,10 +198,11 @@ def block_norms(numbers: Numbers, view: SliceView, block: tuple[int, int]) -> Ar
         if numbers.kernels is not None:
             numbers.kernels.divide(sums, heights, widths)
             return sums
+        even = view.slices % high == 0 and view.size % wide == 0
         for out in sums:
             for low, stop in _runs(len(heights), max(1, RUN // len(widths))):
                 part = out[low:stop]
-                part /= heights[low:stop, None] * widths
+                part /= high * wide if even else heights[low:stop, None] * widths
                 np.sqrt(part, out=part)
     return sums
 
@@ -242,6 +243,13 @@ def _matrix_sums(
 ) -> None:
     """Store the sums of the blocks of a matrix of the file; if it is `transposed`, rows of blocks are joined first."""
     compute, (rows, cols), (high, wide) = _backend(numbers), shape, block
+    at_once = 0 if transposed else _run(numbers) // (high * cols)
+    if at_once:
+        whole = rows // high
+        for first, stop in _runs(whole, at_once):
+            x = numbers.read(first * high * cols, stop * high * cols)
+            out[first:stop] = _like(out, compute.fold_blocks(x, numbers, (stop - first, high, cols), wide))
+        numbers, rows, out = numbers.after(whole * high * cols), rows % high, out[whole:]
     step = cols if cols <= _run(numbers) else max(_run(numbers) // wide * wide, wide)
     for left, right in _runs(cols, step):
         columns = out[:, left // wide : -(-right // wide)]
@@ -321,16 +329,27 @@ def smallest_norms(norms: Array, k: int, alive: NDArray[np.bool_] | None = None)
         from prunecli.kernels import torch_folds  # noqa: PLC0415 - for devices only
 
         return torch_folds.smallest_roots(norms, k)
-    keep = np.ones(norms.size, np.uint8)
+    already_pruned = 0
     if alive is not None:
-        keep[~alive] = 0
+        already_pruned = norms.size - int(np.count_nonzero(alive))
         norms = np.where(alive, norms, -1.0)
-    already_pruned = norms.size - int(np.count_nonzero(keep))
     if not k:
-        return keep.tobytes(), None
-    largest = _smallest(norms, already_pruned + k)
-    keep[norms < largest] = 0
-    ties = already_pruned + k - int(norms.size - np.count_nonzero(keep))
+        return (norms >= 0).tobytes(), None
+    if has_native():
+        from prunecli.kernels import native_folds  # noqa: PLC0415 - where there is the library
+
+        return native_folds.smallest_norms(np.ascontiguousarray(norms), already_pruned + k)
+    return smallest_numbers(norms, already_pruned + k)
+
+
+def smallest_numbers(norms: NDArray[np.float64], rank: int) -> tuple[bytes, float]:
+    """Return a byte per norm, 0 for the `rank` smallest (1 or more) and else 1, and the largest of these.
+
+    Of equals the first are the smallest. -1 is smaller than all norms, and the largest is none.
+    """
+    largest = _smallest(norms, rank)
+    keep = (norms >= largest).astype(np.uint8)
+    ties = rank - int(norms.size - np.count_nonzero(keep))
     keep[np.flatnonzero(norms == largest)[:ties]] = 0
     return keep.tobytes(), largest
 
@@ -366,8 +385,8 @@ def _leading(norms: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _large(count: int) -> NDArray[np.float64]:
-    """Return an array whose memory goes back to the system when it is freed; an allocator could keep it."""
-    return np.frombuffer(mmap.mmap(-1, max(8 * count, 1)), np.float64, count)
+    """Return an array in memory of its own."""
+    return np.frombuffer(pages(max(8 * count, 1)), np.float64, count)
 
 
 def _runs(total: int, step: int) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +10,11 @@ from prunecli.kernels.arrays import FLAT_GROUP_LIMIT, UINTS, as_array, before_in
 from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.numpy_tally import NumpyTally
 from prunecli.kernels.ops import Array
+from prunecli.kernels.pages import pages
 from prunecli.kernels.views import block_flags, of_elements, positions, slice_flags
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
 
     from numpy.typing import NDArray
@@ -45,7 +46,7 @@ class NumpyOps:
         size = count * np.dtype(dtype).itemsize
         memory = self._scratch.get(slot)
         if memory is None or len(memory) < size:
-            memory = self._scratch[slot] = mmap.mmap(-1, max(size, 1 << 16))
+            memory = self._scratch[slot] = pages(max(size, 1 << 16))
         return np.frombuffer(memory, dtype, count)
 
     def load(self, raw: Array) -> Array:

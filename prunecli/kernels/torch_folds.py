@@ -85,6 +85,12 @@ def fold_again(powers: Array, n: float, shape: Shape, part: int) -> Array:
     return _folded(powers.reshape(outer * parts, part, inner), n).reshape(outer, parts, inner)
 
 
+def fold_blocks(x: Array, numbers: Numbers, shape: Shape, wide: int) -> Array:
+    """Return the sums of squares of blocks, as `folds.fold_blocks` does."""
+    outer, high, width = shape
+    return fold_again(fold(x, numbers, 2.0, shape, high), 2.0, (outer, width, 1), wide).reshape(outer, -1)
+
+
 def moments(x: Array, numbers: Numbers, scale: float) -> tuple[float, float, int]:
     """Return the folded sums of the finite numbers and of their squares, and their count, as `folds.moments` does."""
     return moments_of_rows(x, numbers, scale, 1)[0]

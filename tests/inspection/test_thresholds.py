@@ -102,7 +102,7 @@ def test_large_tensors_are_counted_in_a_table(tmp_path: Path, monkeypatch: pytes
     tensors = [normal(torch.float32, 300_000), normal(torch.float64, 70_000)]
     expected = tables(tmp_path, tensors)
 
-    monkeypatch.setattr(prunecli.inspection.thresholds, "SORTED_LIMIT", 0)
+    monkeypatch.setattr(prunecli.inspection.thresholds, "HELD_LIMIT", 0)
 
     assert tables(tmp_path, tensors) == expected
 

@@ -94,6 +94,23 @@ def on_device(x: NDArray[Any], numbers: Numbers, n: float, shape: folds.Shape, p
 
 
 @settings(max_examples=examples(200))
+@given(data=st.data())
+def test_sums_of_blocks_have_the_bits_of_numpys(data: Any) -> None:  # noqa: ANN401
+    """The squares of blocks of any size, the narrow ones at the edge too, are added in the same order."""
+    shape = (data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9)), data.draw(LENGTHS))
+    wide = data.draw(st.one_of(st.integers(1, 9), LENGTHS))
+    x, numbers = data.draw(runs(shape))
+
+    expected, before = folds.fold_blocks(x, numbers, shape, wide), x.copy()
+
+    assert expected.shape == (shape[0], -(-shape[2] // wide))
+    assert native_folds.fold_blocks(x, numbers, shape, wide).tobytes() == expected.tobytes()
+    on_device = torch_folds.fold_blocks(torch.from_numpy(x), numbers, shape, wide)
+    assert np.asarray(on_device).tobytes() == expected.tobytes()
+    assert np.array_equal(x, before)
+
+
+@settings(max_examples=examples(200))
 @given(data=st.data(), scale=st.sampled_from([1.0, 2.0**-600]))
 def test_moments_have_the_bits_of_numpys(data: Any, scale: float) -> None:  # noqa: ANN401
     """The sums of weights with their signs and of their squares, and the number of finite ones, are the same."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import examples
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels import norms
 from prunecli.kernels.folds import Numbers
-from prunecli.kernels.norms import block_norms, slice_norms, smallest_norms, standard_deviation
+from prunecli.kernels.native.library import library
+from prunecli.kernels.norms import block_norms, slice_norms, smallest_norms, smallest_numbers, standard_deviation
 from prunecli.layout import slice_view
 
 if TYPE_CHECKING:
@@ -136,6 +140,27 @@ def test_ranking_by_leading_bits_gives_the_same_norms(rank: int, equal: bool, mo
     monkeypatch.setattr(norms, "RANKED_AT_ONCE", 16)
 
     assert few == (smallest_norms(scores, rank), smallest_norms(scores, min(rank, 80), alive))
+
+
+@pytest.mark.skipif(library() is None, reason="the compiled kernels are not built")
+@settings(max_examples=examples(60))
+@given(data=st.data(), spread=st.sampled_from(["equal", "few", "near", "any"]))
+def test_the_compiled_kernels_prune_the_norms_that_numpy_prunes(data: Any, spread: str) -> None:  # noqa: ANN401
+    """The flags and the largest pruned norm are the same, for few and many norms with any number of equal ones."""
+    from prunecli.kernels import native_folds
+
+    size, seed = data.draw(st.sampled_from([1, 5, 700, 20_000])), data.draw(st.integers(0, 99))
+    random = np.random.default_rng(seed)
+    scores = {
+        "equal": np.full(size, 0.5),
+        "few": random.choice([0.0, -1.0, 5e-324, 1.0, np.inf], size),
+        "near": 1 + random.integers(0, 3000, size) * 2.0**-52,
+        "any": np.exp(random.standard_normal(size) * 100),
+    }[spread]
+    rank = data.draw(st.integers(1 + int((scores < 0).sum()) if (scores >= 0).any() else size, size))
+
+    if scores.max() >= 0:
+        assert native_folds.smallest_norms(scores, rank) == smallest_numbers(scores, rank)
 
 
 def test_a_pruned_weight_has_the_value_zero() -> None:

@@ -10,7 +10,10 @@ enum {
     COUNT_BLOCK_64 = 512,
     EQUAL_BLOCK = 64,    /* numbers that are searched for an equal one together */
     DENSE = 16,          /* a block is copied number by number if more than this part of it is inside a bracket */
-    FEW_PATTERNS = 8,    /* up to so many patterns are counted one by one */
+    FEW_PATTERNS_8 = 32, /* up to so many patterns are counted one by one */
+    FEW_PATTERNS_16 = 32,
+    FEW_PATTERNS_32 = 16,
+    FEW_PATTERNS_64 = 8,
     DIGIT_BITS = 11,
     DIGITS = 1 << DIGIT_BITS,
     LONG_ROW_8 = 1 << 30, /* a longer row is first reduced to the numbers with the digit of the wanted one */
@@ -29,6 +32,7 @@ enum {
 };
 
 #define COUNT_BLOCK EXPAND2(COUNT_BLOCK, BITS)
+#define FEW_PATTERNS EXPAND2(FEW_PATTERNS, BITS)
 
 #define ALL_BITS ((uint_t) ~(uint_t)0)
 #define MASK(condition) ((uint_t)((condition) ? ALL_BITS : 0))

@@ -11,10 +11,11 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from prunecli.errors import PruneError
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from prunecli.formats.safetensors.mask_writer import BASE, BITMASK, SHAPE, bitma
 from prunecli.formats.strict_json import parse_json_object
 from prunecli.io.files import Source
 from prunecli.text.escape import printable
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -167,7 +167,8 @@ def _is_gain(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> bool:
 
     A tensor with one dimension longer than 1 is also a gain if its module is named so.
     """
-    if not words(split_name(tensor.name)[1]) & {"weight", "weights"}:
+    last = split_name(tensor.name)[1]
+    if last != "weight" and not words(last) & {"weight", "weights"}:
         return False
     bias = bias_of(tensor.name, by_name)
     if bias is not None:

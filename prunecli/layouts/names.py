@@ -56,24 +56,24 @@ def words(text: str) -> frozenset[str]:
     return frozenset(word.lower() for word in _WORD.findall(text))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1 << 14)  # the tensors of a large model: it is asked for each of them several times
 def module_words(name: str) -> frozenset[str]:
     """Return the words of the last part of the module's path that is no number: `embed_tokens` has embed and tokens."""
     path, last = split_name(name)
-    named = [part for part in path if not part.isdigit()]
-    return words(named[-1] if named else last)
+    return words(next((part for part in reversed(path) if not part.isdigit()), last))
 
 
 def is_embedding(name: str) -> bool:
     """Return whether the name is that of an embedding table."""
-    found = module_words(name) | (words(name.rpartition(".")[2]) & _EMBEDDINGS)
-    return bool(found & _EMBEDDINGS) and not found & _PROJECTIONS
+    found = module_words(name)
+    named = not found.isdisjoint(_EMBEDDINGS) or not _EMBEDDINGS.isdisjoint(words(name.rpartition(".")[2]))
+    return named and found.isdisjoint(_PROJECTIONS)
 
 
 def is_norm(name: str) -> bool:
     """Return whether the module is a normalization by its name."""
     found = module_words(name)
-    return bool(found & _NORMS) and not found & _PROJECTIONS
+    return not found.isdisjoint(_NORMS) and found.isdisjoint(_PROJECTIONS)
 
 
 def is_fixed_transform(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
 from prunecli.report.model import on_disk_note
@@ -145,8 +144,14 @@ def _spread(parts: Sequence[float | None]) -> str:
     known = [part for part in parts if part is not None]
     if not known:
         return "-"
-    texts = [percent(part) for part in (min(known), median(known), max(known))]
+    texts = [percent(part) for part in (min(known), _median(known), max(known))]
     return texts[0] if len(set(texts)) == 1 else "/".join(text.rstrip("%") for text in texts) + "%"
+
+
+def _median(parts: Sequence[float]) -> float:
+    """Return the middle of the parts, as `statistics.median` does, whose module takes time to import."""
+    ranked, half = sorted(parts), len(parts) // 2
+    return ranked[half] if len(parts) % 2 else (ranked[half - 1] + ranked[half]) / 2
 
 
 def _range(cuts: Sequence[float | None]) -> str:

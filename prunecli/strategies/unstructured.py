@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar
 from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, UsageError
 from prunecli.plans import Cut, Normalization, OrderStatistic, PruneSmallestOfRow, RankGroup, TensorPlan
-from prunecli.strategies.allocation import allocate, allocate_ramp, check_allocation, check_slope, matrix_shape
 from prunecli.strategies.amounts import (
     Wanted,
     check_amount,
@@ -212,6 +211,17 @@ class L1(PlansFromRanks, PlansFromShape):
     def __post_init__(self) -> None:
         """Check the arguments."""
         check_amount(self.amount, self.count)
+        if self.allocate is not None or self.slope is not None:
+            self._check_allocation()
+        if self.scope not in SCOPES:
+            raise UsageError(
+                f"the scope is tensor or row, not {self.scope!r}",
+                hint=nearest_of("scope", self.scope, SCOPES, "tensor" if str(self.scope) in _WHOLE else "row"),
+            )
+
+    def _check_allocation(self) -> None:
+        from prunecli.strategies.allocation import check_allocation, check_slope
+
         if self.allocate is not None:
             check_allocation(self.allocate)
             if self.amount is None or self.scope == "row":
@@ -220,11 +230,6 @@ class L1(PlansFromRanks, PlansFromShape):
                     hint=Argument("amount", 0.5) if self.amount is None else Argument("scope", "tensor"),
                 )
         check_slope(self.allocate, self.slope)
-        if self.scope not in SCOPES:
-            raise UsageError(
-                f"the scope is tensor or row, not {self.scope!r}",
-                hint=nearest_of("scope", self.scope, SCOPES, "tensor" if str(self.scope) in _WHOLE else "row"),
-            )
 
     @property
     def needs_ranks(self) -> bool:
@@ -274,13 +279,20 @@ class L1(PlansFromRanks, PlansFromShape):
 
     def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
         """Return each tensor as a group of its own."""
-        if self.slope is not None and self.amount is not None:
-            depths = layer_depths([tensor.name for tensor in tensors])
-            return group_per_tensor(allocate_ramp(depths, remaining, self.amount, self.slope))
         if self.allocate is not None and self.amount is not None:
-            shapes = [matrix_shape(tensor) for tensor in tensors]
-            return group_per_tensor(allocate(self.allocate, shapes, remaining, self.amount))
+            return group_per_tensor(self._allocated(tensors, remaining, self.allocate, self.amount))
         return group_per_tensor(resolve_counts(self.amount, self.count, tensors, remaining))
+
+    def _allocated(
+        self, tensors: Sequence[TensorInfo], remaining: Sequence[int], how: str, amount: float
+    ) -> Sequence[int]:
+        """Return the number of weights to prune of each tensor."""
+        from prunecli.strategies.allocation import allocate, allocate_ramp, matrix_shape
+
+        if self.slope is not None:
+            depths = layer_depths([tensor.name for tensor in tensors])
+            return allocate_ramp(depths, remaining, amount, self.slope)
+        return allocate(how, [matrix_shape(tensor) for tensor in tensors], remaining, amount)
 
 
 @dataclass(frozen=True, slots=True)

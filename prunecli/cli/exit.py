@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 DONE, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 """Exit codes; the code for a signal is its number plus 128."""
 
-_LONGEST, _LONGEST_HINT = 400, 1000
-"""The most characters of a message and of a hint: names, paths and values in them can be of any length."""
+_LONGEST, _LONGEST_HINT, _LONGEST_WARNING = 400, 1000, 600
+"""The most characters of a message, a hint and a warning: names, paths and values in them can be of any length."""
 
 _COLOURS = {"error": RED, "failed": RED, "interrupted": RED, "warning": YELLOW, "hint": DIM}
 """The colours of messages by their labels."""
@@ -84,8 +84,7 @@ def report_error(error: Exception, words: Sequence[str]) -> int:
     if (line := meant(words, error)) is not None:
         message, hint = message.partition(". Did you mean ")[0], line
     say(f"error: {shortened(printable(message), _LONGEST)}")
-    if hint:
-        say(f"hint: {shortened(printable(hint), _LONGEST_HINT)}")
+    say_hint(hint)
     return int(getattr(error, "code", WRONG))
 
 
@@ -110,6 +109,18 @@ def _usage(error: Any) -> tuple[str, str | None]:  # noqa: ANN401 - a TyperError
     text = str(error.message if hasattr(error, "possibilities") else error.format_message()).rstrip(".")
     context = getattr(error, "ctx", None)
     return text[:1].lower() + text[1:], f"{context.command_path if context else 'prune COMMAND'} --help"
+
+
+def warn(warning: str, hint: str | None = None) -> None:
+    """Print a warning, and what to do next if there is something."""
+    say(f"warning: {shortened(printable(warning), _LONGEST_WARNING)}")
+    say_hint(hint)
+
+
+def say_hint(hint: str | None) -> None:
+    """Print a hint if there is one."""
+    if hint:
+        say(f"hint: {shortened(printable(hint), _LONGEST_HINT)}")
 
 
 def say(line: str) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunecli.cli.exit import DONE, FAILED, say
+from prunecli.cli.exit import DONE, FAILED, say, warn
 from prunecli.cli.hints import as_options
 from prunecli.cli.options import layouts
 from prunecli.cli.output import printing, recorded, view
@@ -17,7 +17,6 @@ from prunecli.cli.progress import show_progress
 from prunecli.distributed.current import processes
 from prunecli.errors import Argument, UsageError, spelled
 from prunecli.report.gates import GateError, Gates
-from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,6 +184,4 @@ def _show(report: Report, paths: Sequence[Path], options: SharedOptions, shown: 
 def _warn(warnings: Sequence[str], words: Sequence[str]) -> None:
     """Print warnings, each with its hint if it has one; `words` are the arguments of the command line."""
     for warning in warnings:
-        say(f"warning: {warning}")
-        if hint := spelled(getattr(warning, "hint_parts", None), partial(as_options, words=words), " "):
-            say(f"hint: {printable(hint)}")
+        warn(warning, spelled(getattr(warning, "hint_parts", None), partial(as_options, words=words), " "))

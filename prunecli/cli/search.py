@@ -13,7 +13,7 @@ from typer import Option
 from prunecli.cli import evaluation, options, strategy_arguments
 from prunecli.cli.command_list import OUTPUT
 from prunecli.cli.evaluation import Table
-from prunecli.cli.exit import DONE, FAILED, say
+from prunecli.cli.exit import DONE, FAILED, say, warn
 from prunecli.cli.output import check_drawing, check_page, write_figure, write_page
 from prunecli.cli.value_options import flag_option, number_option, text_option, whole_option
 from prunecli.errors import Argument, UsageError
@@ -93,7 +93,7 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
     check_drawing(arguments.figure, force=arguments.force, others=[target, state, Path(arguments.ckpt)])
     result = _search(arguments, limit, target, state, table, context.obj or ())
     for warning in result.warnings:
-        say(printable(f"warning: {warning} --metric PATTERN names another number"))
+        warn(f"{warning} --metric PATTERN names another number")
     if arguments.html is not None:
         from prunecli.tuning.pages import search_page
 

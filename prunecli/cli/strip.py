@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from prunecli.cli import options, rewriting
-from prunecli.cli.exit import say
+from prunecli.cli.exit import warn
 from prunecli.cli.value_options import flag_option, text_option
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def strip(
             progress=files.progress,
         )
     for warning in result.warnings:
-        say(f"warning: {warning}")
+        warn(warning)
     rewriting.print_result(result, lambda stream: write_blocks(_blocks(result), stream), json=json, quiet=quiet)
     return 0
 

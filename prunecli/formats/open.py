@@ -155,7 +155,9 @@ def _hint_for_missing(path: Path) -> str:
         names = [sibling.name for sibling in path.parent.iterdir()]
     except OSError:
         return f"there is no folder {path.parent} either"
-    similar = [name for name in names if name.lower() == path.name.lower()] or closest(path.name, names)
+    by_stem = {Path(name).stem: name for name in sorted(names, key=lambda name: Path(name).suffix == path.suffix)}
+    near = closest(path.stem, by_stem)  # equal suffixes alone would make any two names similar
+    similar = [name for name in names if name.lower() == path.name.lower()] or [by_stem[stem] for stem in near]
     return f"closest name is {path.parent / similar[0]}" if similar else shlex.join(["ls", str(path.parent)])
 
 

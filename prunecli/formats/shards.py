@@ -30,6 +30,7 @@ from prunecli.values import dataclass
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_MOST_FOLDERS = 100
 _NAMED = 5  # names that a message lists before it counts the rest
 _OTHER_WEIGHTS = (".msgpack", ".ot", ".onnx_data", ".tflite", ".mlmodel", ".pb", ".zip", ".tar", ".gz")
 _LARGEST_REMOTE = 100 * 10**6  # bytes of a file without weights, such as a tokenizer
@@ -264,7 +265,10 @@ def _walk(directory: Path, own: list[str]) -> Iterator[Path]:
 
     Folders that this tool wrote are not entered; their relative paths are added to `own`.
     """
+    depth = str(directory).rstrip(os.sep).count(os.sep) + _MOST_FOLDERS
     for root, folders, names in os.walk(directory, onerror=_unreadable):
+        if root.count(os.sep) > depth:  # os.walk calls itself for each level
+            raise CheckpointError(f"{directory} has folders in more than {_MOST_FOLDERS} levels")
         results = [name for name in folders if is_own_folder(name, folders)]
         own += [str(Path(root, name).relative_to(directory)) for name in results]
         folders[:] = sorted(name for name in folders if name not in results)

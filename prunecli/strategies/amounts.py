@@ -159,7 +159,8 @@ def rounds_to_none(amount: float | None, totals: Sequence[tuple[TensorInfo, int]
     return (
         Notice(
             f"nothing is pruned of {printable(tensor.name)}{more}: {amount:g} of its {total} {unit} rounds to 0",
-            hint=(Argument("count", 1), " prunes one"),
+            # A count replaces the amount, so it is for this tensor alone.
+            hint=(Argument("include", [printable(escape(tensor.name))]), Argument("count", 1), " prunes one of it"),
         ),
     )
 

@@ -12,7 +12,8 @@ from decimal import Decimal
 from math import isfinite
 
 from prunecli.errors import Argument, UsageError
-from prunecli.text.escape import printable
+from prunecli.selection.time_limit import SECONDS, TooSlowError, limited_time
+from prunecli.text.escape import printable, quoted
 
 _LINE_LIMIT = 160
 """Characters of a line of output that are shown."""
@@ -43,9 +44,11 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Compile the regular expression of a metric; UsageError if it is malformed."""
     try:
         return re.compile(pattern, re.MULTILINE)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
+        reason = "it has too many groups within groups" if isinstance(error, RecursionError) else str(error)
         raise UsageError(
-            f"the metric {pattern!r} is not a regular expression: {error}", hint=Argument("metric", r"accuracy: (\S+)")
+            f"the metric {quoted(pattern)} is not a regular expression: {reason}",
+            hint=Argument("metric", r"accuracy: (\S+)"),
         ) from None
 
 
@@ -53,10 +56,19 @@ def find_metric(text: str, pattern: re.Pattern[str] | None = None) -> Metric | N
     """Return the last number in `text` that stands alone, or None. A percentage is divided by 100.
 
     With `pattern`, the number is read from its last match, or from the first group of that match. A number inside a
-    word, a path (`443/450`), a version or a date does not count; NaN and infinities do.
+    word, a path (`443/450`), a version or a date does not count; NaN and infinities do. Raises UsageError if the
+    pattern takes too long.
     """
     text = without_colours(text)
-    matches = deque((_NUMBER if pattern is None else pattern).finditer(text), maxlen=1)
+    try:
+        with limited_time():
+            matches = deque((_NUMBER if pattern is None else pattern).finditer(text), maxlen=1)
+    except TooSlowError:
+        what = "" if pattern is None else f" {quoted(pattern.pattern)}"
+        raise UsageError(
+            f"the pattern{what} takes more than {SECONDS:g} seconds to match the output of the evaluation",
+            hint=Argument("metric", r"accuracy: (\S+)"),
+        ) from None
     if not matches:
         return None
     line = _line_at(text, matches[0].start())

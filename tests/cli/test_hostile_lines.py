@@ -7,6 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from support.children import environment, run_python
 from support.command_line import HALF, Ran, process, save_two_layers
 
@@ -81,6 +83,38 @@ def test_a_pattern_that_takes_for_ever_is_refused(
     refused(prune("l1", path, *HALF, "-i", "re:^(a+)+$"), "takes more than")
 
     assert prune("l1", path, *HALF, "-n", "-q", "-i", "re:a+.*weight").code == 0
+
+
+def test_warnings_are_cut(prune: Prune, tmp_path: Path) -> None:
+    """A warning about names of any length has a few lines, and so has its hint."""
+    path = tmp_path / "c.safetensors"
+    save_file({f"{'n' * 900}{i}.weight": torch.ones(2, 2) for i in range(5)}, path)
+    for words in (["threshold", "--thr", "0"], ["threshold", "--thr", "2"], ["structured", "--amount", "10%"]):
+        ran = prune(words[0], path, *words[1:], "-n", "-q")
+        assert ran.err.startswith("warning: "), words
+        assert all(len(line) < 1100 for line in ran.err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [
+        ("(a+)+$", "takes more than"),
+        ("(" * 5000 + ")" * 5000, "too many groups within groups"),
+        ("a{99999999999}", "not a regular expression"),
+    ],
+)
+def test_a_hostile_pattern_of_a_metric_is_refused(
+    prune: Prune, ckpt: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, sentence: str
+) -> None:
+    """The pattern that reads the output of an evaluation is compiled and matched within limits."""
+    monkeypatch.setattr(time_limit, "SECONDS", 0.1)
+    evaluation = f"{sys.executable} -I -S -c \"print('{'a' * 60}!')\" {{}}"
+
+    ran = prune("sweep", ckpt, "l1", "--at", "0.5", "--eval", evaluation, "--metric", pattern)
+
+    assert (ran.code, "Traceback" in ran.err) == (2, False)
+    assert sentence in ran.err
+    assert all(len(line) < 1100 for line in ran.err.splitlines())
 
 
 @pytest.mark.parametrize(

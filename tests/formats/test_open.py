@@ -124,6 +124,8 @@ def test_a_missing_path_names_the_closest(tmp_path: Path) -> None:
 
     assert f"closest name is {tmp_path / 'resnet20.pth'}" == refused(tmp_path / "resnet2.pth").hint
     assert f"closest name is {tmp_path / 'resnet20.pth'}" == refused(tmp_path / "RESNET20.PTH").hint
+    assert f"closest name is {tmp_path / 'resnet20.pth'}" == refused(tmp_path / "resnet20.safetensors").hint
+    assert f"ls {tmp_path}" == refused(tmp_path / "e.pth").hint
     assert f"ls {tmp_path}" == refused(tmp_path / "zzz").hint
     assert "there is no folder" in (refused(tmp_path / "no" / "m.pth").hint or "")
 

@@ -167,3 +167,11 @@ def test_directories_of_other_kinds_are_refused_by_kind(tmp_path: Path, kind: st
 
     assert f"{folder} {message}" in str(error)
     assert hint.format(folder=folder) in (error.hint or "")
+
+
+def test_folders_in_very_many_levels_are_refused(tmp_path: Path) -> None:
+    """Folders in more levels than os.walk can enter end in one sentence."""
+    folder = sharded(tmp_path / "d")
+    (folder / "/".join("d" * 101)).mkdir(parents=True)
+
+    assert str(refused(folder)) == f"{folder} has folders in more than 100 levels"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from support.reports import written
 from support.small import write
 
-from prunecli.inspection.inspect import inspect
+from prunecli.inspection.inspect import Entry, inspect
 from prunecli.inspection.inspect_text import write_inspection
 from prunecli.text.name_ranges import FOLDED_FROM
 from prunecli.text.tables import LARGEST, View
@@ -35,6 +35,22 @@ def test_the_total_counts_what_was_read(tmp_path: Path) -> None:
 
     assert "0 of 4 that were read are zero" in text_of(tmp_path / "odd.pth")
     assert "zero (" not in text_of(write(tmp_path, {"a.weight": torch.ones(5, 5)}), read=False)
+
+
+def test_the_work_grows_with_the_number_of_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text of 300 tensors looks at each of them a few times, not 300 times."""
+    count = 0
+    found = inspect(write(tmp_path, {f"{i}.weight": torch.ones(1, 1) for i in range(300)}))
+
+    def outside(_: Entry) -> bool:
+        nonlocal count
+        count += 1
+        return False
+
+    monkeypatch.setattr(Entry, "outside", property(outside))
+    written(write_inspection, found, View())
+
+    assert 0 < count < 300 * 50
 
 
 # --- the number of lines

@@ -308,11 +308,11 @@ def test_strategies_follow_the_layout_unless_a_dim_is_given(strategy: Any, *, fo
     ],
 )
 def test_an_amount_that_rounds_to_nothing_is_said(strategy: Any, words: str) -> None:  # noqa: ANN401
-    """The warning names the tensor, and the hint a count."""
+    """The warning names the tensor, and the hint a count for it alone."""
     (notice,) = strategy.warnings([tensor(8, 6), tensor(800, 600, name="large")])
 
     assert str(notice) == f"nothing is pruned of a.weight: {words}"
-    assert notice.hint_parts == (Argument("count", 1), " prunes one")
+    assert notice.hint_parts == (Argument("include", ["a.weight"]), Argument("count", 1), " prunes one of it")
     assert type(strategy)(*[4, 4][: 2 * isinstance(strategy, Block)], amount=0.0).warnings([tensor(8, 6)]) == ()
 
 

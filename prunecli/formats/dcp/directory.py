@@ -18,6 +18,7 @@ from prunecli.formats.listing import Listing
 from prunecli.formats.model_files import SAVE_FULL
 from prunecli.formats.pickle.reader import Persistent
 from prunecli.formats.pickle.tensors import with_tensors
+from prunecli.formats.pickle.tree import BYTES_PER_CONTAINER
 from prunecli.formats.shards import check_shard, file_names, other_files
 from prunecli.text.escape import listed, printable, quoted
 
@@ -130,7 +131,8 @@ def _listing(
             return one.kind
         return replace(one.tensor, name=name, unprunable_reason=_COPIED if one.copied else None)
 
-    listing = with_tensors(Listing(saved.format, ()), root, str(directory), keys, describe)
+    size = len(found) * BYTES_PER_CONTAINER  # every name may have a container of its own
+    listing = with_tensors(Listing(saved.format, ()), root, str(directory), keys, describe, size)
     broken = {t.name: found[names[t.name]].problem for t in listing.tensors if found[names[t.name]].problem}
     for tensor in listing.tensors:
         if tensor.name in broken and tensor.unprunable_reason != OUTSIDE:

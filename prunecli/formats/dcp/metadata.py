@@ -77,13 +77,14 @@ def read_metadata(file: BinaryIO, label: str) -> Metadata:
 class _Machine(ValueMachine):
     """A machine of symbolic values that moves chunks and places into columns."""
 
-    __slots__ = ("chunks", "fetched", "known", "memo_count", "moved", "owner", "places", "waiting")
+    __slots__ = ("chunks", "known", "moved", "numbers", "owner", "places", "put_count", "waiting")
+    bytes_per_unit = 2  # most values are gone when they are in a column
 
-    def __init__(self, fetched: set[int]) -> None:
+    def __init__(self, numbers: set[int]) -> None:
         super().__init__()
-        self.fetched, self.waiting = fetched, sorted(fetched, reverse=True)
+        self.numbers, self.waiting = numbers, sorted(numbers, reverse=True)
         self.chunks, self.places = ChunkRows(), PlaceRows()
-        self.memo_count = 0
+        self.put_count = 0
         self.moved = 0  # places that are in the columns and in the dict
         self.owner: dict[object, object] | None = None  # the dict that has the places
         self.known: dict[int, Known] = {}  # by number of dimensions
@@ -124,9 +125,9 @@ class _Machine(ValueMachine):
     def _is_fetched(self, count: int) -> bool:
         """Return whether one of the next `count` values that go into the memo may be fetched."""
         waiting = self.waiting
-        while waiting and waiting[-1] < self.memo_count:
+        while waiting and waiting[-1] < self.put_count:
             waiting.pop()
-        return bool(waiting) and waiting[-1] < self.memo_count + count
+        return bool(waiting) and waiting[-1] < self.put_count + count
 
     def _take_chunk(self, window: Window, one: Known) -> bool:
         match = one.chunk.match(window.data, window.at)
@@ -135,7 +136,7 @@ class _Machine(ValueMachine):
         numbers = list(map(number, match.groups()))
         half = len(numbers) // 2
         self._push_rows(numbers[:half], numbers[half:])
-        self.memo_count += CHUNK_MEMOS
+        self.put_count += CHUNK_MEMOS
         window.at = match.end()
         return True
 
@@ -170,7 +171,7 @@ class _Machine(ValueMachine):
             top = _Places()
             self.stack += [top, top]  # in the place of a key and of a value
         top.count += 1
-        self.memo_count += memos
+        self.put_count += memos
         window.at = match.end()
         return True
 
@@ -188,9 +189,9 @@ class _Machine(ValueMachine):
     # --- opcode by opcode
 
     def put(self, index: int | None) -> None:
-        index = self.memo_count if index is None else index
-        self.memo_count += 1
-        if index not in self.fetched:
+        index = self.put_count if index is None else index
+        self.put_count += 1
+        if index not in self.numbers:
             return
         self.spend(1)
         self.memo[index] = value = self.stack[-1]

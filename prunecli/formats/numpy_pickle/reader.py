@@ -61,7 +61,7 @@ def read_numpy_pickle(file: BinaryIO, label: str, keys: Sequence[str] = ()) -> L
     paddle = isinstance(root, dict) and _PADDLE_KEY in root
     listing = Listing((PADDLE if paddle else NUMPY_PICKLE).name, (), notes=notes)
     describe = partial(_tensor_or_kind, label=label, paddle=paddle)
-    listing = with_tensors(listing, root, label, keys, describe)
+    listing = with_tensors(listing, root, label, keys, describe, pickle.length)
     if not listing.tensors:
         raise _no_arrays(label, listing.unprunable_entries)
     return listing

@@ -107,6 +107,7 @@ class _TermMachine(StackMachine):
         *("data", "definitions", "end", "item_starts", "mark_start", "mark_starts"),
         *("opcodes_seen", "start", "starts", "stream", "trace"),
     )
+    bytes_per_unit = 2  # a tensor takes 30 units
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
@@ -218,15 +219,16 @@ class _TermMachine(StackMachine):
         self._target().add([(BUILD, state)])
 
     def put(self, index: int | None) -> None:
-        slot = len(self.memo) if index is None else index
+        slot = self.memo_count if index is None else index
         super().put(slot)
+        self.spend(1)
         definition = self.definitions[slot] = len(self.trace.slots)
         self.trace.memos.append(Memo(self.start, self.end, definition, self.starts[-1]))
         self.trace.slots.append(slot)
         self.trace.implicit.append(index is None)
 
     def get(self, index: int) -> None:
-        value = self.memo[index]
+        value = self.fetched(index)
         definition = self.definitions[index]
         self.trace.memos.append(Memo(self.start, self.end, definition, -1))
         self.trace.fetched.add(definition)

@@ -24,10 +24,10 @@ MAX_OBJECTS = 2_000_000
 MAX_MEMO = 4_000_000
 """The most entries of the memo; a tensor takes ten. Together the three limits bound the memory."""
 
-FREE_UNITS, BYTES_PER_UNIT = 200_000, 2
+FREE_UNITS, BYTES_PER_UNIT = 400_000, 6
 """The values that a pickle may have, in units of about 70 bytes of memory: so many, and one more for so many bytes.
 
-A pickle of one-byte opcodes could otherwise take a hundred times its size. A tensor takes 20 to 28 units, and 65 bytes
+A pickle of one-byte opcodes could otherwise take a hundred times its size. A tensor takes 9 to 14 units, and 65 bytes
 or more.
 """
 
@@ -43,19 +43,21 @@ class StackMachine:
     Subclasses define the methods of METHODS that are not defined here. Items of the stack are opaque to this class.
     """
 
-    __slots__ = ("marks", "memo", "object_count", "opcode_count", "stack", "tell", "units")
+    __slots__ = ("marks", "memo", "object_count", "opcode_count", "stack", "stored", "tell", "units")
 
     opcodes: ClassVar[Opcodes]
+    bytes_per_unit: ClassVar[int] = BYTES_PER_UNIT
 
     def __init__(self) -> None:
         """Start with an empty stack and an empty memo."""
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []  # the stacks below each open MARK
-        self.memo: dict[int, Any] = {}
+        self.stored: list[Any] = []  # the entries of the memo with the numbers from 0 on, which take 8 bytes each
+        self.memo: dict[int, Any] = {}  # its other entries
         self.opcode_count = 0
         self.object_count = 0
         self.units = 0
-        self.tell: Callable[[], int] = int  # the position in the stream
+        self.tell: Callable[[], int] = int  # the bytes that were read from the stream
 
     def run(self, stream: IO[bytes]) -> Any:  # noqa: ANN401 - an item of the stack
         """Follow the pickle at the position of `stream` and return the top of the stack at its end.
@@ -75,7 +77,7 @@ class StackMachine:
 
     def _follow(self, stream: IO[bytes]) -> None:
         find, read, code = self.opcodes.get, stream.read, b""
-        self.tell = stream.tell
+        self.tell = getattr(stream, "taken", stream.tell)
         while code != STOP:
             code = read(1)
             if (found := find(code)) is None:
@@ -96,7 +98,7 @@ class StackMachine:
     def spend(self, units: int) -> None:
         """Count the memory of values; ValueError if they are too many for the bytes that make them."""
         self.units += units
-        if self.units > FREE_UNITS and self.units - FREE_UNITS > self.tell() // BYTES_PER_UNIT:
+        if self.units > FREE_UNITS and self.units - FREE_UNITS > self.tell() // self.bytes_per_unit:
             raise ValueError("there are too many values for its length")
 
     def push(self, value: object) -> None:
@@ -169,12 +171,29 @@ class StackMachine:
 
     def put(self, index: int | None) -> None:
         """Store the top item in the memo, at the next free index if `index` is None."""
-        if len(self.memo) >= MAX_MEMO:
+        stored = self.stored
+        count = len(stored) + len(self.memo)
+        if count >= MAX_MEMO:
             raise ValueError(f"there are more than {MAX_MEMO:,} memo entries")
-        self.units += 1
-        if self.units > FREE_UNITS:
-            self.spend(0)
-        self.memo[len(self.memo) if index is None else index] = self.stack[-1]
+        index = count if index is None else index
+        if index == len(stored):
+            stored.append(self.stack[-1])
+            if self.memo:
+                self.memo.pop(index, None)
+        elif index < len(stored):
+            stored[index] = self.stack[-1]
+        else:
+            self.spend(2)
+            self.memo[index] = self.stack[-1]
+
+    @property
+    def memo_count(self) -> int:
+        """The number of entries of the memo."""
+        return len(self.stored) + len(self.memo)
+
+    def fetched(self, index: int) -> Any:  # noqa: ANN401 - an item of the stack
+        """Return an entry of the memo; KeyError if there is none."""
+        return self.stored[index] if index < len(self.stored) else self.memo[index]
 
 
 _NAMED_ALIKE = (

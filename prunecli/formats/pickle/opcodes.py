@@ -43,10 +43,14 @@ class Blob:
 class _Bounded:
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self._file = file
-        self._remaining = limit
+        self._limit = self._remaining = limit
         self.tell = file.tell
         self._size = file.seek(0, os.SEEK_END)
         file.seek(0)
+
+    def taken(self) -> int:
+        """Return the number of bytes that were read, without those that were skipped."""
+        return self._limit - self._remaining
 
     def read(self, count: int) -> bytes:
         if count > self._remaining:

@@ -81,6 +81,7 @@ class Pickle:
         attributes: The states that containers are given: their items are attributes, which are no part of `value`.
         doubts: Reasons why a loader may see other values.
         globals: All globals.
+        length: The bytes that were read, without long byte strings.
     """
 
     value: object
@@ -89,6 +90,7 @@ class Pickle:
     attributes: tuple[object, ...] = ()
     doubts: tuple[str, ...] = ()
     globals: frozenset[Global] = frozenset()
+    length: int = 0
 
 
 def read_pickle(stream: IO[bytes], label: str) -> Pickle:
@@ -109,6 +111,7 @@ def read_pickle(stream: IO[bytes], label: str) -> Pickle:
         tuple(machine.attributes),
         tuple(machine.doubts),
         frozenset(machine.globals),
+        machine.tell(),
     )
 
 
@@ -130,7 +133,7 @@ class ValueMachine(StackMachine):
     binfloat = StackMachine.push
 
     def byte_string(self, value: Blob) -> None:
-        self.spend(1)
+        self.spend(2)
         self.stack.append(value)
 
     def python2_text(self, latin: str) -> None:
@@ -138,7 +141,7 @@ class ValueMachine(StackMachine):
         self.stack.append(latin.encode("latin-1").decode("utf-8", "backslashreplace"))
 
     def get(self, index: int) -> None:
-        self._push_again(self.memo[index])
+        self._push_again(self.fetched(index))
 
     def dup(self, _: object) -> None:
         self._push_again(self.stack[-1])
@@ -151,6 +154,7 @@ class ValueMachine(StackMachine):
             if isinstance(item, Blob):
                 item.reused = True
             elif isinstance(item, tuple) and id(item) not in self.marked:  # the state of an array holds its bytes
+                self.spend(1)
                 self.marked[id(item)] = item
                 pending.extend(item)
 
@@ -193,13 +197,17 @@ class ValueMachine(StackMachine):
     def setitem(self, _: object) -> None:
         value = self.stack.pop()
         key = self.stack.pop()
-        _entries_of(self.stack[-1])[self.key(key)] = value
+        self._set_entries(key, value)
 
     def setitems(self, _: object) -> None:
         items = self.pop_mark()
         if len(items) % 2:
             raise ValueError("a key has no value")
+        self._set_entries(*items)
+
+    def _set_entries(self, *items: object) -> None:
         entries = _entries_of(self.stack[-1])
+        self.spend(len(items) // 2 + (not entries) * 2)  # a dict of one entry takes 230 bytes
         for key, value in zip(items[::2], items[1::2], strict=True):
             entries[self.key(key)] = value
 

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.pickle.leaves import is_leaf
-from prunecli.formats.pickle.tree import NODES, Leaf, children, entries, leaves, registries, text
+from prunecli.formats.pickle.tree import (
+    BYTES_PER_CONTAINER,
+    FREE_CONTAINERS,
+    NODES,
+    Leaf,
+    check_count,
+    children,
+    entries,
+    leaves,
+    registries,
+    text,
+)
 from prunecli.layouts.copies import is_ema
 from prunecli.layouts.reparametrized import BARE
 from prunecli.text.closest import closest
@@ -75,18 +86,24 @@ class FoundLeaves:
 
 
 def find_leaves(
-    root: object, label: str, patterns: Sequence[str], shape_of: Callable[[object], tuple[int, ...] | None]
+    root: object,
+    label: str,
+    patterns: Sequence[str],
+    shape_of: Callable[[object], tuple[int, ...] | None],
+    length: int = 0,
 ) -> FoundLeaves:
     """Return the leaves of `root`, inside and outside its state_dicts.
 
     `patterns` are the dotted paths of state_dicts or globs over them; without any, the state_dict is looked for.
     `shape_of` returns the shape of a leaf that is a plain tensor. A leaf without a container around it is named BARE.
+    `length` is that of the pickle, in bytes: more of them may have more containers.
     Raises CheckpointError, naming `label`, if there is no tensor at a key, or if containers are nested or shared beyond
     the limits.
     """
     if is_leaf(root) and not patterns:
         return FoundLeaves((), (), (Leaf(BARE, root),), ())
-    weights = _Search(root, lambda leaf: _is_matrix(shape_of(leaf)), shape_of)
+    most = FREE_CONTAINERS + length // BYTES_PER_CONTAINER
+    weights = _Search(root, lambda leaf: _is_matrix(shape_of(leaf)), shape_of, most)
     try:
         taken = _named(weights, label, patterns) if patterns else weights.chosen() or _anything(weights).chosen()
         return _split(weights, taken or [StateDict("", root)])
@@ -101,7 +118,7 @@ def _is_matrix(shape: tuple[int, ...] | None) -> bool:
 
 def _anything(search: _Search) -> _Search:
     """Return the same search for containers of any leaves: some state_dicts have vectors only."""
-    return _Search(search.root, lambda _: True, search.shape_of)
+    return _Search(search.root, lambda _: True, search.shape_of, search.most)
 
 
 class _Search:
@@ -112,9 +129,11 @@ class _Search:
         root: object,
         accepts: Callable[[object], bool],
         shape_of: Callable[[object], tuple[int, ...] | None],
+        most: int,
     ) -> None:
-        self.root, self.accepts, self.shape_of = root, accepts, shape_of
-        self._known: dict[int, bool] = {}  # by the id of a container, whether it holds such a leaf
+        self.root, self.accepts, self.shape_of, self.most = root, accepts, shape_of, most
+        self._entered: set[int] = set()  # the ids of containers
+        self._holding: set[int] = set()  # those of them that hold such a leaf
 
     def chosen(self) -> list[StateDict]:
         """Return the state_dicts that are taken if the user names none; nothing if there is no such leaf."""
@@ -153,22 +172,22 @@ class _Search:
 
     def holds(self, node: object) -> bool:
         """Return whether there is an accepted leaf below `node`."""
-        if id(node) in self._known:
-            return self._known[id(node)]
-        stack, entered = [(node, children(node))], {id(node)}
+        if id(node) in self._entered:
+            return id(node) in self._holding
+        stack = [(node, children(node))]
+        self._entered.add(id(node))
         while stack:
-            current, rest = stack[-1]
-            for _, child in rest:
-                if self.accepts(child) if is_leaf(child) else self._known.get(id(child), False):
-                    self._known.update((id(above), True) for above, _ in stack)
+            for _, child in stack[-1][1]:
+                if self.accepts(child) if is_leaf(child) else id(child) in self._holding:
+                    self._holding.update(id(above) for above, _ in stack)
                     return True
-                if not is_leaf(child) and id(child) not in self._known and id(child) not in entered:
-                    entered.add(id(child))
+                if not is_leaf(child) and id(child) not in self._entered:
+                    self._entered.add(id(child))
                     stack.append((child, children(child)))
                     break
             else:
-                self._known[id(current)] = False
                 stack.pop()
+            check_count(len(self._entered), self.most)
         return False
 
     def _inner(self, part: StateDict, level: int = 0) -> list[StateDict]:
@@ -301,12 +320,14 @@ def _split(search: _Search, taken: Sequence[StateDict]) -> FoundLeaves:
     inside = [
         Leaf(f"{part.key}.{leaf.name}", leaf.value, part.key) if len(taken) > 1 else leaf
         for part in taken
-        for leaf in leaves(part.node, None, seen, excluded=apart)
+        for leaf in leaves(part.node, None, seen, excluded=apart, most=search.most)
     ]
     listed = {id(leaf.value) for leaf in inside}
     rest: list[tuple[Path, object]] = [((None, name), node) for name, node in excluded.items()] if top else []
     outside = [
-        leaf for path, node in (rest if top else [(None, search.root)]) for leaf in leaves(node, path, seen, once=True)
+        leaf
+        for path, node in (rest if top else [(None, search.root)])
+        for leaf in leaves(node, path, seen, once=True, most=search.most)
     ]
     others = {part.key for part in search.candidates()}.difference(part.key for part in taken)
     return FoundLeaves(

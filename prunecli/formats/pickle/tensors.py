@@ -49,13 +49,15 @@ def with_tensors(
     label: str,
     keys: Sequence[str],
     describe: Callable[[str, object], TensorInfo | str],
+    length: int = 0,
 ) -> Listing:
     """Return `listing` with the tensors below the symbolic value `root`.
 
     `keys` are the keys of the state_dicts or globs over them. `describe(name, value)` returns the metadata of one leaf,
-    or its kind if it is not a plain tensor. Raises CheckpointError as `find_leaves` does.
+    or its kind if it is not a plain tensor. `length` is that of the pickle, in bytes. Raises CheckpointError as
+    `find_leaves` does.
     """
-    result = find_leaves(root, label, keys, lambda leaf: _shape(describe, leaf))
+    result = find_leaves(root, label, keys, lambda leaf: _shape(describe, leaf), length)
     leaves = (*result.inside, *result.outside)
     names = _unique(leaf.name for leaf in leaves)
     tensors: list[TensorInfo] = []

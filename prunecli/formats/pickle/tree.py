@@ -29,11 +29,16 @@ that is entered again costs 16 and its length."""
 STEPS_PER_LEAF = 200
 """The steps that each new leaf adds, so that it may have several names."""
 
+FREE_CONTAINERS, BYTES_PER_CONTAINER = 1 << 17, 32
+"""The containers that a search may note: so many, and one more for so many bytes of the pickle. Each takes about 200
+bytes while the search runs; small ones of plain values are not noted."""
+
 MIN_CHARACTERS, CHARACTERS_PER_LEAF = 1 << 21, 300
 """The characters that all names may have at the start, and those that each new leaf adds: long keys of a few containers
 that share each other stand for any number of characters."""
 
 NODES = (dict, list, tuple, Call, Persistent)
+_SMALL = 8
 _REGISTRIES = ("_parameters", "_buffers", "_modules")  # in the order of nn.Module.state_dict
 
 Path: TypeAlias = "tuple[Path, object] | None"
@@ -68,13 +73,19 @@ def registries(node: object) -> list[dict[object, object]]:
 
 
 def leaves(
-    root: object, path: Path, seen: set[int], *, excluded: Collection[int] = (), once: bool = False
+    root: object,
+    path: Path,
+    seen: set[int],
+    *,
+    excluded: Collection[int] = (),
+    once: bool = False,
+    most: int = FREE_CONTAINERS,
 ) -> Iterator[Leaf]:
     """Yield the leaves below `root` in order, and add the containers on the way to `seen`.
 
     Plain containers and modules are listed under each of their names, unless `once`; other objects and containers
     without leaves are entered once. The containers whose ids are `excluded` are skipped. Raises ValueError past
-    MAX_DEPTH, MAX_STEPS and MAX_NAME.
+    MAX_DEPTH, MAX_STEPS and MAX_NAME, and for more than `most` containers.
     """
     stack = [(root, path, children(root), 0)]
     closed = {id(root), *excluded}  # the containers on the current path, and those without leaves
@@ -92,11 +103,13 @@ def leaves(
                 yield Leaf(name, child)
                 if characters < 0:
                     raise ValueError("the names of its tensors are too long")
-            elif id(child) not in closed and not (id(child) in seen and (once or not _is_plain(child))):
-                steps -= 16 + _width(child) if id(child) in seen else 0
+                continue
+            number = id(child)  # one int for both sets
+            if number not in closed and not (number in seen and (once or not _is_plain(child))):
+                steps -= 16 + _width(child) if number in seen else 0
                 stack.append((child, (path, part), children(child), count))
-                closed.add(id(child))
-                seen.add(id(child))
+                closed.add(number)
+                seen.add(number)
                 break
         else:
             stack.pop()
@@ -104,6 +117,13 @@ def leaves(
                 closed.discard(id(node))
         if len(stack) > MAX_DEPTH or steps < 0:
             raise ValueError("its objects are nested too deeply or share too many parts")
+        check_count(max(len(seen), len(closed)), most)
+
+
+def check_count(count: int, most: int) -> None:
+    """Raise ValueError if a search has noted more than `most` containers."""
+    if count > most:
+        raise ValueError(f"it has more than {most:,} containers of containers, too many for its length")
 
 
 def _is_plain(node: object) -> bool:
@@ -118,7 +138,14 @@ def _width(node: object) -> int:
 
 def children(node: object) -> Iterator[tuple[object, object]]:
     """Yield the key, index or attribute, and the value, of each part of `node` that may contain a tensor."""
-    return ((part, child) for part, child in _parts(node) if child and isinstance(child, NODES))
+    return ((part, child) for part, child in _parts(node) if child and isinstance(child, NODES) and _may_hold(child))
+
+
+def _may_hold(node: object) -> bool:
+    """Return whether a container may contain a tensor; it is looked into only if it is small."""
+    if not isinstance(node, (dict, list, tuple)) or len(node) > _SMALL:
+        return True
+    return any(isinstance(child, NODES) for child in (node.values() if isinstance(node, dict) else node))
 
 
 def _parts(node: object) -> Iterable[tuple[object, object]]:

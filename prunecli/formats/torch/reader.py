@@ -104,7 +104,7 @@ def _with_tensors(
         info = tensor_info(name, inner, storages)
         return conversion(value, info.dtype) or info
 
-    listing = with_tensors(listing, pickle.value, label, keys, describe)
+    listing = with_tensors(listing, pickle.value, label, keys, describe, pickle.length)
     tensors = _mark_disputed(listing.tensors)
     return replace(listing, tensors=_mark_shared(tensors, {storages[p].span for p in storages_below(others, storages)}))
 

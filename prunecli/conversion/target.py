@@ -113,7 +113,7 @@ def target_of(
     if shard_size is not None and not isinstance(output, Path):
         raise UsageError("shards need a directory", hint=(Argument("output", "DIRECTORY"), " names it"))
     if own and named in {None, family_of(checkpoint.format)}:
-        if not directory and _is_own(checkpoint, output, suffix):
+        if not directory and _is_own(checkpoint, suffix):
             return None
         if directory and checkpoint.is_directory and shard_size is None:
             return None
@@ -154,16 +154,13 @@ def _default_family(checkpoint: Checkpoint) -> str:
     return own if own in SUFFIXES.values() else SAFETENSORS.family
 
 
-def _is_own(checkpoint: Checkpoint, output: Path | int | None, suffix: str) -> bool:
-    """Return whether an output with this suffix has the format of the input."""
-    if not isinstance(output, Path):
-        return True
-    if checkpoint.is_directory:
+def _is_own(checkpoint: Checkpoint, suffix: str) -> bool:
+    """Return whether an output with this suffix, or without one, has the format and the files of the input."""
+    if not suffix or checkpoint.is_directory:
         return not suffix
     family = family_of(checkpoint.format)
     same = suffix == suffix_of(checkpoint.path, None)
-    own = OWN_SUFFIXES.get(family, ())
-    return not suffix or same or suffix in own or SUFFIXES.get(suffix) == family or _OWN.get(suffix) == family
+    return same or suffix in OWN_SUFFIXES.get(family, ()) or family in {SUFFIXES.get(suffix), _OWN.get(suffix)}
 
 
 def _check_suffix(checkpoint: Checkpoint, output: Path, suffix: str, named: str | None, *, own: bool) -> None:
@@ -182,7 +179,7 @@ def _check_suffix(checkpoint: Checkpoint, output: Path, suffix: str, named: str 
             hint=Argument("output", printable(str(output.parent / output.name.partition(".")[0]))),
         )
     may_be_own = own or family_of(checkpoint.format) in SUFFIXES.values()
-    if not suffix or suffix in SUFFIXES or (may_be_own and _is_own(checkpoint, output, suffix)):
+    if not suffix or suffix in SUFFIXES or (may_be_own and _is_own(checkpoint, suffix)):
         return
     if checkpoint.is_directory and suffix in OWN_SUFFIXES.get(family_of(checkpoint.format), ()):
         raise OutputError(

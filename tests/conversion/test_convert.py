@@ -295,6 +295,20 @@ def test_one_file_comes_from_shards_and_other_files_go_along_into_a_directory(tm
     assert result.facts == ("not copied: 2 other files of the directory",)
 
 
+def test_pruned_shards_are_shards_or_one_file_by_the_name_of_the_output(tmp_path: Path) -> None:
+    """A path with a suffix is one file; a path without one, or with a slash, is a directory of the same shards."""
+    source = make_checkpoint("safetensors-shards", tmp_path)
+    names = {path.name for path in source.iterdir()}
+
+    for output in ("one.safetensors", "same", "slash/"):
+        prune(source, L1(amount=0.5), output=f"{tmp_path}/{output}", reports=())
+
+    assert names == {path.name for path in (tmp_path / "same").iterdir()}
+    assert names == {path.name for path in (tmp_path / "slash").iterdir()}
+    merged = load_file(tmp_path / "one.safetensors")
+    assert all(torch.equal(merged[name], tensor) for name, tensor in read(tmp_path / "same").items())
+
+
 def test_a_pruned_output_of_another_format_is_the_converted_one(tmp_path: Path) -> None:
     """Pruning and conversion in one pass give the bytes of the two steps, also for strided and tied tensors."""
     model = Tied()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ def test_what_has_no_place_is_refused(tmp_path: Path) -> None:
         convert(tmp_path / "in.pth", pipe.fileno(), format="torch", max_shard_size="1GB")
     with pytest.raises(PruneError, match=r"NumPy \.npz is not written anew"):
         strip(tmp_path / "n.npz")
+
+
+def test_what_is_in_an_archive_besides_is_listed_once(tmp_path: Path) -> None:
+    """An array of objects is one entry, and so is a record that is no array."""
+    np.savez(tmp_path / "n.npz", w=np.ones((2, 2), np.float32), o=np.array([None]))
+    with zipfile.ZipFile(tmp_path / "n.npz", "a") as archive:
+        archive.writestr("notes.txt", "hello")
+
+    message = r"cannot hold 2 entries: o \(array of Python objects\), record notes\.txt \(5 bytes\)$"
+    with pytest.raises(PruneError, match=message):
+        convert(tmp_path / "n.npz", tmp_path / "out.safetensors")
 
 
 def test_a_text_under_the_key_that_names_the_library_is_no_metadata(tmp_path: Path) -> None:

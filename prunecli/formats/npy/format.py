@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from prunecli.checkpoint import Span
+    from prunecli.formats.extras import Extras
     from prunecli.formats.listing import Listing
 
 MAGIC = b"\x93NUMPY"
@@ -54,5 +55,12 @@ def _npz_contents(file: BinaryIO, label: str, tensor_spans: Collection[Span]) ->
             yield f"record {shortened(name)}", span_digest(view, record.span)
 
 
-NPZ = Format("NumPy .npz", "NumPy .npz", _is_npz, _read_npz, _npz_contents, nested=False)
+def _npz_extras(file: BinaryIO, label: str, _: Collection[str]) -> Extras:
+    from prunecli.formats.extras import Extras
+    from prunecli.formats.npy.reader import rest_of_npz
+
+    return Extras(rest=tuple(rest_of_npz(file, label)))
+
+
+NPZ = Format("NumPy .npz", "NumPy .npz", _is_npz, _read_npz, _npz_contents, nested=False, extras=_npz_extras)
 NPY = Format("NumPy .npy", "NumPy .npy", _is_npy, _read_npy, _no_contents, nested=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from prunecli.checkpoint import Checksum, Span, TensorInfo
 from prunecli.dtypes import BITS
 from prunecli.errors import CheckpointError
+from prunecli.formats.fingerprints import shortened
 from prunecli.formats.listing import Listing
 from prunecli.formats.npy.archive import open_archive
 from prunecli.formats.npy.format import MAGIC, NPY, NPZ
@@ -70,6 +71,16 @@ def read_npz(file: BinaryIO, label: str) -> Listing:
         unprunable_entries=tuple(others),
         inflated=inflated,
     )
+
+
+def rest_of_npz(file: BinaryIO, label: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the kind of each array that is no plain tensor, and of each record that is no array."""
+    yield from read_npz(file, label).unprunable_entries
+    view, records, _ = open_archive(file, label)
+    arrays = {record.span for record in _arrays(view, records, label).values()}
+    for name, record in records.items():
+        if record.span not in arrays:
+            yield f"record {shortened(name)}", f"{record.span.length:,} bytes"
 
 
 def _arrays(file: BinaryIO, records: Mapping[str, Record], label: str) -> dict[str, Record]:

@@ -89,6 +89,8 @@ def report_error(error: Exception, words: Sequence[str]) -> int:
 
 
 def _as_error(error: OSError) -> PruneError:
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # os.getcwd names no file
+        return PruneError("the current directory no longer exists", hint="cd DIRECTORY")
     where = "" if error.filename is None else f": {error.filename}"
     return PruneError(f"{error.strerror or error}{where}")
 

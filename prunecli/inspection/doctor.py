@@ -22,7 +22,7 @@ from prunecli.version import __version__
 SCHEMA = 1
 """The version of the JSON form."""
 
-LIBRARIES = ("numpy", "torch", "triton", "typer", "rich", "jinja2", "zstandard", "safetensors")
+LIBRARIES = ("numpy", "torch", "triton", "typer", "rich", "jinja2", "zstandard", "safetensors", "matplotlib", "pandas")
 """The libraries whose versions matter; some of them are optional."""
 
 VARIABLES = ("PRUNE_DEVICE", "PRUNE_THREADS", "PRUNECLI_KERNELS", "NO_COLOR", "FORCE_COLOR", "TMPDIR")
@@ -90,7 +90,7 @@ def doctor() -> Diagnosis:
 
     It imports torch where that is installed, to ask for its devices. No file is left behind.
     """
-    folders = dict.fromkeys((Path.cwd(), Path(tempfile.gettempdir())))
+    folders = dict.fromkeys((*_current(), Path(tempfile.gettempdir())))
     return Diagnosis(
         prunecli=__version__,
         python=platform.python_version(),
@@ -105,6 +105,14 @@ def doctor() -> Diagnosis:
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
         disks=tuple(map(_disk, folders)),
     )
+
+
+def _current() -> list[Path]:
+    """Return the current folder; none if it was deleted."""
+    try:
+        return [Path.cwd()]
+    except FileNotFoundError:
+        return []
 
 
 def _version(name: str) -> str | None:

@@ -185,6 +185,7 @@ def raising(error: BaseException) -> object:
     [
         (KeyboardInterrupt(), 130, "interrupted: nothing was written\n"),
         (OSError(5, "Input/output error", "x.pth"), 2, "error: Input/output error: x.pth\n"),
+        (FileNotFoundError(2, "No"), 2, "error: the current directory no longer exists\nhint: cd DIRECTORY\n"),
     ],
 )
 def test_exit_codes_of_interrupts_and_system_errors(

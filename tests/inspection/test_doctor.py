@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,15 @@ def test_the_diagnosis_has_what_a_run_would_use(tmp_path: Path, monkeypatch: pyt
     assert (found.disks[0].path, found.disks[0].writable) == (str(tmp_path), True)
     assert 0 < found.disks[0].free_bytes <= found.disks[0].total_bytes
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_deleted_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other facts are the same without a current folder."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    assert [disk.path for disk in doctor().disks] == [tempfile.gettempdir()]
 
 
 def test_the_command_prints_it_as_lines_or_json(capsys: pytest.CaptureFixture[str]) -> None:

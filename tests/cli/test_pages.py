@@ -90,3 +90,14 @@ def test_force_alone_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str
     """--force replaces a page, so it needs one."""
     assert main(["inspect", str(folder / "c.safetensors"), "--force"]) == 2
     assert "--html" in capsys.readouterr().err
+
+
+def test_a_search_without_a_result_has_a_page(folder: Path) -> None:
+    """The page says that nothing was found, and lists what was tried."""
+    words = ["search", str(folder / "c.safetensors"), "--eval", density_command(), "--max-drop", "0", "--tries", "1"]
+
+    assert main([*words, "--html", str(folder / "page.html"), "-n", "global"]) == 1
+
+    page = Page((folder / "page.html").read_text(encoding="utf-8"))
+    assert "Every amount that was tried drops by more than 0." in page.text
+    assert "too much" in page.text

@@ -310,3 +310,22 @@ def test_prefixes_that_are_no_part_of_a_key_are_kept_or_refused(saved: Any, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]
     assert strip(tmp_path / "in.pth", unwrap=False).unwrapped == 0
     assert strip(tmp_path / "in.pth", tmp_path / "out.safetensors").unwrapped == 1
+
+
+def test_a_dict_that_is_in_two_places_or_in_itself_stays_one(tmp_path: Path) -> None:
+    """Names change once in a dict that two entries share, and a dict that holds itself has an end."""
+    weights: dict[str, Any] = {"module.a": torch.ones(2, 2), "module.b": torch.ones(3)}
+    torch.save({"model": weights, "same": weights, "optimizer": {"state": {}, "lr": 1}}, tmp_path / "in.pth")
+    cyclic: dict[str, Any] = {"w": torch.ones(2, 2)}
+    cyclic["self"] = cyclic
+    torch.save({"model": cyclic, "optimizer": 1}, tmp_path / "cyclic.pth")
+
+    strip(tmp_path / "in.pth")
+    strip(tmp_path / "cyclic.pth")
+
+    after = torch.load(tmp_path / "in.stripped.pth")
+    assert (list(after), list(after["model"])) == (["model", "same"], ["a", "b"])
+    assert after["model"] is after["same"]
+    after = torch.load(tmp_path / "cyclic.stripped.pth", weights_only=False)
+    assert list(after) == ["model"]
+    assert after["model"]["self"] is after["model"]

@@ -42,7 +42,7 @@ def as_options(part: HintValue, words: Sequence[str] = ()) -> str:
         paths = [_typed_path(path, words) for path in part.paths]
         return shlex.join(["prune", part.function, *paths, *(w for a in part.arguments for w in option_words(a))])
     if part.name == "output" and words and words[0] == "convert":  # there it is no option
-        return shell_word(str(part.value))
+        return "another OUTPUT" if part.value == "PATH" else shell_word(str(part.value))
     if part.name == "unwrap" and words and words[0] != "strip":  # commands that prune do not have it
         return f"prune strip CKPT {option_words(part)[0]}, before it is pruned"
     return " ".join(map(shell_word, option_words(part)))

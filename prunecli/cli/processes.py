@@ -135,7 +135,8 @@ def _fail(group: GlooGroup, error: BaseException, words: Sequence[str]) -> None:
         first = own
     else:
         first = group.fail(own)
-        if group.rank == 0 and first.rank and not isinstance(error, Exception):
+        # A terminal interrupts all processes at once; then each has an end of its own.
+        if group.rank == 0 and first.rank and not isinstance(error, Exception) and first.code != code:
             raise ProcessFailedError(first) from error
     known = isinstance(error, (PruneError, OSError, KeyboardInterrupt, SystemExit, typer.Exit))
     if group.rank and known and not (isinstance(error, ProcessFailedError) and first.rank == 0 and first.lost):

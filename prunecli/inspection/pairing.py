@@ -78,10 +78,27 @@ def open_with_key(path: PathLike, key: Keys, label: str | None = None) -> Checkp
 
 
 def with_alike_names(a: Checkpoint, b: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
-    """Return two checkpoints; if several state_dicts of one are taken, names of both start with the key."""
-    if (len(a.keys) > 1) == (len(b.keys) > 1):
-        return a, b
-    return _with_key(a), _with_key(b)
+    """Return two checkpoints whose names can be compared.
+
+    If several state_dicts of one are taken, names of both start with the key. A name that the metadata of one calls
+    another name of a tensor is a tensor if the other checkpoint has it.
+    """
+    if (len(a.keys) > 1) != (len(b.keys) > 1):
+        a, b = _with_key(a), _with_key(b)
+    return _with_other_names(a, b), _with_other_names(b, a)
+
+
+def _with_other_names(checkpoint: Checkpoint, other: Checkpoint) -> Checkpoint:
+    """Add the tied names that `save_model` of safetensors writes as metadata: removed name = stored name."""
+    if not checkpoint.metadata:
+        return checkpoint
+    own, wanted = {tensor.name: tensor for tensor in checkpoint.tensors}, {tensor.name for tensor in other.tensors}
+    more = [
+        replace(own[stored], name=name)
+        for name, stored in checkpoint.metadata.items()
+        if stored in own and name in wanted and name not in own
+    ]
+    return replace(checkpoint, tensors=(*checkpoint.tensors, *more)) if more else checkpoint
 
 
 def _with_key(checkpoint: Checkpoint) -> Checkpoint:

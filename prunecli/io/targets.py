@@ -112,7 +112,8 @@ def _refuse_directory_of_shards(path: Path, folders: Sequence[Path], target: Seq
     for folder in folders:
         if _real(folder) in _real(path).parents:
             role = "output" if folder in target else "input"
-            hint = (_argument(argument, Path("PATH")), " outside that directory")
+            together = any(path.parent == one.parent for one in target)  # then the report has its name from the output
+            hint = (_argument("output" if together else argument, Path("PATH")), " outside that directory")
             raise OutputError(f"{_q(path)} lies inside the {role} {_q(folder)}", hint=hint)
 
 

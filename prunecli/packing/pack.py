@@ -120,6 +120,8 @@ def pack(  # noqa: PLR0913 - one keyword for each option
         PruneError: If the file cannot be packed, would not become smaller or could not be loaded safely, or if the
             output cannot be written. No output is written then.
     """
+    if not isinstance(level, int):
+        raise UsageError(f"the level of compression is a whole number, not {level!r}", hint=Argument("level", LEVEL))
     if not 1 <= level <= MOST:
         hint = Argument("level", max(1, min(level, MOST)))
         raise UsageError(f"the level of compression is 1 to {MOST}, not {level:g}", hint=hint)

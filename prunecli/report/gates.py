@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, PruneError, UsageError
@@ -43,6 +44,9 @@ class Bound:
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number outside 0 to 1."""
+        fraction: object = self.fraction
+        if not isinstance(fraction, Real):
+            raise UsageError(f"a sparsity is a number, not {printable(repr(fraction))}", hint="0.5 for one half")
         # NaN fails this comparison too.
         if not 0 <= self.fraction <= 1:
             raise UsageError(f"a sparsity is 0 to 1 (or 0% to 100%), not {self.fraction:g}", hint="0.5 for one half")

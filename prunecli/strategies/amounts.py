@@ -103,8 +103,16 @@ def _check_types(amount: object, count: object) -> None:
         raise UsageError(f"the count is a whole number, not {printable(repr(count))}", hint=hint)
 
 
+def check_number(value: object, name: str, example: Argument, *, whole: bool = False) -> None:
+    """Raise UsageError for a value that is no number, or with `whole` no whole number."""
+    if not isinstance(value, Integral if whole else Real):
+        kind = "whole number" if whole else "number"
+        raise UsageError(f"{name} is a {kind}, not {printable(shortened(repr(value), 40))}", hint=example)
+
+
 def check_finite(value: float, name: str, example: Argument) -> None:
     """Raise UsageError for a negative number and one that is not finite."""
+    check_number(value, name, example)
     if not (isfinite(value) and value >= 0):
         hint = Argument(example.name, -value) if isfinite(value) else example
         raise UsageError(f"{name} is a finite number of 0 or more, not {value}", hint=hint)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, SelectionError, UsageError
 from prunecli.plans import KeepLargestOfGroup, TensorPlan
-from prunecli.strategies.amounts import front_dim, inputs_dim
+from prunecli.strategies.amounts import check_number, front_dim, inputs_dim
 from prunecli.strategies.strategy import PlansFromShape
 from prunecli.text.escape import printable
 from prunecli.text.nearest import nearest_choice
@@ -50,6 +50,10 @@ class TopK(PlansFromShape):
 
     def __post_init__(self) -> None:
         """Check the arguments."""
+        check_number(self.group, "the group", Argument("group", 4), whole=True)
+        check_number(self.keep, "the number to keep", Argument("keep", 2), whole=True)
+        if self.dim is not None:
+            check_number(self.dim, "the dimension", Argument("dim", 0), whole=True)
         if not 1 <= self.group <= MAX_GROUP:
             raise UsageError(
                 f"a group has 1 to {MAX_GROUP} weights, not {self.group}",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from prunecli.errors import Argument, UsageError
 from prunecli.layout import slice_view
 from prunecli.plans import PruneBlocks, PruneSlices, TensorPlan
-from prunecli.strategies.amounts import check_amount, front_dim, outputs_of, resolve_count, rounds_to_none
+from prunecli.strategies.amounts import check_amount, check_number, front_dim, outputs_of, resolve_count, rounds_to_none
 from prunecli.strategies.strategy import PlansFromMeasure
 from prunecli.text.escape import printable
 
@@ -36,8 +36,10 @@ class _Slices(PlansFromMeasure):
     dim: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the amount."""
+        """Check the amount and the dimension."""
         check_amount(self.amount, self.count)
+        if self.dim is not None:
+            check_number(self.dim, "the dimension", Argument("dim", 0), whole=True)
 
     @property
     def _slices(self) -> str:
@@ -110,6 +112,7 @@ class Structured(_Slices):
     def __post_init__(self) -> None:
         """Check the arguments."""
         _Slices.__post_init__(self)  # `super()` fails in a dataclass with slots, which is a copy of the class
+        check_number(self.n, "the norm n", Argument("n", 2))
         if self.n not in {1, 2, inf, -inf}:
             near = min((2, 1, inf, -inf), key=lambda n: abs(n - self.n))
             raise UsageError(f"the norm n is 1, 2, inf or -inf, not {self.n:g}", hint=Argument("n", near))
@@ -171,6 +174,11 @@ class RandomStructured(_Slices):
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        _Slices.__post_init__(self)
+        check_number(self.seed, "the seed", Argument("seed", 0), whole=True)
+
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""
         amounts = {"amount": self.amount, "count": self.count}
@@ -220,6 +228,8 @@ class Block(PlansFromMeasure):
     def __post_init__(self) -> None:
         """Check the arguments."""
         check_amount(self.amount, self.count)
+        check_number(self.rows, "the number of rows", Argument("rows", 4), whole=True)
+        check_number(self.cols, "the number of columns", Argument("cols", 4), whole=True)
         if self.rows < 1 or self.cols < 1:
             raise UsageError(
                 f"a block has at least one row and one column, not {self.rows}x{self.cols}",

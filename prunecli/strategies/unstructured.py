@@ -16,6 +16,7 @@ from prunecli.strategies.amounts import (
     Wanted,
     check_amount,
     check_counts,
+    check_number,
     group_per_tensor,
     outputs_of,
     resolve_count,
@@ -65,6 +66,7 @@ class Percentile(PlansFromRanks):
 
     def __post_init__(self) -> None:
         """Check the percentile."""
+        check_number(self.q, "the percentile", Argument("q", 60))
         if not 0 <= self.q <= 100:
             raise UsageError(f"the percentile is 0 to 100, not {self.q:g}", hint=nearest_percentile(self.q))
 
@@ -143,6 +145,8 @@ class Global(PlansFromRanks):
                 f"the normalization is none, l2, rms or lamp, not {self.normalize!r}",
                 hint=nearest_of("normalize", self.normalize, NORMALIZE, "rms"),
             )
+        check_number(self.min_per_tensor, "the minimum per tensor", Argument("min_per_tensor", 0.1))
+        check_number(self.max_per_tensor, "the maximum per tensor", Argument("max_per_tensor", 0.9))
         if not 0 <= self.min_per_tensor <= self.max_per_tensor <= 1:
             raise UsageError(
                 "the minimum and the maximum per tensor are 0 to 1 and in this order, "
@@ -320,6 +324,7 @@ class Random(PlansFromRanks):
     def __post_init__(self) -> None:
         """Check the arguments."""
         check_amount(self.amount, self.count)
+        check_number(self.seed, "the seed", Argument("seed", 0), whole=True)
 
     def describe(self) -> dict[str, object]:
         """Return the strategy's name and parameters, for the report."""

@@ -134,6 +134,18 @@ def test_signals_are_heard_while_waiting(
     assert [re.sub(" on .*: ", " on HOST: ", line) for line in lines] == expected
 
 
+def test_ctrl_c_at_a_terminal(forks: Together, shards: Path, tmp_path: Path) -> None:
+    """A terminal interrupts all processes at once: one of them says that nothing was written."""
+    code = SLEEPING.format(1, int(signal.SIGINT)).replace("time.sleep(50)", "own_interrupt()")
+    code = "def own_interrupt():\n    time.sleep(0.3)\n    os.kill(os.getpid(), 2)\n    time.sleep(50)\n" + code
+    ended = forks.run(2, ["global", shards, *GLOBAL, "-o", tmp_path / "out"], code, limit=40)
+
+    lines, names = failed(ended, tmp_path)
+    assert ended.codes == [130, 130]
+    assert lines == ["interrupted: nothing was written"]
+    assert names == []
+
+
 def test_gates_and_strict_runs(forks: Together, source: Callable[[str], Path], tmp_path: Path) -> None:
     """A gate that fails is judged for all tensors together; all processes end with 1, and one says it."""
     words = ["global", source("zip"), "--amount", "0.5", "--min-sparsity", "0.6", "-q", "-o", tmp_path / "out.pth"]

@@ -362,3 +362,18 @@ def test_real_checkpoints_differ_as_torch_says() -> None:
         assert change is not None
         assert change.changed == int((x != y).sum())
         assert (change.largest or 0.0) == float((x.double() - y.double()).abs().max())
+
+
+def test_tied_names_in_the_metadata_are_tensors(tmp_path: Path) -> None:
+    """A converted file that stores tied weights once has no difference from the file with both names."""
+    weight = torch.randn(6, 4)
+    torch.save({"emb.weight": weight, "head.weight": weight, "fc.weight": torch.ones(4, 4)}, tmp_path / "a.pth")
+    prunecli.convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
+    prunecli.convert(tmp_path / "a.pth", tmp_path / "c.safetensors", untie=True)
+
+    assert len(load_file(tmp_path / "b.safetensors")) == 2
+    assert diff(tmp_path / "a.pth", tmp_path / "b.safetensors").same
+    assert diff(tmp_path / "b.safetensors", tmp_path / "a.pth").same
+    assert changes(diff(tmp_path / "b.safetensors", tmp_path / "c.safetensors")) == {}
+    (found,) = check(tmp_path / "b.safetensors", [SameStructure(tmp_path / "a.pth")])
+    assert found.holds

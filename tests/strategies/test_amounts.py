@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf, nan
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +11,25 @@ from hypothesis import strategies as st
 from support import examples
 from torch.nn.utils.prune import _compute_nparams_toprune
 
-from prunecli import Global, UsageError
+from prunecli import (
+    Block,
+    Global,
+    MinSparsity,
+    Percentile,
+    Random,
+    RandomStructured,
+    Structured,
+    Threshold,
+    TopK,
+    UsageError,
+)
 from prunecli.plans import Cut, OrderStatistic
 from prunecli.strategies.amounts import check_amount, exact_cuts, parse_amount, resolve_count, to_float32
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WRONG = cast("Any", "x")
 
 
 @pytest.mark.parametrize(
@@ -157,3 +174,28 @@ def test_equals_that_were_not_counted_are_unknown() -> None:
     (cut,) = exact_cuts(OrderStatistic(5, 1.5, 4, 1, (10,), (True,), (None,)))
 
     assert Cut(11, value=1.5) == cut
+
+
+@pytest.mark.parametrize(
+    ("make", "hint"),
+    [
+        (lambda: Threshold(WRONG), "thr=0.1"),
+        (lambda: Percentile(WRONG), "q=60"),
+        (lambda: Global(0.5, min_per_tensor=WRONG), "min_per_tensor=0.1"),
+        (lambda: Structured(0.5, n=WRONG), "n=2"),
+        (lambda: Structured(0.5, dim=WRONG), "dim=0"),
+        (lambda: TopK(WRONG, 4), "keep=2"),
+        (lambda: TopK(2, WRONG), "group=4"),
+        (lambda: TopK(2, 4, dim=WRONG), "dim=0"),
+        (lambda: Block(WRONG, 4, 0.5), "rows=4"),
+        (lambda: Random(0.5, seed=WRONG), "seed=0"),
+        (lambda: RandomStructured(0.5, seed=WRONG), "seed=0"),
+        (lambda: MinSparsity(WRONG), "0.5 for one half"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_when_the_strategy_is_made(make: Callable[[], object], hint: str) -> None:
+    """What is no number is an error with a hint, before anything is read."""
+    with pytest.raises(UsageError, match="number, not ") as error:
+        make()
+
+    assert error.value.hint == hint

@@ -72,8 +72,8 @@ def check_force(*paths: Path | None, force: bool) -> None:
 def check_page(html: Path | None, *, force: bool, others: Iterable[Path]) -> None:
     """Raise before the work where the page cannot be written after it."""
     if html is not None:
-        check_suffix(html, "html", "page", (".html", ".htm"))
         check_export(Argument("html", "page.html"), html, force=force, others=others)
+        check_suffix(html, "html", "page", (".html", ".htm"))
 
 
 def check_suffix(path: Path, argument: str, noun: str, suffixes: Sequence[str]) -> None:

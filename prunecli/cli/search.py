@@ -79,7 +79,7 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
 
     if arguments.evaluate is None and arguments.max_drop is None:
         message = "--eval and --max-drop are missing: what prints the metric, and how much worse it may get"
-        raise UsageError(message, hint=(Argument("evaluate", "python eval.py {}"), " and ", Argument("max_drop", 0.01)))
+        raise UsageError(message, hint=(Argument("evaluate", "python eval.py {}"), Argument("max_drop", 0.01)))
     limit = _limit(arguments.max_drop)
     if arguments.output == "-":
         raise UsageError("a search prints its tries on standard output, so the checkpoint needs a file", hint="-o PATH")

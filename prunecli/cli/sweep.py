@@ -122,9 +122,6 @@ def _sweep(
 def _check_exports(arguments: Arguments, state: Path) -> None:
     """Raise before the work if a table, a page or a figure cannot be written after it."""
     exports = [("csv", arguments.csv), ("html", arguments.html)]
-    for (name, path), noun in zip(exports, ("table", "page"), strict=True):
-        if path is not None:
-            check_suffix(path, name, noun, (f".{name}",))
     if arguments.figure is None and not any(path for _, path in exports):
         return
     from prunecli.formats.open import open_checkpoint
@@ -133,6 +130,7 @@ def _check_exports(arguments: Arguments, state: Path) -> None:
     for name, path in exports:
         if path is not None:
             check_export(Argument(name, f"sweep.{name}"), path, force=arguments.force, others=others)
+            check_suffix(path, name, "page" if name == "html" else "table", (f".{name}",))
             others.append(path)
     check_drawing(arguments.figure, force=arguments.force, others=others)
 

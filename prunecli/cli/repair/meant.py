@@ -284,6 +284,17 @@ def _missing_argument(draft: Draft) -> Draft | None:
     return draft.with_items([*items[:place], *(Item((word,)) for word in words), *items[place:]])
 
 
+def _required(draft: Draft) -> Draft | None:
+    """Add the options without which `search` and `sweep` do nothing."""
+    command, items = draft.command, draft.items()
+    given = {item.option.name for item in items if item.option is not None}
+    wanted = [command.of_name(name) for name in ("evaluate", "max_drop") if name not in given]
+    missing = [option for option in wanted if option is not None]
+    if command.name not in VARIED or not missing:
+        return None
+    return draft.with_items([*items, *(Item((option.flag, EXAMPLES[option.name]), option) for option in missing)])
+
+
 def _no_name(draft: Draft) -> Draft | None:
     """Find the command of a line without one; the other rules need it."""
     return None if draft.words and draft.words[0] in command_list.COMMANDS else name_the_command(draft)
@@ -299,5 +310,6 @@ _RULES: tuple[Callable[[Draft], Draft | None], ...] = (
     _strategy,
     place_extra_word,
     _missing_argument,
+    _required,
 )
 """In this order, after those that find the command: a rule may rely on what the rules before it leave."""

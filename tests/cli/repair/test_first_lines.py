@@ -218,6 +218,9 @@ NOT_RUN = [
     ("l1 m.pth --amount .5 -i 'fc1 x' fc2.weight", "prune l1 m.pth --amount .5 -i 'fc1 x' -i fc2.weight"),
     ("l1 help", "prune l1 --help"),
     ("treshold m.pth help", "prune threshold --help"),
+    ("search m.pth", "prune search m.pth l1 --eval 'python eval.py {}' --max-drop 0.01"),
+    ("search m.pth global -n", "prune search m.pth global -n --eval 'python eval.py {}' --max-drop 0.01"),
+    ("sweep m.pth global", "prune sweep m.pth global --eval 'python eval.py {}'"),
     # nothing is meant
     ("diff m.pth n.pth 'a b.pth'", "prune diff --help"),
     ("bogus", "prune --help"),

@@ -136,6 +136,9 @@ def odd_model(device: str) -> Model:
         t.view(-1)[: 13 * len(SPECIAL) : 13] = torch.tensor(SPECIAL, dtype=torch.float64)
         name = str(dtype).removeprefix("torch.")
         model[f"{name}.weight"] = t.to(dtype).to(device)
+        for at, (first, shape) in enumerate([(0, (16, 64)), (1024, (16, 64)), (2048, (10, 30))]):
+            small = t.view(-1)[first : first + shape[0] * shape[1]].view(shape)
+            model[f"{name}.small{at}.weight"] = small.to(dtype).to(device)  # those of one kind are pruned together
     wide = torch.randn(96, 4096, generator=generator).to(device)
     model["transposed.weight"] = wide.t()
     model["sliced.weight"] = torch.randn(300, 700, generator=generator).to(device)[10:, 5:600]

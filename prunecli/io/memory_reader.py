@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunecli.io.reader import SAMPLE, Reader
 from prunecli.io.strided import gather, row_blocks
@@ -41,6 +41,7 @@ class MemoryReader(Reader):
         """Read the tensors of `memory`; `advance` receives the number of bytes of each read."""
         super().__init__(memory.regions, advance)
         self._memory = memory
+        self._torch: Any = importlib.import_module("torch")
 
     def lies_on_host(self, tensor: TensorInfo) -> bool:
         """Return whether NumPy can share the memory of a tensor."""
@@ -48,7 +49,7 @@ class MemoryReader(Reader):
 
     def array(self, tensor: TensorInfo) -> Array:
         """Return a tensor as integers that share its memory: flat if it is contiguous, else in its own shape."""
-        torch, live = importlib.import_module("torch"), self._memory.tensors[tensor.name]
+        torch, live = self._torch, self._memory.tensors[tensor.name]
         integer = getattr(torch, f"int{8 * tensor.itemsize}")
         shape, strides = ((tensor.numel,), (1,)) if tensor.contiguous else (tensor.shape, tensor.strides)
         view = torch.empty(0, dtype=integer, device=live.device)
@@ -60,7 +61,7 @@ class MemoryReader(Reader):
         live = self._memory.tensors[tensor.name]
         if on_host(live):
             return super().sample(tensor, length, count)
-        torch, step = importlib.import_module("torch"), (tensor.extent - length) // max(count - 1, 1)
+        torch, step = self._torch, (tensor.extent - length) // max(count - 1, 1)
         view = torch.empty(0, dtype=getattr(torch, f"int{8 * tensor.itemsize}"), device=live.device)
         view.set_(live.untyped_storage(), live.storage_offset(), (count, length), (step, 1))
         return bytearray(view.contiguous().cpu().numpy())
@@ -79,7 +80,7 @@ class MemoryReader(Reader):
         live = self._memory.tensors[tensor.name]
         if on_host(live) or tensor.extent != tensor.numel:
             return None
-        torch = importlib.import_module("torch")
+        torch = self._torch
         flat = torch.empty(0, dtype=getattr(torch, f"int{8 * tensor.itemsize}"), device=live.device)
         return flat.set_(live.untyped_storage(), live.storage_offset(), (tensor.numel,), (1,))
 

@@ -101,13 +101,14 @@ class TorchOps:
         """
         counts = self.equal_in_blocks(x, dtype, bits)
         ends = counts.cumsum(0)
-        block = self.torch.searchsorted(ends, ties).clamp_(max=len(ends) - 1)
+        # A vector, because an index of no dimensions would be fetched.
+        block = self.torch.searchsorted(ends, ties).clamp_(max=len(ends) - 1).reshape(1)
         index = block * BLOCK + self.torch.arange(BLOCK, device=x.device)
         weights = x[index.clamp(max=len(x) - 1)]
         equal = (self.magnitudes(weights, dtype) == bits) & (index < len(x))
         before = ends[block] - counts[block]
         # As many entries are in front of the wanted one as have a smaller number of equals up to them.
-        return block * BLOCK + ((before + equal.cumsum(0)) < ties).sum()
+        return (block * BLOCK + ((before + equal.cumsum(0)) < ties).sum()).reshape(())
 
     def equal_in_blocks(self, x: Array, dtype: Float, bits: int) -> Array:
         """Return how many weights of each block of `x` have the magnitude `bits`, as integers on the device."""

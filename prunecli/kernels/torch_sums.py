@@ -109,11 +109,12 @@ def exact_bins(torch: Any, sums: Any, dtype: Float, segments: Any, count: int) -
 def exact_sum(table: Sequence[int], dtype: Float) -> ExactSum:
     """Return the sum in a table of `exact_bins`, flat."""
     first, bins = bins_of(dtype)
-    total = ExactSum()
-    for index, (low, high) in enumerate(zip(table[0::2], table[1::2], strict=True)):
-        if low or high:
-            infinite = bins == BINS_OF_DOUBLES and index == bins - 1
-            total.add_units((low + (high << 32)) << (first - 1 + 8 * index), overflowed=infinite)
+    units, total = 0, ExactSum()
+    for place, number in enumerate(table):
+        if number:
+            units += number << (8 * (place >> 1) + 32 * (place & 1))
+    infinite = bins == BINS_OF_DOUBLES and any(table[-2:])
+    total.add_units(units << (first - 1), overflowed=infinite)
     return total
 
 

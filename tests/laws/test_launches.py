@@ -1,0 +1,58 @@
+"""The kernels that are started for a tensor on a device, and the waits for them, have bounds: counted, not timed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from support.launches import Launches, count_launches
+
+import prunecli
+from prunecli.api import prune_state_dict
+
+if TYPE_CHECKING:
+    from prunecli.strategies.strategy import Strategy
+
+STRATEGIES: dict[str, tuple[Strategy, int, int]] = {
+    "threshold": (prunecli.Threshold(0.01), 6, 0),
+    "percentile": (prunecli.Percentile(60), 9, 0),
+    "l1": (prunecli.L1(amount=0.5), 30, 0),
+    "global": (prunecli.Global(amount=0.5), 50, 0),
+    "topk 2:4": (prunecli.TopK(2, 4), 6, 0),
+    "topk 8:32": (prunecli.TopK(8, 32), 6, 0),
+    "l1 row": (prunecli.L1(amount=0.5, scope="row"), 12, 0),
+    "structured": (prunecli.Structured(amount=0.25), 10, 3),
+    "structured dim 1": (prunecli.Structured(amount=0.25, dim=1), 10, 3),
+    "block": (prunecli.Block(4, 4, amount=0.5), 32, 1),
+}
+"""The strategies, and the most kernels and waits that one more large tensor costs."""
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, strategy: Strategy, number: int, shape: tuple[int, int]) -> Launches:
+    """Prune so many tensors and return what was counted."""
+    live = {f"{n}.weight": torch.randn(shape).to(torch.bfloat16) for n in range(number)}
+    with monkeypatch.context() as patch:
+        launches = count_launches(patch)
+        with launches:
+            prune_state_dict(live, strategy)
+    return launches
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_large_tensor_costs_few_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is common to all tensors is done once; what each of them costs has a bound."""
+    strategy, kernels, waits = STRATEGIES[name]
+    few, more = (counted(monkeypatch, strategy, number, (520, 1024)) for number in (2, 4))
+
+    assert (more.kernels - few.kernels) / 2 <= kernels, more.names
+    assert (more.waits - few.waits) / 2 <= waits, more.names
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_small_tensors_cost_no_kernels_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty more small tensors of a shape cost a few more kernels, and no more waits."""
+    few, more = (counted(monkeypatch, STRATEGIES[name][0], number, (16, 64)) for number in (20, 60))
+
+    assert more.kernels - few.kernels <= 4, more.names
+    assert more.waits == few.waits

@@ -30,7 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the checkout, which need not be installed
 
 import torch  # noqa: E402
-from bench_device_checks import check_devices, check_zeros, short, write_safetensors  # noqa: E402
+from bench_device_checks import (  # noqa: E402
+    check_devices,
+    check_zeros,
+    computed_by_torch,
+    short,
+    write_safetensors,
+)
 from bench_device_models import CASES, make_model, restore  # noqa: E402
 from bench_device_trace import trace  # noqa: E402
 
@@ -236,8 +242,9 @@ def live(options: argparse.Namespace, section: str) -> None:
 
 
 def prune_in_place(strategy: Strategy, model: Model) -> None:
-    """Prune the tensors where they lie."""
-    prunecli.prune_state_dict(model, strategy)
+    """Prune the tensors where they lie, with torch's kernels."""
+    with computed_by_torch(str(next(iter(model.values())).device)):
+        prunecli.prune_state_dict(model, strategy)
 
 
 def measure_row(
@@ -285,7 +292,7 @@ def trace_row(options: argparse.Namespace) -> None:
     case = CASES[name]
     model = section_model(options, section)
     pristine = {key: w.clone() for key, w in model.items()}
-    work = lambda: prunecli.prune_state_dict(model, case.strategy)  # noqa: E731 - called in several ways
+    work = lambda: prune_in_place(case.strategy, model)  # noqa: E731 - called in several ways
     for _ in range(2):
         restore(model, pristine)
         print(f"{section} {name}: {timed(options.device, work)[0]:.4f} s")

@@ -11,7 +11,7 @@ from typer import Argument
 
 from prunecli.cli import options
 from prunecli.cli.command_list import TENSORS
-from prunecli.cli.output import check_force, check_page, printing, recorded, view, write_page
+from prunecli.cli.output import check_force, check_page, name_files, printing, recorded, view, write_page
 from prunecli.cli.pipes import readable
 from prunecli.cli.progress import show_progress
 from prunecli.cli.value_options import text_option
@@ -98,3 +98,4 @@ def _print(difference: Difference, shown: View, *, written: Path | None, json: b
             stream.write(difference_json(difference))
         elif not quiet:
             write_difference(difference, stream, shown)
+            name_files(stream, written)

@@ -12,6 +12,7 @@ from prunecli.cli.output import (
     check_drawing,
     check_force,
     check_page,
+    name_files,
     printing,
     recorded,
     view,
@@ -110,7 +111,7 @@ def inspect(
         from prunecli.inspection.figures import draw_histogram
 
         write_figure(figure, draw_histogram(result.histogram, result.path, figure.suffix), force=force)
-    _print(result, shown, written=html or figure, json=json, evidence=verbose)
+    _print(result, shown, (html, figure), json=json, evidence=verbose)
     if is_url(ckpt) and not (read or no_read or json):
         say(f"hint: --read counts zeros; it reads {format_bytes(sum(size for _, size in result.files))}")
     return 0
@@ -122,12 +123,15 @@ def _refuse_no_read(*, no_read: bool, thresholds: bool, hist: str | None) -> Non
         raise UsageError(f"{option} reads the weights, which --no-read forbids", hint="leave out --no-read")
 
 
-def _print(result: Inspection, shown: View, *, written: Path | None, json: bool, evidence: bool) -> None:
+def _print(
+    result: Inspection, shown: View, written: tuple[Path | None, Path | None], *, json: bool, evidence: bool
+) -> None:
     from prunecli.inspection.inspect_json import to_json
     from prunecli.inspection.inspect_text import write_inspection
 
-    with printing(written=written) as stream:
+    with printing(written=written[0] or written[1]) as stream:
         if json:
             stream.write(to_json(result))
         else:
             write_inspection(result, stream, shown, evidence=evidence)
+            name_files(stream, *written)

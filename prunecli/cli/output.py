@@ -110,6 +110,14 @@ def write_figure(figure: Path, data: bytes, *, force: bool) -> None:
     publish_bytes(figure, data, force=force)
 
 
+def name_files(stream: TextIO, html: Path | None, figure: Path | None = None) -> None:
+    """Write the paths of the page and the figure below the result."""
+    from prunecli.text.escape import printable
+
+    named = [f"{what:<8} {printable(str(path))}\n" for what, path in (("page", html), ("figure", figure)) if path]
+    stream.writelines(["\n", *named] if named else [])
+
+
 def check_export(argument: Argument, path: Path, *, force: bool, others: Iterable[Path]) -> None:
     """Raise before the work where the page, table or plot cannot be written to `path` after it.
 

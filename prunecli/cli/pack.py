@@ -68,13 +68,11 @@ def pack(
 def lines(packed: PackResult) -> Iterator[str]:
     """Yield the lines about a packed or an unpacked file."""
     done = packed.output_path is not None
-    verb = f"{'' if done else 'would '}{packed.command}{'ed' if done else ''}"
-    level = "" if packed.level is None else f", level {packed.level}"
-    yield f"got       {verb} {packed.compressed:,} of {packed.storages:,} storages{level}\n"
+    verb = f"{'' if done else 'would be '}{packed.command}ed"
+    level = "" if packed.level is None else f" at level {packed.level}"
+    after = f"{format_bytes(packed.output_bytes)} after ({packed.output_bytes / packed.input_bytes:.0%})"
+    sizes = f"{format_bytes(packed.input_bytes)} before, {after}"
+    where = f" -> {rewriting.place(packed)}" if done else "; nothing written (dry run)"
+    yield f"{packed.compressed:,} of {packed.storages:,} storages {verb}{level}, {sizes}{where}\n"
+    yield from (f"{line}\n" for line in ([""] if packed.notes else []))
     yield from (f"note      {note}\n" for note in packed.notes)
-    ratio = packed.output_bytes / packed.input_bytes
-    sizes = f"{format_bytes(packed.output_bytes)}, {format_bytes(packed.input_bytes)} before: {ratio:.2f} of it"
-    if not done:
-        yield f"output    nothing written (dry run); it would have {sizes}\n"
-        return
-    yield f"output    {rewriting.place(packed)} ({sizes})\n"

@@ -11,6 +11,7 @@ from prunecli.cli.output import (
     check_drawing,
     check_force,
     check_page,
+    name_files,
     printing,
     recorded,
     view,
@@ -68,15 +69,16 @@ def scan(
         from prunecli.inspection.figures import draw_scan
 
         write_figure(figure, draw_scan(result, figure.suffix), force=force)
-    _print(result, shown, written=html or figure, json=json)
+    _print(result, shown, html, figure, json=json)
     return 0
 
 
-def _print(result: Scan, shown: View, *, written: Path | None, json: bool) -> None:
+def _print(result: Scan, shown: View, html: Path | None, figure: Path | None, *, json: bool) -> None:
     from prunecli.inspection.scan_text import to_json, write_scan
 
-    with printing(written=written) as stream:
+    with printing(written=html or figure) as stream:
         if json:
             stream.write(to_json(result))
         else:
             write_scan(result, stream, shown)
+            name_files(stream, html, figure)

@@ -95,10 +95,24 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
     result = _search(arguments, limit, target, state, table, context.obj or ())
     for warning in result.warnings:
         warn(f"{warning} --metric PATTERN names another number")
+    _write_drawings(result, arguments, _short(limit), context.obj or ())
+    if arguments.json:
+        evaluation.print_json(_document(result, limit, arguments))
+    else:
+        _print_result(table, result, limit, state)
+        _print_output(table, result, reports, {"page": arguments.html, "figure": arguments.figure})
+    if result.best is None:
+        say(f"nothing found: every amount that was tried drops by more than {_short(limit)}")
+        return FAILED
+    return DONE
+
+
+def _write_drawings(result: SearchResult, arguments: Arguments, limit: str, command: tuple[str, ...]) -> None:
+    """Write the page and the figure that were asked for."""
     if arguments.html is not None:
         from prunecli.tuning.pages import search_page
 
-        page = search_page(result, arguments.ckpt, _short(limit), context.obj or ())
+        page = search_page(result, arguments.ckpt, limit, command)
         write_page(arguments.html, page, force=arguments.force)
     if arguments.figure is not None:
         from prunecli.tuning.pages import draw_metric
@@ -106,15 +120,6 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
         trials = [result.unpruned, *(attempt.trial for attempt in result.attempts)]
         title = f"{arguments.strategy} on {Path(arguments.ckpt).name}"
         write_figure(arguments.figure, draw_metric(trials, title, arguments.figure.suffix), force=arguments.force)
-    if arguments.json:
-        evaluation.print_json(_document(result, limit, arguments))
-    else:
-        _print_result(table, result, limit, state)
-        _print_output(table, result, reports)
-    if result.best is None:
-        say(f"nothing found: every amount that was tried drops by more than {_short(limit)}")
-        return FAILED
-    return DONE
 
 
 def _limit(text: str | None) -> Decimal:
@@ -199,8 +204,10 @@ def _sentence(result: SearchResult, limit: Decimal) -> str:
     return f"amount {best.amount:g}: {percent(best.trial.sparsity)} of {weights} zero, {metric}{end}"
 
 
-def _print_output(table: Table, result: SearchResult, reports: list[Path] | None) -> None:
-    """Print the paths of the reports, or the way to write the checkpoint."""
+def _print_output(
+    table: Table, result: SearchResult, reports: list[Path] | None, drawings: dict[str, Path | None]
+) -> None:
+    """Print the paths of the reports, or the way to write the checkpoint, and the paths of page and figure."""
     written = result.report
     if written is not None and written.output_path is not None:
         from prunecli.formats.output_names import default_report
@@ -209,6 +216,9 @@ def _print_output(table: Table, result: SearchResult, reports: list[Path] | None
             table.say(f"report    {printable(str(path))}")
     elif result.best is not None:
         table.say("to write  the same command without -n, which uses the remembered trials")
+    for what, drawing in drawings.items():
+        if drawing is not None:
+            table.say(f"{what:<8}  {printable(str(drawing))}")
 
 
 def _document(result: SearchResult, limit: Decimal, arguments: Arguments) -> dict[str, Any]:

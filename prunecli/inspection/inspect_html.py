@@ -51,7 +51,7 @@ def to_html(inspection: Inspection, command: Sequence[str] = ()) -> str:
 
 def _lead(inspection: Inspection) -> str:
     taken = taken_in_words("shows", inspection.keys, inspection.parts, inspection.left_alone)
-    return ". ".join(part for part in (inspection.format, taken, *inspection.notes) if part)
+    return "; ".join(part for part in (inspection.format, taken, *inspection.notes) if part)
 
 
 def _files(inspection: Inspection) -> Iterator[tuple[str, str]]:

@@ -40,14 +40,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
     find.className = "find";
     find.placeholder = "Find a name";
     find.setAttribute("aria-label", "Find rows by name");
+    const count = document.createElement("output");
     find.addEventListener("input", () => {
       const words = find.value.toLowerCase().split(/\s+/);
       for (const row of rows) {
         const name = row.cells[0].textContent.toLowerCase();
         row.hidden = !words.every((word) => name.includes(word));
       }
+      const found = rows.filter((row) => !row.hidden).length;
+      count.textContent = find.value.trim() ? `${found.toLocaleString("en")} of ${rows.length.toLocaleString("en")}` : "";
     });
-    table.closest(".scroll").before(find);
+    table.closest(".scroll").before(find, count);
   }
 }
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((fold) => (fold.open = true)));

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
-from prunecli.remote.errors import local_only
+from prunecli.remote.errors import download_first, local_only
 from prunecli.remote.path import open_remote
 from prunecli.remote.urls import is_url, public, unreadable_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_COMMANDS = (
+    "ls ",
+    "file ",
+    "head ",
+    "unzip ",
+    "gzip ",
+    "zstd ",
+    "xz ",
+    "bzip2 ",
+    "lz4 ",
+    "7z ",
+    "tar ",
+    "download or ",
+)
 
 
 def opened_elsewhere(text: str, *, allowed: bool) -> tuple[Path, tuple[str, ...]]:
@@ -27,3 +47,15 @@ def opened_elsewhere(text: str, *, allowed: bool) -> tuple[Path, tuple[str, ...]
         raise local_only(public(text))
     path = open_remote(text)
     return path, path.store.notes
+
+
+@contextmanager
+def hints_for_elsewhere(path: Path) -> Iterator[None]:
+    """Replace the commands for local files in hints by the one that downloads a model."""
+    try:
+        yield
+    except CheckpointError as error:
+        hint = error.hint_parts
+        if is_url(str(path)) and isinstance(hint, str) and hint.startswith(_COMMANDS):
+            raise CheckpointError(str(error), hint=download_first(str(path))) from error
+        raise

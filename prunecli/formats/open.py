@@ -79,10 +79,11 @@ def open_listed(path: PathLike, *, key: Keys = None, label: str | None = None, r
 
 def _open_elsewhere(url: str, key: Keys, *, allowed: bool) -> Checkpoint:
     """Return the metadata of a model that is elsewhere, or of a local file with such a name."""
-    from prunecli.formats.elsewhere import opened_elsewhere
+    from prunecli.formats.elsewhere import hints_for_elsewhere, opened_elsewhere
 
     path, notes = opened_elsewhere(url, allowed=allowed)
-    checkpoint = _open(path, str(path), key_patterns(key), None)
+    with hints_for_elsewhere(path):
+        checkpoint = _open(path, str(path), key_patterns(key), None)
     return replace(checkpoint, notes=(*checkpoint.notes, *notes)) if notes else checkpoint
 
 

@@ -9,19 +9,26 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from prunecli.io.descriptors import Descriptor
 from prunecli.io.files import Source
+from prunecli.io.threads import Stopped, is_stopped
 from prunecli.remote.errors import changed, local_only
-from prunecli.remote.stores import AT_ONCE
+from prunecli.remote.requesters import AT_ONCE, Requesters
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from prunecli.remote.path import RemotePath
 
 PART = 1 << 22
 """Bytes that one request asks for."""
+
+PATIENCE = 0.25
+"""Seconds after which a thread that waits for a server looks whether the run was interrupted."""
 
 _RUNS = 256
 """The parts of which is known how long the run of parts before them is."""
@@ -62,7 +69,7 @@ class RemoteSource(Source):
         done = 0
         while done < len(into):
             index, start = divmod(offset + done, PART)
-            part = _ahead.part(self, index).result()
+            part = _finished(_ahead.part(self, index))
             count = min(len(part) - start, len(into) - done)
             into[done : done + count] = part[start : start + count]
             done += count
@@ -73,6 +80,15 @@ class RemoteSource(Source):
         part = memoryview(bytearray(min(PART, self.size - start)))
         self._remote.read(part, start, lambda: self.closed)
         return part
+
+
+def _finished(part: Future[memoryview]) -> memoryview:
+    """Wait for a part; Stopped where the work of this thread is not wanted any more."""
+    while not part.done() and not is_stopped():
+        wait([part], PATIENCE)
+    if not part.done():
+        raise Stopped
+    return part.result()
 
 
 class _Ahead:
@@ -87,7 +103,7 @@ class _Ahead:
         self._parts: OrderedDict[tuple[RemoteSource, int], Future[memoryview]] = OrderedDict()
         self._runs: OrderedDict[tuple[RemoteSource, int], int] = OrderedDict()
         self._readers: set[int] = set()
-        self._pool: ThreadPoolExecutor | None = None
+        self._requesters: Requesters[memoryview] | None = None
 
     def part(self, source: RemoteSource, index: int) -> Future[memoryview]:
         """Return a part, and begin to read those after it if the ones before it were read in order."""
@@ -106,9 +122,9 @@ class _Ahead:
     def _begun(self, source: RemoteSource, index: int) -> Future[memoryview]:
         part = self._parts.get((source, index))
         if part is None or (part.done() and (part.cancelled() or part.exception())):
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="prune-remote")
-            part = self._parts[source, index] = self._pool.submit(source.fetch, index)
+            if self._requesters is None:
+                self._requesters = Requesters()
+            part = self._parts[source, index] = self._requesters.submit(partial(source.fetch, index))
         self._parts.move_to_end((source, index))
         return part
 
@@ -128,9 +144,9 @@ class _Ahead:
                 del self._runs[key]
             if not self._parts:
                 self._readers.clear()
-                pool, self._pool = self._pool, None
-                if pool is not None:
-                    pool.shutdown(wait=False)
+                requesters, self._requesters = self._requesters, None
+                if requesters is not None:
+                    requesters.close()
 
 
 _ahead = _Ahead()

@@ -44,6 +44,20 @@ class Stopped(Exception):  # noqa: N818 - it reports no error, only that another
     """Another task failed or the user interrupted the run, so this task ends without a result."""
 
 
+class _Current(threading.local):
+    """The event of the pool whose task this thread does."""
+
+    stopped: threading.Event | None = None
+
+
+_current = _Current()
+
+
+def is_stopped() -> bool:
+    """Return whether this thread does the task of a pool that was stopped, so that it need not wait for more."""
+    return _current.stopped is not None and _current.stopped.is_set()
+
+
 class Worker:
     """The resources of one thread: kernels with their scratch memory, and read buffers that grow as needed."""
 
@@ -188,6 +202,7 @@ class Pool:
         return self._executor.submit(self._run, work, *args)
 
     def _run(self, work: Callable[..., T], *args: object) -> T:
+        _current.stopped = self.stopped
         try:
             return work(self._worker(), *args)
         except BaseException as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from prunecli.remote.ranges import Address
 
-LARGEST = 1 << 26
+LARGEST = 1 << 25
 """The most bytes of a document."""
 
 _LATER = {408, 425, 429, 500, 502, 503, 504}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,14 @@ from prunecli.errors import CheckpointError
 from prunecli.remote.documents import StatusError, document
 from prunecli.remote.ranges import Address, Remote
 from prunecli.remote.stores import Store
+from prunecli.remote.urls import hub_address
 from prunecli.text.escape import printable, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-PUBLIC = "https://huggingface.co"
+MOST = 100_000
+"""The most files of a model."""
 
 _NAME = re.compile(
     r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/@]+))?(?:/(?P<file>.*))?"
@@ -47,12 +50,24 @@ def open_store(url: str) -> tuple[Store, str]:
         raise CheckpointError(
             f"{printable(url)} cannot be read while HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE"
         )
+    try:
+        return _opened(repo, revision), file
+    except CheckpointError:
+        alone, _, name = repo.partition("/")
+        if revision or "." not in name:
+            raise
+        with suppress(CheckpointError):  # old models have no organisation, as in hf://gpt2/model.safetensors
+            return _opened(alone, ""), f"{name}/{file}".strip("/")
+        raise
+
+
+def _opened(repo: str, revision: str) -> Store:
     root = f"hf://{repo}" + (f"@{revision}" if revision else "")
     try:
         found = _listed(repo, unquote(revision) or "main")
     except StatusError as error:
         raise _refusal(root, repo, unquote(revision), error) from None
-    return _store(root, repo, found), file
+    return _store(root, repo, found)
 
 
 def _listed(repo: str, revision: str) -> Mapping[str, object]:
@@ -77,7 +92,9 @@ def _store(root: str, repo: str, found: Mapping[str, object]) -> Store:
 
 def _files(root: str, siblings: object) -> Iterator[tuple[str, int, str]]:
     """Yield the name, the size and the digest of each file."""
-    for one in siblings if isinstance(siblings, list) else ():
+    if not isinstance(siblings, list) or len(siblings) > MOST:
+        raise CheckpointError(f"{printable(root)} has more than {MOST:,} files")
+    for one in siblings:
         fields = one if isinstance(one, dict) else {}
         name, size = fields.get("rfilename"), fields.get("size")
         if not isinstance(name, str) or type(size) is not int or not 0 <= size < 1 << 63:
@@ -93,7 +110,7 @@ def _address(repo: str, commit: str, name: str) -> Address:
 
 def endpoint() -> str:
     """Return the address of the Hub."""
-    return (os.environ.get("HF_ENDPOINT") or PUBLIC).rstrip("/")
+    return hub_address()
 
 
 def _secret() -> dict[str, str]:

@@ -7,10 +7,10 @@ import os
 import re
 import stat
 from pathlib import Path, PosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from prunecli.errors import CheckpointError
-from prunecli.remote.urls import is_url, local_name, public
+from prunecli.remote.urls import from_page, is_url, local_name, public
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -133,6 +133,13 @@ class RemotePath(PosixPath):
         return number_of(self.remote.version)
 
 
+def expect_reads(file: BinaryIO, offsets: Iterable[int]) -> None:
+    """Fetch what is read at these offsets of a file next at the same time, if the file is elsewhere."""
+    expect = getattr(getattr(file, "raw", None), "expect", None)
+    if expect is not None:
+        expect(offsets)
+
+
 def as_path(path: PathLike) -> Path:
     """Return a path: a RemotePath for a URL, of which nothing is read yet."""
     text = os.fspath(path)
@@ -146,6 +153,7 @@ def named_locally(path: Path) -> Path:
 
 def open_remote(url: str) -> RemotePath:
     """Return the path of the model at `url`, after listing its files. Raises CheckpointError."""
+    url = from_page(url)
     scheme = url.split("://", 1)[0].lower()
     if scheme == "hf":
         from prunecli.remote.hub import open_store  # noqa: PLC0415 - only for models elsewhere

@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 import os
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
+from prunecli.remote.requesters import Requesters
 from prunecli.text.closest import closest
 from prunecli.text.escape import printable, quoted
 from prunecli.text.member_names import leaves_its_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from typing_extensions import Buffer
 
@@ -30,9 +31,6 @@ HEAD = 1 << 16
 
 KEPT = 1 << 26
 """Bytes of blocks that are kept of a model, because headers are read more than once."""
-
-AT_ONCE = 8
-"""Requests that are under way at the same time."""
 
 
 class Store:
@@ -100,8 +98,26 @@ class Store:
         """Fetch the first block of several files at the same time."""
         remotes = [remote for name in names if (remote := self.find(name)) is not None and remote.size]
         if len(remotes) > 1:
-            with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="prune") as pool:
-                list(pool.map(lambda remote: self.block(remote, 0, HEAD), remotes))
+            _at_once([partial(self.block, remote, 0, HEAD) for remote in remotes])
+
+    def fetch_blocks(self, remote: Remote, offsets: Iterable[int]) -> None:
+        """Fetch the blocks at some offsets of a file at the same time, for short reads there."""
+        indexes = sorted({offset // BLOCK for offset in offsets if 0 <= offset < remote.known_size})
+        missing = [index for index in indexes[: KEPT // BLOCK] if self.kept(remote, index) is None]
+        _at_once([partial(self.block, remote, index, 0) for index in missing])
+
+
+def _at_once(work: Sequence[Callable[[], object]]) -> None:
+    """Do all of `work` with several threads; the first error is raised."""
+    requesters: Requesters[object] = Requesters()
+    futures = [requesters.submit(one) for one in work]
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        requesters.close()
 
 
 def number_of(version: str) -> int:
@@ -115,6 +131,10 @@ class RemoteReader(io.RawIOBase):
     def __init__(self, store: Store, remote: Remote) -> None:
         """Start at the first byte."""
         self._store, self._remote, self._position = store, remote, 0
+
+    def expect(self, offsets: Iterable[int]) -> None:
+        """Fetch the blocks at these offsets at the same time: short reads follow there."""
+        self._store.fetch_blocks(self._remote, offsets)
 
     def readable(self) -> bool:
         """Return True."""

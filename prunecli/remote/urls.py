@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 URL = re.compile(r"(hf|s3|https?)://", re.IGNORECASE)
 """The start of a text that names a model elsewhere."""
@@ -13,6 +14,29 @@ _ANY_URL = re.compile(r"(?P<scheme>hf|s3|https?|gs|gcs|az|abfss?|ftp|sftp|ssh|fi
 """A URL of any kind that people write; `pathlib` leaves one of the two slashes."""
 
 _REVISION = re.compile(r"@(refs/(?:convert|pr)/[^/]+|[^/]+)")
+
+
+_PAGE = re.compile(
+    r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+)(?:/(?P<file>[^?#]*))?)?(?:[?#].*)?"
+)
+_NO_MODELS = ("datasets/", "spaces/", "docs/", "papers/", "collections/", "settings/", "api/")
+
+
+def hub_address() -> str:
+    """Return the address of the Hub."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def from_page(text: str) -> str:
+    """Return the `hf://` URL of a model whose page on the Hub is at `text`; other texts as they are."""
+    for address in (hub_address(), "https://hf.co"):
+        rest = text[len(address) + 1 :].rstrip("/") if text.startswith(f"{address}/") else ""
+        match = _PAGE.fullmatch(rest)
+        if match is not None and not rest.startswith(_NO_MODELS):
+            revision, file = match["revision"], unquote(match["file"] or "")
+            at = f"@{unquote(revision).replace('/', '%2F')}" if revision and revision != "main" else ""
+            return f"hf://{match['repo']}{at}" + (f"/{file}" if file else "")
+    return text
 
 
 def is_url(text: object) -> bool:
@@ -30,6 +54,7 @@ def public(text: str) -> str:
     """Return a URL without what may be secret in it: the password of a user, and the query with its signature."""
     if not is_url(text):
         return text
+    text = from_page(text)
     scheme, rest = text.split("://", 1)
     if scheme.lower() in {"hf", "s3"}:
         return f"{scheme.lower()}://{rest}"

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from support.remote_models import contents, save_model, save_shards
 from support.servers import COMMIT, Handler, Hub, serving
 
@@ -243,3 +244,30 @@ def test_offline_means_offline(hub: Served, prune: Prune, monkeypatch: pytest.Mo
 
     assert (ran.code, hub.asked) == (2, [])
     assert "HF_HUB_OFFLINE" in ran.err
+
+
+def test_an_old_model_has_no_organisation(hub: Served, prune: Prune) -> None:
+    """`hf://gpt2/model.safetensors` names a file of `gpt2`."""
+    save_model(hub.folder / "gpt2/model.safetensors")
+
+    assert prune("inspect", "hf://gpt2/model.safetensors").code == 0
+    assert prune("inspect", f"{hub.url}/org/none").err.startswith("error: there is no model hf://org/none")
+
+
+def test_the_hint_for_what_is_no_model_is_not_for_local_files(hub: Served, prune: Prune) -> None:
+    """A text and a folder without a model are refused with the line that downloads them."""
+    (hub.folder / "org/model").mkdir(parents=True)
+    (hub.folder / "org/model/notes.bin").write_text("hello")
+
+    for url in ("hf://org/model", "hf://org/model/notes.bin"):
+        assert "hint: download it first: hf download org/model" in prune("inspect", url).err
+
+
+def test_the_headers_of_records_are_fetched_side_by_side(hub: Served, prune: Prune) -> None:
+    """A torch file has a header for each record: short reads, several at the same time."""
+    path = hub.folder / "org/model/model.pth"
+    path.parent.mkdir(parents=True)
+    torch.save({f"layers.{i}.weight": torch.zeros(128, 256) for i in range(20)}, path)
+
+    assert prune("inspect", "hf://org/model/model.pth").code == 0
+    assert hub.sent < path.stat().st_size / 4

@@ -56,3 +56,20 @@ def test_secrets_are_cut() -> None:
     """The user, the query and the fragment are not shown."""
     assert public("https://u:p@h:1/a/b?c#d") == "https://h:1/a/b"
     assert public("some/path?x") == "some/path?x"
+
+
+@pytest.mark.parametrize(
+    ("page", "url"),
+    [
+        ("https://huggingface.co/org/model", "hf://org/model"),
+        ("https://huggingface.co/org/model/", "hf://org/model"),
+        ("https://huggingface.co/org/model/tree/v1", "hf://org/model@v1"),
+        ("https://huggingface.co/org/model/blob/main/a%20b.bin?x=1", "hf://org/model/a b.bin"),
+        ("https://hf.co/org/model/resolve/refs%2Fpr%2F1/a.bin", "hf://org/model@refs%2Fpr%2F1/a.bin"),
+        ("https://huggingface.co/datasets/org/data", "https://huggingface.co/datasets/org/data"),
+        ("https://huggingface.co.evil.com/org/model", "https://huggingface.co.evil.com/org/model"),
+    ],
+)
+def test_pages_of_the_hub(page: str, url: str) -> None:
+    """The address of a page in the browser names the model."""
+    assert url == public(page)

@@ -141,7 +141,7 @@ class Hub(Handler):
         if parts.path.startswith("/api/models/"):
             repo, _, revision = parts.path.removeprefix("/api/models/").partition("/revision/")
             self.list_model(repo, unquote(revision), asked, blobs="blobs" in parse_qs(parts.query))
-        elif match := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", parts.path):
+        elif match := re.fullmatch(r"/([\w./-]+)/resolve/([^/]+)/(.+)", parts.path):
             if self.allowed(match[1], asked):
                 self.resolve(self.served.folder / match[1] / unquote(match[3]), asked)
         else:

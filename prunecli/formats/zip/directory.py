@@ -36,6 +36,7 @@ from prunecli.formats.zip.structs import (
     local_header,
     split_end,
 )
+from prunecli.remote.path import expect_reads
 from prunecli.values import dataclass
 
 # the exceptions that zipfile and struct raise for damaged zips
@@ -111,6 +112,7 @@ def read_directory(file: BinaryIO, label: str) -> Directory:
     """
     try:
         central, tail, limit = _central_directory(file)
+        expect_reads(file, (one.info.header_offset for one in central))
         records = tuple(_record(file, one, limit) for one in central)
         _check_layout(sorted((record.offset, record.end) for record in records), limit)
         _check_names(records)

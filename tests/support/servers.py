@@ -119,10 +119,10 @@ class Handler(BaseHTTPRequestHandler):
         try:
             while first < end:
                 data = os.pread(fd, min(1 << 20, end - first), first)
-                self.wfile.write(data)
                 first += len(data)
-                with self.served.lock:
+                with self.served.lock:  # before the client has it, and may look at the number
                     self.served.sent += len(data)
+                self.wfile.write(data)
         except OSError:  # the client wants no more
             self.close_connection = True
         finally:

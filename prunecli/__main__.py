@@ -6,14 +6,14 @@ import gc
 import os
 import sys
 
-GARBAGE = 500_000
+GARBAGE = 5_000_000
 """The number of new objects after which Python collects garbage."""
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     _occupy_descriptors()
-    # Modules are many objects that are never garbage: collecting among them again and again is 10 % of a small run.
+    # Modules and tensors are many objects that are never garbage: to search them again and again takes 10 % of a run.
     gc.set_threshold(GARBAGE)
     # NumPy's linear algebra starts a thread per core when it is imported; our dot products use one thread.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -13,6 +13,8 @@ from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from prunecli import values
+
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +73,7 @@ class Run(NamedTuple):
     block: Block | None
 
 
-@dataclass(frozen=True, slots=True)
+@values.dataclass(frozen=True, slots=True)
 class CutTensor:
     """A tensor of the stream.
 

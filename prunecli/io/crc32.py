@@ -48,7 +48,7 @@ def _fold() -> Callable[..., Any] | None:
 
 def combine(first: int, second: int, length: int) -> int:
     """Return the CRC-32 of two byte strings in sequence; `length` is that of the second, in bytes."""
-    return _multiply(_zeros(length), first) ^ second
+    return _multiply(_zeros(length), first) ^ second if first else second
 
 
 def _multiply(a: int, b: int) -> int:

@@ -47,9 +47,14 @@ PRUNING = (
     "random --amount 0.25 --seed 3 --structured",
     "run {recipe}",
 )
-"""The pruning commands with their options; with 10 checkpoints they make 190 runs, and those that only read 30 more."""
+"""The pruning commands with their options; with 10 checkpoints they make 190 runs, and those that only read 40 more."""
 
-LOOKING = ("inspect {ckpt} --json", "scan {ckpt} --json", "check {ckpt} --min-sparsity 1% --json")
+LOOKING = (
+    "inspect {ckpt} --json",
+    "inspect {ckpt} --thresholds --json",
+    "scan {ckpt} --json",
+    "check {ckpt} --min-sparsity 1% --json",
+)
 """Commands that only read; their standard output is compared."""
 
 RECIPE = """

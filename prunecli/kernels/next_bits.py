@@ -29,7 +29,8 @@ class NextBits:
         self._itemsize, self._lead, self._span, self._shift = itemsize, 8 * itemsize - LEAD, span, shift
         self._prefixes = lows >> span
         self._found: NDArray[Any] = np.empty(0, f"i{itemsize}")
-        self._slots = np.searchsorted(lows >> self._lead, np.arange((1 << LEAD) + 1)).astype(np.int32)
+        self._searched = np.zeros(1 << LEAD, np.bool_)
+        self._searched[lows >> self._lead] = True
 
     def of(self, y: NDArray[Any]) -> NDArray[Any]:
         """Return the bits from `shift` up of the patterns of `y` that lie in a bin, in their order."""
@@ -37,13 +38,14 @@ class NextBits:
             return self._of(y)
         if self._found.size < y.size:
             self._found = np.empty(y.size, y.dtype)
-        bins = (address(self._slots), address(self._prefixes), self._span, self._shift)
-        written: int = _kernel(self._itemsize)(address(y), y.size, self._lead, *bins, address(self._found))
+        prefixes = (address(self._prefixes), self._prefixes.size, self._span, self._shift)
+        written: int = _kernel(self._itemsize)(
+            address(y), y.size, self._lead, address(self._searched), *prefixes, address(self._found)
+        )
         return self._found[:written].copy()
 
     def _of(self, y: NDArray[Any]) -> NDArray[Any]:
-        searched = self._slots[1:] > self._slots[:-1]
-        inside: NDArray[Any] = y[searched[y >> self._lead]]
+        inside: NDArray[Any] = y[self._searched[y >> self._lead]]
         if self._span != self._lead:
             inside = inside[np.isin(inside >> self._span, self._prefixes)]
         following: NDArray[Any] = inside >> self._shift
@@ -52,5 +54,5 @@ class NextBits:
 
 @lru_cache(maxsize=2)
 def _kernel(itemsize: int) -> Function:
-    bins = (c_void_p, c_void_p, c_int32, c_int32)
-    return function(f"next_bits_{8 * itemsize}", (c_void_p, c_int64, c_int32, *bins, c_void_p), c_int64)
+    prefixes = (c_void_p, c_int64, c_int32, c_int32)
+    return function(f"next_bits_{8 * itemsize}", (c_void_p, c_int64, c_int32, c_void_p, *prefixes, c_void_p), c_int64)

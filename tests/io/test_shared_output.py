@@ -75,3 +75,18 @@ def test_errors_of_other_files_stay_what_they_are(tmp_path: Path) -> None:
         (tmp_path / "other").read_bytes()
     with pytest.raises(OutputError, match="cannot write"), joined([tmp_path / "out"], tmp_path / "out", 9):
         raise OSError(5, "Input/output error")
+
+
+def test_what_is_held_back_can_be_read(tmp_path: Path) -> None:
+    """A range is read from what is held back and from the file, as it will be there."""
+    path, start, end = tmp_path / "out", BLOCK + 10, 2 * BLOCK + 100
+    path.write_bytes(bytes(end))
+    sink = SharedSink(path, [(0, start), (start, end)], 1, direct=False)
+    sink.write(memoryview(b"a" * (end - start)), start)
+
+    read = bytearray(20)
+    sink.read(memoryview(read), 2 * BLOCK - 10)
+    sink.close()
+
+    assert read == b"a" * 20
+    assert path.read_bytes() == bytes(2 * BLOCK) + b"a" * 100

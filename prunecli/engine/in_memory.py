@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from prunecli.kernels.ops import Array
     from prunecli.report.model import Report
 
+SCORE_SHARE = 8
+"""Runs of weights with scores are smaller by this factor: a score takes 8 bytes, and is computed from others."""
+
 LARGE_TENSOR = 1 << 19
 """A tensor on the host of more bytes than this is pruned by several threads; for smaller ones they would wait."""
 
@@ -147,8 +150,10 @@ class InPlace:
         """Return the bytes of a target that are pruned at once."""
         tensor = self.in_memory(index)
         size = self._reader.run_size(tensor)
-        if self._reader.lies_on_host(tensor) or not tensor.contiguous or index in self.pruner.context.scorers:
+        if self._reader.lies_on_host(tensor) or not tensor.contiguous:
             return size
+        if index in self.pruner.context.scorers:
+            return size // SCORE_SHARE
         ops: Any = self._worker.ops_of(self._reader.array(tensor))
         plan = self.pruner.context.plans[index]
         return max(size, ops.run * tensor.itemsize) if needs_no_memory(ops, tensor, plan) else size

@@ -119,6 +119,7 @@ class ActNormScorer:
         self.norms = {index: _read_norms(norms, reader, worker, tensor) for index, tensor in norms.tensors.items()}
         targets = magnitudes.targets
         self.views = {index: _input_view(targets[index], norms.size) for index, norms in self.norms.items()}
+        self._elsewhere: dict[tuple[int, str], Array] = {}
 
     def dtype(self, index: int) -> Float:  # noqa: ARG002 - protocol
         """Return float64, which has products of two float32 numbers, and of a code, a scale and a norm, exactly."""
@@ -129,11 +130,20 @@ class ActNormScorer:
         norms, view, dtype = self.norms[index], self.views[index], self.magnitudes.dtype(index)
         if is_tensor(weights):
             numbers = torch_values.values(self.magnitudes.patterns(worker, index, weights, first), dtype)
-            return torch_values.magnitudes(torch_values.times_slices(numbers, first, view, norms))
+            products = torch_values.times_slices(numbers, first, view, self._norms_at(index, weights))
+            return torch_values.magnitudes(products)
         x = as_array(weights)
         if self.magnitudes.targets[index].scale is not None:  # then they are codes
             x = self.magnitudes.patterns(worker, index, weights, first)
         return times_slices(worker.scoring, x, dtype, first, view, norms)
+
+    def _norms_at(self, index: int, weights: Array) -> Array:
+        """Return the norms of a target where its weights lie; they are copied once."""
+        place = index, str(weights.device)
+        found = self._elsewhere.get(place)
+        if found is None:
+            found = self._elsewhere[place] = torch_values.copied(self.norms[index], weights)
+        return found
 
 
 def _input_view(tensor: TensorInfo, norms: int) -> SliceView:

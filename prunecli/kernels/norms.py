@@ -186,6 +186,8 @@ def block_norms(numbers: Numbers, view: SliceView, block: tuple[int, int]) -> Ar
     if numbers.in_parts is not None:
         return numbers.in_parts.block_norms(numbers, view, block)
     grid, (high, wide) = block_grid(view, block), block
+    if numbers.kernels is not None:  # the first folds of flat blocks take more memory
+        numbers = replace(numbers, run=max(numbers.run * _power_of_two(min(high, 4)) // 4, 1))
     sums = _sums(numbers, grid[0] * grid[1] * grid[2]).reshape(grid)
     with np.errstate(over="ignore"):
         if view.before == 1 and view.slices % high == 0:  # no band has slices of two stacks

@@ -12,6 +12,7 @@ import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.bit_patterns import float8_table
+from prunecli.kernels.torch_views import of_elements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,15 +41,22 @@ def magnitudes(numbers: Array) -> Array:
     return numbers.view(importlib.import_module("torch").int64) & _MASK
 
 
-def times_slices(numbers: Array, start: int, view: SliceView, factors: NDArray[np.float64]) -> Array:
-    """Return `numbers`, from row-major element `start`, times the factor of their slice of `view`."""
+def copied(numbers: NDArray[np.float64], like: Array) -> Array:
+    """Return numbers of the host on the device of `like`."""
+    return importlib.import_module("torch").from_numpy(np.ascontiguousarray(numbers)).to(like.device)
+
+
+def times_slices(numbers: Array, start: int, view: SliceView, factors: Array) -> Array:
+    """Return `numbers`, from row-major element `start`, times the factor of their slice of `view`.
+
+    The factors lie where the numbers do.
+    """
+    cycle = view.slices * view.after
+    if view.stacks == 1 and start % cycle == 0 and len(numbers) % cycle == 0:  # no factor is repeated in memory
+        numbers.view(-1, view.slices, view.after).mul_(factors[:, None])
+        return numbers
     torch = importlib.import_module("torch")
-    elements = torch.arange(start, start + len(numbers), device=numbers.device)
-    rows = elements.div_(view.after, rounding_mode="floor")
-    slices = rows % view.slices
-    if view.stacks > 1:
-        slices += rows.div_(view.slices * view.before, rounding_mode="floor").mul_(view.slices)
-    return numbers.mul_(torch.from_numpy(np.ascontiguousarray(factors)).to(numbers.device)[slices])
+    return numbers.mul_(of_elements(torch, factors, start, len(numbers), view))
 
 
 def multiply_blocks(numbers: Array, shape: Sequence[int], offset: int, wide: int, entries: NDArray[np.float64]) -> None:

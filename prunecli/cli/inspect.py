@@ -75,7 +75,7 @@ def inspect(
     pruned.
     """
     if thresholds or hist is not None:
-        refuse_together("--thresholds" if thresholds else "--hist")
+        refuse_together("--thresholds" if thresholds else "--hist", "start one process")
     if read and no_read:
         raise UsageError("--read and --no-read contradict each other", hint="leave out one of them")
     _refuse_no_read(no_read=no_read, thresholds=thresholds, hist=hist)

@@ -100,13 +100,12 @@ def run_together(name: str, run: Callable[[], int]) -> int:
         raise
 
 
-def refuse_together(name: str) -> None:
+def refuse_together(
+    name: str, hint: str = "name a file to read and another one to write, or start one process"
+) -> None:
     """Raise UsageError for `name`, which several processes do not do."""
     if processes().size > 1:
-        raise UsageError(
-            f"{processes().size} processes run this, and {name} needs one alone",
-            hint="name a file to read and another one to write, or start one process",
-        )
+        raise UsageError(f"{processes().size} processes run this, and {name} needs one alone", hint=hint)
 
 
 def _check(name: str, launch: Launch) -> None:

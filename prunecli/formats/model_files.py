@@ -235,7 +235,8 @@ def _refuse_empty(directory: Path, names: Sequence[str]) -> NoReturn:
             f"{directory} holds no checkpoint itself, but its folders may: {listed(folders, _NAMED)}",
             hint=("name the folder with the checkpoint: ", SameCall(str(directory), str(directory / folders[0]))),
         )
+    files = f"none of its {len(names)} files has the suffix of one, such as .safetensors, .pth, .gguf or .onnx"
     raise CheckpointError(
-        f"{directory} holds no checkpoint: none of its {len(names)} files is a *.safetensors file or a torch file",
+        f"{directory} holds no checkpoint: {files if names else 'it is empty'}",
         hint=shlex.join(["ls", str(directory)]),
     )

@@ -145,7 +145,8 @@ FOLDERS = {
         "safetensors",
     ),
     "DeepSpeed": (["zero_to_fp32.py", "latest"], "is a DeepSpeed checkpoint", "save_16bit_model"),
-    "no checkpoint": (["readme.md"], "holds no checkpoint: none of its 1 files", "ls {folder}"),
+    "no checkpoint": (["readme.md"], "holds no checkpoint: none of its 1 files has the suffix of one", "ls {folder}"),
+    "no file": ([], "holds no checkpoint: it is empty", "ls {folder}"),
     "checkpoint below": (
         ["x/m.safetensors", "x.pruned/m.safetensors", "a/b/m.bin"],
         "holds no checkpoint itself, but its folders may: a/b, x",
@@ -159,6 +160,7 @@ def test_directories_of_other_kinds_are_refused_by_kind(tmp_path: Path, kind: st
     """The error names the kind of the directory; the hint has the command that converts it, or the next step."""
     names, message, hint = FOLDERS[kind]
     folder = tmp_path / "d"
+    folder.mkdir()
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -140,7 +140,6 @@ def _short(command: Command, word: str) -> Item:
 # --- the commands that Typer knows
 
 
-@cache
 def described(name: str) -> Command:
     """Return the command `name`; `search` and `sweep` have the options of no strategy."""
     return _described(name, ())
@@ -150,10 +149,11 @@ def command_for(words: Sequence[str]) -> Command | None:
     """Return the command that the first of `words` names; `search` and `sweep` with the named strategy's options."""
     if not words or words[0] not in COMMANDS:
         return None
-    return _described(words[0], words[1:]) if words[0] in VARIED else described(words[0])
+    return _described(words[0], tuple(words[1:])) if words[0] in VARIED else described(words[0])
 
 
-def _described(name: str, words: Sequence[str]) -> Command:
+@lru_cache(maxsize=64)
+def _described(name: str, words: tuple[str, ...]) -> Command:
     """Return the command from the signature that Typer reads: Typer would take ten times as long for all commands."""
     infos = {p.name: get_args(p.annotation) for p in _parameters(name, words) if get_origin(p.annotation) is Annotated}
     arguments = [(kind, info) for kind, info in infos.values() if isinstance(info, ArgumentInfo)]

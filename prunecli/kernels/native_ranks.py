@@ -15,8 +15,11 @@ from threading import local
 from typing import TYPE_CHECKING, Any
 
 from prunecli.kernels.native.library import address, function
+from prunecli.kernels.pages import pages
 
 if TYPE_CHECKING:
+    import mmap
+
     from prunecli.dtypes import Float
 
 Buffer = Any
@@ -134,7 +137,7 @@ def _scratch(size: int) -> int:
     """Return the address of `size` bytes that belong to this thread until its next call."""
     if not size:
         return 0
-    memory: bytearray | None = getattr(_memory, "scratch", None)
+    memory: mmap.mmap | None = getattr(_memory, "scratch", None)
     if memory is None or len(memory) < size:
-        memory = _memory.scratch = bytearray(size)
+        memory = _memory.scratch = pages(size)  # often most of it stays untouched
     return address(memory)

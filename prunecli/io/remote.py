@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import wait
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from prunecli.io.descriptors import Descriptor
 from prunecli.io.files import Source
@@ -30,8 +30,8 @@ PART = 1 << 22
 PATIENCE = 0.25
 """Seconds after which a thread that waits for a server looks whether the run was interrupted."""
 
-_RUNS = 256
-"""The parts of which is known how long the run of parts before them is."""
+_RUNS = 1 << 14
+"""The parts of which is known that they were used, and how long the run of parts before them was."""
 
 
 class RemoteSource(Source):
@@ -69,17 +69,20 @@ class RemoteSource(Source):
         done = 0
         while done < len(into):
             index, start = divmod(offset + done, PART)
-            part = _finished(_ahead.part(self, index))
-            count = min(len(part) - start, len(into) - done)
-            into[done : done + count] = part[start : start + count]
+            count = min(PART - start, len(into) - done)
+            part = _ahead.part(self, index)
+            if part is None:  # it was read before, and only these bytes of it are wanted again
+                data = _finished(_ahead.again(self, offset + done, count))
+            else:
+                data = _finished(part)[start : start + count]
+            into[done : done + count] = data
             done += count
 
-    def fetch(self, index: int) -> memoryview:
-        """Return a part from the server."""
-        start = index * PART
-        part = memoryview(bytearray(min(PART, self.size - start)))
-        self._remote.read(part, start, lambda: self.closed)
-        return part
+    def fetch(self, start: int, length: int) -> memoryview:
+        """Return bytes from the server."""
+        data = memoryview(bytearray(min(length, self.size - start)))
+        self._remote.read(data, start, lambda: self.closed)
+        return data
 
 
 def _finished(part: Future[memoryview]) -> memoryview:
@@ -91,8 +94,12 @@ def _finished(part: Future[memoryview]) -> memoryview:
     return part.result()
 
 
+_Key: TypeAlias = tuple[RemoteSource, int]
+"""A file and the number of a part of it."""
+
+
 class _Ahead:
-    """The parts that are being read or were read last, of all files of the process."""
+    """The parts that are being read, that were read ahead, or that were used last, of all files of the process."""
 
     def __init__(self) -> None:
         self.clear()
@@ -100,53 +107,81 @@ class _Ahead:
     def clear(self) -> None:
         """Begin without parts and without threads."""
         self._lock = threading.Lock()
-        self._parts: OrderedDict[tuple[RemoteSource, int], Future[memoryview]] = OrderedDict()
-        self._runs: OrderedDict[tuple[RemoteSource, int], int] = OrderedDict()
+        self._used: OrderedDict[_Key, Future[memoryview]] = OrderedDict()
+        self._unused: OrderedDict[_Key, tuple[Future[memoryview], int]] = OrderedDict()
+        self._runs: OrderedDict[_Key, int] = OrderedDict()
         self._readers: set[int] = set()
         self._requesters: Requesters[memoryview] | None = None
+        self._begun = 0
 
-    def part(self, source: RemoteSource, index: int) -> Future[memoryview]:
-        """Return a part, and begin to read those after it if the ones before it were read in order."""
+    @property
+    def held(self) -> int:
+        """The number of parts."""
+        return len(self._used) + len(self._unused)
+
+    def again(self, source: RemoteSource, start: int, length: int) -> Future[memoryview]:
+        """Return bytes of a part that was forgotten."""
+        with self._lock:
+            return self._begin(source, start, length)
+
+    def part(self, source: RemoteSource, index: int) -> Future[memoryview] | None:
+        """Return a part, and begin to read those after it if the ones before it were read in order.
+
+        None for a part that was used before and is forgotten.
+        """
         with self._lock:
             self._readers.add(threading.get_ident())
-            part = self._begun(source, index)
-            run = self._runs.get((source, index))
-            if run is None:
-                run = self._runs[source, index] = min(2 * self._runs.get((source, index - 1), 0) + 1, AT_ONCE)
-                last = -(-source.size // PART)
-                for following in range(index + 1, min(index + run, last)):
-                    self._begun(source, following)
+            part = self._used.get((source, index)) or self._unused.pop((source, index), (None, 0))[0]
+            if part is None:
+                if (source, index) in self._runs:
+                    return None
+                part = self._begin(source, index * PART, PART)
+            self._used[source, index] = part
+            self._used.move_to_end((source, index))
+            self._read_ahead(source, index)
             self._forget_oldest()
         return part
 
-    def _begun(self, source: RemoteSource, index: int) -> Future[memoryview]:
-        part = self._parts.get((source, index))
-        if part is None or (part.done() and (part.cancelled() or part.exception())):
-            if self._requesters is None:
-                self._requesters = Requesters()
-            part = self._parts[source, index] = self._requesters.submit(partial(source.fetch, index))
-        self._parts.move_to_end((source, index))
-        return part
+    def _begin(self, source: RemoteSource, start: int, length: int) -> Future[memoryview]:
+        if self._requesters is None:
+            self._requesters = Requesters()
+        self._begun += 1
+        return self._requesters.submit(partial(source.fetch, start, length))
+
+    def _read_ahead(self, source: RemoteSource, index: int) -> None:
+        """Begin to read the next parts: more of them, the more were read in order. Those not used yet are limited."""
+        if (source, index) in self._runs:
+            return
+        run = self._runs[source, index] = min(2 * self._runs.get((source, index - 1), 0) + 1, AT_ONCE)
+        for key in ((source, following) for following in range(index + 1, index + run)):
+            if len(self._unused) >= AT_ONCE or key[1] * PART >= source.size:
+                return
+            if key not in self._runs and key not in self._unused:
+                self._unused[key] = self._begin(source, key[1] * PART, PART), self._begun
 
     def _forget_oldest(self) -> None:
-        """Forget the parts that were used longest ago: a thread needs two, and those ahead are shared."""
-        while len(self._parts) > AT_ONCE + 2 * len(self._readers):
-            self._parts.popitem(last=False)
+        """Forget the parts that were used longest ago, of which a thread needs two, and those that nothing asks for."""
+        while len(self._used) > 2 * len(self._readers):
+            self._used.popitem(last=False)
+        while self._unused and next(iter(self._unused.values()))[1] < self._begun - 4 * AT_ONCE:
+            self._unused.popitem(last=False)[1][0].cancel()
         while len(self._runs) > _RUNS:
             self._runs.popitem(last=False)
 
     def forget(self, source: RemoteSource) -> None:
         """Forget the parts of a file, and end the process's readers with the last one."""
         with self._lock:
-            for key in [key for key in self._parts if key[0] is source]:
-                self._parts.pop(key).cancel()
-            for key in [key for key in self._runs if key[0] is source]:
-                del self._runs[key]
-            if not self._parts:
-                self._readers.clear()
-                requesters, self._requesters = self._requesters, None
-                if requesters is not None:
-                    requesters.close()
+            for key in [key for key in self._unused if key[0] is source]:
+                self._unused.pop(key)[0].cancel()
+            for parts in (self._used, self._runs):
+                for key in [key for key in parts if key[0] is source]:
+                    del parts[key]
+            if self.held:
+                return
+            self._readers.clear()
+            requesters, self._requesters = self._requesters, None
+            if requesters is not None:
+                requesters.close()
 
 
 _ahead = _Ahead()

@@ -203,11 +203,22 @@ def test_the_memory_is_a_number_of_parts(hub: Served, monkeypatch: pytest.Monkey
         view = memoryview(bytearray(1 << 12))
         for offset in range(0, size - len(view), len(view)):
             source.read(view, offset)
-            held.append(len(remote._ahead._parts))
+            held.append(remote._ahead.held)
 
     assert max(held) <= remote.AT_ONCE + 2
     assert hub.sent <= size
-    assert remote._ahead._parts == {}
+    assert remote._ahead.held == 0
+
+
+def test_threads_that_read_apart_ask_for_little_twice(hub: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread counts the zeros of a tensor of its own; only parts at the ends of tensors are read again."""
+    path = save_model(hub.folder / "org/model/model.safetensors", 6, rows=512)
+    monkeypatch.setattr(remote, "PART", 1 << 14)
+    monkeypatch.setattr("prunecli.io.scan.CHUNK", 1 << 10)
+
+    inspect(MODEL, read=True, threads=6)
+
+    assert hub.sent <= path.stat().st_size * 1.2
 
 
 def test_parts_are_read_side_by_side(hub: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +230,7 @@ def test_parts_are_read_side_by_side(hub: Served, monkeypatch: pytest.MonkeyPatc
     with open_sources(checkpoint) as (source,):
         for part in range(4):
             source.read(memoryview(bytearray(16)), part << 14)
-        for future in list(remote._ahead._parts.values()):
+        for future, _ in list(remote._ahead._unused.values()):
             future.result()
 
     assert len(hub.asked) >= 8

@@ -56,6 +56,15 @@ class Served:
         return file if file.is_file() else None
 
 
+class Server(ThreadingHTTPServer):
+    """A server whose clients may break off."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Print nothing."""
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers GET with a file or a part of it."""
 
@@ -195,8 +204,7 @@ def serving(folder: Path, handler: type[Handler] = Handler) -> Iterator[Served]:
     """Serve a folder on a free port of the loopback until the block ends."""
     served = Served(folder)
     own = type("Own", (handler,), {"served": served})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), own)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), own)
     served.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

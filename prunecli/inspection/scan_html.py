@@ -12,10 +12,11 @@ from prunecli.inspection.thresholds import SPARSITIES
 from prunecli.report.figures import Axis
 from prunecli.report.heat_map import heat_maps
 from prunecli.report.page import made_at, render_page
+from prunecli.text.natural_order import natural_order
 from prunecli.text.numbers import percent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from prunecli.inspection.scan import Scan, SensitivityCurve
 
@@ -39,7 +40,7 @@ def to_html(scan: Scan, command: Sequence[str] = ()) -> str:
         made=made_at(),
         title=PurePath(scan.path).name or scan.path,
         command=shlex.join(command),
-        maps=heat_maps((curve.name, curve.kept[_RANKED] * curve.numel, curve.numel) for curve in known if curve.kept),
+        maps=heat_maps(_kept(known)),
         scan=scan,
         caveat=CAVEAT,
         ladder=SPARSITIES,
@@ -56,6 +57,14 @@ def to_html(scan: Scan, command: Sequence[str] = ()) -> str:
         y_ticks=_Y.ticks((0, 0.2, 0.4, 0.6, 0.8, 1), "{:.0%}".format),
     )
     return page + "\n"
+
+
+def _kept(curves: Sequence[SensitivityCurve]) -> Iterator[tuple[str, float, int]]:
+    """Yield the name of each tensor, the part of its norm that remains times its weights, and its weights."""
+    for index in natural_order([curve.name for curve in curves]):
+        curve = curves[index]
+        if curve.kept is not None:
+            yield curve.name, curve.kept[_RANKED] * curve.numel, curve.numel
 
 
 def _lines(curves: Sequence[SensitivityCurve]) -> list[dict[str, object]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from support.evaluation import density_command, save_weights
 from support.pages import Page
 
@@ -102,3 +104,16 @@ def test_a_search_without_a_result_has_a_page(folder: Path) -> None:
     page = Page((folder / "page.html").read_text(encoding="utf-8"))
     assert "Every amount that was tried drops by more than 0." in page.text
     assert "too much" in page.text
+
+
+def test_the_page_of_a_scan_has_a_map_of_the_layers(tmp_path: Path) -> None:
+    """A model with layers has a table with a line for each layer, in the order of their numbers."""
+    weights = {f"h.{layer}.{kind}.weight": np.eye(4, dtype=np.float32) for layer in (10, 2, 1, 0) for kind in "ab"}
+    save_file(weights, tmp_path / "c.safetensors")
+
+    assert main(["scan", str(tmp_path / "c.safetensors"), "--html", str(tmp_path / "page.html")]) == 0
+
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    table = page.split('<table class="heat">')[1].split("</table>")[0]
+    assert re.findall(r'<th scope="row">(\d+)', table) == ["0", "1", "2", "10"]
+    assert table.index("a.") < table.index("b.")

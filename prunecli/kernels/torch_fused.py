@@ -132,10 +132,12 @@ class Fused:
 
     def _vector(self, numbers: Sequence[int], x: Tensor) -> Tensor:
         """Return integers on the device of `x`."""
-        # Filled on the device: a copy from the host would wait for all kernels before it.
+        # Filled on the device, or copied from page-locked memory: other copies wait for all kernels before them.
         if len(numbers) == 1:
             return self._torch.full((1,), numbers[0], dtype=self._torch.int64, device=x.device)
-        return self._torch.tensor(numbers, device=x.device)
+        if x.device.type == "cuda":
+            return self._torch.tensor(list(numbers), pin_memory=True).to(x.device, non_blocking=True)
+        return self._torch.tensor(list(numbers), device=x.device)
 
     def count_in_blocks(self, x: Tensor, dtype: Float, bits: int) -> Tensor:
         """Return how many weights of each block have the magnitude `bits`."""
@@ -161,7 +163,7 @@ class Fused:
         torch, number = self._torch, -(-len(x) // BLOCK)
         per = _per_program(number)
         grid, bins = (-(-number // per),), ((high - 1 - low) >> shift) + 1
-        bounds = torch.tensor([low, high - 1, shift], device=x.device)
+        bounds = self._vector([low, high - 1, shift], x)
         with self._on(x):
             if bins <= NARROW and not shift:
                 partial = torch.empty((grid[0], 16), dtype=torch.int32, device=x.device)

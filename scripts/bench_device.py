@@ -3,7 +3,7 @@
     python scripts/bench_device.py                             # all sections on cuda, under four minutes
     python scripts/bench_device.py --only bf16 --case L1 TopK  # some rows
     python scripts/bench_device.py --trace bf16/L1             # where the time of one row goes
-    python scripts/bench_device.py --device cpu --mb 16        # the same without a GPU, with small sizes
+    python scripts/bench_device.py --device cpu --mb 4         # the same without a GPU, with small sizes
 
 It needs torch, NumPy and this checkout; the compiled kernels are built if they are missing. Every line is printed as
 soon as it is measured. A row that fails has its error, and the others go on. "floor" is the time in which the bytes
@@ -127,7 +127,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.device == "cpu":  # small sizes, unless they are given
         given = " ".join(sys.argv[1:])
-        for name, small in (("mb", 16.0), ("file_mb", 16.0), ("side", 512), ("tensors", 100)):
+        for name, small in (("mb", 4.0), ("file_mb", 4.0), ("side", 512), ("tensors", 40)):
             if f"--{name.replace('_', '-')}" not in given.split():
                 setattr(options, name, small)
     return options

@@ -177,7 +177,7 @@ def _difference(value: object, tensor: TensorInfo, data: bytes) -> str:
         return "has another dtype or shape"
     if value.is_neg() or value.is_conj():  # the stored numbers are not the values
         return "" if tensor.unprunable_reason else "is listed as prunable"
-    return "" if value.numel() > MOST or _values(value) == _stored(tensor, data) else "has other values"
+    return "" if value.numel() > MOST or _values(value) == stored(tensor, data) else "has other values"
 
 
 def _values(value: torch.Tensor) -> bytes:
@@ -185,7 +185,8 @@ def _values(value: torch.Tensor) -> bytes:
     return packed.view(torch.uint8).numpy().tobytes()
 
 
-def _stored(tensor: TensorInfo, data: bytes) -> bytes:
+def stored(tensor: TensorInfo, data: bytes) -> bytes:
+    """Return the elements of a tensor in the file `data`, as little-endian bytes in row-major order."""
     values = _elements(data, tensor) if tensor.numel else b""
     return bytes(map(bool, values)) if tensor.dtype == "BOOL" else values  # any byte but zero is True
 

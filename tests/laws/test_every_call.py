@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,9 @@ RUNS = {
 
 CALLS = ("pwrite", "write", "copy_file_range", "posix_fallocate", "fsync", "link", "fchmod", "ftruncate", "replace")
 _NUMBER = re.compile(rb"[-0-9.e]+")
-ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+ERRORS = (errno.ENOSPC, errno.EIO)
+IN_TURN = (errno.EDQUOT, errno.EINTR)
+"""The errors of which each call gets one, in turn: they take the way of the others."""
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +202,31 @@ def test_a_short_write_is_continued(
         assert case.kind != "standard output" or out == clean[1]
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="interval timers are POSIX's")
+@pytest.mark.parametrize("case", ["file", "directory", "mask and report", "bake", "convert"], indirect=True)
+def test_interrupted_calls_are_repeated(case: Case, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal every half millisecond, which interrupts system calls, changes no byte of the output."""
+    _, clean = counted_run(case, capfdbinary, monkeypatch, "pwrite")
+    expected = results(case)
+    case.prepare()
+    count = 0
+
+    def on_signal(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    before = signal.signal(signal.SIGALRM, on_signal)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        code, _, _ = case.run(capfdbinary)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    assert count > 0
+    assert (clean[0], code, results(case)) == (0, 0, expected)
+
+
 @pytest.mark.parametrize(("case", "name"), in_turn(RUNS, CALLS), indirect=["case"])
 def test_a_failing_call_leaves_the_old_or_the_new_files(
     case: Case, name: str, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
@@ -211,7 +239,7 @@ def test_a_failing_call_leaves_the_old_or_the_new_files(
     new, old = results(case), without_numbers(case.prepare())
 
     for at in range(counted.calls):
-        for number in ERRORS:
+        for number in (*ERRORS, IN_TURN[at % 2]):
             _, (code, _, err) = counted_run(case, capfdbinary, monkeypatch, name, at, fails(number))
             check_end(case, old, new, code, err)
 

@@ -24,7 +24,7 @@ _FIELD = re.compile(
     r"""(?P<value>'[^']*'|"[^"]*"|True|False|\([\d\s,L]*\)|\[.*\])\s*(?:,|(?=\s*\}))""",
     re.DOTALL,
 )
-_SIZE = re.compile(r"\s*(\d{1,20})L?\s*")  # Python 2 wrote L after long integers
+_SIZE = re.compile(r"\s*(0+|[1-9]\d{0,19})L?\s*")  # Python 2 wrote L after long integers
 
 
 @dataclass(frozen=True, slots=True)

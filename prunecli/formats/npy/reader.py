@@ -91,7 +91,8 @@ def _arrays(file: BinaryIO, records: Mapping[str, Record], label: str) -> dict[s
         if not name.endswith(".npy") and file.read(len(MAGIC)) != MAGIC:
             continue
         short = name.removesuffix(".npy")
-        if short in arrays:  # versions of NumPy differ in the one that they take
+        # versions of NumPy differ in the one that they take, and none reads `a.npy.npy` next to `a.npy`
+        if short in arrays or (short != name and short in records):
             raise CheckpointError(f"{label} has two arrays named {quoted(short)}")
         arrays[short] = record
     return arrays

@@ -218,3 +218,24 @@ def test_masks_in_arrays_are_not_folded(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"is NumPy \.npz: only files of torch\.save and safetensors files"):
         bake(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize("other", ["a.npy.npy", "a"])
+def test_names_that_numpy_confuses_are_refused(tmp_path: Path, other: str) -> None:
+    """numpy.load reads `a.npy` for the array in `a.npy.npy` too, so an archive with both is refused."""
+    data = io.BytesIO()
+    np.save(data, np.ones((2, 2), np.float32))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name in ("a.npy", other):
+            archive.writestr(name, data.getvalue())
+
+    with pytest.raises(CheckpointError, match="two arrays named"):
+        open_checkpoint(tmp_path / "a.npz")
+
+
+def test_a_size_with_a_leading_zero_is_refused(tmp_path: Path) -> None:
+    """A header that NumPy cannot evaluate is damaged."""
+    (tmp_path / "a.npy").write_bytes(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (04,), }"))
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        open_checkpoint(tmp_path / "a.npy")

@@ -103,7 +103,8 @@ def _values(tensor: TensorInfo, data: bytes) -> bytes:
 
 def load_safetensors(data: bytes) -> Seen:
     """Read the tensors with the safetensors library."""
-    return {name: _bools(t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in safetensors.deserialize(data)}
+    read: Callable[[bytes], list[tuple[str, Any]]] = safetensors.deserialize
+    return {name: _bools(t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in read(data)}
 
 
 def _bools(dtype: str, shape: tuple[int, ...], data: bytes) -> tuple[str, tuple[int, ...], bytes]:
@@ -141,8 +142,16 @@ def _below(name: str, value: object) -> Iterator[tuple[str, NDArray[Any]]]:
         yield name, value
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
     for key, part in parts:
-        text = key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
-        yield from _below(f"{name}.{text}" if name else text, part)
+        yield from _below(f"{name}.{_text(key)}" if name else _text(key), part)
+
+
+def _text(key: object) -> str:
+    """Return the name of a key, as the listing has it."""
+    if isinstance(key, bytes):
+        return key.decode("utf-8", "backslashreplace")
+    if key is None or isinstance(key, (str, int, float)):
+        return str(key)
+    return "<Global>" if callable(key) else "<tuple>" if isinstance(key, tuple) else "<Call>"
 
 
 def _seen(array: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:

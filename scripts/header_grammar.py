@@ -7,10 +7,11 @@ import json
 import pickle
 import random
 import zipfile
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 _SIZES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "C64": 8, "U16": 2}
 _ODD_DTYPES = ["F4", "F6_E2M3", "F8_E8M0", "f32", "F33", "", "C128", "F8_E5M2", "F8_E4M3FNUZ", "I16"]
 _ODD_NUMBERS = ["-1", "1.0", "1e0", "true", "null", '"2"', "[2]", "01", "+1", "18446744073709551616", "0", "4294967296"]
@@ -65,7 +66,7 @@ def made(kind: str, seed: int) -> bytes:
     return _MAKERS[kind](random.Random(f"{kind} {seed}"))
 
 
-def _often(rng: random.Random, usual: Any, odd: list[Any], chance: float = 0.06) -> Any:  # noqa: ANN401
+def _often(rng: random.Random, usual: T, odd: list[T], chance: float = 0.06) -> T:
     return rng.choice(odd) if rng.random() < chance else usual
 
 
@@ -110,7 +111,7 @@ def _entry(rng: random.Random, name: str, dtype: str, numbers: tuple[list[int], 
 
 
 def _number(rng: random.Random, number: int) -> str:
-    return str(_often(rng, number, _ODD_NUMBERS, 0.015))
+    return _often(rng, str(number), _ODD_NUMBERS, 0.015)
 
 
 def _metadata(rng: random.Random) -> str:
@@ -124,7 +125,7 @@ def _metadata(rng: random.Random) -> str:
         '{"\\ud800": ""}',
         '{"a": {"b": ""}}',
     ]
-    return str(_often(rng, '{"format": "pt"}', ["{}", *odd], 0.5))
+    return _often(rng, '{"format": "pt"}', ["{}", *odd], 0.5)
 
 
 # --- NumPy

@@ -185,4 +185,5 @@ class _Ahead:
 
 
 _ahead = _Ahead()
-os.register_at_fork(after_in_child=_ahead.clear)  # threads do not survive a fork
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_ahead.clear)  # threads do not survive a fork

@@ -219,8 +219,7 @@ def size_of(path: Path) -> int:
 def machine() -> dict[str, object]:
     """Return a description of the machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    software = {"kernel": os.uname().release, "python": sys.version.split()[0]}
-    return {"cpus": os.cpu_count(), "memory_gb": round(memory, 1), **software}
+    return {"cpus": os.cpu_count(), "memory_gb": round(memory, 1), "python": sys.version.split()[0]}
 
 
 if __name__ == "__main__":

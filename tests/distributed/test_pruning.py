@@ -177,7 +177,7 @@ def test_what_processes_exchange(forks: Together, tmp_path: Path) -> None:
         assert forks.run(2, words, code + PRUNE).codes == [0, 0]
         sent[command[0]] = [int((tmp_path / f"sent{rank}").read_text()) for rank in (0, 1)]
 
-    sample = 2 * 125_000 // 2
+    sample = 2 * 62_500 // 2
     assert max(sent["l1"]) < 10_000
     assert max(sent["global"]) < sample + 100_000
     assert min(sent["global"]) > sample // 2

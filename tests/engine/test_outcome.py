@@ -170,7 +170,7 @@ def test_an_amount_that_rounds_to_no_slice_has_one_reason(tmp_path: Path) -> Non
     ((text, hint),) = warnings(path, Structured(amount=0.05))
 
     assert "rounds to 0" in text
-    assert hint == (Argument("count", 1), " prunes one")
+    assert hint == (Argument("include", ["a.weight"]), Argument("count", 1), " prunes one of it")
 
 
 def test_names_in_warnings_are_escaped(tmp_path: Path) -> None:

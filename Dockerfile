@@ -1,4 +1,5 @@
-# docker build -t prune . && docker run --rm -v "$PWD:/work" prune global model.pth --amount 80%
+# docker build -t prune .
+# docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" prune global model.pth --amount 80%
 FROM python:3.13-slim AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY . /source

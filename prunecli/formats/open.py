@@ -70,6 +70,11 @@ def open_listed(path: PathLike, *, key: Keys = None, label: str | None = None, r
     # Path("") is the current directory, which the user of an unset shell variable does not mean.
     if not os.fspath(path):
         raise CheckpointError("the path of the checkpoint is empty", hint="ls")
+    if not hasattr(os, "preadv"):
+        raise CheckpointError(
+            "checkpoints are read on Linux and macOS: this system lacks the calls for it",
+            hint="on Windows use its Subsystem for Linux: wsl --install",
+        )
     if "://" in os.fspath(path):
         return _open_elsewhere(os.fspath(path), key, allowed=remote)
     path = Path(path)

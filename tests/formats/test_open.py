@@ -118,6 +118,17 @@ def test_opening_safetensors_imports_no_other_reader(tmp_path: Path) -> None:
     assert readers == {"prunecli.formats.safetensors.reader"}
 
 
+@pytest.mark.parametrize("path", ["model.pth", "hf://org/model"])
+def test_a_system_that_cannot_read_checkpoints_is_one_sentence(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Windows has no reads at an offset into a buffer, and none of the paths for models elsewhere."""
+    monkeypatch.delattr(os, "preadv")
+    monkeypatch.delattr("prunecli.formats.elsewhere.open_remote")
+    with pytest.raises(CheckpointError, match="read on Linux and macOS") as caught:
+        open_checkpoint(path, remote=True)
+
+    assert caught.value.hint == "on Windows use its Subsystem for Linux: wsl --install"
+
+
 def test_a_missing_path_names_the_closest(tmp_path: Path) -> None:
     """The hint for a missing path is the closest name in its folder, or a command that lists the folder."""
     (tmp_path / "resnet20.pth").touch()

@@ -62,6 +62,20 @@ def test_the_inputs_of_the_action_are_words_not_code(environment: dict[str, str]
     assert not target.exists()
 
 
+def test_an_action_with_a_quote_that_does_not_end_is_an_error(environment: dict[str, str]) -> None:
+    """The conditions before the quote alone would pass."""
+    run = action(environment, str(DEMO / "digits_conv.safetensors"), "--finite '--min-sparsity 90%")
+
+    assert (run.returncode, run.stderr) == (2, "the input conditions has a quote that does not end\n")
+
+
+def test_an_action_without_conditions_is_an_error(environment: dict[str, str]) -> None:
+    """Blank text has no condition."""
+    run = action(environment, str(DEMO / "digits_conv.safetensors"), " \n")
+
+    assert (run.returncode, run.stderr) == (2, "the input conditions is empty\n")
+
+
 def test_an_action_without_checkpoints_is_an_error(environment: dict[str, str]) -> None:
     """Blank lines name no checkpoint."""
     run = action(environment, " \n", "--finite")
@@ -93,6 +107,27 @@ def test_versions_agree() -> None:
     assert re.findall(r"Python :: (3\.\d+)", PROJECT) == PYTHONS
     assert re.findall(r'"(3\.\d+)"', workflow.split("matrix:")[1].split("]")[0]) == PYTHONS
     assert re.findall(r"python(3\.\d+)", tried.split("pythons=(")[1].split(")")[0]) == PYTHONS
+
+
+def test_extras() -> None:
+    """The extra `all` has all others; hints and pages name extras that exist."""
+    extras = PROJECT.split("[project.optional-dependencies]\n")[1].split("\n\n")[0]
+    names = re.findall(r"^([a-z]+) = ", extras, re.MULTILINE)
+    texts = [*(ROOT / "prunecli").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    named = {name for file in texts for name in re.findall(r"prunecli\[(\w+)\]", file.read_text(encoding="utf-8"))}
+
+    assert f'all = ["prunecli[{",".join(name for name in names if name != "all")}]"]' in extras
+    assert {"pandas", "plot", "remote", "torch"} <= named <= set(names)
+
+
+def test_each_file_of_the_image_exists() -> None:
+    """The image is built from the whole checkout, without what is built or downloaded in it."""
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    needed = ["LICENSE", "MANIFEST.in", "README.md", "docs", "prunecli", "pyproject.toml", "setup.py"]
+
+    assert {".git", ".venv*", "build", "**/*.so"} <= set(ignored)
+    assert not set(needed) & set(ignored)
+    assert all((ROOT / name).exists() for name in needed)
 
 
 def test_the_lowest_versions_are_those_of_the_project() -> None:

@@ -107,7 +107,7 @@ def prune(  # noqa: PLR0913 - one keyword for each option of the command line
         layout: The meaning of dimensions by pattern over tensor names, such as `{"*.c_fc.weight": "in-out"}`:
             "out-in", "in-out", "experts" or "experts-in-out". By default it is decided from the checkpoint.
         key: The dotted path of the state_dict in a nested checkpoint, or several of them, or globs over them. By
-            default it is found. Each of several is ranked for itself, and the names of its tensors start with its key.
+            default it is found. Each of several is ranked separately, and the names of its tensors start with its key.
         scores: A checkpoint with a score for every weight; the scores are ranked in place of the magnitudes.
         act_norms: A checkpoint with a norm for every input; magnitudes are multiplied by them before ranking.
         mask_in: A mask, 1 = kept. Weights with a 0 become zero and are not counted: amounts are of the others.

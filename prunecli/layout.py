@@ -100,7 +100,7 @@ class TensorLayout:
         return f"dim {dim}"
 
     def output_view(self, shape: tuple[int, ...]) -> SliceView | None:
-        """Return the view whose slices are the outputs, of each expert or group for itself; None without outputs."""
+        """Return the view whose slices are the outputs, of each expert or group separately; None without outputs."""
         if self.outputs is None:
             return None
         if self.groups > 1:
@@ -108,7 +108,7 @@ class TensorLayout:
         return self._view(shape, self.outputs)
 
     def input_view(self, shape: tuple[int, ...]) -> SliceView | None:
-        """Return the view whose slices are the inputs, of each expert for itself; None without inputs."""
+        """Return the view whose slices are the inputs, of each expert separately; None without inputs."""
         return None if self.inputs is None else self._view(shape, self.inputs)
 
     def input_run(self, shape: tuple[int, ...]) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ Output = Annotated[
     str | None, text_option("-o --output", "PATH", "The result; `-` is standard output. [default: CKPT.baked.EXT]")
 ]
 Json = Annotated[bool, flag_option("--json", "Print the folded weights as JSON instead of the table.")]
-DryRun = Annotated[bool, flag_option("-n --dry-run", "Print the weights that would be folded, write no file.")]
+DryRun = Annotated[bool, flag_option("-n --dry-run", "Print the weights that would be folded, and write no file.")]
 
 
 def bake(

@@ -100,7 +100,7 @@ COMMANDS = {
         PRUNE,
         "Keep K of every G consecutive weights.",
         (
-            Example("2:4 sparsity, as GPUs multiply it", "prune topk model.safetensors --pattern 2:4"),
+            Example("2:4 sparsity, which GPUs compute faster", "prune topk model.safetensors --pattern 2:4"),
             Example("The matrices only, measured but not written", "prune topk model.pth --pattern 1:4 -i 'fc*' -n"),
         ),
         ZERO,
@@ -167,7 +167,7 @@ COMMANDS = {
         LOOK,
         "Show versions, kernels, devices and disks.",
         (
-            Example("What a report of a bug needs", "prune doctor"),
+            Example("For a bug report", "prune doctor"),
             Example("For a program", "prune doctor --json"),
         ),
         OUTPUT,
@@ -295,7 +295,7 @@ ENVIRONMENT = (
     ("PRUNE_DEVICE", "The default of --device."),
     ("PRUNE_THREADS", "The default of --threads."),
     ("PRUNECLI_KERNELS", "native or numpy: which kernels compute on the CPU."),
-    ("NO_COLOR, FORCE_COLOR", "Not empty: no colour, or colour where there is no terminal too."),
+    ("NO_COLOR, FORCE_COLOR", "If not empty: no colour, or colour also without a terminal."),
 )
 """The environment variables that the commands read."""
 

@@ -29,7 +29,7 @@ Format = Annotated[
     ),
 ]
 Json = Annotated[bool, flag_option("--json", "Print the result as JSON.")]
-DryRun = Annotated[bool, flag_option("-n --dry-run", "Check that everything fits, write no file.")]
+DryRun = Annotated[bool, flag_option("-n --dry-run", "Check that everything fits, and write no file.")]
 
 
 def convert(

@@ -1,4 +1,4 @@
-"""The command `prune doctor`: what a run here would use, for a report of a bug."""
+"""The command `prune doctor`: what a run here would use, for a bug report."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def doctor(*, json: options.Json = False) -> int:
     """Show versions, kernels, devices and disks.
 
-    Copy the output into a report of a bug. It names the folders that it looks at, and nothing else of yours. It imports
-    torch, where that is installed, to ask for its devices.
+    Copy the output into a bug report. It names the folders that it looks at, and no other data of yours. It imports
+    torch, if it is installed, to list its devices.
     """
     from prunecli.inspection.doctor import doctor as diagnose
 

@@ -53,7 +53,7 @@ Quiet = Annotated[bool, flag_option("-q --quiet", "Print no table.", panel=RUNNI
 
 def state_option(default: str) -> Any:  # noqa: ANN401 - Typer's own
     """Return the option for the state file, which has another default name in each command."""
-    description = f"Remembers the trials; candidates are written next to it. [default: {default}]"
+    description = f"The file that remembers the trials; candidates are written next to it. [default: {default}]"
     return text_option("--state", "PATH", description, panel=OUTPUT)
 
 

@@ -99,7 +99,7 @@ Key = Annotated[
     text_option(
         "--key",
         "DOTTED.PATH",
-        "The nested dict that is the state_dict; globs and several are allowed, each ranked for itself. Repeatable."
+        "The nested dict that is the state_dict; globs and several are allowed, each ranked separately. Repeatable."
         " [default: detected]",
         panel=TENSORS,
     ),
@@ -208,18 +208,16 @@ MinSparsity = Annotated[
     fraction_option(
         "--min-sparsity",
         "S",
-        "Write nothing and exit with 1 unless this part of the selected weights is zero.",
+        "Write nothing and exit with 1 unless at least S (0.5 or 50%) of the selected weights is zero.",
         panel=GATES,
     ),
 ]
 MaxSparsity = Annotated[
-    float | None, fraction_option("--max-sparsity", "S", "The same if more than this part is zero.", panel=GATES)
+    float | None, fraction_option("--max-sparsity", "S", "The same unless at most S of them is zero.", panel=GATES)
 ]
 MaxTensorSparsity = Annotated[
     float | None,
-    fraction_option(
-        "--max-tensor-sparsity", "S", "The same if more than this part of any one tensor is zero.", panel=GATES
-    ),
+    fraction_option("--max-tensor-sparsity", "S", "The same unless at most S of each tensor is zero.", panel=GATES),
 ]
 Device = Annotated[
     str,
@@ -238,7 +236,7 @@ Threads = Annotated[
         "--threads",
         "N",
         2,
-        "Number of threads; 0 chooses it by the CPUs.",
+        "Number of threads; 0 means one more than the CPUs, at most 4 without compiled kernels.",
         panel=RUNNING,
         envvar="PRUNE_THREADS",
         least=0,

@@ -20,10 +20,13 @@ Output = Annotated[
     str | None, text_option("-o --output", "PATH", "The result; `-` is standard output. [default: CKPT.packed.EXT]")
 ]
 Level = Annotated[
-    int, whole_option("--level", "1-9", 6, "The effort: 1 is fast, 9 finds the most repetitions.", least=1, most=9)
+    int,
+    whole_option(
+        "--level", "1-9", 6, "The compression level: 1 is the fastest, 9 gives the smallest file.", least=1, most=9
+    ),
 ]
 Json = Annotated[bool, flag_option("--json", "Print the result as JSON.")]
-DryRun = Annotated[bool, flag_option("-n --dry-run", "Print the size that the result would have, write no file.")]
+DryRun = Annotated[bool, flag_option("-n --dry-run", "Print the size that the result would have, and write no file.")]
 
 
 def pack(

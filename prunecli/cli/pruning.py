@@ -65,10 +65,11 @@ def global_(
         ),
     ] = "none",
     min_per_tensor: Annotated[
-        float | None, fraction_option("--min-per-tensor", "A", "Prune at least this part of each tensor.")
+        float | None,
+        fraction_option("--min-per-tensor", "A", "Prune at least A (0.1 or 10%) of each tensor. [default: 0]"),
     ] = None,
     max_per_tensor: Annotated[
-        float | None, fraction_option("--max-per-tensor", "A", "Prune at most this part of each tensor.")
+        float | None, fraction_option("--max-per-tensor", "A", "Prune at most A of each tensor. [default: 1]")
     ] = None,
 ) -> Strategy:
     """Zero the smallest weights of all tensors.
@@ -82,7 +83,10 @@ def global_(
 def l1(
     amount: Amount = None,
     count: Count = None,
-    scope: Annotated[str, text_option("--scope", "tensor|row", "Rank within a tensor, or within each row.")] = "tensor",
+    scope: Annotated[
+        str,
+        text_option("--scope", "tensor|row", "Rank within a tensor, or within each row (the weights of one output)."),
+    ] = "tensor",
     allocate: Annotated[
         str | None,
         text_option(
@@ -93,7 +97,9 @@ def l1(
     ] = None,
     slope: Annotated[
         float | None,
-        number_option("--slope", "B", 0.01, "For ramp: each layer loses B (0.01: 1 %) more than the layer before."),
+        number_option(
+            "--slope", "B", 0.01, "For ramp, which needs it: each layer loses B (0.01: 1 %) more than the layer before."
+        ),
     ] = None,
 ) -> Strategy:
     """Zero the smallest weights of each tensor.
@@ -110,7 +116,14 @@ def topk(
     dim: Annotated[
         int | None, whole_option("--dim", "D", 1, "Groups run along this dimension, by default along the inputs.")
     ] = None,
-    tail: Annotated[str, text_option("--tail", "keep|zero|error", "Handling of a shorter last group.")] = "keep",
+    tail: Annotated[
+        str,
+        text_option(
+            "--tail",
+            "keep|zero|error",
+            "A shorter last group keeps its K largest weights, becomes zero, or is an error.",
+        ),
+    ] = "keep",
 ) -> Strategy:
     """Keep K of every G consecutive weights.
 

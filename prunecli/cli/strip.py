@@ -42,7 +42,7 @@ Format = Annotated[
         "The format of a directory, of standard output, or of an output without a name. [default: that of the input]",
     ),
 ]
-DryRun = Annotated[bool, flag_option("-n --dry-run", "Print what would go, write no file.")]
+DryRun = Annotated[bool, flag_option("-n --dry-run", "Print what would be dropped, and write no file.")]
 
 
 def strip(
@@ -67,8 +67,8 @@ def strip(
 ) -> int:
     """Drop everything but the weights of a training checkpoint.
 
-    The optimizer, the scheduler, gradients and moving averages go, names lose the prefixes of wrappers, and --to casts
-    the weights. In a torch file other entries stay, such as the epoch.
+    Drops the optimizer, the scheduler, gradients and moving averages, and removes the prefixes of wrappers from names.
+    --to casts the weights. In a torch file other entries stay, such as the epoch.
     """
     rewriting.refuse_pipes(ckpt, output, json=json, dry_run=dry_run, in_place=in_place)
 

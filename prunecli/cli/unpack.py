@@ -32,7 +32,7 @@ def unpack(
 ) -> int:
     """Restore a packed torch file byte for byte.
 
-    Of a zip that another program has compressed, it writes one with the same records uncompressed.
+    A zip that another program compressed is written with the same records uncompressed.
     """
     rewriting.refuse_pipes(ckpt, output, json=json, dry_run=dry_run, in_place=in_place)
 

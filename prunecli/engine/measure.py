@@ -24,7 +24,7 @@ GROUP = 4
 class TensorStats:
     """The measurements of one tensor, as in a report's `Row`, and its histogram if it was requested.
 
-    Magnitudes are in the weights' units. Rows are outputs and columns are inputs, of each expert for itself. Statements
+    Magnitudes are in the weights' units. Rows are outputs and columns are inputs, in each expert separately. Statements
     about them are None for a tensor of fewer than two dimensions or without them, and the statement about groups also
     for one with fewer inputs than a group has.
     """

@@ -82,7 +82,7 @@ def _ranked_apart(checkpoint: Checkpoint, selection: Selection) -> Iterator[str]
     for prefix in sorted(ema_prefixes(names)):
         count = sum(name.startswith(f"{prefix}.") for name in names)
         where = f" in {quoted(checkpoint.key)}" if checkpoint.key else ""
-        yield f"{quoted(f'{prefix}.*')}{where} is an EMA copy ({counted(count, 'tensor')}) and is ranked for itself"
+        yield f"{quoted(f'{prefix}.*')}{where} is an EMA copy ({counted(count, 'tensor')}) and is ranked separately"
 
 
 def _shared(checkpoint: Checkpoint, selection: Selection) -> Iterator[str]:

@@ -60,8 +60,8 @@ class Row:
         l2_kept: The fraction (0-1) of the sum of squares that remains.
         largest_pruned: The largest magnitude that became zero.
         smallest_kept: The smallest magnitude that remains.
-        zero_rows: Outputs that are all zero, of each expert for itself; None for a tensor without outputs.
-        zero_cols: Inputs that are all zero, of each expert for itself; None for a tensor without inputs.
+        zero_rows: Outputs that are all zero, counted in each expert separately; None for a tensor without outputs.
+        zero_cols: Inputs that are all zero, counted in each expert separately; None for a tensor without inputs.
         two_four: Whether each aligned group of 4 along the inputs has at most 2 non-zeros; None with fewer inputs.
         nonfinite: Weights that are NaN or infinite.
         aliases: Other names of the same tensor (tied weights).

@@ -26,7 +26,7 @@ def taken_in_words(verb: str, keys: Sequence[str], parts: Sequence[str], left: S
     if not keys and not left and len(parts) < 2:
         return ""
     taken = [printable(quoted(key)) for key in keys or parts]
-    how = ", each ranked for itself" if len(keys) > 1 else ", as one state_dict" if len(parts) > 1 and not keys else ""
+    how = ", each ranked separately" if len(keys) > 1 else ", as one state_dict" if len(parts) > 1 and not keys else ""
     others = [f"{printable(quoted(one.key))} ({_size(one)})" for one in left]
     named = f"{verb} {listed(taken, _NAMED)}{how}" if taken else f"{verb} the top of the file"
     return f"{named}; left alone: {listed(others, _NAMED)}" if others else named

@@ -73,7 +73,7 @@ def test_the_hint_about_an_ema_copy_is_the_command_that_prunes_it_too(case: str,
     assert words[0] == "prune"
     assert [word for before, word in pairwise(words) if before == "--key"] == keys
     assert second.err == ""
-    assert "each ranked for itself" in second.out.splitlines()[3]
+    assert "each ranked separately" in second.out.splitlines()[3]
     loaded = torch.load(output, weights_only=False)
     for key in keys:
         part = loaded

@@ -28,7 +28,7 @@ EMA = LeftAlone("state_dict_ema", 84, 1_204_480)
             ("a", "b"),
             (),
             (LeftAlone("c", 1, 1),),
-            "pruned 'a', 'b', each ranked for itself; left alone: 'c' (1 tensor, 1 weight)",
+            "pruned 'a', 'b', each ranked separately; left alone: 'c' (1 tensor, 1 weight)",
         ),
         ((), ("G", "D"), (), "pruned 'G', 'D', as one state_dict"),
         ((), ("G",), (LeftAlone("g_ema", 2, 9),), "pruned 'G'; left alone: 'g_ema' (2 tensors, 9 weights)"),
@@ -64,7 +64,7 @@ def test_every_form_of_a_report_has_the_line() -> None:
     assert (document["key"], document["keys"]) == ("", ["a", "b"])
     assert document["left_alone"] == [{"key": "state_dict_ema", "tensors": 84, "weights": 1_204_480}]
     for page in (to_html(value), to_markdown(value)):
-        assert "each ranked for itself" in page
+        assert "each ranked separately" in page
         assert "left alone: " in page
         assert "84 tensors, 1,204,480 weights" in page
     assert parsed(report(row("w", 9), keys=("a",)))["input"]["key"] == "a"

@@ -56,6 +56,7 @@ def _in_child(seeds: range, keep: Path | None) -> bool:
         except Exception:  # noqa: BLE001 - the parent goes on
             traceback.print_exc()
         finally:
+            sys.stdout.flush()
             os._exit(1 if found else 0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status < 0:

@@ -70,7 +70,7 @@ if rank == lost:
 try:
     group.barrier()
 except Exception as error:
-    print(str(error).replace(group.host(0), "HOST"))
+    print(str(error).replace(group.host(0), "HOST"), flush=True)
 os._exit(0)
 """
     )
@@ -89,11 +89,11 @@ def test_a_failure_stops_the_others_in_the_middle_of_their_work(forks: Together)
         + """
 try:
     if rank == 1:
-        print(group.fail(Failure(rank, "a", 2, "the disk is full", "buy another")).rank)
+        print(group.fail(Failure(rank, "a", 2, "the disk is full", "buy another")).rank, flush=True)
     else:
         time.sleep(50)
 except Exception as error:
-    print(str(error).partition(": ")[2], "|", error.hint, error.failure.code)
+    print(str(error).partition(": ")[2], "|", error.hint, error.failure.code, flush=True)
 os._exit(0)
 """
     )

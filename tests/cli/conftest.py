@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.command_line import Ran, save_two_layers
-
-from prunecli.cli.main import main
+from support.command_line import in_this_process, save_two_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,13 +16,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def prune(capfd: pytest.CaptureFixture[str]) -> Prune:
     """Return a function that runs the command line in this process."""
-
-    def run(*args: str | Path) -> Ran:
-        capfd.readouterr()
-        code = main([str(arg) for arg in args])
-        return Ran(code, *capfd.readouterr())
-
-    return run
+    return in_this_process(capfd)
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.command_line import Ran
+from support.command_line import in_this_process
 from support.servers import Hub, serving
 
-from prunecli.cli.main import main
 from prunecli.remote import ranges
 from prunecli.remote.connections import close_idle
 
@@ -54,10 +53,4 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 @pytest.fixture
 def prune(capfd: pytest.CaptureFixture[str]) -> Prune:
     """Return a function that runs the command line in this process."""
-
-    def run(*args: str | Path) -> Ran:
-        capfd.readouterr()
-        code = main([str(arg) for arg in args])
-        return Ran(code, *capfd.readouterr())
-
-    return run
+    return in_this_process(capfd)

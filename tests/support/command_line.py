@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from safetensors.numpy import save_file
 
+from prunecli.cli.main import main
 from support.children import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 HALF = ("--amount", "0.5")
 
@@ -31,6 +34,17 @@ class Prune(Protocol):
 
     def __call__(self, *args: str | Path) -> Ran:
         """Run it with `args`."""
+
+
+def in_this_process(capfd: pytest.CaptureFixture[str]) -> Prune:
+    """Return a function that runs the command line in this process."""
+
+    def run(*args: str | Path) -> Ran:
+        capfd.readouterr()
+        code = main([str(arg) for arg in args])
+        return Ran(code, *capfd.readouterr())
+
+    return run
 
 
 def save_two_layers(path: Path, prefix: str = "") -> Path:

@@ -12,7 +12,7 @@ from prunecli.dtypes import FLOATS
 from prunecli.engine.rank_planner import in_batches
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import results
-from prunecli.kernels.arrays import arrays_of
+from prunecli.kernels.arrays import arrays_of, as_array
 from prunecli.kernels.bit_patterns import floats
 from prunecli.kernels.folds import Numbers
 
@@ -137,7 +137,7 @@ class WorkerValues:
                 numbers = floats(self.worker.host, weights, FLOATS[self.tensor.dtype])
             else:
                 numbers = scales.values(self.worker, self.tensor, weights, first, "signed")
-            numbers[scorer.patterns(self.worker, self.index, weights, first) < 0] = np.nan
+            numbers[as_array(scorer.patterns(self.worker, self.index, weights, first)) < 0] = np.nan
             return numbers.view(np.int64)
 
         return Numbers(signed, FLOATS["F64"])
@@ -164,4 +164,4 @@ class WorkerValues:
 
     def _patterns(self, scorer: Scorer, convert: Callable[[NDArray[Any]], NDArray[Any]]) -> Read:
         read = self.tensors.reader_of(self.worker, self.index)
-        return lambda first, stop: convert(scorer.patterns(self.worker, self.index, read(first, stop), first))
+        return lambda first, stop: convert(as_array(scorer.patterns(self.worker, self.index, read(first, stop), first)))

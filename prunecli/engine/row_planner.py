@@ -14,7 +14,7 @@ from prunecli.engine.rank_planner import in_batches
 from prunecli.engine.scorers import MagnitudeScorer
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import results
-from prunecli.kernels.arrays import INTS
+from prunecli.kernels.arrays import INTS, as_array
 from prunecli.plans import CutPerSlice, PruneSmallestOfRow
 from prunecli.ranking.slice_cuts import SliceSearch, Tile, tiles
 
@@ -70,8 +70,7 @@ class RowBatch:
         index, read = searched.index, self._tensors.reader_of(worker, searched.index)
 
         def patterns(first: int, count: int) -> NDArray[np.int64]:
-            found: NDArray[np.int64] = self._scorer.patterns(worker, index, read(first, first + count), first)
-            return found
+            return as_array(self._scorer.patterns(worker, index, read(first, first + count), first))
 
         bits = self._scorer.dtype(index).top.bit_length()
         for tile in part:

@@ -13,6 +13,7 @@ from prunecli.engine.options import RunOptions
 from prunecli.engine.part import divided
 from prunecli.engine.planner import plan_batches
 from prunecli.engine.pruner import ApplyContext
+from prunecli.engine.score_files import ScoreSources
 from prunecli.engine.scored_tensors import ScoredTensors, count_remaining
 from prunecli.engine.windows import WindowSchedule
 from prunecli.errors import Argument, CheckpointError, DeviceError
@@ -21,7 +22,7 @@ from prunecli.io.files import PAGE, Source
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.io.transfer import read_all
-from prunecli.kernels.backend import kernels_name
+from prunecli.kernels.backend import has_native, kernels_name
 from prunecli.remote.path import RemotePath
 from prunecli.text.escape import printable
 from prunecli.values import dataclass
@@ -46,7 +47,7 @@ HOST_WINDOW = 1 << 21
 """Bytes of a window on the CPU: it is read, pruned and written while it is in the CPU's caches."""
 
 PRODUCT_SIZE = 8
-"""The bytes of a product of a code and its scale: windows with codes are smaller by this factor."""
+"""The bytes of a product of a code and its scale: windows whose products are needed are smaller by this factor."""
 
 DEVICE_WINDOW = (1 << 26) - (1 << 18)
 """Bytes of a window on a device: enough to hide the latency of transfers.
@@ -97,9 +98,19 @@ class Run:
         self.part = divided(options.group, checkpoint, self.targets)
         self._threads = options.threads or default_threads()
         self._window = options.window or (DEVICE_WINDOW if options.device else HOST_WINDOW)
-        if any(target.scale is not None for target in self.targets):
+        if self._has_products():
             self._window = max(self._window // PRODUCT_SIZE // PAGE, 1) * PAGE
         self._plans: dict[int, TensorPlan] = {}
+
+    def _has_products(self) -> bool:
+        """Return whether codes are multiplied by their scale before they are ranked."""
+        if not any(target.scale is not None for target in self.targets):
+            return False
+        return (
+            bool(self.options.device)
+            or not has_native()
+            or any(job.sources != ScoreSources() for job in self.work.jobs)
+        )
 
     def execute(
         self, sources: Sequence[Input], sinks: Sequence[Output | None], masks: MaskSink | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prunecli.dtypes import FLOATS, Float
 from prunecli.engine.part import Part
 from prunecli.io.reader import SCAN_BYTES
+from prunecli.kernels.backend import has_native
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
@@ -71,10 +72,15 @@ class ScoredTensors:
         return self.reader.array_reader(worker, self.targets[index])
 
     def _step(self, index: int) -> int:
-        """Return the elements of one step of a scan; scores have up to 8 bytes for each."""
+        """Return the elements of one step of a scan; scores have up to 8 bytes for each.
+
+        Compiled kernels rank codes with a scale as they are.
+        """
         tensor = self.targets[index]
         size = self.step or self.reader.run_size(tensor)
-        return size // (tensor.value_size if self.scorer is None or size <= SCAN_BYTES else SCORE_SIZE)
+        if self.scorer is not None and size > SCAN_BYTES:
+            return size // SCORE_SIZE
+        return size // (tensor.itemsize if has_native() else tensor.value_size)
 
     def ranges(self, index: int) -> Iterator[tuple[int, int]]:
         """Yield the element ranges of a scan: pieces of a contiguous tensor, the whole of another one."""

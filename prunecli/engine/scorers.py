@@ -57,7 +57,8 @@ class Scorer(Protocol):
     def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the patterns of `weights`, which start at row-major element `first`.
 
-        The array belongs to the worker and is valid until its next call.
+        The array belongs to the worker and is valid until its next call. Compiled kernels get `ScaledCodes`, which
+        they rank without products; `as_array` multiplies them.
         """
 
 
@@ -134,7 +135,7 @@ class ActNormScorer:
             return torch_values.magnitudes(products)
         x = as_array(weights)
         if self.magnitudes.targets[index].scale is not None:  # then they are codes
-            x = self.magnitudes.patterns(worker, index, weights, first)
+            x = as_array(self.magnitudes.patterns(worker, index, weights, first))
         return times_slices(worker.scoring, x, dtype, first, view, norms)
 
     def _norms_at(self, index: int, weights: Array) -> Array:
@@ -263,7 +264,7 @@ class RemainingScorer:
             pruned = ~self.mask.keep(worker, index, first, len(weights))
         else:
             pruned = worker.scoring.magnitudes(as_array(weights), FLOATS[self.targets[index].dtype], "pruned") == 0
-        y = self.inner.patterns(worker, index, weights, first)
+        y = as_array(self.inner.patterns(worker, index, weights, first))
         # -1 is below every pattern: already pruned weights have the lowest ranks and fall below every cut.
         np.copyto(y, y.dtype.type(-1), where=pruned)
         return y

@@ -16,7 +16,7 @@ from prunecli.io.reader import Reader
 from prunecli.kernels import torch_values
 from prunecli.kernels.arrays import as_array
 from prunecli.kernels.ops import is_tensor
-from prunecli.kernels.scales import code_values, multiply_blocks, scale_values
+from prunecli.kernels.scales import ScaledRows, code_values, multiply_blocks, scale_values
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import ScaledBy, TensorInfo
     from prunecli.io.files import Input
     from prunecli.io.threads import Worker
+    from prunecli.kernels.native_codes import ScaledCodes
     from prunecli.kernels.ops import Array, Read
 
 SCALE_SLOT = 3
@@ -34,6 +35,8 @@ SCALE_SLOT = 3
 
 SMALLEST, LARGEST = 2.0**-900, 2.0**900
 """The magnitudes of usable scales: products with codes stay normal numbers of float64."""
+
+ALL_BITS = (1 << 64) - 1
 
 _F64 = FLOATS["F64"]
 
@@ -51,35 +54,59 @@ class ScaleReader:
         On the host they are in the scratch memory `slot` of the worker's scores. Raises CheckpointError where a scale
         is zero, not finite, or too small or large to multiply by.
         """
-        host = not is_tensor(codes)
-        dtype = FLOATS[tensor.dtype]
+        dtype, host = FLOATS[tensor.dtype], not is_tensor(codes)
+        if host and worker.is_compiled:
+            numbers = worker.scoring.scratch(slot, len(codes), np.float64)
+            return self._unmultiplied(worker, tensor, codes, first, slot).products(numbers, ALL_BITS)
         numbers = (
             code_values(worker.scoring, as_array(codes), dtype, slot) if host else torch_values.values(codes, dtype)
         )
-        scale = tensor.scale
-        if scale is None:
-            raise ValueError(tensor.name)
-        for low, high, rows in _parts(scale.cols, first, first + len(codes)):
-            part, shape = numbers[low - first : high - first], (rows, (high - low) // rows)
-            row, column = divmod(low, scale.cols)
-            entries = self._entries(worker, tensor, scale, row, column, shape)
-            offset, wide = column % scale.block[1], scale.block[1]
+        for rows in self._rows(worker, tensor, first, first + len(codes)):
+            part, shape = numbers[rows.low : rows.high], (len(rows.lines), rows.cols)
+            entries = rows.entries[rows.lines]
             if host:
-                multiply_blocks(part.reshape(shape), offset, wide, entries)
+                multiply_blocks(part.reshape(shape), rows.offset, rows.wide, entries)
             else:
-                torch_values.multiply_blocks(part, shape, offset, wide, entries)
+                torch_values.multiply_blocks(part, shape, rows.offset, rows.wide, entries)
         return numbers
 
     def magnitudes(self, worker: Worker, tensor: TensorInfo, codes: Array, first: int, slot: str = "y") -> Array:
-        """Return the patterns of the magnitudes of a run, as `values` does."""
+        """Return the patterns of the magnitudes of a run, as `values` does, or `ScaledCodes` for compiled kernels."""
         if is_tensor(codes):
             return torch_values.magnitudes(self.values(worker, tensor, codes, first))
+        if worker.is_compiled:
+            return self._unmultiplied(worker, tensor, codes, first, slot)
         patterns = self.values(worker, tensor, codes, first, slot).view(np.int64)
         return np.bitwise_and(patterns, np.int64(_F64.mask), out=patterns)
+
+    def _unmultiplied(self, worker: Worker, tensor: TensorInfo, codes: Array, first: int, slot: str) -> ScaledCodes:
+        from prunecli.kernels.native_codes import ScaledCodes  # noqa: PLC0415 - where there is the library
+
+        count, scale = len(codes), tensor.scale
+        if scale is None:
+            raise ValueError(tensor.name)
+        return ScaledCodes(
+            codes,
+            FLOATS[tensor.dtype],
+            list(self._rows(worker, tensor, first, first + count)),
+            (scale.cols, scale.block[1]),
+            lambda: worker.scoring.scratch(slot, count, np.int64),
+        )
 
     def range_reader(self, worker: Worker, tensor: TensorInfo, read: Read) -> Read:
         """Return a function that reads the weights [first, stop) as patterns of float64; `read` reads the codes."""
         return lambda first, stop: self.values(worker, tensor, read(first, stop), first).view(np.int64)
+
+    def _rows(self, worker: Worker, tensor: TensorInfo, first: int, stop: int) -> Iterator[ScaledRows]:
+        """Yield the rows of the codes [first, stop), or parts of them, with their entries."""
+        scale = tensor.scale
+        if scale is None:
+            raise ValueError(tensor.name)
+        for low, high, rows in _parts(scale.cols, first, stop):
+            (row, column), cols = divmod(low, scale.cols), (high - low) // rows
+            lines, entries = self._entries(worker, tensor, scale, row, column, (rows, cols))
+            offset, wide = column % scale.block[1], scale.block[1]
+            yield ScaledRows(low - first, high - first, cols, offset, wide, lines, entries)
 
     def _entries(
         self,
@@ -89,8 +116,11 @@ class ScaleReader:
         row: int,
         column: int,
         shape: tuple[int, ...],
-    ) -> NDArray[np.float64]:
-        """Return the entries for whole rows from `row`, or for a part of one row from `column`: (rows, blocks)."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the entries for whole rows from `row`, or for a part of one row from `column`: (lines, blocks).
+
+        Before them comes the number of the line of each row.
+        """
         (high, wide), (bands, blocks) = scale.block, scale.grid
         rows = np.arange(row, row + shape[0])
         lines = rows // scale.rows * bands + rows % scale.rows // high
@@ -99,8 +129,7 @@ class ScaleReader:
         raw = as_array(self._reader.read_range(worker, scale.tensor, start, stop, slot=SCALE_SLOT))
         entries = scale_values(raw, scale.tensor.dtype)
         _check(tensor, scale, entries)
-        grid: NDArray[np.float64] = entries.reshape(-1, right - left)[lines - lines[0]]
-        return grid
+        return lines - lines[0], entries.reshape(-1, right - left)
 
 
 def _parts(cols: int, first: int, stop: int) -> Iterator[tuple[int, int, int]]:

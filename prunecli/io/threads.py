@@ -64,11 +64,12 @@ class Worker:
     def __init__(self, device: str | None, compute_lock: threading.Lock | None = None) -> None:
         """Compute on `device`, or on the CPU for None. The threads of a pool share a `compute_lock`."""
         self._compute_lock, self._has_lock = compute_lock or threading.Lock(), False
-        self._takes_small_steps = device is None and not has_native()
+        self.is_compiled = device is None and has_native()
+        self._takes_small_steps = device is None and not self.is_compiled
         if device is not None:
             self.ops: Ops = _device_ops(device)
         else:
-            self.ops = self.host if self._takes_small_steps else _native_ops()
+            self.ops = _native_ops() if self.is_compiled else self.host
         self._transfers = None if device is None else Transfers(device)
         self._memory: dict[int, mmap.mmap | memoryview] = {}
         self._by_device: dict[str, Ops] = {}

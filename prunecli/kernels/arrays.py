@@ -34,6 +34,8 @@ def as_array(array: Array) -> NDArray[Any]:
     """Return a NumPy array that shares the memory of one on the host: of a memoryview, or the array itself."""
     if isinstance(array, np.ndarray):
         return array
+    if hasattr(array, "__array__"):  # codes with a scale, which are multiplied now
+        return np.asarray(array)
     return np.frombuffer(array, INTS[array.itemsize])
 
 

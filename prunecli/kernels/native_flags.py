@@ -10,8 +10,9 @@ from prunecli.kernels.native.library import Function, address, function
 from prunecli.kernels.native_ranks import PATTERNS, Buffer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from prunecli.kernels.native_codes import ScaledCodes
     from prunecli.layout import SliceView
 
 
@@ -61,6 +62,30 @@ class Ranked:
         found: int = count_equal[self.itemsize](*self.array, value)
         return found
 
+    def at_least(self, cut: int, flags: Buffer) -> None:
+        """Write the flags of the numbers that are at least `cut`."""
+        at_least[self.itemsize](*self.array, cut, address(flags))
+
+    def drop_first(self, value: int, limit: int, flags: Buffer) -> None:
+        """Clear the flags of the first `limit` numbers equal to `value`."""
+        drop_first[self.itemsize](*self.array, value, limit, address(flags))
+
+    def part(self, own: slice) -> Ranked:
+        """Return a part of the numbers."""
+        return Ranked(self.x[own], self.form)
+
+    def whole(self) -> Ranked:
+        """Return the numbers themselves: see `ScaledCodes` for what else is ranked."""
+        return self
+
+    def tiles(self, start: int, unit: int) -> Iterator[tuple[int, Ranked]]:  # noqa: ARG002 - as `ScaledCodes`
+        """Yield all numbers, and 0."""
+        yield 0, self
+
+    def pieces(self, start: int, length: int, inner: int, group: int) -> Iterator[tuple[int, Ranked]]:  # noqa: ARG002
+        """Yield all numbers, and 0."""
+        yield 0, self
+
 
 @dataclass(slots=True)
 class Keep:
@@ -69,7 +94,7 @@ class Keep:
     Of those equal to the cut, the first `ties` do not survive. The flags of those that do not are 0.
     """
 
-    y: Ranked
+    y: Ranked | ScaledCodes
     cut: int = 0
     ties: int = 0
     flags: Buffer | None = None
@@ -78,9 +103,9 @@ class Keep:
         """Return the flags; they are written to `memory`, if there are none."""
         if self.flags is None:
             self.flags = memory
-            at_least[self.y.itemsize](*self.y.array, self.cut, address(memory))
+            self.y.at_least(self.cut, memory)
             if self.ties:
-                drop_first[self.y.itemsize](*self.y.array, self.cut, self.ties, address(memory))
+                self.y.drop_first(self.cut, self.ties, memory)
         return self.flags
 
     def part(self, own: slice) -> Keep:
@@ -90,9 +115,9 @@ class Keep:
             return self
         ties = self.ties
         if ties and start:
-            ties -= min(Ranked(self.y.x[:start], self.y.form).count(self.cut), ties)
+            ties -= min(self.y.part(slice(start)).count(self.cut), ties)
         flags = None if self.flags is None else self.flags[own]
-        return Keep(Ranked(self.y.x[own], self.y.form), self.cut, ties, flags)
+        return Keep(self.y.part(own), self.cut, ties, flags)
 
 
 def dropping(keep: Keep, x: Buffer) -> tuple[Buffer | None, int, int]:

@@ -12,7 +12,6 @@ from prunecli.kernels.native.library import address, function
 from prunecli.kernels.native_flags import (
     Keep,
     Ranked,
-    drop_first,
     each_width,
     size_of,
     view_of,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from prunecli.dtypes import Float
+    from prunecli.kernels.native_codes import ScaledCodes
     from prunecli.kernels.tally import Shared, Statistics
     from prunecli.layout import SliceView
 
@@ -90,13 +90,14 @@ class NativeOps:
         if keep.flags is None and keep.cut == value and keep.y.x is ranked.x:
             keep.ties = max(keep.ties, count)
             return
-        flags = self._flags_of(keep)
-        drop_first[ranked.itemsize](*ranked.array, value, count, address(flags))
+        ranked.drop_first(value, count, self._flags_of(keep))
 
     def keep_largest(self, y: Ranked | Buffer, start: int, length: int, inner: int, group: int, keep: int) -> Keep:
         """Rank each group."""
-        kept = self._new(y)
-        ranks.keep_largest(kept.y.x, kept.y.form, start, length, inner, group, keep, kept.flags)
+        kept, flags = self._new(y)
+        for low, piece in kept.y.pieces(start, length, inner, group):
+            own = flags[low : low + size_of(piece.x)]
+            ranks.keep_largest(piece.x, piece.form, start + low, length, inner, group, keep, own)
         return kept
 
     def drop_from(self, keep: Keep, start: int, length: int, inner: int, first: int) -> None:
@@ -106,50 +107,54 @@ class NativeOps:
 
     def keep_rows(self, y: Ranked | Buffer, row: int, wanted: Callable[[int], int]) -> Keep:
         """Rank each row; only patterns can be already pruned."""
-        kept = self._new(y)
-        numbers = [wanted(row)]
-        if kept.y.form == PATTERNS:
-            remaining = (c_int64 * (size_of(kept.y.x) // row))()
-            ranks.count_remaining(kept.y.x, row, remaining)
-            by_size = {size: row - size + wanted(size) for size in set(remaining)}
-            numbers = [by_size[size] for size in remaining]
-        ranks.drop_smallest(kept.y.x, kept.y.form, row, (c_int64 * len(numbers))(*numbers), kept.flags)
+        kept, flags = self._new(y)
+        for low, piece in kept.y.pieces(0, row, 1, row):
+            numbers = [wanted(row)]
+            if piece.form == PATTERNS:
+                remaining = (c_int64 * (size_of(piece.x) // row))()
+                ranks.count_remaining(piece.x, row, remaining)
+                by_size = {size: row - size + wanted(size) for size in set(remaining)}
+                numbers = [by_size[size] for size in remaining]
+            ranks.drop_smallest(piece.x, piece.form, row, (c_int64 * len(numbers))(*numbers), flags[low:])
         return kept
 
     def drop_pruned(self, keep: Keep, y: Buffer) -> None:
-        """Clear the flags of negative patterns, which no cut keeps."""
-        if keep.flags is not None:
+        """Clear the flags of negative patterns, which no cut keeps. No product is negative."""
+        if keep.flags is not None and _ranked(y).form == PATTERNS:
             _drop_pruned[memoryview(y).itemsize](address(y), size_of(y), address(keep.flags))
 
     def keep_slices(self, y: Ranked | Buffer, start: int, view: SliceView, alive: bytes) -> Keep:
         """Repeat the flag of each slice over its elements."""
-        kept = self._new(y)
-        _keep_slices(size_of(kept.y.x), start, view_of(view), address(alive), address(kept.flags))
+        kept, flags = self._new(y)
+        _keep_slices(size_of(kept.y.x), start, view_of(view), address(alive), address(flags))
         return kept
 
     def keep_blocks(
         self, y: Ranked | Buffer, start: int, view: SliceView, block: tuple[int, int], alive: bytes
     ) -> Keep:
         """Repeat the flag of each block over its columns and rows."""
-        kept, sizes = self._new(y), (c_int64 * 2)(*block)
-        _keep_blocks(size_of(kept.y.x), start, view_of(view), sizes, address(alive), address(kept.flags))
+        (kept, flags), sizes = self._new(y), (c_int64 * 2)(*block)
+        _keep_blocks(size_of(kept.y.x), start, view_of(view), sizes, address(alive), address(flags))
         return kept
 
     def keep_above(self, y: Ranked | Buffer, start: int, view: SliceView, cuts: Buffer, limits: Buffer) -> Keep:
         """Compare with the cut of each element's slice."""
-        kept = self._new(y)
-        numbers = (address(cuts), address(limits), address(kept.flags))
-        _keep_above[kept.y.itemsize](*kept.y.array, start, view_of(view), *numbers)
+        kept, flags = self._new(y)
+        for low, piece in kept.y.tiles(start, 1):
+            numbers = (address(cuts), address(limits), address(flags) + low)
+            _keep_above[piece.itemsize](*piece.array, start + low, view_of(view), *numbers)
         return kept
 
     def smallest(self, y: Ranked | Buffer, rank: int) -> tuple[int, int, int]:
         """Return the `rank`-th smallest entry (1-based), and the numbers of smaller and of equal entries."""
-        ranked = _ranked(y)
+        ranked = _ranked(y).whole()
         return ranks.smallest(ranked.x, ranked.form, rank)
 
     def below_and_inside(self, y: Ranked | Buffer, low: int, width: int) -> tuple[int, Buffer, list[int] | None]:
         """Count the patterns of a narrow bracket; extract those in a wide one."""
         ranked = _ranked(y)
+        if not isinstance(ranked, Ranked):
+            return ranked.below_and_inside(low, width)
         if width <= COUNTED:
             counts = array("q", bytes(8 * width))
             below = ranks.count_bins(ranked.x, ranked.form, low, width, 0, counts)
@@ -172,18 +177,20 @@ class NativeOps:
             memoryview(out).cast("B")[:] = memoryview(x).cast("B")
         _mask[dtype.itemsize](address(out), size_of(out), address(flags), dtype.negative_zero_is_nan)
 
-    def _new(self, y: Ranked | Buffer) -> Keep:
-        """Return an object with flags that are not set."""
+    def _new(self, y: Ranked | Buffer) -> tuple[Keep, memoryview]:
+        """Return an object with flags, and the flags, which are not set."""
         ranked = _ranked(y)
-        return Keep(ranked, flags=self._flag_memory(ranked))
+        flags = self._flag_memory(ranked)
+        return Keep(ranked, flags=flags), flags
 
     def _flags_of(self, keep: Keep) -> Buffer:
         return keep.flags_in(self._flag_memory(keep.y)) if keep.flags is None else keep.flags
 
-    def _flag_memory(self, y: Ranked) -> memoryview:
+    def _flag_memory(self, y: Ranked | ScaledCodes) -> memoryview:
         return self.scratch("keep", size_of(y.x)).cast("b")
 
 
-def _ranked(y: Ranked | Buffer) -> Ranked:
-    """Return what is ranked: the weights of `magnitudes`, or patterns as they are."""
-    return y if isinstance(y, Ranked) else Ranked(y, PATTERNS)
+def _ranked(y: Ranked | ScaledCodes | Buffer) -> Ranked | ScaledCodes:
+    """Return what is ranked: the weights of `magnitudes`, codes with a scale, or patterns as they are."""
+    known: Ranked | ScaledCodes = y if hasattr(y, "at_least") else Ranked(y, PATTERNS)
+    return known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import byref, c_double, c_int64, c_uint64, c_void_p
+from ctypes import byref, c_double, c_int32, c_int64, c_uint64, c_void_p
 from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from prunecli.kernels.tally import BLOCK, Counts, TallyPart
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from prunecli.kernels.native_codes import ScaledCodes
     from prunecli.kernels.native_flags import Keep
     from prunecli.kernels.native_ranks import Buffer
     from prunecli.kernels.tally import Shared, Statistics
@@ -68,6 +69,9 @@ _OUTPUTS, _INPUTS, _ZEROS = _Counts.outputs.offset, _Counts.inputs.offset, _Coun
 
 _total = function("total", (c_void_p, c_int64), c_double)
 _prune = each_width("prune", (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_uint64, c_int64, c_void_p))
+_count_codes = function("count_codes", (c_void_p, c_void_p, c_int64, c_void_p, c_void_p))
+_mark_codes = function("mark_codes", (c_void_p, c_void_p, c_int64, c_int64, c_int32))
+_mask_codes = function("mask_8", (c_void_p, c_int64, c_void_p, c_int32))
 _add_block = each_width("add_block", (c_void_p, c_void_p, c_void_p))
 
 
@@ -107,6 +111,9 @@ class NativeTally:
 
     def add(self, y: Buffer, keep: Keep, first: int) -> None:
         """Count magnitudes, before and after what `keep` drops is zero; `y` is overwritten."""
+        if hasattr(y, "parts"):
+            self._add_codes(y, keep, first)
+            return
         flags, cut, ties = dropping(keep, y)
         if memoryview(y).itemsize != self._dtype.itemsize:  # NumPy's magnitudes of float8 have 16 bits
             y = y.astype(f"u{self._dtype.itemsize}")
@@ -126,6 +133,24 @@ class NativeTally:
             self._add_edges(first, first + count, edges)
             if self._two_four is not None:
                 self._two_four.add(first, x, self._dtype)
+
+    def _add_codes(self, y: ScaledCodes, keep: Keep, first: int) -> None:
+        """Count the products of codes; what becomes of slices and groups is seen from the codes."""
+        size = size_of(y.x)
+        flags, codes = keep.flags_in(self._scratch("keep", size).cast("b")), self._scratch("copy", size)
+        codes[:] = memoryview(y.x).cast("B")
+        _mask_codes(address(codes), size, address(flags), y.dtype.negative_zero_is_nan)
+        counts, edges = self._counts, self._scratch("edges", 4 * BLOCK * y.itemsize)
+        for part in y.parts:
+            own = first + part.low
+            _count_codes(byref(counts), byref(part.scaled), own, address(flags) + part.low, address(edges))
+            self._add_edges(own, first + part.high, edges)
+        counts.overfull = self._shared.overfull
+        _mark_codes(byref(counts), address(codes), size, first, y.dtype.negative_zero_is_nan)
+        if counts.overfull:
+            self._shared.overfull = True
+        if self._two_four is not None:
+            self._two_four.add(first, codes, y.dtype)
 
     def _add_edges(self, first: int, stop: int, edges: memoryview) -> None:
         """Keep or complete the blocks of which the run [first, stop) has a part; `edges` has their magnitudes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,24 @@ if TYPE_CHECKING:
     from prunecli.dtypes import Float
     from prunecli.kernels.numpy_ops import NumpyOps
 
+
+@dataclass(frozen=True, slots=True)
+class ScaledRows:
+    """Rows of the codes [low, high) of a run, with the entries of their scale.
+
+    The codes are seen as rows of `cols` columns in blocks of `wide` columns. The first column is the one at `offset` in
+    its block, and the last block may be cut off. Row r has the `entries[lines[r]]`, one for each block.
+    """
+
+    low: int
+    high: int
+    cols: int
+    offset: int
+    wide: int
+    lines: NDArray[np.int64]
+    entries: NDArray[np.float64]
+
+
 E8M0_NAN, E8M0_BIAS = 255, 127  # Open Compute Project, Microscaling Formats 1.0, section 5.4
 
 
@@ -23,12 +42,13 @@ def code_values(ops: NumpyOps, codes: NDArray[Any], dtype: Float, slot: str) -> 
     """Return the numbers that 8-bit codes of `dtype` encode, in the scratch memory `slot` of `ops`."""
     numbers: NDArray[np.float64] = ops.scratch(slot, codes.size, np.float64)
     # Every index is in the table. With another mode than "clip", NumPy would fill a buffer first.
-    np.take(_table(dtype), codes.view(np.uint8), out=numbers, mode="clip")
+    np.take(code_table(dtype), codes.view(np.uint8), out=numbers, mode="clip")
     return numbers
 
 
 @lru_cache(maxsize=8)
-def _table(dtype: Float) -> NDArray[np.float64]:
+def code_table(dtype: Float) -> NDArray[np.float64]:
+    """Return the number of each of the 256 codes of a format."""
     return float8_table(dtype).astype(np.float64)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from prunecli.dtypes import FLOATS
 from prunecli.engine.scored_tensors import ScoredTensors
 from prunecli.io.threads import Stopped
-from prunecli.kernels.arrays import on_host
+from prunecli.kernels.arrays import as_array, on_host
+from prunecli.kernels.ops import is_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,9 +55,10 @@ class PartScorer:
         count, found = len(weights), list[Any]()
         for start, low, high in pieces(self._parts[index], first, first + count):
             y = self._whole.patterns(worker, index, weights[low - first : high - first], start)
+            y = y if is_tensor(y) else as_array(y)
             if high - low == count:
                 return y
-            found.append(y.copy() if isinstance(y, np.ndarray) else y.clone())
+            found.append(y.clone() if is_tensor(y) else y.copy())
         if isinstance(found[0], np.ndarray):
             return np.concatenate(found)
         import torch  # noqa: PLC0415 - there are tensors, so it is loaded

@@ -1,4 +1,5 @@
 /* Pruning and all statistics of a run of weights in one pass. */
+#include "codes.h"
 #include "tally.h"
 
 /* Add a sum of squares, which is not negative, to an exact total. */
@@ -76,3 +77,22 @@ EXPORT double KERNEL(total)(const tally_t *tally, int64_t which) {
 #include "each_width.h"
 #define BODY "tally.inc"
 #include "each_width.h"
+
+/* Count codes times their scale before and after those with the flag 0 are dropped, as `prune` does for weights. */
+EXPORT void KERNEL(count_codes)(tally_t *tally, const scaled_t *s, int64_t first, const int8_t *flags, uint64_t *edges) {
+    uint64_t before[BLOCK], after[BLOCK];
+    for (int64_t start = 0; start < s->count;) {
+        const int64_t size = part_of_block_64(tally, first + start, s->count - start);
+        multiply_codes(s, start, size, ~((uint64_t)1 << 63), before);
+        for (int64_t i = 0; i < size; i++) {
+            after[i] = before[i] & (uint64_t)(int64_t)flags[start + i];
+        }
+        count_part_64(tally, before, after, size, first + start, edges);
+        start += size;
+    }
+}
+
+/* Mark what pruned codes, a run from row-major element `first`, show about slices and groups. */
+EXPORT void KERNEL(mark_codes)(tally_t *tally, const uint8_t *codes, int64_t count, int64_t first, int32_t fnuz) {
+    mark_8(tally, codes, count, first, fnuz);
+}

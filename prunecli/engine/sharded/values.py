@@ -58,7 +58,7 @@ class PartScorer:
             y = y if is_tensor(y) else as_array(y)
             if high - low == count:
                 return y
-            found.append(y.clone() if is_tensor(y) else y.copy())
+            found.append(y.copy() if isinstance(y, np.ndarray) else y.clone())
         if isinstance(found[0], np.ndarray):
             return np.concatenate(found)
         import torch  # noqa: PLC0415 - there are tensors, so it is loaded

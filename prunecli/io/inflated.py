@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError
+from prunecli.file_view import FileView
 from prunecli.io.crc32 import crc32
 from prunecli.io.descriptors import Descriptor
 from prunecli.io.files import Source, copy_range
@@ -28,8 +29,6 @@ from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from typing_extensions import Buffer
 
     from prunecli.checkpoint import CheckpointFile
 
@@ -131,46 +130,24 @@ def _damaged(deflated: Deflated, label: str, problem: str) -> CheckpointError:
 
 def inflated_view(file: BinaryIO, inflated: Inflated, label: str) -> BinaryIO:
     """Return a file to read and seek in that has the inflated parts of `file`."""
-    return io.BufferedReader(_View(file, inflated, label))
+    return io.BufferedReader(FileView(_Parts(file, inflated, label).read, inflated.size))
 
 
-class _View(io.RawIOBase):
-    """Reads the parts of an inflated file. A compressed part is inflated from its start to what is read."""
+class _Parts:
+    """The parts of an inflated file. A compressed part is inflated from its start to what is read."""
 
     def __init__(self, file: BinaryIO, inflated: Inflated, label: str) -> None:
-        self._file, self._label, self._size = file, label, inflated.size
+        self._file, self._label = file, label
         placed = [(start, part) for start, part in inflated.placed() if _length(part)]
         self._starts, self._parts = [start for start, _ in placed], [part for _, part in placed]
-        self._position = 0
         self._stream: tuple[int, int, Iterator[bytes], bytes] = -1, 0, iter(()), b""
 
-    def readable(self) -> bool:
-        return True
+    def read(self, offset: int, length: int) -> bytes:
+        """Return at most `length` bytes of the part at `offset`."""
+        index = bisect_right(self._starts, offset) - 1
+        return self._in_part(index, offset - self._starts[index], length)
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError(f"there is no byte {base + offset}")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: Buffer) -> int:
-        view = memoryview(buffer).cast("B")
-        if not view or self._position >= self._size:
-            return 0
-        index = bisect_right(self._starts, self._position) - 1
-        data = self._read(index, self._position - self._starts[index], len(view))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def _read(self, index: int, offset: int, length: int) -> bytes:
+    def _in_part(self, index: int, offset: int, length: int) -> bytes:
         part = self._parts[index]
         if isinstance(part, bytes):
             return part[offset : offset + length]

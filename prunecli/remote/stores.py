@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections import OrderedDict
 from functools import partial
 from hashlib import sha256
@@ -11,6 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
+from prunecli.file_view import FileView
 from prunecli.remote.requesters import Requesters
 from prunecli.text.closest import closest
 from prunecli.text.escape import printable, quoted
@@ -18,8 +17,6 @@ from prunecli.text.member_names import leaves_its_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from typing_extensions import Buffer
 
     from prunecli.remote.ranges import Remote
 
@@ -125,49 +122,23 @@ def number_of(version: str) -> int:
     return int.from_bytes(sha256(version.encode()).digest()[:7], "big")
 
 
-class RemoteReader(io.RawIOBase):
+class RemoteReader(FileView):
     """Reads and seeks in a file that is elsewhere: block by block, and long parts at once."""
 
     def __init__(self, store: Store, remote: Remote) -> None:
         """Start at the first byte."""
-        self._store, self._remote, self._position = store, remote, 0
+        super().__init__(self._part, remote.known_size)
+        self._store, self._remote = store, remote
 
     def expect(self, offsets: Iterable[int]) -> None:
         """Fetch the blocks at these offsets at the same time: short reads follow there."""
         self._store.fetch_blocks(self._remote, offsets)
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move, and return the new position."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._remote.known_size}[whence]
-        if base + offset < 0:
-            raise OSError(f"there is no byte {base + offset}")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: Buffer) -> int:
-        """Read at the position; fewer bytes than the buffer has at the end of a block."""
-        view = memoryview(buffer).cast("B")
-        count = min(len(view), self._remote.known_size - self._position)
-        if count <= 0:
-            return 0
-        index, start = divmod(self._position, BLOCK)
-        if count >= HEAD and self._store.kept(self._remote, index) is None:
-            self._remote.read(view[:count], self._position)
-        else:
-            data = self._store.block(self._remote, index, self._position + count)[start : start + count]
-            count = len(data)
-            view[:count] = data
-        self._position += count
-        return count
+    def _part(self, offset: int, count: int) -> bytes:
+        """Return bytes of one block, or if more are wanted than a header has, all of them."""
+        index, start = divmod(offset, BLOCK)
+        if count < HEAD or self._store.kept(self._remote, index) is not None:
+            return self._store.block(self._remote, index, offset + count)[start : start + count]
+        data = bytearray(count)
+        self._remote.read(memoryview(data), offset)
+        return bytes(data)

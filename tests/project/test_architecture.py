@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LAYERS = (
     ("values",),
-    ("errors", "dtypes", "layout", "version", "assembly"),
+    ("errors", "dtypes", "layout", "version", "assembly", "file_view"),
     ("text", "checkpoint", "progress", "kernels"),
     ("remote",),
     ("io", "plans", "layouts", "distributed"),

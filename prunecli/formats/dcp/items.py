@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from math import prod
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from prunecli.assembly import Place
 from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError
+from prunecli.file_view import FileView
 from prunecli.formats.torch.reader import read_torch_zip
 from prunecli.formats.zip.directory import read_records
 from prunecli.text.escape import quoted
@@ -57,14 +57,14 @@ class Locator:
     @staticmethod
     def _read(item: _Item, tensor: CutTensor, box: Box, label: str) -> tuple[Place, Frame | None]:
         """Read an archive completely; return the place of its elements in it, and its frame."""
-        listing = read_torch_zip(cast("BinaryIO", item), label)
+        listing = read_torch_zip(item.file, label)
         try:
             info = _only_tensor(listing, tensor, box)
         except ValueError as problem:
             raise CheckpointError(f"{label}: the chunk of {quoted(tensor.name)} {problem}") from None
         checksum = next(one for one in listing.checksums if one.span == info.span)
         place = Place(info.span.start, checksum.value, checksum.places)
-        return place, frame_of(item, info.span, place, read_records(cast("BinaryIO", item), label))
+        return place, frame_of(item, info.span, place, read_records(item.file, label))
 
 
 def _only_tensor(listing: Listing, tensor: CutTensor, box: Box) -> TensorInfo:
@@ -131,29 +131,18 @@ def _masked(data: bytes, spans: Sequence[Span]) -> bytes:
 
 
 class _Item:
-    """A part of a file as a file of its own. Its first and last bytes are read once."""
+    """A part of a file. Its first and last bytes are read once."""
 
     def __init__(self, read: Callable[[int, int], bytes], start: int, length: int) -> None:
-        self._read, self._start, self._at, self.length = read, start, 0, length
+        self._read, self._start, self.length = read, start, length
         self._head = read(start, min(length, _EDGE))
         self._tail_at = max(length - _EDGE, 0)
         self._tail = self._head if length <= _EDGE else read(start + self._tail_at, length - self._tail_at)
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + (0, self._at, self.length)[whence])
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(self.length - self._at, 0)
-        count = left if count < 0 else min(count, left)
-        self._at += count
-        return self.at(self._at - count, count)
+    @property
+    def file(self) -> BinaryIO:
+        """The part as a file of its own."""
+        return cast("BinaryIO", FileView(self.at, self.length))
 
     def at(self, at: int, count: int) -> bytes:
         """Return `count` bytes from the byte `at` on."""
@@ -168,7 +157,7 @@ def part_of_file(file: BinaryIO, start: int, end: int) -> BinaryIO:
     """Return the bytes [start, end) of a file as a file of its own."""
 
     def read(offset: int, count: int) -> bytes:
-        file.seek(offset)
+        file.seek(start + offset)
         return file.read(count)
 
-    return cast("BinaryIO", _Item(read, start, end - start))
+    return cast("BinaryIO", FileView(read, end - start))

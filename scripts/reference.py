@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from prunecli.cli import options, recipe_file, strip
+from prunecli.cli.pruning import BY_NAME
 from prunecli.cli.recipe_strip import KEYS as STRIP_KEYS
 from prunecli.report import model
 
@@ -222,7 +223,7 @@ def _described(path: str) -> str | None:
 
 def recipe_page() -> str:
     """Return the page on recipes, from the options of the commands."""
-    strategies = "\n".join(_strategy(name) for name in recipe_file.MAKERS)
+    strategies = "\n".join(_strategy(name) for name in BY_NAME)
     selection = _rows((key, get_args(annotation)) for key, annotation in SELECTION.items())
     stripped = _rows((key, get_args(annotation)) for key, annotation in STRIP.items())
     assert {*STRIP, "unwrap"} == set(STRIP_KEYS)  # noqa: S101 - the page would lack a key
@@ -265,7 +266,7 @@ The keys of `prune strip`, in the same pass.
 
 
 def _strategy(name: str) -> str:
-    make = recipe_file.MAKERS[name]
+    make = BY_NAME[name]
     parameters = inspect.signature(make, eval_str=True).parameters.items()
     rows = _rows((key, (*get_args(one.annotation), one.default)) for key, one in parameters)
     line = (make.__doc__ or "").splitlines()[0]

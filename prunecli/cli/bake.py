@@ -41,17 +41,10 @@ def bake(
     from prunecli.baking.bake import bake as fold
     from prunecli.text.tables import write_blocks
 
-    with rewriting.opened(ckpt, output, dry_run=dry_run, progress=not (quiet or no_progress)) as files:
-        baked = fold(
-            files.path,
-            files.output,
-            key=key,
-            force=force,
-            in_place=in_place,
-            dry_run=dry_run,
-            label=files.label,
-            progress=files.progress,
-        )
+    progress = not (quiet or no_progress)
+    baked = rewriting.rewritten(
+        fold, ckpt, output, dry_run=dry_run, progress=progress, key=key, force=force, in_place=in_place
+    )
     rewriting.print_result(baked, lambda stream: write_blocks(_blocks(baked), stream), json=json, quiet=quiet)
     return 0
 

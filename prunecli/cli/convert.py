@@ -57,22 +57,21 @@ def convert(
 
     from prunecli.api_convert import convert as write
 
-    progress = not (quiet or no_progress)
-    with rewriting.opened(ckpt, output, dry_run=dry_run, progress=progress, last="flushing") as files:
-        written = write(
-            files.path,
-            output if files.output is None else files.output,
-            format=format,
-            max_shard_size=max_shard_size,
-            untie=untie,
-            drop_rest=drop_rest,
-            key=key,
-            threads=threads,
-            force=force,
-            dry_run=dry_run,
-            label=files.label,
-            progress=files.progress,
-        )
+    written = rewriting.rewritten(
+        write,
+        ckpt,
+        output,
+        dry_run=dry_run,
+        progress=not (quiet or no_progress),
+        last="flushing",
+        format=format,
+        max_shard_size=max_shard_size,
+        untie=untie,
+        drop_rest=drop_rest,
+        key=key,
+        threads=threads,
+        force=force,
+    )
     rewriting.print_result(written, lambda stream: stream.writelines(_lines(written)), json=json, quiet=quiet)
     return 0
 

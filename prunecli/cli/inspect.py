@@ -9,9 +9,8 @@ import typer  # noqa: TC002 - Typer evaluates annotations
 from prunecli.cli import options
 from prunecli.cli.exit import say
 from prunecli.cli.output import (
-    check_drawing,
     check_force,
-    check_page,
+    check_page_and_figure,
     name_files,
     printing,
     recorded,
@@ -85,9 +84,7 @@ def inspect(
         raise UsageError("--figure draws the histogram of --hist", hint="--hist '*' --figure PATH")
 
     with opened_checkpoint(ckpt, key, progress=not no_progress) as (checkpoint, label, progress):
-        files = [file.path for file in checkpoint.files]
-        check_page(html, force=force, others=files)
-        check_drawing(figure, force=force, others=[*files, *([html] if html else [])])
+        check_page_and_figure(html, figure, force=force, others=[file.path for file in checkpoint.files])
 
         from prunecli.inspection.inspect import inspect as inspect_checkpoint
 

@@ -169,13 +169,22 @@ def register(names: Sequence[str]) -> None:
         if name in known:
             continue
         if name in PRUNING:
-            module = importlib.import_module("prunecli.cli.run" if name == "run" else "prunecli.cli.pruning")
-            add_pruning_command(getattr(module, "global_" if name == "global" else name))
+            add_pruning_command(_strategy_function(name))
         else:
             module = importlib.import_module(f"prunecli.cli.{name}")
             add_command(getattr(module, name), **getattr(module, "SETTINGS", {}))
     order = list(COMMANDS)
     app.registered_commands.sort(key=lambda command: order.index(command.name or ""))
+
+
+def _strategy_function(name: str) -> Callable[..., Strategy | Recipe]:
+    if name == "run":
+        from prunecli.cli.run import run
+
+        return run
+    from prunecli.cli.pruning import BY_NAME
+
+    return BY_NAME[name]
 
 
 def application_of(name: str) -> typer.Typer:

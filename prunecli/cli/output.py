@@ -103,6 +103,13 @@ def check_drawing(figure: Path | None, *, force: bool, others: Iterable[Path]) -
         check_figure(figure)
 
 
+def check_page_and_figure(html: Path | None, figure: Path | None, *, force: bool, others: Iterable[Path]) -> None:
+    """Raise before the work where the page or the figure cannot be written after it."""
+    paths = list(others)
+    check_page(html, force=force, others=paths)
+    check_drawing(figure, force=force, others=[*paths, *([html] if html else [])])
+
+
 def write_figure(figure: Path, data: bytes, *, force: bool) -> None:
     """Write a figure; OutputError if it cannot be written."""
     from prunecli.io.publish import publish_bytes

@@ -52,18 +52,17 @@ def pack(
 
     from prunecli.packing.pack import pack as pack_file
 
-    with rewriting.opened(ckpt, output, dry_run=dry_run, progress=not (quiet or no_progress)) as files:
-        packed = pack_file(
-            files.path,
-            files.output,
-            level=level,
-            threads=threads,
-            force=force,
-            in_place=in_place,
-            dry_run=dry_run,
-            label=files.label,
-            progress=files.progress,
-        )
+    packed = rewriting.rewritten(
+        pack_file,
+        ckpt,
+        output,
+        dry_run=dry_run,
+        progress=not (quiet or no_progress),
+        level=level,
+        threads=threads,
+        force=force,
+        in_place=in_place,
+    )
     rewriting.print_result(packed, lambda stream: stream.writelines(lines(packed)), json=json, quiet=quiet)
     return 0
 

@@ -65,8 +65,6 @@ def number(name: str, example: float) -> Callable[[str], float]:
 
 def color(text: str) -> str:
     """Return "auto", "always" or "never"; UsageError for another word."""
-    from prunecli.text.nearest import nearest_choice
-
     choices = ("auto", "always", "never")
     if text not in choices:
         hint = Argument("color", nearest_choice(text, choices, "auto"))

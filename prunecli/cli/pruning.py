@@ -222,15 +222,10 @@ def _one_amount(name: str, amount: float | None, count: int | None) -> tuple[flo
     return amount, count
 
 
-ALL: tuple[Callable[..., Strategy], ...] = (
-    threshold,
-    percentile,
-    l1,
-    global_,
-    topk,
-    structured,
-    block,
-    random,
-    mask,
+_ALL: tuple[Callable[..., Strategy], ...] = (
+    *(threshold, percentile, l1, global_, topk),
+    *(structured, block, random, mask),
 )
-"""The commands, in the order in which the help lists them."""
+
+BY_NAME = {make.__name__.rstrip("_"): make for make in _ALL}
+"""The functions by the names of their commands, in the order in which the help lists them."""

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from prunecli.cli import pruning
 from prunecli.cli.hints import as_toml
+from prunecli.cli.pruning import BY_NAME
 from prunecli.cli.recipe_strip import read_strip
 from prunecli.cli.repair.synonyms import COMMANDS, OPTIONS
 from prunecli.errors import Argument, PruneError, UsageError
@@ -43,7 +43,6 @@ _LONG_KEY = re.compile(
 """A dotted key of more parts than that; the parser makes a table of each, and copies the key for each."""
 
 _PATTERNS, _COUNTS = ("include", "exclude", "layout"), ("min_dim", "min_numel")
-MAKERS = {make.__name__.rstrip("_"): make for make in pruning.ALL}
 
 _EXAMPLE = 'rule = [{include = "*.weight", strategy = "l1", amount = 0.5}]'
 """The shortest recipe, in one line of TOML."""
@@ -115,18 +114,18 @@ def _rule(table: Mapping[str, Any], number: int, text: str) -> Rule:
     values = _values(table, [*_PATTERNS, *_COUNTS, *parsers], f"rule {number} ({name})", number, text)
     try:
         options = {key: parse(values[key]) for key, parse in parsers.items() if key in values}
-        return Rule(MAKERS[name](**options), _selection(values))
+        return Rule(BY_NAME[name](**options), _selection(values))
     except PruneError as error:
         raise type(error)(f"rule {number} ({name}): {error}", hint=error.hint_as(as_toml, " and ")) from error
 
 
 def _strategy(table: Mapping[str, Any], number: int, text: str) -> str:
     name = table.get("strategy")
-    if isinstance(name, str) and name in MAKERS:
+    if isinstance(name, str) and name in BY_NAME:
         return name
     got = "" if name is None else f" {printable(repr(name))}{_line(text, 'strategy', number)}"
-    near = COMMANDS.get(str(name)) or (*closest(str(name)[:100].lower(), MAKERS), None)[0]
-    hint = f'strategy = "{near}"' if near in MAKERS else f"strategy = one of {', '.join(MAKERS)}"
+    near = COMMANDS.get(str(name)) or (*closest(str(name)[:100].lower(), BY_NAME), None)[0]
+    hint = f'strategy = "{near}"' if near in BY_NAME else f"strategy = one of {', '.join(BY_NAME)}"
     raise UsageError(f"rule {number} has no strategy{got}", hint=hint)
 
 
@@ -165,7 +164,7 @@ def _parsers(name: str) -> dict[str, Callable[[object], object]]:
 
     The command's signature is the only list of its options and of their parsers, so it is read here as well.
     """
-    parameters = inspect.signature(MAKERS[name], eval_str=True).parameters
+    parameters = inspect.signature(BY_NAME[name], eval_str=True).parameters
     return {key: _parser(name, key, parameter.annotation) for key, parameter in parameters.items()}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from prunecli.cli.output import printing
 from prunecli.cli.pipes import readable, spooled_output
@@ -11,20 +11,11 @@ from prunecli.cli.progress import show_progress
 from prunecli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
     from typing import TextIO
 
-    from prunecli.progress import Progress
 
-
-class Files(NamedTuple):
-    """The arguments of a function that writes a checkpoint: what it reads and writes, and who hears of the progress."""
-
-    path: str | Path
-    output: str | int | None
-    label: str | None
-    progress: Progress
+R = TypeVar("R")
 
 
 class Result(Protocol):
@@ -50,9 +41,17 @@ def refuse_pipes(ckpt: str, output: str | None, *, json: bool, dry_run: bool, in
         raise UsageError("a checkpoint from a pipe has no name to derive the output's from", hint="-o PATH, or -o -")
 
 
-@contextmanager
-def opened(ckpt: str, output: str | None, *, dry_run: bool, progress: bool, last: str | None = None) -> Iterator[Files]:
-    """Yield what a function of the library reads and writes; a dash is standard input or standard output.
+def rewritten(
+    write: Callable[..., R],
+    ckpt: str,
+    output: str | None,
+    *,
+    dry_run: bool,
+    progress: bool,
+    last: str | None = None,
+    **keywords: Any,  # noqa: ANN401 - those of `write`
+) -> R:
+    """Return the result of `write`, the function of the library; a dash is standard input or standard output.
 
     `last` labels a bar of progress whose phases are all complete.
     """
@@ -61,7 +60,8 @@ def opened(ckpt: str, output: str | None, *, dry_run: bool, progress: bool, last
         target: str | int | None = output
         if output == "-":
             target = 1 if dry_run else stack.enter_context(spooled_output())
-        yield Files(path, target, label, stack.enter_context(show_progress(wanted=progress, last=last)))
+        bars = stack.enter_context(show_progress(wanted=progress, last=last))
+        return write(path, target, dry_run=dry_run, label=label, progress=bars, **keywords)
 
 
 def print_result(result: Result, write: Callable[[TextIO], None], *, json: bool, quiet: bool) -> None:

@@ -8,9 +8,8 @@ import typer  # noqa: TC002 - Typer evaluates annotations
 
 from prunecli.cli import options
 from prunecli.cli.output import (
-    check_drawing,
     check_force,
-    check_page,
+    check_page_and_figure,
     name_files,
     printing,
     recorded,
@@ -52,9 +51,7 @@ def scan(
     check_force(html, figure, force=force)
 
     with opened_checkpoint(ckpt, key, progress=not no_progress) as (checkpoint, label, progress):
-        files = [file.path for file in checkpoint.files]
-        check_page(html, force=force, others=files)
-        check_drawing(figure, force=force, others=[*files, *([html] if html else [])])
+        check_page_and_figure(html, figure, force=force, others=[file.path for file in checkpoint.files])
 
         from prunecli.inspection.scan import scan as scan_checkpoint
 

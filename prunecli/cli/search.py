@@ -14,7 +14,7 @@ from prunecli.cli import evaluation, options, strategy_arguments
 from prunecli.cli.command_list import OUTPUT
 from prunecli.cli.evaluation import Table
 from prunecli.cli.exit import DONE, FAILED, say, warn
-from prunecli.cli.output import check_drawing, check_page, write_figure, write_page
+from prunecli.cli.output import check_page_and_figure, write_figure, write_page
 from prunecli.cli.value_options import flag_option, number_option, text_option, whole_option
 from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import printable
@@ -90,8 +90,8 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
     target = default_output(arguments.ckpt) if arguments.output is None else Path(arguments.output)
     state = default_state(arguments.ckpt, target) if arguments.state is None else arguments.state
     table = Table(quiet=arguments.quiet or arguments.json)
-    check_page(arguments.html, force=arguments.force, others=[target, state, Path(arguments.ckpt), *(reports or ())])
-    check_drawing(arguments.figure, force=arguments.force, others=[target, state, Path(arguments.ckpt)])
+    others = [target, state, Path(arguments.ckpt), *(reports or ())]
+    check_page_and_figure(arguments.html, arguments.figure, force=arguments.force, others=others)
     result = _search(arguments, limit, target, state, table, context.obj or ())
     for warning in result.warnings:
         warn(f"{warning} --metric PATTERN names another number")

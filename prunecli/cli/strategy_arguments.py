@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hi
 import typer
 from typer.main import get_command
 
-from prunecli.cli import pruning
 from prunecli.cli.command_list import ZERO
 from prunecli.cli.help import HelpCommand
+from prunecli.cli.pruning import BY_NAME
 from prunecli.errors import UsageError
 from prunecli.strategies.strategy import Strategy
 from prunecli.text.closest import closest
@@ -90,12 +90,7 @@ _AMOUNTS = ("amount", "count", "q")
 
 def strategy_functions() -> dict[str, Callable[..., Strategy]]:
     """Return the strategy functions that take an amount, by the names of their commands."""
-    functions = (make for make in pruning.ALL if {"amount", "q"} & inspect.signature(make).parameters.keys())
-    return {_name(make): make for make in functions}
-
-
-def _name(make: Callable[..., Strategy]) -> str:
-    return make.__name__.rstrip("_")
+    return {name: make for name, make in BY_NAME.items() if {"amount", "q"} & inspect.signature(make).parameters.keys()}
 
 
 def parse(context: typer.Context, words: Sequence[str], arguments: type[T]) -> T:
@@ -226,7 +221,7 @@ def _by_number(make: Callable[..., Strategy], options: dict[str, Any], varied: s
     if varied in names:
         return lambda number: make(**options, **{varied: number})
     if varied != "amount":
-        raise UsageError(f"{_name(make)} has no {varied}", hint=f"leave out --vary {varied}")
+        raise UsageError(f"{make.__name__.rstrip('_')} has no {varied}", hint=f"leave out --vary {varied}")
     return lambda amount: make(**options, q=round(100 * amount, 12))
 
 
@@ -234,7 +229,7 @@ def _unknown(name: str) -> UsageError:
     known = strategy_functions()
     if name.startswith("-"):
         return UsageError(f"{printable(name)} is at the place of the strategy", hint=f"one of {', '.join(known)}")
-    if name in map(_name, pruning.ALL):
+    if name in BY_NAME:
         return UsageError(f"{name} takes no amount, so it cannot be varied", hint=f"one of {', '.join(known)}")
     near = closest(name, known)
     hint = f"closest is {near[0]}" if near else f"one of {', '.join(known)}"

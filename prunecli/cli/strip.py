@@ -75,26 +75,25 @@ def strip(
     from prunecli.api_convert import strip as write
     from prunecli.text.tables import write_blocks
 
-    progress = not (quiet or no_progress)
-    with rewriting.opened(ckpt, output, dry_run=dry_run, progress=progress, last="flushing") as files:
-        result = write(
-            files.path,
-            files.output,
-            keep=keep or "model",
-            to=to,
-            allow_overflow=allow_overflow,
-            unwrap=not no_unwrap,
-            format=format,
-            max_shard_size=max_shard_size,
-            untie=untie,
-            key=key,
-            threads=threads,
-            force=force,
-            in_place=in_place,
-            dry_run=dry_run,
-            label=files.label,
-            progress=files.progress,
-        )
+    result = rewriting.rewritten(
+        write,
+        ckpt,
+        output,
+        dry_run=dry_run,
+        progress=not (quiet or no_progress),
+        last="flushing",
+        keep=keep or "model",
+        to=to,
+        allow_overflow=allow_overflow,
+        unwrap=not no_unwrap,
+        format=format,
+        max_shard_size=max_shard_size,
+        untie=untie,
+        key=key,
+        threads=threads,
+        force=force,
+        in_place=in_place,
+    )
     for warning in result.warnings:
         warn(warning)
     rewriting.print_result(result, lambda stream: write_blocks(_blocks(result), stream), json=json, quiet=quiet)

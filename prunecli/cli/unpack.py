@@ -38,16 +38,9 @@ def unpack(
 
     from prunecli.packing.pack import unpack as unpack_file
 
-    with rewriting.opened(ckpt, output, dry_run=dry_run, progress=not (quiet or no_progress)) as files:
-        unpacked = unpack_file(
-            files.path,
-            files.output,
-            threads=threads,
-            force=force,
-            in_place=in_place,
-            dry_run=dry_run,
-            label=files.label,
-            progress=files.progress,
-        )
+    progress = not (quiet or no_progress)
+    unpacked = rewriting.rewritten(
+        unpack_file, ckpt, output, dry_run=dry_run, progress=progress, threads=threads, force=force, in_place=in_place
+    )
     rewriting.print_result(unpacked, lambda stream: stream.writelines(lines(unpacked)), json=json, quiet=quiet)
     return 0

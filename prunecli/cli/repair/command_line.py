@@ -210,15 +210,14 @@ def typer_command(name: str, words: Sequence[str]) -> Any:  # noqa: ANN401 - Typ
 
 def rehearse(words: Sequence[str]) -> Exception | None:
     """Return the error of this command line, or None. It is parsed and its strategy made, and no file is opened."""
-    from prunecli.cli import pruning
     from prunecli.cli.exit import TyperError
+    from prunecli.cli.pruning import BY_NAME
 
-    makers = {make.__name__.rstrip("_"): make for make in pruning.ALL}
     name, *rest = (word for word in words if word not in {"-h", "--help"})
     try:
         context = typer_command(name, rest).make_context(name, rest)
-        if name in makers:
-            make = makers[name]
+        if name in BY_NAME:
+            make = BY_NAME[name]
             names = make.__code__.co_varnames[: make.__code__.co_argcount]
             make(**{argument: context.params[argument] for argument in names})
     except (PruneError, TyperError) as error:

@@ -132,8 +132,7 @@ def with_tied_once(contents: Contents) -> Contents:
     """Return the contents with one tensor for the names that are the same elements: the first one by name."""
     groups: dict[object, list[NewTensor]] = {}
     for tensor in contents.tensors:
-        if tensor.tensor.numel:
-            groups.setdefault(_identity(tensor), []).append(tensor)
+        groups.setdefault(identity(tensor), []).append(tensor)
     tied: dict[str, str] = {}
     for group in groups.values():
         first, *others = sorted(tensor.name for tensor in group)
@@ -141,14 +140,12 @@ def with_tied_once(contents: Contents) -> Contents:
     return replace(contents, tensors=tuple(t for t in contents.tensors if t.name not in tied), tied=tied)
 
 
-def _identity(new: NewTensor) -> object:
-    tensor = new.tensor
-    return tensor.file, tensor.span.start, tensor.offset, tensor.dtype, new.dtype, tensor.shape, tensor.strides
-
-
 def identity(new: NewTensor) -> object:
     """Return what tensors have in common that are the same elements."""
-    return _identity(new) if new.tensor.numel else new.name
+    tensor = new.tensor
+    if not tensor.numel:
+        return new.name
+    return tensor.file, tensor.span.start, tensor.offset, tensor.dtype, new.dtype, tensor.shape, tensor.strides
 
 
 def metadata_of(contents: Contents, *, from_safetensors: bool) -> dict[str, str]:

@@ -11,6 +11,7 @@ from prunecli.conversion.contents import Contents, contents_of, full_name
 from prunecli.conversion.roles import OTHER, is_gradient, role_of, unwrapped_names
 from prunecli.dtypes import BITS, CASTABLE
 from prunecli.errors import Argument, CheckpointError
+from prunecli.formats.pickle.tree import prefixes
 from prunecli.formats.torch.retree import Changes
 from prunecli.selection.patterns import matching_any
 from prunecli.strategies.strip import EMA
@@ -145,7 +146,7 @@ def _placed(kept: TensorInfo, source: TensorInfo, names: Mapping[str, str]) -> T
 
 def _entries_that_stay(checkpoint: Checkpoint, contents: Contents, kept: Sequence[TensorInfo]) -> frozenset[str]:
     """Return the names of entries without tensors that are not of the training, such as the epoch."""
-    above = _prefixes(full_name(checkpoint, tensor) for tensor in kept)
+    above = prefixes(full_name(checkpoint, tensor) for tensor in kept)
     names = [*contents.texts, *(name for name, _ in contents.rest)]
     outside = [tensor.name for tensor in checkpoint.tensors if tensor.unprunable_reason == OUTSIDE]
     with_tensors = {_root(name, above) for name in outside}
@@ -159,7 +160,7 @@ def _roots(
 ) -> frozenset[str]:
     """Return the paths of the entries that go."""
     names = {tensor.name for tensor in kept}
-    above = _prefixes(full_name(checkpoint, tensor) for tensor in kept)
+    above = prefixes(full_name(checkpoint, tensor) for tensor in kept)
     gone = [full_name(checkpoint, tensor) for tensor in checkpoint.tensors if tensor.name not in names]
     others = (name for name in (*contents.texts, *(name for name, _ in contents.rest)) if name not in stays)
     return frozenset(_root(name, above) for name in (*gone, *others))
@@ -169,7 +170,7 @@ def _rows(
     checkpoint: Checkpoint, kept: Sequence[TensorInfo], sources: Mapping[str, TensorInfo], roots: frozenset[str]
 ) -> tuple[Dropped, ...]:
     """Return what goes: the tensors of which the output has no elements, by entry, and entries without tensors."""
-    above = _prefixes(full_name(checkpoint, tensor) for tensor in kept)
+    above = prefixes(full_name(checkpoint, tensor) for tensor in kept)
     stay = {id(tensor) for tensor in sources.values()}
     groups: dict[str, list[TensorInfo]] = {}
     for tensor in checkpoint.tensors:
@@ -202,10 +203,6 @@ def _joined(rows: Sequence[Dropped]) -> list[Dropped]:
 
 def _first(name: str) -> str:
     return f"{name.partition('.')[0]}.*"
-
-
-def _prefixes(names: Iterable[str]) -> frozenset[str]:
-    return frozenset(name[:i] for name in names for i, c in enumerate(name) if c == ".")
 
 
 def _root(name: str, above: frozenset[str]) -> str:

@@ -6,7 +6,7 @@ torch.load reads a packed file with nothing installed. Nothing is unpickled.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from prunecli.text.escape import printable
 from prunecli.text.json import dump_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from prunecli.checkpoint import Span
     from prunecli.formats.zip.writer import ZipLayout
@@ -226,14 +226,9 @@ class _Job:
         """The file."""
         return self.checkpoint.files[0]
 
-    @contextmanager
-    def source(self) -> Iterator[Source]:
-        """Open the file as it is stored."""
-        source = Source(self.file.path, self.file.stored_size, self.file.modified)
-        try:
-            yield source
-        finally:
-            source.close()
+    def source(self) -> closing[Source]:
+        """Open the file as it is stored, until a block ends."""
+        return closing(Source(self.file.path, self.file.stored_size, self.file.modified))
 
     def write(self, source: Source, size: int, fill: Callable[[int], None]) -> None:
         """Publish an output of `size` bytes that `fill` writes to a descriptor."""
@@ -298,7 +293,7 @@ def _pack(job: _Job, level: int) -> PackResult:
                 f"{job.name} would not become smaller: {layout.size:,} bytes instead of {job.file.size:,}",
                 hint="prune it first: runs of zeros are what becomes small",
             )
-        with _scratch_source(path, fd) as scratch:
+        with closing(Source(path, os.fstat(fd).st_size)) as scratch:
             job.write(source, layout.size, lambda fd: _write(layout, source, scratch, fd))
     return job.result(
         command="pack",
@@ -315,15 +310,6 @@ def _threads() -> int:
     from prunecli.io.threads import default_threads  # noqa: PLC0415 - it imports kernels
 
     return default_threads()
-
-
-@contextmanager
-def _scratch_source(path: Path, fd: int) -> Iterator[Source]:
-    source = Source(path, os.fstat(fd).st_size)
-    try:
-        yield source
-    finally:
-        source.close()
 
 
 def _extents(checkpoint: Checkpoint) -> dict[Span, int]:

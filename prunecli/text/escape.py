@@ -39,3 +39,8 @@ def listed(names: Sequence[str], limit: int) -> str:
     """Return the first `limit` names and the number of the others: "a, b and 7 more"."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def encodable(text: str) -> bool:
+    """Return whether UTF-8 can encode `text`: JSON and pickles can have half a surrogate pair, which it cannot."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)

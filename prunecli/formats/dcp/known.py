@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunecli.formats.pickle.reader import Global
+from prunecli.formats.pickle.writing import get_opcode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +61,7 @@ def known(memo: Mapping[int, object], rank: int) -> Known | None:
             numbers.setdefault(value, []).append(number)
 
     def fetch(value: object) -> bytes:
-        return b"(?:%s)" % b"|".join(re.escape(_fetched(number)) for number in numbers[value])
+        return b"(?:%s)" % b"|".join(re.escape(get_opcode(number)) for number in numbers[value])
 
     if not {CHUNK, SIZE, "offsets", "sizes"} <= numbers.keys() or not 0 < rank <= MOST_DIMENSIONS:
         return None
@@ -79,13 +80,8 @@ def known(memo: Mapping[int, object], rank: int) -> Known | None:
     return Known(re.compile(chunk, re.DOTALL), re.compile(key + value, re.DOTALL))
 
 
-def _fetched(number: int) -> bytes:
-    """Return the opcode that fetches an entry of the memo."""
-    return b"h%c" % number if number < 256 else b"j" + number.to_bytes(4, "little")
-
-
 def fetched_number(raw: bytes) -> int:
-    """Return the number in the memo that an opcode of `_fetched` names."""
+    """Return the number in the memo that an opcode of `get_opcode` names."""
     return int.from_bytes(raw[1:], "little")
 
 

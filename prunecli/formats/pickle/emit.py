@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from prunecli.formats.pickle.graph import ADD, SET, Term
+from prunecli.formats.pickle.writing import get_opcode, integer_opcode, put_opcode, text_opcode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -123,25 +124,24 @@ class _Emitter:
         if isinstance(value, str):
             if self._got(value):
                 return
-            encoded = value.encode("utf-8", "surrogatepass")
-            self.out += b"X" + len(encoded).to_bytes(4, "little") + encoded
+            self.out += text_opcode(value)
             if self.uses[value] > 1:
                 self._put(value)
         elif value is None or isinstance(value, bool):
             self.out += {None: b"N", True: b"\x88", False: b"\x89"}[value]
         elif isinstance(value, int):
-            self.out += _integer(value)
+            self.out += integer_opcode(value)
         else:
             raise TypeError(f"{type(value).__name__} is no plain value")
 
     def _put(self, value: object) -> None:
         index = self.memo[value] = len(self.memo)
-        self.out += b"q" + bytes([index]) if index < 256 else b"r" + index.to_bytes(4, "little")
+        self.out += put_opcode(index)
 
     def _got(self, value: object) -> bool:
         index = self.memo.get(value)
         if index is not None:
-            self.out += b"h" + bytes([index]) if index < 256 else b"j" + index.to_bytes(4, "little")
+            self.out += get_opcode(index)
         return index is not None
 
 
@@ -154,16 +154,3 @@ def _marked(values: Sequence[object], opcode: bytes) -> Iterator[tuple[str, Any]
     yield "bytes", b"("
     yield from (("value", value) for value in values)
     yield "bytes", opcode
-
-
-def _integer(value: int) -> bytes:
-    if 0 <= value < 1 << 8:
-        return b"K" + bytes([value])
-    if 0 <= value < 1 << 16:
-        return b"M" + value.to_bytes(2, "little")
-    if -1 << 31 <= value < 1 << 31:
-        return b"J" + value.to_bytes(4, "little", signed=True)
-    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    if len(data) < 256:
-        return b"\x8a" + bytes([len(data)]) + data
-    return b"\x8b" + len(data).to_bytes(4, "little") + data

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from prunecli.formats.extras import Extras
 from prunecli.formats.pickle.leaves import is_leaf, other_kind, unwrapped
 from prunecli.formats.pickle.reader import Call, Global
-from prunecli.formats.pickle.tree import registries, text
+from prunecli.formats.pickle.tree import prefixes, registries, text
+from prunecli.text.escape import encodable
 from prunecli.text.numbers import counted
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _BITS = 1 << 12  # of an integer that is written out
 def extras_below(root: object, inside: Collection[str]) -> Extras:
     """Return what is below `root` besides the tensors with the full dotted names `inside`."""
     names = set(inside)
-    above = {name[: i + 1] for name in names for i, c in enumerate(name) if c == "."}
+    above = prefixes(names)
     texts: dict[str, str] = {}
     rest: list[tuple[str, str]] = []
     stack = [("", root)]
@@ -39,7 +40,7 @@ def extras_below(root: object, inside: Collection[str]) -> Extras:
         if is_leaf(node):
             if name not in names:
                 rest.append((name or "tensor", _kind(node)))
-        elif (not name and names) or f"{name}." in above:
+        elif (not name and names) or name in above:
             if id(node) not in seen:
                 seen.add(id(node))
                 rest += _own(name, node)
@@ -100,12 +101,12 @@ def _text(value: object) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _BITS:
         return None
     if isinstance(value, str):
-        return value if len(value) <= LONGEST and _encodable(value) else None
+        return value if len(value) <= LONGEST and encodable(value) else None
     if value is None or isinstance(value, _PLAIN):
         return str(value)
     if isinstance(value, (list, tuple)) and all(_is_short(one) for one in value):
         row = repr(list(value))
-        return row if len(row) <= LONGEST and _encodable(row) else None
+        return row if len(row) <= LONGEST and encodable(row) else None
     return None
 
 
@@ -113,10 +114,6 @@ def _is_short(value: object) -> bool:
     if isinstance(value, int):
         return value.bit_length() <= _BITS
     return value is None or isinstance(value, (float, str))
-
-
-def _encodable(value: str) -> bool:
-    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _kind(node: object) -> str:

@@ -9,13 +9,10 @@ from prunecli.formats.pickle.reader import Call, Global, Persistent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_WRAPPERS = {
-    "_rebuild_parameter",
-    "_rebuild_parameter_with_state",
-    "_rebuild_device_tensor_from_cpu_tensor",
-}
+WRAPPERS = {"_rebuild_parameter", "_rebuild_parameter_with_state", "_rebuild_device_tensor_from_cpu_tensor"}
+"""The functions whose first argument is a call that rebuilds a tensor."""
 _SUBCLASSES = {"_rebuild_from_type", "_rebuild_from_type_v2"}
-_MODULES = {"torch._utils", "torch._tensor", "torch.tensor"}  # the last two are those of old versions
+MODULES = {"torch._utils", "torch._tensor", "torch.tensor"}  # the last two are those of old versions
 
 STRIDED = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
 
@@ -88,11 +85,11 @@ def wrappers(value: object) -> Iterator[object]:
         yield value
         match value:
             case Call(func=Global(module=module, name=name), args=(inner, *_)) if (
-                module in _MODULES and name in _WRAPPERS
+                module in MODULES and name in WRAPPERS
             ) or is_parameter(value):
                 value = inner
             case Call(func=Global(module=module, name=name), args=(func, _, tuple(args), *_)) if (
-                module in _MODULES and name in _SUBCLASSES
+                module in MODULES and name in _SUBCLASSES
             ):
                 value = Call(func, args)
             case _:

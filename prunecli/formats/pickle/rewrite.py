@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.graph import SET, Entry, Term, holders, same_graph, trace
+from prunecli.formats.pickle.writing import get_opcode, text_opcode
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 32
 """The most levels of removed memo values that are made of other removed memo values."""
 
-_SHORT_BINUNICODE, _BINUNICODE, _BINGET, _LONG_BINGET = b"\x8c", b"X", b"h", b"j"
+_SHORT_BINUNICODE, _BINUNICODE = b"\x8c", b"X"
 _FRAME_SIZE = 9  # bytes of a FRAME opcode with its argument
 
 
@@ -147,7 +148,7 @@ def _string(data: bytes, start: int, text: str) -> bytes:
     short = opcode == _SHORT_BINUNICODE or (opcode != _BINUNICODE and data[1] >= 4)
     if short and len(encoded) < 256:
         return _SHORT_BINUNICODE + len(encoded).to_bytes(1, "little") + encoded
-    return _BINUNICODE + len(encoded).to_bytes(4, "little") + encoded
+    return text_opcode(text)
 
 
 def _within(memos: list[Memo], start: int, end: int) -> list[Memo]:
@@ -231,10 +232,8 @@ class _Writer:
     def _fetch(self, memo: Memo, slot: int) -> None:
         if memo.start < 0 and slot == self.old.slots[memo.definition]:
             self.out += self.data[memo.offset : memo.end]
-        elif slot < 256:
-            self.out += _BINGET + slot.to_bytes(1, "little")
         else:
-            self.out += _LONG_BINGET + slot.to_bytes(4, "little")
+            self.out += get_opcode(slot)
 
     def _define(self, put: Memo, depth: int) -> None:
         """Write a value of a removed entry where it is first fetched; its parts that exist already are fetched."""

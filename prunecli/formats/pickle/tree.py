@@ -185,3 +185,8 @@ def text(part: object) -> str:
     if not isinstance(part, str):
         return f"<{type(part).__name__}>"
     return part if part.isascii() else part.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def prefixes(names: Iterable[str]) -> frozenset[str]:
+    """Return all starts of dotted names that end before a dot."""
+    return frozenset(name[:i] for name in names for i, c in enumerate(name) if c == ".")

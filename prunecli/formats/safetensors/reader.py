@@ -16,7 +16,7 @@ from prunecli.errors import CheckpointError
 from prunecli.formats.listing import Listing
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.strict_json import HEADER_LIMIT, Json, parse_json_object
-from prunecli.text.escape import quoted
+from prunecli.text.escape import encodable, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,7 +76,7 @@ def _split(header: Iterable[tuple[str, Json]], label: str) -> tuple[dict[str, st
         # The format forbids equal names. The library keeps the last one, and another reader may keep the first.
         if name in entries:
             raise CheckpointError(f"{label}: the header names {quoted(name)} twice")
-        if not _encodable(name):
+        if not encodable(name):
             raise CheckpointError(f"{label}: the tensor name {quoted(name)} is not valid Unicode")
         entries[name] = entry
     return _metadata(entries.pop("__metadata__", None), label), entries
@@ -89,14 +89,9 @@ def _metadata(entry: Json, label: str) -> dict[str, str]:
     if not isinstance(entry, tuple):
         raise CheckpointError(f"{label}: __metadata__ is not a JSON object")
     for key, value in entry:
-        if not isinstance(value, str) or not _encodable(key + value):
+        if not isinstance(value, str) or not encodable(key + value):
             raise CheckpointError(f"{label}: __metadata__ entry {quoted(key)} is not a string")
     return dict(entry)
-
-
-def _encodable(text: str) -> bool:
-    """Return whether `text` can be encoded as UTF-8: JSON escapes can produce half a surrogate pair, which cannot."""
-    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _tensor(name: str, entry: Json, base: int, label: str) -> TensorInfo:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prunecli.errors import CheckpointError
 from prunecli.formats.pickle.global_names import may_load_weights_only
-from prunecli.formats.pickle.leaves import is_leaf, is_parameter
+from prunecli.formats.pickle.leaves import WRAPPERS, is_leaf, is_parameter
 from prunecli.formats.pickle.places import Empty
 from prunecli.formats.pickle.reader import Call, Global
 from prunecli.text.escape import quoted
@@ -22,17 +22,8 @@ if TYPE_CHECKING:
 SETTABLE = frozenset(
     {
         *("data", "real", "imag", "grad", "_grad", "grad_dtype", "_grad_fn", "grad_fn", "names", "name", "volatile"),
-        *(
-            "requires_grad",
-            "_backward_hooks",
-            "_post_accumulate_grad_hooks",
-            "__class__",
-            "__dict__",
-            "H",
-            "T",
-            "mH",
-            "mT",
-        ),
+        *("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks", "__class__", "__dict__"),
+        *("H", "T", "mH", "mT"),
     }
 )
 """The attributes of a tensor that change the tensor when they are set: a state must not have them."""
@@ -65,7 +56,6 @@ _FORMS = {
     "_rebuild_meta_tensor_no_storage": _Form(4, 4),
     "_rebuild_wrapper_subclass": _Form(8, 8),
 }
-_WRAPPERS = {"_rebuild_parameter", "_rebuild_parameter_with_state", "_rebuild_device_tensor_from_cpu_tensor"}
 
 
 def check_rules(pickle: Pickle, label: str) -> None:
@@ -122,7 +112,7 @@ def _check_rebuilt(name: str, args: tuple[object, ...], empty: Empty, depth: int
         empty.check(args[form.hooks], "a hook of a tensor")
     if form.state is not None:
         _check_state(args[form.state], empty)
-    if name in _WRAPPERS and not is_leaf(args[0]):
+    if name in WRAPPERS and not is_leaf(args[0]):
         raise ValueError(f"{name} is called without a tensor")
     if name == "_rebuild_from_type_v2":
         match args:

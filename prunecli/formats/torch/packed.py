@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from prunecli.checkpoint import Span
 from prunecli.errors import CheckpointError
 from prunecli.formats.strict_json import parse_json_object
+from prunecli.formats.torch.records import ALIGNMENT
 from prunecli.formats.zip.directory import read_records
 from prunecli.formats.zip.structs import central_header
 from prunecli.formats.zip.writer import DEFLATED, STORED, entry_like, lay_out
@@ -30,9 +31,6 @@ RESTORE = ".data/prunecli_unpack"
 
 MEMORY_LIMIT = 1 << 26
 """The most bytes that a compressed record may inflate to in memory; storages are not held in memory."""
-
-ALIGNMENT = 64
-"""The alignment, in bytes, of the records of torch."""
 
 OMITTED = ".format_version"
 """A record that a packed zip lacks: with it torch may calculate the places of records from their sizes."""

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from prunecli.checkpoint import OUTSIDE
-from prunecli.errors import Argument, CheckpointError
+from prunecli.errors import CheckpointError
+from prunecli.formats.format import refuse_keys
 from prunecli.formats.listing import Listing
 from prunecli.formats.pickle.leaves import other_kind, unwrapped
 from prunecli.formats.pickle.reader import Call
@@ -134,11 +135,7 @@ def _unprunable(tensor: TensorInfo, reason: str) -> TensorInfo:
 
 
 def _exported(file: BinaryIO, records: dict[str, Record], label: str, keys: Sequence[str]) -> Listing:
-    if keys:
-        raise CheckpointError(
-            f"{label} is an exported program, which has no key {quoted(keys[0])}",
-            hint=("leave out ", Argument("key", keys[0] if len(keys) == 1 else list(keys))),
-        )
+    refuse_keys(f"{label} is an exported program", keys)
     listing = read_exported(file, records, label)
     return replace(listing, tensors=_mark_disputed(listing.tensors))
 

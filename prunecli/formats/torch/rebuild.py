@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from prunecli.checkpoint import MAX_SIZE, Span, TensorInfo, self_overlap
 from prunecli.dtypes import BITS, TORCH_DTYPES
 from prunecli.errors import CheckpointError
-from prunecli.formats.pickle.leaves import _MODULES, STRIDED, wrappers
+from prunecli.formats.pickle.leaves import MODULES, STRIDED, wrappers
 from prunecli.formats.pickle.reader import Call, Global, Persistent
 from prunecli.formats.pickle.tensors import check_size, dimensions, usual_strides
 from prunecli.values import dataclass
@@ -151,7 +151,7 @@ def is_strided(value: object) -> bool:
     """Return whether `value`, already unwrapped, rebuilds an ordinary tensor: a view of a storage with strides."""
     match value:
         case Call(func=Global(module=module, name=name)):
-            return module in _MODULES and name in STRIDED
+            return module in MODULES and name in STRIDED
         case _:
             return False
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from prunecli.formats.zip.directory import Record
 
+ALIGNMENT = 64
+"""Bytes: torch writes storages at multiples of it, unless a file states another number."""
+
 RECORD_LIMIT = 1 << 28
 """The longest record, in bytes, that is read into memory; storages are not."""
 

@@ -16,6 +16,7 @@ from prunecli.errors import Argument, CheckpointError
 from prunecli.formats.pickle.emit import Edits, emit, terms_below
 from prunecli.formats.pickle.graph import BUILD, SET, Term, trace
 from prunecli.formats.pickle.reader import read_pickle
+from prunecli.formats.pickle.tree import prefixes
 from prunecli.formats.torch.format import is_legacy
 from prunecli.formats.torch.legacy import read_legacy
 from prunecli.formats.torch.packed import open_zip
@@ -23,7 +24,7 @@ from prunecli.formats.torch.reader import zip_storages
 from prunecli.formats.torch.records import resave, torch_archive
 from prunecli.formats.torch.state_dict_pickle import TYPED
 from prunecli.formats.torch.writer import NewStorage
-from prunecli.io.arrangement import movable
+from prunecli.io.arrangement import movable, raw
 from prunecli.text.escape import printable, quoted
 
 if TYPE_CHECKING:
@@ -138,9 +139,8 @@ class _Tree:
     def _storage(self, storage: Storage) -> NewStorage:
         claim, span, dtype = storage.claim, storage.span, self._dtype(storage)
         if dtype == claim.dtype:
-            tensor = TensorInfo("", "U8", (span.length,), (1,), self.number, span)
             crc = self.crcs.get(claim.key)
-            return NewStorage(tensor, "U8", span.length, f"storage {claim.key}", crc, span)
+            return NewStorage(raw(span, self.number), "U8", span.length, f"storage {claim.key}", crc, span)
         tensor = TensorInfo("", claim.dtype, (claim.length,), (1,), self.number, span, big_endian=storage.big_endian)
         return NewStorage(movable(tensor), dtype, claim.length * BITS[dtype] // 8, self._cast(storage)[1])
 
@@ -161,7 +161,7 @@ def _kept(root: object, changes: Changes) -> dict[int, list[tuple[Any, ...]]]:
         return {}
     values = _values(root, changes.replaced.values())
     edited: dict[int, list[tuple[Any, ...]]] = {}
-    above = _prefixes([*changes.dropped, *changes.renamed, *changes.replaced])
+    above = prefixes([*changes.dropped, *changes.renamed, *changes.replaced])
     found: set[str] = set()
     stack: list[tuple[str, object]] = [("", root)]
     while stack:
@@ -207,7 +207,7 @@ def _not_renamed(name: str) -> CheckpointError:
 
 def _is_below(name: str, roots: Collection[str]) -> bool:
     """Return whether a path is one of `roots` or below one; a key may have dots."""
-    return name in roots or any(name[:i] in roots for i, c in enumerate(name) if c == ".")
+    return name in roots or not prefixes([name]).isdisjoint(roots)
 
 
 def _named(path: str, term: Term) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -219,7 +219,7 @@ def _named(path: str, term: Term) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 def _values(root: object, paths: Collection[str]) -> dict[str, object]:
     """Return the values at dotted paths; ValueError for one that leads nowhere."""
-    above, found = _prefixes(paths), dict[str, object]()
+    above, found = prefixes(paths), dict[str, object]()
     stack: list[tuple[str, object]] = [("", root)] if paths else []
     while stack:
         path, term = stack.pop()
@@ -256,7 +256,3 @@ def _modules_of(name: str) -> list[str]:
     """Return the names of the modules that hold a tensor, from the inside to the outside, and the model: ""."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(len(parts) - 1, -1, -1)]
-
-
-def _prefixes(names: Collection[str]) -> set[str]:
-    return {name[:i] for name in names for i, c in enumerate(name) if c == "."}

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, BinaryIO
 from prunecli.checkpoint import Span
 from prunecli.formats.pickle.reader import read_pickle
 from prunecli.formats.pickle.rewrite import rewrite_pickle
+from prunecli.formats.pickle.writing import text_opcode
 from prunecli.formats.torch.legacy import COUNT_SIZE, read_legacy
 from prunecli.formats.torch.packed import open_zip
 from prunecli.formats.torch.rebuild import storage_claims
-from prunecli.formats.torch.records import resave, torch_archive
+from prunecli.formats.torch.records import ALIGNMENT, resave, torch_archive
 from prunecli.formats.zip.rewrite import rewrite_zip
 from prunecli.io.parts import FilePlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ALIGNMENT = 64  # bytes; the alignment of torch's records if the file does not state another
 _MAX_ALIGNMENT = 1 << 16
 
 
@@ -37,11 +37,11 @@ def rewrite_torch_zip(file: BinaryIO, label: str, names: Mapping[str, str | None
     archive = torch_archive(file, opened.records, label)
     old = archive.read("data.pkl")
     new = rewrite_pickle(old, names, label, hint=resave(label))
-    alignment = _ALIGNMENT
+    alignment = ALIGNMENT
     if ".storage_alignment" in archive.records:
         digits = archive.read(".storage_alignment")
         # Six digits are enough for the limit: int() is slow for millions of digits.
-        alignment = int(digits) if digits.isdigit() and 0 < int(digits[:6]) <= _MAX_ALIGNMENT else _ALIGNMENT
+        alignment = int(digits) if digits.isdigit() and 0 < int(digits[:6]) <= _MAX_ALIGNMENT else ALIGNMENT
     unused = _storage_keys(old, label) - _storage_keys(new, label)
     removed = {f"{archive.folder}/data/{key}" for key in unused}
     return rewrite_zip(file, label, {f"{archive.folder}/data.pkl": new}, removed, alignment)
@@ -67,6 +67,4 @@ def _storage_keys(pickle: bytes, label: str) -> set[str]:
 
 def _pickled_list(texts: list[str]) -> bytes:
     """Return the pickle of a list of strings with the opcodes that torch.save writes."""
-    encoded = (text.encode("utf-8", "surrogatepass") for text in texts)
-    items = b"".join(b"X" + len(text).to_bytes(4, "little") + text for text in encoded)
-    return b"\x80\x02]q\x00(" + items + b"e."
+    return b"\x80\x02]q\x00(" + b"".join(map(text_opcode, texts)) + b"e."

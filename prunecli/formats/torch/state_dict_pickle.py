@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import BITS, TORCH_DTYPES
+from prunecli.formats.pickle.writing import get_opcode, integer_opcode, put_opcode, text_opcode
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
@@ -81,20 +82,19 @@ class _Pickler:
     def _put(self, value: Hashable | None) -> None:
         if value is not None:
             self._memo[value] = self._count
-        self.out += b"q" + bytes([self._count]) if self._count < 256 else b"r" + self._count.to_bytes(4, "little")
+        self.out += put_opcode(self._count)
         self._count += 1
 
     def _got(self, value: Hashable) -> bool:
         index = self._memo.get(value)
         if index is not None:
-            self.out += b"h" + bytes([index]) if index < 256 else b"j" + index.to_bytes(4, "little")
+            self.out += get_opcode(index)
         return index is not None
 
     def _text(self, text: str, identity: Hashable | None = None) -> None:
         if identity is not None and self._got(identity):
             return
-        encoded = text.encode("utf-8", "surrogatepass")
-        self.out += b"X" + len(encoded).to_bytes(4, "little") + encoded
+        self.out += text_opcode(text)
         self._put(identity)
 
     def _global(self, module: str, name: str) -> None:
@@ -102,24 +102,13 @@ class _Pickler:
             self.out += f"c{module}\n{name}\n".encode()
             self._put((module, name))
 
-    def _integer(self, number: int) -> None:
-        if number < 1 << 8:
-            self.out += b"K" + bytes([number])
-        elif number < 1 << 16:
-            self.out += b"M" + number.to_bytes(2, "little")
-        elif number < 1 << 31:
-            self.out += b"J" + number.to_bytes(4, "little")
-        else:
-            size = number.bit_length() // 8 + 1
-            self.out += b"\x8a" + bytes([size]) + number.to_bytes(size, "little")
-
     def _integers(self, numbers: tuple[int, ...]) -> None:
         if not numbers:
             self.out += b")"
             return
         self.out += b"(" if len(numbers) > 3 else b""
         for number in numbers:
-            self._integer(number)
+            self.out += integer_opcode(number)
         self.out += b"t" if len(numbers) > 3 else (b"\x85", b"\x86", b"\x87")[len(numbers) - 1]
         self._put(None)
 
@@ -129,7 +118,7 @@ class _Pickler:
         self._global("torch._utils", "_rebuild_tensor_v2" if typed else "_rebuild_tensor_v3")
         self.out += b"("
         self._storage(tensor)
-        self._integer(tensor.offset)
+        self.out += integer_opcode(tensor.offset)
         self._integers(tensor.shape)
         self._integers(tensor.strides)
         self.out += b"\x89"
@@ -152,7 +141,7 @@ class _Pickler:
             self._global("torch.storage", "UntypedStorage")
         self._text(tensor.key, f"key {tensor.key}")
         self._text("cpu", "text cpu")
-        self._integer(tensor.length if tensor.dtype in TYPED else tensor.length * BITS[tensor.dtype] // 8)
+        self.out += integer_opcode(tensor.length if tensor.dtype in TYPED else tensor.length * BITS[tensor.dtype] // 8)
         self.out += b"t"
         self._put(None)
         self.out += b"Q"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from prunecli.formats.torch.records import ALIGNMENT
 from prunecli.formats.zip.aligned import placed, total_size, trailing
 from prunecli.io.arrangement import Move, OutputFile, Record
 from prunecli.io.crc32 import crc32
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import Span, TensorInfo
     from prunecli.io.arrangement import Literal
-
-ALIGNMENT = 64
-"""Bytes: storages begin at multiples of it."""
 
 _ID = ".data/serialization_id"
 _ID_SIZE = 40  # digits

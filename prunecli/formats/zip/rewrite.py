@@ -68,7 +68,7 @@ class _NewRecord:
 
 
 def rewrite_zip(
-    file: BinaryIO, label: str, changed: Mapping[str, bytes], removed: Collection[str], alignment: int = 64
+    file: BinaryIO, label: str, changed: Mapping[str, bytes], removed: Collection[str], alignment: int
 ) -> FilePlan:
     """Return the plan of the zip `file` without the records `removed`, and with the new content of those `changed`.
 

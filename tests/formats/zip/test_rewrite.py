@@ -38,7 +38,7 @@ def test_without_changes_the_zip_is_the_same(tmp_path: Path, container: str) -> 
     """A zip of torch or zipfile is written byte for byte if no record changes."""
     path = make_checkpoint(container, tmp_path)
     with path.open("rb") as file:
-        plan = rewrite_zip(file, "it", {}, ())
+        plan = rewrite_zip(file, "it", {}, (), 64)
 
     assert path.read_bytes() == written(plan, path, tmp_path / "out")
 
@@ -49,7 +49,7 @@ def test_the_plan_lists_all_places_of_a_checksum(tmp_path: Path) -> None:
     with path.open("rb") as file, zipfile.ZipFile(path) as archive:
         pickled = next(n for n in archive.namelist() if n.endswith("data.pkl"))
         removed = next(n for n in archive.namelist() if n.endswith("data/0"))
-        plan = rewrite_zip(file, "it", {pickled: archive.read(pickled) + b"longer"}, {removed})
+        plan = rewrite_zip(file, "it", {pickled: archive.read(pickled) + b"longer"}, {removed}, 64)
 
     data = written(plan, path, tmp_path / "out")
 
@@ -80,7 +80,7 @@ def test_zipfile_reads_the_remaining_records(
     changed = {f"a/{i}": data for i, data in new.items() if i < len(contents)}
 
     with path.open("rb") as file:
-        plan = rewrite_zip(file, "it", changed, {f"a/{i}" for i in removed})
+        plan = rewrite_zip(file, "it", changed, {f"a/{i}" for i in removed}, 64)
 
     written(plan, path, folder / "out.zip")
     with zipfile.ZipFile(folder / "out.zip") as actual:
@@ -119,9 +119,9 @@ def test_a_compressed_record_is_copied_but_not_changed(tmp_path: Path) -> None:
         archive.writestr("a/1", b"y")
 
     with path.open("rb") as file:
-        written(rewrite_zip(file, "it", {}, {"a/1"}), path, tmp_path / "out.zip")
+        written(rewrite_zip(file, "it", {}, {"a/1"}, 64), path, tmp_path / "out.zip")
         with pytest.raises(CheckpointError, match="compressed"):
-            rewrite_zip(file, "it", {"a/0": b"z"}, ())
+            rewrite_zip(file, "it", {"a/0": b"z"}, (), 64)
 
     with zipfile.ZipFile(tmp_path / "out.zip") as actual:
         assert actual.read("a/0") == b"x" * 1000

@@ -95,7 +95,7 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
     result = _search(arguments, limit, target, state, table, context.obj or ())
     for warning in result.warnings:
         warn(f"{warning} --metric PATTERN names another number")
-    _write_drawings(result, arguments, _short(limit), context.obj or ())
+    _write_drawings(result, arguments, limit, context.obj or ())
     if arguments.json:
         evaluation.print_json(_document(result, limit, arguments))
     else:
@@ -107,19 +107,23 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
     return DONE
 
 
-def _write_drawings(result: SearchResult, arguments: Arguments, limit: str, command: tuple[str, ...]) -> None:
+def _write_drawings(result: SearchResult, arguments: Arguments, limit: Decimal, command: tuple[str, ...]) -> None:
     """Write the page and the figure that were asked for."""
+    from prunecli.tuning.search import MetricGoal
+
+    goal = MetricGoal(limit, arguments.higher_is_better)
     if arguments.html is not None:
         from prunecli.tuning.pages import search_page
 
-        page = search_page(result, arguments.ckpt, limit, command)
+        page = search_page(result, arguments.ckpt, goal, command)
         write_page(arguments.html, page, force=arguments.force)
     if arguments.figure is not None:
         from prunecli.tuning.pages import draw_metric
 
         trials = [result.unpruned, *(attempt.trial for attempt in result.attempts)]
         title = f"{arguments.strategy} on {Path(arguments.ckpt).name}"
-        write_figure(arguments.figure, draw_metric(trials, title, arguments.figure.suffix), force=arguments.force)
+        figure = draw_metric(trials, title, arguments.figure.suffix, float(goal.allowed(result.unpruned)))
+        write_figure(arguments.figure, figure, force=arguments.force)
 
 
 def _limit(text: str | None) -> Decimal:

@@ -84,12 +84,16 @@ def histogram(edges: Sequence[float], counts: Sequence[int], title: str, suffix:
 
 
 def curves(
-    series: Sequence[Series], title: str, labels: tuple[str, str], suffix: str, *, level: float | None = None
+    series: Sequence[Series],
+    title: str,
+    labels: tuple[str, str],
+    suffix: str,
+    levels: Sequence[tuple[float, str]] = (),
 ) -> bytes:
     """Return a figure of curves; those without a name are thin and grey. `labels` are those of the axes.
 
-    A dashed line is drawn at `level`. An axis whose values are parts of weights (its label says "weights") has
-    percentages.
+    A dashed line is drawn at each of `levels`, with its name in the legend. An axis whose values are parts of weights
+    (its label says "weights") has percentages.
     """
     figure, axes = _axes(title, height=4.2)
     for one in (one for one in series if not one.name):
@@ -98,8 +102,8 @@ def curves(
         mark = _MARKS[index % len(_MARKS)] if len(one.xs) <= NAMED else None
         dash, grey = _DASHES[index % len(_DASHES)], f"{min(0.15 * index, 0.6):.2f}"
         axes.plot(one.xs, one.ys, linestyle=dash, color=grey, marker=mark, markersize=4, label=_literal(one.name))
-    if level is not None:
-        axes.axhline(level, color="0.5", linewidth=0.8, linestyle="--", label="unpruned")
+    for index, (level, name) in enumerate(levels):
+        axes.axhline(level, color="0.5", linewidth=0.8, linestyle=_DASHES[index + 1], label=name)
     for axis, label in ((axes.xaxis, labels[0]), (axes.yaxis, labels[1])):
         axis.set_label_text(_literal(label))
         if "weights" in label or "norm" in label:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from math import isfinite
+from dataclasses import replace
+from math import isfinite, nan
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from prunecli.tuning.plot import Mark, plot
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prunecli.tuning.search import Attempt, SearchResult
+    from prunecli.tuning.search import Attempt, MetricGoal, SearchResult
     from prunecli.tuning.sweep import SweepPoint
     from prunecli.tuning.trial_file import Trial
 
@@ -24,7 +25,7 @@ _COLUMNS = ("sparsity", "metric", "change", "seconds", "line")
 _NUMERIC = frozenset({"metric", "change", "drop", "seconds"})
 
 
-def sweep_page(points: Sequence[SweepPoint], path: str, varied: str = "amount", command: Sequence[str] = ()) -> str:
+def sweep_page(points: Sequence[SweepPoint], path: str, varied: str, command: Sequence[str] = ()) -> str:
     """Return the points of a sweep as a page; `varied` is the name of the number that was varied."""
     rows = [
         (
@@ -36,63 +37,61 @@ def sweep_page(points: Sequence[SweepPoint], path: str, varied: str = "amount", 
         for point in points
     ]
     columns = (varied, *_COLUMNS)
-    return _page(
-        "Sweep", path, [point.trial for point in points], Table("Trials", columns, rows, _NUMERIC), (), command
-    )
+    table = Table("Trials", columns, rows, _NUMERIC)
+    return render_listing(_page("Sweep", path, [point.trial for point in points], table, command))
 
 
-def search_page(result: SearchResult, path: str, limit: object, command: Sequence[str] = ()) -> str:
-    """Return the attempts of a search as a page; `limit` is the drop that was allowed."""
+def search_page(result: SearchResult, path: str, goal: MetricGoal, command: Sequence[str] = ()) -> str:
+    """Return the attempts of a search as a page, with the metric that `goal` allows."""
     rows = [_attempt(attempt) for attempt in result.attempts]
     columns = ("amount", "sparsity", "metric", "drop", "seconds", "line", "verdict")
     best = result.best
-    found = Card("Found", "nothing" if best is None else f"{best.amount:g}", "amount", _found(best, limit))
+    found = Card(
+        "Found",
+        "nothing" if best is None else f"{best.amount:g}",
+        "amount",
+        _found(best, goal),
+    )
     trials = [result.unpruned, *(attempt.trial for attempt in result.attempts)]
-    return _page("Search", path, trials, Table("Tries", columns, rows, _NUMERIC), (found,), command, result.warnings)
+    table, allowed = Table("Tries", columns, rows, _NUMERIC), float(goal.allowed(result.unpruned))
+    page = _page("Search", path, trials, table, command, allowed)
+    return render_listing(replace(page, cards=(found,), warnings=result.warnings))
 
 
-def draw_metric(trials: Sequence[Trial], title: str, suffix: str) -> bytes:
-    """Return a figure of the metric against the sparsity; `trials` begin with the unpruned checkpoint."""
+def draw_metric(trials: Sequence[Trial], title: str, suffix: str, allowed: float = nan) -> bytes:
+    """Return a figure of the metric against the sparsity; `trials` begin with the unpruned checkpoint.
+
+    `allowed` is the worst metric within the limit of a search.
+    """
     ordered = sorted(trials, key=lambda trial: trial.sparsity)
     name = name_in(trials[0].line)
     series = Series(name, [trial.sparsity for trial in ordered], [float(trial.metric) for trial in ordered])
-    unpruned = float(trials[0].metric)
-    level = unpruned if isfinite(unpruned) else None
-    return curves([series], title, ("weights that are zero", name), suffix, level=level)
+    levels = [(float(trials[0].metric), "unpruned"), (allowed, "allowed")]
+    drawn = [one for one in levels if isfinite(one[0])]
+    return curves([series], title, ("weights that are zero", name), suffix, drawn)
 
 
 def _page(
-    kind: str,
-    path: str,
-    trials: Sequence[Trial],
-    table: Table,
-    cards: Sequence[Card],
-    command: Sequence[str],
-    warnings: Sequence[str] = (),
-) -> str:
+    kind: str, path: str, trials: Sequence[Trial], table: Table, command: Sequence[str], allowed: float = nan
+) -> Listing:
     unpruned = float(trials[0].metric)
     marks = [
         Mark(trial.sparsity, float(trial.metric), f"{percent(trial.sparsity)} zero, metric {float(trial.metric):.6g}")
         for trial in sorted(trials, key=lambda trial: trial.sparsity)
     ]
-    return render_listing(
-        Listing(
-            kind=f"{kind}: the metric at several amounts",
-            title=PurePath(path).name or path,
-            lead=f"Unpruned: {unpruned:.6g}, read from \u201c{trials[0].line}\u201d",
-            tables=(table,),
-            cards=cards,
-            warnings=warnings,
-            facts=(("command", shlex.join(command) or "-"), ("checkpoint", path)),
-            svg=plot(
-                "Metric against sparsity",
-                marks,
-                x_label="weights that are zero",
-                y_label=name_in(trials[0].line),
-                level=unpruned,
-                level_label=f"unpruned: {unpruned:.6g}",
-            ),
-        )
+    return Listing(
+        kind=f"{kind}: the metric at several amounts",
+        title=PurePath(path).name or path,
+        lead=f"Unpruned: {unpruned:.6g}, read from \u201c{trials[0].line}\u201d",
+        tables=(table,),
+        facts=(("command", shlex.join(command) or "-"), ("checkpoint", path)),
+        svg=plot(
+            "Metric against sparsity",
+            marks,
+            x_label="weights that are zero",
+            y_label=name_in(trials[0].line),
+            levels=[(unpruned, f"unpruned: {unpruned:.6g}"), (allowed, f"allowed: {allowed:.6g}")],
+        ),
     )
 
 
@@ -106,7 +105,8 @@ def _attempt(attempt: Attempt) -> tuple[Cell, ...]:
     )
 
 
-def _found(best: Attempt | None, limit: object) -> str:
+def _found(best: Attempt | None, goal: MetricGoal) -> str:
+    limit = f"{float(goal.max_drop):.6g}"
     if best is None:
         return f"Every amount that was tried drops by more than {limit}."
     trial = best.trial

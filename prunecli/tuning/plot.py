@@ -1,4 +1,4 @@
-"""A curve as one SVG file: axes, a dashed line at a level to compare with, and points with notes.
+"""A curve as one SVG file: axes, dashed lines at levels to compare with, and points with notes.
 
 The file has no script and needs no other file. It is legible on a light and on a dark background.
 """
@@ -51,12 +51,12 @@ class Mark:
     note: str
 
 
-def plot(title: str, marks: Sequence[Mark], *, x_label: str, y_label: str, level: float, level_label: str) -> str:
-    """Return the SVG file: `marks` joined in their order, and a dashed line at `level` if it is finite.
+def plot(title: str, marks: Sequence[Mark], *, x_label: str, y_label: str, levels: Sequence[tuple[float, str]]) -> str:
+    """Return the SVG file: `marks` joined in their order, and a dashed line with its text at each level that is finite.
 
     Texts may hold anything: control characters and markup are escaped.
     """
-    ys = [value for value in (level, *(mark.y for mark in marks)) if isfinite(value)] or [0.0]
+    ys = [value for value in (*(level for level, _ in levels), *(mark.y for mark in marks)) if isfinite(value)] or [0.0]
     values = ticks_between(min(ys), max(ys))
     x, y = Axis(0, 1, _LEFT, WIDTH - _RIGHT), Axis(values[0], values[-1], HEIGHT - _BOTTOM, _TOP)
     root = picture((WIDTH, HEIGHT), title, _STYLE)
@@ -70,9 +70,10 @@ def plot(title: str, marks: Sequence[Mark], *, x_label: str, y_label: str, level
         add_text(root, (tick.at, HEIGHT - _BOTTOM + 20), tick.text, anchor="middle")
     add_text(root, (x(0.5), HEIGHT - 12), x_label, anchor="middle")
     add_text(root, (_LEFT, 46), y_label)
-    if isfinite(level):
+    for index, (level, text) in enumerate(sorted((one for one in levels if isfinite(one[0])), reverse=True)):
         add_line(root, (x.start, y(level)), (x.end, y(level)), style="level")
-        add_text(root, (x.end, y(level) - 6), level_label, style="name", anchor="end")
+        # The text of the highest level is above its line, that of another one below: levels may be close together.
+        add_text(root, (x.end, y(level) + (16 if index else -6)), text, style="name", anchor="end")
     _draw_curve(root, [(x(mark.x), y(mark.y), mark.note) for mark in marks])
     return tostring(root, encoding="unicode") + "\n"
 

@@ -49,6 +49,10 @@ class MetricGoal:
                 hint=Argument("max_drop", str(-self.max_drop) if self.max_drop.is_finite() else 0.01),
             )
 
+    def allowed(self, unpruned: Trial) -> Decimal:
+        """Return the worst metric that is within the limit."""
+        return unpruned.metric - self.max_drop if self.higher_is_better else unpruned.metric + self.max_drop
+
     def attempt(self, amount: float, trial: Trial, unpruned: Trial) -> Attempt:
         """Compare a trial with the unpruned one. A metric that is not finite is never within the limit."""
         if not trial.metric.is_finite():

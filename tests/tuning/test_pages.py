@@ -7,7 +7,8 @@ from decimal import Decimal
 import pytest
 from support.pages import Page
 
-from prunecli.tuning.pages import draw_metric, sweep_page
+from prunecli.tuning.pages import draw_metric, search_page, sweep_page
+from prunecli.tuning.search import Attempt, MetricGoal, SearchResult
 from prunecli.tuning.sweep import SweepPoint
 from prunecli.tuning.trial_file import Trial
 
@@ -29,11 +30,23 @@ def test_each_number_is_below_its_heading() -> None:
     assert "amount0.660.0%nan-2.0accuracy:nan" in text
 
 
+@pytest.mark.parametrize(("higher_is_better", "allowed"), [(True, "allowed: 0.85"), (False, "allowed: 0.95")])
+def test_the_page_of_a_search_has_the_metric_that_is_allowed(higher_is_better: bool, allowed: str) -> None:  # noqa: FBT001
+    """A line is drawn at the worst metric within the limit, below that of a score and above that of a loss."""
+    unpruned, trial = POINTS[0].trial, POINTS[1].trial
+    result = SearchResult(unpruned, (Attempt(0.3, trial, Decimal("0.1"), within=False),), complete=True)
+
+    page = search_page(result, "m.pth", MetricGoal(Decimal("0.05"), higher_is_better))
+
+    assert ">unpruned: 0.9</text>" in page
+    assert f">{allowed}</text>" in page
+
+
 def test_the_figure_has_the_name_of_the_metric() -> None:
     """The axes are the sparsity and the metric by its name, and the level of the unpruned checkpoint is drawn."""
     pytest.importorskip("matplotlib")
 
-    figure = draw_metric([point.trial for point in POINTS], "a title", ".svg").decode()
+    figure = draw_metric([point.trial for point in POINTS], "a title", ".svg", 0.85).decode()
 
-    for text in ("a title", "accuracy", "weights that are zero", "unpruned"):
+    for text in ("a title", "accuracy", "weights that are zero", "unpruned", "allowed"):
         assert text in figure

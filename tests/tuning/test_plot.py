@@ -31,7 +31,7 @@ def test_ticks_enclose_what_is_drawn(a: float, b: float) -> None:
 @given(st.text(), st.lists(st.tuples(st.floats(0, 1), FLOATS | st.just(math.nan), st.text()), max_size=6), FLOATS)
 def test_a_plot_is_xml_whatever_is_in_it(title: str, marks: list[tuple[float, float, str]], level: float) -> None:
     """Any title and note give a well-formed file with a point for each finite value, inside the picture."""
-    text = plot(title, [Mark(*m) for m in marks], x_label="<x>", y_label="&", level=level, level_label="]]>")
+    text = plot(title, [Mark(*m) for m in marks], x_label="<x>", y_label="&", levels=[(level, "]]>")])
 
     root = ET.fromstring(text)  # noqa: S314 - our own
     points = root.findall(f"{SVG}circle")

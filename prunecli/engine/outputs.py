@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prunecli.errors import Argument, OutputError, UsageError
 from prunecli.formats.output_names import check_mask_suffix, default_output, default_report
 from prunecli.formats.own_files import is_report_of
+from prunecli.formats.shards import is_index
 from prunecli.io.publish import UnflushedError, publish_bytes
 from prunecli.io.targets import (
     check_checkpoint_output,
@@ -19,6 +20,7 @@ from prunecli.io.targets import (
     refuse_both,
     refuse_overwriting,
 )
+from prunecli.remote.path import as_path
 from prunecli.report.renderers import check_suffixes, render_report
 from prunecli.text.escape import printable
 from prunecli.values import dataclass
@@ -128,13 +130,20 @@ def plan_outputs(
         check_checkpoint_output(
             checkpoint, output, force=request.force, in_place=request.in_place, directory=directory, names=names
         )
-    check_side_outputs(checkpoint, written, reports, masks, outputs.replaces, directory=directory)
+    folders = [*([checkpoint.path] if _is_folder(checkpoint, path) else ()), *(written if directory else ())]
+    check_side_outputs(checkpoint, written, reports, masks, outputs.replaces, folders=folders)
     read = kept if mask_in is None else [*kept, Path(mask_in)]
     for output in (*reports, *written):
         refuse_overwriting(output, read)
     for output in masks:
         refuse_overwriting(output, kept)
     return outputs
+
+
+def _is_folder(checkpoint: Checkpoint, path: PathLike) -> bool:
+    """Return whether all files of a folder are the input: not if the user named a model with numbers in other files."""
+    named = as_path(path)
+    return checkpoint.is_directory and (named.is_dir() or is_index(named))
 
 
 def check_paths(request: OutputRequest) -> None:

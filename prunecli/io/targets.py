@@ -90,15 +90,13 @@ def check_side_outputs(
     masks: Sequence[Path],
     replaceable: Callable[[Path], bool],
     *,
-    directory: bool | None = None,
+    folders: Sequence[Path],
 ) -> None:
     """Raise OutputError where a report or a mask cannot be written, or would overwrite another file of the run.
 
-    `target` holds the path of the checkpoint's output, if there is one, and `directory` is whether that is a directory
-    (None: as the input). `replaceable` returns whether an existing file may be replaced.
+    `target` holds the path of the checkpoint's output, if there is one. `replaceable` returns whether an existing file
+    may be replaced. `folders` are the directories that are checkpoints, which get no other files.
     """
-    is_directory = checkpoint.is_directory if directory is None else directory
-    folders = [*([checkpoint.path] if checkpoint.is_directory else ()), *(target if is_directory else ())]
     paths = [*reports, *masks]
     for index, path in enumerate(paths):
         argument = "reports" if index < len(reports) else "mask_out"

@@ -256,3 +256,21 @@ def test_models_of_the_package_are_recognized(tmp_path: Path) -> None:
             bytearray((tmp_path / "m.pth").read_bytes()[tensor.start : tensor.end]), dtype=torch.float32
         ).view(8, 32),
     )
+
+
+def test_outputs_may_lie_next_to_a_model_with_data(tmp_path: Path) -> None:
+    """The folder of a model whose numbers are in another file takes an output and its report, if the file was named."""
+    path = write_onnx(tmp_path / "m.onnx", {"fc.weight": W}, data="m.data")
+
+    report = prune(path, Threshold(0.5), output=tmp_path / "out")
+
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.data", "m.onnx", "out", "out.report.json"]
+    assert report.output_path == str(tmp_path / "out")
+
+
+def test_a_folder_that_is_named_takes_no_report(tmp_path: Path) -> None:
+    """Where the folder itself is the input, a report in it is refused."""
+    write_onnx(tmp_path / "m.onnx", {"fc.weight": W}, data="m.data")
+
+    with pytest.raises(OutputError, match="lies inside the input"):
+        prune(tmp_path, Threshold(0.5), output=tmp_path / "out")

@@ -13,7 +13,7 @@ from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import OutputRequest, plan_outputs
 from prunecli.errors import OutputError
 from prunecli.formats.open import open_checkpoint, open_listed
-from prunecli.formats.output_names import default_output
+from prunecli.formats.output_names import default_output, path_in_result
 from prunecli.formats.torch.data_pickle import keeping_pickle
 from prunecli.io.limits import check_threads
 from prunecli.io.targets import elsewhere
@@ -25,7 +25,6 @@ from prunecli.text.json import dump_result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from prunecli.checkpoint import Checkpoint, Keys, PathLike
     from prunecli.conversion.arrange import Converted
@@ -143,7 +142,7 @@ def _result(checkpoint: Checkpoint, made: Converted, outputs: Outputs, label: st
     arrangement = made.arrangement
     return ConvertResult(
         input_path=label,
-        output_path=_name(outputs.checkpoint),
+        output_path=path_in_result(outputs.checkpoint),
         input_format=checkpoint.format,
         output_format=arrangement.format,
         input_bytes=sum(file.stored_size for file in checkpoint.files),
@@ -155,10 +154,6 @@ def _result(checkpoint: Checkpoint, made: Converted, outputs: Outputs, label: st
         left_out=made.left_out,
         facts=made.facts,
     )
-
-
-def _name(output: Path | int | None) -> str | None:
-    return None if output is None else "-" if isinstance(output, int) else str(output)
 
 
 @dataclass(frozen=True, slots=True)

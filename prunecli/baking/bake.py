@@ -17,13 +17,13 @@ from prunecli.checkpoint import OUTSIDE, Keys, PathLike, Span
 from prunecli.errors import CheckpointError
 from prunecli.formats.json_rewrite import rewrite_index
 from prunecli.formats.open import open_checkpoint
-from prunecli.formats.output_names import check_format, default_output
+from prunecli.formats.output_names import default_output, path_in_result, rewritten_target
 from prunecli.formats.registry import format_of
 from prunecli.formats.strict_json import HEADER_LIMIT
 from prunecli.io.output_files import output_files
 from prunecli.io.parts import FilePlan, write_parts
 from prunecli.io.scan import bytes_to_read
-from prunecli.io.targets import check_checkpoint_output, output_target, refuse_both
+from prunecli.io.targets import refuse_both
 from prunecli.layouts.reparametrized import REMOVE
 from prunecli.progress import start
 from prunecli.text.escape import printable
@@ -114,17 +114,14 @@ def bake(  # noqa: PLR0913 - one keyword for each option
     pruned = find_pairs(checkpoint, label)
     _refuse_module(checkpoint, label)
     default = partial(default_output, path, "baked")
-    target = None if dry_run else output_target(checkpoint, output, default, in_place=in_place)
-    if isinstance(target, Path):
-        check_format(checkpoint, target)
-        check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)
+    target = None if dry_run else rewritten_target(checkpoint, output, default, force=force, in_place=in_place)
     job = _Job(checkpoint, pruned.pairs, _new_names(pruned.pairs), target, force or in_place, progress)
     plans = [job.plan(index) for index in range(len(checkpoint.files))]
     return BakeResult(
         weights=_write(job, plans),
         notes=pruned.notes,
         input_path=label,
-        output_path=None if target is None else "-" if isinstance(target, int) else str(target),
+        output_path=path_in_result(target),
         format=checkpoint.format,
         key=checkpoint.key,
         keys=checkpoint.keys,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
 from prunecli.errors import Argument, CheckpointError
-from prunecli.layouts.copies import ema_prefixes, is_ema
+from prunecli.layouts.copies import ema_prefixes, is_ema, undotted
 from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def ema_names(checkpoint: Checkpoint) -> frozenset[str]:
 def _matched(candidates: Sequence[TensorInfo], weights: dict[str, TensorInfo]) -> Iterator[tuple[str, TensorInfo]]:
     by_spelling: dict[str, str] = {}
     for name in weights:
-        for spelling in (name, name.removeprefix("module."), _undotted(name), _undotted(name.partition(".")[2])):
+        for spelling in (name, name.removeprefix("module."), undotted(name), undotted(name.partition(".")[2])):
             by_spelling.setdefault(spelling, name)
     for tensor in candidates:
         found = next((by_spelling[end] for end in _ends(tensor.name) if end in by_spelling), None)
@@ -60,7 +60,3 @@ def _ends(name: str) -> Iterator[str]:
     parts = name.split(".")
     for start in range(1, len(parts)):
         yield ".".join(parts[start:])
-
-
-def _undotted(name: str) -> str:
-    return name.replace(".", "")  # as Stable Diffusion spells the names of its averages

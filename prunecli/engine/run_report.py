@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.engine.outcome import outcome_notices
 from prunecli.engine.run_copies import about_copies
+from prunecli.formats.output_names import path_in_result
 from prunecli.layouts.packed import packed_sentence
 from prunecli.layouts.scales import scaled_sentence
 from prunecli.plans import Cut
@@ -38,7 +39,7 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
         format=checkpoint.format,
         input_bytes=stored,
         version=__version__,
-        output_path=None if output is None else "-" if isinstance(output, int) else str(output),
+        output_path=path_in_result(output),
         output_bytes=None if output is None else size,
         input_sha256=result.input_sha256,
         output_sha256=result.output_sha256,

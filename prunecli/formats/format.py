@@ -10,10 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from prunecli.errors import Argument, CheckpointError
+from prunecli.io.read_errors import read_errors
 from prunecli.text.escape import quoted
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from prunecli.checkpoint import Span
     from prunecli.formats.extras import Extras
     from prunecli.formats.listing import Listing
@@ -57,6 +60,13 @@ class Format:
     rewrite: Rewrite | None = None
     nested: bool = True
     extras: ReadExtras | None = None
+
+
+def head_of(path: Path, start: int = 0) -> bytes:
+    """Return the first bytes of a file from the byte `start` on; CheckpointError if it cannot be read."""
+    with read_errors(path), path.open("rb") as file:
+        file.seek(start)
+        return file.read(HEAD)
 
 
 def refuse_keys(file: str, keys: Sequence[str]) -> None:

@@ -21,10 +21,11 @@ from prunecli.formats.data_files import find_data_files
 from prunecli.formats.dcp.detect import is_distributed
 from prunecli.formats.dcp.format import SHARDING_INFO
 from prunecli.formats.detect import PART, ForeignKind, detect_format, not_a_checkpoint
-from prunecli.formats.format import HEAD
+from prunecli.formats.format import HEAD, head_of
 from prunecli.formats.registry import family_of
 from prunecli.formats.shards import check_index, file_names, find_shards, is_index
 from prunecli.formats.torch.format import TORCH_ZIP
+from prunecli.io.read_errors import read_errors
 from prunecli.layouts.decide import with_layouts
 from prunecli.remote.path import RemotePath
 from prunecli.text.closest import closest
@@ -168,24 +169,19 @@ def _hint_for_missing(path: Path) -> str:
 
 
 def _open_file(path: Path, label: str, keys: Sequence[str]) -> _OpenedFile:
-    try:
-        with path.open("rb") as file:
-            modified = _modified(path, file)
-            detected = detect_format(file.read(HEAD), path.name)
-            if isinstance(detected, ForeignKind):
-                raise not_a_checkpoint(detected, path, label)
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            listing = detected.read(file, label, keys)
-            if SHARDING_INFO in listing.metadata:
-                raise not_a_checkpoint(PART, path, label)
-            inflated = listing.inflated
-            size = size if inflated is None else inflated.size
-            return _OpenedFile(
-                CheckpointFile(path, size, listing.checksums, modified, listing.format, inflated), listing
-            )
-    except OSError as error:
-        raise CheckpointError(f"cannot read {label}: {error.strerror or error}") from error
+    with read_errors(label), path.open("rb") as file:
+        modified = _modified(path, file)
+        detected = detect_format(file.read(HEAD), path.name)
+        if isinstance(detected, ForeignKind):
+            raise not_a_checkpoint(detected, path, label)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        listing = detected.read(file, label, keys)
+        if SHARDING_INFO in listing.metadata:
+            raise not_a_checkpoint(PART, path, label)
+        inflated = listing.inflated
+        size = size if inflated is None else inflated.size
+        return _OpenedFile(CheckpointFile(path, size, listing.checksums, modified, listing.format, inflated), listing)
 
 
 def _modified(path: Path, file: BinaryIO) -> int:
@@ -194,11 +190,7 @@ def _modified(path: Path, file: BinaryIO) -> int:
 
 
 def _is_torch(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            detected = detect_format(file.read(HEAD))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    detected = detect_format(head_of(path))
     return not isinstance(detected, ForeignKind) and detected.family == TORCH_ZIP.family
 
 

@@ -15,10 +15,13 @@ from prunecli.formats.onnx.format import ONNX
 from prunecli.formats.registry import family_of
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.shards import is_index
+from prunecli.io.targets import check_checkpoint_output, output_target
 from prunecli.remote.path import as_path, named_locally
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prunecli.checkpoint import Checkpoint
 
 _TORCH = (".pth", ".bin", ".ckpt", ".pt", ".tar", ".th")  # pickles of other programs have them too
@@ -99,6 +102,22 @@ def check_format(checkpoint: Checkpoint, output: Path) -> None:
             f"{checkpoint.format}",
             hint=Argument("output", printable(str(output.with_suffix(own)))),
         )
+
+
+def rewritten_target(
+    checkpoint: Checkpoint, output: PathLike | int | None, default: Callable[[], Path], *, force: bool, in_place: bool
+) -> Path | int:
+    """Return the path or descriptor of a file that is written once more in its format, after checking it."""
+    target = output_target(checkpoint, output, default, in_place=in_place)
+    if isinstance(target, Path):
+        check_format(checkpoint, target)
+        check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)
+    return target
+
+
+def path_in_result(target: Path | int | None) -> str | None:
+    """Return an output as results name it: "-" for a descriptor, None if nothing is written."""
+    return None if target is None else "-" if isinstance(target, int) else str(target)
 
 
 def suffix_of(path: Path, checkpoint: Checkpoint | None) -> str:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from prunecli.assembly import Place
 from prunecli.errors import CheckpointError
+from prunecli.io.files import SameLayout
 from prunecli.io.transfer import read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from prunecli.assembly import Assembly, Block, Run
-    from prunecli.checkpoint import TensorInfo
-    from prunecli.io.descriptors import Descriptor
     from prunecli.io.files import Input, Sink
 
 _COPIES = 3  # the most places of a checksum
@@ -95,11 +94,8 @@ class AssembledSource:
         """Do nothing: each file is checked by itself."""
 
 
-class AssembledSink:
+class AssembledSink(SameLayout):
     """The stream of an assembly, written to files with the layout of those of `source`."""
-
-    reads: Sequence[tuple[int, int]] = ()
-    wholes: Sequence[tuple[int, int]] = ()
 
     def __init__(self, files: Sequence[Sink], source: AssembledSource) -> None:
         """Write to `files`."""
@@ -114,17 +110,6 @@ class AssembledSink:
 
     def copy(self, source: Input, start: int, end: int) -> None:
         """Do nothing: what is not pruned is copied with its file."""
-
-    def finish(self) -> None:
-        """Do nothing: the files are complete when all of them are written."""
-
-    def written(self, _: int) -> Iterator[tuple[Descriptor, int]]:
-        """Yield nothing: the files are outputs of their own."""
-        yield from ()
-
-    def moved(self, _: Sequence[TensorInfo]) -> list[TensorInfo] | None:
-        """Return None: tensors are where they are in the input."""
-        return None
 
     def close(self) -> None:
         """Do nothing: the caller closes the files."""

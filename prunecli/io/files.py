@@ -107,14 +107,29 @@ def _state(file: int | Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-class Sink:
-    """An output file that is written at any offset, around the page cache where requested and possible.
+class SameLayout:
+    """An output in which all bytes are where they are in the input.
 
     `reads` and `wholes` are the bytes of the input that it needs in windows, or whole in one: none.
     """
 
     reads: Sequence[tuple[int, int]] = ()
     wholes: Sequence[tuple[int, int]] = ()
+
+    def finish(self) -> None:
+        """Do nothing: the output is complete when all of it is written."""
+
+    def written(self, _: int) -> Iterator[tuple[Descriptor, int]]:
+        """Yield each output file and its size in bytes, that of the input; memory and parts of files are none."""
+        yield from ()
+
+    def moved(self, _: Sequence[TensorInfo]) -> list[TensorInfo] | None:
+        """Return None: tensors are where they are in the input."""
+        return None
+
+
+class Sink(SameLayout):
+    """An output file that is written at any offset, around the page cache where requested and possible."""
 
     def __init__(self, file: int | Descriptor, *, direct: bool) -> None:
         """Write to `file`; `direct` tries to open it a second time with O_DIRECT."""
@@ -167,16 +182,9 @@ class Sink:
         with self.file.opened() as fd:
             copy_range(source, fd, start, end, start if offset is None else offset)
 
-    def finish(self) -> None:
-        """Do nothing: the file is complete when all of it is written."""
-
     def written(self, size: int) -> Iterator[tuple[Descriptor, int]]:
         """Yield the output file and its size in bytes, that of the input."""
         yield self.file, size
-
-    def moved(self, _: Sequence[TensorInfo]) -> list[TensorInfo] | None:
-        """Return None: tensors are where they are in the input."""
-        return None
 
     def close(self) -> None:
         """Close the second descriptor; the caller closes the first."""

@@ -16,15 +16,15 @@ import numpy as np
 from prunecli.checkpoint import IN_MEMORY, Checkpoint, CheckpointFile, Span, TensorInfo, self_overlap
 from prunecli.dtypes import TORCH_DTYPES
 from prunecli.errors import CheckpointError, UsageError
+from prunecli.io.files import SameLayout
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from prunecli.io.descriptors import Descriptor
     from prunecli.io.files import Input
 
 T = TypeVar("T")
@@ -36,11 +36,8 @@ _ADDRESSED = {"cpu", "cuda", "xpu"}
 """Devices where a data pointer is an address that bytes can be counted from; elsewhere it is a handle."""
 
 
-class Region:
-    """The bytes of one storage, as input and as output of a run; see `Sink` for `reads` and `wholes`."""
-
-    reads: Sequence[tuple[int, int]] = ()
-    wholes: Sequence[tuple[int, int]] = ()
+class Region(SameLayout):
+    """The bytes of one storage, as input and as output of a run."""
 
     def __init__(self, data: Tensor) -> None:
         """Use the bytes `data`: uint8, one dimension, on any device."""
@@ -61,17 +58,6 @@ class Region:
             np.copyto(self._host[offset : offset + len(data)], np.frombuffer(data, np.uint8))
         elif len(data):
             self.data[offset : offset + len(data)].copy_(self._as_tensor(data))
-
-    def finish(self) -> None:
-        """Do nothing: the storage is complete when all of it is written."""
-
-    def written(self, _: int) -> Iterator[tuple[Descriptor, int]]:
-        """Yield nothing: no file is written."""
-        yield from ()
-
-    def moved(self, _: Sequence[TensorInfo]) -> list[TensorInfo] | None:
-        """Return None: tensors stay where they are."""
-        return None
 
     def _as_tensor(self, data: memoryview) -> Tensor:
         tensor: Tensor = importlib.import_module("torch").frombuffer(data, dtype=self.data.dtype)

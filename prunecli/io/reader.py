@@ -10,12 +10,11 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from prunecli.errors import CheckpointError
 from prunecli.io.assembled import AssembledSource
 from prunecli.io.files import PAGE, Source
+from prunecli.io.read_errors import read_errors
 from prunecli.io.threads import Worker, default_threads
 from prunecli.remote.path import RemotePath
-from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,10 +54,8 @@ def open_files(checkpoint: Checkpoint) -> Iterator[list[Source]]:
     with ExitStack() as stack:
         sources = []
         for file in checkpoint.files:
-            try:
+            with read_errors(file.path):
                 source = _opened(file)
-            except OSError as error:
-                raise CheckpointError(f"cannot read {printable(str(file.path))}: {error.strerror}") from error
             stack.callback(source.close)
             if len(checkpoint.files) <= KEPT_OPEN:
                 source.keep_open()

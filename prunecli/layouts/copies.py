@@ -42,11 +42,12 @@ def ema_prefixes(names: Sequence[str]) -> frozenset[str]:
     for name in names:
         head, _, rest = name.partition(".")
         if rest and head in heads:
-            copies.setdefault(head, []).append(_undotted(rest))
+            copies.setdefault(head, []).append(undotted(rest))
         else:
-            others.update((_undotted(name), _undotted(rest)))
+            others.update((undotted(name), undotted(rest)))
     return frozenset(head for head, own in copies.items() if 2 * len(others.intersection(own)) >= len(own))
 
 
-def _undotted(name: str) -> str:
+def undotted(name: str) -> str:
+    """Return a name without its dots, as Stable Diffusion spells the names of its averages."""
     return name.replace(".", "")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from prunecli.checkpoint import Checkpoint, CheckpointFile, PathLike
 from prunecli.errors import Argument, Call, CheckpointError, Hint, UsageError
 from prunecli.formats.open import open_checkpoint
-from prunecli.formats.output_names import check_format, default_output
+from prunecli.formats.output_names import default_output, path_in_result, rewritten_target
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.torch.format import TORCH_LEGACY, TORCH_ZIP, TORCHSCRIPT
 from prunecli.formats.torch.packed import MEMORY_LIMIT, gap_bytes, is_storage, open_zip, restore_record
@@ -23,7 +23,7 @@ from prunecli.formats.zip.directory import read_directory
 from prunecli.io.files import Source, copy_range
 from prunecli.io.limits import check_threads
 from prunecli.io.output_files import output_files
-from prunecli.io.targets import check_checkpoint_output, output_target, refuse_both
+from prunecli.io.targets import refuse_both
 from prunecli.io.temporary import scratch_file
 from prunecli.io.transfer import write_all
 from prunecli.packing.deflate import check_stored, deflate_records
@@ -208,12 +208,7 @@ class _Job:
         checkpoint = open_checkpoint(path, label=label)
         label = label or str(path)
         _check_kind(checkpoint, printable(label))
-        target = None
-        if not dry_run:
-            target = output_target(checkpoint, output, default, in_place=in_place)
-        if isinstance(target, Path):
-            check_format(checkpoint, target)
-            check_checkpoint_output(checkpoint, target, force=force or in_place, in_place=in_place)
+        target = None if dry_run else rewritten_target(checkpoint, output, default, force=force, in_place=in_place)
         return cls(checkpoint, label, target, threads, force or in_place, progress)
 
     @property
@@ -243,8 +238,8 @@ class _Job:
 
     def result(self, **values: Any) -> PackResult:  # noqa: ANN401 - the attributes that differ
         """Return the result with the paths of this job."""
-        output = None if self.target is None else "-" if isinstance(self.target, int) else str(self.target)
-        return PackResult(input_path=self.label, output_path=output, input_bytes=self.file.stored_size, **values)
+        output, size = path_in_result(self.target), self.file.stored_size
+        return PackResult(input_path=self.label, output_path=output, input_bytes=size, **values)
 
 
 def _check_kind(checkpoint: Checkpoint, name: str) -> None:

@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from prunecli.text.escape import printable
-from prunecli.text.numbers import percent, plural
+from prunecli.text.numbers import counted, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +22,9 @@ _HEADINGS = ("tensor", "dtype", "shape", "weights", "zero before", "zero after",
 def headline(report: Report) -> str:
     """Return the result in a line, with names escaped: how much is zero, by which strategy, and where it is."""
     totals = report.selected
-    zero = "?" if totals.sparsity_after is None else percent(totals.sparsity_after)
+    zero = _percent(totals.sparsity_after)
     where = "not written" if report.output_path is None else printable(report.output_path)
-    tensors = f"{totals.tensors:,} {plural(totals.tensors, 'tensor', 'tensors')}"
+    tensors = counted(totals.tensors, "tensor")
     return f"{zero} of {totals.numel:,} weights zero in {tensors}, by {report.strategy.get('name')}, {where}"
 
 

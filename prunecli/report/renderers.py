@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
 
 
-def _json(report: Report) -> str:
-    from prunecli.report.json import to_json
-
-    return to_json(report)
-
-
 def _csv(report: Report) -> str:
     from prunecli.report.csv import to_csv
 
@@ -39,12 +33,6 @@ def _markdown(report: Report) -> str:
     return to_markdown(report)
 
 
-def _html(report: Report) -> str:
-    from prunecli.report.html import to_html
-
-    return to_html(report)
-
-
 def _figure(report: Report, suffix: str) -> bytes:
     from prunecli.report.plots import bars
 
@@ -55,7 +43,12 @@ def _figure(report: Report, suffix: str) -> bytes:
     return bars([row.name for row in rows], before, after, title, suffix)
 
 
-_RENDERERS: dict[str, Callable[[Report], str]] = {".json": _json, ".csv": _csv, ".md": _markdown, ".html": _html}
+_RENDERERS: dict[str, Callable[[Report], str]] = {
+    ".json": lambda report: report.to_json(),
+    ".csv": _csv,
+    ".md": _markdown,
+    ".html": lambda report: report.to_html(),
+}
 
 SUFFIXES = (*_RENDERERS, *FIGURES)
 """The suffixes that the path of a report may have, in lower or upper case."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from prunecli.errors import CheckpointError
 from prunecli.formats.dcp.format import SHARDING_INFO
-from prunecli.formats.format import HEAD
+from prunecli.formats.format import head_of
 from prunecli.formats.model_files import is_index_name
 from prunecli.formats.shards import file_names
-from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +32,7 @@ def is_distributed(directory: Path) -> bool:
     names = file_names(directory)
     if any(name.endswith(".distcp") for name in names):
         return True
-    if any(_WRITER in head(directory / name) for name in metadata_names(names)):
+    if any(_WRITER in head_of(directory / name) for name in metadata_names(names)):
         return True
     return not any(map(is_index_name, names)) and bool(sharded_names(directory, names))
 
@@ -42,13 +40,4 @@ def is_distributed(directory: Path) -> bool:
 def sharded_names(directory: Path, names: Sequence[str]) -> list[str]:
     """Return the names of the safetensors files if one of them has parts of tensors, else nothing."""
     parts = [name for name in names if name.endswith(PARTS)]
-    return parts if any(SHARDING_INFO.encode() in head(directory / name) for name in parts) else []
-
-
-def head(path: Path) -> bytes:
-    """Return the first bytes of a file."""
-    try:
-        with path.open("rb") as file:
-            return file.read(HEAD)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {printable(str(path))}: {error.strerror}") from error
+    return parts if any(SHARDING_INFO.encode() in head_of(directory / name) for name in parts) else []

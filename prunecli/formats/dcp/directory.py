@@ -20,7 +20,8 @@ from prunecli.formats.pickle.reader import Persistent
 from prunecli.formats.pickle.tensors import with_tensors
 from prunecli.formats.pickle.tree import BYTES_PER_CONTAINER
 from prunecli.formats.shards import check_shard, file_names, other_files
-from prunecli.text.escape import listed, printable, quoted
+from prunecli.io.read_errors import read_errors
+from prunecli.text.escape import listed, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -85,11 +86,8 @@ def read_saved(directory: Path) -> Saved:
 def _metadata(directory: Path, name: str) -> Metadata:
     check_shard(directory, name)
     path = directory / name
-    try:
-        with path.open("rb") as file:
-            return read_metadata(file, str(path))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {printable(str(path))}: {error.strerror}") from error
+    with read_errors(path), path.open("rb") as file:
+        return read_metadata(file, str(path))
 
 
 def _tree(paths: Mapping[str, tuple[object, ...]]) -> dict[object, object]:

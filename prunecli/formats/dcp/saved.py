@@ -12,11 +12,12 @@ from prunecli.formats.dcp.build import StoredChunk
 from prunecli.formats.dcp.format import DCP, DCP_SAFETENSORS, SHARDING_INFO
 from prunecli.formats.dcp.items import part_of_file
 from prunecli.formats.dcp.rows import grouped
-from prunecli.formats.format import HEAD
+from prunecli.formats.format import head_of
 from prunecli.formats.safetensors.format import SAFETENSORS
 from prunecli.formats.safetensors.reader import read_safetensors
 from prunecli.formats.shards import check_member_name, check_shard
-from prunecli.text.escape import printable, quoted
+from prunecli.io.read_errors import read_errors
+from prunecli.text.escape import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -116,13 +117,7 @@ def _ends(objects: Sequence[SavedObject]) -> dict[int, int]:
 
 def is_safetensors(path: Path, start: int) -> bool:
     """Return whether a file is one of safetensors from the byte `start` on."""
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            head = file.read(HEAD)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {printable(str(path))}: {error.strerror}") from error
-    return SAFETENSORS.detect is not None and SAFETENSORS.detect(head)
+    return SAFETENSORS.detect is not None and SAFETENSORS.detect(head_of(path, start))
 
 
 def _file(path: Path, name: str) -> CheckpointFile:
@@ -260,11 +255,8 @@ def _put_together(directory: Path, parts: Sequence[Mapping[str, _Part]]) -> Iter
 def _parts(path: Path, start: int) -> dict[str, _Part]:
     """Return the parts of tensors in a safetensors file that begins at the byte `start` of the file at `path`."""
     label = str(path)
-    try:
-        with path.open("rb") as file:
-            listing = read_safetensors(part_of_file(file, start, path.stat().st_size), label)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {printable(label)}: {error.strerror}") from error
+    with read_errors(path), path.open("rb") as file:
+        listing = read_safetensors(part_of_file(file, start, path.stat().st_size), label)
     offsets = _saved_offsets(listing.metadata.get(SHARDING_INFO), label)
     return {
         tensor.name: _Part(

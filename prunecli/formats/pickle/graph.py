@@ -45,7 +45,7 @@ class Term:
 class Entry:
     """A key set on `target`, by its effect number `order`: bytes [start, value) build the key, [value, end) the value.
 
-    With `alone` the entry has a SETITEM opcode of its own, which is part of the bytes.
+    An entry with a SETITEM opcode of its own has it among its bytes.
     """
 
     target: Term
@@ -53,7 +53,6 @@ class Entry:
     start: int
     value: int
     end: int
-    alone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +195,7 @@ class _TermMachine(StackMachine):
 
     def setitem(self, _: object) -> None:
         (item, value), (key, start) = self._pop(), self._pop()
-        self._set(key, item, Entry(self._target(), 0, start, value, self.end, alone=True))
+        self._set(key, item, Entry(self._target(), 0, start, value, self.end))
 
     def setitems(self, _: object) -> None:
         items = self.pop_mark()
@@ -207,7 +206,7 @@ class _TermMachine(StackMachine):
         target = self._target()
         for i in range(0, len(items), 2):
             start, value, end = starts[i : i + 3]
-            self._set(items[i], items[i + 1], Entry(target, 0, start, value, end, alone=False))
+            self._set(items[i], items[i + 1], Entry(target, 0, start, value, end))
 
     def _set(self, key: object, item: object, entry: Entry) -> None:
         if isinstance(key, str):

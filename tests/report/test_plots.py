@@ -53,7 +53,7 @@ def test_bars_have_names_and_many_become_lines() -> None:
 
 def test_curves_have_a_legend_and_a_level() -> None:
     """Only curves with a name are in the legend, also one that begins with an underscore."""
-    svg = curves([Series("", [0, 1], [1, 0]), Series("_b", [0, 1], [1, 0.5])], "", LABELS, ".svg", level=0.7)
+    svg = curves([Series("", [0, 1], [1, 0]), Series("_b", [0, 1], [1, 0.5])], "", LABELS, ".svg", [(0.7, "unpruned")])
 
     assert {"\u200b_b", "unpruned", *LABELS} <= texts(svg)
 

@@ -280,6 +280,8 @@ def _note_selection(progress: Progress, checkpoint: Checkpoint, selection: Selec
     key = f", state_dict at {printable(', '.join(checkpoint.keys))}" if checkpoint.keys else ""
     path, count = printable(str(checkpoint.path)), len(checkpoint.tensors)
     progress.note(f"{path}: {checkpoint.format}, {size:,} bytes, {count} tensors{key}")
+    if not getattr(progress, "wants_notes", True):
+        return
     for target in selection.targets:
         also = f", also {', '.join(map(printable, target.aliases))}" if target.aliases else ""
         shape = format_shape(target.tensor.shape)

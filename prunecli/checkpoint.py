@@ -159,6 +159,8 @@ class TensorInfo:
 
     def with_layout(self, layout: TensorLayout) -> TensorInfo:
         """Return the tensor with another layout: in a fifth of the time of `replace`, for many small tensors."""
+        if layout is self.layout:
+            return self
         return TensorInfo(
             self.name,
             self.dtype,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 from prunecli.values import dataclass
 
@@ -51,8 +52,7 @@ def slice_view(shape: tuple[int, ...], dim: int) -> SliceView:
     return SliceView(1, prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :]))
 
 
-@dataclass(frozen=True, slots=True)
-class TensorLayout:
+class TensorLayout(NamedTuple):
     """The role of a tensor and the meaning of its dimensions.
 
     Attributes:

@@ -26,11 +26,16 @@ class Progress(Protocol):
         """Report that `count` more bytes of `phase` are done."""
 
     def note(self, text: str) -> None:
-        """Report a detail of the run, such as a selected tensor."""
+        """Report a detail of the run, such as a selected tensor.
+
+        An object with an attribute `wants_notes` that is false gets no notes about single tensors.
+        """
 
 
 class NoProgress:
     """Discards progress."""
+
+    wants_notes = False
 
     def begin(self, phases: Mapping[str, int]) -> None:
         """Do nothing."""

@@ -42,7 +42,7 @@ class Details:
 
     def __init__(self, *, verbose: bool) -> None:
         """Print nothing yet."""
-        self._verbose = verbose
+        self.wants_notes = verbose
         self._lock = Lock()
 
     def __enter__(self) -> Details:  # noqa: PYI034 - typing.Self needs Python 3.11
@@ -63,7 +63,7 @@ class Details:
 
     def note(self, text: str) -> None:
         """Print a detail."""
-        if self._verbose:
+        if self.wants_notes:
             with self._lock:
                 self._print(text)
 

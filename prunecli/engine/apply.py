@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.records import ChunkRecords, FileRecords, Records
+from prunecli.engine.whole_tensors import WholeTensors
 from prunecli.errors import CheckpointError
 from prunecli.io.assembled import AssembledSource
 from prunecli.io.crc32 import crc32
@@ -41,6 +42,7 @@ class Applier:
             if tensor.numel:
                 self._by_file.setdefault(tensor.file, []).append((index, tensor))
         self.pruner = Pruner(context)
+        self._whole = WholeTensors(self.pruner)
         self._records: list[Records] = []
 
     def layouts(
@@ -52,10 +54,11 @@ class Applier:
         layouts: list[Iterable[Window | UntouchedRange]] = []
         for number, file in enumerate(checkpoint.files):
             records, own = FileRecords(number, self._changed_checksums(number, file)), self.context.part.has
-            ranges = [self._range(index, tensor) for index, tensor in self._by_file.get(number, ()) if own(index)]
+            ranges = [_range(index, tensor) for index, tensor in self._by_file.get(number, ()) if own(index)]
             start, end = self.context.part.share.ranges[number]
             # A record of which a byte changes is read whole, because its checksum covers all of its bytes.
-            layouts.append(_layout(end, ranges, records.spans_in(start, end), sinks[number], window, start=start))
+            spans = records.spans_in(start, end)
+            layouts.append(self._layout(end, ranges, spans, sinks[number], window, start=start))
             self._records.append(records)
         return layouts
 
@@ -69,21 +72,35 @@ class Applier:
         records = ChunkRecords(source, [(tensor.start, tensor.end) for _, tensor in targets])
         records.locate(pool)
         self._records = [FileRecords(number, ()) for number in range(len(files))] + [records]
-        ranges = [self._range(index, tensor) for index, tensor in targets]
+        ranges = [_range(index, tensor) for index, tensor in targets]
         # The bytes between targets are copied with the files.
-        windows = _layout(source.assembly.size, ranges, (), sink, window, gap=0).windows()
+        windows = self._layout(source.assembly.size, ranges, (), sink, window, gap=0).windows()
         spans = records.spans_by_file(len(files))
         return [*(Around(file.size, own) for file, own in zip(files, spans, strict=True)), windows]
 
-    def _range(self, index: int, tensor: TensorInfo) -> TargetRange:
-        def reach(first: int, stop: int) -> tuple[int, int]:
-            # A plan that is missing when windows are laid out is made from numbers, and decides each weight alone.
-            plan = self.context.plans.get(index)
-            if plan is None or not tensor.contiguous:
-                return first, stop
-            return plan.reach(tensor.shape, first, stop)
+    def _layout(
+        self,
+        size: int,
+        ranges: Sequence[TargetRange],
+        spans: Sequence[Span],
+        sink: Output | None,
+        window: int,
+        gap: int = COPY_MIN,
+        start: int = 0,
+    ) -> Layout:
+        """Return the layout of a stream: the `ranges` of its targets, `spans` of checksums, and what `sink` needs."""
+        reads, wholes = [(span.start, span.end) for span in spans], ()
+        if sink is not None:
+            reads, wholes = [*reads, *sink.reads], sink.wholes
+        return Layout(size, ranges, reads, wholes, reach=self._reach, window=window, gap=gap, start=start)
 
-        return TargetRange(tensor.start, tensor.end, index, tensor.itemsize, not tensor.contiguous, reach)
+    def _reach(self, target: int, first: int, stop: int) -> tuple[int, int]:
+        """Return the elements of a target that are read to decide about [first, stop)."""
+        # A plan that is missing when windows are laid out is made from numbers, and decides each weight alone.
+        tensor, plan = self.context.targets[target], self.context.plans.get(target)
+        if plan is None or not tensor.contiguous:
+            return first, stop
+        return plan.reach(tensor.shape, first, stop)
 
     def _changed_checksums(self, number: int, file: CheckpointFile) -> list[Checksum]:
         """Return the checksums over bytes of a target of file `number`."""
@@ -106,7 +123,7 @@ class Applier:
         # Computed now, because the pieces are pruned in place.
         before = [crc32(part.data) for part in records.parts(own, window)]
         with worker.computing(small=not self.context.scorers and len(window.pieces) >= MANY_PIECES):
-            for piece in window.pieces:
+            for piece in self._whole.prune(worker, view, window):
                 self._apply_piece(worker, view, window, piece)
         worker.wait()
         for part, old in zip(records.parts(own, window), before, strict=True):
@@ -166,17 +183,6 @@ class Applier:
                         sink.write(memoryview(after.to_bytes(4, "little")), place)
 
 
-def _layout(
-    size: int,
-    ranges: Sequence[TargetRange],
-    spans: Sequence[Span],
-    sink: Output | None,
-    window: int,
-    gap: int = COPY_MIN,
-    start: int = 0,
-) -> Layout:
-    """Return the layout of a stream: the `ranges` of its targets, `spans` of checksums, and what `sink` needs."""
-    reads = [(span.start, span.end) for span in spans]
-    if sink is None:
-        return Layout(size, ranges, reads, window=window, gap=gap, start=start)
-    return Layout(size, ranges, [*reads, *sink.reads], sink.wholes, window=window, gap=gap, start=start)
+def _range(index: int, tensor: TensorInfo) -> TargetRange:
+    start, size, contiguous = tensor.start, tensor.itemsize, tensor.contiguous
+    return TargetRange(start, start + tensor.extent * size, index, size, not contiguous)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any
 
 from prunecli.engine.measure import TensorStats
@@ -35,8 +34,7 @@ def gathered(part: Part, plans: dict[int, TensorPlan], tensors: Mapping[int, Ten
 
 def _row(index: int, plan: TensorPlan, stats: TensorStats) -> list[Any]:
     cut = plan if isinstance(plan, Cut) else Cut(0)
-    numbers = astuple(replace(stats, histogram=None))
-    return [index, plan.value, cut.equal, cut.equal_pruned, *numbers[:-1], _histogram(stats.histogram)]
+    return [index, plan.value, cut.equal, cut.equal_pruned, *stats[:-1], _histogram(stats.histogram)]
 
 
 def _histogram(histogram: BeforeAfter | None) -> list[Any] | None:
@@ -48,7 +46,7 @@ def _histogram(histogram: BeforeAfter | None) -> list[Any] | None:
 def _stats(numbers: Sequence[Any]) -> TensorStats:
     *counts, histogram = numbers
     stats = TensorStats(*counts)
-    return stats if histogram is None else replace(stats, histogram=BeforeAfter(*histogram))
+    return stats if histogram is None else stats._replace(histogram=BeforeAfter(*histogram))
 
 
 def gathered_checksums(group: Group, parts: Iterable[Sequence[int]]) -> list[Sequence[int]]:

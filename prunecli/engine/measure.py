@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from array import array
 from math import inf, isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.tally import Statistics
 from prunecli.report.histogram import BeforeAfter, bins_of
-from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
@@ -20,8 +19,7 @@ GROUP = 4
 """The 2:4 pattern is not checked in a tensor with fewer inputs than this."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorStats:
+class TensorStats(NamedTuple):
     """The measurements of one tensor, as in a report's `Row`, and its histogram if it was requested.
 
     Magnitudes are in the weights' units. Rows are outputs and columns are inputs, in each expert separately. Statements

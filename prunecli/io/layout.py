@@ -7,7 +7,7 @@ a whole is in one window.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prunecli.io.files import PAGE
 from prunecli.io.transfer import COPY_RUN
@@ -23,23 +23,17 @@ COPY_MIN = 1 << 18
 """Untouched gaps shorter than this are part of the windows, in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class TargetRange:
-    """The bytes [start, end) of target number `target` in a file; `whole` if they must be in one window.
-
-    `reach` widens a range of elements to the elements that must be read with it.
-    """
+class TargetRange(NamedTuple):
+    """The bytes [start, end) of target number `target` in a file; `whole` if they must be in one window."""
 
     start: int
     end: int
     target: int
     itemsize: int
     whole: bool
-    reach: Callable[[int, int], tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """The elements [first, stop) of a target that a window prunes, and [low, high) that it must read for them.
 
     `ordinal` numbers the target's pieces in the order of the windows.
@@ -99,16 +93,18 @@ class Layout:
     """The windows and untouched ranges of one file of `size` bytes, or of its bytes from `start` to `size`.
 
     `ranges` are the bytes of its targets. The bytes [start, end) of `reads` must be read as well, for checksums and by
-    the output; those of `wholes` must also be in one window.
+    the output; those of `wholes` must also be in one window. `reach` widens a range of elements of a target, of which a
+    window has only a part, to the elements that must be read with it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a window depends on
         self,
         size: int,
         ranges: Sequence[TargetRange],
         reads: Sequence[tuple[int, int]] = (),
         wholes: Sequence[tuple[int, int]] = (),
         *,
+        reach: Callable[[int, int, int], tuple[int, int]] = lambda _, first, stop: (first, stop),
         window: int = 1 << 20,
         gap: int = COPY_MIN,
         start: int = 0,
@@ -117,8 +113,8 @@ class Layout:
 
         Ranges that are less than `gap` bytes apart are in common windows, with the bytes between them.
         """
-        self.size, self.window, self.start = size, window, start
-        self.ranges = sorted(ranges, key=lambda r: (r.start, r.end))
+        self.size, self.window, self.start, self._reach = size, window, start, reach
+        self.ranges = sorted(ranges)
         self._starts = [r.start for r in self.ranges]
         self._busy = merged([*((r.start, r.end) for r in self.ranges), *reads, *wholes], gap)
         self._solid = merged([*((r.start, r.end) for r in self.ranges if r.whole), *wholes], 0)
@@ -169,9 +165,13 @@ class Layout:
         pieces: list[Piece] = []
         read_start, read_end = start, end
         for r in self._overlapping(start, end):
+            if start <= r.start and r.end <= end:
+                numel = (r.end - r.start) // r.itemsize
+                pieces.append(Piece(r.target, 0, numel, 0, numel, 0))
+                continue
             first = (max(start, r.start) - r.start) // r.itemsize
             stop = (min(end, r.end) - r.start) // r.itemsize
-            low, high = r.reach(first, stop)
+            low, high = self._reach(r.target, first, stop)
             read_start = min(read_start, r.start + low * r.itemsize)
             read_end = max(read_end, r.start + high * r.itemsize)
             ordinal = ordinals[r.target] = ordinals.get(r.target, -1) + 1

@@ -16,17 +16,19 @@ from prunecli.kernels.native_flags import (
     size_of,
     view_of,
 )
+from prunecli.kernels.native_many import prune_each
 from prunecli.kernels.native_ranks import PATTERNS, Buffer, form_of
 from prunecli.kernels.native_tally import NativeTally
 from prunecli.kernels.pages import pages
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from prunecli.dtypes import Float
     from prunecli.kernels.native_codes import ScaledCodes
-    from prunecli.kernels.tally import Shared, Statistics
+    from prunecli.kernels.native_many import Item
+    from prunecli.kernels.tally import Counts, Shared, Statistics
     from prunecli.layout import SliceView
 
 _keep_slices = function("keep_slices", (c_int64, c_int64, c_void_p, c_void_p, c_void_p))
@@ -67,6 +69,10 @@ class NativeOps:
     def tally(self, statistics: Statistics, shared: Shared) -> NativeTally:
         """Return the empty counts of a tensor."""
         return NativeTally(self.scratch, statistics, shared)
+
+    def prune_each(self, items: Sequence[Item]) -> Iterator[Counts]:
+        """Prune whole tensors where they lie, and return the counts of each."""
+        return prune_each(self.scratch, items)
 
     def part(self, keep: Keep, own: slice) -> Keep:
         """Return a part of what survives."""

@@ -91,9 +91,14 @@ def keep_largest(  # noqa: PLR0913, PLR0917 - as `Ops.keep_largest`
     """
     view = memoryview(x)
     group = min(group, length)
-    size = (max(_TILE, group) + group) * (view.itemsize + 1) if group > _SHORT_GROUP else 0
+    size = group_memory(group, view.itemsize)
     kernel = _keep_largest[view.itemsize]
     kernel(address(x), _count(view), form, start, length, inner, group, keep, _scratch(size), address(flags))
+
+
+def group_memory(group: int, itemsize: int) -> int:
+    """Return the bytes of memory that groups of this length need."""
+    return (max(_TILE, group) + group) * (itemsize + 1) if group > _SHORT_GROUP else 0
 
 
 def drop_smallest(x: Buffer, form: int, row: int, numbers: Buffer, flags: Buffer) -> None:

@@ -26,17 +26,25 @@ _COUNT = 8
 _count_columns = each_width("count_columns", (c_void_p, c_int64, c_int64, c_int64, c_int32, c_void_p))
 
 
+def cycles(view: SliceView) -> tuple[int, int, int, int]:
+    """Return the dimensions of a view as the kernels mark its slices.
+
+    With one run of each slice per stack, the slices of all stacks follow each other.
+    """
+    stacks, slices = (view.stacks, view.slices) if view.before > 1 else (1, view.total)
+    return stacks, view.before, slices, view.after
+
+
 class AliveSlices:
     """Marks the slices of a view (stacks, before, slices, after) that have a non-zero."""
 
     def __init__(self, view: SliceView) -> None:
         """Start without a mark."""
-        # With one run of each slice per stack, the slices of all stacks follow each other.
-        stacks, slices = (view.stacks, view.slices) if view.before > 1 else (1, view.total)
+        stacks, before, slices, after = cycles(view)
         dead = slices.to_bytes(_COUNT, sys.byteorder) * stacks  # slices without a mark, by stack
         self._marks, self._first = bytearray(dead).ljust(len(dead) + view.total, b"\0"), len(dead)
         place = address(self._marks)
-        self.marks = (view.before, slices, view.after, place + len(dead), place)
+        self.marks = (before, slices, after, place + len(dead), place)
         """The numbers of `marks_t` of tally.h, which point to memory of this object."""
 
     @property

@@ -81,9 +81,8 @@ class NativeTally:
     def __init__(self, scratch: Callable[[str, int], memoryview], statistics: Statistics, shared: Shared) -> None:
         """Start without a chunk; `scratch` returns memory by name and size."""
         self._scratch, self._statistics, self._shared = scratch, statistics, shared
-        self._dtype = dtype = statistics.dtype
-        self._counts = counts = _Counts.from_buffer_copy(_empty(dtype.name))
-        counts.numel = statistics.numel
+        self._dtype = statistics.dtype
+        self._counts = counts = new_counts(statistics)
         self._outputs, self._inputs = _alive(statistics.outputs), _alive(statistics.inputs)
         if self._outputs is not None:
             _MARKS.pack_into(counts, _OUTPUTS, *self._outputs.marks)
@@ -91,7 +90,6 @@ class NativeTally:
             _MARKS.pack_into(counts, _INPUTS, *self._inputs.marks)
         self._two_four = None
         if statistics.groups is not None:
-            counts.length, counts.inner = statistics.groups
             self._two_four = TwoFour(*statistics.groups, shared)
         self._bins: list[Any] = []
         if statistics.bins is not None:
@@ -218,6 +216,15 @@ class NativeTally:
             None if self._outputs is None else self._outputs.flags,
             None if self._inputs is None else self._inputs.flags,
         )
+
+
+def new_counts(statistics: Statistics) -> _Counts:
+    """Return the counts of a tensor before its first run, without memory for marks and bins."""
+    counts = _Counts.from_buffer_copy(_empty(statistics.dtype.name))
+    counts.numel = statistics.numel
+    if statistics.groups is not None:
+        counts.length, counts.inner = statistics.groups
+    return counts
 
 
 @lru_cache(maxsize=16)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from prunecli.values import dataclass
 
@@ -60,8 +60,7 @@ class Statistics:
     bins: tuple[int, int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """The numbers of a tensor, of all its chunks together.
 
     Attributes:

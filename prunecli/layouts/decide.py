@@ -30,7 +30,7 @@ from prunecli.layouts.experts import (
     is_expert_stack,
     model_width,
 )
-from prunecli.layouts.foreign_names import dotted_names
+from prunecli.layouts.foreign_names import with_dotted_names
 from prunecli.layouts.names import (
     bias_of,
     is_embedding,
@@ -39,7 +39,6 @@ from prunecli.layouts.names import (
     is_norm,
     is_scale_module,
     other_half,
-    split_name,
     words,
 )
 from prunecli.layouts.packed import with_packed
@@ -48,7 +47,7 @@ from prunecli.layouts.scales import with_scales
 from prunecli.layouts.siblings import by_siblings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.layouts.evidence import Orientation
@@ -61,18 +60,14 @@ HALF_OF_LORA = "half of a LoRA product: it is pruned only if a pattern names it"
 
 def with_layouts(checkpoint: Checkpoint) -> Checkpoint:
     """Return the checkpoint with the layout of every tensor decided, and its scale or packed weights."""
-    tensors = checkpoint.tensors
-    open_tensors = [t for t in tensors if t.unprunable_reason != OUTSIDE and not _is_decided(t)]
-    names = dotted_names(open_tensors)
-    layouts = decide([_renamed(t, names[t.name]) for t in open_tensors], checkpoint.model_type)
-    dims = {names[t.name]: len(t.shape) for t in open_tensors}
-    layouts = {name: by_convention(own, name, dims[name], checkpoint.format) for name, own in layouts.items()}
-    tensors = tuple(t.with_layout(layouts[names[t.name]]) if t.name in names else t for t in tensors)
+    tensors = list(checkpoint.tensors)
+    places = [i for i, t in enumerate(tensors) if t.unprunable_reason != OUTSIDE and not _is_decided(t)]
+    named = with_dotted_names([tensors[i] for i in places])
+    layouts = decide(named, checkpoint.model_type)
+    for i, tensor in zip(places, named, strict=True):
+        layout = by_convention(layouts[tensor.name], tensor.name, len(tensor.shape), checkpoint.format)
+        tensors[i] = tensors[i].with_layout(layout)
     return replace(checkpoint, tensors=with_packed(with_scales(tensors)))
-
-
-def _renamed(tensor: TensorInfo, name: str) -> TensorInfo:
-    return tensor if tensor.name == name else replace(tensor, name=name)
 
 
 def _is_decided(tensor: TensorInfo) -> bool:
@@ -85,41 +80,57 @@ def decide(tensors: Sequence[TensorInfo], model_type: str = "") -> dict[str, Ten
 
     `model_type` is the architecture as `config.json` names it.
     """
-    by_name = {tensor.name: tensor for tensor in tensors}
-    layouts = {tensor.name: _by_role(tensor, by_name) for tensor in tensors}
-    oriented = [t for t in tensors if layouts[t.name].role in _ORIENTED and not layouts[t.name].proven]
-    orientations = _orientations(oriented, layouts, by_name, model_type)
-    for name, orientation in orientations.items():
-        outputs, inputs, groups, evidence = orientation
-        layouts[name] = replace(
-            layouts[name], outputs=outputs, inputs=inputs, groups=groups, evidence=evidence, proven=True
-        )
+    evidence, layouts = Evidence(tensors, model_type), {}
+    proven: list[tuple[TensorInfo, Orientation]] = []
+    unproven: list[TensorInfo] = []
+    for tensor in tensors:
+        layout = layouts[tensor.name] = _by_role(tensor, evidence.tensors)
+        if layout.role in _ORIENTED and not layout.proven:
+            own = evidence.about(tensor, layout)
+            if own is None:
+                unproven.append(tensor)
+            else:
+                proven.append((tensor, own))
+    for name, orientation in [*((t.name, own) for t, own in proven), *_by_siblings(unproven, proven, layouts)]:
+        layouts[name] = _oriented(layouts[name], orientation)
     return layouts
 
 
-def _orientations(
-    tensors: Sequence[TensorInfo],
+@lru_cache(maxsize=1024)  # most tensors of a large model share their layout
+def _oriented(layout: TensorLayout, orientation: Orientation) -> TensorLayout:
+    outputs, inputs, groups, evidence = orientation
+    return layout._replace(outputs=outputs, inputs=inputs, groups=groups, evidence=evidence, proven=True)
+
+
+class Evidence:
+    """What the tensors of one state_dict say about each other."""
+
+    def __init__(self, tensors: Sequence[TensorInfo], model_type: str) -> None:
+        """Look for embeddings and batch norms."""
+        self.tensors, self._model_type = {tensor.name: tensor for tensor in tensors}, model_type
+        self._width, self._lengths = model_width(self.tensors), norm_lengths(self.tensors)
+
+    def about(self, tensor: TensorInfo, layout: TensorLayout) -> Orientation | None:
+        """Return the orientation of a tensor if there is evidence of it."""
+        if layout.role == EXPERTS:
+            return expert_evidence(tensor, self.tensors, self._model_type, self._width)
+        own = flat_stack_evidence(tensor, self.tensors) or own_evidence(tensor, self.tensors, self._model_type)
+        if own is None and len(tensor.shape) > 2 and is_confirmed_by_norm(tensor, self._lengths):
+            own = out_in("a batch norm next to it has the length of dim 0")
+        return own
+
+
+def _by_siblings(
+    unproven: Sequence[TensorInfo],
+    proven: Sequence[tuple[TensorInfo, Orientation]],
     layouts: Mapping[str, TensorLayout],
-    by_name: Mapping[str, TensorInfo],
-    model_type: str,
-) -> dict[str, Orientation]:
-    """Return the orientation of every tensor for which there is evidence."""
-    width, lengths = model_width(by_name), norm_lengths(by_name)
-    proven: dict[str, Orientation] = {}
-    for tensor in tensors:
-        if layouts[tensor.name].role == EXPERTS:
-            own = expert_evidence(tensor, by_name, model_type, width)
-        else:
-            own = flat_stack_evidence(tensor, by_name) or own_evidence(tensor, by_name, model_type)
-            if own is None and len(tensor.shape) > 2 and is_confirmed_by_norm(tensor, lengths):
-                own = out_in("a batch norm next to it has the length of dim 0")
-        if own is not None:
-            proven[tensor.name] = own
+) -> Iterator[tuple[str, Orientation]]:
+    """Yield the orientation of tensors whose siblings, all stacks of experts or none of them, have one."""
     for stacks in (True, False):
-        members = [t for t in tensors if (layouts[t.name].role == EXPERTS) is stacks]
-        known = [(t, proven[t.name]) for t in members if t.name in proven]
-        proven |= by_siblings([t for t in members if t.name not in proven], known)
-    return proven
+        known = [(tensor, own) for tensor, own in proven if (layouts[tensor.name].role == EXPERTS) is stacks]
+        if known:
+            members = [tensor for tensor in unproven if (layouts[tensor.name].role == EXPERTS) is stacks]
+            yield from by_siblings(members, known).items()
 
 
 def _by_role(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> TensorLayout:
@@ -131,27 +142,27 @@ def _by_role(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> TensorLay
     elif is_expert_stack(tensor, by_name):
         usual, reason = TensorLayout(EXPERTS, 1, 2, 0), None if reason == NOT_BY_NAME else reason
     elif dims >= 2 and reason not in {None, NOT_BY_NAME}:
-        usual = replace(usual, role=REPARAMETRIZED)
+        usual = usual._replace(role=REPARAMETRIZED)
     elif dims >= 2 and _is_gain(tensor, by_name):
         usual, reason = TensorLayout(GAIN, None, None, evidence=""), "a gain of a normalization, not a weight"
     elif dims >= 2 and is_fixed_transform(tensor.name):
-        usual, reason = replace(usual, role=CONSTANT), "a fixed transform, not a weight"
+        usual, reason = usual._replace(role=CONSTANT), "a fixed transform, not a weight"
     elif reason is None and dims >= 2 and is_loss_weight(tensor.name):
-        usual, reason = replace(usual, role=CONSTANT), "a factor of a loss, not a weight of the model"
+        usual, reason = usual._replace(role=CONSTANT), "a factor of a loss, not a weight of the model"
     elif reason is None and other_half(tensor.name) in by_name:
         reason = HALF_OF_LORA
     elif _is_modulated(tensor.shape):
-        usual = replace(
-            usual, outputs=1, inputs=2, evidence="dim 0 is 1: outputs and inputs are dim 1 and 2", proven=True
+        usual = usual._replace(
+            outputs=1, inputs=2, evidence="dim 0 is 1: outputs and inputs are dim 1 and 2", proven=True
         )
     elif dims == 2 and is_embedding(tensor.name) and bias_of(tensor.name, by_name) is None:
-        usual = replace(usual, role=EMBEDDING, evidence="named as an embedding", proven=True)
+        usual = usual._replace(role=EMBEDDING, evidence="named as an embedding", proven=True)
     return usual if reason is None and usual.not_a_weight is None else _with_reason(usual, reason)
 
 
 @lru_cache(maxsize=1024)
 def _with_reason(layout: TensorLayout, reason: str | None) -> TensorLayout:
-    return replace(layout, not_a_weight=reason)
+    return layout._replace(not_a_weight=reason)
 
 
 def _is_modulated(shape: tuple[int, ...]) -> bool:
@@ -167,7 +178,7 @@ def _is_gain(tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> bool:
 
     A tensor with one dimension longer than 1 is also a gain if its module is named so.
     """
-    last = split_name(tensor.name)[1]
+    last = tensor.name.rpartition(".")[2]
     if last != "weight" and not words(last) & {"weight", "weights"}:
         return False
     bias = bias_of(tensor.name, by_name)

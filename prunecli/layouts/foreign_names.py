@@ -6,6 +6,7 @@ Keras, Flax and TensorFlow separate the parts of a name by slashes, and call a w
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,15 +18,15 @@ _OUTPUT = re.compile(r":\d+$")  # TensorFlow numbers the outputs of an operation
 _WEIGHTS = ("kernel", "embedding", "embeddings")
 
 
-def dotted_names(tensors: Sequence[TensorInfo]) -> dict[str, str]:
-    """Return the dotted name of each tensor by its own name; the own ones if two dotted names would be the same."""
+def with_dotted_names(tensors: Sequence[TensorInfo]) -> Sequence[TensorInfo]:
+    """Return the tensors with their dotted names; as they are if two dotted names would be the same."""
+    if not any("/" in tensor.name for tensor in tensors):
+        return tensors
     dims = {tensor.name: len(tensor.shape) for tensor in tensors}
-    if not any("/" in name for name in dims):
-        return {name: name for name in dims}
     dotted = {name: _dotted(_named(name, dims)) for name in dims}
     if len(set(dotted.values())) < len(dotted):
-        return {name: name for name in dims}
-    return dotted
+        return tensors
+    return [replace(tensor, name=dotted[tensor.name]) for tensor in tensors]
 
 
 def _named(name: str, dims: Mapping[str, int]) -> str:

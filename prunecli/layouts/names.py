@@ -37,7 +37,7 @@ _LOSS = re.compile(
 )
 """Names of the weights of classes and of the parts of a loss: `criterion.weight`, `class_weights`."""
 
-_LOSS_PARTS = ("oss", "criteri", "class_weight", "pos_weight")
+_LOSS_PARTS = re.compile("oss|criteri|s_weight")
 """One of these is in each such name, which takes less time to find out."""
 
 NUMBER = re.compile(r"\d+")
@@ -56,11 +56,14 @@ def words(text: str) -> frozenset[str]:
     return frozenset(word.lower() for word in _WORD.findall(text))
 
 
-@lru_cache(maxsize=1 << 14)  # the tensors of a large model: it is asked for each of them several times
 def module_words(name: str) -> frozenset[str]:
     """Return the words of the last part of the module's path that is no number: `embed_tokens` has embed and tokens."""
-    path, last = split_name(name)
-    return words(next((part for part in reversed(path) if not part.isdigit()), last))
+    path, dot, last = name.rpartition(".")
+    while dot:
+        path, dot, own = path.rpartition(".")
+        if not own.isdigit():
+            return words(own)
+    return words(last)
 
 
 def is_embedding(name: str) -> bool:
@@ -83,7 +86,7 @@ def is_fixed_transform(name: str) -> bool:
 
 def is_loss_weight(name: str) -> bool:
     """Return whether the name is that of a factor of a loss, which the model does not use after training."""
-    return any(part in name for part in _LOSS_PARTS) and _LOSS.search(name) is not None
+    return _LOSS_PARTS.search(name) is not None and _LOSS.search(name) is not None
 
 
 def is_transposed_by_name(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, SelectionError, UsageError
@@ -64,11 +63,11 @@ def stated_layout(tensor: TensorInfo, order: str) -> TensorLayout:
         in_out = order == "experts-in-out" or known.words == "experts in-out"
         outputs, inputs = (2, 1) if in_out else (1, 2)
         reason = None if known.not_a_weight == NOT_BY_NAME else known.not_a_weight
-        usual = replace(assumed_layout(dims), role=EXPERTS, experts=0, not_a_weight=reason)
+        usual = assumed_layout(dims)._replace(role=EXPERTS, experts=0, not_a_weight=reason)
     else:
         outputs, inputs = (0, 1) if order == "out-in" else (1, 0)
         role = MATRIX if dims == 2 else KERNEL
         role = role if known.role in {EXPERTS, GAIN, EMBEDDING} else known.role
-        usual = replace(known, role=role, experts=None)
+        usual = known._replace(role=role, experts=None)
     groups = known.groups if order == "in-out" else 1
-    return replace(usual, outputs=outputs, inputs=inputs, groups=groups, evidence=EVIDENCE, proven=True)
+    return usual._replace(outputs=outputs, inputs=inputs, groups=groups, evidence=EVIDENCE, proven=True)

@@ -28,6 +28,9 @@ A_PART = "a part of packed weights, not a weight"
 
 ADVICE = "prune before quantizing"
 
+_HOLDERS = frozenset({"I32", "U32", "U8", "I8"})
+"""The dtypes, besides those of less than a byte, whose numbers may hold packed weights."""
+
 _NF4 = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _SCALED = ("_scale", "_scale_2", "_zero_point", "_shape", "_g_idx", "_global_scale")
 
@@ -42,6 +45,8 @@ class _Found:
 
 def with_packed(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
     """Return the tensors with `packed` filled in; packed tensors and their parts become unprunable."""
+    if not any(dtype in _HOLDERS or BITS[dtype] < 8 for dtype in {tensor.dtype for tensor in tensors}):
+        return tuple(tensors)
     result = list(tensors)
     places = {tensor.name: i for i, tensor in enumerate(tensors) if tensor.unprunable_reason != OUTSIDE}
     by_name = {name: tensors[i] for name, i in places.items()}

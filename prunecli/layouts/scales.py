@@ -37,6 +37,8 @@ def with_scales(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
     FP8 tensors without a scale are not changed. The layouts of the tensors must be decided before, because a scale with
     an entry per output is matched by them.
     """
+    if not any(dtype.startswith("F8_") for dtype in {tensor.dtype for tensor in tensors}):
+        return tuple(tensors)
     result = list(tensors)
     by_name = {tensor.name: i for i, tensor in enumerate(tensors) if tensor.unprunable_reason != OUTSIDE}
     for i, tensor in enumerate(tensors):
@@ -78,7 +80,7 @@ def _scale_names(name: str) -> Iterator[str]:
 
 
 def _scaled(tensor: TensorInfo, scale: TensorInfo) -> TensorInfo:
-    reason, layout = _why_not_usable(scale), replace(tensor.layout, role=CODE)
+    reason, layout = _why_not_usable(scale), tensor.layout._replace(role=CODE)
     fit = None if reason else _fit(tensor, scale)
     if fit is not None:
         return replace(tensor, scale=fit, layout=layout)

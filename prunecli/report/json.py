@@ -11,20 +11,31 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from prunecli.report.model import COLUMNS, NOT_READ, on_disk_note
-from prunecli.text.json import dump_with_lines, encode_lines
+from prunecli.text.json import dump_with_lines, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from prunecli.report.model import Report, Row
 
 SCHEMA = 2
 """The version of the document. It rises when a key is removed or changes its meaning."""
 
-_cells = attrgetter(*COLUMNS)
+_MEASURED = (
+    *("zeros_before", "zeros_after", "pruned", "cut", "ties", "ties_pruned", "l2_kept", "largest_pruned"),
+    *("smallest_kept", "zero_rows", "zero_cols", "two_four", "nonfinite", "sparsity_before", "sparsity_after"),
+)
+"""The columns of numbers that are measured of each tensor, in the order of the columns."""
+
+_cells, _numbers = attrgetter(*COLUMNS), attrgetter(*_MEASURED)
+
+_common = attrgetter(
+    *("dtype", "shape", "file", "selected", "reason", "rule", "aliases", "scaled_by", "packed", "tied_to", "meaning")
+)
+"""Returns what the other columns depend on."""
 
 _TOGETHER = 64
-"""Rows that are encoded together."""
+"""Rows whose numbers are encoded together, which takes half of the time."""
 
 _UNCHANGED = frozenset({str, bool, int, type(None)})  # most values of a large report
 
@@ -36,7 +47,6 @@ def to_json(report: Report) -> str:
     no such numbers. Unknown numbers are null. Each tensor has a line of its own.
     """
     head = {key: _plain(value) for key, value in _document(report).items()}
-    # Rows are encoded a few at a time: the dicts of many small tensors take more memory than their weights.
     return dump_with_lines(head, _lines(report.rows))
 
 
@@ -47,17 +57,30 @@ def to_dict(report: Report) -> dict[str, object]:
 
 
 def _lines(rows: Iterable[Row]) -> Iterator[str]:
-    """Yield the lines of the rows, of which several are one text: to encode them together takes half of the time."""
+    """Yield a line per row: most tensors of a large model share all of it but the name and the measured numbers."""
+    shared: dict[object, str] = {}
     iterator = iter(rows)
-    while some := [_values(row) for row in islice(iterator, _TOGETHER)]:
-        yield _encoded(some)
+    while some := list(islice(iterator, _TOGETHER)):
+        for row, numbers in zip(some, _encoded([_numbers(row) for row in some]), strict=True):
+            key = _common(row)
+            text = shared.get(key) or shared.setdefault(key, _shared(row))
+            yield text % (encode(row.name), *numbers.split(", "))
 
 
-def _encoded(some: list[dict[str, object]]) -> str:
+def _shared(row: Row) -> str:
+    """Return the line of a row with `%s` in the places of its name and its measured numbers."""
+    texts = {key: encode(_plain(value)).replace("%", "%%") for key, value in _values(row).items()}
+    texts |= dict.fromkeys(("name", *_MEASURED), "%s")
+    return "{" + ", ".join(f"{encode(key)}: {text}" for key, text in texts.items()) + "}"
+
+
+def _encoded(some: Sequence[Sequence[object]]) -> list[str]:
+    """Return the numbers of each row, separated by `, `."""
     try:
-        return encode_lines(some)
+        text = encode(some)
     except (TypeError, ValueError):  # a number that is not finite, or not of Python: most of 10,000 rows have none
-        return encode_lines([_plain(values) for values in some])
+        text = encode(_plain(some))
+    return text[2:-2].split("], [")
 
 
 def _values(row: Row) -> dict[str, object]:

@@ -6,20 +6,11 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 
 encode = json.JSONEncoder(allow_nan=False).encode
 """Returns a value as one line of JSON; ValueError for a number that is not finite."""
-
-
-_SEPARATOR = ",\n  "
-
-
-def encode_lines(records: Sequence[object]) -> str:
-    """Return objects, each with a key and without objects inside, as `dump_with_lines` writes their lines."""
-    # In a text, a quotation mark is preceded by a backslash.
-    return encode(records)[1:-1].replace('}, {"', f'}}{_SEPARATOR}{{"')
 
 
 def dump_json(document: Mapping[str, object], *, tensors: Iterable[object] | None = None) -> str:
@@ -34,7 +25,7 @@ def dump_with_lines(document: Mapping[str, object], encoded: Iterable[str] | Non
     """Return `document` as `dump_json` does, with records that are encoded already."""
     text = json.dumps(document, indent=1, allow_nan=False)
     if encoded is not None:
-        lines = _SEPARATOR.join(encoded)
+        lines = ",\n  ".join(encoded)
         text = f'{text[:-2]},\n "tensors": [' + (f"\n  {lines}\n ]" if lines else "]") + "\n}"
     return text.replace("\x7f", "\\u007f") + "\n"  # JSON leaves this control character unescaped
 

@@ -15,14 +15,20 @@ from prunecli.io.layout import COPY_MIN, Layout, Piece, TargetRange, UntouchedRa
 from prunecli.io.transfer import COPY_RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 
-def groups_of(unit: int, numel: int) -> Callable[[int, int], tuple[int, int]]:
-    """Return a `reach` that widens to whole groups of `unit` elements."""
+UNITS = (1, 4, 7, 3000)
 
-    def reach(first: int, stop: int) -> tuple[int, int]:
-        return first - first % unit, min(stop + -stop % unit, numel)
+
+def groups_of(ranges: Sequence[TargetRange]) -> Callable[[int, int, int], tuple[int, int]]:
+    """Return a `reach` that widens to whole groups, whose length depends on the target, or to a whole range."""
+    numels = {run.target: (run.end - run.start) // run.itemsize for run in ranges}
+    whole = {run.target for run in ranges if run.whole}
+
+    def reach(target: int, first: int, stop: int) -> tuple[int, int]:
+        unit = numels[target] if target in whole else UNITS[target % len(UNITS)]
+        return first - first % unit, min(stop + -stop % unit, numels[target])
 
     return reach
 
@@ -37,17 +43,10 @@ def layouts(draw: st.DrawFn) -> tuple[int, list[TargetRange], list[Span], int]:
         itemsize = draw(st.sampled_from([1, 2, 4, 8]))
         numel = draw(st.one_of(st.integers(1, 50), st.integers(1, 30_000)))
         end, whole = position + numel * itemsize, draw(st.booleans())
-        unit = draw(st.sampled_from([1, 4, 7, 3000]))
-        ranges.append(
-            TargetRange(position, end, target, itemsize, whole, groups_of(unit if not whole else numel, numel))
-        )
+        ranges.append(TargetRange(position, end, target, itemsize, whole))
         if whole and draw(st.booleans()):
             again = draw(st.integers(0, numel - 1))
-            ranges.append(
-                TargetRange(
-                    position + again * itemsize, end, target + 100, itemsize, whole=True, reach=lambda a, b: (a, b)
-                )
-            )
+            ranges.append(TargetRange(position + again * itemsize, end, target + 100, itemsize, whole=True))
         if draw(st.booleans()):
             spans.append(Span(max(position - 100, 0), draw(st.integers(0, 300_000))))
         position = end
@@ -100,15 +99,15 @@ def test_pieces_cover_each_target_and_split_no_element(case: tuple[int, list[Tar
 def test_a_window_reads_the_reach_of_its_pieces(case: tuple[int, list[TargetRange], list[Span], int]) -> None:
     """A window reads its own bytes and the reach of its pieces, from the start of a page, inside the file."""
     size, ranges, spans, length = case
-    by_target = {run.target: run for run in ranges}
+    by_target, reach, reads = {run.target: run for run in ranges}, groups_of(ranges), [(s.start, s.end) for s in spans]
 
-    for window in windows(list(Layout(size, ranges, [(span.start, span.end) for span in spans], window=length))):
+    for window in windows(list(Layout(size, ranges, reads, reach=reach, window=length))):
         assert window.read_start <= window.start
         assert window.end <= window.read_end <= size
         assert window.read_start % PAGE == 0
         for piece in window.pieces:
             run = by_target[piece.target]
-            assert (piece.low, piece.high) == run.reach(piece.first, piece.stop)
+            assert (piece.low, piece.high) == reach(piece.target, piece.first, piece.stop)
             assert window.read_start <= run.start + piece.low * run.itemsize
             assert run.start + piece.high * run.itemsize <= window.read_end
 

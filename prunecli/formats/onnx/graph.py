@@ -116,7 +116,7 @@ class Uses:
         if layout is None or (layout.groups > 1 and tensor.shape[0] % layout.groups):
             return tensor
         if layout.role == EXPERTS and tensor.shape[0] == 1:  # a recurrent weight of one direction
-            layout = replace(layout, role=KERNEL, experts=None)
+            layout = layout._replace(role=KERNEL, experts=None)
         return replace(tensor, layout=layout)
 
     def notes(self) -> tuple[str, ...]:
@@ -169,12 +169,12 @@ def _layout(node: Node, index: int, axes: tuple[int, ...]) -> TensorLayout | Non
         return None
     what = f"input {index + 1} of {op}"
     if op in _RECURRENT:
-        return replace(_oriented(axes, 1, 2, what), role=EXPERTS, experts=0)
+        return _oriented(axes, 1, 2, what)._replace(role=EXPERTS, experts=0)
     if op == "ConvTranspose":
-        return replace(_oriented(axes, 1, 0, what), groups=max(node.number("group", 1), 1))
+        return _oriented(axes, 1, 0, what)._replace(groups=max(node.number("group", 1), 1))
     layout = _oriented(axes, 0, 1, what)
     if op == "Gather":
-        return None if node.number("axis", 0) else replace(layout, role=EMBEDDING)
+        return None if node.number("axis", 0) else layout._replace(role=EMBEDDING)
     return layout
 
 
@@ -188,7 +188,7 @@ def _of_product(node: Node, index: int, axes: tuple[int, ...]) -> TensorLayout |
     layout = _oriented(axes, outputs, inputs, f"input {index + 1} of {node.op}{suffix}")
     if len(axes) != 3:
         return layout
-    return replace(layout, role=EXPERTS, experts=axes[0]) if axes[0] == 0 else None
+    return layout._replace(role=EXPERTS, experts=axes[0]) if axes[0] == 0 else None
 
 
 def _oriented(axes: tuple[int, ...], outputs: int, inputs: int, what: str) -> TensorLayout:

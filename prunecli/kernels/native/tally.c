@@ -71,6 +71,9 @@ EXPORT double KERNEL(total)(const tally_t *tally, int64_t which) {
     return sum;
 }
 
+void KERNEL(keep_slices)(int64_t count, int64_t first, const int64_t view[3], const uint8_t *alive, int8_t *flags);
+void KERNEL(drop_from)(int64_t count, int64_t first, int64_t length, int64_t inner, int64_t from, int8_t *flags);
+
 #define BODY "magnitude.inc"
 #include "each_width.h"
 #define BODY "squares.inc"
@@ -95,4 +98,71 @@ EXPORT void KERNEL(count_codes)(tally_t *tally, const scaled_t *s, int64_t first
 /* Mark what pruned codes, a run from row-major element `first`, show about slices and groups. */
 EXPORT void KERNEL(mark_codes)(tally_t *tally, const uint8_t *codes, int64_t count, int64_t first, int32_t fnuz) {
     mark_8(tally, codes, count, first, fnuz);
+}
+
+/* Give the marks of a tensor of `numel` weights their memory, if they are counted; return that behind it. */
+static uint8_t *place_marks(marks_t *marks, int64_t numel, uint8_t *memory) {
+    if (!marks->view[0]) {
+        return memory;
+    }
+    const int64_t slices = marks->view[1], stacks = numel / (marks->view[0] * slices * marks->view[2]);
+    marks->dead = (int64_t *)memory;
+    for (int64_t stack = 0; stack < stacks; stack++) {
+        marks->dead[stack] = slices;
+    }
+    marks->alive = memory + stacks * (int64_t)sizeof *marks->dead;
+    memset(marks->alive, 0, (size_t)(stacks * slices));
+    return marks->alive + (stacks * slices + 7) / 8 * 8;
+}
+
+static int64_t count_dead(const marks_t *marks, int64_t numel) {
+    int64_t found = marks->alive ? 0 : -1;
+    if (marks->alive) {
+        const int64_t stacks = numel / (marks->view[0] * marks->view[1] * marks->view[2]);
+        for (int64_t stack = 0; stack < stacks; stack++) {
+            found += marks->dead[stack];
+        }
+    }
+    return found;
+}
+
+static result_t result_of(const tally_t *tally) {
+    const result_t result = {
+        {tally->zeros[BEFORE], tally->zeros[AFTER]},
+        tally->nonfinite,
+        {KERNEL(total)(tally, BEFORE), KERNEL(total)(tally, AFTER)},
+        tally->largest_pruned,
+        tally->smallest_kept,
+        {count_dead(&tally->outputs, tally->numel), count_dead(&tally->inputs, tally->numel)},
+        tally->length ? tally->overfull : -1,
+    };
+    return result;
+}
+
+/* Prune whole tensors, one after the other, and count them before and after.
+ *
+ * `marks` is aligned memory for the marks of one tensor: 8 bytes per stack and 1 per slice of outputs and of inputs, each
+ * filled up to a multiple of 8. `flags` has a byte for each weight of one tensor, and `scratch` is that of `keep_largest`;
+ * they are used for groups and slices.
+ */
+EXPORT void KERNEL(prune_each)(const item_t *items, int64_t count, uint8_t *marks, int8_t *flags, void *scratch,
+                               result_t *results) {
+    for (int64_t i = 0; i < count; i++) {
+        tally_t tally = *items[i].kind;
+        place_marks(&tally.inputs, tally.numel, place_marks(&tally.outputs, tally.numel, marks));
+        switch (tally.format.itemsize) {
+        case 1:
+            prune_item_8(&tally, &items[i], flags, scratch);
+            break;
+        case 2:
+            prune_item_16(&tally, &items[i], flags, scratch);
+            break;
+        case 4:
+            prune_item_32(&tally, &items[i], flags, scratch);
+            break;
+        default:
+            prune_item_64(&tally, &items[i], flags, scratch);
+        }
+        results[i] = result_of(&tally);
+    }
 }

@@ -33,4 +33,28 @@ typedef struct {
     int64_t overfull;      /* whether a group has more than 2 non-zeros, so that no other need be checked */
 } tally_t;
 
+/* A tensor that lies in memory whole, and what is dropped of it: as in `prune`, or all but `keep` of each group, or the
+ * slices of `view` whose byte in `alive` is 0. */
+typedef struct {
+    void *x;
+    const tally_t *kind; /* its counts before the first weight; the memory of its marks is not set */
+    uint64_t cut;
+    int64_t ties;
+    int64_t length, inner, group, keep; /* as in `keep_largest`; `group` 0: no groups */
+    int64_t from;                       /* as in `drop_from` */
+    int64_t view[3];
+    const uint8_t *alive; /* NULL: no slices */
+} item_t;
+
+/* What was counted about it; -1 for what was not. */
+typedef struct {
+    int64_t zeros[2];
+    int64_t nonfinite;
+    double squares[2];
+    uint64_t largest_pruned;
+    uint64_t smallest_kept;
+    int64_t dead[2]; /* outputs and inputs */
+    int64_t overfull;
+} result_t;
+
 #endif

@@ -89,10 +89,9 @@ class Applier:
         start: int = 0,
     ) -> Layout:
         """Return the layout of a stream: the `ranges` of its targets, `spans` of checksums, and what `sink` needs."""
-        reads, wholes = [(span.start, span.end) for span in spans], ()
-        if sink is not None:
-            reads, wholes = [*reads, *sink.reads], sink.wholes
-        return Layout(size, ranges, reads, wholes, reach=self._reach, window=window, gap=gap, start=start)
+        reads = [(span.start, span.end) for span in spans]
+        own, wholes = ((), ()) if sink is None else (sink.reads, sink.wholes)
+        return Layout(size, ranges, [*reads, *own], wholes, reach=self._reach, window=window, gap=gap, start=start)
 
     def _reach(self, target: int, first: int, stop: int) -> tuple[int, int]:
         """Return the elements of a target that are read to decide about [first, stop)."""

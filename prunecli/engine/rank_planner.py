@@ -6,7 +6,6 @@ from array import array
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prunecli.dtypes import FLOATS
 from prunecli.io.files import PAGE
 from prunecli.io.threads import Tasks, Worker
 from prunecli.kernels.key_arrays import CODES, COUNTED, joined, magnitudes
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.dtypes import Float
     from prunecli.engine.planner import Batch
     from prunecli.engine.scored_tensors import ScoredTensors
     from prunecli.io.threads import Pool
@@ -229,27 +229,37 @@ class Sampler:
         self._worker: Worker | None = None
 
     def samples(self, group: RankGroup) -> Iterator[Sample]:
-        """Yield pages at even distances of each member of this process, in proportion to its number of elements."""
+        """Yield pages at even distances of each member of this process, in proportion to its number of elements.
+
+        A sample has the pages of all members of one dtype that have the same length.
+        """
         targets = self._tensors.targets
         total = sum(targets[member].numel for member in group.members)
         most = min(self._tensors.reader.sample_limit(targets[member]) for member in group.members)
         size = min(most, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
+        alike: dict[tuple[Float, int], list[tuple[int, int]]] = {}
         for member in filter(self._tensors.part.has, group.members):
             tensor = targets[member]
-            share = min(-(-size * tensor.numel // total), tensor.numel)
+            numel = tensor.numel
+            share = min(-(-size * numel // total), numel)
             length = min(PAGE // tensor.itemsize, share)
-            blocks = self._magnitudes if self._tensors.scorer is None else self._scores
-            yield Sample(member, blocks(member, length, share // length), length)
+            alike.setdefault((self._tensors.dtype(member), length), []).append((member, share // length))
+        for (dtype, length), blocks in alike.items():
+            if self._tensors.scorer is None:
+                raw = bytearray().join([self._raw(member, length, count) for member, count in blocks])
+                yield Sample(blocks[0][0], magnitudes(raw, dtype), length)
+            else:
+                yield Sample(blocks[0][0], joined([self._scores(m, length, count) for m, count in blocks]), length)
 
-    def _magnitudes(self, index: int, length: int, count: int) -> Keys:
-        """Return the magnitudes of `count` blocks of `length` elements."""
+    def _raw(self, index: int, length: int, count: int) -> bytearray:
+        """Return the bytes of `count` blocks of `length` elements, in native order."""
         tensor = self._tensors.targets[index]
         raw = self._tensors.reader.sample(tensor, length, count)
         if tensor.big_endian:
             in_file = array(CODES[tensor.itemsize], raw)
             in_file.byteswap()
             raw[:] = in_file.tobytes()
-        return magnitudes(raw, FLOATS[tensor.dtype])
+        return raw
 
     def _scores(self, index: int, length: int, count: int) -> Keys:
         """Return the patterns of `count` blocks of `length` elements in row-major order."""

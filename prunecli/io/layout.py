@@ -1,7 +1,7 @@
 """The layout of a file in windows, which are read and pruned, and untouched ranges, which are copied.
 
-Windows start at pages where the tensors allow it and always end between elements. A tensor that must be processed as
-a whole is in one window.
+Windows start at pages, or before a small tensor, where the tensors allow it, and always end between elements. A tensor
+that must be processed as a whole is in one window.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 COPY_MIN = 1 << 18
 """Untouched gaps shorter than this are part of the windows, in bytes."""
+
+SMALL = 8
+"""A range that takes less than this part of a window is not divided: to count two parts of it takes longer."""
 
 
 class TargetRange(NamedTuple):
@@ -141,7 +144,8 @@ class Layout:
         return (part for part in self if isinstance(part, Window))
 
     def _settle(self, start: int, stop: int) -> int:
-        """Move the end `stop` of a window out of ranges that must stay whole and out of elements."""
+        """Move the end `stop` of a window before a small range, and out of elements and ranges that must stay whole."""
+        stop = self._before_small(start, stop)
         while True:  # a move out of one range may end inside another
             solid = bisect_left(self._solid_starts, stop) - 1
             if solid >= 0 and self._solid[solid][1] > stop:
@@ -152,6 +156,13 @@ class Layout:
             if moved == stop:
                 return stop
             stop = moved
+
+    def _before_small(self, start: int, stop: int) -> int:
+        last = bisect_left(self._starts, stop) - 1
+        if last < 0 or self.ranges[last].end <= stop:
+            return stop
+        first, end = self.ranges[last][:2]
+        return first if start < first and end - first <= self.window // SMALL else stop
 
     def _to_element(self, start: int, stop: int) -> int:
         last = bisect_left(self._starts, stop) - 1

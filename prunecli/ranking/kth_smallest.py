@@ -44,7 +44,10 @@ MARGIN = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some magnitudes of one member of a group: `patterns` has blocks of `length` neighbours."""
+    """Some magnitudes of members of a group, of one dtype: `patterns` has blocks of `length` neighbours.
+
+    `member` is one of them.
+    """
 
     member: int
     patterns: key_arrays.Keys

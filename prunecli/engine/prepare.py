@@ -76,6 +76,9 @@ def ranked_together(members: Iterable[int], targets: Sequence[Target]) -> list[t
     for key, own in by_key.items():
         names = [targets[member].tensor.local_name for member in own]
         copies = ema_prefixes(names)
+        if not copies:
+            groups[key, ""] = own
+            continue
         for member, name in zip(own, names, strict=True):
             head = name.partition(".")[0]
             groups.setdefault((key, head if head in copies else ""), []).append(member)

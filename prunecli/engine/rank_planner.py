@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from prunecli.io.files import PAGE
 from prunecli.io.threads import Tasks, Worker
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from prunecli.strategies.strategy import PlansFromRanks
 
 T = TypeVar("T")
+
+_Bracket: TypeAlias = tuple[int, int, int]
+"""A target, the first pattern of its bracket, and the number of patterns."""
 
 BATCH_BYTES = 1 << 25
 """Tensors that are ranked one by one are planned in batches of this size."""
@@ -64,7 +67,7 @@ class RankPlanner:
         groups = self.strategy.groups(
             [self.tensors.as_ranked(m) for m in members], [self.remaining[m] for m in members]
         )
-        return [replace(group, members=tuple(members[m] for m in group.members)) for group in groups]
+        return [RankGroup(tuple([members[m] for m in group.members]), group.ranks, group.ties) for group in groups]
 
     def batches(self, members: Sequence[int]) -> Sequence[Batch]:
         """Return the groups in batches, in the order of the files."""
@@ -153,11 +156,11 @@ class RankBatch:
             if not group.ranks:
                 self._planner.conclude(group, [])
             elif self._is_small(group):
-                self._small[group.members[0]] = group
+                self._small[group.members[0]] = self._planner.among_all(group)
             else:
                 self._searches.append(self._planner.search(self._planner.among_all(group)))
         self._ranking = Tasks(pool)
-        self._ranking.each(self._rank_in_memory, [(self._planner.among_all(group),) for group in self._small.values()])
+        self._ranking.each(self._rank_in_memory, [(run,) for run in self._tensors.neighbours(self._small)])
         self._count(pool, self._searches)
 
     def finish(self, pool: Pool) -> None:
@@ -174,8 +177,9 @@ class RankBatch:
             self._count(pool, searches)
         if self._ranking is not None:
             self._ranking.wait()
-        for member, group in self._small.items():
-            self._planner.conclude(group, self._ranked[member])
+        for group in self._groups:
+            if group.members[0] in self._small:
+                self._planner.conclude(group, self._ranked[group.members[0]])
         # The counts can be large, and batches live as long as the run.
         self._searches, self._counting, self._ranking = [], None, None
         self._small.clear()
@@ -185,39 +189,52 @@ class RankBatch:
         first = self._tensors.targets[group.members[0]]
         return len(group.members) == 1 and first.numel * first.value_size <= SMALL_TENSOR
 
-    def _rank_in_memory(self, worker: Worker, group: RankGroup) -> None:
-        tensors, member = self._tensors, group.members[0]
-        weights = tensors.array_reader_of(worker, member)(0, tensors.targets[member].numel)
-        y = tensors.patterns(worker, member, 0, weights)
-        self._ranked[member] = statistics_of(worker.ops_of(weights), y, group.ranks, tensors.dtype(member))
+    def _rank_in_memory(self, worker: Worker, members: Sequence[int]) -> None:
+        tensors = self._tensors
+        for member, weights in zip(members, tensors.read_together(worker, members), strict=True):
+            ranks, y = self._small[member].ranks, tensors.patterns(worker, member, 0, weights)
+            self._ranked[member] = statistics_of(worker.ops_of(weights), y, ranks, tensors.dtype(member))
 
     def _count(self, pool: Pool, searches: Sequence[RankSearch]) -> None:
         self._counting = Tasks(pool)
         self._counting.each(self._count_chunk, self._chunks(searches))
 
-    def _chunks(self, searches: Sequence[RankSearch]) -> Iterator[tuple[RankSearch, int, int, int, int, int]]:
-        """Yield (search, member, low, width, first, stop): count the patterns from `low` in elements [first, stop)."""
+    def _chunks(self, searches: Sequence[RankSearch]) -> Iterator[tuple[RankSearch, list[_Bracket], int, int]]:
+        """Yield (search, brackets, first, stop): count elements [first, stop) of one tensor, or all of several."""
         for search in searches:
-            for member, low, width in search.brackets():
-                for first, stop in self._tensors.ranges(member) if self._tensors.part.has(member) else ():
-                    yield search, member, low, width, first, stop
+            brackets = {bracket[0]: bracket for bracket in search.brackets() if self._tensors.part.has(bracket[0])}
+            for run in self._tensors.neighbours(brackets):
+                own = [brackets[member] for member in run]
+                ranges = self._tensors.ranges(run[0]) if len(run) == 1 else ((0, 0),)
+                for first, stop in ranges:
+                    yield search, own, first, stop
 
     def _count_chunk(
-        self, worker: Worker, search: RankSearch, member: int, low: int, width: int, first: int, stop: int
+        self, worker: Worker, search: RankSearch, brackets: Sequence[_Bracket], first: int, stop: int
     ) -> None:
-        for start, weights in self._tensors.runs(worker, member, first, stop):
-            ops: Any = worker.ops_of(weights)
-            if self._tensors.scorer is None and hasattr(ops, "bracket") and 0 < width <= COUNTED:  # on a device
-                dtype = self._tensors.dtype(member)
-                table = ops.bracket(ops.load(weights), dtype, low, low + width, 0).tolist()
-                search.add(member, table[0], None, table[1:])
-                continue
-            with worker.computing(small=self._tensors.scorer is None and weights.nbytes <= SMALL_CHUNK):
-                y = self._tensors.patterns(worker, member, start, weights)
-                if low > self._tensors.dtype(member).top:  # in mixed dtypes, the bracket may lie above all of one
-                    search.add(member, len(weights), None, None)
-                else:
-                    search.add(member, *worker.ops_of(weights).below_and_inside(y, low, width))
+        if len(brackets) == 1:
+            for start, weights in self._tensors.runs(worker, brackets[0][0], first, stop):
+                self._count_run(worker, search, brackets[0], start, weights)
+            return
+        together = self._tensors.read_together(worker, [member for member, _, _ in brackets])
+        for bracket, weights in zip(brackets, together, strict=True):
+            self._count_run(worker, search, bracket, 0, weights)
+
+    def _count_run(self, worker: Worker, search: RankSearch, bracket: _Bracket, start: int, weights: Array) -> None:
+        """Count weights from element `start` of a tensor."""
+        member, low, width = bracket
+        ops: Any = worker.ops_of(weights)
+        if self._tensors.scorer is None and hasattr(ops, "bracket") and 0 < width <= COUNTED:  # on a device
+            dtype = self._tensors.dtype(member)
+            table = ops.bracket(ops.load(weights), dtype, low, low + width, 0).tolist()
+            search.add(member, table[0], None, table[1:])
+            return
+        with worker.computing(small=self._tensors.scorer is None and weights.nbytes <= SMALL_CHUNK):
+            y = self._tensors.patterns(worker, member, start, weights)
+            if low > self._tensors.dtype(member).top:  # in mixed dtypes, the bracket may lie above all of one
+                search.add(member, len(weights), None, None)
+            else:
+                search.add(member, *ops.below_and_inside(y, low, width))
 
 
 class Sampler:
@@ -275,11 +292,16 @@ class Sampler:
 
 def in_batches(items: Sequence[T], tensors_of: Callable[[T], Sequence[TensorInfo]]) -> Iterator[list[T]]:
     """Yield the items in batches of about `BATCH_BYTES`, in the order in which their tensors lie in the files."""
+    placed = []
+    for number, item in enumerate(items):
+        tensors = tensors_of(item)
+        place = min([(tensor.file, tensor.start) for tensor in tensors])
+        placed.append((place, number, sum([tensor.nbytes for tensor in tensors])))
     batch: list[T] = []
     size = 0
-    for item in sorted(items, key=lambda item: min((tensor.file, tensor.start) for tensor in tensors_of(item))):
-        batch.append(item)
-        size += sum(tensor.nbytes for tensor in tensors_of(item))
+    for _, number, nbytes in sorted(placed):
+        batch.append(items[number])
+        size += nbytes
         if size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -70,9 +70,11 @@ def _hint_within(selection: Selection, within: Sequence[LeftAlone]) -> Hint:
 
 def _empty_keys(checkpoint: Checkpoint, selection: Selection) -> Iterator[str]:
     """Yield a warning for each of several state_dicts of which no tensor is pruned."""
+    if len(checkpoint.keys) < 2:
+        return
     keys = {tensor.name: tensor.key for tensor in checkpoint.tensors}
     pruned = {keys[name] for target in selection.targets for name in (target.tensor.name, *target.aliases)}
-    for key in checkpoint.keys if len(checkpoint.keys) > 1 else ():
+    for key in checkpoint.keys:
         if key not in pruned:
             yield f"no tensor of {printable(quoted(key))} is pruned: all of them are skipped"
 

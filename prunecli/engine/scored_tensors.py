@@ -12,13 +12,17 @@ from prunecli.kernels.backend import has_native
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.engine.scorers import Scorer
     from prunecli.io.reader import Reader
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Array, Read
+
+NEAR = 1 << 16
+"""Bytes between two tensors that are read with them."""
+
 SCORE_SIZE = 8
 """The most bytes of a score."""
 
@@ -95,12 +99,39 @@ class ScoredTensors:
         for low in range(first, stop, step):
             yield low, read(low, min(low + step, stop))
 
+    def neighbours(self, members: Iterable[int]) -> Iterator[list[int]]:
+        """Yield `members` in the order of the files, those together that `read_together` can read with one read."""
+        run: list[int] = []
+        file = first = end = 0
+        for tensor, member in sorted(((self.targets[m], m) for m in members), key=_place):
+            start, stop = tensor.start, tensor.end
+            near = tensor.file == file and end <= start < end + NEAR and stop - first <= SCAN_BYTES
+            if run and not (near and tensor.contiguous and self.scorer is None and self.step is None):
+                yield run
+                run = []
+            if not run:
+                file, first = tensor.file, start
+            run.append(member)
+            end = stop if tensor.contiguous else stop + NEAR + SCAN_BYTES  # then no other is near
+        if run:
+            yield run
+
+    def read_together(self, worker: Worker, members: Sequence[int]) -> list[Array]:
+        """Return all weights of neighbours where they lie, for the kernels of `Worker.ops_of`."""
+        if len(members) > 1:
+            return self.reader.read_together(worker, [self.targets[member] for member in members])
+        return [self.array_reader_of(worker, members[0])(0, self.targets[members[0]].numel)]
+
     def patterns(self, worker: Worker, index: int, first: int, weights: Array) -> Array:
         """Return the patterns of `weights`, which start at element `first`, for `worker.ops_of(weights)`."""
         ops = worker.ops_of(weights)
         if self.scorer is None:
             return ops.magnitudes(ops.load(weights), self.dtype(index))
         return ops.load(self.scorer.patterns(worker, index, weights, first))
+
+
+def _place(numbered: tuple[TensorInfo, int]) -> tuple[int, int]:
+    return numbered[0].file, numbered[0].start
 
 
 def count_remaining(worker: Worker, tensors: ScoredTensors, scorer: Scorer, index: int) -> int:

@@ -10,7 +10,7 @@ from prunecli.io.reader import SAMPLE, Reader
 from prunecli.io.strided import gather, row_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -55,6 +55,10 @@ class MemoryReader(Reader):
         view = torch.empty(0, dtype=integer, device=live.device)
         view.set_(live.untyped_storage(), live.storage_offset(), shape, strides)
         return view.numpy() if on_host(live) else view
+
+    def read_together(self, worker: Worker, tensors: Sequence[TensorInfo]) -> list[Array]:
+        """Return tensors where they lie."""
+        return [self.array_reader(worker, tensor)(0, tensor.numel) for tensor in tensors]
 
     def sample(self, tensor: TensorInfo, length: int, count: int) -> bytearray:
         """Return a sample, from a device in one copy."""

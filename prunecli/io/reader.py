@@ -138,6 +138,12 @@ class Reader:
         """Return a function like `range_reader`, for kernels that compute where the elements lie."""
         return self.range_reader(worker, tensor)
 
+    def read_together(self, worker: Worker, tensors: Sequence[TensorInfo]) -> list[Array]:
+        """Return all elements of contiguous tensors that lie near each other in a file, in this order."""
+        first = tensors[0]
+        data, offset = self._bytes(worker, first, first.start, tensors[-1].end, 0)
+        return [flat_native(view_elements(data, t.start - offset, t, 0, t.numel), t) for t in tensors]
+
     def sample(self, tensor: TensorInfo, length: int, count: int) -> bytearray:
         """Return `count` blocks of `length` elements of the storage between a tensor's first and last element.
 

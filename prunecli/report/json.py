@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from prunecli.report.model import COLUMNS, NOT_READ, on_disk_note
-from prunecli.text.json import dump_with_lines, encode
+from prunecli.text.json import dump_with_lines, encode, encode_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -64,7 +64,7 @@ def _lines(rows: Iterable[Row]) -> Iterator[str]:
         for row, numbers in zip(some, _encoded([_numbers(row) for row in some]), strict=True):
             key = _common(row)
             text = shared.get(key) or shared.setdefault(key, _shared(row))
-            yield text % (encode(row.name), *numbers.split(", "))
+            yield text % (encode_text(row.name), *numbers.split(", "))
 
 
 def _shared(row: Row) -> str:

@@ -27,6 +27,8 @@ MOST_NAMED = 3
 def refuse_packed(tensors: Sequence[TensorInfo]) -> None:
     """Raise SelectionError if most weights of the state_dict are packed; the hint names matrices that are not."""
     packed = [tensor.packed for tensor in tensors if tensor.packed is not None]
+    if not packed:
+        return
     count = sum(one.weights for one in packed)
     every = count + sum(tensor.numel for tensor in tensors if is_floating(tensor))
     if 2 * count <= every:

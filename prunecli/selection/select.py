@@ -107,16 +107,18 @@ def select(checkpoint: Checkpoint, selector: Selector) -> Selection:
         refuse_packed(tensors)
     reasons = _reasons(checkpoint, selector, excluded)
     groups = tied(tensors)
-    for group in groups:
+    several = [group for group in groups if len(group) > 1]
+    for group in several:
         _protect(group, tensors, reasons, excluded)
     refuse_overlaps(groups, tensors, reasons)
-    targets = dict(_targets(groups, tensors, reasons))
+    targets = {group[0]: Target(tensors[group[0]]) for group in groups if reasons[group[0]] is None}
+    targets |= _tied_targets(several, tensors, reasons)
     if not targets:
         from prunecli.selection.hints import nothing_selected  # noqa: PLC0415 - for a refusal only
 
         raise nothing_selected(checkpoint, selector, reasons)
-    written = {i for group in groups if any(j in targets for j in group) for i in group}
-    leaders = _leaders(groups, tensors)
+    written = {i for group in several if any(j in targets for j in group) for i in group}
+    leaders = _leaders(several, tensors)
     left_out = ((i, why) for i, why in enumerate(reasons) if why is not None and i not in written)
     skipped = tuple(Skipped(tensors[i], why, leaders.get(i)) for i, why in left_out)
     return Selection(tuple(targets[i] for i in sorted(targets)), skipped)
@@ -145,9 +147,10 @@ def laid_out(tensors: Sequence[TensorInfo], layout: Mapping[str, str]) -> Sequen
     return with_scales(changed) if layout else tensors
 
 
-def _targets(
+def _tied_targets(
     groups: Iterable[AliasGroup], tensors: Sequence[TensorInfo], reasons: Sequence[str | None]
 ) -> Iterator[tuple[int, Target]]:
+    """Yield the first selected tensor of each group with the names of the others."""
     for group in groups:
         first = next((i for i in group if reasons[i] is None), None)
         if first is not None:

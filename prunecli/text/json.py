@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
+encode_text = json.encoder.encode_basestring_ascii
+"""Returns a text as JSON."""
+
 encode = json.JSONEncoder(allow_nan=False).encode
 """Returns a value as one line of JSON; ValueError for a number that is not finite."""
 

@@ -68,13 +68,14 @@ class Normalization:
 class Chunk:
     """A run of a tensor's elements in row-major order: `count` of them from element `start`.
 
-    `take(n)` returns how many of the chunk's `n` weights equal to the cut are pruned. Chunks are granted in order.
+    `take(n)` returns how many of the chunk's `n` weights equal to the cut are pruned, both numbers where the weights
+    lie. Chunks are granted in order.
     """
 
     shape: tuple[int, ...]
     start: int
     count: int
-    take: Callable[[int], int]
+    take: Callable[[int | Array], int | Array]
 
 
 class TensorPlan(ABC):

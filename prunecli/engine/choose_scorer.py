@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prunecli.engine.score_files import ScoreSources
 from prunecli.io.threads import Worker
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from prunecli.engine.work import Job
     from prunecli.io.files import Input
     from prunecli.io.reader import Reader
+    from prunecli.kernels.random_bits import RandomNumbers
 
 
 def make_scorer(
@@ -45,7 +46,7 @@ def make_scorer(
 
 
 def _base_scorer(
-    own: Mapping[int, Callable[[int, int], Any]],
+    own: Mapping[int, RandomNumbers],
     sources: ScoreSources,
     magnitudes: MagnitudeScorer,
     open_reader: Callable[[MatchedTensors], Reader],

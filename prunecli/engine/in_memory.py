@@ -11,7 +11,6 @@ from prunecli.engine.device_errors import device_problem
 from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
-from prunecli.engine.score_files import ScoreSources
 from prunecli.engine.small_tensors import BATCH_BYTES, SMALL, kind_of, needs_no_memory, prune_together
 from prunecli.errors import DeviceError
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
@@ -35,8 +34,10 @@ if TYPE_CHECKING:
     from prunecli.kernels.ops import Array
     from prunecli.report.model import Report
 
-SCORE_SHARE = 8
-"""Runs of weights with scores are smaller by this factor: a score takes 8 bytes, and is computed from others."""
+SCORED_RUN, SCORE_SHARE = 1 << 23, 4
+"""Weights with scores that are pruned at once: a score takes 8 bytes, and is computed from others.
+
+So many times fewer small tensors are pruned together if they have scores."""
 
 LARGE_TENSOR = 1 << 19
 """A tensor on the host of more bytes than this is pruned by several threads; for smaller ones they would wait."""
@@ -113,19 +114,20 @@ class InPlace:
                 continue
             self._small.update(indices)
             indices.sort(key=lambda index: self.pruner.context.targets[index].shape)
+            most = BATCH_BYTES // (SCORE_SHARE if indices[0] in self.pruner.context.scorers else 1)
             part: list[int] = []
             size = 0
             for index in indices:
                 part.append(index)
                 size += self.pruner.context.targets[index].nbytes
-                if size >= BATCH_BYTES or index == indices[-1]:
+                if size >= most or index == indices[-1]:
                     yield (part,)
                     part, size = [], 0
 
     def prune_small(self, worker: Worker, targets: Sequence[int]) -> None:
         """Prune small tensors on one device together."""
         arrays = [self._reader.array(self.pruner.context.targets[target]) for target in targets]
-        prune_together(self.pruner, targets, arrays, worker.ops_of(arrays[0]), write=self._write)
+        prune_together(self.pruner, targets, arrays, worker, write=self._write)
         for target in targets:
             tensor = self.pruner.context.targets[target]
             self.pruner.context.advance(tensor.file, tensor.nbytes)
@@ -153,7 +155,7 @@ class InPlace:
         if self._reader.lies_on_host(tensor) or not tensor.contiguous:
             return size
         if index in self.pruner.context.scorers:
-            return size // SCORE_SHARE
+            return SCORED_RUN * tensor.itemsize
         ops: Any = self._worker.ops_of(self._reader.array(tensor))
         plan = self.pruner.context.plans[index]
         return max(size, ops.run * tensor.itemsize) if needs_no_memory(ops, tensor, plan) else size
@@ -229,6 +231,12 @@ def _run_over(
 
 
 def needs_rehearsal(work: Work, options: RunOptions) -> bool:
-    """Return whether an error may be found in the numbers of tensors and score files while the plans are applied."""
-    scored = any(job.sources != ScoreSources() for job in work.jobs)
-    return options.strict or scored or any(target.tensor.scale is not None for target in work.selection.targets)
+    """Return whether an error may be found in the numbers of tensors and score files while the plans are applied.
+
+    Norms and masks of already pruned weights are read while plans are made.
+    """
+    files = any(job.sources.scores is not None or job.sources.strategy_mask is not None for job in work.jobs)
+    # A row may have fewer remaining weights than a count.
+    rows = any(job.sources.has_pruned and job.strategy.ranks_within_rows for job in work.jobs)
+    scaled = any(target.tensor.scale is not None for target in work.selection.targets)
+    return options.strict or files or rows or scaled

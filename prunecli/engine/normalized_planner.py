@@ -47,8 +47,16 @@ class NormalizedBatch:
         """Begin the first counting pass."""
         dtypes = [self._tensors.dtype(member) for member in self._group.members]
         k = sum(self._group.ranks)
-        self._search = NormalizedCutSearch(dtypes, self._normalization, k, self._remaining)
+        tables = None
+        if any(self._is_on_device(member) for member in self._group.members):
+            from prunecli.engine.device_counts import bits_of_table  # noqa: PLC0415 - it needs torch
+
+            tables = [bits_of_table(self._tensors.targets[member].numel) for member in self._group.members]
+        self._search = NormalizedCutSearch(dtypes, self._normalization, k, self._remaining, tables)
         self._count(pool, self._search)
+
+    def _is_on_device(self, member: int) -> bool:
+        return self._tensors.reader.on_device(self._tensors.targets[member])
 
     def finish(self, pool: Pool) -> None:
         """Wait for the counts, count more finely until the cut is known, and store the plans."""
@@ -66,12 +74,25 @@ class NormalizedBatch:
     def _count(self, pool: Pool, search: NormalizedCutSearch) -> None:
         self._counting = Tasks(pool)
         self._counting.each(self._count_chunk, self._chunks(search))
+        self._count_on_devices(search)
+
+    def _count_on_devices(self, search: NormalizedCutSearch) -> None:
+        """Count tensors on devices, while threads count the others."""
+        members = ((self._group.members[request.member], request) for request in search.requests())
+        requests = {member: request for member, request in members if self._is_on_device(member)}
+        if requests:
+            from prunecli.engine.device_counts import CountsOnDevices  # noqa: PLC0415 - it needs torch
+            from prunecli.engine.device_rows import DeviceRows  # noqa: PLC0415 - it needs torch
+
+            CountsOnDevices(DeviceRows(self._tensors), search).count(requests)
 
     def _chunks(self, search: NormalizedCutSearch) -> Iterator[tuple[NormalizedCutSearch, CountRequest, int, int, int]]:
         """Yield (search, request, target, first, stop)."""
         for request in search.requests():
             index = self._group.members[request.member]
-            for first, stop in self._tensors.ranges(index) if self._tensors.part.has(index) else ():
+            if self._is_on_device(index) or not self._tensors.part.has(index):
+                continue
+            for first, stop in self._tensors.ranges(index):
                 yield search, request, index, first, stop
 
     def _count_chunk(

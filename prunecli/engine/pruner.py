@@ -12,7 +12,8 @@ from prunecli.engine.part import Part
 from prunecli.errors import PruneError
 from prunecli.io.layout import Piece
 from prunecli.io.threads import Stopped
-from prunecli.kernels.ops import is_tensor
+from prunecli.kernels.ops import Array, is_tensor
+from prunecli.kernels.rows import Rows
 from prunecli.kernels.tally import Shared
 from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, PruneBlocks, PruneSlices, without_masks
 from prunecli.values import dataclass
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from prunecli.io.files import Input
     from prunecli.io.scales import ScaleReader
     from prunecli.io.threads import Worker
-    from prunecli.kernels.ops import Array, Keep, Ops
+    from prunecli.kernels.ops import Keep, Ops
     from prunecli.kernels.tally import Counts, Statistics, Tally
     from prunecli.plans import TensorPlan
 
@@ -42,19 +43,23 @@ class TieBudget:
 
     def __init__(self, ties: int, stopped: Event) -> None:
         """Grant `ties` in all; waiting ends early when `stopped` is set."""
-        self._remaining, self._next = ties, 0
+        self._remaining: Any = ties
+        self._next = 0
         self._stopped = stopped
         self._change = Condition()
 
-    def take(self, ordinal: int, equal: int) -> int:
-        """Return how many of the `equal` weights of piece number `ordinal` are pruned; waits for earlier pieces."""
+    def take(self, ordinal: int, equal: int | Array) -> int | Array:
+        """Return how many of the `equal` weights of piece number `ordinal` are pruned; waits for earlier pieces.
+
+        Numbers on a device stay there.
+        """
         with self._change:
-            while self._remaining and self._next != ordinal:
+            while (is_tensor(self._remaining) or self._remaining) and self._next != ordinal:
                 if self._stopped.is_set():
                     raise Stopped
                 self._change.wait(0.05)  # not for ever: a thread that failed does not notify
-            granted = min(self._remaining, equal)
-            self._remaining -= granted
+            granted = equal.clamp(max=self._remaining) if is_tensor(equal) else min(self._remaining, equal)
+            self._remaining = self._remaining - granted
             self._next += 1
             self._change.notify_all()
             return granted
@@ -160,10 +165,7 @@ class Pruner:
         if scorer is None and context.masks is None and is_tensor(x):
             keep = self._keep_on_device(worker, ops, weights, piece)
         if keep is None:
-            if scorer is not None:
-                y = ops.load(scorer.patterns(worker, piece.target, x, start))
-            else:
-                y = ops.magnitudes(weights, FLOATS[tensor.dtype])
+            y = self._ranked(worker, ops, x, weights, piece.target, start)
             chunk = Chunk(tensor.shape, start, count, lambda equal: self._grant(worker, piece, equal))
             keep = plan.keep(ops, y, chunk)
             if scorer is not None:
@@ -183,6 +185,15 @@ class Pruner:
                 ops.store_masked(weights[own], keep, x[own], FLOATS[tensor.dtype])
         self._finish(piece.target, len(x[own]), late=is_tensor(x))
 
+    def _ranked(self, worker: Worker, ops: Ops, x: Array, weights: Array, target: int, start: int) -> Array:
+        """Return what ranks the weights `x`, which are loaded as `weights`."""
+        scorer = self.context.scorers.get(target)
+        if scorer is None:
+            return ops.magnitudes(weights, FLOATS[self.context.targets[target].dtype])
+        if is_tensor(x):
+            return scorer.on_device(worker, Rows((target,), x[None], start))[0]
+        return ops.load(scorer.patterns(worker, target, x, start))
+
     def _keep_on_device(self, worker: Worker, ops: Any, weights: Array, piece: Piece) -> Keep | None:  # noqa: ANN401 - TorchOps
         """Return what survives as a rule that the kernels of a device apply in one pass; None if there is none."""
         tensor, plan = self.context.targets[piece.target], self.context.plans[piece.target]
@@ -193,12 +204,12 @@ class Pruner:
             return plan.keep(ops, weights, Chunk(tensor.shape, piece.first, len(weights), lambda equal: equal))
         if not isinstance(plan, Cut):
             return None
-        ties = plan.ties
+        ties: Any = plan.ties
         if ties and len(weights) < tensor.numel:
-            ties = self._grant(worker, piece, int(ops.equal_in_blocks(weights, dtype, plan.bits).sum()))
+            ties = self._grant(worker, piece, ops.equal_in_blocks(weights, dtype, plan.bits).sum())
         return ops.cut(weights, dtype, plan.bits, ties)
 
-    def _grant(self, worker: Worker, piece: Piece, equal: int) -> int:
+    def _grant(self, worker: Worker, piece: Piece, equal: int | Array) -> int | Array:
         with worker.waiting():  # the thread that it waits for may need the compute lock
             return self._budget(piece).take(piece.ordinal, equal)
 

@@ -1,7 +1,7 @@
 """Scores as sortable integers ("patterns"). -1 marks a weight that is already pruned.
 
 A scorer gives the patterns of a run of a target's elements, for planning and for pruning alike. Plain magnitudes of
-elements need no scorer. All scores are computed on the CPU, so every device ranks the same bits.
+elements need no scorer. Scores of weights on a device are computed there, with the bits that the CPU gives.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from prunecli.kernels.arrays import as_array
 from prunecli.kernels.bit_patterns import ones_and_zeros, values
 from prunecli.kernels.bits import unpack_bits
 from prunecli.kernels.ops import is_tensor
+from prunecli.kernels.rows import Rows
 from prunecli.kernels.scores import times_slices
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from prunecli.io.reader import Reader
     from prunecli.io.scales import ScaleReader
     from prunecli.kernels.ops import Array
+    from prunecli.kernels.random_bits import RandomNumbers
     from prunecli.layout import SliceView
 
 _F64, _F32 = FLOATS["F64"], FLOATS["F32"]
@@ -50,6 +52,9 @@ class Scorer(Protocol):
     @property
     def reads_weights(self) -> bool:
         """Whether patterns depend on the weights, or only on their positions."""
+
+    def on_device(self, worker: Worker, rows: Rows) -> Array:
+        """Return the patterns of rows of weights, of their shape, where they lie, in memory of their own."""
 
     def dtype(self, index: int) -> Float:
         """Return the format of a target's patterns."""
@@ -77,10 +82,19 @@ class MagnitudeScorer:
 
     def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the weights without their signs; CheckpointError where a scale cannot be used."""
+        if is_tensor(weights):
+            return _run_on_device(self, worker, index, weights, first)
         if self.targets[index].scale is not None:
             return self.scales.magnitudes(worker, self.targets[index], weights, first)
-        ops = worker.ops_of(weights) if is_tensor(weights) else worker.scoring
-        return ops.magnitudes(ops.load(weights), self.dtype(index))
+        return worker.scoring.magnitudes(as_array(weights), self.dtype(index))
+
+    def on_device(self, worker: Worker, rows: Rows) -> Array:
+        """Return the same for rows on a device."""
+        first = self.targets[rows.members[0]]
+        if first.scale is None:
+            return worker.ops_of(rows.weights).magnitudes(rows.weights, FLOATS[first.dtype])
+        parts = [self.scales.magnitudes(worker, self.targets[m], codes, start) for m, codes, start in rows.each()]
+        return torch_values.stacked(parts)
 
 
 class FileScorer:
@@ -108,6 +122,10 @@ class FileScorer:
             raise CheckpointError(f"the {self.scores.label} for {name} contain NaN: a score is a number or infinity")
         return y
 
+    def on_device(self, worker: Worker, rows: Rows) -> Array:
+        """Return the same for rows on a device."""
+        return _copied(rows, [self.patterns(worker, *row).copy() for row in rows.each()])
+
 
 class ActNormScorer:
     """Magnitude times the norm of the weight's input, in float64 (Wanda, https://arxiv.org/abs/2306.11695)."""
@@ -128,15 +146,37 @@ class ActNormScorer:
 
     def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return magnitude times activation norm."""
-        norms, view, dtype = self.norms[index], self.views[index], self.magnitudes.dtype(index)
         if is_tensor(weights):
-            numbers = torch_values.values(self.magnitudes.patterns(worker, index, weights, first), dtype)
-            products = torch_values.times_slices(numbers, first, view, self._norms_at(index, weights))
-            return torch_values.magnitudes(products)
+            return _run_on_device(self, worker, index, weights, first)
+        norms, view, dtype = self.norms[index], self.views[index], self.magnitudes.dtype(index)
         x = as_array(weights)
         if self.magnitudes.targets[index].scale is not None:  # then they are codes
             x = as_array(self.magnitudes.patterns(worker, index, weights, first))
         return times_slices(worker.scoring, x, dtype, first, view, norms)
+
+    def on_device(self, worker: Worker, rows: Rows) -> Array:
+        """Return the same for rows on a device."""
+        member = rows.members[0]
+        numbers = torch_values.values(self.magnitudes.on_device(worker, rows), self.magnitudes.dtype(member))
+        view = self.views[member]
+        if len(rows.members) > 1:
+            return torch_values.magnitudes(self._times_norms(rows, numbers, view))
+        norms = self._norms_at(member, rows.weights)
+        if rows.is_run:
+            torch_values.times_slices(numbers[0], rows.first, view, norms)
+        else:
+            torch_values.times_slices_of_rows(numbers, rows.first, rows.step, view, norms)
+        return torch_values.magnitudes(numbers)
+
+    def _times_norms(self, rows: Rows, numbers: Array, view: SliceView) -> Array:
+        """Return the numbers of whole targets times their norms."""
+        if any(self.views[member] != view for member in rows.members):  # some experts have norms of their own
+            for member, row in zip(rows.members, numbers, strict=True):
+                torch_values.times_slices(row, 0, self.views[member], self._norms_at(member, row))
+            return numbers
+        norms = torch_values.copied(np.concatenate([self.norms[member] for member in rows.members]), numbers)
+        view = replace(view, stacks=view.stacks * len(rows.members))
+        return torch_values.times_slices(numbers.view(-1), 0, view, norms).view(numbers.shape)
 
     def _norms_at(self, index: int, weights: Array) -> Array:
         """Return the norms of a target where its weights lie; they are copied once."""
@@ -172,7 +212,7 @@ class GeneratedScorer:
 
     reads_weights = False
 
-    def __init__(self, scores: Mapping[int, Callable[[int, int], NDArray[np.int32]]]) -> None:
+    def __init__(self, scores: Mapping[int, RandomNumbers]) -> None:
         """Take `Strategy.own_scores` of each target."""
         self.scores = scores
 
@@ -189,6 +229,12 @@ class GeneratedScorer:
     ) -> NDArray[Any]:
         """Return the scores of this run of weights."""
         return self.scores[index](first, len(weights))
+
+    def on_device(self, worker: Worker, rows: Rows) -> Array:
+        """Return the same for rows on a device."""
+        ops: Any = worker.ops_of(rows.weights)
+        keys = [self.scores[member].key for member in rows.members]
+        return torch_values.random_numbers(ops, keys, rows)
 
 
 class MaskReader:
@@ -207,6 +253,10 @@ class MaskReader:
     def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the mask as zeros and ones."""
         return self.keep(worker, index, first, len(weights)).astype(np.int16)
+
+    def on_device(self, worker: Worker, rows: Rows) -> Array:
+        """Return the same for rows on a device."""
+        return _copied(rows, [self.patterns(worker, *row) for row in rows.each()])
 
     def keep(self, worker: Worker, index: int, first: int, count: int) -> NDArray[np.bool_]:
         """Return where the mask is 1; CheckpointError where it is neither 0 nor 1."""
@@ -259,7 +309,7 @@ class RemainingScorer:
         """Return the other scorer's patterns, overwritten with -1 for already pruned weights."""
         # Found first, and in scratch memory of its own, because the patterns of the other scorer take the usual one.
         if is_tensor(weights):
-            return self._patterns_on_device(worker, index, weights, first)
+            return _run_on_device(self, worker, index, weights, first)
         if self.mask is not None:
             pruned = ~self.mask.keep(worker, index, first, len(weights))
         else:
@@ -269,11 +319,22 @@ class RemainingScorer:
         np.copyto(y, y.dtype.type(-1), where=pruned)
         return y
 
-    def _patterns_on_device(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
-        ops = worker.ops_of(weights)
-        y = ops.load(self.inner.patterns(worker, index, weights, first))
+    def on_device(self, worker: Worker, rows: Rows) -> Array:
+        """Return the same for rows on a device."""
+        return self.inner.on_device(worker, rows).masked_fill_(self.pruned(worker, rows), -1)
+
+    def pruned(self, worker: Worker, rows: Rows) -> Array:
+        """Return which weights of rows on a device are already pruned."""
         if self.mask is not None:
-            pruned = ops.load(~self.mask.keep(worker, index, first, len(weights)))
-        else:
-            pruned = ops.magnitudes(weights, FLOATS[self.targets[index].dtype]) == 0
-        return y.masked_fill_(pruned, -1)
+            return self.mask.on_device(worker, rows) == 0
+        dtype = FLOATS[self.targets[rows.members[0]].dtype]
+        return worker.ops_of(rows.weights).magnitudes(rows.weights, dtype) == 0
+
+
+def _run_on_device(scorer: Scorer, worker: Worker, index: int, weights: Array, first: int) -> Array:
+    return scorer.on_device(worker, Rows((index,), weights[None], first))[0]
+
+
+def _copied(rows: Rows, parts: Sequence[NDArray[Any]]) -> Array:
+    """Return numbers of the host, a part for each row, where the rows lie."""
+    return torch_values.copied(np.stack(parts), rows.weights)

@@ -52,10 +52,10 @@ class Ops(Protocol):
     def at_least(self, y: Array, cut: int) -> Keep:
         """Return the keep array of `y >= cut`, for 0 <= cut <= 1 + the largest magnitude."""
 
-    def count_equal(self, y: Array, value: int) -> int:
-        """Return the number of entries equal to `value`."""
+    def count_equal(self, y: Array, value: int) -> int | Array:
+        """Return the number of entries equal to `value`, where `y` lies."""
 
-    def drop_first_equal(self, keep: Keep, y: Array, value: int, count: int) -> None:
+    def drop_first_equal(self, keep: Keep, y: Array, value: int, count: int | Array) -> None:
         """Clear `keep` at the first `count` entries equal to `value`."""
 
     def keep_largest(self, y: Array, start: int, length: int, inner: int, group: int, keep: int) -> Keep:

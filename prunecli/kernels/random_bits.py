@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from ctypes import c_int64, c_uint64, c_void_p
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 
 
 _WORD = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class RandomNumbers:
+    """The random numbers of one tensor, which follow from its `key`."""
+
+    key: int
+
+    def __call__(self, first: int, count: int) -> NDArray[np.int32]:
+        """Return the numbers [first, first + count)."""
+        return draw(self.key, first, count)
 
 
 def random_key(seed: int, tensor: TensorInfo) -> int:

@@ -59,7 +59,7 @@ def square_sum(patterns: NDArray[Any], dtype: Float, counts: NDArray[Any] | None
 def _sum(run: NDArray[np.int64], dtype: Float, times: NDArray[np.int64] | None) -> int:
     total, exponents = 0, run >> dtype.mantissa
     mantissas = (run & ((1 << dtype.mantissa) - 1)) + ((exponents > 0).astype(np.int64) << dtype.mantissa)
-    for power, pieces in _squares(mantissas, dtype.mantissa + 1):
+    for power, pieces in pieces_of_squares(mantissas, dtype.mantissa + 1):
         if times is None:
             sums = np.bincount(exponents, weights=pieces).astype(np.int64)
         else:
@@ -70,8 +70,11 @@ def _sum(run: NDArray[np.int64], dtype: Float, times: NDArray[np.int64] | None) 
     return total
 
 
-def _squares(mantissas: NDArray[np.int64], bits: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield (power, pieces): the squares are the sums of pieces * 2**power, and each piece has at most PIECE bits."""
+def pieces_of_squares(mantissas: Any, bits: int) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - integers of any kind
+    """Yield (power, pieces): the squares are the sums of pieces * 2**power, and each piece has at most PIECE bits.
+
+    `mantissas` are an array of NumPy, a tensor of torch or a number, and so are the pieces.
+    """
     low, high = mantissas & ((1 << LIMB) - 1), mantissas >> LIMB
     products = [(0, low * low)]
     if bits > LIMB:

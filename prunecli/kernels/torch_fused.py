@@ -177,6 +177,16 @@ class Fused:
             )
         return torch.cat([table[:SPREAD].sum()[None], table[SPREAD:]])
 
+    def random_rows(self, keys: Tensor, firsts: Tensor, steps: int) -> Tensor:
+        """Return the numbers of `torch_random.random_rows`."""
+        out = self._torch.empty((len(firsts), 8 * steps), dtype=self._torch.int32, device=firsts.device)
+        keys = keys.expand(len(firsts), 2).contiguous()
+        size = min(_power_of_two(steps), 128)
+        tiles = -(-steps // size)
+        with self._on(firsts):
+            self._kernels.random_kernel[(len(firsts) * tiles,)](keys, firsts, out, steps, tiles, STEPS=size, **OPTIONS)
+        return out
+
     def fold(self, x: Tensor, dtype: Float, n: float, shape: tuple[int, int, int], part: int) -> Tensor:
         """Return the folds of pieces of each part, as `torch_folds.fold` orders them: (outer * parts, pieces, inner).
 

@@ -137,6 +137,10 @@ class ManyTensors:
         """Return the magnitudes of tensors of one shape, one after the other."""
         return self._ops.magnitudes(self._whole().reshape(-1), self.dtype)
 
+    def rows(self) -> Tensor:
+        """Return tensors of one shape, a row for each."""
+        return self._whole().contiguous()
+
     def _whole(self) -> Tensor:
         """Return tensors of one shape without what lies behind their ends, a row for each."""
         return self._buffer.reshape(len(self._tensors), -1)[:, : len(self._tensors[0])]

@@ -15,13 +15,14 @@ from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_blocks import RUN, Blocks, Cut, Groups, magnitudes, prune_blocks
 from prunecli.kernels.torch_fused import SPREAD, Fused, fused
 from prunecli.kernels.torch_groups import largest_of_rows, smallest_of_rows
+from prunecli.kernels.torch_random import random_rows
 from prunecli.kernels.torch_tally import TorchTally
 from prunecli.kernels.torch_totals import joined
 from prunecli.kernels.torch_views import elements, of_blocks, of_elements, slice_numbers
 from prunecli.kernels.transfers import copies_in_background
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -90,14 +91,20 @@ class TorchOps:
         marked: bool = self.fused.mark_alive(alive, after, first, view, dtype, blocks)
         return marked
 
-    def cut(self, x: Array, dtype: Float, bits: int, ties: int = 0) -> Cut:
-        """Return what survives of the weights `x` if those below `bits` and the first `ties` equal to it are pruned."""
-        return Cut(bits, self.limit(x, dtype, bits, ties) if ties else None)
+    def random_rows(self, keys: Array, firsts: Array, steps: int) -> Array:
+        """Return random numbers, see `torch_random`."""
+        if self.fused is not None:
+            return self.fused.random_rows(keys, firsts, steps)
+        return random_rows(self.torch, keys, firsts, steps)
 
-    def limit(self, x: Array, dtype: Float, bits: int, ties: int) -> Array:
+    def cut(self, x: Array, dtype: Float, bits: int, ties: int | Array = 0) -> Cut:
+        """Return what survives of the weights `x` if those below `bits` and the first `ties` equal to it are pruned."""
+        return Cut(bits, self.limit(x, dtype, bits, ties) if is_tensor(ties) or ties else None)
+
+    def limit(self, x: Array, dtype: Float, bits: int, ties: int | Array) -> Array:
         """Return the position of the `ties`-th weight of the magnitude `bits` as an integer on the device.
 
-        If there are fewer such weights it is behind the end.
+        It is behind the end if there are fewer such weights, and -1 if `ties`, on the device, is 0.
         """
         counts = self.equal_in_blocks(x, dtype, bits)
         ends = counts.cumsum(0)
@@ -108,7 +115,8 @@ class TorchOps:
         equal = (self.magnitudes(weights, dtype) == bits) & (index < len(x))
         before = ends[block] - counts[block]
         # As many entries are in front of the wanted one as have a smaller number of equals up to them.
-        return (block * BLOCK + ((before + equal.cumsum(0)) < ties).sum()).reshape(())
+        limit = (block * BLOCK + ((before + equal.cumsum(0)) < ties).sum()).reshape(())
+        return self.torch.where(ties > 0, limit, -1) if is_tensor(ties) else limit
 
     def equal_in_blocks(self, x: Array, dtype: Float, bits: int) -> Array:
         """Return how many weights of each block of `x` have the magnitude `bits`, as integers on the device."""
@@ -147,6 +155,16 @@ class TorchOps:
             runs.append(prune_blocks(self.torch, run, kept.flatten(), dtype))
         return joined(self.torch, runs)
 
+    def above(self, rows: Array, cuts: Sequence[int], ties: Sequence[int]) -> Array:
+        """Return which entries of rows survive if those below the cut of their row, and `ties` equals, are pruned."""
+        torch = self.torch
+        below, quota = torch.tensor([[cut - 1 for cut in cuts], list(ties)], device=rows.device)[:, :, None]
+        kept = rows > below
+        if any(ties):
+            equal = rows == below + 1
+            kept &= ~(equal & (equal.cumsum(1) <= quota))
+        return kept
+
     def groups(self, start: int, count: int, run: tuple[int, int], group: int, keep: int) -> Groups | None:
         """Return what survives, as by `keep_largest`, if groups follow each other in a run of `count` elements.
 
@@ -164,14 +182,14 @@ class TorchOps:
         """Return booleans as -1 and 0."""
         return -kept.to(self.torch.int8)
 
-    def count_equal(self, y: Array, value: int) -> int:
-        """Return the number of entries equal to `value`."""
-        return int((y == value).sum())
+    def count_equal(self, y: Array, value: int) -> Array:
+        """Return the number of entries equal to `value`, on the device."""
+        return (y == value).sum()
 
-    def drop_first_equal(self, keep: Array, y: Array, value: int, count: int) -> None:
+    def drop_first_equal(self, keep: Array, y: Array, value: int, count: int | Array) -> None:
         """Clear `keep` at the first `count` entries equal to `value`; their numbers are sums up to each entry."""
         done = 0
-        for first in range(0, len(y) if count else 0, RUN):
+        for first in range(0, len(y), RUN):
             equal = y[first : first + RUN] == value
             ends = equal.cumsum(0, dtype=self.torch.int64) + done
             keep[first : first + RUN].masked_fill_(equal.logical_and_(ends <= count), 0)
@@ -281,7 +299,7 @@ class TorchOps:
     def smallest(self, y: Array, rank: int) -> tuple[int, int, int]:
         """Return the `rank`-th smallest entry (1-based), and the numbers of smaller and of equal entries."""
         entry = int(self.torch.sort(y).values[rank - 1])
-        return entry, int((y < entry).sum()), self.count_equal(y, entry)
+        return entry, int((y < entry).sum()), int(self.count_equal(y, entry))
 
     def below_and_inside(self, y: Array, low: int, width: int) -> tuple[int, Any, list[int] | None]:
         """Count the patterns of a narrow bracket; extract those in a wide one."""

@@ -6,13 +6,14 @@ torch is imported when a function is called.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.bit_patterns import float8_table
-from prunecli.kernels.torch_views import of_elements
+from prunecli.kernels.torch_views import of_elements, slice_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 
     from prunecli.dtypes import Float
     from prunecli.kernels.ops import Array
+    from prunecli.kernels.rows import Rows
+    from prunecli.kernels.torch_ops import TorchOps
     from prunecli.layout import SliceView
 
 _TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 _MASK = FLOATS["F64"].mask
+
+WORD = (1 << 64) - 1
 
 
 def values(patterns: Array, dtype: Float) -> Array:
@@ -32,8 +37,13 @@ def values(patterns: Array, dtype: Float) -> Array:
     torch = importlib.import_module("torch")
     if dtype.itemsize > 1:
         return patterns.view(getattr(torch, _TORCH_NAMES[dtype.name])).to(torch.float64)
-    table = torch.from_numpy(float8_table(dtype).astype(np.float64)).to(patterns.device)
-    return table[(patterns.to(torch.int16) & 255).to(torch.int32)]
+    return _table(dtype, str(patterns.device))[(patterns.to(torch.int16) & 255).to(torch.int32)]
+
+
+@lru_cache(maxsize=64)
+def _table(dtype: Float, device: str) -> Array:
+    torch = importlib.import_module("torch")
+    return torch.from_numpy(float8_table(dtype).astype(np.float64)).to(device)
 
 
 def magnitudes(numbers: Array) -> Array:
@@ -41,9 +51,34 @@ def magnitudes(numbers: Array) -> Array:
     return numbers.view(importlib.import_module("torch").int64) & _MASK
 
 
-def copied(numbers: NDArray[np.float64], like: Array) -> Array:
-    """Return numbers of the host on the device of `like`."""
-    return importlib.import_module("torch").from_numpy(np.ascontiguousarray(numbers)).to(like.device)
+def copied(numbers: NDArray[Any], like: Array) -> Array:
+    """Return a copy of numbers of the host on the device of `like`."""
+    host = importlib.import_module("torch").from_numpy(np.ascontiguousarray(numbers))
+    if like.device.type == "cuda":  # a copy from other memory waits for all kernels before it
+        return host.pin_memory().to(like.device, non_blocking=True)
+    return host.to(like.device, copy=True)
+
+
+def stacked(parts: Sequence[Array]) -> Array:
+    """Return flat tensors as rows."""
+    stack: Array = importlib.import_module("torch").stack(list(parts))
+    return stack
+
+
+def random_numbers(ops: TorchOps, keys: Sequence[int], rows: Rows) -> Array:
+    """Return the random numbers of rows: of the stream of one key, or of those of the keys from their start."""
+    count, length = rows.weights.shape
+    halves = np.array([[key & WORD, key >> 64] for key in keys], np.uint64).view(np.int64)
+    # Eight numbers are made at once, so rows start at a multiple of that, or skip some.
+    skip, torch = rows.first % 8, ops.torch
+    if rows.step % 8:
+        raise AssertionError
+    if len(keys) > 1:
+        firsts = torch.zeros(count, dtype=torch.int64, device=rows.weights.device)
+    else:
+        firsts = (torch.arange(count, device=rows.weights.device) * rows.step + rows.first) >> 3
+    numbers = ops.random_rows(copied(halves, rows.weights), firsts, -(-(skip + length) // 8))
+    return numbers[:, skip : skip + length].contiguous()
 
 
 def times_slices(numbers: Array, start: int, view: SliceView, factors: Array) -> Array:
@@ -59,10 +94,19 @@ def times_slices(numbers: Array, start: int, view: SliceView, factors: Array) ->
     return numbers.mul_(of_elements(torch, factors, start, len(numbers), view))
 
 
+def times_slices_of_rows(numbers: Array, first: int, step: int, view: SliceView, factors: Array) -> Array:
+    """Return the same for `numbers` in rows, of which row r starts at element first + r * step."""
+    torch = importlib.import_module("torch")
+    rows, length = numbers.shape
+    starts = torch.arange(rows, device=numbers.device)[:, None] * step + first
+    index = starts + torch.arange(length, device=numbers.device)
+    return numbers.mul_(factors[slice_numbers(torch, index, view)[0]])
+
+
 def multiply_blocks(numbers: Array, shape: Sequence[int], offset: int, wide: int, entries: NDArray[np.float64]) -> None:
     """Multiply flat `numbers` of `shape` (rows, count) in place, as `prunecli.kernels.scales.multiply_blocks` does."""
     torch = importlib.import_module("torch")
     columns = torch.arange(offset, offset + shape[1], device=numbers.device)
     blocks = columns.div_(wide, rounding_mode="floor")
-    factors = torch.from_numpy(np.ascontiguousarray(entries)).to(numbers.device)
+    factors = copied(entries, numbers)
     numbers.view(*shape).mul_(factors[:, blocks])

@@ -331,3 +331,40 @@ def fold_kernel(x, out, units, length, inner, part, parts, pieces, tiles,
         v = _joined(v, G, P >> (step + 1), INNER, NORM)
     place_out = unit[:, None] * inner + column[None, :]
     tl.store(out + place_out, tl.reshape(v, (G, INNER)), mask=(unit < units)[:, None] & (column < inner)[None, :])
+
+
+@triton.jit
+def random_kernel(keys, firsts, out, steps, tiles, STEPS: tl.constexpr):
+    """Store the numbers of `torch_random.random_rows`; a program has STEPS counters of one row."""
+    program = tl.program_id(0).to(tl.int64)
+    row = program // tiles
+    step = program % tiles * STEPS + tl.arange(0, STEPS)
+    a = (tl.load(firsts + row) + step + 1).to(tl.uint64)
+    b = a * 0
+    c = a * 0
+    d = a * 0
+    key = tl.load(keys + 2 * row).to(tl.uint64) + a * 0
+    other = tl.load(keys + 2 * row + 1).to(tl.uint64) + a * 0
+    factor = a * 0 + 0xD2E7470EE14C6C93
+    other_factor = a * 0 + 0xCA5A826395121157
+    for _ in range(10):
+        upper = tl.umulhi(factor, a)
+        lower = factor * a
+        other_upper = tl.umulhi(other_factor, c)
+        other_lower = other_factor * c
+        a = other_upper ^ b ^ key
+        b = other_lower
+        c = upper ^ d ^ other
+        d = lower
+        key += 0x9E3779B97F4A7C15
+        other += 0xBB67AE8584CAA73B
+    place = out + (row * steps + step) * 8
+    inside = step < steps
+    tl.store(place, ((a & 0xFFFFFFFF) >> 1).to(tl.int32), mask=inside)
+    tl.store(place + 1, (a >> 33).to(tl.int32), mask=inside)
+    tl.store(place + 2, ((b & 0xFFFFFFFF) >> 1).to(tl.int32), mask=inside)
+    tl.store(place + 3, (b >> 33).to(tl.int32), mask=inside)
+    tl.store(place + 4, ((c & 0xFFFFFFFF) >> 1).to(tl.int32), mask=inside)
+    tl.store(place + 5, (c >> 33).to(tl.int32), mask=inside)
+    tl.store(place + 6, ((d & 0xFFFFFFFF) >> 1).to(tl.int32), mask=inside)
+    tl.store(place + 7, (d >> 33).to(tl.int32), mask=inside)

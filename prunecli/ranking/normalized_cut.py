@@ -36,6 +36,9 @@ MANY = 1 << 10
 HELD_LIMIT = 1 << 22
 """The most runs of a later pass, in all tensors together, of up to 16 bytes each."""
 
+FEWER_HELD = 1 << 20
+"""The same where counts are copied from devices."""
+
 RUN = 1 << 16
 """Weights that are counted together."""
 
@@ -55,7 +58,8 @@ class CountResult:
 class CountRequest:
     """A request to count the patterns p of one tensor (the `member`-th) in [low, high) by p >> shift.
 
-    If `above` is set, the sum of squares of the finite weights from that pattern upwards is wanted too.
+    If `above` is set, the sum of squares of the finite weights from that pattern upwards is wanted too. `inside` is the
+    number of weights in [low, high), where it is known.
     """
 
     member: int
@@ -64,6 +68,7 @@ class CountRequest:
     high: int
     shift: int
     above: int | None = None
+    inside: int | None = None
 
     def count(self, y: NDArray[Any]) -> CountResult:
         """Return the counts for the patterns `y` (flat) of one chunk; negative ones are already pruned and ignored.
@@ -72,12 +77,16 @@ class CountRequest:
         """
         parts = [self._count(y[first : first + RUN]) for first in range(0, y.size, RUN)]
         bins, counts = _merged([(part.bins, part.counts) for part in parts])
-        if self._counts_have_squares:
-            return CountResult(bins, counts, square_sum(bins, self.dtype, counts))
+        if self.counts_have_squares:
+            return self.result(bins, counts)
         return CountResult(bins, counts, sum(part.squares for part in parts))
 
+    def result(self, bins: NDArray[Any], counts: NDArray[Any]) -> CountResult:
+        """Return all counts, with the sum of squares that follows from them."""
+        return CountResult(bins, counts, square_sum(bins, self.dtype, counts) if self.counts_have_squares else 0)
+
     @property
-    def _counts_have_squares(self) -> bool:
+    def counts_have_squares(self) -> bool:
         """Whether all patterns are counted one by one, so that the counts give the sum of squares."""
         return self.above == 0 and not self.low and not self.shift and self.high > self.dtype.top
 
@@ -85,7 +94,7 @@ class CountRequest:
         if int(y.min()) < 0:
             y = y[y >= 0]
         squares = 0
-        if self.above is not None and not self._counts_have_squares:
+        if self.above is not None and not self.counts_have_squares:
             squares = square_sum(y[y >= self.above] if self.above else y, self.dtype)
         if self.low or self.high <= self.dtype.top:
             y = y[(y >= self.low) & (y < self.high)]
@@ -119,18 +128,25 @@ class NormalizedCutSearch:
         normalization: Normalization,
         k: int,
         remaining: Sequence[int] | None = None,
+        leading: Sequence[int] | None = None,
     ) -> None:
         """Take the dtype of each tensor, the score and limits, and the number of weights to prune.
 
         `remaining` is the number of weights of each tensor that are not already pruned, if it is known before they
-        are read. Raises UsageError, as `advance` does, if no counts within the limits add up to `k`.
+        are read. `leading` has the most bits of each tensor that the first pass counts by, if that is to be less than
+        usual; so are later passes then. Raises UsageError, as `advance` does, if no counts within the limits add up to
+        `k`.
         """
         self.score, self.k = normalization.score, k
         self.lock = Lock()
         self._lo, self._hi = [lo for lo, _ in normalization.limits], [hi for _, hi in normalization.limits]
         self._check_limits([hi + 1 for hi in self._hi] if remaining is None else remaining)
-        bits = max(LEADING - (len(dtypes) // MANY).bit_length(), 1)
-        shifts = [max(min(8 * dtype.itemsize - 1 - bits, dtype.mantissa), 0) for dtype in dtypes]
+        self._held_limit = HELD_LIMIT if leading is None else FEWER_HELD
+        most = max(LEADING - (len(dtypes) // MANY).bit_length(), 1)
+        shifts = [
+            max(min(8 * dtype.itemsize - 1 - min(bits, most), dtype.mantissa), 0)
+            for dtype, bits in zip(dtypes, leading or [most] * len(dtypes), strict=True)
+        ]
         above = 0 if self.score in {"l2", "rms"} else None
         self._requests = [
             CountRequest(member, dtype, 0, dtype.top + 1, shift, above)
@@ -242,13 +258,15 @@ class NormalizedCutSearch:
         coarse = [(member, runs) for member, runs in enumerate(self._runs) if runs.shift and runs.bins.size]
         spans = [(int(r.bins[-1]) + 1 - int(r.bins[0]), int(r.counts.sum(dtype=np.int64)), r.shift) for _, r in coarse]
         drop = max((runs.shift for _, runs in coarse), default=0)
-        while drop > 1 and sum(min(size, span << min(drop, shift)) for span, size, shift in spans) > HELD_LIMIT:
+        limit = self._held_limit
+        while drop > 1 and sum(min(size, span << min(drop, shift)) for span, size, shift in spans) > limit:
             drop -= 1
         requests = []
         for member, runs in coarse:
             low, high = (int(bits) << runs.shift for bits in (runs.bins[0], int(runs.bins[-1]) + 1))
             above = high if self.score == "lamp" else None
-            requests.append(CountRequest(member, runs.dtype, low, high, max(runs.shift - drop, 0), above))
+            inside = int(runs.counts.sum(dtype=np.int64))
+            requests.append(CountRequest(member, runs.dtype, low, high, max(runs.shift - drop, 0), above, inside))
         return requests
 
     def _solve(self) -> None:

@@ -15,13 +15,14 @@ from prunecli.plans import Cut
 from prunecli.strategies.amounts import exact_cuts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.kernels.folds import Numbers
+    from prunecli.kernels.random_bits import RandomNumbers
     from prunecli.plans import Normalization, OrderStatistic, RankGroup, TensorPlan
 
 
@@ -86,12 +87,8 @@ class Strategy(ABC):
         """
         return []
 
-    def own_scores(self, tensor: TensorInfo) -> Callable[[int, int], NDArray[np.int32]] | None:  # noqa: ARG002
-        """Return the function that makes the scores of `tensor`, or None if its weights are ranked.
-
-        The function takes the first element and the number of elements in row-major order, and returns integers of 0
-        or more.
-        """
+    def own_scores(self, tensor: TensorInfo) -> RandomNumbers | None:  # noqa: ARG002 - for subclasses
+        """Return what makes the scores of `tensor`, integers of 0 or more, or None if its weights are ranked."""
         return None
 
 

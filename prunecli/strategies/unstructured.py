@@ -5,7 +5,6 @@ NumPy is imported when a strategy draws, because strategies are also made to pri
 
 from __future__ import annotations
 
-from functools import partial
 from math import ceil, floor, isfinite
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,12 +29,10 @@ from prunecli.strategies.strategy import PlansFromRanks, PlansFromShape
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.kernels.random_bits import RandomNumbers
 
 NORMALIZE = ("none", "l2", "rms", "lamp")
 """The scores that `Global` can rank tensors by."""
@@ -339,11 +336,11 @@ class Random(PlansFromRanks):
         """Raise UsageError for a tensor with fewer weights than `count`."""
         check_counts(self.count, tensors)
 
-    def own_scores(self, tensor: TensorInfo) -> Callable[[int, int], NDArray[np.int32]]:
+    def own_scores(self, tensor: TensorInfo) -> RandomNumbers:
         """Return the function that makes the random numbers of `tensor`."""
-        from prunecli.kernels.random_bits import draw, random_key
+        from prunecli.kernels.random_bits import RandomNumbers, random_key
 
-        return partial(draw, random_key(self.seed, tensor))
+        return RandomNumbers(random_key(self.seed, tensor))
 
     def groups(self, tensors: Sequence[TensorInfo], remaining: Sequence[int]) -> list[RankGroup]:
         """Return each tensor as a group of its own; ranks are those of random numbers."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunecli.kernels import torch_folds
+from prunecli.kernels import torch_folds, torch_values
 from prunecli.kernels.folds import Numbers
 from prunecli.kernels.torch_blocks import prune_blocks
 from prunecli.kernels.torch_fused import Fused
@@ -46,11 +46,11 @@ class Launches(TorchDispatchMode):
         super().__init__()
         self.kernels = self.waits = 0
         self.names: dict[str, int] = {}
-        self._paused = False
+        self.paused = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - as torch's
         """Count an operation."""
-        if not self._paused:
+        if not self.paused:
             self._count(func.overloadpacket.__name__, args)
         return func(*args, **(kwargs or {}))
 
@@ -68,14 +68,14 @@ class Launches(TorchDispatchMode):
     @contextmanager
     def one(self, name: str) -> Iterator[None]:
         """Count what runs inside as one kernel."""
-        outer = self._paused
+        outer = self.paused
         if not outer:
             self.add(name)
-        self._paused = True
+        self.paused = True
         try:
             yield
         finally:
-            self._paused = outer
+            self.paused = outer
 
 
 class CountedKernels:
@@ -140,7 +140,8 @@ def count_launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
 
     def waiting(real: Callable[..., Any]) -> Callable[..., Any]:
         def inner(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as the methods
-            if getattr(args[0], "dtype", None) == torch.uint8:  # a storage, which a region shows where NumPy shares it
+            # A storage is what a region shows where NumPy shares it.
+            if counted.paused or getattr(args[0], "dtype", None) == torch.uint8:
                 return real(*args, **options)
             with counted.one("copy to or from the host"):
                 counted.waits += 1
@@ -152,4 +153,11 @@ def count_launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         monkeypatch.setattr(torch.Tensor, name, waiting(getattr(torch.Tensor, name)))
     for name in ("tensor", "from_numpy", "frombuffer"):
         monkeypatch.setattr(torch, name, waiting(getattr(torch, name)))
+    copied = torch_values.copied
+
+    def without_a_wait(numbers: Any, like: Any) -> Any:  # noqa: ANN401 - an array and tensors
+        with counted.one("copy to the device"):
+            return copied(numbers, like)
+
+    monkeypatch.setattr(torch_values, "copied", without_a_wait)
     return counted

@@ -13,6 +13,7 @@ from prunecli.engine.scored_tensors import ScoredTensors
 from prunecli.io.threads import Stopped
 from prunecli.kernels.arrays import as_array, on_host
 from prunecli.kernels.ops import is_tensor
+from prunecli.kernels.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,8 +55,11 @@ class PartScorer:
         """Return the patterns of `weights`, which start at element `first` of the part."""
         count, found = len(weights), list[Any]()
         for start, low, high in pieces(self._parts[index], first, first + count):
-            y = self._whole.patterns(worker, index, weights[low - first : high - first], start)
-            y = y if is_tensor(y) else as_array(y)
+            own = weights[low - first : high - first]
+            if is_tensor(own):
+                y = self._whole.on_device(worker, Rows((index,), own[None], start))[0]
+            else:
+                y = as_array(self._whole.patterns(worker, index, own, start))
             if high - low == count:
                 return y
             found.append(y.copy() if isinstance(y, np.ndarray) else y.clone())
@@ -64,6 +68,11 @@ class PartScorer:
         import torch  # noqa: PLC0415 - there are tensors, so it is loaded
 
         return torch.cat(found)
+
+    def on_device(self, worker: Worker, rows: Rows) -> Array:
+        """Return the patterns of a run of weights on a device."""
+        ((index, weights, first),) = rows.each()
+        return self.patterns(worker, index, weights, first)[None]
 
 
 def pieces(part: Part, first: int, stop: int) -> Iterator[tuple[int, int, int]]:

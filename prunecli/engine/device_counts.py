@@ -170,7 +170,8 @@ class CountsOnDevices:
         """Return the tables of one target, one after the other."""
         there, request, ops = self._there, counted.request, self._there.ops(member)
         marked, ends = there.tensors.scorer is not None, (request.low, request.high, request.shift)
-        places, squares = _Places(ops.torch, [counted]), 0
+        places = _Places(ops.torch, [counted])
+        squares: Array = 0
         for rows in there.runs(member):
             y = there.patterns(rows) if marked or counted.listed or counted.squares else rows.weights
             if counted.listed:

@@ -48,7 +48,7 @@ class TieBudget:
         self._stopped = stopped
         self._change = Condition()
 
-    def take(self, ordinal: int, equal: int | Array) -> int | Array:
+    def take(self, ordinal: int, equal: Array) -> Array:
         """Return how many of the `equal` weights of piece number `ordinal` are pruned; waits for earlier pieces.
 
         Numbers on a device stay there.

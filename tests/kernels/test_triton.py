@@ -121,6 +121,19 @@ def test_brackets_are_counted(name: str) -> None:
             assert expected.tolist() == ops.bracket(y.to(ops.device), dtype, low, high, shift, marked=True).tolist()
 
 
+@pytest.mark.parametrize("steps", [1, 13, 200])
+def test_random_numbers_are_those_of_plain_torch(steps: int) -> None:
+    """Any place of the streams of any keys is the same."""
+    keys = torch.tensor([[-1, 5], [1 << 62, -7], [0, 0]])
+    firsts = torch.tensor([0, 1 << 40, 12345])
+    for own in (keys, keys[:1]):
+        expected, found = (
+            ops.random_rows(own.to(ops.device), firsts.to(ops.device), steps).tolist()
+            for ops in (TorchOps("cpu"), interpreted())
+        )
+        assert expected == found
+
+
 FOLDS = ((1, 1, 1), (3, 5000, 1), (2, 100, 3), (70, 8, 1), (5, 4, 1030), (1, 90, 200), (2, 4096, 1))
 
 

@@ -12,7 +12,7 @@ import typer  # noqa: TC002 - Typer evaluates annotations
 from prunecli.cli import evaluation, options, parsers, strategy_arguments
 from prunecli.cli.command_list import OUTPUT
 from prunecli.cli.evaluation import Table
-from prunecli.cli.output import check_drawing, check_export, check_suffix, write_figure
+from prunecli.cli.output import check_export, check_page_and_figure, check_suffix, write_figure
 from prunecli.cli.value_options import flag_option, text_option
 from prunecli.errors import Argument, UsageError
 from prunecli.text.escape import printable
@@ -121,18 +121,16 @@ def _sweep(
 
 def _check_exports(arguments: Arguments, state: Path) -> None:
     """Raise before the work if a table, a page or a figure cannot be written after it."""
-    exports = [("csv", arguments.csv), ("html", arguments.html)]
-    if arguments.figure is None and not any(path for _, path in exports):
+    if not (arguments.csv or arguments.html or arguments.figure):
         return
     from prunecli.formats.open import open_checkpoint
 
     others = [*(file.path for file in open_checkpoint(arguments.ckpt, key=arguments.key).files), state]
-    for name, path in exports:
-        if path is not None:
-            check_export(Argument(name, f"sweep.{name}"), path, force=arguments.force, others=others)
-            check_suffix(path, name, "page" if name == "html" else "table", (f".{name}",))
-            others.append(path)
-    check_drawing(arguments.figure, force=arguments.force, others=others)
+    if arguments.csv is not None:
+        check_export(Argument("csv", "sweep.csv"), arguments.csv, force=arguments.force, others=others)
+        check_suffix(arguments.csv, "csv", "table", (".csv",))
+        others.append(arguments.csv)
+    check_page_and_figure(arguments.html, arguments.figure, force=arguments.force, others=others)
 
 
 def _write_exports(arguments: Arguments, points: Sequence[SweepPoint], command: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from prunecli.distributed.failures import Failure, ProcessFailedError
@@ -41,7 +42,7 @@ def agree(group: Group, facts: Mapping[str, str]) -> None:
 def cannot_agree(group: Group, failure: Failure) -> None:
     """Say to the others, which call `agree`, that this process has failed before."""
     group.agreed = True
-    group.gather(json.dumps({"failure": failure.as_dict()}).encode())
+    group.gather(json.dumps({"failure": asdict(failure)}).encode())
 
 
 def file_facts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:

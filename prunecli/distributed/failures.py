@@ -58,10 +58,6 @@ class Failure:
     hint: str | None = None
     lost: bool = False
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields by their names, for JSON."""
-        return asdict(self)
-
 
 class ProcessFailedError(PruneError):
     """Another process failed, so this one stops. `code` is the exit code of the run."""
@@ -121,7 +117,7 @@ class Watch:
         """Store a failure of this process, wait until the others have heard of it, and return the first failure."""
         self.end()
         try:
-            first = Failure(**json.loads(self._store.compare_set(_FAILURE, "", json.dumps(failure.as_dict()))))
+            first = Failure(**json.loads(self._store.compare_set(_FAILURE, "", json.dumps(asdict(failure)))))
         except RuntimeError:  # the store is gone
             return self.failure or failure
         self._wait_until_heard(set(range(len(self._hosts))))
@@ -154,7 +150,7 @@ class Watch:
             alive = self._call_the_roll("alive", everyone, 0 if self._store.check([_FAILURE]) else ROLL_CALL)
             missing = sorted(everyone - alive)
             found = lost(missing, self._hosts) if missing else self._cut_off()
-            failure = Failure(**json.loads(self._store.compare_set(_FAILURE, "", json.dumps(found.as_dict()))))
+            failure = Failure(**json.loads(self._store.compare_set(_FAILURE, "", json.dumps(asdict(found)))))
         except RuntimeError:
             return self.failure or lost([0], self._hosts)
         self._wait_until_heard(alive if failure.lost else everyone)

@@ -1,7 +1,4 @@
-"""The processes of a run over torch.distributed with gloo.
-
-Collectives are started and then polled: while torch waits, Python hears no signal.
-"""
+"""The processes of a run over torch.distributed with gloo."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ from prunecli.distributed.agreement import agree, cannot_agree
 from prunecli.distributed.environment import LaunchError
 from prunecli.distributed.failures import Failure, ProcessFailedError, Watch
 from prunecli.distributed.group import Group
+from prunecli.distributed.waiting import LAST_POLL, first_line, wait_for
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -35,9 +33,6 @@ FOR_WORK = timedelta(days=30)
 
 SAID_AFTER = 10.0
 """Seconds after which a process says that it waits for others."""
-
-FIRST_POLL, LAST_POLL = 0.0002, 0.02
-"""Seconds between two looks at an exchange: at the start and after some time."""
 
 PADDED = 1 << 20
 """Up to this many bytes in all, parts of different sizes are gathered at once, as parts of the same size."""
@@ -162,15 +157,11 @@ class GlooGroup(Group):
             self.settle()
 
     def _wait(self, work: Any) -> None:  # noqa: ANN401 - a torch Work
-        pause = FIRST_POLL
         try:
-            while not work.is_completed():
-                time.sleep(pause)
-                pause = min(2 * pause, LAST_POLL)
-            work.wait()
+            wait_for(work)
         except RuntimeError as error:
             if self._watch is None:
-                raise LaunchError(f"a connection to another process broke: {_first_line(error)}") from error
+                raise LaunchError(f"a connection to another process broke: {first_line(error)}") from error
             raise ProcessFailedError(self._watch.broken()) from error
 
 
@@ -241,7 +232,3 @@ def _not_connected(launch: Launch, error: Exception) -> LaunchError:
         f"rank {launch.rank} on {socket.gethostname()} does not find rank 0 at {place}",
         hint="start all processes with the same MASTER_ADDR and MASTER_PORT",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return printable(str(error).splitlines()[0] if str(error) else type(error).__name__)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import importlib
 import json
-from time import sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunecli import errors
+from prunecli.distributed.waiting import first_line, wait_for
 from prunecli.errors import PruneError
-from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 T = TypeVar("T")
-
-SHORTEST_PAUSE, LONGEST_PAUSE = 2e-4, 0.01
-"""Seconds between two looks at an exchange: a signal is heard in between."""
 
 
 class ExchangeError(PruneError):
@@ -116,17 +112,11 @@ class MeshGroup:
 
     @staticmethod
     def _wait(work: Any) -> None:  # noqa: ANN401 - of torch
-        # `wait` alone would not let a signal through before the other processes arrive.
-        pause = SHORTEST_PAUSE
         try:
-            while not work.is_completed():
-                sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-            work.wait()
+            wait_for(work)
         except RuntimeError as error:
-            first = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)
             raise ExchangeError(
-                f"the exchange with the other processes failed: {first}",
+                f"the exchange with the other processes failed: {first_line(error)}",
                 hint="look for the first error of another rank; all ranks make the same call",
             ) from error
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from prunecli.layouts.names import bias_of, is_transposed_by_name, module_words, other_half, split_name, words
+from prunecli.layouts.names import bias_of, is_transposed_by_name, module_words, other_half, split_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,9 +160,7 @@ def _by_ratio(shape: Shape, path: Sequence[str], last: str) -> Orientation | Non
         return None
     if shape[0] == 3 * shape[1]:
         return out_in("queries, keys and values: dim 0 is three times dim 1")
-    if shape[1] == 3 * shape[0]:
-        return in_out("queries, keys and values: dim 1 is three times dim 0")
-    return None
+    return in_out("queries, keys and values: dim 1 is three times dim 0")
 
 
 def _by_next_norm(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Orientation | None:
@@ -212,8 +210,3 @@ def _numbered(name: str) -> Numbered:
     path, _ = split_name(name)
     own = path[-1] if path else ""
     return ".".join(path[:-1]), own if own.isdigit() else "".join(filter(str.isdigit, own))
-
-
-def is_bias(name: str) -> bool:
-    """Return whether `bias` is a word of the name's last part."""
-    return "bias" in words(name.rpartition(".")[2])

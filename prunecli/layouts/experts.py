@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from prunecli.layouts.evidence import Orientation, is_bias
+from prunecli.layouts.evidence import Orientation
 from prunecli.layouts.names import bias_of, is_embedding, split_name, words
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def is_expert_stack(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> bo
     if len(tensor.shape) != 3:
         return False
     path, last = split_name(tensor.name)
-    if is_bias(tensor.name) or words(last) & {"scale", "scales", "zeros", "blocks"}:
+    if words(last) & {"bias", "scale", "scales", "zeros", "blocks"}:
         return False
     if (named := _is_named_as_stack(path, last)) is not None:
         return named and not any("conv" in part.lower() for part in path)

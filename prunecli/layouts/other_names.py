@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from prunecli.layouts.names import other_half
+from prunecli.layouts.names import other_half, words
 
 _WORDS = frozenset(
     {
@@ -16,12 +14,10 @@ _WORDS = frozenset(
     }
 )
 
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-
 
 def is_other_by_name(name: str) -> bool:
     """Return whether the last part of a dotted name has a word of tensors that are no weights, such as `scales`."""
     if other_half(name):  # the B of LoRA is a matrix
         return False
     last = name.rpartition(".")[2]
-    return last.startswith("_") or any(word.lower() in _WORDS for word in _WORD.findall(last))
+    return last.startswith("_") or not _WORDS.isdisjoint(words(last))

@@ -39,12 +39,13 @@ PLACEHOLDER = "{}"
 """The part of a command that the checkpoint's path replaces."""
 
 EXAMPLE = Argument("evaluate", "python eval.py {}")
+"""A hint that shows an evaluation command."""
+
 _FILE = (
     'write the line to a file, with "$1" for the checkpoint, and use ',
     Argument("evaluate", "sh eval.sh {}"),
 )
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh"}
-"""A hint that shows an evaluation command."""
 
 _OUTPUT_LIMIT = 1 << 20  # bytes from the end of each output that are read
 _LOOK_EVERY = 0.2  # seconds between two looks at the output of a command that runs

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from prunecli.errors import Argument, CheckpointError, UsageError
+from prunecli.errors import Argument, UsageError
 from prunecli.io.publish import publish_text
+from prunecli.io.read_errors import read_errors
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -55,10 +56,8 @@ def file_identity(path: Path) -> list[object]:
 
     Raises CheckpointError if the file cannot be read.
     """
-    try:
+    with read_errors(path):
         state = path.stat()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {printable(str(path))}: {error.strerror}") from error
     return [os.path.realpath(path), state.st_size, state.st_mtime_ns]
 
 

@@ -86,7 +86,7 @@ Texts of a sequence contain their own spaces; arguments that follow each other b
 """
 
 
-def spelled(parts: Hint | None, spell: Callable[[HintValue], str], separator: str = ", ") -> str | None:
+def spelled(parts: Hint | None, spell: Callable[[HintValue], str], separator: str) -> str | None:
     """Return a hint as text, or None where there is none.
 
     `spell` writes a value of a hint, and `separator` is put between arguments that follow each other.

@@ -84,7 +84,7 @@ def fold_all(
     sources: Sequence[Source],
     pairs: Sequence[Pair],
     outputs: Sequence[Output | None],
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Callable[[int], None],
 ) -> tuple[FoldedWeight, ...]:
     """Fold `pairs` of `checkpoint` in its output files and update their checksums.
 

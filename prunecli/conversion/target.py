@@ -82,10 +82,10 @@ def target_of(
     checkpoint: Checkpoint,
     output: Path | int | None,
     *,
-    folder: bool = False,
-    max_shard_size: str | int | None = None,
-    own: bool = True,
-    format_: str | None = None,
+    folder: bool,
+    max_shard_size: str | int | None,
+    own: bool,
+    format_: str | None,
 ) -> Target | None:
     """Return the form of the output, or None if it has the format and the files of the input.
 

@@ -52,7 +52,7 @@ def open_checkpoint(path: PathLike, *, key: Keys = None, label: str | None = Non
     return with_layouts(open_listed(path, key=key, label=label, remote=remote))
 
 
-def open_listed(path: PathLike, *, key: Keys = None, label: str | None = None, remote: bool = False) -> Checkpoint:
+def open_listed(path: PathLike, *, key: Keys, label: str | None, remote: bool) -> Checkpoint:
     """Return the metadata of the checkpoint at `path`; what a tensor is, is not decided unless its format says it.
 
     Args:

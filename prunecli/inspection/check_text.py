@@ -8,12 +8,13 @@ from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
 from prunecli.text.name_ranges import lines_of
 from prunecli.text.numbers import counted
-from prunecli.text.tables import MOST_ROWS, Block, Column, View, write_blocks
+from prunecli.text.tables import MOST_ROWS, Block, Column, write_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from prunecli.inspection.findings import Condition, Finding
+    from prunecli.text.tables import View
 
     Spell = Callable[[Condition], str]  # returns a condition as text
 
@@ -35,8 +36,8 @@ def write_findings(
     stream: TextIO,
     spell: Spell,
     *,
-    heading: str | None = None,
-    view: View = View(),  # noqa: B008 - a frozen value
+    heading: str | None,
+    view: View,
 ) -> None:
     """Write a verdict and the findings, failures first. OSError if the stream takes no more.
 

@@ -10,7 +10,7 @@ from prunecli.text.json import dump_json
 from prunecli.text.name_ranges import lines_of
 from prunecli.text.natural_order import natural_order
 from prunecli.text.numbers import counted, format_shape, magnitude, plural
-from prunecli.text.tables import Block, Column, View, largest, write_blocks
+from prunecli.text.tables import Block, Column, largest, write_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prunecli.inspection.compare import Change
     from prunecli.inspection.diff import ContentDifference, Difference, TensorDifference
     from prunecli.inspection.pairing import TensorForm
+    from prunecli.text.tables import View
 
 SCHEMA = 1
 """The version of the document. It rises when a key is removed or changes its meaning."""
@@ -38,7 +39,7 @@ _COLUMNS = (
 )
 
 
-def write_difference(difference: Difference, stream: TextIO, view: View = View()) -> None:  # noqa: B008 - a frozen value
+def write_difference(difference: Difference, stream: TextIO, view: View) -> None:
     """Write a verdict, a table of changed tensors, and the other differences. OSError if the stream takes no more.
 
     Tensors whose names differ only in numbers share a line if there are many.

@@ -43,7 +43,7 @@ _COLUMNS = (
 )
 
 
-def write_inspection(inspection: Inspection, stream: TextIO, view: View, *, evidence: bool = False) -> None:
+def write_inspection(inspection: Inspection, stream: TextIO, view: View, *, evidence: bool) -> None:
     """Write a summary, the tensors, and the thresholds and histogram if there are any.
 
     `evidence` adds a table with the evidence for the layout of each tensor.

@@ -112,7 +112,7 @@ def _with_key(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def pair_up(
-    a: Sequence[TensorInfo], b: Sequence[TensorInfo], include: Iterable[str] = (), exclude: Iterable[str] = ()
+    a: Sequence[TensorInfo], b: Sequence[TensorInfo], include: Iterable[str], exclude: Iterable[str]
 ) -> list[Pair]:
     """Return a pair for each name, in the order of `a`, followed by the names that only `b` has.
 

@@ -70,7 +70,7 @@ def arranged_files(
     *,
     mode: int,
     force: bool,
-    replaced: Collection[str] = (),
+    replaced: Collection[str],
 ) -> Iterator[list[Descriptor]]:
     """Make the files of an arrangement and publish all of them when the block ends without an error.
 

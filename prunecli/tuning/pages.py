@@ -25,7 +25,7 @@ _COLUMNS = ("sparsity", "metric", "change", "seconds", "line")
 _NUMERIC = frozenset({"metric", "change", "drop", "seconds"})
 
 
-def sweep_page(points: Sequence[SweepPoint], path: str, varied: str, command: Sequence[str] = ()) -> str:
+def sweep_page(points: Sequence[SweepPoint], path: str, varied: str, command: Sequence[str]) -> str:
     """Return the points of a sweep as a page; `varied` is the name of the number that was varied."""
     rows = [
         (
@@ -41,7 +41,7 @@ def sweep_page(points: Sequence[SweepPoint], path: str, varied: str, command: Se
     return render_listing(_page("Sweep", path, [point.trial for point in points], table, command))
 
 
-def search_page(result: SearchResult, path: str, goal: MetricGoal, command: Sequence[str] = ()) -> str:
+def search_page(result: SearchResult, path: str, goal: MetricGoal, command: Sequence[str]) -> str:
     """Return the attempts of a search as a page, with the metric that `goal` allows."""
     rows = [_attempt(attempt) for attempt in result.attempts]
     columns = ("amount", "sparsity", "metric", "drop", "seconds", "line", "verdict")

@@ -20,7 +20,6 @@ from prunecli.formats.output_names import default_output
 from prunecli.selection.select import Selector
 from prunecli.tuning.evaluate import EvaluationError
 from prunecli.tuning.trials import check_maker, set_up, trials
-from prunecli.tuning.watch import NoWatch, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from prunecli.tuning.evaluate import Evaluate
     from prunecli.tuning.trial_file import Trial
     from prunecli.tuning.trials import MakeStrategy, Trials
+    from prunecli.tuning.watch import Watch
 
 _DIGITS = 12  # of an amount, so that 3 * 0.1 is 0.3
 
@@ -242,8 +242,8 @@ def bisect(
     strategy: MakeStrategy,
     goal: MetricGoal,
     grid: AmountGrid,
-    on_attempt: Callable[[Attempt], None] = lambda _: None,
-    watch: Watch = NoWatch(),  # noqa: B008 - it has no state
+    on_attempt: Callable[[Attempt], None],
+    watch: Watch,
 ) -> SearchResult:
     """Try amounts of the grid until the largest one within the goal is found or the tries are used up.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,7 +23,7 @@ from prunecli.selection.select import Selector, select
 from prunecli.text.escape import printable, shortened
 from prunecli.tuning.evaluate import evaluation_of
 from prunecli.tuning.trial_file import Trial, as_json, file_identity, read_trials, write_trials
-from prunecli.tuning.watch import NoWatch, Watch
+from prunecli.tuning.watch import NoWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from prunecli.report.model import Report
     from prunecli.strategies.strategy import Strategy
     from prunecli.tuning.evaluate import Evaluate, Evaluation
+    from prunecli.tuning.watch import Watch
 
 MakeStrategy: TypeAlias = "Callable[[float], Strategy]"
 """A function from an amount (0-1) to a strategy, such as `lambda amount: Global(amount=amount)`."""
@@ -61,7 +62,7 @@ class TrialSetup:
     checkpoint: Checkpoint
     evaluation: Evaluation
     selection: Mapping[str, Any]
-    watch: Watch = field(default_factory=NoWatch)
+    watch: Watch
 
     def prune(self, strategy: Strategy, output: Path | None) -> Report:
         """Write the pruned checkpoint to `output` without a report; None measures only."""
@@ -82,8 +83,8 @@ def set_up(
     evaluate: Evaluate,
     metric: str | None,
     selector: Selector,
-    key: Keys = None,
-    watch: Watch | None = None,
+    key: Keys,
+    watch: Watch | None,
 ) -> TrialSetup:
     """Open the checkpoint and check the evaluation and the selection before any work starts."""
     evaluation = evaluation_of(evaluate, metric)

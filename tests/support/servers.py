@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -214,8 +214,3 @@ def serving(folder: Path, handler: type[Handler] = Handler) -> Iterator[Served]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def path_of(file: Path) -> str:
-    """Return the path of a request for a file."""
-    return quote(f"/{file.name}")

@@ -36,7 +36,7 @@ def test_the_page_of_a_search_has_the_metric_that_is_allowed(higher_is_better: b
     unpruned, trial = POINTS[0].trial, POINTS[1].trial
     result = SearchResult(unpruned, (Attempt(0.3, trial, Decimal("0.1"), within=False),), complete=True)
 
-    page = search_page(result, "m.pth", MetricGoal(Decimal("0.05"), higher_is_better))
+    page = search_page(result, "m.pth", MetricGoal(Decimal("0.05"), higher_is_better), ())
 
     assert ">unpruned: 0.9</text>" in page
     assert f">{allowed}</text>" in page

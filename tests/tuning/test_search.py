@@ -17,6 +17,7 @@ from prunecli.strategies.unstructured import Global
 from prunecli.tuning.evaluate import EvaluationError
 from prunecli.tuning.search import AmountGrid, Attempt, MetricGoal, bisect, search
 from prunecli.tuning.trial_file import Trial
+from prunecli.tuning.watch import NoWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ def test_bisection_finds_the_edge(edge: float, tolerance: float) -> None:
     fake: Any = FakeTrials(lambda amount: float(amount <= edge))
     grid = AmountGrid(tolerance)
 
-    result = bisect(fake, globally, MetricGoal(Decimal("0.5")), grid, ignore)
+    result = bisect(fake, globally, MetricGoal(Decimal("0.5")), grid, ignore, NoWatch())
 
     multiples = [round(i * tolerance, 12) for i in range(1, grid.count)]
     assert max((a for a in multiples if a <= edge), default=None) == (result.best and result.best.amount)
@@ -70,7 +71,7 @@ def test_the_result_was_measured(metrics: list[float], tries: int) -> None:
     """For any metric, the best amount was tried and is within the limit, and the tries are not exceeded."""
     fake: Any = FakeTrials(lambda amount: metrics[round(10 * amount)] if amount else 1.0)
 
-    result = bisect(fake, globally, MetricGoal(Decimal("0.5")), AmountGrid(0.1, tries), ignore)
+    result = bisect(fake, globally, MetricGoal(Decimal("0.5")), AmountGrid(0.1, tries), ignore, NoWatch())
 
     assert len(fake.amounts) <= tries
     if result.best is not None:

@@ -293,6 +293,16 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
+    def inside(self) -> list[TensorInfo]:
+        """The tensors of the state_dict."""
+        return [tensor for tensor in self.tensors if tensor.unprunable_reason != OUTSIDE]
+
+    @property
+    def outside(self) -> list[TensorInfo]:
+        """The tensors elsewhere in a nested checkpoint, such as the moments of an optimizer."""
+        return [tensor for tensor in self.tensors if tensor.unprunable_reason == OUTSIDE]
+
+    @property
     def streams(self) -> tuple[CheckpointFile, ...]:
         """What `TensorInfo.file` counts: the files, and after them the stream of tensors that are cut into chunks."""
         if self.assembly is None:

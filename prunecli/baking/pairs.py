@@ -9,7 +9,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import BITS, MASK_DTYPES
 from prunecli.errors import Argument, Call, CheckpointError, SameCallWith
 from prunecli.layouts.reparametrized import PRUNE, REMOVE, how_to_fold, leftovers
@@ -51,7 +50,7 @@ def find_pairs(checkpoint: Checkpoint, label: str) -> Pairs:
 
     Raises CheckpointError, naming `label`, if there are none, and if one of them cannot be folded.
     """
-    inside = {tensor.name: tensor for tensor in checkpoint.tensors if tensor.unprunable_reason != OUTSIDE}
+    inside = {tensor.name: tensor for tensor in checkpoint.inside}
     reparametrized = leftovers(list(inside))
     pairs = tuple(Pair(one.name, *(inside[part] for part in one.parts)) for one in reparametrized if one.kind == PRUNE)
     halves = _notes_without_mask(checkpoint, inside, reparametrized)
@@ -97,8 +96,7 @@ def _notes_without_mask(checkpoint: Checkpoint, inside: Iterable[str], reparamet
 
 def _notes_outside(checkpoint: Checkpoint) -> list[str]:
     """Return a note for the pruned weights outside the state_dict."""
-    outside = [tensor.name for tensor in checkpoint.tensors if tensor.unprunable_reason == OUTSIDE]
-    names = [one.name for one in leftovers(outside) if one.kind == PRUNE]
+    names = [one.name for one in leftovers([tensor.name for tensor in checkpoint.outside]) if one.kind == PRUNE]
     if not names:
         return []
     return [f"not folded: {_some(len(names), names[0])} outside the state_dict; another key chooses another dict"]
@@ -106,7 +104,7 @@ def _notes_outside(checkpoint: Checkpoint) -> list[str]:
 
 def _other_keys(checkpoint: Checkpoint) -> Hint | None:
     """Return the keys of the other state_dicts that have pruned weights."""
-    names = [tensor.name for tensor in checkpoint.tensors if tensor.unprunable_reason == OUTSIDE]
+    names = [tensor.name for tensor in checkpoint.outside]
     pruned = {part for one in leftovers(names) if one.kind == PRUNE for part in one.parts}
     keys = dict.fromkeys(printable(tensor.key) for tensor in checkpoint.tensors if tensor.name in pruned and tensor.key)
     return SameCallWith(Argument("key", list(keys))) if keys else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import OUTSIDE
 from prunecli.errors import Argument, CheckpointError
 from prunecli.layouts.copies import ema_prefixes, is_ema, undotted
 from prunecli.text.escape import quoted
@@ -20,9 +19,8 @@ def averages_of(checkpoint: Checkpoint) -> dict[str, TensorInfo]:
 
     Raises CheckpointError if there is no moving average, or if none can be matched with a weight.
     """
-    inside = [tensor for tensor in checkpoint.tensors if tensor.unprunable_reason != OUTSIDE]
-    heads = ema_prefixes([tensor.name for tensor in inside])
-    weights = {t.name: t for t in inside if t.name.partition(".")[0] not in heads}
+    heads = ema_prefixes([tensor.name for tensor in checkpoint.inside])
+    weights = {t.name: t for t in checkpoint.inside if t.name.partition(".")[0] not in heads}
     candidates = [t for t in checkpoint.tensors if t.name not in weights and is_ema(t.name)]
     if not candidates:
         raise CheckpointError(
@@ -39,7 +37,7 @@ def averages_of(checkpoint: Checkpoint) -> dict[str, TensorInfo]:
 
 def ema_names(checkpoint: Checkpoint) -> frozenset[str]:
     """Return the names of the moving averages inside the state_dict."""
-    inside = [tensor.name for tensor in checkpoint.tensors if tensor.unprunable_reason != OUTSIDE]
+    inside = [tensor.name for tensor in checkpoint.inside]
     heads = ema_prefixes(inside)
     return frozenset(name for name in inside if name.partition(".")[0] in heads)
 

@@ -48,7 +48,7 @@ class Contents:
 
 def contents_of(checkpoint: Checkpoint) -> Contents:
     """Return the contents of a checkpoint; headers are read again, and no tensor."""
-    inside = [tensor for tensor in checkpoint.tensors if tensor.unprunable_reason != OUTSIDE]
+    inside = checkpoint.inside
     blocks = tuple((t.name, f"{t.packed.format} blocks") for t in inside if t.packed is not None and _has_blocks(t))
     inside = [tensor for tensor in inside if not _has_blocks(tensor)]
     for tensor in inside:

@@ -78,9 +78,8 @@ def describe(dropped: Dropped) -> str:
 
 def stripped(checkpoint: Checkpoint, strip: Strip) -> Stripped:
     """Return what `strip` makes of a checkpoint; PruneError if it leaves nothing, or if names collide."""
-    inside = [tensor for tensor in checkpoint.tensors if tensor.unprunable_reason != OUTSIDE]
     averages = averages_of(checkpoint) if strip.word == EMA else {}
-    kept = _kept(checkpoint, inside, strip)
+    kept = _kept(checkpoint, strip)
     names = _new_names(kept) if strip.unwrap else {}
     sources = {tensor.name: averages.get(tensor.name, tensor) for tensor in kept}
     contents = contents_of(checkpoint)
@@ -100,8 +99,9 @@ def stripped(checkpoint: Checkpoint, strip: Strip) -> Stripped:
     )
 
 
-def _kept(checkpoint: Checkpoint, inside: Sequence[TensorInfo], strip: Strip) -> list[TensorInfo]:
+def _kept(checkpoint: Checkpoint, strip: Strip) -> list[TensorInfo]:
     """Return the tensors of the state_dict that stay, under whose names the output has tensors."""
+    inside = checkpoint.inside
     if strip.patterns:
         matched = matching_any("keep", strip.patterns, inside)
         return [inside[index] for index in sorted(matched)]
@@ -148,8 +148,7 @@ def _entries_that_stay(checkpoint: Checkpoint, contents: Contents, kept: Sequenc
     """Return the names of entries without tensors that are not of the training, such as the epoch."""
     above = prefixes(full_name(checkpoint, tensor) for tensor in kept)
     names = [*contents.texts, *(name for name, _ in contents.rest)]
-    outside = [tensor.name for tensor in checkpoint.tensors if tensor.unprunable_reason == OUTSIDE]
-    with_tensors = {_root(name, above) for name in outside}
+    with_tensors = {_root(tensor.name, above) for tensor in checkpoint.outside}
     return frozenset(
         name for name in names if (root := _root(name, above)) not in with_tensors and role_of(root) == OTHER
     )

@@ -8,13 +8,12 @@ from prunecli.text.escape import printable
 from prunecli.text.json import dump_json
 from prunecli.text.name_ranges import lines_of
 from prunecli.text.numbers import counted
-from prunecli.text.tables import MOST_ROWS, Block, Column, write_blocks
+from prunecli.text.tables import MOST_ROWS, Block, Column, View, write_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from prunecli.inspection.findings import Condition, Finding
-    from prunecli.text.tables import View
 
     Spell = Callable[[Condition], str]  # returns a condition as text
 
@@ -36,8 +35,8 @@ def write_findings(
     stream: TextIO,
     spell: Spell,
     *,
-    heading: str | None,
-    view: View,
+    heading: str | None = None,
+    view: View = View(),  # noqa: B008 - a frozen value
 ) -> None:
     """Write a verdict and the findings, failures first. OSError if the stream takes no more.
 
@@ -62,11 +61,8 @@ def _table(findings: Sequence[Finding], spell: Spell, view: View, *, terminal: b
     hidden = sum(len(group) for _, group in lines[most:])
     more = (f"{counted(hidden, 'more result')} not shown{view.hint or '; the JSON output has all'}",) if hidden else ()
     single = all(len(group) == 1 for _, group in lines[:most])
-    kept = [index for index, column in enumerate(_COLUMNS) if column.title != "tensors" or not single]
-    rows = [_cells(name, group, spell) for name, group in lines[:most]]
-    return Block(
-        "", tuple(_COLUMNS[index] for index in kept), tuple(tuple(row[index] for index in kept) for row in rows), more
-    )
+    table = Block("", _COLUMNS, tuple(_cells(name, group, spell) for name, group in lines[:most]), more)
+    return table.without("tensors") if single else table
 
 
 def _cells(name: str, group: Sequence[Finding], spell: Spell) -> tuple[str, ...]:

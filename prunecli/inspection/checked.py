@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import OUTSIDE, Keys, PathLike
+from prunecli.checkpoint import Keys, PathLike
 from prunecli.errors import Argument, CheckpointError
 from prunecli.inspection.pairing import Pair, open_with_key, pair_up, with_alike_names
 from prunecli.io.scan import bytes_to_read
@@ -87,12 +87,8 @@ class CheckedCheckpoint:
     def paired_with(self, path: PathLike) -> tuple[Checkpoint, list[Pair]]:
         """Open another checkpoint and pair the tensors of both state_dicts by name; those of `path` come first."""
         mine, other = with_alike_names(self.passes.checkpoint, open_with_key(path, self.key))
-        own, others = (
-            [tensor for tensor in checkpoint.tensors if tensor.unprunable_reason != OUTSIDE]
-            for checkpoint in (mine, other)
-        )
         exclude = list(self.selector.exclude)
-        pairs = pair_up(others, own, self.selector.include, exclude)
+        pairs = pair_up(other.inside, mine.inside, self.selector.include, exclude)
         if not pairs:
             hint = ("drop ", Argument("exclude", exclude)) if exclude else None
             raise CheckpointError(f"there is no tensor to compare with {other.path}", hint=hint)

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import OUTSIDE, Keys, PathLike, key_patterns
+from prunecli.checkpoint import Keys, PathLike, key_patterns
 from prunecli.dtypes import FLOATS
 from prunecli.errors import Argument, UsageError
 from prunecli.formats.contents import other_contents
@@ -23,7 +23,7 @@ from prunecli.selection.select import Selector
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from prunecli.checkpoint import Checkpoint, TensorInfo
+    from prunecli.checkpoint import Checkpoint
     from prunecli.inspection.compare import Change
     from prunecli.progress import Progress
 
@@ -141,7 +141,7 @@ def diff(  # noqa: PLR0913 - one keyword for each option
         )
     first, second = with_alike_names(first, second)
     alike = formats[0].family == formats[1].family
-    sides = [_tensors(checkpoint, outside=alike) for checkpoint in (first, second)]
+    sides = [checkpoint.tensors if alike else checkpoint.inside for checkpoint in (first, second)]
     pairs = pair_up(sides[0], sides[1], selector.include, selector.exclude)
     from prunecli.inspection.compare import compare  # noqa: PLC0415 - NumPy, which an error must not wait for
 
@@ -151,11 +151,6 @@ def diff(  # noqa: PLR0913 - one keyword for each option
     return Difference(
         labels[0] or os.fspath(a), labels[1] or os.fspath(b), (first.format, second.format), tensors, contents, notes
     )
-
-
-def _tensors(checkpoint: Checkpoint, *, outside: bool) -> list[TensorInfo]:
-    """Return the tensors of the state_dict, and with `outside` those elsewhere in a nested checkpoint."""
-    return [tensor for tensor in checkpoint.tensors if outside or tensor.unprunable_reason != OUTSIDE]
 
 
 def _contents(a: Checkpoint, b: Checkpoint, *, alike: bool) -> tuple[tuple[ContentDifference, ...], tuple[str, ...]]:

@@ -10,7 +10,7 @@ from prunecli.text.json import dump_json
 from prunecli.text.name_ranges import lines_of
 from prunecli.text.natural_order import natural_order
 from prunecli.text.numbers import counted, format_shape, magnitude, plural
-from prunecli.text.tables import Block, Column, largest, write_blocks
+from prunecli.text.tables import Block, Column, View, largest, write_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from prunecli.inspection.compare import Change
     from prunecli.inspection.diff import ContentDifference, Difference, TensorDifference
     from prunecli.inspection.pairing import TensorForm
-    from prunecli.text.tables import View
 
 SCHEMA = 1
 """The version of the document. It rises when a key is removed or changes its meaning."""
@@ -39,7 +38,7 @@ _COLUMNS = (
 )
 
 
-def write_difference(difference: Difference, stream: TextIO, view: View) -> None:
+def write_difference(difference: Difference, stream: TextIO, view: View = View()) -> None:  # noqa: B008 - a frozen value
     """Write a verdict, a table of changed tensors, and the other differences. OSError if the stream takes no more.
 
     Tensors whose names differ only in numbers share a line if there are many.
@@ -57,11 +56,9 @@ def _table(difference: Difference, view: View, *, terminal: bool) -> Block:
     hidden = len(changed) - sum(len(group) for _, group in shown)
     more = (f"{counted(hidden, 'tensor')} changed less not shown{view.hint}",) if hidden else ()
     single = all(len(group) == 1 for _, group in shown)
-    kept = [index for index, column in enumerate(_COLUMNS) if column.title != "tensors" or not single]
-    rows = [_cells(name, group, sum(tied[tensor.name] for tensor in group)) for name, group in shown]
-    return Block(
-        "", tuple(_COLUMNS[index] for index in kept), tuple(tuple(row[index] for index in kept) for row in rows), more
-    )
+    rows = tuple(_cells(name, group, sum(tied[tensor.name] for tensor in group)) for name, group in shown)
+    table = Block("", _COLUMNS, rows, more)
+    return table.without("tensors") if single else table
 
 
 def _change(tensor: TensorDifference) -> Change:

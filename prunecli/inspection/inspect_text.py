@@ -43,7 +43,7 @@ _COLUMNS = (
 )
 
 
-def write_inspection(inspection: Inspection, stream: TextIO, view: View, *, evidence: bool) -> None:
+def write_inspection(inspection: Inspection, stream: TextIO, view: View, *, evidence: bool = False) -> None:
     """Write a summary, the tensors, and the thresholds and histogram if there are any.
 
     `evidence` adds a table with the evidence for the layout of each tensor.
@@ -83,15 +83,12 @@ def _lines(inspection: Inspection, view: View, *, terminal: bool) -> list[_Line]
 
 def _listing(inspection: Inspection, shown: Sequence[_Line], view: View) -> Block:
     parts = {part: leftover for leftover in inspection.leftovers for part in leftover.parts}
-    rows = [_cells(name, group, parts) for name, group in shown]
+    rows = tuple(_cells(name, group, parts) for name, group in shown)
     single = all(len(group) == 1 for _, group in shown)
-    noted = any(row[-1] for row in rows)
-    kept = [i for i, c in enumerate(_COLUMNS) if not (c.title == "tensors" and single) and (c.title != "note" or noted)]
-    return Block(
-        columns=tuple(_COLUMNS[i] for i in kept),
-        rows=tuple(tuple(row[i] for i in kept) for row in rows),
-        lines=_hidden(len(inspection.inside) - sum(len(group) for _, group in shown), view),
-    )
+    hidden = _hidden(len(inspection.inside) - sum(len(group) for _, group in shown), view)
+    table = Block("", _COLUMNS, rows, hidden)
+    table = table.without("tensors") if single else table
+    return table if any(row[-1] for row in rows) else table.without("note")
 
 
 def _hidden(count: int, view: View) -> tuple[str, ...]:

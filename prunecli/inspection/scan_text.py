@@ -43,8 +43,7 @@ def write_scan(scan: Scan, stream: TextIO, view: View) -> None:
 
 def _block(scan: Scan, view: View, *, terminal: bool) -> Block:
     # A cut table keeps the most sensitive tensors, which come first.
-    order = {id(curve): len(scan.curves) - index for index, curve in enumerate(scan.curves)}
-    curves = largest(scan.curves, lambda curve: order[id(curve)], view, terminal=terminal)
+    curves = largest(scan.curves, lambda curve: -curve.strength, view, terminal=terminal)
     hidden = len(scan.curves) - len(curves)
     more = (f"{counted(hidden, 'less sensitive tensor')} not shown{view.hint}",) if hidden else ()
     return Block(

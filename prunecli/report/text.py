@@ -105,14 +105,9 @@ def _table(report: Report, view: View, reports: Sequence[str], *, terminal: bool
         "cut": all(row.cut is None for row in selected),
         "ties": not any(row.ties for row in selected),
     }
-    columns = [_SPREAD if c.title == "zero" and not empty["tensors"] else c for c in _COLUMNS]
-    kept = [index for index, column in enumerate(columns) if not empty.get(column.title)]
-    rows = [_cells(name, group) for name, group in shown]
-    return Block(
-        columns=tuple(columns[index] for index in kept),
-        rows=tuple(tuple(row[index] for index in kept) for row in rows),
-        lines=more,
-    )
+    columns = tuple(_SPREAD if c.title == "zero" and not empty["tensors"] else c for c in _COLUMNS)
+    table = Block("", columns, tuple(_cells(name, group) for name, group in shown), more)
+    return table.without(*(title for title, is_empty in empty.items() if is_empty))
 
 
 def _cells(name: str, group: Sequence[Row]) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prunecli.checkpoint import OUTSIDE
 from prunecli.dtypes import FLOATS
 from prunecli.layouts.copies import ema_prefixes, is_master
 from prunecli.values import dataclass
@@ -30,8 +29,8 @@ def left_alone(checkpoint: Checkpoint, pruned: Collection[str] = ()) -> tuple[Le
     Those are left out whose matrices and kernels are all in `pruned`, because they are stored once with pruned ones.
     """
     groups: dict[str, list[TensorInfo]] = {}
-    for tensor in checkpoint.tensors:
-        if tensor.key and tensor.unprunable_reason == OUTSIDE:
+    for tensor in checkpoint.outside:
+        if tensor.key:
             groups.setdefault(tensor.key, []).append(tensor)
     return tuple(_counted(key, group) for key, group in groups.items() if not _is_pruned(group, pruned))
 
@@ -43,7 +42,7 @@ def _is_pruned(tensors: Collection[TensorInfo], pruned: Collection[str]) -> bool
 
 def unpruned_ema(checkpoint: Checkpoint, pruned: Collection[str]) -> tuple[LeftAlone, ...]:
     """Return the EMA copies that are a part of the state_dict, such as `model_ema.*`, of which no tensor is pruned."""
-    tensors = [t for t in checkpoint.tensors if t.unprunable_reason != OUTSIDE and len(t.shape) > 1]
+    tensors = [tensor for tensor in checkpoint.inside if len(tensor.shape) > 1]
     found = []
     for prefix in sorted(ema_prefixes([tensor.local_name for tensor in tensors])):
         group = [tensor for tensor in tensors if tensor.local_name.startswith(f"{prefix}.")]
@@ -54,10 +53,7 @@ def unpruned_ema(checkpoint: Checkpoint, pruned: Collection[str]) -> tuple[LeftA
 
 def masters(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return the names of the tensors outside the state_dict that an optimizer updates in place of the weights."""
-    outside = (
-        tensor for tensor in checkpoint.tensors if tensor.unprunable_reason == OUTSIDE and tensor.dtype in FLOATS
-    )
-    return tuple(tensor.name for tensor in outside if is_master(tensor.name))
+    return tuple(t.name for t in checkpoint.outside if t.dtype in FLOATS and is_master(t.name))
 
 
 def _counted(key: str, tensors: Collection[TensorInfo]) -> LeftAlone:

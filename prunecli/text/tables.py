@@ -73,6 +73,13 @@ class Block:
     lines: tuple[str, ...] = ()
     style: str = "bold"
 
+    def without(self, *titles: str) -> Block:
+        """Return the block without the columns of these titles."""
+        kept = [index for index, column in enumerate(self.columns) if column.title not in titles]
+        columns = tuple(self.columns[index] for index in kept)
+        rows = tuple(tuple(row[index] for index in kept) for row in self.rows)
+        return Block(self.title, columns, rows, self.lines, self.style)
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -86,7 +93,7 @@ class View:
     hint: str = ""
 
 
-def largest(rows: Sequence[T], size: Callable[[T], int], view: View, *, terminal: bool) -> list[T]:
+def largest(rows: Sequence[T], size: Callable[[T], float], view: View, *, terminal: bool) -> list[T]:
     """Return the rows to show: under `top` by size, else in their order; a terminal gets LARGEST of many."""
     if view.top is not None:
         return sorted(rows, key=size, reverse=True)[: view.top]
@@ -95,7 +102,7 @@ def largest(rows: Sequence[T], size: Callable[[T], int], view: View, *, terminal
     return largest_in_order(rows, size, LARGEST)
 
 
-def largest_in_order(rows: Sequence[T], size: Callable[[T], int], count: int) -> list[T]:
+def largest_in_order(rows: Sequence[T], size: Callable[[T], float], count: int) -> list[T]:
     """Return the `count` largest of `rows`, in their order; of equal rows, the first ones."""
     order = sorted(range(len(rows)), key=lambda index: size(rows[index]), reverse=True)
     return [rows[index] for index in sorted(order[:count])]

@@ -52,9 +52,7 @@ class CheckedCheckpoint:
         # NumPy is imported here, so that a wrong argument is reported without it.
         from prunecli.inspection.group_counts import TensorCounts, count_weights  # noqa: PLC0415
 
-        return self.passes.measure(
-            "counting", self.tensors, lambda _, tensor, read: count_weights(tensor, read), TensorCounts
-        )
+        return self.passes.measure("counting", self.tensors, count_weights, TensorCounts)
 
     def bytes_of(self, phase: str) -> int:
         """Return about how many bytes a pass of a condition reads."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS
-from prunecli.io.scan import magnitudes
+from prunecli.io.scan import chunks
 from prunecli.kernels.groups import nonzeros_per_group
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.io.threads import Worker
     from prunecli.kernels.numpy_ops import NumpyOps
     from prunecli.kernels.ops import Read
 
@@ -36,19 +37,19 @@ class TensorCounts:
     first_nonfinite: int | None
 
 
-def count_weights(tensor: TensorInfo, read: Read) -> TensorCounts:
+def count_weights(worker: Worker, tensor: TensorInfo, read: Read) -> TensorCounts:
     """Count the zeros (of either sign) and the values that are NaN or infinite of a floating-point tensor."""
-    largest = FLOATS[tensor.dtype].finite_max
+    dtype, ops = FLOATS[tensor.dtype], worker.ops
     start = zeros = nonfinite = 0
     first: int | None = None
-    for y in magnitudes(read, tensor):
-        zeros += y.size - int(np.count_nonzero(y))
-        # The maximum alone is quicker than the flags, and values that are not finite are rare.
-        if int(y.max()) > largest:
-            flags = y > largest
-            nonfinite += int(np.count_nonzero(flags))
-            first = start + int(flags.argmax()) if first is None else first
-        start += y.size
+    for x in chunks(read, tensor):
+        y = ops.magnitudes(x, dtype)
+        zeros += ops.below_and_inside(y, 1, 0)[0]
+        found = x.size - ops.below_and_inside(y, dtype.finite_max + 1, 0)[0]
+        if found and first is None:
+            first = start + int((worker.host.magnitudes(x, dtype) > dtype.finite_max).argmax())
+        nonfinite += found
+        start += x.size
     return TensorCounts(zeros, nonfinite, first)
 
 

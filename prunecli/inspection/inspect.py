@@ -17,8 +17,8 @@ from prunecli.formats.contents import other_contents
 from prunecli.inspection.group_counts import count_weights
 from prunecli.inspection.magnitude_histogram import DRAWING, MagnitudeHistogram, magnitude_histogram
 from prunecli.inspection.passes import Passes, name_of, opened
-from prunecli.inspection.thresholds import RANKING, SPARSITIES, ThresholdTable, bytes_to_rank, threshold_tables
-from prunecli.io.scan import CHUNK
+from prunecli.inspection.thresholds import RANKING, SPARSITIES, Ranking, ThresholdTable, bytes_to_rank, rank
+from prunecli.io.scan import chunks
 from prunecli.layouts.reparametrized import leftovers
 from prunecli.remote.errors import reads_twice
 from prunecli.remote.path import RemotePath
@@ -247,9 +247,11 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         progress.expect({RANKING: bytes_to_rank([target.tensor for target in selection.targets] if selection else [])})
     if drawn and progress is not None:
         progress.expect({DRAWING: bytes_to_rank(drawn)})
-    counts = _count_all(passes, [tensor for tensor, _ in named if read and _countable(tensor)])
-    reasons = _skip_reasons(selection, named)
     targets = [] if selection is None else [target.tensor for target in selection.targets]
+    ranking = rank(passes, targets, SPARSITIES) if thresholds else None
+    known = {} if ranking is None else _known(targets, ranking)
+    counts = _count_all(passes, [tensor for tensor, _ in named if read and _countable(tensor)], known)
+    reasons = _skip_reasons(selection, named)
     contents, notes = _contents(checkpoint)
     return Inspection(
         path=name_of(path, label),
@@ -264,7 +266,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         entries=tuple(_entry(checkpoint, one, counts, reason) for one, reason in zip(named, reasons, strict=True)),
         refusal=refusal,
         selected_only=selected_only,
-        thresholds=threshold_tables(passes, targets, SPARSITIES) if thresholds else None,
+        thresholds=None if ranking is None else (ranking.together, ranking.each),
         histogram=None if hist is None else magnitude_histogram(passes, hist, drawn),
         contents=contents,
     )
@@ -352,21 +354,28 @@ def _countable(tensor: TensorInfo) -> bool:
     return (tensor.dtype in FLOATS or tensor.dtype.startswith(_COUNTED_DTYPES)) and not tensor.overlaps_itself
 
 
-def _count_all(passes: Passes, tensors: Sequence[TensorInfo]) -> _Counts:
-    if not tensors:
-        return {}
-    return dict(zip(map(id, tensors), passes.measure("counting", tensors, _count, _counted), strict=True))
+def _known(tensors: Sequence[TensorInfo], ranking: Ranking) -> _Counts:
+    """Return what a ranking has counted; codes with a scale are ranked as products, whose zeros may be more."""
+    counted = zip(tensors, ranking.counts, strict=True)
+    return {id(tensor): counts for tensor, counts in counted if tensor.scale is None}
+
+
+def _count_all(passes: Passes, tensors: Sequence[TensorInfo], known: _Counts) -> _Counts:
+    """Count what is not `known`."""
+    unknown = [tensor for tensor in tensors if id(tensor) not in known]
+    if not unknown:
+        return known
+    return {**known, **dict(zip(map(id, unknown), passes.measure("counting", unknown, _count, _counted), strict=True))}
 
 
 def _counted(zeros: int, nonfinite: int | None) -> tuple[int, int | None]:
     return zeros, nonfinite
 
 
-def _count(_: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
+def _count(worker: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
     if tensor.dtype not in FLOATS:
-        chunks = (read(first, min(first + CHUNK, tensor.numel)) for first in range(0, tensor.numel, CHUNK))
-        return tensor.numel - sum(int(np.count_nonzero(chunk)) for chunk in chunks), None
-    counts = count_weights(tensor, read)
+        return tensor.numel - sum(int(np.count_nonzero(chunk)) for chunk in chunks(read, tensor)), None
+    counts = count_weights(worker, tensor, read)
     return counts.zeros, counts.nonfinite
 
 

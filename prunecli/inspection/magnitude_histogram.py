@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import floor, isfinite, log10
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS
-from prunecli.inspection.thresholds import ThresholdTable, count_between, threshold_tables
+from prunecli.inspection.thresholds import ThresholdTable, count_below, rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.dtypes import Float
     from prunecli.inspection.passes import Passes
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 80, 90, 95, 99, 100)
@@ -52,16 +54,20 @@ class MagnitudeHistogram:
 
 def magnitude_histogram(passes: Passes, pattern: str, tensors: Sequence[TensorInfo]) -> MagnitudeHistogram:
     """Return the histogram of one or more floating-point tensors; CheckpointError if a file cannot be read."""
-    percentiles, _ = threshold_tables(passes, tensors, PERCENTILES, DRAWING)
-    edges = _edges(percentiles)
-    cuts = {
-        dtype: [1, *(FLOATS[dtype].ceil(edge) for edge in edges[1:]), FLOATS[dtype].finite_max + 1]
-        for dtype in {tensor.value_dtype for tensor in tensors}
-    }
-    counts = count_between(passes, tensors, cuts)
-    zeros, first, *bars, nonfinite = counts.tolist()
+    ranking = rank(passes, tensors, PERCENTILES, DRAWING)
+    edges = _edges(ranking.together)
+    dtypes = {FLOATS[tensor.value_dtype] for tensor in tensors}
+    below = [count_below(passes, tensors, dtype, _cuts(edges, dtype), ranking.whole) for dtype in dtypes]
+    ends = [0, *map(sum, zip(*below, strict=True)), ranking.together.numel]
+    zeros, first, *bars, nonfinite = (stop - start for start, stop in pairwise(ends))
     names = tuple(tensor.name for tensor in tensors)
-    return MagnitudeHistogram(pattern, names, edges, (zeros + first, *bars), zeros, nonfinite, percentiles)
+    counts = zeros + first, *bars
+    return MagnitudeHistogram(pattern, names, edges, counts, zeros, nonfinite, ranking.together)
+
+
+def _cuts(edges: Sequence[float], dtype: Float) -> list[int]:
+    """Return the patterns between zeros, the bars, and magnitudes that are not finite."""
+    return [1, *(dtype.ceil(edge) for edge in edges[1:]), dtype.finite_max + 1]
 
 
 def _edges(percentiles: ThresholdTable) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from prunecli.dtypes import FLOATS
 from prunecli.inspection.passes import Passes, name_of, opened
 from prunecli.inspection.thresholds import SPARSITIES
-from prunecli.io.scan import magnitudes
+from prunecli.io.scan import chunks
 from prunecli.kernels.histograms import Histogram, HistogramBuilder
 from prunecli.selection.select import Selector, select
 
@@ -124,18 +124,13 @@ def _measure(_: Worker, tensor: TensorInfo, read: Read) -> SensitivityCurve:
     """Return the curve of a tensor, without aliases."""
     dtype = FLOATS[tensor.value_dtype]
     shift = dtype.mantissa - _MANTISSA_BITS if dtype.itemsize > 2 else 0
-    builder, zeros = HistogramBuilder(dtype, shift=shift), 0
-    for y in magnitudes(read, tensor):
-        zeros += y.size - int(np.count_nonzero(y)) if shift else 0
-        builder.add(y)
+    builder = HistogramBuilder(dtype, shift)
+    for x in chunks(read, tensor):
+        builder.add(x)
     # The histogram is reduced here: those of all tensors together would be large.
     histogram = builder.histogram()
-    if not shift:  # each pattern has a bin of its own
-        zeros = int(histogram.counts[histogram.bins == 0].sum())
-    nonfinite = int(histogram.counts[histogram.bins > dtype.finite_max >> shift].sum())
-    return SensitivityCurve(
-        tensor.name, tensor.dtype, tensor.shape, tensor.numel, (), zeros, nonfinite, *_norms(histogram)
-    )
+    counts = histogram.zeros, histogram.nonfinite
+    return SensitivityCurve(tensor.name, tensor.dtype, tensor.shape, tensor.numel, (), *counts, *_norms(histogram))
 
 
 def _norms(histogram: Histogram) -> tuple[tuple[float, ...] | None, float | None]:

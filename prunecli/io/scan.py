@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prunecli.dtypes import FLOATS
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Pool, Worker, default_threads, results
 from prunecli.kernels.arrays import arrays_of
-from prunecli.kernels.numpy_ops import NumpyOps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CHUNK = 1 << 17
-"""Elements of a tensor that are read at once."""
+CHUNK = 1 << 19
+"""Bytes of a tensor that are read at once: they stay in the cache of a core while they are counted."""
 
 
 def bytes_to_read(tensors: Iterable[TensorInfo]) -> int:
@@ -61,8 +59,8 @@ def scan_tensors(
     return [value for _, value in sorted(zip(order, measured, strict=True), key=lambda pair: pair[0])]
 
 
-def magnitudes(read: Read, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
-    """Yield the sign-cleared patterns of `tensor.value_dtype` in chunks; each is valid until the next is requested."""
-    ops = NumpyOps()
-    for first in range(0, tensor.numel, CHUNK):
-        yield ops.magnitudes(read(first, min(first + CHUNK, tensor.numel)), FLOATS[tensor.value_dtype])
+def chunks(read: Read, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
+    """Yield the weights of `tensor` as flat integers in chunks; each is valid until the next one is requested."""
+    size = max(CHUNK // tensor.itemsize, 1)
+    for first in range(0, tensor.numel, size):
+        yield read(first, min(first + size, tensor.numel))

@@ -6,10 +6,11 @@ magnitudes, and where every pattern has a bin of its own the counts are exact.
 
 from __future__ import annotations
 
-from ctypes import byref, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import byref, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from threading import local
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from prunecli.kernels.arrays import UINTS
 from prunecli.kernels.backend import has_native
 from prunecli.kernels.bit_patterns import values
 from prunecli.kernels.native.library import Function, address, format_of, function
+from prunecli.kernels.numpy_ops import NumpyOps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,8 +28,14 @@ if TYPE_CHECKING:
 RUN = 1 << 13
 """Elements counted at once: few enough that their float64 copies stay in the cache, and in the allocator's pool."""
 
-BINS_LIMIT = 1 << 20
-"""Bins that one histogram may span, empty ones included: 16 bytes each while counting."""
+LEADING = 16
+"""Bits of a weight, its sign included, that separate bins unless there is a shift."""
+
+_COPIES, _SPREAD = 4, 8
+"""COPIES and SPREAD of histograms.c."""
+
+MOST = 1 << 31
+"""Weights that are counted in numbers of 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,7 @@ class Histogram:
     """Counts of sign-cleared patterns; bin b holds the patterns p with p >> shift == b (shift 0: one pattern each).
 
     `bins` (int64) ascend and none is empty. `counts` (int64) are their numbers of members, and `squares` (float64)
-    the sums of squares of the finite members. All three have the shape (bins,).
+    the sums of squares of the finite members. All three have the shape (bins,). `zeros` is the number of zeros.
     """
 
     dtype: Float
@@ -43,77 +51,154 @@ class Histogram:
     bins: NDArray[np.int64]
     counts: NDArray[np.int64]
     squares: NDArray[np.float64]
+    zeros: int
 
     @property
     def total(self) -> int:
         """The number of counted weights."""
         return int(self.counts.sum())
 
+    @property
+    def nonfinite(self) -> int:
+        """The number of weights that are NaN or infinite."""
+        return int(self.counts[self.bins > self.dtype.finite_max >> self.shift].sum())
+
+
+def leading_shift(dtype: Float) -> int:
+    """Return the bits of a magnitude below the leading ones: 0 for 8- and 16-bit types, 16 for 32-bit ones."""
+    return max(8 * dtype.itemsize - LEADING, 0)
+
 
 class HistogramBuilder:
-    """Counts that grow with every call of `add`, with a place for each bin of [low, high), empty or not."""
+    """Counts that grow with every call of `add`, from one thread."""
 
-    def __init__(
-        self, dtype: Float, low: int = 0, high: int | None = None, shift: int | None = None, *, squares: bool = True
-    ) -> None:
-        """Count the patterns in [low, high).
+    def __init__(self, dtype: Float, shift: int | None = None, *, squares: bool = True) -> None:
+        """Count by the bits of magnitudes from `shift` up; None keeps the leading ones.
 
-        Without `squares`, their sums of squares are not computed where bins have several patterns, and are 0 then.
-
-        `high` None means all patterns, NaN included. `shift` None keeps the 15 leading bits of a magnitude: 0 for
-        8- and 16-bit types, 16 for 32-bit and 48 for 64-bit ones. Raises ValueError where [low, high) spans more than
-        BINS_LIMIT bins.
+        No bin may have both finite patterns and others. Without `squares`, their sums of squares are not computed where
+        bins have several patterns, and are 0 then.
         """
-        self.dtype, self.shift = dtype, max(8 * dtype.itemsize - 16, 0) if shift is None else shift
-        self.low, self.high = max(low, 0), dtype.top + 1 if high is None else min(high, dtype.top + 1)
-        self._first = self.low >> self.shift
-        size = max(((self.high - 1) >> self.shift) - self._first + 1, 0) if self.high > self.low else 0
-        if size > BINS_LIMIT:
-            raise ValueError(f"[{low}, {high}) >> {self.shift} spans {size} bins, more than {BINS_LIMIT}")
-        self._whole = not self.low and self.high == dtype.top + 1
-        self._adds_squares = squares and self.shift > 0
-        # The last place counts the patterns that are in no bin.
-        self._counts, self._squares = np.zeros(size + 1, np.int64), np.zeros(size + 1)
+        self.dtype, self.shift = dtype, leading_shift(dtype) if shift is None else shift
+        squares = squares and self.shift > 0
+        if has_native() and not squares and self.shift == leading_shift(dtype):
+            self._bins: _Leading | _Bins = _Leading(dtype)
+        else:
+            self._bins = _Bins(dtype, self.shift, squares=squares)
 
-    def add(self, y: NDArray[Any]) -> None:
-        """Count the flat patterns `y`; those outside [low, high), and -1 for pruned weights, are left out."""
-        if has_native():
-            self._add_native(y)
-            return
-        for first in range(0, y.size, RUN):
-            self._add_run(y[first : first + RUN])
-
-    def _add_native(self, y: NDArray[Any]) -> None:
-        squares = address(self._squares) if self._adds_squares else None
-        bins = (self.low, max(self.high, self.low), self.shift, self._first, byref(format_of(self.dtype)))
-        _kernel(y.itemsize)(address(y), y.size, *bins, address(self._counts), squares)
-
-    def _add_run(self, y: NDArray[Any]) -> None:
-        if not self._whole:
-            y = y[(y >= self.low) & (y < self.high)]
-        # As unsigned numbers, negative patterns lie above all others.
-        places = (y.view(UINTS[y.itemsize]) >> self.shift).astype(np.intp)
-        if self._first:
-            places -= self._first
-        np.minimum(places, self._counts.size - 1, out=places)
-        # In place: bincount would return a new table for every run.
-        np.add.at(self._counts, places, 1)
-        if self._adds_squares:
-            with np.errstate(over="ignore"):
-                np.add.at(self._squares, places, _squares(y, self.dtype))
+    def add(self, x: NDArray[Any]) -> None:
+        """Count the flat weights `x`, integers of the dtype's width."""
+        self._bins.add(x)
 
     def histogram(self) -> Histogram:
-        """Return the counts without the empty bins."""
-        used = np.flatnonzero(self._counts[:-1])
-        bins, counts = used + self._first, self._counts[used]
-        squares = self._squares[used] if self.shift else counts * _squares(bins, self.dtype)
-        return Histogram(self.dtype, self.shift, bins, counts, squares)
+        """Return the counts without the empty bins; call it once."""
+        bins, counts, squares, zeros = self._bins.take()
+        if not self.shift:
+            squares = counts * _squares(bins, self.dtype)
+            zeros = int(counts[0]) if bins.size and not bins[0] else 0
+        return Histogram(self.dtype, self.shift, bins, counts, squares, zeros)
+
+
+_Taken: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], int]"
+"""The bins that are not empty, their counts, their squares, and the number of zeros where bins do not show it."""
+
+
+class _Bins:
+    """Counts, and sums of squares if wanted, with a place for each bin."""
+
+    def __init__(self, dtype: Float, shift: int, *, squares: bool) -> None:
+        self._dtype, self._shift, self._squared = dtype, shift, squares
+        self._size = (dtype.top >> shift) + 1
+        # The last places count zeros.
+        self._counts, self._squares = np.zeros(self._size + _SPREAD, np.int64), np.zeros(self._size + _SPREAD)
+
+    def add(self, x: NDArray[Any]) -> None:
+        if self._squared and has_native():
+            places = (self._shift, byref(format_of(self._dtype)), self._size)
+            _add_squares(x.itemsize)(address(x), x.size, *places, address(self._counts), address(self._squares))
+            return
+        for first in range(0, x.size, RUN):
+            self._add_run(NumpyOps().magnitudes(x[first : first + RUN], self._dtype))
+
+    def _add_run(self, y: NDArray[Any]) -> None:
+        places = np.where(y == 0, self._size, y.view(UINTS[y.itemsize]) >> self._shift).astype(np.intp)
+        # In place: bincount would return a new table for every run.
+        np.add.at(self._counts, places, 1)
+        if self._squared:
+            with np.errstate(over="ignore"):
+                np.add.at(self._squares, places, _squares(y, self._dtype))
+
+    def take(self) -> _Taken:
+        counts, zeros = self._counts[: self._size], int(self._counts[self._size :].sum())
+        counts[0] += zeros
+        used = np.flatnonzero(counts)
+        return used, counts[used], self._squares[used], zeros
+
+
+class _Leading:
+    """Counts by the leading bits with the compiled kernel."""
+
+    def __init__(self, dtype: Float) -> None:
+        self._half, self._fnuz = 1 << (8 * min(dtype.itemsize, 2) - 1), dtype.negative_zero_is_nan
+        self._memory = _borrowed()
+        self._taken: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        self._pending = self._zeros = 0
+
+    def add(self, x: NDArray[Any]) -> None:
+        if self._pending + x.size > MOST:
+            self._taken.append(self._take())
+        self._pending += x.size
+        self._zeros += _count_leading(x.itemsize)(address(x), x.size, address(self._memory.counters))
+
+    def _take(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        counters, bins, counts = self._memory.counters, self._memory.bins, self._memory.counts
+        found = _take_counts()(address(counters), self._half, self._fnuz, address(bins), address(counts))
+        self._pending = 0
+        return bins[:found].copy(), counts[:found].copy()
+
+    def take(self) -> _Taken:
+        bins, counts = self._take()
+        if self._taken:
+            parts = [*self._taken, (bins, counts)]
+            total = np.zeros(self._half + 1, np.int64)
+            for used, numbers in parts:
+                total[used] += numbers
+            bins = np.flatnonzero(total)
+            counts = total[bins]
+        _given_back.memory = self._memory
+        return bins, counts, np.zeros(bins.size), self._zeros
+
+
+class _Memory:
+    """Counters that are all 0, and space for what they have."""
+
+    def __init__(self) -> None:
+        self.counters = np.zeros(_COPIES << LEADING, np.uint32)
+        self.bins, self.counts = (np.empty((1 << (LEADING - 1)) + 1, np.int64) for _ in range(2))
+
+
+_given_back = local()
+
+
+def _borrowed() -> _Memory:
+    """Return the memory that the last builder of this thread gave back, or new memory."""
+    memory: _Memory | None = getattr(_given_back, "memory", None)
+    _given_back.memory = None
+    return memory or _Memory()
 
 
 @lru_cache(maxsize=4)
-def _kernel(itemsize: int) -> Function:
-    places = (c_uint64, c_uint64, c_int32, c_int64, c_void_p)
-    return function(f"histogram_{8 * itemsize}", (c_void_p, c_int64, *places, c_void_p, c_void_p))
+def _count_leading(itemsize: int) -> Function:
+    return function(f"count_leading_{8 * itemsize}", (c_void_p, c_int64, c_void_p), c_int64)
+
+
+@lru_cache(maxsize=4)
+def _add_squares(itemsize: int) -> Function:
+    return function(f"add_squares_{8 * itemsize}", (c_void_p, c_int64, c_int32, c_void_p, c_int64, c_void_p, c_void_p))
+
+
+@lru_cache(maxsize=1)
+def _take_counts() -> Function:
+    return function("take_counts", (c_void_p, c_int64, c_int32, c_void_p, c_void_p), c_int64)
 
 
 def _squares(patterns: NDArray[Any], dtype: Float) -> NDArray[np.float64]:

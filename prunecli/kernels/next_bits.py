@@ -1,4 +1,4 @@
-"""The next bits of patterns that begin with given bits, for searches that resolve some bits in each pass."""
+"""The next bits of magnitudes that begin with given bits, for searches that resolve some bits in each pass."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEAD = 16
-"""Prefixes are found by this many leading bits of a pattern."""
+"""Prefixes are found by this many leading bits of a weight."""
 
 
 class NextBits:
-    """Finds the magnitudes of 4 or 8 bytes that lie in bins: those that begin with the same bits."""
+    """Finds the weights of 4 or 8 bytes whose magnitudes lie in bins: those that begin with the same bits."""
 
     def __init__(self, itemsize: int, lows: NDArray[np.int64], span: int, shift: int) -> None:
-        """Take the ascending first patterns of the bins, without duplicates.
+        """Take the ascending first patterns of the bins, without duplicates: at most 65,535.
 
         A bin has the patterns with `low >> span` as their bits from `span` up. The next bits are those from `shift` up.
         """
-        self._itemsize, self._lead, self._span, self._shift = itemsize, 8 * itemsize - LEAD, span, shift
+        self._itemsize, self._span, self._shift = itemsize, span, shift
         self._prefixes = lows >> span
         self._found: NDArray[Any] = np.empty(0, f"i{itemsize}")
-        self._searched = np.zeros(1 << LEAD, np.bool_)
-        self._searched[lows >> self._lead] = True
+        leads = lows >> (8 * itemsize - LEAD)
+        first = np.searchsorted(leads, leads) + 1
+        self._slots = np.zeros(1 << LEAD, np.uint16)
+        self._slots[leads] = self._slots[leads | 1 << (LEAD - 1)] = first
 
-    def of(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Return the bits from `shift` up of the patterns of `y` that lie in a bin, in their order."""
+    def of(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return the bits from `shift` up of the magnitudes of `x` that lie in a bin, in their order."""
         if not has_native():
-            return self._of(y)
-        if self._found.size < y.size:
-            self._found = np.empty(y.size, y.dtype)
+            return self._inside(x) >> self._shift
+        if self._found.size < x.size:
+            self._found = np.empty(x.size, x.dtype)
         prefixes = (address(self._prefixes), self._prefixes.size, self._span, self._shift)
-        written: int = _kernel(self._itemsize)(
-            address(y), y.size, self._lead, address(self._searched), *prefixes, address(self._found)
-        )
+        kernel, slots = _kernel(self._itemsize), address(self._slots)
+        written: int = kernel(address(x), x.size, slots, *prefixes, address(self._found))
         return self._found[:written].copy()
 
-    def _of(self, y: NDArray[Any]) -> NDArray[Any]:
-        inside: NDArray[Any] = y[self._searched[y >> self._lead]]
-        if self._span != self._lead:
-            inside = inside[np.isin(inside >> self._span, self._prefixes)]
-        following: NDArray[Any] = inside >> self._shift
-        return following
+    def _inside(self, x: NDArray[Any]) -> NDArray[Any]:
+        y: NDArray[Any] = x & x.dtype.type((1 << (8 * self._itemsize - 1)) - 1)
+        y = y[self._slots[y >> (8 * self._itemsize - LEAD)] > 0]
+        inside: NDArray[Any] = y[np.isin(y >> self._span, self._prefixes)]
+        return inside
 
 
 @lru_cache(maxsize=2)
 def _kernel(itemsize: int) -> Function:
     prefixes = (c_void_p, c_int64, c_int32, c_int32)
-    return function(f"next_bits_{8 * itemsize}", (c_void_p, c_int64, c_int32, c_void_p, *prefixes, c_void_p), c_int64)
+    return function(f"next_bits_{8 * itemsize}", (c_void_p, c_int64, c_void_p, *prefixes, c_void_p), c_int64)

@@ -16,6 +16,7 @@ from prunecli.checkpoint import Span, TensorInfo, row_major
 from prunecli.inspection import group_counts
 from prunecli.inspection.group_counts import OverfullGroups, TensorCounts, count_overfull_groups, count_weights
 from prunecli.io import scan
+from prunecli.io.threads import Worker
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.kernels.two_four import conforms
 
@@ -36,10 +37,10 @@ class TensorOf:
 
 def test_counts_include_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tensor longer than a run is counted to its end, and the first value that is not finite has its index."""
-    monkeypatch.setattr(scan, "CHUNK", 4)
+    monkeypatch.setattr(scan, "CHUNK", 16)
     tensor = TensorOf(np.array([0, 1, 2, 3, 4, math.inf, 0, 7, -0.0, math.nan], np.float32))
 
-    assert count_weights(tensor.info, tensor.read) == TensorCounts(3, 2, 5)
+    assert count_weights(Worker(None), tensor.info, tensor.read) == TensorCounts(3, 2, 5)
 
 
 @given(

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from support import examples
 from support.weights import TORCH_FLOATS
 
-import prunecli.inspection.thresholds
+import prunecli.inspection.ranks
 from prunecli.dtypes import FLOATS
 from prunecli.formats.open import open_checkpoint
 from prunecli.inspection.passes import Passes
-from prunecli.inspection.thresholds import count_between, cut_of, ranks_of, shortest, threshold_tables
+from prunecli.inspection.thresholds import count_below, cut_of, rank, ranks_of, shortest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,8 @@ def tables(folder: Path, tensors: Sequence[torch.Tensor]) -> tuple[ThresholdTabl
     path = folder / "q.pth"
     torch.save({f"{i:03}": t for i, t in enumerate(tensors)}, path)
     checkpoint = open_checkpoint(path)
-    return threshold_tables(Passes(checkpoint), checkpoint.tensors, PERCENTS)
+    ranking = rank(Passes(checkpoint), checkpoint.tensors, PERCENTS)
+    return ranking.together, ranking.each
 
 
 def zeroed_by(threshold: float, t: torch.Tensor) -> int:
@@ -102,7 +103,7 @@ def test_large_tensors_are_counted_in_a_table(tmp_path: Path, monkeypatch: pytes
     tensors = [normal(torch.float32, 300_000), normal(torch.float64, 70_000)]
     expected = tables(tmp_path, tensors)
 
-    monkeypatch.setattr(prunecli.inspection.thresholds, "HELD_LIMIT", 0)
+    monkeypatch.setattr(prunecli.inspection.ranks, "HELD_LIMIT", 0)
 
     assert tables(tmp_path, tensors) == expected
 
@@ -154,11 +155,15 @@ def test_ranks_are_the_smallest_that_suffice(numel: int, percent: int) -> None:
     assert rank == 1 or (rank - 1) * 100 < percent * numel
 
 
-def test_a_tally_counts_between_cuts(tmp_path: Path) -> None:
-    """The counts are below the first cut, between neighbouring cuts, and from the last cut on, with NaN in the last."""
-    weights = torch.tensor([0.0, -1.0, 1.0, 1.5, 2.0, -3.0, torch.nan])
-    save_file({"a": weights}, tmp_path / "t.safetensors")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_weights_are_counted_below_cuts(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Cuts are patterns in any order; NaN is below none of them."""
+    weights = torch.tensor([0.0, -1.0, 1.0, 1.5, 2.0, -3.0, torch.nan], dtype=dtype)
+    save_file({"a": weights, "b": torch.ones(5, dtype=torch.float64)}, tmp_path / "t.safetensors")
     checkpoint = open_checkpoint(tmp_path / "t.safetensors")
-    cuts = {"F32": [FLOATS["F32"].ceil(value) for value in (0.5, 1.5, 2.5)]}
+    passes, tensors, own = Passes(checkpoint), checkpoint.tensors, FLOATS["F16" if dtype is torch.float16 else "F32"]
+    whole = rank(passes, tensors, PERCENTS).whole
 
-    assert count_between(Passes(checkpoint), checkpoint.tensors, cuts).tolist() == [1, 2, 2, 2]
+    cuts = [own.ceil(value) for value in (2.5, 0.5, 1.5)]
+
+    assert count_below(passes, tensors, own, cuts, whole) == [5, 1, 3]

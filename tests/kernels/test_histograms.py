@@ -1,4 +1,4 @@
-"""Histograms of magnitudes equal the counts and sums of NumPy for every dtype, range and bin width."""
+"""Histograms of magnitudes equal the counts and sums of NumPy for every dtype and bin width."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.weights import TORCH_FLOATS
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.arrays import INTS
-from prunecli.kernels.histograms import BINS_LIMIT, RUN, Histogram, HistogramBuilder
+from prunecli.kernels.histograms import MOST, RUN, Histogram, HistogramBuilder, leading_shift
 from prunecli.kernels.native.library import library
 from prunecli.kernels.numpy_ops import NumpyOps
 
@@ -41,9 +41,9 @@ def torch_values(x: NDArray[Any], dtype: Float) -> NDArray[np.float64]:
 
 def count(x: NDArray[Any], dtype: Float, **options: Any) -> Histogram:  # noqa: ANN401 - those of HistogramBuilder
     """Return the histogram of raw integers, added in two parts."""
-    builder, ops = HistogramBuilder(dtype, **options), NumpyOps()
+    builder = HistogramBuilder(dtype, **options)
     for part in (x[: x.size // 3], x[x.size // 3 :]):
-        builder.add(ops.magnitudes(part, dtype))
+        builder.add(part)
     return builder.histogram()
 
 
@@ -73,54 +73,34 @@ def test_every_weight_is_counted_in_its_bin(dtype: Float, size: int) -> None:
     np.testing.assert_allclose(actual.squares, squares, rtol=1e-9)
 
 
-@given(data=st.data())
 @dtypes
-def test_a_range_counts_the_patterns_inside(dtype: Float, data: st.DataObject) -> None:
-    """A histogram of [low, high) counts exactly the patterns inside, also where the limits cut through bins."""
-    x = any_bits(dtype, 500, data.draw(st.integers(0, 9)))
-    y = patterns(x, dtype)
-    shift = data.draw(st.integers(max(8 * dtype.itemsize - 16, 0), 8 * dtype.itemsize - 2))
-    low, high = sorted(data.draw(st.lists(st.sampled_from([0, dtype.top + 1, *y.tolist()]), min_size=2, max_size=2)))
-    bins, counts = np.unique(y[(y >= low) & (y < high)] >> shift, return_counts=True)
-
-    actual = count(x, dtype, low=low, high=high, shift=shift)
-
-    assert actual.bins.tolist() == bins.tolist()
-    assert actual.counts.tolist() == counts.tolist()
-
-
-@dtypes
-def test_a_narrow_range_can_be_counted_pattern_by_pattern(dtype: Float) -> None:
-    """With shift 0 and a narrow range, patterns of wide types are counted one by one."""
-    x = np.arange(1000).astype(INTS[dtype.itemsize]) if dtype.itemsize > 1 else any_bits(dtype, 1000)
+@pytest.mark.parametrize("squares", [True, False])
+def test_zeros_and_weights_that_are_not_finite_are_counted(dtype: Float, *, squares: bool) -> None:
+    """Zeros of both signs count, and tiny weights in their bin do not; so do infinities and NaN."""
+    x = any_bits(dtype, 3000)
+    x[::3], x[1::30] = 0, 1
+    x[::6] = np.iinfo(x.dtype).min  # -0.0, or the NaN of fnuz formats
     y = patterns(x, dtype)
 
-    actual = count(x, dtype, low=40, high=90, shift=0)
+    actual = count(x, dtype, squares=squares)
 
-    bins, counts = np.unique(y[(y >= 40) & (y < 90)], return_counts=True)
-    assert (actual.bins.tolist(), actual.counts.tolist()) == (bins.tolist(), counts.tolist())
+    expected = np.count_nonzero(y == 0), np.count_nonzero(y > dtype.finite_max)
+    assert (actual.zeros, actual.nonfinite, actual.total) == (*expected, 3000)
 
 
+@pytest.mark.skipif(library() is None, reason="the compiled kernels are not built")
 @dtypes
-def test_pruned_weights_do_not_count(dtype: Float) -> None:
-    """Patterns of -1 are in no bin and in no sum."""
-    y = NumpyOps().magnitudes(any_bits(dtype, 3 * RUN), dtype).copy()
-    pruned = np.arange(y.size) % 3 == 0
-    expected, actual = HistogramBuilder(dtype), HistogramBuilder(dtype)
+def test_counters_never_overflow(dtype: Float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counters of the kernel are emptied before any is full."""
+    x = any_bits(dtype, 5000)
+    expected = count(x, dtype, squares=False)
+    monkeypatch.setattr("prunecli.kernels.histograms.MOST", 3000)
 
-    expected.add(y[~pruned])
-    y[pruned] = -1
-    actual.add(y)
+    actual = count(x, dtype, squares=False)
 
-    assert expected.histogram().bins.tolist() == actual.histogram().bins.tolist()
-    assert expected.histogram().counts.tolist() == actual.histogram().counts.tolist()
-    np.testing.assert_allclose(expected.histogram().squares, actual.histogram().squares)
-
-
-def test_too_many_bins_are_an_error() -> None:
-    """A histogram that would span more than BINS_LIMIT bins is not started."""
-    with pytest.raises(ValueError, match=f"more than {BINS_LIMIT}"):
-        HistogramBuilder(FLOATS["F32"], shift=0)
+    assert MOST < 1 << 32
+    assert (actual.bins.tolist(), actual.counts.tolist()) == (expected.bins.tolist(), expected.counts.tolist())
+    assert actual.zeros == expected.zeros
 
 
 def test_huge_weights_overflow_without_a_warning() -> None:
@@ -137,21 +117,22 @@ def test_huge_weights_overflow_without_a_warning() -> None:
 @given(data=st.data())
 @dtypes
 def test_the_compiled_kernel_gives_the_bits_of_numpys(dtype: Float, data: st.DataObject) -> None:
-    """Counts and sums of squares are the same with NumPy, for whole formats and ranges, with pruned weights."""
-    x = any_bits(dtype, data.draw(st.sampled_from([1, 9, 1023, 3000])), data.draw(st.integers(0, 9)))
-    y = NumpyOps().magnitudes(x, dtype).copy()
-    y[data.draw(st.integers(0, 5)) :: 7] = -1
-    shift = data.draw(st.integers(max(8 * dtype.itemsize - 20, 0), 8 * dtype.itemsize - 2))
-    low = data.draw(st.one_of(st.just(0), st.integers(0, dtype.top)))
-    high = data.draw(st.one_of(st.none(), st.integers(0, dtype.top + 1)))
+    """Counts, sums of squares and zeros are the same with NumPy, for leading bits and for other bins."""
+    x = any_bits(dtype, data.draw(st.sampled_from([0, 1, 9, 1023, 3000])), data.draw(st.integers(0, 9)))
+    x[data.draw(st.integers(0, 5)) :: 7] = data.draw(st.sampled_from([0, 1, np.iinfo(x.dtype).min]))
+    finite = dtype.mantissa if dtype.infinity is not None else 0
+    squares = data.draw(st.booleans())
+    shift = data.draw(st.integers(max(8 * dtype.itemsize - 20, 0), finite)) if squares else leading_shift(dtype)
     found = []
     for native in (True, False):
-        builder = HistogramBuilder(dtype, low, high, shift)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("prunecli.kernels.histograms.has_native", lambda native=native: native)
-            builder.add(y)
+            builder = HistogramBuilder(dtype, shift, squares=squares)
+            for part in (x[: x.size // 2], x[x.size // 2 :]):
+                builder.add(part)
             found.append(builder.histogram())
 
     assert found[0].counts.tolist() == found[1].counts.tolist()
     assert found[0].bins.tolist() == found[1].bins.tolist()
     assert found[0].squares.tobytes() == found[1].squares.tobytes()
+    assert (found[0].zeros, found[0].nonfinite) == (found[1].zeros, found[1].nonfinite)

@@ -25,7 +25,7 @@ from prunecli.kernels.next_bits import NextBits
 def test_the_next_bits_of_patterns_in_bins_are_found(
     itemsize: int, level: int, size: int, chosen: int, seed: int, *, few: bool, native: bool
 ) -> None:
-    """They come in the order of the patterns, whose leading bits may be those of several bins."""
+    """They come in the order of the weights, of any sign, whose leading bits may be those of several bins."""
     if native and library() is None:
         pytest.skip("the compiled kernels are not built")
     span = 8 * itemsize - 16 * min(level, itemsize // 2 - 1)
@@ -38,6 +38,7 @@ def test_the_next_bits_of_patterns_in_bins_are_found(
     lows = np.unique(searched >> span << span)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("prunecli.kernels.next_bits.has_native", lambda: native)
-        found = NextBits(itemsize, lows, span, shift).of(y.astype(f"i{itemsize}"))
+        signs = random.integers(0, 2, size) << (8 * itemsize - 1)
+        found = NextBits(itemsize, lows, span, shift).of((y | signs).astype(f"i{itemsize}"))
 
     assert found.tolist() == [int(p) >> shift for p in y if int(p) >> span << span in set(lows.tolist())]

@@ -6,13 +6,13 @@ The functions take a reader of ranges of a tensor. They know nothing about files
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.io.scan import chunks
-from prunecli.kernels.groups import nonzeros_per_group
+from prunecli.kernels.overfull import count_overfull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,19 +93,32 @@ def count_overfull_groups(
     A run is the length of a dimension, or of a part of it, and the elements between its entries. Its last group of
     r < 4 entries may have min(2, r) non-zeros, as after pruning with `TopK`.
     """
-    keep, group = pattern
     length, inner = run
-    groups = tensor.numel // (length * inner) * -(-length // group) * inner
+    groups = tensor.numel // (length * inner) * -(-length // pattern[1]) * inner
     overfull, first = 0, None
-    for block in _blocks(tensor.numel, length, inner, group):
-        sums = _nonzeros(ops, tensor, read, block, group)
-        flags = sums > keep
-        if count := int(np.count_nonzero(flags)):
-            overfull += count
-            slab, row, column = (int(i) for i in np.unravel_index(int(flags.argmax()), flags.shape))
-            index = block.start + (slab * block.rows + row * group) * block.stride + column
-            first = first or (index, int(sums[slab, row, column]))
+    for block in _blocks(tensor.numel, length, inner, pattern[1]):
+        found, own = _in_block(ops, tensor, read, block, pattern)
+        overfull, first = overfull + found, first or own
     return OverfullGroups(groups, overfull, *first) if first else OverfullGroups(groups, 0)
+
+
+def _in_block(
+    ops: NumpyOps, tensor: TensorInfo, read: Read, block: _Block, pattern: tuple[int, int]
+) -> tuple[int, tuple[int, int] | None]:
+    """Return the number of overfull groups of a block, and the first entry and the non-zeros of the first one."""
+    keep, group = pattern
+    dtype, size = FLOATS[tensor.dtype], block.slabs * block.rows * block.width
+    if size > RUN or block.width < block.stride:
+        sums = _sums(ops, tensor, read, block)
+        full = np.flatnonzero(sums > keep)
+        return full.size, (block.start + int(full[0]), int(sums[full[0]])) if full.size else None
+    x = read(block.start, block.start + size)
+    found, place = count_overfull(x, (block.slabs, block.rows, block.width), pattern, dtype)
+    if place is None:
+        return 0, None
+    members = min(group, block.rows - place // block.width % block.rows)
+    entries = x[place : place + members * block.width : block.width]
+    return found, (block.start + place, int(np.count_nonzero(ops.magnitudes(entries, dtype))))
 
 
 def _blocks(numel: int, length: int, inner: int, group: int) -> Iterator[_Block]:
@@ -124,22 +137,15 @@ def _blocks(numel: int, length: int, inner: int, group: int) -> Iterator[_Block]
                 yield _Block(first, 1, min(rows, length - row), min(RUN, inner - low), inner)
 
 
-def _nonzeros(ops: NumpyOps, tensor: TensorInfo, read: Read, block: _Block, group: int) -> NDArray[Any]:
-    """Return the number of non-zeros in each group of a block, as an array (slabs, groups, width)."""
-    size = block.slabs * block.rows * block.width
-    if size <= RUN and block.width == block.stride:
-        flags = _flags(ops, tensor, read, block.start, size)
-        return nonzeros_per_group(flags.reshape(block.slabs, block.rows, block.width), group)
-    # The block is one group that is too long or too wide to read at once: its rows are added up, a few at a time.
+def _sums(ops: NumpyOps, tensor: TensorInfo, read: Read, block: _Block) -> NDArray[np.int32]:
+    """Return the non-zeros of each group of a block, which is too long or too wide to be read at once.
+
+    The block is one group in each column. Its rows are added up, a few at a time.
+    """
     total = np.zeros(block.width, np.int32)
     step = max(RUN // block.width, 1) if block.width == block.stride else 1
     for row in range(0, block.rows, step):
-        count = min(step, block.rows - row) * block.width
-        total += _flags(ops, tensor, read, block.start + row * block.stride, count).reshape(-1, block.width).sum(axis=0)
-    return total.reshape(1, 1, -1)
-
-
-def _flags(ops: NumpyOps, tensor: TensorInfo, read: Read, start: int, size: int) -> NDArray[np.bool_]:
-    """Return which entries of a range are not zero."""
-    flags: NDArray[np.bool_] = ops.magnitudes(read(start, start + size), FLOATS[tensor.dtype]) != 0
-    return flags
+        start, count = block.start + row * block.stride, min(step, block.rows - row) * block.width
+        nonzero = ops.magnitudes(read(start, start + count), FLOATS[tensor.dtype]) != 0
+        total += nonzero.reshape(-1, block.width).sum(axis=0)
+    return total

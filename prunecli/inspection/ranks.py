@@ -82,8 +82,17 @@ class Sorted:
     def inside(self, low: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the next bits of the patterns in the bin from `low`, and how often each is there."""
         first = low >> self._shift
-        start, stop = np.searchsorted(self._numbers, (first, first + (1 << self._width)))
-        return self._numbers[start:stop].astype(np.int64) - first, self._counts[start:stop]
+        start, stop = _limits(self._numbers, np.array([first]), self._width)
+        return self._numbers[start[0] : stop[0]].astype(np.int64) - first, self._counts[start[0] : stop[0]]
+
+
+def _limits(
+    ascending: NDArray[Any], firsts: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where the numbers start and stop that begin as each of `firsts`; the others have `width` more bits."""
+    firsts = firsts.astype(ascending.dtype)
+    lasts = firsts + ((1 << width) - 1)  # one more may be too large for the type
+    return np.searchsorted(ascending, firsts), np.searchsorted(ascending, lasts, side="right")
 
 
 class Table:
@@ -96,10 +105,9 @@ class Table:
 
     def add(self, ascending: NDArray[Any]) -> None:
         """Add ascending numbers, the bits of patterns from `shift` up; those outside the bins are ignored."""
-        firsts = self._lows >> self._shift
-        starts, stops = (np.searchsorted(ascending, firsts + size) for size in (0, 1 << self._width))
         last = self._counts.shape[1] - 1
-        for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        limits = _limits(ascending, self._lows >> self._shift, self._width)
+        for row, (start, stop) in enumerate(zip(*limits, strict=True)):
             if start < stop:
                 self._counts[row] += np.bincount(ascending[start:stop] & last, minlength=last + 1)
 

@@ -135,6 +135,21 @@ def test_nonfinite_weights_have_no_threshold(tmp_path: Path, dtype: torch.dtype)
     assert [s.zeroed for s in whole.steps][-2:] == [None, None]
 
 
+@pytest.mark.parametrize("limit", [prunecli.inspection.ranks.HELD_LIMIT, 0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_largest_patterns_are_ranked(
+    tmp_path: Path, dtype: torch.dtype, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN with all bits set is the largest pattern, and the largest finite number has a threshold."""
+    monkeypatch.setattr(prunecli.inspection.ranks, "HELD_LIMIT", limit)
+    weights = torch.full((10,), torch.finfo(dtype).max, dtype=dtype)
+    weights.view(torch.int32 if dtype is torch.float32 else torch.int64)[5:] = -1
+
+    _, (found,) = tables(tmp_path, [weights])
+
+    assert [s.zeroed for s in found.steps] == [5, 5, 5, 5, None, None, None, None]
+
+
 @given(value=st.floats(0, 60_000), names=st.lists(st.sampled_from(sorted(FLOATS)), min_size=1, max_size=3))
 def test_the_shortest_threshold_zeroes_the_same_weights(value: float, names: list[str]) -> None:
     """A shortened threshold has the same cut as the long one in each dtype, and is not longer."""

@@ -1,7 +1,10 @@
-/* Slices with a non-zero, and the 2:4 pattern. Both stop where nothing more can be found. */
+/* Slices with a non-zero, the 2:4 pattern, and groups with too many non-zeros. */
 #include "common.h"
 
-#define CHECKED 256 /* groups that are checked between two decisions to stop */
+enum {
+    CHECKED = 256, /* groups that are checked between two decisions to stop */
+    FEW = 512      /* groups that are counted together */
+};
 
 #define BODY "alive.inc"
 #include "each_width.h"

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from prunecli.checkpoint import row_major
 from prunecli.dtypes import FLOATS
 from prunecli.errors import CheckpointError
@@ -20,13 +18,14 @@ from prunecli.io.reader import Reader, view_elements
 from prunecli.io.threads import Pool, default_threads, results
 from prunecli.io.transfer import read_all, write_all
 from prunecli.kernels.arrays import INTS, as_array
-from prunecli.kernels.bit_patterns import ones_and_zeros
+from prunecli.kernels.masks import fold_mask, read_mask
 from prunecli.layouts.reparametrized import REMOVE
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from prunecli.baking.pairs import Pair
@@ -154,7 +153,7 @@ def _fold(worker: Worker, reader: Reader, pair: Pair, output: Output | None) -> 
     keep = partial(_keep, worker, _in_reading_order(pair.mask, mask))
     if not orig.contiguous:
         kept = keep(_read(worker, reader, mask, 0, mask.numel), 0)
-        masked, zeros = int(np.count_nonzero(~kept)), _fold_strided(worker, reader, orig, kept, output)
+        masked, zeros = _fold_strided(worker, reader, orig, kept, output)
         return FoldedWeight(pair.name, orig.dtype, pair.orig.shape, orig.numel, masked, zeros)
     masked = zeros = 0
     whole = None if mask.contiguous else keep(_read(worker, reader, mask, 0, mask.numel), 0)
@@ -162,9 +161,8 @@ def _fold(worker: Worker, reader: Reader, pair: Pair, output: Output | None) -> 
         high = min(low + RUN, orig.numel)
         kept = keep(_read(worker, reader, mask, low, high), low) if whole is None else whole[low:high]
         weights = _read(worker, reader, orig, low, high)
-        np.multiply(weights, kept, out=weights)
-        masked += int(np.count_nonzero(~kept))
-        zeros += _count_zeros(weights, orig)
+        found = fold_mask(weights, FLOATS.get(orig.dtype), kept)
+        masked, zeros = masked + found[0], zeros + found[1]
         if output is not None:
             offset = output.offset_of(orig.start, orig.end) + low * orig.itemsize
             data = weights.astype(INTS[orig.itemsize].newbyteorder(">" if orig.big_endian else "<"), copy=False)
@@ -193,9 +191,9 @@ def _in_reading_order(mask: TensorInfo, read: TensorInfo) -> TensorInfo:
 
 
 def _fold_strided(
-    worker: Worker, reader: Reader, orig: TensorInfo, keep: NDArray[np.bool_], output: Output | None
-) -> int:
-    """Fold a weight with gaps between its elements, and return the number of its zeros.
+    worker: Worker, reader: Reader, orig: TensorInfo, keep: NDArray[np.uint8], output: Output | None
+) -> tuple[int, int]:
+    """Fold a weight with gaps between its elements. Return the number of zeros in its mask and in the result.
 
     The bytes are read from the output, because other weights in the gaps may be folded already.
     """
@@ -205,19 +203,19 @@ def _fold_strided(
     else:
         output.read(memory, output.offset_of(orig.start, orig.end))
     view = as_array(view_elements(memory, 0, orig, 0, orig.numel))
-    np.multiply(view, keep.reshape(orig.shape), out=view)
+    flat = view.astype(INTS[orig.itemsize]).reshape(-1)  # a copy, in native byte order
+    zeros = fold_mask(flat, FLOATS.get(orig.dtype), keep)
+    view[...] = flat.reshape(view.shape)
     if output is not None:
         output.write(memory, output.offset_of(orig.start, orig.end))
-    return _count_zeros(view, orig)
+    return zeros
 
 
-def _keep(worker: Worker, mask: TensorInfo, bits: NDArray[Any], low: int) -> NDArray[np.bool_]:
-    """Return True where the mask is 1; `bits` are its elements from number `low` on, in the order of its strides."""
-    keep, zeros = ones_and_zeros(worker.host, bits, FLOATS.get(mask.dtype))
-    valid = keep | zeros
-    if valid.all():
+def _keep(worker: Worker, mask: TensorInfo, bits: NDArray[Any], low: int) -> NDArray[np.uint8]:
+    """Return the mask; `bits` are its elements from number `low` on, in the order of its strides."""
+    keep, first = read_mask(worker.host, bits, FLOATS.get(mask.dtype))
+    if first < 0:
         return keep
-    first = int(np.argmin(valid))
     index = [(low + first) // stride % size for size, stride in zip(mask.shape, mask.strides, strict=True)]
     raise CheckpointError(
         f"{printable(mask.name)} has the value {_value(int(bits[first]), mask)} at {index}: "
@@ -232,10 +230,3 @@ def _value(bits: int, mask: TensorInfo) -> float:
         return bits if mask.dtype.startswith("I") else bits % (1 << 8 * mask.itemsize)
     magnitude = dtype.decode(bits & dtype.mask)
     return -magnitude if bits < 0 else magnitude
-
-
-def _count_zeros(bits: NDArray[Any], tensor: TensorInfo) -> int:
-    dtype = FLOATS.get(tensor.dtype)
-    if dtype is not None and not dtype.negative_zero_is_nan:
-        bits = bits & np.array(dtype.mask, INTS[tensor.itemsize])
-    return int(bits.size - np.count_nonzero(bits))

@@ -138,5 +138,8 @@ def count_remaining(worker: Worker, tensors: ScoredTensors, scorer: Scorer, inde
     """Return how many weights of a target are not already pruned, which is where the pattern is not -1."""
     count = 0
     for first, weights in tensors.runs(worker, index, 0, tensors.targets[index].numel):
-        count += int((scorer.patterns(worker, index, weights, first) >= 0).sum())
+        if hasattr(scorer, "remaining"):  # it need not compute scores
+            count += scorer.remaining(worker, index, weights, first)
+        else:
+            count += int((scorer.patterns(worker, index, weights, first) >= 0).sum())
     return count

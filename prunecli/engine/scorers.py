@@ -17,8 +17,9 @@ from prunecli.formats.safetensors.mask_writer import bit_rows
 from prunecli.io.threads import Worker
 from prunecli.kernels import torch_values
 from prunecli.kernels.arrays import as_array
-from prunecli.kernels.bit_patterns import ones_and_zeros, values
+from prunecli.kernels.bit_patterns import values
 from prunecli.kernels.bits import unpack_bits
+from prunecli.kernels.masks import mark, marked, nonzero, read_mask
 from prunecli.kernels.ops import is_tensor
 from prunecli.kernels.rows import Rows
 from prunecli.kernels.scores import times_slices
@@ -258,23 +259,23 @@ class MaskReader:
         """Return the same for rows on a device."""
         return _copied(rows, [self.patterns(worker, *row) for row in rows.each()])
 
-    def keep(self, worker: Worker, index: int, first: int, count: int) -> NDArray[np.bool_]:
-        """Return where the mask is 1; CheckpointError where it is neither 0 nor 1."""
+    def keep(self, worker: Worker, index: int, first: int, count: int) -> NDArray[np.uint8]:
+        """Return the mask, a byte for each weight; CheckpointError where it is neither 0 nor 1."""
         if index in self.masks.bits:
             return self._bits(worker, index, first, first + count)
         tensor = self.masks.tensors[index]
-        raw = as_array(self.reader.read_range(worker, tensor, first, first + count, slot=MASK_SLOT))
-        ones, zeros = ones_and_zeros(worker.scoring, raw, FLOATS.get(tensor.dtype))
-        if int(np.count_nonzero(ones)) + int(np.count_nonzero(zeros)) < count:
+        raw = self.reader.read_range(worker, tensor, first, first + count, slot=MASK_SLOT)
+        mask, other = read_mask(worker.scoring, raw, FLOATS.get(tensor.dtype))
+        if other >= 0:
             name = printable(repr(tensor.name))
             raise CheckpointError(
                 f"the {self.masks.label} for {name} has other values than 0 and 1", hint="save it with .bool()"
             )
-        return ones
+        return mask
 
-    def _bits(self, worker: Worker, index: int, first: int, stop: int) -> NDArray[np.bool_]:
+    def _bits(self, worker: Worker, index: int, first: int, stop: int) -> NDArray[np.uint8]:
         """Return the bits [first, stop) of a mask that is stored as bits, row by row."""
-        stored, kept = self.masks.bits[index], np.empty(stop - first, np.bool_)
+        stored, kept = self.masks.bits[index], np.empty(stop - first, np.uint8)
         _, cols = bit_rows(self.masks.tensors[index].shape)
         width, done = -(-cols // 8), 0
         while first + done < stop:
@@ -307,17 +308,26 @@ class RemainingScorer:
 
     def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the other scorer's patterns, overwritten with -1 for already pruned weights."""
-        # Found first, and in scratch memory of its own, because the patterns of the other scorer take the usual one.
         if is_tensor(weights):
             return _run_on_device(self, worker, index, weights, first)
-        if self.mask is not None:
-            pruned = ~self.mask.keep(worker, index, first, len(weights))
-        else:
-            pruned = worker.scoring.magnitudes(as_array(weights), FLOATS[self.targets[index].dtype], "pruned") == 0
-        y = as_array(self.inner.patterns(worker, index, weights, first))
+        kept, target = self._kept(worker, index, weights, first), self.targets[index]
         # -1 is below every pattern: already pruned weights have the lowest ranks and fall below every cut.
-        np.copyto(y, y.dtype.type(-1), where=pruned)
+        if isinstance(self.inner, MagnitudeScorer) and target.scale is None:
+            return marked(worker.scoring, weights, FLOATS[target.dtype], kept)
+        y = as_array(self.inner.patterns(worker, index, weights, first))
+        mark(y, kept)
         return y
+
+    def remaining(self, worker: Worker, index: int, weights: Array, first: int) -> int:
+        """Return how many weights are not already pruned."""
+        if is_tensor(weights):
+            return int((~self.pruned(worker, Rows((index,), weights[None], first))).sum())
+        return int(np.count_nonzero(self._kept(worker, index, weights, first)))
+
+    def _kept(self, worker: Worker, index: int, weights: Array, first: int) -> NDArray[np.uint8]:
+        if self.mask is not None:
+            return self.mask.keep(worker, index, first, len(weights))
+        return nonzero(worker.scoring, weights, FLOATS[self.targets[index].dtype])
 
     def on_device(self, worker: Worker, rows: Rows) -> Array:
         """Return the same for rows on a device."""

@@ -86,16 +86,3 @@ def narrow(key: int, dtype: Float, wide: Float) -> int:
 def first_nan(dtype: Float) -> int:
     """Return the smallest magnitude that is NaN."""
     return dtype.top if dtype.nan is None else dtype.nan
-
-
-def ones_and_zeros(
-    ops: NumpyOps, patterns: NDArray[Any], dtype: Float | None
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return where the entries of a mask are one, and where they are zero.
-
-    `patterns` are the entries as flat integers, of the float format `dtype` or, where it is None, of an integer type.
-    """
-    # Compared with their signs: -1.0 is not one, while -0.0 is zero.
-    ones = patterns == patterns.dtype.type(1 if dtype is None else dtype.encode(1.0))
-    zeros = (patterns if dtype is None else ops.magnitudes(patterns, dtype)) == 0
-    return ones, zeros

@@ -36,9 +36,18 @@ def _kernel() -> Function:
     return function("pack_bits", (c_void_p, c_int64, c_int64, c_void_p))
 
 
+@lru_cache(maxsize=1)
+def _unpack() -> Function:
+    return function("unpack_bits", (c_void_p, c_int64, c_int64, c_int64, c_void_p))
+
+
 def unpack_bits(packed: Array, rows: int, cols: int, lead: int = 0) -> NDArray[np.uint8]:
     """Return the flags of `rows` rows of `cols` bits as ones and zeros, without the first `lead` bits of each row."""
     import numpy as np  # noqa: PLC0415 - for masks that are read
 
+    if has_native():
+        flags = np.empty(rows * cols, np.uint8)
+        _unpack()(address(packed), rows, cols, lead, address(flags))
+        return flags
     bits = np.frombuffer(packed, np.uint8).reshape(rows, -(-(lead + cols) // 8))
     return np.unpackbits(bits, axis=1, count=lead + cols, bitorder="little")[:, lead:].reshape(-1)

@@ -22,7 +22,7 @@ from prunecli.io.memory import TensorsInMemory, state_dict_checkpoint
 from prunecli.io.memory_reader import MemoryReader, on_host
 from prunecli.io.reader import Reader, open_sources
 from prunecli.io.threads import Worker
-from prunecli.kernels.arrays import arrays_of
+from prunecli.kernels.masks import nonzero
 from prunecli.selection.select import Selector, select
 from prunecli.text.escape import printable
 
@@ -141,8 +141,8 @@ def _masks_of_parts(worker: Worker, pruned: Mapping[str, object], selector: Sele
 
 def _nonzero_masks(worker: Worker, reader: Reader, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:
     def keep(tensor: TensorInfo) -> Callable[[int, int], NDArray[Any]]:
-        read, dtype = arrays_of(reader.range_reader(worker, tensor)), FLOATS[tensor.dtype]
-        return lambda first, count: worker.host.magnitudes(read(first, first + count), dtype) != 0
+        read, dtype = reader.range_reader(worker, tensor), FLOATS[tensor.dtype]
+        return lambda first, count: nonzero(worker.host, read(first, first + count), dtype)
 
     return {tensor.name: _filled(tensor, keep(tensor)) for tensor in targets}
 

@@ -36,10 +36,8 @@ def read_mask(ops: NumpyOps, entries: Array, dtype: Float | None) -> tuple[NDArr
     # Compared with their signs: -1.0 is not one, while -0.0 is zero.
     one = 1 if dtype is None else dtype.encode(1.0)
     if has_native():
-        other: int = _kernel("read_mask", x, (c_uint64, c_uint64, c_void_p), c_int64)(
-            one, _ignored(dtype), address(mask)
-        )
-        return mask, other
+        kernel = _kernel("read_mask", x, (c_uint64, c_uint64, c_void_p), c_int64)
+        return mask, kernel(one, _ignored(dtype), address(mask))
     ones = x == x.dtype.type(one)
     valid = ones | ((x if dtype is None else ops.magnitudes(x, dtype)) == 0)
     np.copyto(mask, ones)
@@ -61,7 +59,7 @@ def marked(ops: NumpyOps, weights: Array, dtype: Float, mask: NDArray[np.uint8])
     """Return the magnitudes of weights as patterns, -1 where their mask is 0, in scratch memory of `ops`."""
     x = as_array(weights)
     if not has_native():
-        y = ops.magnitudes(x, dtype)
+        y: NDArray[Any] = ops.magnitudes(x, dtype)
         mark(y, mask)
         return y
     y = ops.scratch("y", x.size, f"i{max(x.itemsize, 2)}")

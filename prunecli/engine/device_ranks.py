@@ -1,9 +1,13 @@
-"""Plans from order statistics of tensors that lie on devices: all groups of a strategy are ranked together there."""
+"""Plans from order statistics of tensors that lie on devices: all groups of a strategy are ranked together there.
+
+Some members of a group may lie on the host: threads count them while the devices compute.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from prunecli.engine.rank_planner import RankBatch
 from prunecli.engine.small_tensors import BATCH_BYTES, SMALL
 from prunecli.io.threads import Worker
 from prunecli.kernels.torch_many import ManyTensors
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from prunecli.io.threads import Pool
     from prunecli.kernels.ops import Array
     from prunecli.plans import RankGroup
+    from prunecli.ranking.kth_smallest import Sample
 
 GROUPS_AT_ONCE = 32
 """Groups whose ranks are searched together; each takes a few megabytes for its sample."""
@@ -26,23 +31,25 @@ class DeviceRankBatch:
     """Groups of tensors on devices, whose order statistics are found together."""
 
     def __init__(self, planner: RankPlanner, groups: Sequence[tuple[RankGroup, Mapping[int, Array]]]) -> None:
-        """Read nothing yet; each group has its weights."""
+        """Read nothing yet; each group has those of its weights that lie on devices."""
         self._planner, self._groups = planner, groups
         self._worker = Worker(None)
 
     @property
     def size(self) -> int:
         """The bytes of weights that are read, at least once."""
-        return sum(values.nbytes for _, weights in self._groups for values in weights.values())
+        targets = self._planner.tensors.targets
+        return sum(targets[member].nbytes for group, _ in self._groups for member in group.members)
 
     def start(self, pool: Pool) -> None:
         """Do nothing: kernels are queued in `finish`, and are computed while later ones are."""
 
-    def finish(self, pool: Pool) -> None:  # noqa: ARG002 - protocol
+    def finish(self, pool: Pool) -> None:
         """Find the ranks and store the plans."""
         small: list[tuple[RankGroup, Mapping[int, Array]]] = []
         large: list[tuple[RankGroup, Mapping[int, Array]]] = []
         for group, weights in self._groups:
+            self._advance(weights)
             alone = len(group.members) == 1 and weights[group.members[0]].nbytes <= SMALL
             if not group.ranks:
                 self._planner.conclude(group, [])
@@ -51,9 +58,13 @@ class DeviceRankBatch:
         for many in self._kinds([(group, weights[group.members[0]]) for group, weights in small]):
             self._rank_together(many)
         for first in range(0, len(large), GROUPS_AT_ONCE):
-            self._search(large[first : first + GROUPS_AT_ONCE])
-        self._planner.tensors.reader.advance(self.size)
+            self._search(pool, large[first : first + GROUPS_AT_ONCE])
         self._groups = []
+
+    def _advance(self, weights: Mapping[int, Array]) -> None:
+        """Report weights on devices as read."""
+        targets = self._planner.tensors.targets
+        self._planner.tensors.reader.advance(sum(targets[member].nbytes for member in weights))
 
     def _kinds(self, items: Sequence[tuple[Any, Array]]) -> Iterator[list[tuple[Any, Array]]]:
         """Yield items with weights of one dtype on one device, of up to `BATCH_BYTES` each."""
@@ -83,10 +94,12 @@ class DeviceRankBatch:
             ]
             self._planner.conclude(group, statistics)
 
-    def _search(self, groups: Sequence[tuple[RankGroup, Mapping[int, Array]]]) -> None:
+    def _search(self, pool: Pool, groups: Sequence[tuple[RankGroup, Mapping[int, Array]]]) -> None:
         """Rank large tensors, and groups of several ones."""
         searches = [(self._new_search(group), self._held(weights)) for group, weights in groups]
-        find_on_devices(searches)
+        there = {member for _, weights in groups for member in weights}
+        on_host = any(member not in there for group, _ in groups for member in group.members)
+        find_on_devices(searches, _OnHost(self._planner, pool, there) if on_host else None)
         for search, _ in searches:
             self._planner.conclude(search.group, search.statistics())
 
@@ -108,3 +121,21 @@ class DeviceRankBatch:
             members, parts = zip(*items, strict=True)
             held.append(Held(self._worker.ops_of(parts[0]), members, parts, dtype(members[0])))  # type: ignore[arg-type]
         return held
+
+
+class _OnHost:
+    """The members of groups that lie on the host, which threads count."""
+
+    def __init__(self, planner: RankPlanner, pool: Pool, there: set[int]) -> None:
+        """Count with the threads of `pool` what is not `there`, on devices."""
+        self._planner, self._pool, self._there = planner, pool, there
+        self._batch = RankBatch(planner, [])
+
+    def samples(self, search: RankSearch, size: int) -> list[Sample]:
+        """Return samples of the members of a group, their shares of one with `size` elements."""
+        members = [member for member in search.group.members if member not in self._there]
+        return list(self._planner.samples_of(members, size / search.total))
+
+    def count(self, searches: Sequence[RankSearch]) -> None:
+        """Count what searches ask for."""
+        self._batch.count(self._pool, searches, lambda member: member not in self._there).wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
+from math import ceil
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from prunecli.io.files import PAGE
@@ -13,7 +14,7 @@ from prunecli.plans import RankGroup
 from prunecli.ranking.kth_smallest import RankSearch, Sample, statistics_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.dtypes import Float
@@ -85,17 +86,16 @@ class RankPlanner:
         batches = in_batches(own, lambda group: [targets[member] for member in group.members])
         return [RankBatch(self, batch) for batch in (*batches, *([group] for group in shared))]
 
-    def _on_devices(self, group: RankGroup) -> dict[int, Array] | None:
-        """Return the weights of a group if all of them lie on devices, flat and in any order."""
-        tensors, found = self.tensors, {}
-        if tensors.scorer is not None:
-            return None
-        for member in group.members:
-            values = tensors.reader.on_a_device(tensors.targets[member])
-            if values is None:
-                return None
-            found[member] = values
-        return found
+    def _on_devices(self, group: RankGroup) -> dict[int, Array]:
+        """Return the weights of a group that lie on devices, in any order; none if scores are ranked."""
+        tensors = self.tensors
+        members = group.members if tensors.scorer is None else ()
+        found = {member: tensors.reader.on_a_device(tensors.targets[member]) for member in members}
+        return {member: values for member, values in found.items() if values is not None}
+
+    def samples_of(self, members: Iterable[int], share: float) -> Iterator[Sample]:
+        """Yield samples of about this share of the elements of members."""
+        yield from self._sampler.samples_of(members, share)
 
     def search(self, group: RankGroup) -> RankSearch:
         """Return the search for the ranks of a group, narrowed by a sample."""
@@ -161,7 +161,7 @@ class RankBatch:
                 self._searches.append(self._planner.search(self._planner.among_all(group)))
         self._ranking = Tasks(pool)
         self._ranking.each(self._rank_in_memory, [(run,) for run in self._tensors.neighbours(self._small)])
-        self._count(pool, self._searches)
+        self._counting = self.count(pool, self._searches, self._tensors.part.has)
 
     def finish(self, pool: Pool) -> None:
         """Wait for the counts, count again where a bracket missed a rank, and store the plans."""
@@ -174,7 +174,7 @@ class RankBatch:
                 if search not in unfinished:
                     self._planner.conclude(search.group, search.statistics())
             searches = unfinished
-            self._count(pool, searches)
+            self._counting = self.count(pool, searches, self._tensors.part.has)
         if self._ranking is not None:
             self._ranking.wait()
         for group in self._groups:
@@ -195,14 +195,18 @@ class RankBatch:
             ranks, y = self._small[member].ranks, tensors.patterns(worker, member, 0, weights)
             self._ranked[member] = statistics_of(worker.ops_of(weights), y, ranks, tensors.dtype(member))
 
-    def _count(self, pool: Pool, searches: Sequence[RankSearch]) -> None:
-        self._counting = Tasks(pool)
-        self._counting.each(self._count_chunk, self._chunks(searches))
+    def count(self, pool: Pool, searches: Sequence[RankSearch], has: Callable[[int], bool]) -> Tasks:
+        """Begin to count what searches ask for in the members for which `has` is true."""
+        counting = Tasks(pool)
+        counting.each(self._count_chunk, self._chunks(searches, has))
+        return counting
 
-    def _chunks(self, searches: Sequence[RankSearch]) -> Iterator[tuple[RankSearch, list[_Bracket], int, int]]:
+    def _chunks(
+        self, searches: Sequence[RankSearch], has: Callable[[int], bool]
+    ) -> Iterator[tuple[RankSearch, list[_Bracket], int, int]]:
         """Yield (search, brackets, first, stop): count elements [first, stop) of one tensor, or all of several."""
         for search in searches:
-            brackets = {bracket[0]: bracket for bracket in search.brackets() if self._tensors.part.has(bracket[0])}
+            brackets = {bracket[0]: bracket for bracket in search.brackets() if has(bracket[0])}
             for run in self._tensors.neighbours(brackets):
                 own = [brackets[member] for member in run]
                 ranges = self._tensors.ranges(run[0]) if len(run) == 1 else ((0, 0),)
@@ -254,13 +258,16 @@ class Sampler:
         total = sum(targets[member].numel for member in group.members)
         most = min(self._tensors.reader.sample_limit(targets[member]) for member in group.members)
         size = min(most, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
+        yield from self.samples_of(filter(self._tensors.part.has, group.members), size / total)
+
+    def samples_of(self, members: Iterable[int], share: float) -> Iterator[Sample]:
+        """Yield such samples of about this share of the elements of members."""
         alike: dict[tuple[Float, int], list[tuple[int, int]]] = {}
-        for member in filter(self._tensors.part.has, group.members):
-            tensor = targets[member]
-            numel = tensor.numel
-            share = min(-(-size * numel // total), numel)
-            length = min(PAGE // tensor.itemsize, share)
-            alike.setdefault((self._tensors.dtype(member), length), []).append((member, share // length))
+        for member in members:
+            tensor = self._tensors.targets[member]
+            count = min(ceil(share * tensor.numel), tensor.numel)
+            length = min(PAGE // tensor.itemsize, count)
+            alike.setdefault((self._tensors.dtype(member), length), []).append((member, count // length))
         for (dtype, length), blocks in alike.items():
             if self._tensors.scorer is None:
                 raw = bytearray().join([self._raw(member, length, count) for member, count in blocks])

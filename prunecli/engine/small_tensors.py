@@ -35,7 +35,8 @@ def kind_of(pruner: Pruner, target: int, x: Array, ops: Any) -> Hashable | None:
     context = pruner.context
     tensor, plan = context.targets[target], context.plans[target]
     alone = context.masks is not None or tensor.scale is not None
-    if alone or not tensor.contiguous or tensor.nbytes > SMALL:
+    alone = alone or (target in context.scorers and not tensor.contiguous)
+    if alone or tensor.nbytes > SMALL:
         return None
     if not fits(statistics_of(tensor, histogram=context.histograms)):
         return None

@@ -31,7 +31,7 @@ class Stack:
     """The weights of tensors of one shape; what is measured is kept for all of them."""
 
     def __init__(self, arrays: Sequence[Array], dtype: Float) -> None:
-        """Take flat integers on one device; nothing is computed yet."""
+        """Take integers on one device; nothing is computed yet."""
         self.arrays, self.dtype = arrays, dtype
         self._found: dict[Hashable, Any] = {}
         self._lock = Lock()
@@ -92,7 +92,7 @@ class OneOfStack:
         rows = len(stack.arrays)
 
         def compute() -> list[tuple[float, float, int]]:
-            x = numbers.read(0, sum(len(array) for array in stack.arrays))
+            x = numbers.read(0, sum(array.numel() for array in stack.arrays))
             return torch_folds.moments_of_rows(x, numbers, scale, rows)
 
         found: tuple[float, float, int] = stack.found(scale, compute)[self.place]
@@ -104,7 +104,7 @@ def stacked(tensors: ScoredTensors, members: Sequence[int]) -> dict[int, Numbers
     kinds: dict[Hashable, list[int]] = {}
     for member in members:
         tensor = tensors.targets[member]
-        if tensor.nbytes <= SMALL and tensor.contiguous and tensor.numel and tensors.reader.on_device(tensor):
+        if tensor.nbytes <= SMALL and tensor.numel and tensors.reader.on_device(tensor):
             device = str(tensors.reader.on_a_device(tensor).device)  # type: ignore[union-attr]
             kinds.setdefault((tensor.shape, tensor.dtype, device), []).append(member)
     return {m: numbers for own in kinds.values() if len(own) > 1 for m, numbers in _numbers(tensors, own)}

@@ -34,6 +34,13 @@ def on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+def integers(live: Tensor, size: int, shape: Sequence[int], strides: Sequence[int]) -> Array:
+    """Return elements of a storage from the first one of `live` on, as integers of `size` bytes that share it."""
+    torch: Any = importlib.import_module("torch")
+    view = torch.empty(0, dtype=getattr(torch, f"int{8 * size}"), device=live.device)
+    return view.set_(live.untyped_storage(), live.storage_offset(), shape, strides)
+
+
 class MemoryReader(Reader):
     """Reads tensors in memory. What lies on the host is not copied, except where a tensor is not contiguous."""
 
@@ -41,7 +48,6 @@ class MemoryReader(Reader):
         """Read the tensors of `memory`; `advance` receives the number of bytes of each read."""
         super().__init__(memory.regions, advance)
         self._memory = memory
-        self._torch: Any = importlib.import_module("torch")
 
     def lies_on_host(self, tensor: TensorInfo) -> bool:
         """Return whether NumPy can share the memory of a tensor."""
@@ -49,11 +55,9 @@ class MemoryReader(Reader):
 
     def array(self, tensor: TensorInfo) -> Array:
         """Return a tensor as integers that share its memory: flat if it is contiguous, else in its own shape."""
-        torch, live = self._torch, self._memory.tensors[tensor.name]
-        integer = getattr(torch, f"int{8 * tensor.itemsize}")
+        live = self._memory.tensors[tensor.name]
         shape, strides = ((tensor.numel,), (1,)) if tensor.contiguous else (tensor.shape, tensor.strides)
-        view = torch.empty(0, dtype=integer, device=live.device)
-        view.set_(live.untyped_storage(), live.storage_offset(), shape, strides)
+        view = integers(live, tensor.itemsize, shape, strides)
         return view.numpy() if on_host(live) else view
 
     def read_together(self, worker: Worker, tensors: Sequence[TensorInfo]) -> list[Array]:
@@ -65,10 +69,8 @@ class MemoryReader(Reader):
         live = self._memory.tensors[tensor.name]
         if on_host(live):
             return super().sample(tensor, length, count)
-        torch, step = self._torch, (tensor.extent - length) // max(count - 1, 1)
-        view = torch.empty(0, dtype=getattr(torch, f"int{8 * tensor.itemsize}"), device=live.device)
-        view.set_(live.untyped_storage(), live.storage_offset(), (count, length), (step, 1))
-        return bytearray(view.contiguous().cpu().numpy())
+        step = (tensor.extent - length) // max(count - 1, 1)
+        return bytearray(integers(live, tensor.itemsize, (count, length), (step, 1)).contiguous().cpu().numpy())
 
     def sample_limit(self, tensor: TensorInfo) -> int:
         """Return the most elements of a sample, fewer for a device."""
@@ -80,13 +82,13 @@ class MemoryReader(Reader):
         return not on_host(live) and live.device.type != "mps"
 
     def on_a_device(self, tensor: TensorInfo) -> Array | None:
-        """Return all elements of a tensor on a device, flat and in any order; None if they do not lie so."""
+        """Return all elements of a tensor on a device, None on the host: flat, or in its shape if there are gaps."""
         live = self._memory.tensors[tensor.name]
-        if on_host(live) or tensor.extent != tensor.numel:
+        if on_host(live):
             return None
-        torch = self._torch
-        flat = torch.empty(0, dtype=getattr(torch, f"int{8 * tensor.itemsize}"), device=live.device)
-        return flat.set_(live.untyped_storage(), live.storage_offset(), (tensor.numel,), (1,))
+        if tensor.extent != tensor.numel:
+            return integers(live, tensor.itemsize, tensor.shape, tensor.strides)
+        return integers(live, tensor.itemsize, (tensor.numel,), (1,))
 
     def run_size(self, tensor: TensorInfo) -> int:
         """Return the bytes of a tensor that are computed at once."""

@@ -169,7 +169,7 @@ class Reader:
         self._advance(count)
 
     def on_a_device(self, tensor: TensorInfo) -> Array | None:  # noqa: ARG002 - for subclasses
-        """Return all elements of a tensor on a device, flat and in any order; None if they do not lie so."""
+        """Return all elements of a tensor on a device, in any order; None if they lie elsewhere."""
         return None
 
     def run_size(self, tensor: TensorInfo) -> int:  # noqa: ARG002 - for subclasses

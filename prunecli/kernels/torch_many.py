@@ -46,23 +46,23 @@ class ManyTensors:
     def __init__(
         self, ops: TorchOps, tensors: Sequence[Tensor], dtype: Float, statistics: Sequence[Statistics] = ()
     ) -> None:
-        """Copy flat integer tensors, all of one dtype, one device and not empty, into a buffer.
+        """Copy integer tensors of any strides, all of one dtype, one device and not empty, into a buffer.
 
         `statistics` are needed to prune.
         """
         self._ops, self._torch, self._tensors, self._statistics = ops, ops.torch, tensors, statistics
         self.dtype = dtype
         torch, device = ops.torch, tensors[0].device
-        blocks = [-(-len(tensor) // BLOCK) for tensor in tensors]
+        lengths = [tensor.numel() for tensor in tensors]
+        blocks = [-(-length // BLOCK) for length in lengths]
         firsts = [0, *accumulate(blocks)]
         self._buffer = torch.zeros(firsts[-1] * BLOCK, dtype=tensors[0].dtype, device=device)
         self._parts = [
-            self._buffer[first * BLOCK : first * BLOCK + len(tensor)]
+            self._buffer[first * BLOCK : first * BLOCK + tensor.numel()].view(tensor.shape)
             for first, tensor in zip(firsts, tensors, strict=False)
         ]
         torch._foreach_copy_(self._parts, list(tensors))
         # One copy from the host for everything that depends on the tensors.
-        lengths = [len(tensor) for tensor in tensors]
         self._blocks, self._firsts, self._lengths = torch.tensor([blocks, firsts[:-1], lengths], device=device)
         self._padding = [size * BLOCK - length for size, length in zip(blocks, lengths, strict=True)]
         self._tensor_of = owners(torch, blocks, device)
@@ -143,13 +143,13 @@ class ManyTensors:
 
     def _whole(self) -> Tensor:
         """Return tensors of one shape without what lies behind their ends, a row for each."""
-        return self._buffer.reshape(len(self._tensors), -1)[:, : len(self._tensors[0])]
+        return self._buffer.reshape(len(self._tensors), -1)[:, : self._tensors[0].numel()]
 
     def prune_flags(self, keep: Tensor) -> None:
         """Prune where `keep`, an array of flags as long as `magnitudes`, has none."""
         if any(self._padding):
             flags = keep.new_zeros((len(self._tensors), len(self._buffer) // len(self._tensors)))
-            flags[:, : len(self._tensors[0])] = keep.reshape(len(self._tensors), -1)
+            flags[:, : self._tensors[0].numel()] = keep.reshape(len(self._tensors), -1)
             keep = flags.reshape(-1)
         self._counted = self._numbers(self._ops.prune_blocks(self._buffer, keep, self.dtype))
 

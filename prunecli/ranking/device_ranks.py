@@ -1,15 +1,20 @@
-"""Counting for a `RankSearch` over tensors that lie on devices: nothing but counts and ends of brackets is fetched."""
+"""Counting for a `RankSearch` over tensors that lie on devices: nothing but counts and ends of brackets is fetched.
+
+Weights are flat, or in the shape of a tensor with gaps, which is copied in runs.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from math import sqrt
-from typing import TYPE_CHECKING, Any, TypeAlias
+from operator import add
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 from prunecli.dtypes import FLOATS
+from prunecli.io.memory_reader import copied
 from prunecli.kernels.bit_patterns import widen
 from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.torch_many import ManyTensors
@@ -17,11 +22,11 @@ from prunecli.kernels.torch_tally import fetch
 from prunecli.ranking.kth_smallest import MARGIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from prunecli.dtypes import Float
     from prunecli.kernels.torch_ops import TorchOps
-    from prunecli.ranking.kth_smallest import RankSearch
+    from prunecli.ranking.kth_smallest import RankSearch, Sample
 
 SAMPLE, SAMPLE_SHARE, SAMPLE_LEAST, SAMPLE_BLOCK = 1 << 18, 32, 1 << 14, 1 << 10
 """The most elements of a sample, the part of a smaller group, the least number; and neighbours that lie together."""
@@ -30,17 +35,39 @@ BITS = 12
 """Wide brackets are counted in about 2**BITS bins."""
 
 RUN = 1 << 24
-"""Elements that are converted to another format at once."""
+"""Elements that are copied, or converted to another format, at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class OnDevice:
-    """A member of a group: flat integers on the device of `ops`, weights or with `marked` patterns (-1: pruned)."""
+    """A member of a group: integers on the device of `ops`, weights or with `marked` patterns (-1: pruned)."""
 
     ops: TorchOps
     values: Any
     dtype: Float
     marked: bool = False
+
+    def runs(self) -> Iterator[Any]:
+        """Yield all values, flat: those of a tensor with gaps in runs."""
+        if self.values.dim() == 1 and self.values.is_contiguous():
+            yield self.values
+            return
+        count = self.values.numel()
+        yield from (copied(self.values, first, min(first + RUN, count)) for first in range(0, count, RUN))
+
+    def blocks(self, length: int, number: int) -> Any:  # noqa: ANN401 - a tensor
+        """Return `number` blocks of `length` neighbours at even distances, one in each row."""
+        values, torch = self.values, self.ops.torch
+        step = (values.numel() - length) // max(number - 1, 1)
+        if values.dim() == 1 and values.is_contiguous():
+            return values.as_strided((number, length), (step, 1), values.storage_offset())
+        index = torch.arange(number, device=values.device)[:, None] * step
+        index = index + torch.arange(length, device=values.device)
+        places = []
+        for size in reversed(values.shape):
+            places.append(index % size)
+            index = index // size
+        return values[tuple(reversed(places))]
 
     def keys(self, values: Any, common: Float) -> Any:  # noqa: ANN401 - tensors
         """Return the keys of `values`, a part of the member's."""
@@ -60,7 +87,7 @@ class OnDevice:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Members of a group that are counted together: flat weights of one dtype on the device of `ops`."""
+    """Members of a group that are counted together: weights of one dtype on the device of `ops`."""
 
     ops: TorchOps
     members: tuple[int, ...]
@@ -70,31 +97,45 @@ class Held:
     @property
     def length(self) -> int:
         """The number of weights."""
-        return sum(len(part) for part in self.parts)
+        return sum(part.numel() for part in self.parts)
 
     def joined(self) -> OnDevice:
         """Return all weights; those of several members are copied."""
-        values = self.parts[0] if len(self.parts) == 1 else self.ops.torch.cat(list(self.parts))
+        parts = self.parts
+        values = parts[0] if len(parts) == 1 else self.ops.torch.cat([part.reshape(-1) for part in parts])
         return OnDevice(self.ops, values, self.dtype)
 
 
 Searches: TypeAlias = "Sequence[tuple[RankSearch, Sequence[Held]]]"
-"""Searches, each with all members of its group."""
+"""Searches, each with the members of its group that lie on devices."""
 
 
-def find_on_devices(searches: Searches) -> None:
-    """Find all ranks. Nothing but ends of brackets and counts is fetched, with one copy for each step and device."""
-    _narrow(searches)
+class Others(Protocol):
+    """The members of groups that lie on the host."""
+
+    def samples(self, search: RankSearch, size: int) -> list[Sample]:
+        """Return samples of such members, their shares of one with `size` elements of all members."""
+
+    def count(self, searches: Sequence[RankSearch]) -> None:
+        """Count what searches ask for in such members."""
+
+
+def find_on_devices(searches: Searches, others: Others | None = None) -> None:
+    """Find all ranks. Nothing but ends of brackets and counts is fetched, with one copy for each step and device.
+
+    `others` counts the other members while the devices compute.
+    """
+    _narrow(searches, others)
     while searches:
-        _count(searches)
+        _count(searches, others)
         searches = [each for each in searches if not each[0].advance()]
 
 
-def _narrow(searches: Searches) -> None:
+def _narrow(searches: Searches, others: Others | None) -> None:
     """Bracket the ranks of searches by samples, as `RankSearch.narrow_to` does."""
     together: dict[Any, list[tuple[RankSearch, list[Any]]]] = {}
     for search, held in searches:
-        samples = _samples(search, held)
+        samples = _samples(search, held, others)
         kind = (tuple((str(s.device), s.dtype, s.shape) for s in samples), search.keys.common)
         together.setdefault(kind, []).append((search, samples))
     vectors = [_brackets(held_by) for held_by in together.values()]
@@ -104,7 +145,7 @@ def _narrow(searches: Searches) -> None:
             search.high = max(ends[len(members) + index], search.low) + 1
 
 
-def _samples(search: RankSearch, held: Sequence[Held]) -> list[Any]:
+def _samples(search: RankSearch, held: Sequence[Held], others: Others | None) -> list[Any]:
     """Return the keys of blocks of neighbours at even distances, (blocks, length) of each, on the first device."""
     total = search.total
     size = min(SAMPLE, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
@@ -113,10 +154,11 @@ def _samples(search: RankSearch, held: Sequence[Held]) -> list[Any]:
         member, count = each.joined(), each.length
         share = min(-(-size * count // total), count)
         length = min(SAMPLE_BLOCK, share)
-        blocks = share // length
-        step = (count - length) // max(blocks - 1, 1)
-        values = member.values.as_strided((blocks, length), (step, 1), member.values.storage_offset())
-        samples.append(member.keys(values.reshape(-1), search.keys.common).reshape(blocks, length))
+        values = member.blocks(length, share // length)
+        samples.append(member.keys(values.reshape(-1), search.keys.common).reshape(-1, length))
+    for sample in others.samples(search, size) if others is not None else ():
+        keys = np.asarray(search.keys_of(sample.member, sample.patterns), np.int64)
+        samples.append(held[0].ops.torch.from_numpy(keys.reshape(-1, sample.length)))
     return [sample.to(samples[0].device) for sample in samples]
 
 
@@ -143,8 +185,8 @@ def _brackets(searches: Sequence[tuple[RankSearch, Sequence[Any]]]) -> Any:  # n
     return torch.cat([low, high]).flatten().to(torch.int64)
 
 
-def _count(searches: Searches) -> None:
-    """Count what searches ask for in all members."""
+def _count(searches: Searches, others: Others | None) -> None:
+    """Count what searches ask for in all members: kernels are queued first, and their results are fetched last."""
     vectors: list[Any] = []
     adding: list[Callable[[list[int]], None]] = []
     for search, held in searches:
@@ -164,15 +206,18 @@ def _count(searches: Searches) -> None:
         for table in tables.values():
             vectors.append(table)
             adding.append(partial(_add_table, search, search.shift(BITS)))
-    for add, numbers in zip(adding, fetch(vectors), strict=True):
-        add(numbers)
+    if others is not None:
+        others.count([search for search, _ in searches])
+    for keep, numbers in zip(adding, fetch(vectors), strict=True):
+        keep(numbers)
 
 
 def _counts_of(held: Held, low: int, width: int) -> Any:  # noqa: ANN401 - a tensor
     """Return for each member the number of magnitudes below `low`, and those of each of `width` patterns from it."""
     if len(held.members) > 1:
         return ManyTensors(held.ops, held.parts, held.dtype).equals(low).T.flatten()
-    return held.ops.bracket(held.parts[0], held.dtype, low, low + max(width, 1), 0)
+    runs = held.joined().runs()
+    return reduce(add, (held.ops.bracket(run, held.dtype, low, low + max(width, 1), 0) for run in runs))
 
 
 def _add_counts(search: RankSearch, members: Sequence[int], width: int, numbers: Sequence[int]) -> None:
@@ -188,10 +233,9 @@ def _add_table(search: RankSearch, shift: int, numbers: Sequence[int]) -> None:
 def table_of(search: RankSearch, member: OnDevice, shift: int) -> Any:  # noqa: ANN401 - a tensor
     """Return the number of keys below the bracket, and those of each bin of it."""
     common, ops = search.keys.common, member.ops
+    ends = search.low, search.high, shift
     if member.dtype is common:
-        return ops.bracket(member.values, common, search.low, search.high, shift, marked=member.marked)
-    table = 0
-    for first in range(0, len(member.values), RUN):
-        keys = member.keys(member.values[first : first + RUN], common)
-        table = table + ops.bracket(keys, FLOATS["F64"], search.low, search.high, shift, marked=True)
-    return table
+        return reduce(add, (ops.bracket(run, common, *ends, marked=member.marked) for run in member.runs()))
+    parts = (run[first : first + RUN] for run in member.runs() for first in range(0, len(run), RUN))
+    keys = (member.keys(part, common) for part in parts)
+    return reduce(add, (ops.bracket(each, FLOATS["F64"], *ends, marked=True) for each in keys))

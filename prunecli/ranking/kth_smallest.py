@@ -140,7 +140,7 @@ class RankSearch:
         Neighbours in a tensor are correlated. The standard error is therefore estimated from the spread between
         blocks, and is at least that of independent draws.
         """
-        parts = [self.keys.of(s.patterns, self.keys.dtypes[self._index[s.member]]) for s in samples]
+        parts = [self.keys_of(s.member, s.patterns) for s in samples]
         keys = joined(parts)
         size, ends = len(keys), []
         for rank in sorted({self.ranks[0], self.ranks[-1]}):
@@ -156,6 +156,10 @@ class RankSearch:
         self.low = max(smallest(keys, first + 1)[0], 0) if first > 0 else 0
         self.high = smallest(keys, last + 1)[0] + 1 if last < size else self.keys.common.top + 1
 
+    def keys_of(self, member: int, patterns: key_arrays.Keys) -> key_arrays.Keys:
+        """Return the keys of patterns of a member."""
+        return self.keys.of(patterns, self.keys.dtypes[self._index[member]])
+
     def brackets(self) -> list[tuple[int, int, int]]:
         """Return (member, first pattern, number of patterns) to count for each member."""
         return [(member, *self._bracket(index)) for index, member in enumerate(self.group.members)]
@@ -168,7 +172,7 @@ class RankSearch:
     def add(self, member: int, below: int, patterns: key_arrays.Keys | None, counts: Sequence[int] | None) -> None:
         """Add the counts of one chunk, as `Ops.below_and_inside` returns them."""
         index = self._index[member]
-        keys = self.keys.of(patterns, self.keys.dtypes[index]) if counts is None and patterns is not None else None
+        keys = self.keys_of(member, patterns) if counts is None and patterns is not None else None
         with self._lock:
             self._below += below
             if counts is not None:
@@ -247,11 +251,19 @@ class RankSearch:
     def _all_bins(self) -> tuple[array[int], int]:
         """Return the bins without the keys that were counted one by one, and their shift."""
         if self._elsewhere is not None:
-            return self._elsewhere[1], self._elsewhere[0]
+            return self._in_bins_of_elsewhere(*self._elsewhere)
         if self._bins is not None:
             return self._bins, self._shift(BINS_BITS)
         bits = BINS_BITS if self._is_binned else FEW_BINS_BITS
         return self._binned(bits), self._shift(bits)
+
+    def _in_bins_of_elsewhere(self, shift: int, bins: array[int]) -> tuple[array[int], int]:
+        """Add the keys that were counted here to bins that are as wide as these, or wider."""
+        for _, keys in self._kept:
+            add_to_bins(keys, self.low, self.high - self.low, shift, bins)
+        for index, count in enumerate(self._bins or ()):
+            bins[index >> (shift - self._shift(BINS_BITS))] += count
+        return bins, shift
 
     @property
     def _is_binned(self) -> bool:

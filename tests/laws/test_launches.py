@@ -10,8 +10,14 @@ from support.launches import Launches, count_launches
 
 import prunecli
 from prunecli.api import prune_state_dict
+from prunecli.io import memory_reader
+from prunecli.ranking import device_ranks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
     from prunecli.strategies.strategy import Strategy
 
 STRATEGIES: dict[str, tuple[Strategy, int, int]] = {
@@ -29,9 +35,20 @@ STRATEGIES: dict[str, tuple[Strategy, int, int]] = {
 """The strategies, and the most kernels and waits that one more large tensor costs."""
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, strategy: Strategy, number: int, shape: tuple[int, int]) -> Launches:
+def strided(weight: Tensor, number: int) -> Tensor:
+    """Return the weight transposed, or as a part of a tensor."""
+    return weight.T.contiguous().T if number % 2 else torch.cat([weight, weight], 1)[:, : weight.shape[1]]
+
+
+def counted(
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: Strategy,
+    number: int,
+    shape: tuple[int, int],
+    lay: Callable[[Tensor, int], Tensor] = lambda weight, _: weight,
+) -> Launches:
     """Prune so many tensors and return what was counted."""
-    live = {f"{n}.weight": torch.randn(shape).to(torch.bfloat16) for n in range(number)}
+    live = {f"{n}.weight": lay(torch.randn(shape).to(torch.bfloat16), n) for n in range(number)}
     with monkeypatch.context() as patch:
         launches = count_launches(patch)
         with launches:
@@ -47,6 +64,26 @@ def test_a_large_tensor_costs_few_kernels(name: str, monkeypatch: pytest.MonkeyP
 
     assert (more.kernels - few.kernels) / 2 <= kernels, more.names
     assert (more.waits - few.waits) / 2 <= waits, more.names
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strided_tensor_costs_no_wait_for_each_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transposed tensors and parts of tensors are copied in runs, on the device; nothing waits for a run."""
+    monkeypatch.setattr(memory_reader, "DEVICE_RUN", 1 << 18)
+    monkeypatch.setattr(device_ranks, "RUN", 1 << 17)
+    strategy, _, waits = STRATEGIES[name]
+    few, more = (counted(monkeypatch, strategy, number, (520, 1024), strided) for number in (2, 4))
+
+    assert (more.waits - few.waits) / 2 <= waits, more.names
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_small_strided_tensor_is_copied_and_copied_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors of any strides are ranked, pruned and counted in the buffers of many."""
+    few, more = (counted(monkeypatch, STRATEGIES[name][0], number, (16, 64), strided) for number in (20, 60))
+
+    assert (more.kernels - few.kernels) / 40 <= 4, more.names
+    assert more.waits == few.waits
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

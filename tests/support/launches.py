@@ -57,7 +57,7 @@ class Launches(TorchDispatchMode):
     def _count(self, name: str, args: Any) -> None:  # noqa: ANN401 - as torch's
         by_flags = name == "index" and any(x is not None and x.dtype == torch.bool for x in args[1])
         self.waits += name in WAITS or by_flags
-        if name not in VIEWS:
+        for _ in range(0 if name in VIEWS else _kernels(name, args)):
             self.add(name)
 
     def add(self, name: str) -> None:
@@ -76,6 +76,14 @@ class Launches(TorchDispatchMode):
             yield
         finally:
             self.paused = outer
+
+
+def _kernels(name: str, args: Any) -> int:  # noqa: ANN401 - as torch's
+    """Return the kernels of an operation: one kernel copies only tensors whose elements lie in the same order."""
+    if name != "_foreach_copy_":
+        return 1
+    pairs = zip(*args[:2], strict=True)
+    return max(sum(not (source.is_contiguous() and target.is_contiguous()) for target, source in pairs), 1)
 
 
 class CountedKernels:

@@ -255,10 +255,13 @@ class CutPerSlice(TensorPlan):
 
 @dataclass(frozen=True, slots=True)
 class PruneSlices(TensorPlan):
-    """Prune the slices of `view` whose byte in `alive` is 0. `value` is the largest norm of a pruned slice."""
+    """Prune the slices of `view` whose byte in `alive` is 0. `value` is the largest norm of a pruned slice.
+
+    `alive` are bytes, or lie on the device of the tensor.
+    """
 
     view: SliceView
-    alive: bytes
+    alive: bytes | Array
     value: float | None = None
 
     @property
@@ -267,9 +270,9 @@ class PruneSlices(TensorPlan):
         return replace(self, view=SliceView(1, 1, self.view.total, 1))
 
     @property
-    def kind(self) -> Hashable:
-        """The slices."""
-        return PruneSlices, self.view
+    def kind(self) -> Hashable | None:
+        """The slices, if their flags are bytes."""
+        return (PruneSlices, self.view) if isinstance(self.alive, bytes) else None
 
     def stacked(self, plans: Sequence[TensorPlan]) -> PruneSlices:
         """Return the plan for all slices."""

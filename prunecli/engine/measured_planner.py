@@ -15,6 +15,7 @@ from prunecli.io.threads import results
 from prunecli.kernels.arrays import arrays_of, as_array
 from prunecli.kernels.bit_patterns import floats
 from prunecli.kernels.folds import Numbers
+from prunecli.kernels.later import fetched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.engine.planner import Batch
     from prunecli.engine.scored_tensors import ScoredTensors
     from prunecli.engine.scorers import Scorer
     from prunecli.io.threads import Pool, Worker
+    from prunecli.kernels.later import Measured
     from prunecli.kernels.ops import Read
     from prunecli.plans import TensorPlan
     from prunecli.strategies.strategy import PlansFromMeasure
@@ -49,17 +52,35 @@ class MeasuredPlanner:
         # Ranking copies all norms of a tensor. One thread at a time limits the memory.
         self._lock = Lock()
 
-    def batches(self, members: Sequence[int]) -> list[MeasuredBatch]:
-        """Return the targets in batches, in the order of the files."""
-        batches = in_batches(members, lambda member: [self.tensors.targets[member]])
-        return [MeasuredBatch(self, batch) for batch in batches]
+    def batches(self, members: Sequence[int]) -> list[Batch]:
+        """Return the targets in batches: those on devices together, and others in the order of the files."""
+        targets, reader = self.tensors.targets, self.tensors.reader
+        there = {m: None for m in members if self.tensors.scorer is None and reader.on_device(targets[m])}
+        here = in_batches([m for m in members if m not in there], lambda member: [targets[member]])
+        batches: list[Batch] = [MeasuredBatch(self, batch) for batch in here]
+        if there:
+            from prunecli.engine.device_measure import DeviceMeasureBatch  # noqa: PLC0415 - it needs torch
 
-    def plan(self, worker: Worker, index: int, own: Numbers | None) -> TensorPlan:
-        """Return the plan of a target; `own` are its weights, if others are measured with it."""
-        values = WorkerValues(self.tensors, worker, index, own)
-        measured, alive = self.strategy.measure(values)
+            batches.insert(0, DeviceMeasureBatch(self, list(there)))
+        return batches
+
+    def plan(self, worker: Worker, index: int) -> TensorPlan:
+        """Return the plan of a target."""
+        measured, alive = self.measure(worker, index)
         with self._lock:
-            return self.strategy.plan_from(self.tensors.as_ranked(index), measured, alive)
+            return self.plan_from(index, fetched([measured])[0], alive)
+
+    def measure(
+        self, worker: Worker, index: int, own: Numbers | None = None
+    ) -> tuple[Measured, NDArray[np.bool_] | None]:
+        """Return what the strategy measures on a target; `own` are its weights, if others are measured with it."""
+        return self.strategy.measure(WorkerValues(self.tensors, worker, index, own))
+
+    def plan_from(
+        self, index: int, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None = None
+    ) -> TensorPlan:
+        """Return the plan of a target from what was measured."""
+        return self.strategy.plan_from(self.tensors.as_ranked(index), measured, alive)
 
     def store(self, index: int, plan: TensorPlan) -> None:
         """Store the plan of a target, and that of its bias."""
@@ -83,19 +104,7 @@ class MeasuredBatch:
 
     def start(self, pool: Pool) -> None:
         """Begin to measure."""
-        together = self._together()
-        self._measured = [
-            (member, pool.submit(self._planner.plan, member, together.get(member))) for member in self._members
-        ]
-
-    def _together(self) -> dict[int, Numbers]:
-        """Return the weights of small tensors on devices, which are measured together."""
-        tensors = self._planner.tensors
-        if tensors.scorer is not None or not any(tensors.reader.on_device(tensors.targets[m]) for m in self._members):
-            return {}
-        from prunecli.engine.stacked_measure import stacked  # noqa: PLC0415 - it needs torch
-
-        return stacked(tensors, self._members)
+        self._measured = [(member, pool.submit(self._planner.plan, member)) for member in self._members]
 
     def finish(self, pool: Pool) -> None:  # noqa: ARG002 - protocol
         """Wait for the plans and store them."""

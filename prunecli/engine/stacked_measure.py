@@ -14,6 +14,7 @@ from prunecli.engine.small_tensors import BATCH_BYTES, SMALL
 from prunecli.io.threads import Worker
 from prunecli.kernels import torch_folds
 from prunecli.kernels.folds import Numbers
+from prunecli.kernels.later import Later
 from prunecli.kernels.norms import block_norms, slice_norms
 
 if TYPE_CHECKING:
@@ -64,15 +65,11 @@ class OneOfStack:
     stack: Stack
     place: int
 
-    def slice_norms(self, own: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:  # noqa: ARG002 - protocol
+    def slice_norms(self, own: Numbers, view: SliceView, n: float) -> Later:  # noqa: ARG002 - protocol
         """Return the norm of each slice."""
         stack = self.stack
-
-        def compute() -> NDArray[np.float64]:
-            return slice_norms(stack.numbers, stack.all_of(view), n).reshape(len(stack.arrays), -1)
-
-        found: NDArray[np.float64] = stack.found((view, n), compute)[self.place]
-        return found
+        found: Later = stack.found((view, n), lambda: slice_norms(stack.numbers, stack.all_of(view), n))
+        return Later(found.numbers, lambda norms: found.finish(norms.reshape(len(stack.arrays), -1)[self.place]))
 
     def block_norms(self, own: Numbers, view: SliceView, block: tuple[int, int]) -> NDArray[np.float64]:  # noqa: ARG002 - protocol
         """Return the norm of each block."""
@@ -86,28 +83,28 @@ class OneOfStack:
         found: NDArray[np.float64] = stack.found((view, block), compute)[self.place]
         return found
 
-    def moments(self, own: Numbers, scale: float) -> tuple[float, float, int]:  # noqa: ARG002 - protocol
+    def moments(self, own: Numbers, scale: float) -> Later:  # noqa: ARG002 - protocol
         """Return the folded sums and the count of the finite numbers."""
         stack, numbers = self.stack, self.stack.numbers
-        rows = len(stack.arrays)
 
-        def compute() -> list[tuple[float, float, int]]:
+        def compute() -> Array:
             x = numbers.read(0, sum(array.numel() for array in stack.arrays))
-            return torch_folds.moments_of_rows(x, numbers, scale, rows)
+            return torch_folds.moments_of_rows(x, numbers, scale, len(stack.arrays))
 
-        found: tuple[float, float, int] = stack.found(scale, compute)[self.place]
-        return found
+        return Later(stack.found(scale, compute), lambda found: found[self.place])
 
 
-def stacked(tensors: ScoredTensors, members: Sequence[int]) -> dict[int, Numbers]:
-    """Return the numbers of members that are small, of one shape with others, and on a device; not of the others."""
+def stacks(tensors: ScoredTensors, members: Sequence[int]) -> Iterator[tuple[int, Numbers]]:
+    """Yield members on devices that are small and of one shape with others, with their numbers, stack by stack."""
     kinds: dict[Hashable, list[int]] = {}
     for member in members:
         tensor = tensors.targets[member]
-        if tensor.nbytes <= SMALL and tensor.numel and tensors.reader.on_device(tensor):
+        if tensor.nbytes <= SMALL and tensor.numel:
             device = str(tensors.reader.on_a_device(tensor).device)  # type: ignore[union-attr]
             kinds.setdefault((tensor.shape, tensor.dtype, device), []).append(member)
-    return {m: numbers for own in kinds.values() if len(own) > 1 for m, numbers in _numbers(tensors, own)}
+    for own in kinds.values():
+        if len(own) > 1:
+            yield from _numbers(tensors, own)
 
 
 def _numbers(tensors: ScoredTensors, members: Sequence[int]) -> Iterator[tuple[int, Numbers]]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.kernels.later import Measured
     from prunecli.layout import SliceView
 
 Shape = tuple[int, int, int]
@@ -60,14 +61,14 @@ class Numbers:
 class NumbersInParts(Protocol):
     """The functions of `prunecli.kernels.norms`, for all parts of the numbers."""
 
-    def slice_norms(self, own: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
+    def slice_norms(self, own: Numbers, view: SliceView, n: float) -> Measured:
         """Return the norm of each slice of the whole tensor; `own` are the numbers of this process."""
 
     def block_norms(self, own: Numbers, view: SliceView, block: tuple[int, int]) -> Array:
         """Return the norm of each block of the whole tensor."""
 
-    def moments(self, own: Numbers, scale: float) -> tuple[float, float, int]:
-        """Return the folded sums and the count of all finite numbers, as `prunecli.kernels.norms.moments_of` does."""
+    def moments(self, own: Numbers, scale: float) -> Any:  # noqa: ANN401 - three numbers, or a `Later`
+        """Return the folded sums and the count of all finite numbers, as `deviations.moments_of` does."""
 
 
 class FoldKernels(Protocol):
@@ -82,7 +83,7 @@ class FoldKernels(Protocol):
     def fold_blocks(self, x: Array, numbers: Numbers, shape: Shape, wide: int) -> Array:
         """Return the sums of squares of blocks, as the function below."""
 
-    def moments(self, x: Array, numbers: Numbers, scale: float) -> tuple[float, float, int]:
+    def moments(self, x: Array, numbers: Numbers, scale: float) -> Any:  # noqa: ANN401 - a tuple, or a tensor
         """Return sums and a count, as the function below."""
 
 
@@ -92,6 +93,9 @@ class DeviceKernels(FoldKernels, Protocol):
     def empty(self, like: Array, count: int) -> Array:
         """Return memory for `count` numbers of float64 on the device of `like`."""
 
+    def join_of(self, n: float) -> Any:  # noqa: ANN401 - a function
+        """Return the operation that joins the numbers of an Ln norm."""
+
     def divide(self, sums: Array, heights: Array, widths: Array) -> None:
         """Divide sums (stacks, bands, blocks) by heights times widths."""
 
@@ -99,12 +103,12 @@ class DeviceKernels(FoldKernels, Protocol):
 class Fold:
     """The fold of arrays that arrive one after the other, element by element."""
 
-    def __init__(self, n: float) -> None:
-        """Join as an Ln norm does."""
-        self._join = join_of(n)
-        self._nodes: list[tuple[int, NDArray[np.float64]]] = []
+    def __init__(self, n: float, kernels: DeviceKernels | None = None) -> None:
+        """Join as an Ln norm does, where the arrays lie: on the device of `kernels`, or on the host."""
+        self._join: Any = join_of(n) if kernels is None else kernels.join_of(n)
+        self._nodes: list[tuple[int, Array]] = []
 
-    def add(self, node: NDArray[np.float64]) -> None:
+    def add(self, node: Array) -> None:
         """Add the next array. Each but the last has the fold of equally many numbers, a power of two."""
         size = 1
         while self._nodes and self._nodes[-1][0] == size:
@@ -112,7 +116,7 @@ class Fold:
             size *= 2
         self._nodes.append((size, node))
 
-    def result(self) -> NDArray[np.float64]:
+    def result(self) -> Array:
         """Return the fold of all arrays, of which there is at least one."""
         _, node = self._nodes.pop()
         while self._nodes:

@@ -1,4 +1,4 @@
-"""Standard deviations of tensors and norms of their slices and blocks.
+"""Norms of the slices and blocks of tensors.
 
 Sums are in float64, because a sum in the weights' own type stops growing (in bfloat16 at 256 ones). Their order is that
 of a fold (`prunecli.kernels.folds`), so that norms have the same bits in all backends:
@@ -7,15 +7,14 @@ of a fold (`prunecli.kernels.folds`), so that norms have the same bits in all ba
   and then the fold of these results over `before`. L1 adds up magnitudes, L2 squares, and takes the root of the sum.
 - The root mean square of a block is that of the fold over its slices (outputs) for each of its columns, and then the
   fold of these results over the columns. Column b * after + a of a matrix has the elements [s, b, :, a] of the view.
-- A standard deviation comes from the folds of all finite weights and of their squares.
 
-NaN counts as infinity. Weights are read in runs, most of them of up to RUN elements.
+NaN counts as infinity. Weights are read in runs, most of them of up to RUN elements. Of weights on a device nothing is
+fetched: results are a `Later`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ import numpy as np
 from prunecli.kernels import folds
 from prunecli.kernels.backend import has_native
 from prunecli.kernels.folds import Fold, FoldKernels, Numbers
+from prunecli.kernels.later import later
 from prunecli.kernels.ops import is_tensor
 from prunecli.kernels.pages import pages
 from prunecli.kernels.views import block_grid
@@ -33,11 +33,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from prunecli.kernels.later import Measured
     from prunecli.kernels.ops import Array
 
-
-_SMALLER = 2.0**-600
-"""A factor that brings any weight's square into the range of float64; a power of two, so it rounds nothing."""
 
 RUN = 1 << 18
 """Elements read at once, a power of two: threads seldom wait for each other, and a cache has space for them."""
@@ -45,11 +43,14 @@ RUN = 1 << 18
 COLUMNS_LIMIT = 1 << 20
 """Column sums of blocks that are held at once, where blocks do not lie in rows of the file."""
 
+NORMS_LIMIT = 1 << 22
+"""Norms of one tensor that are held on a device; more of them are fetched run by run."""
+
 BINS_SHIFT, RANKED_AT_ONCE = 48, 1 << 20
 """More than RANKED_AT_ONCE norms are ranked by their leading 16 bits (>> BINS_SHIFT) first."""
 
 
-def _backend(numbers: Numbers) -> FoldKernels:
+def backend_of(numbers: Numbers) -> FoldKernels:
     """Return the functions that compute folds."""
     if numbers.kernels is not None:
         return numbers.kernels
@@ -60,7 +61,7 @@ def _backend(numbers: Numbers) -> FoldKernels:
     return native_folds
 
 
-def _run(numbers: Numbers) -> int:
+def run_of(numbers: Numbers) -> int:
     """Return how many elements are read at once."""
     return numbers.run or RUN
 
@@ -71,70 +72,60 @@ def _host(array: Array) -> NDArray[np.float64]:
     return found
 
 
-def standard_deviation(numbers: Numbers, numel: int, *, scale: float = 1.0) -> float:
-    """Return the standard deviation (n - 1 in the denominator) of the finite numbers times `scale`."""
-    if numbers.in_parts is not None:
-        total, squares, count = numbers.in_parts.moments(numbers, scale)
-    else:
-        total, squares, count = moments_of(numbers, numel, scale)
-    if count < 2:
-        return 0.0
-    if squares > 1e290:  # the squares of weights beyond 1e145 overflow float64
-        return standard_deviation(numbers, numel, scale=_SMALLER) / _SMALLER
-    return sqrt(max(squares - total**2 / count, 0.0) / (count - 1))
-
-
-def moments_of(numbers: Numbers, numel: int, scale: float) -> tuple[float, float, int]:
-    """Return the folded sum of the finite numbers times `scale`, that of their squares, and their count."""
-    compute, sums, count = _backend(numbers), Fold(1.0), 0
-    with np.errstate(over="ignore"):
-        for first, stop in _runs(numel, _run(numbers)):
-            *both, finite = compute.moments(numbers.read(first, stop), numbers, scale)
-            sums.add(np.array(both))
-            count += finite
-        total, squares = sums.result().tolist()
-    return total, squares, count
-
-
-def slice_norms(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
+def slice_norms(numbers: Numbers, view: SliceView, n: float) -> Measured:
     """Return the Ln norm (n: 1, 2, inf or -inf) of each slice of `view`, shape (view.total,)."""
     if numbers.in_parts is not None:
         return numbers.in_parts.slice_norms(numbers, view, n)
-    norms = slice_folds(numbers, view, n)
-    return np.sqrt(norms, out=norms) if n == 2 else norms
+    return later(_slice_folds(numbers, view, n), _roots if n == 2 else np.asarray)
+
+
+def _roots(squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the roots, which not all devices round exactly."""
+    roots: NDArray[np.float64] = np.sqrt(squares, out=squares)
+    return roots
 
 
 def slice_folds(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
     """Return what the norm of each slice is computed from: for L2 the sum of squares, else the norm itself."""
+    return _host(_slice_folds(numbers, view, n))
+
+
+def _slice_folds(numbers: Numbers, view: SliceView, n: float) -> Array:
+    """Return the same where the numbers lie."""
     if view.before == 1:  # the slices of all stacks follow each other
         view = SliceView(1, 1, view.total, view.after)
     size = view.size * view.slices
+    norms = _memory(numbers, view.total).reshape(view.stacks, view.slices)
     with np.errstate(over="ignore"):
-        if size <= _run(numbers):
-            norms = _norms_of_small_stacks(numbers, view, n)
+        if size <= run_of(numbers):
+            _norms_of_small_stacks(numbers, view, n, norms)
         else:
-            stacks = (_norms_of_stack(numbers.after(at * size), view, n) for at in range(view.stacks))
-            norms = np.concatenate(list(stacks))
-    return norms
+            for at, out in enumerate(norms):
+                _norms_of_stack(numbers.after(at * size), view, n, out)
+    return norms.reshape(-1)
+
+
+def _memory(numbers: Numbers, count: int) -> Array:
+    """Return memory for `count` norms: where the numbers lie, or on the host for very many."""
+    return np.empty(count) if numbers.kernels is None or count > NORMS_LIMIT else _sums(numbers, count)
 
 
 def fold_rows(x: Array, numbers: Numbers, n: float, row: int) -> NDArray[np.float64]:
     """Return the fold of each row of `row` integers, as `numbers.read` returns them."""
-    return _host(_backend(numbers).fold(x, numbers, n, (len(x) // row, row, 1), row)).reshape(-1)
+    return _host(backend_of(numbers).fold(x, numbers, n, (len(x) // row, row, 1), row)).reshape(-1)
 
 
-def _norms_of_small_stacks(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
-    """Return what the norms are computed from, for stacks of which each is not longer than a run."""
-    size, norms = view.size * view.slices, np.empty((view.stacks, view.slices))
-    for first, stop in _runs(view.stacks, _run(numbers) // size):
+def _norms_of_small_stacks(numbers: Numbers, view: SliceView, n: float, norms: Array) -> None:
+    """Store what the norms are computed from in `norms`, for stacks of which each is not longer than a run."""
+    size = view.size * view.slices
+    for first, stop in runs(view.stacks, run_of(numbers) // size):
         x, stacks = numbers.read(first * size, stop * size), replace(view, stacks=stop - first)
-        norms[first:stop] = _host(_norms_of_stacks(x, numbers, stacks, n))
-    return norms.reshape(-1)
+        norms[first:stop] = _like(norms, _norms_of_stacks(x, numbers, stacks, n))
 
 
 def _norms_of_stacks(x: Array, numbers: Numbers, view: SliceView, n: float) -> Array:
     """Return the same for the integers `x` of whole stacks, shape (stacks, slices)."""
-    compute, rows = _backend(numbers), view.stacks * view.before * view.slices
+    compute, rows = backend_of(numbers), view.stacks * view.before * view.slices
     if view.after == 1:
         sums = compute.fold(x, numbers, n, (view.stacks, view.before, view.slices), view.before)
     else:
@@ -144,36 +135,36 @@ def _norms_of_stacks(x: Array, numbers: Numbers, view: SliceView, n: float) -> A
     return sums.reshape(view.stacks, view.slices)
 
 
-def _norms_of_stack(numbers: Numbers, view: SliceView, n: float) -> NDArray[np.float64]:
-    """Return the same for the first stack."""
-    slab, joined = view.slices * view.after, Fold(n)
-    at_once = _power_of_two(_run(numbers) // slab)
-    for first, stop in _runs(view.before, at_once or 1):
+def _norms_of_stack(numbers: Numbers, view: SliceView, n: float, norms: Array) -> None:
+    """Store the same for the first stack in `norms`."""
+    slab, joined = view.slices * view.after, Fold(n, None if isinstance(norms, np.ndarray) else numbers.kernels)
+    at_once = _power_of_two(run_of(numbers) // slab)
+    for first, stop in runs(view.before, at_once or 1):
         here = numbers.after(first * slab)
         if at_once:
             x, part = here.read(0, (stop - first) * slab), SliceView(1, stop - first, view.slices, view.after)
             sums = _norms_of_stacks(x, here, part, n)[0]
         else:
             sums = _norms_of_slab(here, view.slices, view.after, n)
-        joined.add(_host(sums))
-    return joined.result()
+        joined.add(_like(norms, sums))
+    norms[...] = joined.result()
 
 
-def _norms_of_slab(numbers: Numbers, slices: int, after: int, n: float) -> NDArray[np.float64]:
+def _norms_of_slab(numbers: Numbers, slices: int, after: int, n: float) -> Array:
     """Return the same for `slices` rows of `after` elements."""
-    compute, norms = _backend(numbers), np.empty(slices)
-    if after <= _run(numbers):
-        for low, high in _runs(slices, _run(numbers) // after):
+    compute, norms = backend_of(numbers), _memory(numbers, slices)
+    if after <= run_of(numbers):
+        for low, high in runs(slices, run_of(numbers) // after):
             rows = (high - low, after, 1)
             sums = compute.fold(numbers.read(low * after, high * after), numbers, n, rows, after)
-            norms[low:high] = _host(sums).reshape(-1)
+            norms[low:high] = _like(norms, sums).reshape(-1)
         return norms
     for row in range(slices):
-        joined = Fold(n)
-        for first, stop in _runs(after, _run(numbers)):
+        joined = Fold(n, numbers.kernels)
+        for first, stop in runs(after, run_of(numbers)):
             x, size = numbers.read(row * after + first, row * after + stop), stop - first
-            joined.add(_host(compute.fold(x, numbers, n, (1, size, 1), size)).reshape(1))
-        norms[row] = joined.result()[0]
+            joined.add(compute.fold(x, numbers, n, (1, size, 1), size).reshape(1))
+        norms[row : row + 1] = _like(norms, joined.result())
     return norms
 
 
@@ -202,7 +193,7 @@ def block_norms(numbers: Numbers, view: SliceView, block: tuple[int, int]) -> Ar
             return sums
         even = view.slices % high == 0 and view.size % wide == 0
         for out in sums:
-            for low, stop in _runs(len(heights), max(1, RUN // len(widths))):
+            for low, stop in runs(len(heights), max(1, RUN // len(widths))):
                 part = out[low:stop]
                 part /= high * wide if even else heights[low:stop, None] * widths
                 np.sqrt(part, out=part)
@@ -244,16 +235,16 @@ def _matrix_sums(
     transposed: bool = False,
 ) -> None:
     """Store the sums of the blocks of a matrix of the file; if it is `transposed`, rows of blocks are joined first."""
-    compute, (rows, cols), (high, wide) = _backend(numbers), shape, block
-    at_once = 0 if transposed else _run(numbers) // (high * cols)
+    compute, (rows, cols), (high, wide) = backend_of(numbers), shape, block
+    at_once = 0 if transposed else run_of(numbers) // (high * cols)
     if at_once:
         whole = rows // high
-        for first, stop in _runs(whole, at_once):
+        for first, stop in runs(whole, at_once):
             x = numbers.read(first * high * cols, stop * high * cols)
             out[first:stop] = _like(out, compute.fold_blocks(x, numbers, (stop - first, high, cols), wide))
         numbers, rows, out = numbers.after(whole * high * cols), rows % high, out[whole:]
-    step = cols if cols <= _run(numbers) else max(_run(numbers) // wide * wide, wide)
-    for left, right in _runs(cols, step):
+    step = cols if cols <= run_of(numbers) else max(run_of(numbers) // wide * wide, wide)
+    for left, right in runs(cols, step):
         columns = out[:, left // wide : -(-right // wide)]
         for first, stop, sums in _bands(numbers, rows, (cols, left, right), high, wide if transposed else 0):
             middle = (stop - first, right - left, 1)
@@ -272,23 +263,23 @@ def _bands(
     cols, left, right = columns
     width, whole = right - left, rows // high
     # Several bands are read at once where they follow each other in the file.
-    at_once = _run(numbers) // (high * width) if width == cols else 0
-    for first, stop in _runs(whole, at_once) if at_once else ():
+    at_once = run_of(numbers) // (high * width) if width == cols else 0
+    for first, stop in runs(whole, at_once) if at_once else ():
         x = numbers.read(first * high * cols, stop * high * cols)
         yield first, stop, _joined_rows(x, numbers, (stop - first, high, width), wide)
     for band in range(whole if at_once else 0, -(-rows // high)):
-        joined, height = Fold(2.0), min(high, rows - band * high)
-        step = _power_of_two(_run(numbers) // width) if width == cols else 1
-        for first, stop in _runs(height, step or 1):
+        joined, height = Fold(2.0, numbers.kernels), min(high, rows - band * high)
+        step = _power_of_two(run_of(numbers) // width) if width == cols else 1
+        for first, stop in runs(height, step or 1):
             origin = (band * high + first) * cols + left
             x = numbers.read(origin, origin + (stop - first - 1) * cols + width)
-            joined.add(_host(_joined_rows(x, numbers, (1, stop - first, width), wide)))
+            joined.add(_joined_rows(x, numbers, (1, stop - first, width), wide))
         yield band, band + 1, joined.result()
 
 
 def _joined_rows(x: Array, numbers: Numbers, shape: folds.Shape, wide: int) -> Array:
     """Return the sums of squares over the middle of `shape`, of each column or of each `wide` columns."""
-    compute, (outer, height, width) = _backend(numbers), shape
+    compute, (outer, height, width) = backend_of(numbers), shape
     if not wide:
         return compute.fold(x, numbers, 2.0, shape, height)
     groups = compute.fold(x, numbers, 2.0, (outer * height, width, 1), wide)
@@ -297,14 +288,14 @@ def _joined_rows(x: Array, numbers: Numbers, shape: folds.Shape, wide: int) -> A
 
 def _sums_between_rows(numbers: Numbers, view: SliceView, block: tuple[int, int], out: Array) -> None:
     """Store the sums of blocks whose columns are neither rows nor columns of the file."""
-    compute, (high, wide), slab = _backend(numbers), block, view.slices * view.after
-    for low, stop in _runs(len(out), max(1, COLUMNS_LIMIT // view.size)):
+    compute, (high, wide), slab = backend_of(numbers), block, view.slices * view.after
+    for low, stop in runs(len(out), max(1, COLUMNS_LIMIT // view.size)):
         rows = min(stop * high, view.slices) - low * high
-        columns = np.empty((stop - low, view.before, view.after))
+        columns = _memory(numbers, (stop - low) * view.size).reshape(stop - low, view.before, view.after)
         for before in range(view.before):
             here = numbers.after(before * slab + low * high * view.after)
             for first, end, sums in _bands(here, rows, (view.after, 0, view.after), high, 0):
-                columns[first:end, before] = _host(sums).reshape(-1, view.after)
+                columns[first:end, before] = _like(columns, sums).reshape(-1, view.after)
         folded = compute.fold_again(columns, 2.0, (stop - low, view.size, 1), wide)
         out[low:stop] = _like(out, folded).reshape(stop - low, -1)
 
@@ -370,13 +361,13 @@ def _smallest(norms: NDArray[np.float64], rank: int) -> float:
     if norms.size <= RANKED_AT_ONCE:
         return float(np.partition(norms, rank - 1)[rank - 1])
     # A partition copies its input, so only the norms with the leading bits of the wanted one are partitioned.
-    runs = [norms[first:stop] for first, stop in _runs(norms.size, RANKED_AT_ONCE)]
+    parts = [norms[first:stop] for first, stop in runs(norms.size, RANKED_AT_ONCE)]
     counts = np.zeros(1 << 16, np.int64)
-    for run in runs:
+    for run in parts:
         counts += np.bincount(_leading(run), minlength=counts.size)
     ends = np.cumsum(counts)
     index = int(np.searchsorted(ends, rank))
-    inside = np.concatenate([run[_leading(run) == index] for run in runs])
+    inside = np.concatenate([run[_leading(run) == index] for run in parts])
     rank_inside = rank - 1 - int(ends[index] - counts[index])
     return float(np.partition(inside, rank_inside)[rank_inside])
 
@@ -391,6 +382,7 @@ def _large(count: int) -> NDArray[np.float64]:
     return np.frombuffer(pages(max(8 * count, 1)), np.float64, count)
 
 
-def _runs(total: int, step: int) -> Iterator[tuple[int, int]]:
+def runs(total: int, step: int) -> Iterator[tuple[int, int]]:
+    """Yield the ends of runs of `step` of `total` elements; the last may be shorter."""
     for first in range(0, total, step):
         yield first, min(first + step, total)

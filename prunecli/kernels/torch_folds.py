@@ -49,6 +49,9 @@ def folding(device: str) -> Fused | None:
         own = kernels.fold(x, FLOATS["BF16"], 1.0, (2, 100, 3), 25)
         wide = values(x, FLOATS["BF16"]).reshape(8, 25, 3)
         equal = bool((_folded(own, 1.0) == _folded(wide, 1.0)).all())
+        pieces = kernels.moments(x, FLOATS["BF16"], 1.0, 1)[:2].reshape(2, -1)
+        sums = _folded(kernels.joined(pieces)[:, :, None], 1.0)[0]
+        equal &= bool((sums == _folded(wide.reshape(1, -1, 1), 1.0)).all())
     except Exception:  # noqa: BLE001 - as said
         return None
     return kernels if equal else None
@@ -91,27 +94,50 @@ def fold_blocks(x: Array, numbers: Numbers, shape: Shape, wide: int) -> Array:
     return fold_again(fold(x, numbers, 2.0, shape, high), 2.0, (outer, width, 1), wide).reshape(outer, -1)
 
 
-def moments(x: Array, numbers: Numbers, scale: float) -> tuple[float, float, int]:
+def moments(x: Array, numbers: Numbers, scale: float) -> Array:
     """Return the folded sums of the finite numbers and of their squares, and their count, as `folds.moments` does."""
     return moments_of_rows(x, numbers, scale, 1)[0]
 
 
-def moments_of_rows(x: Array, numbers: Numbers, scale: float, rows: int) -> list[tuple[float, float, int]]:
-    """Return `moments` of each of `rows` equal parts."""
+def moments_of_rows(x: Array, numbers: Numbers, scale: float, rows: int) -> Array:
+    """Return `moments` of each of `rows` equal parts, shape (rows, 3)."""
+    kernels = folding(str(x.device))
+    if kernels is not None and x.is_contiguous() and not numbers.ranked:
+        pieces = kernels.moments(x, numbers.dtype, scale, rows)
+        both = pieces[:2].reshape(2 * rows, -1)
+        return _rows_of_moments(kernels.joined(both)[:, :, None], pieces[2])
+    return plain_moments(x, numbers, scale, rows)
+
+
+def plain_moments(x: Array, numbers: Numbers, scale: float, rows: int) -> Array:
+    """Return the same by plain torch."""
     torch = importlib.import_module("torch")
     weights = _own_values(x, numbers)
     finite = weights.isfinite()
-    weights = weights.masked_fill_(~finite, 0.0).mul_(scale).reshape(rows, -1, 1)
-    sums = [_folded(y, 1.0).reshape(rows) for y in (weights, weights.square())]
-    counts = finite.reshape(rows, -1).sum(1)
-    totals, squares, numbers_of = torch.stack([*sums, counts.to(torch.float64)]).tolist()
-    return list(zip(totals, squares, map(int, numbers_of), strict=True))
+    weights = weights.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    weights = (weights if scale == 1 else weights.mul_(scale)).reshape(rows, -1, 1)
+    # Both folds go on together from their second step on, which needs no more memory.
+    both = torch.cat([_joined_once(y, torch.add) for y in (weights, weights.square())])
+    return _rows_of_moments(both, finite.reshape(rows, -1))
+
+
+def _rows_of_moments(both: Array, counts: Array) -> Array:
+    """Return (rows, 3) from what is to be folded, (2 * rows, length, 1), and what is to be added up, (rows, length)."""
+    torch, rows = importlib.import_module("torch"), len(counts)
+    return torch.cat([_folded(both, 1.0).reshape(2, rows), counts.sum(1, dtype=torch.float64)[None]]).T
 
 
 def empty(like: Array, count: int) -> Array:
     """Return memory for `count` numbers of float64 on the device of `like`."""
     torch = importlib.import_module("torch")
     return torch.empty(count, dtype=torch.float64, device=like.device)
+
+
+def join_of(n: float) -> Callable[[Array, Array], Array]:
+    """Return the operation that joins the numbers of an Ln norm."""
+    torch: Any = importlib.import_module("torch")
+    join: Callable[[Array, Array], Array] = {inf: torch.maximum, -inf: torch.minimum}.get(n, torch.add)
+    return join
 
 
 def divide(sums: Array, heights: Array, widths: Array) -> None:
@@ -186,10 +212,15 @@ def _own_values(x: Array, numbers: Numbers) -> Array:
 
 def _folded(powers: Array, n: float) -> Array:
     """Return the fold along the middle dimension."""
-    torch: Any = importlib.import_module("torch")
-    join: Callable[[Array, Array], Array] = {inf: torch.maximum, -inf: torch.minimum}.get(n, torch.add)
-    while (length := powers.shape[1]) > 1:
-        even = length // 2 * 2
-        joined = join(powers[:, 0:even:2], powers[:, 1:even:2])
-        powers = joined if even == length else torch.cat([joined, powers[:, even:]], dim=1)
+    join = join_of(n)
+    while powers.shape[1] > 1:
+        powers = _joined_once(powers, join)
     return powers
+
+
+def _joined_once(powers: Array, join: Callable[[Array, Array], Array]) -> Array:
+    """Join neighbours along the middle dimension."""
+    torch: Any = importlib.import_module("torch")
+    even = powers.shape[1] // 2 * 2
+    joined = join(powers[:, 0:even:2], powers[:, 1:even:2])
+    return joined if even == powers.shape[1] else torch.cat([joined, powers[:, even:]], dim=1)

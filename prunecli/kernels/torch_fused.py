@@ -74,6 +74,7 @@ class Fused:
         """Import Triton."""
         self._torch = torch
         self._kernels: Any = importlib.import_module("prunecli.kernels.triton_ops")
+        self._moments: Any = importlib.import_module("prunecli.kernels.triton_moments")
 
     def _on(self, x: Tensor) -> Any:  # noqa: ANN401 - a context
         """Return the context in which the device of `x` is the current one."""
@@ -207,6 +208,34 @@ class Fused:
                 SHIFT=23 - dtype.mantissa, SCALE=_scale(dtype), FINITE=dtype.finite_max,
                 **{**OPTIONS, "num_warps": 4},
             )  # fmt: skip
+        return out
+
+    def moments(self, x: Tensor, dtype: Float, scale: float, rows: int) -> Tensor:
+        """Return what folds of pieces of each row make: (3, rows, pieces), sums of finite numbers, squares and counts.
+
+        The numbers are multiplied by `scale` first.
+        """
+        length = len(x) // rows
+        pieces = -(-length // PIECE)
+        out = self._torch.empty((3, rows, pieces), dtype=self._torch.float64, device=x.device)
+        with self._on(x):
+            self._moments.moments_kernel[(rows * pieces,)](
+                x, out, length, pieces, rows * pieces,
+                FACTOR=scale, P=PIECE, LEVELS=PIECE.bit_length() - 1, **_width(x, dtype),
+                SHIFT=23 - dtype.mantissa, SCALE=_scale(dtype), FINITE=dtype.finite_max,
+                **{**OPTIONS, "num_warps": 4},
+            )  # fmt: skip
+        return out
+
+    def joined(self, sums: Tensor) -> Tensor:
+        """Return the folds of pieces of each row of float64 `sums`."""
+        rows, length = sums.shape
+        pieces = -(-length // PIECE)
+        out = self._torch.empty((rows, pieces), dtype=self._torch.float64, device=sums.device)
+        with self._on(sums):
+            self._moments.join_kernel[(rows * pieces,)](
+                sums, out, length, pieces, P=PIECE, LEVELS=PIECE.bit_length() - 1, **{**OPTIONS, "num_warps": 4}
+            )
         return out
 
     def mark_alive(

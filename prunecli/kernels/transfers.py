@@ -8,6 +8,12 @@ what another one has computed. Its copies take less time than the reads and writ
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prunecli.kernels.ops import Array
 
 
 class Transfers:
@@ -35,6 +41,14 @@ class Transfers:
         if self._queued is not None:
             self._queued.record(self._torch.cuda.current_stream(self._device))
             self._queued.synchronize()
+
+
+def sent(numbers: NDArray[Any], device: str) -> Array:
+    """Return numbers on a device, copied without a wait where that is possible."""
+    host = importlib.import_module("torch").from_numpy(numbers)
+    if copies_in_background(device):
+        return host.pin_memory().to(device, non_blocking=True)
+    return host.to(device)
 
 
 def copies_in_background(device: str) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.kernels.folds import Numbers
+    from prunecli.kernels.later import Measured
     from prunecli.kernels.random_bits import RandomNumbers
     from prunecli.plans import Normalization, OrderStatistic, RankGroup, TensorPlan
 
@@ -172,7 +173,7 @@ class PlansFromMeasure(Strategy):
     __slots__ = ()
 
     @abstractmethod
-    def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    def measure(self, values: TensorValues) -> tuple[Measured, NDArray[np.bool_] | None]:
         """Return the numbers, and which of them stand for remaining weights (None: all of them)."""
 
     @abstractmethod

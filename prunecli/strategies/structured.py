@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.kernels.later import Measured
     from prunecli.layout import SliceView
     from prunecli.strategies.strategy import TensorValues
 
@@ -73,12 +74,15 @@ class _Slices(PlansFromMeasure):
 
     def _alive(self, values: TensorValues) -> NDArray[np.bool_] | None:
         """Return which slices have a remaining weight; None if no weight is already pruned."""
+        from prunecli.kernels.later import fetched
         from prunecli.kernels.norms import slice_norms
 
         remaining = values.remaining()
         if remaining is None:
             return None
-        return slice_norms(remaining, self._view(values.tensor), inf) > 0
+        (norms,) = fetched([slice_norms(remaining, self._view(values.tensor), inf)])
+        alive: NDArray[np.bool_] = norms > 0
+        return alive
 
     def plan_from(
         self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None
@@ -147,7 +151,7 @@ class Structured(_Slices):
                     hint=("leave out ", Argument("dim", self.dim), " to prune outputs"),
                 )
 
-    def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    def measure(self, values: TensorValues) -> tuple[Measured, NDArray[np.bool_] | None]:
         """Return the norm of each slice, and which slices have remaining weights."""
         from prunecli.kernels.norms import slice_norms
 
@@ -189,7 +193,7 @@ class RandomStructured(_Slices):
         """The rule in words."""
         return f"{self._slices} at random, seed {self.seed}"
 
-    def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    def measure(self, values: TensorValues) -> tuple[Measured, NDArray[np.bool_] | None]:
         """Return a random number for each slice, and which slices have remaining weights."""
         from prunecli.kernels.random_bits import draw, random_key
 
@@ -268,7 +272,7 @@ class Block(PlansFromMeasure):
         """Return a sentence about tensors of which no block is pruned."""
         return rounds_to_none(self.amount, [(tensor, self._blocks(tensor)) for tensor in tensors], self._unit)
 
-    def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    def measure(self, values: TensorValues) -> tuple[Measured, NDArray[np.bool_] | None]:
         """Return the root mean square of each block in row-major order, and which blocks have remaining weights."""
         from prunecli.kernels.norms import block_norms
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.kernels.later import Measured
     from prunecli.strategies.strategy import TensorValues
 
 
@@ -87,13 +88,11 @@ class StdThreshold(PlansFromMeasure):
         """The rule in words."""
         return f"|w| <= {self.deviations:g} std"
 
-    def measure(self, values: TensorValues) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    def measure(self, values: TensorValues) -> tuple[Measured, NDArray[np.bool_] | None]:
         """Return the standard deviation of the remaining weights, as an array of one number."""
-        import numpy as np
+        from prunecli.kernels.deviations import deviation
 
-        from prunecli.kernels.norms import standard_deviation
-
-        return np.array([standard_deviation(values.signed(), values.tensor.numel)]), None
+        return deviation(values.signed(), values.tensor.numel), None
 
     def plan_from(
         self,

@@ -13,9 +13,10 @@ from support import examples
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels import norms
+from prunecli.kernels.deviations import standard_deviation
 from prunecli.kernels.folds import Numbers
 from prunecli.kernels.native.library import library
-from prunecli.kernels.norms import block_norms, slice_norms, smallest_norms, smallest_numbers, standard_deviation
+from prunecli.kernels.norms import block_norms, slice_norms, smallest_norms, smallest_numbers
 from prunecli.layout import slice_view
 
 if TYPE_CHECKING:

@@ -150,3 +150,21 @@ def test_folds_are_those_of_plain_torch(name: str) -> None:
             own = torch_folds._folded(fused.fold(x.to(DEVICE), dtype, n, shape, part), n).cpu()
             expected = torch_folds.fold(x, numbers, n, shape, part)
             assert expected.flatten().tolist() == own.flatten().tolist(), (shape, n, part)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize(("rows", "length"), [(1, 5000), (3, 2048), (4, 1), (2, 2049)])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-600])
+def test_moments_are_folded_in_pieces(name: str, rows: int, length: int, scale: float) -> None:
+    """The fold of the pieces is that of plain torch, for signed numbers and their squares; the others do not count."""
+    dtype, fused = FLOATS[name], interpreted().fused
+    x = torch.from_numpy(weights(dtype, rows * length, 1, tiny=False))
+    numbers = Numbers(lambda first, stop: x[first:stop], dtype)
+    assert fused is not None
+
+    pieces = fused.moments(x.to(DEVICE), dtype, scale, rows)
+
+    sums = fused.joined(pieces[:2].reshape(2 * rows, -1))
+    assert sums.shape == (2 * rows, 1)
+    found = torch.cat([sums.reshape(2, rows), pieces[2].sum(1)[None]]).T.cpu()
+    assert found.tolist() == torch_folds.plain_moments(x, numbers, scale, rows).tolist()

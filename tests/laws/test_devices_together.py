@@ -11,8 +11,8 @@ from support.pretended import FIRST, SECOND, Device, pretend
 from support.weights import contiguous_copies
 
 from prunecli.api import prune_state_dict
+from prunecli.engine import device_measure, small_tensors, stacked_measure
 from prunecli.engine import device_ranks as planned
-from prunecli.engine import small_tensors, stacked_measure
 from prunecli.io import memory_reader
 from prunecli.ranking import device_ranks
 
@@ -57,13 +57,13 @@ def model() -> dict[str, Tensor]:
 
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let tensors of a few kilobytes be large ones, of several runs."""
-    for module in (small_tensors, stacked_measure, planned):
+    for module in (small_tensors, stacked_measure, planned, device_measure):
         monkeypatch.setattr(module, "SMALL", 0)
     monkeypatch.setattr(memory_reader, "DEVICE_RUN", 1 << 11)
     monkeypatch.setattr(device_ranks, "RUN", 1 << 10)
 
 
-@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("large", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_devices_and_the_host_agree(strategy: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
     """Weights are ranked together across devices and strides; no operation mixes tensors of two devices."""
     here, there = model(), model()

@@ -123,6 +123,17 @@ class CountedKernels:
             numbers = Numbers(lambda *_: None, dtype)
             return torch_folds.plain_fold(x, numbers, n, shape, part).reshape(-1, 1, shape[2])
 
+    def moments(self, x: Any, dtype: Any, scale: float, rows: int) -> Any:  # noqa: ANN401
+        """Fold both sums."""
+        with self._counted.one("moments_kernel"):
+            numbers = Numbers(lambda *_: None, dtype)
+            return torch_folds.plain_moments(x, numbers, scale, rows).T[:, :, None]
+
+    def joined(self, sums: Any) -> Any:  # noqa: ANN401
+        """Fold sums."""
+        with self._counted.one("join_kernel"):
+            return torch_folds.fold_again(sums, 1.0, (*sums.shape, 1), sums.shape[1])[:, :, 0]
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """Return the counterpart in plain torch of another call."""
 

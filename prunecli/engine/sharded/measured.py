@@ -14,8 +14,9 @@ from prunecli.engine.sharded.payloads import packed, unpacked
 from prunecli.engine.sharded.values import in_pool
 from prunecli.errors import UsageError
 from prunecli.io.threads import results
-from prunecli.kernels import folds, norms
+from prunecli.kernels import deviations, folds, norms
 from prunecli.kernels.folds import join_of
+from prunecli.kernels.later import fetched
 from prunecli.kernels.views import block_grid
 from prunecli.layout import SliceView
 from prunecli.text.escape import printable
@@ -63,7 +64,7 @@ class MeasuredInParts:
         for index in self._members:
             numbers = _PartValues(self._values, pool, index)
             measured, alive = self._strategy.measure(numbers)
-            plan = self._strategy.plan_from(self._values.whole.as_ranked(index), measured, alive)
+            plan = self._strategy.plan_from(self._values.whole.as_ranked(index), fetched([measured])[0], alive)
             self._plans[index] = plan
             if index in self._followers:
                 self._plans[self._followers[index]] = plan.of_bias
@@ -127,7 +128,7 @@ class _Measure:
                 at = place
                 for level, number in nodes_of(start, start + count, length):
                     size = min((number + 1) << level, length) - (number << level)
-                    nodes.append((level, number, *norms.moments_of(numbers.after(at), size, scale)))
+                    nodes.append((level, number, *deviations.moments_of(numbers.after(at), size, scale)))
                     at += size
             levels, indices, sums, squares, counts = map(np.array, zip(*nodes, strict=True))
             return {"levels": levels, "indices": indices, "sums": np.stack([sums, squares], 1), "counts": counts}

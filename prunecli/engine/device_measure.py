@@ -1,0 +1,98 @@
+"""Plans from numbers measured on tensors that lie on devices: those of all of them are fetched together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.engine.small_tensors import SMALL
+from prunecli.engine.stacked_measure import stacks
+from prunecli.io.threads import Worker
+from prunecli.kernels.later import Later, fetched
+from prunecli.kernels.transfers import sent
+from prunecli.plans import PruneBlocks, PruneSlices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from prunecli.engine.measured_planner import MeasuredPlanner
+    from prunecli.io.threads import Pool
+    from prunecli.kernels.folds import Numbers
+
+WAITING = 1 << 26
+"""The bytes on devices of what is measured, and of copies of small tensors, that wait to be fetched."""
+
+FLAGS_LIMIT = 1 << 27
+"""The bytes of flags of blocks that stay on devices until all plans are made; more of them wait on the host."""
+
+
+class DeviceMeasureBatch:
+    """The targets of a strategy that lie on devices."""
+
+    def __init__(self, planner: MeasuredPlanner, members: Sequence[int]) -> None:
+        """Read nothing yet."""
+        self._planner, self._members = planner, members
+        self._worker = Worker(None)
+        self._flags = 0
+
+    @property
+    def size(self) -> int:
+        """The bytes of weights that are read."""
+        return sum(self._planner.tensors.targets[member].nbytes for member in self._members)
+
+    def start(self, pool: Pool) -> None:
+        """Do nothing: kernels are queued in `finish`, and are computed while later ones are."""
+
+    def finish(self, pool: Pool) -> None:  # noqa: ARG002 - protocol
+        """Measure, fetch the numbers of many targets together, and store their plans."""
+        waiting: list[tuple[int, Any]] = []
+        size = 0
+        for member, own in self._numbers():
+            measured, _ = self._planner.measure(self._worker, member, own)
+            waiting.append((member, measured))
+            size += (measured.numbers if isinstance(measured, Later) else measured).nbytes
+            size += 0 if own is None else self._planner.tensors.targets[member].nbytes
+            if size >= WAITING:
+                self._conclude(waiting)
+                waiting, size = [], 0
+        self._conclude(waiting)
+
+    def _numbers(self) -> Iterator[tuple[int, Numbers | None]]:
+        """Yield the targets, first small ones that are measured together, with their weights."""
+        together: set[int] = set()
+        for member, own in stacks(self._planner.tensors, self._members):
+            together.add(member)
+            yield member, own
+        yield from ((member, None) for member in self._members if member not in together)
+
+    def _conclude(self, waiting: Sequence[tuple[int, Any]]) -> None:
+        """Store the plans of targets."""
+        found = fetched([measured for _, measured in waiting])
+        for (member, _), measured in zip(waiting, found, strict=True):
+            self._planner.store(member, self._planner.plan_from(member, measured))
+            self._keep_few(member)
+        self._send_flags([member for member, _ in waiting])
+
+    def _keep_few(self, member: int) -> None:
+        """Move flags of blocks to the host if there are too many on devices."""
+        plans, plan = self._planner.plans, self._planner.plans[member]
+        if isinstance(plan, PruneBlocks) and not isinstance(plan.alive, bytes):
+            self._flags += plan.alive.nbytes
+            if self._flags > FLAGS_LIMIT:
+                plans[member] = replace(plan, alive=bytes(plan.alive.cpu().numpy()))
+
+    def _send_flags(self, members: Sequence[int]) -> None:
+        """Copy the flags of slices of large targets to their devices, with one copy for each device."""
+        targets, reader, plans = self._planner.tensors.targets, self._planner.tensors.reader, self._planner.plans
+        by_device: dict[str, list[tuple[int, PruneSlices]]] = {}
+        for member in members:
+            plan = plans[member]
+            if isinstance(plan, PruneSlices) and targets[member].nbytes > SMALL:
+                device = str(reader.on_a_device(targets[member]).device)  # type: ignore[union-attr]
+                by_device.setdefault(device, []).append((member, plan))
+        for device, sliced in by_device.items():
+            flags = sent(np.frombuffer(bytearray(b"".join(plan.alive for _, plan in sliced)), np.int8), device)
+            for (member, plan), own in zip(sliced, flags.split([len(plan.alive) for _, plan in sliced]), strict=True):
+                plans[member] = replace(plan, alive=own)

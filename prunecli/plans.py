@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunecli.layout import SliceView
 from prunecli.values import dataclass
@@ -225,16 +225,23 @@ class PruneSmallestOfRow(TensorPlan):
 
     @property
     def rows_are_contiguous(self) -> bool:
-        """Whether the weights of a row follow each other. If not, a `CutPerSlice` has to be made from this plan."""
+        """Whether the weights of a row follow each other. If not, a `CutPerSlice` has to be made from this plan.
+
+        Small tensors on a device need none.
+        """
         return self.view.before == 1
 
     def reach(self, shape: tuple[int, ...], start: int, stop: int) -> tuple[int, int]:  # noqa: ARG002 - as the base
         """Return the range widened to whole rows."""
-        return start - start % self.view.after, stop + -stop % self.view.after
+        unit = self.view.after if self.rows_are_contiguous else self.view.size * self.view.slices
+        return start - start % unit, stop + -stop % unit
 
     def keep(self, ops: Ops, y: Array, chunk: Chunk) -> Keep:  # noqa: ARG002 - as the base
         """Return the keep array of whole rows."""
-        return ops.keep_rows(y, self.view.after, self.wanted)
+        if self.rows_are_contiguous:
+            return ops.keep_rows(y, self.view.after, self.wanted)
+        on_device: Any = ops
+        return on_device.keep_slice_rows(y, self.view, self.wanted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunecli.kernels import torch_values
 from prunecli.kernels.torch_squares import square_tables, sum_of_table, table_shape
-from prunecli.kernels.torch_values import copied
 from prunecli.ranking.normalized_cut import CountResult
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class _Places:
 
     def above(self, y: Array) -> Array:
         """Return the smallest pattern of each row whose square is added up."""
-        return copied(np.array([[each.above] for each in self._counted]), y)
+        return torch_values.copied(np.array([[each.above] for each in self._counted]), y)
 
     def join(self, table: Array) -> None:
         """Add a table of bins."""
@@ -123,7 +123,7 @@ class _Places:
         firsts = accumulate((each.places for each in counted), initial=0)
         ends = [(each.request.low, each.request.high - 1, each.request.shift, each.first) for each in counted]
         asked = [(*each, first) for each, first in zip(ends, firsts, strict=False)]
-        low, last, shift, bin_, first = copied(np.array(asked, np.int64), y).T[:, :, None]
+        low, last, shift, bin_, first = torch_values.copied(np.array(asked, np.int64), y).T[:, :, None]
         inside = (y >= low) & (y <= last)
         number = (y.to(torch.int64) >> shift) - bin_
         if not counted[0].listed:
@@ -172,6 +172,7 @@ class CountsOnDevices:
         marked, ends = there.tensors.scorer is not None, (request.low, request.high, request.shift)
         places = _Places(ops.torch, [counted])
         squares: Array = 0
+        above: Array = None
         for rows in there.runs(member):
             y = there.patterns(rows) if marked or counted.listed or counted.squares else rows.weights
             if counted.listed:
@@ -179,7 +180,8 @@ class CountsOnDevices:
             else:
                 places.join(ops.bracket(y[0], request.dtype, *ends, marked=y is not rows.weights)[1:])
             if counted.squares:
-                squares = squares + square_tables(ops.torch, y, places.above(y), request.dtype)
+                above = places.above(y) if above is None else above
+                squares = squares + square_tables(ops.torch, y, above, request.dtype)
         return ops.torch.cat([places.table, squares.flatten()]) if counted.squares else places.table
 
     def _stack(self, members: tuple[int, ...], counted: Sequence[_Counted]) -> Array:

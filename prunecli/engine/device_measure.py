@@ -2,30 +2,88 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunecli.dtypes import FLOATS
+from prunecli.engine.device_rows import RUN
+from prunecli.engine.scorers import RemainingScorer
 from prunecli.engine.small_tensors import SMALL
 from prunecli.engine.stacked_measure import stacks
+from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Worker
+from prunecli.kernels import torch_folds, torch_values
+from prunecli.kernels.folds import Numbers
 from prunecli.kernels.later import Later, fetched
+from prunecli.kernels.rows import Rows
 from prunecli.kernels.transfers import sent
 from prunecli.plans import PruneBlocks, PruneSlices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from prunecli.dtypes import Float
     from prunecli.engine.measured_planner import MeasuredPlanner
+    from prunecli.engine.scored_tensors import ScoredTensors
     from prunecli.io.threads import Pool
-    from prunecli.kernels.folds import Numbers
+    from prunecli.kernels.ops import Array
 
 WAITING = 1 << 26
 """The bytes on devices of what is measured, and of copies of small tensors, that wait to be fetched."""
 
 FLAGS_LIMIT = 1 << 27
 """The bytes of flags of blocks that stay on devices until all plans are made; more of them wait on the host."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceScores:
+    """The numbers of `WorkerValues` for a target on a device where scores are ranked."""
+
+    tensors: ScoredTensors
+    worker: Worker
+    index: int
+
+    def ranked(self) -> Numbers:
+        """Return the scores."""
+        return self._numbers(self._scored, self.tensors.dtype(self.index), ranked=True)
+
+    def signed(self) -> Numbers:
+        """Return the weights with their signs, and NaN for already pruned ones, as patterns of float64."""
+        tensor, scorer = self.tensors.targets[self.index], self.tensors.scorer
+        scales = ScaleReader(self.tensors.reader.sources)
+
+        def signed(rows: Rows) -> Array:
+            ((_, weights, first),) = rows.each()
+            if tensor.scale is None:
+                numbers = torch_values.values(weights, FLOATS[tensor.dtype]).clone()
+            else:
+                numbers = scales.values(self.worker, tensor, weights, first)
+            if isinstance(scorer, RemainingScorer):
+                numbers.masked_fill_(scorer.pruned(self.worker, rows)[0], nan)
+            return torch_values.patterns(numbers)[None]
+
+        return self._numbers(signed, FLOATS["F64"])
+
+    def remaining(self) -> Numbers:
+        """Return 1 for remaining weights and 0 for already pruned ones, as patterns."""
+        return self._numbers(lambda rows: (self._scored(rows) >= 0).short(), FLOATS["F16"], ranked=True)
+
+    def _scored(self, rows: Rows) -> Array:
+        scorer = self.tensors.scorer
+        if scorer is None:
+            raise TypeError
+        return scorer.on_device(self.worker, rows)
+
+    def _numbers(self, compute: Callable[[Rows], Array], dtype: Float, *, ranked: bool = False) -> Numbers:
+        weights = self.tensors.reader.array_reader(self.worker, self.tensors.targets[self.index])
+
+        def read(first: int, stop: int) -> Array:
+            return compute(Rows((self.index,), weights(first, stop)[None], first))[0]
+
+        return Numbers(read, dtype, ranked=ranked, kernels=torch_folds, run=RUN)
 
 
 class DeviceMeasureBatch:
@@ -47,11 +105,11 @@ class DeviceMeasureBatch:
 
     def finish(self, pool: Pool) -> None:  # noqa: ARG002 - protocol
         """Measure, fetch the numbers of many targets together, and store their plans."""
-        waiting: list[tuple[int, Any]] = []
+        waiting: list[tuple[int, Any, Any]] = []
         size = 0
         for member, own in self._numbers():
-            measured, _ = self._planner.measure(self._worker, member, own)
-            waiting.append((member, measured))
+            measured, alive = self._planner.measure(self._worker, member, own)
+            waiting.append((member, measured, alive))
             size += (measured.numbers if isinstance(measured, Later) else measured).nbytes
             size += 0 if own is None else self._planner.tensors.targets[member].nbytes
             if size >= WAITING:
@@ -67,13 +125,13 @@ class DeviceMeasureBatch:
             yield member, own
         yield from ((member, None) for member in self._members if member not in together)
 
-    def _conclude(self, waiting: Sequence[tuple[int, Any]]) -> None:
+    def _conclude(self, waiting: Sequence[tuple[int, Any, Any]]) -> None:
         """Store the plans of targets."""
-        found = fetched([measured for _, measured in waiting])
-        for (member, _), measured in zip(waiting, found, strict=True):
-            self._planner.store(member, self._planner.plan_from(member, measured))
+        found = fetched([measured for _, measured, _ in waiting])
+        for (member, _, alive), measured in zip(waiting, found, strict=True):
+            self._planner.store(member, self._planner.plan_from(member, measured, alive))
             self._keep_few(member)
-        self._send_flags([member for member, _ in waiting])
+        self._send_flags([member for member, _, _ in waiting])
 
     def _keep_few(self, member: int) -> None:
         """Move flags of blocks to the host if there are too many on devices."""

@@ -66,6 +66,22 @@ class DeviceRows:
         for low, high in pairwise([*range(first, numel, RUN), numel]):
             yield Rows((member,), self._weights(member, low, high)[None], low)
 
+    def blocks(self, member: int, length: int, number: int, step: int) -> Rows:
+        """Return runs of one target, whose first elements are about `step` from each other."""
+        tensor, step = self.tensors.targets[member], step // 8 * 8  # as random numbers need it
+        if not tensor.contiguous:
+            runs = [self._weights(member, n * step, n * step + length) for n in range(number)]
+            return Rows((member,), stacked(runs), 0, step)
+        weights = self._weights(member, 0, tensor.numel)
+        return Rows((member,), weights.as_strided((number, length), (step, 1), weights.storage_offset()), 0, step)
+
+    def columns(self, member: int, first: int, rows: tuple[int, int], length: int) -> Rows:
+        """Return `length` columns of a matrix in a target, from the element `first`; `rows` are (number, length)."""
+        number, step = rows
+        weights = self._weights(member, 0, self.tensors.targets[member].numel)
+        weights = weights.as_strided((number, length), (step, 1), weights.storage_offset() + first)
+        return Rows((member,), weights, first, step)
+
     def parts(self, members: tuple[int, ...]) -> Iterator[Rows]:
         """Yield a stack, or the runs of one target."""
         yield from [self.rows(members)] if len(members) > 1 else self.runs(members[0])

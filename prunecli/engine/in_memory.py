@@ -11,7 +11,7 @@ from prunecli.engine.device_errors import device_problem
 from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
-from prunecli.engine.small_tensors import BATCH_BYTES, SMALL, kind_of, needs_no_memory, prune_together
+from prunecli.engine.small_tensors import BATCH_BYTES, SCORE_SHARE, SMALL, kind_of, needs_no_memory, prune_together
 from prunecli.errors import DeviceError
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.memory import TensorsInMemory
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
     from prunecli.kernels.ops import Array
     from prunecli.report.model import Report
 
-SCORED_RUN, SCORE_SHARE = 1 << 23, 4
-"""Weights with scores that are pruned at once: a score takes 8 bytes, and is computed from others.
-
-So many times fewer small tensors are pruned together if they have scores."""
+SCORED_RUN = 1 << 23
+"""Weights with scores that are pruned at once: a score takes 8 bytes, and is computed from others."""
 
 LARGE_TENSOR = 1 << 19
 """A tensor on the host of more bytes than this is pruned by several threads; for smaller ones they would wait."""

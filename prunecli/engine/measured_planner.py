@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.engine.device_measure import DeviceScores
     from prunecli.engine.planner import Batch
     from prunecli.engine.scored_tensors import ScoredTensors
     from prunecli.engine.scorers import Scorer
@@ -55,7 +56,7 @@ class MeasuredPlanner:
     def batches(self, members: Sequence[int]) -> list[Batch]:
         """Return the targets in batches: those on devices together, and others in the order of the files."""
         targets, reader = self.tensors.targets, self.tensors.reader
-        there = {m: None for m in members if self.tensors.scorer is None and reader.on_device(targets[m])}
+        there = {m: None for m in members if reader.on_device(targets[m])}
         here = in_batches([m for m in members if m not in there], lambda member: [targets[member]])
         batches: list[Batch] = [MeasuredBatch(self, batch) for batch in here]
         if there:
@@ -131,12 +132,27 @@ class WorkerValues:
         """Return the numbers that are ranked."""
         if (scorer := self.tensors.scorer) is None:
             return self._weights(long=True)
+        if self.own is not None:
+            return self.own
+        if self._on_device is not None:
+            return self._on_device.ranked()
         return Numbers(self._patterns(scorer, lambda y: y), scorer.dtype(self.index), ranked=True)
+
+    @property
+    def _on_device(self) -> DeviceScores | None:
+        """The scores of a target that lies on a device; None if it lies on the host."""
+        if not self.tensors.reader.on_device(self.tensor):
+            return None
+        from prunecli.engine.device_measure import DeviceScores  # noqa: PLC0415 - it needs torch
+
+        return DeviceScores(self.tensors, self.worker, self.index)
 
     def signed(self) -> Numbers:
         """Return the weights with their signs."""
         if (scorer := self.tensors.scorer) is None:
             return self._weights(long=False)
+        if self._on_device is not None:
+            return self._on_device.signed()
         read = arrays_of(self.tensors.reader.range_reader(self.worker, self.tensor))
         scales = ScaleReader(self.tensors.reader.sources)
 
@@ -155,6 +171,8 @@ class WorkerValues:
         """Return a positive number for remaining weights; None if all remain."""
         if (scorer := self.tensors.scorer) is None:
             return None
+        if self._on_device is not None:
+            return self._on_device.remaining()
         # The smallest positive pattern of any format is more than 0.
         return Numbers(self._patterns(scorer, lambda y: (y >= 0).astype(np.int16)), FLOATS["F16"], ranked=True)
 

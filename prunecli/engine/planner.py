@@ -77,6 +77,18 @@ def _rows_in_pieces(tensors: ScoredTensors, members: Sequence[int], plans: dict[
         for index in filter(tensors.part.has, members)
         if isinstance(plan := plans[index], PruneSmallestOfRow) and not plan.rows_are_contiguous
     }
+    there = {index: plan for index, plan in rows.items() if tensors.reader.on_device(tensors.targets[index])}
+    if there:
+        from prunecli.engine.device_row_planner import DeviceRowBatch  # noqa: PLC0415 - it needs torch
+
+        rows = {index: plan for index, plan in rows.items() if index not in there}
+        return [DeviceRowBatch(tensors, there, plans), *_searched_rows(tensors, rows, plans)]
+    return _searched_rows(tensors, rows, plans)
+
+
+def _searched_rows(
+    tensors: ScoredTensors, rows: Mapping[int, PruneSmallestOfRow], plans: dict[int, TensorPlan]
+) -> Sequence[Batch]:
     if not rows:
         return []
     from prunecli.engine.row_planner import row_batches  # noqa: PLC0415 - most runs do not need it

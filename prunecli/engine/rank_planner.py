@@ -76,6 +76,12 @@ class RankPlanner:
         # Groups of several tensors are ranked by all processes, one after the other, in the same order everywhere.
         shared = [group for group in groups if self._is_shared(group)]
         own = [group for group in groups if group not in shared and part.has(group.members[0])]
+        scored = [group for group in own if self._is_scored_on_devices(group)]
+        if scored:
+            from prunecli.engine.scored_ranks import ScoredRankBatch  # noqa: PLC0415 - it needs torch
+
+            rest = in_batches([g for g in own if g not in scored], lambda g: [targets[m] for m in g.members])
+            return [ScoredRankBatch(self, scored), *(RankBatch(self, batch) for batch in rest)]
         live = [] if part.group.size > 1 else [(group, found) for group in own if (found := self._on_devices(group))]
         if live:
             from prunecli.engine.device_ranks import DeviceRankBatch  # noqa: PLC0415 - it needs torch
@@ -85,6 +91,12 @@ class RankPlanner:
             return [DeviceRankBatch(self, live), *(RankBatch(self, batch) for batch in rest)]
         batches = in_batches(own, lambda group: [targets[member] for member in group.members])
         return [RankBatch(self, batch) for batch in (*batches, *([group] for group in shared))]
+
+    def _is_scored_on_devices(self, group: RankGroup) -> bool:
+        """Return whether the scores of a group are computed on devices, all of them."""
+        tensors = self.tensors
+        there = (tensors.reader.on_device(tensors.targets[member]) for member in group.members)
+        return tensors.scorer is not None and tensors.part.group.size == 1 and all(there)
 
     def _on_devices(self, group: RankGroup) -> dict[int, Array]:
         """Return the weights of a group that lie on devices, in any order; none if scores are ranked."""

@@ -25,6 +25,10 @@ BATCH_BYTES = 1 << 25
 """The bytes of tensors that are copied into one buffer and back."""
 
 
+SCORE_SHARE = 4
+"""So many times fewer small tensors are computed together if they have scores, of 8 bytes for each weight."""
+
+
 def kind_of(pruner: Pruner, target: int, x: Array, ops: Any) -> Hashable | None:  # noqa: ANN401 - TorchOps
     """Return what a target has in common with others that it can be pruned with; None if it is pruned alone.
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.dtypes import FLOATS
-from prunecli.engine.small_tensors import BATCH_BYTES, SMALL
+from prunecli.engine.small_tensors import BATCH_BYTES, SCORE_SHARE, SMALL
 from prunecli.io.threads import Worker
 from prunecli.kernels import torch_folds
 from prunecli.kernels.folds import Numbers
 from prunecli.kernels.later import Later
 from prunecli.kernels.norms import block_norms, slice_norms
+from prunecli.kernels.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from prunecli.dtypes import Float
     from prunecli.engine.scored_tensors import ScoredTensors
+    from prunecli.engine.scorers import Scorer
     from prunecli.kernels.ops import Array
     from prunecli.layout import SliceView
 
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 class Stack:
     """The weights of tensors of one shape; what is measured is kept for all of them."""
 
-    def __init__(self, arrays: Sequence[Array], dtype: Float) -> None:
-        """Take integers on one device; nothing is computed yet."""
-        self.arrays, self.dtype = arrays, dtype
+    def __init__(self, arrays: Sequence[Array], dtype: Float, score: Callable[[Array], Array] | None = None) -> None:
+        """Take integers on one device; nothing is computed yet. `score` returns the patterns of rows of weights."""
+        self.arrays, self.dtype, self._score = arrays, dtype, score
         self._found: dict[Hashable, Any] = {}
         self._lock = Lock()
 
@@ -42,9 +43,10 @@ class Stack:
         """The weights of all tensors, one after the other."""
         import torch  # noqa: PLC0415 - there are tensors, so it is loaded
 
-        x = torch.stack(list(self.arrays)).reshape(-1)
-        run = torch_folds.run_of(x.device)
-        return Numbers(lambda first, stop: x[first:stop], self.dtype, kernels=torch_folds, run=run)
+        x = torch.stack([array.reshape(-1) for array in self.arrays])
+        x = (x if self._score is None else self._score(x)).reshape(-1)
+        run, ranked = torch_folds.run_of(x.device), self._score is not None
+        return Numbers(lambda first, stop: x[first:stop], self.dtype, ranked, torch_folds, run)
 
     def found(self, key: Hashable, compute: Callable[[], Any]) -> Any:  # noqa: ANN401 - as `compute`
         """Return what is computed once, by the first tensor that asks for it."""
@@ -101,7 +103,7 @@ def stacks(tensors: ScoredTensors, members: Sequence[int]) -> Iterator[tuple[int
         tensor = tensors.targets[member]
         if tensor.nbytes <= SMALL and tensor.numel:
             device = str(tensors.reader.on_a_device(tensor).device)  # type: ignore[union-attr]
-            kinds.setdefault((tensor.shape, tensor.dtype, device), []).append(member)
+            kinds.setdefault((tensor.shape, tensor.dtype, device, tensor.scale is None), []).append(member)
     for own in kinds.values():
         if len(own) > 1:
             yield from _numbers(tensors, own)
@@ -109,13 +111,19 @@ def stacks(tensors: ScoredTensors, members: Sequence[int]) -> Iterator[tuple[int
 
 def _numbers(tensors: ScoredTensors, members: Sequence[int]) -> Iterator[tuple[int, Numbers]]:
     worker, first = Worker(None), tensors.targets[members[0]]
-    step = max(1, BATCH_BYTES // first.nbytes)
+    scorer = tensors.scorer
+    step = max(1, BATCH_BYTES // (first.nbytes * (1 if scorer is None else SCORE_SHARE)))
     for low in range(0, len(members), step):
         part = members[low : low + step]
         arrays = [tensors.reader.array_reader(worker, tensors.targets[member])(0, first.numel) for member in part]
-        stack = Stack(arrays, FLOATS[first.dtype])
+        score = None if scorer is None else partial(_scores, scorer, worker, tuple(part))
+        stack = Stack(arrays, tensors.dtype(part[0]), score)
         for place, member in enumerate(part):
             yield member, Numbers(_nothing, stack.dtype, in_parts=OneOfStack(stack, place))
+
+
+def _scores(scorer: Scorer, worker: Worker, members: tuple[int, ...], weights: Array) -> Array:
+    return scorer.on_device(worker, Rows(members, weights))
 
 
 def _nothing(first: int, stop: int) -> Array:

@@ -238,6 +238,24 @@ class TorchOps:
             )
         return kept.flatten()
 
+    def keep_slice_rows(self, y: Array, view: SliceView, wanted: Callable[[int], int]) -> Array:
+        """Return the same for rows that are the slices of whole stacks of `view`."""
+        stacks = y.reshape(-1, view.before, view.slices, view.after).transpose(1, 2)
+        kept = self.keep_rows(stacks.reshape(-1), view.size, wanted)
+        return kept.reshape(stacks.shape).transpose(1, 2).reshape(-1)
+
+    def cuts_of_rows(self, rows: Array, wanted: Callable[[int], int]) -> tuple[Array, Array]:
+        """Return the largest pruned pattern of each row, and the position of the last pruned entry that is equal to it.
+
+        Of a row of which nothing is pruned they are 0 and -1.
+        """
+        torch, kept = self.torch, self.keep_rows(rows.reshape(-1), rows.shape[1], wanted).reshape(rows.shape)
+        pruned = (kept == 0) & (rows >= 0)
+        cuts = torch.where(pruned, rows, -1).amax(1)
+        places = torch.arange(rows.shape[1], device=rows.device)
+        limits = torch.where(pruned & (rows == cuts[:, None]), places, -1).amax(1)
+        return cuts.clamp_(min=0), limits
+
     def _numbers_wanted(self, rows: Array, wanted: Callable[[int], int]) -> Array:
         """Return how many weights of each row are pruned."""
         remaining = (rows >= 0).sum(1)
@@ -286,7 +304,10 @@ class TorchOps:
         """Compare with the cut of each element's slice, and the position of each equal with the limit of its slice."""
         torch, kept = self.torch, self.torch.empty(len(y), dtype=self.torch.int8, device=y.device)
         # Copied, because an array of a plan may be read-only.
-        cut_of, limit_of = (torch.from_numpy(np.array(numbers)).to(self.device) for numbers in (cuts, limits))
+        cut_of, limit_of = (
+            numbers if is_tensor(numbers) else torch.from_numpy(np.array(numbers)).to(self.device)
+            for numbers in (cuts, limits)
+        )
         for first in range(0, len(y), RUN // 4):
             part = y[first : first + RUN // 4]
             number, position = slice_numbers(torch, elements(torch, start + first, len(part), y.device), view)

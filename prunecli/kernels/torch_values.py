@@ -51,6 +51,12 @@ def magnitudes(numbers: Array) -> Array:
     return numbers.view(importlib.import_module("torch").int64) & _MASK
 
 
+def patterns(numbers: Array) -> Array:
+    """Return float64 numbers as integers."""
+    integers: Array = numbers.view(importlib.import_module("torch").int64)
+    return integers
+
+
 def copied(numbers: NDArray[Any], like: Array) -> Array:
     """Return a copy of numbers of the host on the device of `like`."""
     host = importlib.import_module("torch").from_numpy(np.ascontiguousarray(numbers))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from prunecli.dtypes import Float
+    from prunecli.engine.scored_ranks import HeldScores
     from prunecli.kernels.torch_ops import TorchOps
     from prunecli.ranking.kth_smallest import RankSearch, Sample
 
@@ -105,8 +106,12 @@ class Held:
         values = parts[0] if len(parts) == 1 else self.ops.torch.cat([part.reshape(-1) for part in parts])
         return OnDevice(self.ops, values, self.dtype)
 
+    def equals(self, bits: int) -> Any:  # noqa: ANN401 - a tensor
+        """Return how many magnitudes of each member are smaller than `bits` and equal to it, shape (2, members)."""
+        return ManyTensors(self.ops, self.parts, self.dtype).equals(bits)
 
-Searches: TypeAlias = "Sequence[tuple[RankSearch, Sequence[Held]]]"
+
+Searches: TypeAlias = "Sequence[tuple[RankSearch, Sequence[Held | HeldScores]]]"
 """Searches, each with the members of its group that lie on devices."""
 
 
@@ -145,7 +150,7 @@ def _narrow(searches: Searches, others: Others | None) -> None:
             search.high = max(ends[len(members) + index], search.low) + 1
 
 
-def _samples(search: RankSearch, held: Sequence[Held], others: Others | None) -> list[Any]:
+def _samples(search: RankSearch, held: Sequence[Held | HeldScores], others: Others | None) -> list[Any]:
     """Return the keys of blocks of neighbours at even distances, (blocks, length) of each, on the first device."""
     total = search.total
     size = min(SAMPLE, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
@@ -212,12 +217,13 @@ def _count(searches: Searches, others: Others | None) -> None:
         keep(numbers)
 
 
-def _counts_of(held: Held, low: int, width: int) -> Any:  # noqa: ANN401 - a tensor
+def _counts_of(held: Held | HeldScores, low: int, width: int) -> Any:  # noqa: ANN401 - a tensor
     """Return for each member the number of magnitudes below `low`, and those of each of `width` patterns from it."""
     if len(held.members) > 1:
-        return ManyTensors(held.ops, held.parts, held.dtype).equals(low).T.flatten()
-    runs = held.joined().runs()
-    return reduce(add, (held.ops.bracket(run, held.dtype, low, low + max(width, 1), 0) for run in runs))
+        return held.equals(low).T.flatten()
+    member, high = held.joined(), low + max(width, 1)
+    tables = (held.ops.bracket(run, held.dtype, low, high, 0, marked=member.marked) for run in member.runs())
+    return reduce(add, tables)
 
 
 def _add_counts(search: RankSearch, members: Sequence[int], width: int, numbers: Sequence[int]) -> None:
@@ -230,7 +236,7 @@ def _add_table(search: RankSearch, shift: int, numbers: Sequence[int]) -> None:
     search.add_bins(numbers[0], numbers[1:], shift)
 
 
-def table_of(search: RankSearch, member: OnDevice, shift: int) -> Any:  # noqa: ANN401 - a tensor
+def table_of(search: RankSearch, member: OnDevice | HeldScores, shift: int) -> Any:  # noqa: ANN401 - a tensor
     """Return the number of keys below the bracket, and those of each bin of it."""
     common, ops = search.keys.common, member.ops
     ends = search.low, search.high, shift

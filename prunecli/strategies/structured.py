@@ -274,12 +274,19 @@ class Block(PlansFromMeasure):
 
     def measure(self, values: TensorValues) -> tuple[Measured, NDArray[np.bool_] | None]:
         """Return the root mean square of each block in row-major order, and which blocks have remaining weights."""
+        import numpy as np
+
+        from prunecli.kernels.arrays import on_host
         from prunecli.kernels.norms import block_norms
+        from prunecli.kernels.ops import is_tensor
 
         view, block = outputs_of(values.tensor), (self.rows, self.cols)
         norms = block_norms(values.ranked(), view, block).reshape(-1)
         remaining = values.remaining()
-        return norms, None if remaining is None else block_norms(remaining, view, block).reshape(-1) > 0
+        if remaining is None:
+            return norms, None
+        alive = block_norms(remaining, view, block).reshape(-1) > 0
+        return (np.sqrt(on_host(norms)), on_host(alive)) if is_tensor(norms) else (norms, alive)
 
     def plan_from(
         self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None

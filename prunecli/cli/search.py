@@ -75,7 +75,7 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
     arguments = strategy_arguments.parse(context, words or [], Arguments)
 
     from prunecli.formats.output_names import default_output
-    from prunecli.tuning.trials import default_state
+    from prunecli.tuning.trials import state_file
 
     if arguments.evaluate is None and arguments.max_drop is None:
         message = "--eval and --max-drop are missing: what prints the metric, and how much worse it may get"
@@ -88,7 +88,7 @@ def search(context: typer.Context, words: strategy_arguments.Words = None) -> in
         raise UsageError("a search prints its tries on standard output, so the report needs a file", hint=hint)
     reports = options.report_paths(arguments.report, no_report=arguments.no_report)
     target = default_output(arguments.ckpt) if arguments.output is None else Path(arguments.output)
-    state = default_state(arguments.ckpt, target) if arguments.state is None else arguments.state
+    state = state_file(arguments.ckpt, arguments.state, target)
     table = Table(quiet=arguments.quiet or arguments.json)
     others = [target, state, Path(arguments.ckpt), *(reports or ())]
     check_page_and_figure(arguments.html, arguments.figure, force=arguments.force, others=others)

@@ -70,10 +70,10 @@ def sweep(context: typer.Context, words: strategy_arguments.Words = None) -> int
     arguments = strategy_arguments.parse(context, words or [], Arguments)
 
     from prunecli.tuning.sweep import parse_amounts
-    from prunecli.tuning.trials import default_state
+    from prunecli.tuning.trials import state_file
 
     evaluate, amounts = evaluation.required(arguments.ckpt, arguments.evaluate), parse_amounts(_numbers(arguments))
-    state = default_state(arguments.ckpt) if arguments.state is None else arguments.state
+    state = state_file(arguments.ckpt, arguments.state)
     _check_exports(arguments, state)
     table = Table(quiet=arguments.quiet or arguments.json)
     points = _sweep(arguments, evaluate, amounts, state, table)

@@ -19,7 +19,7 @@ from prunecli.errors import Argument, UsageError
 from prunecli.formats.output_names import default_output
 from prunecli.selection.select import Selector
 from prunecli.tuning.evaluate import EvaluationError
-from prunecli.tuning.trials import check_maker, set_up, trials
+from prunecli.tuning.trials import check_maker, set_up, state_file, trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -217,7 +217,8 @@ def search(  # noqa: PLR0913 - one keyword for each option
         # The result is written at the end, so its paths are checked before the search.
         converted = converted_output(setup.checkpoint, target, Layout())
         arrangement = None if converted is None else converted.arrangement
-        plan_outputs(setup.checkpoint, path, OutputRequest(target, reports, force=force), (), None, arrangement)
+        request, kept = OutputRequest(target, reports, force=force), [state_file(path, state, target)]
+        plan_outputs(setup.checkpoint, path, request, kept, None, arrangement)
     with trials(setup, state, target, fresh=fresh) as made:
         result = bisect(made, strategy, goal, grid, on_attempt, setup.watch)
         if result.best is None or dry_run:

@@ -101,8 +101,10 @@ def set_up(
     return TrialSetup(path, checkpoint, evaluation, selection, watch or NoWatch())
 
 
-def default_state(path: PathLike, output: PathLike | None = None) -> Path:
-    """Return the default state file of a checkpoint: the name of the output and `.search.json`."""
+def state_file(path: PathLike, state: PathLike | None, output: PathLike | None = None) -> Path:
+    """Return `state`, or the default state file of a checkpoint: the name of the output and `.search.json`."""
+    if state is not None:
+        return Path(state)
     report = default_report(default_output(path) if output is None else output)
     return report.with_name(f"{report.name.removesuffix('.report.json')}.search.json")
 
@@ -181,7 +183,7 @@ def trials(
     OutputError if the state file cannot be written and UsageError if it is another kind of file.
     """
     remember = state is not None or setup.evaluation.remembers
-    path = default_state(setup.path, output) if state is None else Path(state)
+    path = state_file(setup.path, state, output)
     check_writable_target(path, force=True, others=[file.path for file in setup.checkpoint.files])
     # With `fresh` too: a file that is not a state file must not be replaced.
     known = read_trials(path, setup.question()) if remember else []

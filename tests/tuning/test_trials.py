@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from support.evaluation import counting_command, density_of, evaluations, globally, names
+from support.evaluation import counting_command, density_command, density_of, evaluations, globally, names
 
 from prunecli.errors import CheckpointError, OutputError, UsageError
 from prunecli.strategies.unstructured import L1
@@ -127,6 +127,26 @@ def test_the_checkpoint_is_no_state_file(ckpt: Path) -> None:
         search(ckpt, globally, density_of, max_drop=0.5, state=ckpt)
 
     assert ckpt.read_bytes() == before
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("force", [True, False])
+def test_the_outputs_of_a_search_are_no_state_file(ckpt: Path, force: bool, named: bool) -> None:  # noqa: FBT001
+    """A report that would replace the remembered trials, or be refused because they exist, is found at the start."""
+    state = ckpt.with_name("trials.json" if named else "c.pruned.safetensors.search.json")
+
+    with pytest.raises(OutputError, match="would overwrite what this run needs"):
+        search(
+            ckpt,
+            globally,
+            density_command(),
+            max_drop=0.3,
+            reports=[state],
+            state=state if named else None,
+            force=force,
+        )
+
+    assert names(ckpt.parent) == {"c.safetensors"}
 
 
 def test_a_checkpoint_that_changes_during_a_run_is_an_error(ckpt: Path) -> None:

@@ -55,7 +55,7 @@ def output_target(
         return _real(checkpoint.path)
     if isinstance(output, int):
         if checkpoint.is_directory if directory is None else directory:
-            raise UsageError("a directory of shards cannot go to a pipe", hint=Argument("output", "DIRECTORY"))
+            raise UsageError("a directory of files cannot go to a pipe", hint=Argument("output", "DIRECTORY"))
         return output
     return default() if output is None else Path(output)
 

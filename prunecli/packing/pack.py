@@ -243,11 +243,11 @@ class _Job:
 
 
 def _check_kind(checkpoint: Checkpoint, name: str) -> None:
-    if checkpoint.is_directory:
-        raise CheckpointError(
-            f"{name} is a directory: one file of torch.save is packed at a time", hint="name one of its files"
-        )
     if checkpoint.format in {TORCH_ZIP.name, TORCHSCRIPT.name}:
+        if checkpoint.is_directory:
+            raise CheckpointError(
+                f"{name} has shards: one file of torch.save is packed at a time", hint="name one of its files"
+            )
         return
     path = checkpoint.path
     hint: Hint = "save it again with torch.save"

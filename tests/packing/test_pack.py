@@ -196,7 +196,12 @@ def test_other_formats_are_refused(tmp_path: Path, ckpt: Path) -> None:
     assert raised.value.hint == f"prunecli.convert({paths[0]!r}, {paths[1]!r})"
     convert(*paths)
     pack(paths[1], tmp_path / "converted.pth")
+    convert(ckpt, tmp_path / "shards", format="torch", max_shard_size="150KB", drop_rest=True)
+    convert(ckpt, tmp_path / "folder", drop_rest=True)
     for path, problem in (
+        (tmp_path / "shards", "has shards: one file"),
+        (next((tmp_path / "shards").glob("*.json")), "has shards: one file"),
+        (tmp_path / "folder", "is safetensors: only zip files"),
         (DEMO / "digits_conv.safetensors", "is safetensors: only zip files"),
         (tmp_path / "old.pth", "is torch legacy: only zip files"),
         (tmp_path / "m.packed.pth", "is compressed already"),

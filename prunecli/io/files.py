@@ -177,10 +177,10 @@ class Sink(SameLayout):
             self._use_direct = False
             write_all(fd, data, offset)
 
-    def copy(self, source: Input, start: int, end: int, offset: int | None = None) -> None:
-        """Copy the bytes [start, end) of `source` to `offset` of the output, by default the same offset."""
+    def copy(self, source: Input, start: int, end: int) -> None:
+        """Copy the bytes [start, end) of `source` to the same offset of the output."""
         with self.file.opened() as fd:
-            copy_range(source, fd, start, end, start if offset is None else offset)
+            copy_range(source, fd, start, end, start)
 
     def written(self, size: int) -> Iterator[tuple[Descriptor, int]]:
         """Yield the output file and its size in bytes, that of the input."""

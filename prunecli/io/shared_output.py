@@ -67,10 +67,8 @@ class SharedSink(Sink):
             self._used = True
             super().write(data[cut:], offset + cut)
 
-    def copy(self, source: Input, start: int, end: int, offset: int | None = None) -> None:
+    def copy(self, source: Input, start: int, end: int) -> None:
         """Copy the bytes [start, end) of `source` to the same offset, or hold them back."""
-        if offset not in {None, start}:  # only outputs of another layout are copied elsewhere
-            raise ValueError(offset)
         cut = min(max(self._held_end, start), end)
         if start < cut:
             source.read(memoryview(self._held)[start - self._start : cut - self._start], start)

@@ -276,7 +276,7 @@ def _run(checkpoint: Checkpoint, plan: RecipeRun | Work, outputs: Outputs, optio
 
 def _note_selection(progress: Progress, checkpoint: Checkpoint, selection: Selection) -> None:
     """Note what the checkpoint is, and which of its tensors are selected and skipped."""
-    size = sum(file.stored_size for file in checkpoint.files)
+    size = checkpoint.stored_size
     key = f", state_dict at {printable(', '.join(checkpoint.keys))}" if checkpoint.keys else ""
     path, count = printable(str(checkpoint.path)), len(checkpoint.tensors)
     progress.note(f"{path}: {checkpoint.format}, {size:,} bytes, {count} tensors{key}")

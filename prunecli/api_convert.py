@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunecli.conversion.layout import Layout, converted_output
-from prunecli.conversion.stripping import Dropped, Stripped, stripped
+from prunecli.conversion.stripping import Dropped, stripped
 from prunecli.conversion.target import new_suffix
 from prunecli.engine.options import RunOptions
 from prunecli.engine.outputs import OutputRequest, plan_outputs
@@ -127,33 +127,30 @@ def convert(  # noqa: PLR0913 - one keyword for each option
     request = OutputRequest(output, (), force=force, dry_run=dry_run)
     outputs = plan_outputs(checkpoint, path, request, (), None, made.arrangement)
     options = RunOptions(threads=threads, progress=NoProgress() if progress is None else progress)
-    return replace(
-        _result(checkpoint, made, outputs, label or str(as_path(path))), seconds=_write(checkpoint, outputs, options)
-    )
-
-
-def _write(checkpoint: Checkpoint, outputs: Outputs, options: RunOptions) -> float:
     from prunecli.engine.arranged_run import write_arranged
 
-    return round(write_arranged(checkpoint, outputs, options).seconds, 3)
-
-
-def _result(checkpoint: Checkpoint, made: Converted, outputs: Outputs, label: str) -> ConvertResult:
-    arrangement = made.arrangement
     return ConvertResult(
-        input_path=label,
-        output_path=path_in_result(outputs.checkpoint),
-        input_format=checkpoint.format,
-        output_format=arrangement.format,
-        input_bytes=sum(file.stored_size for file in checkpoint.files),
-        output_bytes=arrangement.size,
-        tensors=made.tensors,
-        files=tuple(file.name for file in arrangement.outputs if file.name),
+        **_common(checkpoint, made, outputs, label or str(as_path(path))),
         tied=made.tied,
         texts=made.texts,
         left_out=made.left_out,
-        facts=made.facts,
+        seconds=round(write_arranged(checkpoint, outputs, options).seconds, 3),
     )
+
+
+def _common(checkpoint: Checkpoint, made: Converted, outputs: Outputs, label: str) -> dict[str, Any]:
+    """Return the attributes that the results of both functions have."""
+    return {
+        "input_path": label,
+        "output_path": path_in_result(outputs.checkpoint),
+        "input_format": checkpoint.format,
+        "output_format": made.arrangement.format,
+        "input_bytes": checkpoint.stored_size,
+        "output_bytes": made.arrangement.size,
+        "tensors": made.tensors,
+        "files": tuple(file.name for file in made.arrangement.outputs if file.name),
+        "facts": made.facts,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,31 +260,14 @@ def strip(  # noqa: PLR0913 - one keyword for each option
         raise TypeError
     outputs = plan_outputs(checkpoint, path, request, (), None, made.arrangement)
     options = RunOptions(threads=threads, progress=NoProgress() if progress is None else progress)
-    return _strip(
-        checkpoint, left, made, replace(outputs, allow_overflow=allow_overflow), options, label or str(as_path(path))
-    )
-
-
-def _strip(
-    checkpoint: Checkpoint, left: Stripped, made: Converted, outputs: Outputs, options: RunOptions, label: str
-) -> StripResult:
     from prunecli.engine.arranged_run import write_arranged
 
-    written = write_arranged(checkpoint, outputs, options)
-    whole = _result(checkpoint, made, outputs, label)
+    written = write_arranged(checkpoint, replace(outputs, allow_overflow=allow_overflow), options)
     return StripResult(
-        whole.input_path,
-        whole.output_path,
-        whole.input_format,
-        whole.output_format,
-        whole.input_bytes,
-        whole.output_bytes,
-        whole.tensors,
-        left.dropped,
-        tuple((before, after, *counts) for (before, after), counts in left.casts.items()),
-        left.unwrapped,
-        whole.files,
-        whole.facts,
-        written.warnings,
-        round(written.seconds, 3),
+        **_common(checkpoint, made, outputs, label or str(as_path(path))),
+        dropped=left.dropped,
+        casts=tuple((before, after, *counts) for (before, after), counts in left.casts.items()),
+        unwrapped=left.unwrapped,
+        warnings=written.warnings,
+        seconds=round(written.seconds, 3),
     )

@@ -293,6 +293,11 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
+    def stored_size(self) -> int:
+        """The size in bytes of the files that hold tensors, as they are stored."""
+        return sum(file.stored_size for file in self.files)
+
+    @property
     def inside(self) -> list[TensorInfo]:
         """The tensors of the state_dict."""
         return [tensor for tensor in self.tensors if tensor.unprunable_reason != OUTSIDE]

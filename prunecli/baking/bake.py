@@ -125,7 +125,7 @@ def bake(  # noqa: PLR0913 - one keyword for each option
         format=checkpoint.format,
         key=checkpoint.key,
         keys=checkpoint.keys,
-        input_bytes=sum(file.stored_size for file in checkpoint.files),
+        input_bytes=checkpoint.stored_size,
         output_bytes=sum(plan.size for plan in plans),
     )
 

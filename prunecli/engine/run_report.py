@@ -31,13 +31,12 @@ def make_report(run: Run, result: RunResult, output: Path | int | None, seconds:
     targets = _target_rows(checkpoint, run.work, result)
     rows, copies = _rows(checkpoint, run.work, targets), about_copies(checkpoint, run.work.selection)
     size = sum(file.size for file in checkpoint.files)
-    stored = sum(file.stored_size for file in checkpoint.files)
     return Report(
         rows=rows,
         strategy=run.work.description,
         input_path=options.label or str(checkpoint.path),
         format=checkpoint.format,
-        input_bytes=stored,
+        input_bytes=checkpoint.stored_size,
         version=__version__,
         output_path=path_in_result(output),
         output_bytes=None if output is None else size,

@@ -168,14 +168,15 @@ def _restored(file: BinaryIO, records: Mapping[str, Record], own: Record, label:
         raise _unusable(label)
     line, _, rest = b"".join(inflate(read, data, label)).partition(b"\n")
     parts: list[bytes | Span | Deflated] = []
+    at = 0
     for length, name in _described(line, label):
-        parts.append(rest[:length])
-        rest = rest[length:]
+        parts.append(rest[at : at + length])
+        at += length
         if name:
             if name not in records or name == own.name:
                 raise _unusable(label)
             parts.append(_data(name, records[name]))
-    if rest:
+    if at < len(rest):
         raise _unusable(label)
     return parts
 

@@ -21,7 +21,7 @@ ROWS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The text of a cell; `bar` (0-100) is drawn before it, and `heat` is 0 to 10.
+    """The text of a cell; `bar` (0-100) is drawn before it.
 
     `value` sorts a text that is no number; numbers with commas and percentages sort by themselves. `own` says that the
     text comes from a file, so that it may be written from right to left.
@@ -30,7 +30,6 @@ class Cell:
     text: str
     value: float | None = None
     bar: float | None = None
-    heat: int = 0
     own: bool = False
 
 

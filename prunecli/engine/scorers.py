@@ -63,8 +63,8 @@ class Scorer(Protocol):
     def patterns(self, worker: Worker, index: int, weights: Array, first: int) -> Array:
         """Return the patterns of `weights`, which start at row-major element `first`.
 
-        The array belongs to the worker and is valid until its next call. Compiled kernels get `ScaledCodes`, which
-        they rank without products; `as_array` multiplies them.
+        The array belongs to the worker and is valid until its next call. Compiled kernels get `Ranked` numbers and
+        `ScaledCodes`, of which `as_array` makes patterns.
         """
 
 
@@ -115,10 +115,11 @@ class FileScorer:
         """Return the scores without their signs; CheckpointError where one is NaN."""
         dtype = self.dtype(index)
         tensor, stop = self.scores.tensors[index], first + len(weights)
-        raw = as_array(self.reader.read_range(worker, tensor, first, stop, slot=SCORE_SLOT))
-        y: NDArray[Any] = worker.scoring.magnitudes(raw, dtype)
+        raw = self.reader.read_range(worker, tensor, first, stop, slot=SCORE_SLOT)
+        ops = worker.ops if worker.is_compiled else worker.scoring
+        y = ops.magnitudes(ops.load(raw), dtype)
         largest = dtype.finite_max if dtype.infinity is None else dtype.infinity
-        if y.size and int(y.max()) > largest:
+        if ops.below_and_inside(y, largest + 1, dtype.top - largest)[0] < len(raw):
             name = printable(repr(tensor.name))
             raise CheckpointError(f"the {self.scores.label} for {name} contain NaN: a score is a number or infinity")
         return y

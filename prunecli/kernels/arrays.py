@@ -34,7 +34,7 @@ def as_array(array: Array) -> NDArray[Any]:
     """Return a NumPy array that shares the memory of one on the host: of a memoryview, or the array itself."""
     if isinstance(array, np.ndarray):
         return array
-    if hasattr(array, "__array__"):  # codes with a scale, which are multiplied now
+    if hasattr(array, "__array__"):  # what the compiled kernels rank as it is
         return np.asarray(array)
     return np.frombuffer(array, INTS[array.itemsize])
 

@@ -186,7 +186,10 @@ class ScaledCodes:
         # NaNs of several codes have one product.
         if inner > 1 or first_nan(self.dtype) < self.dtype.top:
             return False
-        return self._cols == length and (self._wide % group == 0 or self._wide >= length)
+        cols, wide = self._cols, min(self._wide, self._cols)
+        if cols % length:
+            return False
+        return wide % length == 0 or (wide % group == 0 and (cols == length or length % wide == 0))
 
     def below_and_inside(self, low: int, width: int) -> tuple[int, Buffer, list[int] | None]:
         """Return what `Ops.below_and_inside` does."""

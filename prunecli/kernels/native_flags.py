@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prunecli.kernels.native.library import Function, address, function
-from prunecli.kernels.native_ranks import PATTERNS, Buffer
+from prunecli.kernels.native_ranks import PATTERNS, Buffer, extract_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from prunecli.kernels.native_codes import ScaledCodes
     from prunecli.layout import SliceView
@@ -73,6 +75,18 @@ class Ranked:
     def part(self, own: slice) -> Ranked:
         """Return a part of the numbers."""
         return Ranked(self.x[own], self.form)
+
+    def copy(self) -> NDArray[Any]:
+        """Return the patterns as an array of NumPy's, in memory of their own; those of 8 bits have 16."""
+        import numpy as np  # noqa: PLC0415 - runs that rank weights do without it
+
+        found = np.empty(size_of(self.x), f"i{self.itemsize}")
+        extract_inside(self.x, self.form, 0, (1 << (8 * self.itemsize - 1)) + 1, found)
+        return found if self.itemsize > 1 else found.view(np.uint8).astype(np.int16)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: ANN401, FBT001 - NumPy's protocol
+        """Return the patterns."""
+        return self.copy()
 
     def whole(self) -> Ranked:
         """Return the numbers themselves: see `ScaledCodes` for what else is ranked."""

@@ -233,3 +233,15 @@ def test_a_kernel_holds_no_interpreter_lock() -> None:
     thread.join()
 
     assert seen.is_set()
+
+
+@pytest.mark.parametrize("name", sorted(FLOATS))
+def test_the_patterns_of_ranked_weights_are_those_of_numpy(name: str) -> None:
+    """As an array of NumPy's, for what ranks no weights as they are."""
+    dtype = FLOATS[name]
+    x = np.random.default_rng(0).integers(0, 256, 256 * dtype.itemsize, np.uint8).view(INTS[dtype.itemsize])
+
+    ranked = np.asarray(NativeOps().magnitudes(x, dtype))
+
+    expected = NumpyOps().magnitudes(x, dtype)
+    assert (expected.dtype, expected.tolist()) == (ranked.dtype, ranked.tolist())

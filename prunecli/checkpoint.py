@@ -9,7 +9,7 @@ import os
 from dataclasses import field, replace
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from prunecli.dtypes import BITS
 from prunecli.layout import TensorLayout, assumed_layout
@@ -38,8 +38,7 @@ OUTSIDE = "outside the state_dict"
 """The `TensorInfo.unprunable_reason` of a tensor that is elsewhere in a nested checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A run of bytes in a file: `start` (bytes from the start of the file) and `length` (bytes)."""
 
     start: int

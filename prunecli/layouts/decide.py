@@ -47,10 +47,12 @@ from prunecli.layouts.scales import with_scales
 from prunecli.layouts.siblings import by_siblings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, TensorInfo
     from prunecli.layouts.evidence import Orientation
+
+_DIGITS = str.maketrans("123456789", "0" * 9)
 
 _ORIENTED = frozenset({MATRIX, KERNEL, EXPERTS})
 
@@ -83,14 +85,18 @@ def decide(tensors: Sequence[TensorInfo], model_type: str = "") -> dict[str, Ten
     evidence, layouts = Evidence(tensors, model_type), {}
     proven: list[tuple[TensorInfo, Orientation]] = []
     unproven: list[TensorInfo] = []
+    decided: dict[Hashable, tuple[TensorLayout, Orientation | None]] = {}
     for tensor in tensors:
-        layout = layouts[tensor.name] = _by_role(tensor, evidence.tensors)
-        if layout.role in _ORIENTED and not layout.proven:
-            own = evidence.about(tensor, layout)
-            if own is None:
-                unproven.append(tensor)
-            else:
-                proven.append((tensor, own))
+        alike = _alike(tensor, evidence.tensors)
+        found = decided.get(alike) or evidence.of(tensor)
+        if alike is not None:
+            decided[alike] = found
+        layout, own = found
+        layouts[tensor.name] = layout
+        if own is not None:
+            proven.append((tensor, own))
+        elif layout.role in _ORIENTED and not layout.proven:
+            unproven.append(tensor)
     for name, orientation in [*((t.name, own) for t, own in proven), *_by_siblings(unproven, proven, layouts)]:
         layouts[name] = _oriented(layouts[name], orientation)
     return layouts
@@ -110,14 +116,31 @@ class Evidence:
         self.tensors, self._model_type = {tensor.name: tensor for tensor in tensors}, model_type
         self._width, self._lengths = model_width(self.tensors), norm_lengths(self.tensors)
 
-    def about(self, tensor: TensorInfo, layout: TensorLayout) -> Orientation | None:
-        """Return the orientation of a tensor if there is evidence of it."""
+    def of(self, tensor: TensorInfo) -> tuple[TensorLayout, Orientation | None]:
+        """Return the layout of a tensor by its role, and its orientation if it is open and proven."""
+        layout = _by_role(tensor, self.tensors)
+        is_open = layout.role in _ORIENTED and not layout.proven
+        return layout, self._about(tensor, layout) if is_open else None
+
+    def _about(self, tensor: TensorInfo, layout: TensorLayout) -> Orientation | None:
         if layout.role == EXPERTS:
             return expert_evidence(tensor, self.tensors, self._model_type, self._width)
         own = flat_stack_evidence(tensor, self.tensors) or own_evidence(tensor, self.tensors, self._model_type)
         if own is None and len(tensor.shape) > 2 and is_confirmed_by_norm(tensor, self._lengths):
             own = out_in("a batch norm next to it has the length of dim 0")
         return own
+
+
+def _alike(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Hashable | None:
+    """Return what decides about a matrix with a usual name: that but for numbers, its shape, and that of its bias.
+
+    None for another tensor, about which more of its siblings may decide.
+    """
+    module, _, last = tensor.name.rpartition(".")
+    if len(tensor.shape) != 2 or last != "weight" or "lora" in module or module.rpartition(".")[2].isdigit():
+        return None
+    bias = bias_of(tensor.name, tensors)
+    return module.translate(_DIGITS), tensor.shape, None if bias is None else bias.shape
 
 
 def _by_siblings(

@@ -73,9 +73,9 @@ class Keys:
     def __init__(self, dtypes: Sequence[Float]) -> None:
         """Take the dtype of each member."""
         self.dtypes = tuple(dtypes)
-        different = set(self.dtypes)
-        wider = FLOATS["F64" if FLOATS["F64"] in different else "F32"]
-        self.common = self.dtypes[0] if len(different) == 1 else wider
+        self.different = tuple({dtype.name: dtype for dtype in self.dtypes}.values())
+        wider = FLOATS["F64" if FLOATS["F64"] in self.different else "F32"]
+        self.common = self.dtypes[0] if len(self.different) == 1 else wider
 
     def of(self, patterns: key_arrays.Keys, dtype: Float) -> key_arrays.Keys:
         """Return the keys of `patterns` of `dtype`, in the same order."""
@@ -162,10 +162,12 @@ class RankSearch:
 
     def brackets(self) -> list[tuple[int, int, int]]:
         """Return (member, first pattern, number of patterns) to count for each member."""
-        return [(member, *self._bracket(index)) for index, member in enumerate(self.group.members)]
+        by_dtype = {dtype.name: self._bracket(dtype) for dtype in self.keys.different}
+        return [
+            (member, *by_dtype[dtype.name]) for member, dtype in zip(self.group.members, self.keys.dtypes, strict=True)
+        ]
 
-    def _bracket(self, index: int) -> tuple[int, int]:
-        dtype = self.keys.dtypes[index]
+    def _bracket(self, dtype: Float) -> tuple[int, int]:
         low = self.keys.first_pattern(self.low, dtype)
         return low, self.keys.first_pattern(self.high, dtype) - low
 
@@ -222,8 +224,13 @@ class RankSearch:
     def _counted_keys(self) -> Iterator[tuple[int, int]]:
         """Yield the keys that were counted one by one, with their counts; a key may come several times."""
         for index, counts in self._counted.items():
-            keys = self.keys.of_range(*self._bracket(index), self.keys.dtypes[index])
+            keys = self._keys_counted(index)
             yield from ((key, count) for key, count in zip(keys, counts, strict=True) if count)
+
+    def _keys_counted(self, index: int) -> Sequence[int]:
+        """Return the keys of the patterns that are counted of a member."""
+        dtype = self.keys.dtypes[index]
+        return self.keys.of_range(*self._bracket(dtype), dtype)
 
     def advance(self) -> bool:
         """End a pass. Return True when every rank is known; otherwise `brackets` has changed for the next pass."""
@@ -319,7 +326,7 @@ class RankSearch:
         for index, keys in self._kept:
             equals[index] += count_equal(keys, key)
         for index, counts in self._counted.items():
-            keys = self.keys.of_range(*self._bracket(index), self.keys.dtypes[index])
+            keys = self._keys_counted(index)
             equals[index] += sum(count for k, count in zip(keys, counts, strict=True) if k == key)
         return equals
 
@@ -328,22 +335,30 @@ class RankSearch:
         return [self._statistic(rank, self._ranked[rank]) for rank in self.ranks]
 
     def _statistic(self, rank: int, ranked: RankedKey) -> OrderStatistic:
-        cuts = tuple(self.keys.first_pattern(ranked.key, dtype) for dtype in self.keys.dtypes)
-        past = (self.keys.first_pattern(ranked.key + 1, dtype) for dtype in self.keys.dtypes)
+        cuts, past = (
+            {dtype.name: self.keys.first_pattern(key, dtype) for dtype in self.keys.different}
+            for key in (ranked.key, ranked.key + 1)
+        )
+        names = [dtype.name for dtype in self.keys.dtypes]
         return OrderStatistic(
             rank,
             self.keys.value(ranked.key),
             ranked.less,
             ranked.equal,
-            cuts,
-            tuple(after > cut for cut, after in zip(cuts, past, strict=True)),
-            tuple(self._equals.get(rank) or [None] * len(cuts)),
+            tuple([cuts[name] for name in names]),
+            tuple([past[name] > cuts[name] for name in names]),
+            tuple(self._equals.get(rank) or [None] * len(names)),
         )
 
 
 def statistics_of(ops: Ops, y: Array, ranks: Sequence[int], dtype: Float) -> list[OrderStatistic]:
-    """Return the order statistics at `ranks` (1-based) of one tensor whose magnitudes `y` are in memory."""
-    return [statistic_at(rank, dtype, *ops.smallest(y, rank)) for rank in ranks]
+    """Return the order statistics at `ranks` (1-based, ascending) of one tensor whose magnitudes `y` are in memory."""
+    found, bits, less, equal = [], 0, 0, 0
+    for rank in ranks:
+        if rank > less + equal:
+            bits, less, equal = ops.smallest(y, rank)
+        found.append(statistic_at(rank, dtype, bits, less, equal))
+    return found
 
 
 def statistic_at(rank: int, dtype: Float, bits: int, less: int, equal: int) -> OrderStatistic:

@@ -132,6 +132,8 @@ def failures(report: Report, gates: Gates) -> tuple[str, ...]:
 
     Only selected tensors count. Names are escaped for a terminal.
     """
+    if gates == Gates():
+        return ()
     counts = [Count(r.name, r.zeros_after, r.numel) for r in report.rows if r.selected and r.zeros_after is not None]
     judged = [
         (gates.min_sparsity, False, "the selected weights", counts),

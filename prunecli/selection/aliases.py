@@ -66,9 +66,6 @@ def overlapping(
 
     Views that interleave count as sharing, except column slices of one matrix. Takes O(n log n) comparisons.
     """
-    groups = list(groups)
-    if _are_apart([tensors[group[0]] for group in groups]):  # in nearly all checkpoints
-        return None
     files: dict[int, list[_Reach]] = {}
     for group in groups:
         picked = [i for i in group if i in chosen]
@@ -83,10 +80,10 @@ def overlapping(
     return None
 
 
-def _are_apart(tensors: Iterable[TensorInfo]) -> bool:
-    """Return whether no two of these tensors have bytes of a file in common."""
-    ranges = sorted((tensor.file, *_bytes(tensor)) for tensor in tensors)
-    return all(a[0] != b[0] or a[2] <= b[1] for a, b in pairwise(ranges))
+def are_apart(tensors: Iterable[TensorInfo]) -> bool:
+    """Return whether no two of these tensors have bytes of a file in common, as in nearly all checkpoints."""
+    ranges = sorted([(tensor.file, *_bytes(tensor)) for tensor in tensors])
+    return not any(a[2] > b[1] and a[0] == b[0] for a, b in pairwise(ranges))
 
 
 def _bytes(tensor: TensorInfo) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from prunecli.dtypes import why_not_prunable
 from prunecli.errors import Argument, SelectionError, UsageError
 from prunecli.layouts.overrides import check_order, has_dimensions_for, stated_layout
 from prunecli.layouts.scales import with_scales
-from prunecli.selection.aliases import overlapping, tied
+from prunecli.selection.aliases import are_apart, overlapping, tied
 from prunecli.selection.packed import refuse_packed
 from prunecli.selection.patterns import exact_pattern, matching, matching_any
 from prunecli.text.escape import printable
@@ -106,11 +106,14 @@ def select(checkpoint: Checkpoint, selector: Selector) -> Selection:
     if not selector.include:
         refuse_packed(tensors)
     reasons = _reasons(checkpoint, selector, excluded)
-    groups = tied(tensors)
+    filled = [i for i, tensor in enumerate(tensors) if tensor.numel]
+    apart = are_apart([tensors[i] for i in filled])
+    groups = [(i,) for i in filled] if apart else tied(tensors)
     several = [group for group in groups if len(group) > 1]
     for group in several:
         _protect(group, tensors, reasons, excluded)
-    refuse_overlaps(groups, tensors, reasons)
+    if not apart:
+        refuse_overlaps(groups, tensors, reasons)
     targets = {group[0]: Target(tensors[group[0]]) for group in groups if reasons[group[0]] is None}
     targets |= _tied_targets(several, tensors, reasons)
     if not targets:

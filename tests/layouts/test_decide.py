@@ -371,3 +371,24 @@ def test_every_layout_fits_its_tensor(shapes: Shapes) -> None:
         if layout.inputs is not None:
             assert layout.outputs != layout.inputs
             assert 0 <= layout.inputs < len(shape)
+
+
+def test_a_matrix_is_decided_as_if_it_were_alone_with_its_bias() -> None:
+    """What is decided about one of many matrices with like names is right for each: biases and shapes may differ."""
+    shapes: Shapes = {}
+    for number in range(12):
+        shapes[f"layers.{number}.fc.weight"] = (20, 10) if number % 2 else (10, 10)
+        if number % 3:
+            shapes[f"layers.{number}.fc.bias"] = (20,) if number % 2 else (10,)
+        shapes[f"layers.{number}.norm{number}.weight"] = (1, 10)
+
+    together = decided(shapes)
+
+    for number in range(12):
+        module = f"layers.{number}."
+        alone = decided({name: shape for name, shape in shapes.items() if name.startswith(module)})
+        for name, layout in alone.items():
+            if layout.proven or layout.not_a_weight is not None:
+                assert layout == together[name]
+    assert together["layers.3.fc.weight"].evidence == "as its siblings layers.*.fc"
+    assert together["layers.5.fc.weight"].evidence == "bias has the length of dim 0"

@@ -121,7 +121,7 @@ def _where(label: str, name: str) -> str:
 
 def _sizes(value: Json, what: tuple[str, str, str]) -> tuple[int, ...]:
     # Not isinstance: True is an int, but not a size.
-    if not isinstance(value, list) or not all(type(n) is int and 0 <= n < 1 << 64 for n in value):
+    if not isinstance(value, list) or set(map(type, value)) - {int} or not all(0 <= n < 1 << 64 for n in value):
         raise CheckpointError(f"{_where(*what[:2])}: {what[2]} is missing or not a list of integers from 0 to 2^64 - 1")
     if len(value) > MAX_RANK:
         raise CheckpointError(f"{_where(*what[:2])}: {what[2]} has {len(value)} entries, at most {MAX_RANK}")

@@ -11,7 +11,7 @@ import numpy as np
 from prunecli.dtypes import FLOATS
 from prunecli.engine.rank_planner import in_batches
 from prunecli.io.scales import ScaleReader
-from prunecli.io.threads import results
+from prunecli.io.threads import Tasks
 from prunecli.kernels.arrays import arrays_of, as_array
 from prunecli.kernels.bit_patterns import floats
 from prunecli.kernels.folds import Numbers
@@ -19,7 +19,6 @@ from prunecli.kernels.later import fetched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -96,7 +95,8 @@ class MeasuredBatch:
     def __init__(self, planner: MeasuredPlanner, members: Sequence[int]) -> None:
         """Read nothing yet."""
         self._planner, self._members = planner, members
-        self._measured: list[tuple[int, Future[TensorPlan]]] = []
+        self._measured: dict[int, TensorPlan] = {}
+        self._tasks: Tasks | None = None
 
     @property
     def size(self) -> int:
@@ -105,13 +105,18 @@ class MeasuredBatch:
 
     def start(self, pool: Pool) -> None:
         """Begin to measure."""
-        self._measured = [(member, pool.submit(self._planner.plan, member)) for member in self._members]
+        self._tasks = Tasks(pool)
+        self._tasks.each(self._measure, [(member,) for member in self._members])
+
+    def _measure(self, worker: Worker, member: int) -> None:
+        self._measured[member] = self._planner.plan(worker, member)
 
     def finish(self, pool: Pool) -> None:  # noqa: ARG002 - protocol
         """Wait for the plans and store them."""
-        for member, plan in self._measured:
-            self._planner.store(member, results([plan])[0])
-        self._measured = []
+        if self._tasks is not None:
+            self._tasks.wait()
+        for member in self._members:
+            self._planner.store(member, self._measured.pop(member))
 
 
 @dataclass(frozen=True, slots=True)

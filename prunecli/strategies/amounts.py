@@ -22,7 +22,7 @@ from prunecli.text.nearest import nearest_number, nearest_whole
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.errors import Hint
@@ -231,6 +231,14 @@ def front_dim(tensor: TensorInfo, dim: int) -> int:
             hint=(exclude, " leaves it out", *last),
         )
     return dim % rank
+
+
+def one_of_each(tensors: Iterable[TensorInfo]) -> Iterable[TensorInfo]:
+    """Return the first tensor of each shape and layout: many tensors are checked once for what they have in common."""
+    first: dict[Hashable, TensorInfo] = {}
+    for tensor in tensors:
+        first.setdefault((tensor.shape, tensor.layout), tensor)
+    return first.values()
 
 
 def outputs_of(tensor: TensorInfo) -> SliceView:

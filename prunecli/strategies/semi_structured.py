@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, SelectionError, UsageError
 from prunecli.plans import KeepLargestOfGroup, TensorPlan
-from prunecli.strategies.amounts import check_number, front_dim, inputs_dim
+from prunecli.strategies.amounts import check_number, front_dim, inputs_dim, one_of_each
 from prunecli.strategies.strategy import PlansFromShape
 from prunecli.text.escape import printable
 from prunecli.text.nearest import nearest_choice
@@ -98,15 +98,15 @@ class TopK(PlansFromShape):
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
         """Raise SelectionError for a tensor without the dimension, or with a tail under tail="error"."""
-        for tensor in tensors:
+        for tensor in one_of_each(tensors):
             self.plan(tensor)
 
     def warnings(self, tensors: Sequence[TensorInfo]) -> tuple[str, ...]:
         """Return a sentence about tensors that are shorter than a group."""
+        if all(self._place(tensor)[2] >= self.group for tensor in one_of_each(tensors)):
+            return ()
         places = [(tensor, self._place(tensor)[2]) for tensor in tensors]
         short = [(tensor, length) for tensor, length in places if length < self.group]
-        if not short:
-            return ()
         tensor, length = max(short, key=lambda pair: pair[0].numel)
         along = "" if self.dim is None else f" along dim {self.dim}"
         one, several = ("input", "inputs") if self.dim is None else (f"weight{along}", f"weights{along}")

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from prunecli.errors import Argument, UsageError
 from prunecli.layout import slice_view
 from prunecli.plans import PruneBlocks, PruneSlices, TensorPlan
-from prunecli.strategies.amounts import check_amount, check_number, front_dim, outputs_of, resolve_count, rounds_to_none
+from prunecli.strategies.amounts import (
+    check_amount,
+    check_number,
+    front_dim,
+    one_of_each,
+    outputs_of,
+    resolve_count,
+    rounds_to_none,
+)
 from prunecli.strategies.strategy import PlansFromMeasure
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -60,7 +68,7 @@ class _Slices(PlansFromMeasure):
 
     def check(self, tensors: Sequence[TensorInfo]) -> None:
         """Raise PruneError for a tensor without the slices, or with fewer of them than `count`."""
-        for tensor in tensors:
+        for tensor in one_of_each(tensors):
             resolve_count(self.amount, self.count, self._view(tensor).slices, self._unit(tensor), tensor)
 
     @property
@@ -70,7 +78,12 @@ class _Slices(PlansFromMeasure):
 
     def warnings(self, tensors: Sequence[TensorInfo]) -> tuple[str, ...]:
         """Return a sentence about tensors of which no slice is pruned."""
-        return rounds_to_none(self.amount, [(t, self._view(t).slices) for t in tensors], self._slices)
+        if not rounds_to_none(self.amount, self._totals(one_of_each(tensors)), self._slices):
+            return ()
+        return rounds_to_none(self.amount, self._totals(tensors), self._slices)
+
+    def _totals(self, tensors: Iterable[TensorInfo]) -> list[tuple[TensorInfo, int]]:
+        return [(tensor, self._view(tensor).slices) for tensor in tensors]
 
     def _alive(self, values: TensorValues) -> NDArray[np.bool_] | None:
         """Return which slices have a remaining weight; None if no weight is already pruned."""

@@ -49,7 +49,7 @@ _OTHER = {
 }
 """Formats that are not written, and what writes them."""
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_SIZE = r"(?i)(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?"
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -68,7 +68,7 @@ class Target:
 
 def parse_size(value: str | int) -> int:
     """Return a size such as "5GB" (powers of 1000), "2GiB" or 1000 in bytes; UsageError for other values."""
-    found = _SIZE.fullmatch(str(value).strip())
+    found = re.fullmatch(_SIZE, str(value).strip())
     size = 0
     if found and len(found[1]) < 20:
         size = int(float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2].lower()])

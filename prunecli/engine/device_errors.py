@@ -13,13 +13,10 @@ from prunecli.text.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LOST = re.compile(r"(?:CUDA|HIP|XPU|MPS|SYCL|UR|level_zero)\b.*\b(?:error|failed|backend)", re.IGNORECASE)
+_LOST = r"(?i)(?:CUDA|HIP|XPU|MPS|SYCL|UR|level_zero)\b.*\b(?:error|failed|backend)"
 """How messages about a device begin in versions of torch without a class for them."""
 
-_NO_DTYPE = re.compile(
-    r"not implemented for|(?:does not|doesn't) (?:support|have)|unsupported data ?type|fp64",
-    re.IGNORECASE,
-)
+_NO_DTYPE = r"(?i)not implemented for|(?:does not|doesn't) (?:support|have)|unsupported data ?type|fp64"
 """What messages about a dtype say that a device does not have."""
 
 
@@ -53,8 +50,8 @@ def _problem(error: BaseException) -> str | None:
         return "is out of memory"
     lines = text.strip().splitlines() or [type(error).__name__]
     first = printable(lines[0][:200]).rstrip(".")
-    if isinstance(error, getattr(torch, "AcceleratorError", ())) or _LOST.match(text):
+    if isinstance(error, getattr(torch, "AcceleratorError", ())) or re.match(_LOST, text):
         return f"failed: {first}"
-    if _NO_DTYPE.search(text):
+    if re.search(_NO_DTYPE, text):
         return f"cannot compute with a dtype of this run: {first}"
     return None

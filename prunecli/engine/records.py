@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from prunecli.checkpoint import Span
 from prunecli.io.assembled import run_bytes
@@ -42,17 +41,15 @@ class Record(NamedTuple):
     places: tuple[int, ...]
 
 
-@dataclass(slots=True)
-class _Sums:
-    """The CRC-32 of the parts of a record: (start, length, before, after)."""
+_Sums: TypeAlias = list[tuple[int, int, int, int]]
+"""The CRC-32 of the parts of a record: (start, length, before, after)."""
 
-    parts: list[tuple[int, int, int, int]]
 
-    def combined(self) -> tuple[int, int]:
-        before = after = 0
-        for _, length, old, new in sorted(self.parts):
-            before, after = combine(before, old, length), combine(after, new, length)
-        return before, after
+def _combined(sums: _Sums) -> tuple[int, int]:
+    before = after = 0
+    for _, length, old, new in sorted(sums):
+        before, after = combine(before, old, length), combine(after, new, length)
+    return before, after
 
 
 class Records(ABC):
@@ -74,19 +71,19 @@ class Records(ABC):
     def add(self, part: Part, before: int, after: int) -> None:
         """Keep the CRC-32 of a part, before and after its weights were pruned."""
         with self._lock:
-            self._sums.setdefault(part.record, _Sums([])).parts.append((part.start, len(part.data), before, after))
+            self._sums.setdefault(part.record, []).append((part.start, len(part.data), before, after))
 
     def own_sums(self) -> list[tuple[int, int, int, int, int]]:
         """Return (number, start, length, before, after) of each record: of the parts of it that were added as one."""
         return [
-            (number, min(sums.parts)[0], sum(part[1] for part in sums.parts), *sums.combined())
+            (number, min(sums)[0], sum(part[1] for part in sums), *_combined(sums))
             for number, sums in sorted(self._sums.items())
         ]
 
     def add_sums(self, number: int, *part: int) -> None:
         """Keep the CRC-32 of a part (start, length, before, after) of record `number`."""
         start, length, before, after = part
-        self._sums.setdefault(number, _Sums([])).parts.append((start, length, before, after))
+        self._sums.setdefault(number, []).append((start, length, before, after))
 
     def forget(self) -> None:
         """Start without parts again."""
@@ -95,7 +92,7 @@ class Records(ABC):
     def sums(self) -> Iterator[tuple[Record, int, int]]:
         """Yield each record with its CRC-32 before and after; all of its parts were added."""
         for number, sums in sorted(self._sums.items()):
-            yield self.record(number), *sums.combined()
+            yield self.record(number), *_combined(sums)
 
 
 class FileRecords(Records):

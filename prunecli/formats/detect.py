@@ -93,7 +93,7 @@ _PROTOBUFS = (
 )
 """The first bytes of protobufs with a known structure, and their kinds."""
 
-_OLD_PICKLE = re.compile(rb"[}\]]q\x00|\((?:dp|lp)\d*\n|c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n")
+_OLD_PICKLE = rb"[}\]]q\x00|\((?:dp|lp)\d*\n|c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n"
 """The first opcodes of a pickle of protocol 0 or 1, which has no header."""
 
 
@@ -145,7 +145,7 @@ def _by_structure(head: bytes, name: str) -> ForeignKind | None:
     """Return the kind of a file without a magic number that its name or its first fields show, or None."""
     if by_name := next((kind for pattern, kind in _BY_NAME if re.search(pattern, name)), None):
         return by_name
-    if _OLD_PICKLE.match(head):
+    if re.match(_OLD_PICKLE, head):
         return ForeignKind("a pickle of protocol 0 or 1", _SAVE_AGAIN)
     return next((kind for start, kind in _PROTOBUFS if re.match(start, head, re.DOTALL)), None)
 

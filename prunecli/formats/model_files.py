@@ -33,12 +33,12 @@ SAVE_FULL = "where the model is trained, save a full state_dict: StateDictOption
 
 _SAFE, _TORCH, _OTHER = range(3)
 _NAMED = 5  # names that a message lists before it counts the rest
-_INDEX = re.compile(r"(?P<stem>.+)\.index(\.[\w-]+)?\.json", re.DOTALL)  # diffusers puts the variant after `index`
+_INDEX = r"(?s)(?P<stem>.+)\.index(\.[\w-]+)?\.json"  # diffusers puts the variant after `index`
 _FOREIGN_INDEXES = (".h5", ".msgpack")  # TensorFlow's and Flax's, which transformers writes too
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5,6})-of-(?P<count>\d{5,6})(?P<suffix>\.\w+)", re.DOTALL)
-_PART_OF_TENSORS = re.compile(r"consolidated\.\d+\.pth")
+_SHARD = r"(?s)(?P<stem>.+)-(?P<number>\d{5,6})-of-(?P<count>\d{5,6})(?P<suffix>\.\w+)"
+_PART_OF_TENSORS = r"consolidated\.\d+\.pth"
 # Of transformers and accelerate.
-_TRAINING_STATE = re.compile(
+_TRAINING_STATE = (
     r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states|dl_state)(_\d+)*\.(bin|pt|pth)"
 )
 
@@ -76,17 +76,17 @@ class _Candidates:
 
 def is_index_name(name: str) -> bool:
     """Return whether a file of this name is an index of shards."""
-    return _INDEX.fullmatch(name) is not None
+    return re.fullmatch(_INDEX, name) is not None
 
 
 def is_training_state(name: str) -> bool:
     """Return whether trainers write a file of this name next to the model; it holds no weights."""
-    return _TRAINING_STATE.fullmatch(name) is not None
+    return re.fullmatch(_TRAINING_STATE, name) is not None
 
 
 def stem_of_index(name: str) -> str:
     """Return the name of an index without its suffix: the name that the model would have as one file."""
-    match = _INDEX.fullmatch(name)
+    match = re.fullmatch(_INDEX, name)
     return match["stem"] if match else name
 
 
@@ -117,9 +117,9 @@ def _candidates(names: Sequence[str], is_torch: Callable[[str], bool]) -> _Candi
         weights = [n for n in names if _kind(n) == _OTHER]
     sets: dict[tuple[str, ...], list[str]] = {}
     for name in weights:
-        if match := _SHARD.fullmatch(name):
+        if match := re.fullmatch(_SHARD, name):
             sets.setdefault((match["stem"], match["count"], match["suffix"]), []).append(name)
-    single = tuple(name for name in weights if not _SHARD.fullmatch(name))
+    single = tuple(name for name in weights if not re.fullmatch(_SHARD, name))
     return _Candidates(indexes, tuple(map(tuple, sets.values())), single)
 
 
@@ -169,7 +169,7 @@ def _refuse_several(directory: Path, found: _Candidates) -> NoReturn:
     """Raise the error for a directory that may hold several models."""
     names = found.names
     first = SameCall(str(directory), str(directory / names[0]))
-    parts = [name for name in names if _PART_OF_TENSORS.fullmatch(name)]
+    parts = [name for name in names if re.fullmatch(_PART_OF_TENSORS, name)]
     if len(parts) == len(names):
         raise CheckpointError(
             f"{directory} has {len(parts)} files that each hold a part of every tensor, and parts cannot be ranked"
@@ -185,7 +185,7 @@ def _refuse_several(directory: Path, found: _Candidates) -> NoReturn:
 
 def _check_complete(directory: Path, members: tuple[str, ...]) -> None:
     """Refuse a set of shards if some of the numbers that its names announce are missing, or if others are there."""
-    match = _SHARD.fullmatch(members[0])
+    match = re.fullmatch(_SHARD, members[0])
     if match is None:
         return
     present, (start, end), count = set(members), match.span("number"), int(match["count"])

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _REPORT_HEAD = 1 << 24  # bytes before the tensors of a report; longer ones are not recognized
-_RESULT_FOLDER = re.compile(r"(?P<input>.+)\.(pruned|baked|stripped)", re.DOTALL)
-_RESULT = re.compile(
-    r".+\.(pruned|baked|packed|stripped)\.(safetensors|bin|pth|pt|ckpt|th|pt2|pdparams|np[yz]|gguf|onnx|h5|hdf5|keras)(\.tar)?(\.search\.json)?",
-    re.DOTALL,
+_RESULT_FOLDER = r"(?s)(?P<input>.+)\.(pruned|baked|stripped)"
+_RESULT = (
+    r"(?s).+\.(pruned|baked|packed|stripped)"
+    r"\.(safetensors|bin|pth|pt|ckpt|th|pt2|pdparams|np[yz]|gguf|onnx|h5|hdf5|keras)(\.tar)?(\.search\.json)?"
 )
 
 
@@ -35,12 +35,12 @@ def is_own_result(path: Path) -> bool:
 
 def is_own_name(name: str) -> bool:
     """Return whether `name` is the default name of an output, such as `model.pruned.safetensors`."""
-    return _RESULT.fullmatch(name) is not None
+    return re.fullmatch(_RESULT, name) is not None
 
 
 def is_own_folder(name: str, siblings: Collection[str]) -> bool:
     """Return whether `name` is the default name of the output for another folder of `siblings`."""
-    match = _RESULT_FOLDER.fullmatch(name)
+    match = re.fullmatch(_RESULT_FOLDER, name)
     return match is not None and match["input"] in siblings
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ctypes import c_int32, c_int64, c_uint64, c_void_p
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prunecli.kernels.native.library import Function, address, function
 from prunecli.kernels.native_ranks import PATTERNS, Buffer, extract_inside
@@ -42,8 +41,7 @@ def view_of(view: SliceView) -> Any:  # noqa: ANN401 - an array of ctypes
     return (c_int64 * 3)(view.before, view.slices, view.after)
 
 
-@dataclass(slots=True)
-class Ranked:
+class Ranked(NamedTuple):
     """Numbers that are ranked: the array `x`, and the form in which the kernels see it."""
 
     x: Buffer
@@ -101,17 +99,17 @@ class Ranked:
         yield 0, self
 
 
-@dataclass(slots=True)
 class Keep:
     """What survives: weights with the flag -1, or, without flags, those of `y` that are at least `cut`.
 
     Of those equal to the cut, the first `ties` do not survive. The flags of those that do not are 0.
     """
 
-    y: Ranked | ScaledCodes
-    cut: int = 0
-    ties: int = 0
-    flags: Buffer | None = None
+    __slots__ = ("cut", "flags", "ties", "y")
+
+    def __init__(self, y: Ranked | ScaledCodes, cut: int = 0, ties: int = 0, flags: Buffer | None = None) -> None:
+        """Keep what is not below the cut, or has a flag."""
+        self.y, self.cut, self.ties, self.flags = y, cut, ties, flags
 
     def flags_in(self, memory: memoryview) -> Buffer:
         """Return the flags; they are written to `memory`, if there are none."""

@@ -11,7 +11,6 @@ float64, over its finite weights and in the same order. The sum of all blocks is
 
 from __future__ import annotations
 
-from dataclasses import field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
@@ -139,15 +138,16 @@ class Tally(Protocol):
         """Return the numbers of all chunks of a part of a tensor, in place of `counts`."""
 
 
-@dataclass(slots=True)
 class Shared:
     """What the tallies of one tensor share: the parts of blocks and groups that lie in several chunks."""
 
-    overfull: bool = False
-    """Whether a group of the 2:4 pattern has too many non-zeros, so that no other group need be checked."""
-    _parts: dict[tuple[str, int], list[tuple[int, Part]]] = field(default_factory=dict)
-    _missing: dict[tuple[str, int], int] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
+    def __init__(self, *, overfull: bool = False) -> None:
+        """Start without parts."""
+        self.overfull = overfull
+        """Whether a group of the 2:4 pattern has too many non-zeros, so that no other group need be checked."""
+        self._parts: dict[tuple[str, int], list[tuple[int, Part]]] = {}
+        self._missing: dict[tuple[str, int], int] = {}
+        self._lock = Lock()
 
     def rest(self, kind: str) -> list[tuple[int, int, Part]]:
         """Return the parts of one kind that wait for others, as (number of what they belong to, offset, value)."""

@@ -12,7 +12,7 @@ _EMA = re.compile(
     r"(?<![a-z])shadow_params(?![a-z])|(?<![a-z])ema(?![a-z])|(?<![A-Z])EMA(?![A-Za-z])|(?<![A-Z])Ema(?![a-z])"
 )
 
-_MASTERS = re.compile(
+_MASTERS = (
     r"(^|[._])(fp32_(flat_)?groups(_flat)?|single_partition_of_fp32_groups|fp32_from_\w+|fp32_(flat_)?params?"
     r"|fp32_(flat_)?partitions?|main_params?|(\w+_)?masters?(_(params?|weights?|copy|copies|groups?))?)(\.|$)"
 )
@@ -26,7 +26,7 @@ def is_ema(name: str) -> bool:
 
 def is_master(name: str) -> bool:
     """Return whether a tensor of this full name is a copy of weights that an optimizer updates in their place."""
-    return _MASTERS.search(name) is not None
+    return re.search(_MASTERS, name) is not None
 
 
 def ema_prefixes(names: Sequence[str]) -> frozenset[str]:

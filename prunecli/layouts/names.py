@@ -25,13 +25,13 @@ _TRANSPOSED = frozenset({"convtr", "convtranspose", "convtransposed", "transpose
 
 _SCALES = frozenset({"layerscale", "ls", "scale"})
 
-_LORA = re.compile(r"(?<![A-Za-z])lora(?P<mark>[._])(?P<half>A|B|down|up)(?![A-Za-z])")
+_LORA = r"(?<![A-Za-z])lora(?P<mark>[._])(?P<half>A|B|down|up)(?![A-Za-z])"
 _OTHER_HALF = {"A": "B", "B": "A", "down": "up", "up": "down"}
 
-_FIXED = re.compile(r"(?:^|[._])(?:dfl\.conv|i?stft(?:\.conv_(?:real|imag))?|[a-z]+_i?stft|i?stft_[a-z]+)\.weight$")
+_FIXED = r"(?:^|[._])(?:dfl\.conv|i?stft(?:\.conv_(?:real|imag))?|[a-z]+_i?stft|i?stft_[a-z]+)\.weight$"
 """Names of fixed transforms: the bins of YOLOv8's distribution focal loss, windows of Fourier transforms."""
 
-_LOSS = re.compile(
+_LOSS = (
     r"(?:^|[._])(?:(?:loss(?:es|_fn|_func|_function)?|criterions?|criteria|(?:[A-Z]\w*)?Loss)(?:\.\d+)?\.weights?"
     r"|(?:class|loss|pos)_weights?)$"
 )
@@ -81,12 +81,12 @@ def is_norm(name: str) -> bool:
 
 def is_fixed_transform(name: str) -> bool:
     """Return whether the name is that of a transform with fixed entries."""
-    return ("dfl" in name or "stft" in name) and _FIXED.search(name) is not None
+    return ("dfl" in name or "stft" in name) and re.search(_FIXED, name) is not None
 
 
 def is_loss_weight(name: str) -> bool:
     """Return whether the name is that of a factor of a loss, which the model does not use after training."""
-    return _LOSS_PARTS.search(name) is not None and _LOSS.search(name) is not None
+    return _LOSS_PARTS.search(name) is not None and re.search(_LOSS, name) is not None
 
 
 def is_transposed_by_name(name: str) -> bool:
@@ -104,7 +104,7 @@ def is_scale_module(name: str) -> bool:
 
 def other_half(name: str) -> str | None:
     """Return the name of the matrix that a LoRA matrix is multiplied with: `lora_B` for `lora_A`; None for others."""
-    match = _LORA.search(name) if "lora" in name else None
+    match = re.search(_LORA, name) if "lora" in name else None
     if match is None:
         return None
     half = "lora" + match["mark"] + _OTHER_HALF[match["half"]]

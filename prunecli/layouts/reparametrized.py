@@ -59,9 +59,9 @@ _SUFFIXES = (
 
 _MOST_CALLS = 3  # calls that a hint names
 
-_PARAMETRIZED = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<weight>[^.]+)\.(?P<part>.+)", re.DOTALL)
-_ORIGINAL = re.compile(r"original\d*")
-_ASP = re.compile(r"(?P<module>(?:.*\.)?)(?:__)?(?P<weight>[^.]+)_mma_mask", re.DOTALL)
+_PARAMETRIZED = r"(?s)(?P<module>(?:.*\.)?)parametrizations\.(?P<weight>[^.]+)\.(?P<part>.+)"
+_ORIGINAL = r"original\d*"
+_ASP = r"(?s)(?P<module>(?:.*\.)?)(?:__)?(?P<weight>[^.]+)_mma_mask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +161,16 @@ def _parametrizations(names: Iterable[str]) -> Iterator[Leftover]:
     groups: dict[str, list[str]] = {}
     complete: set[str] = set()
     for name in names:
-        if match := _PARAMETRIZED.fullmatch(name):
+        if match := re.fullmatch(_PARAMETRIZED, name):
             weight = match["module"] + match["weight"]
             groups.setdefault(weight, []).append(name)
-            if _ORIGINAL.fullmatch(match["part"]):
+            if re.fullmatch(_ORIGINAL, match["part"]):
                 complete.add(weight)
     yield from (Leftover(weight, PARAMETRIZATION, tuple(groups[weight])) for weight in groups if weight in complete)
 
 
 def _asp_masks(names: Iterable[str], present: Collection[str]) -> Iterator[Leftover]:
     for name in names:
-        if match := _ASP.fullmatch(name):
+        if match := re.fullmatch(_ASP, name):
             saved = name.removesuffix("_mask") + "_pruned_p"  # apex's copy of the pruned weights, to restore them
             yield Leftover(match["module"] + match["weight"], ASP_MASK, _present(present, name, saved))

@@ -10,15 +10,13 @@ from urllib.parse import unquote, urlsplit
 URL = re.compile(r"(hf|s3|https?)://", re.IGNORECASE)
 """The start of a text that names a model elsewhere."""
 
-_ANY_URL = re.compile(r"(?P<scheme>hf|s3|https?|gs|gcs|az|abfss?|ftp|sftp|ssh|file)://?(?P<rest>.*)", re.IGNORECASE)
+_ANY_URL = r"(?i)(?P<scheme>hf|s3|https?|gs|gcs|az|abfss?|ftp|sftp|ssh|file)://?(?P<rest>.*)"
 """A URL of any kind that people write; `pathlib` leaves one of the two slashes."""
 
-_REVISION = re.compile(r"@(refs/(?:convert|pr)/[^/]+|[^/]+)")
+_REVISION = r"@(refs/(?:convert|pr)/[^/]+|[^/]+)"
 
 
-_PAGE = re.compile(
-    r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+)(?:/(?P<file>[^?#]*))?)?(?:[?#].*)?"
-)
+_PAGE = r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+)(?:/(?P<file>[^?#]*))?)?(?:[?#].*)?"
 _NO_MODELS = ("datasets/", "spaces/", "docs/", "papers/", "collections/", "settings/", "api/")
 
 
@@ -31,7 +29,7 @@ def from_page(text: str) -> str:
     """Return the `hf://` URL of a model whose page on the Hub is at `text`; other texts as they are."""
     for address in (hub_address(), "https://hf.co"):
         rest = text[len(address) + 1 :].rstrip("/") if text.startswith(f"{address}/") else ""
-        match = _PAGE.fullmatch(rest)
+        match = re.fullmatch(_PAGE, rest)
         if match is not None and not rest.startswith(_NO_MODELS):
             revision, file = match["revision"], unquote(match["file"] or "")
             at = f"@{unquote(revision).replace('/', '%2F')}" if revision and revision != "main" else ""
@@ -46,7 +44,7 @@ def is_url(text: object) -> bool:
 
 def unreadable_url(text: object) -> str | None:
     """Return the scheme of a URL that cannot be read, such as "gs"; None if `text` is a path or can be read."""
-    match = _ANY_URL.fullmatch(text) if isinstance(text, str) and "://" in text else None
+    match = re.fullmatch(_ANY_URL, text) if isinstance(text, str) and "://" in text else None
     return None if match is None or URL.match(match[0]) else match["scheme"].lower()
 
 
@@ -64,7 +62,7 @@ def public(text: str) -> str:
 
 def local_name(url: str) -> str:
     """Return the name that a copy of `url` has in the current directory: its last part, without a revision."""
-    scheme, _, rest = _REVISION.sub("", public(url)).partition("://")
+    scheme, _, rest = re.sub(_REVISION, "", public(url)).partition("://")
     parts = [part for part in rest.split("/") if part]
     if scheme.startswith("http"):
         parts = parts[1:]
@@ -84,8 +82,8 @@ def download_line(url: str) -> str:
 
 
 def _download_from_hub(rest: str) -> str:
-    revision = _REVISION.search(rest)
-    parts = _REVISION.sub("", rest).strip("/").split("/")
+    revision = re.search(_REVISION, rest)
+    parts = re.sub(_REVISION, "", rest).strip("/").split("/")
     repo, file = "/".join(parts[:2]), "/".join(parts[2:])
     only = [file] if "." in parts[-1] and file else ["--include", f"{file}/*"] if file else []
     at = ["--revision", revision[1]] if revision else []
@@ -94,12 +92,12 @@ def _download_from_hub(rest: str) -> str:
 
 def upload_line(url: str, local: str) -> str | None:
     """Return the command that uploads the path `local` to `url`; None if `url` is a path, or "" if there is none."""
-    match = _ANY_URL.fullmatch(url)
+    match = re.fullmatch(_ANY_URL, url)
     if match is None:
         return None
     scheme, rest = match["scheme"].lower(), match["rest"]
     if scheme == "hf":
-        parts = _REVISION.sub("", rest).strip("/").split("/")
+        parts = re.sub(_REVISION, "", rest).strip("/").split("/")
         return shlex.join(["hf", "upload", "/".join(parts[:2]), local, *(["/".join(parts[2:])] if parts[2:] else [])])
     if scheme == "s3":
         return shlex.join(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DIGITS = re.compile(r"[0-9]{1,18}")
+_DIGITS = r"[0-9]{1,18}"
 """Longer numbers are text: they are no index of a layer."""
 
 
@@ -22,15 +22,18 @@ def layer_depths(names: Sequence[str]) -> list[int]:
     layers = [_layer(name) for name in names]
     families: dict[str, int] = {}
     for layer in layers:
-        families.setdefault(_DIGITS.sub("#", layer), len(families))
-    keys = [(families[_DIGITS.sub("#", layer)], [int(digits) for digits in _DIGITS.findall(layer)]) for layer in layers]
+        families.setdefault(re.sub(_DIGITS, "#", layer), len(families))
+    keys = [
+        (families[re.sub(_DIGITS, "#", layer)], [int(digits) for digits in re.findall(_DIGITS, layer)])
+        for layer in layers
+    ]
     depths = {layer: depth for depth, (_, layer) in enumerate(_distinct(sorted(zip(keys, layers, strict=True))))}
     return [depths[layer] for layer in layers]
 
 
 def _layer(name: str) -> str:
     parts = name.split(".")
-    end = next((at for at, part in enumerate(parts) if _DIGITS.fullmatch(part)), len(parts) - 2)
+    end = next((at for at, part in enumerate(parts) if re.fullmatch(_DIGITS, part)), len(parts) - 2)
     return ".".join(parts[: end + 1]) or name
 
 

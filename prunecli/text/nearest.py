@@ -10,7 +10,7 @@ from prunecli.text.closest import closest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,15}(?:[.,]\d{0,15})?|[.,]\d{1,15})(?:e[-+]?\d{1,2})?", re.ASCII | re.IGNORECASE)
+_NUMBER = r"[-+]?(?:\d{1,15}(?:[.,]\d{0,15})?|[.,]\d{1,15})(?:e[-+]?\d{1,2})?"
 _SCALES = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 _LONGEST = 100
 """The most characters of a wrong value that are looked at."""
@@ -25,7 +25,7 @@ def nearest_choice(value: object, choices: Sequence[str], default: str) -> str:
 
 def nearest_number(text: str, default: float) -> float:
     """Return the one number in `text` ("0,1", "L2"), or `default`; a percentage is none."""
-    found = _NUMBER.findall(text[:_LONGEST])
+    found = re.findall(_NUMBER, text[:_LONGEST], re.ASCII | re.IGNORECASE)
     if len(found) != 1 or "%" in text or len(text) > _LONGEST:
         return default
     value = float(found[0].replace(",", "."))
@@ -35,7 +35,7 @@ def nearest_number(text: str, default: float) -> float:
 def nearest_whole(text: str, default: int) -> int:
     """Return the whole number nearest to `text` ("2.5", "1e6", "1,000", "10k"), or `default`."""
     compact = re.sub(r"[\s,_']", "", text[:_LONGEST].lower())
-    match = re.fullmatch(rf"({_NUMBER.pattern})([kmb]?)", compact, re.ASCII)
+    match = re.fullmatch(rf"({_NUMBER})([kmb]?)", compact, re.ASCII)
     if match is None or len(text) > _LONGEST:
         return default
     value = round(float(match[1]) * _SCALES[match[2]])

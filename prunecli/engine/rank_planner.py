@@ -139,6 +139,8 @@ class RankPlanner:
         self.plans.update(zip(group.members, cuts, strict=True))
 
     def _already_pruned(self, group: RankGroup) -> int:
+        if self.tensors.scorer is None:  # only scorers know pruned weights
+            return 0
         return sum(self.tensors.targets[m].numel - self.remaining[m] for m in group.members)
 
 

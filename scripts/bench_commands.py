@@ -32,11 +32,15 @@ STRATEGIES = {
 """The arguments of `prune` by name."""
 
 READERS = {
-    "inspect": ("inspect",),
-    "inspect --thresholds": ("inspect", "--thresholds"),
-    "scan": ("scan",),
+    "inspect": ("inspect", "CKPT"),
+    "inspect --thresholds": ("inspect", "CKPT", "--thresholds"),
+    "inspect --hist": ("inspect", "CKPT", "--hist", "*.weight"),
+    "scan": ("scan", "CKPT"),
+    "check --min-sparsity": ("check", "CKPT", "--min-sparsity", "0"),
+    "check --pattern": ("check", "CKPT", "--pattern", "4:4"),
+    "diff": ("diff", "CKPT", "CKPT"),
 }
-"""The arguments of commands that only read."""
+"""The arguments of commands that only read; CKPT is the file."""
 
 LOAD = """
 import sys, torch
@@ -136,7 +140,8 @@ def commands(
         found[TWICE] = ["sh", "-c", 'find "$1" "$1" -type f -exec cat {} + >/dev/null', "sh", str(source)]
     for name in names:
         if name in READERS:
-            found[name] = [*prune, *READERS[name], str(source), "--no-progress"]
+            words = (str(source) if word == "CKPT" else word for word in READERS[name])
+            found[name] = [*prune, *words, "--no-progress"]
             continue
         for number in threads:
             options = ["-q", "--report", str(report_of(out)), "--threads", str(number)]

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
     from prunecli.dtypes import Float
 
+    BitCounts = tuple[NDArray[Any], NDArray[np.int64]]
+    """The next bits of the patterns in a bin, ascending, and how often each is there."""
+
 LEVEL = 16
 """Bits of a pattern that one pass resolves."""
 
@@ -39,8 +42,8 @@ def is_narrow(dtype: Float) -> bool:
 class Inside(Protocol):
     """Counts of the patterns in the bins of a search."""
 
-    def inside(self, low: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the next bits of the patterns in the bin from `low`, ascending, and how often each is there."""
+    def inside(self, lows: NDArray[np.int64]) -> list[BitCounts]:
+        """Return the counts of the patterns in the bin from each of `lows`."""
 
 
 class RankBins:
@@ -63,10 +66,11 @@ class RankBins:
 
     def advance(self, counts: Inside) -> None:
         """Narrow the bins."""
-        found = {low: counts.inside(low) for low in {low for low, _, _ in self.bins.values()}}
+        lows = self.lows()
+        found = dict(zip(lows.tolist(), counts.inside(lows), strict=True))
         ends = {low: np.cumsum(numbers) for low, (_, numbers) in found.items()}
         for rank, (low, less, _) in self.bins.items():
-            index = int(np.searchsorted(ends[low], rank - less))
+            index = int(ends[low].searchsorted(rank - less))
             bits, size = int(found[low][0][index]), int(found[low][1][index])
             self.bins[rank] = low + (bits << self.shift), less + int(ends[low][index]) - size, size
         self.span, self.shift = self.shift, max(self.shift - LEVEL, 0)
@@ -79,20 +83,18 @@ class Sorted:
         """Take the numbers and how often each is there; the bits up to `span` are the next ones."""
         self._numbers, self._counts, self._width, self._shift = numbers, counts, span - shift, shift
 
-    def inside(self, low: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the next bits of the patterns in the bin from `low`, and how often each is there."""
-        first = low >> self._shift
-        start, stop = _limits(self._numbers, np.array([first]), self._width)
-        return self._numbers[start[0] : stop[0]].astype(np.int64) - first, self._counts[start[0] : stop[0]]
+    def inside(self, lows: NDArray[np.int64]) -> list[BitCounts]:
+        """Return the counts of the patterns in the bin from each of `lows`."""
+        limits, last = _limits(self._numbers, lows >> self._shift, self._width), (1 << self._width) - 1
+        return [(self._numbers[start:stop] & last, self._counts[start:stop]) for start, stop in limits]
 
 
-def _limits(
-    ascending: NDArray[Any], firsts: NDArray[np.int64], width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where the numbers start and stop that begin as each of `firsts`; the others have `width` more bits."""
+def _limits(ascending: NDArray[Any], firsts: NDArray[np.int64], width: int) -> list[tuple[int, int]]:
+    """Return where the numbers start and stop that differ from each of `firsts` in the lowest `width` bits only."""
     firsts = firsts.astype(ascending.dtype)
     lasts = firsts + ((1 << width) - 1)  # one more may be too large for the type
-    return np.searchsorted(ascending, firsts), np.searchsorted(ascending, lasts, side="right")
+    starts, stops = np.searchsorted(ascending, firsts), np.searchsorted(ascending, lasts, side="right")
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
 class Table:
@@ -107,21 +109,20 @@ class Table:
         """Add ascending numbers, the bits of patterns from `shift` up; those outside the bins are ignored."""
         last = self._counts.shape[1] - 1
         limits = _limits(ascending, self._lows >> self._shift, self._width)
-        for row, (start, stop) in enumerate(zip(*limits, strict=True)):
+        for row, (start, stop) in enumerate(limits):
             if start < stop:
                 self._counts[row] += np.bincount(ascending[start:stop] & last, minlength=last + 1)
 
     def join(self, counts: Inside) -> None:
         """Add the counts of each bin."""
-        for row, low in zip(self._counts, self._lows.tolist(), strict=True):
-            bits, numbers = counts.inside(low)
+        for row, (bits, numbers) in zip(self._counts, counts.inside(self._lows), strict=True):
             row[bits] += numbers
 
-    def inside(self, low: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the next bits of the patterns in the bin from `low`, and how often each is there."""
-        row = self._counts[np.searchsorted(self._lows, low)]
-        used = np.flatnonzero(row)
-        return used, row[used]
+    def inside(self, lows: NDArray[np.int64]) -> list[BitCounts]:
+        """Return the counts of the patterns in the bin from each of `lows`."""
+        rows = self._counts[np.searchsorted(self._lows, lows)]
+        places = map(np.flatnonzero, rows != 0)
+        return [(used, row[used]) for used, row in zip(places, rows, strict=True)]
 
 
 def count_inside(chunks: Iterable[NDArray[Any]], searches: Sequence[RankBins]) -> Inside:

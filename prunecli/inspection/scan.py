@@ -140,21 +140,24 @@ def _norms(histogram: Histogram) -> tuple[tuple[float, ...] | None, float | None
     if not total or not isfinite(total):
         return None, None
     counts = [round(percent / 100 * histogram.total) for percent in SPARSITIES]
-    return tuple(kept(histogram, count) for count in counts), bends_at(histogram) / histogram.total
+    return tuple(kept(histogram, counts)), bends_at(histogram) / histogram.total
 
 
-def kept(histogram: Histogram, count: int) -> float:
-    """Return the part of the sum of squares (0-1) that remains without the `count` smallest weights.
+def kept(histogram: Histogram, counts: Sequence[int]) -> list[float]:
+    """Return the part of the sum of squares (0-1) that remains without so many of the smallest weights.
 
     The sum goes from the largest weights down, so that a small result is no difference of large numbers.
     """
-    above = np.r_[np.cumsum(histogram.squares[::-1])[::-1], 0.0]
+    above = np.r_[np.cumsum(histogram.squares[::-1])[::-1], 0.0].tolist()
     ends = np.cumsum(histogram.counts)
-    index = int(np.searchsorted(ends, count))
-    if index == histogram.counts.size:
-        return 0.0
-    share = float(ends[index] - count) / float(histogram.counts[index])
-    return float(above[index + 1] + share * histogram.squares[index]) / float(above[0])
+    parts = []
+    for count, index in zip(counts, np.searchsorted(ends, counts).tolist(), strict=True):
+        if index == ends.size:
+            parts.append(0.0)
+            continue
+        share = float(ends[index] - count) / float(histogram.counts[index])
+        parts.append((above[index + 1] + share * float(histogram.squares[index])) / above[0])
+    return parts
 
 
 def bends_at(histogram: Histogram) -> int:

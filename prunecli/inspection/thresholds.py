@@ -7,7 +7,7 @@ further pass counts only inside the bins that hold a requested rank, by 16 more 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from prunecli.dtypes import FLOATS, Float, cast
@@ -227,8 +227,11 @@ def cut_of(value: float, dtype: Float) -> int:
 def shortest(value: float, dtypes: Iterable[Float]) -> float:
     """Return the number with the fewest digits that zeroes the same weights as `value` in each of `dtypes`."""
     cuts = [(dtype, cut_of(value, dtype)) for dtype in dtypes]
+    # A number beyond a neighbour of the cut has another one, which is quicker to see than to round it.
+    low = max(dtype.decode(cut - 1) if cut else -1.0 for dtype, cut in cuts)
+    high = min(dtype.decode(cut + 1) if cut < dtype.finite_max else inf for dtype, cut in cuts)
     for digits in range(1, 18):  # 17 digits identify every float64
         number = float(f"{value:.{digits}g}")
-        if isfinite(number) and all(cut_of(number, dtype) == cut for dtype, cut in cuts):
+        if low < number < high and all(cut_of(number, dtype) == cut for dtype, cut in cuts):
             return number
     return value

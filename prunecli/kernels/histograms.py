@@ -10,7 +10,7 @@ from ctypes import byref, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import local
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,9 +21,13 @@ from prunecli.kernels.native.library import Function, address, format_of, functi
 from prunecli.kernels.numpy_ops import NumpyOps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+
+T = TypeVar("T")
 
 RUN = 1 << 13
 """Elements counted at once: few enough that their float64 copies stay in the cache, and in the allocator's pool."""
@@ -108,8 +112,11 @@ class _Bins:
     def __init__(self, dtype: Float, shift: int, *, squares: bool) -> None:
         self._dtype, self._shift, self._squared = dtype, shift, squares
         self._size = (dtype.top >> shift) + 1
-        # The last places count zeros.
-        self._counts, self._squares = np.zeros(self._size + _SPREAD, np.int64), np.zeros(self._size + _SPREAD)
+        self._counts, self._squares = _borrowed(self._size, self._zeros)
+
+    def _zeros(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return counts and sums. The last places count zeros."""
+        return np.zeros(self._size + _SPREAD, np.int64), np.zeros(self._size + _SPREAD)
 
     def add(self, x: NDArray[Any]) -> None:
         if self._squared and has_native():
@@ -130,8 +137,11 @@ class _Bins:
     def take(self) -> _Taken:
         counts, zeros = self._counts[: self._size], int(self._counts[self._size :].sum())
         counts[0] += zeros
-        used = np.flatnonzero(counts)
-        return used, counts[used], self._squares[used], zeros
+        used = np.flatnonzero(counts != 0)
+        taken = used, counts[used], self._squares[used], zeros
+        counts[used], self._squares[used], self._counts[self._size :] = 0, 0, 0
+        _give_back(self._size, (self._counts, self._squares))
+        return taken
 
 
 class _Leading:
@@ -139,7 +149,7 @@ class _Leading:
 
     def __init__(self, dtype: Float) -> None:
         self._half, self._fnuz = 1 << (8 * min(dtype.itemsize, 2) - 1), dtype.negative_zero_is_nan
-        self._memory = _borrowed()
+        self._memory = _borrowed(0, _Memory)
         self._taken: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         self._pending = self._zeros = 0
 
@@ -164,7 +174,7 @@ class _Leading:
                 total[used] += numbers
             bins = np.flatnonzero(total)
             counts = total[bins]
-        _given_back.memory = self._memory
+        _give_back(0, self._memory)
         return bins, counts, np.zeros(bins.size), self._zeros
 
 
@@ -176,14 +186,17 @@ class _Memory:
         self.bins, self.counts = (np.empty((1 << (LEADING - 1)) + 1, np.int64) for _ in range(2))
 
 
-_given_back = local()
+_free = local()
 
 
-def _borrowed() -> _Memory:
-    """Return the memory that the last builder of this thread gave back, or new memory."""
-    memory: _Memory | None = getattr(_given_back, "memory", None)
-    _given_back.memory = None
-    return memory or _Memory()
+def _borrowed(kind: int, make: Callable[[], T]) -> T:
+    """Return the memory of a kind, all 0, that the last builder of this thread gave back, or new memory."""
+    found: T | None = vars(_free).pop(str(kind), None)
+    return make() if found is None else found
+
+
+def _give_back(kind: int, memory: object) -> None:
+    vars(_free)[str(kind)] = memory
 
 
 @lru_cache(maxsize=4)

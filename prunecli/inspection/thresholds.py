@@ -7,6 +7,7 @@ further pass counts only inside the bins that hold a requested rank, by 16 more 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -226,7 +227,12 @@ def cut_of(value: float, dtype: Float) -> int:
 
 def shortest(value: float, dtypes: Iterable[Float]) -> float:
     """Return the number with the fewest digits that zeroes the same weights as `value` in each of `dtypes`."""
-    cuts = [(dtype, cut_of(value, dtype)) for dtype in dtypes]
+    return _shortest(value, tuple(sorted(dtype.name for dtype in dtypes)))
+
+
+@lru_cache(maxsize=1 << 12)  # tensors of narrow dtypes often have the same thresholds
+def _shortest(value: float, names: tuple[str, ...]) -> float:
+    cuts = [(FLOATS[name], cut_of(value, FLOATS[name])) for name in names]
     # A number beyond a neighbour of the cut has another one, which is quicker to see than to round it.
     low = max(dtype.decode(cut - 1) if cut else -1.0 for dtype, cut in cuts)
     high = min(dtype.decode(cut + 1) if cut < dtype.finite_max else inf for dtype, cut in cuts)

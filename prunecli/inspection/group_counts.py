@@ -12,6 +12,7 @@ import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.io.scan import chunks
+from prunecli.kernels.below import count_below
 from prunecli.kernels.overfull import count_overfull
 
 if TYPE_CHECKING:
@@ -39,16 +40,16 @@ class TensorCounts:
 
 def count_weights(worker: Worker, tensor: TensorInfo, read: Read) -> TensorCounts:
     """Count the zeros (of either sign) and the values that are NaN or infinite of a floating-point tensor."""
-    dtype, ops = FLOATS[tensor.dtype], worker.ops
+    dtype = FLOATS[tensor.dtype]
+    cuts = np.array([1, dtype.finite_max + 1], np.uint64)
     start = zeros = nonfinite = 0
     first: int | None = None
     for x in chunks(read, tensor):
-        y = ops.magnitudes(x, dtype)
-        zeros += ops.below_and_inside(y, 1, 0)[0]
-        found = x.size - ops.below_and_inside(y, dtype.finite_max + 1, 0)[0]
-        if found and first is None:
+        below, finite = count_below([x], cuts, dtype).tolist()
+        if finite < x.size and first is None:
             first = start + int((worker.host.magnitudes(x, dtype) > dtype.finite_max).argmax())
-        nonfinite += found
+        zeros += below
+        nonfinite += x.size - finite
         start += x.size
     return TensorCounts(zeros, nonfinite, first)
 

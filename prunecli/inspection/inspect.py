@@ -17,7 +17,7 @@ from prunecli.formats.contents import other_contents
 from prunecli.inspection.group_counts import count_weights
 from prunecli.inspection.magnitude_histogram import DRAWING, MagnitudeHistogram, magnitude_histogram
 from prunecli.inspection.passes import Passes, name_of, opened
-from prunecli.inspection.thresholds import RANKING, SPARSITIES, Ranking, ThresholdTable, bytes_to_rank, rank
+from prunecli.inspection.thresholds import RANKING, SPARSITIES, ThresholdTable, bytes_to_rank, rank
 from prunecli.io.scan import chunks
 from prunecli.layouts.reparametrized import leftovers
 from prunecli.remote.errors import reads_twice
@@ -249,7 +249,11 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         progress.expect({DRAWING: bytes_to_rank(drawn)})
     targets = [] if selection is None else [target.tensor for target in selection.targets]
     ranking = rank(passes, targets, SPARSITIES) if thresholds else None
-    known = {} if ranking is None else _known(targets, ranking)
+    known = {} if ranking is None else _known(targets, ranking.counts)
+    histogram = None
+    if hist is not None:
+        histogram, counted = magnitude_histogram(passes, hist, drawn)
+        known |= _known(drawn, counted)
     counts = _count_all(passes, [tensor for tensor, _ in named if read and _countable(tensor)], known)
     reasons = _skip_reasons(selection, named)
     contents, notes = _contents(checkpoint)
@@ -267,7 +271,7 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         refusal=refusal,
         selected_only=selected_only,
         thresholds=None if ranking is None else (ranking.together, ranking.each),
-        histogram=None if hist is None else magnitude_histogram(passes, hist, drawn),
+        histogram=histogram,
         contents=contents,
     )
 
@@ -354,10 +358,9 @@ def _countable(tensor: TensorInfo) -> bool:
     return (tensor.dtype in FLOATS or tensor.dtype.startswith(_COUNTED_DTYPES)) and not tensor.overlaps_itself
 
 
-def _known(tensors: Sequence[TensorInfo], ranking: Ranking) -> _Counts:
+def _known(tensors: Sequence[TensorInfo], counts: Sequence[tuple[int, int]]) -> _Counts:
     """Return what a ranking has counted; codes with a scale are ranked as products, whose zeros may be more."""
-    counted = zip(tensors, ranking.counts, strict=True)
-    return {id(tensor): counts for tensor, counts in counted if tensor.scale is None}
+    return {id(t): counted for t, counted in zip(tensors, counts, strict=True) if t.scale is None}
 
 
 def _count_all(passes: Passes, tensors: Sequence[TensorInfo], known: _Counts) -> _Counts:

@@ -52,8 +52,13 @@ class MagnitudeHistogram:
     percentiles: ThresholdTable
 
 
-def magnitude_histogram(passes: Passes, pattern: str, tensors: Sequence[TensorInfo]) -> MagnitudeHistogram:
-    """Return the histogram of one or more floating-point tensors; CheckpointError if a file cannot be read."""
+def magnitude_histogram(
+    passes: Passes, pattern: str, tensors: Sequence[TensorInfo]
+) -> tuple[MagnitudeHistogram, tuple[tuple[int, int], ...]]:
+    """Return the histogram of one or more floating-point tensors, and each one's zeros and weights that are not finite.
+
+    Raises CheckpointError if a file cannot be read.
+    """
     ranking = rank(passes, tensors, PERCENTILES, DRAWING)
     edges = _edges(ranking.together)
     dtypes = {FLOATS[tensor.value_dtype] for tensor in tensors}
@@ -62,7 +67,7 @@ def magnitude_histogram(passes: Passes, pattern: str, tensors: Sequence[TensorIn
     zeros, first, *bars, nonfinite = (stop - start for start, stop in pairwise(ends))
     names = tuple(tensor.name for tensor in tensors)
     counts = zeros + first, *bars
-    return MagnitudeHistogram(pattern, names, edges, counts, zeros, nonfinite, ranking.together)
+    return MagnitudeHistogram(pattern, names, edges, counts, zeros, nonfinite, ranking.together), ranking.counts
 
 
 def _cuts(edges: Sequence[float], dtype: Float) -> list[int]:

@@ -120,8 +120,8 @@ class Table:
 
     def inside(self, lows: NDArray[np.int64]) -> list[BitCounts]:
         """Return the counts of the patterns in the bin from each of `lows`."""
-        rows = self._counts[np.searchsorted(self._lows, lows)]
-        places = map(np.flatnonzero, rows != 0)
+        rows = [self._counts[index] for index in np.searchsorted(self._lows, lows).tolist()]
+        places = [np.flatnonzero(row != 0) for row in rows]
         return [(used, row[used]) for used, row in zip(places, rows, strict=True)]
 
 

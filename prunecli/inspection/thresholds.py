@@ -11,9 +11,12 @@ from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from prunecli.dtypes import FLOATS, Float, cast
 from prunecli.inspection.ranks import LEVEL, JointRanks, RankBins, Sorted, count_inside, is_narrow
 from prunecli.io.scan import chunks, scan_tensors
+from prunecli.kernels import below as kernels
 from prunecli.kernels.histograms import Histogram, HistogramBuilder
 from prunecli.kernels.numpy_ops import NumpyOps
 from prunecli.progress import start
@@ -208,16 +211,14 @@ def count_below(
     if is_narrow(dtype):
         return whole.below(dtype, cuts)
 
-    def count(worker: Worker, tensor: TensorInfo, read: Read) -> list[int]:
-        numbers = [0] * len(cuts)
-        for x in chunks(read, tensor):
-            y = worker.ops.magnitudes(x, dtype)
-            numbers = [n + worker.ops.below_and_inside(y, cut, 0)[0] for n, cut in zip(numbers, cuts, strict=True)]
-        return numbers
+    patterns = np.array(cuts, np.uint64)
+
+    def count(_: Worker, tensor: TensorInfo, read: Read) -> NDArray[np.int64]:
+        return kernels.count_below(chunks(read, tensor), patterns, dtype)
 
     own = [tensor for tensor in tensors if tensor.value_dtype == dtype.name]
-    numbers = scan_tensors(passes.checkpoint, own, count, threads=passes.threads)
-    return [sum(column) for column in zip(*numbers, strict=True)]
+    below: list[int] = np.sum(scan_tensors(passes.checkpoint, own, count, threads=passes.threads), axis=0).tolist()
+    return below
 
 
 def cut_of(value: float, dtype: Float) -> int:

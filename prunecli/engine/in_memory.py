@@ -189,9 +189,9 @@ def prune_in_memory(
     started = time.monotonic()
     run = _run_over(memory, work, options, write=write)
     masks = None if mask is None else _mask_sink(mask, run.targets)
-    memory.synchronize()
     # The versions are incremented also after an error, because some of the tensors may have been changed by then.
     try:
+        memory.synchronize()
         result = run.execute(memory.regions, memory.regions if write else [None] * len(memory.regions), masks)
         memory.synchronize()
     except ExchangeError as error:
@@ -209,7 +209,7 @@ def prune_in_memory(
 
 def _state(run: MemoryRun | ShardedRun) -> str:
     """Return the state of the tensors after an error, in words."""
-    return "some weights are pruned and others are not: load them again" if run.pruning else "no tensor was changed"
+    return "some weights may be pruned and others not: load them again" if run.pruning else "no tensor was changed"
 
 
 def _mask_sink(fd: int, targets: Sequence[TensorInfo]) -> MaskSink:

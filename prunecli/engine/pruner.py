@@ -162,7 +162,7 @@ class Pruner:
         keep = None
         if context.base is not None:
             context.base.add(worker, piece.target, first, x[own])
-        if scorer is None and context.masks is None and is_tensor(x):
+        if scorer is None and context.masks is None and is_tensor(weights) and len(x[own]) == count:
             keep = self._keep_on_device(worker, ops, weights, piece)
         if keep is None:
             y = self._ranked(worker, ops, x, weights, piece.target, start)
@@ -183,7 +183,7 @@ class Pruner:
             tally.add(ops.load(self._scales.magnitudes(worker, tensor, x[own], first, "values")), keep, first)
             if write:
                 ops.store_masked(weights[own], keep, x[own], FLOATS[tensor.dtype])
-        self._finish(piece.target, len(x[own]), late=is_tensor(x))
+        self._finish(piece.target, len(x[own]), late=is_tensor(weights))
 
     def _ranked(self, worker: Worker, ops: Ops, x: Array, weights: Array, target: int, start: int) -> Array:
         """Return what ranks the weights `x`, which are loaded as `weights`."""

@@ -223,6 +223,7 @@ class Run:
         if self.part.group.size > 1:
             applier.share_checksums()
         applier.write_checksums(self.checkpoint.files, sinks)
+        applier.pruner.resolve()
         return applier.pruner.results
 
     def _batches(self, pool: Pool, job: Job, scorer: Scorer | None, sources: Sequence[Input]) -> Sequence[Batch]:

@@ -23,6 +23,9 @@ FIRST_EXPONENT, BINS = 720, 72
 BINS_OF_DOUBLES = 257
 """The bins of sums for a format of 8 bytes, from the exponent field 1; the last one counts infinities."""
 
+FEW_BLOCKS = 2
+"""So many blocks are always summed in both ways: to look whether they need it is to wait for the device."""
+
 CAREFUL_BLOCKS = 1 << 12
 """Blocks that are summed again in float64 at once."""
 
@@ -57,6 +60,8 @@ def block_sums(torch: Any, y: Any, dtype: Float, alive: Any) -> Any:  # noqa: AN
     bits = sums.view(torch.int64 if dtype.itemsize == 8 else torch.int32)
     unsure = ((bits < low) | (bits >= high)) & alive
     y, unsure, sums = _in_doubles(torch, y, unsure, sums)
+    if len(sums) <= FEW_BLOCKS:
+        return torch.where(unsure, _careful_sums(torch, y.to(sums.device), dtype), sums)
     if bool(unsure.any()):
         for places in unsure.nonzero().flatten().split(CAREFUL_BLOCKS):
             sums[places] = _careful_sums(torch, y[places.to(y.device)].to(sums.device), dtype)

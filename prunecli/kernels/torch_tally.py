@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.tally import BLOCK, Counts, TallyPart
 from prunecli.kernels.torch_blocks import NONFINITE, OVERFULL, ZEROS_AFTER, ZEROS_BEFORE, Blocks, flags_of, part_of
-from prunecli.kernels.torch_sums import bins_of, exact_sum
+from prunecli.kernels.torch_sums import bins_of, block_sums, exact_sum, whole_blocks
 from prunecli.kernels.torch_totals import NUMBERS, joined, joined_rows, owners, row_length, totals, unset_flags
 from prunecli.kernels.torch_views import mark_alive
 
@@ -118,11 +118,12 @@ class TorchTally:
         parts = self._shared.join("block", number, size, (offset, len(before), (before, after.clone())))
         if parts is not None:
             torch = self.torch
-            both = [torch.cat([part[index] for part in parts]) for index in range(2)]
-            sums = [self._ops.prune_blocks(y, y >= 0, self.statistics.dtype, patterns=True).sums[:1] for y in both]
+            rows = [whole_blocks(torch, torch.cat([part[index] for part in parts])) for index in range(2)]
+            both = torch.cat(rows)
+            sums = block_sums(torch, both, self.statistics.dtype, both.any(1))
             # Its other numbers are those of its parts.
             nothing = torch.zeros((4, 1), dtype=torch.int32, device=self.device)
-            self._keep(Blocks(nothing, nothing[:2] - 1, torch.cat(sums)))
+            self._keep(Blocks(nothing, nothing[:2] - 1, sums[:, None]))
 
     def _add_alive(self, after: Tensor, first: int, blocks: Blocks) -> None:
         """Mark the outputs and the inputs that have a non-zero."""

@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.launches import Launches, count_launches
 
 import prunecli
+from prunecli import api
 from prunecli.api import prune_state_dict
+from prunecli.engine import run
 from prunecli.io import memory_reader
+from prunecli.io.threads import InlinePool
 from prunecli.ranking import device_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -95,3 +100,23 @@ def test_small_tensors_cost_no_kernels_of_their_own(name: str, monkeypatch: pyte
 
     assert more.kernels - few.kernels <= 4, str(more.names)
     assert more.waits == few.waits
+
+
+@pytest.mark.parametrize("name", ["threshold", "topk 2:4", "l1 row"])
+def test_a_window_of_a_file_is_copied_to_the_device_and_back(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Pruning a window waits for nothing else; its numbers stay on the device until all windows are written."""
+    save_file({"weight": torch.randn(512, 1024).to(torch.bfloat16)}, tmp_path / "in.safetensors")
+    waits = []
+    for window in (1 << 18, 1 << 17):
+        with monkeypatch.context() as patch:
+            patch.setattr(api, "resolve", lambda _: "cpu")
+            patch.setattr(run, "DEVICE_WINDOW", window)
+            patch.setattr(run.Run, "_pool", lambda _: InlinePool("cpu"))
+            launches = count_launches(patch)
+            with launches:
+                api.prune(tmp_path / "in.safetensors", STRATEGIES[name][0], device="cuda", reports=(), force=True)
+        waits.append(launches.waits)
+
+    assert waits[1] - waits[0] <= 4 * 2

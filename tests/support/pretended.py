@@ -58,15 +58,16 @@ class Device(TorchDispatchMode):
 
     Attributes:
         operations: The number of operations up to now.
-        fail_at: The number of the operation for which a device has no memory.
+        fail_at: The number of the operation that fails, with `error`.
         held, peak: The bytes of results that are alive, and the most of them.
         fetched: The bytes that were copied to the host.
     """
 
-    def __init__(self, fail_at: int | None = None) -> None:
+    def __init__(self, fail_at: int | None = None, error: Exception | None = None) -> None:
         """Fail at an operation, if it has a number."""
         super().__init__()
         self.operations, self.fail_at = 0, fail_at
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         self.held = self.peak = self.fetched = 0
         self._alive: dict[int, int] = {}
 
@@ -87,7 +88,7 @@ class Device(TorchDispatchMode):
     def _begin(self) -> None:
         self.operations += 1
         if self.operations == self.fail_at:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise self.error
 
     def _hold(self, host: Tensor) -> None:
         """Count the bytes of a storage until it is freed."""

@@ -3,7 +3,7 @@
  * A weight is an unsigned integer of its own width, its bit pattern. Its magnitude is the pattern without the sign bit;
  * magnitudes have the order of the absolute values. Each .c file is compiled once per instruction set, and each of its
  * kernels once per width: the file defines BODY and includes "each_width.h". No kernel allocates memory, takes a lock or
- * calls Python, and none depends on the alignment of its arguments.
+ * calls Python. Weights may lie at any address, because a file may have them at an odd place: see `ANYWHERE`.
  */
 #ifndef PRUNECLI_COMMON_H
 #define PRUNECLI_COMMON_H
@@ -20,6 +20,19 @@
 #define EXPORT __attribute__((visibility("default")))
 #define RESTRICT restrict
 #endif
+
+/* Integers of each width that need no alignment; compilers without the attribute assume none. */
+#ifdef __GNUC__
+#define ANYWHERE __attribute__((aligned(1)))
+#else
+#define ANYWHERE
+#endif
+typedef uint16_t any_uint16_t ANYWHERE;
+typedef uint32_t any_uint32_t ANYWHERE;
+typedef uint64_t any_uint64_t ANYWHERE;
+typedef int16_t any_int16_t ANYWHERE;
+typedef int32_t any_int32_t ANYWHERE;
+typedef int64_t any_int64_t ANYWHERE;
 
 #ifndef LEVEL
 #define LEVEL base /* the instruction set: base, v3 (AVX2) or v4 (AVX-512) */

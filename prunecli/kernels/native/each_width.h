@@ -10,8 +10,8 @@
 #undef SIGN
 
 #define BITS 16
-#define uint_t uint16_t
-#define int_t int16_t
+#define uint_t any_uint16_t
+#define int_t any_int16_t
 #define SIGN ((uint16_t)0x8000)
 #include BODY
 #undef BITS
@@ -20,8 +20,8 @@
 #undef SIGN
 
 #define BITS 32
-#define uint_t uint32_t
-#define int_t int32_t
+#define uint_t any_uint32_t
+#define int_t any_int32_t
 #define SIGN ((uint32_t)0x80000000)
 #include BODY
 #undef BITS
@@ -30,8 +30,8 @@
 #undef SIGN
 
 #define BITS 64
-#define uint_t uint64_t
-#define int_t int64_t
+#define uint_t any_uint64_t
+#define int_t any_int64_t
 #define SIGN ((uint64_t)1 << 63)
 #include BODY
 #undef BITS

@@ -23,9 +23,10 @@ NATIVE = Path("prunecli/kernels/native")
 
 FLAGS = {
     "msvc": ["/O2", "/std:c11", "/fp:precise"],
-    "unix": ["-std=c11", "-O3", "-g0", "-fno-fast-math", "-ffp-contract=off", "-fvisibility=hidden"],
+    "unix": ["-std=c11", "-O3", "-g0", "-fwrapv", "-fno-fast-math", "-ffp-contract=off", "-fvisibility=hidden"],
 }
-"""Compiler flags. A fused multiply and add would round differently from NumPy and torch, so none is made."""
+"""Compiler flags. A fused multiply and add would round differently from NumPy and torch, so none is made. Python's own
+flags have -fwrapv, but CFLAGS replaces them; without it, gcc counts in brackets six times as slowly."""
 
 LEVELS: dict[str, dict[str, list[str]]] = {
     "base": {"msvc": [], "unix": []},

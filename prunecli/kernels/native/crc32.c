@@ -5,26 +5,23 @@
  * 16 bytes with the same remainder, and any CRC-32 can finish them. See "Fast CRC Computation for Generic Polynomials
  * Using PCLMULQDQ Instruction" (Intel, 2009), whose constants these are.
  */
-#include "common.h"
+#include "cpu.h"
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#ifdef X86_64
 #include <immintrin.h>
-#define CARRY_LESS __attribute__((target("pclmul,sse2")))
-#elif defined(_M_X64)
-#include <immintrin.h>
-#include <intrin.h>
-#define CARRY_LESS
-#endif
 
-#ifdef CARRY_LESS
-static int has_carry_less(void) {
 #ifdef _MSC_VER
-    int leaf[4];
-    __cpuid(leaf, 1);
-    return leaf[2] >> 1 & 1;
+#define CARRY_LESS
+#define WIDE
 #else
-    return __builtin_cpu_supports("pclmul") != 0;
+#define CARRY_LESS __attribute__((target("pclmul,sse2")))
+#define WIDE __attribute__((target("avx512f,vpclmulqdq")))
 #endif
+
+static int has_carry_less(void) {
+    uint32_t leaf[4];
+    ask(1, leaf);
+    return leaf[2] >> 1 & 1;
 }
 
 /* Return `next` with `register_` added, which is moved to it by the distance of the two powers in `k`. */
@@ -52,20 +49,10 @@ CARRY_LESS static int64_t fold_all(const uint8_t *data, int64_t count, uint32_t 
 }
 
 #ifdef __AVX512F__
-#define WIDE __attribute__((target("avx512f,vpclmulqdq")))
-#ifdef _MSC_VER
-#undef WIDE
-#define WIDE
-#endif
-
-static int has_wide(void) {
-#ifdef _MSC_VER
-    int leaf[4];
-    __cpuidex(leaf, 7, 0);
+static int has_wide(void) { /* such a CPU has leaf 7 */
+    uint32_t leaf[4];
+    ask(7, leaf);
     return leaf[2] >> 10 & 1;
-#else
-    return __builtin_cpu_supports("vpclmulqdq") != 0;
-#endif
 }
 
 WIDE static inline __m512i fold_wide(__m512i register_, const uint8_t *next, __m512i k) {
@@ -103,7 +90,7 @@ WIDE static int64_t fold_all_wide(const uint8_t *data, int64_t count, uint32_t v
  * 0 where the CPU or the compiler cannot, and for less than a block.
  */
 EXPORT int64_t KERNEL(crc32_fold)(const uint8_t *data, int64_t count, uint32_t value, uint8_t *folded) {
-#ifdef CARRY_LESS
+#ifdef X86_64
 #ifdef __AVX512F__
     if (count >= 256 && has_carry_less() && has_wide()) {
         return fold_all_wide(data, count, value, folded);

@@ -1,26 +1,21 @@
 /* The instruction sets of this CPU. `prune_level_base` runs on any; a library has `prune_level_v4` if it has the kernels
- * for v4. The CPU is asked directly: what `__builtin_cpu_supports` asks is not in the runtime library of each clang. */
-#include "common.h"
+ * for v4. */
+#include "cpu.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <cpuid.h>
-#define X86_64 1
+#ifdef X86_64
+#ifdef _MSC_VER
+#include <immintrin.h>
 
-static void ask(uint32_t leaf, uint32_t *found) { __cpuid_count(leaf, 0, found[0], found[1], found[2], found[3]); }
-
+static uint32_t saved_registers(void) {
+    return (uint32_t)_xgetbv(0);
+}
+#else
 static uint32_t saved_registers(void) {
     uint32_t low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return low;
 }
-#elif defined(_MSC_VER) && defined(_M_X64)
-#include <immintrin.h>
-#include <intrin.h>
-#define X86_64 1
-
-static void ask(uint32_t leaf, uint32_t *found) { __cpuidex((int *)found, (int)leaf, 0); }
-
-static uint32_t saved_registers(void) { return (uint32_t)_xgetbv(0); }
+#endif
 #endif
 
 #define BIT(n) ((uint32_t)1 << (n))

@@ -236,7 +236,7 @@ Threads = Annotated[
         "--threads",
         "N",
         2,
-        "Number of threads; 0 means one more than the CPUs, at most 4 without compiled kernels.",
+        "Number of threads; 0 means two more than the CPUs, at most 4 without compiled kernels.",
         panel=RUNNING,
         envvar="PRUNE_THREADS",
         least=0,

@@ -64,11 +64,12 @@ class MeasuredPlanner:
             batches.insert(0, DeviceMeasureBatch(self, list(there)))
         return batches
 
-    def plan(self, worker: Worker, index: int) -> TensorPlan:
-        """Return the plan of a target."""
+    def plan(self, worker: Worker, index: int) -> None:
+        """Store the plan of a target."""
         measured, alive = self.measure(worker, index)
         with self._lock:
-            return self.plan_from(index, fetched([measured])[0], alive)
+            plan = self.plan_from(index, fetched([measured])[0], alive)
+        self.store(index, plan)
 
     def measure(
         self, worker: Worker, index: int, own: Numbers | None = None
@@ -95,8 +96,7 @@ class MeasuredBatch:
     def __init__(self, planner: MeasuredPlanner, members: Sequence[int]) -> None:
         """Read nothing yet."""
         self._planner, self._members = planner, members
-        self._measured: dict[int, TensorPlan] = {}
-        self._tasks: Tasks | None = None
+        self._measuring: Tasks | None = None
 
     @property
     def size(self) -> int:
@@ -105,18 +105,13 @@ class MeasuredBatch:
 
     def start(self, pool: Pool) -> None:
         """Begin to measure."""
-        self._tasks = Tasks(pool)
-        self._tasks.each(self._measure, [(member,) for member in self._members])
-
-    def _measure(self, worker: Worker, member: int) -> None:
-        self._measured[member] = self._planner.plan(worker, member)
+        self._measuring = Tasks(pool)
+        self._measuring.each(self._planner.plan, [(member,) for member in self._members])
 
     def finish(self, pool: Pool) -> None:  # noqa: ARG002 - protocol
-        """Wait for the plans and store them."""
-        if self._tasks is not None:
-            self._tasks.wait()
-        for member in self._members:
-            self._planner.store(member, self._measured.pop(member))
+        """Wait until the plans are stored."""
+        if self._measuring is not None:
+            self._measuring.wait()
 
 
 @dataclass(frozen=True, slots=True)

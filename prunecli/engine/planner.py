@@ -1,7 +1,7 @@
 """The first phase of a run: turn a strategy into one plan per tensor, and read weights only where it needs numbers.
 
-Tensors are planned in batches, in the order of the files, and each batch is applied before the next one is read: what
-was read for a plan is still in the page cache then.
+Tensors are planned in batches, in the order of the files, and a batch is applied while the next one is read: the disk
+is busy, and what was read for a plan is still in the page cache when it is applied.
 """
 
 from __future__ import annotations

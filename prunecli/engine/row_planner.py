@@ -13,14 +13,13 @@ import numpy as np
 from prunecli.engine.rank_planner import in_batches
 from prunecli.engine.scorers import MagnitudeScorer
 from prunecli.io.scales import ScaleReader
-from prunecli.io.threads import results
+from prunecli.io.threads import Tasks
 from prunecli.kernels.arrays import INTS, as_array
 from prunecli.plans import CutPerSlice, PruneSmallestOfRow
 from prunecli.ranking.slice_cuts import SliceSearch, Tile, tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,13 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Searched:
-    """The search for the cuts of one target, in parts; the cuts and limits of its slices are filled in."""
+    """The search for the cuts of one target; the cuts and limits of its slices are filled in."""
 
     index: int
     plan: PruneSmallestOfRow
     cuts: NDArray[np.int64]
     limits: NDArray[np.int64]
-    parts: list[Future[None]]
 
 
 class RowBatch:
@@ -50,6 +48,7 @@ class RowBatch:
         self._tensors, self._rows, self._plans = tensors, rows, plans
         self._scorer = tensors.scorer or MagnitudeScorer(tensors.targets, ScaleReader(tensors.reader.sources))
         self._searched: list[_Searched] = []
+        self._searching: Tasks | None = None
 
     @property
     def size(self) -> int:
@@ -58,13 +57,17 @@ class RowBatch:
 
     def start(self, pool: Pool) -> None:
         """Begin to search."""
+        self._searching = Tasks(pool)
+        self._searching.each(self._search, self._parts())
+
+    def _parts(self) -> Iterator[tuple[_Searched, Sequence[Tile]]]:
         for index, plan in self._rows.items():
             total, parts = plan.view.total, [[tile] for tile in tiles(plan.view)]
             if not self._tensors.targets[index].contiguous:  # it is read whole, once
                 parts = [[tile for part in parts for tile in part]]
-            searched = _Searched(index, plan, np.zeros(total, np.int64), np.zeros(total, np.int64), [])
-            searched.parts.extend(pool.submit(self._search, searched, part) for part in parts)
+            searched = _Searched(index, plan, np.zeros(total, np.int64), np.zeros(total, np.int64))
             self._searched.append(searched)
+            yield from ((searched, part) for part in parts)
 
     def _search(self, worker: Worker, searched: _Searched, part: Sequence[Tile]) -> None:
         index, read = searched.index, self._tensors.reader_of(worker, searched.index)
@@ -80,8 +83,9 @@ class RowBatch:
 
     def finish(self, pool: Pool) -> None:  # noqa: ARG002 - protocol
         """Wait for the cuts and store the plans."""
+        if self._searching is not None:
+            self._searching.wait()
         for searched in self._searched:
-            results(searched.parts)
             # Float8 magnitudes are integers of 16 bits.
             width = max(self._scorer.dtype(searched.index).itemsize, 2)
             cuts = searched.cuts.astype(INTS[width])

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from prunecli.plans import TensorPlan
     from prunecli.report.model import Compressed
 
-HOST_WINDOW = 1 << 21
+HOST_WINDOW = 1 << 22
 """Bytes of a window on the CPU: it is read, pruned and written while it is in the CPU's caches."""
 
 PRODUCT_SIZE = 8
@@ -63,6 +63,9 @@ DIRECT_SHARE = 32
 
 There they would take the place of the input and of other programs' files. Smaller ones are likely to be read soon.
 """
+
+WRITERS = 4
+"""One in this many threads, but at least one, keeps writing while others read the weights that a plan needs."""
 
 RANKING, MOST_PHASES = "ranking", 8
 """The phase before writing, and the most files that have a phase each."""
@@ -212,14 +215,16 @@ class Run:
         """Plan each batch and apply its plans; return the measurements of each target."""
         applier = Applier(context)
         schedule = WindowSchedule(pool, applier, self.checkpoint, sinks, self._window)
+        planners = pool if len(batches) == 1 else pool.part(max(pool.threads - max(pool.threads // WRITERS, 1), 1))
         for batch in batches:
-            # The windows of the previous batch are processed before this one is read, so the weights that were read
-            # to plan a batch are still in the page cache when it is pruned, even if memory is short.
-            batch.start(pool)
-            batch.finish(pool)
+            # The windows of the batch before are written while this one is read, so that the disk is busy. Those of
+            # earlier ones are done then: the weights that were read to plan a batch are still in the page cache when
+            # it is pruned, even if memory is short.
+            batch.start(planners)
             schedule.submit_planned()
-        schedule.submit_planned()
-        schedule.wait()
+            batch.finish(planners)
+            schedule.wait_for_earlier()
+        schedule.finish()
         if self.part.group.size > 1:
             applier.share_checksums()
         applier.write_checksums(self.checkpoint.files, sinks)

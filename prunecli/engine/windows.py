@@ -8,7 +8,7 @@ from prunecli.io.layout import UntouchedRange, Window
 from prunecli.io.threads import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from prunecli.checkpoint import Checkpoint
     from prunecli.engine.apply import Applier
@@ -25,7 +25,8 @@ class WindowSchedule:
         """Lay out all streams in windows of `window` bytes; results go to `sinks` (None: it is only measured)."""
         self._applier, self._sinks = applier, sinks
         self._layouts = applier.layouts(pool, checkpoint, sinks, window=window)
-        self._tasks = Tasks(pool)
+        self._pool = pool
+        self._submitted: list[Tasks] = []
         self._parts = self._all_parts()
         self._blocked: tuple[int, Window | UntouchedRange] | None = None
 
@@ -40,7 +41,18 @@ class WindowSchedule:
 
     def submit_planned(self) -> None:
         """Submit all parts before the first window that has a tensor without a plan."""
-        self._tasks.each(self._process, self._planned())
+        # As a list: plans that are made later must not add to what `wait_for_earlier` waits for.
+        if parts := list(self._planned()):
+            self._submit(parts)
+
+    def _submit(self, parts: Iterable[tuple[int, Window | UntouchedRange]]) -> None:
+        self._submitted.append(Tasks(self._pool))
+        self._submitted[-1].each(self._process, parts)
+
+    def wait_for_earlier(self) -> None:
+        """Wait until all submitted parts are done but those that were submitted last."""
+        while len(self._submitted) > 1:
+            self._submitted.pop(0).wait()
 
     def _planned(self) -> Iterator[tuple[int, Window | UntouchedRange]]:
         # One thread at a time runs this: `Tasks` holds a lock while it takes the next item.
@@ -60,6 +72,8 @@ class WindowSchedule:
         else:
             self._applier.apply(worker, number, sink, part)
 
-    def wait(self) -> None:
-        """Wait until all submitted parts are done."""
-        self._tasks.wait()
+    def finish(self) -> None:
+        """Process all other parts, which have plans now, and wait until they are done."""
+        self._submit(self._planned())
+        for tasks in self._submitted:
+            tasks.wait()

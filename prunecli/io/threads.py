@@ -6,6 +6,7 @@ import os
 import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -176,9 +177,8 @@ class Pool:
         self._local, self._compute_lock = threading.local(), threading.Lock()
         self._free_places = threading.Semaphore(threads * BACKLOG)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="prune")
-        self.error: BaseException | None = None
-        """The first error of a task."""
         self.stopped = threading.Event()
+        self._errors: list[BaseException] = []
 
     def __enter__(self) -> Self:
         """Return the pool."""
@@ -194,6 +194,17 @@ class Pool:
         if isinstance(error, Stopped) and self.error is not None:
             raise self.error
 
+    @property
+    def error(self) -> BaseException | None:
+        """The first error of a task."""
+        return self._errors[0] if self._errors else None
+
+    def part(self, threads: int) -> Self:
+        """Return this pool for `Tasks` that leave all but `threads` of its threads to other tasks."""
+        part = copy(self)
+        part.threads = threads
+        return part
+
     def submit(self, work: Callable[..., T], *args: object) -> Future[T]:
         """Submit `work(worker, *args)`; blocks while the backlog is full. Stopped after an error of any task."""
         self._free_places.acquire()
@@ -207,8 +218,8 @@ class Pool:
         try:
             return work(self._worker(), *args)
         except BaseException as error:
-            if self.error is None and not isinstance(error, Stopped):
-                self.error = error
+            if not isinstance(error, Stopped):
+                self._errors.append(error)
             self.stopped.set()
             raise
         finally:
@@ -228,7 +239,7 @@ class InlinePool(Pool):
 
     def __init__(self, device: str | None) -> None:
         """Compute on `device` (None: on the CPU)."""
-        self.threads, self.stopped, self.error = 1, threading.Event(), None
+        self.threads, self.stopped, self._errors = 1, threading.Event(), []
         self._inline = Worker(device)
 
     def __exit__(
@@ -290,8 +301,8 @@ def results(futures: Iterable[Future[T]]) -> list[T]:
 
 
 def default_threads() -> int:
-    """Return the number of threads that suits the machine: one per CPU, and one that waits for the disk."""
-    return min(available_cpus() + 1, MAX_THREADS if has_native() else NUMPY_THREADS)
+    """Return the number of threads that suits the machine: one per CPU, and two that wait for the disk."""
+    return min(available_cpus() + 2, MAX_THREADS if has_native() else NUMPY_THREADS)
 
 
 def available_cpus() -> int:

@@ -6,7 +6,7 @@ import mmap
 import sys
 from contextlib import suppress
 
-HUGE = 1 << 22
+HUGE = 1 << 21
 """From so many bytes on, memory is asked for in large pages, which are not mapped and cleared one by one."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from prunecli.errors import CheckpointError
+from prunecli.io import files
 from prunecli.io.files import PAGE, Sink, Source
 from prunecli.io.transfer import WriteError, write_all
 
@@ -23,6 +24,11 @@ def next_descriptor() -> int:
     fd = os.open(os.devnull, os.O_RDONLY)
     os.close(fd)
     return fd
+
+
+def refuse(*_: object) -> NoReturn:
+    """Fail where nothing may call."""
+    raise AssertionError
 
 
 @pytest.fixture
@@ -112,6 +118,40 @@ def test_a_sink_writes_exactly_its_data(target: int, direct: str, skip: int, off
     sink.close()
 
     assert expected == os.pread(target, 9 * PAGE, 0)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 60_000), (5, 59_999), (PAGE, PAGE + 9), (7, 7)])
+def test_a_direct_sink_copies_around_the_cache(
+    source: Source, content: bytes, target: int, monkeypatch: pytest.MonkeyPatch, start: int, end: int
+) -> None:
+    """Where files cannot share blocks, the kernel copies nothing, and exactly the range is copied in steps."""
+    os.ftruncate(target, 70_000)
+    monkeypatch.setattr(files, "kernel_copy", refuse)
+    monkeypatch.setattr(files, "_share_page", lambda *_: False)
+    monkeypatch.setattr(files, "_DIRECT_BUFFER", 3 * PAGE)
+
+    sink = Sink(target, direct=True)
+    sink.copy(source, start, end)
+    sink.close()
+
+    assert bytes(start) + content[start:end] + bytes(70_000 - end) == os.pread(target, 70_000, 0)
+
+
+def test_files_that_share_blocks_are_copied_by_the_kernel(
+    source: Source, content: bytes, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page inside the range is shared to find out, once."""
+    asked: list[int] = []
+    monkeypatch.setattr(files, "_share_page", lambda _own, _fd, page: not asked.append(page))  # type: ignore[func-returns-value]
+
+    sink = Sink(target, direct=True)
+    sink.copy(source, 0, PAGE - 1)
+    sink.copy(source, PAGE - 1, 3 * PAGE)
+    sink.copy(source, 3 * PAGE, 60_000)
+    sink.close()
+
+    assert asked in ([PAGE], [])  # a filesystem without direct writes does not ask
+    assert content == os.pread(target, 60_000, 0)
 
 
 def test_a_sink_closes_its_second_descriptor(target: int) -> None:

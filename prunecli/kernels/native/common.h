@@ -59,4 +59,11 @@ typedef struct {
     int32_t fnuz;        /* whether the pattern of -0.0 is the one NaN; its magnitude is `top` */
 } format_t;
 
+/* Return the float32 with these bits. */
+static inline float single_of(uint32_t bits) {
+    float single;
+    memcpy(&single, &bits, sizeof single);
+    return single;
+}
+
 #endif

@@ -14,6 +14,10 @@ enum {
     FEW_PATTERNS_16 = 32,
     FEW_PATTERNS_32 = 16,
     FEW_PATTERNS_64 = 8,
+    FEW_BLOCK_8 = 128, /* numbers that are counted together then, in registers of their own width */
+    FEW_BLOCK_16 = 4096,
+    FEW_BLOCK_32 = 2048,
+    FEW_BLOCK_64 = 1024,
     DIGIT_BITS = 11,
     DIGITS = 1 << DIGIT_BITS,
     LONG_ROW_8 = 1 << 30, /* a longer row is first reduced to the numbers with the digit of the wanted one */
@@ -33,6 +37,7 @@ enum {
 
 #define COUNT_BLOCK EXPAND2(COUNT_BLOCK, BITS)
 #define FEW_PATTERNS EXPAND2(FEW_PATTERNS, BITS)
+#define FEW_BLOCK EXPAND2(FEW_BLOCK, BITS)
 
 #define ALL_BITS ((uint_t) ~(uint_t)0)
 #define MASK(condition) ((uint_t)((condition) ? ALL_BITS : 0))

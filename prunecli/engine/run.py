@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from prunecli.plans import TensorPlan
     from prunecli.report.model import Compressed
 
-HOST_WINDOW = 1 << 22
+HOST_WINDOW = 1 << 21
 """Bytes of a window on the CPU: it is read, pruned and written while it is in the CPU's caches."""
 
 PRODUCT_SIZE = 8

@@ -31,7 +31,7 @@ T = TypeVar("T")
 _Bracket: TypeAlias = tuple[int, int, int]
 """A target, the first pattern of its bracket, and the number of patterns."""
 
-BATCH_BYTES = 1 << 25
+BATCH_BYTES = 1 << 24
 """Tensors that are ranked one by one are planned in batches of this size."""
 
 SMALL_TENSOR = 1 << 22

@@ -216,7 +216,7 @@ class Sink(SameLayout):
 
 
 def _share_page(source: int, fd: int, page: int) -> bool:
-    """Let `fd` share the page of `source` at the byte `page`, which is copied anyway; return whether that was possible."""
+    """Let `fd` share the page of `source` at `page`, which is copied anyway; return whether that was possible."""
     import fcntl  # noqa: PLC0415 - systems without it can import this module
 
     try:

@@ -120,6 +120,7 @@ def torch_global_of_part(model: Model) -> Model:
 
 
 torch_l1 = with_torch_prune(lambda holder: torch_prune.l1_unstructured(holder, "weight", 0.5))
+torch_random = with_torch_prune(lambda holder: torch_prune.random_unstructured(holder, "weight", 0.5))
 torch_structured = with_torch_prune(lambda holder: torch_prune.ln_structured(holder, "weight", 0.25, n=2, dim=0))
 
 CASES = {
@@ -138,6 +139,8 @@ CASES = {
     "TopK(8,32)": Case(prunecli.TopK(8, 32), 2, {"topk, scatter_": top_of_groups(8, 32)}),
     "Structured": Case(prunecli.Structured(amount=0.25), 3, {"ln_structured": torch_structured}),
     "Block": Case(prunecli.Block(4, 4, amount=0.5), 3, {"squares of tiles": blocks}),
+    "Global, lamp": Case(prunecli.Global(amount=0.5, normalize="lamp"), 3, {}),
+    "Random": Case(prunecli.Random(amount=0.5), 2, {"random_unstructured": torch_random}),
 }
 
 

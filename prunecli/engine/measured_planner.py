@@ -10,6 +10,7 @@ import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.engine.rank_planner import in_batches
+from prunecli.engine.scorers import RemainingScorer
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Tasks
 from prunecli.kernels.arrays import arrays_of, as_array
@@ -169,7 +170,8 @@ class WorkerValues:
 
     def remaining(self) -> Numbers | None:
         """Return a positive number for remaining weights; None if all remain."""
-        if (scorer := self.tensors.scorer) is None:
+        scorer = self.tensors.scorer
+        if not isinstance(scorer, RemainingScorer):
             return None
         if self._on_device is not None:
             return self._on_device.remaining()

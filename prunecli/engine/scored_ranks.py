@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from prunecli.plans import RankGroup
 
 
+LISTED = 1 << 12
+"""The most scores in a bracket that are fetched one by one, which saves passes over those of float64."""
+
+
 class ScoredRankBatch:
     """Groups of tensors on devices, whose scores are ranked together."""
 
@@ -137,6 +141,33 @@ class HeldScores:
     def keys(self, scores: Array, common: Float) -> Array:
         """Return the keys of some of the scores."""
         return OnDevice(self.ops, scores, self.dtype, marked=True).keys(scores, common)
+
+    def lists(self, inside: int | None) -> bool:
+        """Return whether so many scores in a bracket are few enough to be fetched one by one."""
+        return inside is not None and inside <= LISTED
+
+    def listed(self, low: int, width: int, inside: int) -> Array:
+        """Return the scores in [low, low + width), of which there are up to `inside` ones, on the device.
+
+        These are the numbers of smaller scores of each target, the places of scores in the bracket from 1, 0 for none,
+        and the numbers of their rows.
+        """
+        torch, done, below = self.ops.torch, 0, 0
+        table: Array = None
+        for rows in self.there.parts(self.members):
+            y = self.there.patterns(rows)
+            if table is None:  # the last place has no meaning
+                table = torch.zeros((2, inside + 1), dtype=torch.int64, device=y.device)
+            below = below + (y < low).sum(1)
+            hits = (y >= low) & (y <= low + (width - 1))
+            ends = hits.flatten().cumsum(0) + done
+            done = ends[-1]
+            places = torch.where(hits.flatten(), ends - 1, inside).clamp_(max=inside)
+            table[0].scatter_(0, places, (y.to(torch.int64) - low + 1).flatten())
+            if len(y) > 1:
+                row = torch.arange(len(y), device=y.device)[:, None].expand(y.shape)
+                table[1].scatter_(0, places, row.flatten())
+        return torch.cat([below, table[:, :inside].flatten()])
 
     def equals(self, bits: int) -> Array:
         """Return how many scores of each target are smaller than `bits` and equal to it, shape (2, targets)."""

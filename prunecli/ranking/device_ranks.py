@@ -15,6 +15,7 @@ import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.io.memory_reader import copied
+from prunecli.kernels.arrays import INTS
 from prunecli.kernels.bit_patterns import widen
 from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.torch_many import ManyTensors
@@ -201,6 +202,9 @@ def _count(searches: Searches, others: Others | None) -> None:
             low, width = asked[each.members[0]]
             if low > each.dtype.top:  # in mixed dtypes, the bracket may lie above all of one
                 search.add(each.members[0], each.length, None, [])
+            elif not isinstance(each, Held) and width > COUNTED and each.lists(search.inside):
+                vectors.append(each.listed(low, width, search.inside or 0))
+                adding.append(partial(_add_listed, search, each, low))
             elif width <= (1 if len(each.members) > 1 else COUNTED):
                 vectors.append(_counts_of(each, low, width))
                 adding.append(partial(_add_counts, search, each.members, width))
@@ -230,6 +234,15 @@ def _add_counts(search: RankSearch, members: Sequence[int], width: int, numbers:
     size = len(numbers) // len(members)
     for index, first in zip(members, range(0, len(numbers), size), strict=True):
         search.add(index, numbers[first], None, numbers[first + 1 : first + 1 + width])
+
+
+def _add_listed(search: RankSearch, held: HeldScores, low: int, numbers: Sequence[int]) -> None:
+    rows = len(held.members)
+    places, row_of = np.array(numbers[rows:], np.int64).reshape(2, -1)
+    integer = INTS[max(held.dtype.itemsize, 2)]
+    for row, member in enumerate(held.members):
+        own = places[(places > 0) & (row_of == row)] - 1 + low
+        search.add(member, numbers[row], own.astype(integer), None)
 
 
 def _add_table(search: RankSearch, shift: int, numbers: Sequence[int]) -> None:

@@ -121,6 +121,8 @@ class RankSearch:
         self.group, self.ranks, self.total = group, group.ranks, sum(numels)
         self.keys = Keys(dtypes)
         self.low, self.high = 0, self.keys.common.top + 1
+        self.inside: int | None = None
+        """The number of keys in the bracket, where it is known."""
         self._lock = Lock()
         self._index = {member: index for index, member in enumerate(group.members)}
         self._ranked: dict[int, RankedKey] = {}
@@ -250,7 +252,7 @@ class RankSearch:
             if not shift:
                 self._ranked[rank] = RankedKey(low, less, bins[position])
             elif self._is_binned:
-                return self._look_in(low, min(low + (1 << shift), self.high))
+                return self._look_in(low, min(low + (1 << shift), self.high), bins[position])
             else:
                 self._ranked[rank] = self._ranked_in(low, min(1 << shift, self.high - low), rank, less)
         return self._count_equals()
@@ -299,9 +301,9 @@ class RankSearch:
         position = bisect_left(ends, rank) - 1
         return RankedKey(keys[position], ends[position], counts[keys[position]])
 
-    def _look_in(self, low: int, high: int) -> bool:
-        """Set the bracket for the next pass, and return False."""
-        self.low, self.high = low, high
+    def _look_in(self, low: int, high: int, inside: int | None = None) -> bool:
+        """Set the bracket for the next pass, in which so many keys are known to be, and return False."""
+        self.low, self.high, self.inside = low, high, inside
         self._clear()
         return False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from support.launches import Launches, count_launches
 import prunecli
 from prunecli import api
 from prunecli.api import prune_state_dict
-from prunecli.engine import run
+from prunecli.engine import device_rows, run
 from prunecli.io import memory_reader
 from prunecli.io.threads import InlinePool
 from prunecli.ranking import device_ranks
@@ -42,6 +42,37 @@ STRATEGIES: dict[str, tuple[Strategy, int, int]] = {
 """The strategies, and the most kernels and waits that one more large tensor costs."""
 
 
+SCORED: dict[str, tuple[Strategy, str, int]] = {
+    "threshold, norms": (prunecli.Threshold(0.01), "act_norms", 20),
+    "l1, norms": (prunecli.L1(amount=0.5), "act_norms", 110),
+    "global, norms": (prunecli.Global(amount=0.5), "act_norms", 110),
+    "lamp, norms": (prunecli.Global(amount=0.5, normalize="lamp"), "act_norms", 180),
+    "topk 2:4, norms": (prunecli.TopK(2, 4), "act_norms", 70),
+    "structured, norms": (prunecli.Structured(amount=0.25), "act_norms", 90),
+    "l1, scores": (prunecli.L1(amount=0.5), "scores", 80),
+    "l1, mask": (prunecli.L1(amount=0.5), "mask_in", 60),
+    "l1, remaining": (prunecli.L1(amount=0.5), "of", 60),
+    "l1 row of [in, out]": (prunecli.L1(amount=0.5, scope="row"), "layout", 85),
+    "random": (prunecli.Random(amount=0.5), "", 100),
+    "rms": (prunecli.Global(amount=0.5, normalize="rms"), "", 110),
+    "lamp": (prunecli.Global(amount=0.5, normalize="lamp"), "", 130),
+}
+"""Strategies with scores, the argument that they are about, and the most kernels that one more large tensor costs."""
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, name: str, number: int, shape: tuple[int, int], folder: Path) -> Launches:
+    """Prune so many tensors by scores and return what was counted."""
+    strategy, argument, _ = SCORED[name]
+    sizes = {"act_norms": shape[1:], "scores": shape, "mask_in": shape}
+    options: dict[str, Any] = {"of": {"of": "remaining"}, "layout": {"layout": {"*": "in-out"}}}.get(argument, {})
+    if argument in sizes:
+        options = {argument: folder / f"{number}.safetensors"}
+        numbers = {f"{n}.weight": torch.rand(sizes[argument]) for n in range(number)}
+        numbers = {key: x > 0.4 for key, x in numbers.items()} if argument == "mask_in" else numbers
+        save_file(numbers, options[argument])
+    return counted(monkeypatch, strategy, number, shape, **options)
+
+
 def strided(weight: Tensor, number: int) -> Tensor:
     """Return the weight transposed, or as a part of a tensor."""
     return weight.T.contiguous().T if number % 2 else torch.cat([weight, weight], 1)[:, : weight.shape[1]]
@@ -53,13 +84,15 @@ def counted(
     number: int,
     shape: tuple[int, int],
     lay: Callable[[Tensor, int], Tensor] = lambda weight, _: weight,
+    **options: Any,  # noqa: ANN401 - those of the call
 ) -> Launches:
     """Prune so many tensors and return what was counted."""
+    torch.manual_seed(0)
     live = {f"{n}.weight": lay(torch.randn(shape).to(torch.bfloat16), n) for n in range(number)}
     with monkeypatch.context() as patch:
         launches = count_launches(patch)
         with launches:
-            prune_state_dict(live, strategy)
+            prune_state_dict(live, strategy, **options)
     return launches
 
 
@@ -120,3 +153,25 @@ def test_a_window_of_a_file_is_copied_to_the_device_and_back(
         waits.append(launches.waits)
 
     assert waits[1] - waits[0] <= 4 * 2
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_scores_cost_few_kernels_and_no_wait(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are computed, ranked and applied in runs, on the device, and nothing waits for a run."""
+    monkeypatch.setattr(device_rows, "RUN", 1 << 19)
+    kernels = SCORED[name][2]
+    few, more = (scored(monkeypatch, name, number, (520, 1024), tmp_path) for number in (2, 4))
+
+    assert (more.kernels - few.kernels) / 2 <= kernels, more.names
+    assert more.waits - few.waits <= 2  # a pass more, if a bracket of one of them misses its rank
+
+
+@pytest.mark.parametrize("name", sorted(SCORED.keys() - {"l1 row of [in, out]"}))  # their groups of 4 are apart
+def test_scores_of_small_tensors_are_computed_together(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty more small tensors of a shape cost a few more kernels, those of one more pass at most."""
+    few, more = (scored(monkeypatch, name, number, (16, 64), tmp_path) for number in (20, 60))
+
+    assert more.kernels - few.kernels <= 40, str(more.names)
+    assert more.waits - few.waits <= 2

@@ -127,7 +127,7 @@ class Fused:
                 MODE=mode, MANY=cuts[2] is not None, TIES=ties, GROUP=groups[0], KEEP=groups[1],
                 **_width(x, dtype), SHIFT=23 - dtype.mantissa, SCALE=_scale(dtype),
                 FINITE=dtype.finite_max, TOP=dtype.top, BITS=dtype.top.bit_length(),
-                LOW=low_high[0], HIGH=low_high[1], **OPTIONS,
+                LOW=low_high[0], HIGH=low_high[1], **OPTIONS | {"num_warps": _warps(dtype)},
             )  # fmt: skip
         return Blocks(counts, extremes, sums)
 
@@ -292,6 +292,11 @@ class Fused:
                 rows, wanted, kept, rows.shape[1], BITS=bits, SIZE=size, SIZE_BITS=size.bit_length() - 1, **options
             )
         return True
+
+
+def _warps(dtype: Float) -> int:
+    """Return how many warps hold a block in their registers while it is pruned."""
+    return 2 if dtype.itemsize == 8 or dtype.negative_zero_is_nan else 1
 
 
 def _scale(dtype: Float) -> float:

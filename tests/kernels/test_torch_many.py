@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from kernels.test_torch_tally import statistics, weights
+from support.triton import DEVICE, INSTALLED, triton_ops
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.tally import Shared
@@ -24,14 +24,8 @@ SHAPES = ((8, 256), (33, 100), (2, 3, 512), (5, 8), (3, 1024), (1500,), (1,), (1
 
 
 def backends() -> list[TorchOps]:
-    """Return plain torch, and the Triton kernels where their interpreter is switched on."""
-    ops = [TorchOps("cpu")]
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        from prunecli.kernels.torch_fused import Fused
-
-        ops.append(TorchOps("cpu"))
-        ops[1].fused = Fused(torch)
-    return ops
+    """Return plain torch, and the Triton kernels where Triton is installed."""
+    return [TorchOps("cpu"), *([triton_ops()] if INSTALLED and DEVICE == "cpu" else [])]
 
 
 def tensors(dtype: Float) -> list[Any]:

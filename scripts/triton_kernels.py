@@ -1,0 +1,143 @@
+"""Compile every Triton kernel for a GPU that need not be there, and print what each one takes on it.
+
+Triton has the compiler and the assembler of NVIDIA in its package, so that this needs no GPU and no driver:
+
+    python scripts/triton_kernels.py [--arch 90]
+
+A line has a kernel, its constants, the registers of a thread, and bytes that did not fit into registers.
+The exit code is 1 if a kernel cannot be compiled, or keeps more than SPILLED bytes elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+
+from prunecli.dtypes import FLOATS, Float
+from prunecli.kernels import torch_fused
+from prunecli.kernels.torch_blocks import Cut, Groups
+from prunecli.kernels.torch_ops import TorchOps
+from prunecli.layout import SliceView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SPILLED = 0
+"""The most bytes of a thread that may be kept in memory for want of registers."""
+
+NAMED = ("MODE", "GROUP", "WIDTH", "FNUZ", "SHIFT", "NORM", "INNER", "PATTERNS", "SIZE", "MARKED", "LESS", "MANY")
+"""The constants that are printed."""
+
+
+class Target:
+    """A driver of one GPU, as far as the compiler asks."""
+
+    def __init__(self, arch: int) -> None:
+        """Take the compute capability, times ten."""
+        self._target = GPUTarget("cuda", arch, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        """Return the kind of GPU."""
+        return self._target
+
+    def get_current_device(self) -> int:
+        """Return its number."""
+        return 0
+
+    def get_current_stream(self, _: int) -> int:
+        """Return the number of a queue that nothing is put into."""
+        return 0
+
+
+def compile_only(kernels: dict[str, Any]) -> None:
+    """Let a call of a kernel compile it and change nothing; `kernels` takes what is compiled, by name."""
+
+    def launches(function: Any, grid: tuple[int, ...]) -> Callable[..., None]:  # noqa: ANN401 - what Triton makes of one
+        def call(*arguments: Any, **constants: Any) -> None:  # noqa: ANN401 - those of any kernel
+            shown = (f"{name}={constants[name]}" for name in NAMED if name in constants)
+            kernels[" ".join([function.__name__, *shown])] = function.warmup(*arguments, grid=grid, **constants)
+
+        return call
+
+    triton.JITFunction.__getitem__ = launches
+
+
+def calls(fused: torch_fused.Fused, dtype: Float) -> Iterator[Callable[[], object]]:
+    """Yield calls that need every kernel, with every group of constants, for a dtype."""
+    integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    x, limit, many = torch.zeros(1 << 14, dtype=integer), torch.zeros(1, dtype=torch.int64), torch.zeros(16).long()
+    flags = torch.zeros(len(x), dtype=torch.bool)
+    groups = [Groups(group // 2, group) for group in torch_fused.GROUPS]
+    for keep in (Cut(9), Cut(9, limit), flags, *groups):
+        yield partial(fused.prune_blocks, x, keep, dtype)
+    yield partial(fused.prune_many, x, many, many, many, dtype)
+    for less in (False, True):
+        yield partial(fused.count_many, x, many, many, dtype, less=less)
+    yield partial(fused.count_in_blocks, x, dtype, 9)
+    marks = TorchOps("cpu").magnitudes(x, dtype)
+    for low, high, shift in ((3, 4, 0), (3, 3 + torch_fused.NARROW, 0), (3, 100, 2)):
+        yield partial(fused.bracket, x, dtype, low, high, shift, marked=False)
+        yield partial(fused.bracket, marks, dtype, low, high, shift, marked=True)
+    yield partial(fused.random_rows, torch.zeros(1, 2).long(), torch.zeros(4).long(), 128)
+    yield lambda: fused.joined(fused.moments(x, dtype, 1.0, 2)[0])
+    for norm in torch_fused.NORMS:
+        for shape in ((4, 4096, 1), (4, 64, 64), (1024, 16, 1)):
+            yield partial(fused.fold, x, dtype, norm, shape, shape[1])
+    blocks = fused.prune_blocks(x, Cut(9), dtype)
+    for view in (SliceView(1, 1, 64, 256), SliceView(1, 64, 256, 1)):
+        alive = torch.zeros(view.slices, dtype=torch.bool)
+        yield partial(fused.mark_alive, alive, x, 0, view, dtype, blocks)
+    for row in (16, 1024, torch_fused.ROW_LIMIT):
+        rows = marks.reshape(-1, row)
+        wanted, kept = torch.zeros(len(rows), dtype=torch.int64), torch.zeros(rows.shape, dtype=torch.bool)
+        yield partial(fused.keep_rows, rows, wanted, kept)
+
+
+def assembled(kernel: Any, arch: int) -> dict[str, int]:  # noqa: ANN401 - what Triton compiled
+    """Return the registers of a thread, bytes in memory for want of registers, and bytes shared by a program."""
+    with tempfile.TemporaryDirectory() as directory:
+        source = Path(directory, "kernel.ptx")
+        source.write_text(kernel.asm["ptx"], "ascii")
+        command = [get_ptxas(arch).path, "-v", f"--gpu-name=sm_{arch}{'a' * (arch >= 90)}", str(source)]
+        done = subprocess.run([*command, "-o", "/dev/null"], capture_output=True, text=True, check=True)
+    numbers = {name: re.search(rf"(\d+) {name}", done.stderr) for name in ("registers", "bytes spill stores")}
+    found = {name.removesuffix(" stores"): int(match[1]) if match else 0 for name, match in numbers.items()}
+    return found | {"bytes shared": kernel.metadata.shared}
+
+
+def main() -> int:
+    """Compile and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--arch", type=int, default=90, help="compute capability, times ten: 80 is an A100, 90 an H100")
+    parser.add_argument("--dtypes", nargs="+", choices=FLOATS, default=list(FLOATS))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    triton.runtime.driver.set_active(Target(arguments.arch))
+    fused, compiled = torch_fused.Fused(torch), dict[str, Any]()
+    compile_only(compiled)
+    for name in arguments.dtypes:
+        for call in calls(fused, FLOATS[name]):
+            call()
+    table = {title: assembled(kernel, arguments.arch) for title, kernel in compiled.items()}
+    if arguments.json:
+        print(json.dumps(table))
+    else:
+        for title, row in table.items():
+            print(title, *(f"{value} {name}" for name, value in row.items()), sep="  ")
+    return int(any(row["bytes spill"] > SPILLED for row in table.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

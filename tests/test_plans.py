@@ -39,7 +39,7 @@ def budget(ties: int) -> Callable[[int], int]:
 
     def take(equal: int) -> int:
         granted = min(left[0], equal)
-        left[0] -= granted
+        left[0] = left[0] - granted  # which may be a tensor of torch
         return granted
 
     return take

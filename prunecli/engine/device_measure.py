@@ -10,7 +10,6 @@ import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.engine.device_rows import RUN
-from prunecli.engine.scorers import RemainingScorer
 from prunecli.engine.small_tensors import SMALL
 from prunecli.engine.stacked_measure import stacks
 from prunecli.io.scales import ScaleReader
@@ -52,7 +51,7 @@ class DeviceScores:
 
     def signed(self) -> Numbers:
         """Return the weights with their signs, and NaN for already pruned ones, as patterns of float64."""
-        tensor, scorer = self.tensors.targets[self.index], self.tensors.scorer
+        tensor = self.tensors.targets[self.index]
         scales = ScaleReader(self.tensors.reader.sources)
 
         def signed(rows: Rows) -> Array:
@@ -61,8 +60,7 @@ class DeviceScores:
                 numbers = torch_values.values(weights, FLOATS[tensor.dtype]).clone()
             else:
                 numbers = scales.values(self.worker, tensor, weights, first)
-            if isinstance(scorer, RemainingScorer):
-                numbers.masked_fill_(scorer.pruned(self.worker, rows)[0], nan)
+            numbers.masked_fill_(self._scored(rows)[0] < 0, nan)
             return torch_values.patterns(numbers)[None]
 
         return self._numbers(signed, FLOATS["F64"])

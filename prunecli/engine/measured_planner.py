@@ -170,9 +170,12 @@ class WorkerValues:
 
     def remaining(self) -> Numbers | None:
         """Return a positive number for remaining weights; None if all remain."""
-        scorer = self.tensors.scorer
-        if not isinstance(scorer, RemainingScorer):
-            return None
+        return self.marks() if isinstance(self.tensors.scorer, RemainingScorer) else None
+
+    def marks(self) -> Numbers:
+        """Return a positive number for weights whose score is not -1."""
+        if (scorer := self.tensors.scorer) is None:
+            raise TypeError
         if self._on_device is not None:
             return self._on_device.remaining()
         # The smallest positive pattern of any format is more than 0.

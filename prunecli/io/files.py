@@ -185,18 +185,22 @@ class Sink(SameLayout):
 
     def copy(self, source: Input, start: int, end: int) -> None:
         """Copy the bytes [start, end) of `source` to the same offset of the output."""
+        self.copy_to(start, source, start, end)
+
+    def copy_to(self, offset: int, source: Input, start: int, end: int) -> None:
+        """Copy the bytes [start, end) of `source` to `offset` of the output."""
         with self.file.opened() as fd:
-            if not self._use_direct or self._shares(source, fd, start, end):
-                copy_range(source, fd, start, end, start)
+            if not self._use_direct or (offset == start and self._shares(source, fd, start, end)):
+                copy_range(source, fd, start, end, offset)
                 return
         # The kernel would copy through the page cache, which takes twice the time and must be flushed at the end.
-        memory = memoryview(pages(min(_DIRECT_BUFFER, start % PAGE + end - start) or 1))
+        memory = memoryview(pages(min(_DIRECT_BUFFER, offset % PAGE + end - start) or 1))
         while start < end:
-            first = start % PAGE  # what is written at the start of a page lies at the start of one in memory
+            first = offset % PAGE  # what is written at the start of a page lies at the start of one in memory
             chunk = memory[first : first + end - start]
             source.read(chunk, start)
-            self.write(chunk, start)
-            start += len(chunk)
+            self.write(chunk, offset)
+            start, offset = start + len(chunk), offset + len(chunk)
 
     def _shares(self, source: Input, fd: int, start: int, end: int) -> bool:
         """Return whether the filesystem lets files share blocks, so that a copy in the kernel copies nothing."""

@@ -16,7 +16,7 @@ import numpy as np
 from prunecli.checkpoint import Span, TensorInfo
 from prunecli.dtypes import BITS
 from prunecli.io.crc32 import combine, crc32
-from prunecli.io.files import Source, copy_range
+from prunecli.io.files import Source
 from prunecli.io.strided import gather, strided_view
 from prunecli.kernels.arrays import INTS
 from prunecli.kernels.casts import Lost, cast
@@ -64,10 +64,9 @@ class Draft:
                 self._parts.setdefault((move.output, move.record), []).append(part)
 
     def copy(self, move: Move, source: Input, start: int, end: int) -> None:
-        """Copy bytes of the input, of a move without a change, inside the kernel where possible."""
+        """Copy bytes of the input, of a move without a change."""
         if self.sinks is not None:
-            with self.sinks[move.output].file.opened() as fd:
-                copy_range(source, fd, start, end, move.offset + start - move.tensor.start)
+            self.sinks[move.output].copy_to(move.offset + start - move.tensor.start, source, start, end)
 
     def add_lost(self, number: int, lost: Lost) -> None:
         """Add to the losses of move `number`."""

@@ -100,8 +100,8 @@ def error_on_a_full_disk(arguments: list[str], folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("look", "phases"),
     [
-        (lambda c, w: inspect(open_checkpoint(c), thresholds=True, progress=w), ["counting", "ranking"]),
-        (lambda c, w: inspect(open_checkpoint(c), hist="b.weight", progress=w), ["counting", "drawing"]),
+        (lambda c, w: inspect(open_checkpoint(c), thresholds=True, progress=w), ["ranking", "counting"]),
+        (lambda c, w: inspect(open_checkpoint(c), hist="b.weight", progress=w), ["drawing", "counting"]),
         (lambda c, w: scan(open_checkpoint(c), progress=w), ["measuring"]),
         (lambda c, w: check(c, [Finite(), GroupPattern(2, 4)], progress=w), ["counting", "grouping"]),
         (lambda c, w: check(c, [OnlyZerosAdded(c)], progress=w), ["comparing"]),

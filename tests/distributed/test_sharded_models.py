@@ -185,6 +185,7 @@ MANY: list[tuple[str, tuple[Any, ...]]] = [
     ),
     *(("sharded.compare", ("replicated", strategy, "bfloat16", {})) for strategy in ("global", "structured")),
     ("sharded_cases.with_options", ("fsdp-columns", "structured", "act_norms")),
+    *(("sharded_cases.with_options", ("fsdp", strategy, "remaining")) for strategy in ("thr-std", "structured")),
     *(("sharded_training.train", (kind, "adamw", "of the model")) for kind in ("tp", "fsdp-tp")),
     ("sharded_training.train", ("compile", "adamw", "random")),
 ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.engine.measured_planner import WorkerValues
+from prunecli.engine.scorers import RemainingScorer
 from prunecli.engine.sharded.nodes import joined, nodes_of, nodes_of_index
 from prunecli.engine.sharded.parts import has_whole_groups
 from prunecli.engine.sharded.payloads import packed, unpacked
@@ -89,7 +90,7 @@ class _PartValues:
         return self._numbers(WorkerValues.signed)
 
     def remaining(self) -> Numbers | None:
-        return None if self.values.scorer is None else self._numbers(WorkerValues.remaining)
+        return self._numbers(WorkerValues.marks) if isinstance(self.values.scorer, RemainingScorer) else None
 
     def _numbers(self, kind: Callable[[WorkerValues], Any]) -> Numbers:
         def nothing(first: int, stop: int) -> NDArray[Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from prunecli.engine.rank_planner import RankPlanner
+    from prunecli.engine.scored_tensors import ScoredTensors
     from prunecli.io.threads import Pool
     from prunecli.kernels.ops import Array
     from prunecli.plans import RankGroup
@@ -96,17 +97,12 @@ class DeviceRankBatch:
 
     def _search(self, pool: Pool, groups: Sequence[tuple[RankGroup, Mapping[int, Array]]]) -> None:
         """Rank large tensors, and groups of several ones."""
-        searches = [(self._new_search(group), self._held(weights)) for group, weights in groups]
+        searches = [(new_search(self._planner.tensors, group), self._held(weights)) for group, weights in groups]
         there = {member for _, weights in groups for member in weights}
         on_host = any(member not in there for group, _ in groups for member in group.members)
         find_on_devices(searches, _OnHost(self._planner, pool, there) if on_host else None)
         for search, _ in searches:
             self._planner.conclude(search.group, search.statistics())
-
-    def _new_search(self, group: RankGroup) -> RankSearch:
-        tensors = self._planner.tensors
-        numels = [tensors.targets[member].numel for member in group.members]
-        return RankSearch(group, [tensors.dtype(member) for member in group.members], numels, equals=True)
 
     def _held(self, weights: Mapping[int, Array]) -> list[Held]:
         """Return the members of a group: large ones alone, small ones of one kind together."""
@@ -139,3 +135,9 @@ class _OnHost:
     def count(self, searches: Sequence[RankSearch]) -> None:
         """Count what searches ask for."""
         self._batch.count(self._pool, searches, lambda member: member not in self._there).wait()
+
+
+def new_search(tensors: ScoredTensors, group: RankGroup) -> RankSearch:
+    """Return the search for the ranks of a group, which counts equals, too."""
+    numels = [tensors.targets[member].numel for member in group.members]
+    return RankSearch(group, [tensors.dtype(member) for member in group.members], numels, equals=True)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.engine.device_ranks import GROUPS_AT_ONCE
+from prunecli.engine.device_ranks import GROUPS_AT_ONCE, new_search
 from prunecli.engine.device_rows import DeviceRows
 from prunecli.engine.small_tensors import SMALL
 from prunecli.kernels import torch_values
 from prunecli.kernels.torch_tally import fetch
 from prunecli.ranking.device_ranks import OnDevice, find_on_devices
-from prunecli.ranking.kth_smallest import RankSearch, statistic_at
+from prunecli.ranking.kth_smallest import statistic_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -86,15 +86,10 @@ class ScoredRankBatch:
 
     def _search(self, groups: Sequence[RankGroup]) -> None:
         """Rank large tensors, and groups of several ones."""
-        searches = [(self._new_search(group), self._held(group)) for group in groups]
+        searches = [(new_search(self._planner.tensors, group), self._held(group)) for group in groups]
         find_on_devices(searches)
         for search, _ in searches:
             self._planner.conclude(search.group, search.statistics())
-
-    def _new_search(self, group: RankGroup) -> RankSearch:
-        tensors = self._planner.tensors
-        numels = [tensors.targets[member].numel for member in group.members]
-        return RankSearch(group, [tensors.dtype(member) for member in group.members], numels, equals=True)
 
     def _held(self, group: RankGroup) -> list[HeldScores]:
         dtype = self._planner.tensors.dtype

@@ -8,17 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
 from prunecli.checkpoint import OUTSIDE, Keys
 from prunecli.dtypes import FLOATS, why_not_prunable
 from prunecli.errors import Argument, CheckpointError, SelectionError
 from prunecli.formats.contents import other_contents
-from prunecli.inspection.group_counts import count_weights
 from prunecli.inspection.magnitude_histogram import DRAWING, MagnitudeHistogram, magnitude_histogram
 from prunecli.inspection.passes import Passes, name_of, opened
 from prunecli.inspection.thresholds import RANKING, SPARSITIES, ThresholdTable, bytes_to_rank, rank
-from prunecli.io.scan import chunks
+from prunecli.inspection.zero_counts import count_all, countable, known_counts
 from prunecli.layouts.reparametrized import leftovers
 from prunecli.remote.errors import reads_twice
 from prunecli.remote.path import RemotePath
@@ -32,8 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from prunecli.checkpoint import Checkpoint, PackedWeights, PathLike, TensorInfo
-    from prunecli.io.threads import Worker
-    from prunecli.kernels.ops import Read
+    from prunecli.inspection.zero_counts import Counts
     from prunecli.layout import TensorLayout
     from prunecli.layouts.reparametrized import Leftover
     from prunecli.progress import Progress
@@ -42,13 +38,9 @@ if TYPE_CHECKING:
 
 _UNREAD = "the weights are elsewhere and were not read, so no zeros are counted"
 
-_COUNTED_DTYPES = ("BOOL", "I", "U")
 
 _NamedTensor: TypeAlias = "tuple[TensorInfo, tuple[str, ...]]"
 """A tensor, and the other names of the same weights."""
-
-_Counts: TypeAlias = dict[int, tuple[int, int | None]]
-"""The zeros and, for floats, the weights that are not finite, by the id of the tensor: two tensors may share a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +241,12 @@ def inspect(  # noqa: PLR0913 - one keyword for each option
         progress.expect({DRAWING: bytes_to_rank(drawn)})
     targets = [] if selection is None else [target.tensor for target in selection.targets]
     ranking = rank(passes, targets, SPARSITIES) if thresholds else None
-    known = {} if ranking is None else _known(targets, ranking.counts)
+    known = {} if ranking is None else known_counts(targets, ranking.counts)
     histogram = None
     if hist is not None:
         histogram, counted = magnitude_histogram(passes, hist, drawn)
-        known |= _known(drawn, counted)
-    counts = _count_all(passes, [tensor for tensor, _ in named if read and _countable(tensor)], known)
+        known |= known_counts(drawn, counted)
+    counts = count_all(passes, [tensor for tensor, _ in named if read and countable(tensor)], known)
     reasons = _skip_reasons(selection, named)
     contents, notes = _contents(checkpoint)
     return Inspection(
@@ -326,7 +318,7 @@ def _listed(checkpoint: Checkpoint, selection: Selection | None) -> list[_NamedT
     return [(tensors[first], tuple(tensors[i].name for i in group if i != first)) for first, group in ordered]
 
 
-def _entry(checkpoint: Checkpoint, named: _NamedTensor, counts: _Counts, reason: str | None) -> Entry:
+def _entry(checkpoint: Checkpoint, named: _NamedTensor, counts: Counts, reason: str | None) -> Entry:
     tensor, aliases = named
     shards = len(checkpoint.files) > 1 and checkpoint.assembly is None
     file = checkpoint.files[tensor.file].path.name if shards else ""
@@ -348,40 +340,6 @@ def _entry(checkpoint: Checkpoint, named: _NamedTensor, counts: _Counts, reason:
     )
 
 
-# --- counts
-
-
-def _countable(tensor: TensorInfo) -> bool:
-    """Return whether the tensor is in the state_dict and its elements are whole bytes that can be read one by one."""
-    if tensor.unprunable_reason == OUTSIDE or len(tensor.shape) != len(tensor.strides):
-        return False
-    return (tensor.dtype in FLOATS or tensor.dtype.startswith(_COUNTED_DTYPES)) and not tensor.overlaps_itself
-
-
-def _known(tensors: Sequence[TensorInfo], counts: Sequence[tuple[int, int]]) -> _Counts:
-    """Return what a ranking has counted; codes with a scale are ranked as products, whose zeros may be more."""
-    return {id(t): counted for t, counted in zip(tensors, counts, strict=True) if t.scale is None}
-
-
-def _count_all(passes: Passes, tensors: Sequence[TensorInfo], known: _Counts) -> _Counts:
-    """Count what is not `known`."""
-    unknown = [tensor for tensor in tensors if id(tensor) not in known]
-    if not unknown:
-        return known
-    return {**known, **dict(zip(map(id, unknown), passes.measure("counting", unknown, _count, _counted), strict=True))}
-
-
-def _counted(zeros: int, nonfinite: int | None) -> tuple[int, int | None]:
-    return zeros, nonfinite
-
-
-def _count(worker: Worker, tensor: TensorInfo, read: Read) -> tuple[int, int | None]:
-    if tensor.dtype not in FLOATS:
-        return tensor.numel - sum(int(np.count_nonzero(chunk)) for chunk in chunks(read, tensor)), None
-    counts = count_weights(worker, tensor, read)
-    return counts.zeros, counts.nonfinite
-
-
 # --- the histogram
 
 
@@ -391,7 +349,7 @@ def _drawable(hist: str, named: Sequence[_NamedTensor]) -> list[TensorInfo]:
     if not matched:
         tensors = [tensor for tensor, _ in named]
         matched = [tensors[i] for i in matching("hist", hist, tensors, [aliases for _, aliases in named])]
-    floats = [tensor for tensor in matched if tensor.dtype in FLOATS and tensor.numel and _countable(tensor)]
+    floats = [tensor for tensor in matched if tensor.dtype in FLOATS and tensor.numel and countable(tensor)]
     if not floats:
         reason = matched[0].unprunable_reason or why_not_prunable(matched[0].dtype) or "it is empty"
         raise SelectionError(

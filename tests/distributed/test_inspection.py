@@ -51,9 +51,9 @@ def test_the_same_result(forks: Together, source: Callable[[str], Path], tmp_pat
 
 def test_a_process_that_fails(forks: Together, source: Callable[[str], Path]) -> None:
     """A file that one process cannot read is an error of all."""
-    code = "import prunecli.inspection.inspect as inspect\nfrom prunecli.errors import CheckpointError\n"
+    code = "import prunecli.inspection.zero_counts as zero_counts\nfrom prunecli.errors import CheckpointError\n"
     code += "def fail(*_, **__): raise CheckpointError('this disk is broken')\n"
-    code += "if rank == 1: inspect._count = fail\nfrom prunecli.__main__ import main; main()"
+    code += "if rank == 1: zero_counts._count = fail\nfrom prunecli.__main__ import main; main()"
     ended = forks.run(2, ["inspect", source("zip")], code)
 
     assert ended.codes == [2, 2]

@@ -336,7 +336,7 @@ def prune_state_dict(  # noqa: PLR0913 - one keyword for each option
         mask_in: A mask whose zeros become zero and are not counted.
         of: "all", or "remaining".
         device: The device that computes for tensors on the CPU: by default the CPU; another device gets them in
-            windows. Tensors on a device are computed there, and only counts and samples leave it.
+            windows. Tensors on a device are computed there, and only counts and a few scores leave it.
         threads: The number of threads; 0 takes as many as help.
         dry_run: Measure, and change nothing.
         strict: Raise CheckpointError if a weight is not finite.

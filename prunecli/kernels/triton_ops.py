@@ -104,6 +104,33 @@ def _largest_of_groups(y, GROUP: tl.constexpr, KEEP: tl.constexpr, BITS: tl.cons
 
 
 @triton.jit
+def _apply(place, inside, w, y, keep, counts, extremes, sums, blocks, WIDTH: tl.constexpr, SHIFT: tl.constexpr,
+           SCALE: tl.constexpr, FINITE: tl.constexpr, TOP: tl.constexpr,
+           LOW: tl.constexpr, HIGH: tl.constexpr):  # fmt: skip
+    """Prune one block: `w` are its weights, `y` their magnitudes and `keep`, 1 or 0, says what survives.
+
+    The numbers of the block are stored to `counts`, `extremes` and `sums`, each row of which has `blocks` of them.
+    """
+    after = tl.where(keep != 0, y, 0)
+    v = _values(y, WIDTH, SHIFT, SCALE, FINITE)
+    squares = v * v
+    before_sum = _block_sum(y, squares, WIDTH, SHIFT, SCALE, FINITE, LOW, HIGH)
+    after_sum = _block_sum(after, tl.where(keep != 0, squares, 0.0), WIDTH, SHIFT, SCALE, FINITE, LOW, HIGH)
+    alive = (after != 0).to(tl.int32)
+    full = tl.max(tl.sum(tl.reshape(alive, (256, 4)), axis=1), axis=0)
+    tl.store(counts, tl.sum((y == 0).to(tl.int32), axis=0))
+    tl.store(counts + blocks, 1024 - tl.sum(alive, axis=0))
+    tl.store(counts + 2 * blocks, tl.sum((y > FINITE).to(tl.int32), axis=0))
+    tl.store(counts + 3 * blocks, (full > 2).to(tl.int32))
+    tl.store(extremes, tl.max(y - after, axis=0))
+    tl.store(extremes + blocks, tl.max(tl.where(after != 0, TOP - after, -1), axis=0))
+    tl.store(sums, before_sum)
+    tl.store(sums + blocks, after_sum)
+    new = tl.where((keep != 0) | (y == 0), w, 0)
+    tl.store(place, new.to(w.dtype), mask=inside)
+
+
+@triton.jit
 def prune_kernel(x, flags, cuts, limits, tensor_of, counts, extremes, sums, n, blocks, per,
                  MODE: tl.constexpr, MANY: tl.constexpr, TIES: tl.constexpr, GROUP: tl.constexpr, KEEP: tl.constexpr,
                  WIDTH: tl.constexpr, FNUZ: tl.constexpr, SHIFT: tl.constexpr, SCALE: tl.constexpr,
@@ -132,23 +159,8 @@ def prune_kernel(x, flags, cuts, limits, tensor_of, counts, extremes, sums, n, b
             keep = (tl.load(flags + index, mask=inside, other=0) != 0).to(tl.int32)
         else:
             keep = _largest_of_groups(y, GROUP, KEEP, BITS)
-        after = tl.where(keep != 0, y, 0)
-        v = _values(y, WIDTH, SHIFT, SCALE, FINITE)
-        squares = v * v
-        before_sum = _block_sum(y, squares, WIDTH, SHIFT, SCALE, FINITE, LOW, HIGH)
-        after_sum = _block_sum(after, tl.where(keep != 0, squares, 0.0), WIDTH, SHIFT, SCALE, FINITE, LOW, HIGH)
-        alive = (after != 0).to(tl.int32)
-        full = tl.max(tl.sum(tl.reshape(alive, (256, 4)), axis=1), axis=0)
-        tl.store(counts + block, tl.sum((y == 0).to(tl.int32), axis=0))
-        tl.store(counts + blocks + block, 1024 - tl.sum(alive, axis=0))
-        tl.store(counts + 2 * blocks + block, tl.sum((y > FINITE).to(tl.int32), axis=0))
-        tl.store(counts + 3 * blocks + block, (full > 2).to(tl.int32))
-        tl.store(extremes + block, tl.max(y - after, axis=0))
-        tl.store(extremes + blocks + block, tl.max(tl.where(after != 0, TOP - after, -1), axis=0))
-        tl.store(sums + block, before_sum)
-        tl.store(sums + blocks + block, after_sum)
-        new = tl.where((keep != 0) | (y == 0), w, 0)
-        tl.store(x + index, new.to(w.dtype), mask=inside)
+        _apply(x + index, inside, w, y, keep, counts + block, extremes + block, sums + block, blocks,
+               WIDTH, SHIFT, SCALE, FINITE, TOP, LOW, HIGH)  # fmt: skip
 
 
 @triton.jit

@@ -348,6 +348,7 @@ def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return all(n == 1 or s == want for n, s, want in zip(shape, strides, row_major(shape), strict=True))
 
 
+@lru_cache(maxsize=4096)
 def self_overlap(shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
     """Return the kind of view if two positions of it may be the same element, or None if all elements are distinct.
 

@@ -54,6 +54,7 @@ class MemoryRun(Run):
         """Prepare the run; the tensors are changed only with `write`."""
         super().__init__(memory.checkpoint, work, options)
         self._memory, self._write = memory, write
+        self._shown = MemoryReader(memory)
         self.pruning = False
         """Whether weights may have been changed."""
 
@@ -64,7 +65,7 @@ class MemoryRun(Run):
         return InlinePool(self.options.device)
 
     def _reader(self, sources: Sequence[Input], advance: Callable[[int], None] = lambda _: None) -> MemoryReader:  # noqa: ARG002 - as the base
-        return MemoryReader(self._memory, advance)
+        return self._shown
 
     def _apply(
         self,

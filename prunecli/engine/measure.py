@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from math import inf, isfinite
+from functools import lru_cache
+from math import inf, isfinite, prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from prunecli.dtypes import FLOATS
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from prunecli.checkpoint import TensorInfo
     from prunecli.dtypes import Float
     from prunecli.kernels.tally import Counts
+    from prunecli.layout import TensorLayout
 
 GROUP = 4
 """The 2:4 pattern is not checked in a tensor with fewer inputs than this."""
@@ -44,17 +46,31 @@ def statistics_of(tensor: TensorInfo, bounds: tuple[int, int] | None = None, *, 
 
     `bounds` are the largest pattern that can be pruned and the smallest that can be kept, where they are known.
     """
-    sliced = len(tensor.shape) >= 2
-    dtype, run = FLOATS[tensor.value_dtype], tensor.layout.input_run(tensor.shape)
-    bins = bins_of(dtype) if histogram else None
+    plain = _statistics(tensor.value_dtype, tensor.shape, tensor.layout)
+    if bounds is None and not histogram:
+        return plain
+    bins = bins_of(plain.dtype) if histogram else None
     return Statistics(
-        dtype,
-        tensor.numel,
-        outputs=tensor.layout.output_view(tensor.shape) if sliced else None,
-        inputs=tensor.layout.input_view(tensor.shape) if sliced else None,
+        plain.dtype,
+        plain.numel,
+        plain.outputs,
+        plain.inputs,
+        plain.groups,
+        bounds,
+        None if bins is None else (bins.shift, bins.first, bins.last),
+    )
+
+
+@lru_cache(maxsize=1024)  # many small tensors have few shapes
+def _statistics(dtype: str, shape: tuple[int, ...], layout: TensorLayout) -> Statistics:
+    """Return what is counted about each tensor like this."""
+    sliced, run = len(shape) >= 2, layout.input_run(shape)
+    return Statistics(
+        FLOATS[dtype],
+        prod(shape),
+        outputs=layout.output_view(shape) if sliced else None,
+        inputs=layout.input_view(shape) if sliced else None,
         groups=None if run is None or run[0] < GROUP else run,
-        bounds=bounds,
-        bins=None if bins is None else (bins.shift, bins.first, bins.last),
     )
 
 

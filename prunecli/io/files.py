@@ -118,6 +118,8 @@ class SameLayout:
     `reads` and `wholes` are the bytes of the input that it needs in windows, or whole in one: none.
     """
 
+    __slots__ = ()
+
     reads: Sequence[tuple[int, int]] = ()
     wholes: Sequence[tuple[int, int]] = ()
 

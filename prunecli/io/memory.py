@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, UntypedStorage
 
     from prunecli.io.files import Input
 
@@ -37,25 +38,54 @@ _ADDRESSED = {"cpu", "cuda", "xpu"}
 
 
 class Region(SameLayout):
-    """The bytes of one storage, as input and as output of a run."""
+    """The bytes of one storage, as input and as output of a run.
 
-    def __init__(self, data: Tensor) -> None:
-        """Use the bytes `data`: uint8, one dimension, on any device."""
-        self.data, self.size = data, data.numel()
-        # NumPy copies in the calling thread; torch would start threads of its own for each of ours.
-        self._host: NDArray[np.uint8] | None = data.numpy() if data.device.type == "cpu" else None
+    The storage has `size` bytes from the address `start` of its device; `name` is the name of a tensor in it.
+    """
+
+    __slots__ = ("_bytes", "_host", "name", "on", "size", "start", "storage")
+
+    def __init__(self, name: str, storage: UntypedStorage) -> None:
+        """Use the bytes of `storage`, on any device."""
+        self.name, self.storage, self.on = name, storage, str(storage.device)
+        self.start, self.size = storage.data_ptr(), storage.nbytes()
+        self._bytes: Tensor | None = None
+        self._host: NDArray[np.uint8] | None = None
+
+    @property
+    def end(self) -> int:
+        """The address of the first byte after the storage."""
+        return self.start + self.size
+
+    @property
+    def data(self) -> Tensor:
+        """All bytes, as a tensor that shares them."""
+        if self._bytes is None:
+            torch = importlib.import_module("torch")
+            self._bytes = torch.empty(0, dtype=torch.uint8, device=self.storage.device).set_(self.storage)
+        return self._bytes
+
+    @property
+    def host(self) -> NDArray[np.uint8] | None:
+        """The same as an array, if they lie on the host.
+
+        NumPy copies in the calling thread; torch would start threads of its own for each of ours.
+        """
+        if self._host is None and self.on == "cpu":
+            self._host = self.data.numpy()
+        return self._host
 
     def read(self, into: memoryview, offset: int) -> None:
         """Fill `into` from the byte `offset` on."""
-        if self._host is not None:
-            np.copyto(np.frombuffer(into, np.uint8), self._host[offset : offset + len(into)])
+        if (host := self.host) is not None:
+            np.copyto(np.frombuffer(into, np.uint8), host[offset : offset + len(into)])
         elif len(into):
             self._as_tensor(into).copy_(self.data[offset : offset + len(into)])
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of `data` at the byte `offset`."""
-        if self._host is not None:
-            np.copyto(self._host[offset : offset + len(data)], np.frombuffer(data, np.uint8))
+        if (host := self.host) is not None:
+            np.copyto(host[offset : offset + len(data)], np.frombuffer(data, np.uint8))
         elif len(data):
             self.data[offset : offset + len(data)].copy_(self._as_tensor(data))
 
@@ -85,7 +115,8 @@ class TensorsInMemory:
     def synchronize(self) -> None:
         """Wait until every device has finished its queued work, because our threads use streams of their own."""
         torch = importlib.import_module("torch")
-        for device in {region.data.device for region in self.regions if region.data.device.type != "cpu"}:
+        devices = {region.on: region.storage.device for region in self.regions}
+        for device in (device for device in devices.values() if device.type != "cpu"):
             module = torch.get_device_module(device)
             module.synchronize(*([] if device.type == "mps" else [device]))
 
@@ -95,21 +126,6 @@ class TensorsInMemory:
         for name in names:
             if not self.tensors[name].is_inference():
                 graph.increment_version(self.tensors[name])
-
-
-@dataclass(frozen=True, slots=True)
-class _Storage:
-    """A storage of `length` bytes from address `start` of `device`; `name` is the name of a tensor in it."""
-
-    device: str
-    start: int
-    length: int
-    name: str
-    storage: Any
-
-    @property
-    def end(self) -> int:
-        return self.start + self.length
 
 
 def state_dict_checkpoint(state_dict: Mapping[str, object]) -> TensorsInMemory:
@@ -127,16 +143,28 @@ def state_dict_checkpoint(state_dict: Mapping[str, object]) -> TensorsInMemory:
 
 def listed(tensors: Mapping[str, Tensor]) -> TensorsInMemory:
     """List tensors, of which there may be none with plain memory; see `state_dict_checkpoint`."""
-    kinds = {name: _other_kind(t) for name, t in tensors.items()}
-    others = tuple((name, kind) for name, kind in kinds.items() if kind is not None)
-    tensors = {name: t for name, t in tensors.items() if kinds[name] is None}
-    homes, storages = _merged([_storage(name, t) for name, t in tensors.items()])
-    regions = tuple(Region(_bytes_of(storage.storage)) for storage in storages)
-    infos = tuple(_info(name, t, file, storages[file]) for (name, t), file in zip(tensors.items(), homes, strict=True))
+    torch = importlib.import_module("torch")
+    others, plain, storages = [], {}, []
+    for name, tensor in tensors.items():
+        kind = _other_kind(torch, tensor)
+        if kind is None:
+            region = Region(name, tensor.untyped_storage())
+            if _lies_in(tensor, region):
+                plain[name] = tensor
+                storages.append(region)
+                continue
+            kind = "tensor whose memory has been freed"
+        others.append((name, kind))
+    homes, regions = _merged(storages)
+    infos = tuple(
+        _info(name, tensor, file, own.start - regions[file].start, regions[file].size)
+        for (name, tensor), own, file in zip(plain.items(), storages, homes, strict=True)
+    )
     path = Path(NAME)
-    files = tuple(CheckpointFile(path, region.size) for region in regions)
-    checkpoint = Checkpoint(path, IN_MEMORY, files, infos, unprunable_entries=others)
-    return TensorsInMemory(checkpoint, regions, tensors)
+    sizes = {region.size: CheckpointFile(path, region.size) for region in regions}
+    files = tuple(sizes[region.size] for region in regions)
+    checkpoint = Checkpoint(path, IN_MEMORY, files, infos, unprunable_entries=tuple(others))
+    return TensorsInMemory(checkpoint, tuple(regions), plain)
 
 
 def named_tensors(state_dict: object) -> dict[str, Tensor]:
@@ -171,9 +199,12 @@ def nothing_to_prune(state_dict: Mapping[str, object], others: Sequence[tuple[st
     return UsageError("there are no tensors in the state_dict", hint=hint)
 
 
-def _other_kind(tensor: Tensor) -> str | None:
+def _other_kind(torch: Any, tensor: Tensor) -> str | None:  # noqa: ANN401 - the module
     """Return the kind of a tensor without plain strided memory, or None for a plain tensor."""
-    torch = importlib.import_module("torch")
+    if type(tensor) in {torch.Tensor, torch.nn.Parameter} and tensor.layout is torch.strided:
+        usual = not (tensor.is_meta or tensor.is_nested or tensor.is_quantized)
+        if usual and _dtype(tensor.dtype) is not None:
+            return None
     if torch.nn.parameter.is_lazy(tensor):
         return "parameter that has no values yet"
     kinds = (
@@ -183,46 +214,44 @@ def _other_kind(tensor: Tensor) -> str | None:
         (tensor.layout is not torch.strided, f"tensor of the layout {tensor.layout}"),
         (tensor.is_quantized, "quantized tensor"),
         (type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__, "tensor of a wrapper subclass"),
-        (_dtype(tensor) is None, f"tensor of {tensor.dtype}"),
+        (_dtype(tensor.dtype) is None, f"tensor of {tensor.dtype}"),
     )
-    kind = next((kind for holds, kind in kinds if holds), None)
-    return kind if kind is not None or _has_memory(tensor) else "tensor whose memory has been freed"
+    return next((kind for holds, kind in kinds if holds), None)
 
 
-def _dtype(tensor: Tensor) -> str | None:
-    return TORCH_DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+@lru_cache
+def _dtype(dtype: object) -> str | None:
+    """Return the name of a dtype of torch in a checkpoint; None if it has none."""
+    return TORCH_DTYPES.get(str(dtype).removeprefix("torch."))
 
 
-def _has_memory(tensor: Tensor) -> bool:
+def _lies_in(tensor: Tensor, storage: Region) -> bool:
     """Return whether the storage holds all elements; FSDP, among others, frees storages."""
-    if not tensor.numel():
+    count = tensor.numel()
+    if not count:
         return True
-    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    last = count - 1
+    if not tensor.is_contiguous():
+        last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     end = (int(tensor.storage_offset()) + last + 1) * tensor.element_size()
-    storage = tensor.untyped_storage()
-    return end <= storage.nbytes() and storage.data_ptr() != 0
+    return end <= storage.size and storage.start != 0
 
 
-def _unprunable_reason(tensor: Tensor) -> str | None:
+def _unprunable_reason(tensor: Tensor, shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
     if tensor.is_conj():
         return "conjugate view"
     if tensor.is_neg():
         return "negative view"
-    return self_overlap(tuple(tensor.shape), tensor.stride())
+    return self_overlap(shape, strides)
 
 
-def _storage(name: str, tensor: Tensor) -> _Storage:
-    storage = tensor.untyped_storage()
-    return _Storage(str(tensor.device), storage.data_ptr(), storage.nbytes(), name, storage)
-
-
-def _merged(storages: Sequence[_Storage]) -> tuple[list[int], list[_Storage]]:
+def _merged(storages: Sequence[Region]) -> tuple[list[int], list[Region]]:
     """Return the storages that lie in no other one, and for each of `storages` the index of the one that holds it."""
     # Sorted by start, and longer ones first: each storage is inside the last outer one, or starts a new one.
     homes = [0] * len(storages)
-    outer: list[_Storage] = []
-    by_address = sorted(enumerate(storages), key=lambda pair: (pair[1].device, pair[1].start, -pair[1].length))
-    for index, storage in by_address:
+    outer: list[Region] = []
+    for index in sorted(range(len(storages)), key=lambda index: _address(storages[index])):
+        storage = storages[index]
         if not outer or not _starts_inside(outer[-1], storage):
             outer.append(storage)
         elif storage.end > outer[-1].end:
@@ -236,35 +265,37 @@ def _merged(storages: Sequence[_Storage]) -> tuple[list[int], list[_Storage]]:
     return homes, outer
 
 
-def _starts_inside(first: _Storage, second: _Storage) -> bool:
+def _address(storage: Region) -> tuple[str, int, int]:
+    return storage.on, storage.start, -storage.size
+
+
+def _starts_inside(first: Region, second: Region) -> bool:
     """Return whether `second`, which starts no earlier than `first`, starts inside it."""
-    if first.device != second.device:
+    if first.on != second.on:
         return False
-    has_addresses = first.device.partition(":")[0] in _ADDRESSED
+    has_addresses = first.on.partition(":")[0] in _ADDRESSED
     return second.start < first.end if has_addresses else second.start == first.start
 
 
-def _info(name: str, tensor: Tensor, file: int, home: _Storage) -> TensorInfo:
-    """Place a tensor in its region: equal elements get equal spans and offsets, through whatever storage."""
-    size, offset = tensor.element_size(), 0
-    if tensor.numel():
-        storage = tensor.untyped_storage()
-        offset = storage.data_ptr() - home.start + int(tensor.storage_offset()) * size
-    span = Span(offset % size, home.length - offset % size)
+def _info(name: str, tensor: Tensor, file: int, start: int, length: int) -> TensorInfo:
+    """Place a tensor in its region: equal elements get equal spans and offsets, through whatever storage.
+
+    Its storage starts at the byte `start` of the region, which has `length` bytes.
+    """
+    size, shape, strides = tensor.element_size(), tuple(tensor.shape), tensor.stride()
+    offset = start + int(tensor.storage_offset()) * size if tensor.numel() else 0
     return TensorInfo(
         name,
-        _dtype(tensor) or "",
-        tuple(tensor.shape),
-        tensor.stride(),
+        _dtype(tensor.dtype) or "",
+        shape,
+        strides,
         file,
-        span,
+        _span(offset % size, length - offset % size),
         offset // size,
-        unprunable_reason=_unprunable_reason(tensor),
+        unprunable_reason=_unprunable_reason(tensor, shape, strides),
     )
 
 
-def _bytes_of(storage: Any) -> Tensor:  # noqa: ANN401 - torch.UntypedStorage
-    """Return all bytes of a storage as a tensor that shares them."""
-    torch = importlib.import_module("torch")
-    data: Tensor = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-    return data
+@lru_cache(maxsize=1024)  # many small tensors have storages of their own, of few lengths
+def _span(start: int, length: int) -> Span:
+    return Span(start, length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import lru_cache, partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,15 @@ def on_host(tensor: Tensor) -> bool:
 
 def integers(live: Tensor, size: int, shape: Sequence[int], strides: Sequence[int]) -> Array:
     """Return elements of a storage from the first one of `live` on, as integers of `size` bytes that share it."""
-    torch: Any = importlib.import_module("torch")
-    view = torch.empty(0, dtype=getattr(torch, f"int{8 * size}"), device=live.device)
+    view = _empty(size)(device=live.device)
     return view.set_(live.untyped_storage(), live.storage_offset(), shape, strides)
+
+
+@lru_cache
+def _empty(size: int) -> Callable[..., Any]:
+    """Return the function that makes an empty tensor of integers of `size` bytes."""
+    torch: Any = importlib.import_module("torch")
+    return partial(torch.empty, 0, dtype=getattr(torch, f"int{8 * size}"))
 
 
 class MemoryReader(Reader):
@@ -48,6 +55,7 @@ class MemoryReader(Reader):
         """Read the tensors of `memory`; `advance` receives the number of bytes of each read."""
         super().__init__(memory.regions, advance)
         self._memory = memory
+        self._arrays: dict[str, Array] = {}
 
     def lies_on_host(self, tensor: TensorInfo) -> bool:
         """Return whether NumPy can share the memory of a tensor."""
@@ -55,10 +63,13 @@ class MemoryReader(Reader):
 
     def array(self, tensor: TensorInfo) -> Array:
         """Return a tensor as integers that share its memory: flat if it is contiguous, else in its own shape."""
-        live = self._memory.tensors[tensor.name]
-        shape, strides = ((tensor.numel,), (1,)) if tensor.contiguous else (tensor.shape, tensor.strides)
-        view = integers(live, tensor.itemsize, shape, strides)
-        return view.numpy() if on_host(live) else view
+        found = self._arrays.get(tensor.name)
+        if found is None:
+            live = self._memory.tensors[tensor.name]
+            shape, strides = ((tensor.numel,), (1,)) if tensor.contiguous else (tensor.shape, tensor.strides)
+            view = integers(live, tensor.itemsize, shape, strides)
+            found = self._arrays[tensor.name] = view.numpy() if on_host(live) else view
+        return found
 
     def read_together(self, worker: Worker, tensors: Sequence[TensorInfo]) -> list[Array]:
         """Return tensors where they lie."""
@@ -86,8 +97,8 @@ class MemoryReader(Reader):
         live = self._memory.tensors[tensor.name]
         if on_host(live):
             return None
-        if tensor.extent != tensor.numel:
-            return integers(live, tensor.itemsize, tensor.shape, tensor.strides)
+        if tensor.contiguous or tensor.extent != tensor.numel:
+            return self.array(tensor)
         return integers(live, tensor.itemsize, (tensor.numel,), (1,))
 
     def run_size(self, tensor: TensorInfo) -> int:

@@ -7,7 +7,7 @@ from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.tally import BLOCK
-from prunecli.kernels.torch_tally import counts_from, fetch
+from prunecli.kernels.torch_tally import counts_from, fetch, fetch_arrays
 from prunecli.kernels.torch_totals import owners, totals
 
 if TYPE_CHECKING:
@@ -190,7 +190,5 @@ class ManyTensors:
 
     def counts(self) -> list[Counts]:
         """Return the numbers of each tensor, with one copy to the host."""
-        numbers = fetch([self._counted.flatten()])[0]
-        size = len(numbers) // len(self._tensors)
-        rows = [numbers[first : first + size] for first in range(0, len(numbers), size)]
-        return [counts_from(*each) for each in zip(self._statistics, rows, self._padding, strict=True)]
+        (numbers,) = fetch_arrays([self._counted.flatten()])
+        return counts_from(self._statistics, numbers.reshape(len(self._tensors), -1), self._padding)

@@ -13,7 +13,8 @@ from prunecli.kernels.squares import ExactSum
 from prunecli.kernels.tally import BLOCK, SMALLEST_SINGLE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import numpy as np
+    from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
 
@@ -111,16 +112,18 @@ def exact_bins(torch: Any, sums: Any, dtype: Float, segments: Any, count: int) -
     return table.reshape(2, count, rows, bins).permute(1, 2, 3, 0)
 
 
-def exact_sum(table: Sequence[int], dtype: Float) -> ExactSum:
-    """Return the sum in a table of `exact_bins`, flat."""
+def exact_sums(tables: NDArray[np.int64], dtype: Float) -> list[ExactSum]:
+    """Return the sum in each row of `tables`, a flat table of `exact_bins`."""
     first, bins = bins_of(dtype)
-    units, total = 0, ExactSum()
-    for place, number in enumerate(table):
-        if number:
-            units += number << (8 * (place >> 1) + 32 * (place & 1))
-    infinite = bins == BINS_OF_DOUBLES and any(table[-2:])
-    total.add_units(units << (first - 1), overflowed=infinite)
-    return total
+    units, rows, places = [0] * len(tables), *tables.nonzero()
+    numbers = tables[rows, places].tolist()
+    for row, place, number in zip(rows.tolist(), places.tolist(), numbers, strict=True):
+        units[row] += number << (8 * (place >> 1) + 32 * (place & 1) + first - 1)
+    infinite: list[bool] = (tables[:, -2:] != 0).any(1).tolist()
+    sums = [ExactSum() for _ in units]
+    for total, number, overflowed in zip(sums, units, infinite, strict=True):
+        total.add_units(number, overflowed=overflowed and bins == BINS_OF_DOUBLES)
+    return sums
 
 
 def whole_blocks(torch: Any, y: Any) -> Any:  # noqa: ANN401 - as above

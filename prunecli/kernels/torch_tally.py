@@ -6,15 +6,20 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from prunecli.kernels.tally import BLOCK, Counts, TallyPart
 from prunecli.kernels.torch_blocks import NONFINITE, OVERFULL, ZEROS_AFTER, ZEROS_BEFORE, Blocks, flags_of, part_of
-from prunecli.kernels.torch_sums import bins_of, block_sums, exact_sum, whole_blocks
+from prunecli.kernels.torch_sums import block_sums, exact_sums, whole_blocks
 from prunecli.kernels.torch_totals import NUMBERS, joined, joined_rows, owners, row_length, totals, unset_flags
 from prunecli.kernels.torch_views import mark_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
     from prunecli.kernels.tally import Shared, Statistics
     from prunecli.kernels.torch_ops import TorchOps
     from prunecli.layout import SliceView
@@ -246,9 +251,9 @@ class TorchTally:
         """The vector of `finish`; None before."""
         return self._final
 
-    def result(self, numbers: Sequence[int]) -> Counts:
+    def result(self, numbers: NDArray[np.int64]) -> Counts:
         """Return the counts in the fetched vector."""
-        return counts_from(self.statistics, numbers, self._padding)
+        return counts_from([self.statistics], numbers[None], [self._padding])[0]
 
     def counts(self) -> Counts:
         """Return the numbers of all chunks."""
@@ -258,9 +263,9 @@ class TorchTally:
         """Return the numbers of all chunks of a part."""
         outputs, inputs = (None if marks is None else bytes(marks[:-1].cpu().numpy()) for marks in self._alive)
         finish([self])
-        (numbers,), dtype, padding = fetch([self._final]), self.statistics.dtype, self._padding
-        size = 2 * bins_of(dtype)[1]
-        before, after = (exact_sum(numbers[at : at + size], dtype).units for at in (NUMBERS, NUMBERS + size))
+        (fetched,), dtype, padding = fetch_arrays([self._final]), self.statistics.dtype, self._padding
+        before, after = (total.units for total in exact_sums(_tables(fetched[None], dtype), dtype))
+        numbers = fetched[:NUMBERS].tolist()
         least = numbers[5]
         return TallyPart(
             (numbers[ZEROS_BEFORE] - padding, numbers[ZEROS_AFTER] - padding),
@@ -317,10 +322,15 @@ def _flat(groups: tuple[int, int], first: int, count: int) -> bool:
 
 def fetch(vectors: Sequence[Tensor]) -> list[list[int]]:
     """Return vectors of integers, with one copy to the host for each device."""
+    return [vector.tolist() for vector in fetch_arrays(vectors)]
+
+
+def fetch_arrays(vectors: Sequence[Tensor]) -> list[NDArray[np.int64]]:
+    """Return the same as arrays."""
     by_device: dict[Any, list[int]] = {}
     for index, vector in enumerate(vectors):
         by_device.setdefault(vector.device, []).append(index)
-    fetched: list[list[int]] = [[]] * len(vectors)
+    fetched = [np.empty(0, np.int64)] * len(vectors)
     for members in by_device.values():
         flat = _joined([vectors[index] for index in members])
         ends = list(accumulate(len(vectors[index]) for index in members))
@@ -329,10 +339,10 @@ def fetch(vectors: Sequence[Tensor]) -> list[list[int]]:
     return fetched
 
 
-def _joined(vectors: Sequence[Tensor]) -> list[int]:
+def _joined(vectors: Sequence[Tensor]) -> NDArray[np.int64]:
     import torch  # noqa: PLC0415 - there are tensors, so it is loaded
 
-    joined: list[int] = torch.cat(list(vectors)).cpu().tolist()
+    joined: NDArray[np.int64] = torch.cat(list(vectors)).cpu().numpy()
     return joined
 
 
@@ -340,29 +350,42 @@ def counts_of(tallies: Iterable[TorchTally]) -> list[Counts]:
     """Return the numbers of several tensors, with one copy to the host for each device."""
     tallies = list(tallies)
     finish([tally for tally in tallies if tally.final is None])
-    vectors = fetch([tally.final for tally in tallies])
+    vectors = fetch_arrays([tally.final for tally in tallies])
     return [tally.result(numbers) for tally, numbers in zip(tallies, vectors, strict=True)]
 
 
-def counts_from(statistics: Statistics, numbers: Sequence[int], padding: int) -> Counts:
-    """Return the counts in a row of `totals`, followed by both numbers of dead slices and by the bins.
+def counts_from(statistics: Sequence[Statistics], rows: NDArray[np.int64], padding: Sequence[int]) -> list[Counts]:
+    """Return the counts in rows of `totals`, each followed by both numbers of dead slices and by the bins.
 
-    `padding` is the number of entries behind the end that count as zeros.
+    The tensors of `statistics` have one dtype. `padding` are the numbers of entries behind the ends that count as
+    zeros.
     """
-    dtype = statistics.dtype
-    size = 2 * bins_of(dtype)[1]
-    tables = numbers[NUMBERS : NUMBERS + size], numbers[NUMBERS + size : NUMBERS + 2 * size]
-    dead, bins, least = numbers[NUMBERS + 2 * size :], numbers[NUMBERS + 2 * size + 2 :], numbers[5]
+    dtype = statistics[0].dtype
+    squares = [total.value for total in exact_sums(_tables(rows, dtype), dtype)]
+    numbers, others = rows[:, :NUMBERS].tolist(), rows[:, row_length(dtype) :].tolist()
+    columns = statistics, numbers, squares[::2], squares[1::2], others, padding
+    return [_counts(*each) for each in zip(*columns, strict=True)]
+
+
+def _tables(rows: NDArray[np.int64], dtype: Float) -> NDArray[np.int64]:
+    """Return the tables of sums before and after pruning in rows of `totals`, a row for each."""
+    return rows[:, NUMBERS : row_length(dtype)].reshape(2 * len(rows), -1)
+
+
+def _counts(
+    statistics: Statistics, numbers: Sequence[int], before: float, after: float, others: Sequence[int], padding: int
+) -> Counts:
+    least, bins = numbers[5], others[2:]
     return Counts(
         zeros_before=numbers[ZEROS_BEFORE] - padding,
         zeros_after=numbers[ZEROS_AFTER] - padding,
         nonfinite=numbers[NONFINITE],
-        squares_before=exact_sum(tables[0], dtype).value,
-        squares_after=exact_sum(tables[1], dtype).value,
+        squares_before=before,
+        squares_after=after,
         largest_pruned=numbers[4],
-        smallest_kept=None if least < 0 else dtype.top - least,
-        dead_outputs=None if statistics.outputs is None else dead[0],
-        dead_inputs=None if statistics.inputs is None else dead[1],
+        smallest_kept=None if least < 0 else statistics.dtype.top - least,
+        dead_outputs=None if statistics.outputs is None else others[0],
+        dead_inputs=None if statistics.inputs is None else others[1],
         two_four=None if statistics.groups is None else not numbers[OVERFULL],
         bins_before=bins[: len(bins) // 2],
         bins_after=bins[len(bins) // 2 :],

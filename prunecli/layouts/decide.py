@@ -6,7 +6,7 @@ Names, shapes and the architecture that `config.json` names decide; no weight is
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from prunecli.checkpoint import OUTSIDE
@@ -87,7 +87,7 @@ def decide(tensors: Sequence[TensorInfo], model_type: str = "") -> dict[str, Ten
     unproven: list[TensorInfo] = []
     decided: dict[Hashable, tuple[TensorLayout, Orientation | None]] = {}
     for tensor in tensors:
-        alike = _alike(tensor, evidence.tensors)
+        alike = evidence.alike(tensor)
         found = decided.get(alike) or evidence.of(tensor)
         if alike is not None:
             decided[alike] = found
@@ -112,9 +112,13 @@ class Evidence:
     """What the tensors of one state_dict say about each other."""
 
     def __init__(self, tensors: Sequence[TensorInfo], model_type: str) -> None:
-        """Look for embeddings and batch norms."""
+        """Look for batch norms."""
         self.tensors, self._model_type = {tensor.name: tensor for tensor in tensors}, model_type
-        self._width, self._lengths = model_width(self.tensors), norm_lengths(self.tensors)
+        self._lengths = norm_lengths(self.tensors)
+
+    @cached_property
+    def _width(self) -> int | None:
+        return model_width(self.tensors)
 
     def of(self, tensor: TensorInfo) -> tuple[TensorLayout, Orientation | None]:
         """Return the layout of a tensor by its role, and its orientation if it is open and proven."""
@@ -130,17 +134,18 @@ class Evidence:
             own = out_in("a batch norm next to it has the length of dim 0")
         return own
 
+    def alike(self, tensor: TensorInfo) -> Hashable | None:
+        """Return what decides about a matrix with a usual name: that but for numbers, its shape, and that of its bias.
 
-def _alike(tensor: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Hashable | None:
-    """Return what decides about a matrix with a usual name: that but for numbers, its shape, and that of its bias.
-
-    None for another tensor, about which more of its siblings may decide.
-    """
-    module, _, last = tensor.name.rpartition(".")
-    if len(tensor.shape) != 2 or last != "weight" or "lora" in module or module.rpartition(".")[2].isdigit():
-        return None
-    bias = bias_of(tensor.name, tensors)
-    return module.translate(_DIGITS), tensor.shape, None if bias is None else bias.shape
+        None for another tensor, about which more of its siblings may decide, such as the batch norm after it.
+        """
+        module, _, last = tensor.name.rpartition(".")
+        if len(tensor.shape) != 2 or last != "weight" or "lora" in module:
+            return None
+        if self._lengths and module.rpartition(".")[2].isdigit():
+            return None
+        bias = bias_of(tensor.name, self.tensors)
+        return module.translate(_DIGITS), tensor.shape, None if bias is None else bias.shape
 
 
 def _by_siblings(

@@ -18,8 +18,8 @@ def test_a_region_reads_and_writes_at_an_offset(offset: int, length: int, host: 
     """Bytes written at an offset are read back there, and all others stay; with both ways of copying."""
     length = min(length, 60 - offset)
     data = torch.arange(60, dtype=torch.uint8)
-    region = Region(data)
-    region._host = region._host if host else None
+    region = Region("data", data.untyped_storage())
+    region.on = "cpu" if host else "meta"
     new = memoryview(bytearray(200 + i % 50 for i in range(length)))
 
     region.write(new, offset)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, UntypedStorage
 
 LAYOUTS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
     "plain": dict,
@@ -119,10 +119,13 @@ def test_bytes_copied_from_a_device_are_copied_back(monkeypatch: pytest.MonkeyPa
     made: list[Region] = []
 
     class Fetched(Region):
-        def __init__(self, data: Tensor) -> None:
-            super().__init__(data)
-            self._host = None
+        def __init__(self, name: str, storage: UntypedStorage) -> None:
+            super().__init__(name, storage)
             made.append(self)
+
+        @property
+        def host(self) -> None:
+            """Nothing, as on a device."""
 
     monkeypatch.setattr("prunecli.io.memory.Region", Fetched)
 

@@ -72,6 +72,7 @@ class TensorInfo:
         layout: Its role and the meaning of its dimensions. By default those of Linear and Conv are assumed.
         scale: The scale that its elements are multiplied by, or None if they are the weights themselves.
         packed: The weights that its numbers hold, or None if each element is one weight or part of one.
+        numel: The number of elements, which follows from the shape. It is stored because it is asked for often.
     """
 
     name: str
@@ -87,9 +88,11 @@ class TensorInfo:
     layout: TensorLayout = field(default=_UNKNOWN, compare=False, repr=False)
     scale: ScaledBy | None = field(default=None, compare=False, repr=False)
     packed: PackedWeights | None = field(default=None, compare=False, repr=False)
+    numel: int = field(default=0, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Assume a layout if none is given."""
+        """Count the elements, and assume a layout if none is given."""
+        object.__setattr__(self, "numel", prod(self.shape))
         if self.layout is _UNKNOWN:
             object.__setattr__(self, "layout", assumed_layout(len(self.shape)))
 
@@ -112,11 +115,6 @@ class TensorInfo:
     def local_name(self) -> str:
         """The name inside the state_dict."""
         return self.name[len(self.key) + 1 :] if self.key else self.name
-
-    @property
-    def numel(self) -> int:
-        """The number of elements."""
-        return prod(self.shape)
 
     @property
     def itemsize(self) -> int:

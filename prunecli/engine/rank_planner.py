@@ -68,42 +68,55 @@ class RankPlanner:
         groups = self.strategy.groups(
             [self.tensors.as_ranked(m) for m in members], [self.remaining[m] for m in members]
         )
+        if all(index == member for index, member in enumerate(members)):
+            return groups
         return [RankGroup(tuple([members[m] for m in group.members]), group.ranks, group.ties) for group in groups]
 
     def batches(self, members: Sequence[int]) -> Sequence[Batch]:
         """Return the groups in batches, in the order of the files."""
-        targets, part, groups = self.tensors.targets, self.tensors.part, self.groups(members)
         # Groups of several tensors are ranked by all processes, one after the other, in the same order everywhere.
-        shared = [group for group in groups if self._is_shared(group)]
-        own = [group for group in groups if group not in shared and part.has(group.members[0])]
+        shared: list[RankGroup] = []
+        own: list[RankGroup] = []
+        for group in self.groups(members):
+            if self._is_shared(group):
+                shared.append(group)
+            elif self.tensors.part.has(group.members[0]):
+                own.append(group)
         scored = [group for group in own if self._is_scored_on_devices(group)]
         if scored:
             from prunecli.engine.scored_ranks import ScoredRankBatch  # noqa: PLC0415 - it needs torch
 
-            rest = in_batches([g for g in own if g not in scored], lambda g: [targets[m] for m in g.members])
-            return [ScoredRankBatch(self, scored), *(RankBatch(self, batch) for batch in rest)]
-        live = [] if part.group.size > 1 else [(group, found) for group in own if (found := self._on_devices(group))]
+            return [ScoredRankBatch(self, scored), *self._on_host(own, scored)]
+        alone = self.tensors.part.group.size == 1
+        live = [(group, found) for group in own if (found := self._on_devices(group))] if alone else []
         if live:
             from prunecli.engine.device_ranks import DeviceRankBatch  # noqa: PLC0415 - it needs torch
 
-            there = {group.members[0] for group, _ in live}
-            rest = in_batches([g for g in own if g.members[0] not in there], lambda g: [targets[m] for m in g.members])
-            return [DeviceRankBatch(self, live), *(RankBatch(self, batch) for batch in rest)]
-        batches = in_batches(own, lambda group: [targets[member] for member in group.members])
-        return [RankBatch(self, batch) for batch in (*batches, *([group] for group in shared))]
+            return [DeviceRankBatch(self, live), *self._on_host(own, [group for group, _ in live])]
+        return [*self._on_host(own, ()), *(RankBatch(self, [group]) for group in shared)]
+
+    def _on_host(self, groups: Sequence[RankGroup], others: Sequence[RankGroup]) -> Iterator[RankBatch]:
+        """Yield the groups but for `others` in batches, in the order of the files."""
+        there, targets = {group.members[0] for group in others}, self.tensors.targets
+        rest = [group for group in groups if group.members[0] not in there]
+        for batch in in_batches(rest, lambda group: [targets[member] for member in group.members]):
+            yield RankBatch(self, batch)
 
     def _is_scored_on_devices(self, group: RankGroup) -> bool:
         """Return whether the scores of a group are computed on devices, all of them."""
         tensors = self.tensors
-        there = (tensors.reader.on_device(tensors.targets[member]) for member in group.members)
-        return tensors.scorer is not None and tensors.part.group.size == 1 and all(there)
+        if tensors.scorer is None or tensors.part.group.size > 1:
+            return False
+        return all(tensors.reader.on_device(tensors.targets[member]) for member in group.members)
 
     def _on_devices(self, group: RankGroup) -> dict[int, Array]:
         """Return the weights of a group that lie on devices, in any order; none if scores are ranked."""
-        tensors = self.tensors
-        members = group.members if tensors.scorer is None else ()
-        found = {member: tensors.reader.on_a_device(tensors.targets[member]) for member in members}
-        return {member: values for member, values in found.items() if values is not None}
+        tensors, found = self.tensors, {}
+        for member in group.members if tensors.scorer is None else ():
+            values = tensors.reader.on_a_device(tensors.targets[member])
+            if values is not None:
+                found[member] = values
+        return found
 
     def samples_of(self, members: Iterable[int], share: float) -> Iterator[Sample]:
         """Yield samples of about this share of the elements of members."""

@@ -282,7 +282,7 @@ def _info(name: str, tensor: Tensor, file: int, start: int, length: int) -> Tens
 
     Its storage starts at the byte `start` of the region, which has `length` bytes.
     """
-    size, shape, strides = tensor.element_size(), tuple(tensor.shape), tensor.stride()
+    size, shape, strides = tensor.element_size(), _same(tuple(tensor.shape)), _same(tensor.stride())
     offset = start + int(tensor.storage_offset()) * size if tensor.numel() else 0
     return TensorInfo(
         name,
@@ -294,6 +294,12 @@ def _info(name: str, tensor: Tensor, file: int, start: int, length: int) -> Tens
         offset // size,
         unprunable_reason=_unprunable_reason(tensor, shape, strides),
     )
+
+
+@lru_cache(maxsize=1024)
+def _same(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Return equal numbers as one object: many small tensors have few shapes."""
+    return numbers
 
 
 @lru_cache(maxsize=1024)  # many small tensors have storages of their own, of few lengths

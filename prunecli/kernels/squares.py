@@ -136,10 +136,15 @@ class ExactSum:
     @property
     def value(self) -> float:
         """The sum, rounded once; infinity if a number was infinite or the sum is too large."""
-        try:
-            return inf if self._overflowed else self._units / (1 << UNIT)
-        except OverflowError:
-            return inf
+        return rounded(self.units)
+
+
+def rounded(units: int | None) -> float:
+    """Return a number of units of 2**-1074, None for infinity, rounded once; infinity if it is too large."""
+    try:
+        return inf if units is None else units / (1 << UNIT)
+    except OverflowError:
+        return inf
 
 
 def block_sums(y: NDArray[Any], dtype: Float) -> NDArray[np.float64]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prunecli.dtypes import FLOATS
-from prunecli.kernels.squares import ExactSum
 from prunecli.kernels.tally import BLOCK, SMALLEST_SINGLE
 
 if TYPE_CHECKING:
@@ -112,18 +111,18 @@ def exact_bins(torch: Any, sums: Any, dtype: Float, segments: Any, count: int) -
     return table.reshape(2, count, rows, bins).permute(1, 2, 3, 0)
 
 
-def exact_sums(tables: NDArray[np.int64], dtype: Float) -> list[ExactSum]:
-    """Return the sum in each row of `tables`, a flat table of `exact_bins`."""
+def exact_units(tables: NDArray[np.int64], dtype: Float) -> list[int | None]:
+    """Return the sum in each row of `tables`, a flat table of `exact_bins`: in units of 2**-1074, None for infinity."""
     first, bins = bins_of(dtype)
-    units, rows, places = [0] * len(tables), *tables.nonzero()
+    units = [0] * len(tables)
+    rows, places = tables.nonzero()
     numbers = tables[rows, places].tolist()
     for row, place, number in zip(rows.tolist(), places.tolist(), numbers, strict=True):
         units[row] += number << (8 * (place >> 1) + 32 * (place & 1) + first - 1)
+    if bins < BINS_OF_DOUBLES:
+        return [*units]
     infinite: list[bool] = (tables[:, -2:] != 0).any(1).tolist()
-    sums = [ExactSum() for _ in units]
-    for total, number, overflowed in zip(sums, units, infinite, strict=True):
-        total.add_units(number, overflowed=overflowed and bins == BINS_OF_DOUBLES)
-    return sums
+    return [None if overflowed else number for number, overflowed in zip(units, infinite, strict=True)]
 
 
 def whole_blocks(torch: Any, y: Any) -> Any:  # noqa: ANN401 - as above

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from prunecli.kernels.squares import rounded
 from prunecli.kernels.tally import BLOCK, Counts, TallyPart
 from prunecli.kernels.torch_blocks import NONFINITE, OVERFULL, ZEROS_AFTER, ZEROS_BEFORE, Blocks, flags_of, part_of
-from prunecli.kernels.torch_sums import block_sums, exact_sums, whole_blocks
+from prunecli.kernels.torch_sums import block_sums, exact_units, whole_blocks
 from prunecli.kernels.torch_totals import NUMBERS, joined, joined_rows, owners, row_length, totals, unset_flags
 from prunecli.kernels.torch_views import mark_alive
 
@@ -264,7 +265,7 @@ class TorchTally:
         outputs, inputs = (None if marks is None else bytes(marks[:-1].cpu().numpy()) for marks in self._alive)
         finish([self])
         (fetched,), dtype, padding = fetch_arrays([self._final]), self.statistics.dtype, self._padding
-        before, after = (total.units for total in exact_sums(_tables(fetched[None], dtype), dtype))
+        before, after = exact_units(_tables(fetched[None], dtype), dtype)
         numbers = fetched[:NUMBERS].tolist()
         least = numbers[5]
         return TallyPart(
@@ -361,10 +362,12 @@ def counts_from(statistics: Sequence[Statistics], rows: NDArray[np.int64], paddi
     zeros.
     """
     dtype = statistics[0].dtype
-    squares = [total.value for total in exact_sums(_tables(rows, dtype), dtype)]
-    numbers, others = rows[:, :NUMBERS].tolist(), rows[:, row_length(dtype) :].tolist()
-    columns = statistics, numbers, squares[::2], squares[1::2], others, padding
-    return [_counts(*each) for each in zip(*columns, strict=True)]
+    squares = [rounded(units) for units in exact_units(_tables(rows, dtype), dtype)]
+    others = rows[:, row_length(dtype) :]
+    numbers, dead = zip(*rows[:, :NUMBERS].T.tolist(), strict=True), zip(*others[:, :2].T.tolist(), strict=True)
+    pairs = zip(squares[::2], squares[1::2], strict=True)
+    bins = others[:, 2:].reshape(len(rows), 2, -1).tolist() if others.shape[1] > 2 else [((), ())] * len(rows)
+    return [_counts(*each) for each in zip(statistics, padding, numbers, pairs, dead, bins, strict=True)]
 
 
 def _tables(rows: NDArray[np.int64], dtype: Float) -> NDArray[np.int64]:
@@ -373,20 +376,23 @@ def _tables(rows: NDArray[np.int64], dtype: Float) -> NDArray[np.int64]:
 
 
 def _counts(
-    statistics: Statistics, numbers: Sequence[int], before: float, after: float, others: Sequence[int], padding: int
+    statistics: Statistics,
+    padding: int,
+    numbers: Sequence[int],
+    squares: tuple[float, float],
+    dead: tuple[int, int],
+    bins: tuple[Sequence[int], Sequence[int]],
 ) -> Counts:
-    least, bins = numbers[5], others[2:]
+    least = numbers[5]
     return Counts(
-        zeros_before=numbers[ZEROS_BEFORE] - padding,
-        zeros_after=numbers[ZEROS_AFTER] - padding,
-        nonfinite=numbers[NONFINITE],
-        squares_before=before,
-        squares_after=after,
-        largest_pruned=numbers[4],
-        smallest_kept=None if least < 0 else statistics.dtype.top - least,
-        dead_outputs=None if statistics.outputs is None else others[0],
-        dead_inputs=None if statistics.inputs is None else others[1],
-        two_four=None if statistics.groups is None else not numbers[OVERFULL],
-        bins_before=bins[: len(bins) // 2],
-        bins_after=bins[len(bins) // 2 :],
+        numbers[ZEROS_BEFORE] - padding,
+        numbers[ZEROS_AFTER] - padding,
+        numbers[NONFINITE],
+        *squares,
+        numbers[4],
+        None if least < 0 else statistics.dtype.top - least,
+        None if statistics.outputs is None else dead[0],
+        None if statistics.inputs is None else dead[1],
+        None if statistics.groups is None else not numbers[OVERFULL],
+        *bins,
     )

@@ -319,6 +319,29 @@ class PruneBlocks(TensorPlan):
         return ops.keep_blocks(y, chunk.start, self.view, self.block, self.alive)
 
 
+@dataclass(frozen=True, slots=True)
+class Smallest:
+    """The `count` slices of `view` of smallest Ln norm in each stack, or with `block` the blocks of such L2 norms."""
+
+    view: SliceView
+    count: int
+    n: float = 2.0
+    block: tuple[int, int] | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of norms."""
+        if self.block is None:
+            return self.view.total
+        return self.view.stacks * -(-self.view.slices // self.block[0]) * -(-self.view.size // self.block[1])
+
+    def plan(self, alive: bytes | Array, value: float | None) -> PruneSlices | PruneBlocks:
+        """Return the plan from the flags of what survives, and the largest norm of what is pruned."""
+        if self.block is None:
+            return PruneSlices(self.view, alive, value)
+        return PruneBlocks(self.view, self.block, alive, value)
+
+
 def _stacked(view: SliceView, count: int) -> SliceView:
     """Return the view of `count` tensors that follow each other."""
     return replace(view, stacks=view.stacks * count)

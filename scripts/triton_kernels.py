@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 
 from prunecli.dtypes import FLOATS, Float
-from prunecli.kernels import torch_fused
+from prunecli.kernels import fused_folds, torch_fused
 from prunecli.kernels.torch_blocks import Cut, Groups
 from prunecli.kernels.torch_ops import TorchOps
 from prunecli.layout import SliceView
@@ -37,7 +37,22 @@ if TYPE_CHECKING:
 SPILLED = 0
 """The most bytes of a thread that may be kept in memory for want of registers."""
 
-NAMED = ("MODE", "GROUP", "WIDTH", "FNUZ", "SHIFT", "NORM", "INNER", "PATTERNS", "SIZE", "MARKED", "LESS", "MANY")
+NAMED = (
+    "MODE",
+    "GROUP",
+    "WIDTH",
+    "FNUZ",
+    "SHIFT",
+    "NORM",
+    "INNER",
+    "PATTERNS",
+    "SIZE",
+    "MARKED",
+    "LESS",
+    "MANY",
+    "HIGH",
+    "WIDE",
+)
 """The constants that are printed."""
 
 
@@ -74,7 +89,7 @@ def compile_only(kernels: dict[str, Any]) -> None:
     triton.JITFunction.__getitem__ = launches
 
 
-def calls(fused: torch_fused.Fused, dtype: Float) -> Iterator[Callable[[], object]]:
+def calls(fused: fused_folds.FusedFolds, dtype: Float) -> Iterator[Callable[[], object]]:
     """Yield calls that need every kernel, with every group of constants, for a dtype."""
     integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     x, limit, many = torch.zeros(1 << 14, dtype=integer), torch.zeros(1, dtype=torch.int64), torch.zeros(16).long()
@@ -92,9 +107,14 @@ def calls(fused: torch_fused.Fused, dtype: Float) -> Iterator[Callable[[], objec
         yield partial(fused.bracket, marks, dtype, low, high, shift, marked=True)
     yield partial(fused.random_rows, torch.zeros(1, 2).long(), torch.zeros(4).long(), 128)
     yield lambda: fused.joined(fused.moments(x, dtype, 1.0, 2)[0])
-    for norm in torch_fused.NORMS:
+    for norm in fused_folds.NORMS:
         for shape in ((4, 4096, 1), (4, 64, 64), (1024, 16, 1)):
             yield partial(fused.fold, x, dtype, norm, shape, shape[1])
+    matrix = SliceView(1, 1, 64, 256)
+    yield partial(fused.slice_norms, [x, x], dtype, matrix, 2.0)
+    for block in ((4, 4), (3, 5), (16, 64)):
+        yield partial(fused.block_norms, [x], dtype, matrix, block)
+    yield partial(fused.smallest, torch.zeros((2, torch_fused.ROW_LIMIT + 1), dtype=torch.float64), 9)
     blocks = fused.prune_blocks(x, Cut(9), dtype)
     for view in (SliceView(1, 1, 64, 256), SliceView(1, 64, 256, 1)):
         alive = torch.zeros(view.slices, dtype=torch.bool)
@@ -125,7 +145,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     triton.runtime.driver.set_active(Target(arguments.arch))
-    fused, compiled = torch_fused.Fused(torch), dict[str, Any]()
+    fused, compiled = fused_folds.FusedFolds(torch), dict[str, Any]()
     compile_only(compiled)
     for name in arguments.dtypes:
         for call in calls(fused, FLOATS[name]):

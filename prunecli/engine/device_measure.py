@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS
+from prunecli.engine.device_norms import FLAGS_LIMIT, DeviceNorms
 from prunecli.engine.device_rows import RUN
 from prunecli.engine.small_tensors import SMALL
 from prunecli.engine.stacked_measure import stacks
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 WAITING = 1 << 26
 """The bytes on devices of what is measured, and of copies of small tensors, that wait to be fetched."""
-
-FLAGS_LIMIT = 1 << 27
-"""The bytes of flags of blocks that stay on devices until all plans are made; more of them wait on the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,8 @@ class DeviceMeasureBatch:
         """Measure, fetch the numbers of many targets together, and store their plans."""
         waiting: list[tuple[int, Any, Any]] = []
         size = 0
-        for member, own in self._numbers():
+        members = DeviceNorms(self._planner).plan(self._members)
+        for member, own in self._numbers(members):
             measured, alive = self._planner.measure(self._worker, member, own)
             waiting.append((member, measured, alive))
             size += (measured.numbers if isinstance(measured, Later) else measured).nbytes
@@ -115,13 +114,13 @@ class DeviceMeasureBatch:
                 waiting, size = [], 0
         self._conclude(waiting)
 
-    def _numbers(self) -> Iterator[tuple[int, Numbers | None]]:
-        """Yield the targets, first small ones that are measured together, with their weights."""
+    def _numbers(self, members: Sequence[int]) -> Iterator[tuple[int, Numbers | None]]:
+        """Yield targets, first small ones that are measured together, with their weights."""
         together: set[int] = set()
-        for member, own in stacks(self._planner.tensors, self._members):
+        for member, own in stacks(self._planner.tensors, members):
             together.add(member)
             yield member, own
-        yield from ((member, None) for member in self._members if member not in together)
+        yield from ((member, None) for member in members if member not in together)
 
     def _conclude(self, waiting: Sequence[tuple[int, Any, Any]]) -> None:
         """Store the plans of targets."""

@@ -10,16 +10,19 @@ from functools import lru_cache
 from math import inf, nextafter, sqrt
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.torch_fused import fused
 from prunecli.kernels.torch_values import values
+from prunecli.layout import SliceView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from prunecli.kernels.folds import Numbers, Shape
+    from prunecli.kernels.fused_folds import FusedFolds
     from prunecli.kernels.ops import Array
-    from prunecli.kernels.torch_fused import Fused
 
 RUN, FUSED_RUN = 1 << 24, 1 << 26
 """Elements that are read at once, powers of two: in float64 the first take 128 MB, and the first sums half of that.
@@ -37,24 +40,34 @@ def run_of(device: object) -> int:
 
 
 @lru_cache(maxsize=64)
-def folding(device: str) -> Fused | None:
+def folding(device: str) -> FusedFolds | None:
     """Return the kernels that fold on a device, None where they do not work."""
-    kernels = fused(device)
-    if kernels is None:
+    if fused(device) is None:
         return None
-    torch = importlib.import_module("torch")
     # Whatever is wrong, torch computes the same without them.
     try:
-        x = torch.arange(600, dtype=torch.int16, device=device)
-        own = kernels.fold(x, FLOATS["BF16"], 1.0, (2, 100, 3), 25)
-        wide = values(x, FLOATS["BF16"]).reshape(8, 25, 3)
-        equal = bool((_folded(own, 1.0) == _folded(wide, 1.0)).all())
-        pieces = kernels.moments(x, FLOATS["BF16"], 1.0, 1)[:2].reshape(2, -1)
-        sums = _folded(kernels.joined(pieces)[:, :, None], 1.0)[0]
-        equal &= bool((sums == _folded(wide.reshape(1, -1, 1), 1.0)).all())
+        from prunecli.kernels.fused_folds import FusedFolds  # noqa: PLC0415 - where there is Triton
+
+        kernels = FusedFolds(importlib.import_module("torch"))
+        equal = _folds_exactly(kernels, device)
     except Exception:  # noqa: BLE001 - as said
         return None
     return kernels if equal else None
+
+
+def _folds_exactly(kernels: FusedFolds, device: str) -> bool:
+    """Return whether the kernels give the bits of plain torch, and the roots of NumPy."""
+    torch, dtype = importlib.import_module("torch"), FLOATS["BF16"]
+    x = torch.arange(600, dtype=torch.int16, device=device) * 54
+    wide = values(x, dtype)
+    own = kernels.fold(x, dtype, 1.0, (2, 100, 3), 25)
+    equal = bool((_folded(own, 1.0) == _folded(wide.reshape(8, 25, 3), 1.0)).all())
+    pieces = kernels.moments(x, dtype, 1.0, 1)[:2].reshape(2, -1)
+    sums = _folded(kernels.joined(pieces)[:, :, None], 1.0)[0]
+    equal &= bool((sums == _folded(wide.reshape(1, -1, 1), 1.0)).all())
+    roots = kernels.slice_norms([x, x], dtype, SliceView(1, 1, 200, 3), 2.0)
+    squares = _folded(wide.square().reshape(200, 3, 1), 2.0).flatten()
+    return equal and bool((roots.cpu().numpy() == np.sqrt(squares.cpu().numpy())).all())
 
 
 def fold(x: Array, numbers: Numbers, n: float, shape: Shape, part: int) -> Array:

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 from contextlib import nullcontext
 from functools import lru_cache
-from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.tally import BLOCK
@@ -39,12 +38,6 @@ FIRST_ROWS, ROWS_STEP = 32, 64
 NARROW, SPREAD = 8, 1024
 """The most patterns that are counted one by one; and places for the numbers of magnitudes below a bracket."""
 
-TILE, PIECE, PIECE_OF_COLUMNS = 1 << 11, 1 << 11, 1 << 5
-"""Entries that a program folds; the most of them that follow each other in a fold, and where a fold has columns."""
-
-NORMS = {1.0: 0, 2.0: 1, inf: 2, -inf: 3}
-"""The numbers of the norms in `fold_kernel`."""
-
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": False}
 """A block belongs to one warp, and products are rounded before they are added."""
 
@@ -74,7 +67,6 @@ class Fused:
         """Import Triton."""
         self._torch = torch
         self._kernels: Any = importlib.import_module("prunecli.kernels.triton_ops")
-        self._moments: Any = importlib.import_module("prunecli.kernels.triton_moments")
 
     def _on(self, x: Tensor) -> Any:  # noqa: ANN401 - a context
         """Return the context in which the device of `x` is the current one."""
@@ -125,7 +117,7 @@ class Fused:
             self._kernels.prune_kernel[(-(-number // per),)](
                 x, flags, *bound, counts, extremes, sums, len(x), number, per,
                 MODE=mode, MANY=cuts[2] is not None, TIES=ties, GROUP=groups[0], KEEP=groups[1],
-                **_width(x, dtype), SHIFT=23 - dtype.mantissa, SCALE=_scale(dtype),
+                **width_of(x, dtype), SHIFT=23 - dtype.mantissa, SCALE=scale_of(dtype),
                 FINITE=dtype.finite_max, TOP=dtype.top, BITS=dtype.top.bit_length(),
                 LOW=low_high[0], HIGH=low_high[1], **OPTIONS | {"num_warps": _warps(dtype)},
             )  # fmt: skip
@@ -155,7 +147,7 @@ class Fused:
         with self._on(x):
             self._kernels.count_kernel[(-(-number // per),)](
                 x, cuts, x if tensor_of is None else tensor_of, counts, len(x), number, per,
-                MANY=tensor_of is not None, LESS=less, **_width(x, dtype), **OPTIONS,
+                MANY=tensor_of is not None, LESS=less, **width_of(x, dtype), **OPTIONS,
             )  # fmt: skip
         return counts
 
@@ -169,12 +161,12 @@ class Fused:
             if bins <= NARROW and not shift:
                 partial = torch.empty((grid[0], 16), dtype=torch.int32, device=x.device)
                 self._kernels.narrow_kernel[grid](
-                    x, partial, bounds, len(x), per, MARKED=marked, PATTERNS=bins, **_width(x, dtype), **OPTIONS
+                    x, partial, bounds, len(x), per, MARKED=marked, PATTERNS=bins, **width_of(x, dtype), **OPTIONS
                 )
                 return partial.sum(0, dtype=torch.int64)[: bins + 1]
             table = torch.zeros(SPREAD + bins, dtype=torch.int64, device=x.device)
             self._kernels.bracket_kernel[grid](
-                x, table, bounds, len(x), per, SPREAD, MARKED=marked, **_width(x, dtype), **OPTIONS
+                x, table, bounds, len(x), per, SPREAD, MARKED=marked, **width_of(x, dtype), **OPTIONS
             )
         return torch.cat([table[:SPREAD].sum()[None], table[SPREAD:]])
 
@@ -182,60 +174,10 @@ class Fused:
         """Return the numbers of `torch_random.random_rows`."""
         out = self._torch.empty((len(firsts), 8 * steps), dtype=self._torch.int32, device=firsts.device)
         keys = keys.expand(len(firsts), 2).contiguous()
-        size = min(_power_of_two(steps), 128)
+        size = min(power_of_two(steps), 128)
         tiles = -(-steps // size)
         with self._on(firsts):
             self._kernels.random_kernel[(len(firsts) * tiles,)](keys, firsts, out, steps, tiles, STEPS=size, **OPTIONS)
-        return out
-
-    def fold(self, x: Tensor, dtype: Float, n: float, shape: tuple[int, int, int], part: int) -> Tensor:
-        """Return the folds of pieces of each part, as `torch_folds.fold` orders them: (outer * parts, pieces, inner).
-
-        Their fold along the middle is that of the parts.
-        """
-        outer, length, inner = shape
-        most = PIECE if inner == 1 else PIECE_OF_COLUMNS
-        size = min(_power_of_two(part), most)
-        width = 1 if inner == 1 else min(_power_of_two(inner), TILE // size)
-        together = TILE // size if inner == 1 else 1
-        parts, pieces, tiles = -(-length // part), -(-part // size), -(-inner // width)
-        units = outer * parts * pieces
-        out = self._torch.empty((outer * parts, pieces, inner), dtype=self._torch.float64, device=x.device)
-        with self._on(x):
-            self._kernels.fold_kernel[(-(-units // together) * tiles,)](
-                x, out, units, length, inner, part, parts, pieces, tiles,
-                NORM=NORMS[n], G=together, P=size, LEVELS=size.bit_length() - 1, INNER=width, **_width(x, dtype),
-                SHIFT=23 - dtype.mantissa, SCALE=_scale(dtype), FINITE=dtype.finite_max,
-                **{**OPTIONS, "num_warps": 4},
-            )  # fmt: skip
-        return out
-
-    def moments(self, x: Tensor, dtype: Float, scale: float, rows: int) -> Tensor:
-        """Return what folds of pieces of each row make: (3, rows, pieces), sums of finite numbers, squares and counts.
-
-        The numbers are multiplied by `scale` first.
-        """
-        length = len(x) // rows
-        pieces = -(-length // PIECE)
-        out = self._torch.empty((3, rows, pieces), dtype=self._torch.float64, device=x.device)
-        with self._on(x):
-            self._moments.moments_kernel[(rows * pieces,)](
-                x, out, length, pieces, rows * pieces,
-                FACTOR=scale, P=PIECE, LEVELS=PIECE.bit_length() - 1, **_width(x, dtype),
-                SHIFT=23 - dtype.mantissa, SCALE=_scale(dtype), FINITE=dtype.finite_max,
-                **{**OPTIONS, "num_warps": 4},
-            )  # fmt: skip
-        return out
-
-    def joined(self, sums: Tensor) -> Tensor:
-        """Return the folds of pieces of each row of float64 `sums`."""
-        rows, length = sums.shape
-        pieces = -(-length // PIECE)
-        out = self._torch.empty((rows, pieces), dtype=self._torch.float64, device=sums.device)
-        with self._on(sums):
-            self._moments.join_kernel[(rows * pieces,)](
-                sums, out, length, pieces, P=PIECE, LEVELS=PIECE.bit_length() - 1, **{**OPTIONS, "num_warps": 4}
-            )
         return out
 
     def mark_alive(
@@ -266,7 +208,7 @@ class Fused:
             return
         with self._on(after):
             self._kernels.rows_kernel[(rows,)](
-                after, alive.view(self._torch.int8), number, row, **_width(after, dtype), **OPTIONS
+                after, alive.view(self._torch.int8), number, row, **width_of(after, dtype), **OPTIONS
             )
 
     def _mark_columns(self, alive: Tensor, after: Tensor, stacks: int, columns: int, dtype: Float) -> None:
@@ -277,7 +219,7 @@ class Fused:
             for first, parts, step in ((0, 1, FIRST_ROWS), (FIRST_ROWS, later, ROWS_STEP)):
                 if parts:
                     self._kernels.columns_kernel[(-(-columns // 256), parts, stacks)](
-                        after, alive, rows, columns, first, step, **_width(after, dtype), **OPTIONS
+                        after, alive, rows, columns, first, step, **width_of(after, dtype), **OPTIONS
                     )
 
     def keep_rows(self, rows: Tensor, wanted: Tensor, kept: Tensor) -> bool:
@@ -299,12 +241,12 @@ def _warps(dtype: Float) -> int:
     return 2 if dtype.itemsize == 8 or dtype.negative_zero_is_nan else 1
 
 
-def _scale(dtype: Float) -> float:
+def scale_of(dtype: Float) -> float:
     """Return what a pattern that is moved to the place of a float32 is multiplied by."""
     return 2.0 ** (127 - dtype.bias) if dtype.bias < 127 else 1.0
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
     """Return the smallest power of two that is not below `number`."""
     return 1 << (number - 1).bit_length()
 
@@ -313,7 +255,7 @@ def _per_program(blocks: int) -> int:
     return min(max(blocks // PROGRAMS, 1), MOST_PER_PROGRAM)
 
 
-def _width(x: Tensor, dtype: Float) -> dict[str, Any]:
+def width_of(x: Tensor, dtype: Float) -> dict[str, Any]:
     """Return the width of the integers, and whether -0.0 encodes NaN in them."""
     size = x.element_size()
     return {"WIDTH": size, "FNUZ": size == 1 and dtype.negative_zero_is_nan}

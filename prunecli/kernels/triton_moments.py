@@ -9,7 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from prunecli.kernels.triton_ops import _joined, _magnitudes, _values
+from prunecli.kernels.triton_folds import _joined
+from prunecli.kernels.triton_ops import _magnitudes, _values
 
 
 @triton.jit

@@ -301,52 +301,6 @@ def smallest_kernel(y, wanted, kept, row, BITS: tl.constexpr, SIZE: tl.constexpr
 
 
 @triton.jit
-def _joined(v, G: tl.constexpr, HALF: tl.constexpr, INNER: tl.constexpr, NORM: tl.constexpr):
-    """Return (G, HALF, INNER) from (G, 2 * HALF, INNER): neighbours are joined."""
-    pairs = tl.reshape(v, (G, HALF, 2, INNER))
-    if NORM == 2:
-        v = tl.max(pairs, axis=2)
-    elif NORM == 3:
-        v = tl.min(pairs, axis=2)
-    else:
-        v = tl.sum(pairs, axis=2)
-    return v
-
-
-@triton.jit
-def fold_kernel(x, out, units, length, inner, part, parts, pieces, tiles,
-                NORM: tl.constexpr, G: tl.constexpr, P: tl.constexpr, LEVELS: tl.constexpr, INNER: tl.constexpr,
-                WIDTH: tl.constexpr, FNUZ: tl.constexpr, SHIFT: tl.constexpr, SCALE: tl.constexpr,
-                FINITE: tl.constexpr):  # fmt: skip
-    """Store the folds of `pieces` of P entries of each part along the middle of (outer, length, inner).
-
-    NORM 0: sums of magnitudes, 1: of squares, 2: maxima, 3: minima. A unit is one piece, and a program has G of them,
-    and one of `tiles` of INNER columns. P is 2 to the power of LEVELS.
-    """
-    program = tl.program_id(0).to(tl.int64)
-    unit = program // tiles * G + tl.arange(0, G)
-    piece = unit % pieces
-    group = unit // pieces
-    first = group % parts * part
-    place = piece[:, None] * P + tl.arange(0, P)[None, :]
-    row = first[:, None] + place
-    column = program % tiles * INNER + tl.arange(0, INNER)
-    index = ((group // parts * length)[:, None] + row)[:, :, None] * inner + column[None, None, :]
-    inside = ((place < part) & (row < length) & (unit < units)[:, None])[:, :, None] & (column < inner)[None, None, :]
-    y = _magnitudes(tl.load(x + index, mask=inside, other=0), WIDTH, FNUZ)
-    v = _values(y, WIDTH, SHIFT, SCALE, FINITE).to(tl.float64)
-    v = tl.where(y > FINITE, float("inf"), v)
-    if NORM == 1:
-        v = v * v
-    if NORM == 3:
-        v = tl.where(inside, v, float("inf"))
-    for step in tl.static_range(LEVELS):
-        v = _joined(v, G, P >> (step + 1), INNER, NORM)
-    place_out = unit[:, None] * inner + column[None, :]
-    tl.store(out + place_out, tl.reshape(v, (G, INNER)), mask=(unit < units)[:, None] & (column < inner)[None, :])
-
-
-@triton.jit
 def random_kernel(keys, firsts, out, steps, tiles, STEPS: tl.constexpr):
     """Store the numbers of `torch_random.random_rows`; a program has STEPS counters of one row."""
     program = tl.program_id(0).to(tl.int64)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prunecli.kernels.folds import Numbers
     from prunecli.kernels.later import Measured
     from prunecli.kernels.random_bits import RandomNumbers
-    from prunecli.plans import Normalization, OrderStatistic, RankGroup, TensorPlan
+    from prunecli.plans import Normalization, OrderStatistic, RankGroup, Smallest, TensorPlan
 
 
 class Strategy(ABC):
@@ -181,3 +181,10 @@ class PlansFromMeasure(Strategy):
         self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None
     ) -> TensorPlan:
         """Return the plan for `tensor` from the result of `measure`."""
+
+    def smallest(self, tensor: TensorInfo) -> Smallest | None:  # noqa: ARG002 - for subclasses
+        """Return what of `tensor`, of which no weight is already pruned, has the smallest norms of its weights.
+
+        None if other numbers are measured, or norms of blocks that do not lie in rows of the file.
+        """
+        return None

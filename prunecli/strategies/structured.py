@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from prunecli.errors import Argument, UsageError
 from prunecli.layout import slice_view
-from prunecli.plans import PruneBlocks, PruneSlices, TensorPlan
+from prunecli.plans import PruneBlocks, PruneSlices, Smallest, TensorPlan
 from prunecli.strategies.amounts import (
     check_amount,
     check_number,
@@ -170,6 +170,12 @@ class Structured(_Slices):
 
         return slice_norms(values.ranked(), self._view(values.tensor), self.n), self._alive(values)
 
+    def smallest(self, tensor: TensorInfo) -> Smallest:
+        """Return the slices of smallest norm."""
+        view = self._view(tensor)
+        count = resolve_count(self.amount, self.count, view.slices, self._unit(tensor), tensor)
+        return Smallest(view, count, self.n)
+
 
 @dataclass(frozen=True, slots=True)
 class RandomStructured(_Slices):
@@ -300,6 +306,14 @@ class Block(PlansFromMeasure):
             return norms, None
         alive = block_norms(remaining, view, block).reshape(-1) > 0
         return (np.sqrt(on_host(norms)), on_host(alive)) if is_tensor(norms) else (norms, alive)
+
+    def smallest(self, tensor: TensorInfo) -> Smallest | None:
+        """Return the blocks of smallest norm, if the outputs lie in rows."""
+        view = outputs_of(tensor)
+        if view.before > 1:
+            return None
+        count = resolve_count(self.amount, self.count, self._blocks(tensor), self._unit, tensor)
+        return Smallest(view, count, block=(self.rows, self.cols))
 
     def plan_from(
         self, tensor: TensorInfo, measured: NDArray[np.float64], alive: NDArray[np.bool_] | None

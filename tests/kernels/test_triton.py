@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from kernels.test_torch_tally import statistics, weights
 from support.triton import DEVICE, triton_ops
 
 from prunecli.dtypes import FLOATS
-from prunecli.kernels import torch_folds
-from prunecli.kernels.folds import Numbers
 from prunecli.kernels.tally import Shared
 from prunecli.kernels.torch_blocks import Blocks, Cut, Groups
 from prunecli.kernels.torch_ops import TorchOps
@@ -30,6 +27,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # the interpreter computes with NumPy
 ]
+
+KERNELS = ("triton_ops", "triton_moments", "triton_folds")
+"""The modules with kernels."""
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "triton_kernels.py"
 
@@ -132,42 +132,6 @@ def test_random_numbers_are_those_of_plain_torch(steps: int) -> None:
         assert expected == found
 
 
-FOLDS = ((1, 1, 1), (2, 5000, 1), (2, 100, 3), (70, 8, 1), (1, 4, 1030), (1, 90, 20))
-
-
-@pytest.mark.parametrize("name", FLOATS)
-def test_folds_are_those_of_plain_torch(name: str) -> None:
-    """Every part of every shape has the same bits, for each norm."""
-    dtype, fused = FLOATS[name], triton_ops().fused
-    numbers = Numbers(lambda _, __: None, dtype)
-    assert fused is not None
-    for shape in FOLDS:
-        x = torch.from_numpy(weights(dtype, int(np.prod(shape)), 2))
-        for n, most in ((1.0, 9999), (2.0, 4), (2.0, 70), (inf, 3), (-inf, 33)):
-            part = min(most, shape[1])
-            own = torch_folds._folded(fused.fold(x.to(DEVICE), dtype, n, shape, part), n).cpu()
-            expected = torch_folds.fold(x, numbers, n, shape, part)
-            assert expected.flatten().tolist() == own.flatten().tolist(), (shape, n, part)
-
-
-@pytest.mark.parametrize("name", FLOATS)
-@pytest.mark.parametrize(("rows", "length"), [(1, 5000), (3, 2048), (4, 1), (2, 2049)])
-@pytest.mark.parametrize("scale", [1.0, 2.0**-600])
-def test_moments_are_folded_in_pieces(name: str, rows: int, length: int, scale: float) -> None:
-    """The fold of the pieces is that of plain torch, for signed numbers and their squares; the others do not count."""
-    dtype, fused = FLOATS[name], triton_ops().fused
-    x = torch.from_numpy(weights(dtype, rows * length, 1, tiny=False))
-    numbers = Numbers(lambda first, stop: x[first:stop], dtype)
-    assert fused is not None
-
-    pieces = fused.moments(x.to(DEVICE), dtype, scale, rows)
-
-    sums = fused.joined(pieces[:2].reshape(2 * rows, -1))
-    assert sums.shape == (2 * rows, 1)
-    found = torch.cat([sums.reshape(2, rows), pieces[2].sum(1)[None]]).T.cpu()
-    assert found.tolist() == torch_folds.plain_moments(x, numbers, scale, rows).tolist()
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's assembler is in its package for Linux alone")
 def test_a_gpu_runs_them() -> None:
     """Each kernel becomes machine code of an H100 whose threads keep everything in registers."""
@@ -176,6 +140,6 @@ def test_a_gpu_runs_them() -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     compiled = {title.split()[0]: row for title, row in json.loads(done.stdout).items()}
-    modules = (importlib.import_module(f"prunecli.kernels.{name}") for name in ("triton_ops", "triton_moments"))
+    modules = (importlib.import_module(f"prunecli.kernels.{name}") for name in KERNELS)
     names = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     assert set(compiled) == names

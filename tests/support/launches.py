@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunecli.kernels import torch_folds, torch_values
 from prunecli.kernels.folds import Numbers
+from prunecli.kernels.norms import block_norms, slice_norms, smallest_norms
 from prunecli.kernels.torch_blocks import prune_blocks
 from prunecli.kernels.torch_fused import Fused
 from prunecli.kernels.torch_groups import smallest_of_rows
@@ -22,8 +23,11 @@ from prunecli.kernels.torch_views import mark_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     import pytest
+
+    from prunecli.layout import SliceView
 
 VIEWS = (
     "view", "slice", "select", "expand", "permute", "t", "transpose", "as_strided", "detach", "alias", "unsqueeze",
@@ -65,11 +69,15 @@ class Launches(TorchDispatchMode):
         self.kernels += 1
         self.names[name] = self.names.get(name, 0) + 1
 
-    @contextmanager
-    def one(self, name: str) -> Iterator[None]:
+    def one(self, name: str) -> AbstractContextManager[None]:
         """Count what runs inside as one kernel."""
+        return self.several(name, 1)
+
+    @contextmanager
+    def several(self, name: str, number: int) -> Iterator[None]:
+        """Count what runs inside as so many kernels."""
         outer = self.paused
-        if not outer:
+        for _ in range(0 if outer else number):
             self.add(name)
         self.paused = True
         try:
@@ -123,6 +131,24 @@ class CountedKernels:
             numbers = Numbers(lambda *_: None, dtype)
             return torch_folds.plain_fold(x, numbers, n, shape, part).reshape(-1, 1, shape[2])
 
+    def slice_norms(self, arrays: Any, dtype: Any, view: SliceView, n: float) -> Any:  # noqa: ANN401
+        """Fold magnitudes of slices."""
+        kernels = 1 if view.after > 1 and view.before > 1 else 0
+        with self._counted.several("fold_kernel", 2 + kernels + (n == 2)):
+            return torch.stack([_norms(x, dtype, lambda own: slice_norms(own, view, n)) for x in arrays])
+
+    def block_norms(self, arrays: Any, dtype: Any, view: SliceView, block: tuple[int, int]) -> Any:  # noqa: ANN401
+        """Fold squares of blocks."""
+        with self._counted.one("blocks_kernel"):
+            return torch.stack([_norms(x, dtype, lambda own: block_norms(own, view, block)) for x in arrays])
+
+    def smallest(self, norms: Any, k: int) -> Any:  # noqa: ANN401
+        """Rank norms."""
+        with self._counted.several("smallest", 5):
+            found = [smallest_norms(row.numpy(), k) for row in norms]
+            flags = torch.stack([torch.frombuffer(bytearray(flags), dtype=torch.int8) for flags, _ in found])
+            return flags, torch.tensor([value or 0.0 for _, value in found], dtype=torch.float64)
+
     def moments(self, x: Any, dtype: Any, scale: float, rows: int) -> Any:  # noqa: ANN401
         """Fold both sums."""
         with self._counted.one("moments_kernel"):
@@ -142,6 +168,11 @@ class CountedKernels:
                 return getattr(self._plain, PLAIN.get(name, name))(*args, **options)
 
         return call
+
+
+def _norms(x: Any, dtype: Any, measure: Callable[[Numbers], Any]) -> Any:  # noqa: ANN401 - tensors
+    """Return norms that the host computes."""
+    return torch.from_numpy(measure(Numbers(lambda first, stop: x.numpy()[first:stop], dtype)))
 
 
 PLAIN = {"count_in_blocks": "equal_in_blocks"}

@@ -1,0 +1,131 @@
+"""Slices and blocks of tensors on devices whose norms are computed and ranked there: tensors of a shape together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecli.dtypes import FLOATS
+from prunecli.engine.small_tensors import SMALL
+from prunecli.kernels import torch_folds
+from prunecli.kernels.arrays import on_host
+from prunecli.kernels.later import Later, fetched
+from prunecli.kernels.ops import is_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from prunecli.checkpoint import TensorInfo
+    from prunecli.engine.measured_planner import MeasuredPlanner
+    from prunecli.kernels.ops import Array
+    from prunecli.plans import Smallest
+
+AT_ONCE = 1 << 25
+"""The most norms, and sums that they are folded from, of tensors that are measured together; each takes 8 bytes."""
+
+SUMS_SHARE = 32
+"""A tensor has up to this many times fewer such sums than weights."""
+
+FLAGS_LIMIT = 1 << 27
+"""The bytes of flags of blocks that stay on devices until all plans are made; more of them wait on the host."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """Targets with their flags, a row for each, and the largest norm of what is pruned, all on the device."""
+
+    smallest: Smallest
+    members: Sequence[int]
+    flags: Any
+    values: Any
+
+
+class DeviceNorms:
+    """The plans of such targets. Nothing waits for a device before the kernels of all targets are queued."""
+
+    def __init__(self, planner: MeasuredPlanner) -> None:
+        """Plan for a strategy."""
+        self._planner = planner
+        self._wanted: dict[Any, Smallest | None] = {}
+        self._ranked: list[_Ranked] = []
+        self._flags = 0
+
+    def plan(self, members: Sequence[int]) -> list[int]:
+        """Store the plans of the targets that kernels can measure and rank, and return the others."""
+        kinds: dict[Any, list[int]] = {}
+        others = []
+        for member in members:
+            tensor = self._planner.tensors.targets[member]
+            smallest = self._smallest(tensor)
+            if smallest is None or self._kernels(member) is None:
+                others.append(member)
+            else:
+                kinds.setdefault((smallest, tensor.shape, tensor.dtype, self._device(member)), []).append(member)
+        for (smallest, *_), own in kinds.items():
+            for part in self._parts(smallest, own):
+                self._rank(smallest, part)
+        self._conclude()
+        return others
+
+    def _smallest(self, tensor: TensorInfo) -> Smallest | None:
+        """Return what is pruned of a target, None if it is not pruned by norms of its weights where they lie."""
+        if self._planner.tensors.scorer is not None or tensor.scale is not None:
+            return None
+        if not tensor.contiguous or not tensor.numel:
+            return None
+        key = tensor.shape, id(tensor.layout)
+        if key not in self._wanted:
+            self._wanted[key] = self._planner.strategy.smallest(tensor)
+        return self._wanted[key]
+
+    def _device(self, member: int) -> str:
+        return str(self._array(member).device)
+
+    def _kernels(self, member: int) -> Any:  # noqa: ANN401 - FusedFolds, or None
+        return torch_folds.folding(self._device(member))
+
+    def _array(self, member: int) -> Array:
+        return self._planner.tensors.reader.on_a_device(self._planner.tensors.targets[member])
+
+    def _parts(self, smallest: Smallest, members: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Yield the targets that are measured together."""
+        size = smallest.number + self._planner.tensors.targets[members[0]].numel // SUMS_SHARE
+        step = max(AT_ONCE // size, 1)
+        yield from (members[first : first + step] for first in range(0, len(members), step))
+
+    def _rank(self, smallest: Smallest, members: Sequence[int]) -> None:
+        """Queue the kernels for targets of one kind."""
+        targets, kernels = self._planner.tensors.targets, self._kernels(members[0])
+        arrays, dtype = [self._array(member) for member in members], FLOATS[targets[members[0]].dtype]
+        if smallest.block is None:
+            norms = kernels.slice_norms(arrays, dtype, smallest.view, smallest.n)
+        else:
+            norms = kernels.block_norms(arrays, dtype, smallest.view, smallest.block)
+        self._planner.tensors.reader.advance(sum(targets[member].nbytes for member in members))
+        flags, values = kernels.smallest(norms, smallest.count)
+        flags = flags.view(len(members), -1)
+        self._flags += flags.nbytes
+        many = smallest.block is not None and self._flags > FLAGS_LIMIT
+        values = values.view(len(members), -1).amax(1)
+        self._ranked.append(_Ranked(smallest, members, flags.cpu().numpy() if many else flags, values))
+
+    def _conclude(self) -> None:
+        """Store the plans: flags of small targets, and those of biases, are fetched with the largest norms."""
+        ranked, self._ranked = self._ranked, []
+        values = fetched([Later(each.values, np.ndarray.tolist) for each in ranked])
+        for each, own in zip(ranked, values, strict=True):
+            self._store(each, [value if each.smallest.count else None for value in own])
+
+    def _store(self, ranked: _Ranked, values: Sequence[float | None]) -> None:
+        """Store the plans of targets of one kind."""
+        planner, plan, there = self._planner, ranked.smallest.plan, is_tensor(ranked.flags)
+        small = planner.tensors.targets[ranked.members[0]].nbytes <= SMALL
+        fetched_flags = not there or small or any(member in planner.followers for member in ranked.members)
+        host = [row.tobytes() for row in on_host(ranked.flags)] if fetched_flags else []
+        for member, alive, value in zip(ranked.members, host, values, strict=False):
+            planner.store(member, plan(alive, value))
+        if there and not small:
+            for member, alive, value in zip(ranked.members, ranked.flags.unbind(), values, strict=True):
+                planner.plans[member] = plan(alive, value)

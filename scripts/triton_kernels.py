@@ -29,6 +29,7 @@ from prunecli.dtypes import FLOATS, Float
 from prunecli.kernels import fused_folds, torch_fused
 from prunecli.kernels.torch_blocks import Cut, Groups
 from prunecli.kernels.torch_ops import TorchOps
+from prunecli.kernels.torch_tables import ManyCuts, SliceFlags, Table
 from prunecli.layout import SliceView
 
 if TYPE_CHECKING:
@@ -38,21 +39,9 @@ SPILLED = 0
 """The most bytes of a thread that may be kept in memory for want of registers."""
 
 NAMED = (
-    "MODE",
-    "GROUP",
-    "WIDTH",
-    "FNUZ",
-    "SHIFT",
-    "NORM",
-    "INNER",
-    "PATTERNS",
-    "SIZE",
-    "MARKED",
-    "LESS",
-    "MANY",
-    "HIGH",
-    "WIDE",
-)
+    "MODE", "TIES", "GROUP", "WIDTH", "FNUZ", "SHIFT", "NORM", "INNER", "PATTERNS", "SIZE", "MARKED", "LESS", "MANY",
+    "ALIGNED", "HIGH", "WIDE",
+)  # fmt: skip
 """The constants that are printed."""
 
 
@@ -92,14 +81,12 @@ def compile_only(kernels: dict[str, Any]) -> None:
 def calls(fused: fused_folds.FusedFolds, dtype: Float) -> Iterator[Callable[[], object]]:
     """Yield calls that need every kernel, with every group of constants, for a dtype."""
     integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    x, limit, many = torch.zeros(1 << 14, dtype=integer), torch.zeros(1, dtype=torch.int64), torch.zeros(16).long()
+    x, limit = torch.zeros(1 << 14, dtype=integer), torch.zeros(1, dtype=torch.int64)
     flags = torch.zeros(len(x), dtype=torch.bool)
     groups = [Groups(group // 2, group) for group in torch_fused.GROUPS]
     for keep in (Cut(9), Cut(9, limit), flags, *groups):
         yield partial(fused.prune_blocks, x, keep, dtype)
-    yield partial(fused.prune_many, x, many, many, many, dtype)
-    for less in (False, True):
-        yield partial(fused.count_many, x, many, many, dtype, less=less)
+    yield from calls_of_tables(fused, x, dtype)
     yield partial(fused.count_in_blocks, x, dtype, 9)
     marks = TorchOps("cpu").magnitudes(x, dtype)
     for low, high, shift in ((3, 4, 0), (3, 3 + torch_fused.NARROW, 0), (3, 100, 2)):
@@ -118,11 +105,26 @@ def calls(fused: fused_folds.FusedFolds, dtype: Float) -> Iterator[Callable[[], 
     blocks = fused.prune_blocks(x, Cut(9), dtype)
     for view in (SliceView(1, 1, 64, 256), SliceView(1, 64, 256, 1)):
         alive = torch.zeros(view.slices, dtype=torch.bool)
-        yield partial(fused.mark_alive, alive, x, 0, view, dtype, blocks)
+        yield partial(fused.slices.mark_alive, alive, x, 0, view, dtype, blocks)
     for row in (16, 1024, torch_fused.ROW_LIMIT):
         rows = marks.reshape(-1, row)
         wanted, kept = torch.zeros(len(rows), dtype=torch.int64), torch.zeros(rows.shape, dtype=torch.bool)
         yield partial(fused.keep_rows, rows, wanted, kept)
+
+
+def calls_of_tables(fused: torch_fused.Fused, x: torch.Tensor, dtype: Float) -> Iterator[Callable[[], object]]:
+    """Yield calls for tensors that are found by their addresses, whose lengths are multiples of 16 or not."""
+    numbers, views = torch.zeros(2, dtype=torch.int64), [SliceView(1, 1, 64, 128), SliceView(1, 8, 32, 32)]
+    for size in (1 << 13, 1 << 13 | 1):
+        table, tables = Table(torch, [x[:size]] * 2), fused.tables
+        for keep in (ManyCuts(numbers, numbers), SliceFlags(x.view(torch.int8), views[0])):
+            yield partial(tables.prune, table, keep, dtype)
+    yield partial(tables.limits, table, numbers, numbers, numbers, dtype)
+    yield partial(tables.overfull, table, slice(0, 2), (32, 9), dtype)
+    for less in (False, True):
+        yield partial(tables.count, table, numbers, dtype, less=less)
+    for view in views:
+        yield partial(tables.alive, table, slice(0, 2), view, dtype, numbers)
 
 
 def assembled(kernel: Any, arch: int) -> dict[str, int]:  # noqa: ANN401 - what Triton compiled

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prunecli.engine.rank_planner import RankBatch
 from prunecli.engine.small_tensors import BATCH_BYTES, SMALL
 from prunecli.io.threads import Worker
-from prunecli.kernels.torch_many import ManyTensors
+from prunecli.kernels.torch_many import many_tensors
 from prunecli.ranking.device_ranks import Held, find_on_devices
 from prunecli.ranking.kth_smallest import RankSearch, statistic_at
 
@@ -85,7 +85,7 @@ class DeviceRankBatch:
         """Rank small tensors, each for itself."""
         dtype = self._planner.tensors.dtype(items[0][0].members[0])
         arrays = [values for _, values in items]
-        many = ManyTensors(self._worker.ops_of(arrays[0]), arrays, dtype)  # type: ignore[arg-type]
+        many = many_tensors(self._worker.ops_of(arrays[0]), arrays, dtype)  # type: ignore[arg-type]
         ranks = zip(*(group.ranks for group, _ in items), strict=True)
         columns = [many.ranked(wanted) for wanted in ranks]
         for (group, _), *found in zip(items, *columns, strict=True):

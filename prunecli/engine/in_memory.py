@@ -11,7 +11,14 @@ from prunecli.engine.device_errors import device_problem
 from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
-from prunecli.engine.small_tensors import BATCH_BYTES, SCORE_SHARE, SMALL, kind_of, needs_no_memory, prune_together
+from prunecli.engine.small_tensors import (
+    BATCH_BYTES,
+    BATCH_WEIGHTS,
+    SCORE_SHARE,
+    kind_of,
+    needs_no_memory,
+    prune_together,
+)
 from prunecli.errors import DeviceError
 from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.memory import TensorsInMemory
@@ -19,7 +26,7 @@ from prunecli.io.memory_reader import MemoryReader, copied, copy_back, on_host
 from prunecli.io.threads import InlinePool, Pool, Tasks, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.engine.measure import TensorStats
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
     from prunecli.engine.pruner import ApplyContext
     from prunecli.engine.sharded.memory import ShardedTensors
     from prunecli.engine.sharded.run import ShardedRun
+    from prunecli.engine.small_tensors import Kind
     from prunecli.engine.work import Work
     from prunecli.io.files import Input, Output
     from prunecli.io.layout import Piece
@@ -81,7 +89,7 @@ class MemoryRun(Run):
         self.pruning = self._write
         pruner = InPlace(Pruner(context), self._reader(()), write=self._write)
         tasks = Tasks(pool)
-        tasks.each(pruner.prune_small, pruner.small_parts())
+        tasks.each(pruner.prune_together, pruner.parts_together())
         tasks.wait()
         tasks.each(pruner.prune, pruner.parts())
         tasks.wait()
@@ -95,36 +103,40 @@ class InPlace:
     def __init__(self, pruner: Pruner, reader: MemoryReader, *, write: bool) -> None:
         """Prune the targets of `pruner`, which `reader` finds."""
         self.pruner, self._reader, self._write = pruner, reader, write
-        self._small: set[int] = set()
+        self._together: set[int] = set()
         self._worker = Worker(None)
 
-    def small_parts(self) -> Iterator[tuple[list[int]]]:
-        """Yield the small tensors on devices that one task prunes together."""
-        kinds: dict[Hashable, list[int]] = {}
+    def parts_together(self) -> Iterator[tuple[list[int]]]:
+        """Yield the tensors on devices that one task prunes together."""
+        for kind, indices in self._kinds().items():
+            if len(indices) == 1 and not kind.in_place:
+                continue
+            self._together.update(indices)
+            targets = self.pruner.context.targets
+            indices.sort(key=lambda index: targets[index].shape)
+            yield from _batches(indices, [self._share(index, kind) for index in indices])
+
+    def _kinds(self) -> dict[Kind, list[int]]:
+        """Return the targets of each kind."""
+        kinds: dict[Kind, list[int]] = {}
         for index, tensor in enumerate(self.pruner.context.targets):
-            if not tensor.numel or tensor.nbytes > SMALL or self._reader.lies_on_host(tensor):
+            if not tensor.numel or self._reader.lies_on_host(tensor):
                 continue
             array = self._reader.array(tensor)
-            kind = kind_of(self.pruner, index, array, self._worker.ops_of(array))
+            kind = kind_of(self.pruner, index, array, self._worker.ops_of(array), write=self._write)
             if kind is not None:
                 kinds.setdefault(kind, []).append(index)
-        for indices in kinds.values():
-            if len(indices) == 1:
-                continue
-            self._small.update(indices)
-            indices.sort(key=lambda index: self.pruner.context.targets[index].shape)
-            most = BATCH_BYTES // (SCORE_SHARE if indices[0] in self.pruner.context.scorers else 1)
-            part: list[int] = []
-            size = 0
-            for index in indices:
-                part.append(index)
-                size += self.pruner.context.targets[index].nbytes
-                if size >= most or index == indices[-1]:
-                    yield (part,)
-                    part, size = [], 0
+        return kinds
 
-    def prune_small(self, worker: Worker, targets: Sequence[int]) -> None:
-        """Prune small tensors on one device together."""
+    def _share(self, index: int, kind: Kind) -> float:
+        """Return how much of a batch a target takes."""
+        tensor = self.pruner.context.targets[index]
+        if kind.in_place:
+            return tensor.numel / BATCH_WEIGHTS
+        return tensor.nbytes / (BATCH_BYTES / (SCORE_SHARE if index in self.pruner.context.scorers else 1))
+
+    def prune_together(self, worker: Worker, targets: Sequence[int]) -> None:
+        """Prune tensors on one device together."""
         arrays = [self._reader.array(self.pruner.context.targets[target]) for target in targets]
         prune_together(self.pruner, targets, arrays, worker, write=self._write)
         for target in targets:
@@ -136,7 +148,7 @@ class InPlace:
         part: list[Piece] = []
         size = 0
         for index, tensor in enumerate(self.pruner.context.targets):
-            if not tensor.numel or index in self._small or not self.pruner.size(index):
+            if not tensor.numel or index in self._together or not self.pruner.size(index):
                 continue
             for piece in self.pruner.runs(index, self._run_size(index)):
                 part.append(piece)
@@ -178,6 +190,18 @@ class InPlace:
         self.pruner.prune(worker, x, piece, piece.first, slice(0, len(x)), write=self._write)
         if strided and self._write:
             copy_back(x, array, piece.low)
+
+
+def _batches(indices: Sequence[int], shares: Sequence[float]) -> Iterator[tuple[list[int]]]:
+    """Yield indices in order, each time until their shares add up to 1."""
+    part: list[int] = []
+    size = 0.0
+    for index, share in zip(indices, shares, strict=True):
+        part.append(index)
+        size += share
+        if size >= 1 or index == indices[-1]:
+            yield (part,)
+            part, size = [], 0.0
 
 
 def prune_in_memory(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Keep, Ops
     from prunecli.kernels.tally import Counts, Statistics, Tally
+    from prunecli.kernels.torch_many import ManyCounts
     from prunecli.plans import TensorPlan
 
 
@@ -129,6 +130,7 @@ class Pruner:
         """Start without results."""
         self._unresolved: list[tuple[int, Any]] = []
         self._waiting: list[Any] = []
+        self._many: list[tuple[Sequence[int], ManyCounts]] = []
         self._blocks = 0
         self.context = context
         self._scales = _scale_reader(context)
@@ -279,12 +281,24 @@ class Pruner:
         dtype = FLOATS[self.context.targets[target].value_dtype]
         self.results[target] = stats_from(counts, dtype, histogram=self.context.histograms)
 
+    def keep_many(self, targets: Sequence[int], counted: ManyCounts) -> None:
+        """Keep what was counted about targets that were pruned together; it lies on a device."""
+        with self._lock:
+            self._many.append((targets, counted))
+            for target in targets:
+                self.context.plans[target] = without_masks(self.context.plans[target])
+
     def resolve(self) -> None:
         """Fetch the numbers that are still on devices, with one copy for each device."""
-        if self._unresolved:
-            from prunecli.kernels.torch_tally import counts_of  # noqa: PLC0415 - for devices only
+        if not self._unresolved and not self._many:
+            return
+        from prunecli.kernels.torch_tally import counts_of, fetch_arrays  # noqa: PLC0415 - for devices only
 
-            targets, tallies = zip(*self._unresolved, strict=True)
-            for target, counts in zip(targets, counts_of(tallies), strict=True):
+        arrays = fetch_arrays([counted.numbers for _, counted in self._many])
+        for (targets, counted), numbers in zip(self._many, arrays, strict=True):
+            for target, counts in zip(targets, counted.of_each(numbers), strict=True):
                 self.store(target, counts)
-            self._unresolved = []
+        tallies = [tally for _, tally in self._unresolved]
+        for (target, _), counts in zip(self._unresolved, counts_of(tallies), strict=True):
+            self.store(target, counts)
+        self._unresolved, self._many = [], []

@@ -1,4 +1,7 @@
-"""Small tensors on a device, which are pruned and counted together: a kernel call for each would take longer."""
+"""Tensors on a device that are pruned and counted together: kernel calls for each of them would take longer.
+
+Where kernels find tensors by their addresses, tensors of any size are; else small ones are copied into one buffer.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from prunecli.dtypes import FLOATS
 from prunecli.engine.measure import statistics_of
 from prunecli.kernels.rows import Rows
-from prunecli.plans import Chunk, Cut, KeepLargestOfGroup
+from prunecli.kernels.torch_tables import takes_slices
+from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, PruneSlices
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -24,37 +29,66 @@ SMALL = 1 << 20
 BATCH_BYTES = 1 << 25
 """The bytes of tensors that are copied into one buffer and back."""
 
+BATCH_WEIGHTS = 1 << 29
+"""The weights that are pruned together where they lie; what is counted takes 40 bytes for each 1024 of them."""
 
 SCORE_SHARE = 4
 """So many times fewer small tensors are computed together if they have scores, of 8 bytes for each weight."""
 
 
-def kind_of(pruner: Pruner, target: int, x: Array, ops: Any) -> Hashable | None:  # noqa: ANN401 - TorchOps
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What targets have in common that are pruned together. Those `in_place` are not copied."""
+
+    common: Hashable
+    in_place: bool
+
+
+def kind_of(pruner: Pruner, target: int, x: Array, ops: Any, *, write: bool) -> Kind | None:  # noqa: ANN401 - TorchOps
     """Return what a target has in common with others that it can be pruned with; None if it is pruned alone.
 
     `x` are all its weights, on the device of `ops`.
     """
-    from prunecli.kernels.torch_many import fits  # noqa: PLC0415 - for devices only
-
     context = pruner.context
-    tensor, plan = context.targets[target], context.plans[target]
-    alone = context.masks is not None or tensor.scale is not None
-    alone = alone or (target in context.scorers and not tensor.contiguous)
-    if alone or tensor.nbytes > SMALL:
-        return None
-    if not fits(statistics_of(tensor, histogram=context.histograms)):
+    tensor, plan, scorer = context.targets[target], context.plans[target], context.scorers.get(target)
+    alone = context.masks is not None or tensor.scale is not None or not _counted_together(pruner, tensor, ops)
+    if alone or (scorer is not None and not tensor.contiguous):
         return None
     place = tensor.dtype, str(x.device)
-    scorer = context.scorers.get(target)
+    common = None
+    if scorer is None:
+        common = _applied_in_place(ops, tensor, plan)
+    if common is not None and write and tensor.contiguous and ops.tables is not None:
+        return Kind((*place, *common), in_place=True)
+    if tensor.nbytes > SMALL:
+        return None
     if scorer is not None:
-        kind = Cut if isinstance(plan, Cut) else plan.kind
-        return None if kind is None else (*place, tensor.shape, id(scorer), kind)
+        kind: Any = Cut if isinstance(plan, Cut) else plan.kind
+        return None if kind is None else Kind((*place, tensor.shape, id(scorer), kind), in_place=False)
+    if common is not None:
+        return Kind((*place, *common), in_place=False)
+    return None if plan.kind is None else Kind((*place, tensor.shape, plan.kind), in_place=False)
+
+
+def _counted_together(pruner: Pruner, tensor: TensorInfo, ops: Any) -> bool:  # noqa: ANN401 - TorchOps
+    """Return whether a tensor is counted with others."""
+    from prunecli.kernels.torch_many import fits  # noqa: PLC0415 - for devices only
+
+    if ops.tables is not None:
+        return not pruner.context.histograms
+    return fits(statistics_of(tensor, histogram=pruner.context.histograms))
+
+
+def _applied_in_place(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> tuple[Hashable, ...] | None:  # noqa: ANN401
+    """Return what plans have in common that kernels apply without memory for each weight; None for other plans."""
     if isinstance(plan, Cut):
-        return place
+        return ()
     groups = _flat_groups(ops, tensor, plan)
     if groups is not None:
-        return (*place, groups)
-    return None if plan.kind is None else (*place, tensor.shape, plan.kind)
+        return (groups,)
+    if isinstance(plan, PruneSlices) and ops.tables is not None and takes_slices(plan.view):
+        return PruneSlices, plan.view
+    return None
 
 
 def _flat_groups(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> Any:  # noqa: ANN401 - TorchOps, and Groups or None
@@ -74,28 +108,37 @@ def needs_no_memory(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> bool:  # 
 def prune_together(
     pruner: Pruner, targets: Sequence[int], arrays: Sequence[Array], worker: Worker, *, write: bool
 ) -> None:
-    """Prune targets of one kind, whose weights are `arrays`, and store what is counted about them."""
-    from prunecli.kernels.torch_many import ManyTensors  # noqa: PLC0415 - for devices only
+    """Prune targets of one kind, whose weights are `arrays`; what is counted about them is fetched later."""
+    from prunecli.kernels.torch_many import many_tensors  # noqa: PLC0415 - for devices only
 
     context = pruner.context
     ops: Any = worker.ops_of(arrays[0])
     tensors, plans = [context.targets[target] for target in targets], [context.plans[target] for target in targets]
-    many = ManyTensors(ops, arrays, FLOATS[tensors[0].dtype], [statistics_of(tensor) for tensor in tensors])
-    cuts, groups = [plan for plan in plans if isinstance(plan, Cut)], _flat_groups(ops, tensors[0], plans[0])
+    statistics = [statistics_of(tensor) for tensor in tensors]
+    many = many_tensors(ops, arrays, FLOATS[tensors[0].dtype], statistics, copy=not write)
     scorer = context.scorers.get(targets[0])
     if scorer is not None:
         y = scorer.on_device(worker, Rows(tuple(targets), many.rows()))
         many.prune_flags(_kept_by_scores(ops, y, plans, tensors[0].shape))
-    elif cuts:
+    else:
+        _prune_by_magnitudes(ops, many, tensors, plans)
+    if write:
+        many.store()
+    pruner.keep_many(targets, many.counted())
+
+
+def _prune_by_magnitudes(ops: Any, many: Any, tensors: Sequence[TensorInfo], plans: Sequence[TensorPlan]) -> None:  # noqa: ANN401
+    """Prune `ManyTensors` with `TorchOps` by what their weights are."""
+    cuts, groups = [plan for plan in plans if isinstance(plan, Cut)], _flat_groups(ops, tensors[0], plans[0])
+    slices = [plan for plan in plans if isinstance(plan, PruneSlices)]
+    if cuts:
         many.prune([cut.bits for cut in cuts], [cut.ties for cut in cuts])
     elif groups is not None:
         many.prune_groups(groups)
+    elif slices and ops.tables is not None and takes_slices(slices[0].view):
+        many.prune_slices([plan.alive for plan in slices], slices[0].view)
     else:
         many.prune_flags(_kept(ops, many.magnitudes(), plans, tensors[0].shape))
-    if write:
-        many.store()
-    for target, counts in zip(targets, many.counts(), strict=True):
-        pruner.store(target, counts)
 
 
 def _kept(ops: Any, y: Array, plans: Sequence[TensorPlan], shape: tuple[int, ...]) -> Array:  # noqa: ANN401 - TorchOps

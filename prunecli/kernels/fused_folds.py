@@ -67,7 +67,7 @@ class FusedFolds(Fused):
         outer, length, inner = shape
         folded = self._pieces(arrays, dtype, n, shape, part)
         while folded.shape[1] > 1:
-            folded = self.fold(folded.view(self._torch.int64), FLOATS["F64"], 1.0 if n == 2 else n, folded.shape, PIECE)
+            folded = self.fold(folded.view(self.torch.int64), FLOATS["F64"], 1.0 if n == 2 else n, folded.shape, PIECE)
         return folded.view(len(arrays), outer, -(-length // min(part, length)), inner)
 
     def _pieces(self, arrays: Sequence[Tensor], dtype: Float, n: float, shape: Shape, part: int) -> Tensor:
@@ -80,9 +80,9 @@ class FusedFolds(Fused):
         parts, pieces, tiles = -(-length // part), -(-part // size), -(-inner // width)
         units = outer * parts * pieces
         groups = len(arrays) * outer * parts
-        out = self._torch.empty((groups, pieces, inner), dtype=self._torch.float64, device=like.device)
+        out = self.torch.empty((groups, pieces, inner), dtype=self.torch.float64, device=like.device)
         table, aligned = self._table(arrays)
-        with self._on(like):
+        with self.on(like):
             self._folds.fold_kernel[(-(-units // together) * tiles, len(arrays))](
                 table, out, units, length, inner, part, parts, pieces, tiles, ALIGNED=aligned,
                 NORM=NORMS[n], G=together, P=size, LEVELS=size.bit_length() - 1, INNER=width, **_format(like, dtype),
@@ -95,7 +95,7 @@ class FusedFolds(Fused):
         addresses, like = [array.data_ptr() for array in arrays], arrays[0]
         aligned = not any(address % 16 for address in addresses)
         if len(arrays) == 1:
-            return self._torch.full((1,), addresses[0], dtype=self._torch.int64, device=like.device), aligned
+            return self.torch.full((1,), addresses[0], dtype=self.torch.int64, device=like.device), aligned
         return sent(np.array(addresses), str(like.device)), aligned
 
     def block_norms(self, arrays: Sequence[Tensor], dtype: Float, view: SliceView, block: tuple[int, int]) -> Tensor:
@@ -108,9 +108,9 @@ class FusedFolds(Fused):
         together = min(TILE // (tall * broad), power_of_two(along))
         tiles, like = -(-along // together), arrays[0]
         shape = len(arrays) * stacks, bands * along
-        out = self._torch.empty(shape, dtype=self._torch.float64, device=like.device)
+        out = self.torch.empty(shape, dtype=self.torch.float64, device=like.device)
         table, aligned = self._table(arrays)
-        with self._on(like):
+        with self.on(like):
             self._folds.blocks_kernel[(stacks * bands * tiles, len(arrays))](
                 table, out, slices, columns, bands, along, high, wide, tiles, ALIGNED=aligned, EVEN=broad == wide,
                 HIGH=tall, HIGH_LEVELS=tall.bit_length() - 1, WIDE=broad, WIDE_LEVELS=broad.bit_length() - 1,
@@ -120,7 +120,7 @@ class FusedFolds(Fused):
 
     def _large_blocks(self, arrays: Sequence[Tensor], dtype: Float, view: SliceView, block: tuple[int, int]) -> Tensor:
         """Return the same of blocks that one program cannot hold: their columns are folded first."""
-        torch, (stacks, slices, columns) = self._torch, (view.stacks, view.slices, view.after)
+        torch, (stacks, slices, columns) = self.torch, (view.stacks, view.slices, view.after)
         sums = self.fold_many(arrays, dtype, 2.0, (stacks, slices, columns), block[0])
         rows = len(arrays) * stacks * sums.shape[2], columns, 1
         sums = self.fold_many([sums.view(torch.int64)], FLOATS["F64"], 1.0, rows, block[1])
@@ -131,7 +131,7 @@ class FusedFolds(Fused):
         """Return the number of weights of each block: those at the edges may have fewer."""
         lengths = []
         for total, step in ((view.slices, block[0]), (view.after, block[1])):
-            first = self._torch.arange(0, total, step, dtype=self._torch.float64, device=like.device)
+            first = self.torch.arange(0, total, step, dtype=self.torch.float64, device=like.device)
             lengths.append((total - first).clamp_(max=step))
         return lengths[0][:, None] * lengths[1]
 
@@ -144,12 +144,12 @@ class FusedFolds(Fused):
             norms = self.fold_many(arrays, dtype, n, (stacks * before * slices, after, 1), after)
             if before > 1:
                 shape, joins = (len(arrays) * stacks, before, slices), 1.0 if n == 2 else n
-                norms = self.fold_many([norms.view(self._torch.int64)], FLOATS["F64"], joins, shape, before)
+                norms = self.fold_many([norms.view(self.torch.int64)], FLOATS["F64"], joins, shape, before)
         norms = norms.view(len(arrays) * stacks, slices)
         return self._roots(norms) if n == 2 else norms
 
     def _roots(self, sums: Tensor) -> Tensor:
-        with self._on(sums):
+        with self.on(sums):
             self._folds.roots_kernel[(-(-sums.numel() // BLOCK),)](sums, sums.numel(), **OPTIONS)
         return sums
 
@@ -158,7 +158,7 @@ class FusedFolds(Fused):
 
         The other result has the largest of these of each row. Nothing waits for the device.
         """
-        torch, (rows, length) = self._torch, norms.shape
+        torch, (rows, length) = self.torch, norms.shape
         patterns = norms.view(torch.int64)
         if length > ROW_LIMIT and k:
             return self._by_digits(patterns, k)
@@ -170,7 +170,7 @@ class FusedFolds(Fused):
 
     def _by_digits(self, patterns: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the rank by counts of its digits, and then the place of the last equal one in the same way."""
-        torch, (rows, length), device = self._torch, patterns.shape, patterns.device
+        torch, (rows, length), device = self.torch, patterns.shape, patterns.device
         places = range((length - 1).bit_length() - 1 & -DIGIT, -1, -DIGIT)
         digits = [*range(PLACES - DIGIT, -1, -DIGIT), *(PLACES + shift for shift in places)]
         tables = torch.zeros((len(digits) + 1, rows, 1 << DIGIT), dtype=torch.int32, device=device)
@@ -182,7 +182,7 @@ class FusedFolds(Fused):
         blocks = -(-length // BLOCK)
         per = min(max(blocks * rows // PROGRAMS, 1), MOST_PER_PROGRAM)
         grid, previous = (-(-blocks // per), rows), 0
-        with self._on(patterns):
+        with self.on(patterns):
             for step, digit in enumerate(digits):
                 self._folds.digits_kernel[grid](patterns, tables, state, step, previous, digit, length, per, **OPTIONS)
                 previous = digit
@@ -198,8 +198,8 @@ class FusedFolds(Fused):
         """
         length = len(x) // rows
         pieces = -(-length // PIECE)
-        out = self._torch.empty((3, rows, pieces), dtype=self._torch.float64, device=x.device)
-        with self._on(x):
+        out = self.torch.empty((3, rows, pieces), dtype=self.torch.float64, device=x.device)
+        with self.on(x):
             self._moments.moments_kernel[(rows * pieces,)](
                 x, out, length, pieces, rows * pieces,
                 FACTOR=scale, P=PIECE, LEVELS=PIECE.bit_length() - 1, **_format(x, dtype), **BY_ROWS,
@@ -210,8 +210,8 @@ class FusedFolds(Fused):
         """Return the folds of pieces of each row of float64 `sums`."""
         rows, length = sums.shape
         pieces = -(-length // PIECE)
-        out = self._torch.empty((rows, pieces), dtype=self._torch.float64, device=sums.device)
-        with self._on(sums):
+        out = self.torch.empty((rows, pieces), dtype=self.torch.float64, device=sums.device)
+        with self.on(sums):
             self._moments.join_kernel[(rows * pieces,)](
                 sums, out, length, pieces, P=PIECE, LEVELS=PIECE.bit_length() - 1, **BY_ROWS
             )

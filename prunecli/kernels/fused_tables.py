@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from prunecli.kernels.tally import BLOCK
-from prunecli.kernels.torch_blocks import ZEROS_AFTER, Groups
-from prunecli.values import dataclass
+from prunecli.kernels.torch_blocks import Groups
+from prunecli.kernels.torch_tables import KernelRule, ManyCuts, SliceFlags
 
 if TYPE_CHECKING:
     from prunecli.dtypes import Float
@@ -17,36 +16,9 @@ if TYPE_CHECKING:
 
 Tensor: TypeAlias = Any
 
-LEAST_ROW = 32
-"""Shorter slices that follow each other are looked at as columns."""
-
-COLUMNS, FIRST_ROWS, ROWS_STEP = 256, 32, 64
-"""Columns of a program; rows in which nearly all columns show a non-zero, if they have one; rows of a program after."""
-
-
-@dataclass(frozen=True, slots=True)
-class ManyCuts:
-    """For each tensor: magnitudes below `cuts` are pruned, and those equal to it up to the position `limits` in it."""
-
-    cuts: Tensor
-    limits: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SliceFlags:
-    """For each tensor, of one shape: the slices of `view` whose flag of one byte is 0 are pruned, (tensors, slices)."""
-
-    flags: Tensor
-    view: SliceView
-
-
-def takes_slices(view: SliceView) -> bool:
-    """Return whether `SliceFlags` can have a view: slices of one stack, or that follow each other."""
-    return view.before == 1 or view.stacks == 1
-
 
 class FusedTables:
-    """The kernels of `triton_ops` and `triton_slices`, over a `Table`."""
+    """The kernels of `triton_ops` and `triton_slices`, over the tensors of a `Table`."""
 
     def __init__(self, fused: Fused) -> None:
         """Launch the kernels of `fused`."""
@@ -57,53 +29,34 @@ class FusedTables:
 
         Flags are those of tensors of one shape, one after the other.
         """
-        first, none = table.tensors[0], table.lengths
-        options: dict[str, Any] = {"flags": first, "mode": 1, "table": table}
         if isinstance(keep, ManyCuts):
-            options |= {"mode": 0, "cuts": keep.cuts - 1, "limits": keep.limits}
+            rule = KernelRule(0, cuts=keep.cuts - 1, limits=keep.limits)
         elif isinstance(keep, Groups):
-            options |= {"mode": 2, "groups": (keep.group, keep.keep)}
+            rule = KernelRule(2, groups=(keep.group, keep.keep))
         elif isinstance(keep, SliceFlags):
             view = keep.view
-            period = view.total if view.before == 1 else view.slices
-            options |= {"mode": 3, "flags": keep.flags, "slices": (view.after, period)}
+            slices = view.after, view.total if view.before == 1 else view.slices
+            rule = KernelRule(3, flags=keep.flags, slices=slices, each=view.total)
         else:
-            options["flags"] = keep
-        del none
-        return self._fused.prune_tensors(first, dtype, **options)
+            rule = KernelRule(1, flags=keep, each=table.tensors[0].numel())
+        return self._fused.prune(table.tensors[0], rule, dtype, table)
 
     def count(self, table: Table, cuts: Tensor, dtype: Float, *, less: bool) -> Tensor:
         """Return how many weights of each block are equal to the cut of its tensor, or with `less` below it."""
         return self._fused.count(table.tensors[0], cuts, dtype, less=less, table=table)
 
-    def limits(self, table: Table, cuts: Tensor, block: Tensor, wanted: Tensor, dtype: Float) -> Tensor:
-        """Return for each tensor the position of the entry of its `block` up to which `wanted` ones equal its cut."""
-        return self._fused.limits(table, cuts, block, wanted, dtype)
+    def limits(self, table: Table, cuts: Tensor, chosen: Tensor, wanted: Tensor, dtype: Float) -> Tensor:
+        """Return for each tensor the position of the entry of a block up to which `wanted` ones equal its cut."""
+        return self._fused.limits(table, cuts, chosen, wanted, dtype)
 
-    def alive(self, table: Table, part: slice, view: SliceView, dtype: Float, blocks: Blocks) -> Tensor:
+    def alive(self, table: Table, part: slice, view: SliceView, dtype: Float, zeros: Tensor) -> Tensor:
         """Return which slices of the tensors `part`, of one shape, have a non-zero: booleans (tensors, slices).
 
-        `blocks` are what is counted about their blocks.
+        `zeros` are the numbers of zeros in their blocks.
         """
-        tensors = table.tensors[part]
-        if view.before == 1 and view.after >= LEAST_ROW:
-            return self._alive_rows(table, part, view, dtype, blocks)
-        columns = view.slices * view.after
-        flags = self._fused.columns(tensors[0], table.addresses[part], len(tensors), view, dtype)
-        if view.after > 1:
-            flags = flags.reshape(-1, columns // view.after, view.after).any(2)
-        return flags.reshape(len(tensors), view.total)
-
-    def _alive_rows(self, table: Table, part: slice, view: SliceView, dtype: Float, blocks: Blocks) -> Tensor:
-        tensors = table.tensors[part]
-        if view.after % BLOCK == 0:  # a row has its blocks alone
-            found = blocks.counts[ZEROS_AFTER] < BLOCK
-            return found.reshape(len(tensors), view.total, -1).any(2)
-        return self._fused.rows(tensors[0], table.addresses[part], len(tensors), view, dtype)
+        first = table.tensors[part.start]
+        return self._fused.slices.alive(first, table.addresses[part], view, dtype, zeros)
 
     def overfull(self, table: Table, part: slice, groups: tuple[int, int], dtype: Float) -> Tensor:
-        """Return for tensors of one shape whether a group of 4 along `length` of (outer, length, inner) has 3 non-zeros.
-
-        `groups` are `length` and `inner`; the result is an integer for each tensor.
-        """
-        return self._fused.overfull(table.tensors[part], table.addresses[part], groups, dtype)
+        """Return for the tensors `part`, of one shape, 1 if a group of 4 weights has 3 that are not zero."""
+        return self._fused.slices.overfull(table.tensors[part.start], table.addresses[part], groups, dtype)

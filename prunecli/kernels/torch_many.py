@@ -7,11 +7,14 @@ from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.tally import BLOCK
+from prunecli.kernels.torch_tables import to_device
 from prunecli.kernels.torch_tally import counts_from, fetch, fetch_arrays
 from prunecli.kernels.torch_totals import owners, totals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
     from prunecli.kernels.tally import Counts, Statistics
@@ -24,8 +27,31 @@ Tensor: TypeAlias = Any
 
 def fits(statistics: Statistics) -> bool:
     """Return whether a tensor can be counted in a buffer of many: its groups of 4 follow each other, and no bins."""
-    groups = statistics.groups
-    return statistics.bins is None and (groups is None or (groups[1] == 1 and groups[0] % 4 == 0))
+    return statistics.bins is None and follow_each_other(statistics.groups)
+
+
+def follow_each_other(groups: tuple[int, int] | None) -> bool:
+    """Return whether the groups of 4 of a tensor, if there are any, are those of its elements, one after the other."""
+    return groups is None or (groups[1] == 1 and groups[0] % 4 == 0)
+
+
+def many_tensors(
+    ops: TorchOps,
+    tensors: Sequence[Tensor],
+    dtype: Float,
+    statistics: Sequence[Statistics] = (),
+    *,
+    copy: bool = False,
+) -> ManyTensors:
+    """Return tensors, as `ManyTensors` takes them, where they lie if kernels can prune them there.
+
+    With `copy` nothing is written to the tensors.
+    """
+    if ops.tables is None:
+        return ManyTensors(ops, tensors, dtype, statistics)
+    from prunecli.kernels.torch_in_place import TensorsInPlace  # noqa: PLC0415 - it is built from this module
+
+    return TensorsInPlace(ops, tensors, dtype, statistics, copy=copy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +61,19 @@ class Ranked:
     bits: int
     less: int
     equal: int
+
+
+@dataclass(frozen=True, slots=True)
+class ManyCounts:
+    """What is counted about many tensors: `numbers` on the device, as many for each; `padding` behind each end."""
+
+    statistics: Sequence[Statistics]
+    padding: Sequence[int]
+    numbers: Tensor
+
+    def of_each(self, fetched: NDArray[Any]) -> list[Counts]:
+        """Return the counts of each tensor from the numbers on the host."""
+        return counts_from(self.statistics, fetched.reshape(len(self.statistics), -1), self.padding)
 
 
 class ManyTensors:
@@ -63,14 +102,15 @@ class ManyTensors:
         ]
         torch._foreach_copy_(self._parts, list(tensors))
         # One copy from the host for everything that depends on the tensors.
-        self._blocks, self._firsts, self._lengths = torch.tensor([blocks, firsts[:-1], lengths], device=device)
+        self._firsts, self._lengths = to_device(torch, [firsts[:-1], lengths], device)
         self._padding = [size * BLOCK - length for size, length in zip(blocks, lengths, strict=True)]
+        self._behind = to_device(torch, self._padding, device)
         self._tensor_of = owners(torch, blocks, device)
         self._counted: Tensor = None
 
     def ranked(self, ranks: Sequence[int]) -> list[Ranked]:
         """Return the magnitude at the rank (1-based) of each tensor, with one copy to the host."""
-        found = self.find(self._torch.tensor(list(ranks), device=self._buffer.device))
+        found = self.find(to_device(self._torch, list(ranks), self._lengths.device))
         return self.as_ranked(fetch([found.flatten()])[0])
 
     @staticmethod
@@ -81,7 +121,7 @@ class ManyTensors:
 
     def find(self, ranks: Tensor) -> Tensor:
         """Return (magnitude, less, equal) at the rank of each tensor, shape (3, tensors), on the device."""
-        torch, padding = self._torch, self._blocks * BLOCK - self._lengths
+        torch, padding = self._torch, self._behind
         bits = torch.zeros_like(ranks)
         for bit in range(self.dtype.top.bit_length() - 1, -1, -1):
             candidate = bits | (1 << bit)
@@ -96,7 +136,7 @@ class ManyTensors:
 
     def equals(self, bits: int) -> Tensor:
         """Return how many magnitudes of each tensor are smaller than `bits` and equal to it, shape (2, tensors)."""
-        cuts, padding = self._torch.full_like(self._blocks, bits), self._blocks * BLOCK - self._lengths
+        cuts, padding = self._torch.full_like(self._lengths, bits), self._behind
         less, equal = (self._count(cuts, less=less) for less in (True, False))
         return self._torch.stack([less - padding if bits else less, equal if bits else equal - padding])
 
@@ -116,22 +156,30 @@ class ManyTensors:
     def limits(self, cuts: Tensor, ties: Tensor) -> Tensor:
         """Return the position in the buffer of the last of the first `ties` entries of each tensor at its cut."""
         torch = self._torch
-        counts = self._count_in_blocks(cuts, less=False).to(torch.int64)
-        ends = counts.cumsum(0)
-        before = torch.where(self._firsts > 0, ends[(self._firsts - 1).clamp(min=0)], 0)
-        wanted = before + ties
-        block = torch.searchsorted(ends, wanted).clamp_(max=len(ends) - 1)
+        block, wanted = self._blocks_of_limits(cuts, ties)
         rows = self._ops.magnitudes(self._buffer.reshape(-1, BLOCK)[block].flatten(), self.dtype).reshape(-1, BLOCK)
-        up_to = (ends[block] - counts[block])[:, None] + (rows == cuts[:, None]).cumsum(1)
+        up_to = (rows == cuts[:, None]).cumsum(1)
         limit = block * BLOCK + (up_to < wanted[:, None]).sum(1)
         return torch.where(ties > 0, limit, -1)
 
+    def _blocks_of_limits(self, cuts: Tensor, ties: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the block with the last of the first `ties` equals of each tensor, and how many of them are in it."""
+        torch = self._torch
+        counts = self._count_in_blocks(cuts, less=False).to(torch.int64)
+        ends = counts.cumsum(0)
+        wanted = ties + torch.where(self._firsts > 0, ends[(self._firsts - 1).clamp(min=0)], 0)
+        block = torch.searchsorted(ends, wanted).clamp_(max=len(ends) - 1)
+        return block, wanted - (ends[block] - counts[block])
+
     def prune(self, cuts: Sequence[int], ties: Sequence[int]) -> None:
         """Prune what is below the cut of each tensor, and the first `ties` entries equal to it."""
-        torch, device = self._torch, self._buffer.device
-        cut, tie = torch.tensor([list(cuts), list(ties)], dtype=torch.int64, device=device)
-        limit = self.limits(cut, tie) if any(ties) else torch.full_like(cut, -1)
-        self._counted = self._numbers(self._ops.prune_many(self._buffer, cut, limit, self._tensor_of, self.dtype))
+        torch, device = self._torch, self._lengths.device
+        cut, tie = to_device(torch, [list(cuts), list(ties)], device)
+        self._prune(cut, self.limits(cut, tie) if any(ties) else None)
+
+    def _prune(self, cuts: Tensor, limits: Tensor | None) -> None:
+        limits = self._torch.full_like(cuts, -1) if limits is None else limits
+        self._counted = self._numbers(self._ops.prune_many(self._buffer, cuts, limits, self._tensor_of, self.dtype))
 
     def magnitudes(self) -> Tensor:
         """Return the magnitudes of tensors of one shape, one after the other."""
@@ -188,7 +236,11 @@ class ManyTensors:
         """Copy the pruned weights back to the tensors."""
         self._torch._foreach_copy_(list(self._tensors), self._parts)
 
+    def counted(self) -> ManyCounts:
+        """Return what is counted about the tensors after they are pruned; it keeps no weights."""
+        return ManyCounts(self._statistics, self._padding, self._counted.flatten())
+
     def counts(self) -> list[Counts]:
         """Return the numbers of each tensor, with one copy to the host."""
-        (numbers,) = fetch_arrays([self._counted.flatten()])
-        return counts_from(self._statistics, numbers.reshape(len(self._tensors), -1), self._padding)
+        counted = self.counted()
+        return counted.of_each(fetch_arrays([counted.numbers])[0])

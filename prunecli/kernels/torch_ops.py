@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
+    from prunecli.kernels.fused_tables import FusedTables
     from prunecli.kernels.tally import Shared, Statistics
     from prunecli.layout import SliceView
 
@@ -51,6 +52,11 @@ class TorchOps:
         self.fused: Fused | None = fused(device)
         self.run = RUN if self.fused is None else FUSED_RUN
         self._wanted: dict[tuple[int, Callable[[int], int]], Array | None] = {}
+
+    @property
+    def tables(self) -> FusedTables | None:
+        """The kernels that find many tensors by their addresses, where there are such kernels."""
+        return None if self.fused is None else self.fused.tables
 
     def load(self, raw: Array) -> Array:
         """Copy the host integers `raw` to the device; a tensor, which lies there, is returned."""
@@ -88,7 +94,7 @@ class TorchOps:
         """Mark the slices that have a non-zero, if there is a kernel for it; return whether there is."""
         if self.fused is None:
             return False
-        marked: bool = self.fused.mark_alive(alive, after, first, view, dtype, blocks)
+        marked: bool = self.fused.slices.mark_alive(alive, after, first, view, dtype, blocks)
         return marked
 
     def random_rows(self, keys: Array, firsts: Array, steps: int) -> Array:
@@ -132,8 +138,6 @@ class TorchOps:
 
     def count_many(self, x: Array, cuts: Array, tensor_of: Array, dtype: Float, *, less: bool) -> Array:
         """Return how many weights of each block are equal to the cut of its tensor, or with `less` below it."""
-        if self.fused is not None:
-            return self.fused.count_many(x, cuts, tensor_of, dtype, less=less)
         counts = []
         for first in range(0, len(x), RUN):
             y = self.magnitudes(x[first : first + RUN], dtype).reshape(-1, BLOCK)
@@ -143,8 +147,6 @@ class TorchOps:
 
     def prune_many(self, x: Array, cuts: Array, limits: Array, tensor_of: Array, dtype: Float) -> Blocks:
         """Prune whole blocks: what is below the cut of their tensor, and what is equal to it up to its limit in `x`."""
-        if self.fused is not None:
-            return self.fused.prune_many(x, cuts, limits, tensor_of, dtype)
         runs = []
         for first in range(0, len(x), RUN):
             run = x[first : first + RUN]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,7 +12,48 @@ from prunecli.kernels.torch_totals import owners
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from prunecli.layout import SliceView
+
 Tensor: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True)
+class ManyCuts:
+    """For each tensor: magnitudes below `cuts` are pruned, and those equal to it up to the position `limits` in it."""
+
+    cuts: Tensor
+    limits: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SliceFlags:
+    """For each tensor, of one shape: the slices of `view` whose flag of one byte is 0 are pruned, (tensors, slices)."""
+
+    flags: Tensor
+    view: SliceView
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRule:
+    """What `prune_kernel` takes: what survives in its `mode`. `flags` have `each` bytes for every tensor.
+
+    `groups` are the size of a group and how many of it survive; `slices` are the entries of a slice that follow each
+    other, and the number of slices after which the first one follows.
+    """
+
+    mode: int
+    flags: Tensor = None
+    cuts: Tensor = None
+    limits: Tensor = None
+    groups: tuple[int, int] = (1, 0)
+    slices: tuple[int, int] = (1, 1)
+    each: int = 0
+
+
+def takes_slices(view: SliceView) -> bool:
+    """Return whether `SliceFlags` can have a view: slices of one stack, or that follow each other."""
+    return view.before == 1 or view.stacks == 1
+
 
 ALIGNED = 16
 """Bytes, and elements, whose multiples addresses and lengths should be: then a thread reads several entries at once."""
@@ -26,6 +68,7 @@ class Table:
         lengths: Their numbers of elements, on the device.
         firsts: The numbers of their first blocks, on the device.
         tensor_of: The number of the tensor of each block, on the device.
+        edges: The number of the first block of each tensor, and the number of blocks, on the host.
         aligned: Whether all addresses and lengths are multiples of ALIGNED.
     """
 
@@ -36,9 +79,8 @@ class Table:
         addresses = [tensor.data_ptr() for tensor in tensors]
         blocks = [-(-length // BLOCK) for length in lengths]
         device = tensors[0].device
-        ends = list(accumulate(blocks))
-        firsts = [0, *ends[:-1]]
-        self.addresses, self.lengths, self.firsts = to_device(torch, [addresses, lengths, firsts], device)
+        self.edges: list[int] = [0, *accumulate(blocks)]
+        self.addresses, self.lengths, self.firsts = to_device(torch, [addresses, lengths, self.edges[:-1]], device)
         self.tensor_of = owners(torch, blocks, device)
         self.aligned = not any(number % ALIGNED for number in (*addresses, *lengths))
 
@@ -49,7 +91,7 @@ class Table:
     @property
     def blocks(self) -> int:
         """The number of blocks."""
-        return len(self.tensor_of)
+        return self.edges[-1]
 
 
 def to_device(torch: Any, numbers: Sequence[Any], device: Any) -> Tensor:  # noqa: ANN401 - the module, a torch device

@@ -1,7 +1,7 @@
 """Triton kernels: one read and one write prune a tensor and count everything about its blocks.
 
-A program has one warp and handles some blocks of 1024 elements, one after the other. Each block's numbers are stored;
-they are added up by torch. Nothing is fused or approximated: sums of squares have the bits of `torch_sums`.
+A program has one warp, and prunes a block of 1024 elements. Each block's numbers are stored; they are added up by
+torch. Nothing is fused or approximated: sums of squares have the bits of `torch_sums`.
 """
 
 # Triton has no types for what kernels compute with.
@@ -131,59 +131,108 @@ def _apply(place, inside, w, y, keep, counts, extremes, sums, blocks, WIDTH: tl.
 
 
 @triton.jit
-def prune_kernel(x, flags, cuts, limits, tensor_of, counts, extremes, sums, n, blocks, per,
-                 MODE: tl.constexpr, MANY: tl.constexpr, TIES: tl.constexpr, GROUP: tl.constexpr, KEEP: tl.constexpr,
-                 WIDTH: tl.constexpr, FNUZ: tl.constexpr, SHIFT: tl.constexpr, SCALE: tl.constexpr,
-                 FINITE: tl.constexpr, TOP: tl.constexpr, BITS: tl.constexpr,
-                 LOW: tl.constexpr, HIGH: tl.constexpr):  # fmt: skip
-    """Prune blocks in place and store their numbers: see `torch_blocks.Blocks`. MODE 0: cut, 1: flags, 2: groups."""
-    first = tl.program_id(0) * per
-    lane = tl.arange(0, 1024)
-    for step in range(tl.minimum(per, blocks - first)):
-        block = first + step
-        # Four neighbours in a thread: with more, halving a block exchanges more numbers between threads.
-        index = tl.max_contiguous(block.to(tl.int64) * 1024 + lane, 4)
-        inside = index < n
-        w = tl.load(x + index, mask=inside, other=0)
-        y = _magnitudes(w, WIDTH, FNUZ)
-        if MODE == 0:
-            tensor = block * 0
-            if MANY:
-                tensor = tl.load(tensor_of + block)
-            below = tl.load(cuts + tensor).to(y.dtype)  # one below the cut, which may be above the largest integer
-            keep = (y > below).to(tl.int32)
-            if TIES:
-                dropped = (y == below + 1) & (index <= tl.load(limits + tensor))
-                keep = tl.where(dropped, 0, keep)
-        elif MODE == 1:
-            keep = (tl.load(flags + index, mask=inside, other=0) != 0).to(tl.int32)
-        else:
-            keep = _largest_of_groups(y, GROUP, KEEP, BITS)
-        _apply(x + index, inside, w, y, keep, counts + block, extremes + block, sums + block, blocks,
-               WIDTH, SHIFT, SCALE, FINITE, TOP, LOW, HIGH)  # fmt: skip
+def _find_block(x, n, block, addresses, lengths, firsts, tensor_of, MANY: tl.constexpr, ALIGNED: tl.constexpr):
+    """Return where a block is: the number of its tensor, its first element there, a pointer, and its length.
+
+    With MANY tensors are found by a `Table`. With ALIGNED their addresses and lengths are multiples of 16.
+    """
+    tensor = block * 0
+    first = block.to(tl.int64) * 1024
+    size = n
+    if MANY:
+        tensor = tl.load(tensor_of + block).to(tl.int32)
+        first = (block - tl.load(firsts + tensor)) * 1024
+        size = tl.load(lengths + tensor)
+        x = tl.load(addresses + tensor).to(x.dtype)
+    here = x + first
+    length = tl.minimum(size - first, 1024).to(tl.int32)
+    if ALIGNED:
+        here = tl.multiple_of(here, 16)
+        length = tl.multiple_of(length, 16)
+    return tensor, first, here, length
 
 
 @triton.jit
-def count_kernel(x, cuts, tensor_of, out, n, blocks, per, MANY: tl.constexpr, LESS: tl.constexpr,
+def _slice_numbers(first, lane, inner, period):
+    """Return the number of the slice of each entry of a block: (index // inner) % period."""
+    run = first // inner
+    offset = (first - run * inner).to(tl.int32)
+    return ((run % period).to(tl.int32) + (offset + lane) // inner) % period
+
+
+@triton.jit
+def prune_kernel(x, flags, cuts, limits, addresses, lengths, firsts, tensor_of, counts, extremes, sums,
+                 n, blocks, inner, period, each,
+                 MODE: tl.constexpr, MANY: tl.constexpr, ALIGNED: tl.constexpr, TIES: tl.constexpr,
+                 GROUP: tl.constexpr, KEEP: tl.constexpr,
+                 WIDTH: tl.constexpr, FNUZ: tl.constexpr, SHIFT: tl.constexpr, SCALE: tl.constexpr,
+                 FINITE: tl.constexpr, TOP: tl.constexpr, BITS: tl.constexpr,
+                 LOW: tl.constexpr, HIGH: tl.constexpr):  # fmt: skip
+    """Prune a block in place and store its numbers: see `torch_blocks.Blocks`.
+
+    MODE 0: cut, 1: a flag for each entry, 2: groups, 3: a flag for each slice (index // inner) % period. A tensor has
+    `each` flags. With MANY tensors are found by a `Table`.
+    """
+    block = tl.program_id(0)
+    tensor, first, here, length = _find_block(x, n, block, addresses, lengths, firsts, tensor_of, MANY, ALIGNED)
+    # Four neighbours in a thread: with more, halving a block exchanges more numbers between threads.
+    lane = tl.max_contiguous(tl.arange(0, 1024), 4)
+    inside = lane < length
+    w = tl.load(here + lane, mask=inside, other=0)
+    y = _magnitudes(w, WIDTH, FNUZ)
+    if MODE == 0:
+        below = tl.load(cuts + tensor).to(y.dtype)  # one below the cut, which may be above the largest integer
+        keep = (y > below).to(tl.int32)
+        if TIES:
+            limit = tl.maximum(tl.minimum(tl.load(limits + tensor) - first, 1024), -1).to(tl.int32)
+            keep = tl.where((y == below + 1) & (lane <= limit), 0, keep)
+    elif MODE == 1:
+        keep = (tl.load(flags + tensor.to(tl.int64) * each + first + lane, mask=inside, other=0) != 0).to(tl.int32)
+    elif MODE == 2:
+        keep = _largest_of_groups(y, GROUP, KEEP, BITS)
+    else:
+        place = tensor.to(tl.int64) * each + _slice_numbers(first, lane, inner, period)
+        keep = (tl.load(flags + place, mask=inside, other=0) != 0).to(tl.int32)
+    _apply(here + lane, inside, w, y, keep, counts + block, extremes + block, sums + block, blocks,
+           WIDTH, SHIFT, SCALE, FINITE, TOP, LOW, HIGH)  # fmt: skip
+
+
+@triton.jit
+def count_kernel(x, cuts, addresses, lengths, firsts, tensor_of, out, n, blocks, per,
+                 MANY: tl.constexpr, ALIGNED: tl.constexpr, LESS: tl.constexpr,
                  WIDTH: tl.constexpr, FNUZ: tl.constexpr):  # fmt: skip
     """Store for each block how many magnitudes are equal to the cut of its tensor, or with LESS are below it."""
-    first = tl.program_id(0) * per
+    start = tl.program_id(0) * per
     lane = tl.arange(0, 1024)
-    for step in range(tl.minimum(per, blocks - first)):
-        block = first + step
-        index = block.to(tl.int64) * 1024 + lane
-        inside = index < n
-        w = tl.load(x + index, mask=inside, other=0)
+    for step in range(tl.minimum(per, blocks - start)):
+        block = start + step
+        tensor, _, here, length = _find_block(x, n, block, addresses, lengths, firsts, tensor_of, MANY, ALIGNED)
+        w = tl.load(here + lane, mask=lane < length, other=0)
         y = _magnitudes(w, WIDTH, FNUZ)
-        tensor = block * 0
-        if MANY:
-            tensor = tl.load(tensor_of + block)
         cut = tl.load(cuts + tensor).to(y.dtype)
         if LESS:
-            hits = (y < cut) & inside
+            hits = (y < cut) & (lane < length)
         else:
-            hits = (y == cut) & inside
+            hits = (y == cut) & (lane < length)
         tl.store(out + block, tl.sum(hits.to(tl.int32), axis=0))
+
+
+@triton.jit
+def limit_kernel(x, cuts, chosen, wanted, addresses, lengths, firsts, tensor_of, out,
+                 ALIGNED: tl.constexpr, WIDTH: tl.constexpr, FNUZ: tl.constexpr):  # fmt: skip
+    """Store for each tensor the position of the entry of its `chosen` block up to which `wanted` ones equal its cut.
+
+    It is the end of the block if there are fewer.
+    """
+    lane = tl.arange(0, 1024)
+    number = tl.program_id(0)
+    block = tl.load(chosen + number)
+    _, first, here, length = _find_block(x, 0, block, addresses, lengths, firsts, tensor_of, True, ALIGNED)
+    w = tl.load(here + lane, mask=lane < length, other=0)
+    y = _magnitudes(w, WIDTH, FNUZ)
+    equal = (y == tl.load(cuts + number).to(y.dtype)) & (lane < length)
+    before = tl.cumsum(equal.to(tl.int32), axis=0) < tl.load(wanted + number).to(tl.int32)
+    tl.store(out + number, first + tl.sum(before.to(tl.int32), axis=0))
 
 
 @triton.jit
@@ -238,38 +287,6 @@ def narrow_kernel(x, partial, bounds, n, per, MARKED: tl.constexpr, PATTERNS: tl
             equal = tl.sum(((y == low + pattern) & inside).to(tl.int32), axis=0)
             numbers += tl.where(column == pattern + 1, equal, 0)
     tl.store(partial + tl.program_id(0).to(tl.int64) * 16 + column, numbers)
-
-
-@triton.jit
-def columns_kernel(x, alive, rows, columns, first_row, step, WIDTH: tl.constexpr, FNUZ: tl.constexpr):
-    """Set the flags of the columns of (stacks, rows, columns) that have a non-zero in the rows of a program."""
-    column = tl.program_id(0) * 256 + tl.arange(0, 256)
-    stack = tl.program_id(2).to(tl.int64)
-    inside = column < columns
-    place = alive + stack * columns + column
-    known = tl.load(place, mask=inside, other=1).to(tl.int32)
-    if tl.min(known, axis=0) == 0:
-        low = first_row + tl.program_id(1) * step
-        found = tl.zeros((256,), tl.int32)
-        for row in range(low, tl.minimum(low + step, rows)):
-            w = tl.load(x + (stack * rows + row) * columns + column, mask=inside, other=0)
-            found |= (_magnitudes(w, WIDTH, FNUZ) != 0).to(tl.int32)
-        tl.store(place, found.to(tl.int8), mask=inside & (found != 0))
-
-
-@triton.jit
-def rows_kernel(x, alive, first, row, WIDTH: tl.constexpr, FNUZ: tl.constexpr):
-    """Set the flag of a row that has a non-zero; most have one among their first entries."""
-    number = tl.program_id(0).to(tl.int64)
-    lane = tl.arange(0, 1024)
-    w = tl.load(x + number * row + lane, mask=lane < row, other=0)
-    found = tl.max((_magnitudes(w, WIDTH, FNUZ) != 0).to(tl.int32), axis=0)
-    if found == 0:
-        for start in range(1024, row, 1024):
-            w = tl.load(x + number * row + start + lane, mask=start + lane < row, other=0)
-            found = tl.maximum(found, tl.max((_magnitudes(w, WIDTH, FNUZ) != 0).to(tl.int32), axis=0))
-    if found != 0:
-        tl.store(alive + first + number, found.to(tl.int8))
 
 
 @triton.jit

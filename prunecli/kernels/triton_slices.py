@@ -42,8 +42,10 @@ def columns_kernel(x, addresses, alive, rows, columns, first_row, step, stacks, 
         here = _tensor_at(x, addresses, stack // stacks, MANY) + stack % stacks * rows * columns
         low = first_row + part * step
         found = tl.zeros((256,), tl.int32)
-        for row in range(low, tl.minimum(low + step, rows)):
-            w = tl.load(here + row.to(tl.int64) * columns + column, mask=inside, other=0)
+        here += low.to(tl.int64) * columns
+        for _ in range(low, tl.minimum(low + step, rows)):
+            w = tl.load(here + column, mask=inside, other=0)
+            here += columns
             found |= (_magnitudes(w, WIDTH, FNUZ) != 0).to(tl.int32)
         tl.store(place, found.to(tl.int8), mask=inside & (found != 0))
 

@@ -18,7 +18,7 @@ from prunecli.io.memory_reader import copied
 from prunecli.kernels.arrays import INTS
 from prunecli.kernels.bit_patterns import widen
 from prunecli.kernels.key_arrays import COUNTED
-from prunecli.kernels.torch_many import ManyTensors
+from prunecli.kernels.torch_many import many_tensors
 from prunecli.kernels.torch_tally import fetch
 from prunecli.ranking.kth_smallest import MARGIN
 
@@ -109,7 +109,7 @@ class Held:
 
     def equals(self, bits: int) -> Any:  # noqa: ANN401 - a tensor
         """Return how many magnitudes of each member are smaller than `bits` and equal to it, shape (2, members)."""
-        return ManyTensors(self.ops, self.parts, self.dtype).equals(bits)
+        return many_tensors(self.ops, self.parts, self.dtype).equals(bits)
 
 
 Searches: TypeAlias = "Sequence[tuple[RankSearch, Sequence[Held | HeldScores]]]"

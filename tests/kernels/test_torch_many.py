@@ -1,4 +1,4 @@
-"""Many small tensors in one buffer are ranked, pruned and counted as each of them alone."""
+"""Many tensors, in one buffer or where they lie, are ranked, pruned and counted as each of them alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.triton import DEVICE, INSTALLED, triton_ops
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.tally import Shared
-from prunecli.kernels.torch_many import ManyTensors, fits
+from prunecli.kernels.torch_many import fits, many_tensors
 from prunecli.kernels.torch_ops import TorchOps
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_ranks_cuts_and_counts_are_those_of_each_tensor(name: str) -> None:
     assert all(fits(each) for each in wanted)
     for ops in backends():
         xs = [x for x, shape in zip(tensors(dtype), SHAPES, strict=True) if len(shape) < 3]
-        alone, many = [x.clone() for x in xs], ManyTensors(ops, xs, dtype, wanted)
+        alone, many = [x.clone() for x in xs], many_tensors(ops, xs, dtype, wanted)
         ranks = [(len(x) + 1) // 2 for x in xs]
         found = many.ranked(ranks)
         for x, rank, ranked in zip(alone, ranks, found, strict=True):
@@ -74,7 +74,7 @@ def test_groups_of_many_tensors() -> None:
         xs = [torch.from_numpy(weights(dtype, int(np.prod(shape)), 1)) for shape in shapes]
         alone, many = (
             [x.clone() for x in xs],
-            ManyTensors(ops, xs, dtype, [statistics(dtype, shape) for shape in shapes]),
+            many_tensors(ops, xs, dtype, [statistics(dtype, shape) for shape in shapes]),
         )
         rule = ops.groups(0, 4 * 64, (64, 1), 4, 2)
         assert rule is not None

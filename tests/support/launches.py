@@ -20,6 +20,7 @@ from prunecli.kernels.torch_fused import Fused
 from prunecli.kernels.torch_groups import smallest_of_rows
 from prunecli.kernels.torch_ops import TorchOps
 from prunecli.kernels.torch_views import mark_alive
+from support.tables import CountedTables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,6 +103,7 @@ class CountedKernels:
         self._counted, self._plain = counted, TorchOps("cpu")
         self._plain.fused = None
         self._checks: Any = Fused.__new__(Fused)
+        self.tables, self.slices = CountedTables(counted), self
 
     def takes(self, x: Any, keep: Any) -> bool:  # noqa: ANN401 - as `Fused`
         """Return what the kernels do."""

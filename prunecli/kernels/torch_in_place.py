@@ -1,0 +1,122 @@
+"""Many tensors of one dtype and device, ranked, pruned and counted where they lie, by a few kernels for all of them."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from prunecli.kernels.tally import BLOCK
+from prunecli.kernels.torch_blocks import OVERFULL, ZEROS_AFTER
+from prunecli.kernels.torch_many import ManyTensors, follow_each_other
+from prunecli.kernels.torch_tables import ManyCuts, SliceFlags, Table
+from prunecli.kernels.torch_totals import totals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from prunecli.dtypes import Float
+    from prunecli.kernels.tally import Statistics
+    from prunecli.kernels.torch_blocks import Blocks, Groups
+    from prunecli.kernels.torch_ops import TorchOps
+    from prunecli.layout import SliceView
+
+Tensor: TypeAlias = Any
+
+
+class TensorsInPlace(ManyTensors):
+    """Tensors of any size. It is best if tensors of one shape follow each other."""
+
+    def __init__(
+        self,
+        ops: TorchOps,
+        tensors: Sequence[Tensor],
+        dtype: Float,
+        statistics: Sequence[Statistics] = (),
+        *,
+        copy: bool = False,
+    ) -> None:
+        """Take integer tensors that are not empty; those with gaps are copied, and with `copy` all of them.
+
+        `ops` have kernels for tables.
+        """
+        self._ops, self._torch, self._tensors, self._statistics = ops, ops.torch, tensors, statistics
+        self.dtype = dtype
+        self._tables: Any = ops.tables
+        flat = [(tensor.clone() if copy else tensor).reshape(-1).contiguous() for tensor in tensors]
+        self._gaps = [(own, tensor) for own, tensor in zip(flat, tensors, strict=True) if not tensor.is_contiguous()]
+        self._table = table = Table(ops.torch, flat)
+        self._firsts, self._lengths, self._tensor_of = table.firsts, table.lengths, table.tensor_of
+        self._behind = 0
+        self._padding = [-tensor.numel() % BLOCK for tensor in tensors]
+        self._counted: Tensor = None
+
+    def _count_in_blocks(self, cuts: Tensor, *, less: bool) -> Tensor:
+        return self._tables.count(self._table, cuts, self.dtype, less=less)
+
+    def limits(self, cuts: Tensor, ties: Tensor) -> Tensor:
+        """Return the position in each tensor of the last of the first `ties` entries at its cut."""
+        block, wanted = self._blocks_of_limits(cuts, ties)
+        limits = self._tables.limits(self._table, cuts, block, wanted, self.dtype)
+        return self._torch.where(ties > 0, limits, -1)
+
+    def _prune(self, cuts: Tensor, limits: Tensor | None) -> None:
+        self._apply(ManyCuts(cuts, limits))
+
+    def _apply(self, keep: ManyCuts | SliceFlags | Groups | Tensor) -> None:
+        self._counted = self._numbers(self._tables.prune(self._table, keep, self.dtype))
+
+    def prune_flags(self, keep: Tensor) -> None:
+        """Prune where `keep`, flags of tensors of one shape, one after the other, has none."""
+        self._apply(keep.view(self._torch.int8) if keep.dtype == self._torch.bool else keep)
+
+    def prune_groups(self, groups: Groups) -> None:
+        """Keep the largest of each group; `groups` fits each tensor as `TorchOps.groups` says."""
+        self._apply(groups)
+
+    def prune_slices(self, flags: Sequence[Tensor | bytes], view: SliceView) -> None:
+        """Prune the slices of tensors of one shape whose byte is 0."""
+        self._apply(SliceFlags(self._on_device(flags), view))
+
+    def _on_device(self, flags: Sequence[Tensor | bytes]) -> Tensor:
+        """Return bytes, or tensors of them, one after the other on the device."""
+        torch, device = self._torch, self._lengths.device
+        if not all(isinstance(each, bytes) for each in flags):
+            return torch.cat([each.view(torch.int8) for each in flags if not isinstance(each, bytes)])
+        joined = torch.frombuffer(bytearray().join(flags), dtype=torch.int8)
+        return joined.to(device)
+
+    def _whole(self) -> Tensor:
+        """Return tensors of one shape, a row for each."""
+        return self._torch.stack(self._table.tensors)
+
+    def _numbers(self, blocks: Blocks) -> Tensor:
+        """Return a row of `totals` for each tensor, and both numbers of slices without a non-zero."""
+        torch = self._torch
+        rows = totals(torch, blocks, self._tensor_of, len(self._tensors), self.dtype)
+        dead = [torch.cat(column)[:, None] for column in zip(*self._looked_at(blocks, rows), strict=True)]
+        return torch.cat([rows, *dead], 1)
+
+    def _looked_at(self, blocks: Blocks, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the numbers of outputs and of inputs without a non-zero, for tensors of one shape together.
+
+        In `rows`, correct whether groups of 4 that do not follow each other have 3 non-zeros.
+        """
+        table, first = self._table, 0
+        for key, same in groupby(self._statistics, lambda s: (s.outputs, s.inputs, s.groups, s.numel)):
+            part = slice(first, first + len(list(same)))
+            groups, first = key[2], part.stop
+            if groups is not None and not follow_each_other(groups):
+                rows[part, OVERFULL] = self._tables.overfull(table, part, groups, self.dtype)
+            zeros = blocks.counts[ZEROS_AFTER, table.edges[part.start] : table.edges[part.stop]]
+            yield self._dead_of(part, key[0], zeros), self._dead_of(part, key[1], zeros)
+
+    def _dead_of(self, part: slice, view: SliceView | None, zeros: Tensor) -> Tensor:
+        if view is None:
+            return self._torch.zeros(part.stop - part.start, dtype=self._torch.int64, device=zeros.device)
+        return (~self._tables.alive(self._table, part, view, self.dtype, zeros)).sum(1)
+
+    def store(self) -> None:
+        """Copy pruned weights back to tensors with gaps."""
+        if self._gaps:
+            owns = [own.view(tensor.shape) for own, tensor in self._gaps]
+            self._torch._foreach_copy_([tensor for _, tensor in self._gaps], owns)

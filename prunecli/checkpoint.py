@@ -155,12 +155,18 @@ class TensorInfo:
         return not self.contiguous and self_overlap(self.shape, self.strides) is not None
 
     def with_layout(self, layout: TensorLayout) -> TensorInfo:
-        """Return the tensor with another layout: in a fifth of the time of `replace`, for many small tensors."""
-        if layout is self.layout:
-            return self
+        """Return the tensor with another layout."""
+        return self if layout is self.layout else self._like(self.dtype, layout)
+
+    def with_dtype(self, dtype: str) -> TensorInfo:
+        """Return the tensor with another dtype."""
+        return self if dtype == self.dtype else self._like(dtype, self.layout)
+
+    def _like(self, dtype: str, layout: TensorLayout) -> TensorInfo:
+        """Return a copy: in a fifth of the time of `replace`, for many small tensors."""
         return TensorInfo(
             self.name,
-            self.dtype,
+            dtype,
             self.shape,
             self.strides,
             self.file,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -30,71 +29,46 @@ def bits_of_table(numel: int) -> int:
     return max(numel.bit_length() - 6, 1)
 
 
-@dataclass(frozen=True, slots=True)
 class _Counted:
     """What is counted for a request, on the device: a table of `bins`, and one of squares if `squares`.
 
-    With `listed` there are the bins of single weights in place of counts, where these are fewer.
+    With `listed` there are the bins of single weights in place of counts, where these are fewer. `first` is the number
+    of the first bin, `places` the number of places of counts, and `above` the smallest pattern whose square is added
+    up, which may be above all of them. The table of squares has `shape`, and both tables have `size` places.
     """
 
-    request: CountRequest
-    listed: bool
+    __slots__ = ("above", "bins", "first", "listed", "places", "request", "shape", "size", "squares")
 
-    @property
-    def first(self) -> int:
-        """The number of the first bin."""
-        return self.request.low >> self.request.shift
+    def __init__(self, request: CountRequest, *, listed: bool) -> None:
+        """Count nothing yet."""
+        self.request, self.listed, self.first = request, listed, request.low >> request.shift
+        self.bins = _bins(request)
+        self.places = (request.inside or 0) if listed else self.bins
+        self.squares = request.above is not None and not request.counts_have_squares
+        self.above = min(request.above or 0, request.dtype.finite_max + 1)
+        self.shape = table_shape(request.dtype) if self.squares else (0, 0)
+        self.size = self.places + self.shape[0] * self.shape[1]
 
-    @property
-    def bins(self) -> int:
-        """The number of bins."""
-        return ((self.request.high - 1) >> self.request.shift) - self.first + 1
-
-    @property
-    def places(self) -> int:
-        """The number of places of counts."""
-        return (self.request.inside or 0) if self.listed else self.bins
-
-    @property
-    def squares(self) -> bool:
-        """Whether squares are added up on the device."""
-        return self.request.above is not None and not self.request.counts_have_squares
-
-    @property
-    def above(self) -> int:
-        """The smallest pattern whose square is added up, which may be above all of them."""
-        return min(self.request.above or 0, self.request.dtype.finite_max + 1)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The shape of the table of squares."""
-        return table_shape(self.request.dtype) if self.squares else (0, 0)
-
-    @property
-    def size(self) -> int:
-        """The number of places in both tables."""
-        return self.places + self.shape[0] * self.shape[1]
-
-    def result(self, places: NDArray[Any], numbers: NDArray[Any]) -> CountResult:
-        """Return the counts from the places of both tables that are not 0, and the numbers there."""
-        inside = places < self.places
-        bins, counts = places[inside], numbers[inside]
+    def result(self, bins: NDArray[Any], counts: NDArray[Any], table: NDArray[Any]) -> CountResult:
+        """Return the counts from the bins that are not empty, and the table of squares."""
         if self.listed:  # as numbers from 1
             bins, counts = np.unique(counts - 1, return_counts=True)
         found = self.request.result(bins + self.first, counts)
         if not self.squares:
             return found
-        table = np.zeros(self.size - self.places, np.int64)
-        table[places[~inside] - self.places] = numbers[~inside]
         return CountResult(found.bins, found.counts, sum_of_table(table.reshape(self.shape), self.request.dtype))
+
+
+def _bins(request: CountRequest) -> int:
+    """Return the number of bins that a request asks for."""
+    return ((request.high - 1) >> request.shift) - (request.low >> request.shift) + 1
 
 
 def _counted(requests: Sequence[CountRequest]) -> list[_Counted]:
     """Return how the requests of a stack are counted: all of them in the same way."""
-    bins = sum(_Counted(request, listed=False).bins for request in requests)
     inside = [request.inside for request in requests if request.inside is not None]
-    listed = len(inside) == len(requests) and sum(inside) < bins
-    return [_Counted(request, listed) for request in requests]
+    listed = len(inside) == len(requests) and sum(inside) < sum(map(_bins, requests))
+    return [_Counted(request, listed=listed) for request in requests]
 
 
 class _Places:
@@ -152,19 +126,16 @@ class CountsOnDevices:
     def count(self, requests: Mapping[int, CountRequest]) -> None:
         """Count for the requests of these targets."""
         for members in self._there.stacks(list(requests)):
-            for own in self._fitting(members, requests):
-                counted = _counted([requests[member] for member in own])
+            stack = _counted([requests[member] for member in members])
+            # The tables of a part of the stack have no more than AT_ONCE places.
+            step = max(AT_ONCE // max(each.size for each in stack), 1)
+            for first in range(0, len(members), step):
+                own, counted = members[first : first + step], stack[first : first + step]
                 table = self._alone(own[0], counted[0]) if len(own) == 1 else self._stack(own, counted)
                 self._waiting.append((counted, table))
                 if sum(len(table) for _, table in self._waiting) > AT_ONCE:
                     self._fetch()
         self._fetch()
-
-    def _fitting(self, members: tuple[int, ...], requests: Mapping[int, CountRequest]) -> list[tuple[int, ...]]:
-        """Divide a stack so that its tables have no more than AT_ONCE places."""
-        size = max(each.size for each in _counted([requests[member] for member in members]))
-        step = max(AT_ONCE // size, 1)
-        return [members[first : first + step] for first in range(0, len(members), step)]
 
     def _alone(self, member: int, counted: _Counted) -> Array:
         """Return the tables of one target, one after the other."""
@@ -210,18 +181,14 @@ class CountsOnDevices:
 
     def _add(self, counted: Sequence[_Counted], places: NDArray[Any], numbers: NDArray[Any]) -> None:
         """Add the counts in the tables of a stack."""
-        firsts = list(accumulate((each.places for each in counted), initial=0))
-        squares = list(accumulate((each.size - each.places for each in counted), initial=firsts[-1]))
+        count, sizes = len(counted), [each.places for each in counted]
+        firsts = list(accumulate((*sizes, *(each.size - each.places for each in counted)), initial=0))
+        ends = np.searchsorted(places, firsts).tolist()
         for index, each in enumerate(counted):
-            parts = []
-            for start, stop, at in (
-                (firsts[index], firsts[index + 1], 0),
-                (squares[index], squares[index + 1], each.places),
-            ):
-                low, high = np.searchsorted(places, (start, stop))
-                parts.append((places[low:high] - start + at, numbers[low:high]))
-            own = (np.concatenate(part) for part in zip(*parts, strict=True))
-            self._search.add(each.request, each.result(*own))
+            own, squares = slice(ends[index], ends[index + 1]), slice(ends[count + index], ends[count + index + 1])
+            table = np.zeros(each.size - each.places, np.int64)
+            table[places[squares] - firsts[count + index]] = numbers[squares]
+            self._search.add(each.request, each.result(places[own] - firsts[index], numbers[own], table))
 
 
 def _sparse(tables: Sequence[Array]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -48,7 +48,7 @@ class DeviceRows:
             if tensor.nbytes > SMALL:
                 yield (member,)
                 continue
-            kind = tensor.shape, tensor.dtype, tensor.scale is None, str(self._weights(member, 0, 0).device)
+            kind = tensor.shape, tensor.dtype, tensor.scale is None, self.tensors.reader.device(tensor)
             own = kinds.setdefault(kind, [])
             own.append(member)
             if len(own) * tensor.numel >= RUN:

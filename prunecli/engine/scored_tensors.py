@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from prunecli.dtypes import FLOATS, Float
@@ -52,8 +52,7 @@ class ScoredTensors:
 
     def as_ranked(self, index: int) -> TensorInfo:
         """Return a target with the dtype of what is ranked, as strategies see it."""
-        tensor, name = self.targets[index], self.dtype(index).name
-        return tensor if tensor.dtype == name else replace(tensor, dtype=name)
+        return self.targets[index].with_dtype(self.dtype(index).name)
 
     def weights(self, worker: Worker, index: int, first: int, stop: int) -> Array:
         """Return the weights [first, stop) as integers, or a placeholder of that size if no pattern needs them."""

@@ -92,6 +92,10 @@ class MemoryReader(Reader):
         live = self._memory.tensors[tensor.name]
         return not on_host(live) and live.device.type != "mps"
 
+    def device(self, tensor: TensorInfo) -> str:
+        """Return the device that a tensor lies on."""
+        return str(self._memory.tensors[tensor.name].device)
+
     def on_a_device(self, tensor: TensorInfo) -> Array | None:
         """Return all elements of a tensor on a device, None on the host: flat, or in its shape if there are gaps."""
         live = self._memory.tensors[tensor.name]

@@ -164,6 +164,10 @@ class Reader:
         """Return whether a tensor lies on a device that computes with float64."""
         return False
 
+    def device(self, tensor: TensorInfo) -> str:  # noqa: ARG002 - for subclasses
+        """Return the device that a tensor lies on."""
+        return "cpu"
+
     def advance(self, count: int) -> None:
         """Report that `count` bytes are read."""
         self._advance(count)

@@ -56,6 +56,15 @@ def square_sum(patterns: NDArray[Any], dtype: Float, counts: NDArray[Any] | None
     return total
 
 
+def square(pattern: int, dtype: Float) -> int:
+    """Return the square, in squared quanta, of the magnitude of one pattern; 0 if it is not finite."""
+    if pattern > dtype.finite_max:
+        return 0
+    exponent, mantissa = pattern >> dtype.mantissa, pattern & ((1 << dtype.mantissa) - 1)
+    whole: int = (mantissa + (1 << dtype.mantissa)) << (exponent - 1) if exponent else mantissa
+    return whole**2
+
+
 def _sum(run: NDArray[np.int64], dtype: Float, times: NDArray[np.int64] | None) -> int:
     total, exponents = 0, run >> dtype.mantissa
     mantissas = (run & ((1 << dtype.mantissa) - 1)) + ((exponents > 0).astype(np.int64) << dtype.mantissa)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.squares import pieces_of_squares
@@ -17,6 +18,7 @@ SPREAD = 1 << 10
 """Places for the sums of one exponent in a row, because additions to one place wait for each other."""
 
 
+@lru_cache(maxsize=32)
 def table_shape(dtype: Float) -> tuple[int, int]:
     """Return the shape of the table of a row: (pieces, exponents)."""
     return sum(1 for _ in pieces_of_squares(0, dtype.mantissa + 1)), (dtype.finite_max >> dtype.mantissa) + 1

@@ -8,7 +8,6 @@ result does not depend on the order or the size of chunks.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from prunecli.dtypes import FLOATS, Float
 from prunecli.errors import Argument, CheckpointError, UsageError
 from prunecli.kernels.squares import square_sum
 from prunecli.plans import Cut
-from prunecli.ranking.normalized_scores import PatternRuns
+from prunecli.ranking.normalized_scores import AllRuns, PatternRuns, score_bounds
+from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +38,9 @@ HELD_LIMIT = 1 << 22
 
 FEWER_HELD = 1 << 20
 """The same where counts are copied from devices."""
+
+FEW = 1 << 10
+"""For fewer runs than this, a smaller dtype is not worth the time that it takes."""
 
 RUN = 1 << 16
 """Weights that are counted together."""
@@ -177,7 +180,7 @@ class NormalizedCutSearch:
         for request in self._requests:
             self._runs[request.member] = self._runs_from(request, self.counted.pop(request.member))
         if self._is_first_pass and self.k:
-            self._check_limits([int(runs.counts.sum(dtype=np.int64)) for runs in self._runs])
+            self._check_limits([runs.size for runs in self._runs])
         self._is_first_pass = False
         self._narrow()
         self._requests = self._next_requests()
@@ -224,39 +227,32 @@ class NormalizedCutSearch:
         if self._is_first_pass:
             inside = bins.astype(np.int64) << request.shift <= request.dtype.finite_max
             finite = int(counts[inside].sum(dtype=np.int64))
-            return PatternRuns(request.dtype, request.shift, bins, counts, 0, counted.squares, finite)
-        if old.counts.sum(dtype=np.int64) != counts.sum(dtype=np.int64):
+            size = int(counts.sum(dtype=np.int64))
+            return PatternRuns(request.dtype, request.shift, bins, counts, size, 0, counted.squares, finite)
+        if old.size != counts.sum(dtype=np.int64):
             raise CheckpointError("the weights changed while they were read", hint="run it again")
         squares = counted.squares if request.above is not None else old.squares
-        return replace(old, shift=request.shift, bins=bins, counts=counts, squares=squares)
+        return PatternRuns(old.dtype, request.shift, bins, counts, old.size, old.below, squares, old.finite)
 
     def _narrow(self) -> None:
         """Move each tensor's limits together as far as the bounds of the scores allow, and drop the runs outside."""
-        bounds = [runs.score_bounds(self.score) for runs in self._runs]
+        every, lo, hi = AllRuns(self._runs), np.array(self._lo), np.array(self._hi)
+        low, high = (np.concatenate(ends) for ends in zip(*score_bounds(self._runs, self.score), strict=True))
         rest = self.k - sum(self._lo)
         if rest:
-            competing = [
-                np.diff(np.clip(np.r_[runs.below, runs.ends], lo, hi))
-                for runs, lo, hi in zip(self._runs, self._lo, self._hi, strict=True)
-            ]
+            competing = every.competing(lo, hi)
             # No lower bound exceeds its score, so the rank-th smallest of the lower bounds does not exceed the rank-th
             # smallest score. The same holds for upper bounds, the other way round.
-            self._cut_bounds = (
-                _score_at([low for low, _ in bounds], competing, rest),
-                _score_at([high for _, high in bounds], competing, rest),
-            )
+            self._cut_bounds = _score_at(low, competing, rest), _score_at(high, competing, rest)
         least, most = self._cut_bounds if rest else (-1.0, -1.0)
-        for member, (low, high) in enumerate(bounds):
-            runs, lo, hi = self._runs[member], self._lo[member], self._hi[member]
-            ends = np.r_[runs.below, runs.ends]
-            self._lo[member] = int(np.clip(ends[np.searchsorted(high, least)], lo, hi))
-            self._hi[member] = int(np.clip(ends[np.searchsorted(low, most, "right")], lo, hi))
-            self._runs[member] = runs.between(self._lo[member], self._hi[member], self.score)
+        lowest, highest = (np.clip(every.weights(marks), lo, hi) for marks in (high < least, low <= most))
+        self._lo, self._hi = lowest.tolist(), highest.tolist()
+        self._runs = every.between(lowest, highest, self.score)
 
     def _next_requests(self) -> list[CountRequest]:
         """Return requests for the runs of more than one pattern, with as many bits as `HELD_LIMIT` allows."""
         coarse = [(member, runs) for member, runs in enumerate(self._runs) if runs.shift and runs.bins.size]
-        spans = [(int(r.bins[-1]) + 1 - int(r.bins[0]), int(r.counts.sum(dtype=np.int64)), r.shift) for _, r in coarse]
+        spans = [(int(r.bins[-1]) + 1 - int(r.bins[0]), r.size, r.shift) for _, r in coarse]
         drop = max((runs.shift for _, runs in coarse), default=0)
         limit = self._held_limit
         while drop > 1 and sum(min(size, span << min(drop, shift)) for span, size, shift in spans) > limit:
@@ -265,8 +261,7 @@ class NormalizedCutSearch:
         for member, runs in coarse:
             low, high = (int(bits) << runs.shift for bits in (runs.bins[0], int(runs.bins[-1]) + 1))
             above = high if self.score == "lamp" else None
-            inside = int(runs.counts.sum(dtype=np.int64))
-            requests.append(CountRequest(member, runs.dtype, low, high, max(runs.shift - drop, 0), above, inside))
+            requests.append(CountRequest(member, runs.dtype, low, high, max(runs.shift - drop, 0), above, runs.size))
         return requests
 
     def _solve(self) -> None:
@@ -307,6 +302,8 @@ class NormalizedCutSearch:
 class CountAccumulator:
     """Accumulates the counts of one tensor; merges when that halves the memory."""
 
+    __slots__ = ("_merged_size", "_parts", "_waiting", "squares")
+
     def __init__(self) -> None:
         """Start with no counts."""
         self.squares = 0
@@ -319,19 +316,23 @@ class CountAccumulator:
         self._parts.append((result.bins, result.counts))
         self._waiting += result.bins.size
         if self._waiting > self._merged_size:
-            self._parts = [self.merged()]
-            self._merged_size, self._waiting = self._parts[0][0].size, 0
+            self.merged()
 
     def merged(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return all bins, ascending, and their counts."""
-        return _merged(self._parts)
+        if self._waiting or not self._parts:
+            self._parts = [_merged(self._parts)]
+            self._merged_size, self._waiting = self._parts[0][0].size, 0
+        return self._parts[0]
 
 
 def _merged(parts: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the bins, ascending and without repetition, and the sums of their counts, in the smallest dtypes."""
     if not parts:
         return np.empty(0, np.uint8), np.empty(0, np.uint8)
-    bins, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    if len(parts) == 1 and len(parts[0][0]) < FEW:
+        return parts[0]
+    bins, counts = (np.concatenate(arrays, dtype=np.int64) for arrays in zip(*parts, strict=True))
     if len(parts) > 1 and bins.size:
         bins, counts = _sum_equal(bins, counts)
     return _in_smallest_dtype(bins), _in_smallest_dtype(counts)
@@ -341,11 +342,10 @@ def _in_smallest_dtype(numbers: NDArray[Any]) -> NDArray[Any]:
     return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
 
 
-def _score_at(scores: Sequence[NDArray[np.float64]], counts: Sequence[NDArray[np.int64]], rank: int) -> float:
+def _score_at(scores: NDArray[np.float64], counts: NDArray[np.int64], rank: int) -> float:
     """Return the `rank`-th smallest score (1-based), where each score occurs as often as its count."""
-    filled = [(score[count > 0], count[count > 0]) for score, count in zip(scores, counts, strict=True)]
-    every, times = (np.concatenate(arrays) for arrays in zip(*filled, strict=True))
-    order = np.argsort(every, kind="stable")
+    every, times = scores[counts > 0], counts[counts > 0]
+    order = np.argsort(every)
     return float(every[order[np.searchsorted(np.cumsum(times[order]), rank)]])
 
 

@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 
 from prunecli.dtypes import FLOATS, Float
-from prunecli.kernels import fused_folds, torch_fused
+from prunecli.kernels import fused_folds, fused_random, torch_fused
 from prunecli.kernels.torch_blocks import Cut, Groups
 from prunecli.kernels.torch_ops import TorchOps
 from prunecli.kernels.torch_tables import ManyCuts, SliceFlags, Table
@@ -93,6 +93,9 @@ def calls(fused: fused_folds.FusedFolds, dtype: Float) -> Iterator[Callable[[], 
         yield partial(fused.bracket, x, dtype, low, high, shift, marked=False)
         yield partial(fused.bracket, marks, dtype, low, high, shift, marked=True)
     yield partial(fused.random_rows, torch.zeros(1, 2).long(), torch.zeros(4).long(), 128)
+    random = fused_random.FusedRandom(torch)
+    yield partial(random.ranked, [5, 7], 5000, 2500, "cpu")
+    yield partial(random.kept, [5, 7], [9, 9], (0, 5000), "cpu")
     yield lambda: fused.joined(fused.moments(x, dtype, 1.0, 2)[0])
     for norm in fused_folds.NORMS:
         for shape in ((4, 4096, 1), (4, 64, 64), (1024, 16, 1)):

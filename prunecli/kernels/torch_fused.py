@@ -67,6 +67,7 @@ class Fused:
         """Import Triton."""
         self.torch = torch
         self._kernels: Any = importlib.import_module("prunecli.kernels.triton_ops")
+        self._random: Any = importlib.import_module("prunecli.kernels.triton_random")
         self.slices, self.tables = FusedSlices(self), FusedTables(self)
 
     def on(self, x: Tensor) -> Any:  # noqa: ANN401 - a context
@@ -182,7 +183,7 @@ class Fused:
         size = min(power_of_two(steps), 128)
         tiles = -(-steps // size)
         with self.on(firsts):
-            self._kernels.random_kernel[(len(firsts) * tiles,)](keys, firsts, out, steps, tiles, STEPS=size, **OPTIONS)
+            self._random.random_kernel[(len(firsts) * tiles,)](keys, firsts, out, steps, tiles, STEPS=size, **OPTIONS)
         return out
 
     def keep_rows(self, rows: Tensor, wanted: Tensor, kept: Tensor) -> bool:

@@ -133,7 +133,8 @@ class Cut(TensorPlan):
     """Prune every magnitude below the pattern `bits`, and the first `ties` equal to it in row-major order.
 
     `bits` is 0 to one above the largest pattern of the dtype. For the report: `value` is the cut in the units of the
-    ranked values, `equal` the number of weights equal to it, and `equal_pruned` how many of those are pruned.
+    ranked values, `equal` the number of weights equal to it, and `equal_pruned` how many of those are pruned. `last` is
+    the position of the last of the `ties`, where it is known.
     """
 
     bits: int
@@ -141,6 +142,7 @@ class Cut(TensorPlan):
     equal: int | None = None
     equal_pruned: int | None = None
     value: float | None = None
+    last: int | None = None
 
     @property
     def bounds(self) -> tuple[int, int]:

@@ -130,10 +130,8 @@ class InPlace:
 
     def _share(self, index: int, kind: Kind) -> float:
         """Return how much of a batch a target takes."""
-        tensor = self.pruner.context.targets[index]
-        if kind.in_place:
-            return tensor.numel / BATCH_WEIGHTS
-        return tensor.nbytes / (BATCH_BYTES / (SCORE_SHARE if index in self.pruner.context.scorers else 1))
+        tensor, fewer = self.pruner.context.targets[index], SCORE_SHARE if index in self.pruner.context.scorers else 1
+        return fewer * (tensor.numel / BATCH_WEIGHTS if kind.in_place else tensor.nbytes / BATCH_BYTES)
 
     def prune_together(self, worker: Worker, targets: Sequence[int]) -> None:
         """Prune tensors on one device together."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from prunecli.engine.device_ranks import GROUPS_AT_ONCE, new_search
 from prunecli.engine.device_rows import DeviceRows
+from prunecli.engine.random_ranks import rank_random
 from prunecli.engine.small_tensors import SMALL
 from prunecli.kernels import torch_values
 from prunecli.kernels.torch_tally import fetch
@@ -50,7 +51,7 @@ class ScoredRankBatch:
         """Find the ranks and store the plans."""
         small: dict[int, RankGroup] = {}
         large: list[RankGroup] = []
-        for group in self._groups:
+        for group in rank_random(self._planner, self._groups):
             first = self._planner.tensors.targets[group.members[0]]
             if not group.ranks:
                 self._planner.conclude(group, [])

@@ -5,10 +5,12 @@ Where kernels find tensors by their addresses, tensors of any size are; else sma
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prunecli.dtypes import FLOATS
 from prunecli.engine.measure import statistics_of
+from prunecli.engine.random_ranks import random_flags, random_together
 from prunecli.kernels.rows import Rows
 from prunecli.kernels.torch_tables import takes_slices
 from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, PruneSlices
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.engine.pruner import Pruner
+    from prunecli.engine.scorers import Scorer
     from prunecli.io.threads import Worker
     from prunecli.kernels.ops import Array
     from prunecli.plans import TensorPlan
@@ -55,9 +58,11 @@ def kind_of(pruner: Pruner, target: int, x: Array, ops: Any, *, write: bool) -> 
     if alone or (scorer is not None and not tensor.contiguous):
         return None
     place = tensor.dtype, str(x.device)
-    common = None
+    common: tuple[Hashable, ...] | None = None
     if scorer is None:
         common = _applied_in_place(ops, tensor, plan)
+    elif _is_random(ops, scorer, tensor, plan):
+        common = tensor.shape, id(scorer)
     if common is not None and write and tensor.contiguous and ops.tables is not None:
         return Kind((*place, *common), in_place=True)
     if tensor.nbytes > SMALL:
@@ -68,6 +73,11 @@ def kind_of(pruner: Pruner, target: int, x: Array, ops: Any, *, write: bool) -> 
     if common is not None:
         return Kind((*place, *common), in_place=False)
     return None if plan.kind is None else Kind((*place, tensor.shape, plan.kind), in_place=False)
+
+
+def _is_random(ops: Any, scorer: Scorer, tensor: TensorInfo, plan: TensorPlan) -> bool:  # noqa: ANN401 - TorchOps
+    """Return whether kernels make the flags of a tensor from random numbers."""
+    return ops.tables is not None and random_together(scorer, tensor, plan, ops.device)
 
 
 def _counted_together(pruner: Pruner, tensor: TensorInfo, ops: Any) -> bool:  # noqa: ANN401 - TorchOps
@@ -117,7 +127,9 @@ def prune_together(
     statistics = [statistics_of(tensor) for tensor in tensors]
     many = many_tensors(ops, arrays, FLOATS[tensors[0].dtype], statistics, copy=not write)
     scorer = context.scorers.get(targets[0])
-    if scorer is not None:
+    if scorer is not None and all(map(partial(_is_random, ops, scorer), tensors, plans)):
+        many.prune_flags(random_flags(scorer, targets, plans, arrays[0]))
+    elif scorer is not None:
         y = scorer.on_device(worker, Rows(tuple(targets), many.rows()))
         many.prune_flags(_kept_by_scores(ops, y, plans, tensors[0].shape))
     else:

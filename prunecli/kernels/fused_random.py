@@ -95,6 +95,11 @@ def holds(row: Sequence[int], rank: int, length: int) -> bool:
     return below < rank <= below + inside and inside <= _bracket(length, rank)[1]
 
 
+def capacity_of(length: int, rank: int) -> int:
+    """Return the number of keys that are stored for a tensor."""
+    return _bracket(length, rank)[1]
+
+
 def _bracket(length: int, rank: int) -> tuple[tuple[int, int], int]:
     """Return the ends of a bracket that nearly always has a rank, and a limit of the numbers in it."""
     share = rank / length

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # the interpreter computes with NumPy
 ]
 
-KERNELS = ("triton_ops", "triton_moments", "triton_folds")
+KERNELS = ("triton_ops", "triton_moments", "triton_folds", "triton_random")
 """The modules with kernels."""
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "triton_kernels.py"

@@ -34,10 +34,10 @@ STRATEGIES: dict[str, tuple[Strategy, int, int]] = {
     "topk 8:32": (prunecli.TopK(8, 32), 6, 0),
     "l1 row": (prunecli.L1(amount=0.5, scope="row"), 12, 0),
     "std": (prunecli.StdThreshold(0.5), 16, 0),
-    "structured": (prunecli.Structured(amount=0.25), 10, 0),
-    "structured dim 1": (prunecli.Structured(amount=0.25, dim=1), 10, 0),
+    "structured": (prunecli.Structured(amount=0.25), 1, 0),
+    "structured dim 1": (prunecli.Structured(amount=0.25, dim=1), 1, 0),
     "random slices": (prunecli.RandomStructured(amount=0.25), 8, 0),
-    "block": (prunecli.Block(4, 4, amount=0.5), 32, 1),
+    "block": (prunecli.Block(4, 4, amount=0.5), 16, 0),
 }
 """The strategies, and the most kernels and waits that one more large tensor costs."""
 
@@ -53,7 +53,7 @@ SCORED: dict[str, tuple[Strategy, str, int]] = {
     "l1, mask": (prunecli.L1(amount=0.5), "mask_in", 60),
     "l1, remaining": (prunecli.L1(amount=0.5), "of", 60),
     "l1 row of [in, out]": (prunecli.L1(amount=0.5, scope="row"), "layout", 85),
-    "random": (prunecli.Random(amount=0.5), "", 100),
+    "random": (prunecli.Random(amount=0.5), "", 4),
     "rms": (prunecli.Global(amount=0.5, normalize="rms"), "", 110),
     "lamp": (prunecli.Global(amount=0.5, normalize="lamp"), "", 130),
 }
@@ -114,6 +114,7 @@ def test_a_strided_tensor_costs_no_wait_for_each_run(name: str, monkeypatch: pyt
     strategy, _, waits = STRATEGIES[name]
     few, more = (counted(monkeypatch, strategy, number, (520, 1024), strided) for number in (2, 4))
 
+    waits += name == "block"  # its norms are ranked tensor by tensor
     assert (more.waits - few.waits) / 2 <= waits, more.names
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunecli.kernels import torch_folds, torch_values
 from prunecli.kernels.folds import Numbers
 from prunecli.kernels.norms import block_norms, slice_norms, smallest_norms
+from prunecli.kernels.random_bits import draw
 from prunecli.kernels.torch_blocks import prune_blocks
 from prunecli.kernels.torch_fused import Fused
 from prunecli.kernels.torch_groups import smallest_of_rows
@@ -23,7 +25,7 @@ from prunecli.kernels.torch_views import mark_alive
 from support.tables import CountedTables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     import pytest
@@ -172,6 +174,32 @@ class CountedKernels:
         return call
 
 
+class CountedRandom:
+    """The calls of `FusedRandom`, computed by NumPy."""
+
+    def __init__(self, counted: Launches) -> None:
+        """Count the kernels of `counted`."""
+        self._counted = counted
+
+    def ranked(self, keys: Sequence[int], length: int, rank: int, _: str) -> torch.Tensor:
+        """Rank the keys of whole tensors."""
+        with self._counted.several("random ranks", 16):
+            rows = []
+            for key in keys:
+                numbers = draw(key, 0, length).astype(np.int64)
+                wanted = int(np.sort((numbers << 32) | np.arange(length))[rank - 1])
+                less, equal = int((numbers < wanted >> 32).sum()), int((numbers == wanted >> 32).sum())
+                rows.append([less, equal, wanted, 0, equal])
+            return torch.tensor(rows)
+
+    def kept(self, keys: Sequence[int], cuts: Sequence[int], part: tuple[int, int], _: str) -> torch.Tensor:
+        """Compare with the cuts."""
+        with self._counted.several("random flags", 3):
+            position = np.arange(part[0], sum(part))
+            rows = [draw(key, *part).astype(np.int64) << 32 | position for key in keys]
+            return torch.from_numpy(np.concatenate([row > cut for row, cut in zip(rows, cuts, strict=True)]))
+
+
 def _norms(x: Any, dtype: Any, measure: Callable[[Numbers], Any]) -> Any:  # noqa: ANN401 - tensors
     """Return norms that the host computes."""
     return torch.from_numpy(measure(Numbers(lambda first, stop: x.numpy()[first:stop], dtype)))
@@ -186,7 +214,8 @@ def count_launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     for module in ("io.memory_reader", "engine.in_memory", "training.masks"):
         monkeypatch.setattr(f"prunecli.{module}.on_host", lambda _: False)
     counted = Launches()
-    kernels = CountedKernels(counted)
+    kernels, random = CountedKernels(counted), CountedRandom(counted)
+    monkeypatch.setattr("prunecli.engine.random_ranks.drawing", lambda _: random)
     for module in ("torch_ops.fused", "torch_folds.folding"):
         monkeypatch.setattr(f"prunecli.kernels.{module}", lambda _: kernels)
 

@@ -21,7 +21,7 @@ from prunecli.ranking.normalized_scores import AllRuns, PatternRuns, score_bound
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -268,35 +268,31 @@ class NormalizedCutSearch:
         """Find the score at the cut in the remaining runs, and each tensor's number of weights up to it.
 
         Runs have one pattern each now. The scores of float64 are searched by their patterns, which are in the same
-        order, so the bisection takes at most 64 steps.
+        order, so the bisection takes at most 64 steps. Each step moves the limits of the tensors closer.
         """
-        scores = {
-            member: runs.exact_scores(self.score)
-            for member, runs in enumerate(self._runs)
-            if self._lo[member] < self._hi[member]
-        }  # by tensor, in checkpoint order
-        if not scores:
+        open_ = [member for member, (lo, hi) in enumerate(zip(self._lo, self._hi, strict=True)) if lo < hi]
+        if not open_:
             return
-
-        def reached(bits: int) -> int:
-            """Return how many weights are pruned if all scores up to this pattern are."""
-            score = _F64.decode(bits)
-            return fixed + sum(self._count_to(bisect_right, member, score, key) for member, key in scores.items())
-
-        fixed = sum(lo for member, lo in enumerate(self._lo) if member not in scores)
+        scores = {member: self._runs[member].exact_scores(self.score) for member in open_}  # in checkpoint order
+        lo, hi = list(self._lo), list(self._hi)
         first, last = (int(np.float64(end).view(np.int64)) for end in self._cut_bounds)
-        cut = _F64.decode(first + bisect_left(range(first, last), self.k, key=reached))
-        below = {member: self._count_to(bisect_left, member, cut, key) for member, key in scores.items()}
-        rest = self.k - fixed - sum(below.values())
+        while first < last:
+            middle = (first + last) // 2
+            score = _F64.decode(middle)
+            upto = {m: bisect_right(range(hi[m]), score, lo[m], hi[m], key=scores[m]) for m in open_}
+            enough = sum(lo) + sum(count - lo[member] for member, count in upto.items()) >= self.k
+            first, last = (first, middle) if enough else (middle + 1, last)
+            for member, count in upto.items():
+                (hi if enough else lo)[member] = count
+            open_ = [member for member in open_ if lo[member] < hi[member]]
+        cut = _F64.decode(first)
+        below = {m: bisect_left(range(hi[m]), cut, lo[m], hi[m], key=key) for m, key in scores.items()}
+        rest = self.k - sum(self._lo) - sum(count - self._lo[member] for member, count in below.items())
         # What is missing to k scores exactly `cut`: earlier tensors are pruned first.
-        for member, key in scores.items():
-            equal = min(self._count_to(bisect_right, member, cut, key) - below[member], rest)
+        for m, key in scores.items():
+            equal = min(bisect_right(range(hi[m]), cut, below[m], hi[m], key=key) - below[m], rest)
             rest -= equal
-            self._lo[member] = self._hi[member] = below[member] + equal
-
-    def _count_to(self, search: Callable[..., int], member: int, score: float, key: Callable[[int], float]) -> int:
-        """Return how many weights of a tensor score below `score` (bisect_left) or up to it (bisect_right)."""
-        return search(range(self._hi[member]), score, self._lo[member], self._hi[member], key=key)
+            self._lo[m] = self._hi[m] = below[m] + equal
 
 
 class CountAccumulator:

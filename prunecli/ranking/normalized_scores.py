@@ -81,13 +81,13 @@ class PatternRuns:
         squares = [square(bits, self.dtype) for bits in self.bins.tolist()]
         runs = [count * square for count, square in zip(self.counts.tolist(), squares, strict=True)]
         over = list(accumulate(reversed(runs), initial=self.squares))[-2::-1]
-        finite_max, patterns = self.dtype.finite_max, self.bins.tolist()
+        finite_max, unit, patterns = self.dtype.finite_max, quantum(self.dtype), self.bins.tolist()
 
         def lamp(rank: int) -> float:
             run = bisect_right(ends, rank)
             if patterns[run] > finite_max:
                 return inf
-            return _lamp_score(magnitudes[run], over[run] + (ends[run] - rank) * squares[run], self.dtype)
+            return _lamp_score(magnitudes[run], over[run] + (ends[run] - rank) * squares[run], unit)
 
         return lamp
 
@@ -225,10 +225,10 @@ def _from_the_end(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     return sums
 
 
-def _lamp_score(magnitude: float, squares: int, dtype: Float) -> float:
-    """Return magnitude**2 over `squares` (squared quanta)."""
+def _lamp_score(magnitude: float, squares: int, unit: int) -> float:
+    """Return magnitude**2 over `squares`, in squared quanta of 2**`unit`."""
     total, exponent = scaled(squares)
     if not magnitude or not total:
         return 0.0
-    score = ldexp(magnitude, -exponent - quantum(dtype)) ** 2 / total
+    score = ldexp(magnitude, -exponent - unit) ** 2 / total
     return score if score >= TINY else 0.0

@@ -104,6 +104,7 @@ def calls(fused: fused_folds.FusedFolds, dtype: Float) -> Iterator[Callable[[], 
     yield partial(fused.slice_norms, [x, x], dtype, matrix, 2.0)
     for block in ((4, 4), (3, 5), (16, 64)):
         yield partial(fused.block_norms, [x], dtype, matrix, block)
+    yield partial(fused.spread, torch.zeros((2, 1024), dtype=torch.int8), matrix, (4, 4))
     yield partial(fused.smallest, torch.zeros((2, torch_fused.ROW_LIMIT + 1), dtype=torch.float64), 9)
     blocks = fused.prune_blocks(x, Cut(9), dtype)
     for view in (SliceView(1, 1, 64, 256), SliceView(1, 64, 256, 1)):

@@ -24,6 +24,7 @@ from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.memory import TensorsInMemory
 from prunecli.io.memory_reader import MemoryReader, copied, copy_back, on_host
 from prunecli.io.threads import InlinePool, Pool, Tasks, Worker
+from prunecli.plans import PruneBlocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,7 +131,9 @@ class InPlace:
 
     def _share(self, index: int, kind: Kind) -> float:
         """Return how much of a batch a target takes."""
-        tensor, fewer = self.pruner.context.targets[index], SCORE_SHARE if index in self.pruner.context.scorers else 1
+        context = self.pruner.context
+        tensor, with_flags = context.targets[index], isinstance(context.plans[index], PruneBlocks)
+        fewer = SCORE_SHARE if with_flags or index in context.scorers else 1
         return fewer * (tensor.numel / BATCH_WEIGHTS if kind.in_place else tensor.nbytes / BATCH_BYTES)
 
     def prune_together(self, worker: Worker, targets: Sequence[int]) -> None:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from prunecli.dtypes import FLOATS
 from prunecli.engine.measure import statistics_of
-from prunecli.engine.random_ranks import random_flags, random_together
+from prunecli.engine.random_ranks import MOST, random_flags, random_together
 from prunecli.kernels.rows import Rows
+from prunecli.kernels.torch_folds import folding
 from prunecli.kernels.torch_tables import takes_slices
-from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, PruneSlices
+from prunecli.plans import Chunk, Cut, KeepLargestOfGroup, PruneBlocks, PruneSlices
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
+    from typing import TypeGuard
 
     from prunecli.checkpoint import TensorInfo
     from prunecli.engine.pruner import Pruner
@@ -98,7 +100,15 @@ def _applied_in_place(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> tuple[H
         return (groups,)
     if isinstance(plan, PruneSlices) and ops.tables is not None and takes_slices(plan.view):
         return PruneSlices, plan.view
+    if _in_rows(plan, ops) and tensor.numel <= MOST:
+        return PruneBlocks, tensor.shape, plan.view, plan.block
     return None
+
+
+def _in_rows(plan: TensorPlan, ops: Any) -> TypeGuard[PruneBlocks]:  # noqa: ANN401 - TorchOps
+    """Return whether kernels make the flags of weights from those of blocks, which are parts of rows."""
+    in_rows = isinstance(plan, PruneBlocks) and plan.view.before == 1
+    return in_rows and ops.tables is not None and folding(ops.device) is not None
 
 
 def _flat_groups(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> Any:  # noqa: ANN401 - TorchOps, and Groups or None
@@ -149,6 +159,9 @@ def _prune_by_magnitudes(ops: Any, many: Any, tensors: Sequence[TensorInfo], pla
         many.prune_groups(groups)
     elif slices and ops.tables is not None and takes_slices(slices[0].view):
         many.prune_slices([plan.alive for plan in slices], slices[0].view)
+    elif _in_rows(plans[0], ops):
+        alive = [plan.alive for plan in plans if isinstance(plan, PruneBlocks)]
+        many.prune_blocks(alive, plans[0].view, plans[0].block)
     else:
         many.prune_flags(_kept(ops, many.magnitudes(), plans, tensors[0].shape))
 

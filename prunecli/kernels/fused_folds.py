@@ -135,6 +135,18 @@ class FusedFolds(Fused):
             lengths.append((total - first).clamp_(max=step))
         return lengths[0][:, None] * lengths[1]
 
+    def spread(self, flags: Tensor, view: SliceView, block: tuple[int, int]) -> Tensor:
+        """Return the flag of its block for each weight of matrices that lie in rows; each has a row of `flags`."""
+        (high, wide), (stacks, slices, columns) = block, (view.stacks, view.slices, view.after)
+        out = self.torch.empty(len(flags) * view.total * view.size, dtype=self.torch.int8, device=flags.device)
+        bands, along, size = -(-slices // high), -(-columns // wide), min(power_of_two(columns), BLOCK)
+        tiles = -(-columns // size)
+        with self.on(flags):
+            self._folds.spread_kernel[(stacks * bands * tiles, len(flags))](
+                flags, out, slices, columns, bands, along, high, tiles, WIDE=wide, SIZE=size, **OPTIONS
+            )
+        return out
+
     def slice_norms(self, arrays: Sequence[Tensor], dtype: Float, view: SliceView, n: float) -> Tensor:
         """Return the norms of the slices, shape (arrays * stacks, slices)."""
         stacks, before, slices, after = view.stacks, view.before, view.slices, view.after

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_blocks import OVERFULL, ZEROS_AFTER
+from prunecli.kernels.torch_folds import folding
 from prunecli.kernels.torch_many import ManyTensors, follow_each_other
 from prunecli.kernels.torch_tables import ManyCuts, SliceFlags, Table
 from prunecli.kernels.torch_totals import totals
@@ -77,13 +78,19 @@ class TensorsInPlace(ManyTensors):
         """Prune the slices of tensors of one shape whose byte is 0."""
         self._apply(SliceFlags(self._on_device(flags), view))
 
+    def prune_blocks(self, flags: Sequence[Tensor | bytes], view: SliceView, block: tuple[int, int]) -> None:
+        """Prune the blocks of tensors of one shape, which lie in rows, whose byte is 0."""
+        kernels: Any = folding(str(self._lengths.device))
+        self._apply(kernels.spread(self._on_device(flags).view(len(flags), -1), view, block))
+
     def _on_device(self, flags: Sequence[Tensor | bytes]) -> Tensor:
         """Return bytes, or tensors of them, one after the other on the device."""
-        torch, device = self._torch, self._lengths.device
-        if not all(isinstance(each, bytes) for each in flags):
-            return torch.cat([each.view(torch.int8) for each in flags if not isinstance(each, bytes)])
-        joined = torch.frombuffer(bytearray().join(flags), dtype=torch.int8)
-        return joined.to(device)
+        torch, device, parts = self._torch, self._lengths.device, []
+        for on_host, same in groupby(flags, lambda each: isinstance(each, bytes)):
+            own: list[Any] = list(same)
+            joined = torch.frombuffer(bytearray().join(own), dtype=torch.int8) if on_host else torch.cat(own)
+            parts.append(joined.view(torch.int8).to(device))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _whole(self) -> Tensor:
         """Return tensors of one shape, a row for each."""

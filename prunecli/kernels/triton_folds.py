@@ -123,6 +123,19 @@ def blocks_kernel(table, out, slices, columns, bands, along, high, wide, tiles, 
 
 
 @triton.jit
+def spread_kernel(flags, out, slices, columns, bands, along, high, tiles, WIDE: tl.constexpr, SIZE: tl.constexpr):
+    """Store the flag of its block for each weight of (stacks, slices, columns) tensors; a program has SIZE columns."""
+    band = (tl.program_id(0) // tiles).to(tl.int64)
+    tensor = tl.program_id(1).to(tl.int64) * (tl.num_programs(0) // tiles)
+    column = tl.program_id(0) % tiles * SIZE + tl.arange(0, SIZE)
+    inside = column < columns
+    kept = tl.load(flags + (tensor + band) * along + column // WIDE, mask=inside, other=0)
+    row = (tensor // bands + band // bands) * slices + band % bands * high
+    for number in range(tl.minimum(slices - band % bands * high, high)):
+        tl.store(out + (row + number) * columns + column, kept, mask=inside)
+
+
+@triton.jit
 def roots_kernel(sums, length):
     """Replace float64 numbers by their square roots, which torch does not round exactly everywhere."""
     lane = tl.program_id(0).to(tl.int64) * 1024 + tl.arange(0, 1024)

@@ -15,9 +15,10 @@ from support.triton import DEVICE
 import prunecli
 from prunecli.api import prune_state_dict
 from prunecli.dtypes import FLOATS
-from prunecli.engine import device_norms
-from prunecli.kernels import norms, torch_folds
+from prunecli.engine import device_norms, small_tensors
+from prunecli.kernels import norms, torch_folds, torch_in_place
 from prunecli.kernels.folds import Numbers
+from prunecli.kernels.torch_views import of_blocks
 from prunecli.layout import SliceView
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -122,6 +123,19 @@ def test_the_smallest_of_rows_are_those_of_the_host(limit: int, length: int, mon
             assert (own.tobytes(), value if k else None) == norms.smallest_norms(row, k)
 
 
+@pytest.mark.parametrize("view", [SliceView(1, 1, 10, 24), SliceView(2, 1, 7, 1030)], ids=str)
+@pytest.mark.parametrize("block", [(4, 4), (3, 5), (100, 1), (1, 2000)], ids=str)
+def test_flags_of_blocks_are_repeated_for_their_weights(view: SliceView, block: tuple[int, int]) -> None:
+    """Each weight of two tensors gets the flag of its block."""
+    number = view.stacks * -(-view.slices // block[0]) * -(-view.after // block[1])
+    flags = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (2, number)).astype(np.int8))
+
+    found = kernels().spread(flags.to(DEVICE), view, block).cpu()
+
+    expected = [of_blocks(torch, row, 0, view.total * view.size, view, block) for row in flags]
+    assert torch.equal(found, torch.cat(expected))
+
+
 STRATEGIES = (
     prunecli.Structured(amount=0.5), prunecli.Structured(count=3, dim=1, n=1), prunecli.Structured(amount=0.0),
     prunecli.Structured(amount=0.5, with_bias=True), prunecli.Block(2, 3, amount=0.5), prunecli.Block(4, 4, count=0),
@@ -140,7 +154,8 @@ def test_plans_from_the_kernels_are_those_of_the_host(strategy: Strategy, monkey
 
     monkeypatch.setattr(device_norms, "SMALL", 1000)
     launches = count_launches(monkeypatch)
-    monkeypatch.setattr(torch_folds, "folding", lambda _: kernels())
+    for module in (torch_folds, torch_in_place, small_tensors):
+        monkeypatch.setattr(module, "folding", lambda _: kernels())
     with launches:
         found = prune_state_dict(live, strategy)
 

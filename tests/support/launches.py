@@ -21,7 +21,7 @@ from prunecli.kernels.torch_blocks import prune_blocks
 from prunecli.kernels.torch_fused import Fused
 from prunecli.kernels.torch_groups import smallest_of_rows
 from prunecli.kernels.torch_ops import TorchOps
-from prunecli.kernels.torch_views import mark_alive
+from prunecli.kernels.torch_views import mark_alive, of_blocks
 from support.tables import CountedTables
 
 if TYPE_CHECKING:
@@ -146,6 +146,11 @@ class CountedKernels:
         with self._counted.one("blocks_kernel"):
             return torch.stack([_norms(x, dtype, lambda own: block_norms(own, view, block)) for x in arrays])
 
+    def spread(self, flags: Any, view: SliceView, block: tuple[int, int]) -> Any:  # noqa: ANN401
+        """Repeat the flags of blocks."""
+        with self._counted.one("spread_kernel"):
+            return torch.cat([of_blocks(torch, row, 0, view.total * view.size, view, block) for row in flags])
+
     def smallest(self, norms: Any, k: int) -> Any:  # noqa: ANN401
         """Rank norms."""
         with self._counted.several("smallest", 5):
@@ -215,8 +220,9 @@ def count_launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         monkeypatch.setattr(f"prunecli.{module}.on_host", lambda _: False)
     counted = Launches()
     kernels, random = CountedKernels(counted), CountedRandom(counted)
+    monkeypatch.setattr("prunecli.engine.small_tensors.folding", lambda _: kernels)
     monkeypatch.setattr("prunecli.engine.random_ranks.drawing", lambda _: random)
-    for module in ("torch_ops.fused", "torch_folds.folding"):
+    for module in ("torch_ops.fused", "torch_folds.folding", "torch_in_place.folding"):
         monkeypatch.setattr(f"prunecli.kernels.{module}", lambda _: kernels)
 
     def waiting(real: Callable[..., Any]) -> Callable[..., Any]:

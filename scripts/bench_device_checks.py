@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import struct
@@ -18,7 +19,7 @@ import prunecli
 from prunecli.dtypes import FLOATS, TORCH_DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from bench_device_models import Model
     from torch import Tensor
@@ -57,22 +58,25 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def check_devices(device: str, file_device: str) -> Iterator[str]:
+RUNS = [(what, name) for what in ("live", "file") for name in STRATEGIES]
+"""What is compared: tensors that lie on the device, and files."""
+
+
+def check_devices(device: str, file_device: str, runs: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Yield a line for each difference between `device` and the CPU, and a count of what was compared.
 
     `file_device` is what `prune` is called with for files.
     """
-    compared = differences = 0
-    for what, compare in (("live", live_differences), ("file", file_differences)):
-        for name, strategy in STRATEGIES.items():
-            compared += 1
-            try:
-                found = list(compare(device if what == "live" else file_device, strategy))
-            except Exception as error:  # noqa: BLE001 - the other checks go on
-                found = [short(error)]
-            differences += bool(found)
-            yield from (f"DIFFERENT {what} {name}: {line}" for line in found[:8])
-    yield f"bytes and reports: {compared} runs compared, {differences} of them different"
+    differences = 0
+    for what, name in runs:
+        compare = live_differences if what == "live" else file_differences
+        try:
+            found = list(compare(device if what == "live" else file_device, STRATEGIES[name]))
+        except Exception as error:  # noqa: BLE001 - the other checks go on
+            found = [short(error)]
+        differences += bool(found)
+        yield from (f"DIFFERENT {what} {name}: {line}" for line in found[:8])
+    yield f"bytes and reports: {len(runs)} runs compared, {differences} of them different"
 
 
 @contextmanager
@@ -87,6 +91,13 @@ def computed_by_torch(device: str) -> Iterator[None]:
     finally:
         for module in modules:
             setattr(module, "on_host", real)  # noqa: B010 - not typed
+
+
+def release(device: str) -> None:
+    """Return free memory to the device."""
+    gc.collect()
+    if device != "cpu":
+        torch.get_device_module(device).empty_cache()
 
 
 def short(error: BaseException) -> str:

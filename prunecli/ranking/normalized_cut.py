@@ -147,7 +147,7 @@ class NormalizedCutSearch:
         self._held_limit = HELD_LIMIT if leading is None else FEWER_HELD
         most = max(LEADING - (len(dtypes) // MANY).bit_length(), 1)
         shifts = [
-            max(min(8 * dtype.itemsize - 1 - min(bits, most), dtype.mantissa), 0)
+            max(min(8 * dtype.itemsize - 1 - min(bits, most), _most_shift(dtype)), 0)
             for dtype, bits in zip(dtypes, leading or [most] * len(dtypes), strict=True)
         ]
         above = 0 if self.score in {"l2", "rms"} else None
@@ -332,6 +332,12 @@ def _merged(parts: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray
     if len(parts) > 1 and bins.size:
         bins, counts = _sum_equal(bins, counts)
     return _in_smallest_dtype(bins), _in_smallest_dtype(counts)
+
+
+def _most_shift(dtype: Float) -> int:
+    """Return the most bits of patterns that a run may leave out: none of its runs has finite and other patterns."""
+    limit = dtype.finite_max + 1
+    return min(dtype.mantissa, (limit & -limit).bit_length() - 1)
 
 
 def _in_smallest_dtype(numbers: NDArray[Any]) -> NDArray[Any]:

@@ -85,11 +85,18 @@ def by_sorting(kind: str, members: Sequence[Member], bounds: Sequence[tuple[int,
 
 
 def drive(
-    kind: str, members: Sequence[Member], bounds: Sequence[tuple[int, int]], k: int, *, chunk: int = 100, seed: int = 0
+    kind: str,
+    members: Sequence[Member],
+    bounds: Sequence[tuple[int, int]],
+    k: int,
+    *,
+    chunk: int = 100,
+    seed: int = 0,
+    leading: int | None = None,
 ) -> tuple[NormalizedCutSearch, int]:
     """Serve chunks in a random order until the cut is known; return the search and its number of passes."""
     search, random = (
-        cut_search([name for name, _ in members], kind, bounds, k),
+        cut_search([name for name, _ in members], kind, bounds, k, leading=leading),
         np.random.default_rng(seed),
     )
     for passes in range(1, 100):
@@ -144,6 +151,8 @@ def cut_search(
     bounds: Sequence[tuple[int, int]],
     k: int,
     remaining: Sequence[int] | None = None,
+    leading: int | None = None,
 ) -> NormalizedCutSearch:
-    """Return the search for the cut of tensors of the dtypes `names`."""
-    return NormalizedCutSearch([FLOATS[name] for name in names], Normalization(kind, tuple(bounds)), k, remaining)
+    """Return the search for the cut of tensors of the dtypes `names`, which counts by so many `leading` bits first."""
+    dtypes, most = [FLOATS[name] for name in names], None if leading is None else [leading] * len(names)
+    return NormalizedCutSearch(dtypes, Normalization(kind, tuple(bounds)), k, remaining, most)

@@ -145,7 +145,7 @@ class DeviceMeasureBatch:
         for member in members:
             plan = plans[member]
             if isinstance(plan, PruneSlices) and targets[member].nbytes > SMALL:
-                device = str(reader.on_a_device(targets[member]).device)  # type: ignore[union-attr]
+                device = reader.device(targets[member])
                 by_device.setdefault(device, []).append((member, plan))
         for device, sliced in by_device.items():
             flags = sent(np.frombuffer(bytearray(b"".join(plan.alive for _, plan in sliced)), np.int8), device)

@@ -81,7 +81,7 @@ class DeviceNorms:
         return self._wanted[key]
 
     def _device(self, member: int) -> str:
-        return str(self._array(member).device)
+        return self._planner.tensors.reader.device(self._planner.tensors.targets[member])
 
     def _kernels(self, member: int) -> Any:  # noqa: ANN401 - FusedFolds, or None
         return torch_folds.folding(self._device(member))

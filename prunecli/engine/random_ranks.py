@@ -61,8 +61,7 @@ def _kind(planner: RankPlanner, group: RankGroup) -> tuple[str, int, int] | None
     if len(group.members) != 1 or len(group.ranks) != 1:
         return None
     tensor = planner.tensors.targets[group.members[0]]
-    array: Any = planner.tensors.reader.on_a_device(tensor)
-    device = str(array.device)
+    device = planner.tensors.reader.device(tensor)
     return None if tensor.numel >= LONGEST or drawing(device) is None else (device, tensor.numel, group.ranks[0])
 
 

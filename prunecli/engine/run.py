@@ -237,13 +237,13 @@ class Run:
         if scorer is not None and job.sources.has_pruned:
             unreported = ScoredTensors(self.targets, self._reader(sources), scorer)
             own = [member for member in job.members if self.part.has(member)]
-            there = [member for member in own if unreported.reader.on_device(self.targets[member])]
+            there = {m: None for m in own if unreported.reader.on_device(self.targets[m])}
             tasks = {m: pool.submit(count_remaining, unreported, scorer, m) for m in own if m not in there}
             found = dict(zip(tasks, results(tasks.values()), strict=True))
             if there:
                 from prunecli.engine.device_rows import remaining_on_devices  # noqa: PLC0415 - it needs torch
 
-                found |= remaining_on_devices(unreported, there)
+                found |= remaining_on_devices(unreported, list(there))
             counted = self.part.summed(found, len(remaining))
             for member in job.members:
                 remaining[member] = counted[member]

@@ -102,7 +102,7 @@ def stacks(tensors: ScoredTensors, members: Sequence[int]) -> Iterator[tuple[int
     for member in members:
         tensor = tensors.targets[member]
         if tensor.nbytes <= SMALL and tensor.numel:
-            device = str(tensors.reader.on_a_device(tensor).device)  # type: ignore[union-attr]
+            device = tensors.reader.device(tensor)
             kinds.setdefault((tensor.shape, tensor.dtype, device, tensor.scale is None), []).append(member)
     for own in kinds.values():
         if len(own) > 1:

@@ -114,8 +114,9 @@ def mask_from_checkpoint(
 
 def _masks_in_memory(worker: Worker, memory: TensorsInMemory, targets: Sequence[TensorInfo]) -> dict[str, Tensor]:
     reader = MemoryReader(memory)
-    there = [tensor for tensor in targets if not on_host(memory.tensors[tensor.name])]
-    masks = _nonzero_masks(worker, reader, [tensor for tensor in targets if tensor not in there])
+    here = [on_host(memory.tensors[tensor.name]) for tensor in targets]
+    masks = _nonzero_masks(worker, reader, [tensor for tensor, own in zip(targets, here, strict=True) if own])
+    there = [tensor for tensor, own in zip(targets, here, strict=True) if not own]
     masks.update((tensor.name, _on_device(worker, reader, tensor)) for tensor in there)
     return {tensor.name: masks[tensor.name] for tensor in targets}
 

@@ -13,11 +13,13 @@ from prunecli.kernels import torch_folds
 from prunecli.kernels.arrays import on_host
 from prunecli.kernels.later import Later, fetched
 from prunecli.kernels.ops import is_tensor
+from prunecli.kernels.torch_tables import MOST_TOGETHER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prunecli.checkpoint import TensorInfo
+    from prunecli.dtypes import Float
     from prunecli.engine.measured_planner import MeasuredPlanner
     from prunecli.kernels.ops import Array
     from prunecli.plans import Smallest
@@ -54,18 +56,19 @@ class DeviceNorms:
 
     def plan(self, members: Sequence[int]) -> list[int]:
         """Store the plans of the targets that kernels can measure and rank, and return the others."""
-        kinds: dict[Any, list[int]] = {}
+        kinds: dict[Any, list[tuple[int, Array]]] = {}
         others = []
         for member in members:
             tensor = self._planner.tensors.targets[member]
-            smallest = self._smallest(tensor)
-            if smallest is None or self._kernels(member) is None:
+            smallest, array = self._smallest(tensor), self._planner.tensors.reader.on_a_device(tensor)
+            device = self._planner.tensors.reader.device(tensor)
+            if smallest is None or torch_folds.folding(device) is None:
                 others.append(member)
             else:
-                kinds.setdefault((smallest, tensor.shape, tensor.dtype, self._device(member)), []).append(member)
-        for (smallest, *_), own in kinds.items():
+                kinds.setdefault((smallest, tensor.shape, tensor.dtype, device), []).append((member, array))
+        for (smallest, _, dtype, device), own in kinds.items():
             for part in self._parts(smallest, own):
-                self._rank(smallest, part)
+                self._rank(smallest, FLOATS[dtype], torch_folds.folding(device), part)
         self._conclude()
         return others
 
@@ -80,30 +83,20 @@ class DeviceNorms:
             self._wanted[key] = self._planner.strategy.smallest(tensor)
         return self._wanted[key]
 
-    def _device(self, member: int) -> str:
-        return self._planner.tensors.reader.device(self._planner.tensors.targets[member])
-
-    def _kernels(self, member: int) -> Any:  # noqa: ANN401 - FusedFolds, or None
-        return torch_folds.folding(self._device(member))
-
-    def _array(self, member: int) -> Array:
-        return self._planner.tensors.reader.on_a_device(self._planner.tensors.targets[member])
-
-    def _parts(self, smallest: Smallest, members: Sequence[int]) -> Iterator[Sequence[int]]:
+    def _parts(self, smallest: Smallest, own: Sequence[tuple[int, Array]]) -> Iterator[Sequence[tuple[int, Array]]]:
         """Yield the targets that are measured together."""
-        size = smallest.number + self._planner.tensors.targets[members[0]].numel // SUMS_SHARE
-        step = max(AT_ONCE // size, 1)
-        yield from (members[first : first + step] for first in range(0, len(members), step))
+        size = smallest.number + self._planner.tensors.targets[own[0][0]].numel // SUMS_SHARE
+        step = min(max(AT_ONCE // size, 1), MOST_TOGETHER)
+        yield from (own[first : first + step] for first in range(0, len(own), step))
 
-    def _rank(self, smallest: Smallest, members: Sequence[int]) -> None:
+    def _rank(self, smallest: Smallest, dtype: Float, kernels: Any, own: Sequence[tuple[int, Array]]) -> None:  # noqa: ANN401
         """Queue the kernels for targets of one kind."""
-        targets, kernels = self._planner.tensors.targets, self._kernels(members[0])
-        arrays, dtype = [self._array(member) for member in members], FLOATS[targets[members[0]].dtype]
+        members, arrays = zip(*own, strict=True)
         if smallest.block is None:
             norms = kernels.slice_norms(arrays, dtype, smallest.view, smallest.n)
         else:
             norms = kernels.block_norms(arrays, dtype, smallest.view, smallest.block)
-        self._planner.tensors.reader.advance(sum(targets[member].nbytes for member in members))
+        self._planner.tensors.reader.advance(sum(array.nbytes for array in arrays))
         flags, values = kernels.smallest(norms, smallest.count)
         flags = flags.view(len(members), -1)
         self._flags += flags.nbytes

@@ -24,6 +24,7 @@ from prunecli.formats.safetensors.mask_writer import MaskLayout, MaskSink
 from prunecli.io.memory import TensorsInMemory
 from prunecli.io.memory_reader import MemoryReader, copied, copy_back, on_host
 from prunecli.io.threads import InlinePool, Pool, Tasks, Worker
+from prunecli.kernels.torch_tables import MOST_TOGETHER
 from prunecli.plans import PruneBlocks
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class InPlace:
         context = self.pruner.context
         tensor, with_flags = context.targets[index], isinstance(context.plans[index], PruneBlocks)
         fewer = SCORE_SHARE if with_flags or index in context.scorers else 1
-        return fewer * (tensor.numel / BATCH_WEIGHTS if kind.in_place else tensor.nbytes / BATCH_BYTES)
+        share = fewer * (tensor.numel / BATCH_WEIGHTS if kind.in_place else tensor.nbytes / BATCH_BYTES)
+        return max(share, 1 / MOST_TOGETHER)
 
     def prune_together(self, worker: Worker, targets: Sequence[int]) -> None:
         """Prune tensors on one device together."""

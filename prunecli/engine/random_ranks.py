@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunecli.engine.scorers import GeneratedScorer
 from prunecli.kernels.fused_random import LONGEST, capacity_of, drawing, holds
+from prunecli.kernels.torch_tables import MOST_TOGETHER
 from prunecli.kernels.torch_tally import fetch
 from prunecli.plans import Cut
 
@@ -67,7 +68,7 @@ def _kind(planner: RankPlanner, group: RankGroup) -> tuple[str, int, int] | None
 
 def _parts(groups: Sequence[RankGroup], kind: tuple[str, int, int]) -> list[Sequence[RankGroup]]:
     """Return the groups that are ranked together."""
-    step = max(AT_ONCE // capacity_of(*kind[1:]), 1)
+    step = min(max(AT_ONCE // capacity_of(*kind[1:]), 1), MOST_TOGETHER)
     return [groups[first : first + step] for first in range(0, len(groups), step)]
 
 

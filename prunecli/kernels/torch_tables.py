@@ -55,6 +55,9 @@ def takes_slices(view: SliceView) -> bool:
     return view.before == 1 or view.stacks == 1
 
 
+MOST_TOGETHER = 1 << 15
+"""The most tensors that one launch of a kernel takes."""
+
 ALIGNED = 16
 """Bytes, and elements, whose multiples addresses and lengths should be: then a thread reads several entries at once."""
 

@@ -186,10 +186,11 @@ def digits_kernel(norms, tables, state, step, previous, current, length, per):
         lane = (first + number) * 1024 + tl.arange(0, 1024)
         y = tl.load(norms + row * length + lane, mask=lane < length, other=0)
         hits = ((y ^ bits) >> agreed_bits == 0) & ((lane ^ place) >> agreed_place == 0) & (lane < length)
-        digit = (tl.where(of_place, lane, y) >> shift) & 255
-        found = tl.histogram(tl.where(hits, digit, 0).to(tl.int32), 256)
-        others = 1024 - tl.sum(hits.to(tl.int32), axis=0)
-        counts += found - tl.where(tl.arange(0, 256) == 0, others, 0)
+        number_of_hits = tl.sum(hits.to(tl.int32), axis=0)
+        if number_of_hits > 0:  # after a few digits most blocks have none
+            digit = (tl.where(of_place, lane, y) >> shift) & 255
+            found = tl.histogram(tl.where(hits, digit, 0).to(tl.int32), 256)
+            counts += found - tl.where(tl.arange(0, 256) == 0, 1024 - number_of_hits, 0)
     out = tables + ((step + 1) * tl.num_programs(1) + row) * 256 + tl.arange(0, 256)
     tl.atomic_add(out, counts, mask=counts > 0, sem="relaxed")
 

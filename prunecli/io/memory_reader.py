@@ -121,7 +121,9 @@ class MemoryReader(Reader):
 
         def read(first: int, stop: int) -> Array:
             self._advance((stop - first) * itemsize)
-            return array[first:stop] if tensor.contiguous else copied(array, first, stop)
+            if not tensor.contiguous:
+                return copied(array, first, stop)
+            return array if stop - first == tensor.numel else array[first:stop]
 
         return read
 

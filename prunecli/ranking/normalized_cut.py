@@ -237,7 +237,7 @@ class NormalizedCutSearch:
     def _narrow(self) -> None:
         """Move each tensor's limits together as far as the bounds of the scores allow, and drop the runs outside."""
         every, lo, hi = AllRuns(self._runs), np.array(self._lo), np.array(self._hi)
-        low, high = (np.concatenate(ends) for ends in zip(*score_bounds(self._runs, self.score), strict=True))
+        low, high = score_bounds(self._runs, self.score)
         rest = self.k - sum(self._lo)
         if rest:
             competing = every.competing(lo, hi)

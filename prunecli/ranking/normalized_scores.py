@@ -21,7 +21,7 @@ from prunecli.kernels.squares import quantum, root, scaled, square, square_sum
 from prunecli.values import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -75,7 +75,7 @@ class PatternRuns:
         """Return the function from a 0-based rank to its exact score. Every run has one pattern (shift 0)."""
         ends = self.ends.tolist()
         if score != "lamp":
-            scores = score_bounds([self], score)[0][0].tolist()
+            scores = score_bounds([self], score)[0].tolist()
             return lambda rank: scores[bisect_right(ends, rank)]
         magnitudes = [self.dtype.decode(bits) for bits in self.bins.tolist()]
         squares = [square(bits, self.dtype) for bits in self.bins.tolist()]
@@ -136,8 +136,8 @@ class AllRuns:
         return [own.between(first, last, below, size, score) for own, first, last, below, size in each]
 
 
-def score_bounds(every: Sequence[PatternRuns], score: str) -> list[Bounds]:
-    """Return a lower and an upper bound of the scores in each run of each tensor, both of shape (n,) and ascending.
+def score_bounds(every: Sequence[PatternRuns], score: str) -> Bounds:
+    """Return a lower and an upper bound of the scores in each run of each tensor, ascending in each tensor.
 
     For a run of one pattern both are the score itself, except for "lamp", which differs between equal weights. Tensors
     of one dtype and of similar numbers of runs are computed together, because a model may have thousands of them.
@@ -145,13 +145,14 @@ def score_bounds(every: Sequence[PatternRuns], score: str) -> list[Bounds]:
     kinds: dict[tuple[str, int], list[int]] = {}
     for index, runs in enumerate(every):
         kinds.setdefault((runs.dtype.name, len(runs.bins).bit_length()), []).append(index)
-    found: dict[int, Bounds] = {}
+    firsts = np.cumsum([0, *(len(runs.bins) for runs in every)])
+    low, high = np.empty(firsts[-1]), np.empty(firsts[-1])
     for (_, bits), members in kinds.items():
         step = max(CELLS >> bits, 1)
         for first in range(0, len(members), step):
             part = members[first : first + step]
-            found.update(zip(part, _Rows([every[index] for index in part]).bounds(score), strict=True))
-    return [found[index] for index in range(len(every))]
+            _Rows([every[index] for index in part]).store_bounds(score, firsts[part], low, high)
+    return low, high
 
 
 class _Rows:
@@ -160,8 +161,8 @@ class _Rows:
     def __init__(self, every: Sequence[PatternRuns]) -> None:
         """Take the runs."""
         self._every, self._dtype = every, every[0].dtype
-        self._lengths = np.array([len(runs.bins) for runs in every])
-        self._filled = np.arange(self._lengths.max()) < self._lengths[:, None]
+        lengths = np.array([[len(runs.bins)] for runs in every])
+        self._filled = np.arange(lengths.max()) < lengths
         self._counts = self._in_rows([runs.counts for runs in every])
         self._bins = self._in_rows([runs.bins for runs in every])
 
@@ -170,8 +171,10 @@ class _Rows:
         rows[self._filled] = np.concatenate(numbers, dtype=np.int64)
         return rows
 
-    def bounds(self, score: str) -> Iterator[Bounds]:
-        """Yield the bounds of the scores of each tensor."""
+    def store_bounds(
+        self, score: str, firsts: NDArray[np.int64], lows: NDArray[np.float64], highs: NDArray[np.float64]
+    ) -> None:
+        """Store the bounds of the scores of each tensor in `lows` and `highs`, from its place in `firsts` on."""
         shifts = np.array([[runs.shift] for runs in self._every])
         first = self._bins << shifts
         with np.errstate(all="ignore"):
@@ -181,9 +184,9 @@ class _Rows:
                 end[infinite] = 0.0
             low, high = self._lamp(*ends) if score == "lamp" else [self._scaled(end, score) for end in ends]
         low[infinite] = high[infinite] = np.inf
-        low, high = np.maximum.accumulate(low, 1), np.minimum.accumulate(high[:, ::-1], 1)[:, ::-1]
-        for row, length in enumerate(self._lengths.tolist()):
-            yield low[row, :length], high[row, :length]
+        places = (firsts[:, None] + np.arange(self._filled.shape[1]))[self._filled]
+        lows[places] = np.maximum.accumulate(low, 1)[self._filled]
+        highs[places] = np.minimum.accumulate(high[:, ::-1], 1)[:, ::-1][self._filled]
 
     def _scaled(self, magnitudes: NDArray[np.float64], score: str) -> NDArray[np.float64]:
         if score == "none":

@@ -101,7 +101,8 @@ def select(checkpoint: Checkpoint, selector: Selector) -> Selection:
     not all of its elements with another tensor.
     """
     tensors = laid_out(checkpoint.tensors, selector.layout)
-    checkpoint = replace(checkpoint, tensors=tuple(tensors))
+    if selector.layout:
+        checkpoint = replace(checkpoint, tensors=tuple(tensors))
     excluded = matching_any("exclude", selector.exclude, tensors)
     if not selector.include:
         refuse_packed(tensors)

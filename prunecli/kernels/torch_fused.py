@@ -68,6 +68,7 @@ class Fused:
         self.torch = torch
         self._kernels: Any = importlib.import_module("prunecli.kernels.triton_ops")
         self._random: Any = importlib.import_module("prunecli.kernels.triton_random")
+        self._blocks: Any = importlib.import_module("prunecli.kernels.triton_blocks")
         self.slices, self.tables = FusedSlices(self), FusedTables(self)
 
     def on(self, x: Tensor) -> Any:  # noqa: ANN401 - a context
@@ -106,14 +107,14 @@ class Fused:
         sums = torch.empty((2, number), dtype=torch.float64, device=x.device)
         low, high = sure_range(dtype)
         with self.on(x):
-            self._kernels.prune_kernel[(number,)](
+            self._blocks.prune_kernel[(number,)](
                 x, *(x if part is None else part for part in (rule.flags, rule.cuts, rule.limits)),
                 *_columns(x, table), counts, extremes, sums, len(x), number, *rule.slices, rule.each,
                 MODE=rule.mode, **_table(x, table), TIES=rule.limits is not None,
                 GROUP=rule.groups[0], KEEP=rule.groups[1],
                 **width_of(x, dtype), SHIFT=23 - dtype.mantissa, SCALE=scale_of(dtype),
-                FINITE=dtype.finite_max, TOP=dtype.top, BITS=dtype.top.bit_length(),
-                LOW=low, HIGH=high, **OPTIONS | {"num_warps": _warps(dtype, rule)},
+                FINITE=dtype.finite_max, TOP=dtype.top, LOW=low, HIGH=high,
+                **OPTIONS | {"num_warps": 2 if dtype.itemsize == 8 else 1},
             )  # fmt: skip
         return Blocks(counts, extremes, sums)
 
@@ -198,11 +199,6 @@ class Fused:
                 rows, wanted, kept, rows.shape[1], BITS=bits, SIZE=size, SIZE_BITS=size.bit_length() - 1, **options
             )
         return True
-
-
-def _warps(dtype: Float, rule: KernelRule) -> int:
-    """Return how many warps hold a block in their registers while it is pruned."""
-    return 2 if dtype.itemsize == 8 or dtype.negative_zero_is_nan or rule.mode == 3 else 1
 
 
 def scale_of(dtype: Float) -> float:

@@ -13,6 +13,7 @@ from prunecli.kernels import torch_folds
 from prunecli.kernels.arrays import on_host
 from prunecli.kernels.later import Later, fetched
 from prunecli.kernels.ops import is_tensor
+from prunecli.kernels.torch_fused import ROW_LIMIT
 from prunecli.kernels.torch_tables import MOST_TOGETHER
 
 if TYPE_CHECKING:
@@ -62,13 +63,13 @@ class DeviceNorms:
             tensor = self._planner.tensors.targets[member]
             smallest, array = self._smallest(tensor), self._planner.tensors.reader.on_a_device(tensor)
             device = self._planner.tensors.reader.device(tensor)
-            if smallest is None or torch_folds.folding(device) is None:
+            if smallest is None or _kernels(smallest, device) is None:
                 others.append(member)
             else:
                 kinds.setdefault((smallest, tensor.shape, tensor.dtype, device), []).append((member, array))
         for (smallest, _, dtype, device), own in kinds.items():
             for part in self._parts(smallest, own):
-                self._rank(smallest, FLOATS[dtype], torch_folds.folding(device), part)
+                self._rank(smallest, FLOATS[dtype], _kernels(smallest, device), part)
         self._conclude()
         return others
 
@@ -122,3 +123,10 @@ class DeviceNorms:
         if there and not small:
             for member, alive, value in zip(ranked.members, ranked.flags.unbind(), values, strict=True):
                 planner.plans[member] = plan(alive, value)
+
+
+def _kernels(smallest: Smallest, device: str) -> Any:  # noqa: ANN401 - FusedFolds, or None
+    """Return the kernels that measure and rank on a device, if they work."""
+    short = smallest.number // smallest.view.stacks <= ROW_LIMIT
+    ranks = short or torch_folds.folding(device, "ranks") is not None
+    return torch_folds.folding(device, "norms" if smallest.block is None else "blocks") if ranks else None

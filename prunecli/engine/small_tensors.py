@@ -108,7 +108,7 @@ def _applied_in_place(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> tuple[H
 def _in_rows(plan: TensorPlan, ops: Any) -> TypeGuard[PruneBlocks]:  # noqa: ANN401 - TorchOps
     """Return whether kernels make the flags of weights from those of blocks, which are parts of rows."""
     in_rows = isinstance(plan, PruneBlocks) and plan.view.before == 1
-    return in_rows and ops.tables is not None and folding(ops.device) is not None
+    return in_rows and ops.tables is not None and folding(ops.device, "blocks") is not None
 
 
 def _flat_groups(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> Any:  # noqa: ANN401 - TorchOps, and Groups or None

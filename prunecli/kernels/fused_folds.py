@@ -173,14 +173,14 @@ class FusedFolds(Fused):
         torch, (rows, length) = self.torch, norms.shape
         patterns = norms.view(torch.int64)
         if length > ROW_LIMIT and k:
-            return self._by_digits(patterns, k)
+            return self.by_digits(patterns, k)
         wanted = torch.full((rows,), k, dtype=torch.int64, device=norms.device)
         kept = torch.full((rows, length), -1, dtype=torch.int8, device=norms.device)
         if k:
             self.keep_rows(patterns, wanted, kept)
         return kept.neg_(), norms.masked_fill(kept.bool(), -1.0).amax(1)
 
-    def _by_digits(self, patterns: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def by_digits(self, patterns: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the rank by counts of its digits, and then the place of the last equal one in the same way."""
         torch, (rows, length), device = self.torch, patterns.shape, patterns.device
         places = range((length - 1).bit_length() - 1 & -DIGIT, -1, -DIGIT)

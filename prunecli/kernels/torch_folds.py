@@ -40,8 +40,11 @@ def run_of(device: object) -> int:
 
 
 @lru_cache(maxsize=64)
-def folding(device: str) -> FusedFolds | None:
-    """Return the kernels that fold on a device, None where they do not work."""
+def folding(device: str, use: str = "norms") -> FusedFolds | None:
+    """Return the kernels that fold on a device, None where those for a use do not work.
+
+    A use is one of the functions in `CHECKS`. Kernels that are not used are not compiled.
+    """
     if fused(device) is None:
         return None
     # Whatever is wrong, torch computes the same without them.
@@ -49,25 +52,51 @@ def folding(device: str) -> FusedFolds | None:
         from prunecli.kernels.fused_folds import FusedFolds  # noqa: PLC0415 - where there is Triton
 
         kernels = FusedFolds(importlib.import_module("torch"))
-        equal = _folds_exactly(kernels, device)
+        equal = CHECKS[use](kernels, importlib.import_module("torch").arange(600, device=device))
     except Exception:  # noqa: BLE001 - as said
         return None
     return kernels if equal else None
 
 
-def _folds_exactly(kernels: FusedFolds, device: str) -> bool:
-    """Return whether the kernels give the bits of plain torch, and the roots of NumPy."""
-    torch, dtype = importlib.import_module("torch"), FLOATS["BF16"]
-    x = torch.arange(600, dtype=torch.int16, device=device) * 54
+def _checked_norms(kernels: FusedFolds, numbers: Array) -> bool:
+    """Return whether folds have the bits of plain torch, and roots those of NumPy."""
+    x, dtype = (numbers * 54).short(), FLOATS["BF16"]
     wide = values(x, dtype)
     own = kernels.fold(x, dtype, 1.0, (2, 100, 3), 25)
     equal = bool((_folded(own, 1.0) == _folded(wide.reshape(8, 25, 3), 1.0)).all())
-    pieces = kernels.moments(x, dtype, 1.0, 1)[:2].reshape(2, -1)
-    sums = _folded(kernels.joined(pieces)[:, :, None], 1.0)[0]
-    equal &= bool((sums == _folded(wide.reshape(1, -1, 1), 1.0)).all())
     roots = kernels.slice_norms([x, x], dtype, SliceView(1, 1, 200, 3), 2.0)
     squares = _folded(wide.square().reshape(200, 3, 1), 2.0).flatten()
     return equal and bool((roots.cpu().numpy() == np.sqrt(squares.cpu().numpy())).all())
+
+
+def _checked_moments(kernels: FusedFolds, numbers: Array) -> bool:
+    """Return whether sums have the bits of plain torch."""
+    x, dtype = (numbers * 54).short(), FLOATS["BF16"]
+    pieces = kernels.moments(x, dtype, 1.0, 1)[:2].reshape(2, -1)
+    sums = _folded(kernels.joined(pieces)[:, :, None], 1.0)[0]
+    return bool((sums == _folded(values(x, dtype).reshape(1, -1, 1), 1.0)).all())
+
+
+def _checked_blocks(kernels: FusedFolds, numbers: Array) -> bool:
+    """Return whether norms of blocks of single weights are their magnitudes, and flags are those of such blocks."""
+    x, view = (numbers * 54).short(), SliceView(1, 1, 20, 30)
+    norms = kernels.block_norms([x], FLOATS["BF16"], view, (1, 1))
+    flags = (numbers % 3 == 0).char()
+    spread = kernels.spread(flags[None], view, (1, 1))
+    return bool((norms.flatten() == values(x, FLOATS["BF16"])).all() and (spread == flags).all())
+
+
+def _checked_ranks(kernels: FusedFolds, numbers: Array) -> bool:
+    """Return whether the first of equal numbers are the smallest."""
+    norms = (numbers % 7).double()
+    flags, cuts = kernels.by_digits(norms.view(numbers.dtype)[None], 300)
+    pruned = norms.sort(stable=True).indices[:300]
+    return not bool(flags[0][pruned].any()) and int(flags.sum()) == len(norms) - 300 and float(cuts) == 3.0
+
+
+CHECKS = {
+    "norms": _checked_norms, "moments": _checked_moments, "blocks": _checked_blocks, "ranks": _checked_ranks,
+}  # fmt: skip
 
 
 def fold(x: Array, numbers: Numbers, n: float, shape: Shape, part: int) -> Array:
@@ -114,7 +143,7 @@ def moments(x: Array, numbers: Numbers, scale: float) -> Array:
 
 def moments_of_rows(x: Array, numbers: Numbers, scale: float, rows: int) -> Array:
     """Return `moments` of each of `rows` equal parts, shape (rows, 3)."""
-    kernels = folding(str(x.device))
+    kernels = folding(str(x.device), "moments")
     if kernels is not None and x.is_contiguous() and not numbers.ranked:
         pieces = kernels.moments(x, numbers.dtype, scale, rows)
         both = pieces[:2].reshape(2 * rows, -1)

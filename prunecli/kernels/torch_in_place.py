@@ -80,7 +80,7 @@ class TensorsInPlace(ManyTensors):
 
     def prune_blocks(self, flags: Sequence[Tensor | bytes], view: SliceView, block: tuple[int, int]) -> None:
         """Prune the blocks of tensors of one shape, which lie in rows, whose byte is 0."""
-        kernels: Any = folding(str(self._lengths.device))
+        kernels: Any = folding(str(self._lengths.device), "blocks")
         self._apply(kernels.spread(self._on_device(flags).view(len(flags), -1), view, block))
 
     def _on_device(self, flags: Sequence[Tensor | bytes]) -> Tensor:

@@ -136,6 +136,19 @@ def test_flags_of_blocks_are_repeated_for_their_weights(view: SliceView, block: 
     assert torch.equal(found, torch.cat(expected))
 
 
+@pytest.mark.parametrize("use", torch_folds.CHECKS)
+def test_kernels_are_checked_before_they_are_used(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels with other results are not used, nor are those that cannot be compiled."""
+    numbers = torch.arange(600, device=DEVICE)
+    assert torch_folds.CHECKS[use](kernels(), numbers)
+
+    monkeypatch.setattr(torch_folds, "fused", lambda _: kernels())
+    assert torch_folds.folding.__wrapped__(DEVICE, use) is not None
+    for name in ("_pieces", "moments", "block_norms", "by_digits"):
+        monkeypatch.setattr(FusedFolds, name, lambda *_, **__: numbers[:200].double())
+    assert torch_folds.folding.__wrapped__(DEVICE, use) is None
+
+
 STRATEGIES = (
     prunecli.Structured(amount=0.5), prunecli.Structured(count=3, dim=1, n=1), prunecli.Structured(amount=0.0),
     prunecli.Structured(amount=0.5, with_bias=True), prunecli.Block(2, 3, amount=0.5), prunecli.Block(4, 4, count=0),
@@ -155,7 +168,7 @@ def test_plans_from_the_kernels_are_those_of_the_host(strategy: Strategy, monkey
     monkeypatch.setattr(device_norms, "SMALL", 1000)
     launches = count_launches(monkeypatch)
     for module in (torch_folds, torch_in_place, small_tensors):
-        monkeypatch.setattr(module, "folding", lambda _: kernels())
+        monkeypatch.setattr(module, "folding", lambda *_: kernels())
     with launches:
         found = prune_state_dict(live, strategy)
 

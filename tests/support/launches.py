@@ -220,10 +220,10 @@ def count_launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         monkeypatch.setattr(f"prunecli.{module}.on_host", lambda _: False)
     counted = Launches()
     kernels, random = CountedKernels(counted), CountedRandom(counted)
-    monkeypatch.setattr("prunecli.engine.small_tensors.folding", lambda _: kernels)
+    monkeypatch.setattr("prunecli.engine.small_tensors.folding", lambda *_: kernels)
     monkeypatch.setattr("prunecli.engine.random_ranks.drawing", lambda _: random)
     for module in ("torch_ops.fused", "torch_folds.folding", "torch_in_place.folding"):
-        monkeypatch.setattr(f"prunecli.kernels.{module}", lambda _: kernels)
+        monkeypatch.setattr(f"prunecli.kernels.{module}", lambda *_: kernels)
 
     def waiting(real: Callable[..., Any]) -> Callable[..., Any]:
         def inner(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as the methods

@@ -20,13 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 
 from prunecli.dtypes import FLOATS, Float
-from prunecli.kernels import fused_folds, fused_random, torch_fused
+from prunecli.kernels import fused_folds, fused_random, fused_ranks, torch_fused
 from prunecli.kernels.torch_blocks import Cut, Groups
 from prunecli.kernels.torch_ops import TorchOps
 from prunecli.kernels.torch_tables import ManyCuts, SliceFlags, Table
@@ -89,9 +90,9 @@ def calls(fused: fused_folds.FusedFolds, dtype: Float) -> Iterator[Callable[[], 
     yield from calls_of_tables(fused, x, dtype)
     yield partial(fused.count_in_blocks, x, dtype, 9)
     marks = TorchOps("cpu").magnitudes(x, dtype)
-    for low, high, shift in ((3, 4, 0), (3, 3 + torch_fused.NARROW, 0), (3, 100, 2)):
-        yield partial(fused.bracket, x, dtype, low, high, shift, marked=False)
-        yield partial(fused.bracket, marks, dtype, low, high, shift, marked=True)
+    for low, high, shift in ((3, 4, 0), (3, 3 + fused_ranks.NARROW, 0), (3, 100, 2)):
+        yield partial(fused.ranks.bracket, x, dtype, low, high, shift, marked=False)
+        yield partial(fused.ranks.bracket, marks, dtype, low, high, shift, marked=True)
     yield partial(fused.random_rows, torch.zeros(1, 2).long(), torch.zeros(4).long(), 128)
     random = fused_random.FusedRandom(torch)
     yield partial(random.ranked, [5, 7], 5000, 2500, "cpu")
@@ -123,6 +124,10 @@ def calls_of_tables(fused: torch_fused.Fused, x: torch.Tensor, dtype: Float) -> 
         table, tables = Table(torch, [x[:size]] * 2), fused.tables
         for keep in (ManyCuts(numbers, numbers), SliceFlags(x.view(torch.int8), views[0])):
             yield partial(tables.prune, table, keep, dtype)
+        for patterns in (0, 1, 2, 4, fused_ranks.NARROW):
+            yield partial(fused.ranks.narrow, table, numbers, patterns, dtype)
+        yield partial(fused.ranks.bins, table, [[0, 0]] * 4, 9, dtype)
+    yield partial(fused.ranks.sample, x, np.zeros((2, 9), np.int64), dtype)
     yield partial(tables.limits, table, numbers, numbers, numbers, dtype)
     yield partial(tables.overfull, table, slice(0, 2), (32, 9), dtype)
     for less in (False, True):

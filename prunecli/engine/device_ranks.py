@@ -5,24 +5,32 @@ Some members of a group may lie on the host: threads count them while the device
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.engine.rank_planner import RankBatch
 from prunecli.engine.small_tensors import BATCH_BYTES, SMALL
 from prunecli.io.threads import Worker
 from prunecli.kernels.torch_many import many_tensors
 from prunecli.ranking.device_ranks import Held, find_on_devices
+from prunecli.ranking.device_tables import Together
 from prunecli.ranking.kth_smallest import RankSearch, statistic_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from prunecli.dtypes import Float
     from prunecli.engine.rank_planner import RankPlanner
     from prunecli.engine.scored_tensors import ScoredTensors
     from prunecli.io.threads import Pool
     from prunecli.kernels.ops import Array
     from prunecli.plans import RankGroup
     from prunecli.ranking.kth_smallest import Sample
+
+Tables: TypeAlias = "dict[tuple[Float, str], Together]"
+"""The tables of a search by dtype and device."""
+
+IN_PLACE_BYTES = 1 << 32
+"""The bytes of small tensors that are ranked together where they lie."""
 
 GROUPS_AT_ONCE = 32
 """Groups whose ranks are searched together; each takes a few megabytes for its sample."""
@@ -68,7 +76,7 @@ class DeviceRankBatch:
         self._planner.tensors.reader.advance(sum(targets[member].nbytes for member in weights))
 
     def _kinds(self, items: Sequence[tuple[Any, Array]]) -> Iterator[list[tuple[Any, Array]]]:
-        """Yield items with weights of one dtype on one device, of up to `BATCH_BYTES` each."""
+        """Yield items with weights of one dtype on one device, of up to `BATCH_BYTES` each if they are copied."""
         kinds: dict[Any, list[tuple[Any, Array]]] = {}
         sizes: dict[Any, int] = {}
         for key, values in items:
@@ -76,7 +84,8 @@ class DeviceRankBatch:
             kind = self._planner.tensors.dtype(member), str(values.device)
             kinds.setdefault(kind, []).append((key, values))
             sizes[kind] = sizes.get(kind, 0) + values.nbytes
-            if sizes[kind] >= BATCH_BYTES:
+            ops: Any = self._worker.ops_of(values)
+            if sizes[kind] >= (BATCH_BYTES if ops.tables is None else IN_PLACE_BYTES):
                 yield kinds.pop(kind)
                 del sizes[kind]
         yield from kinds.values()
@@ -97,26 +106,43 @@ class DeviceRankBatch:
 
     def _search(self, pool: Pool, groups: Sequence[tuple[RankGroup, Mapping[int, Array]]]) -> None:
         """Rank large tensors, and groups of several ones."""
-        searches = [(new_search(self._planner.tensors, group), self._held(weights)) for group, weights in groups]
+        tables: Tables = {}
+        searches = [
+            (new_search(self._planner.tensors, group), self._held(weights, tables)) for group, weights in groups
+        ]
         there = {member for _, weights in groups for member in weights}
         on_host = any(member not in there for group, _ in groups for member in group.members)
         find_on_devices(searches, _OnHost(self._planner, pool, there) if on_host else None)
         for search, _ in searches:
             self._planner.conclude(search.group, search.statistics())
 
-    def _held(self, weights: Mapping[int, Array]) -> list[Held]:
-        """Return the members of a group: large ones alone, small ones of one kind together."""
-        dtype, small = self._planner.tensors.dtype, []
-        held = []
+    def _held(self, weights: Mapping[int, Array], tables: Tables) -> list[Held]:
+        """Return the members of a group: those of one kind in a table, or else small ones together and others alone."""
+        small: list[tuple[int, Array]] = []
+        large: list[tuple[int, Array]] = []
+        found: dict[Together, list[tuple[int, Array]]] = {}
         for member, values in weights.items():
-            if values.nbytes <= SMALL:
-                small.append((member, values))
+            there = self._table_for(member, values, tables)
+            if there is not None:
+                found.setdefault(there, []).append((member, values.reshape(-1)))
             else:
-                held.append(Held(self._worker.ops_of(values), (member,), [values], dtype(member)))  # type: ignore[arg-type]
-        for items in self._kinds(small):
+                (small if values.nbytes <= SMALL else large).append((member, values))
+        held = [there.held(*zip(*items, strict=True)) for there, items in found.items()]
+        for items in (*([item] for item in large), *self._kinds(small)):
             members, parts = zip(*items, strict=True)
-            held.append(Held(self._worker.ops_of(parts[0]), members, parts, dtype(members[0])))  # type: ignore[arg-type]
+            held.append(Held(self._worker.ops_of(parts[0]), members, parts, self._planner.tensors.dtype(members[0])))  # type: ignore[arg-type]
         return held
+
+    def _table_for(self, member: int, values: Array, tables: Tables) -> Together | None:
+        """Return the table of a tensor, None if it has gaps or kernels cannot find it."""
+        ops: Any = self._worker.ops_of(values)
+        if ops.tables is None or not values.is_contiguous():
+            return None
+        dtype = self._planner.tensors.dtype(member)
+        kind = dtype, str(values.device)
+        if kind not in tables:
+            tables[kind] = Together(ops, dtype)
+        return tables[kind]
 
 
 class _OnHost:

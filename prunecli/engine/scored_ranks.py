@@ -122,6 +122,10 @@ class HeldScores:
         """Return all scores."""
         return self
 
+    def pieces(self) -> list[HeldScores]:
+        """Return all scores."""
+        return [self]
+
     def runs(self) -> Iterator[Array]:
         """Yield all scores, flat."""
         return (self.there.patterns(rows).flatten() for rows in self.there.parts(self.members))

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from prunecli.dtypes import FLOATS
+from prunecli.kernels.fused_tables import MOST_PER_PROGRAM, PROGRAMS
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_fused import (
-    MOST_PER_PROGRAM,
     OPTIONS,
-    PROGRAMS,
     ROW_LIMIT,
     Fused,
     power_of_two,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.torch_blocks import Groups
-from prunecli.kernels.torch_tables import KernelRule, ManyCuts, SliceFlags
+from prunecli.kernels.torch_tables import ALIGNED, KernelRule, ManyCuts, SliceFlags
 
 if TYPE_CHECKING:
     from prunecli.dtypes import Float
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from prunecli.layout import SliceView
 
 Tensor: TypeAlias = Any
+
+
+PROGRAMS, MOST_PER_PROGRAM = 1 << 12, 32
+"""With more blocks than PROGRAMS, a program takes several, up to the second number."""
 
 
 class FusedTables:
@@ -60,3 +64,19 @@ class FusedTables:
     def overfull(self, table: Table, part: slice, groups: tuple[int, int], dtype: Float) -> Tensor:
         """Return for the tensors `part`, of one shape, 1 if a group of 4 weights has 3 that are not zero."""
         return self._fused.slices.overfull(table.tensors[part.start], table.addresses[part], groups, dtype)
+
+
+def per_program(blocks: int) -> int:
+    """Return how many blocks a program takes."""
+    return min(max(blocks // PROGRAMS, 1), MOST_PER_PROGRAM)
+
+
+def columns(x: Tensor, table: Table | None) -> tuple[Tensor, ...]:
+    """Return the columns of a table; without one, kernels do not read them."""
+    return (x, x, x, x) if table is None else (table.addresses, table.lengths, table.firsts, table.tensor_of)
+
+
+def of_table(x: Tensor, table: Table | None) -> dict[str, bool]:
+    """Return the constants that say whether there is a table, and whether tensors begin and end at multiples."""
+    aligned = not (x.data_ptr() % ALIGNED or len(x) % ALIGNED) if table is None else table.aligned
+    return {"MANY": table is not None, "ALIGNED": aligned}

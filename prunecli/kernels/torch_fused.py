@@ -8,12 +8,13 @@ from contextlib import nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from prunecli.kernels.fused_ranks import FusedRanks
 from prunecli.kernels.fused_slices import FusedSlices
-from prunecli.kernels.fused_tables import FusedTables
+from prunecli.kernels.fused_tables import FusedTables, columns, of_table, per_program
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_blocks import Blocks, Cut, Groups
 from prunecli.kernels.torch_sums import sure_range
-from prunecli.kernels.torch_tables import ALIGNED, KernelRule
+from prunecli.kernels.torch_tables import KernelRule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,14 +30,8 @@ KINDS = ("cuda", "xpu")
 GROUPS = (2, 4, 8, 16, 32, 64)
 """The sizes of groups that the kernel ranks."""
 
-PROGRAMS, MOST_PER_PROGRAM = 1 << 12, 32
-"""With more blocks than PROGRAMS, a program takes several, up to the second number."""
-
 ROW_LIMIT = 1 << 14
 """The longest row that one program ranks, in its registers."""
-
-NARROW, SPREAD = 8, 1024
-"""The most patterns that are counted one by one; and places for the numbers of magnitudes below a bracket."""
 
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": False}
 """A block belongs to one warp, and products are rounded before they are added."""
@@ -69,7 +64,7 @@ class Fused:
         self._kernels: Any = importlib.import_module("prunecli.kernels.triton_ops")
         self._random: Any = importlib.import_module("prunecli.kernels.triton_random")
         self._blocks: Any = importlib.import_module("prunecli.kernels.triton_blocks")
-        self.slices, self.tables = FusedSlices(self), FusedTables(self)
+        self.slices, self.tables, self.ranks = FusedSlices(self), FusedTables(self), FusedRanks(self)
 
     def on(self, x: Tensor) -> Any:  # noqa: ANN401 - a context
         """Return the context in which the device of `x` is the current one."""
@@ -91,7 +86,7 @@ class Fused:
         """Prune the run `x` in place and return what is counted about its blocks, of which the last may be short."""
         if isinstance(keep, Cut):
             limits = None if keep.limit is None else keep.limit.reshape(1)
-            rule = KernelRule(0, cuts=self._vector([keep.bits - 1], x), limits=limits)
+            rule = KernelRule(0, cuts=self.vector([keep.bits - 1], x), limits=limits)
         elif isinstance(keep, Groups):
             rule = KernelRule(2, groups=(keep.group, keep.keep))
         else:
@@ -109,8 +104,8 @@ class Fused:
         with self.on(x):
             self._blocks.prune_kernel[(number,)](
                 x, *(x if part is None else part for part in (rule.flags, rule.cuts, rule.limits)),
-                *_columns(x, table), counts, extremes, sums, len(x), number, *rule.slices, rule.each,
-                MODE=rule.mode, **_table(x, table), TIES=rule.limits is not None,
+                *columns(x, table), counts, extremes, sums, len(x), number, *rule.slices, rule.each,
+                MODE=rule.mode, **of_table(x, table), TIES=rule.limits is not None,
                 GROUP=rule.groups[0], KEEP=rule.groups[1],
                 **width_of(x, dtype), SHIFT=23 - dtype.mantissa, SCALE=scale_of(dtype),
                 FINITE=dtype.finite_max, TOP=dtype.top, LOW=low, HIGH=high,
@@ -118,7 +113,7 @@ class Fused:
             )  # fmt: skip
         return Blocks(counts, extremes, sums)
 
-    def _vector(self, numbers: Sequence[int], x: Tensor) -> Tensor:
+    def vector(self, numbers: Sequence[int], x: Tensor) -> Tensor:
         """Return integers on the device of `x`."""
         # Filled on the device, or copied from page-locked memory: other copies wait for all kernels before them.
         if len(numbers) == 1:
@@ -129,7 +124,7 @@ class Fused:
 
     def count_in_blocks(self, x: Tensor, dtype: Float, bits: int) -> Tensor:
         """Return how many weights of each block have the magnitude `bits`."""
-        return self.count(x, self._vector([bits], x), dtype, less=False)
+        return self.count(x, self.vector([bits], x), dtype, less=False)
 
     def count(self, x: Tensor, cuts: Tensor, dtype: Float, *, less: bool, table: Table | None = None) -> Tensor:
         """Return how many weights of each block are equal to the cut of its tensor, or with `less` below it.
@@ -138,11 +133,11 @@ class Fused:
         """
         number = -(-len(x) // BLOCK) if table is None else table.blocks
         counts = self.torch.empty(number, dtype=self.torch.int32, device=x.device)
-        per = _per_program(number)
+        per = per_program(number)
         with self.on(x):
             self._kernels.count_kernel[(-(-number // per),)](
-                x, cuts, *_columns(x, table), counts, len(x), number, per,
-                **_table(x, table), LESS=less, **self.constants(x, dtype),
+                x, cuts, *columns(x, table), counts, len(x), number, per,
+                **of_table(x, table), LESS=less, **self.constants(x, dtype),
             )  # fmt: skip
         return counts
 
@@ -154,28 +149,9 @@ class Fused:
         x, out = table.tensors[0], self.torch.empty_like(table.lengths)
         with self.on(x):
             self._kernels.limit_kernel[(len(out),)](
-                x, cuts, chosen, wanted, *_columns(x, table), out, ALIGNED=table.aligned, **self.constants(x, dtype)
+                x, cuts, chosen, wanted, *columns(x, table), out, ALIGNED=table.aligned, **self.constants(x, dtype)
             )
         return out
-
-    def bracket(self, x: Tensor, dtype: Float, low: int, high: int, shift: int, *, marked: bool) -> Tensor:
-        """Return the number of magnitudes below `low`, and those of each (magnitude - low) >> shift below `high`."""
-        torch, number = self.torch, -(-len(x) // BLOCK)
-        per = _per_program(number)
-        grid, bins = (-(-number // per),), ((high - 1 - low) >> shift) + 1
-        bounds = self._vector([low, high - 1, shift], x)
-        with self.on(x):
-            if bins <= NARROW and not shift:
-                partial = torch.empty((grid[0], 16), dtype=torch.int32, device=x.device)
-                self._kernels.narrow_kernel[grid](
-                    x, partial, bounds, len(x), per, MARKED=marked, PATTERNS=bins, **width_of(x, dtype), **OPTIONS
-                )
-                return partial.sum(0, dtype=torch.int64)[: bins + 1]
-            table = torch.zeros(SPREAD + bins, dtype=torch.int64, device=x.device)
-            self._kernels.bracket_kernel[grid](
-                x, table, bounds, len(x), per, SPREAD, MARKED=marked, **width_of(x, dtype), **OPTIONS
-            )
-        return torch.cat([table[:SPREAD].sum()[None], table[SPREAD:]])
 
     def random_rows(self, keys: Tensor, firsts: Tensor, steps: int) -> Tensor:
         """Return the numbers of `torch_random.random_rows`."""
@@ -209,21 +185,6 @@ def scale_of(dtype: Float) -> float:
 def power_of_two(number: int) -> int:
     """Return the smallest power of two that is not below `number`."""
     return 1 << (number - 1).bit_length()
-
-
-def _per_program(blocks: int) -> int:
-    return min(max(blocks // PROGRAMS, 1), MOST_PER_PROGRAM)
-
-
-def _columns(x: Tensor, table: Table | None) -> tuple[Tensor, ...]:
-    """Return the columns of a table; without one, kernels do not read them."""
-    return (x, x, x, x) if table is None else (table.addresses, table.lengths, table.firsts, table.tensor_of)
-
-
-def _table(x: Tensor, table: Table | None) -> dict[str, bool]:
-    """Return the constants that say whether there is a table, and whether tensors begin and end at multiples."""
-    aligned = not (x.data_ptr() % ALIGNED or len(x) % ALIGNED) if table is None else table.aligned
-    return {"MANY": table is not None, "ALIGNED": aligned}
 
 
 def width_of(x: Tensor, dtype: Float) -> dict[str, Any]:

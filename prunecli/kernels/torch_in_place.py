@@ -54,6 +54,16 @@ class TensorsInPlace(ManyTensors):
     def _count_in_blocks(self, cuts: Tensor, *, less: bool) -> Tensor:
         return self._tables.count(self._table, cuts, self.dtype, less=less)
 
+    def find(self, ranks: Tensor) -> Tensor:
+        """Return (magnitude, less, equal) at the rank of each tensor, shape (3, tensors), on the device."""
+        torch, kernels = self._torch, self._ops.fused.ranks  # type: ignore[union-attr]
+        bits = torch.zeros_like(ranks)
+        for bit in range(self.dtype.top.bit_length() - 1, -1, -1):
+            candidate = bits | (1 << bit)
+            below = kernels.narrow(self._table, candidate, 0, self.dtype)[:, 0]
+            bits = torch.where(below < ranks, candidate, bits)
+        return torch.cat([bits[None], kernels.narrow(self._table, bits, 1, self.dtype).T])
+
     def limits(self, cuts: Tensor, ties: Tensor) -> Tensor:
         """Return the position in each tensor of the last of the first `ties` entries at its cut."""
         block, wanted = self._blocks_of_limits(cuts, ties)

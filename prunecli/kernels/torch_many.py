@@ -7,9 +7,9 @@ from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.tally import BLOCK
-from prunecli.kernels.torch_tables import to_device
 from prunecli.kernels.torch_tally import counts_from, fetch, fetch_arrays
 from prunecli.kernels.torch_totals import owners, totals
+from prunecli.kernels.transfers import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,7 +13,7 @@ from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.ops import Array, is_tensor
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_blocks import RUN, Blocks, Cut, Groups, magnitudes, prune_blocks
-from prunecli.kernels.torch_fused import SPREAD, Fused, fused
+from prunecli.kernels.torch_fused import Fused, fused
 from prunecli.kernels.torch_groups import largest_of_rows, smallest_of_rows
 from prunecli.kernels.torch_random import random_rows
 from prunecli.kernels.torch_tally import TorchTally
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 FUSED_RUN = 1 << 28
 """Elements that are pruned at once by kernels that need no memory for each of them."""
+
+SPREAD = 1 << 10
+"""Places for numbers that are not used, because additions to one place wait for each other."""
 
 WANTED_LIMIT = 1 << 16
 """In rows of up to this many entries, the numbers to prune are computed for every number of remaining ones."""
@@ -339,7 +342,7 @@ class TorchOps:
         With `marked` `x` are patterns, of which -1 marks pruned weights. The result has 1 + bins integers.
         """
         if self.fused is not None and x.is_contiguous():
-            return self.fused.bracket(x, dtype, low, high, shift, marked=marked)
+            return self.fused.ranks.bracket(x, dtype, low, high, shift, marked=marked)
         torch, bins = self.torch, ((high - 1 - low) >> shift) + 1
         table = torch.zeros(1 + bins + SPREAD, dtype=torch.int64, device=x.device)
         for first in range(0, len(x), RUN // 4):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_totals import owners
+from prunecli.kernels.transfers import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,10 +96,3 @@ class Table:
     def blocks(self) -> int:
         """The number of blocks."""
         return self.edges[-1]
-
-
-def to_device(torch: Any, numbers: Sequence[Any], device: Any) -> Tensor:  # noqa: ANN401 - the module, a torch device
-    """Return integers on a device. From page-locked memory they are copied without waiting for kernels before them."""
-    if str(device).startswith("cuda"):
-        return torch.tensor(numbers, dtype=torch.int64, pin_memory=True).to(device, non_blocking=True)
-    return torch.tensor(numbers, dtype=torch.int64, device=device)

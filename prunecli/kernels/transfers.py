@@ -51,6 +51,17 @@ def sent(numbers: NDArray[Any], device: str) -> Array:
     return host.to(device)
 
 
+def to_device(torch: Any, numbers: Any, device: Any, dtype: Any = None) -> Array:  # noqa: ANN401 - the module, numbers, a torch device
+    """Return numbers, integers without `dtype`, on a device.
+
+    From page-locked memory they are copied without waiting for kernels before them.
+    """
+    dtype = torch.int64 if dtype is None else dtype
+    if copies_in_background(str(device)):
+        return torch.tensor(numbers, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+    return torch.tensor(numbers, dtype=dtype, device=device)
+
+
 def copies_in_background(device: str) -> bool:
     """Return whether a copy to or from a device may go on after its call has returned."""
     return device.startswith("cuda")

@@ -102,60 +102,6 @@ def limit_kernel(x, cuts, chosen, wanted, addresses, lengths, firsts, tensor_of,
 
 
 @triton.jit
-def bracket_kernel(x, table, bounds, n, per, spread, MARKED: tl.constexpr,
-                   WIDTH: tl.constexpr, FNUZ: tl.constexpr):  # fmt: skip
-    """Add to `table` (spread + bins) the number of magnitudes below `low`, and those up to `last` in each bin.
-
-    The bin of y is (y - low) >> shift. With MARKED the entries are patterns with -1 for pruned weights.
-    `bounds` are low, last and shift. The first number
-    has `spread` places, because additions to one place wait for each other.
-    """
-    first = tl.program_id(0).to(tl.int64) * per
-    lane = tl.arange(0, 1024)
-    below = tl.zeros((1024,), tl.int32)
-    for step in range(per):
-        index = (first + step) * 1024 + lane
-        inside = index < n
-        w = tl.load(x + index, mask=inside, other=0)
-        if MARKED:
-            y = w.to(tl.int64)
-        else:
-            y = _magnitudes(w, WIDTH, FNUZ)
-        low = tl.load(bounds).to(y.dtype)
-        below += ((y < low) & inside).to(tl.int32)
-        hits = (y >= low) & (y <= tl.load(bounds + 1).to(y.dtype)) & inside
-        place = (tl.where(hits, y - low, 0) >> tl.load(bounds + 2).to(y.dtype)).to(tl.int64)
-        tl.atomic_add(table + spread + place, tl.full((1024,), 1, tl.int64), mask=hits, sem="relaxed")
-    total = tl.sum(below, axis=0).to(tl.int64)
-    tl.atomic_add(table + tl.program_id(0) % spread, total, sem="relaxed")
-
-
-@triton.jit
-def narrow_kernel(x, partial, bounds, n, per, MARKED: tl.constexpr, PATTERNS: tl.constexpr,
-                  WIDTH: tl.constexpr, FNUZ: tl.constexpr):  # fmt: skip
-    """Store for each program the number of magnitudes below `low`, and those of each of PATTERNS patterns from it."""
-    first = tl.program_id(0).to(tl.int64) * per
-    lane = tl.arange(0, 1024)
-    column = tl.arange(0, 16)
-    numbers = tl.zeros((16,), tl.int32)
-    for step in range(per):
-        index = (first + step) * 1024 + lane
-        inside = index < n
-        w = tl.load(x + index, mask=inside, other=0)
-        if MARKED:
-            y = w.to(tl.int64)
-        else:
-            y = _magnitudes(w, WIDTH, FNUZ)
-        low = tl.load(bounds).to(y.dtype)
-        below = tl.sum(((y < low) & inside).to(tl.int32), axis=0)
-        numbers += tl.where(column == 0, below, 0)
-        for pattern in tl.static_range(PATTERNS):
-            equal = tl.sum(((y == low + pattern) & inside).to(tl.int32), axis=0)
-            numbers += tl.where(column == pattern + 1, equal, 0)
-    tl.store(partial + tl.program_id(0).to(tl.int64) * 16 + column, numbers)
-
-
-@triton.jit
 def smallest_kernel(y, wanted, kept, row, BITS: tl.constexpr, SIZE: tl.constexpr, SIZE_BITS: tl.constexpr):
     """Store -1 or 0 for the entries of a row: the `wanted` smallest that are not negative are pruned."""
     number = tl.program_id(0).to(tl.int64)

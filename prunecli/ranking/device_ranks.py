@@ -20,21 +20,21 @@ from prunecli.kernels.bit_patterns import widen
 from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.torch_many import many_tensors
 from prunecli.kernels.torch_tally import fetch
+from prunecli.kernels.transfers import to_device
+from prunecli.ranking.device_tables import BITS, TableCounts, sample_size, samples_of_tables
 from prunecli.ranking.kth_smallest import MARGIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prunecli.dtypes import Float
     from prunecli.engine.scored_ranks import HeldScores
     from prunecli.kernels.torch_ops import TorchOps
+    from prunecli.ranking.device_tables import Together
     from prunecli.ranking.kth_smallest import RankSearch, Sample
 
-SAMPLE, SAMPLE_SHARE, SAMPLE_LEAST, SAMPLE_BLOCK = 1 << 18, 32, 1 << 14, 1 << 10
-"""The most elements of a sample, the part of a smaller group, the least number; and neighbours that lie together."""
-
-BITS = 12
-"""Wide brackets are counted in about 2**BITS bins."""
+SAMPLE_BLOCK = 1 << 10
+"""Neighbours of a sample that lie together."""
 
 RUN = 1 << 24
 """Elements that are copied, or converted to another format, at once."""
@@ -95,11 +95,20 @@ class Held:
     members: tuple[int, ...]
     parts: Sequence[Any]
     dtype: Float
+    there: Together | None = None
+    """Where the members are `parts` of a table, from its tensor `first` on."""
+    first: int = 0
 
     @property
     def length(self) -> int:
         """The number of weights."""
         return sum(part.numel() for part in self.parts)
+
+    def pieces(self) -> list[OnDevice]:
+        """Return all weights, small tensors as one piece."""
+        if self.there is None:
+            return [self.joined()]
+        return [OnDevice(self.ops, part, self.dtype) for part in self.parts]
 
     def joined(self) -> OnDevice:
         """Return all weights; those of several members are copied."""
@@ -140,8 +149,11 @@ def find_on_devices(searches: Searches, others: Others | None = None) -> None:
 def _narrow(searches: Searches, others: Others | None) -> None:
     """Bracket the ranks of searches by samples, as `RankSearch.narrow_to` does."""
     together: dict[Any, list[tuple[RankSearch, list[Any]]]] = {}
+    taken = samples_of_tables(
+        [(search, [each for each in held if isinstance(each, Held)]) for search, held in searches]
+    )
     for search, held in searches:
-        samples = _samples(search, held, others)
+        samples = _samples(search, held, taken, others)
         kind = (tuple((str(s.device), s.dtype, s.shape) for s in samples), search.keys.common)
         together.setdefault(kind, []).append((search, samples))
     vectors = [_brackets(held_by) for held_by in together.values()]
@@ -151,12 +163,21 @@ def _narrow(searches: Searches, others: Others | None) -> None:
             search.high = max(ends[len(members) + index], search.low) + 1
 
 
-def _samples(search: RankSearch, held: Sequence[Held | HeldScores], others: Others | None) -> list[Any]:
-    """Return the keys of blocks of neighbours at even distances, (blocks, length) of each, on the first device."""
+def _samples(
+    search: RankSearch, held: Sequence[Held | HeldScores], taken: Mapping[int, Any], others: Others | None
+) -> list[Any]:
+    """Return the keys of blocks of neighbours at even distances, (blocks, length) of each, on the first device.
+
+    Some samples are `taken` already.
+    """
     total = search.total
-    size = min(SAMPLE, max(total // SAMPLE_SHARE, SAMPLE_LEAST))
+    size = sample_size(total)
     samples = []
     for each in held:
+        if id(each) in taken:
+            y = taken[id(each)]
+            samples.append(OnDevice(each.ops, y, each.dtype, marked=True).keys(y, search.keys.common))
+            continue
         member, count = each.joined(), each.length
         share = min(-(-size * count // total), count)
         length = min(SAMPLE_BLOCK, share)
@@ -176,7 +197,7 @@ def _brackets(searches: Sequence[tuple[RankSearch, Sequence[Any]]]) -> Any:  # n
     keys = torch.cat([part.flatten(1) for part in parts], 1).sort(1).values
     size, top = keys.shape[1], searches[0][0].keys.common.top
     shares = [[(rank - 0.5) / search.total for rank in (search.ranks[0], search.ranks[-1])] for search, _ in searches]
-    wanted = torch.tensor(shares, device=keys.device)
+    wanted = to_device(torch, shares, keys.device, torch.float32)
     least = (wanted * (1 - wanted) / size).sqrt()
     pivots = keys.gather(1, (wanted * size).to(torch.int64).clamp(max=size - 1))
     ends = []
@@ -191,34 +212,43 @@ def _brackets(searches: Sequence[tuple[RankSearch, Sequence[Any]]]) -> Any:  # n
     return torch.cat([low, high]).flatten().to(torch.int64)
 
 
+_Queued: TypeAlias = "tuple[Any, Callable[[list[int]], None]]"
+"""Counts on a device, and what adds them to a search once they are fetched."""
+
+
 def _count(searches: Searches, others: Others | None) -> None:
     """Count what searches ask for in all members: kernels are queued first, and their results are fetched last."""
-    vectors: list[Any] = []
-    adding: list[Callable[[list[int]], None]] = []
+    queued: list[_Queued] = []
+    in_tables = TableCounts()
     for search, held in searches:
-        asked = {index: (low, width) for index, low, width in search.brackets()}
-        tables: dict[str, Any] = {}
-        for each in held:
-            low, width = asked[each.members[0]]
-            if low > each.dtype.top:  # in mixed dtypes, the bracket may lie above all of one
-                search.add(each.members[0], each.length, None, [])
-            elif not isinstance(each, Held) and width > COUNTED and each.lists(search.inside):
-                vectors.append(each.listed(low, width, search.inside or 0))
-                adding.append(partial(_add_listed, search, each, low))
-            elif width <= (1 if len(each.members) > 1 else COUNTED):
-                vectors.append(_counts_of(each, low, width))
-                adding.append(partial(_add_counts, search, each.members, width))
-            else:
-                table = table_of(search, each.joined(), search.shift(BITS))
-                device = str(table.device)
-                tables[device] = tables[device] + table if device in tables else table
-        for table in tables.values():
-            vectors.append(table)
-            adding.append(partial(_add_table, search, search.shift(BITS)))
+        queued += _count_members(search, held, in_tables)
+    queued += in_tables.queue()
     if others is not None:
         others.count([search for search, _ in searches])
-    for keep, numbers in zip(adding, fetch(vectors), strict=True):
+    for (_, keep), numbers in zip(queued, fetch([vector for vector, _ in queued]), strict=True):
         keep(numbers)
+
+
+def _count_members(search: RankSearch, held: Sequence[Held | HeldScores], in_tables: TableCounts) -> Iterator[_Queued]:
+    """Start the kernels for members of a search, but for those that `in_tables` takes."""
+    asked = {index: (low, width) for index, low, width in search.brackets()}
+    tables: dict[str, Any] = {}
+    for each in held:
+        low, width = asked[each.members[0]]
+        if low > each.dtype.top:  # in mixed dtypes, the bracket may lie above all of one
+            search.add(each.members[0], each.length, None, [])
+        elif isinstance(each, Held) and in_tables.take(search, each, low, width):
+            continue
+        elif not isinstance(each, Held) and width > COUNTED and each.lists(search.inside):
+            yield each.listed(low, width, search.inside or 0), partial(_add_listed, search, each, low)
+        elif width <= (1 if len(each.members) > 1 else COUNTED):
+            yield _counts_of(each, low, width), partial(_add_counts, search, each.members, width)
+        else:
+            for table in (table_of(search, piece, search.shift(BITS)) for piece in each.pieces()):
+                device = str(table.device)
+                tables[device] = tables[device] + table if device in tables else table
+    for table in tables.values():
+        yield table, partial(_add_table, search, search.shift(BITS))
 
 
 def _counts_of(held: Held | HeldScores, low: int, width: int) -> Any:  # noqa: ANN401 - a tensor

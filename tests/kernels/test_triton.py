@@ -21,6 +21,7 @@ from prunecli.dtypes import FLOATS
 from prunecli.kernels.tally import Shared
 from prunecli.kernels.torch_blocks import Blocks, Cut, Groups
 from prunecli.kernels.torch_ops import TorchOps
+from prunecli.kernels.torch_tables import Table
 
 pytest.importorskip("triton", reason="Triton is not installed")
 pytestmark = [
@@ -28,7 +29,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # the interpreter computes with NumPy
 ]
 
-KERNELS = ("triton_ops", "triton_blocks", "triton_moments", "triton_folds", "triton_random", "triton_slices")
+KERNELS = (
+    "triton_ops", "triton_blocks", "triton_moments", "triton_folds", "triton_random", "triton_ranks", "triton_slices",
+)  # fmt: skip
 """The modules with kernels."""
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "triton_kernels.py"
@@ -128,6 +131,33 @@ def test_brackets_are_counted(name: str) -> None:
         assert expected.tolist() == fused.bracket(x.to(DEVICE), dtype, low, high, shift).tolist()
         for ops in (plain, fused):
             assert expected.tolist() == ops.bracket(y.to(ops.device), dtype, low, high, shift, marked=True).tolist()
+
+
+@pytest.mark.parametrize("name", ["BF16", "F32", "F64", "F8_E4M3FNUZ"])
+def test_tensors_in_a_table_are_counted(name: str) -> None:
+    """Each tensor has its own bracket, and numbers of its own or of its group; samples are what lies there."""
+    dtype, plain, fused = FLOATS[name], TorchOps("cpu"), triton_ops()
+    kernels: Any = fused.fused and fused.fused.ranks
+    xs = [torch.from_numpy(weights(dtype, size, seed)) for seed, size in enumerate((5000, 7, 1024, 40 * 1024 + 3))]
+    table = Table(torch, [x.to(DEVICE) for x in xs])
+    lows = [int(plain.magnitudes(x, dtype).sort().values[len(x) // 2]) for x in xs]
+    for patterns in (0, 1, 8):
+        counts = kernels.narrow(table, torch.tensor(lows, device=DEVICE), patterns, dtype).tolist()
+        assert counts == [
+            plain.bracket(x, dtype, low, low + 8, 0).tolist()[: 1 + patterns] for x, low in zip(xs, lows, strict=True)
+        ]
+
+    shift = dtype.top.bit_length() - 7
+    size = 2 + (dtype.top >> shift)
+    bounds = [[0] * 4, [dtype.top] * 4, [shift] * 4, [0, 0, size, size]]
+    each = [plain.bracket(x, dtype, 0, dtype.top + 1, shift) for x in xs]
+    expected = torch.cat([each[0] + each[1], each[2] + each[3]]).tolist()
+    assert kernels.bins(table, bounds, 2 * size, dtype).tolist() == expected
+
+    first = xs[3].to(DEVICE)
+    places = np.array([[first.data_ptr(), first.data_ptr() + 9 * dtype.itemsize], [127, 2]])
+    y = plain.magnitudes(xs[3], dtype).tolist()
+    assert kernels.sample(first, places, dtype).tolist() == [y[:128], y[9:11] + y[11:12] * 126]
 
 
 @pytest.mark.parametrize("steps", [1, 13, 200])

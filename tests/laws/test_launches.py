@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 STRATEGIES: dict[str, tuple[Strategy, int, int]] = {
     "threshold": (prunecli.Threshold(0.01), 6, 0),
-    "percentile": (prunecli.Percentile(60), 9, 0),
-    "l1": (prunecli.L1(amount=0.5), 30, 0),
-    "global": (prunecli.Global(amount=0.5), 50, 0),
+    "percentile": (prunecli.Percentile(60), 1, 0),
+    "l1": (prunecli.L1(amount=0.5), 1, 0),
+    "global": (prunecli.Global(amount=0.5), 1, 0),
     "topk 2:4": (prunecli.TopK(2, 4), 6, 0),
     "topk 8:32": (prunecli.TopK(8, 32), 6, 0),
     "l1 row": (prunecli.L1(amount=0.5, scope="row"), 12, 0),

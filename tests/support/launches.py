@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunecli.kernels import torch_folds, torch_values
+from prunecli.kernels import torch_folds, torch_tables, torch_values
 from prunecli.kernels.folds import Numbers
 from prunecli.kernels.norms import block_norms, slice_norms, smallest_norms
 from prunecli.kernels.random_bits import draw
@@ -22,6 +22,7 @@ from prunecli.kernels.torch_fused import Fused
 from prunecli.kernels.torch_groups import smallest_of_rows
 from prunecli.kernels.torch_ops import TorchOps
 from prunecli.kernels.torch_views import mark_alive, of_blocks
+from support.ranks import CountedRanks
 from support.tables import CountedTables
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ VIEWS = (
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "equal")
 """Operations whose result, or its size, is a number on the host."""
+
+TO_DEVICE = (
+    "kernels.torch_tables", "kernels.torch_many", "kernels.torch_totals", "kernels.fused_ranks",
+    "ranking.device_ranks", "ranking.device_tables",
+)  # fmt: skip
+"""The modules that copy numbers to devices from page-locked memory, without a wait."""
 
 COPIES = ("cpu", "numpy", "tolist")
 
@@ -105,7 +112,7 @@ class CountedKernels:
         self._counted, self._plain = counted, TorchOps("cpu")
         self._plain.fused = None
         self._checks: Any = Fused.__new__(Fused)
-        self.tables, self.slices = CountedTables(counted), self
+        self.tables, self.slices, self.ranks = CountedTables(counted), self, CountedRanks(counted)
 
     def takes(self, x: Any, keep: Any) -> bool:  # noqa: ANN401 - as `Fused`
         """Return what the kernels do."""
@@ -240,11 +247,21 @@ def count_launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         monkeypatch.setattr(torch.Tensor, name, waiting(getattr(torch.Tensor, name)))
     for name in ("tensor", "from_numpy", "frombuffer"):
         monkeypatch.setattr(torch, name, waiting(getattr(torch, name)))
-    copied = torch_values.copied
-
-    def without_a_wait(numbers: Any, like: Any) -> Any:  # noqa: ANN401 - an array and tensors
-        with counted.one("copy to the device"):
-            return copied(numbers, like)
-
-    monkeypatch.setattr(torch_values, "copied", without_a_wait)
+    without_waits(monkeypatch, counted)
     return counted
+
+
+def without_waits(monkeypatch: pytest.MonkeyPatch, counted: Launches) -> None:
+    """Count copies from page-locked memory as kernels."""
+
+    def without_a_wait(real: Callable[..., Any]) -> Callable[..., Any]:
+        def inner(*args: Any) -> Any:  # noqa: ANN401 - numbers, and where they go
+            with counted.one("copy to the device"):
+                return real(*args)
+
+        return inner
+
+    monkeypatch.setattr(torch_values, "copied", without_a_wait(torch_values.copied))
+    to_device = without_a_wait(torch_tables.to_device)
+    for module in TO_DEVICE:
+        monkeypatch.setattr(f"prunecli.{module}.to_device", to_device)

@@ -1,0 +1,109 @@
+"""The calls of the Triton kernels that count for ranks, in one run or in the tensors of a table."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from prunecli.kernels.fused_tables import columns, of_table, per_program
+from prunecli.kernels.tally import BLOCK
+from prunecli.kernels.transfers import to_device
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from prunecli.dtypes import Float
+    from prunecli.kernels.torch_fused import Fused
+    from prunecli.kernels.torch_tables import Table
+
+Tensor: TypeAlias = Any
+
+NARROW = 8
+"""The most patterns that are counted one by one."""
+
+COLUMNS = 16
+"""The numbers that are kept for each tensor meanwhile."""
+
+SAMPLED = 128
+"""Neighbours that are sampled together."""
+
+COPIES, COPIED = 16, 1 << 24
+"""The most copies of a table of counts, and the most places of all of them where there are several."""
+
+
+class FusedRanks:
+    """The kernels of `triton_ranks`."""
+
+    def __init__(self, fused: Fused) -> None:
+        """Launch kernels as `fused` does."""
+        self._fused, self._torch = fused, fused.torch
+        self._kernels: Any = importlib.import_module("prunecli.kernels.triton_ranks")
+
+    def bracket(self, x: Tensor, dtype: Float, low: int, high: int, shift: int, *, marked: bool) -> Tensor:
+        """Return the number of magnitudes below `low`, and those of each (magnitude - low) >> shift below `high`."""
+        bins = ((high - 1 - low) >> shift) + 1
+        if bins <= NARROW and not shift:
+            return self._narrow(x, self._fused.vector([low], x), bins, dtype, None, marked=marked)[0]
+        return self._bins(x, self._fused.vector([low, high - 1, shift, 0], x), 1 + bins, dtype, None, marked=marked)
+
+    def narrow(self, table: Table, lows: Tensor, patterns: int, dtype: Float) -> Tensor:
+        """Return how many weights of each tensor are below its low, and how many are each of `patterns` from it.
+
+        The result is (tensors, 1 + patterns).
+        """
+        return self._narrow(table.tensors[0], lows, patterns, dtype, table, marked=False)
+
+    def bins(self, table: Table, bounds: Sequence[Sequence[int]], size: int, dtype: Float) -> Tensor:
+        """Return `size` numbers; `bounds` are low, last, shift, and the place of the first number, of each tensor.
+
+        There the weights below `low` are counted, and behind it those of each (magnitude - low) >> shift up to `last`.
+        """
+        on_device = to_device(self._torch, bounds, table.addresses.device)
+        return self._bins(table.tensors[0], on_device, size, dtype, table, marked=False)
+
+    def sample(self, x: Tensor, places: NDArray[Any], dtype: Float) -> Tensor:
+        """Return the magnitudes of SAMPLED neighbours in each row: `places` are addresses, and the last positions.
+
+        `x` is one of the tensors there.
+        """
+        torch, number = self._torch, places.shape[1]
+        integer = torch.int64 if dtype.itemsize == 8 else torch.int32
+        out = torch.empty((number, SAMPLED), dtype=integer, device=x.device)
+        with self._fused.on(x):
+            self._kernels.sample_kernel[(number,)](
+                x, to_device(torch, places, x.device), out, number, LENGTH=SAMPLED, **self._fused.constants(x, dtype)
+            )
+        return out
+
+    def _narrow(
+        self, x: Tensor, lows: Tensor, patterns: int, dtype: Float, table: Table | None, *, marked: bool
+    ) -> Tensor:
+        number, per, grid = _programs(x, table)
+        out = self._torch.zeros((1 if table is None else len(table), COLUMNS), dtype=lows.dtype, device=x.device)
+        with self._fused.on(x):
+            self._kernels.narrow_kernel[grid](
+                x, lows, *columns(x, table), out, len(x), number, per, **of_table(x, table), MARKED=marked,
+                PATTERNS=patterns, **self._fused.constants(x, dtype),
+            )  # fmt: skip
+        return out[:, : 1 + patterns]
+
+    def _bins(self, x: Tensor, bounds: Tensor, size: int, dtype: Float, table: Table | None, *, marked: bool) -> Tensor:
+        torch, (number, per, grid) = self._torch, _programs(x, table)
+        copies = max(min(COPIES, COPIED // size, grid[0]), 1)
+        wide = (number // copies + per) * BLOCK >= 1 << 31
+        out = torch.zeros((copies, size), dtype=torch.int64 if wide else torch.int32, device=x.device)
+        with self._fused.on(x):
+            self._kernels.bins_kernel[grid](
+                x, bounds, *columns(x, table), out, len(x), 1 if table is None else len(table), number, per, copies,
+                size, **of_table(x, table), MARKED=marked, **self._fused.constants(x, dtype),
+            )  # fmt: skip
+        return out.sum(0, dtype=torch.int64)
+
+
+def _programs(x: Tensor, table: Table | None) -> tuple[int, int, tuple[int]]:
+    """Return the number of blocks, how many of them a program takes, and how many programs there are."""
+    number = -(-len(x) // BLOCK) if table is None else table.blocks
+    per = per_program(number)
+    return number, per, (-(-number // per),)

@@ -1,0 +1,106 @@
+"""Triton kernels for ranks: magnitudes below a bracket and inside it are counted, in one run or in many tensors."""
+
+# Triton has no types for what kernels compute with.
+# mypy: ignore-errors
+# ruff: noqa: ANN001, ANN201, ANN202, N803, PLR0913, PLR0917, SIM108 - the signatures and branches of kernels
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from prunecli.kernels.triton_ops import _find_block, _magnitudes
+
+
+@triton.jit
+def _patterns(w, MARKED: tl.constexpr, WIDTH: tl.constexpr, FNUZ: tl.constexpr):
+    """Return magnitudes. With MARKED the entries are patterns already, with -1 for pruned weights."""
+    if MARKED:
+        y = w.to(tl.int64)
+    else:
+        y = _magnitudes(w, WIDTH, FNUZ)
+    return y
+
+
+@triton.jit
+def narrow_kernel(x, lows, addresses, lengths, firsts, tensor_of, out, n, blocks, per,
+                  MANY: tl.constexpr, ALIGNED: tl.constexpr, MARKED: tl.constexpr, PATTERNS: tl.constexpr,
+                  WIDTH: tl.constexpr, FNUZ: tl.constexpr):  # fmt: skip
+    """Add to `out` (tensors, 16) the number of magnitudes below the `low` of their tensor.
+
+    The numbers of each of PATTERNS patterns from it follow.
+    """
+    start = tl.program_id(0) * per
+    steps = tl.minimum(per, blocks - start)
+    lane = tl.arange(0, 1024)
+    column = tl.arange(0, 16)
+    numbers = tl.zeros((16,), tl.int32)
+    for step in range(steps):
+        block = start + step
+        tensor, _, here, length = _find_block(x, n, block, addresses, lengths, firsts, tensor_of, MANY, ALIGNED)
+        inside = lane < length
+        w = tl.load(here + lane, mask=inside, other=0)
+        y = _patterns(w, MARKED, WIDTH, FNUZ)
+        low = tl.load(lows + tensor).to(y.dtype)
+        numbers += tl.where(column == 0, tl.sum(((y < low) & inside).to(tl.int32), axis=0), 0)
+        for pattern in tl.static_range(PATTERNS):
+            equal = tl.sum(((y == low + pattern) & inside).to(tl.int32), axis=0)
+            numbers += tl.where(column == pattern + 1, equal, 0)
+        following = tensor
+        if MANY:
+            following = tl.load(tensor_of + tl.minimum(block + 1, blocks - 1)).to(tl.int32)
+        if (following != tensor) | (step + 1 == steps):
+            place = out + tensor.to(tl.int64) * 16 + column
+            tl.atomic_add(place, numbers.to(tl.int64), mask=column <= PATTERNS, sem="relaxed")
+            numbers = tl.zeros((16,), tl.int32)
+
+
+@triton.jit
+def bins_kernel(x, bounds, addresses, lengths, firsts, tensor_of, out, n, tensors, blocks, per, copies, size,
+                MANY: tl.constexpr, ALIGNED: tl.constexpr, MARKED: tl.constexpr,
+                WIDTH: tl.constexpr, FNUZ: tl.constexpr):  # fmt: skip
+    """Add to `out` (copies, size) the numbers of magnitudes below the bracket of their tensor, and in each bin of it.
+
+    `bounds` (4, tensors) are low, last, shift, and the place of the number below; bins (y - low) >> shift follow it.
+    There are several copies because additions to one place wait for each other.
+    """
+    start = tl.program_id(0) * per
+    steps = tl.minimum(per, blocks - start)
+    lane = tl.arange(0, 1024)
+    own = out + (tl.program_id(0) % copies).to(tl.int64) * size
+    ones = tl.full((1024,), 1, out.dtype.element_ty)
+    below = tl.program_id(0) * 0
+    for step in range(steps):
+        block = start + step
+        tensor, _, here, length = _find_block(x, n, block, addresses, lengths, firsts, tensor_of, MANY, ALIGNED)
+        inside = lane < length
+        w = tl.load(here + lane, mask=inside, other=0)
+        y = _patterns(w, MARKED, WIDTH, FNUZ)
+        low = tl.load(bounds + tensor).to(y.dtype)
+        last = tl.load(bounds + tensors + tensor).to(y.dtype)
+        shift = tl.load(bounds + 2 * tensors + tensor).to(y.dtype)
+        place = own + tl.load(bounds + 3 * tensors + tensor)
+        hits = (y >= low) & (y <= last) & inside
+        number = tl.where(hits, y - low, 0) >> shift
+        tl.atomic_add(place + 1 + number, ones, mask=hits, sem="relaxed")
+        below += tl.sum(((y < low) & inside).to(tl.int32), axis=0)
+        following = tensor
+        if MANY:
+            following = tl.load(tensor_of + tl.minimum(block + 1, blocks - 1)).to(tl.int32)
+        if (following != tensor) | (step + 1 == steps):
+            tl.atomic_add(place, below.to(out.dtype.element_ty), sem="relaxed")
+            below = below * 0
+
+
+@triton.jit
+def sample_kernel(x, places, out, number, WIDTH: tl.constexpr, FNUZ: tl.constexpr, LENGTH: tl.constexpr):
+    """Store the magnitudes of neighbours; `places` (2, number) are addresses, and positions of the last neighbours.
+
+    Behind the last one it comes again.
+    """
+    block = tl.program_id(0)
+    lane = tl.arange(0, LENGTH)
+    here = tl.load(places + block).to(x.dtype)
+    last = tl.load(places + number + block).to(tl.int32)
+    y = _magnitudes(tl.load(here + tl.minimum(lane, last)), WIDTH, FNUZ)
+    tl.store(out + block.to(tl.int64) * LENGTH + lane, y)

@@ -126,7 +126,11 @@ def calls_of_tables(fused: torch_fused.Fused, x: torch.Tensor, dtype: Float) -> 
             yield partial(tables.prune, table, keep, dtype)
         for patterns in (0, 1, 2, 4, fused_ranks.NARROW):
             yield partial(fused.ranks.narrow, table, numbers, patterns, dtype)
-        yield partial(fused.ranks.bins, table, [[0, 0]] * 4, 9, dtype)
+        for below in (False, True):
+            yield partial(fused.ranks.bins, table, [[0, 0]] * 4, 9, dtype, below=below)
+        yield partial(fused.ranks.listed, table, [[0, 0]] * 5, 9, dtype)
+        if dtype.itemsize <= 4:
+            yield partial(fused.ranks.squares, table, [0, 0], dtype)
     yield partial(fused.ranks.sample, x, np.zeros((2, 9), np.int64), dtype)
     yield partial(tables.limits, table, numbers, numbers, numbers, dtype)
     yield partial(tables.overfull, table, slice(0, 2), (32, 9), dtype)

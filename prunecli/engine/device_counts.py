@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.kernels import torch_values
-from prunecli.kernels.torch_squares import square_tables, sum_of_table, table_shape
+from prunecli.kernels.torch_squares import square_tables, sum_of_halves, sum_of_table, table_shape
+from prunecli.kernels.torch_tables import Table
 from prunecli.ranking.normalized_cut import CountResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,19 +35,22 @@ class _Counted:
 
     With `listed` there are the bins of single weights in place of counts, where these are fewer. `first` is the number
     of the first bin, `places` the number of places of counts, and `above` the smallest pattern whose square is added
-    up, which may be above all of them. The table of squares has `shape`, and both tables have `size` places.
+    up, which may be above all of them. The table of squares has `shape`, and both tables have `size` places. With
+    `halves` sums of squares are in two halves, in place of pieces.
     """
 
-    __slots__ = ("above", "bins", "first", "listed", "places", "request", "shape", "size", "squares")
+    __slots__ = ("above", "bins", "first", "halves", "listed", "places", "request", "shape", "size", "squares")
 
-    def __init__(self, request: CountRequest, *, listed: bool) -> None:
+    def __init__(self, request: CountRequest, *, listed: bool, halves: bool = False) -> None:
         """Count nothing yet."""
+        self.halves = halves
         self.request, self.listed, self.first = request, listed, request.low >> request.shift
         self.bins = _bins(request)
         self.places = (request.inside or 0) if listed else self.bins
         self.squares = request.above is not None and not request.counts_have_squares
         self.above = min(request.above or 0, request.dtype.finite_max + 1)
-        self.shape = table_shape(request.dtype) if self.squares else (0, 0)
+        pieces, exponents = table_shape(request.dtype) if self.squares else (0, 0)
+        self.shape = (2 if halves and pieces else pieces), exponents
         self.size = self.places + self.shape[0] * self.shape[1]
 
     def result(self, bins: NDArray[Any], counts: NDArray[Any], table: NDArray[Any]) -> CountResult:
@@ -56,7 +60,9 @@ class _Counted:
         found = self.request.result(bins + self.first, counts)
         if not self.squares:
             return found
-        return CountResult(found.bins, found.counts, sum_of_table(table.reshape(self.shape), self.request.dtype))
+        table = table.reshape(self.shape)
+        squares = sum_of_halves(table) if self.halves else sum_of_table(table, self.request.dtype)
+        return CountResult(found.bins, found.counts, squares)
 
 
 def _bins(request: CountRequest) -> int:
@@ -69,6 +75,12 @@ def _counted(requests: Sequence[CountRequest]) -> list[_Counted]:
     inside = [request.inside for request in requests if request.inside is not None]
     listed = len(inside) == len(requests) and sum(inside) < sum(map(_bins, requests))
     return [_Counted(request, listed=listed) for request in requests]
+
+
+def _of_table(request: CountRequest) -> _Counted:
+    """Return how a request is counted by kernels that find tensors by their addresses."""
+    listed = request.inside is not None and request.inside < _bins(request)
+    return _Counted(request, listed=listed, halves=True)
 
 
 class _Places:
@@ -125,17 +137,69 @@ class CountsOnDevices:
 
     def count(self, requests: Mapping[int, CountRequest]) -> None:
         """Count for the requests of these targets."""
-        for members in self._there.stacks(list(requests)):
+        in_tables = self._in_tables(requests)
+        for part in in_tables:
+            self._wait_for(*self._in_table(part, requests))
+        done = {member for part in in_tables for member in part}
+        for members in self._there.stacks([member for member in requests if member not in done]):
             stack = _counted([requests[member] for member in members])
             # The tables of a part of the stack have no more than AT_ONCE places.
             step = max(AT_ONCE // max(each.size for each in stack), 1)
             for first in range(0, len(members), step):
                 own, counted = members[first : first + step], stack[first : first + step]
                 table = self._alone(own[0], counted[0]) if len(own) == 1 else self._stack(own, counted)
-                self._waiting.append((counted, table))
-                if sum(len(table) for _, table in self._waiting) > AT_ONCE:
-                    self._fetch()
+                self._wait_for(counted, table)
         self._fetch()
+
+    def _wait_for(self, counted: list[_Counted], table: Array) -> None:
+        """Fetch a table later, together with others."""
+        self._waiting.append((counted, table))
+        if sum(len(table) for _, table in self._waiting) > AT_ONCE:
+            self._fetch()
+
+    def _in_tables(self, requests: Mapping[int, CountRequest]) -> list[list[int]]:
+        """Return the targets that kernels find by their addresses, in parts that are counted together."""
+        kinds: dict[Hashable, list[int]] = {}
+        sizes: dict[Hashable, int] = {}
+        parts = []
+        for member, request in requests.items():
+            one = _of_table(request)
+            if not self._is_found(member) or (one.squares and request.dtype.itemsize > 4):
+                continue
+            kind = request.dtype, str(self._weights(member).device), one.listed, one.squares
+            kinds.setdefault(kind, []).append(member)
+            sizes[kind] = sizes.get(kind, 0) + one.size
+            if sizes[kind] >= AT_ONCE:
+                parts.append(kinds.pop(kind))
+                del sizes[kind]
+        return [*parts, *kinds.values()]
+
+    def _is_found(self, member: int) -> bool:
+        tensors = self._there.tensors
+        return tensors.scorer is None and tensors.targets[member].contiguous and self._ops(member).tables is not None
+
+    def _ops(self, member: int) -> Any:  # noqa: ANN401 - TorchOps
+        return self._there.worker.ops_of(self._weights(member))
+
+    def _weights(self, member: int) -> Any:  # noqa: ANN401 - a tensor
+        return self._there.tensors.reader.on_a_device(self._there.tensors.targets[member])
+
+    def _in_table(self, members: Sequence[int], requests: Mapping[int, CountRequest]) -> tuple[list[_Counted], Array]:
+        """Return the tables of places of targets, one after the other, and then those of squares."""
+        ops, counted = self._ops(members[0]), [_of_table(requests[member]) for member in members]
+        dtype, torch, kernels = counted[0].request.dtype, ops.torch, ops.fused.ranks
+        table = Table(torch, [self._weights(member).reshape(-1) for member in members])
+        firsts = [*accumulate((each.places for each in counted), initial=0)]
+        ends = [(each.request.low, each.request.high - 1, each.request.shift) for each in counted]
+        columns = [*zip(*ends, strict=True), firsts[:-1]]
+        if counted[0].listed:
+            places = kernels.listed(table, [*columns, [each.places for each in counted]], firsts[-1], dtype)
+        else:
+            places = kernels.bins(table, columns, firsts[-1], dtype, below=False)
+        if not counted[0].squares:
+            return counted, places
+        squares = kernels.squares(table, [each.above for each in counted], dtype)
+        return counted, torch.cat([places, squares.flatten()])
 
     def _alone(self, member: int, counted: _Counted) -> Array:
         """Return the tables of one target, one after the other."""

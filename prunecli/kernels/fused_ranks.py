@@ -55,13 +55,47 @@ class FusedRanks:
         """
         return self._narrow(table.tensors[0], lows, patterns, dtype, table, marked=False)
 
-    def bins(self, table: Table, bounds: Sequence[Sequence[int]], size: int, dtype: Float) -> Tensor:
+    def bins(
+        self, table: Table, bounds: Sequence[Sequence[int]], size: int, dtype: Float, *, below: bool = True
+    ) -> Tensor:
         """Return `size` numbers; `bounds` are low, last, shift, and the place of the first number, of each tensor.
 
         There the weights below `low` are counted, and behind it those of each (magnitude - low) >> shift up to `last`.
+        Without `below` the first number is that of the first bin.
         """
         on_device = to_device(self._torch, bounds, table.addresses.device)
-        return self._bins(table.tensors[0], on_device, size, dtype, table, marked=False)
+        return self._bins(table.tensors[0], on_device, size, dtype, table, marked=False, below=below)
+
+    def listed(self, table: Table, bounds: Sequence[Sequence[int]], size: int, dtype: Float) -> Tensor:
+        """Return the bins of single weights from 1, in any order, in `size` places, and 0 in the others.
+
+        `bounds` are low, last, shift, the first place, and the number of places, of each tensor.
+        """
+        x, (number, per, grid) = table.tensors[0], _programs(table.tensors[0], table)
+        on_device, ends = to_device(self._torch, bounds, x.device), self._torch.zeros_like(table.lengths)
+        out = self._torch.zeros(size, dtype=self._torch.int64, device=x.device)
+        with self._fused.on(x):
+            self._kernels.list_kernel[grid](
+                x, on_device, ends, *columns(x, table), out, len(table), number, per, ALIGNED=table.aligned,
+                **self._fused.constants(x, dtype),
+            )  # fmt: skip
+        return out
+
+    def squares(self, table: Table, aboves: Sequence[int], dtype: Float) -> Tensor:
+        """Return the exact sums of squares of the finite magnitudes of each tensor from `aboves` upwards.
+
+        The sums (tensors, 2, exponents) are those of `torch_squares.sum_of_halves`. A weight has up to 4 bytes.
+        """
+        x, (number, per, grid) = table.tensors[0], _programs(table.tensors[0], table)
+        exponents = (dtype.finite_max >> dtype.mantissa) + 1
+        out = self._torch.zeros((len(table), 2, exponents), dtype=self._torch.int64, device=x.device)
+        with self._fused.on(x):
+            self._kernels.squares_kernel[grid](
+                x, to_device(self._torch, aboves, x.device), *columns(x, table), out, number, per, exponents,
+                ALIGNED=table.aligned, MANTISSA=dtype.mantissa, FINITE=dtype.finite_max,
+                **self._fused.constants(x, dtype),
+            )  # fmt: skip
+        return out
 
     def sample(self, x: Tensor, places: NDArray[Any], dtype: Float) -> Tensor:
         """Return the magnitudes of SAMPLED neighbours in each row: `places` are addresses, and the last positions.
@@ -89,7 +123,17 @@ class FusedRanks:
             )  # fmt: skip
         return out[:, : 1 + patterns]
 
-    def _bins(self, x: Tensor, bounds: Tensor, size: int, dtype: Float, table: Table | None, *, marked: bool) -> Tensor:
+    def _bins(
+        self,
+        x: Tensor,
+        bounds: Tensor,
+        size: int,
+        dtype: Float,
+        table: Table | None,
+        *,
+        marked: bool,
+        below: bool = True,
+    ) -> Tensor:
         torch, (number, per, grid) = self._torch, _programs(x, table)
         copies = max(min(COPIES, COPIED // size, grid[0]), 1)
         wide = (number // copies + per) * BLOCK >= 1 << 31
@@ -97,7 +141,7 @@ class FusedRanks:
         with self._fused.on(x):
             self._kernels.bins_kernel[grid](
                 x, bounds, *columns(x, table), out, len(x), 1 if table is None else len(table), number, per, copies,
-                size, **of_table(x, table), MARKED=marked, **self._fused.constants(x, dtype),
+                size, **of_table(x, table), MARKED=marked, BELOW=below, **self._fused.constants(x, dtype),
             )  # fmt: skip
         return out.sum(0, dtype=torch.int64)
 

@@ -52,3 +52,11 @@ def sum_of_table(table: NDArray[Any], dtype: Float) -> int:
     for piece, exponent in zip(*(places.tolist() for places in table.nonzero()), strict=True):
         total += int(table[piece, exponent]) << (powers[piece] + 2 * max(exponent - 1, 0))
     return total
+
+
+def sum_of_halves(table: NDArray[Any]) -> int:
+    """Return the sum, in squared quanta, of a table (2, exponents) of sums of squared mantissas in two halves."""
+    total = 0
+    for half, exponent in zip(*(places.tolist() for places in table.nonzero()), strict=True):
+        total += int(table[half, exponent]) << (32 * half + 2 * max(exponent - 1, 0))
+    return total

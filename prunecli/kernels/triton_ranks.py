@@ -57,12 +57,13 @@ def narrow_kernel(x, lows, addresses, lengths, firsts, tensor_of, out, n, blocks
 
 @triton.jit
 def bins_kernel(x, bounds, addresses, lengths, firsts, tensor_of, out, n, tensors, blocks, per, copies, size,
-                MANY: tl.constexpr, ALIGNED: tl.constexpr, MARKED: tl.constexpr,
+                MANY: tl.constexpr, ALIGNED: tl.constexpr, MARKED: tl.constexpr, BELOW: tl.constexpr,
                 WIDTH: tl.constexpr, FNUZ: tl.constexpr):  # fmt: skip
     """Add to `out` (copies, size) the numbers of magnitudes below the bracket of their tensor, and in each bin of it.
 
     `bounds` (4, tensors) are low, last, shift, and the place of the number below; bins (y - low) >> shift follow it.
-    There are several copies because additions to one place wait for each other.
+    Without BELOW the first bin is at that place. There are several copies because additions to one place wait for each
+    other.
     """
     start = tl.program_id(0) * per
     steps = tl.minimum(per, blocks - start)
@@ -82,14 +83,69 @@ def bins_kernel(x, bounds, addresses, lengths, firsts, tensor_of, out, n, tensor
         place = own + tl.load(bounds + 3 * tensors + tensor)
         hits = (y >= low) & (y <= last) & inside
         number = tl.where(hits, y - low, 0) >> shift
-        tl.atomic_add(place + 1 + number, ones, mask=hits, sem="relaxed")
-        below += tl.sum(((y < low) & inside).to(tl.int32), axis=0)
-        following = tensor
-        if MANY:
-            following = tl.load(tensor_of + tl.minimum(block + 1, blocks - 1)).to(tl.int32)
-        if (following != tensor) | (step + 1 == steps):
-            tl.atomic_add(place, below.to(out.dtype.element_ty), sem="relaxed")
-            below = below * 0
+        tl.atomic_add(place + BELOW + number, ones, mask=hits, sem="relaxed")
+        if BELOW:
+            below += tl.sum(((y < low) & inside).to(tl.int32), axis=0)
+            following = tensor
+            if MANY:
+                following = tl.load(tensor_of + tl.minimum(block + 1, blocks - 1)).to(tl.int32)
+            if (following != tensor) | (step + 1 == steps):
+                tl.atomic_add(place, below.to(out.dtype.element_ty), sem="relaxed")
+                below = below * 0
+
+
+@triton.jit
+def list_kernel(x, bounds, ends, addresses, lengths, firsts, tensor_of, out, tensors, blocks, per,
+                ALIGNED: tl.constexpr, WIDTH: tl.constexpr, FNUZ: tl.constexpr):  # fmt: skip
+    """Store the bins of magnitudes in the bracket of their tensor, as numbers from 1, in any order.
+
+    `bounds` (5, tensors) are low, last, shift, the place of the first number, and how many have a place. `ends` are how
+    many are stored of each tensor, 0 before.
+    """
+    start = tl.program_id(0) * per
+    lane = tl.arange(0, 1024)
+    for step in range(tl.minimum(per, blocks - start)):
+        tensor, _, here, length = _find_block(x, 0, start + step, addresses, lengths, firsts, tensor_of, True, ALIGNED)
+        w = tl.load(here + lane, mask=lane < length, other=0)
+        y = _magnitudes(w, WIDTH, FNUZ)
+        low = tl.load(bounds + tensor).to(y.dtype)
+        hits = (y >= low) & (y <= tl.load(bounds + tensors + tensor).to(y.dtype)) & (lane < length)
+        found = hits.to(tl.int32)
+        total = tl.sum(found, axis=0)
+        if total > 0:
+            shift = tl.load(bounds + 2 * tensors + tensor).to(y.dtype)
+            place = out + tl.load(bounds + 3 * tensors + tensor)
+            at = tl.atomic_add(ends + tensor, total.to(tl.int64), sem="relaxed") + tl.cumsum(found, axis=0) - 1
+            number = (tl.where(hits, y - low, 0) >> shift).to(tl.int64) + 1
+            tl.store(place + at, number, mask=hits & (at < tl.load(bounds + 4 * tensors + tensor)))
+
+
+@triton.jit
+def squares_kernel(x, aboves, addresses, lengths, firsts, tensor_of, out, blocks, per, exponents,
+                   ALIGNED: tl.constexpr, WIDTH: tl.constexpr, FNUZ: tl.constexpr,
+                   MANTISSA: tl.constexpr, FINITE: tl.constexpr):  # fmt: skip
+    """Add to `out` (tensors, 2, exponents) the squares of mantissas of finite magnitudes from `aboves` upwards.
+
+    The sum of a block is divided into its 32 lower bits and the others.
+    """
+    start = tl.program_id(0) * per
+    lane = tl.arange(0, 1024)
+    for step in range(tl.minimum(per, blocks - start)):
+        tensor, _, here, length = _find_block(x, 0, start + step, addresses, lengths, firsts, tensor_of, True, ALIGNED)
+        w = tl.load(here + lane, mask=lane < length, other=0)
+        y = _magnitudes(w, WIDTH, FNUZ)
+        taken = (y >= tl.load(aboves + tensor).to(y.dtype)) & (y <= FINITE) & (lane < length)
+        exponent = y >> MANTISSA
+        whole = ((y & ((1 << MANTISSA) - 1)) + tl.where(exponent > 0, 1 << MANTISSA, 0)).to(tl.int64)
+        squares = whole * whole
+        exponent = tl.where(taken, exponent, -1)
+        own = tl.max(exponent, axis=0)
+        while own >= 0:
+            total = tl.sum(tl.where(exponent == own, squares, 0), axis=0)
+            place = out + tensor.to(tl.int64) * 2 * exponents + own
+            tl.atomic_add(place, total & 0xFFFFFFFF, sem="relaxed")
+            tl.atomic_add(place + exponents, total >> 32, sem="relaxed")
+            own = tl.max(tl.where(exponent < own, exponent, -1), axis=0)
 
 
 @triton.jit

@@ -18,9 +18,11 @@ from kernels.test_torch_tally import statistics, weights
 from support.triton import DEVICE, triton_ops
 
 from prunecli.dtypes import FLOATS
+from prunecli.kernels.squares import square_sum
 from prunecli.kernels.tally import Shared
 from prunecli.kernels.torch_blocks import Blocks, Cut, Groups
 from prunecli.kernels.torch_ops import TorchOps
+from prunecli.kernels.torch_squares import sum_of_halves
 from prunecli.kernels.torch_tables import Table
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -140,7 +142,8 @@ def test_tensors_in_a_table_are_counted(name: str) -> None:
     kernels: Any = fused.fused and fused.fused.ranks
     xs = [torch.from_numpy(weights(dtype, size, seed)) for seed, size in enumerate((5000, 7, 1024, 40 * 1024 + 3))]
     table = Table(torch, [x.to(DEVICE) for x in xs])
-    lows = [int(plain.magnitudes(x, dtype).sort().values[len(x) // 2]) for x in xs]
+    ys = [plain.magnitudes(x, dtype) for x in xs]
+    lows = [int(y.sort().values[len(y) // 2]) for y in ys]
     for patterns in (0, 1, 8):
         counts = kernels.narrow(table, torch.tensor(lows, device=DEVICE), patterns, dtype).tolist()
         assert counts == [
@@ -154,9 +157,26 @@ def test_tensors_in_a_table_are_counted(name: str) -> None:
     expected = torch.cat([each[0] + each[1], each[2] + each[3]]).tolist()
     assert kernels.bins(table, bounds, 2 * size, dtype).tolist() == expected
 
+    bounds[3], size = [0, size - 1, 2 * size - 2, 3 * size - 3], size - 1
+    expected = torch.cat([own[1:] for own in each]).tolist()
+    assert kernels.bins(table, bounds, 4 * size, dtype, below=False).tolist() == expected
+
+    inside = [int(((low <= y) & (y <= low + 99)).sum()) for low, y in zip(lows, ys, strict=True)]
+    firsts = [0, *np.cumsum(inside)[:-1].tolist()]
+    bounds = [lows, [low + 99 for low in lows], [0] * 4, firsts, inside]
+    listed = kernels.listed(table, bounds, sum(inside), dtype).split(inside)
+    for low, y, own in zip(lows, ys, listed, strict=True):
+        assert own.sort().values.tolist() == (y[(low <= y) & (y <= low + 99)] - low + 1).sort().values.tolist()
+
+    if dtype.itemsize <= 4:
+        for above in (0, lows[0], dtype.finite_max + 1):
+            sums = kernels.squares(table, [above] * 4, dtype).cpu().numpy()
+            taken = [y[y >= above].numpy() for y in ys]
+            assert [sum_of_halves(own) for own in sums] == [square_sum(own, dtype) for own in taken]
+
     first = xs[3].to(DEVICE)
     places = np.array([[first.data_ptr(), first.data_ptr() + 9 * dtype.itemsize], [127, 2]])
-    y = plain.magnitudes(xs[3], dtype).tolist()
+    y = ys[3].tolist()
     assert kernels.sample(first, places, dtype).tolist() == [y[:128], y[9:11] + y[11:12] * 126]
 
 

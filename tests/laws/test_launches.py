@@ -54,8 +54,8 @@ SCORED: dict[str, tuple[Strategy, str, int]] = {
     "l1, remaining": (prunecli.L1(amount=0.5), "of", 60),
     "l1 row of [in, out]": (prunecli.L1(amount=0.5, scope="row"), "layout", 85),
     "random": (prunecli.Random(amount=0.5), "", 4),
-    "rms": (prunecli.Global(amount=0.5, normalize="rms"), "", 110),
-    "lamp": (prunecli.Global(amount=0.5, normalize="lamp"), "", 130),
+    "rms": (prunecli.Global(amount=0.5, normalize="rms"), "", 1),
+    "lamp": (prunecli.Global(amount=0.5, normalize="lamp"), "", 1),
 }
 """Strategies with scores, the argument that they are about, and the most kernels that one more large tensor costs."""
 

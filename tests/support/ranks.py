@@ -36,13 +36,36 @@ class CountedRanks:
                 found.append(torch.stack([(y < low).sum(), *((y == low + number).sum() for number in range(patterns))]))
             return torch.stack(found)
 
-    def bins(self, table: Any, bounds: Any, size: int, dtype: Any) -> Any:  # noqa: ANN401
+    def bins(self, table: Any, bounds: Any, size: int, dtype: Any, *, below: bool = True) -> Any:  # noqa: ANN401
         """Add up what is counted in each tensor."""
         with self._counted.one("bins_kernel"):
             out = torch.zeros(size, dtype=torch.int64)
             for x, low, last, shift, place in zip(table.tensors, *bounds, strict=True):
-                own = self._plain.bracket(x, dtype, low, last + 1, shift)
+                own = self._plain.bracket(x, dtype, low, last + 1, shift)[0 if below else 1 :]
                 out[place : place + len(own)] += own
+            return out
+
+    def listed(self, table: Any, bounds: Any, size: int, dtype: Any) -> Any:  # noqa: ANN401
+        """List the bins of each tensor."""
+        with self._counted.one("list_kernel"):
+            out = torch.zeros(size, dtype=torch.int64)
+            for x, low, last, shift, place, most in zip(table.tensors, *bounds, strict=True):
+                y = self._plain.magnitudes(x, dtype)
+                own = (y[(y >= low) & (y <= last)] - low >> shift)[:most] + 1
+                out[place : place + len(own)] = own
+            return out
+
+    def squares(self, table: Any, aboves: Any, dtype: Any) -> Any:  # noqa: ANN401
+        """Add up squares of Python's integers."""
+        with self._counted.one("squares_kernel"):
+            out = torch.zeros((len(table), 2, (dtype.finite_max >> dtype.mantissa) + 1), dtype=torch.int64)
+            for x, above, sums in zip(table.tensors, aboves, out, strict=True):
+                y = self._plain.magnitudes(x, dtype)
+                y = y[(y >= above) & (y <= dtype.finite_max)].to(torch.int64)
+                exponent = y >> dtype.mantissa
+                whole = (y & (1 << dtype.mantissa) - 1) + ((exponent > 0).long() << dtype.mantissa)
+                for half, piece in enumerate(((whole * whole) & 0xFFFFFFFF, (whole * whole) >> 32)):
+                    sums[half].index_add_(0, exponent, piece)
             return out
 
     def sample(self, x: Any, places: Any, dtype: Any) -> Any:  # noqa: ANN401

@@ -2,7 +2,7 @@
 
 # Triton has no types for what kernels compute with.
 # mypy: ignore-errors
-# ruff: noqa: ANN001, ANN201, ANN202, N803, N806, SIM108 - kernels have other rules
+# ruff: noqa: ANN001, ANN201, ANN202, FURB136, N803, N806, PLR0913, PLR0917, SIM108 - kernels have other rules
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ import triton
 import triton.language as tl
 
 from prunecli.kernels.triton_ops import _magnitudes
-
-
-@triton.constexpr_function
-def _rows(group, width):
-    """Return the number of rows that hold the groups of a block, as many as there are threads or more."""
-    return max(1024 // group, 64 if width == 8 else 32)
 
 
 @triton.jit
@@ -35,21 +29,20 @@ def _keys(w, place, GROUP: tl.constexpr, WIDTH: tl.constexpr, FNUZ: tl.constexpr
 
 
 @triton.jit
-def _group_keys(here, length, FIRST: tl.constexpr, SIZE: tl.constexpr, GROUP: tl.constexpr,
+def _group_keys(here, length, ROWS: tl.constexpr, FIRST: tl.constexpr, SIZE: tl.constexpr, GROUP: tl.constexpr,
                 WIDTH: tl.constexpr, FNUZ: tl.constexpr):  # fmt: skip
     """Return the keys of SIZE weights, the first at the place FIRST, of each group, in any order within the group.
 
-    A group is in one thread. With fewer groups than threads they are repeated.
+    A group is in one thread. With more ROWS than groups they are repeated.
     """
-    ROWS: tl.constexpr = _rows(GROUP, WIDTH)
     LOADED: tl.constexpr = 16 // WIDTH
     if SIZE <= LOADED:
         place = FIRST + tl.arange(0, SIZE)[None, :]
         start = (tl.arange(0, ROWS)[:, None] % (1024 // GROUP)) * GROUP
         keys = _keys(tl.load(here + start + place, mask=start < length, other=0), place, GROUP, WIDTH, FNUZ)
     else:
-        a = _group_keys(here, length, FIRST, SIZE // 2, GROUP, WIDTH, FNUZ)
-        b = _group_keys(here, length, FIRST + SIZE // 2, SIZE // 2, GROUP, WIDTH, FNUZ)
+        a = _group_keys(here, length, ROWS, FIRST, SIZE // 2, GROUP, WIDTH, FNUZ)
+        b = _group_keys(here, length, ROWS, FIRST + SIZE // 2, SIZE // 2, GROUP, WIDTH, FNUZ)
         keys = tl.reshape(tl.join(a, b), (ROWS, SIZE))
     return keys
 
@@ -98,6 +91,25 @@ def _from_nth(rows, nth, KEEP: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def _by_pairs(y, GROUP: tl.constexpr, KEEP: tl.constexpr):
+    """Return the same as `_from_nth` for groups of 2 or 4, whose members are in one thread: how many are larger."""
+    if GROUP == 2:
+        a, b = tl.split(tl.reshape(y, (512, 2)))
+        lost = (b > a).to(tl.int32)
+        kept = tl.join(lost < KEEP, 1 - lost < KEEP)
+    else:
+        even, odd = tl.split(tl.reshape(y, (256, 2, 2)))
+        a, c = tl.split(even)
+        b, d = tl.split(odd)
+        ab, ac, ad = (b > a).to(tl.int32), (c > a).to(tl.int32), (d > a).to(tl.int32)
+        bc, bd, cd = (c > b).to(tl.int32), (d > b).to(tl.int32), (d > c).to(tl.int32)
+        first, second = ab + ac + ad < KEEP, 1 - ab + bc + bd < KEEP
+        third, fourth = 2 - ac - bc + cd < KEEP, 3 - ad - bd - cd < KEEP
+        kept = tl.join(tl.join(first, third), tl.join(second, fourth))
+    return kept.to(tl.int32)
+
+
+@triton.jit
 def largest_of_groups(here, length, y, GROUP: tl.constexpr, KEEP: tl.constexpr,
                       WIDTH: tl.constexpr, FNUZ: tl.constexpr):  # fmt: skip
     """Return 1 for 1024 weights among the KEEP largest of their group, else 0; of equals the first ones."""
@@ -110,12 +122,16 @@ def largest_of_groups(here, length, y, GROUP: tl.constexpr, KEEP: tl.constexpr,
         rows = tl.reshape(y, (NUMBER, GROUP))
     if KEEP == 0 or KEEP >= GROUP:
         kept = rows * 0 + (1 if KEEP else 0)
+    elif GROUP <= 4 and WIDTH >= 4:
+        kept = _by_pairs(y, GROUP, KEEP)
     elif GROUP <= 4:
         nth = _nth_largest(rows, NUMBER, GROUP, KEEP)
         kept = _from_nth(rows, nth, KEEP, WIDTH)
     else:
-        ROWS: tl.constexpr = _rows(GROUP, WIDTH)
-        nth = _nth_largest(_group_keys(here, length, 0, GROUP, GROUP, WIDTH, FNUZ), ROWS, GROUP, KEEP)
+        # At least a row for each thread.
+        THREADS: tl.constexpr = 64 if WIDTH == 8 else 32
+        ROWS: tl.constexpr = NUMBER if NUMBER > THREADS else THREADS
+        nth = _nth_largest(_group_keys(here, length, ROWS, 0, GROUP, GROUP, WIDTH, FNUZ), ROWS, GROUP, KEEP)
         if ROWS > NUMBER:
             nth = tl.max(tl.reshape(nth, (ROWS // NUMBER, NUMBER)), axis=0)
         kept = _from_nth(rows, nth, KEEP, WIDTH)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 pytest.importorskip("triton", reason="Triton is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Triton's interpreter computes with NumPy
 
-SHAPES = ((8, 256), (33, 100), (40, 3, 3, 3), (3, 2048), (70, 3, 9), (5, 1), (9, 64))
-"""Rows of whole blocks and others, kernels, more rows than are looked at first, and columns of one entry."""
+SHAPES = ((8, 256), (33, 100), (40, 3, 3, 3), (3, 2048), (3, 1500), (70, 3, 9), (5, 1), (9, 64))
+"""Rows of whole blocks, longer ones, others, kernels, more rows than are looked at first, and columns of one entry."""
 
 
 def statistics(dtype: Float, shape: tuple[int, ...]) -> Statistics:

@@ -72,6 +72,9 @@ def test_blocks_are_pruned_and_counted(name: str, seed: int) -> None:
     x = torch.from_numpy(weights(dtype, 2 * 1024 + 96, seed, tiny=seed == 1))
     if seed == 2:
         x[1024:2048] = 0
+        x[2048:] = dtype.finite_max
+    if not dtype.negative_zero_is_nan:
+        x[[3, 9, 1023]] = torch.tensor([dtype.finite_max + 1, dtype.top, dtype.top], dtype=x.dtype)
     for keep in rules(plain, x, name):
         # Those of one seed begin at an address that is no multiple of 16.
         copy = x.to(DEVICE, copy=True) if seed else torch.cat([x[:1], x]).to(DEVICE)[1:]

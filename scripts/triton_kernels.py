@@ -40,7 +40,7 @@ SPILLED = 0
 """The most bytes of a thread that may be kept in memory for want of registers."""
 
 NAMED = (
-    "MODE", "TIES", "GROUP", "WIDTH", "FNUZ", "SHIFT", "NORM", "INNER", "PATTERNS", "SIZE", "MARKED", "LESS", "MANY",
+    "MODE", "TIES", "GROUP", "WIDTH", "FNUZ", "SHIFT", "NORM", "INNER", "SIZE", "MARKED", "LESS", "MANY",
     "ALIGNED", "HIGH", "WIDE",
 )  # fmt: skip
 """The constants that are printed."""
@@ -124,8 +124,7 @@ def calls_of_tables(fused: torch_fused.Fused, x: torch.Tensor, dtype: Float) -> 
         table, tables = Table(torch, [x[:size]] * 2), fused.tables
         for keep in (ManyCuts(numbers, numbers), SliceFlags(x.view(torch.int8), views[0])):
             yield partial(tables.prune, table, keep, dtype)
-        for patterns in (0, 1, 2, 4, fused_ranks.NARROW):
-            yield partial(fused.ranks.narrow, table, numbers, patterns, dtype)
+        yield partial(fused.ranks.narrow, table, numbers, 1, dtype)
         for below in (False, True):
             yield partial(fused.ranks.bins, table, [[0, 0]] * 4, 9, dtype, below=below)
         yield partial(fused.ranks.listed, table, [[0, 0]] * 5, 9, dtype)

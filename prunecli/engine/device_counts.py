@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -127,6 +127,10 @@ class _Places:
         return self._table[: self._size]
 
 
+_InTable: TypeAlias = "tuple[int, _Counted, Any]"
+"""A target, what is counted of it, and its weights."""
+
+
 class CountsOnDevices:
     """Counts what a search asks for."""
 
@@ -139,8 +143,8 @@ class CountsOnDevices:
         """Count for the requests of these targets."""
         in_tables = self._in_tables(requests)
         for part in in_tables:
-            self._wait_for(*self._in_table(part, requests))
-        done = {member for part in in_tables for member in part}
+            self._wait_for(*self._in_table(part))
+        done = {member for part in in_tables for member, _, _ in part}
         for members in self._there.stacks([member for member in requests if member not in done]):
             stack = _counted([requests[member] for member in members])
             # The tables of a part of the stack have no more than AT_ONCE places.
@@ -157,38 +161,33 @@ class CountsOnDevices:
         if sum(len(table) for _, table in self._waiting) > AT_ONCE:
             self._fetch()
 
-    def _in_tables(self, requests: Mapping[int, CountRequest]) -> list[list[int]]:
+    def _in_tables(self, requests: Mapping[int, CountRequest]) -> list[list[_InTable]]:
         """Return the targets that kernels find by their addresses, in parts that are counted together."""
-        kinds: dict[Hashable, list[int]] = {}
+        kinds: dict[Hashable, list[_InTable]] = {}
         sizes: dict[Hashable, int] = {}
         parts = []
-        for member, request in requests.items():
-            one = _of_table(request)
-            if not self._is_found(member) or (one.squares and request.dtype.itemsize > 4):
+        reader, targets = self._there.tensors.reader, self._there.tensors.targets
+        for member, request in requests.items() if self._there.tensors.scorer is None else ():
+            if not targets[member].contiguous:
                 continue
-            kind = request.dtype, str(self._weights(member).device), one.listed, one.squares
-            kinds.setdefault(kind, []).append(member)
-            sizes[kind] = sizes.get(kind, 0) + one.size
+            weights, counted = reader.on_a_device(targets[member]), _of_table(request)
+            ops: Any = self._there.worker.ops_of(weights)
+            if ops.tables is None or (counted.squares and request.dtype.itemsize > 4):
+                continue
+            kind = request.dtype, ops, counted.listed, counted.squares
+            kinds.setdefault(kind, []).append((member, counted, weights))
+            sizes[kind] = sizes.get(kind, 0) + counted.size
             if sizes[kind] >= AT_ONCE:
                 parts.append(kinds.pop(kind))
                 del sizes[kind]
         return [*parts, *kinds.values()]
 
-    def _is_found(self, member: int) -> bool:
-        tensors = self._there.tensors
-        return tensors.scorer is None and tensors.targets[member].contiguous and self._ops(member).tables is not None
-
-    def _ops(self, member: int) -> Any:  # noqa: ANN401 - TorchOps
-        return self._there.worker.ops_of(self._weights(member))
-
-    def _weights(self, member: int) -> Any:  # noqa: ANN401 - a tensor
-        return self._there.tensors.reader.on_a_device(self._there.tensors.targets[member])
-
-    def _in_table(self, members: Sequence[int], requests: Mapping[int, CountRequest]) -> tuple[list[_Counted], Array]:
+    def _in_table(self, part: Sequence[_InTable]) -> tuple[list[_Counted], Array]:
         """Return the tables of places of targets, one after the other, and then those of squares."""
-        ops, counted = self._ops(members[0]), [_of_table(requests[member]) for member in members]
+        counted = [each for _, each, _ in part]
+        ops: Any = self._there.worker.ops_of(part[0][2])
         dtype, torch, kernels = counted[0].request.dtype, ops.torch, ops.fused.ranks
-        table = Table(torch, [self._weights(member).reshape(-1) for member in members])
+        table = Table(torch, [weights.reshape(-1) for _, _, weights in part])
         firsts = [*accumulate((each.places for each in counted), initial=0)]
         ends = [(each.request.low, each.request.high - 1, each.request.shift) for each in counted]
         columns = [*zip(*ends, strict=True), firsts[:-1]]

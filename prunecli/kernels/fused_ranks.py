@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Tensor: TypeAlias = Any
 
 NARROW = 8
-"""The most patterns that are counted one by one."""
+"""The most patterns that are counted one by one: `narrow_kernel` counts as many."""
 
 COLUMNS = 16
 """The numbers that are kept for each tensor meanwhile."""
@@ -119,7 +119,7 @@ class FusedRanks:
         with self._fused.on(x):
             self._kernels.narrow_kernel[grid](
                 x, lows, *columns(x, table), out, len(x), number, per, **of_table(x, table), MARKED=marked,
-                PATTERNS=patterns, **self._fused.constants(x, dtype),
+                **self._fused.constants(x, dtype),
             )  # fmt: skip
         return out[:, : 1 + patterns]
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from prunecli.kernels.fused_ranks import NARROW, SAMPLED
-from prunecli.kernels.torch_fused import power_of_two
 from prunecli.kernels.torch_tables import Table
 from prunecli.kernels.transfers import to_device
 
@@ -142,7 +141,7 @@ def _count_narrow(there: Together, brackets: Sequence[_Bracket]) -> tuple[Tensor
     """Count the patterns of each tensor one by one."""
     table = _table_of(there, brackets)
     lows = [low for _, held, low, _ in brackets for _ in held.members]
-    patterns = power_of_two(max(1, *(width for _, _, _, width in brackets)))
+    patterns = max(width for _, _, _, width in brackets)
     on_device = to_device(there.ops.torch, lows, table.addresses.device)
     counts = there.kernels.narrow(table, on_device, patterns, there.dtype)
     return counts.flatten(), partial(_add_narrow, brackets, patterns + 1)

@@ -252,11 +252,7 @@ class NormalizedCutSearch:
     def _next_requests(self) -> list[CountRequest]:
         """Return requests for the runs of more than one pattern, with as many bits as `HELD_LIMIT` allows."""
         coarse = [(member, runs) for member, runs in enumerate(self._runs) if runs.shift and runs.bins.size]
-        spans = [(int(r.bins[-1]) + 1 - int(r.bins[0]), r.size, r.shift) for _, r in coarse]
-        drop = max((runs.shift for _, runs in coarse), default=0)
-        limit = self._held_limit
-        while drop > 1 and sum(min(size, span << min(drop, shift)) for span, size, shift in spans) > limit:
-            drop -= 1
+        drop = _drop([(int(r.bins[-1]) + 1 - int(r.bins[0]), r.size, r.shift) for _, r in coarse], self._held_limit)
         requests = []
         for member, runs in coarse:
             low, high = (int(bits) << runs.shift for bits in (runs.bins[0], int(runs.bins[-1]) + 1))
@@ -293,6 +289,18 @@ class NormalizedCutSearch:
             equal = min(bisect_right(range(hi[m]), cut, below[m], hi[m], key=key) - below[m], rest)
             rest -= equal
             self._lo[m] = self._hi[m] = below[m] + equal
+
+
+def _drop(spans: Sequence[tuple[int, int, int]], limit: int) -> int:
+    """Return how many bits more a pass counts by, if no more than `limit` runs are then held.
+
+    `spans` are the runs of a tensor, from the first to the last, their weights, and the bits that are left.
+    """
+    span, size, shift = np.array(spans, np.float64).reshape(-1, 3).T  # runs may be more than a 64-bit integer has
+    drop = int(shift.max(initial=0))
+    while drop > 1 and np.minimum(size, span * np.exp2(np.minimum(drop, shift))).sum() > limit:
+        drop -= 1
+    return drop
 
 
 class CountAccumulator:

@@ -18,6 +18,7 @@ from kernels.test_torch_tally import statistics, weights
 from support.triton import DEVICE, triton_ops
 
 from prunecli.dtypes import FLOATS
+from prunecli.kernels import fused_tables
 from prunecli.kernels.squares import square_sum
 from prunecli.kernels.tally import Shared
 from prunecli.kernels.torch_blocks import Blocks, Cut, Groups
@@ -181,6 +182,24 @@ def test_tensors_in_a_table_are_counted(name: str) -> None:
     places = np.array([[first.data_ptr(), first.data_ptr() + 9 * dtype.itemsize], [127, 2]])
     y = ys[3].tolist()
     assert kernels.sample(first, places, dtype).tolist() == [y[:128], y[9:11] + y[11:12] * 126]
+
+
+@pytest.mark.parametrize("name", ["BF16", "F32"])
+def test_a_program_counts_many_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of 32 blocks of equals fit, and those of each tensor are stored where it ends."""
+    monkeypatch.setattr(fused_tables, "PROGRAMS", 1)
+    dtype, fused, sizes = FLOATS[name], triton_ops(), (70 * 1024, 5, 3 * 1024 + 1)
+    kernels: Any = fused.fused and fused.fused.ranks
+    integer = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
+    for pattern in (0, 3, 4, 7):
+        table = Table(torch, [torch.full((size,), 100 + pattern, dtype=integer, device=DEVICE) for size in sizes])
+        lows = torch.full((3,), 100, device=DEVICE)
+        expected = [[0, *(size * (place == pattern) for place in range(8))] for size in sizes]
+        assert kernels.narrow(table, lows, 8, dtype).tolist() == expected
+        assert kernels.narrow(table, lows + 8, 0, dtype).flatten().tolist() == list(sizes)
+        found = kernels.bins(table, [[99] * 3, [110] * 3, [0] * 3, [0, 13, 26]], 39, dtype).tolist()
+        assert [found[at + 1 + pattern + 1] for at in (0, 13, 26)] == list(sizes)
+        assert sum(found) == sum(sizes)
 
 
 @pytest.mark.parametrize("steps", [1, 13, 200])

@@ -34,7 +34,7 @@ SMALL = 1 << 20
 BATCH_BYTES = 1 << 25
 """The bytes of tensors that are copied into one buffer and back."""
 
-BATCH_WEIGHTS = 1 << 29
+BATCH_WEIGHTS = 1 << 30
 """The weights that are pruned together where they lie; what is counted takes 40 bytes for each 1024 of them."""
 
 SCORE_SHARE = 4

@@ -15,6 +15,7 @@ from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_blocks import Blocks, Cut, Groups
 from prunecli.kernels.torch_sums import sure_range
 from prunecli.kernels.torch_tables import KernelRule
+from prunecli.kernels.transfers import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,9 +119,8 @@ class Fused:
         # Filled on the device, or copied from page-locked memory: other copies wait for all kernels before them.
         if len(numbers) == 1:
             return self.torch.full((1,), numbers[0], dtype=self.torch.int64, device=x.device)
-        if x.device.type == "cuda":
-            return self.torch.tensor(list(numbers), pin_memory=True).to(x.device, non_blocking=True)
-        return self.torch.tensor(list(numbers), device=x.device)
+        vector: Tensor = to_device(self.torch, list(numbers), x.device)
+        return vector
 
     def count_in_blocks(self, x: Tensor, dtype: Float, bits: int) -> Tensor:
         """Return how many weights of each block have the magnitude `bits`."""

@@ -57,8 +57,8 @@ def to_device(torch: Any, numbers: Any, device: Any, dtype: Any = None) -> Array
     From page-locked memory they are copied without waiting for kernels before them.
     """
     dtype = torch.int64 if dtype is None else dtype
-    if copies_in_background(str(device)):
-        return torch.tensor(numbers, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+    if copies_in_background(str(device)):  # `pin_memory=True` takes no arrays
+        return torch.tensor(numbers, dtype=dtype).pin_memory().to(device, non_blocking=True)
     return torch.tensor(numbers, dtype=dtype, device=device)
 
 

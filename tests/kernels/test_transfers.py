@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from support import STRATEGIES
@@ -15,15 +16,40 @@ import prunecli
 from prunecli import api
 from prunecli.io import threads
 from prunecli.io.threads import Worker
+from prunecli.kernels import transfers
 from prunecli.kernels.arrays import as_array
 from prunecli.kernels.torch_ops import TorchOps
-from prunecli.kernels.transfers import Transfers, copies_in_background
+from prunecli.kernels.transfers import Transfers, copies_in_background, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_numbers_are_copied_to_a_device_whatever_holds_them(
+    background: bool,  # noqa: FBT001 - a parameter
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Integers, lists, arrays and numbers of NumPy: torch page-locks no array while it makes a tensor of it."""
+    monkeypatch.setattr(transfers, "copies_in_background", lambda _: background)
+    locked: list[Any] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: locked.append(tensor) or tensor)
+    real = torch.tensor
+
+    def on_cuda(numbers: Any, *, pin_memory: bool = False, **options: Any) -> Any:  # noqa: ANN401 - as torch's
+        if pin_memory and isinstance(numbers, np.ndarray):
+            raise RuntimeError("Can't pin tensor constructed from numpy")
+        return real(numbers, **options)
+
+    monkeypatch.setattr(torch, "tensor", on_cuda)
+    for numbers in ([3, 4], [np.int64(3), 4], np.array([3, 4], np.int32), [[3], [4]]):
+        made = to_device(torch, numbers, "cpu")
+        assert (made.dtype, made.flatten().tolist()) == (torch.int64, [3, 4])
+    assert to_device(torch, [0.5], "cpu", torch.float32).tolist() == [0.5]
+    assert bool(locked) is background
 
 
 class LateCopies:

@@ -40,7 +40,7 @@ SPILLED = 0
 """The most bytes of a thread that may be kept in memory for want of registers."""
 
 NAMED = (
-    "MODE", "TIES", "GROUP", "WIDTH", "FNUZ", "SHIFT", "NORM", "INNER", "SIZE", "MARKED", "LESS", "MANY",
+    "MODE", "TIES", "GROUP", "WIDTH", "FNUZ", "SHIFT", "NORM", "INNER", "SIZE", "MARKED", "MANY",
     "ALIGNED", "HIGH", "WIDE",
 )  # fmt: skip
 """The constants that are printed."""
@@ -133,8 +133,7 @@ def calls_of_tables(fused: torch_fused.Fused, x: torch.Tensor, dtype: Float) -> 
     yield partial(fused.ranks.sample, x, np.zeros((2, 9), np.int64), dtype)
     yield partial(tables.limits, table, numbers, numbers, numbers, dtype)
     yield partial(tables.overfull, table, slice(0, 2), (32, 9), dtype)
-    for less in (False, True):
-        yield partial(tables.count, table, numbers, dtype, less=less)
+    yield partial(tables.count, table, numbers, dtype)
     for view in views:
         yield partial(tables.alive, table, slice(0, 2), view, dtype, numbers)
 

@@ -45,9 +45,9 @@ class FusedTables:
             rule = KernelRule(1, flags=keep, each=table.tensors[0].numel())
         return self._fused.prune(table.tensors[0], rule, dtype, table)
 
-    def count(self, table: Table, cuts: Tensor, dtype: Float, *, less: bool) -> Tensor:
-        """Return how many weights of each block are equal to the cut of its tensor, or with `less` below it."""
-        return self._fused.count(table.tensors[0], cuts, dtype, less=less, table=table)
+    def count(self, table: Table, cuts: Tensor, dtype: Float) -> Tensor:
+        """Return how many weights of each block are equal to the cut of its tensor."""
+        return self._fused.count(table.tensors[0], cuts, dtype, table)
 
     def limits(self, table: Table, cuts: Tensor, chosen: Tensor, wanted: Tensor, dtype: Float) -> Tensor:
         """Return for each tensor the position of the entry of a block up to which `wanted` ones equal its cut."""

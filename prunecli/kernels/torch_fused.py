@@ -124,10 +124,10 @@ class Fused:
 
     def count_in_blocks(self, x: Tensor, dtype: Float, bits: int) -> Tensor:
         """Return how many weights of each block have the magnitude `bits`."""
-        return self.count(x, self.vector([bits], x), dtype, less=False)
+        return self.count(x, self.vector([bits], x), dtype)
 
-    def count(self, x: Tensor, cuts: Tensor, dtype: Float, *, less: bool, table: Table | None = None) -> Tensor:
-        """Return how many weights of each block are equal to the cut of its tensor, or with `less` below it.
+    def count(self, x: Tensor, cuts: Tensor, dtype: Float, table: Table | None = None) -> Tensor:
+        """Return how many weights of each block are equal to the cut of its tensor.
 
         There is one cut for the run `x`, or one for each tensor of `table`, of which `x` is the first.
         """
@@ -137,7 +137,7 @@ class Fused:
         with self.on(x):
             self._kernels.count_kernel[(-(-number // per),)](
                 x, cuts, *columns(x, table), counts, len(x), number, per,
-                **of_table(x, table), LESS=less, **self.constants(x, dtype),
+                **of_table(x, table), **self.constants(x, dtype),
             )  # fmt: skip
         return counts
 

@@ -51,18 +51,27 @@ class TensorsInPlace(ManyTensors):
         self._padding = [-tensor.numel() % BLOCK for tensor in tensors]
         self._counted: Tensor = None
 
-    def _count_in_blocks(self, cuts: Tensor, *, less: bool) -> Tensor:
-        return self._tables.count(self._table, cuts, self.dtype, less=less)
+    def _equal_in_blocks(self, cuts: Tensor) -> Tensor:
+        return self._tables.count(self._table, cuts, self.dtype)
 
     def find(self, ranks: Tensor) -> Tensor:
         """Return (magnitude, less, equal) at the rank of each tensor, shape (3, tensors), on the device."""
-        torch, kernels = self._torch, self._ops.fused.ranks  # type: ignore[union-attr]
+        torch = self._torch
         bits = torch.zeros_like(ranks)
         for bit in range(self.dtype.top.bit_length() - 1, -1, -1):
             candidate = bits | (1 << bit)
-            below = kernels.narrow(self._table, candidate, 0, self.dtype)[:, 0]
+            below = self._narrow(candidate, 0)[:, 0]
             bits = torch.where(below < ranks, candidate, bits)
-        return torch.cat([bits[None], kernels.narrow(self._table, bits, 1, self.dtype).T])
+        return torch.cat([bits[None], self._narrow(bits, 1).T])
+
+    def equals(self, bits: int) -> Tensor:
+        """Return how many magnitudes of each tensor are smaller than `bits` and equal to it, shape (2, tensors)."""
+        return self._narrow(self._torch.full_like(self._lengths, bits), 1).T
+
+    def _narrow(self, lows: Tensor, patterns: int) -> Tensor:
+        """Return how many weights of each tensor are below its low, and how many are each of `patterns` from it."""
+        ops: Any = self._ops
+        return ops.fused.ranks.narrow(self._table, lows, patterns, self.dtype)
 
     def limits(self, cuts: Tensor, ties: Tensor) -> Tensor:
         """Return the position in each tensor of the last of the first `ties` entries at its cut."""

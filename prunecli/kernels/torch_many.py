@@ -142,11 +142,11 @@ class ManyTensors:
 
     def _count(self, cuts: Tensor, *, less: bool) -> Tensor:
         """Return how many entries of each tensor, padding included, are below or equal to its cut."""
-        counts = self._count_in_blocks(cuts, less=less)
+        counts = self._ops.count_many(self._buffer, cuts, self._tensor_of, self.dtype, less=less)
         return self._per_tensor(counts[None].to(self._torch.int64))[0]
 
-    def _count_in_blocks(self, cuts: Tensor, *, less: bool) -> Tensor:
-        return self._ops.count_many(self._buffer, cuts, self._tensor_of, self.dtype, less=less)
+    def _equal_in_blocks(self, cuts: Tensor) -> Tensor:
+        return self._ops.count_many(self._buffer, cuts, self._tensor_of, self.dtype, less=False)
 
     def _per_tensor(self, numbers: Tensor) -> Tensor:
         """Return the sums over the blocks of each tensor of (rows, blocks)."""
@@ -165,7 +165,7 @@ class ManyTensors:
     def _blocks_of_limits(self, cuts: Tensor, ties: Tensor) -> tuple[Tensor, Tensor]:
         """Return the block with the last of the first `ties` equals of each tensor, and how many of them are in it."""
         torch = self._torch
-        counts = self._count_in_blocks(cuts, less=False).to(torch.int64)
+        counts = self._equal_in_blocks(cuts).to(torch.int64)
         ends = counts.cumsum(0)
         wanted = ties + torch.where(self._firsts > 0, ends[(self._firsts - 1).clamp(min=0)], 0)
         block = torch.searchsorted(ends, wanted).clamp_(max=len(ends) - 1)

@@ -2,7 +2,7 @@
 
 # Triton has no types for what kernels compute with.
 # mypy: ignore-errors
-# ruff: noqa: ANN001, ANN201, ANN202, N803, PLR0913, PLR0917, SIM108 - the signatures and branches of kernels
+# ruff: noqa: ANN001, ANN201, ANN202, N803, PLR0913, PLR0917 - the signatures and branches of kernels
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def _find_block(x, n, block, addresses, lengths, firsts, tensor_of, MANY: tl.con
 
 @triton.jit
 def count_kernel(x, cuts, addresses, lengths, firsts, tensor_of, out, n, blocks, per,
-                 MANY: tl.constexpr, ALIGNED: tl.constexpr, LESS: tl.constexpr,
+                 MANY: tl.constexpr, ALIGNED: tl.constexpr,
                  WIDTH: tl.constexpr, FNUZ: tl.constexpr):  # fmt: skip
-    """Store for each block how many magnitudes are equal to the cut of its tensor, or with LESS are below it."""
+    """Store for each block how many magnitudes are equal to the cut of its tensor."""
     start = tl.program_id(0) * per
     lane = tl.arange(0, 1024)
     for step in range(tl.minimum(per, blocks - start)):
@@ -76,10 +76,7 @@ def count_kernel(x, cuts, addresses, lengths, firsts, tensor_of, out, n, blocks,
         w = tl.load(here + lane, mask=lane < length, other=0)
         y = _magnitudes(w, WIDTH, FNUZ)
         cut = tl.load(cuts + tensor).to(y.dtype)
-        if LESS:
-            hits = (y < cut) & (lane < length)
-        else:
-            hits = (y == cut) & (lane < length)
+        hits = (y == cut) & (lane < length)
         tl.store(out + block, tl.sum(hits.to(tl.int32), axis=0))
 
 

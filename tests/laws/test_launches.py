@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from prunecli.strategies.strategy import Strategy
 
 STRATEGIES: dict[str, tuple[Strategy, int, int]] = {
-    "threshold": (prunecli.Threshold(0.01), 6, 0),
+    "threshold": (prunecli.Threshold(0.01), 1, 0),
     "percentile": (prunecli.Percentile(60), 1, 0),
     "l1": (prunecli.L1(amount=0.5), 1, 0),
     "global": (prunecli.Global(amount=0.5), 1, 0),
-    "topk 2:4": (prunecli.TopK(2, 4), 6, 0),
-    "topk 8:32": (prunecli.TopK(8, 32), 6, 0),
+    "topk 2:4": (prunecli.TopK(2, 4), 1, 0),
+    "topk 8:32": (prunecli.TopK(8, 32), 1, 0),
     "l1 row": (prunecli.L1(amount=0.5, scope="row"), 12, 0),
     "std": (prunecli.StdThreshold(0.5), 16, 0),
     "structured": (prunecli.Structured(amount=0.25), 1, 0),
     "structured dim 1": (prunecli.Structured(amount=0.25, dim=1), 1, 0),
-    "random slices": (prunecli.RandomStructured(amount=0.25), 8, 0),
-    "block": (prunecli.Block(4, 4, amount=0.5), 16, 0),
+    "random slices": (prunecli.RandomStructured(amount=0.25), 1, 0),
+    "block": (prunecli.Block(4, 4, amount=0.5), 1, 0),
 }
 """The strategies, and the most kernels and waits that one more large tensor costs."""
 

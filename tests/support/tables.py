@@ -32,13 +32,13 @@ class CountedTables:
             parts = [prune_blocks(torch, x, survivors(keep, at, len(x)), dtype) for at, x in enumerate(table.tensors)]
             return joined(torch, parts)
 
-    def count(self, table: Any, cuts: Any, dtype: Any, *, less: bool) -> Any:  # noqa: ANN401
+    def count(self, table: Any, cuts: Any, dtype: Any) -> Any:  # noqa: ANN401
         """Count in each block, without what is behind the end of a tensor."""
         with self._counted.one("count_kernel"):
             found = []
             for x, cut in zip(table.tensors, cuts.tolist(), strict=True):
                 y = self._plain.magnitudes(x, dtype)
-                found.append(whole_blocks(torch, (y < cut) if less else (y == cut)).sum(1))
+                found.append(whole_blocks(torch, y == cut).sum(1))
             return torch.cat(found)
 
     def limits(self, table: Any, cuts: Any, chosen: Any, wanted: Any, dtype: Any) -> Any:  # noqa: ANN401

@@ -94,7 +94,7 @@ class MemoryReader(Reader):
 
     def device(self, tensor: TensorInfo) -> str:
         """Return the device that a tensor lies on."""
-        return str(self._memory.tensors[tensor.name].device)
+        return str(self.array(tensor).device)
 
     def on_a_device(self, tensor: TensorInfo) -> Array | None:
         """Return all elements of a tensor on a device, None on the host: flat, or in its shape if there are gaps."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from prunecli.kernels.fused_ranks import NARROW, SAMPLED
+from prunecli.kernels.key_arrays import COUNTED
 from prunecli.kernels.torch_tables import Table
 from prunecli.kernels.transfers import to_device
 
@@ -114,13 +115,21 @@ class TableCounts:
     def __init__(self) -> None:
         """Start with nothing to count."""
         self._narrow: dict[Together, list[_Bracket]] = {}
+        self._patterns: dict[Together, list[_Bracket]] = {}
         self._wide: dict[Together, list[_Bracket]] = {}
 
     def take(self, search: RankSearch, held: Held, low: int, width: int) -> bool:
         """Count members later, if the kernels can: bins are those of keys. Return whether they can."""
-        if held.there is None or (width > NARROW and held.dtype is not search.keys.common):
+        if held.there is None:
             return False
-        brackets = self._narrow if width <= NARROW else self._wide
+        if width <= NARROW:
+            brackets = self._narrow
+        elif held.dtype is search.keys.common:
+            brackets = self._wide
+        elif width <= COUNTED:
+            brackets = self._patterns
+        else:
+            return False
         brackets.setdefault(held.there, []).append((search, held, low, width))
         return True
 
@@ -128,6 +137,8 @@ class TableCounts:
         """Start the kernels; yield counts on devices, and what adds them to the searches once they are fetched."""
         for there, brackets in self._narrow.items():
             yield _count_narrow(there, brackets)
+        for there, brackets in self._patterns.items():
+            yield _count_patterns(there, brackets)
         for there, brackets in self._wide.items():
             yield _count_wide(there, brackets)
 
@@ -144,15 +155,28 @@ def _count_narrow(there: Together, brackets: Sequence[_Bracket]) -> tuple[Tensor
     patterns = max(width for _, _, _, width in brackets)
     on_device = to_device(there.ops.torch, lows, table.addresses.device)
     counts = there.kernels.narrow(table, on_device, patterns, there.dtype)
-    return counts.flatten(), partial(_add_narrow, brackets, patterns + 1)
+    return counts.flatten(), partial(_add_patterns, brackets, patterns + 1)
 
 
-def _add_narrow(brackets: Sequence[_Bracket], size: int, numbers: Sequence[int]) -> None:
+def _count_patterns(there: Together, brackets: Sequence[_Bracket]) -> tuple[Tensor, Callable[[list[int]], None]]:
+    """Count the patterns of each tensor in bins of its own."""
+    bounds: list[tuple[int, int, int, int]] = []
+    size = 0
+    for _, held, low, width in brackets:
+        for _ in held.members:
+            bounds.append((low, low + width - 1, 0, size))
+            size += 1 + width
+    counts = there.kernels.bins(_table_of(there, brackets), [*zip(*bounds, strict=True)], size, there.dtype)
+    return counts, partial(_add_patterns, brackets, 0)
+
+
+def _add_patterns(brackets: Sequence[_Bracket], size: int, numbers: Sequence[int]) -> None:
+    """Add `numbers`, of which each tensor has `size`, or those of the patterns of its bracket."""
     first = 0
     for search, held, _, width in brackets:
         for member in held.members:
             search.add(member, numbers[first], None, numbers[first + 1 : first + 1 + width])
-            first += size
+            first += size or 1 + width
 
 
 def _count_wide(there: Together, brackets: Sequence[_Bracket]) -> tuple[Tensor, Callable[[list[int]], None]]:

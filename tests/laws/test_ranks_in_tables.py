@@ -34,7 +34,7 @@ DTYPES = {
     "float64": [torch.float64],
     "float8": [torch.float8_e4m3fn],
     "several": [torch.bfloat16, torch.float32, torch.float8_e5m2, torch.float64],
-    "two": [torch.bfloat16, torch.float32],
+    "two": [torch.float16, torch.float32],
 }
 
 

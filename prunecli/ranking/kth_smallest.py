@@ -252,7 +252,10 @@ class RankSearch:
             if not shift:
                 self._ranked[rank] = RankedKey(low, less, bins[position])
             elif self._is_binned:
-                return self._look_in(low, min(low + (1 << shift), self.high), bins[position])
+                # The next rank may be in the next bin. Two bins are a small part of the bracket.
+                both = ends[position + 1] < self.ranks[-1] <= ends[min(position + 2, len(bins))]
+                inside = sum(bins[position : position + 1 + both])
+                return self._look_in(low, min(low + (1 + both << shift), self.high), inside)
             else:
                 self._ranked[rank] = self._ranked_in(low, min(1 << shift, self.high - low), rank, less)
         return self._count_equals()

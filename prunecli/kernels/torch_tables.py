@@ -52,12 +52,15 @@ class KernelRule:
 
 
 def takes_slices(view: SliceView) -> bool:
-    """Return whether `SliceFlags` can have a view: slices of one stack, or that follow each other."""
-    return view.before == 1 or view.stacks == 1
+    """Return whether `SliceFlags` can have a view: slices of one stack, or that follow each other, of not too many."""
+    return (view.before == 1 or view.stacks == 1) and max(view.after, view.total) < LARGEST
 
 
 MOST_TOGETHER = 1 << 15
 """The most tensors that one launch of a kernel takes."""
+
+LARGEST = 1 << 30
+"""Kernels number slices, and entries of a slice that follow each other, with 32 bits."""
 
 ALIGNED = 16
 """Bytes, and elements, whose multiples addresses and lengths should be: then a thread reads several entries at once."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -57,9 +59,12 @@ def to_device(torch: Any, numbers: Any, device: Any, dtype: Any = None) -> Array
     From page-locked memory they are copied without waiting for kernels before them.
     """
     dtype = torch.int64 if dtype is None else dtype
-    if copies_in_background(str(device)):  # `pin_memory=True` takes no arrays
-        return torch.tensor(numbers, dtype=dtype).pin_memory().to(device, non_blocking=True)
-    return torch.tensor(numbers, dtype=dtype, device=device)
+    array = np.asarray(numbers)
+    if not copies_in_background(str(device)):
+        return torch.tensor(array, dtype=dtype, device=device)
+    locked = torch.empty(array.shape, dtype=dtype, pin_memory=True)
+    locked.numpy()[...] = array  # torch would copy a long one with all CPUs, which takes longer
+    return locked.to(device, non_blocking=True)
 
 
 def copies_in_background(device: str) -> bool:

@@ -33,22 +33,20 @@ def test_numbers_are_copied_to_a_device_whatever_holds_them(
     background: bool,  # noqa: FBT001 - a parameter
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Integers, lists, arrays and numbers of NumPy: torch page-locks no array while it makes a tensor of it."""
+    """Integers, lists, arrays and numbers of NumPy, through page-locked memory if a device copies in the background."""
+    real, locked = torch.empty, []
+
+    def empty(*size: Any, pin_memory: bool = False, **options: Any) -> Any:  # noqa: ANN401 - as torch's
+        locked.append(pin_memory)
+        return real(*size, **options)
+
     monkeypatch.setattr(transfers, "copies_in_background", lambda _: background)
-    locked: list[Any] = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: locked.append(tensor) or tensor)
-    real = torch.tensor
-
-    def on_cuda(numbers: Any, *, pin_memory: bool = False, **options: Any) -> Any:  # noqa: ANN401 - as torch's
-        if pin_memory and isinstance(numbers, np.ndarray):
-            raise RuntimeError("Can't pin tensor constructed from numpy")
-        return real(numbers, **options)
-
-    monkeypatch.setattr(torch, "tensor", on_cuda)
-    for numbers in ([3, 4], [np.int64(3), 4], np.array([3, 4], np.int32), [[3], [4]]):
+    monkeypatch.setattr(torch, "empty", empty)
+    for numbers in ([3, 4], [np.int64(3), 4], np.array([3, 4], np.int32), [[3], [4]], [np.array([3, 4])]):
         made = to_device(torch, numbers, "cpu")
         assert (made.dtype, made.flatten().tolist()) == (torch.int64, [3, 4])
     assert to_device(torch, [0.5], "cpu", torch.float32).tolist() == [0.5]
+    assert all(locked)
     assert bool(locked) is background
 
 

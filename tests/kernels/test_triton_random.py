@@ -63,6 +63,7 @@ class Missing(FusedRandom):
         return torch.zeros((len(keys), 5), dtype=torch.int64)
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="where there is a GPU, the kernels take no tensors of the host")
 @pytest.mark.parametrize("kernels", [FusedRandom(torch), Missing(torch)], ids=["found", "missed"])
 @pytest.mark.parametrize("amount", [0.0, 0.3, 1.0])
 def test_weights_on_a_device_are_pruned_as_on_the_host(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from prunecli.kernels import torch_values
 from prunecli.kernels.torch_squares import square_tables, sum_of_halves, sum_of_table, table_shape
 from prunecli.kernels.torch_tables import Table
+from prunecli.kernels.transfers import to_device
 from prunecli.ranking.normalized_cut import CountResult
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class _Places:
 
     def above(self, y: Array) -> Array:
         """Return the smallest pattern of each row whose square is added up."""
-        return torch_values.copied(np.array([[each.above] for each in self._counted]), y)
+        return to_device([[each.above] for each in self._counted], y.device)
 
     def join(self, table: Array) -> None:
         """Add a table of bins."""
@@ -109,7 +109,7 @@ class _Places:
         firsts = accumulate((each.places for each in counted), initial=0)
         ends = [(each.request.low, each.request.high - 1, each.request.shift, each.first) for each in counted]
         asked = [(*each, first) for each, first in zip(ends, firsts, strict=False)]
-        low, last, shift, bin_, first = torch_values.copied(np.array(asked, np.int64), y).T[:, :, None]
+        low, last, shift, bin_, first = to_device(asked, y.device).T[:, :, None]
         inside = (y >= low) & (y <= last)
         number = (y.to(torch.int64) >> shift) - bin_
         if not counted[0].listed:

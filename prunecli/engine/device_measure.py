@@ -11,15 +11,15 @@ import numpy as np
 from prunecli.dtypes import FLOATS
 from prunecli.engine.device_norms import FLAGS_LIMIT, DeviceNorms
 from prunecli.engine.device_rows import RUN
-from prunecli.engine.small_tensors import SMALL
 from prunecli.engine.stacked_measure import stacks
+from prunecli.engine.together import SMALL
 from prunecli.io.scales import ScaleReader
 from prunecli.io.threads import Worker
 from prunecli.kernels import torch_folds, torch_values
 from prunecli.kernels.folds import Numbers
 from prunecli.kernels.later import Later, fetched
 from prunecli.kernels.rows import Rows
-from prunecli.kernels.transfers import sent
+from prunecli.kernels.transfers import to_device
 from prunecli.plans import PruneBlocks, PruneSlices
 
 if TYPE_CHECKING:
@@ -148,6 +148,6 @@ class DeviceMeasureBatch:
                 device = reader.device(targets[member])
                 by_device.setdefault(device, []).append((member, plan))
         for device, sliced in by_device.items():
-            flags = sent(np.frombuffer(bytearray(b"".join(plan.alive for _, plan in sliced)), np.int8), device)
+            flags = to_device(np.frombuffer(b"".join(plan.alive for _, plan in sliced), np.int8), device)
             for (member, plan), own in zip(sliced, flags.split([len(plan.alive) for _, plan in sliced]), strict=True):
                 plans[member] = replace(plan, alive=own)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunecli.dtypes import FLOATS
-from prunecli.engine.small_tensors import SMALL
+from prunecli.engine.together import SMALL
 from prunecli.kernels import torch_folds
 from prunecli.kernels.arrays import on_host
 from prunecli.kernels.later import Later, fetched

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.engine.rank_planner import RankBatch
-from prunecli.engine.small_tensors import BATCH_BYTES, SMALL
+from prunecli.engine.together import BATCH_BYTES, SMALL
 from prunecli.io.threads import Worker
 from prunecli.kernels.torch_many import many_tensors
 from prunecli.ranking.device_ranks import Held, find_on_devices

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prunecli.engine.device_rows import RUN, DeviceRows
-from prunecli.engine.small_tensors import SMALL
+from prunecli.engine.together import SMALL
 from prunecli.plans import CutPerSlice
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from prunecli.engine.scorers import RemainingScorer
-from prunecli.engine.small_tensors import SMALL
+from prunecli.engine.together import SMALL
 from prunecli.io.threads import Worker
 from prunecli.kernels.rows import Rows
 from prunecli.kernels.torch_tally import fetch

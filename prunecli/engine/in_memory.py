@@ -11,7 +11,7 @@ from prunecli.engine.device_errors import device_problem
 from prunecli.engine.pruner import Pruner, naming
 from prunecli.engine.run import Run
 from prunecli.engine.run_report import make_report
-from prunecli.engine.small_tensors import (
+from prunecli.engine.together import (
     BATCH_BYTES,
     BATCH_WEIGHTS,
     SCORE_SHARE,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from prunecli.engine.pruner import ApplyContext
     from prunecli.engine.sharded.memory import ShardedTensors
     from prunecli.engine.sharded.run import ShardedRun
-    from prunecli.engine.small_tensors import Kind
+    from prunecli.engine.together import Kind
     from prunecli.engine.work import Work
     from prunecli.io.files import Input, Output
     from prunecli.io.layout import Piece

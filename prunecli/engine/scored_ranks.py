@@ -10,9 +10,9 @@ import numpy as np
 from prunecli.engine.device_ranks import GROUPS_AT_ONCE, new_search
 from prunecli.engine.device_rows import DeviceRows
 from prunecli.engine.random_ranks import rank_random
-from prunecli.engine.small_tensors import SMALL
-from prunecli.kernels import torch_values
+from prunecli.engine.together import SMALL
 from prunecli.kernels.torch_tally import fetch
+from prunecli.kernels.transfers import to_device
 from prunecli.ranking.device_ranks import OnDevice, find_on_devices
 from prunecli.ranking.kth_smallest import statistic_at
 
@@ -81,7 +81,7 @@ class ScoredRankBatch:
         most = max(len(group.ranks) for group in groups)
         ranks = [[*group.ranks, *group.ranks[-1:] * (most - len(group.ranks))] for group in groups]
         torch, rows = self._there.ops(groups[0].members[0]).torch, y.sort(1).values
-        found = rows.gather(1, torch_values.copied(np.array(ranks) - 1, y))
+        found = rows.gather(1, to_device(np.array(ranks) - 1, y.device))
         less, upto = (torch.searchsorted(rows, found, right=right) for right in (False, True))
         return torch.stack([found.to(torch.int64), less, upto - less]).flatten()
 

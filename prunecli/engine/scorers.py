@@ -23,6 +23,7 @@ from prunecli.kernels.masks import mark, marked, nonzero, read_mask
 from prunecli.kernels.ops import is_tensor
 from prunecli.kernels.rows import Rows
 from prunecli.kernels.scores import times_slices
+from prunecli.kernels.transfers import to_device
 from prunecli.text.escape import printable
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class ActNormScorer:
             for member, row in zip(rows.members, numbers, strict=True):
                 torch_values.times_slices(row, 0, self.views[member], self._norms_at(member, row))
             return numbers
-        norms = torch_values.copied(np.concatenate([self.norms[member] for member in rows.members]), numbers)
+        norms = to_device(np.concatenate([self.norms[member] for member in rows.members]), numbers.device)
         view = replace(view, stacks=view.stacks * len(rows.members))
         return torch_values.times_slices(numbers.view(-1), 0, view, norms).view(numbers.shape)
 
@@ -185,7 +186,7 @@ class ActNormScorer:
         place = index, str(weights.device)
         found = self._elsewhere.get(place)
         if found is None:
-            found = self._elsewhere[place] = torch_values.copied(self.norms[index], weights)
+            found = self._elsewhere[place] = to_device(self.norms[index], weights.device)
         return found
 
 
@@ -348,4 +349,4 @@ def _run_on_device(scorer: Scorer, worker: Worker, index: int, weights: Array, f
 
 def _copied(rows: Rows, parts: Sequence[NDArray[Any]]) -> Array:
     """Return numbers of the host, a part for each row, where the rows lie."""
-    return torch_values.copied(np.stack(parts), rows.weights)
+    return to_device(np.stack(parts), rows.weights.device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecli.engine.small_tensors import BATCH_BYTES, SCORE_SHARE, SMALL
+from prunecli.engine.together import BATCH_BYTES, SCORE_SHARE, SMALL
 from prunecli.io.threads import Worker
 from prunecli.kernels import torch_folds
 from prunecli.kernels.folds import Numbers

@@ -9,8 +9,6 @@ import importlib
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.fused_tables import MOST_PER_PROGRAM, PROGRAMS
 from prunecli.kernels.tally import BLOCK
@@ -22,7 +20,7 @@ from prunecli.kernels.torch_fused import (
     scale_of,
     width_of,
 )
-from prunecli.kernels.transfers import sent
+from prunecli.kernels.transfers import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,11 +89,9 @@ class FusedFolds(Fused):
 
     def _table(self, arrays: Sequence[Tensor]) -> tuple[Tensor, bool]:
         """Return the addresses of arrays, on their device, and whether all of them are multiples of 16."""
-        addresses, like = [array.data_ptr() for array in arrays], arrays[0]
+        addresses = [array.data_ptr() for array in arrays]
         aligned = not any(address % 16 for address in addresses)
-        if len(arrays) == 1:
-            return self.torch.full((1,), addresses[0], dtype=self.torch.int64, device=like.device), aligned
-        return sent(np.array(addresses), str(like.device)), aligned
+        return to_device(addresses, arrays[0].device), aligned
 
     def block_norms(self, arrays: Sequence[Tensor], dtype: Float, view: SliceView, block: tuple[int, int]) -> Tensor:
         """Return the root mean squares of the blocks of matrices that lie in rows, shape (arrays * stacks, blocks)."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from prunecli.kernels.random_bits import draw
+from prunecli.kernels.random_bits import draw, halves
 from prunecli.kernels.torch_fused import OPTIONS, Fused, fused
-from prunecli.kernels.transfers import sent
+from prunecli.kernels.transfers import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,6 @@ LONGEST = 1 << 32
 
 STEPS, MOST_STEPS = 128, 32
 """The counters of a program, of 8 numbers each, and how often a program of a large tensor takes so many."""
-
-WORD = (1 << 64) - 1
 
 
 @lru_cache(maxsize=64)
@@ -65,7 +63,7 @@ class FusedRandom(Fused):
         grid, per = _grid(length, len(keys))
         with self.on(counts):
             self._random.candidates_kernel[grid](
-                _halves(keys, device), counts, found, low, high, length, capacity, per, STEPS=STEPS, **OPTIONS
+                to_device(halves(keys), device), counts, found, low, high, length, capacity, per, STEPS=STEPS, **OPTIONS
             )
         found = found.sort(1).values
         wanted = found.gather(1, (rank - 1 - counts[:, :1]).clamp(0, capacity - 1))
@@ -83,7 +81,7 @@ class FusedRandom(Fused):
         grid, per = _grid(length, len(keys))
         with self.on(out):
             self._random.kept_kernel[grid](
-                _halves(keys, device), sent(np.array(cuts, np.int64), device), out, first // 8, length, per,
+                to_device(halves(keys), device), to_device(cuts, device), out, first // 8, length, per,
                 STEPS=STEPS, **OPTIONS,
             )  # fmt: skip
         return out
@@ -108,11 +106,6 @@ def _bracket(length: int, rank: int) -> tuple[tuple[int, int], int]:
     expected = (high - low) * length
     capacity = min(int(expected + MARGIN * sqrt(expected)) + 64, length)
     return (int(low * NUMBERS), min(int(high * NUMBERS) + 1, NUMBERS)), capacity
-
-
-def _halves(keys: Sequence[int], device: str) -> Tensor:
-    """Return keys of 128 bits on a device, the lower half first."""
-    return sent(np.array([[key & WORD, key >> 64] for key in keys], np.uint64).view(np.int64), device)
 
 
 def _grid(length: int, tensors: int) -> tuple[tuple[int, int], int]:

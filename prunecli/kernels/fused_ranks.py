@@ -45,8 +45,8 @@ class FusedRanks:
         """Return the number of magnitudes below `low`, and those of each (magnitude - low) >> shift below `high`."""
         bins = ((high - 1 - low) >> shift) + 1
         if bins <= NARROW and not shift:
-            return self._narrow(x, self._fused.vector([low], x), bins, dtype, None, marked=marked)[0]
-        return self._bins(x, self._fused.vector([low, high - 1, shift, 0], x), 1 + bins, dtype, None, marked=marked)
+            return self._narrow(x, to_device([low], x.device), bins, dtype, None, marked=marked)[0]
+        return self._bins(x, to_device([low, high - 1, shift, 0], x.device), 1 + bins, dtype, None, marked=marked)
 
     def narrow(self, table: Table, lows: Tensor, patterns: int, dtype: Float) -> Tensor:
         """Return how many weights of each tensor are below its low, and how many are each of `patterns` from it.
@@ -63,7 +63,7 @@ class FusedRanks:
         There the weights below `low` are counted, and behind it those of each (magnitude - low) >> shift up to `last`.
         Without `below` the first number is that of the first bin.
         """
-        on_device = to_device(self._torch, bounds, table.addresses.device)
+        on_device = to_device(bounds, table.addresses.device)
         return self._bins(table.tensors[0], on_device, size, dtype, table, marked=False, below=below)
 
     def listed(self, table: Table, bounds: Sequence[Sequence[int]], size: int, dtype: Float) -> Tensor:
@@ -72,7 +72,7 @@ class FusedRanks:
         `bounds` are low, last, shift, the first place, and the number of places, of each tensor.
         """
         x, (number, per, grid) = table.tensors[0], _programs(table.tensors[0], table)
-        on_device, ends = to_device(self._torch, bounds, x.device), self._torch.zeros_like(table.lengths)
+        on_device, ends = to_device(bounds, x.device), self._torch.zeros_like(table.lengths)
         out = self._torch.zeros(size, dtype=self._torch.int64, device=x.device)
         with self._fused.on(x):
             self._kernels.list_kernel[grid](
@@ -91,7 +91,7 @@ class FusedRanks:
         out = self._torch.zeros((len(table), 2, exponents), dtype=self._torch.int64, device=x.device)
         with self._fused.on(x):
             self._kernels.squares_kernel[grid](
-                x, to_device(self._torch, aboves, x.device), *columns(x, table), out, number, per, exponents,
+                x, to_device(aboves, x.device), *columns(x, table), out, number, per, exponents,
                 ALIGNED=table.aligned, MANTISSA=dtype.mantissa, FINITE=dtype.finite_max,
                 **self._fused.constants(x, dtype),
             )  # fmt: skip
@@ -107,7 +107,7 @@ class FusedRanks:
         out = torch.empty((number, SAMPLED), dtype=integer, device=x.device)
         with self._fused.on(x):
             self._kernels.sample_kernel[(number,)](
-                x, to_device(torch, places, x.device), out, number, LENGTH=SAMPLED, **self._fused.constants(x, dtype)
+                x, to_device(places, x.device), out, number, LENGTH=SAMPLED, **self._fused.constants(x, dtype)
             )
         return out
 

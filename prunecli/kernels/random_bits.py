@@ -14,6 +14,8 @@ from prunecli.kernels.backend import has_native
 from prunecli.kernels.native.library import Function, address, function
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from prunecli.checkpoint import TensorInfo
@@ -31,6 +33,11 @@ class RandomNumbers:
     def __call__(self, first: int, count: int) -> NDArray[np.int32]:
         """Return the numbers [first, first + count)."""
         return draw(self.key, first, count)
+
+
+def halves(keys: Sequence[int]) -> NDArray[np.int64]:
+    """Return the halves of keys, the lower one first, shape (keys, 2)."""
+    return np.array([[key & _WORD, key >> 64] for key in keys], np.uint64).view(np.int64)
 
 
 def random_key(seed: int, tensor: TensorInfo) -> int:

@@ -18,8 +18,6 @@ from prunecli.kernels.torch_tables import KernelRule
 from prunecli.kernels.transfers import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from prunecli.dtypes import Float
     from prunecli.kernels.torch_tables import Table
 
@@ -87,7 +85,7 @@ class Fused:
         """Prune the run `x` in place and return what is counted about its blocks, of which the last may be short."""
         if isinstance(keep, Cut):
             limits = None if keep.limit is None else keep.limit.reshape(1)
-            rule = KernelRule(0, cuts=self.vector([keep.bits - 1], x), limits=limits)
+            rule = KernelRule(0, cuts=to_device([keep.bits - 1], x.device), limits=limits)
         elif isinstance(keep, Groups):
             rule = KernelRule(2, groups=(keep.group, keep.keep))
         else:
@@ -114,17 +112,9 @@ class Fused:
             )  # fmt: skip
         return Blocks(counts, extremes, sums)
 
-    def vector(self, numbers: Sequence[int], x: Tensor) -> Tensor:
-        """Return integers on the device of `x`."""
-        # Filled on the device, or copied from page-locked memory: other copies wait for all kernels before them.
-        if len(numbers) == 1:
-            return self.torch.full((1,), numbers[0], dtype=self.torch.int64, device=x.device)
-        vector: Tensor = to_device(self.torch, list(numbers), x.device)
-        return vector
-
     def count_in_blocks(self, x: Tensor, dtype: Float, bits: int) -> Tensor:
         """Return how many weights of each block have the magnitude `bits`."""
-        return self.count(x, self.vector([bits], x), dtype)
+        return self.count(x, to_device([bits], x.device), dtype)
 
     def count(self, x: Tensor, cuts: Tensor, dtype: Float, table: Table | None = None) -> Tensor:
         """Return how many weights of each block are equal to the cut of its tensor.

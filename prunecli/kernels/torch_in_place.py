@@ -5,12 +5,15 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_blocks import OVERFULL, ZEROS_AFTER
 from prunecli.kernels.torch_folds import folding
 from prunecli.kernels.torch_many import ManyTensors, follow_each_other
 from prunecli.kernels.torch_tables import ManyCuts, SliceFlags, Table
 from prunecli.kernels.torch_totals import totals
+from prunecli.kernels.transfers import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,26 +50,17 @@ class TensorsInPlace(ManyTensors):
         self._gaps = [(own, tensor) for own, tensor in zip(flat, tensors, strict=True) if not tensor.is_contiguous()]
         self._table = table = Table(ops.torch, flat)
         self._firsts, self._lengths, self._tensor_of = table.firsts, table.lengths, table.tensor_of
-        self._behind = 0
         self._padding = [-tensor.numel() % BLOCK for tensor in tensors]
         self._counted: Tensor = None
 
     def _equal_in_blocks(self, cuts: Tensor) -> Tensor:
         return self._tables.count(self._table, cuts, self.dtype)
 
-    def find(self, ranks: Tensor) -> Tensor:
-        """Return (magnitude, less, equal) at the rank of each tensor, shape (3, tensors), on the device."""
-        torch = self._torch
-        bits = torch.zeros_like(ranks)
-        for bit in range(self.dtype.top.bit_length() - 1, -1, -1):
-            candidate = bits | (1 << bit)
-            below = self._narrow(candidate, 0)[:, 0]
-            bits = torch.where(below < ranks, candidate, bits)
-        return torch.cat([bits[None], self._narrow(bits, 1).T])
+    def _below(self, cuts: Tensor) -> Tensor:
+        return self._narrow(cuts, 0)[:, 0]
 
-    def equals(self, bits: int) -> Tensor:
-        """Return how many magnitudes of each tensor are smaller than `bits` and equal to it, shape (2, tensors)."""
-        return self._narrow(self._torch.full_like(self._lengths, bits), 1).T
+    def _less_and_equal(self, cuts: Tensor) -> Tensor:
+        return self._narrow(cuts, 1).T
 
     def _narrow(self, lows: Tensor, patterns: int) -> Tensor:
         """Return how many weights of each tensor are below its low, and how many are each of `patterns` from it."""
@@ -107,9 +101,8 @@ class TensorsInPlace(ManyTensors):
         torch, device, parts = self._torch, self._lengths.device, []
         for on_host, same in groupby(flags, lambda each: isinstance(each, bytes)):
             own: list[Any] = list(same)
-            joined = torch.frombuffer(bytearray().join(own), dtype=torch.int8) if on_host else torch.cat(own)
-            parts.append(joined.view(torch.int8).to(device))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            parts.append(to_device(np.frombuffer(b"".join(own), np.int8), device) if on_host else torch.cat(own))
+        return torch.cat([part.view(torch.int8).to(device) for part in parts])
 
     def _whole(self) -> Tensor:
         """Return tensors of one shape, a row for each."""

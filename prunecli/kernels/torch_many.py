@@ -102,43 +102,38 @@ class ManyTensors:
         ]
         torch._foreach_copy_(self._parts, list(tensors))
         # One copy from the host for everything that depends on the tensors.
-        self._firsts, self._lengths = to_device(torch, [firsts[:-1], lengths], device)
+        self._firsts, self._lengths = to_device([firsts[:-1], lengths], device)
         self._padding = [size * BLOCK - length for size, length in zip(blocks, lengths, strict=True)]
-        self._behind = to_device(torch, self._padding, device)
+        self._behind = to_device(self._padding, device)
         self._tensor_of = owners(torch, blocks, device)
         self._counted: Tensor = None
 
     def ranked(self, ranks: Sequence[int]) -> list[Ranked]:
         """Return the magnitude at the rank (1-based) of each tensor, with one copy to the host."""
-        found = self.find(to_device(self._torch, list(ranks), self._lengths.device))
-        return self.as_ranked(fetch([found.flatten()])[0])
+        numbers = fetch([self._find(to_device(ranks, self._lengths.device)).flatten()])[0]
+        return [Ranked(*numbers[index :: len(ranks)]) for index in range(len(ranks))]
 
-    @staticmethod
-    def as_ranked(numbers: Sequence[int]) -> list[Ranked]:
-        """Return what `find` has found, from its fetched numbers."""
-        count = len(numbers) // 3
-        return [Ranked(*numbers[index::count]) for index in range(count)]
-
-    def find(self, ranks: Tensor) -> Tensor:
+    def _find(self, ranks: Tensor) -> Tensor:
         """Return (magnitude, less, equal) at the rank of each tensor, shape (3, tensors), on the device."""
-        torch, padding = self._torch, self._behind
-        bits = torch.zeros_like(ranks)
+        bits = self._torch.zeros_like(ranks)
         for bit in range(self.dtype.top.bit_length() - 1, -1, -1):
             candidate = bits | (1 << bit)
-            # The zeros behind the end are below every candidate.
-            below = self._count(candidate, less=True) - padding
-            bits = torch.where(below < ranks, candidate, bits)
-        less = self._count(bits, less=True) - padding
-        less = torch.where(bits > 0, less, 0)
-        equal = self._count(bits, less=False)
-        equal = torch.where(bits > 0, equal, equal - padding)
-        return torch.stack([bits, less, equal])
+            bits = self._torch.where(self._below(candidate) < ranks, candidate, bits)
+        return self._torch.cat([bits[None], self._less_and_equal(bits)])
 
     def equals(self, bits: int) -> Tensor:
         """Return how many magnitudes of each tensor are smaller than `bits` and equal to it, shape (2, tensors)."""
-        cuts, padding = self._torch.full_like(self._lengths, bits), self._behind
+        return self._less_and_equal(self._torch.full_like(self._lengths, bits))
+
+    def _below(self, cuts: Tensor) -> Tensor:
+        """Return how many magnitudes of each tensor are below its cut, which is above the zeros behind its end."""
+        return self._count(cuts, less=True) - self._behind
+
+    def _less_and_equal(self, cuts: Tensor) -> Tensor:
+        """Return how many magnitudes of each tensor are below its cut and equal to it."""
         less, equal = (self._count(cuts, less=less) for less in (True, False))
-        return self._torch.stack([less - padding if bits else less, equal if bits else equal - padding])
+        behind = self._torch.where(cuts > 0, self._behind, 0)
+        return self._torch.stack([less - behind, equal - (self._behind - behind)])
 
     def _count(self, cuts: Tensor, *, less: bool) -> Tensor:
         """Return how many entries of each tensor, padding included, are below or equal to its cut."""
@@ -173,8 +168,7 @@ class ManyTensors:
 
     def prune(self, cuts: Sequence[int], ties: Sequence[int]) -> None:
         """Prune what is below the cut of each tensor, and the first `ties` entries equal to it."""
-        torch, device = self._torch, self._lengths.device
-        cut, tie = to_device(torch, [list(cuts), list(ties)], device)
+        cut, tie = to_device([cuts, ties], self._lengths.device)
         self._prune(cut, self.limits(cut, tie) if any(ties) else None)
 
     def _prune(self, cuts: Tensor, limits: Tensor | None) -> None:

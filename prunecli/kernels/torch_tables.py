@@ -87,7 +87,7 @@ class Table:
         blocks = [-(-length // BLOCK) for length in lengths]
         device = tensors[0].device
         self.edges: list[int] = [0, *accumulate(blocks)]
-        self.addresses, self.lengths, self.firsts = to_device(torch, [addresses, lengths, self.edges[:-1]], device)
+        self.addresses, self.lengths, self.firsts = to_device([addresses, lengths, self.edges[:-1]], device)
         self.tensor_of = owners(torch, blocks, device)
         self.aligned = not any(number % ALIGNED for number in (*addresses, *lengths))
 

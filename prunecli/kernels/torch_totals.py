@@ -69,7 +69,7 @@ def owners(torch: Any, lengths: Sequence[int], device: Any) -> Tensor:  # noqa: 
     """Return 0 so often as the first length says, 1 so often as the second one, and so on."""
     if len(lengths) == 1:
         return torch.zeros(lengths[0], dtype=torch.int64, device=device)
-    repeats = to_device(torch, list(lengths), device)
+    repeats = to_device(lengths, device)
     return torch.repeat_interleave(torch.arange(len(lengths), device=device), repeats, output_size=sum(lengths))
 
 
@@ -77,6 +77,6 @@ def unset_flags(torch: Any, flags: Sequence[Tensor]) -> Tensor:  # noqa: ANN401 
     """Return how many flags of each vector are not set."""
     if len(flags) == 1:
         return (~flags[0]).sum()[None]
-    ends = to_device(torch, [0, *accumulate(len(each) for each in flags)], flags[0].device)
+    ends = to_device([0, *accumulate(len(each) for each in flags)], flags[0].device)
     sums = torch.nn.functional.pad((~torch.cat(list(flags))).cumsum(0), (1, 0))[ends]
     return sums[1:] - sums[:-1]

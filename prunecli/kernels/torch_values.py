@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import importlib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunecli.dtypes import FLOATS
 from prunecli.kernels.bit_patterns import float8_table
+from prunecli.kernels.random_bits import halves
 from prunecli.kernels.torch_views import of_elements, slice_numbers
+from prunecli.kernels.transfers import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 _TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 _MASK = FLOATS["F64"].mask
-
-WORD = (1 << 64) - 1
 
 
 def values(patterns: Array, dtype: Float) -> Array:
@@ -57,14 +57,6 @@ def patterns(numbers: Array) -> Array:
     return integers
 
 
-def copied(numbers: NDArray[Any], like: Array) -> Array:
-    """Return a copy of numbers of the host on the device of `like`."""
-    host = importlib.import_module("torch").from_numpy(np.ascontiguousarray(numbers))
-    if like.device.type == "cuda":  # a copy from other memory waits for all kernels before it
-        return host.pin_memory().to(like.device, non_blocking=True)
-    return host.to(like.device, copy=True)
-
-
 def stacked(parts: Sequence[Array]) -> Array:
     """Return flat tensors as rows."""
     stack: Array = importlib.import_module("torch").stack(list(parts))
@@ -74,7 +66,6 @@ def stacked(parts: Sequence[Array]) -> Array:
 def random_numbers(ops: TorchOps, keys: Sequence[int], rows: Rows) -> Array:
     """Return the random numbers of rows: of the stream of one key, or of those of the keys from their start."""
     count, length = rows.weights.shape
-    halves = np.array([[key & WORD, key >> 64] for key in keys], np.uint64).view(np.int64)
     # Eight numbers are made at once, so rows start at a multiple of that, or skip some.
     skip, torch = rows.first % 8, ops.torch
     if rows.step % 8:
@@ -83,7 +74,7 @@ def random_numbers(ops: TorchOps, keys: Sequence[int], rows: Rows) -> Array:
         firsts = torch.zeros(count, dtype=torch.int64, device=rows.weights.device)
     else:
         firsts = (torch.arange(count, device=rows.weights.device) * rows.step + rows.first) >> 3
-    numbers = ops.random_rows(copied(halves, rows.weights), firsts, -(-(skip + length) // 8))
+    numbers = ops.random_rows(to_device(halves(keys), rows.weights.device), firsts, -(-(skip + length) // 8))
     return numbers[:, skip : skip + length].contiguous()
 
 
@@ -114,5 +105,5 @@ def multiply_blocks(numbers: Array, shape: Sequence[int], offset: int, wide: int
     torch = importlib.import_module("torch")
     columns = torch.arange(offset, offset + shape[1], device=numbers.device)
     blocks = columns.div_(wide, rounding_mode="floor")
-    factors = copied(entries, numbers)
+    factors = to_device(entries, numbers.device)
     numbers.view(*shape).mul_(factors[:, blocks])

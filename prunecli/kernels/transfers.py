@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from prunecli.kernels.ops import Array
 
 
@@ -45,23 +43,18 @@ class Transfers:
             self._queued.synchronize()
 
 
-def sent(numbers: NDArray[Any], device: str) -> Array:
-    """Return numbers on a device, copied without a wait where that is possible."""
-    host = importlib.import_module("torch").from_numpy(numbers)
-    if copies_in_background(device):
-        return host.pin_memory().to(device, non_blocking=True)
-    return host.to(device)
+def to_device(numbers: Any, device: Any) -> Array:  # noqa: ANN401 - numbers, a torch device
+    """Return a copy of numbers on a device: an array of NumPy in its dtype, and others as integers of 64 bits.
 
-
-def to_device(torch: Any, numbers: Any, device: Any, dtype: Any = None) -> Array:  # noqa: ANN401 - the module, numbers, a torch device
-    """Return numbers, integers without `dtype`, on a device.
-
-    From page-locked memory they are copied without waiting for kernels before them.
+    The copy does not wait for kernels before it where memory can be page-locked.
     """
-    dtype = torch.int64 if dtype is None else dtype
-    array = np.asarray(numbers)
+    torch = importlib.import_module("torch")
+    array = numbers if isinstance(numbers, np.ndarray) else np.array(numbers, np.int64)
     if not copies_in_background(str(device)):
-        return torch.tensor(array, dtype=dtype, device=device)
+        return torch.tensor(array, device=device)
+    dtype = getattr(torch, array.dtype.name)
+    if array.size == 1:
+        return torch.full(array.shape, array.item(), dtype=dtype, device=device)
     locked = torch.empty(array.shape, dtype=dtype, pin_memory=True)
     locked.numpy()[...] = array  # torch would copy a long one with all CPUs, which takes longer
     return locked.to(device, non_blocking=True)

@@ -197,7 +197,7 @@ def _brackets(searches: Sequence[tuple[RankSearch, Sequence[Any]]]) -> Any:  # n
     keys = torch.cat([part.flatten(1) for part in parts], 1).sort(1).values
     size, top = keys.shape[1], searches[0][0].keys.common.top
     shares = [[(rank - 0.5) / search.total for rank in (search.ranks[0], search.ranks[-1])] for search, _ in searches]
-    wanted = to_device(torch, shares, keys.device, torch.float32)
+    wanted = to_device(np.array(shares, np.float32), keys.device)
     least = (wanted * (1 - wanted) / size).sqrt()
     pivots = keys.gather(1, (wanted * size).to(torch.int64).clamp(max=size - 1))
     ends = []

@@ -153,7 +153,7 @@ def _count_narrow(there: Together, brackets: Sequence[_Bracket]) -> tuple[Tensor
     table = _table_of(there, brackets)
     lows = [low for _, held, low, _ in brackets for _ in held.members]
     patterns = max(width for _, _, _, width in brackets)
-    on_device = to_device(there.ops.torch, lows, table.addresses.device)
+    on_device = to_device(lows, table.addresses.device)
     counts = there.kernels.narrow(table, on_device, patterns, there.dtype)
     return counts.flatten(), partial(_add_patterns, brackets, patterns + 1)
 

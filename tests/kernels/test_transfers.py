@@ -42,10 +42,12 @@ def test_numbers_are_copied_to_a_device_whatever_holds_them(
 
     monkeypatch.setattr(transfers, "copies_in_background", lambda _: background)
     monkeypatch.setattr(torch, "empty", empty)
-    for numbers in ([3, 4], [np.int64(3), 4], np.array([3, 4], np.int32), [[3], [4]], [np.array([3, 4])]):
-        made = to_device(torch, numbers, "cpu")
+    for numbers in ([3, 4], [np.int64(3), 4], np.array([3, 4]), [[3], [4]], [np.array([3, 4])]):
+        made = to_device(numbers, "cpu")
         assert (made.dtype, made.flatten().tolist()) == (torch.int64, [3, 4])
-    assert to_device(torch, [0.5], "cpu", torch.float32).tolist() == [0.5]
+    for array in (np.array([[0.5, 2]], np.float32), np.array([7], np.int8), np.frombuffer(b"\1\2", np.int8)):
+        assert (to_device(array, "cpu").numpy() == array).all()
+        assert to_device(array, "cpu").numpy().dtype == array.dtype
     assert all(locked)
     assert bool(locked) is background
 

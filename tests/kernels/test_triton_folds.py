@@ -15,7 +15,7 @@ from support.triton import DEVICE
 import prunecli
 from prunecli.api import prune_state_dict
 from prunecli.dtypes import FLOATS
-from prunecli.engine import device_norms, small_tensors
+from prunecli.engine import device_norms, together
 from prunecli.kernels import norms, torch_folds, torch_in_place
 from prunecli.kernels.folds import Numbers
 from prunecli.kernels.torch_views import of_blocks
@@ -168,7 +168,7 @@ def test_plans_from_the_kernels_are_those_of_the_host(strategy: Strategy, monkey
 
     monkeypatch.setattr(device_norms, "SMALL", 1000)
     launches = count_launches(monkeypatch)
-    for module in (torch_folds, torch_in_place, small_tensors):
+    for module in (torch_folds, torch_in_place, together):
         monkeypatch.setattr(module, "folding", lambda *_: kernels())
     with launches:
         found = prune_state_dict(live, strategy)

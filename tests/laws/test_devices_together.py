@@ -11,7 +11,7 @@ from support.pretended import FIRST, SECOND, Device, pretend
 from support.weights import contiguous_copies
 
 from prunecli.api import prune_state_dict
-from prunecli.engine import device_measure, small_tensors, stacked_measure
+from prunecli.engine import device_measure, stacked_measure, together
 from prunecli.engine import device_ranks as planned
 from prunecli.io import memory_reader
 from prunecli.ranking import device_ranks
@@ -57,7 +57,7 @@ def model() -> dict[str, Tensor]:
 
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let tensors of a few kilobytes be large ones, of several runs."""
-    for module in (small_tensors, stacked_measure, planned, device_measure):
+    for module in (together, stacked_measure, planned, device_measure):
         monkeypatch.setattr(module, "SMALL", 0)
     monkeypatch.setattr(memory_reader, "DEVICE_RUN", 1 << 11)
     monkeypatch.setattr(device_ranks, "RUN", 1 << 10)

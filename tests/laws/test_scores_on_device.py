@@ -56,7 +56,7 @@ def sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """Let tensors be small, and computed in stacks, or large, and computed alone in runs."""
     if request.param:
         return
-    for module in ("small_tensors", "device_rows", "device_ranks", "scored_ranks", "stacked_measure"):
+    for module in ("together", "device_rows", "device_ranks", "scored_ranks", "stacked_measure"):
         monkeypatch.setattr(f"prunecli.engine.{module}.SMALL", 0)
     monkeypatch.setattr("prunecli.engine.device_rows.RUN", 512)
     monkeypatch.setattr("prunecli.engine.in_memory.SCORED_RUN", 512)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunecli.kernels import torch_folds, torch_tables, torch_values
+from prunecli.kernels import torch_folds, torch_tables
 from prunecli.kernels.folds import Numbers
 from prunecli.kernels.norms import block_norms, slice_norms, smallest_norms
 from prunecli.kernels.random_bits import draw
@@ -45,7 +45,8 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_uniq
 
 TO_DEVICE = (
     "kernels.torch_tables", "kernels.torch_many", "kernels.torch_totals", "kernels.fused_ranks",
-    "ranking.device_ranks", "ranking.device_tables",
+    "kernels.torch_in_place", "kernels.torch_values", "ranking.device_ranks", "ranking.device_tables",
+    "engine.device_counts", "engine.device_measure", "engine.scorers", "engine.scored_ranks",
 )  # fmt: skip
 """The modules that copy numbers to devices from page-locked memory, without a wait."""
 
@@ -227,7 +228,7 @@ def count_launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         monkeypatch.setattr(f"prunecli.{module}.on_host", lambda _: False)
     counted = Launches()
     kernels, random = CountedKernels(counted), CountedRandom(counted)
-    monkeypatch.setattr("prunecli.engine.small_tensors.folding", lambda *_: kernels)
+    monkeypatch.setattr("prunecli.engine.together.folding", lambda *_: kernels)
     monkeypatch.setattr("prunecli.engine.random_ranks.drawing", lambda _: random)
     for module in ("torch_ops.fused", "torch_folds.folding", "torch_in_place.folding"):
         monkeypatch.setattr(f"prunecli.kernels.{module}", lambda *_: kernels)
@@ -261,7 +262,6 @@ def without_waits(monkeypatch: pytest.MonkeyPatch, counted: Launches) -> None:
 
         return inner
 
-    monkeypatch.setattr(torch_values, "copied", without_a_wait(torch_values.copied))
     to_device = without_a_wait(torch_tables.to_device)
     for module in TO_DEVICE:
         monkeypatch.setattr(f"prunecli.{module}.to_device", to_device)

@@ -30,7 +30,7 @@ from prunecli.dtypes import FLOATS, Float
 from prunecli.kernels import fused_folds, fused_random, fused_ranks, torch_fused
 from prunecli.kernels.torch_blocks import Cut, Groups
 from prunecli.kernels.torch_ops import TorchOps
-from prunecli.kernels.torch_tables import ManyCuts, SliceFlags, Table
+from prunecli.kernels.torch_tables import KernelRule, Table
 from prunecli.layout import SliceView
 
 if TYPE_CHECKING:
@@ -121,9 +121,10 @@ def calls_of_tables(fused: torch_fused.Fused, x: torch.Tensor, dtype: Float) -> 
     """Yield calls for tensors that are found by their addresses, whose lengths are multiples of 16 or not."""
     numbers, views = torch.zeros(2, dtype=torch.int64), [SliceView(1, 1, 64, 128), SliceView(1, 8, 32, 32)]
     for size in (1 << 13, 1 << 13 | 1):
-        table, tables = Table(torch, [x[:size]] * 2), fused.tables
-        for keep in (ManyCuts(numbers, numbers), SliceFlags(x.view(torch.int8), views[0])):
-            yield partial(tables.prune, table, keep, dtype)
+        table = Table(torch, [x[:size]] * 2)
+        slices = KernelRule(3, flags=x.view(torch.int8), slices=(128, 64), each=64)
+        for rule in (KernelRule(0, cuts=numbers, limits=numbers), slices):
+            yield partial(fused.prune, x[:size], rule, dtype, table)
         yield partial(fused.ranks.narrow, table, numbers, 1, dtype)
         for below in (False, True):
             yield partial(fused.ranks.bins, table, [[0, 0]] * 4, 9, dtype, below=below)
@@ -131,11 +132,11 @@ def calls_of_tables(fused: torch_fused.Fused, x: torch.Tensor, dtype: Float) -> 
         if dtype.itemsize <= 4:
             yield partial(fused.ranks.squares, table, [0, 0], dtype)
     yield partial(fused.ranks.sample, x, np.zeros((2, 9), np.int64), dtype)
-    yield partial(tables.limits, table, numbers, numbers, numbers, dtype)
-    yield partial(tables.overfull, table, slice(0, 2), (32, 9), dtype)
-    yield partial(tables.count, table, numbers, dtype)
+    yield partial(fused.limits, table, numbers, numbers, numbers, dtype)
+    yield partial(fused.slices.overfull, table, slice(0, 2), (32, 9), dtype)
+    yield partial(fused.count, x, numbers, dtype, table)
     for view in views:
-        yield partial(tables.alive, table, slice(0, 2), view, dtype, numbers)
+        yield partial(fused.slices.alive, table, slice(0, 2), view, dtype, numbers)
 
 
 def assembled(kernel: Any, arch: int) -> dict[str, int]:  # noqa: ANN401 - what Triton compiled

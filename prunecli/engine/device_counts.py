@@ -172,7 +172,7 @@ class CountsOnDevices:
                 continue
             weights, counted = reader.on_a_device(targets[member]), _of_table(request)
             ops: Any = self._there.worker.ops_of(weights)
-            if ops.tables is None or (counted.squares and request.dtype.itemsize > 4):
+            if ops.fused is None or (counted.squares and request.dtype.itemsize > 4):
                 continue
             kind = request.dtype, ops, counted.listed, counted.squares
             kinds.setdefault(kind, []).append((member, counted, weights))

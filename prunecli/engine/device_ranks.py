@@ -85,7 +85,7 @@ class DeviceRankBatch:
             kinds.setdefault(kind, []).append((key, values))
             sizes[kind] = sizes.get(kind, 0) + values.nbytes
             ops: Any = self._worker.ops_of(values)
-            if sizes[kind] >= (BATCH_BYTES if ops.tables is None else IN_PLACE_BYTES):
+            if sizes[kind] >= (BATCH_BYTES if ops.fused is None else IN_PLACE_BYTES):
                 yield kinds.pop(kind)
                 del sizes[kind]
         yield from kinds.values()
@@ -136,7 +136,7 @@ class DeviceRankBatch:
     def _table_for(self, member: int, values: Array, tables: Tables) -> Together | None:
         """Return the table of a tensor, None if it has gaps or kernels cannot find it."""
         ops: Any = self._worker.ops_of(values)
-        if ops.tables is None or not values.is_contiguous():
+        if ops.fused is None or not values.is_contiguous():
             return None
         dtype = self._planner.tensors.dtype(member)
         kind = dtype, str(values.device)

@@ -65,7 +65,7 @@ def kind_of(pruner: Pruner, target: int, x: Array, ops: Any, *, write: bool) -> 
         common = _applied_in_place(ops, tensor, plan)
     elif _is_random(ops, scorer, tensor, plan):
         common = tensor.shape, id(scorer)
-    if common is not None and write and tensor.contiguous and ops.tables is not None:
+    if common is not None and write and tensor.contiguous and ops.fused is not None:
         return Kind((*place, *common), in_place=True)
     if tensor.nbytes > SMALL:
         return None
@@ -79,14 +79,14 @@ def kind_of(pruner: Pruner, target: int, x: Array, ops: Any, *, write: bool) -> 
 
 def _is_random(ops: Any, scorer: Scorer, tensor: TensorInfo, plan: TensorPlan) -> bool:  # noqa: ANN401 - TorchOps
     """Return whether kernels make the flags of a tensor from random numbers."""
-    return ops.tables is not None and random_together(scorer, tensor, plan, ops.device)
+    return ops.fused is not None and random_together(scorer, tensor, plan, ops.device)
 
 
 def _counted_together(pruner: Pruner, tensor: TensorInfo, ops: Any) -> bool:  # noqa: ANN401 - TorchOps
     """Return whether a tensor is counted with others."""
     from prunecli.kernels.torch_many import fits  # noqa: PLC0415 - for devices only
 
-    if ops.tables is not None:
+    if ops.fused is not None:
         return not pruner.context.histograms
     return fits(statistics_of(tensor, histogram=pruner.context.histograms))
 
@@ -98,7 +98,7 @@ def _applied_in_place(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> tuple[H
     groups = _flat_groups(ops, tensor, plan)
     if groups is not None:
         return (groups,)
-    if isinstance(plan, PruneSlices) and ops.tables is not None and takes_slices(plan.view):
+    if isinstance(plan, PruneSlices) and ops.fused is not None and takes_slices(plan.view):
         return PruneSlices, plan.view
     if _in_rows(plan, ops) and tensor.numel <= MOST:
         return PruneBlocks, tensor.shape, plan.view, plan.block
@@ -108,7 +108,7 @@ def _applied_in_place(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> tuple[H
 def _in_rows(plan: TensorPlan, ops: Any) -> TypeGuard[PruneBlocks]:  # noqa: ANN401 - TorchOps
     """Return whether kernels make the flags of weights from those of blocks, which are parts of rows."""
     in_rows = isinstance(plan, PruneBlocks) and plan.view.before == 1
-    return in_rows and ops.tables is not None and folding(ops.device, "blocks") is not None
+    return in_rows and ops.fused is not None and folding(ops.device, "blocks") is not None
 
 
 def _flat_groups(ops: Any, tensor: TensorInfo, plan: TensorPlan) -> Any:  # noqa: ANN401 - TorchOps, and Groups or None
@@ -157,7 +157,7 @@ def _prune_by_magnitudes(ops: Any, many: Any, tensors: Sequence[TensorInfo], pla
         many.prune([cut.bits for cut in cuts], [cut.ties for cut in cuts])
     elif groups is not None:
         many.prune_groups(groups)
-    elif slices and ops.tables is not None and takes_slices(slices[0].view):
+    elif slices and ops.fused is not None and takes_slices(slices[0].view):
         many.prune_slices([plan.alive for plan in slices], slices[0].view)
     elif _in_rows(plans[0], ops):
         alive = [plan.alive for plan in plans if isinstance(plan, PruneBlocks)]

@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.dtypes import FLOATS
-from prunecli.kernels.fused_tables import MOST_PER_PROGRAM, PROGRAMS
+from prunecli.kernels.fused_tables import per_program
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_fused import (
     OPTIONS,
@@ -187,7 +187,7 @@ class FusedFolds(Fused):
         flags = torch.empty((rows, length), dtype=torch.int8, device=device)
         cuts = torch.empty(rows, dtype=torch.int64, device=device)
         blocks = -(-length // BLOCK)
-        per = min(max(blocks * rows // PROGRAMS, 1), MOST_PER_PROGRAM)
+        per = per_program(blocks * rows)
         grid, previous = (-(-blocks // per), rows), 0
         with self.on(patterns):
             for step, digit in enumerate(digits):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from prunecli.kernels.fused_tables import columns, of_table, per_program
+from prunecli.kernels.fused_tables import columns, of_table, programs
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.transfers import to_device
 
@@ -71,7 +71,7 @@ class FusedRanks:
 
         `bounds` are low, last, shift, the first place, and the number of places, of each tensor.
         """
-        x, (number, per, grid) = table.tensors[0], _programs(table.tensors[0], table)
+        x, (number, per, grid) = table.tensors[0], programs(table.tensors[0], table)
         on_device, ends = to_device(bounds, x.device), self._torch.zeros_like(table.lengths)
         out = self._torch.zeros(size, dtype=self._torch.int64, device=x.device)
         with self._fused.on(x):
@@ -86,7 +86,7 @@ class FusedRanks:
 
         The sums (tensors, 2, exponents) are those of `torch_squares.sum_of_halves`. A weight has up to 4 bytes.
         """
-        x, (number, per, grid) = table.tensors[0], _programs(table.tensors[0], table)
+        x, (number, per, grid) = table.tensors[0], programs(table.tensors[0], table)
         exponents = (dtype.finite_max >> dtype.mantissa) + 1
         out = self._torch.zeros((len(table), 2, exponents), dtype=self._torch.int64, device=x.device)
         with self._fused.on(x):
@@ -114,7 +114,7 @@ class FusedRanks:
     def _narrow(
         self, x: Tensor, lows: Tensor, patterns: int, dtype: Float, table: Table | None, *, marked: bool
     ) -> Tensor:
-        number, per, grid = _programs(x, table)
+        number, per, grid = programs(x, table)
         out = self._torch.zeros((1 if table is None else len(table), COLUMNS), dtype=lows.dtype, device=x.device)
         with self._fused.on(x):
             self._kernels.narrow_kernel[grid](
@@ -134,7 +134,7 @@ class FusedRanks:
         marked: bool,
         below: bool = True,
     ) -> Tensor:
-        torch, (number, per, grid) = self._torch, _programs(x, table)
+        torch, (number, per, grid) = self._torch, programs(x, table)
         copies = max(min(COPIES, COPIED // size, grid[0]), 1)
         wide = (number // copies + per) * BLOCK >= 1 << 31
         out = torch.zeros((copies, size), dtype=torch.int64 if wide else torch.int32, device=x.device)
@@ -144,10 +144,3 @@ class FusedRanks:
                 size, **of_table(x, table), MARKED=marked, BELOW=below, **self._fused.constants(x, dtype),
             )  # fmt: skip
         return out.sum(0, dtype=torch.int64)
-
-
-def _programs(x: Tensor, table: Table | None) -> tuple[int, int, tuple[int]]:
-    """Return the number of blocks, how many of them a program takes, and how many programs there are."""
-    number = -(-len(x) // BLOCK) if table is None else table.blocks
-    per = per_program(number)
-    return number, per, (-(-number // per),)

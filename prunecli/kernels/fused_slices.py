@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prunecli.dtypes import Float
     from prunecli.kernels.torch_blocks import Blocks
     from prunecli.kernels.torch_fused import Fused
+    from prunecli.kernels.torch_tables import Table
     from prunecli.layout import SliceView
 
 Tensor: TypeAlias = Any
@@ -59,12 +60,13 @@ class FusedSlices:
         self._columns(after, None, flags.view(self._fused.torch.int8), shape, stacks, dtype)
         return True
 
-    def alive(self, x: Tensor, addresses: Tensor, view: SliceView, dtype: Float, zeros: Tensor) -> Tensor:
-        """Return which slices of tensors of one shape have a non-zero, as booleans (tensors, slices).
+    def alive(self, table: Table, part: slice, view: SliceView, dtype: Float, zeros: Tensor) -> Tensor:
+        """Return which slices of the tensors `part`, of one shape, have a non-zero, as booleans (tensors, slices).
 
-        `x` is the first of them, and `zeros` are the numbers of zeros in their blocks.
+        `zeros` are the numbers of zeros in their blocks.
         """
-        torch, count = self._fused.torch, len(addresses)
+        torch, x, addresses = self._fused.torch, table.tensors[part.start], table.addresses[part]
+        count = len(addresses)
         if view.before == 1 and view.after % BLOCK == 0:
             return _rows_of_blocks(zeros, count * view.total).reshape(count, view.total)
         if view.before == 1 and view.after >= LEAST_ROW:
@@ -117,12 +119,13 @@ class FusedSlices:
                         tiles, MANY=addresses is not None, **self._fused.constants(x, dtype),
                     )  # fmt: skip
 
-    def overfull(self, x: Tensor, addresses: Tensor, groups: tuple[int, int], dtype: Float) -> Tensor:
-        """Return for tensors of one shape 1 if a group of 4 along the middle of (outer, length, inner) has 3 non-zeros.
+    def overfull(self, table: Table, part: slice, groups: tuple[int, int], dtype: Float) -> Tensor:
+        """Return 1 for each of the tensors `part`, of one shape, in which a group of 4 has 3 non-zeros.
 
-        `groups` are `length` and `inner`, and `x` is the first tensor.
+        The groups lie along the middle of (outer, length, inner), of which `groups` has the last two.
         """
         torch, (length, inner) = self._fused.torch, groups
+        x, addresses = table.tensors[part.start], table.addresses[part]
         quads = -(-length // 4)
         units = x.numel() // (length * inner) * quads * inner
         tiles = -(-units // UNITS)

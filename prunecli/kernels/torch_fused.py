@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.fused_ranks import FusedRanks
 from prunecli.kernels.fused_slices import FusedSlices
-from prunecli.kernels.fused_tables import FusedTables, columns, of_table, per_program
-from prunecli.kernels.tally import BLOCK
+from prunecli.kernels.fused_tables import columns, of_table, programs
 from prunecli.kernels.torch_blocks import Blocks, Cut, Groups
 from prunecli.kernels.torch_sums import sure_range
 from prunecli.kernels.torch_tables import KernelRule
@@ -63,7 +62,7 @@ class Fused:
         self._kernels: Any = importlib.import_module("prunecli.kernels.triton_ops")
         self._random: Any = importlib.import_module("prunecli.kernels.triton_random")
         self._blocks: Any = importlib.import_module("prunecli.kernels.triton_blocks")
-        self.slices, self.tables, self.ranks = FusedSlices(self), FusedTables(self), FusedRanks(self)
+        self.slices, self.ranks = FusedSlices(self), FusedRanks(self)
 
     def on(self, x: Tensor) -> Any:  # noqa: ANN401 - a context
         """Return the context in which the device of `x` is the current one."""
@@ -94,7 +93,7 @@ class Fused:
 
     def prune(self, x: Tensor, rule: KernelRule, dtype: Float, table: Table | None = None) -> Blocks:
         """Launch `prune_kernel` for the run `x`, or for the tensors of `table`, of which `x` is the first."""
-        torch, number = self.torch, -(-len(x) // BLOCK) if table is None else table.blocks
+        torch, (number, _, _) = self.torch, programs(x, table)
         counts = torch.empty((4, number), dtype=torch.int32, device=x.device)
         integer = torch.int64 if dtype.itemsize == 8 else torch.int32
         extremes = torch.empty((2, number), dtype=integer, device=x.device)
@@ -121,11 +120,10 @@ class Fused:
 
         There is one cut for the run `x`, or one for each tensor of `table`, of which `x` is the first.
         """
-        number = -(-len(x) // BLOCK) if table is None else table.blocks
+        number, per, grid = programs(x, table)
         counts = self.torch.empty(number, dtype=self.torch.int32, device=x.device)
-        per = per_program(number)
         with self.on(x):
-            self._kernels.count_kernel[(-(-number // per),)](
+            self._kernels.count_kernel[grid](
                 x, cuts, *columns(x, table), counts, len(x), number, per,
                 **of_table(x, table), **self.constants(x, dtype),
             )  # fmt: skip

@@ -11,7 +11,7 @@ from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_blocks import OVERFULL, ZEROS_AFTER
 from prunecli.kernels.torch_folds import folding
 from prunecli.kernels.torch_many import ManyTensors, follow_each_other
-from prunecli.kernels.torch_tables import ManyCuts, SliceFlags, Table
+from prunecli.kernels.torch_tables import KernelRule, Table
 from prunecli.kernels.torch_totals import totals
 from prunecli.kernels.transfers import to_device
 
@@ -41,11 +41,11 @@ class TensorsInPlace(ManyTensors):
     ) -> None:
         """Take integer tensors that are not empty; those with gaps are copied, and with `copy` all of them.
 
-        `ops` have kernels for tables.
+        `ops` have kernels.
         """
         self._ops, self._torch, self._tensors, self._statistics = ops, ops.torch, tensors, statistics
         self.dtype = dtype
-        self._tables: Any = ops.tables
+        self._kernels: Any = ops.fused
         flat = [(tensor.clone() if copy else tensor).reshape(-1).contiguous() for tensor in tensors]
         self._gaps = [(own, tensor) for own, tensor in zip(flat, tensors, strict=True) if not tensor.is_contiguous()]
         self._table = table = Table(ops.torch, flat)
@@ -54,7 +54,7 @@ class TensorsInPlace(ManyTensors):
         self._counted: Tensor = None
 
     def _equal_in_blocks(self, cuts: Tensor) -> Tensor:
-        return self._tables.count(self._table, cuts, self.dtype)
+        return self._kernels.count(self._table.tensors[0], cuts, self.dtype, self._table)
 
     def _below(self, cuts: Tensor) -> Tensor:
         return self._narrow(cuts, 0)[:, 0]
@@ -64,37 +64,38 @@ class TensorsInPlace(ManyTensors):
 
     def _narrow(self, lows: Tensor, patterns: int) -> Tensor:
         """Return how many weights of each tensor are below its low, and how many are each of `patterns` from it."""
-        ops: Any = self._ops
-        return ops.fused.ranks.narrow(self._table, lows, patterns, self.dtype)
+        return self._kernels.ranks.narrow(self._table, lows, patterns, self.dtype)
 
     def limits(self, cuts: Tensor, ties: Tensor) -> Tensor:
         """Return the position in each tensor of the last of the first `ties` entries at its cut."""
         block, wanted = self._blocks_of_limits(cuts, ties)
-        limits = self._tables.limits(self._table, cuts, block, wanted, self.dtype)
+        limits = self._kernels.limits(self._table, cuts, block, wanted, self.dtype)
         return self._torch.where(ties > 0, limits, -1)
 
     def _prune(self, cuts: Tensor, limits: Tensor | None) -> None:
-        self._apply(ManyCuts(cuts, limits))
+        self._apply(KernelRule(0, cuts=cuts - 1, limits=limits))
 
-    def _apply(self, keep: ManyCuts | SliceFlags | Groups | Tensor) -> None:
-        self._counted = self._numbers(self._tables.prune(self._table, keep, self.dtype))
+    def _apply(self, rule: KernelRule) -> None:
+        self._counted = self._numbers(self._kernels.prune(self._table.tensors[0], rule, self.dtype, self._table))
 
     def prune_flags(self, keep: Tensor) -> None:
         """Prune where `keep`, flags of tensors of one shape, one after the other, has none."""
-        self._apply(keep.view(self._torch.int8) if keep.dtype == self._torch.bool else keep)
+        flags = keep.view(self._torch.int8) if keep.dtype == self._torch.bool else keep
+        self._apply(KernelRule(1, flags=flags, each=self._tensors[0].numel()))
 
     def prune_groups(self, groups: Groups) -> None:
         """Keep the largest of each group; `groups` fits each tensor as `TorchOps.groups` says."""
-        self._apply(groups)
+        self._apply(KernelRule(2, groups=(groups.group, groups.keep)))
 
     def prune_slices(self, flags: Sequence[Tensor | bytes], view: SliceView) -> None:
         """Prune the slices of tensors of one shape whose byte is 0."""
-        self._apply(SliceFlags(self._on_device(flags), view))
+        slices = view.after, view.total if view.before == 1 else view.slices
+        self._apply(KernelRule(3, flags=self._on_device(flags), slices=slices, each=view.total))
 
     def prune_blocks(self, flags: Sequence[Tensor | bytes], view: SliceView, block: tuple[int, int]) -> None:
         """Prune the blocks of tensors of one shape, which lie in rows, whose byte is 0."""
         kernels: Any = folding(str(self._lengths.device), "blocks")
-        self._apply(kernels.spread(self._on_device(flags).view(len(flags), -1), view, block))
+        self.prune_flags(kernels.spread(self._on_device(flags).view(len(flags), -1), view, block))
 
     def _on_device(self, flags: Sequence[Tensor | bytes]) -> Tensor:
         """Return bytes, or tensors of them, one after the other on the device."""
@@ -125,14 +126,14 @@ class TensorsInPlace(ManyTensors):
             part = slice(first, first + len(list(same)))
             groups, first = key[2], part.stop
             if groups is not None and not follow_each_other(groups):
-                rows[part, OVERFULL] = self._tables.overfull(table, part, groups, self.dtype)
+                rows[part, OVERFULL] = self._kernels.slices.overfull(table, part, groups, self.dtype)
             zeros = blocks.counts[ZEROS_AFTER, table.edges[part.start] : table.edges[part.stop]]
             yield self._dead_of(part, key[0], zeros), self._dead_of(part, key[1], zeros)
 
     def _dead_of(self, part: slice, view: SliceView | None, zeros: Tensor) -> Tensor:
         if view is None:
             return self._torch.zeros(part.stop - part.start, dtype=self._torch.int64, device=zeros.device)
-        return (~self._tables.alive(self._table, part, view, self.dtype, zeros)).sum(1)
+        return (~self._kernels.slices.alive(self._table, part, view, self.dtype, zeros)).sum(1)
 
     def store(self) -> None:
         """Copy pruned weights back to tensors with gaps."""

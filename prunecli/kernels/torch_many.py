@@ -47,7 +47,7 @@ def many_tensors(
 
     With `copy` nothing is written to the tensors.
     """
-    if ops.tables is None:
+    if ops.fused is None:
         return ManyTensors(ops, tensors, dtype, statistics)
     from prunecli.kernels.torch_in_place import TensorsInPlace  # noqa: PLC0415 - it is built from this module
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prunecli.dtypes import Float
-    from prunecli.kernels.fused_tables import FusedTables
     from prunecli.kernels.tally import Shared, Statistics
     from prunecli.layout import SliceView
 
@@ -55,11 +54,6 @@ class TorchOps:
         self.fused: Fused | None = fused(device)
         self.run = RUN if self.fused is None else FUSED_RUN
         self._wanted: dict[tuple[int, Callable[[int], int]], Array | None] = {}
-
-    @property
-    def tables(self) -> FusedTables | None:
-        """The kernels that find many tensors by their addresses, where there are such kernels."""
-        return None if self.fused is None else self.fused.tables
 
     def load(self, raw: Array) -> Array:
         """Copy the host integers `raw` to the device; a tensor, which lies there, is returned."""

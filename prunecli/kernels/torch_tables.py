@@ -19,24 +19,11 @@ Tensor: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True)
-class ManyCuts:
-    """For each tensor: magnitudes below `cuts` are pruned, and those equal to it up to the position `limits` in it."""
-
-    cuts: Tensor
-    limits: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SliceFlags:
-    """For each tensor, of one shape: the slices of `view` whose flag of one byte is 0 are pruned, (tensors, slices)."""
-
-    flags: Tensor
-    view: SliceView
-
-
-@dataclass(frozen=True, slots=True)
 class KernelRule:
-    """What `prune_kernel` takes: what survives in its `mode`. `flags` have `each` bytes for every tensor.
+    """What `prune_kernel` takes: what survives of each tensor.
+
+    Mode 0: magnitudes above `cuts`, and those one above it behind the position `limits`. Mode 1: weights whose flag, of
+    `each` for every tensor, is not 0. Mode 2: the largest of groups. Mode 3: slices whose flag is not 0.
 
     `groups` are the size of a group and how many of it survive; `slices` are the entries of a slice that follow each
     other, and the number of slices after which the first one follows.
@@ -52,7 +39,7 @@ class KernelRule:
 
 
 def takes_slices(view: SliceView) -> bool:
-    """Return whether `SliceFlags` can have a view: slices of one stack, or that follow each other, of not too many."""
+    """Return whether `KernelRule` can have a view: slices of one stack, or that follow each other, of not too many."""
     return (view.before == 1 or view.stacks == 1) and max(view.after, view.total) < LARGEST
 
 

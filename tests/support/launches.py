@@ -20,7 +20,6 @@ from prunecli.kernels.random_bits import draw
 from prunecli.kernels.torch_blocks import prune_blocks
 from prunecli.kernels.torch_fused import Fused
 from prunecli.kernels.torch_groups import smallest_of_rows
-from prunecli.kernels.torch_ops import TorchOps
 from prunecli.kernels.torch_views import mark_alive, of_blocks
 from support.ranks import CountedRanks
 from support.tables import CountedTables
@@ -105,15 +104,14 @@ def _kernels(name: str, args: Any) -> int:  # noqa: ANN401 - as torch's
     return max(sum(not (source.is_contiguous() and target.is_contiguous()) for target, source in pairs), 1)
 
 
-class CountedKernels:
+class CountedKernels(CountedTables):
     """The calls of `Fused`, computed by plain torch."""
 
     def __init__(self, counted: Launches) -> None:
         """Count each call as a kernel of `counted`."""
-        self._counted, self._plain = counted, TorchOps("cpu")
-        self._plain.fused = None
+        super().__init__(counted)
         self._checks: Any = Fused.__new__(Fused)
-        self.tables, self.slices, self.ranks = CountedTables(counted), self, CountedRanks(counted)
+        self.slices, self.ranks = self, CountedRanks(counted)
 
     def takes(self, x: Any, keep: Any) -> bool:  # noqa: ANN401 - as `Fused`
         """Return what the kernels do."""

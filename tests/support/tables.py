@@ -10,29 +10,29 @@ from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_blocks import Blocks, Cut, Groups, prune_blocks
 from prunecli.kernels.torch_ops import TorchOps
 from prunecli.kernels.torch_sums import whole_blocks
-from prunecli.kernels.torch_tables import ManyCuts, SliceFlags
 from prunecli.kernels.torch_totals import joined
-from prunecli.kernels.torch_views import mark_alive, of_elements
+from prunecli.kernels.torch_views import mark_alive
 
 if TYPE_CHECKING:
+    from prunecli.kernels.torch_tables import KernelRule
     from support.launches import Launches
 
 
 class CountedTables:
-    """The calls of `FusedTables`."""
+    """The calls of `Fused` and `FusedSlices` for tables."""
 
     def __init__(self, counted: Launches) -> None:
         """Count each call as a kernel of `counted`."""
         self._counted, self._plain = counted, TorchOps("cpu")
         self._plain.fused = None
 
-    def prune(self, table: Any, keep: Any, dtype: Any) -> Blocks:  # noqa: ANN401 - as `FusedTables`
+    def prune(self, _: Any, rule: Any, dtype: Any, table: Any) -> Blocks:  # noqa: ANN401 - as `Fused`
         """Prune each tensor."""
         with self._counted.one("prune_kernel"):
-            parts = [prune_blocks(torch, x, survivors(keep, at, len(x)), dtype) for at, x in enumerate(table.tensors)]
+            parts = [prune_blocks(torch, x, survivors(rule, at, len(x)), dtype) for at, x in enumerate(table.tensors)]
             return joined(torch, parts)
 
-    def count(self, table: Any, cuts: Any, dtype: Any) -> Any:  # noqa: ANN401
+    def count(self, _: Any, cuts: Any, dtype: Any, table: Any) -> Any:  # noqa: ANN401
         """Count in each block, without what is behind the end of a tensor."""
         with self._counted.one("count_kernel"):
             found = []
@@ -73,11 +73,12 @@ class CountedTables:
             return torch.tensor(found)
 
 
-def survivors(keep: Any, at: int, length: int) -> Any:  # noqa: ANN401 - any of the rules
-    """Return the rule for one tensor of `length` weights."""
-    if isinstance(keep, ManyCuts):
-        return Cut(int(keep.cuts[at]), None if keep.limits is None else keep.limits[at])
-    if isinstance(keep, SliceFlags):
-        flags = keep.flags.reshape(-1, keep.view.total)[at]
-        return of_elements(torch, flags, 0, length, keep.view)
-    return keep if isinstance(keep, Groups) else keep[at * length : (at + 1) * length]
+def survivors(rule: KernelRule, at: int, length: int) -> Any:  # noqa: ANN401 - flags, or a rule
+    """Return what survives of one tensor of `length` weights."""
+    if rule.mode == 0:
+        return Cut(int(rule.cuts[at]) + 1, None if rule.limits is None else rule.limits[at])
+    if rule.mode == 2:
+        return Groups(rule.groups[1], rule.groups[0])
+    flags = rule.flags.flatten()[at * rule.each : (at + 1) * rule.each]
+    run, number = rule.slices
+    return flags if rule.mode == 1 else flags[torch.arange(length) // run % number]

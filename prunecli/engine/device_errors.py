@@ -13,8 +13,8 @@ from prunecli.text.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LOST = r"(?i)(?:CUDA|HIP|XPU|MPS|SYCL|UR|level_zero)\b.*\b(?:error|failed|backend)"
-"""How messages about a device begin in versions of torch without a class for them."""
+_LOST = r"(?i)(?:CUDA|HIP|XPU|MPS|SYCL|UR|level_zero)\b.*\b(?:error|failed|backend)|Triton Error\b"
+"""How messages about a device begin: those of Triton, and of versions of torch without a class for them."""
 
 _NO_DTYPE = r"(?i)not implemented for|(?:does not|doesn't) (?:support|have)|unsupported data ?type|fp64"
 """What messages about a dtype say that a device does not have."""
@@ -43,6 +43,8 @@ def device_problem(error: BaseException | None) -> str | None:
 
 def _problem(error: BaseException) -> str | None:
     torch = sys.modules.get("torch")
+    if type(error).__module__.partition(".")[0] == "triton":
+        return f"failed: a kernel cannot be compiled for it: {type(error).__name__}"
     if torch is None or not isinstance(error, (RuntimeError, TypeError)):
         return None
     text = str(error)

@@ -11,6 +11,7 @@ from prunecli.dtypes import FLOATS
 from prunecli.engine.together import SMALL
 from prunecli.kernels import torch_folds
 from prunecli.kernels.arrays import on_host
+from prunecli.kernels.fused_folds import first_sums
 from prunecli.kernels.later import Later, fetched
 from prunecli.kernels.ops import is_tensor
 from prunecli.kernels.torch_fused import ROW_LIMIT
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1 << 25
 """The most norms, and sums that they are folded from, of tensors that are measured together; each takes 8 bytes."""
-
-SUMS_SHARE = 32
-"""A tensor has up to this many times fewer such sums than weights."""
 
 FLAGS_LIMIT = 1 << 27
 """The bytes of flags of blocks that stay on devices until all plans are made; more of them wait on the host."""
@@ -63,7 +61,7 @@ class DeviceNorms:
             tensor = self._planner.tensors.targets[member]
             smallest, array = self._smallest(tensor), self._planner.tensors.reader.on_a_device(tensor)
             device = self._planner.tensors.reader.device(tensor)
-            if smallest is None or _kernels(smallest, device) is None:
+            if smallest is None or _size(smallest) > AT_ONCE or _kernels(smallest, device) is None:
                 others.append(member)
             else:
                 kinds.setdefault((smallest, tensor.shape, tensor.dtype, device), []).append((member, array))
@@ -86,7 +84,7 @@ class DeviceNorms:
 
     def _parts(self, smallest: Smallest, own: Sequence[tuple[int, Array]]) -> Iterator[Sequence[tuple[int, Array]]]:
         """Yield the targets that are measured together."""
-        size = smallest.number + self._planner.tensors.targets[own[0][0]].numel // SUMS_SHARE
+        size = _size(smallest)
         step = min(max(AT_ONCE // size, 1), MOST_TOGETHER)
         yield from (own[first : first + step] for first in range(0, len(own), step))
 
@@ -123,6 +121,11 @@ class DeviceNorms:
         if there and not small:
             for member, alive, value in zip(ranked.members, ranked.flags.unbind(), values, strict=True):
                 planner.plans[member] = plan(alive, value)
+
+
+def _size(smallest: Smallest) -> int:
+    """Return the number of norms of a target, and of the first sums that they are folded from."""
+    return smallest.number + first_sums(smallest.view, smallest.block)
 
 
 def _kernels(smallest: Smallest, device: str) -> Any:  # noqa: ANN401 - FusedFolds, or None

@@ -95,12 +95,15 @@ class DeviceRankBatch:
         dtype = self._planner.tensors.dtype(items[0][0].members[0])
         arrays = [values for _, values in items]
         many = many_tensors(self._worker.ops_of(arrays[0]), arrays, dtype)  # type: ignore[arg-type]
-        ranks = zip(*(group.ranks for group, _ in items), strict=True)
-        columns = [many.ranked(wanted) for wanted in ranks]
+        # A percentile may lie at a weight or between two: then not all groups have as many ranks.
+        most = max(len(group.ranks) for group, _ in items)
+        columns = [
+            many.ranked([group.ranks[min(at, len(group.ranks) - 1)] for group, _ in items]) for at in range(most)
+        ]
         for (group, _), *found in zip(items, *columns, strict=True):
             statistics = [
                 statistic_at(rank, dtype, each.bits, each.less, each.equal)
-                for rank, each in zip(group.ranks, found, strict=True)
+                for rank, each in zip(group.ranks, found, strict=False)
             ]
             self._planner.conclude(group, statistics)
 

@@ -89,14 +89,21 @@ class MemoryRun(Run):
             batch.start(pool)
             batch.finish(pool)
         self.pruning = self._write
+        self._join_streams(pool)
         pruner = InPlace(Pruner(context), self._reader(()), write=self._write)
         tasks = Tasks(pool)
         tasks.each(pruner.prune_together, pruner.parts_together())
         tasks.wait()
         tasks.each(pruner.prune, pruner.parts())
         tasks.wait()
+        self._join_streams(pool)
         pruner.pruner.resolve()
         return pruner.pruner.results
+
+    def _join_streams(self, pool: Pool) -> None:
+        """Wait for devices before other threads use what was queued: their stream is not always that of the caller."""
+        if not isinstance(pool, InlinePool):
+            self._memory.synchronize()
 
 
 class InPlace:
@@ -196,15 +203,16 @@ class InPlace:
 
 
 def _batches(indices: Sequence[int], shares: Sequence[float]) -> Iterator[tuple[list[int]]]:
-    """Yield indices in order, each time until their shares add up to 1."""
+    """Yield indices in order, of which each part has shares that add up to 1 at most, or one index."""
     part: list[int] = []
     size = 0.0
     for index, share in zip(indices, shares, strict=True):
-        part.append(index)
-        size += share
-        if size >= 1 or index == indices[-1]:
+        if part and size + share > 1:
             yield (part,)
             part, size = [], 0.0
+        part.append(index)
+        size += share
+    yield (part,)
 
 
 def prune_in_memory(

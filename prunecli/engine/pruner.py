@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from prunecli.plans import TensorPlan
 
 
+WAITING_BYTES = 1 << 26
+"""The bytes on devices of what was counted about tensors that were pruned together; with more they are fetched."""
+
+
 class TieBudget:
     """The number of weights equal to the cut of one tensor that are pruned, granted in the order of its pieces.
 
@@ -287,17 +291,26 @@ class Pruner:
             self._many.append((targets, counted))
             for target in targets:
                 self.context.plans[target] = without_masks(self.context.plans[target])
+            if sum(each.numbers.nbytes for _, each in self._many) < WAITING_BYTES:
+                return
+            full, self._many = self._many, []
+        self._resolve_many(full)
+
+    def _resolve_many(self, many: Sequence[tuple[Sequence[int], ManyCounts]]) -> None:
+        from prunecli.kernels.torch_tally import fetch_arrays  # noqa: PLC0415 - for devices only
+
+        arrays = fetch_arrays([counted.numbers for _, counted in many])
+        for (targets, counted), numbers in zip(many, arrays, strict=True):
+            for target, counts in zip(targets, counted.of_each(numbers), strict=True):
+                self.store(target, counts)
 
     def resolve(self) -> None:
         """Fetch the numbers that are still on devices, with one copy for each device."""
         if not self._unresolved and not self._many:
             return
-        from prunecli.kernels.torch_tally import counts_of, fetch_arrays  # noqa: PLC0415 - for devices only
+        from prunecli.kernels.torch_tally import counts_of  # noqa: PLC0415 - for devices only
 
-        arrays = fetch_arrays([counted.numbers for _, counted in self._many])
-        for (targets, counted), numbers in zip(self._many, arrays, strict=True):
-            for target, counts in zip(targets, counted.of_each(numbers), strict=True):
-                self.store(target, counts)
+        self._resolve_many(self._many)
         tallies = [tally for _, tally in self._unresolved]
         for (target, _), counts in zip(self._unresolved, counts_of(tallies), strict=True):
             self.store(target, counts)

@@ -65,7 +65,8 @@ def kind_of(pruner: Pruner, target: int, x: Array, ops: Any, *, write: bool) -> 
         common = _applied_in_place(ops, tensor, plan)
     elif _is_random(ops, scorer, tensor, plan):
         common = tensor.shape, id(scorer)
-    if common is not None and write and tensor.contiguous and ops.fused is not None:
+    fits = tensor.contiguous and tensor.numel <= BATCH_WEIGHTS
+    if common is not None and write and fits and ops.fused is not None:
         return Kind((*place, *common), in_place=True)
     if tensor.nbytes > SMALL:
         return None

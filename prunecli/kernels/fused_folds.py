@@ -70,8 +70,7 @@ class FusedFolds(Fused):
     def _pieces(self, arrays: Sequence[Tensor], dtype: Float, n: float, shape: Shape, part: int) -> Tensor:
         (outer, length, inner), like = shape, arrays[0]
         part = min(part, length)
-        most = PIECE if inner == 1 else PIECE_OF_COLUMNS
-        size = min(power_of_two(part), most)
+        size = _piece(part, inner)
         width = 1 if inner == 1 else min(power_of_two(inner), TILE // size)
         together = TILE // size if inner == 1 else 1
         parts, pieces, tiles = -(-length // part), -(-part // size), -(-inner // width)
@@ -163,7 +162,7 @@ class FusedFolds(Fused):
     def smallest(self, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return flags of rows of norms, 0 for the `k` smallest of a row, of equals the first ones, and else 1.
 
-        The other result has the largest of these of each row. Nothing waits for the device.
+        The other result has the largest of these of each row. Nothing waits for the device. Norms are not kept.
         """
         torch, (rows, length) = self.torch, norms.shape
         patterns = norms.view(torch.int64)
@@ -173,7 +172,7 @@ class FusedFolds(Fused):
         kept = torch.full((rows, length), -1, dtype=torch.int8, device=norms.device)
         if k:
             self.keep_rows(patterns, wanted, kept)
-        return kept.neg_(), norms.masked_fill(kept.bool(), -1.0).amax(1)
+        return kept.neg_(), norms.masked_fill_(kept.bool(), -1.0).amax(1)
 
     def by_digits(self, patterns: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the rank by counts of its digits, and then the place of the last equal one in the same way."""
@@ -223,6 +222,30 @@ class FusedFolds(Fused):
                 sums, out, length, pieces, P=PIECE, LEVELS=PIECE.bit_length() - 1, **BY_ROWS
             )
         return out
+
+
+def first_sums(view: SliceView, block: tuple[int, int] | None = None) -> int:
+    """Return the number of sums that norms of slices, or of blocks, are folded from; 0 where kernels store none."""
+    if block is not None:
+        broad = power_of_two(min(block[1], view.after))
+        if power_of_two(min(block[0], view.slices)) * broad <= TILE:
+            return 0
+        return _number_of_pieces((view.stacks, view.slices, view.after), block[0])
+    if view.after == 1:
+        return _number_of_pieces((view.stacks, view.before, view.slices), view.before)
+    return _number_of_pieces((view.stacks * view.before * view.slices, view.after, 1), view.after)
+
+
+def _number_of_pieces(shape: Shape, part: int) -> int:
+    """Return the number of what `FusedFolds` stores first to fold parts."""
+    outer, length, inner = shape
+    part = min(part, length)
+    return outer * -(-length // part) * -(-part // _piece(part, inner)) * inner
+
+
+def _piece(part: int, inner: int) -> int:
+    """Return how many entries of a part are folded at once."""
+    return min(power_of_two(part), PIECE if inner == 1 else PIECE_OF_COLUMNS)
 
 
 def _format(x: Tensor, dtype: Float) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.torch_tally import counts_from, fetch, fetch_arrays
 from prunecli.kernels.torch_totals import owners, totals
@@ -105,7 +107,7 @@ class ManyTensors:
         self._firsts, self._lengths = to_device([firsts[:-1], lengths], device)
         self._padding = [size * BLOCK - length for size, length in zip(blocks, lengths, strict=True)]
         self._behind = to_device(self._padding, device)
-        self._tensor_of = owners(torch, blocks, device)
+        self._tensor_of = owners(torch, blocks, device).to(torch.int64)
         self._counted: Tensor = None
 
     def ranked(self, ranks: Sequence[int]) -> list[Ranked]:
@@ -168,7 +170,8 @@ class ManyTensors:
 
     def prune(self, cuts: Sequence[int], ties: Sequence[int]) -> None:
         """Prune what is below the cut of each tensor, and the first `ties` entries equal to it."""
-        cut, tie = to_device([cuts, ties], self._lengths.device)
+        # A cut may be above the largest integer, as that of a NaN of float64 is: one below it is an integer again.
+        cut, tie = to_device(np.array([cuts, ties], np.uint64).view(np.int64), self._lengths.device)
         self._prune(cut, self.limits(cut, tie) if any(ties) else None)
 
     def _prune(self, cuts: Tensor, limits: Tensor | None) -> None:

@@ -43,8 +43,8 @@ def takes_slices(view: SliceView) -> bool:
     return (view.before == 1 or view.stacks == 1) and max(view.after, view.total) < LARGEST
 
 
-MOST_TOGETHER = 1 << 15
-"""The most tensors that one launch of a kernel takes."""
+MOST_TOGETHER = 1 << 13
+"""The most tensors that one launch of a kernel takes: what is counted takes 2 to 8 kB for each, a few times."""
 
 LARGEST = 1 << 30
 """Kernels number slices, and entries of a slice that follow each other, with 32 bits."""

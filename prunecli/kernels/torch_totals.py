@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from prunecli.kernels.torch_blocks import LARGEST_PRUNED, Blocks
 from prunecli.kernels.torch_sums import bins_of, exact_bins
 from prunecli.kernels.transfers import to_device
@@ -35,9 +37,9 @@ def totals(torch: Any, blocks: Blocks, tensor_of: Tensor, count: int, dtype: Flo
     tensor count as zeros.
     """
     copies = max(1, min(REPLICAS, PLACES // count, len(tensor_of)))
-    device, places = blocks.counts.device, tensor_of
+    device, places = blocks.counts.device, tensor_of.to(torch.int64)
     if copies > 1:
-        places = tensor_of * copies + torch.arange(len(tensor_of), device=device) % copies
+        places = places * copies + torch.arange(len(tensor_of), device=device) % copies
     counts = torch.zeros((4, count * copies), dtype=torch.int64, device=device)
     counts.index_add_(1, places, blocks.counts.to(torch.int64))
     extremes = torch.full((2, count * copies), -1, dtype=torch.int64, device=device)
@@ -66,11 +68,13 @@ def joined(torch: Any, parts: Sequence[Blocks]) -> Blocks:  # noqa: ANN401 - the
 
 
 def owners(torch: Any, lengths: Sequence[int], device: Any) -> Tensor:  # noqa: ANN401 - the module, a torch device
-    """Return 0 so often as the first length says, 1 so often as the second one, and so on."""
+    """Return 0 so often as the first length says, 1 so often as the second one, and so on, in 32 bits.
+
+    There is one for each block of a model, and nothing else is computed in as much memory.
+    """
     if len(lengths) == 1:
-        return torch.zeros(lengths[0], dtype=torch.int64, device=device)
-    repeats = to_device(lengths, device)
-    return torch.repeat_interleave(torch.arange(len(lengths), device=device), repeats, output_size=sum(lengths))
+        return torch.zeros(lengths[0], dtype=torch.int32, device=device)
+    return torch.repeat_interleave(to_device(np.array(lengths, np.int32), device), output_size=sum(lengths))
 
 
 def unset_flags(torch: Any, flags: Sequence[Tensor]) -> Tensor:  # noqa: ANN401 - the module

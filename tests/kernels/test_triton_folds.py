@@ -24,7 +24,7 @@ from prunecli.layout import SliceView
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from prunecli.kernels import fused_folds
-from prunecli.kernels.fused_folds import FusedFolds
+from prunecli.kernels.fused_folds import FusedFolds, first_sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,7 +118,7 @@ def test_the_smallest_of_rows_are_those_of_the_host(limit: int, length: int, mon
     rows[1], rows[2, ::3] = rng.random(length), inf
 
     for k in {0, 1, length // 2 + 1, length}:
-        flags, largest = kernels().smallest(torch.from_numpy(rows).to(DEVICE), k)
+        flags, largest = kernels().smallest(torch.from_numpy(rows.copy()).to(DEVICE), k)
         for row, own, value in zip(rows, flags.cpu().numpy(), largest.tolist(), strict=True):
             assert (own.tobytes(), value if k else None) == norms.smallest_norms(row, k)
 
@@ -175,3 +175,22 @@ def test_plans_from_the_kernels_are_those_of_the_host(strategy: Strategy, monkey
 
     assert all(torch.equal(live[name], x) for name, x in host.items())
     assert [row.cut for row in found.rows] == [row.cut for row in expected.rows]
+
+
+def test_the_memory_for_first_sums_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored first is as much as said: nearly all weights of narrow kernels, and of flat long blocks."""
+    stored: list[int] = []
+    real = FusedFolds._pieces
+    monkeypatch.setattr(FusedFolds, "_pieces", lambda *a: (stored.append((own := real(*a)).numel()), own)[1])
+    views = [*VIEWS, SliceView(1, 40, 3, 2), SliceView(1, 70, 9, 1)]
+    cases: list[tuple[SliceView, tuple[int, int] | None]] = [(view, None) for view in views]
+    cases += [(view, block) for view in views if view.before == 1 for block in ((1, 2100), (2, 1200), (40, 2100))]
+
+    for view, block in cases:
+        x = torch.zeros(view.total * view.size, dtype=torch.int16, device=DEVICE)
+        stored[:] = [0]
+        if block is None:
+            kernels().slice_norms([x], FLOATS["BF16"], view, 2.0)
+        else:
+            kernels().block_norms([x], FLOATS["BF16"], view, block)
+        assert stored[:2][-1] == first_sums(view, block), (view, block)

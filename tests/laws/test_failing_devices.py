@@ -72,6 +72,11 @@ def test_the_state_in_the_message_is_true(name: str) -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "is out of memory"),
         (RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might"), "failed: CUDA error: "),
+        (
+            type("OutOfResources", (Exception,), {"__module__": "triton.errors"})(),
+            "failed: a kernel cannot be compiled",
+        ),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), "failed: Triton Error [CUDA]"),
         (RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"), "is out of memory"),
         (RuntimeError("\"bitwise_and\" not implemented for 'Float8_e4m3fn'"), "cannot compute with a dtype"),
         (TypeError("Cannot convert a MPS Tensor to float64 as the MPS framework doesn't support float64"), "a dtype"),

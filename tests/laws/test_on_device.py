@@ -12,10 +12,13 @@ from support.pruning import check_memory_and_file
 from support.weights import TORCH_FLOATS, contiguous_copies
 
 from prunecli.api import prune, prune_state_dict
+from prunecli.engine.in_memory import InPlace, _batches
+from prunecli.engine.pruner import Pruner
 from prunecli.errors import DeviceError
+from prunecli.io.memory import TensorsInMemory
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.thresholds import Threshold
-from prunecli.strategies.unstructured import L1, Global
+from prunecli.strategies.unstructured import L1, Global, Percentile
 from prunecli.training.masks import mask_from_checkpoint
 
 if TYPE_CHECKING:
@@ -117,3 +120,57 @@ def test_many_small_tensors_are_pruned_together(strategy: str, dry_run: bool, tm
     expected = before if dry_run else torch.load(tmp_path / "out.pth", weights_only=True)
     assert different(expected, weights) == []
     assert from_file.rows == report.rows
+
+
+def test_percentiles_at_a_weight_and_between_two_are_found_together(tmp_path: Path) -> None:
+    """Of tensors with odd and even numbers of weights, not all have as many ranks."""
+    check_memory_and_file({f"{n}.weight": torch.randn(n, n) for n in (1, 3, 4, 5)}, Percentile(50), tmp_path)
+
+
+def test_what_is_counted_does_not_wait_for_all_tensors(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers of many tensors are fetched before the last one is pruned, which changes no report."""
+    live = {f"{n}.weight": torch.randn(16, 16) for n in range(8)}
+    expected = prune_state_dict(contiguous_copies(live), STRATEGIES[strategy])
+    monkeypatch.setattr("prunecli.engine.in_memory.BATCH_BYTES", 2 * 4 * 16 * 16)
+    monkeypatch.setattr("prunecli.engine.pruner.WAITING_BYTES", 1)
+    fetched: list[int] = []
+    real = Pruner._resolve_many
+    monkeypatch.setattr(Pruner, "_resolve_many", lambda own, many: (fetched.append(len(many)), real(own, many)))
+
+    report = prune_state_dict(live, STRATEGIES[strategy])
+
+    assert report.rows == expected.rows
+    assert all(number <= 1 for number in fetched)
+
+
+def test_batches_are_not_larger_than_said() -> None:
+    """A part has shares of 1 in all, or one tensor."""
+    parts = [part for (part,) in _batches(range(6), [0.6, 0.6, 0.3, 0.1, 2.0, 0.5])]
+
+    assert parts == [[0], [1, 2, 3], [4], [5]]
+
+
+def test_threads_and_the_caller_do_not_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The devices are waited for before threads use what was planned, and before what they counted is fetched."""
+    for name in ("LARGE_TENSOR", "LARGE_MODEL"):
+        monkeypatch.setattr(f"prunecli.engine.in_memory.{name}", 0)
+    for module in ("io.memory_reader", "engine.in_memory"):
+        monkeypatch.setattr(f"prunecli.{module}.on_host", lambda tensor: tensor.shape[0] == 32)
+    steps: list[str] = []
+    waits, prunes, resolves = TensorsInMemory.synchronize, InPlace.prune, Pruner.resolve
+    monkeypatch.setattr(TensorsInMemory, "synchronize", lambda own: (steps.append("wait"), waits(own)))
+    monkeypatch.setattr(InPlace, "prune", lambda *a: (steps.append("prune"), prunes(*a)))
+    monkeypatch.setattr(Pruner, "resolve", lambda own: (steps.append("fetch"), resolves(own)))
+
+    prune_state_dict({"a.weight": torch.randn(32, 32), "b.weight": torch.randn(16, 16)}, Threshold(0.1))
+
+    assert steps[:3] == ["wait", "wait", "prune"]
+    assert steps[-4:] == ["prune", "wait", "fetch", "wait"]
+
+
+def test_a_cut_above_the_largest_integer(tmp_path: Path) -> None:
+    """All weights of float64 are pruned, also if the largest is a NaN of ones."""
+    nans = torch.full((8, 8), -1, dtype=torch.int64).view(torch.float64)
+    weights = {"nan.weight": nans, "weight": torch.randn(8, 8, dtype=torch.float64)}
+
+    check_memory_and_file(weights, L1(amount=1.0), tmp_path)

@@ -33,10 +33,9 @@ def weights(dtype: Float, count: int, seed: int = 0, *, tiny: bool = False) -> N
     rng, width = np.random.default_rng(seed), 8 * dtype.itemsize
     every = rng.integers(-(1 << (width - 1)), (1 << (width - 1)) - 1, count, dtype=np.int64)
     usual = (every & 0x3FF) + (5 if tiny else dtype.encode(0.01))
-    usual = np.minimum(usual, dtype.finite_max) | np.where(rng.random(count) < 0.5, 1 << (width - 1), 0).astype(
-        np.int64
-    )
-    usual = np.where(rng.random(count) < 0.05, -(1 << (width - 1)), usual)
+    sign = -(1 << (width - 1))  # with the bits above it, which are cleared below
+    usual = np.minimum(usual, dtype.finite_max) | np.where(rng.random(count) < 0.5, sign, 0)
+    usual = np.where(rng.random(count) < 0.05, sign, usual)
     mixed = np.where(rng.random(count) < (0.0 if seed % 2 else 0.01), every, usual)
     bits = mixed.astype(np.int64) & ((1 << width) - 1) if width < 64 else mixed
     return bits.astype(np.uint64).astype(f"u{dtype.itemsize}").view(INTS[dtype.itemsize])

@@ -1,6 +1,7 @@
 """Measure pruning on a device: tensors that lie there, and files, next to what people write in torch.
 
-    python scripts/bench_device.py                             # all sections on cuda, under four minutes
+    python scripts/bench_device.py                             # all sections on cuda, until four minutes are over
+    python scripts/bench_device.py --only check                # all strategies and dtypes: the bytes of the CPU?
     python scripts/bench_device.py --only bf16 --case L1 TopK  # some rows
     python scripts/bench_device.py --trace bf16/L1             # where the time of one row goes
     python scripts/bench_device.py --device cpu --mb 4         # the same without a GPU, with small sizes
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
     from prunecli.strategies.strategy import Strategy
 
-SECTIONS = ("check", "zeros", "bf16", "small", "fp32", "files")
+SECTIONS = ("zeros", "bf16", "small", "fp32", "files", "check")
 
 HEAD = f"{'':26} {'':30} {'first s':>8} {'best s':>8} {'cpu s':>7} {'floor s':>8} {'x floor':>8} {'extra MB':>9}"
 

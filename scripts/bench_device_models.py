@@ -41,13 +41,6 @@ def multiply(model: Model) -> Model:
     return model
 
 
-def kth_value(model: Model) -> Model:
-    """Prune half of each tensor with `kthvalue`."""
-    for w in model.values():
-        w.mul_(w.abs() > w.abs().flatten().kthvalue(round(w.numel() / 2)).values)
-    return model
-
-
 def sorted_global(model: Model) -> Model:
     """Prune half of all tensors together with one sort."""
     magnitudes = torch.cat([w.abs().flatten() for w in model.values()])
@@ -125,7 +118,7 @@ torch_structured = with_torch_prune(lambda holder: torch_prune.ln_structured(hol
 
 CASES = {
     "Threshold": Case(prunecli.Threshold(CUT), 2, {"w.mul_(w.abs() > t)": multiply}),
-    "L1": Case(prunecli.L1(amount=0.5), 3, {"l1_unstructured": torch_l1, "kthvalue": kth_value}),
+    "L1": Case(prunecli.L1(amount=0.5), 3, {"l1_unstructured": torch_l1}),
     "Global": Case(
         prunecli.Global(amount=0.5),
         3,

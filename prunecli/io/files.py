@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from prunecli.errors import CheckpointError
 from prunecli.io.descriptors import Descriptor
+from prunecli.io.filesystems import is_in_memory
 from prunecli.io.transfer import WriteError, kernel_copy, read_all, write_all
 from prunecli.kernels.pages import pages
 from prunecli.text.escape import printable
@@ -139,7 +140,10 @@ class Sink(SameLayout):
     """An output file that is written at any offset, around the page cache where requested and possible."""
 
     def __init__(self, file: int | Descriptor, *, direct: bool) -> None:
-        """Write to `file`; `direct` tries to open it a second time with O_DIRECT."""
+        """Write to `file`; `direct` tries to open it a second time with O_DIRECT.
+
+        A tmpfs is a page cache, and grants O_DIRECT all the same.
+        """
         self.file = Descriptor(fd=file) if isinstance(file, int) else file
         self._direct = Descriptor(self._open_direct)
         self._use_direct = direct and self._can_open_direct()
@@ -154,8 +158,8 @@ class Sink(SameLayout):
 
     def _can_open_direct(self) -> bool:
         try:
-            with self._direct.opened():
-                return hasattr(os, "O_DIRECT")
+            with self.file.opened() as fd, self._direct.opened():
+                return not is_in_memory(fd)
         except (OSError, AttributeError):
             return False
 

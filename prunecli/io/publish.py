@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecli.errors import Argument, OutputError
+from prunecli.io.filesystems import is_in_memory
 from prunecli.io.published import record
 from prunecli.io.targets import destination_for, exists, failed, refuse_losses
 from prunecli.io.temporary import (
@@ -37,9 +38,6 @@ from prunecli.text.numbers import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
-
-MOUNTS = Path("/proc/self/mountinfo")
-"""The mounted filesystems, a line for each: among others its device number and, after a dash, its kind."""
 
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -170,24 +168,13 @@ def _reserve(fd: int, size: int) -> None:
 
 def _allocate(fd: int, size: int) -> None:
     try:
-        if hasattr(os, "posix_fallocate") and not _in_memory(fd):
+        if hasattr(os, "posix_fallocate") and not is_in_memory(fd):
             os.posix_fallocate(fd, 0, size)
             return
     except OSError as error:
         if error.errno in _FULL:
             raise
     os.ftruncate(fd, size)
-
-
-def _in_memory(fd: int) -> bool:
-    """Return whether `fd` is on a tmpfs: to allocate its pages takes as long as to write them, and by one thread."""
-    device = os.fstat(fd).st_dev
-    number = f" {os.major(device)}:{os.minor(device)} "
-    try:
-        with MOUNTS.open(encoding="utf-8", errors="replace") as mounts:
-            return any(number in line and " - tmpfs " in line for line in mounts)
-    except OSError:
-        return False
 
 
 def _no_space_error(destination: Path, size: int, error: OSError) -> OutputError:

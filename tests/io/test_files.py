@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from prunecli.errors import CheckpointError
-from prunecli.io import files
+from prunecli.io import files, filesystems
 from prunecli.io.files import PAGE, Sink, Source
 from prunecli.io.transfer import WriteError, write_all
 
@@ -152,6 +152,23 @@ def test_files_that_share_blocks_are_copied_by_the_kernel(
 
     assert asked in ([PAGE], [])  # a filesystem without direct writes does not ask
     assert content == os.pread(target, 60_000, 0)
+
+
+def test_threads_write_to_a_tmpfs_one_after_the_other(
+    target: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tmpfs grants direct writes, which are writes to its cache: threads would spin for the lock of the file."""
+    device, taken = os.fstat(target).st_dev, list[int]()
+    line = f"36 35 {os.major(device)}:{os.minor(device)} / / rw - tmpfs it rw\n"
+    (tmp_path / "mounts").write_text(line)
+    monkeypatch.setattr(filesystems, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(files, "write_all", lambda fd, data, at: (taken.append(fd), write_all(fd, data, at)))
+
+    sink = Sink(target, direct=True)
+    sink.write(memoryview(mmap.mmap(-1, 2 * PAGE)), 0)
+    sink.close()
+
+    assert taken == [target]
 
 
 def test_a_sink_closes_its_second_descriptor(target: int) -> None:

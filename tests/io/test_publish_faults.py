@@ -15,7 +15,7 @@ from support.disks import small_disk
 from support.outputs import failing, listing, put, writer
 
 from prunecli.errors import OutputError
-from prunecli.io import publish
+from prunecli.io import filesystems, publish
 from prunecli.io.publish import UnflushedError, new_file
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def reached(call: str, way: str, *, force: bool) -> bool:
 @pytest.mark.usefixtures("way")
 def test_a_full_disk_is_an_error_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ENOSPC during the reservation is an error that names the sizes, and the block does not run."""
-    monkeypatch.setattr(publish, "MOUNTS", tmp_path / "none")
+    monkeypatch.setattr(filesystems, "MOUNTS", tmp_path / "none")
     monkeypatch.setattr(os, "posix_fallocate", failing(errno.ENOSPC))
 
     with pytest.raises(OutputError, match=r"needs 5\.0 kB, and .* free"), new_file(tmp_path / "a", size=5000):
@@ -85,7 +85,7 @@ def test_memory_is_not_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     device = tmp_path.stat().st_dev
     line = f"36 35 {os.major(device)}:{os.minor(device)} / /tmp rw - tmpfs tmpfs rw"
     (tmp_path / "mounts").write_text(f"1 0 999:999 / / rw - ext4 /dev/vda rw\n{line}\n")
-    monkeypatch.setattr(publish, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(filesystems, "MOUNTS", tmp_path / "mounts")
     monkeypatch.setattr(os, "posix_fallocate", failing(errno.ENOSPC))
 
     with new_file(tmp_path / "a", size=4096) as fd:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from prunecli.kernels.torch_squares import square_tables, sum_of_halves, sum_of_table, table_shape
+from prunecli.kernels.torch_squares import square_tables, sum_of_table, table_shape
 from prunecli.kernels.torch_tables import Table
 from prunecli.kernels.transfers import to_device
 from prunecli.ranking.normalized_cut import CountResult
@@ -61,7 +61,7 @@ class _Counted:
         if not self.squares:
             return found
         table = table.reshape(self.shape)
-        squares = sum_of_halves(table) if self.halves else sum_of_table(table, self.request.dtype)
+        squares = sum_of_table(table, self.request.dtype, halves=self.halves)
         return CountResult(found.bins, found.counts, squares)
 
 

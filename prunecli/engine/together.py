@@ -70,12 +70,12 @@ def kind_of(pruner: Pruner, target: int, x: Array, ops: Any, *, write: bool) -> 
         return Kind((*place, *common), in_place=True)
     if tensor.nbytes > SMALL:
         return None
-    if scorer is not None:
-        kind: Any = Cut if isinstance(plan, Cut) else plan.kind
-        return None if kind is None else Kind((*place, tensor.shape, id(scorer), kind), in_place=False)
-    if common is not None:
-        return Kind((*place, *common), in_place=False)
-    return None if plan.kind is None else Kind((*place, tensor.shape, plan.kind), in_place=False)
+    if scorer is not None or common is None:
+        kind: Any = Cut if scorer is not None and isinstance(plan, Cut) else plan.kind
+        if kind is None:
+            return None
+        common = tensor.shape, id(scorer), kind
+    return Kind((*place, *common), in_place=False)
 
 
 def _is_random(ops: Any, scorer: Scorer, tensor: TensorInfo, plan: TensorPlan) -> bool:  # noqa: ANN401 - TorchOps

@@ -84,7 +84,7 @@ class FusedRanks:
     def squares(self, table: Table, aboves: Sequence[int], dtype: Float) -> Tensor:
         """Return the exact sums of squares of the finite magnitudes of each tensor from `aboves` upwards.
 
-        The sums (tensors, 2, exponents) are those of `torch_squares.sum_of_halves`. A weight has up to 4 bytes.
+        The sums (tensors, 2, exponents) are those of `torch_squares.sum_of_table`. A weight has up to 4 bytes.
         """
         x, (number, per, grid) = table.tensors[0], programs(table.tensors[0], table)
         exponents = (dtype.finite_max >> dtype.mantissa) + 1

@@ -46,17 +46,10 @@ def square_tables(torch: Any, y: Tensor, above: Tensor, dtype: Float) -> Tensor:
     return torch.stack(tables, 1)
 
 
-def sum_of_table(table: NDArray[Any], dtype: Float) -> int:
-    """Return the sum of one row, in squared quanta."""
-    total, powers = 0, [power for power, _ in pieces_of_squares(0, dtype.mantissa + 1)]
+def sum_of_table(table: NDArray[Any], dtype: Float, *, halves: bool) -> int:
+    """Return the sum of one row, in squared quanta; `halves` are those of 64-bit squares, in place of pieces."""
+    powers = (0, 32) if halves else [power for power, _ in pieces_of_squares(0, dtype.mantissa + 1)]
+    total = 0
     for piece, exponent in zip(*(places.tolist() for places in table.nonzero()), strict=True):
         total += int(table[piece, exponent]) << (powers[piece] + 2 * max(exponent - 1, 0))
-    return total
-
-
-def sum_of_halves(table: NDArray[Any]) -> int:
-    """Return the sum, in squared quanta, of a table (2, exponents) of sums of squared mantissas in two halves."""
-    total = 0
-    for half, exponent in zip(*(places.tolist() for places in table.nonzero()), strict=True):
-        total += int(table[half, exponent]) << (32 * half + 2 * max(exponent - 1, 0))
     return total

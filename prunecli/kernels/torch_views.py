@@ -37,24 +37,31 @@ def block_numbers(torch: Any, index: Tensor, view: SliceView, block: tuple[int, 
 
 
 def of_elements(torch: Any, numbers: Tensor, start: int, count: int, view: SliceView) -> Tensor:  # noqa: ANN401
-    """Return the number of the slice of each of `count` elements from `start`; `numbers` has one per slice."""
+    """Return the number of the slice of each of `count` elements from `start`; `numbers` has one per slice.
+
+    The result has memory of its own: the numbers of one slice would be one number.
+    """
     cycle = view.slices * view.after
     if start % cycle == 0 and count % cycle == 0:  # whole cycles: a broadcast, and one copy
         rows, numbers = count // cycle, numbers.reshape(view.stacks, 1, view.slices, 1)
         every = numbers.expand(view.stacks, view.before, view.slices, view.after)
         if rows == view.stacks * view.before:
-            return every.reshape(-1)
+            return _flat(torch, every)
         if view.stacks == 1:
-            return every[:, :rows].reshape(-1)
+            return _flat(torch, every[:, :rows])
     if view.before == 1 and start % view.after == 0 and count % view.after == 0:
         first = start // view.after
         picked = numbers.reshape(-1)[first : first + count // view.after]
-        return picked[:, None].expand(-1, view.after).reshape(-1)
+        return _flat(torch, picked[:, None].expand(-1, view.after))
     found = torch.empty(count, dtype=numbers.dtype, device=numbers.device)
     for low in range(0, count, RUN):
         index = elements(torch, start + low, min(RUN, count - low), numbers.device)
         found[low : low + len(index)] = numbers.reshape(-1)[slice_numbers(torch, index, view)[0]]
     return found
+
+
+def _flat(torch: Any, numbers: Tensor) -> Tensor:  # noqa: ANN401 - the module
+    return numbers.clone(memory_format=torch.contiguous_format).view(-1)
 
 
 def of_blocks(torch: Any, flags: Tensor, start: int, count: int, view: SliceView, block: tuple[int, int]) -> Tensor:  # noqa: ANN401

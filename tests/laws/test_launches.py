@@ -176,3 +176,13 @@ def test_scores_of_small_tensors_are_computed_together(
 
     assert more.kernels - few.kernels <= 40, str(more.names)
     assert more.waits - few.waits <= 2
+
+
+def test_a_tensor_that_is_too_large_to_be_pruned_at_once_is_pruned_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is counted about all blocks of a tensor has a bound: above it, the kernels get parts of the tensor."""
+    monkeypatch.setattr("prunecli.engine.together.BATCH_WEIGHTS", (1 << 18) - 1)
+    monkeypatch.setattr("prunecli.kernels.torch_ops.FUSED_RUN", 1 << 16)
+    monkeypatch.setattr(memory_reader, "DEVICE_RUN", 1 << 16)
+
+    assert counted(monkeypatch, prunecli.Threshold(0.01), 1, (512, 512)).names["prune_kernel"] == 4
+    assert counted(monkeypatch, prunecli.Threshold(0.01), 1, (511, 512)).names["prune_kernel"] == 1

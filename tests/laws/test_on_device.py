@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support import STRATEGIES, different, make_weights, pruned_weights
 from support.containers import one_storage, sliced, transposed
 from support.pruning import check_memory_and_file
@@ -17,6 +18,7 @@ from prunecli.engine.pruner import Pruner
 from prunecli.errors import DeviceError
 from prunecli.io.memory import TensorsInMemory
 from prunecli.strategies.semi_structured import TopK
+from prunecli.strategies.structured import Structured
 from prunecli.strategies.thresholds import Threshold
 from prunecli.strategies.unstructured import L1, Global, Percentile
 from prunecli.training.masks import mask_from_checkpoint
@@ -174,3 +176,20 @@ def test_a_cut_above_the_largest_integer(tmp_path: Path) -> None:
     weights = {"nan.weight": nans, "weight": torch.randn(8, 8, dtype=torch.float64)}
 
     check_memory_and_file(weights, L1(amount=1.0), tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1, 33), (33, 1), (1, 1), (4, 33)])
+def test_flags_of_slices_are_not_shared_by_weights(shape: tuple[int, int], tmp_path: Path) -> None:
+    """A mask prunes weights of a slice that survives, and leaves the others, also where there is one slice."""
+    torch.manual_seed(0)
+    weights = {"a.weight": torch.randn(shape)}
+    save_file({"a.weight": torch.rand(shape) > 0.4}, tmp_path / "mask.safetensors")
+    save_file(weights, tmp_path / "in.safetensors")
+    for dim in (0, 1):
+        options = {"mask_in": tmp_path / "mask.safetensors"}
+        output = tmp_path / "out.safetensors"
+        prune(tmp_path / "in.safetensors", Structured(amount=0.0, dim=dim), output=output, reports=(), **options)
+        live = contiguous_copies(weights)
+        prune_state_dict(live, Structured(amount=0.0, dim=dim), **options)
+        assert different(load_file(output), live) == []
+        output.unlink()

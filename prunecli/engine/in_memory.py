@@ -89,21 +89,13 @@ class MemoryRun(Run):
             batch.start(pool)
             batch.finish(pool)
         self.pruning = self._write
-        self._join_streams(pool)
         pruner = InPlace(Pruner(context), self._reader(()), write=self._write)
         tasks = Tasks(pool)
-        tasks.each(pruner.prune_together, pruner.parts_together())
+        tasks.each(pruner.prune, pruner.parts(on_host=True))
+        pruner.prune_on_devices()
         tasks.wait()
-        tasks.each(pruner.prune, pruner.parts())
-        tasks.wait()
-        self._join_streams(pool)
         pruner.pruner.resolve()
         return pruner.pruner.results
-
-    def _join_streams(self, pool: Pool) -> None:
-        """Wait for devices before other threads use what was queued: their stream is not always that of the caller."""
-        if not isinstance(pool, InlinePool):
-            self._memory.synchronize()
 
 
 class InPlace:
@@ -114,6 +106,16 @@ class InPlace:
         self.pruner, self._reader, self._write = pruner, reader, write
         self._together: set[int] = set()
         self._worker = Worker(None)
+
+    def prune_on_devices(self) -> None:
+        """Queue the kernels for tensors on devices.
+
+        One thread does it: their stream is not always that of the caller, and each would need memory on the device.
+        """
+        for (targets,) in self.parts_together():
+            self.prune_together(self._worker, targets)
+        for (pieces,) in self.parts(on_host=False):
+            self.prune(self._worker, pieces)
 
     def parts_together(self) -> Iterator[tuple[list[int]]]:
         """Yield the tensors on devices that one task prunes together."""
@@ -153,12 +155,14 @@ class InPlace:
             tensor = self.pruner.context.targets[target]
             self.pruner.context.advance(tensor.file, tensor.nbytes)
 
-    def parts(self) -> Iterator[tuple[list[Piece]]]:
-        """Yield what one task prunes: a run of a large tensor, or some small tensors."""
+    def parts(self, *, on_host: bool | None = None) -> Iterator[tuple[list[Piece]]]:
+        """Yield what one task prunes, there or anywhere: a run of a large tensor, or some small tensors."""
         part: list[Piece] = []
         size = 0
         for index, tensor in enumerate(self.pruner.context.targets):
             if not tensor.numel or index in self._together or not self.pruner.size(index):
+                continue
+            if on_host is not None and self._reader.lies_on_host(tensor) != on_host:
                 continue
             for piece in self.pruner.runs(index, self._run_size(index)):
                 part.append(piece)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from threading import current_thread, main_thread
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,10 +14,9 @@ from support.pruning import check_memory_and_file
 from support.weights import TORCH_FLOATS, contiguous_copies
 
 from prunecli.api import prune, prune_state_dict
-from prunecli.engine.in_memory import InPlace, _batches
+from prunecli.engine.in_memory import _batches
 from prunecli.engine.pruner import Pruner
 from prunecli.errors import DeviceError
-from prunecli.io.memory import TensorsInMemory
 from prunecli.strategies.semi_structured import TopK
 from prunecli.strategies.structured import Structured
 from prunecli.strategies.thresholds import Threshold
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from prunecli.io.threads import Worker
 
 
 @pytest.fixture(autouse=True)
@@ -152,22 +154,25 @@ def test_batches_are_not_larger_than_said() -> None:
     assert parts == [[0], [1, 2, 3], [4], [5]]
 
 
-def test_threads_and_the_caller_do_not_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The devices are waited for before threads use what was planned, and before what they counted is fetched."""
+def test_kernels_are_queued_by_the_thread_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads have other streams, and memory of their own on a device: they prune what lies on the host."""
     for name in ("LARGE_TENSOR", "LARGE_MODEL"):
         monkeypatch.setattr(f"prunecli.engine.in_memory.{name}", 0)
     for module in ("io.memory_reader", "engine.in_memory"):
         monkeypatch.setattr(f"prunecli.{module}.on_host", lambda tensor: tensor.shape[0] == 32)
-    steps: list[str] = []
-    waits, prunes, resolves = TensorsInMemory.synchronize, InPlace.prune, Pruner.resolve
-    monkeypatch.setattr(TensorsInMemory, "synchronize", lambda own: (steps.append("wait"), waits(own)))
-    monkeypatch.setattr(InPlace, "prune", lambda *a: (steps.append("prune"), prunes(*a)))
-    monkeypatch.setattr(Pruner, "resolve", lambda own: (steps.append("fetch"), resolves(own)))
+    here: dict[type, set[bool]] = {}
+    real = Pruner.prune
+
+    def prune_here(own: Pruner, worker: Worker, x: object, *args: Any, **options: Any) -> None:  # noqa: ANN401
+        here.setdefault(type(x), set()).add(current_thread() is main_thread())
+        real(own, worker, x, *args, **options)
+
+    monkeypatch.setattr(Pruner, "prune", prune_here)
 
     prune_state_dict({"a.weight": torch.randn(32, 32), "b.weight": torch.randn(16, 16)}, Threshold(0.1))
 
-    assert steps[:3] == ["wait", "wait", "prune"]
-    assert steps[-4:] == ["prune", "wait", "fetch", "wait"]
+    assert here[torch.Tensor] == {True}
+    assert False in set.union(*(threads for kind, threads in here.items() if kind is not torch.Tensor))
 
 
 def test_a_cut_above_the_largest_integer(tmp_path: Path) -> None:

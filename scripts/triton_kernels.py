@@ -88,7 +88,7 @@ def calls(fused: fused_folds.FusedFolds, dtype: Float) -> Iterator[Callable[[], 
     for keep in (Cut(9), Cut(9, limit), flags, *groups):
         yield partial(fused.prune_blocks, x, keep, dtype)
     yield from calls_of_tables(fused, x, dtype)
-    yield partial(fused.count_in_blocks, x, dtype, 9)
+    yield partial(fused.count, x, limit, dtype)
     marks = TorchOps("cpu").magnitudes(x, dtype)
     for low, high, shift in ((3, 4, 0), (3, 3 + fused_ranks.NARROW, 0), (3, 100, 2)):
         yield partial(fused.ranks.bracket, x, dtype, low, high, shift, marked=False)

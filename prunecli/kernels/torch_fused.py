@@ -111,10 +111,6 @@ class Fused:
             )  # fmt: skip
         return Blocks(counts, extremes, sums)
 
-    def count_in_blocks(self, x: Tensor, dtype: Float, bits: int) -> Tensor:
-        """Return how many weights of each block have the magnitude `bits`."""
-        return self.count(x, to_device([bits], x.device), dtype)
-
     def count(self, x: Tensor, cuts: Tensor, dtype: Float, table: Table | None = None) -> Tensor:
         """Return how many weights of each block are equal to the cut of its tensor.
 

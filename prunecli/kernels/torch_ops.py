@@ -19,7 +19,7 @@ from prunecli.kernels.torch_random import random_rows
 from prunecli.kernels.torch_tally import TorchTally
 from prunecli.kernels.torch_totals import joined
 from prunecli.kernels.torch_views import elements, of_blocks, of_elements, slice_numbers
-from prunecli.kernels.transfers import copies_in_background
+from prunecli.kernels.transfers import copies_in_background, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,7 +124,7 @@ class TorchOps:
     def equal_in_blocks(self, x: Array, dtype: Float, bits: int) -> Array:
         """Return how many weights of each block of `x` have the magnitude `bits`, as integers on the device."""
         if self.fused is not None:
-            return self.fused.count_in_blocks(x, dtype, bits)
+            return self.fused.count(x, to_device([bits], x.device), dtype)
         parts = []
         for first in range(0, len(x), RUN):
             equal = self.magnitudes(x[first : first + RUN], dtype) == bits
@@ -297,16 +297,12 @@ class TorchOps:
         """Return flags on the device."""
         if is_tensor(alive):
             return alive.to(self.device)
-        return self.torch.frombuffer(bytearray(alive), dtype=self.torch.int8).to(self.device)
+        return to_device(np.frombuffer(alive, np.int8), self.device)
 
     def keep_above(self, y: Array, start: int, view: SliceView, cuts: NDArray[Any], limits: NDArray[np.int64]) -> Array:
         """Compare with the cut of each element's slice, and the position of each equal with the limit of its slice."""
         torch, kept = self.torch, self.torch.empty(len(y), dtype=self.torch.int8, device=y.device)
-        # Copied, because an array of a plan may be read-only.
-        cut_of, limit_of = (
-            numbers if is_tensor(numbers) else torch.from_numpy(np.array(numbers)).to(self.device)
-            for numbers in (cuts, limits)
-        )
+        cut_of, limit_of = (each if is_tensor(each) else to_device(each, self.device) for each in (cuts, limits))
         for first in range(0, len(y), RUN // 4):
             part = y[first : first + RUN // 4]
             number, position = slice_numbers(torch, elements(torch, start + first, len(part), y.device), view)

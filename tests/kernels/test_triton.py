@@ -215,7 +215,6 @@ def test_random_numbers_are_those_of_plain_torch(steps: int) -> None:
         assert expected == found
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's assembler is in its package for Linux alone")
 def test_a_gpu_runs_them() -> None:
     """Each kernel becomes machine code of an H100 whose threads keep everything in registers."""

@@ -44,8 +44,8 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_uniq
 
 TO_DEVICE = (
     "kernels.torch_tables", "kernels.torch_many", "kernels.torch_totals", "kernels.fused_ranks",
-    "kernels.torch_in_place", "kernels.torch_values", "ranking.device_ranks", "ranking.device_tables",
-    "engine.device_counts", "engine.device_measure", "engine.scorers", "engine.scored_ranks",
+    "kernels.torch_in_place", "kernels.torch_ops", "kernels.torch_values", "ranking.device_ranks",
+    "ranking.device_tables", "engine.device_counts", "engine.device_measure", "engine.scorers", "engine.scored_ranks",
 )  # fmt: skip
 """The modules that copy numbers to devices from page-locked memory, without a wait."""
 
@@ -180,7 +180,7 @@ class CountedKernels(CountedTables):
 
         def call(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as `Fused`
             with self._counted.one(name):
-                return getattr(self._plain, PLAIN.get(name, name))(*args, **options)
+                return getattr(self._plain, name)(*args, **options)
 
         return call
 
@@ -214,10 +214,6 @@ class CountedRandom:
 def _norms(x: Any, dtype: Any, measure: Callable[[Numbers], Any]) -> Any:  # noqa: ANN401 - tensors
     """Return norms that the host computes."""
     return torch.from_numpy(measure(Numbers(lambda first, stop: x.numpy()[first:stop], dtype)))
-
-
-PLAIN = {"count_in_blocks": "equal_in_blocks"}
-"""The methods of `TorchOps` that do the same without Triton, where they have another name."""
 
 
 def count_launches(monkeypatch: pytest.MonkeyPatch) -> Launches:

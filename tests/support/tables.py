@@ -32,12 +32,12 @@ class CountedTables:
             parts = [prune_blocks(torch, x, survivors(rule, at, len(x)), dtype) for at, x in enumerate(table.tensors)]
             return joined(torch, parts)
 
-    def count(self, _: Any, cuts: Any, dtype: Any, table: Any) -> Any:  # noqa: ANN401
+    def count(self, x: Any, cuts: Any, dtype: Any, table: Any = None) -> Any:  # noqa: ANN401
         """Count in each block, without what is behind the end of a tensor."""
         with self._counted.one("count_kernel"):
             found = []
-            for x, cut in zip(table.tensors, cuts.tolist(), strict=True):
-                y = self._plain.magnitudes(x, dtype)
+            for own, cut in zip([x] if table is None else table.tensors, cuts.tolist(), strict=True):
+                y = self._plain.magnitudes(own, dtype)
                 found.append(whole_blocks(torch, y == cut).sum(1))
             return torch.cat(found)
 

@@ -105,7 +105,7 @@ class Held:
         return sum(part.numel() for part in self.parts)
 
     def pieces(self) -> list[OnDevice]:
-        """Return all weights, small tensors as one piece."""
+        """Return all weights: tensors of a table alone, others as one piece."""
         if self.there is None:
             return [self.joined()]
         return [OnDevice(self.ops, part, self.dtype) for part in self.parts]

@@ -36,8 +36,8 @@ from prunecli.layout import SliceView
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SPILLED = 0
-"""The most bytes of a thread that may be kept in memory for want of registers."""
+SPILLED = 4
+"""The most bytes of a thread that may be kept in memory. The assembler keeps a word there to use fewer registers."""
 
 NAMED = (
     "MODE", "TIES", "GROUP", "WIDTH", "FNUZ", "SHIFT", "NORM", "INNER", "SIZE", "MARKED", "MANY",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from prunecli.kernels.fused_tables import columns, of_table, programs
+from prunecli.kernels.fused_tables import columns, of_table, programs, warps
 from prunecli.kernels.tally import BLOCK
 from prunecli.kernels.transfers import to_device
 
@@ -138,9 +138,11 @@ class FusedRanks:
         copies = max(min(COPIES, COPIED // size, grid[0]), 1)
         wide = (number // copies + per) * BLOCK >= 1 << 31
         out = torch.zeros((copies, size), dtype=torch.int64 if wide else torch.int32, device=x.device)
+        where = of_table(x, table)
+        options = self._fused.constants(x, dtype) | {"num_warps": warps(x.element_size(), where)}
         with self._fused.on(x):
             self._kernels.bins_kernel[grid](
                 x, bounds, *columns(x, table), out, len(x), 1 if table is None else len(table), number, per, copies,
-                size, **of_table(x, table), MARKED=marked, BELOW=below, **self._fused.constants(x, dtype),
+                size, **where, MARKED=marked, BELOW=below, **options,
             )  # fmt: skip
         return out.sum(0, dtype=torch.int64)

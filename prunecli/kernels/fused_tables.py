@@ -38,3 +38,8 @@ def of_table(x: Tensor, table: Table | None) -> dict[str, bool]:
     """Return the constants that say whether there is a table, and whether tensors begin and end at multiples."""
     aligned = not (x.data_ptr() % ALIGNED or len(x) % ALIGNED) if table is None else table.aligned
     return {"MANY": table is not None, "ALIGNED": aligned}
+
+
+def warps(itemsize: int, where: dict[str, bool], always: int = 16) -> int:
+    """Return how many warps hold a block in their registers: entries of any address, or of `always` bytes, need two."""
+    return 2 if itemsize >= always or (itemsize >= 4 and not where["ALIGNED"]) else 1

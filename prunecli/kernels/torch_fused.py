@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prunecli.kernels.fused_ranks import FusedRanks
 from prunecli.kernels.fused_slices import FusedSlices
-from prunecli.kernels.fused_tables import columns, of_table, programs
+from prunecli.kernels.fused_tables import columns, of_table, programs, warps
 from prunecli.kernels.torch_blocks import Blocks, Cut, Groups
 from prunecli.kernels.torch_sums import sure_range
 from prunecli.kernels.torch_tables import KernelRule
@@ -98,16 +98,16 @@ class Fused:
         integer = torch.int64 if dtype.itemsize == 8 else torch.int32
         extremes = torch.empty((2, number), dtype=integer, device=x.device)
         sums = torch.empty((2, number), dtype=torch.float64, device=x.device)
-        low, high = sure_range(dtype)
+        (low, high), where = sure_range(dtype), of_table(x, table)
         with self.on(x):
             self._blocks.prune_kernel[(number,)](
                 x, *(x if part is None else part for part in (rule.flags, rule.cuts, rule.limits)),
                 *columns(x, table), counts, extremes, sums, len(x), number, *rule.slices, rule.each,
-                MODE=rule.mode, **of_table(x, table), TIES=rule.limits is not None,
+                MODE=rule.mode, **where, TIES=rule.limits is not None,
                 GROUP=rule.groups[0], KEEP=rule.groups[1],
                 **width_of(x, dtype), SHIFT=23 - dtype.mantissa, SCALE=scale_of(dtype),
                 FINITE=dtype.finite_max, TOP=dtype.top, LOW=low, HIGH=high,
-                **OPTIONS | {"num_warps": 2 if dtype.itemsize == 8 else 1},
+                **OPTIONS | {"num_warps": warps(dtype.itemsize, where, always=8)},
             )  # fmt: skip
         return Blocks(counts, extremes, sums)
 

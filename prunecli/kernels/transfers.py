@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from prunecli.kernels.ops import Array
 
@@ -48,6 +46,8 @@ def to_device(numbers: Any, device: Any) -> Array:  # noqa: ANN401 - numbers, a 
 
     The copy does not wait for kernels before it where memory can be page-locked.
     """
+    import numpy as np  # noqa: PLC0415 - runs of files on the host do without it
+
     torch = importlib.import_module("torch")
     array = numbers if isinstance(numbers, np.ndarray) else np.array(numbers, np.int64)
     if not copies_in_background(str(device)):

@@ -117,3 +117,35 @@ def test_a_copy_is_pruned_and_the_tensor_is_not() -> None:
     many.store()
     assert torch.equal(x, before)
     assert many.counts()[0].zeros_after == 8 * 256
+
+
+def test_ties_of_one_tensor_are_not_those_of_another() -> None:
+    """A tensor without ties to prune keeps all weights equal to its cut, next to tensors that lose some."""
+    dtype = FLOATS["BF16"]
+    xs = [torch.full((size,), 300, dtype=torch.int16, device=DEVICE) for size in (1500, 2048, 40)]
+    many = TensorsInPlace(triton_ops(), xs, dtype, [statistics(dtype, (len(x) // 4, 4)) for x in xs])
+    many.prune([300] * 3, [0, 1030, 0])
+    assert [int((x == 0).sum()) for x in xs] == [0, 1030, 0]
+    assert int((xs[1][:1030] == 0).sum()) == 1030
+
+
+def test_one_weight_keeps_its_row_and_its_column() -> None:
+    """Columns are looked at to their last row."""
+    dtype = FLOATS["F32"]
+    x = torch.zeros((70, 5), dtype=torch.int32)
+    x[60, 3] = dtype.encode(1.0)
+    many = TensorsInPlace(triton_ops(), [x.flatten().to(DEVICE)], dtype, [statistics(dtype, (70, 5))])
+    many.prune([0], [0])
+    (counts,) = many.counts()
+    assert (counts.dead_outputs, counts.dead_inputs) == (69, 4)
+
+
+@pytest.mark.parametrize("alive", [2, 3])
+def test_a_group_of_a_kernel_has_two_weights_or_more(alive: int) -> None:
+    """Of the groups of 4 inputs at one place of a kernel, one with three weights breaks the pattern."""
+    dtype = FLOATS["BF16"]
+    x = torch.zeros((3, 6, 5), dtype=torch.int16)
+    x[2, :alive, 4] = dtype.encode(1.0)
+    many = TensorsInPlace(triton_ops(), [x.flatten().to(DEVICE)], dtype, [statistics(dtype, (3, 6, 5))])
+    many.prune([0], [0])
+    assert many.counts()[0].two_four is (alive == 2)
